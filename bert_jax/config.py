@@ -1,0 +1,414 @@
+"""Every setting of a run, its default, and what makes it valid.
+
+A recipe (a file in configs/) starts from `base()` and changes what it needs; `load_recipe` finds one by file
+or by name; `validate` refuses what cannot work, before anything is built. No jax here: the data pipeline's
+worker processes read configs too.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import pathlib
+
+import ml_collections
+
+from bert_jax.errors import UserError
+
+FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
+PAIR_FORMATS = FORMATS[:2]
+CHOICES = {
+    "model.activation": ("gelu", "gelu_tanh", "relu"),
+    "model.attention": ("bidirectional", "causal"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "objective.name": ("mlm", "ltr"),
+    "data.format": FORMATS,
+    "data.masking": ("dynamic", "static"),
+    "data.mask_unit": ("token", "whole_word", "span"),
+    "optimizer.name": ("adamw", "lamb"),
+    "optimizer.schedule": ("linear", "cosine", "trapezoidal", "constant"),
+}
+
+
+def base() -> ml_collections.ConfigDict:
+    """BERT Base with dynamic masking and no corpus: the schema of every recipe, with each key's default."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.init_from = ""  # a run's workdir whose parameters to start from
+
+    model = config.model = ml_collections.ConfigDict()
+    model.vocab_size = 0  # 0: the corpus's
+    model.hidden_size = 768
+    model.num_layers = 12
+    model.num_heads = 12
+    model.intermediate_size = 3072
+    model.activation = "gelu"
+    model.max_positions = 512
+    model.position_offset = 0  # RoBERTa's first position is 2
+    model.type_vocab_size = 2
+    model.norm_epsilon = 1e-12
+    model.hidden_dropout = 0.1
+    model.attention_dropout = 0.1
+    model.initializer_range = 0.02
+    model.pooler = True
+    model.attention = "bidirectional"
+    model.dtype = "auto"  # of the computation; parameters are float32
+    model.scan_layers = False
+
+    objective = config.objective = ml_collections.ConfigDict()
+    objective.name = "mlm"
+    objective.next_sentence = True
+
+    data = config.data = ml_collections.ConfigDict()
+    data.corpus = ""  # one directory that prepare wrote, or several separated by commas
+    data.weights = ()  # of several corpora; () means by size and temperature
+    data.temperature = 1.0  # share of a corpus ~ size ** (1 / temperature)
+    data.format = "segment_pair"
+    data.sequence_length = 512  # tokens a row, special tokens included; no phase is longer
+    data.batch_size = 256  # rows of the global batch
+    data.phases = ()  # dicts of `share` (of num_steps) and the data keys that differ, in order
+    data.pair_repeats = 1  # different pairings of the same text that epochs cycle through
+    data.short_target_share = 0.1
+    data.masking = "dynamic"
+    data.dupe_factor = 10  # static masking: how many masks each instance is seen with
+    data.mask_unit = "token"
+    data.mask_rate = 0.15  # of the tokens that are neither special nor padding
+    data.mask_token_share = 0.8  # of the chosen: become the mask token
+    data.random_token_share = 0.1  # of the chosen: become a random ordinary token; the rest stay
+    data.max_predictions = 0  # prediction slots a row; 0: as many as mask_rate can ask for
+    data.span_p = 0.2  # span lengths in words ~ geometric(p), clipped (SpanBERT section 3.1)
+    data.span_max_words = 10
+    data.workers = 0  # processes that prepare batches; 0: a thread of this one
+    data.prefetch = 2  # batches held ready
+
+    mesh = config.mesh = ml_collections.ConfigDict()
+    mesh.data = -1  # -1: the devices that the other axes leave
+    mesh.fsdp = 1
+    mesh.tensor = 1
+
+    optimizer = config.optimizer = ml_collections.ConfigDict()
+    optimizer.name = "adamw"
+    optimizer.learning_rate = 1e-4  # the peak
+    optimizer.schedule = "linear"
+    optimizer.warmup_steps = 10_000
+    optimizer.decay_steps = 0  # trapezoidal: steps of the final decay; 0: a tenth of the run
+    optimizer.final_fraction = 0.0  # of the peak, at the last step
+    optimizer.b1 = 0.9
+    optimizer.b2 = 0.999
+    optimizer.epsilon = 1e-6
+    optimizer.weight_decay = 0.01
+    optimizer.clip_norm = 1.0  # global norm; 0: none
+
+    train = config.train = ml_collections.ConfigDict()
+    train.num_steps = 1_000_000
+    train.num_tokens = 0  # instead of num_steps (then 0): rows x sequence_length x steps
+    train.microbatches = 1  # parts of the batch whose gradients are summed before a step
+    train.log_every = 100
+    train.eval_every = 10_000  # 0: never
+    train.eval_batches = 32
+    train.eval_batch_size = 0  # 0: data.batch_size
+    train.checkpoint_every = 1_000
+    train.keep_newest = 3
+    train.keep_best = 1  # by eval/mlm_loss (LTR: eval/loss)
+    train.keep_every = 0  # every n-th step's checkpoint is kept for ever; a multiple of checkpoint_every
+    train.tensorboard = True
+    train.progress = True
+
+    config.lock()
+    return config
+
+
+def load_recipe(recipe: str) -> ml_collections.ConfigDict:
+    """The config of a recipe given as a file (configs/bert_base.py) or by name (bert_base).
+
+    Raises:
+      UserError: no such recipe (the closest name is given), or the file has no get_config().
+    """
+    path = recipe_path(recipe)
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
+        raise UserError(f"{path}: the recipe does not load: {_first_line(error)}") from error
+    return config
+
+
+def recipe_path(recipe: str) -> pathlib.Path:
+    """Where a recipe given as a file or by name lies. Raises UserError if nowhere."""
+    path = pathlib.Path(recipe)
+    if path.is_file():
+        return path
+    package = pathlib.Path(__file__).parent
+    folders = [folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()]
+    for folder in folders:
+        named = folder / f"{recipe.removeprefix('configs/').removesuffix('.py')}.py"
+        if named.is_file():
+            return named
+    names = sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in folders
+        for path in folder.rglob("*.py")
+        if path.stem != "__init__"
+    )
+    raise UserError(f"--config={recipe}: no such file or recipe{_closest(recipe, names)}; recipes: {', '.join(names)}")
+
+
+def check_key(key: str) -> None:
+    """Raises UserError, with the closest valid name, if no recipe has this dotted key."""
+    keys = _flat(base())
+    groups = {".".join(k.split(".")[:i]) for k in keys for i in range(1, k.count(".") + 1)}
+    if key not in keys:
+        expected = "a key inside this group" if key in groups else "a known key"
+        raise UserError(f"config.{key}: unknown key, expected {expected}{_closest(key, keys)}")
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for an unknown or ill-typed key, or a value that cannot work."""
+    expected = _flat(base())
+    found = _flat(config)
+    for key in found:
+        check_key(key)
+    for key, default in expected.items():
+        if key not in found:
+            raise UserError(f"config.{key}: missing; expected a {type(default).__name__} such as {default!r}")
+        _check_type(f"config.{key}", found[key], default)
+    for key, choices in CHOICES.items():
+        _check_choice(f"config.{key}", found[key], choices)
+    _check_positive(found)
+    _check_model(found)
+    _check_objective(found)
+    for phase in phases(config):
+        _check_data(phase.data, phase.name, found)
+    _check_train(found)
+
+
+def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
+    """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
+    mesh = config.mesh
+    fixed = [size for size in (mesh.data, mesh.fsdp, mesh.tensor) if size != -1]
+    if len(fixed) < 2 or any(size < 1 for size in fixed):
+        raise UserError(
+            f"config.mesh: found data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor}; "
+            "expected positive sizes, and -1 (what is left) for one axis at most"
+        )
+    product = 1
+    for size in fixed:
+        product *= size
+    if (len(fixed) == 3 and product != num_devices) or num_devices % product:
+        raise UserError(
+            f"config.mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} does not fit "
+            f"{num_devices} devices; set one axis to -1 to take what is left"
+        )
+    shards = num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp
+    for phase in phases(config):
+        per_step = config.train.microbatches * shards
+        if phase.data.batch_size % per_step:
+            raise UserError(
+                f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by "
+                f"{shards} device shards x {config.train.microbatches} microbatches = {per_step}; "
+                f"try {_next_multiple(phase.data.batch_size, per_step)}"
+            )
+    eval_batch = config.train.eval_batch_size or config.data.batch_size
+    if eval_batch % shards:
+        raise UserError(
+            f"config.train.eval_batch_size: {eval_batch} is not divisible by {shards} device shards; "
+            f"try {_next_multiple(eval_batch, shards)}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of the run with one shape of batch.
+
+    Attributes:
+      index: its place among the phases, from 0.
+      start, stop: its steps, stop excluded.
+      data: config.data with the phase's own values in place.
+      name: "" for a run of one phase, else " (phase 1)", for messages.
+    """
+
+    index: int
+    start: int
+    stop: int
+    data: ml_collections.ConfigDict
+    name: str
+
+
+def phases(config: ml_collections.ConfigDict) -> list[Phase]:
+    """The run's phases; a run without `data.phases` has one.
+
+    A phase's `share` is of the run's steps. `data.sequence_length` bounds every phase's own length.
+    """
+    overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
+    datas = []
+    for i, override in enumerate(overrides):
+        data = ml_collections.ConfigDict(config.data.to_dict())
+        for key, value in override.items():
+            if key == "share":
+                continue
+            where = f"config.data.phases[{i}].{key}"
+            if key in ("phases", "corpus") or key not in data:
+                names = [name for name in data if name not in ("phases", "corpus")]
+                raise UserError(f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data")
+            _check_type(where, value, data[key])
+            data[key] = value
+        data.phases = ()
+        data.sequence_length = min(data.sequence_length, config.data.sequence_length)
+        datas.append(data)
+    stops = _phase_stops(config, overrides, datas)
+    return [
+        Phase(i, start, stop, data, f" (phase {i + 1})" if len(overrides) > 1 else "")
+        for i, (start, stop, data) in enumerate(zip([0, *stops], stops, datas, strict=False))
+    ]
+
+
+def num_steps(config: ml_collections.ConfigDict) -> int:
+    """Steps of the whole run, from train.num_steps or train.num_tokens."""
+    return phases(config)[-1].stop
+
+
+def _phase_stops(config, overrides, datas):
+    shares = [override.get("share") for override in overrides]
+    if any(not isinstance(share, int | float) or share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"config.data.phases: found shares {shares}; expected positive numbers that add up to 1")
+    total = config.train.num_steps
+    if config.train.num_tokens:
+        per_step = sum(s * d.batch_size * d.sequence_length for s, d in zip(shares, datas, strict=True))
+        total = -(-config.train.num_tokens // max(1, round(per_step)))
+    stops, passed = [], 0.0
+    for share in shares:
+        passed += share
+        stops.append(round(passed * total))
+    return stops
+
+
+def _check_positive(found):
+    at_least_one = (
+        "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
+        "model.max_positions", "data.sequence_length", "data.batch_size", "data.pair_repeats",
+        "data.dupe_factor", "data.span_max_words", "train.microbatches", "train.log_every",
+        "train.checkpoint_every", "train.keep_newest", "train.eval_batches",
+    )  # fmt: skip
+    for key, value in found.items():
+        if key.startswith("mesh.") or not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        least = 1 if key in at_least_one else 0
+        if not value >= least:  # NaN too
+            raise UserError(f"config.{key}: found {value}; expected at least {least}")
+
+
+def _check_model(found):
+    hidden, heads = found["model.hidden_size"], found["model.num_heads"]
+    if hidden % heads:
+        raise UserError(f"config.model.hidden_size: {hidden} is not divisible by config.model.num_heads={heads}")
+    for key in ("model.hidden_dropout", "model.attention_dropout"):
+        if found[key] >= 1:
+            raise UserError(f"config.{key}: found {found[key]}; expected a rate in [0, 1)")
+
+
+def _check_objective(found):
+    causal = found["model.attention"] == "causal"
+    if (found["objective.name"] == "ltr") != causal:
+        raise UserError(
+            f"config.objective.name: {found['objective.name']} does not go with config.model.attention="
+            f"{found['model.attention']}; expected ltr with causal, or mlm with bidirectional"
+        )
+    if found["objective.next_sentence"]:
+        if not found["model.pooler"]:
+            raise UserError("config.model.pooler: False, but config.objective.next_sentence reads the pooled [CLS]")
+        if causal:
+            raise UserError(
+                "config.objective.next_sentence: True with causal attention, where [CLS] sees nothing but itself; "
+                "expected False"
+            )
+
+
+def _check_data(data, name, found):
+    where = "config.data"
+    for key, choices in CHOICES.items():
+        if key.startswith("data."):
+            _check_choice(f"config.{key}{name}", data[key.removeprefix("data.")], choices)
+    if data.sequence_length > found["model.max_positions"]:
+        raise UserError(
+            f"{where}.sequence_length: {data.sequence_length}{name} is over "
+            f"config.model.max_positions={found['model.max_positions']}"
+        )
+    least = 5 if data.format in PAIR_FORMATS else 3
+    if data.sequence_length < least:
+        raise UserError(f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {least}")
+    if found["objective.next_sentence"] and data.format not in PAIR_FORMATS:
+        raise UserError(
+            f"{where}.format: {data.format}{name} has no sentence pairs, but config.objective.next_sentence=True; "
+            f"expected {' or '.join(PAIR_FORMATS)}, or config.objective.next_sentence=False"
+        )
+    if data.format in PAIR_FORMATS and found["model.type_vocab_size"] < 2 and found["objective.next_sentence"]:
+        raise UserError(
+            f"config.model.type_vocab_size: {found['model.type_vocab_size']}; next-sentence pairs need 2"
+        )
+    if not 0 < data.mask_rate < 1:
+        raise UserError(f"{where}.mask_rate: found {data.mask_rate}{name}; expected a share in (0, 1)")
+    if data.mask_token_share + data.random_token_share > 1 + 1e-9:
+        raise UserError(
+            f"{where}.mask_token_share + random_token_share: found "
+            f"{data.mask_token_share + data.random_token_share}{name}; expected at most 1"
+        )
+    if data.short_target_share > 1:
+        raise UserError(f"{where}.short_target_share: found {data.short_target_share}{name}; expected at most 1")
+    if not 0 < data.span_p <= 1:
+        raise UserError(f"{where}.span_p: found {data.span_p}{name}; expected a probability in (0, 1]")
+    if data.temperature <= 0:
+        raise UserError(f"{where}.temperature: found {data.temperature}{name}; expected a number over 0")
+
+
+def _check_train(found):
+    if bool(found["train.num_steps"]) == bool(found["train.num_tokens"]):
+        raise UserError(
+            f"config.train.num_steps: found {found['train.num_steps']} with config.train.num_tokens="
+            f"{found['train.num_tokens']}; expected one of them, and 0 for the other"
+        )
+    keep_every, every = found["train.keep_every"], found["train.checkpoint_every"]
+    if keep_every % every:
+        raise UserError(f"config.train.keep_every: {keep_every} is not a multiple of config.train.checkpoint_every={every}")
+
+
+def _check_type(where, value, default):
+    kind = type(default)
+    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        good = True
+    if kind is tuple and isinstance(value, list):
+        good = True
+    if not good:
+        raise UserError(f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}")
+
+
+def _check_choice(where, value, choices):
+    if value not in choices:
+        raise UserError(f"{where}: found {value!r}; expected one of {', '.join(choices)}")
+
+
+def _flat(config, prefix=""):
+    flat = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _closest(word, names):
+    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
+    if not close:  # the right last part in the wrong group
+        close = [name for name in names if name.split(".")[-1] == word.split(".")[-1]][:1]
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _next_multiple(number, of):
+    return -(-number // of) * of
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
