@@ -1,0 +1,1 @@
+"""From text to masked batches. numpy and grain; no jax."""

@@ -1,0 +1,77 @@
+"""Counter-based random numbers and permutations: pure functions of a key, on uint64 arrays.
+
+Whatever the pipeline draws is `draw(key, counter)`, so any row of any epoch can be made on any host without
+state. The mixer is SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
+generators", figure 14).
+"""
+
+import hashlib
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FEISTEL_ROUNDS = 6
+
+
+def fold(*parts: int | str) -> np.uint64:
+    """One key from integers and strings; another order or type gives another key."""
+    return np.uint64(int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little"))
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """A bijection of uint64 in which every input bit moves every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def draw(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
+    """64 random bits for each pair of key and counter, which broadcast against each other."""
+    with np.errstate(over="ignore"):
+        step = np.asarray(counter).astype(np.uint64) * _GOLDEN
+        return mix(mix(np.asarray(key, np.uint64) + step) ^ step)
+
+
+def uniform(bits: np.ndarray) -> np.ndarray:
+    """float64 in [0, 1) from 64 random bits."""
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+    """int64 in [0, bound) from 64 random bits; bound at most 2**31, off uniform by at most bound / 2**32."""
+    return (((bits >> np.uint64(32)) * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
+
+
+def coin_flips(key: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """int64: how many of `counts` fair coins fall on one side, exactly binomial."""
+    heads = np.zeros(len(counts), np.int64)
+    left = np.array(counts, np.int64)
+    word = 0
+    while (left > 0).any():
+        take = np.clip(left, 0, 63).astype(np.uint64)
+        bits = draw(key, np.uint64(word)) & ((np.uint64(1) << take) - np.uint64(1))
+        heads += np.bitwise_count(bits)
+        left -= 63
+        word += 1
+    return heads
+
+
+def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
+    """Where a pseudo-random permutation of range(size) sends each index (int64), in constant memory.
+
+    A Feistel network on the next power of four, walked until it lands inside (Black and Rogaway 2002, "Ciphers
+    with arbitrary finite domains", section 4): at most four turns on average, whatever the size.
+    """
+    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
+    low = (np.uint64(1) << half) - np.uint64(1)
+    keys = draw(key, np.arange(_FEISTEL_ROUNDS))
+    out = np.array(index, np.uint64)
+    outside = np.ones(out.shape, bool)
+    while outside.any():
+        x = out[outside]
+        left, right = x >> half, x & low
+        for round_key in keys:
+            left, right = right, left ^ (draw(round_key, right) & low)
+        out[outside] = (left << half) | right
+        outside = out >= np.uint64(size)
+    return out.astype(np.int64)

@@ -1,0 +1,275 @@
+"""Which tokens of a corpus make up each model input: an index of a few integers per instance.
+
+An index is a pure function of (corpus split, format, sequence length, seed, repeat). It is built once, in
+parallel over blocks of documents whose borders depend on the corpus alone, and cached beside the corpus.
+
+The pair formats follow google-research/bert's create_pretraining_data.py, `create_instances_from_document`;
+the others RoBERTa, section 4.2. Documents advance in lock-step, so that numpy does the work: step k of every
+document at once.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from bert_jax.data import hashing
+from bert_jax.data.corpus import Corpus, Split
+from bert_jax.errors import UserError
+
+PAIR = np.dtype(
+    [("a_start", "<i8"), ("b_start", "<i8"), ("a_length", "<i4"), ("b_length", "<i4"), ("is_random", "<i4")]
+)  # token offsets into the split; is_random 1: B is another document's
+SPAN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("document", "<i8"), ("num_documents", "<i4")])
+
+_VERSION = 1  # of what build() makes; part of the cached file's name
+_BLOCK_TOKENS = 1 << 22
+_POOL_TOKENS = 1 << 25  # below this a pool takes longer to start than it saves
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What an index depends on, apart from the corpus.
+
+    Attributes:
+      format: segment_pair, sentence_pair, full_sentences or doc_sentences.
+      sequence_length: tokens of a row, special tokens included.
+      seed: of the run; the formats without pairs draw nothing and ignore it.
+      repeat: which of the different pairings of the same text.
+      short_target_share: documents whose pairs aim at a random shorter length (segment_pair).
+    """
+
+    format: str
+    sequence_length: int
+    seed: int = 0
+    repeat: int = 0
+    short_target_share: float = 0.1
+
+    @property
+    def is_random(self) -> bool:
+        return self.format in ("segment_pair", "sentence_pair")
+
+    def key(self) -> tuple:
+        """What of the recipe changes the index."""
+        if not self.is_random:
+            return (_VERSION, self.format, self.sequence_length)
+        short = self.short_target_share if self.format == "segment_pair" else 0.0
+        return (_VERSION, self.format, self.sequence_length, self.seed, self.repeat, float(short))
+
+
+def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | None = None) -> np.ndarray:
+    """The memory-mapped index, built first where it is not cached yet.
+
+    Args:
+      corpus: the corpus; its `index` folder is the cache, or the user's cache folder where it is read-only.
+      split_name: "train" or "eval".
+      recipe: see Recipe.
+      workers: processes to build with; None takes the machine's cores. Changes no byte of the index.
+
+    Returns:
+      [instances] records of dtype PAIR or SPAN.
+
+    Raises:
+      UserError: the training split has a single document and the format needs another one's sentences.
+    """
+    name = f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
+    folder = _cache_folder(corpus)
+    path = folder / name
+    if not path.exists():
+        split = corpus.split(split_name)
+        if recipe.is_random and split_name == "train" and split.num_documents < 2:
+            raise UserError(
+                f"{corpus.path}: {split.num_documents} document in the training split, but config.data.format="
+                f"{recipe.format} draws sentences from another one; expected at least 2. Prepare it with documents "
+                "separated by blank lines or by file (--documents), or train with "
+                "config.data.format=full_sentences and config.objective.next_sentence=False"
+            )
+        _build_file(corpus, split_name, split, recipe, path, workers)
+    return np.load(path, mmap_mode="r")
+
+
+def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None) -> np.ndarray:
+    """The instances of documents first..last (last excluded) of a split, in document order."""
+    last = split.num_documents if last is None else last
+    if first == last:
+        return np.zeros(0, PAIR if recipe.is_random else SPAN)
+    if recipe.is_random:
+        return _pairs(split, recipe, first, last)
+    return _packed(split, recipe, first, last)
+
+
+def _build_file(corpus, split_name, split, recipe, path, workers):
+    blocks = _blocks(split)
+    workers = min(workers or os.cpu_count() or 1, len(blocks))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+        jobs = [(corpus.path, split_name, recipe, first, last, folder) for first, last in blocks]
+        if workers > 1 and split.num_tokens > _POOL_TOKENS:
+            context = multiprocessing.get_context("spawn")
+            with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+                parts = list(pool.map(_build_block, jobs))
+        else:
+            parts = [_build_block(job) for job in jobs]
+        _join(parts, pathlib.Path(folder) / "whole.npy", path)
+
+
+def _build_block(job):
+    corpus_path, split_name, recipe, first, last, folder = job
+    part = build(Corpus.open(corpus_path).split(split_name), recipe, first, last)
+    path = pathlib.Path(folder) / f"{first}.npy"
+    np.save(path, part)
+    return path
+
+
+def _join(parts, whole, path):
+    arrays = [np.load(part, mmap_mode="r") for part in parts]
+    out = np.lib.format.open_memmap(
+        whole, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)
+    )
+    position = 0
+    for array in arrays:
+        out[position : position + len(array)] = array
+        position += len(array)
+    out.flush()
+    os.replace(whole, path)
+
+
+def _blocks(split):
+    """Document ranges of some _BLOCK_TOKENS each, a function of the split alone."""
+    documents = np.asarray(split.sentences)[np.asarray(split.documents)]
+    borders = np.searchsorted(documents, np.arange(0, split.num_tokens, _BLOCK_TOKENS), side="left")
+    borders = np.unique(np.append(borders, split.num_documents))
+    return list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)) or [(0, 0)]
+
+
+def _cache_folder(corpus):
+    folder = pathlib.Path(corpus.path) / "index"
+    try:
+        folder.mkdir(exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:  # a read-only corpus, shared by several users
+        pass
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return home / "bert_jax" / "index" / corpus.fingerprint
+
+
+def _pairs(split, recipe, first, last):
+    """Instances of the pair formats; all arrays below have one entry per document still running."""
+    sentences, documents = split.sentences, split.documents
+    num_documents = split.num_documents
+    room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
+    base = hashing.fold("pairs", recipe.seed, recipe.repeat)
+
+    document = np.arange(first, last)
+    key = hashing.draw(base, document)
+    at = np.asarray(documents[first:last])  # the next sentence
+    end = np.asarray(documents[first + 1 : last + 1])
+    # Drawn once per document, as the published code does.
+    short = hashing.uniform(hashing.draw(key, _SHORT)) < recipe.short_target_share
+    target = np.where(short, 2 + hashing.below(hashing.draw(key, _SHORT + 1), max(room - 1, 1)), room)
+
+    parts, order = [], []
+    step = 0
+    while len(document):
+        random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(6)]
+        begin = sentences[at]
+        if recipe.format == "segment_pair":
+            stop = np.clip(np.searchsorted(sentences, begin + target), at + 1, end)
+        else:
+            stop = np.minimum(at + 2, end)
+        size = stop - at
+        a_sentences = np.where(size < 2, 1, 1 + hashing.below(random[0], np.maximum(size - 1, 1)))
+        is_random = (size == 1) | (hashing.uniform(random[1]) < 0.5)
+        a_stop = sentences[at + a_sentences]
+        a_length = a_stop - begin
+
+        other = hashing.below(random[2], max(num_documents - 1, 1))
+        other += (other >= document) & (num_documents > 1)  # a lone held-out document pairs with itself
+        other_first, other_end = documents[other], documents[other + 1]
+        b_sentence = other_first + hashing.below(random[3], other_end - other_first)
+        b_begin = sentences[b_sentence]
+        wanted = target - a_length if recipe.format == "segment_pair" else np.ones_like(target)
+        b_end = sentences[np.clip(np.searchsorted(sentences, b_begin + wanted), b_sentence + 1, other_end)]
+
+        b_start = np.where(is_random, b_begin, a_stop)
+        b_length = np.where(is_random, b_end - b_begin, sentences[stop] - a_stop)
+        parts.append(_truncated(begin, a_length, b_start, b_length, is_random, room, random[4], random[5]))
+        order.append(document)
+
+        # What a random B left over of the chunk goes back, so that no text is lost.
+        at = np.where(is_random, at + a_sentences, stop)
+        running = at < end
+        document, key, at, end, target = (x[running] for x in (document, key, at, end, target))
+        step += 1
+    instances = np.concatenate(parts)
+    return instances[np.argsort(np.concatenate(order), kind="stable")]
+
+
+# Counters of the draws of a document, apart from each other.
+_SHORT = np.uint64(1)
+_STEP = np.uint64(1 << 20)
+
+
+def _truncated(a_start, a_length, b_start, b_length, is_random, room, a_key, b_key):
+    """Cuts the longer segment (the second where equal) until the pair fits; each token goes from either end."""
+    excess = np.maximum(a_length + b_length - room, 0)
+    gap = np.minimum(excess, np.abs(a_length - b_length))
+    rest = excess - gap
+    a_longer = a_length > b_length
+    a_cut = np.where(a_longer, gap, 0) + rest // 2
+    b_cut = np.where(a_longer, 0, gap) + rest - rest // 2
+    instances = np.empty(len(a_start), PAIR)
+    instances["a_start"] = a_start + hashing.coin_flips(a_key, a_cut)
+    instances["b_start"] = b_start + hashing.coin_flips(b_key, b_cut)
+    instances["a_length"] = a_length - a_cut
+    instances["b_length"] = b_length - b_cut
+    instances["is_random"] = is_random
+    return instances
+
+
+def _packed(split, recipe, first, last):
+    """full_sentences and doc_sentences: as many whole sentences as fit; one over-long is cut into rows."""
+    room = recipe.sequence_length - 2  # [CLS] and the last [SEP]
+    sentence_first, sentence_last = int(split.documents[first]), int(split.documents[last])
+    offsets = np.asarray(split.sentences[sentence_first : sentence_last + 1])
+    starts = _cut_long(offsets, room)
+    bounds = np.append(starts, offsets[-1])
+    document_starts = offsets[np.asarray(split.documents[first : last + 1]) - sentence_first]
+    document = np.searchsorted(document_starts, starts, side="right") - 1
+
+    if recipe.format == "full_sentences":
+        # Another [SEP] stands between documents, so a row's cost is its tokens plus the documents it enters.
+        cost = bounds[1:] + document
+        following = np.searchsorted(cost, room + starts + document, side="right")
+    else:
+        following = np.searchsorted(bounds, starts + room, side="right") - 1
+        following = np.minimum(following, np.searchsorted(starts, document_starts[document + 1]))
+    rows = _chase(following)
+    stops = following[rows]
+    instances = np.empty(len(rows), SPAN)
+    instances["start"] = starts[rows]
+    instances["stop"] = bounds[stops]
+    instances["document"] = first + document[rows]
+    instances["num_documents"] = document[stops - 1] - document[rows] + 1
+    return instances
+
+
+def _cut_long(offsets, room):
+    """Starts of the sentences, and of the further parts of those over `room` tokens."""
+    parts = -(-np.diff(offsets) // room)
+    within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    return np.repeat(offsets[:-1], parts) + within * room
+
+
+def _chase(following):
+    """Indices reached from 0 by following the links to the end."""
+    links, rows, at = following.tolist(), [], 0
+    while at < len(links):
+        rows.append(at)
+        at = links[at]
+    return np.array(rows, np.int64)

@@ -1,0 +1,342 @@
+"""step -> batch, as a pure function; and the iterator that runs it ahead of the model.
+
+The run's phases, the mixture of corpora, the epoch, the shuffled place within it and the mask are all arithmetic
+on the step, so that any host makes its slice of any step's global batch without having seen the steps before.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+
+import ml_collections
+import numpy as np
+
+from bert_jax import config as config_lib
+from bert_jax.data import hashing, instances
+from bert_jax.data.batches import Layout, make_batch
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.masking import Masking
+from bert_jax.errors import UserError
+
+_PERIOD = 4096  # positions in which a mixture's shares are exact
+
+
+def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
+    """Host `host`'s slice of the global batch of a step: see make_batch for its arrays.
+
+    Raises:
+      UserError: the config or the corpus cannot work, or the step lies outside the run.
+    """
+    return _cached_stream(_as_json(config)).batch(step, host, num_hosts)
+
+
+def describe_batch(config: ml_collections.ConfigDict, step: int) -> list[str]:
+    """Names each row of a step's global batch: its corpus, index, repeat and epoch."""
+    return _cached_stream(_as_json(config)).describe(step)
+
+
+class Loader:
+    """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
+
+    Starting costs the same at any step. config.data.workers processes make the batches, or a thread.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, start_step: int = 0, host: int = 0, num_hosts: int = 1):
+        self._config = config
+        self._start = start_step
+        self._job = _Job(_as_json(config), host, num_hosts)
+        self._job.stream()  # a mistake in config or corpus is reported here, not by a worker
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        import grain  # here, because it is slow to import and most of this module works without
+
+        data = self._config.data
+        steps = grain.MapDataset.range(self._start, config_lib.num_steps(self._config))
+        batches = steps.map(self._job).to_iter_dataset(
+            grain.ReadOptions(num_threads=0 if data.workers else 1, prefetch_buffer_size=max(1, data.prefetch))
+        )
+        if data.workers:
+            _mark_flags_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
+            batches = batches.mp_prefetch(options)
+        return iter(batches)
+
+
+@dataclasses.dataclass
+class _Job:
+    """What a worker process is sent: it opens the memory-mapped files itself."""
+
+    config_json: str
+    host: int
+    num_hosts: int
+
+    def stream(self):
+        return _cached_stream(self.config_json)
+
+    def __call__(self, step):
+        return int(step), self.stream().batch(int(step), self.host, self.num_hosts)
+
+
+def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> list[dict]:
+    """The held-out batches, shaped as the phase of `step` has them; the same rows and masks at every step.
+
+    At most train.eval_batches batches of train.eval_batch_size rows. The last is filled up with rows that count
+    nothing: their masked_weights are 0, their next_sentence_label -1, and only their first token is attended to.
+
+    Returns:
+      batches as of batch_at; empty where no document was held out.
+    """
+    stream = _cached_stream(_as_json(config))
+    phase = stream.phase(step)
+    size = config.train.eval_batch_size or phase.data.batch_size
+    sources = stream.sources(phase, "eval")
+    which = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
+    index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [which])
+    if len(sources) > 1:  # so that a cut takes from each
+        mixed = hashing.permute(np.arange(len(which)), len(which), hashing.fold("eval"))
+        which, index = which[mixed], index[mixed]
+    made = []
+    for begin in range(0, min(len(which), size * config.train.eval_batches), size):
+        place = begin + np.arange(host * size // num_hosts, (host + 1) * size // num_hosts)
+        filler = place >= len(which)
+        place = np.where(filler, begin, place)
+        parts = []
+        for i, source in enumerate(sources):
+            rows = np.flatnonzero(which[place] == i)
+            zeros = np.zeros(len(rows), np.int64)
+            if len(rows):
+                parts.append((rows, source.batch(zeros, index[place[rows]], zeros)))
+        batch = _merge(parts, len(place))
+        batch["attention_mask"][filler, 1:] = 0
+        if "masked_weights" in batch:
+            batch["masked_weights"][filler] = 0
+        if "next_sentence_label" in batch:
+            batch["next_sentence_label"][filler] = -1
+        made.append(batch)
+    return made
+
+
+class Stream:
+    """The batches of a run. Opens corpora and indexes on first use; not to be pickled."""
+
+    def __init__(self, config: ml_collections.ConfigDict):
+        config_lib.validate(config)
+        self.config = config
+        self.phases = config_lib.phases(config)
+        self.corpora = open_corpora(config)
+        self._sources = {}
+
+    def phase(self, step: int) -> config_lib.Phase:
+        """The phase of a step; a step past the end counts to the last. Raises UserError for a negative step."""
+        if step < 0:
+            raise UserError(f"step: found {step}; expected 0 or more")
+        return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
+
+    def sources(self, phase: config_lib.Phase, split: str = "train") -> list["Source"]:
+        """The phase's corpora, ready to give rows; held-out splits without a document are left out."""
+        key = (phase.index, split)
+        if key not in self._sources:
+            self._sources[key] = [
+                Source(self.config, phase, corpus, split)
+                for corpus in self.corpora
+                if split == "train" or corpus.split(split).num_documents
+            ]
+        return self._sources[key]
+
+    def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
+        """See batch_at."""
+        phase = self.phase(step)
+        parts = [(at, source.batch(*places)) for source, at, places in self._rows(phase, step, host, num_hosts)]
+        return _merge(parts, phase.data.batch_size // num_hosts)
+
+    def describe(self, step: int) -> list[str]:
+        """See describe_batch."""
+        phase = self.phase(step)
+        lines = [""] * phase.data.batch_size
+        for source, at, (repeat, index, mask_epoch) in self._rows(phase, step, 0, 1):
+            for row, r, i, e in zip(at.tolist(), repeat.tolist(), index.tolist(), mask_epoch.tolist(), strict=True):
+                lines[row] = f"row {row}: {source.corpus.path} {source.describe(r, i)}, mask epoch {e}"
+        return lines
+
+    def _rows(self, phase, step, host, num_hosts):
+        """[(source, rows of the host's batch, (repeat, index, mask epoch))], each array [rows of this source]."""
+        if phase.data.batch_size % num_hosts:
+            raise UserError(
+                f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by {num_hosts} hosts"
+            )
+        mine = phase.data.batch_size // num_hosts
+        place = (step - phase.start) * phase.data.batch_size + host * mine + np.arange(mine)
+        sources = self.sources(phase)
+        if len(sources) == 1:
+            return [(sources[0], np.arange(mine), sources[0].places(place))]
+        turn, rank, per_period = self._mixture(phase)
+        period, within = place // _PERIOD, place % _PERIOD
+        rows = []
+        for i, source in enumerate(sources):
+            at = np.flatnonzero(turn[within] == i)
+            if not len(at):
+                continue
+            rows.append((source, at, source.places(period[at] * per_period[i] + rank[within[at]])))
+        return rows
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 (a stream lives as long as its run)
+    def _mixture(self, phase):
+        """Whose turn each place of a period is, its rank among that corpus's turns, and each corpus's turns."""
+        sizes = np.array([corpus.split("train").num_tokens for corpus in self.corpora], np.float64)
+        shares = np.array(phase.data.weights, np.float64) if phase.data.weights else sizes ** (1 / phase.data.temperature)
+        exact = shares / shares.sum() * _PERIOD
+        turns = np.floor(exact).astype(np.int64)
+        turns[np.argsort(turns - exact, kind="stable")[: _PERIOD - turns.sum()]] += 1
+        turn = np.repeat(np.arange(len(turns)), turns)
+        turn = turn[hashing.permute(np.arange(_PERIOD), _PERIOD, hashing.fold("mixture", self.config.seed))]
+        rank = np.zeros(_PERIOD, np.int64)
+        for i, count in enumerate(turns):
+            rank[turn == i] = np.arange(count)
+        return turn, rank, turns
+
+
+class Source:
+    """One corpus split in one phase: place -> (repeat, index, mask epoch) -> rows."""
+
+    def __init__(self, config: ml_collections.ConfigDict, phase: config_lib.Phase, corpus: Corpus, split: str):
+        data = phase.data
+        self.corpus = corpus
+        self._split = corpus.split(split)
+        self._with_pairs = data.format in config_lib.PAIR_FORMATS
+        repeats = data.pair_repeats if self._with_pairs and split == "train" else 1
+        self._indexes = [
+            instances.open_index(
+                corpus,
+                split,
+                instances.Recipe(data.format, data.sequence_length, config.seed, repeat, data.short_target_share),
+            )
+            for repeat in range(repeats)
+        ]
+        self.counts = np.array([len(index) for index in self._indexes], np.int64)
+        if not self.counts.all():
+            raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected some text")
+        self._first = np.cumsum(self.counts) - self.counts
+        self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
+        self._key = (config.seed, corpus.fingerprint, phase.index, split)
+        self._order_key = hashing.fold("order", *self._key)
+        self._mask_key = hashing.fold("mask", *self._key)
+        tokenizer = corpus.tokenizer
+        is_special = np.zeros(corpus.vocab_size, bool)
+        is_special[list(tokenizer.special_ids)] = True
+        self._layout = Layout(
+            data.sequence_length,
+            tokenizer.cls_id,
+            tokenizer.sep_id,
+            tokenizer.pad_id,
+            is_special,
+            config.model.type_vocab_size,
+        )
+        self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name == "mlm" else None
+
+    def places(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(repeat, index, mask epoch) of the n-th row taken from this source, for each n in `place`.
+
+        A cycle goes through every repeat once, an epoch through one repeat's instances in an order of its own.
+        The mask epoch of dynamic masking is the epoch. That of static masking counts how often this very instance
+        has been seen, modulo dupe_factor, so that each has dupe_factor masks whatever pair_repeats is.
+        """
+        cycle, rest = np.divmod(place, self.counts.sum())
+        repeat = np.searchsorted(self._first, rest, side="right") - 1
+        epoch = cycle * len(self._indexes) + repeat
+        index = np.empty_like(rest)
+        for e in np.unique(epoch).tolist():
+            mine = epoch == e
+            index[mine] = self.order(e, rest[mine] - self._first[repeat[mine]])
+        return repeat, index, cycle % self._dupe_factor if self._dupe_factor else epoch
+
+    def order(self, epoch: int, rank: np.ndarray) -> np.ndarray:
+        """The indexes at the given ranks of an epoch's order."""
+        count = int(self.counts[epoch % len(self._indexes)])
+        return hashing.permute(rank, count, hashing.draw(self._order_key, np.uint64(epoch))[()])
+
+    def batch(self, repeat: np.ndarray, index: np.ndarray, mask_epoch: np.ndarray) -> dict[str, np.ndarray]:
+        """The rows of the given instances, [rows] each."""
+        records = np.empty(len(index), self._indexes[0].dtype)
+        for r in np.unique(repeat).tolist():
+            records[repeat == r] = self._indexes[r][index[repeat == r]]
+        keys = hashing.draw(hashing.draw(self._mask_key, index), repeat)
+        keys = hashing.draw(keys, mask_epoch)
+        return make_batch(self._split, records, keys, self._layout, self._masking, self._with_pairs)
+
+    def describe(self, repeat: int, index: int) -> str:
+        """Where an instance's tokens lie."""
+        record = self._indexes[repeat][index]
+        values = ", ".join(f"{name} {record[name]}" for name in record.dtype.names)
+        return f"repeat {repeat}, instance {index} ({values})"
+
+
+def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
+    """The corpora of a config, checked against its model and each other. Raises UserError."""
+    paths = [path.strip() for path in config.data.corpus.split(",") if path.strip()]
+    if not paths:
+        raise UserError(
+            "config.data.corpus: empty; expected a directory that `python -m bert_jax.prepare` wrote "
+            "(--config.data.corpus=DIR)"
+        )
+    corpora = [Corpus.open(path) for path in paths]
+    for corpus in corpora:
+        if config.model.vocab_size and corpus.vocab_size != config.model.vocab_size:
+            raise UserError(
+                f"config.model.vocab_size: {config.model.vocab_size}, but the corpus {corpus.path} has a vocabulary "
+                f"of {corpus.vocab_size}; expected the same (0 takes the corpus's)"
+            )
+        if corpus.tokenizer.fingerprint != corpora[0].tokenizer.fingerprint:
+            raise UserError(f"{corpus.path}: its tokenizer is not that of {corpora[0].path}; prepare both with one")
+    for phase in config_lib.phases(config):
+        weights = phase.data.weights
+        if weights and (len(weights) != len(corpora) or min(weights) < 0 or not sum(weights) > 0):
+            raise UserError(
+                f"config.data.weights: found {tuple(weights)}{phase.name}; expected {len(corpora)} numbers of at "
+                "least 0, one for each corpus"
+            )
+    return corpora
+
+
+def _masking(data, mask_id, is_special):
+    room = data.sequence_length - (3 if data.format in config_lib.PAIR_FORMATS else 2)
+    return Masking(
+        unit=data.mask_unit,
+        rate=data.mask_rate,
+        mask_token_share=data.mask_token_share,
+        random_token_share=data.random_token_share,
+        slots=data.max_predictions or max(1, int(np.rint(data.mask_rate * room))),
+        mask_id=mask_id,
+        ordinary_ids=np.flatnonzero(~is_special),
+        span_p=data.span_p,
+        span_max_words=data.span_max_words,
+    )
+
+
+def _merge(parts, size):
+    """One batch from [(rows, batch)]."""
+    if len(parts) == 1:
+        return parts[0][1]
+    merged = {}
+    for name, sample in parts[0][1].items():
+        merged[name] = np.empty((size, *sample.shape[1:]), sample.dtype)
+        for rows, batch in parts:
+            merged[name][rows] = batch[name]
+    return merged
+
+
+def _as_json(config):
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_stream(config_json):
+    return Stream(ml_collections.ConfigDict(json.loads(config_json)))
+
+
+def _mark_flags_as_parsed():
+    """grain's worker processes read absl's flags, which a notebook never parses."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

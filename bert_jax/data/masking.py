@@ -1,0 +1,210 @@
+"""Which tokens are predicted and what stands in their place, for a whole batch at once.
+
+Everything drawn is a function of the row's key and the token's position, so static and dynamic masking are the
+same function called with keys that repeat or do not (BERT, section 3.1; RoBERTa, section 4.1).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from bert_jax.data import hashing
+
+# Counters of a row's draws; positions stay below 1 << 20.
+_CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN = (i << 20 for i in range(4))
+_SPAN_ROUNDS = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Masking:
+    """The masking of a phase.
+
+    Attributes:
+      unit: "token"; "whole_word", all of a word's tokens or none; or "span", runs of whole words whose number is
+        geometric, one fate for the whole run (SpanBERT, section 3.1).
+      rate: share of the maskable tokens that is predicted, rounded, at least one token a row.
+      mask_token_share: of these, the share that becomes the mask token.
+      random_token_share: of these, the share that becomes a random ordinary token; the rest stay.
+      slots: prediction slots of a row; no row predicts more.
+      mask_id: the mask token.
+      ordinary_ids: int64 [n], the vocabulary without its special tokens.
+      span_p, span_max_words: the clipped geometric distribution of a span's words.
+    """
+
+    unit: str
+    rate: float
+    mask_token_share: float
+    random_token_share: float
+    slots: int
+    mask_id: int
+    ordinary_ids: np.ndarray
+    span_p: float = 0.2
+    span_max_words: int = 10
+
+    def __call__(self, input_ids: np.ndarray, maskable: np.ndarray, word_starts: np.ndarray | None, keys: np.ndarray):
+        """Masks a batch.
+
+        Args:
+          input_ids: int32 [batch, sequence].
+          maskable: bool [batch, sequence], False on special tokens and padding.
+          word_starts: bool [batch, sequence], True on a word's first token; None for unit "token".
+          keys: uint64 [batch]; equal keys mask equal rows equally.
+
+        Returns:
+          (input_ids with the replacements, masked_positions, masked_labels, masked_weights), the last three
+          [batch, slots] as in a batch, positions ascending, unused slots all zero.
+        """
+        wanted = np.rint(self.rate * maskable.sum(1)).astype(np.int64)
+        wanted = np.minimum(np.maximum(wanted, maskable.any(1)), self.slots)
+        if self.unit == "token":
+            chosen = _smallest(_scores(keys, maskable), wanted, self.slots)
+            fate = None
+        else:
+            words = _Words(maskable, word_starts)
+            if self.unit == "whole_word":
+                picked = _pick_words(words, keys, wanted)
+                fate = None
+            else:
+                picked, anchor = self._pick_spans(words, keys, wanted)
+                fate = words.start_column[anchor]
+            _pick_at_least_one(words, picked, wanted, self.slots, keys)
+            chosen = words.to_tokens(picked)
+            _mask_part_of_long_words(chosen, maskable, wanted)
+            if fate is not None:
+                fate = words.spread(fate)
+        return self._replace(input_ids, chosen, keys, fate)
+
+    def _pick_spans(self, words, keys, wanted):
+        """Spans from random words on until the budget is used; none crosses a special token."""
+        lengths = np.arange(1, self.span_max_words + 1)
+        weights = self.span_p * (1 - self.span_p) ** (lengths - 1)
+        cumulative = np.cumsum(weights / weights.sum())
+        picked = np.zeros(words.count, bool)
+        anchor = np.arange(words.count)
+        used = np.zeros(len(keys), np.int64)
+        rows = np.flatnonzero((wanted > 0) & (words.per_row > 0))
+        for turn in range(_SPAN_ROUNDS):
+            rows = rows[used[rows] < wanted[rows]]
+            if not len(rows):
+                break
+            bits = hashing.draw(keys[rows], np.uint64(_SPAN + 2 * turn))
+            first = words.row_first[rows] + hashing.below(bits, words.per_row[rows])
+            length = hashing.uniform(hashing.draw(keys[rows], np.uint64(_SPAN + 2 * turn + 1)))
+            length = 1 + np.minimum(np.searchsorted(cumulative, length, side="right"), self.span_max_words - 1)
+            going = np.ones(len(rows), bool)
+            for step in range(int(length.max())):
+                word = np.minimum(first + step, words.count - 1)
+                going &= (step < length) & (words.run[word] == words.run[first]) & (first + step < words.count)
+                going &= ~picked[word] & (used[rows] + words.length[word] <= wanted[rows])
+                picked[word[going]] = True
+                anchor[word[going]] = first[going]
+                used[rows[going]] += words.length[word[going]]
+        return picked, anchor
+
+    def _replace(self, input_ids, chosen, keys, fate):
+        batch = len(input_ids)
+        rows, columns = np.nonzero(chosen)
+        count = np.bincount(rows, minlength=batch)
+        slot = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+        positions = np.zeros((batch, self.slots), np.int32)
+        labels = np.zeros((batch, self.slots), np.int32)
+        weights = np.zeros((batch, self.slots), np.float32)
+        originals = input_ids[rows, columns]
+        positions[rows, slot] = columns
+        labels[rows, slot] = originals
+        weights[rows, slot] = 1.0
+
+        of = columns if fate is None else fate[rows, columns]
+        share = hashing.uniform(hashing.draw(keys[rows], _REPLACEMENT + of))
+        bits = hashing.draw(keys[rows], _RANDOM_TOKEN + columns)
+        random_ids = self.ordinary_ids[hashing.below(bits, len(self.ordinary_ids))]
+        random_until = self.mask_token_share + self.random_token_share
+        replaced = np.where(
+            share < self.mask_token_share, self.mask_id, np.where(share < random_until, random_ids, originals)
+        )
+        masked = input_ids.copy()
+        masked[rows, columns] = replaced
+        return masked, positions, labels, weights
+
+
+class _Words:
+    """The words of a batch, numbered through it: runs of maskable tokens between two word starts."""
+
+    def __init__(self, maskable, word_starts):
+        before = np.zeros_like(maskable)
+        before[:, 1:] = maskable[:, :-1]
+        starts = maskable & (word_starts | ~before)
+        flat = np.flatnonzero(starts)
+        sequence = maskable.shape[1]
+        self.count = len(flat)
+        self.row = flat // sequence
+        self.start_column = flat % sequence
+        self.per_row = np.bincount(self.row, minlength=len(maskable))
+        self.row_first = np.cumsum(self.per_row) - self.per_row
+        self._maskable = maskable
+        self._of_token = np.cumsum(starts.ravel()) - 1
+        self.length = np.bincount(self._of_token[maskable.ravel()], minlength=self.count)
+        # Words in an unbroken row of maskable tokens share a run.
+        self.run = np.cumsum((maskable & ~before).ravel())[flat]
+
+    def spread(self, values):
+        """[batch, sequence]: each token's word's value; anything on tokens that are not maskable."""
+        return values[np.maximum(self._of_token, 0)].reshape(self._maskable.shape)
+
+    def to_tokens(self, picked):
+        """bool [batch, sequence]: the tokens of the picked words."""
+        if not self.count:
+            return np.zeros_like(self._maskable)
+        return self._maskable & self.spread(picked)
+
+
+def _scores(keys, maskable):
+    scores = hashing.draw(keys[:, None], _CHOICE + np.arange(maskable.shape[1])[None])
+    return np.where(maskable, scores, np.uint64(2**64 - 1))
+
+
+def _smallest(scores, wanted, slots):
+    """bool [batch, sequence]: the `wanted` smallest scores of each row, at most `slots`."""
+    slots = min(slots, scores.shape[1])
+    best = np.argpartition(scores, slots - 1, axis=1)[:, :slots]
+    rank = np.argsort(np.take_along_axis(scores, best, 1), axis=1)
+    best = np.take_along_axis(best, rank, 1)
+    chosen = np.zeros(scores.shape, bool)
+    np.put_along_axis(chosen, best, np.arange(slots)[None] < wanted[:, None], 1)
+    return chosen
+
+
+def _pick_words(words, keys, wanted):
+    """Words in random order, each taken if it still fits, as the published whole-word code does."""
+    scores = hashing.draw(keys[words.row], _CHOICE + words.start_column)
+    order = np.lexsort((scores, words.row))
+    rank = np.arange(words.count) - words.row_first[words.row]
+    table = np.full((len(keys), int(words.per_row.max(initial=0))), -1)
+    table[words.row, rank] = order  # order keeps rows together, so row[order] is row
+    picked = np.zeros(words.count, bool)
+    used = np.zeros(len(keys), np.int64)
+    for column in table.T:
+        rows = np.flatnonzero((column >= 0) & (used < wanted))
+        if not len(rows):
+            break
+        word = column[rows]
+        fits = used[rows] + words.length[word] <= wanted[rows]
+        picked[word[fits]] = True
+        used[rows[fits]] += words.length[word[fits]]
+    return picked
+
+
+def _pick_at_least_one(words, picked, wanted, slots, keys):
+    """In a row where no word fits the budget, its shortest word is predicted, if the slots hold it."""
+    some = np.bincount(words.row[picked], minlength=len(wanted)) > 0
+    for row in np.flatnonzero((wanted > 0) & ~some):
+        mine = np.arange(words.row_first[row], words.row_first[row] + words.per_row[row])
+        shortest = mine[words.length[mine] == words.length[mine].min()]
+        word = shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]
+        picked[word] = words.length[word] <= slots
+
+
+def _mask_part_of_long_words(chosen, maskable, wanted):
+    """In a row that is all one endless word, its first tokens are predicted: at least one token a row."""
+    for row in np.flatnonzero((wanted > 0) & ~chosen.any(1)):
+        chosen[row, np.flatnonzero(maskable[row])[: wanted[row]]] = True

@@ -1,0 +1,165 @@
+"""Statistics over a million tokens; what must hold, holds for every row."""
+
+import numpy as np
+import pytest
+
+from bert_jax.data import hashing
+from bert_jax.data.masking import Masking
+
+VOCABULARY, SPECIAL, MASK = 1000, np.array([0, 1, 2, 3, 4]), 4
+ORDINARY = np.setdiff1d(np.arange(VOCABULARY), SPECIAL)
+
+
+def masking(unit="token", rate=0.15, slots=None, sequence=128, **changes):
+    settings = {"mask_token_share": 0.8, "random_token_share": 0.1} | changes
+    slots = slots or max(1, int(np.rint(rate * (sequence - 2))))
+    return Masking(unit=unit, rate=rate, slots=slots, mask_id=MASK, ordinary_ids=ORDINARY, **settings)
+
+
+def rows(batch=2000, sequence=128, seed=0, subwords=0.4):
+    """Text with special tokens at both ends and inside, padding, and words of one or more tokens."""
+    rng = np.random.default_rng(seed)
+    ids = rng.choice(ORDINARY, (batch, sequence)).astype(np.int32)
+    length = rng.integers(3, sequence + 1, batch)
+    length[: batch // 2] = sequence
+    maskable = np.arange(sequence)[None] < length[:, None] - 1
+    maskable[:, 0] = False
+    maskable[np.arange(batch), length // 2] = False  # a separator
+    ids[~maskable] = 2
+    starts = rng.random((batch, sequence)) >= subwords
+    keys = hashing.draw(hashing.fold("rows", seed), np.arange(batch))
+    return ids, maskable, starts, keys
+
+
+def chosen_of(positions, weights, shape):
+    chosen = np.zeros(shape, bool)
+    r, s = np.nonzero(weights)
+    chosen[r, positions[r, s]] = True
+    return chosen
+
+
+@pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
+def test_what_every_row_must_keep(unit):
+    ids, maskable, starts, keys = rows()
+    m = masking(unit)
+    masked, positions, labels, weights = m(ids, maskable, starts, keys)
+    chosen = chosen_of(positions, weights, ids.shape)
+    assert not (chosen & ~maskable).any(), "a special token or padding was chosen"
+    assert (masked[~chosen] == ids[~chosen]).all(), "a token that is not predicted changed"
+    r, s = np.nonzero(weights)
+    assert (labels[r, s] == ids[r, positions[r, s]]).all()
+    assert chosen.sum() == len(r), "a position was predicted twice"
+    unused = weights == 0
+    assert not positions[unused].any() and not labels[unused].any()
+    assert (np.diff(np.where(unused, 10_000, positions), axis=1) >= 0).all(), "slots are not in order"
+    assert chosen.any(1)[maskable.any(1)].all(), "a row predicts nothing"
+    replaced = masked[chosen]
+    assert np.isin(replaced, np.append(ORDINARY, MASK)).all(), "a special token was drawn"
+    count = chosen.sum(1)
+    wanted = np.maximum(maskable.any(1), np.rint(0.15 * maskable.sum(1)))
+    if unit == "token":
+        assert (count == wanted).all()
+    else:
+        fits = count <= wanted
+        assert fits.mean() > 0.95  # the others are short rows whose shortest word is over the budget
+        assert abs(count[:1000].mean() / wanted[:1000].mean() - 1) < 0.03
+
+
+@pytest.mark.parametrize("rate", [0.15, 0.4])
+def test_share_mix_and_uniformity_over_a_million_tokens(rate):
+    ids, maskable, starts, keys = rows(batch=10_000)
+    masked, positions, labels, weights = masking(rate=rate)(ids, maskable, None, keys)
+    total = int(weights.sum())
+    assert ids.size > 1_000_000
+    assert abs(total / maskable.sum() - rate) < 0.003
+    r, s = np.nonzero(weights)
+    after, before = masked[r, positions[r, s]], labels[r, s]
+    is_mask, is_same = after == MASK, after == before
+    is_random = ~is_mask & ~is_same
+    sigma = 4 * np.sqrt(0.25 / total)
+    assert abs(is_mask.mean() - 0.8) < sigma
+    assert abs(is_random.mean() - 0.1 * (1 - 1 / len(ORDINARY))) < sigma
+    assert abs(is_same.mean() - 0.1) < sigma + 0.001
+    counts = np.bincount(after[is_random], minlength=VOCABULARY)[ORDINARY]
+    expected = counts.mean()
+    assert ((counts - expected) ** 2 / expected).sum() < 1.3 * len(ORDINARY)
+    # Every place of a full row is as likely as any other.
+    full = maskable[:5000]
+    per_column = chosen_of(positions, weights, ids.shape)[:5000].sum(0)[full.all(0)]
+    assert ((per_column - per_column.mean()) ** 2 / per_column.mean()).sum() < 1.5 * len(per_column)
+
+
+@pytest.mark.parametrize("mix", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.8, 0.2)])
+def test_mixes_of_the_ablation(mix):
+    ids, maskable, _, keys = rows(batch=1000)
+    m = masking(mask_token_share=mix[0], random_token_share=mix[1])
+    masked, positions, labels, weights = m(ids, maskable, None, keys)
+    r, s = np.nonzero(weights)
+    after, before = masked[r, positions[r, s]], labels[r, s]
+    assert abs((after == MASK).mean() - mix[0]) < 0.02
+    assert abs(((after != MASK) & (after != before)).mean() - mix[1]) < 0.02
+
+
+@pytest.mark.parametrize("unit", ["whole_word", "span"])
+def test_words_are_whole(unit):
+    ids, maskable, starts, keys = rows(seed=1)
+    _, positions, _, weights = masking(unit)(ids, maskable, starts, keys)
+    chosen = chosen_of(positions, weights, ids.shape)
+    for row in range(len(ids)):
+        words, before = [], False
+        for column in range(ids.shape[1]):
+            if maskable[row, column] and (starts[row, column] or not before):
+                words.append([])
+            if maskable[row, column]:
+                words[-1].append(bool(chosen[row, column]))
+            before = maskable[row, column]
+        assert all(len(set(word)) == 1 for word in words), f"row {row}: a word is masked in part"
+
+
+def test_span_lengths_are_the_clipped_geometric():
+    batch, sequence = 3000, 512
+    ids = np.full((batch, sequence), 7, np.int32)
+    maskable = np.ones(ids.shape, bool)
+    starts = np.ones(ids.shape, bool)
+    keys = hashing.draw(hashing.fold("spans"), np.arange(batch))
+    m = masking("span", rate=0.05, sequence=sequence)
+    _, positions, _, weights = m(ids, maskable, starts, keys)
+    chosen = chosen_of(positions, weights, ids.shape)
+    edges = np.diff(np.pad(chosen, ((0, 0), (1, 1))).astype(int), axis=1)
+    lengths = np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]
+    # SpanBERT, section 3.1: the mean is 3.8; touching spans lengthen it, the cut at the budget shortens it.
+    assert 3.2 < lengths.mean() < 4.2
+    assert lengths.max() <= 20
+
+
+def test_one_fate_for_a_span():
+    ids, maskable, starts, keys = rows(batch=1000)
+    masked, positions, labels, weights = masking("span", sequence=128)(ids, maskable, starts, keys)
+    chosen = chosen_of(positions, weights, ids.shape)
+    is_mask = (masked == MASK) & chosen
+    both = chosen[:, 1:] & chosen[:, :-1]
+    same = (is_mask[:, 1:] == is_mask[:, :-1])[both].mean()
+    assert same > 0.9  # 0.68 if each token had its own fate
+
+
+def test_a_row_depends_on_its_own_key_alone():
+    ids, maskable, starts, keys = rows(batch=64)
+    for unit in ("token", "whole_word", "span"):
+        whole = masking(unit)(ids, maskable, starts, keys)
+        for begin in (0, 10, 63):
+            part = masking(unit)(ids[begin:], maskable[begin:], starts[begin:], keys[begin:])
+            for a, b in zip(whole, part, strict=True):
+                np.testing.assert_array_equal(a[begin:], b)
+        other = masking(unit)(ids, maskable, starts, keys + np.uint64(1))
+        assert (whole[1] != other[1]).any(1).mean() > 0.9
+
+
+def test_a_row_of_one_endless_word_and_an_empty_row():
+    ids = np.full((2, 32), 7, np.int32)
+    maskable = np.zeros(ids.shape, bool)
+    maskable[0, 1:-1] = True
+    starts = np.zeros(ids.shape, bool)
+    keys = np.array([1, 2], np.uint64)
+    for unit in ("whole_word", "span"):
+        _, _, _, weights = masking(unit, sequence=32)(ids, maskable, starts, keys)
+        assert weights.sum(1).tolist() == [4.0, 0.0]
