@@ -1,0 +1,80 @@
+"""BERT-family encoders as pure functions over a plain nested dict of parameters.
+
+The modules are a library to write the model with; nothing outside this package sees one.
+Imports jax, flax and numpy alone.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+
+import jax
+from flax import nnx
+
+from bert_jax.model.heads import PreTraining
+from bert_jax.model.spec import Spec, make_spec
+
+__all__ = ["Model", "Spec", "build", "parameter_count"]
+
+
+def build(config: Mapping, vocab_size: int, *, next_sentence: bool = True) -> "Model":
+    """The model of a mapping like config.model (see spec.make_spec for the arguments and errors)."""
+    return Model(make_spec(config, vocab_size, next_sentence=next_sentence))
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The pre-training model of a spec: `init` makes parameters, `apply` uses them. Static and hashable."""
+
+    spec: Spec
+
+    def init(self, key: jax.Array) -> dict:
+        """Fresh float32 parameters, a nested dict; layers are named "0", "1", ... under encoder/layers."""
+        return _to_dict(nnx.split(PreTraining(self.spec, rngs=nnx.Rngs(params=key)))[1])
+
+    def apply(self, params: dict, batch: Mapping, *, dropout_key: jax.Array | None = None) -> dict[str, jax.Array]:
+        """The model's outputs for a batch.
+
+        Args:
+          params: as `init` makes them.
+          batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], and masked_positions int32
+            [batch, slots] where the logits of some positions alone are wanted.
+          dropout_key: turns dropout on.
+
+        Returns:
+          hidden [batch, sequence, hidden] in the compute dtype; mlm_logits float32 [batch, slots, vocabulary]
+          (every position of the sequence where there are no masked_positions); with a pooler, pooled
+          [batch, hidden]; with a next-sentence head, next_sentence_logits float32 [batch, 2].
+        """
+        graph, state = _abstract(self.spec)
+        module = nnx.merge(graph, _from_dict(state, params))
+        return module(batch, dropout_key)
+
+
+def parameter_count(params) -> int:
+    """Numbers in a tree of parameters; the tied decoder is in it once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@functools.cache
+def _abstract(spec):
+    return nnx.split(nnx.eval_shape(lambda: PreTraining(spec, rngs=nnx.Rngs(params=0))))
+
+
+def _to_dict(state):
+    return _string_keys(nnx.to_pure_dict(state))
+
+
+def _string_keys(tree):
+    return {str(k): _string_keys(v) for k, v in tree.items()} if isinstance(tree, dict) else tree
+
+
+def _from_dict(state, params):
+    """`state` with the parameters' values; the dicts must have the same leaves."""
+    flat = {}
+    for path, variable in nnx.to_flat_state(state):
+        value = params
+        for name in path:
+            value = value[str(name)]
+        flat[path] = variable.replace(value)
+    return nnx.from_flat_state(flat)

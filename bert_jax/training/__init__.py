@@ -1,0 +1,1 @@
+"""Objective, optimizer and step; checkpoints and the loop around them."""

@@ -1,0 +1,109 @@
+"""The parts that every layer is made of: linear maps, embeddings, norms, activations, dropout."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec as P
+
+
+class Linear(nnx.Module):
+    """x @ kernel + bias; kernel [inputs, outputs], computed in the dtype of x."""
+
+    def __init__(self, inputs: int, outputs: int, *, stddev: float, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(truncated_normal(rngs.params(), (inputs, outputs), stddev))
+        self.bias = nnx.Param(jnp.zeros((outputs,)))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x @ self.kernel[...].astype(x.dtype)
+        return y + _broadcast(self.bias[...].astype(x.dtype), y)
+
+
+class Embedding(nnx.Module):
+    """Rows of a table [rows, size] by id."""
+
+    def __init__(self, rows: int, size: int, *, stddev: float, rngs: nnx.Rngs):
+        self.embedding = nnx.Param(truncated_normal(rngs.params(), (rows, size), stddev))
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return rows_sharded(self.embedding[...][ids])
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016), in float32; returns the dtype of x."""
+
+    def __init__(self, size: int, *, epsilon: float):
+        self.scale = nnx.Param(jnp.ones((size,)))
+        self.bias = nnx.Param(jnp.zeros((size,)))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        mean = wide.mean(-1, keepdims=True)
+        centred = wide - mean
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
+        y = normed * _broadcast(self.scale[...], x) + _broadcast(self.bias[...], x)
+        return y.astype(x.dtype)
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
+    """A normal cut at two standard deviations and not rescaled, as google-research/bert initialises."""
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * stddev
+
+
+def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the rest by its inverse, so that the mean stays.
+
+    The bits are a hash of the element's index and the seed: they fuse into the arithmetic around them, the
+    backward pass recomputes them, and they depend neither on sharding nor on the platform.
+
+    Args:
+      x: any shape.
+      rate: in [0, 1); realised in steps of 2 ** -32.
+      seed: uint32 [2], of this place and step; None leaves x as it is.
+    """
+    if seed is None or rate == 0.0:
+        return x
+    threshold = round((1.0 - rate) * 2**32)
+    kept = _hash(_element_index(x.shape), seed) < jnp.uint32(threshold)
+    return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
+
+
+def rows_sharded(x: jax.Array) -> jax.Array:
+    """x with its rows over the ambient mesh's data and fsdp axes; without a mesh, x."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp")))
+
+
+def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:
+    """Seeds for `dropout`, uint32 [*shape, 2], drawn at once."""
+    return jax.random.bits(key, (*shape, 2), jnp.uint32)
+
+
+def _element_index(shape):
+    index = jnp.zeros(shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(len(shape))):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= shape[axis]
+    return index
+
+
+def _hash(index, seed):
+    """32 mixed bits: two rounds of multiply and xor-shift ("lowbias32") around the seed's words."""
+    x = index * jnp.uint32(0x9E3779B1) + seed[0]
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15) ^ seed[1]) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _broadcast(vector, like):
+    return vector.reshape((1,) * (like.ndim - 1) + vector.shape)

@@ -1,0 +1,70 @@
+"""What a model is: sizes and switches, fixed while a program runs."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The fields of config.model, with the vocabulary known and "auto" resolved; hashable.
+
+    Attributes:
+      vocab_size: rows of the word embedding, and logits of the language-model head.
+      max_positions: tokens that a row can hold; the position table has `position_offset` more rows.
+      position_offset: the first token's row of that table (RoBERTa: 2).
+      activation: "gelu" (exact, by erf), "gelu_tanh" or "relu".
+      attention: "bidirectional" or "causal".
+      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      scan_layers: one compiled layer run in a loop, or each layer written out.
+      pooler, next_sentence: whether the model has the pooled [CLS] and the head that reads it.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    activation: str
+    max_positions: int
+    position_offset: int
+    type_vocab_size: int
+    norm_epsilon: float
+    hidden_dropout: float
+    attention_dropout: float
+    initializer_range: float
+    pooler: bool
+    next_sentence: bool
+    attention: str
+    dtype: str
+    scan_layers: bool
+
+    @property
+    def head_size(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+def make_spec(config: Mapping, vocab_size: int, *, next_sentence: bool) -> Spec:
+    """The spec of a mapping like config.model.
+
+    Args:
+      config: the keys of config.model; its vocab_size must be 0 or equal to `vocab_size`.
+      vocab_size: the corpus's.
+      next_sentence: whether there is a next-sentence head (config.objective.next_sentence).
+
+    Raises:
+      UserError: two vocabulary sizes, or a next-sentence head without a pooler.
+    """
+    fields = {key: config[key] for key in config}
+    if fields["vocab_size"] not in (0, vocab_size):
+        raise UserError(f"config.model.vocab_size: found {fields['vocab_size']}, but the corpus has {vocab_size}")
+    if next_sentence and not fields["pooler"]:
+        raise UserError("config.model.pooler: False, but the next-sentence head reads the pooled [CLS]")
+    fields["vocab_size"] = vocab_size
+    fields["next_sentence"] = next_sentence
+    if fields["dtype"] == "auto":
+        fields["dtype"] = "bfloat16" if jax.default_backend() in ("tpu", "gpu") else "float32"
+    return Spec(**fields)

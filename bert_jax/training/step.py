@@ -1,0 +1,156 @@
+"""One training step and one evaluation step, compiled for a mesh.
+
+The state is a plain dict: `params`, `opt_state`, and `bad_step`, the first step whose loss or gradient norm was
+not finite (-1 while all were). It is kept on the device, so that looking costs no synchronisation per step.
+"""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from bert_jax import sharding
+from bert_jax.model import Model
+from bert_jax.training import objective as objective_lib
+from bert_jax.training.optimizer import make_optimizer, make_schedule
+
+
+def init_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
+    """Fresh parameters and moments, made where they lie: none is ever whole on one device.
+
+    Args:
+      config: the run's config; reads seed and optimizer.
+      model: the model.
+      mesh: where the state lies.
+      num_steps: of the whole run.
+    """
+    make, shardings = _state_maker(config, model, mesh, num_steps)
+    return jax.jit(make, out_shardings=shardings)(_keys(config)[0])
+
+
+def state_shardings(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
+    """The sharding of every array of the state."""
+    return _state_maker(config, model, mesh, num_steps)[1]
+
+
+def dropout_key(config) -> jax.Array:
+    """The run's dropout key: the same for every step, and after a restart."""
+    return _keys(config)[1]
+
+
+def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callable:
+    """A compiled function (state, batch, step, key) -> (state, metrics); it consumes the state it is given.
+
+    `step` is an int32 scalar, `key` the run's `dropout_key`. The metrics are device scalars of this step: loss,
+    mlm_loss, mlm_accuracy, learning_rate, grad_norm (before clipping), and with next-sentence prediction nsp_loss,
+    nsp_accuracy. Losses and gradients are sums over the whole batch divided by its counts, whatever the number of
+    microbatches and shards.
+
+    Args:
+      config: the run's config; reads objective, optimizer, train.microbatches.
+      model: the model.
+      mesh: the mesh of state and batch.
+      num_steps: of the whole run.
+    """
+    objective, microbatches = config.objective, config.train.microbatches
+    optimizer = make_optimizer(config.optimizer, num_steps)
+    schedule = make_schedule(config.optimizer, num_steps)
+
+    def train_step(state, batch, step, key):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step_on_mesh(state, batch, step, key)
+
+    def step_on_mesh(state, batch, step, key):
+        counts = objective_lib.counts(batch, objective)
+        key = jax.random.fold_in(key, step)
+
+        def loss_of(params, rows, key):
+            sums = objective_lib.sums(model, params, rows, objective, key)
+            return objective_lib.mean_loss(sums, counts), sums
+
+        gradient = jax.grad(loss_of, has_aux=True)
+        params = state["params"]
+        if microbatches == 1:
+            grads, sums = gradient(params, batch, key)
+        else:
+            grads, sums = _accumulated(gradient, params, batch, key, microbatches)
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        grad_norm = optax.global_norm(grads)
+        loss = objective_lib.mean_loss(sums, counts)
+        bad = (state["bad_step"] < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
+        state = {
+            "params": optax.apply_updates(params, updates),
+            "opt_state": opt_state,
+            "bad_step": jnp.where(bad, step, state["bad_step"]),
+        }
+        metrics = {"loss": loss, "learning_rate": schedule(step), "grad_norm": grad_norm}
+        for task in objective_lib.tasks(counts):
+            count = jnp.maximum(counts[f"{task}_count"], 1.0)
+            metrics[f"{task}_loss"] = sums[f"{task}_loss"] / count
+            metrics[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
+        return state, metrics
+
+    state_sharding = state_shardings(config, model, mesh, num_steps)
+    replicated = sharding.replicated(mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(state_sharding, sharding.batch_sharding(mesh), replicated, replicated),
+        out_shardings=(state_sharding, replicated),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(config, model: Model, mesh: Mesh) -> Callable:
+    """A compiled function (params, batch) -> sums over the batch, without dropout; device scalars.
+
+    mlm_loss_sum, mlm_correct, mlm_count, and with next-sentence prediction nsp_loss_sum, nsp_correct, nsp_count.
+    """
+    objective = config.objective
+
+    def eval_step(params, batch):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            sums = objective_lib.sums(model, params, batch, objective)
+        counts = objective_lib.counts(batch, objective)
+        return counts | {f"{key}_sum" if key.endswith("_loss") else key: value for key, value in sums.items()}
+
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    replicated = sharding.replicated(mesh)
+    return jax.jit(
+        eval_step,
+        in_shardings=(sharding.tree_shardings(params, mesh), sharding.batch_sharding(mesh)),
+        out_shardings=replicated,
+    )
+
+
+def _keys(config):
+    """Of initialisation, and of dropout."""
+    return jax.random.split(jax.random.key(config.seed))
+
+
+def _state_maker(config, model, mesh, num_steps):
+    optimizer = make_optimizer(config.optimizer, num_steps)
+
+    def make(key):
+        params = model.init(key)
+        return {"params": params, "opt_state": optimizer.init(params), "bad_step": jnp.full((), -1, jnp.int32)}
+
+    return make, sharding.tree_shardings(jax.eval_shape(make, _keys(config)[0]), mesh)
+
+
+def _accumulated(gradient: Callable, params: Mapping, batch: Mapping, key: jax.Array, microbatches: int):
+    """Sums of gradients and metrics over `microbatches` parts of the batch, one part in memory at a time."""
+
+    def parts(rows):
+        # Every n-th row, so that a part takes as many rows from each device's shard and none has to move.
+        return rows.reshape(-1, microbatches, *rows.shape[1:]).swapaxes(0, 1)
+
+    def add(total, part):
+        index, rows = part
+        return jax.tree.map(jnp.add, total, gradient(params, rows, jax.random.fold_in(key, index))), None
+
+    split = (jnp.arange(microbatches), jax.tree.map(parts, batch))
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda rows: rows[0], split[1]), key)
+    zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+    return jax.lax.scan(add, zeros, split)[0]
