@@ -1,0 +1,313 @@
+"""Checkpoints: written in the background, whole or not at all, and checked when they are read.
+
+    WORKDIR/checkpoints/STEP/params/, opt_state/    Orbax, one array per parameter of each layer
+    WORKDIR/checkpoints/STEP/metrics/               the evaluation of this step, if there was one
+    WORKDIR/checkpoints/STEP/manifest.json          format version; size and CRC-32 of every file above
+
+STEP is the number of steps done. A directory of that name is complete: Orbax renames it last. Its manifest
+then tells a damaged checkpoint, also where a flipped bit would still decode to numbers.
+"""
+
+import concurrent.futures
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import zlib
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+from bert_jax.errors import UserError
+from bert_jax.training import workdir as workdir_lib
+
+METRIC = "eval/mlm_loss"  # smaller is better
+_PARTIAL = ".orbax-checkpoint-tmp"
+_BLOCK = 1 << 22
+
+
+class Checkpoints:
+    """The checkpoints of a run that trains.
+
+    Kept are the newest train.keep_newest, the train.keep_best lowest in eval/mlm_loss among those that were
+    evaluated at their own step, and every train.keep_every-th step's.
+
+    Args:
+      workdir: the run's.
+      config: the run's; reads train.keep_*.
+      say: called with each line that the user should see.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        config: ml_collections.ConfigDict,
+        say: Callable[[str], None] = print,
+    ):
+        self._directory = workdir.absolute() / "checkpoints"
+        self._train = config.train
+        self._say = say
+        self._saving = None
+        self._manager = None
+
+    def restore(self, template: Mapping) -> tuple[dict, int] | None:
+        """The newest whole checkpoint and its step; None if there is none yet.
+
+        Damaged ones that are newer are moved aside to corrupt-STEP.
+
+        Args:
+          template: {"params", "opt_state"}, trees of arrays or ShapeDtypeStructs with shardings.
+
+        Raises:
+          UserError: there are checkpoints, and every one is damaged.
+        """
+        damaged = []
+        for step in reversed(steps_in(self._directory)):
+            damage = _damage(self._directory / str(step))
+            if damage is None:
+                for bad, reason in damaged:
+                    self._set_aside(bad, reason)
+                return _restore(self._directory / str(step), template), step
+            damaged.append((step, damage))
+        if damaged:
+            raise UserError(
+                f"{self._directory}: every checkpoint is damaged (step {damaged[0][0]}: {damaged[0][1]}); "
+                "move the directory away to train from the beginning"
+            )
+        return None
+
+    def save(self, step: int, state: Mapping, metrics: Mapping[str, float] | None = None) -> None:
+        """Starts to save; what goes wrong is reported, and never costs an older checkpoint.
+
+        Args:
+          step: steps done.
+          state: {"params", "opt_state", ...}; may be donated as soon as this returns.
+          metrics: the evaluation at this very step, if there was one.
+        """
+        self.settle()
+        loss = (metrics or {}).get(METRIC, math.nan)
+        items = {name: ocp.args.StandardSave(state[name]) for name in ("params", "opt_state")}
+        self._saving = step
+        try:
+            self._open().save(
+                step,
+                args=ocp.args.Composite(**items),
+                metrics={METRIC: float(loss)} if math.isfinite(loss) else None,
+                force=True,
+                custom_metadata={"format_version": workdir_lib.FORMAT_VERSION},
+            )
+        except Exception as error:  # Orbax raises whatever its backends do
+            self._failed(error)
+
+    def settle(self, wait: bool = True) -> None:
+        """Reports a save that failed; waits for one that is under way, or leaves it be."""
+        if self._saving is None or (not wait and self._manager.is_saving_in_progress()):
+            return
+        try:
+            self._manager.wait_until_finished()
+            self._saving = None
+        except Exception as error:
+            self._failed(error)
+
+    def newest(self) -> int | None:
+        """The step of the newest checkpoint that is complete."""
+        return max(steps_in(self._directory), default=None)
+
+    def close(self) -> None:
+        self.settle()
+        if self._manager is not None:
+            self._manager.close()
+
+    def _open(self):
+        if self._manager is None:
+            for step in steps_in(self._directory):
+                if _loss(self._directory / str(step)) is _UNREADABLE:  # Orbax would not start
+                    self._set_aside(step, "metrics cannot be read")
+            _quiet()
+            keep = [policies.LatestN(self._train.keep_newest)]
+            keep.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics[METRIC],
+                    reverse=True,
+                    n=self._train.keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+            if self._train.keep_every:
+                keep.append(policies.EveryNSteps(self._train.keep_every))
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(keep),
+                best_fn=lambda metrics: metrics[METRIC],  # without it, Orbax does not write metrics
+                best_mode="min",
+                save_root_metadata=False,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            )
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
+        return self._manager
+
+    def _seal(self):
+        """Writes the manifest into the checkpoint that Orbax is about to rename to its final name."""
+        partial = self._directory / f"{self._saving}{_PARTIAL}"
+        items = [item for item in partial.iterdir() if item.is_dir()]
+        files = sorted(path for item in items for path in item.rglob("*") if path.is_file())
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            sums = pool.map(_crc32, files)
+            found = {
+                path.relative_to(partial).as_posix(): [path.stat().st_size, crc]
+                for path, crc in zip(files, sums, strict=True)
+            }
+        workdir_lib.write_json(
+            partial / "manifest.json",
+            {"format_version": workdir_lib.FORMAT_VERSION, "step": self._saving, "files": found},
+        )
+
+    def _failed(self, error):
+        step, self._saving = self._saving, None
+        shutil.rmtree(self._directory / f"{step}{_PARTIAL}", ignore_errors=True)  # gives the room back
+        if self._manager is not None:
+            self._manager.reload()
+        newest = self.newest()
+        last = "there is none yet" if newest is None else f"the last good one is step {newest}"
+        self._say(f"warning: saving the checkpoint of step {step} failed: {_reason(error)}; {last}")
+
+    def _set_aside(self, step, reason):
+        aside = self._directory / f"corrupt-{step}"
+        again = 1
+        while aside.exists():
+            again += 1
+            aside = self._directory / f"corrupt-{step}-{again}"
+        try:
+            (self._directory / str(step)).rename(aside)
+        except OSError as error:
+            raise UserError(f"{self._directory}: cannot be written: {error.strerror}") from error
+        self._say(f"warning: the checkpoint of step {step} is damaged ({reason}); moved to {aside}")
+
+
+def load(
+    workdir: str | os.PathLike, step: int | str | None = None
+) -> tuple[dict, ml_collections.ConfigDict, int]:
+    """Parameters of a run, without optimizer state, on the default device; needs no corpus.
+
+    Args:
+      workdir: the run's.
+      step: one that was saved, "best" (lowest eval/mlm_loss; the newest where none was evaluated), or None:
+        the newest.
+
+    Returns:
+      (params, config, step).
+
+    Raises:
+      UserError: no such run or checkpoint, or it is damaged.
+    """
+    workdir = pathlib.Path(workdir).absolute()
+    config = workdir_lib.read(workdir)[1]
+    directory = workdir / "checkpoints"
+    steps = steps_in(directory)
+    if not steps:
+        raise UserError(f"{directory}: no checkpoint yet")
+    if step is None:
+        step = steps[-1]
+    elif step == "best":
+        losses = {saved: _loss(directory / str(saved)) for saved in steps}
+        evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
+        step = min(evaluated, key=losses.get, default=steps[-1])
+    there = ", ".join(map(str, steps))
+    if step not in steps:
+        raise UserError(f"{directory}: no checkpoint of step {step}; expected one of {there}")
+    path = directory / str(step)
+    damage = _damage(path, "params")
+    if damage is not None:
+        raise UserError(f"{path}: damaged ({damage}); the run has the steps {there}")
+    _quiet()
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / "params")).tree
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), dict(stored)
+    )
+    return _restore(path, {"params": template})["params"], config, step
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """The steps of the complete checkpoints in a directory, ascending."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _restore(path, template):
+    _quiet()
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        items = {name: ocp.args.StandardRestore(template[name]) for name in template if name != "bad_step"}
+        return dict(checkpointer.restore(path, args=ocp.args.Composite(**items)))
+
+
+def _damage(path, item=""):
+    """What is wrong with a checkpoint's files, or those of one item; None if they are as written."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        version, files = manifest["format_version"], manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"manifest.json cannot be read: {_reason(error)}"
+    known = workdir_lib.FORMAT_VERSION
+    if version != known:
+        raise UserError(f"{path}: format_version {version}; this version of bert_jax reads {known}")
+
+    def damage(entry):
+        name, (size, crc) = entry
+        try:
+            found = (path / name).stat().st_size
+            if found != size:
+                return f"{name} has {found} bytes, expected {size}"
+            return None if _crc32(path / name) == crc else f"{name} has other bytes than were written"
+        except OSError as error:
+            return f"{name}: {_reason(error)}"
+
+    wanted = [entry for entry in files.items() if entry[0].startswith(f"{item}/" if item else "")]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return next((found for found in pool.map(damage, wanted) if found), None)
+
+
+_UNREADABLE = object()
+
+
+def _loss(path):
+    """A checkpoint's eval/mlm_loss; None where it was not evaluated."""
+    try:
+        return float(json.loads((path / "metrics" / "metrics").read_text())[METRIC])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return _UNREADABLE
+
+
+def _crc32(path):
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def _reason(error):
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error) or type(error).__name__
+    system = re.search(r"([^:]+?) \[os_error_code", text)  # how tensorstore words what the system said
+    return system.group(1).strip() if system else text.splitlines()[0][:200]
+
+
+def _quiet():
+    """Keeps Orbax's own log, hundreds of lines for a full disk, from burying the one line that matters."""
+    logging.get_absl_logger().addFilter(_not_orbax)
+
+
+def _not_orbax(record):
+    return "orbax" not in record.pathname

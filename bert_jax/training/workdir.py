@@ -1,0 +1,184 @@
+"""A run's directory, and what makes it that run's: its config, its corpora, its tokenizer.
+
+    WORKDIR/run.json        format version; path and fingerprint of each corpus
+    WORKDIR/config.json     every setting, model.vocab_size filled in
+    WORKDIR/tokenizer/      what tokenizers.load reads
+    WORKDIR/checkpoints/    see checkpoint.py
+    WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see metrics.py
+    WORKDIR/lock            held while a process trains here
+"""
+
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+from typing import TYPE_CHECKING, TextIO
+
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from bert_jax.data.corpus import Corpus
+
+FORMAT_VERSION = 1
+
+# What may change when a run continues: layout, length, cadence. Corpora are compared by fingerprint instead.
+MAY_CHANGE = {
+    "data.corpus",
+    "data.prefetch",
+    "data.workers",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "train.checkpoint_every",
+    "train.eval_every",
+    "train.keep_best",
+    "train.keep_every",
+    "train.keep_newest",
+    "train.log_every",
+    "train.microbatches",
+    "train.num_steps",
+    "train.num_tokens",
+    "train.progress",
+    "train.tensorboard",
+}
+
+
+def claim(workdir: pathlib.Path) -> TextIO:
+    """Makes the directory and locks it until the returned file is closed or this process ends.
+
+    Raises:
+      UserError: the directory cannot be written, or another process trains in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / "lock", "a+")  # noqa: SIM115 (open for as long as the run)
+    except OSError as error:
+        raise _not_writable(workdir, error) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.seek(0)
+        holder = lock.read().strip()
+        raise UserError(
+            f"--workdir={workdir}: process {holder} is training there; wait for it, or name another"
+        ) from error
+    try:
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        os.fsync(lock.fileno())  # a full disk may accept an empty file
+    except OSError as error:
+        raise _not_writable(workdir, error) from error
+    return lock
+
+
+def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
+    """Raises UserError if the directory holds the run of another config or corpus; it may hold none."""
+    if not (workdir / "config.json").exists():
+        return
+    run, before = read(workdir)
+    changed = [
+        f"config.{key}={old!r}, found {new!r}"
+        for key, (old, new) in _differences(before, _plain(config)).items()
+        if key not in MAY_CHANGE
+    ]
+    if changed:
+        raise UserError(
+            f"--workdir={workdir}: its run began with {'; '.join(changed)}; "
+            "give the old value, or another --workdir"
+        )
+    old, new = run["corpora"], _identities(corpora)
+    if [corpus["fingerprint"] for corpus in old] != [corpus["fingerprint"] for corpus in new]:
+        raise UserError(
+            f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
+            f"{_named(new)}; give the old corpus, or another --workdir"
+        )
+
+
+def write(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
+    """Writes tokenizer/, run.json and config.json, each whole or not at all. Raises UserError."""
+    try:
+        tokenizer = workdir / "tokenizer"
+        if not tokenizer.exists():
+            partial = workdir / "tokenizer.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(pathlib.Path(corpora[0].path) / "tokenizer", partial)
+            partial.rename(tokenizer)
+        write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, "corpora": _identities(corpora)})
+        write_json(workdir / "config.json", config.to_dict())
+    except OSError as error:
+        raise _not_writable(workdir, error) from error
+
+
+def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
+    """What run.json and config.json hold. Raises UserError if this is no run's directory."""
+    try:
+        run = json.loads((workdir / "run.json").read_text())
+        stored = json.loads((workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{workdir}: not the workdir of a run: {error}; "
+            "expected a directory that `python -m bert_jax.pretrain` wrote"
+        ) from error
+    if run.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{workdir}/run.json: format_version {run.get('format_version')}; this version of bert_jax reads "
+            f"{FORMAT_VERSION}"
+        )
+    return run, _from_plain(stored)
+
+
+def write_json(path: pathlib.Path, value) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _from_plain(stored):
+    """A config with the stored values; keys that a later version added keep their defaults."""
+    config = config_lib.base()
+    for key, value in _flat(stored):
+        config_lib.check_key(key)
+        group, _, name = key.rpartition(".")
+        owner = config[group] if group else config
+        owner[name] = tuple(value) if isinstance(owner[name], tuple) else value
+    return config
+
+
+def _plain(config):
+    return _from_plain(json.loads(json.dumps(config.to_dict())))
+
+
+def _differences(before, after):
+    after = dict(_flat(after.to_dict()))
+    return {key: (old, after[key]) for key, old in _flat(before.to_dict()) if old != after[key]}
+
+
+def _flat(tree, prefix=""):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _identities(corpora):
+    return [{"path": str(corpus.path), "fingerprint": corpus.fingerprint} for corpus in corpora]
+
+
+def _named(identities):
+    return ", ".join(f"{corpus['path']} (fingerprint {corpus['fingerprint'][:12]})" for corpus in identities)
+
+
+def _not_writable(workdir, error):
+    reason = error.strerror or error
+    return UserError(f"--workdir={workdir}: cannot be written: {reason}; name another, or make room")
