@@ -4,7 +4,6 @@ import functools
 import os
 import pathlib
 import shutil
-import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -190,22 +189,6 @@ def test_load_refuses_damage(tmp_path):
     with pytest.raises(UserError, match=r"20: damaged \(params/.* bytes, expected"):
         checkpoint.load(tmp_path)
     assert checkpoint.load(tmp_path, 10)[2] == 10
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 3 MB, really mounted."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(path)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True)
-    except OSError as error:
-        pytest.skip(f"cannot mount a small file system here: {error}")
-    if done.returncode:
-        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_full_disk_costs_no_checkpoint(small_disk):

@@ -1,0 +1,202 @@
+"""Where a run's metrics go: metrics.jsonl, TensorBoard events, a progress line.
+
+A row is a flat dict of JSON values that begins with `step`, the number of steps done. A full disk costs a
+logger its rows at most, never the run.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TextIO
+
+import ml_collections
+
+Say = Callable[[str], None]
+TIMINGS = ("tokens_per_second", "mfu")  # the keys that differ between two runs of one config
+
+
+class Logger(Protocol):
+    def write(self, row: Mapping) -> None: ...
+
+    def flush(self) -> None:
+        """What was written survives the machine, not only the process."""
+
+    def close(self) -> None: ...
+
+
+def open_loggers(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int, num_steps: int, say: Say
+) -> list[Logger]:
+    """The loggers of a run that has done `step` steps; what they hold of later steps is cut off."""
+    loggers = [MetricsFile(workdir / "metrics.jsonl", step, say)]
+    if config.train.tensorboard:
+        loggers.append(TensorBoard(workdir / "tensorboard", step, say))
+    if config.train.progress:
+        loggers.append(Progress(num_steps))
+    return loggers
+
+
+class MetricsFile:
+    """metrics.jsonl: one row a line, in the order of steps, each step once."""
+
+    def __init__(self, path: pathlib.Path, step: int, say: Say):
+        self._say = say
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
+        self._size = _end_of_step(self._file, step)
+        self._file.truncate(self._size)
+        self._waiting = b""
+
+    def write(self, row: Mapping) -> None:
+        finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
+        self._waiting += json.dumps(finite).encode() + b"\n"
+        try:
+            written = self._file.write(self._waiting)
+            if written < len(self._waiting):
+                raise OSError("No space left on device")
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
+            self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows are kept in memory")
+            return
+        self._size += written
+        self._waiting = b""
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard: every number of a row is a scalar."""
+
+    def __init__(self, directory: pathlib.Path, step: int, say: Say):
+        self._directory = directory
+        self._step = step
+        self._say = say
+        self._writer = None
+        self._full = False
+
+    def write(self, row: Mapping) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        scalars = {key: value for key, value in row.items() if key != "step" and value is not None}
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
+        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+        self._try(lambda: self._open().write_event(event))
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._try(self._writer.flush)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._try(self._writer.close)
+
+    def _open(self):
+        # At the first row: the import is slow. The writer of events itself, because SummaryWriter hands
+        # them to a thread that a full disk ends, and then blocks.
+        if self._writer is None:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(self._directory / "events"), f".{os.getpid()}")
+            start = SessionLog(status=SessionLog.START)  # hides rows of these steps in older files
+            self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
+        return self._writer
+
+    def _try(self, action):
+        if self._full:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._full = True
+            self._say(f"warning: {self._directory}: {error.strerror}; TensorBoard gets no more rows")
+
+
+class Progress:
+    """One line on the terminal, rewritten in place; elsewhere a line for each row."""
+
+    def __init__(self, num_steps: int, stream: TextIO | None = None):
+        self._num_steps = num_steps
+        self._stream = stream or sys.stdout
+        self._last = None  # (step, time) of the row before
+
+    def write(self, row: Mapping) -> None:
+        now = time.monotonic()
+        text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now))
+        self._last = (row["step"], now)
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[K{text}")
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._stream.isatty() and self._last is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _seconds_left(self, step, now):
+        if self._last is None or step <= self._last[0]:
+            return None
+        return (now - self._last[1]) / (step - self._last[0]) * (self._num_steps - step)
+
+
+def progress_line(row: Mapping, num_steps: int, seconds_left: float | None) -> str:
+    """A row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
+    parts = [f"step {row['step']:,}/{num_steps:,}"]
+    if row.get("loss") is not None:
+        parts.append(f"loss {row['loss']:.4f}")
+    if row.get("eval/mlm_loss") is not None:
+        held_out = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+        parts.append(held_out)
+    if row.get("tokens_per_second") is not None:
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    if row.get("mfu") is not None:
+        parts.append(f"MFU {row['mfu']:.1%}")
+    if seconds_left is not None:
+        parts.append(f"{_clock(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def say(text: str) -> None:
+    """A line for the user, clear of a progress line on the terminal."""
+    sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
+    sys.stdout.flush()
+
+
+def _end_of_step(file, step):
+    """Bytes up to and with the last whole row that is not past `step`."""
+    file.seek(0)
+    lines = file.read().splitlines(keepends=True)
+    end = sum(map(len, lines))
+    for line in reversed(lines):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                break
+        except (ValueError, KeyError, TypeError):
+            pass  # torn
+        end -= len(line)
+    return end
+
+
+def _is_not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
