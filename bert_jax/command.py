@@ -9,9 +9,12 @@ from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 
 
-def define_config_flag() -> None:
-    """Defines --config=FILE|NAME and --config.KEY=VALUE."""
-    config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
+def define_config_flag(default: str | None = None) -> None:
+    """Defines --config=FILE|NAME and --config.KEY=VALUE; without a default recipe, --config is required."""
+    path = str(config_lib.recipe_path(default)) if default else None
+    config_flags.DEFINE_config_file("config", path, "a recipe: a file, or a name such as bert_base")
+    if not default:
+        flags.mark_flag_as_required("config")
 
 
 def run(main) -> None:

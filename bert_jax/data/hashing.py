@@ -6,6 +6,7 @@ generators", figure 14).
 """
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -59,19 +60,19 @@ def coin_flips(key: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
     """Where a pseudo-random permutation of range(size) sends each index (int64), in constant memory.
 
-    A Feistel network on the next power of four, walked until it lands inside (Black and Rogaway 2002, "Ciphers
-    with arbitrary finite domains", section 4): at most four turns on average, whatever the size.
+    A Feistel network on a grid of rows x columns just larger than `size`, walked until it lands inside (Black and
+    Rogaway 2002, "Ciphers with arbitrary finite domains", sections 4 and 5).
     """
-    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
+    rows = np.uint64(max(1, math.isqrt(max(size - 1, 0)) + 1))
+    columns = np.uint64(-(-size // int(rows)))
     keys = draw(key, np.arange(_FEISTEL_ROUNDS))
     out = np.array(index, np.uint64)
     outside = np.ones(out.shape, bool)
     while outside.any():
-        x = out[outside]
-        left, right = x >> half, x & low
-        for round_key in keys:
-            left, right = right, left ^ (draw(round_key, right) & low)
-        out[outside] = (left << half) | right
+        row, column = np.divmod(out[outside], columns)
+        for i in range(0, _FEISTEL_ROUNDS, 2):
+            row = (row + (draw(keys[i], column) >> np.uint64(16))) % rows
+            column = (column + (draw(keys[i + 1], row) >> np.uint64(16))) % columns
+        out[outside] = row * columns + column
         outside = out >= np.uint64(size)
     return out.astype(np.int64)

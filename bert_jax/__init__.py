@@ -1,0 +1,18 @@
+"""BERT-family encoders in JAX: pre-train, ablate, fine-tune, use and export them.
+
+The names below are imported on first use, so that bert_jax.model needs jax, flax and numpy alone.
+"""
+
+import importlib
+
+_HOMES = {"FillMask": "bert_jax.inference", "load": "bert_jax.inference", "UserError": "bert_jax.errors"}
+
+__all__ = [*_HOMES, "data"]
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "data":
+        return importlib.import_module("bert_jax.data")
+    raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

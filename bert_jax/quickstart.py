@@ -1,0 +1,51 @@
+"""make quickstart: a small BERT from nothing but an installed Python, in minutes on two CPU cores.
+
+    python -m bert_jax.quickstart [--folder=runs/quickstart] [--config.KEY=VALUE ...]
+
+Prepares the documentation of Python as a corpus, pre-trains configs/quickstart.py on it, fills a few masks. Started
+again it continues where it stopped.
+"""
+
+import pathlib
+
+from absl import flags
+
+from bert_jax import command
+
+_FOLDER = flags.DEFINE_string("folder", "runs/quickstart", "where corpus and run go")
+
+TEXTS = (
+    "return true if the [MASK] is empty.",
+    "the default [MASK] is none.",
+    "raises a typeerror if the argument is not a [MASK].",
+    "open the [MASK] and return its contents as a string.",
+)
+
+
+def main(argv):
+    del argv
+    from bert_jax.data import preparation
+
+    folder = pathlib.Path(_FOLDER.value)
+    print(f"1. The corpus: the documentation of Python, in {folder / 'corpus'}")
+    preparation.prepare("python-docs", folder / "corpus", "train:wordpiece:8192", eval_share=0.05)
+
+    from bert_jax.training import loop
+
+    config = flags.FLAGS.config
+    config.data.corpus = str(folder / "corpus")
+    print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
+    loop.pretrain(config, folder / "run")
+
+    from bert_jax.inference import FillMask
+
+    print("3. Filling masks")
+    answers = FillMask.from_pretrained(folder / "run")(TEXTS, top_k=5)
+    for text, answer in zip(TEXTS, answers, strict=True):
+        best = "  ".join(f"{one['token']} {one['score']:.2f}" for one in answer["masks"][0])
+        print(f"   {text}\n      {best}")
+
+
+if __name__ == "__main__":
+    command.define_config_flag(default="quickstart")
+    command.run(main)

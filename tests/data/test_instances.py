@@ -1,0 +1,214 @@
+"""The vectorised index against the published procedure written out one sentence at a time, with the same draws."""
+
+import numpy as np
+import pytest
+
+from bert_jax.data import hashing, instances
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.instances import Recipe
+from bert_jax.errors import UserError
+
+FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
+
+
+def draws(seed, repeat, document, step):
+    key = hashing.draw(hashing.fold("pairs", seed, repeat), np.uint64(document))
+    return [hashing.draw(key, np.uint64((1 << 20) + 8 * step + i)) for i in range(6)]
+
+
+def short_target(seed, repeat, document, room, share):
+    key = hashing.draw(hashing.fold("pairs", seed, repeat), np.uint64(document))
+    if hashing.uniform(hashing.draw(key, np.uint64(1))) < share:
+        return 2 + int(hashing.below(hashing.draw(key, np.uint64(2)), room - 1))
+    return room
+
+
+def reference_pairs(documents, recipe):
+    """documents: a list of lists of (start, length). Yields (a tokens, b tokens, is_random), tokens by offset."""
+    room = recipe.sequence_length - 3
+    for d, document in enumerate(documents):
+        target = short_target(recipe.seed, recipe.repeat, d, room, recipe.short_target_share)
+        i, step = 0, 0
+        chunk, length = [], 0
+        while i < len(document):
+            chunk.append(document[i])
+            length += document[i][1]
+            if recipe.format == "segment_pair":
+                full = i == len(document) - 1 or length >= target
+            else:
+                full = i == len(document) - 1 or len(chunk) == 2
+            if full:
+                r = draws(recipe.seed, recipe.repeat, d, step)
+                step += 1
+                a_end = 1
+                if len(chunk) >= 2:
+                    a_end = 1 + int(hashing.below(r[0], len(chunk) - 1))
+                a = tokens(chunk[:a_end])
+                is_random = len(chunk) == 1 or hashing.uniform(r[1]) < 0.5
+                if is_random:
+                    wanted = target - len(a) if recipe.format == "segment_pair" else 1
+                    other = int(hashing.below(r[2], len(documents) - 1))
+                    other += other >= d
+                    start = int(hashing.below(r[3], len(documents[other])))
+                    b = []
+                    for sentence in documents[other][start:]:
+                        b += tokens([sentence])
+                        if len(b) >= wanted:
+                            break
+                    i -= len(chunk) - a_end
+                else:
+                    b = tokens(chunk[a_end:])
+                a, b = truncate(a, b, room, r[4], r[5])
+                yield a, b, is_random
+                chunk, length = [], 0
+            i += 1
+
+
+def tokens(sentences):
+    return [start + i for start, length in sentences for i in range(length)]
+
+
+def truncate(a, b, room, a_key, b_key):
+    """The published loop; which end a token goes from is a coin, of which only the number of heads matters."""
+    cut_a = cut_b = 0
+    while len(a) - cut_a + len(b) - cut_b > room:
+        if len(a) - cut_a > len(b) - cut_b:
+            cut_a += 1
+        else:
+            cut_b += 1
+    front_a = int(hashing.coin_flips(np.array([a_key]), np.array([cut_a]))[0])
+    front_b = int(hashing.coin_flips(np.array([b_key]), np.array([cut_b]))[0])
+    return a[front_a : len(a) - (cut_a - front_a)], b[front_b : len(b) - (cut_b - front_b)]
+
+
+def reference_packed(documents, recipe):
+    """RoBERTa section 4.2: sentences while they fit; a separator where a document ends inside a row."""
+    room = recipe.sequence_length - 2
+    row, last = [], None
+    for d, document in enumerate(documents):
+        if recipe.format == "doc_sentences" and row:
+            yield row
+            row, last = [], None
+        for start, length in document:
+            for begin in range(0, length, room):
+                part = tokens([(start + begin, min(room, length - begin))])
+                crossing = 1 if row and last != d else 0
+                separators = len({doc for doc, _ in row}) - 1 if row else 0
+                if row and len(row) + separators + crossing + len(part) > room:
+                    yield row
+                    row = []
+                row = row + [(d, token) for token in part]
+                last = d
+    if row:
+        yield row
+
+
+def layout_of(split):
+    sentences, documents = np.asarray(split.sentences), np.asarray(split.documents)
+    return [
+        [(int(sentences[s]), int(sentences[s + 1] - sentences[s])) for s in range(documents[d], documents[d + 1])]
+        for d in range(split.num_documents)
+    ]
+
+
+@pytest.mark.parametrize("length", [16, 40, 128])
+@pytest.mark.parametrize("format", ["segment_pair", "sentence_pair"])
+@pytest.mark.parametrize("repeat", [0, 3])
+def test_pairs_are_the_published_procedure(small_corpus, format, length, repeat):
+    split = Corpus.open(small_corpus).split("train")
+    recipe = Recipe(format, length, seed=7, repeat=repeat)
+    built = instances.build(split, recipe)
+    expected = list(reference_pairs(layout_of(split), recipe))
+    assert len(built) == len(expected) > 100
+    for instance, (a, b, is_random) in zip(built, expected, strict=True):
+        assert list(range(instance["a_start"], instance["a_start"] + instance["a_length"])) == a
+        assert list(range(instance["b_start"], instance["b_start"] + instance["b_length"])) == b
+        assert instance["is_random"] == is_random
+        assert a and b and len(a) + len(b) <= length - 3
+
+
+@pytest.mark.parametrize("length", [16, 40, 128])
+@pytest.mark.parametrize("format", ["full_sentences", "doc_sentences"])
+def test_rows_are_whole_sentences_of_roberta(small_corpus, format, length):
+    split = Corpus.open(small_corpus).split("train")
+    built = instances.build(split, Recipe(format, length))
+    expected = list(reference_packed(layout_of(split), Recipe(format, length)))
+    assert len(built) == len(expected) > 50
+    for instance, row in zip(built, expected, strict=True):
+        assert list(range(instance["start"], instance["stop"])) == [token for _, token in row]
+        assert instance["document"] == row[0][0]
+        assert instance["num_documents"] == len({document for document, _ in row})
+    # No token is lost, none is there twice.
+    assert built["start"][0] == 0 and built["stop"][-1] == split.num_tokens
+    np.testing.assert_array_equal(built["start"][1:], built["stop"][:-1])
+
+
+def test_shares_of_the_published_procedure(small_corpus):
+    split = Corpus.open(small_corpus).split("train")
+    built = np.concatenate([instances.build(split, Recipe("segment_pair", 64, repeat=r)) for r in range(30)])
+    document_of = np.searchsorted(np.asarray(split.sentences)[np.asarray(split.documents)], built["a_start"], "right")
+    b_document_of = np.searchsorted(np.asarray(split.sentences)[np.asarray(split.documents)], built["b_start"], "right")
+    random = built["is_random"] == 1
+    assert (document_of != b_document_of)[random].all(), "a random B from the same document"
+    assert (document_of == b_document_of)[~random].all()
+    # True nexts follow A directly, but for what was cut from either side.
+    gap = (built["b_start"] - built["a_start"] - built["a_length"])[~random]
+    assert (gap >= 0).all() and (gap == 0).mean() > 0.5
+    # Half of the chunks with two segments or more, all of those with one.
+    assert 0.5 < random.mean() < 0.75
+    # A tenth of the documents aim at a length that is uniform below the limit; they make more and shorter rows.
+    fills = (built["a_length"] + built["b_length"] >= 40).mean()
+    everything = np.concatenate(
+        [instances.build(split, Recipe("segment_pair", 64, repeat=r, short_target_share=0.0)) for r in range(30)]
+    )
+    assert (everything["a_length"] + everything["b_length"] >= 40).mean() > fills + 0.05
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_index_does_not_depend_on_blocks_workers_or_the_cache(small_corpus, format, tmp_path, monkeypatch):
+    import shutil
+
+    copies = [shutil.copytree(small_corpus, tmp_path / name) for name in ("one", "two")]
+    recipe = Recipe(format, 32, seed=1)
+    monkeypatch.setattr(instances, "_BLOCK_TOKENS", 1500)
+    monkeypatch.setattr(instances, "_POOL_TOKENS", 0)
+    one = instances.open_index(Corpus.open(copies[0]), "train", recipe, workers=1)
+    two = instances.open_index(Corpus.open(copies[1]), "train", recipe, workers=2)
+    assert one.tobytes() == two.tobytes()
+    assert len(instances._blocks(Corpus.open(copies[0]).split("train"))) > 2
+    path = next((copies[0] / "index").glob(f"train-{format}-32-*.npy"))
+    before = path.stat().st_mtime_ns
+    again = instances.open_index(Corpus.open(copies[0]), "train", recipe)
+    assert again.tobytes() == one.tobytes() and path.stat().st_mtime_ns == before
+    assert not list((copies[0] / "index").glob(".*")), "a temporary file was left behind"
+
+
+def test_an_index_depends_on_seed_repeat_length_and_format(small_corpus):
+    split = Corpus.open(small_corpus).split("train")
+    recipes = [
+        Recipe("segment_pair", 64, seed=0, repeat=0),
+        Recipe("segment_pair", 64, seed=1, repeat=0),
+        Recipe("segment_pair", 64, seed=0, repeat=1),
+        Recipe("segment_pair", 48, seed=0, repeat=0),
+        Recipe("sentence_pair", 64, seed=0, repeat=0),
+    ]
+    assert len({instances.build(split, recipe).tobytes() for recipe in recipes}) == len(recipes)
+    assert len({recipe.key() for recipe in recipes}) == len(recipes)
+    assert Recipe("full_sentences", 64, seed=1).key() == Recipe("full_sentences", 64, seed=2).key()
+
+
+def test_a_single_document_has_no_other_to_pair_with(make_corpus):
+    corpus = Corpus.open(make_corpus("one thing . \n and another . \n and so on . \n", name="single"))
+    with pytest.raises(UserError, match="1 document in the training split.*expected at least 2.*--documents"):
+        instances.open_index(corpus, "train", Recipe("segment_pair", 32))
+    assert len(instances.open_index(corpus, "train", Recipe("full_sentences", 32))) == 1
+
+
+def test_a_read_only_corpus_keeps_its_indexes_in_the_users_cache(small_corpus, tmp_path, monkeypatch):
+    import shutil
+
+    corpus = Corpus.open(shutil.copytree(small_corpus, tmp_path / "corpus"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(instances.os, "access", lambda *_: False)  # root may write anywhere
+    instances.open_index(corpus, "train", Recipe("doc_sentences", 32))
+    assert list((tmp_path / "cache").rglob("*.npy"))
