@@ -30,6 +30,16 @@ def init_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     return jax.jit(make, out_shardings=shardings)(_keys(config)[0])
 
 
+def abstract_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
+    """Shape, dtype and sharding of every array of the state: what a checkpoint is restored into."""
+    make, shardings = _state_maker(config, model, mesh, num_steps)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        jax.eval_shape(make, _keys(config)[0]),
+        shardings,
+    )
+
+
 def state_shardings(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     """The sharding of every array of the state."""
     return _state_maker(config, model, mesh, num_steps)[1]
