@@ -1,0 +1,220 @@
+"""The corpus on disk: flat memory-mapped arrays of tokens, with sentence and document offsets.
+
+    DIR/manifest.json                    written last: its presence means the corpus is whole
+    DIR/tokenizer/                       what tokenizers.load reads
+    DIR/{train,eval}/sentences.npy       int64 [S+1] token offsets of the split's sentences, from 0
+    DIR/{train,eval}/documents.npy       int64 [D+1] sentence indices of the split's documents, from 0
+    DIR/{train,eval}/NNNNN.tokens.npy    uint16, or uint32 for vocabularies over 65,535; no special tokens
+    DIR/{train,eval}/NNNNN.word_starts.npy  uint8, packed bits: 1 where the token starts a word
+    DIR/train/unigram.npy                int64 [V] counts of the train split's tokens
+
+No document crosses a shard. Numbers of shards may have gaps: a shard without documents of a split has no files in it.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+
+from bert_jax.data import tokenizers
+from bert_jax.errors import UserError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "eval")
+_HEADER_BYTES = 128
+
+
+class Shard:
+    """One shard of a split: `tokens` [n] and packed `word_starts` [ceil(n / 8)], memory-mapped when first read."""
+
+    def __init__(self, path: pathlib.Path, num_tokens: int):
+        self._path = path
+        self.num_tokens = num_tokens
+
+    @functools.cached_property
+    def tokens(self) -> np.ndarray:
+        return _mapped(self._path.with_name(self._path.name + ".tokens.npy"), self.num_tokens)
+
+    @functools.cached_property
+    def word_starts(self) -> np.ndarray:
+        return _mapped(self._path.with_name(self._path.name + ".word_starts.npy"), -(-self.num_tokens // 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The documents of one split.
+
+    Attributes:
+      sentences: int64 [S+1], token offsets over the whole split.
+      documents: int64 [D+1], indices into sentences.
+      shard_starts: int64 [n+1], token offset at which each shard begins.
+      shards: the n shards, in order.
+    """
+
+    sentences: np.ndarray
+    documents: np.ndarray
+    shard_starts: np.ndarray
+    shards: tuple[Shard, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.shard_starts[-1])
+
+    @property
+    def num_sentences(self) -> int:
+        return len(self.sentences) - 1
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.documents) - 1
+
+
+class Corpus:
+    """A prepared corpus, opened with `Corpus.open`.
+
+    Attributes:
+      path: its directory.
+      manifest: the parsed manifest.json.
+      fingerprint: str, equal for equal tokens and tokenizer.
+      vocab_size: of its tokenizer.
+    """
+
+    def __init__(self, path: pathlib.Path, manifest: dict):
+        self.path = path
+        self.manifest = manifest
+        self.fingerprint = manifest["fingerprint"]
+        self.vocab_size = manifest["tokenizer"]["vocab_size"]
+
+    @classmethod
+    def open(cls, path: str | pathlib.Path) -> "Corpus":
+        """Raises UserError if no whole corpus of this format is there."""
+        path = pathlib.Path(path)
+        manifest_path = path / "manifest.json"
+        if not path.is_dir():
+            raise UserError(f"{path}: no such corpus; expected a directory that bert_jax.prepare wrote")
+        if not manifest_path.is_file():
+            raise UserError(
+                f"{path}: no manifest.json, so no whole corpus; expected a directory that bert_jax.prepare finished "
+                "(start the same prepare again to continue it)"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text("utf-8"))
+            version = manifest["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{manifest_path}: not a corpus manifest; prepare the corpus again") from error
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{manifest_path}: format_version {version}; expected {FORMAT_VERSION}; prepare the corpus again"
+            )
+        return cls(path, manifest)
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        return tokenizers.load(self.path / "tokenizer")
+
+    @functools.cached_property
+    def unigram_counts(self) -> np.ndarray:
+        """int64 [vocab_size]: how often the train split has each token."""
+        return _mapped(self.path / "train" / "unigram.npy", self.vocab_size)
+
+    def split(self, name: str) -> Split:
+        """The "train" or "eval" split; eval may be empty."""
+        facts = self.manifest["splits"][name]
+        folder = self.path / name
+        counts = [shard["tokens"] for shard in facts["shards"]]
+        return Split(
+            sentences=_mapped(folder / "sentences.npy", facts["sentences"] + 1),
+            documents=_mapped(folder / "documents.npy", facts["documents"] + 1),
+            shard_starts=np.cumsum([0, *counts], dtype=np.int64),
+            shards=tuple(Shard(folder / shard["name"], shard["tokens"]) for shard in facts["shards"]),
+        )
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """What token ids are stored as: uint16 where they fit."""
+    return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
+
+
+class ArrayFile:
+    """A one- or two-dimensional .npy file written as a stream: append, go back, close."""
+
+    def __init__(self, path: pathlib.Path, dtype, columns: int | None = None):
+        self._dtype = np.dtype(dtype)
+        self._columns = columns
+        self._file = open(path, "wb")  # noqa: SIM115 (open until close)
+        self._file.write(b" " * _HEADER_BYTES)
+        self.rows = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+        self.rows += len(rows)
+
+    def truncate(self, rows: int) -> None:
+        """Forgets all but the first rows."""
+        self._file.seek(_HEADER_BYTES + rows * self._dtype.itemsize * (self._columns or 1))
+        self._file.truncate()
+        self.rows = rows
+
+    def close(self) -> None:
+        shape = f"({self.rows},)" if self._columns is None else f"({self.rows}, {self._columns})"
+        fields = f"{{'descr': '{self._dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
+        header = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little") + fields.encode()
+        self._file.seek(0)
+        self._file.write(header.ljust(_HEADER_BYTES - 1) + b"\n")
+        self._file.close()
+
+
+class SplitWriter:
+    """Writes one split's part of one shard: tokens, word starts, and the lengths from which offsets are made.
+
+    Files, PREFIX being DIR/SPLIT: PREFIX.tokens.npy, PREFIX.word_starts.npy, PREFIX.sentences.npy (tokens of each
+    sentence, int32), PREFIX.documents.npy (sentences of each document, int32), PREFIX.hashes.npy (uint64 [D, 2]).
+    """
+
+    def __init__(self, prefix: str, vocab_size: int):
+        self._files = {
+            "tokens": ArrayFile(f"{prefix}.tokens.npy", token_dtype(vocab_size)),
+            "word_starts": ArrayFile(f"{prefix}.word_starts.npy", np.uint8),
+            "sentences": ArrayFile(f"{prefix}.sentences.npy", "<i4"),
+            "documents": ArrayFile(f"{prefix}.documents.npy", "<i4"),
+            "hashes": ArrayFile(f"{prefix}.hashes.npy", "<u8", columns=2),
+        }
+        self._bits = np.zeros(0, bool)  # word starts that fill no byte yet
+
+    def add(self, tokens, starts, sentences, documents, hashes) -> None:
+        """Appends tokens [n], whether each starts a word [n], the lengths of sentences [s], of documents [d], and
+        the documents' hashes [d, 2]. A document's sentences may come in several calls, its length in the last."""
+        self._files["tokens"].append(tokens)
+        bits = np.concatenate([self._bits, starts])
+        whole = len(bits) // 8 * 8
+        self._files["word_starts"].append(np.packbits(bits[:whole]))
+        self._bits = bits[whole:]
+        self._files["sentences"].append(sentences)
+        self._files["documents"].append(documents)
+        self._files["hashes"].append(hashes)
+
+    def mark(self):
+        """What `rewind` takes to forget everything that was added since."""
+        return {name: file.rows for name, file in self._files.items()}, self._bits
+
+    def rewind(self, mark) -> None:
+        rows, self._bits = mark
+        for name, file in self._files.items():
+            file.truncate(rows[name])
+
+    def close(self) -> None:
+        self._files["word_starts"].append(np.packbits(self._bits))
+        for file in self._files.values():
+            file.close()
+
+
+def _mapped(path, length):
+    try:
+        array = np.load(path, mmap_mode="r") if length else np.load(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or cut off ({error}); prepare the corpus again") from error
+    if len(array) != length:
+        raise UserError(f"{path}: {len(array)} entries, but the manifest says {length}; prepare the corpus again")
+    return array

@@ -1,0 +1,247 @@
+"""The last pass of a preparation: finished shards become the corpus's splits.
+
+Counts exact duplicates and, where asked, leaves out all but the first of each; sees to it that no split is empty
+that need not be; writes offsets, counts and the fingerprint. Memory does not grow with the corpus, and the pass
+may be repeated after a kill: what decides is in the shards' directories, which stay until the manifest is written.
+"""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+import shutil
+
+import numpy as np
+
+from bert_jax.data.corpus import SPLITS, ArrayFile, SplitWriter, token_dtype
+
+_HASHES_AT_ONCE = 1 << 16
+_BUCKET_DOCUMENTS = 1 << 17
+_MOST_BUCKETS = 256
+_TOKENS_AT_ONCE = 1 << 20
+_POSITION_BITS = np.uint64(40)  # of a document in its shard; the shard's number above them
+
+
+def join(output: pathlib.Path, num_shards: int, drop_duplicates: bool, eval_share: float, tokenizer) -> dict:
+    """Writes output/train and output/eval from output/parts; returns the manifest's counts and fingerprint."""
+    parts = output / "parts"
+    kept, duplicates = {}, 0
+    for split in SPLITS:
+        shards = [_Part(parts / f"{i:05d}", split, i) for i in range(num_shards)]
+        duplicates += _find_duplicates(parts, shards, drop_duplicates)
+        kept[split] = shards
+    _fill_empty_split(kept, eval_share)
+    facts, fingerprint = {}, hashlib.blake2b(digest_size=16)
+    fingerprint.update(tokenizer.digest().encode())
+    counts = {}
+    for split in SPLITS:
+        facts[split], counts[split] = _write_split(output, split, kept, tokenizer.vocab_size, fingerprint)
+    total = {key: sum(facts[split][key] for split in SPLITS) for key in ("documents", "sentences", "tokens")}
+    unknown = 0 if tokenizer.unk_id is None else sum(int(counts[split][tokenizer.unk_id]) for split in SPLITS)
+    return total | {
+        "unknown_token_share": unknown / max(1, total["tokens"]),
+        "duplicate_documents": duplicates,
+        "splits": facts,
+        "fingerprint": fingerprint.hexdigest(),
+    }
+
+
+@dataclasses.dataclass
+class _Part:
+    """One split's part of one finished shard, and the documents that leave or join it.
+
+    Attributes:
+      drops: whether a file beside it says which documents are dropped.
+      leaving: a document that moves to the other split. joining: (part, document) that comes from there.
+    """
+
+    folder: pathlib.Path
+    split: str
+    number: int
+    drops: bool = False
+    leaving: int | None = None
+    joining: "tuple[_Part, int] | None" = None
+
+    def array(self, name):
+        return _load(self.folder / f"{self.split}.{name}.npy")
+
+    @property
+    def keep_path(self):
+        return self.folder / f"{self.split}.keep.npy"
+
+    @property
+    def changed(self):
+        return self.drops or self.leaving is not None or self.joining is not None
+
+    def keep(self):
+        """bool [documents]: which stay in this split."""
+        keep = np.load(self.keep_path) if self.drops else np.ones(len(self.array("documents")), bool)
+        if self.leaving is not None:
+            keep[self.leaving] = False
+        return keep
+
+
+def _load(path):
+    """Memory-mapped where there is anything to map."""
+    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
+    return array
+
+
+def _find_duplicates(parts, shards, drop):
+    """How many documents equal an earlier one; with `drop`, notes them beside their shards."""
+    documents = sum(len(shard.array("hashes")) for shard in shards)
+    num_buckets = min(max(1, documents // _BUCKET_DOCUMENTS), _MOST_BUCKETS)
+    folder = parts / "buckets"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    buckets = [ArrayFile(folder / f"{i}.npy", "<u8", columns=3) for i in range(num_buckets)]
+    for shard in shards:
+        hashes = shard.array("hashes")
+        for start in range(0, len(hashes), _HASHES_AT_ONCE):
+            block = np.array(hashes[start : start + _HASHES_AT_ONCE])
+            position = (np.uint64(shard.number) << _POSITION_BITS) + np.arange(start, start + len(block), dtype="u8")
+            rows = np.column_stack([block, position])
+            bucket = block[:, 1] % np.uint64(num_buckets)
+            for i in np.unique(bucket):
+                buckets[i].append(rows[bucket == i])
+    found = 0
+    for i, bucket in enumerate(buckets):
+        bucket.close()
+        rows = np.load(folder / f"{i}.npy")
+        rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
+        again = np.flatnonzero((rows[1:, :2] == rows[:-1, :2]).all(axis=1)) + 1
+        found += len(again)
+        if drop and len(again):
+            _note_drops(shards, np.sort(rows[again, 2]))
+    shutil.rmtree(folder)
+    return found
+
+
+def _note_drops(shards, positions):
+    numbers = positions >> _POSITION_BITS
+    for number in np.unique(numbers):
+        shard = shards[int(number)]
+        if not shard.drops:
+            np.save(shard.keep_path, np.ones(len(shard.array("documents")), bool))
+            shard.drops = True
+        keep = np.load(shard.keep_path)
+        keep[(positions[numbers == number] & ((np.uint64(1) << _POSITION_BITS) - np.uint64(1))).astype(int)] = False
+        np.save(shard.keep_path, keep)
+
+
+def _fill_empty_split(kept, eval_share):
+    """Moves one document, chosen by its hash, to a split that chance left empty."""
+    counts = {split: sum(int(shard.keep().sum()) for shard in kept[split]) for split in SPLITS}
+    if counts["train"] == 0:
+        source, target, best = "eval", "train", max
+    elif counts["eval"] == 0 and counts["train"] >= 2 and eval_share > 0:
+        source, target, best = "train", "eval", min
+    else:
+        return
+    candidates = []
+    for shard in kept[source]:
+        documents = np.flatnonzero(shard.keep())
+        if len(documents):
+            hashes = shard.array("hashes")[documents, 0]
+            place = int(hashes.argmin() if best is min else hashes.argmax())
+            candidates.append((int(hashes[place]), shard.number, int(documents[place])))
+    _, number, document = best(candidates)
+    kept[source][number].leaving = document
+    kept[target][number].joining = (kept[source][number], document)
+
+
+def _write_split(output, split, kept, vocab_size, fingerprint):
+    folder = output / split
+    folder.mkdir(exist_ok=True)
+    sentences = ArrayFile(folder / "sentences.npy.tmp", "<i8")
+    documents = ArrayFile(folder / "documents.npy.tmp", "<i8")
+    for offsets in (sentences, documents):
+        offsets.append(np.zeros(1, np.int64))
+    counts = np.zeros(vocab_size, np.int64)
+    num_tokens = num_sentences = 0
+    shards = []
+    for part in kept[split]:
+        # Parts that change are written anew each time; the others are moved, unless an earlier start did.
+        prefix = part.folder / (f"{split}.changed" if part.changed else split)
+        if part.changed:
+            _rewrite(part, prefix, vocab_size)
+        lengths = _load(prefix.with_name(prefix.name + ".sentences.npy"))
+        if not len(lengths):
+            continue
+        name = f"{part.number:05d}"
+        for kind in ("tokens", "word_starts"):
+            source, target = prefix.with_name(f"{prefix.name}.{kind}.npy"), folder / f"{name}.{kind}.npy"
+            if source.exists() or not target.exists():
+                os.replace(source, target)
+        for array in (lengths, _load(prefix.with_name(prefix.name + ".documents.npy"))):
+            into, start = (sentences, num_tokens) if array is lengths else (documents, num_sentences)
+            for block in _blocks(array):
+                ends = start + np.cumsum(block, dtype=np.int64)
+                into.append(ends)
+                start = int(ends[-1])
+                fingerprint.update(np.ascontiguousarray(block))
+            if array is lengths:
+                shard_tokens, shard_sentences, num_tokens = start - num_tokens, len(lengths), start
+        num_sentences += shard_sentences
+        for kind in ("tokens", "word_starts"):
+            for block in _read_blocks(folder / f"{name}.{kind}.npy"):
+                fingerprint.update(block)
+                if kind == "tokens":
+                    counts += np.bincount(block, minlength=vocab_size)
+        shards.append({"name": name, "tokens": shard_tokens})
+    facts = {"documents": documents.rows - 1, "sentences": sentences.rows - 1, "tokens": num_tokens, "shards": shards}
+    for name, file in (("sentences", sentences), ("documents", documents)):
+        file.close()
+        os.replace(folder / f"{name}.npy.tmp", folder / f"{name}.npy")
+    if split == "train":
+        np.save(folder / "unigram.npy.tmp.npy", counts)
+        os.replace(folder / "unigram.npy.tmp.npy", folder / "unigram.npy")
+    return facts, counts
+
+
+def _blocks(array):
+    for start in range(0, len(array), _TOKENS_AT_ONCE):
+        yield np.array(array[start : start + _TOKENS_AT_ONCE])
+
+
+def _read_blocks(path):
+    """A .npy file's entries in blocks, read rather than mapped: mapped pages count as memory."""
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        assert version == (1, 0)
+        _, _, dtype = np.lib.format.read_array_header_1_0(file)
+        while len(block := np.fromfile(file, dtype, _TOKENS_AT_ONCE)):
+            yield block
+
+
+def _rewrite(part, prefix, vocab_size):
+    """Writes the part anew with the documents that stay and the one that joins."""
+    writer = SplitWriter(str(prefix), vocab_size)
+    _copy(part, part.keep(), writer, vocab_size)
+    if part.joining:
+        source, document = part.joining
+        only = np.zeros(len(source.array("documents")), bool)
+        only[document] = True
+        _copy(source, only, writer, vocab_size)
+    writer.close()
+
+
+def _copy(part, keep, writer, vocab_size):
+    lengths = part.array("sentences")
+    documents = part.array("documents")
+    hashes = part.array("hashes")
+    sentence_ends = np.cumsum(documents, dtype=np.int64)
+    token_ends = np.cumsum(lengths, dtype=np.int64)
+    tokens, packed = part.array("tokens"), part.array("word_starts")
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]).astype(np.int8)))
+    for first, stop in edges.reshape(-1, 2):  # runs of documents that stay
+        a = int(sentence_ends[first - 1]) if first else 0
+        b = int(sentence_ends[stop - 1])
+        start = int(token_ends[a - 1]) if a else 0
+        end = int(token_ends[b - 1])
+        nothing = np.zeros(0, np.int64)
+        for at in range(start, end, _TOKENS_AT_ONCE):
+            to = min(at + _TOKENS_AT_ONCE, end)
+            bits = np.unpackbits(packed[at // 8 : -(-to // 8)])[at % 8 : at % 8 + to - at].astype(bool)
+            writer.add(tokens[at:to].astype(token_dtype(vocab_size)), bits, nothing, nothing, hashes[:0])
+        writer.add(tokens[:0], np.zeros(0, bool), lengths[a:b], documents[first:stop], hashes[first:stop])

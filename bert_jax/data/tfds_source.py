@@ -1,0 +1,71 @@
+"""TensorFlow Datasets as random-access sources, read through ArrayRecord without TensorFlow."""
+
+import contextlib
+import importlib
+import pathlib
+
+from absl import flags
+
+from bert_jax.errors import UserError
+
+_BYTES_PER_RECORD = 1000  # where the dataset does not say
+
+
+def open_split(name: str, split: str, data_dir: str | None):
+    """(a split as a data source with len() and __getitems__, estimated bytes per record)
+
+    Args:
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION. split: such as train or train[:10%].
+      data_dir: where TFDS keeps datasets; None for its default.
+
+    Raises:
+      UserError: unknown dataset or split, or one that is neither on disk nor can be built.
+    """
+    import tensorflow_datasets as tfds
+
+    if not flags.FLAGS.is_parsed():  # tfds and array_record read flags, also outside absl.app
+        flags.FLAGS.mark_as_parsed()
+    where = f"--input=tfds:{name}:{split}"
+    try:
+        builder = _builder(tfds, name, data_dir)
+        if not builder.info.splits:
+            builder.download_and_prepare(file_format="array_record")
+        source = builder.as_data_source(split=split)
+    except UserError:
+        raise
+    except Exception as error:  # tfds raises many kinds, most with pages of advice
+        raise UserError(f"{where}: {_first_line(error)}; expected a dataset that tfds.data_source reads") from error
+    records = sum(info.num_examples for info in builder.info.splits.values())
+    size = builder.info.dataset_size
+    return source, max(1, size // records) if size and records else _BYTES_PER_RECORD
+
+
+def _builder(tfds, name, data_dir):
+    folder = f" under --data_dir={data_dir}" if data_dir else ""
+    for attempt in ("known", "imported"):
+        try:
+            return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+        except tfds.core.DatasetNotFoundError as error:
+            if attempt == "imported" or not _import_dataset(tfds, name.split("/")[0].split(":")[0]):
+                raise UserError(
+                    f"--input=tfds:{name}: no dataset of this name{folder}; expected one that `tfds` knows or that "
+                    "lies prepared in --data_dir"
+                ) from error
+
+
+def _import_dataset(tfds, name):
+    """Imports the module that registers a dataset which tfds finds only once imported, such as glue."""
+    package = pathlib.Path(tfds.__file__).parent
+    modules = [*package.glob(f"*/{name}/__init__.py"), *package.glob(f"*/{name}.py")]
+    imported = False
+    for path in modules:
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        with contextlib.suppress(ImportError):
+            importlib.import_module(".".join(part for part in parts if part != "__init__"))
+            imported = True
+    return imported
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,562 @@
+"""Vocabularies: WordPiece, byte-level BPE, any `tokenizer.json`, and SentencePiece, behind one interface.
+
+`load` reads one, `train` makes one, `Tokenizer.save` writes what `load` reads back.
+"""
+
+import collections
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tokenizers as hf
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from bert_jax.data import chunks
+from bert_jax.errors import UserError
+
+# What each special token is called in the published vocabularies; the first name found is taken.
+SPECIAL_NAMES = {
+    "cls": ("[CLS]", "<s>", "<cls>"),
+    "sep": ("[SEP]", "</s>", "<sep>"),
+    "mask": ("[MASK]", "<mask>"),
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+}
+TRAINABLE = ("wordpiece", "bpe", "sentencepiece")
+_CONFIG = "tokenizer_config.json"
+_MOST_CHARACTERS = 1000  # a trained WordPiece vocabulary's alphabet; of small ones, a quarter of the vocabulary
+
+
+class Tokenizer:
+    """A vocabulary and how text becomes its ids.
+
+    Attributes:
+      kind: "wordpiece", "bpe", "sentencepiece", or the model type of another tokenizer.json in lower case.
+      vocab_size: ids are below this.
+      cls_id, sep_id, mask_id, pad_id: the special tokens' ids; unk_id too, or None where there is none.
+      special_ids: every special token's id, sorted.
+      leading_space: a word's white space is part of its token, so that a sentence inside a document
+        is encoded with the space before it.
+    """
+
+    kind: str
+    vocab_size: int
+    special_ids: tuple[int, ...]
+    leading_space = False
+
+    def encode(self, texts: list[str], special: bool = False) -> list[list[int]]:
+        """The ids of each text, without [CLS] and [SEP].
+
+        With `special`, the text of a special token, such as "[MASK]", becomes its id; else it is text.
+        """
+        raise NotImplementedError
+
+    def encode_with_words(self, texts: list[str]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """For each text: its ids (uint32 [n]), and which of them start a word (bool [n])."""
+        ids, starts, lengths = self.encode_flat(texts)
+        ends = np.cumsum(lengths)[:-1]
+        return np.split(ids, ends), np.split(starts, ends)
+
+    def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`encode_with_words`, concatenated: ids uint32 [n], starts bool [n], tokens of each text int64."""
+        raise NotImplementedError
+
+    def encode_with_offsets(self, text: str, special: bool = True) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids of a text, and where in it each of them stands: [start, end) in code points."""
+        raise NotImplementedError
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's own text of an id."""
+        raise NotImplementedError
+
+    def decode(self, ids) -> str:
+        """Readable text of ids, special tokens included."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """Equal for tokenizers that encode alike."""
+        raise NotImplementedError
+
+    def save(self, directory: str | pathlib.Path) -> None:
+        """Writes what `load` (and, but for SentencePiece, transformers' AutoTokenizer) reads back."""
+        raise NotImplementedError
+
+    def _set_special_ids(self, token_to_id, others, where):
+        ids = {}
+        for role, names in SPECIAL_NAMES.items():
+            found = [token_to_id(name) for name in names]
+            ids[role] = next((i for i in found if i is not None), None)
+            if ids[role] is None and role != "unk":
+                raise UserError(
+                    f"{where}: the vocabulary has no {role} token; expected one of {', '.join(names)} among its tokens"
+                )
+        self.cls_id, self.sep_id, self.mask_id = ids["cls"], ids["sep"], ids["mask"]
+        self.pad_id, self.unk_id = ids["pad"], ids["unk"]
+        self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(others)))
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """Everything that the `tokenizers` package runs."""
+
+    def __init__(self, tokenizer: hf.Tokenizer, where: str):
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # the text "[MASK]" in a corpus is text
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self._tokenizer = tokenizer
+        self.kind = type(tokenizer.model).__name__.lower()
+        self.vocab_size = max(vocab.values(), default=-1) + 1
+        added = tokenizer.get_added_tokens_decoder()
+        self._set_special_ids(vocab.get, (i for i, token in added.items() if token.special), where)
+        # Vocabularies that name no pre-token boundary inside a text still mark words by a first character.
+        self._marked = np.zeros(self.vocab_size, bool)
+        self._marked[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
+        self._chunks = chunks.encoder_for(tokenizer)
+        pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"]
+        self.leading_space = "ByteLevel" in json.dumps(pre_tokenizer)
+
+    def encode(self, texts, special=False):
+        tokenizer = self._with_special if special else self._tokenizer
+        return [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_flat(self, texts):
+        if self._chunks is not None:
+            return self._chunks.encode_flat(texts)
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = np.array([len(e) for e in encodings], np.int64)
+        ids = np.fromiter((i for e in encodings for i in e.ids), np.uint32, lengths.sum())
+        starts = np.concatenate([np.zeros(0, bool), *(chunks.word_starts(e.word_ids) for e in encodings)])
+        return ids, starts | self._marked[ids], lengths
+
+    def encode_with_offsets(self, text, special=True):
+        tokenizer = self._with_special if special else self._tokenizer
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
+
+    @functools.cached_property
+    def _with_special(self):
+        tokenizer = hf.Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = False
+        return tokenizer
+
+    def token(self, token_id):
+        return self._tokenizer.id_to_token(int(token_id))
+
+    def decode(self, ids):
+        return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def digest(self):
+        return hashlib.blake2b(self._tokenizer.to_str().encode(), digest_size=16).hexdigest()
+
+    def save(self, directory):
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        for role, token_id in self._roles().items():
+            config[f"{role}_token"] = self.token(token_id)
+        normalizer = self._tokenizer.normalizer
+        if self.kind == "wordpiece" and isinstance(normalizer, normalizers.BertNormalizer):
+            vocab = self._tokenizer.get_vocab(with_added_tokens=True)
+            if sorted(vocab.values()) == list(range(self.vocab_size)):
+                lines = sorted(vocab, key=vocab.get)
+                (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in lines), "utf-8", newline="\n")
+            config["tokenizer_class"] = "BertTokenizer"
+            config["do_lower_case"] = normalizer.lowercase
+            config["strip_accents"] = normalizer.strip_accents
+            config["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
+        (directory / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True), "utf-8")
+        (directory / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    def _roles(self):
+        roles = {"cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id, "pad": self.pad_id, "unk": self.unk_id}
+        return {role: token_id for role, token_id in roles.items() if token_id is not None}
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece `.model`.
+
+    With `lower_case`, text is prepared as ALBERT's published code does for its uncased models: `` and '' become
+    double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py).
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, proto: bytes, where: str, lower_case: bool | None = None):
+        import sentencepiece
+
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        except RuntimeError as error:
+            raise UserError(f"{where}: not a SentencePiece model; expected a .model file that it trained") from error
+        self.proto = proto
+        processor = self._processor
+        self.vocab_size = processor.vocab_size()
+        tokens = [processor.id_to_piece(i) for i in range(self.vocab_size)]
+        ids = {token: i for i, token in enumerate(tokens)}
+        control = (i for i in range(self.vocab_size) if processor.is_control(i) or processor.is_unknown(i))
+        self._set_special_ids(ids.get, control, where)
+        self._special = sorted(((tokens[i], i) for i in self.special_ids if i != self.unk_id), key=lambda t: -len(t[0]))
+        self._word_piece = np.array([token.startswith("▁") for token in tokens])
+        if any(i in self._processor.encode(token) for token, i in self._special):
+            self._processor = _without_user_symbols(proto, self.special_ids)
+        self.lower_case = _has_no_capitals(tokens, self.special_ids) if lower_case is None else lower_case
+
+    def encode(self, texts, special=False):
+        if special:
+            return [self.encode_with_offsets(text)[0] for text in texts]
+        if self.lower_case:
+            texts = ["".join(_lowered(text)[0]) for text in texts]
+        return self._processor.encode(texts, num_threads=1)
+
+    def encode_flat(self, texts):
+        rows = self.encode(texts)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        ids = np.fromiter((i for row in rows for i in row), np.uint32, lengths.sum())
+        starts = self._word_piece[ids]
+        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return ids, starts, lengths
+
+    def encode_with_offsets(self, text, special=True):
+        ids, offsets = [], []
+        for start, stop, token_id in self._spans(text) if special else [(0, len(text), None)]:
+            if token_id is not None:
+                ids.append(token_id)
+                offsets.append((start, stop))
+                continue
+            characters, origins = _lowered(text[start:stop]) if self.lower_case else (list(text[start:stop]), None)
+            mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
+            origins = [*(range(len(characters)) if origins is None else origins), stop - start]
+            ids += mapping["ids"]
+            offsets += [_trimmed(text, start + origins[a], start + origins[b]) for a, b in mapping["offsets"]]
+        return ids, offsets
+
+    def _spans(self, text):
+        """(start, stop, special id or None) of the stretches of a text that special tokens' texts cut it into."""
+        position = 0
+        while position < len(text):
+            found = [(text.find(token, position), -len(token), i) for token, i in self._special]
+            found = [hit for hit in found if hit[0] >= 0]
+            if not found:
+                break
+            at, negative, token_id = min(found)
+            if text[position:at].strip():
+                yield position, at, None
+            yield at, at - negative, token_id
+            position = at - negative
+        if text[position:].strip():
+            yield position, len(text), None
+
+    def token(self, token_id):
+        return self._processor.id_to_piece(int(token_id))
+
+    def decode(self, ids):
+        parts, run = [], []
+        special = dict((i, token) for token, i in self._special)
+        for token_id in map(int, ids):
+            if token_id in special:
+                parts += [self._processor.decode(run)] if run else []
+                parts.append(special[token_id])
+                run = []
+            else:
+                run.append(token_id)
+        return " ".join(parts + ([self._processor.decode(run)] if run else []))
+
+    def digest(self):
+        return hashlib.blake2b(self.proto + bytes([self.lower_case]), digest_size=16).hexdigest()
+
+    def save(self, directory):
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "spiece.model").write_bytes(self.proto)
+        config = {"do_lower_case": bool(self.lower_case)}
+        (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
+    """Reads a vocabulary: vocab.txt, tokenizer.json, *.model, or a directory that holds one of them.
+
+    Args:
+      path: the file or directory. A directory is searched for tokenizer.json, vocab.txt, *.model,
+        and vocab.json with merges.txt, in this order.
+      lower_case: for vocab.txt and *.model, instead of what `do_lower_case` of the tokenizer_config.json
+        beside the file says, or of what the vocabulary's own letters show.
+
+    Raises:
+      UserError: no vocabulary there, one that does not parse, or one without mask, cls, sep or pad token.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        path = _vocabulary_in(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such vocabulary; expected vocab.txt, tokenizer.json, *.model or their directory")
+    config = _config_beside(path)
+    try:
+        if path.suffix == ".txt" and path.name != "merges.txt":
+            return _load_wordpiece(path, config, lower_case)
+        if path.suffix == ".model":
+            if lower_case is None:
+                lower_case = config.get("do_lower_case")
+            return SentencePieceTokenizer(path.read_bytes(), str(path), lower_case)
+        if lower_case is not None:
+            raise UserError(f"--lower_case: {path} says itself how it treats letters; expected auto")
+        if path.name in ("vocab.json", "merges.txt"):
+            return _load_byte_level(path.parent)
+        if path.suffix == ".json":
+            return _load_json(path)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; expected a vocabulary") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; expected a readable vocabulary") from error
+    raise UserError(f"{path}: unknown kind of vocabulary; expected vocab.txt, tokenizer.json, *.model or a directory")
+
+
+def wordpiece(
+    tokens: list[str], lower_case: bool, where: str, strip_accents: bool | None = None, chinese: bool = True
+) -> Tokenizer:
+    """BERT's tokenizer with these tokens, the place in the list being the id."""
+    vocab = {token: i for i, token in enumerate(tokens)}
+    if "[UNK]" not in vocab:
+        raise UserError(f"{where}: the vocabulary has no [UNK]; expected one among its tokens")
+    tokenizer = hf.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        clean_text=True, handle_chinese_chars=chinese, strip_accents=strip_accents, lowercase=lower_case
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    tokenizer.add_special_tokens([name for name in names if name in vocab])
+    return HuggingFaceTokenizer(tokenizer, where)
+
+
+def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], where: str) -> Tokenizer:
+    """RoBERTa's tokenizer with these tokens and merges."""
+    tokenizer = hf.Tokenizer(models.BPE(vocab, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = ("<s>", "<pad>", "</s>", "<unk>")
+    tokenizer.add_special_tokens([name for name in names if name in vocab])
+    if "<mask>" in vocab:  # takes the space before it, as RoBERTa's does
+        tokenizer.add_special_tokens([hf.AddedToken("<mask>", lstrip=True, special=True, normalized=False)])
+    return HuggingFaceTokenizer(tokenizer, where)
+
+
+def train(kind: str, texts: Iterable[str], vocab_size: int, lower_case: bool = True) -> Tokenizer:
+    """Makes a vocabulary from text. The same text gives the same vocabulary, on any number of threads.
+
+    Args:
+      kind: "wordpiece" (as BERT's), "bpe" (byte-level, as RoBERTa's) or "sentencepiece" (unigram, as ALBERT's).
+      texts: read once.
+      vocab_size: with the special tokens. Little text may not give as many.
+      lower_case: for wordpiece.
+
+    Raises:
+      UserError: vocab_size is too small for the text's characters, or there is no text.
+    """
+    makers = {"wordpiece": _train_wordpiece, "bpe": _train_byte_level, "sentencepiece": _train_sentencepiece}
+    return makers[kind](texts, vocab_size, lower_case)
+
+
+def _train_wordpiece(texts, vocab_size, lower_case):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words = collections.Counter()
+    for text in texts:
+        words.update(text.split())
+    characters = collections.Counter()
+    for word, count in words.items():
+        for character in tokenizer.normalizer.normalize_str(word):
+            characters[character] += count
+    most = min(_MOST_CHARACTERS, vocab_size // 4)
+    ranked = sorted((-count, character) for character, count in characters.items() if not character.isspace())
+    alphabet = sorted(character for _, character in ranked[:most])
+    if not alphabet:
+        _refuse_training(vocab_size, "the text holds no character to learn")
+    # The trainer numbers continuing characters as a hash map happens to order the words, and breaks ties by these
+    # numbers: given beforehand, they are the same every time.
+    given = [*special, *(f"##{character}" for character in alphabet)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        special_tokens=given,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_repeated(words), trainer)
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    return wordpiece(sorted(vocab, key=vocab.get), lower_case, f"train:wordpiece:{vocab_size}")
+
+
+def _repeated(words: collections.Counter) -> Iterator[str]:
+    """Text with the same words, each as often, in an order of its own."""
+    at_once = 10_000
+    for word in sorted(words):
+        for start in range(0, words[word], at_once):
+            yield " ".join([word] * min(at_once, words[word] - start))
+
+
+def _train_byte_level(texts, vocab_size, lower_case):
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    if vocab_size < 256 + len(special):
+        _refuse_training(vocab_size, "byte-level BPE begins with 256 bytes and 5 special tokens")
+    tokenizer = hf.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        min_frequency=2,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(iter(texts), trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return byte_level(model["vocab"], merges, f"train:bpe:{vocab_size}")
+
+
+def _train_sentencepiece(texts, vocab_size, lower_case):
+    import sentencepiece
+
+    proto = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=proto,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=0.9995,
+            max_sentence_length=1 << 20,
+            num_threads=1,  # its sums depend on the number of threads
+            pad_id=0,
+            unk_id=1,
+            bos_id=-1,
+            eos_id=-1,
+            pad_piece="[PAD]",
+            unk_piece="[UNK]",
+            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
+            minloglevel=2,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().split(")", 1)[-1].split("] ")[-1]
+        _refuse_training(vocab_size, " ".join(reason.split()) or "SentencePiece gave up")
+    return SentencePieceTokenizer(proto.getvalue(), f"train:sentencepiece:{vocab_size}", lower_case=False)
+
+
+def _refuse_training(vocab_size, reason):
+    raise UserError(f"--tokenizer: cannot train {vocab_size} tokens: {reason}; expected another size or more text")
+
+
+def _vocabulary_in(directory):
+    for name in ("tokenizer.json", "vocab.txt"):
+        if (directory / name).is_file():
+            return directory / name
+    found = sorted(directory.glob("*.model"))
+    if len(found) == 1:
+        return found[0]
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return directory / "vocab.json"
+    raise UserError(
+        f"{directory}: found {'several *.model files' if found else 'no vocabulary'}; expected one of tokenizer.json, "
+        "vocab.txt, *.model, or vocab.json with merges.txt"
+    )
+
+
+def _config_beside(path):
+    config_path = path.parent / _CONFIG
+    if not config_path.is_file():
+        return {}
+    try:
+        return json.loads(config_path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{config_path}: not JSON ({error}); expected a tokenizer's settings") from error
+
+
+def _load_wordpiece(path, config, lower_case):
+    with path.open(encoding="utf-8") as file:
+        tokens = [line.rstrip("\n") for line in file]
+    if lower_case is None:
+        lower_case = config.get("do_lower_case")
+    if lower_case is None:
+        lower_case = _has_no_capitals(tokens, ())
+    return wordpiece(
+        tokens, lower_case, str(path), config.get("strip_accents"), config.get("tokenize_chinese_chars", True)
+    )
+
+
+def _load_byte_level(directory):
+    for name in ("vocab.json", "merges.txt"):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory / name}: no such file; byte-level BPE needs vocab.json and merges.txt")
+    try:
+        vocab = json.loads((directory / "vocab.json").read_text("utf-8"))
+        with (directory / "merges.txt").open(encoding="utf-8") as file:
+            lines = [line.rstrip("\n") for line in file]
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        return byte_level(vocab, merges, str(directory / "vocab.json"))
+    except UserError:
+        raise
+    except Exception as error:  # tokenizers raises bare Exception for a merge that is not in the vocabulary
+        raise UserError(f"{directory}: vocab.json and merges.txt do not fit together: {_line(error)}") from error
+
+
+def _load_json(path):
+    text = path.read_text("utf-8")
+    try:
+        tokenizer = hf.Tokenizer.from_str(text)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise UserError(f"{path}: not a tokenizer.json: {_line(error)}") from error
+    return HuggingFaceTokenizer(tokenizer, str(path))
+
+
+def _has_no_capitals(tokens, special_ids):
+    special = {tokens[i] for i in special_ids}
+    ordinary = (t for t in tokens if t not in special and not (t[:1] in "[<" and t[-1:] in "]>"))
+    return not any(token != token.lower() for token in ordinary)
+
+
+def _without_user_symbols(proto, special_ids):
+    """The model with its special tokens as control symbols, which no text turns into."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(proto)
+    for i in special_ids:
+        if model.pieces[i].type == model.SentencePiece.USER_DEFINED:
+            model.pieces[i].type = model.SentencePiece.CONTROL
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+def _lowered(text):
+    """ALBERT's preparation of uncased text, character by character: (characters, where each came from)."""
+    characters, origins = [], []
+    i = 0
+    while i < len(text):
+        if text[i : i + 2] in ("``", "''"):
+            characters.append('"')
+            origins.append(i)
+            i += 2
+            continue
+        for part in unicodedata.normalize("NFKD", text[i]):
+            if not unicodedata.combining(part):
+                lowered = part.lower()
+                characters += lowered
+                origins += [i] * len(lowered)
+        i += 1
+    return characters, origins
+
+
+def _trimmed(text, start, stop):
+    while start < stop and text[start].isspace():
+        start += 1
+    return start, stop
+
+
+def _line(error):
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,58 @@
+"""Tokenizes text into a corpus that bert_jax.pretrain reads.
+
+    python -m bert_jax.prepare --input='books/*.txt' --output=corpora/books --tokenizer=train:wordpiece:8192
+
+The corpus holds no decision about sequence length, pairs or masks: one corpus serves every experiment.
+"""
+
+from absl import flags
+
+from bert_jax import command
+from bert_jax.data import preparation
+from bert_jax.data.sentences import MODES
+from bert_jax.data.sources import DOCUMENTS
+from bert_jax.errors import UserError
+
+_INPUT = flags.DEFINE_string(
+    "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds:NAME[/CONFIG]:SPLIT, or python-docs; "
+    "several separated by commas")  # fmt: skip
+_OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder: new, or begun by the same command")
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", None, "vocab.txt, tokenizer.json, a .model or a folder with one; or a vocabulary to train: "
+    "train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
+_DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a document of .txt: {' or '.join(DOCUMENTS)}")
+_SENTENCES = flags.DEFINE_string(
+    "sentences", "split", f"{' or '.join(MODES)}: found by a splitter, or one on each line")
+_LANGUAGE = flags.DEFINE_string("language", "en", "of the sentence splitter: a code such as en or de")
+_TEXT_FIELD = flags.DEFINE_string("text_field", "text", "the field or column of .jsonl, .parquet and tfds")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "where tfds keeps its datasets")
+_EVAL_SHARE = flags.DEFINE_float("eval_share", 0.02, "of the documents, held out by a hash of their text")
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of equal documents")
+_LOWER_CASE = flags.DEFINE_string("lower_case", "auto", "true or false: for vocab.txt, .model and train:wordpiece")
+_WORKERS = flags.DEFINE_integer("workers", None, "processes; by default as many as there are cores")
+_STRICT = flags.DEFINE_bool("strict", False, "text that cannot be read is an error, not skipped and counted")
+
+
+def main(argv):
+    del argv
+    for flag in (_INPUT, _OUTPUT, _TOKENIZER):
+        if not flag.value:
+            raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
+    settings = preparation.Settings(
+        input=_INPUT.value,
+        tokenizer=_TOKENIZER.value,
+        documents=_DOCUMENTS.value,
+        sentences=_SENTENCES.value,
+        language=_LANGUAGE.value,
+        text_field=_TEXT_FIELD.value,
+        data_dir=_DATA_DIR.value,
+        eval_share=_EVAL_SHARE.value,
+        drop_duplicates=_DROP_DUPLICATES.value,
+        lower_case=_LOWER_CASE.value,
+    )
+    manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value)
+    print(preparation.summary(manifest, _OUTPUT.value))
+
+
+if __name__ == "__main__":
+    command.run(main)
