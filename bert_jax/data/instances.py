@@ -79,7 +79,8 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
     name = f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
     folder = _cache_folder(corpus)
     path = folder / name
-    if not path.exists():
+    index = _open(path)
+    if index is None:
         split = corpus.split(split_name)
         if recipe.is_random and split_name == "train" and split.num_documents < 2:
             raise UserError(
@@ -88,8 +89,12 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
                 "separated by blank lines or by file (--documents), or train with "
                 "config.data.format=full_sentences and config.objective.next_sentence=False"
             )
-        _build_file(corpus, split_name, split, recipe, path, workers)
-    return np.load(path, mmap_mode="r")
+        try:
+            _build_file(corpus, split_name, split, recipe, path, workers)
+        except OSError as error:
+            raise UserError(f"{path}: the index cannot be written: {error.strerror or error}; make room") from error
+        index = _open(path)
+    return index
 
 
 def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None) -> np.ndarray:
@@ -100,6 +105,14 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
     if recipe.is_random:
         return _pairs(split, recipe, first, last)
     return _packed(split, recipe, first, last)
+
+
+def _open(path):
+    """The index in a file; None where there is none, or one that a crash of the machine cut off."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def _build_file(corpus, split_name, split, recipe, path, workers):

@@ -126,6 +126,7 @@ class Stream:
         self.phases = config_lib.phases(config)
         self.corpora = open_corpora(config)
         self._sources = {}
+        self._mixtures = {}
 
     def phase(self, step: int) -> config_lib.Phase:
         """The phase of a step; a step past the end counts to the last. Raises UserError for a negative step."""
@@ -180,11 +181,17 @@ class Stream:
             rows.append((source, at, source.places(period[at] * per_period[i] + rank[within[at]])))
         return rows
 
-    @functools.lru_cache(maxsize=8)  # noqa: B019 (a stream lives as long as its run)
     def _mixture(self, phase):
         """Whose turn each place of a period is, its rank among that corpus's turns, and each corpus's turns."""
-        sizes = np.array([corpus.split("train").num_tokens for corpus in self.corpora], np.float64)
-        shares = np.array(phase.data.weights, np.float64) if phase.data.weights else sizes ** (1 / phase.data.temperature)
+        if phase.index not in self._mixtures:
+            self._mixtures[phase.index] = self._make_mixture(phase)
+        return self._mixtures[phase.index]
+
+    def _make_mixture(self, phase):
+        shares = np.array(phase.data.weights, np.float64)
+        if not len(shares):
+            sizes = np.array([corpus.split("train").num_tokens for corpus in self.corpora], np.float64)
+            shares = sizes ** (1 / phase.data.temperature)
         exact = shares / shares.sum() * _PERIOD
         turns = np.floor(exact).astype(np.int64)
         turns[np.argsort(turns - exact, kind="stable")[: _PERIOD - turns.sum()]] += 1

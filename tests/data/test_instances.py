@@ -146,14 +146,15 @@ def test_rows_are_whole_sentences_of_roberta(small_corpus, format, length):
 def test_shares_of_the_published_procedure(small_corpus):
     split = Corpus.open(small_corpus).split("train")
     built = np.concatenate([instances.build(split, Recipe("segment_pair", 64, repeat=r)) for r in range(30)])
-    document_of = np.searchsorted(np.asarray(split.sentences)[np.asarray(split.documents)], built["a_start"], "right")
-    b_document_of = np.searchsorted(np.asarray(split.sentences)[np.asarray(split.documents)], built["b_start"], "right")
+    starts = np.asarray(split.sentences)[np.asarray(split.documents)]
+    document_of, b_document_of = (np.searchsorted(starts, built[name], "right") for name in ("a_start", "b_start"))
     random = built["is_random"] == 1
     assert (document_of != b_document_of)[random].all(), "a random B from the same document"
     assert (document_of == b_document_of)[~random].all()
-    # True nexts follow A directly, but for what was cut from either side.
+    # True nexts follow A directly, but for what was cut from either side of a full row.
     gap = (built["b_start"] - built["a_start"] - built["a_length"])[~random]
-    assert (gap >= 0).all() and (gap == 0).mean() > 0.5
+    uncut = (built["a_length"] + built["b_length"])[~random] < 61
+    assert (gap >= 0).all() and not gap[uncut].any() and uncut.sum() > 1000
     # Half of the chunks with two segments or more, all of those with one.
     assert 0.5 < random.mean() < 0.75
     # A tenth of the documents aim at a length that is uniform below the limit; they make more and shorter rows.

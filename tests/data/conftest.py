@@ -1,0 +1,62 @@
+"""Corpora that the data tests share, prepared for real from text that is made here."""
+
+import random
+import string
+
+import pytest
+
+from bert_jax.data import preparation
+
+LETTERS = string.ascii_lowercase
+VOCABULARY = [
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ","),
+    *(a + b for a in LETTERS for b in LETTERS[:12]),
+    *(f"##{letter}" for letter in LETTERS),
+]
+
+
+def text(num_documents, seed, most_sentences=12, most_words=14):
+    """Documents of one sentence a line between blank lines; words of two letters, or of several pieces."""
+    rng = random.Random(seed)
+    documents = []
+    for _ in range(num_documents):
+        lines = []
+        for _ in range(rng.randint(1, most_sentences)):
+            words = [
+                rng.choice(LETTERS) + rng.choice(LETTERS[:12]) + "".join(rng.choices(LETTERS, k=rng.choice([0, 0, 1, 3])))
+                for _ in range(rng.randint(1, most_words))
+            ]
+            lines.append(" ".join(words) + " .")
+        documents.append("\n".join(lines))
+    documents.insert(5, " ".join(rng.choice(LETTERS) + rng.choice(LETTERS[:12]) for _ in range(300)))  # one long sentence
+    return "\n\n".join(documents) + "\n"
+
+
+@pytest.fixture(scope="session")
+def make_corpus(tmp_path_factory):
+    """make_corpus(text, name) -> the directory of its corpus, one sentence a line."""
+    folder = tmp_path_factory.mktemp("corpora")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+
+    def make(content, name, eval_share=0.1):
+        (folder / f"{name}.txt").write_text(content)
+        settings = preparation.Settings(
+            input=str(folder / f"{name}.txt"),
+            tokenizer=str(folder / "vocab.txt"),
+            sentences="line",
+            eval_share=eval_share,
+        )
+        preparation.prepare(settings, folder / name, workers=1, progress=False)
+        return folder / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_corpus(make_corpus):
+    return make_corpus(text(120, seed=0), "small")
+
+
+@pytest.fixture(scope="session")
+def other_corpus(make_corpus):
+    return make_corpus(text(30, seed=1), "other")

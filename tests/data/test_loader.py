@@ -1,0 +1,313 @@
+"""Batches as functions of the step: layout, hosts, epochs, phases, mixtures (promises P1 and P3)."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.data import batch_at, describe_batch, loader
+from bert_jax.data.corpus import Corpus
+from bert_jax.errors import UserError
+
+FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
+
+
+@pytest.fixture
+def config(small_corpus):
+    config = config_lib.base()
+    config.data.corpus = str(small_corpus)
+    config.data.sequence_length = 48
+    config.data.batch_size = 16
+    config.train.num_steps = 100_000
+    return config
+
+
+def formatted(config, format):
+    config.data.format = format
+    config.objective.next_sentence = format in config_lib.PAIR_FORMATS
+    return config
+
+
+def unmasked(batch):
+    """The rows as they were before masking."""
+    ids = batch["input_ids"].copy()
+    rows, slots = np.nonzero(batch["masked_weights"])
+    ids[rows, batch["masked_positions"][rows, slots]] = batch["masked_labels"][rows, slots]
+    return ids
+
+
+def steps_of_an_epoch(config, epochs=1):
+    stream = loader.Stream(config)
+    (source,) = stream.sources(stream.phases[0])
+    assert source.counts.sum() > config.data.batch_size
+    return int(source.counts.sum()) * epochs, stream
+
+
+def same(one, two):
+    assert one.keys() == two.keys()
+    for name in one:
+        assert one[name].dtype == two[name].dtype
+        np.testing.assert_array_equal(one[name], two[name])
+
+
+@pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_layout_of_every_row(config, format, unit):
+    formatted(config, format).data.mask_unit = unit
+    corpus = Corpus.open(config.data.corpus)
+    tokenizer, split = corpus.tokenizer, corpus.split("train")
+    text = np.concatenate([shard.tokens for shard in split.shards])
+    stream = loader.Stream(config)
+    (source,) = stream.sources(stream.phases[0])
+    for step in range(20):
+        batch = batch_at(config, step)
+        ids = unmasked(batch)
+        ((_, _, (repeat, index, _)),) = stream._rows(stream.phases[0], step, 0, 1)
+        for row in range(16):
+            record = source._indexes[repeat[row]][index[row]]
+            if format in config_lib.PAIR_FORMATS:
+                a = text[record["a_start"] : record["a_start"] + record["a_length"]].tolist()
+                b = text[record["b_start"] : record["b_start"] + record["b_length"]].tolist()
+                pieces = [a, b]
+                assert batch["next_sentence_label"][row] == record["is_random"]
+                types = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+            else:
+                starts = np.asarray(split.sentences)[np.asarray(split.documents)]
+                cuts = [c for c in starts.tolist() if record["start"] < c < record["stop"]]
+                bounds = [record["start"], *cuts, record["stop"]]
+                pieces = [text[i:j].tolist() for i, j in zip(bounds, bounds[1:], strict=False)]
+                types = [0] * (1 + sum(len(piece) + 1 for piece in pieces))
+                assert "next_sentence_label" not in batch
+            expected = [tokenizer.cls_id]
+            for piece in pieces:
+                expected += [*piece, tokenizer.sep_id]
+            padding = 48 - len(expected)
+            assert padding >= 0
+            assert ids[row].tolist() == expected + [tokenizer.pad_id] * padding
+            assert batch["attention_mask"][row].tolist() == [1] * len(expected) + [0] * padding
+            assert batch["token_type_ids"][row].tolist() == types + [0] * padding
+            predicted = ids[row][batch["masked_positions"][row][batch["masked_weights"][row] > 0]]
+            assert not set(predicted.tolist()) & set(tokenizer.special_ids)
+            assert len(predicted) >= 1
+
+
+def test_whole_words_of_the_corpus_are_masked_whole(config):
+    config.data.mask_unit = "whole_word"
+    tokenizer = Corpus.open(config.data.corpus).tokenizer
+    seen = 0
+    for step in range(10):
+        batch = batch_at(config, step)
+        ids = unmasked(batch)
+        chosen = np.zeros(ids.shape, bool)
+        rows, slots = np.nonzero(batch["masked_weights"])
+        chosen[rows, batch["masked_positions"][rows, slots]] = True
+        for row in range(len(ids)):
+            for column in range(1, 48):
+                if tokenizer.token(int(ids[row, column])).startswith("##"):
+                    before = tokenizer.token(int(ids[row, column - 1]))
+                    if before not in ("[CLS]", "[SEP]"):
+                        assert chosen[row, column] == chosen[row, column - 1]
+                        seen += chosen[row, column]
+    assert seen > 50
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4, 8])
+@pytest.mark.parametrize("format", FORMATS)
+def test_hosts_make_slices_of_one_global_batch(config, format, num_hosts):
+    formatted(config, format)
+    for step in (0, 7, 12_345):
+        whole = batch_at(config, step)
+        parts = [batch_at(config, step, host, num_hosts) for host in range(num_hosts)]
+        same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+
+
+def test_batches_do_not_depend_on_what_was_made_before(config):
+    fresh = {step: loader.Stream(config).batch(step) for step in (3, 500, 99_999)}
+    stream = loader.Stream(config)
+    for step in (99_999, 3, 500, 3):
+        same(stream.batch(step), fresh[step])
+
+
+def test_an_epoch_shows_every_instance_once_in_a_new_order(config):
+    total, stream = steps_of_an_epoch(config)
+    (source,) = stream.sources(stream.phases[0])
+    orders = [source.places(np.arange(total) + epoch * total)[1] for epoch in range(3)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(total))
+    assert (orders[0] != orders[1]).mean() > 0.9 and (orders[1] != orders[2]).mean() > 0.9
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_static_masking_has_dupe_factor_masks_and_dynamic_a_fresh_one_each_time(config, repeats):
+    config.data.pair_repeats = repeats
+    config.data.dupe_factor = 2
+    config.data.batch_size = 8
+    cycle, _ = steps_of_an_epoch(config)
+    cycles = 6
+    masks = {}
+    rows = {}
+    for masking in ("static", "dynamic"):
+        config.data.masking = masking
+        masks[masking] = collections.defaultdict(list)
+        rows[masking] = []
+        for step in range(cycle * cycles // 8):
+            batch = batch_at(config, step)
+            ids = unmasked(batch)
+            rows[masking].append(ids.tobytes() + batch["next_sentence_label"].tobytes())
+            for row, name in enumerate(describe_batch(config, step)):
+                instance = name.split(": ")[1].split(", mask epoch")[0]
+                masks[masking][instance].append(batch["input_ids"][row].tobytes() + batch["masked_labels"][row].tobytes())
+    assert rows["static"] == rows["dynamic"], "the pairs differ between the arms"
+    seen = [len(shown) for shown in masks["static"].values()]
+    assert min(seen) >= cycles - 1
+    # A short row has few masks to choose from, so two drawings may agree by chance.
+    static = [len(set(shown)) for shown in masks["static"].values()]
+    assert max(static) == 2 and np.mean(static) > 1.95
+    dynamic = [len(set(shown)) / len(shown) for shown in masks["dynamic"].values()]
+    assert np.mean(dynamic) > 0.95
+
+
+def test_static_masks_come_back_exactly(config):
+    config.data.masking = "static"
+    config.data.dupe_factor = 3
+    stream = loader.Stream(config)
+    (source,) = stream.sources(stream.phases[0])
+    total = int(source.counts.sum())
+    place = np.arange(total)
+    epochs = []
+    for epoch in range(6):
+        repeat, index, mask_epoch = source.places(place + epoch * total)
+        order = np.argsort(index)
+        epochs.append(source.batch(repeat[order], index[order], mask_epoch[order])["input_ids"])
+    for epoch in range(3):
+        np.testing.assert_array_equal(epochs[epoch], epochs[epoch + 3])
+        assert (epochs[epoch] != epochs[(epoch + 1) % 3]).any(1).mean() > 0.95
+
+
+def test_the_seed_changes_order_pairs_and_masks(config):
+    one = batch_at(config, 0)
+    config.seed = 1
+    assert (unmasked(one) != unmasked(batch_at(config, 0))).any(1).mean() > 0.9
+
+
+def test_phases_have_their_own_shapes_and_bounds(config):
+    config.train.num_steps = 100
+    config.data.phases = (
+        {"share": 0.9, "sequence_length": 24, "batch_size": 32, "mask_rate": 0.3},
+        {"share": 0.1},
+    )
+    first, last = batch_at(config, 89), batch_at(config, 90)
+    assert first["input_ids"].shape == (32, 24) and last["input_ids"].shape == (16, 48)
+    assert first["masked_positions"].shape == (32, 6) and last["masked_positions"].shape == (16, 7)
+    assert [step for step, _ in loader.Loader(config, 88)] == list(range(88, 100))
+    config.data.phases = ({"share": 0.5, "sequence_length": 480}, {"share": 0.5})
+    assert batch_at(config, 0)["input_ids"].shape == (16, 48), "no phase is longer than data.sequence_length"
+    config.data.phases = ({"share": 0.5, "sequence_lenght": 24}, {"share": 0.5})
+    with pytest.raises(UserError, match=r"phases\[0\].sequence_lenght.*did you mean sequence_length"):
+        batch_at(config, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_loader_gives_the_batches_of_batch_at(config, workers):
+    config.train.num_steps = 40
+    config.data.workers = workers
+    got = list(loader.Loader(config, start_step=33, host=1, num_hosts=2))
+    assert [step for step, _ in got] == list(range(33, 40))
+    for step, batch in got:
+        same(batch, batch_at(config, step, 1, 2))
+
+
+def test_ltr_batches_are_the_text_itself(config):
+    formatted(config, "full_sentences")
+    config.objective.name = "ltr"
+    config.model.attention = "causal"
+    batch = batch_at(config, 0)
+    assert set(batch) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert Corpus.open(config.data.corpus).tokenizer.mask_id not in batch["input_ids"]
+
+
+def test_a_model_without_segments_gets_none(config):
+    config.objective.next_sentence = False
+    config.model.type_vocab_size = 1
+    assert not batch_at(config, 0)["token_type_ids"].any()
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2])
+def test_held_out_batches_are_fixed_and_count_every_row_once(config, num_hosts):
+    config.train.eval_batch_size = 8
+    config.train.eval_batches = 1000
+    corpus = Corpus.open(config.data.corpus)
+    hosts = [loader.eval_batches(config, 0, host, num_hosts) for host in range(num_hosts)]
+    batches = [
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        for parts in zip(*hosts, strict=True)
+    ]
+    for one, two in zip(batches, loader.eval_batches(config, 99_000), strict=True):
+        same(one, two)
+    counted = sum((batch["next_sentence_label"] >= 0).sum() for batch in batches)
+    stream = loader.Stream(config)
+    assert counted == stream.sources(stream.phases[0], "eval")[0].counts[0]
+    fillers = batches[-1]["next_sentence_label"] < 0
+    assert not batches[-1]["masked_weights"][fillers].any()
+    assert (batches[-1]["attention_mask"][fillers].sum(1) == 1).all()
+    assert corpus.split("eval").num_documents > 0
+    config.train.eval_batches = 2
+    assert len(loader.eval_batches(config, 0)) == 2
+
+
+def test_mixtures_keep_their_weights_and_each_corpus_its_own_order(config, other_corpus):
+    alone = config.copy_and_resolve_references()
+    config.data.corpus = f"{config.data.corpus},{other_corpus}"
+    config.data.weights = (0.75, 0.25)
+    names = [name for step in range(1024) for name in describe_batch(config, step)]
+    from_other = np.array([str(other_corpus) + " " in name for name in names])
+    assert from_other.mean() == 0.25
+    assert 0.15 < from_other[:1000].mean() < 0.35
+    # The first corpus gives its instances in the very order that it has alone.
+    mixed = [name.split(": ")[1] for name, other in zip(names, from_other, strict=True) if not other]
+    single = [name.split(": ")[1] for step in range(300) for name in describe_batch(alone, step)]
+    assert mixed[: len(single)] == single
+    whole = batch_at(config, 9)
+    parts = [batch_at(config, 9, host, 4) for host in range(4)]
+    same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+
+
+def test_temperature_evens_out_sizes(config, other_corpus):
+    sizes = [Corpus.open(path).split("train").num_tokens for path in (config.data.corpus, other_corpus)]
+    config.data.corpus = f"{config.data.corpus},{other_corpus}"
+
+    def share(temperature):
+        config.data.temperature = temperature
+        names = [name for step in range(256) for name in describe_batch(config, step)]
+        return np.mean([str(other_corpus) + " " in name for name in names])
+
+    assert abs(share(1.0) - sizes[1] / sum(sizes)) < 0.001
+    roots = np.sqrt(sizes)
+    assert abs(share(2.0) - roots[1] / sum(roots)) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.corpus", "", "config.data.corpus: empty"),
+        ("data.corpus", "nowhere", "nowhere: no such corpus"),
+        ("data.weights", (1.0, 2.0), "expected 1 numbers"),
+        ("model.vocab_size", 30522, "config.model.vocab_size: 30522, but the corpus .* has a vocabulary of"),
+        ("data.sequence_length", 513, "513 is over config.model.max_positions=512"),
+        ("data.format", "full_sentences", "has no sentence pairs"),
+        ("data.mask_rate", 1.5, "config.data.mask_rate: found 1.5"),
+    ],
+)
+def test_mistakes(config, key, value, message):
+    group, name = key.split(".")
+    config[group][name] = value
+    with pytest.raises(UserError, match=message):
+        batch_at(config, 0)
+
+
+def test_a_batch_that_hosts_do_not_divide(config):
+    with pytest.raises(UserError, match="config.data.batch_size: 16 is not divisible by 3 hosts"):
+        batch_at(config, 0, 0, 3)
+    with pytest.raises(UserError, match="step: found -1"):
+        batch_at(config, -1)
