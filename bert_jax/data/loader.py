@@ -293,7 +293,7 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
                 f"config.model.vocab_size: {config.model.vocab_size}, but the corpus {corpus.path} has a vocabulary "
                 f"of {corpus.vocab_size}; expected the same (0 takes the corpus's)"
             )
-        if corpus.manifest["tokenizer"] != corpora[0].manifest["tokenizer"]:
+        if corpus.tokenizer.digest() != corpora[0].tokenizer.digest():
             raise UserError(f"{corpus.path}: its tokenizer is not that of {corpora[0].path}; prepare both with one")
     for phase in config_lib.phases(config):
         weights = phase.data.weights

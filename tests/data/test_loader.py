@@ -311,3 +311,15 @@ def test_a_batch_that_hosts_do_not_divide(config):
         batch_at(config, 0, 0, 3)
     with pytest.raises(UserError, match="step: found -1"):
         batch_at(config, -1)
+
+
+def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
+    import shutil
+
+    other = shutil.copytree(config.data.corpus, tmp_path / "other")
+    vocabulary = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
+    vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
+    (other / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
+    config.data.corpus = f"{config.data.corpus},{other}"
+    with pytest.raises(UserError, match="its tokenizer is not that of"):
+        batch_at(config, 0)
