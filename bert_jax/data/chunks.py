@@ -39,23 +39,25 @@ def encoder_for(tokenizer: hf.Tokenizer):
     normalizer, pre_tokenizer, model = state["normalizer"], state["pre_tokenizer"], state["model"]
     kinds = [(step or {}).get("type") for step in (normalizer, pre_tokenizer, model)]
     if kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
-        return SpacedChunks(tokenizer)
+        return SpacedChunks(tokenizer, model["continuing_subword_prefix"])
     if kinds == [None, "ByteLevel", "BPE"] and pre_tokenizer.get("use_regex", True) and not model.get("dropout"):
         return ByteLevelChunks(tokenizer)
     return None
 
 
 class SpacedChunks:
-    """For pipelines in which ASCII spaces only separate."""
+    """For WordPiece, in whose pipeline ASCII spaces only separate."""
 
-    def __init__(self, tokenizer: hf.Tokenizer):
+    def __init__(self, tokenizer: hf.Tokenizer, prefix: str):
         self._tokenizer = tokenizer
-        self._end = _END.tobytes()
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        self._flags = np.full(max(vocab.values()) + 1, _STARTS_WORD)
+        self._flags[[i for token, i in vocab.items() if token.startswith(prefix)]] = 0
         self._clear()
 
     def _clear(self):
         # Chunk -> its ids with their flags, as bytes. None marks the end of a text.
-        self._known = {"": b"", None: self._end}
+        self._known = {"": b"", None: _END.tobytes()}
 
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """ids uint32 [n], which of them start a word bool [n], and the tokens of each text int64 [texts]."""
@@ -83,19 +85,12 @@ class SpacedChunks:
     def _keys(self, text):
         return text.split(" ")
 
-    def _text(self, key):
-        return key
-
     def _encoded(self, keys):
-        encodings = self._tokenizer.encode_batch_fast([self._text(key) for key in keys], add_special_tokens=False)
+        """(key, packed ids and flags) of each key."""
+        encodings = self._tokenizer.encode_batch_fast(keys, add_special_tokens=False)
         for key, encoding in zip(keys, encodings, strict=True):
             ids = np.array(encoding.ids, np.uint32)
-            ids[self._starts(encoding)] |= _STARTS_WORD
-            yield key, ids.tobytes()
-
-    def _starts(self, encoding):
-        # Tokens of one word continue with "##", but an unknown word is one token: the words' own numbers decide.
-        return word_starts(encoding.word_ids)
+            yield key, (ids | self._flags[ids]).tobytes()
 
 
 class ByteLevelChunks(SpacedChunks):
@@ -104,6 +99,10 @@ class ByteLevelChunks(SpacedChunks):
     A key "word" stands for the chunk " word", and " word" for "word" at the beginning of a text:
     keys hold no other space, so that the two cannot be confused.
     """
+
+    def __init__(self, tokenizer: hf.Tokenizer):
+        self._tokenizer = tokenizer
+        self._clear()
 
     def _keys(self, text):
         words = text.split()
@@ -114,9 +113,16 @@ class ByteLevelChunks(SpacedChunks):
             words[0] = " " + words[0]
         return words
 
-    def _text(self, key):
-        if key.startswith(_DIRECT):
-            return key[len(_DIRECT) :]
-        return key[1:] if key.startswith(" ") else " " + key
+    def _encoded(self, keys):
+        # Only the slower encode_batch knows which word a token belongs to.
+        encodings = self._tokenizer.encode_batch([_text(key) for key in keys], add_special_tokens=False)
+        for key, encoding in zip(keys, encodings, strict=True):
+            ids = np.array(encoding.ids, np.uint32)
+            ids[word_starts(encoding.word_ids)] |= _STARTS_WORD
+            yield key, ids.tobytes()
 
 
+def _text(key):
+    if key.startswith(_DIRECT):
+        return key[len(_DIRECT) :]
+    return key[1:] if key.startswith(" ") else " " + key

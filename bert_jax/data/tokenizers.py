@@ -127,7 +127,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_flat(self, texts):
         if self._chunks is not None:
             return self._chunks.encode_flat(texts)
-        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         lengths = np.array([len(e) for e in encodings], np.int64)
         ids = np.fromiter((i for e in encodings for i in e.ids), np.uint32, lengths.sum())
         starts = np.concatenate([np.zeros(0, bool), *(chunks.word_starts(e.word_ids) for e in encodings)])
