@@ -1,5 +1,7 @@
 """The vectorised index against the published procedure written out one sentence at a time, with the same draws."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -167,8 +169,6 @@ def test_shares_of_the_published_procedure(small_corpus):
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_index_does_not_depend_on_blocks_workers_or_the_cache(small_corpus, format, tmp_path, monkeypatch):
-    import shutil
-
     copies = [shutil.copytree(small_corpus, tmp_path / name) for name in ("one", "two")]
     recipe = Recipe(format, 32, seed=1)
     monkeypatch.setattr(instances, "_BLOCK_TOKENS", 1500)
@@ -206,8 +206,6 @@ def test_a_single_document_has_no_other_to_pair_with(make_corpus):
 
 
 def test_a_read_only_corpus_keeps_its_indexes_in_the_users_cache(small_corpus, tmp_path, monkeypatch):
-    import shutil
-
     corpus = Corpus.open(shutil.copytree(small_corpus, tmp_path / "corpus"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(instances.os, "access", lambda *_: False)  # root may write anywhere

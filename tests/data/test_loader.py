@@ -1,6 +1,7 @@
 """Batches as functions of the step: layout, hosts, epochs, phases, mixtures (promises P1 and P3)."""
 
 import collections
+import shutil
 
 import numpy as np
 import pytest
@@ -314,9 +315,8 @@ def test_a_batch_that_hosts_do_not_divide(config):
 
 
 def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
-    import shutil
-
     other = shutil.copytree(config.data.corpus, tmp_path / "other")
+    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
     vocabulary = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
     vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
     (other / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
