@@ -210,7 +210,7 @@ class SentencePieceTokenizer(Tokenizer):
         if special:
             return [self.encode_with_offsets(text)[0] for text in texts]
         if self.lower_case:
-            texts = ["".join(_lowered(text)[0]) for text in texts]
+            texts = [_lowered(text) for text in texts]
         return self._processor.encode(texts, num_threads=1)
 
     def encode_flat(self, texts):
@@ -228,9 +228,10 @@ class SentencePieceTokenizer(Tokenizer):
                 ids.append(token_id)
                 offsets.append((start, stop))
                 continue
-            characters, origins = _lowered(text[start:stop]) if self.lower_case else (list(text[start:stop]), None)
+            stretch = text[start:stop]
+            characters, origins = _lowered_characters(stretch) if self.lower_case else (stretch, range(stop - start))
             mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
-            origins = [*(range(len(characters)) if origins is None else origins), stop - start]
+            origins = [*origins, stop - start]
             ids += mapping["ids"]
             offsets += [_trimmed(text, start + origins[a], start + origins[b]) for a, b in mapping["offsets"]]
         return ids, offsets
@@ -534,7 +535,18 @@ def _without_user_symbols(proto, special_ids):
 
 
 def _lowered(text):
-    """ALBERT's preparation of uncased text, character by character: (characters, where each came from)."""
+    """ALBERT's preparation of uncased text."""
+    if "\u03a3" in text:  # capital sigma: the one letter that str.lower treats by its neighbours
+        return "".join(_lowered_characters(text)[0])
+    text = text.replace("``", '"').replace("''", '"')
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(character for character in decomposed if not unicodedata.combining(character))
+    return text.lower()
+
+
+def _lowered_characters(text):
+    """The same, character by character: (characters, where each came from)."""
     characters, origins = [], []
     i = 0
     while i < len(text):
