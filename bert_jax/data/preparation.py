@@ -16,6 +16,7 @@ import multiprocessing.connection
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import threading
 
@@ -71,6 +72,8 @@ def prepare(
     plan = sources.plan(settings.input, _options(settings))
     try:
         return _prepare(settings, output, plan, workers or os.cpu_count() or 1, strict, progress)
+    except KeyboardInterrupt as error:
+        raise UserError(f"--output={output}: interrupted; the same command continues it") from error
     except OSError as error:
         raise _disk_error(error, output) from error
 
@@ -157,7 +160,10 @@ def _check_same(found, identity, output):
         if found.get(key) != value:
             what = f"{key}={_short(found.get(key))}" if key != "inputs" else "input files that have changed since"
             wanted = f", not {key}={_short(value)}" if key != "inputs" else ""
-            raise UserError(f"--output={output}: holds a corpus made with {what}{wanted}; name a new folder")
+            raise UserError(
+                f"--output={output}: holds a corpus, perhaps unfinished, made with {what}{wanted}; "
+                "name another folder, or remove this one"
+            )
 
 
 def _short(value):
@@ -330,6 +336,7 @@ _maker = None  # of this worker process
 def _start_worker(output, settings, strict):
     global _maker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     _maker = _ShardMaker(output, settings, strict)
 

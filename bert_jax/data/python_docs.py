@@ -37,7 +37,7 @@ def paths() -> list[str]:
 
 def read(path: str) -> Iterator[list[str] | None]:
     """Paragraphs of prose, as lists of lines; None ends a document."""
-    source = pathlib.Path(path).read_bytes()
+    source = pathlib.Path(path).read_bytes()  # ast finds the encoding
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):

@@ -141,8 +141,6 @@ def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iter
             yield from python_docs.read(part.path)
         else:
             yield from reader[part.kind](part, options, skip)
-    except UnicodeDecodeError as error:
-        raise Unreadable(part.where, f"not UTF-8 (byte 0x{error.object[error.start]:02x}); convert it") from error
     except (EOFError, zlib.error) as error:
         raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
     except OSError as error:
@@ -251,7 +249,11 @@ def _read_text(part, options, skip):
         owned = part.start == 0
         paragraph, length, in_document = [], 0, False
         for line, begins in _lines(file):
-            text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
+            try:
+                text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                at = position + error.start
+                raise Unreadable(part.where, f"not UTF-8 at byte {at} (0x{line[error.start]:02x})") from error
             if text:
                 if owned:
                     paragraph.append(text)

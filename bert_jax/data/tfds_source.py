@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from bert_jax.errors import UserError
 
@@ -26,6 +26,8 @@ def open_split(name: str, split: str, data_dir: str | None):
     if not flags.FLAGS.is_parsed():  # tfds and array_record read flags, also outside absl.app
         flags.FLAGS.mark_as_parsed()
     where = f"--input=tfds:{name}:{split}"
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)  # tfds tells of its attempts
     try:
         builder = _builder(tfds, name, data_dir)
         if not builder.info.splits:
@@ -35,6 +37,8 @@ def open_split(name: str, split: str, data_dir: str | None):
         raise
     except Exception as error:  # tfds raises many kinds, most with pages of advice
         raise UserError(f"{where}: {_first_line(error)}; expected a dataset that tfds.data_source reads") from error
+    finally:
+        logging.set_verbosity(verbosity)
     records = sum(info.num_examples for info in builder.info.splits.values())
     size = builder.info.dataset_size
     return source, max(1, size // records) if size and records else _BYTES_PER_RECORD

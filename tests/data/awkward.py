@@ -23,7 +23,8 @@ def random_texts(count, seed):
 
 TEXTS = [
     "", " ", "  ", "a", " a", "a ", "a b", "a  b", "  a\tb\u00a0c", "don't they've I'm we'll", "3.14 and 1,000",
-    "x" * 101, "\ufeffhello", "the [MASK] sat", "the <mask> sat</s>", "hello [SEP] world [PAD]", *random_texts(60, seed=0),
+    "x" * 101, "\ufeffhello", "the [MASK] sat", "the <mask> sat</s>", "hello [SEP] world [PAD]",
+    *random_texts(60, seed=0),
 ]  # fmt: skip
 
 VOCABULARY = [
