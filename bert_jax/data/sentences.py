@@ -1,5 +1,7 @@
 """Text into sentences: one per line, or found by a splitter."""
 
+import unicodedata
+
 import sentencex
 
 MODES = ("split", "line")
@@ -13,5 +15,16 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     """
     if mode == "line":
         return paragraph
-    found = sentencex.segment(language, " ".join(paragraph))
-    return [sentence for sentence in map(str.strip, found) if sentence]
+    sentences = []
+    for piece in sentencex.segment(language, " ".join(paragraph)):
+        if sentences and _inside_a_word(sentences[-1], piece):
+            sentences[-1] += piece
+        else:
+            sentences.append(piece)
+    return [stripped for sentence in sentences if (stripped := sentence.strip())]
+
+
+def _inside_a_word(before, after):
+    """Whether a boundary has no white space, in a script that writes some between sentences."""
+    last = before[-1]
+    return not last.isspace() and not after[0].isspace() and unicodedata.east_asian_width(last) not in "WF"

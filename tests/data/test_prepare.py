@@ -1,0 +1,425 @@
+"""prepare: the corpus holds the text, whatever the workers, kills and damage on the way."""
+
+import collections
+import hashlib
+import json
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bert_jax.data import joining, preparation, sources, tokenizers
+from bert_jax.data.corpus import Corpus
+from bert_jax.data.sentences import sentences_of
+from bert_jax.errors import UserError
+from tests.data.awkward import VOCABULARY, bpe_files, random_texts, shared
+
+ROOT = pathlib.Path(__file__).parents[2]
+WORDS = ["hello", "world", "the", "mask", "sat", "don", "a", "b", "c", "x", "y", "z", "helloing", "3.14", "école"]
+
+
+@pytest.fixture
+def vocab(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(VOCABULARY) + "\n", "utf-8")
+    return path
+
+
+def make_text(documents, seed=0):
+    rng = np.random.default_rng(seed)
+    return "\n\n".join(
+        "\n".join(" ".join(rng.choice(WORDS, 12)).capitalize() + "." for _ in range(rng.integers(1, 8)))
+        for _ in range(documents)
+    )
+
+
+def prepare(spec, output, vocab, workers=1, strict=False, **settings):
+    settings = preparation.Settings(input=str(spec), tokenizer=str(vocab), **settings)
+    return preparation.prepare(settings, output, workers, strict, progress=False)
+
+
+def contents(path):
+    """Every file under a folder, by relative path: the hash of its bytes."""
+    return {
+        file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def documents_of(path, splits=("train", "eval")):
+    """The documents of a corpus: each a tuple of sentences, each a tuple of (id, starts a word)."""
+    found = []
+    for name in splits:
+        split = Corpus.open(path).split(name)
+        tokens = [shard.tokens for shard in split.shards]
+        bits = [np.unpackbits(shard.word_starts)[: shard.num_tokens] for shard in split.shards]
+        flat = list(zip(np.concatenate(tokens).tolist(), np.concatenate(bits).tolist(), strict=True)) if tokens else []
+        for a, b in zip(split.documents, split.documents[1:], strict=False):
+            found.append(tuple(tuple(flat[split.sentences[i] : split.sentences[i + 1]]) for i in range(a, b)))
+    return found
+
+
+def expected_documents(texts, tokenizer, mode="split"):
+    """What prepare should make of texts, by the plainest way."""
+    found = []
+    for text in texts:
+        rows = []
+        for paragraph in text.split("\n\n"):
+            lines = [line.strip() for line in paragraph.split("\n") if line.strip()]
+            for sentence in sentences_of(lines, mode, "en") if lines else []:
+                space = " " if rows and tokenizer.leading_space else ""
+                (ids,), (starts,) = tokenizer.encode_with_words([space + sentence])
+                if len(ids):
+                    rows.append(tuple(zip(ids.tolist(), starts.astype(int).tolist(), strict=True)))
+        if rows:
+            found.append(tuple(rows))
+    return found
+
+
+def small_shards(monkeypatch, shards=40):
+    monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
+    monkeypatch.setattr(sources, "_SHARDS_WANTED", shards)
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+@pytest.mark.parametrize("mode", ["split", "line"])
+def test_the_corpus_holds_the_text(tmp_path, vocab, monkeypatch, kind, mode):
+    small_shards(monkeypatch)
+    if kind == "bpe":
+        bpe_files(tmp_path)
+        vocab.unlink()
+        vocab = tmp_path
+    awkward = [text.replace("\n", " ").replace("\r", " ").strip() for text in random_texts(150, seed=5)]
+    texts = [text for text in [*make_text(120).split("\n\n"), *awkward] if text]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts), "utf-8")
+    manifest = prepare(tmp_path / "a.txt", tmp_path / "out", vocab, sentences=mode, eval_share=0.2)
+    tokenizer = tokenizers.load(vocab)
+    expected = expected_documents(texts, tokenizer, mode)
+    assert collections.Counter(documents_of(tmp_path / "out")) == collections.Counter(expected)
+    for split in ("train", "eval"):  # in the text's order
+        ours = documents_of(tmp_path / "out", [split])
+        chosen = collections.Counter(ours)
+        assert ours == [document for document in expected if chosen[document]]
+        assert len(ours) > 20
+    tokens = [token for document in expected for sentence in document for token, _ in sentence]
+    assert manifest["documents"] == len(expected)
+    assert manifest["sentences"] == sum(map(len, expected))
+    assert manifest["tokens"] == len(tokens)
+    assert manifest["unknown_token_share"] == pytest.approx(tokens.count(tokenizer.unk_id) / len(tokens))
+    assert manifest["duplicate_documents"] == len(texts) - len(set(texts))
+    assert not (set(tokens) & (set(tokenizer.special_ids) - {tokenizer.unk_id}))
+
+
+def test_long_documents_are_written_in_pieces(tmp_path, vocab, monkeypatch):
+    text = make_text(60)
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_text(make_text(3, seed=1))
+    monkeypatch.setattr(preparation, "_BATCH_BYTES", 700)
+    monkeypatch.setattr(preparation, "_HASHED_BYTES", 1000)
+    prepare(f"{tmp_path}/?.txt", tmp_path / "out", vocab, documents="file")
+    expected = expected_documents([text, make_text(3, seed=1)], tokenizers.load(vocab))
+    assert sorted(documents_of(tmp_path / "out")) == sorted(expected)
+
+
+def test_worker_count_changes_no_byte(tmp_path, vocab, monkeypatch):
+    small_shards(monkeypatch)
+    text = make_text(300)
+    (tmp_path / "a.txt").write_text(text + "\n\n" + text)
+    spec = f"{tmp_path}/a.txt"
+    for drop in (False, True):
+        for workers in (1, 3):
+            prepare(spec, tmp_path / f"{workers}{drop}", vocab, workers, drop_duplicates=drop)
+        assert contents(tmp_path / f"1{drop}") == contents(tmp_path / f"3{drop}")
+    assert len(list((tmp_path / "1False" / "train").glob("*.tokens.npy"))) > 20
+    fingerprints = {Corpus.open(tmp_path / name).fingerprint for name in ("1False", "1True", "3True")}
+    assert len(fingerprints) == 2
+
+
+def test_equal_documents_are_counted_and_dropped(tmp_path, vocab, monkeypatch):
+    small_shards(monkeypatch)
+    monkeypatch.setattr(joining, "_BUCKET_DOCUMENTS", 50)
+    monkeypatch.setattr(joining, "_HASHES_AT_ONCE", 7)
+    unique = make_text(150).split("\n\n")
+    texts = unique + unique[:100] + unique[50:120]
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    kept = prepare(tmp_path / "a.txt", tmp_path / "kept", vocab, eval_share=0.2)
+    dropped = prepare(tmp_path / "a.txt", tmp_path / "dropped", vocab, eval_share=0.2, drop_duplicates=True)
+    duplicates = len(texts) - len(set(texts))
+    assert kept["duplicate_documents"] == dropped["duplicate_documents"] == duplicates >= 170
+    assert kept["documents"] == len(texts)
+    assert dropped["documents"] == len(set(texts))
+    for split in ("train", "eval"):
+        firsts = list(dict.fromkeys(documents_of(tmp_path / "kept", [split])))
+        assert documents_of(tmp_path / "dropped", [split]) == firsts
+    train = Corpus.open(tmp_path / "dropped")
+    tokens = np.concatenate([shard.tokens for shard in train.split("train").shards])
+    assert train.unigram_counts.tolist() == np.bincount(tokens, minlength=train.vocab_size).tolist()
+
+
+@pytest.mark.parametrize(("count", "share", "expected"), [(1, 0.9, (1, 0)), (2, 0.001, (1, 1)), (5, 0.0, (5, 0))])
+def test_no_split_is_empty_that_need_not_be(tmp_path, vocab, count, share, expected):
+    (tmp_path / "a.txt").write_text(make_text(count))
+    facts = prepare(tmp_path / "a.txt", tmp_path / "out", vocab, eval_share=share)["splits"]
+    assert (facts["train"]["documents"], facts["eval"]["documents"]) == expected
+    assert len(documents_of(tmp_path / "out")) == count
+    corpus = Corpus.open(tmp_path / "out")
+    assert corpus.unigram_counts.sum() == corpus.split("train").num_tokens > 0
+
+
+def test_train_is_never_empty(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(3))
+    facts = prepare(tmp_path / "a.txt", tmp_path / "out", vocab, eval_share=0.999999)["splits"]
+    assert (facts["train"]["documents"], facts["eval"]["documents"]) == (1, 2)
+
+
+def test_a_documents_split_depends_on_its_text_alone(tmp_path, vocab):
+    texts = make_text(200).split("\n\n")
+    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    (tmp_path / "b.txt").write_text("\n\n".join(reversed(texts[50:])))
+    held_out = []
+    for name in "ab":
+        prepare(tmp_path / f"{name}.txt", tmp_path / name, vocab, eval_share=0.2)
+        held_out.append(set(documents_of(tmp_path / name, ["eval"])))
+    assert held_out[1] <= held_out[0]
+    assert 0.1 < len(held_out[0]) / 200 < 0.3
+
+
+def test_unreadable_files_leave_no_trace_and_are_named(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(20, seed=1))
+    (tmp_path / "c.txt").write_text(make_text(20, seed=2))
+    prepare(f"{tmp_path}/[ac].txt", tmp_path / "good", vocab)
+    (tmp_path / "b.txt").write_bytes(make_text(20, seed=3).encode() + b"\n\n\xff\n")
+    manifest = prepare(f"{tmp_path}/[abc].txt", tmp_path / "skipping", vocab)
+    assert documents_of(tmp_path / "skipping") == documents_of(tmp_path / "good")
+    assert manifest["fingerprint"] == Corpus.open(tmp_path / "good").fingerprint
+    assert manifest["skipped"]["count"] == 1
+    assert "b.txt: not UTF-8 at byte" in manifest["skipped"]["examples"][0]
+    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+        prepare(f"{tmp_path}/[abc].txt", tmp_path / "strict", vocab, strict=True)
+    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+        prepare(f"{tmp_path}/[abc].txt", tmp_path / "strict2", vocab, workers=2, strict=True)
+    with pytest.raises(UserError, match=r"no text in it; the first of 1 skipped: .*b\.txt"):
+        prepare(f"{tmp_path}/b.txt", tmp_path / "nothing", vocab)
+
+
+def test_a_finished_corpus_stays_and_another_is_refused(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(20))
+    first = prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+    before = contents(tmp_path / "out")
+    assert prepare(tmp_path / "a.txt", tmp_path / "out", vocab) == first
+    with pytest.raises(UserError, match="made with sentences=split, not sentences=line"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", vocab, sentences="line")
+    with pytest.raises(UserError, match="made with tokenizer="):
+        prepare(tmp_path / "a.txt", tmp_path / "out", vocab, lower_case="true")
+    (tmp_path / "a.txt").write_text(make_text(21))
+    with pytest.raises(UserError, match="input files that have changed"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(UserError, match="holds other files"):
+        prepare(tmp_path / "a.txt", tmp_path, vocab)
+    with pytest.raises(UserError, match="a file; expected"):
+        prepare(tmp_path / "a.txt", tmp_path / "a.txt", vocab)
+
+
+def test_joining_may_stop_anywhere(tmp_path, vocab, monkeypatch):
+    small_shards(monkeypatch, shards=20)
+    text = make_text(60)
+    (tmp_path / "a.txt").write_text(text + "\n\n" + text[: len(text) // 2])
+    settings = {"drop_duplicates": True, "eval_share": 1e-9}
+    prepare(tmp_path / "a.txt", tmp_path / "whole", vocab, **settings)
+    real, stops = os.replace, 0
+    while not (tmp_path / "out" / "manifest.json").exists():
+        calls = 0
+
+        def failing(source, target, stops=stops):
+            nonlocal calls
+            calls += 1
+            if calls > 2 + stops:  # one further each time
+                raise KeyboardInterrupt
+            return real(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        try:
+            prepare(tmp_path / "a.txt", tmp_path / "out", vocab, **settings)
+        except UserError as error:
+            assert "interrupted" in str(error)
+        stops += 1
+    assert stops > 10
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_trained_vocabulary_and_what_it_was_trained_on(tmp_path, monkeypatch):
+    small_shards(monkeypatch)
+    text = make_text(200)
+    (tmp_path / "a.txt").write_text(text)
+    manifest = prepare(tmp_path / "a.txt", tmp_path / "whole", "train:wordpiece:500")
+    training = manifest["tokenizer"]["training"]
+    assert manifest["tokenizer"]["vocab_size"] < 500 == training["asked"]
+    assert training["sample_is_everything"] and training["sample_bytes"] == pytest.approx(len(text), rel=0.1)
+    assert manifest["unknown_token_share"] == 0
+    assert (tmp_path / "whole" / "tokenizer" / "vocab.txt").is_file()
+    monkeypatch.setattr(preparation, "_SAMPLE_BYTES", 5000)
+    sampled = prepare(tmp_path / "a.txt", tmp_path / "sampled", "train:wordpiece:500")["tokenizer"]["training"]
+    assert not sampled["sample_is_everything"] and 0 < sampled["sample_bytes"] <= 5000
+
+
+def command(*flags, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)],
+        cwd=ROOT, text=True, capture_output=True, **options,
+    )  # fmt: skip
+
+
+def start(*flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def large(tmp_path, vocab):
+    """Flags of a job of some seconds over many shards, without --output."""
+    text = make_text(4000)
+    for i in range(24):
+        (tmp_path / f"{i:02d}.txt").write_text("\n\n".join([text[: 900_000 + i], text[:300_000]]))
+    return (f"--input={tmp_path}/*.txt", f"--tokenizer={vocab}", "--workers=2")
+
+
+def workers_of(process):
+    """Process ids of a running prepare's workers."""
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("needs /proc to find the worker processes")
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_running(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for_shards(process, output, count):
+    deadline = time.monotonic() + 60
+    while len(list(output.glob("parts/[0-9]*[0-9]"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_and_started_again_gives_the_same_bytes(tmp_path, large):
+    large = (large[0].replace("*.txt", "[0-9]*.txt"), *large[1:])
+    assert command(*large, f"--output={tmp_path}/whole").returncode == 0
+    output = tmp_path / "out"
+    for shards in (2, 9):
+        process = start(*large, f"--output={output}")
+        wait_for_shards(process, output, shards)
+        workers = workers_of(process)
+        assert len(workers) == 2
+        process.kill()
+        process.communicate()
+        assert not (output / "manifest.json").exists()
+        deadline = time.monotonic() + 10
+        while any(is_running(worker) for worker in workers):
+            assert time.monotonic() < deadline, "a worker outlives its parent"
+            time.sleep(0.05)
+        done = {path: path.stat().st_mtime_ns for path in output.glob("parts/[0-9]*[0-9]/facts.json")}
+    finished = command(*large, f"--output={output}")
+    assert finished.returncode == 0, finished.stderr
+    assert done and contents(output) == contents(tmp_path / "whole")
+
+
+def test_a_killed_worker_is_an_error_not_a_hang(tmp_path, large):
+    large = (large[0].replace("*.txt", "[0-9]*.txt"), *large[1:])
+    output = tmp_path / "out"
+    process = start(*large, f"--output={output}")
+    wait_for_shards(process, output, 1)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.strip().splitlines()[-1].startswith("error: a worker process was killed")
+
+
+def test_a_full_disk_is_named_and_the_work_continues(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(4000))
+    flags = (f"--input={tmp_path}/a.txt", f"--output={tmp_path}/out", f"--tokenizer={vocab}", "--workers=1")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    failed = command(*flags, preexec_fn=limit)
+    assert failed.returncode == 2
+    last = failed.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "File too large" in last and "continues it" in last
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert command(*flags).returncode == 0
+    prepare(tmp_path / "a.txt", tmp_path / "whole", vocab)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "nothing/*.txt"}, "--input=nothing/*.txt: no file matches"),
+        ({"input": None}, "--input: not given"),
+        ({"tokenizer": "train:foo:10"}, "--tokenizer=train:foo:10: expected train:KIND:SIZE"),
+        ({"tokenizer": "{tmp}/nothing"}, "nothing: no such vocabulary"),
+        ({"output": "{tmp}/a.txt/x"}, "a.txt/x"),
+        ({"sentences": "word"}, "--sentences=word: expected one of split, line"),
+        ({"eval_share": "1.5"}, "--eval_share=1.5: expected a share"),
+        ({"workers": "0"}, "--workers=0: expected at least 1"),
+        ({"inptu": "x"}, "Unknown command line flag 'inptu'"),
+    ],
+)
+def test_mistakes_end_in_one_line(tmp_path, vocab, change, message):
+    (tmp_path / "a.txt").write_text("Some text.\n")
+    flags = {"input": f"{tmp_path}/a.txt", "output": f"{tmp_path}/out", "tokenizer": vocab} | change
+    found = command(*(f"--{k}={v}".format(tmp=tmp_path) for k, v in flags.items() if v is not None))
+    assert found.returncode == 2
+    assert len(found.stderr.strip().splitlines()) == 1
+    assert found.stderr.startswith("error: ") and message in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_at_once_are_refused(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(5))
+    (tmp_path / "out" / "parts").mkdir(parents=True)
+    with preparation._lock(tmp_path / "out" / "parts"), pytest.raises(UserError, match="another prepare"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+
+
+def test_workers_import_neither_jax_nor_tensorflow():
+    script = (
+        "import sys, bert_jax.prepare\n"
+        "print(sorted({'jax', 'tensorflow', 'tensorflow_datasets', 'pyarrow', 'sentencepiece'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_records_and_json_manifest(tmp_path, vocab):
+    lines = [json.dumps({"body": f"Hello world {i}. The mask sat."}) for i in range(30)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, '{"text": "x"}']))
+    manifest = prepare(tmp_path / "a.jsonl", tmp_path / "out", vocab, text_field="body")
+    assert manifest["documents"] == 30 and manifest["sentences"] == 60
+    assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["skipped"] == {
+        "count": 1,
+        "examples": [f"{tmp_path}/a.jsonl line 31: no field 'body'; found text; name the field with --text_field"],
+    }
+
+
+def test_books_in_the_published_vocabulary(tmp_path):
+    book = shared("books/00035_the-time-machine.txt")
+    manifest = prepare(book, tmp_path / "out", shared("vocab/bert-base-uncased/vocab.txt"))
+    assert manifest["unknown_token_share"] < 1e-4
+    assert documents_of(tmp_path / "out", ["train"])

@@ -1,0 +1,242 @@
+"""Documents out of every kind of input, and how inputs are cut into shards."""
+
+import gzip
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from bert_jax.data import python_docs, sources
+from bert_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+STORY = "One line.\nIts second line.\n\nA second paragraph.\n\n\n  \nA third.\n"
+
+
+def documents(spec, strict_skips=None, **options):
+    """Every document of a source, as a list of paragraphs, each a list of lines."""
+    options = sources.Options(**options)
+    found, document = [], []
+    skip = (lambda where, reason: strict_skips.append(f"{where}: {reason}")) if strict_skips is not None else None
+    for shard in sources.plan(spec, options).shards:
+        for part in shard:
+            for paragraph in sources.read(part, options, skip):
+                if paragraph is None:
+                    found.append(document)
+                    document = []
+                else:
+                    document.append(paragraph)
+            assert not document, "a part ended inside a document"
+    return found
+
+
+def test_documents_by_blank_line_and_by_file(tmp_path):
+    (tmp_path / "a.txt").write_text(STORY)
+    lines = [["One line.", "Its second line."], ["A second paragraph."], ["A third."]]
+    assert documents(f"{tmp_path}/a.txt") == [[paragraph] for paragraph in lines]
+    assert documents(f"{tmp_path}/a.txt", documents="file") == [lines]
+
+
+def test_line_ends_byte_order_mark_and_blanks(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfOne.\r\nTwo.\r\n\r\n \t\r\nThree.")
+    assert documents(f"{tmp_path}/a.txt") == [[["One.", "Two."]], [["Three."]]]
+    (tmp_path / "blank.txt").write_text("\n \n\t\n")
+    (tmp_path / "empty.txt").write_text("")
+    assert documents(f"{tmp_path}/blank.txt,{tmp_path}/empty.txt") == []
+
+
+def test_globs_are_sorted_and_each_file_is_read_once(tmp_path):
+    for name in "cab":
+        (tmp_path / f"{name}.txt").write_text(f"File {name}.")
+    (tmp_path / "z.txt.gz").write_bytes(gzip.compress(b"File z."))
+    found = documents(f"{tmp_path}/*.txt,{tmp_path}/a*,{tmp_path}/*.txt.gz")
+    assert [document[0][0] for document in found] == ["File a.", "File b.", "File c.", "File z."]
+
+
+@pytest.mark.parametrize("kind", ["blank_line", "one_line", "jsonl"])
+def test_byte_ranges_lose_and_repeat_nothing(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
+    lines = [f"Sentence {i} {'é' * (i % 13)}." for i in range(300)]
+    if kind == "jsonl":
+        path = tmp_path / "a.jsonl"
+        path.write_text("".join(json.dumps({"text": line}) + "\n" * (1 + i % 2) for i, line in enumerate(lines)))
+    else:
+        path = tmp_path / "a.txt"
+        gaps = ("\n\n", "\n\n\n", "\n \n\n", "\r\n\r\n")
+        path.write_text("".join(line + (gaps[i % 4] if kind == "blank_line" else "\n") for i, line in enumerate(lines)))
+    expected = [[[line]] for line in lines] if kind != "one_line" else [[lines]]
+    counts = set()
+    for wanted in (1, 7, 64, 1000, 4000):
+        monkeypatch.setattr(sources, "_SHARDS_WANTED", wanted)
+        counts.add(len(sources.plan(str(path), sources.Options()).shards))
+        assert documents(str(path)) == expected
+    assert max(counts) > 100
+
+
+def test_long_lines_come_in_pieces_and_no_character_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_MAX_PARAGRAPH", 50)
+    text = "中文" * 200 + " " + "word " * 100 + "end"
+    (tmp_path / "a.txt").write_text(text + "\n\nNext.\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    document, after = documents(f"{tmp_path}/a.txt")
+    pieces = [line for paragraph in document for line in paragraph]
+    assert max(len(piece.encode()) for piece in pieces) <= 50
+    assert "".join(pieces).replace(" ", "") == text.replace(" ", "")
+    assert all(set(piece.split()) <= {"word", "end"} for piece in pieces if "w" in piece)
+    assert after == [["Next."]]
+    (document,) = documents(f"{tmp_path}/a.jsonl")
+    assert "".join(line for paragraph in document for line in paragraph).replace(" ", "") == text.replace(" ", "")
+
+
+def test_records_without_text_are_named_with_their_line(tmp_path, monkeypatch):
+    good = '{"text": "Good one.\\n\\nIts second paragraph."}\n'
+    bad = ['{"body": "x"}\n', "{bad\n", '{"text": 5}\n', '["x"]\n', '{"text": "\xff"}\n']
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((good * 40 + "\n" + "".join(bad)).encode("latin-1") + good.encode())
+    for wanted in (1, 30):  # in one part, and in ranges that begin inside the file
+        monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
+        monkeypatch.setattr(sources, "_SHARDS_WANTED", wanted)
+        skipped = []
+        found = documents(str(path), skipped)
+        assert found == [[["Good one."], ["Its second paragraph."]]] * 41
+        assert [line.split(": ")[0] for line in skipped] == [f"{path} line {n}" for n in range(42, 47)]
+    assert "no field 'text'; found body" in skipped[0]
+    assert "not JSON" in skipped[1]
+    assert "holds a int" in skipped[2]
+    assert "expected an object" in skipped[3]
+    assert "not UTF-8" in skipped[4]
+
+
+def test_half_surrogates_become_replacement_characters(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud800 b \\ud83d\\ude00"}\n')
+    assert documents(f"{tmp_path}/a.jsonl") == [[["a \ufffd b \U0001f600"]]]
+
+
+def test_parquet_in_row_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
+    texts = [f"Row {i}." for i in range(100)] + [None]
+    table = pyarrow.table({"id": range(101), "body": texts})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=10)
+    spec = f"{tmp_path}/a.parquet"
+    skipped = []
+    found = documents(spec, skipped, text_field="body")
+    assert found == [[[text]] for text in texts[:-1]]
+    assert len(skipped) == 1 and "NoneType" in skipped[0]
+    assert len(sources.plan(spec, sources.Options(text_field="body")).shards) > 5
+    with pytest.raises(sources.Unreadable, match="no column 'text'; found id, body"):
+        documents(spec)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    with pytest.raises(sources.Unreadable, match="not a whole Parquet file"):
+        documents(f"{tmp_path}/cut.parquet", text_field="body")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("latin.txt", b"good\n\nna\xefve\n", r"latin\.txt.*not UTF-8 at byte 8 \(0xef\)"),
+        ("cut.txt.gz", gzip.compress(b"some text " * 100)[:-9], r"cut\.txt\.gz.*truncated or damaged"),
+        ("flipped.txt.gz", gzip.compress(b"some text")[:12] + b"\x99" * 20, r"flipped\.txt\.gz"),
+        ("plain.txt.gz", b"not compressed", r"plain\.txt\.gz.*Not a gzipped file"),
+        ("cut.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 50)[:-9], r"cut\.jsonl\.gz.*truncated or damaged"),
+    ],
+)
+def test_unreadable_files_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(sources.Unreadable) as error:
+        documents(f"{tmp_path}/{name}", [])
+    assert re.search(message, f"{error.value.where}: {error.value.reason}")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{}/*.txt", "no file matches"),
+        ("{}", "it is a folder; try"),
+        ("{}/a.csv", "unknown kind of file"),
+        ("", "empty; expected a glob"),
+        ("tfds:name", "expected tfds:NAME"),
+        ("tfds:no_such_dataset:train", "no dataset of this name"),
+    ],
+)
+def test_specs_that_name_nothing_are_refused(tmp_path, spec, message):
+    (tmp_path / "a.csv").write_text("x")
+    with pytest.raises(UserError, match=message) as error:
+        sources.plan(spec.format(tmp_path), sources.Options(data_dir=str(tmp_path)))
+    assert "\n" not in str(error.value)
+
+
+def test_plan_depends_on_the_inputs_alone(tmp_path):
+    (tmp_path / "a.txt").write_text(STORY)
+    first = sources.plan(f"{tmp_path}/a.txt", sources.Options())
+    assert sources.plan(f"{tmp_path}/a.txt", sources.Options()) == first
+    (tmp_path / "a.txt").write_text(STORY + "More.\n")
+    assert sources.plan(f"{tmp_path}/a.txt", sources.Options()).state != first.state
+
+
+TFDS = """
+import sys
+import tensorflow_datasets as tfds
+from absl import flags
+
+class SmallText(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"text": tfds.features.Text()}))
+    def _split_generators(self, dl_manager):
+        return {"train": self._examples(600), "test": self._examples(3)}
+    def _examples(self, count):
+        for i in range(count):
+            yield f"{i:04d}", {"text": f"Record {i} of {count} \u00e9."}
+    def _generate_examples(self, count):
+        raise NotImplementedError
+
+flags.FLAGS.mark_as_parsed()
+SmallText(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
+"""
+
+READ_TFDS = """
+import sys
+from tests.data.test_sources import documents
+for split in ("train", "test", "train[:10%]"):
+    found = documents(f"tfds:small_text:{split}", data_dir=sys.argv[1])
+    print(len(found), *sorted(found)[0][0])
+assert "tensorflow" not in sys.modules, "TensorFlow was imported"
+assert "jax" not in sys.modules, "jax was imported"
+"""
+
+
+def test_tfds_is_read_without_tensorflow(tmp_path):
+    def python(script):
+        return subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path)], check=True, text=True, capture_output=True, cwd=ROOT
+        ).stdout
+
+    python(TFDS)
+    train, test, tenth = python(READ_TFDS).splitlines()
+    assert (train, test) == ("600 Record 0 of 600 é.", "3 Record 0 of 3 é.")
+    assert tenth.startswith("60 Record ")
+    with pytest.raises(UserError, match="small_text:nosplit"):
+        sources.plan("tfds:small_text:nosplit", sources.Options(data_dir=str(tmp_path)))
+
+
+def test_python_docs_are_prose():
+    paths = python_docs.paths()
+    assert paths == python_docs.paths()
+    assert len(paths) > 200
+    some = [paths[0], *(path for path in paths if path.endswith(("argparse.py", "heapq.py", "logging/__init__.py")))]
+    text, count = [], 0
+    for path in some:
+        for paragraph in python_docs.read(path):
+            if paragraph is None:
+                count += 1
+            else:
+                text.append(" ".join(paragraph))
+    assert count > 50
+    assert sum(map(len, text)) > 200_000
+    assert not any(">>>" in paragraph or "::=" in paragraph for paragraph in text)
+    assert any(paragraph.startswith("The heap queue algorithm") or "priority queue" in paragraph for paragraph in text)
