@@ -329,11 +329,9 @@ def _check_data(data, name, found):
     for key, choices in CHOICES.items():
         if key.startswith("data."):
             _check_choice(f"config.{key}{name}", data[key.removeprefix("data.")], choices)
-    if data.sequence_length > found["model.max_positions"]:
-        raise UserError(
-            f"{where}.sequence_length: {data.sequence_length}{name} is over "
-            f"config.model.max_positions={found['model.max_positions']}"
-        )
+    longest, positions = found["data.sequence_length"], found["model.max_positions"]  # phases have at most the first
+    if longest > positions:
+        raise UserError(f"{where}.sequence_length: {longest} is over config.model.max_positions={positions}")
     least = 5 if data.format in PAIR_FORMATS else 3
     if data.sequence_length < least:
         raise UserError(f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {least}")

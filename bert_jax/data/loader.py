@@ -46,7 +46,10 @@ class Loader:
         self._config = config
         self._start = start_step
         self._job = _Job(_as_json(config), host, num_hosts)
-        self._job.stream()  # a mistake in config or corpus is reported here, not by a worker
+        stream = self._job.stream()
+        for phase in stream.phases:  # mistakes are reported, and indexes made, here and not by a worker or midway
+            if phase.stop > start_step:
+                stream.sources(phase)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         import grain  # here, because it is slow to import and most of this module works without
