@@ -10,6 +10,7 @@ then tells a damaged checkpoint, also where a flipped bit would still decode to 
 
 import concurrent.futures
 import json
+import logging
 import math
 import os
 import pathlib
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping
 import jax
 import ml_collections
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -31,6 +32,7 @@ from bert_jax.training import workdir as workdir_lib
 METRIC = "eval/mlm_loss"  # smaller is better
 _PARTIAL = ".orbax-checkpoint-tmp"
 _BLOCK = 1 << 22
+_MIN_SLICE_BYTES = 1 << 20
 
 
 class Checkpoints:
@@ -130,7 +132,7 @@ class Checkpoints:
             for step in steps_in(self._directory):
                 if _loss(self._directory / str(step)) is _UNREADABLE:  # Orbax would not start
                     self._set_aside(step, "metrics cannot be read")
-            _quiet()
+            _set_up_orbax()
             keep = [policies.LatestN(self._train.keep_newest)]
             keep.append(
                 policies.BestN(
@@ -226,7 +228,7 @@ def load(
     damage = _damage(path, "params")
     if damage is not None:
         raise UserError(f"{path}: damaged ({damage}); the run has the steps {there}")
-    _quiet()
+    _set_up_orbax()
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / "params")).tree
     template = jax.tree.map(
@@ -243,7 +245,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 
 
 def _restore(path, template):
-    _quiet()
+    _set_up_orbax()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         items = {name: ocp.args.StandardRestore(template[name]) for name in template if name != "bad_step"}
         return dict(checkpointer.restore(path, args=ocp.args.Composite(**items)))
@@ -304,10 +306,19 @@ def _reason(error):
     return system.group(1).strip() if system else text.splitlines()[0][:200]
 
 
-def _quiet():
-    """Keeps Orbax's own log, hundreds of lines for a full disk, from burying the one line that matters."""
-    logging.get_absl_logger().addFilter(_not_orbax)
+def _set_up_orbax():
+    # By default it cuts every array, however small, into a slice per replica, each a program of its own.
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    # Its reports of a full disk, hundreds of lines, would bury the one that matters.
+    absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)
+    logging.getLogger("asyncio").addFilter(_is_not_left_over)
 
 
-def _not_orbax(record):
+def _is_not_from_orbax(record):
     return "orbax" not in record.pathname
+
+
+def _is_not_left_over(record):
+    """Orbax reports the first failure of a save, and leaves those of the other arrays to asyncio."""
+    return "exception was never retrieved" not in record.getMessage()

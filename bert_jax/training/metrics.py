@@ -128,12 +128,12 @@ class Progress:
     def __init__(self, num_steps: int, stream: TextIO | None = None):
         self._num_steps = num_steps
         self._stream = stream or sys.stdout
-        self._last = None  # (step, time) of the row before
+        self._first = None  # (step, time) of the first row
 
     def write(self, row: Mapping) -> None:
         now = time.monotonic()
         text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now))
-        self._last = (row["step"], now)
+        self._first = self._first or (row["step"], now)
         if self._stream.isatty():
             self._stream.write(f"\r\x1b[K{text}")
         else:
@@ -144,14 +144,14 @@ class Progress:
         pass
 
     def close(self) -> None:
-        if self._stream.isatty() and self._last is not None:
+        if self._stream.isatty() and self._first is not None:
             self._stream.write("\n")
             self._stream.flush()
 
     def _seconds_left(self, step, now):
-        if self._last is None or step <= self._last[0]:
+        if self._first is None:
             return None
-        return (now - self._last[1]) / (step - self._last[0]) * (self._num_steps - step)
+        return (now - self._first[1]) / (step - self._first[0]) * (self._num_steps - step)
 
 
 def progress_line(row: Mapping, num_steps: int, seconds_left: float | None) -> str:

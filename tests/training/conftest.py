@@ -1,8 +1,60 @@
-"""What the training tests share: a really small disk."""
+"""What the training tests share: a tiny corpus and recipe, and a really small disk."""
 
+import random
 import subprocess
 
+import jax
 import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.data import preparation
+
+WORDS = [consonant + vowel + end for consonant in "klmrt" for vowel in "aio" for end in "nst"]
+
+
+def make_corpus(path, seed=0, documents=120, eval_share=0.1):
+    """A corpus of made-up text in `path`; the directory."""
+    random_text = random.Random(seed)
+
+    def sentence():
+        words = random_text.choices(WORDS, weights=range(1, len(WORDS) + 1), k=random_text.randint(4, 12))
+        return " ".join(words) + " ."
+
+    texts = ["\n".join(sentence() for _ in range(random_text.randint(4, 12))) for _ in range(documents)]
+    path.mkdir(parents=True)
+    (path / "text.txt").write_text("\n\n".join(texts) + "\n")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]) + "\n")
+    settings = preparation.Settings(
+        input=str(path / "text.txt"), tokenizer=str(path / "vocab.txt"), sentences="line", eval_share=eval_share
+    )
+    preparation.prepare(settings, path / "corpus", workers=1, progress=False)
+    return path / "corpus"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs compiled once for all tests: most of these runs differ in what surrounds the step."""
+    folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("text") / "made")
+
+
+@pytest.fixture
+def config(corpus):
+    """A run of seconds: 2 layers of 32, 12 steps, everything on."""
+    config = config_lib.base()
+    config.model.update(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=32)
+    config.data.update(corpus=str(corpus), sequence_length=32, batch_size=8)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=4)
+    config.train.update(num_steps=12, log_every=1, eval_every=4, eval_batches=2, checkpoint_every=4)
+    return config
 
 
 @pytest.fixture

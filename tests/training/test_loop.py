@@ -1,0 +1,239 @@
+"""Whole runs of seconds, in this process, on its eight devices."""
+
+import collections
+import json
+import math
+import os
+import shutil
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.data import loader
+from bert_jax.data.corpus import Corpus
+from bert_jax.errors import UserError
+from bert_jax.training import checkpoint, evaluation, loop
+from bert_jax.training.metrics import TIMINGS
+from tests.training.conftest import make_corpus
+
+FIGURES = {"eval/mlm_loss", "eval/mlm_accuracy", "eval/mlm_perplexity", "eval/unigram_loss", "eval/nsp_accuracy"}
+METRICS = {"step", "loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "learning_rate", *TIMINGS}
+
+
+def rows(workdir, timings=False):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if timings or key not in TIMINGS} for line in lines]
+
+
+def steps(workdir):
+    return checkpoint.steps_in(workdir / "checkpoints")
+
+
+def test_a_run(config, tmp_path, capfd):
+    config.train.update(log_every=2, keep_newest=1, checkpoint_every=3, eval_every=6)
+    loop.pretrain(config, tmp_path)
+    found = rows(tmp_path, timings=True)
+    assert [row["step"] for row in found] == [2, 4, 6, 8, 10, 12]
+    for row in found:
+        assert set(row) >= METRICS
+        assert set(row) & FIGURES == (FIGURES if row["step"] % 6 == 0 else set())
+        assert row["mfu"] is None  # nobody knows a CPU's peak
+    assert all(row["tokens_per_second"] > 0 for row in found)
+    losses = [row["eval/mlm_loss"] for row in found if "eval/mlm_loss" in row]
+    assert losses[-1] < losses[0]
+    for row in found:
+        if "eval/mlm_loss" in row:
+            assert row["eval/mlm_perplexity"] == pytest.approx(math.exp(row["eval/mlm_loss"]))
+    assert steps(tmp_path) == [12]
+    assert list((tmp_path / "tensorboard").iterdir())
+    params, stored, step = checkpoint.load(tmp_path, "best")
+    assert step == 12 and stored.model.vocab_size == Corpus.open(config.data.corpus).vocab_size
+    assert (tmp_path / "tokenizer").is_dir()
+    output = capfd.readouterr().out
+    assert f"done: step 12; held-out loss {losses[-1]:.4f}, " in output
+    assert "step 12/12  loss" in output
+
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    loop.pretrain(config, tmp_path)
+    assert "nothing to do: step 12 of 12 is done" in capfd.readouterr().out
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_longer_and_past_a_damaged_checkpoint(config, tmp_path, capfd):
+    """Twelve steps, then sixteen with the newest checkpoint cut, are the sixteen of one run."""
+    config.optimizer.schedule = "constant"
+    loop.pretrain(config, tmp_path / "run")
+    assert steps(tmp_path / "run") == [4, 8, 12]
+    data = max((tmp_path / "run" / "checkpoints" / "12" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size)
+    os.truncate(data, 100)
+    capfd.readouterr()
+    config.train.num_steps = 16
+    loop.pretrain(config, tmp_path / "run")
+    output = capfd.readouterr().out
+    assert "warning: the checkpoint of step 12 is damaged" in output and "; step 8 of 16, in" in output
+    loop.pretrain(config, tmp_path / "whole")
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert (tmp_path / "run" / "checkpoints" / "corrupt-12").is_dir()
+
+
+def test_what_may_change(config, tmp_path):
+    """Another mesh, other microbatches and another place of the same corpus continue to the same curve."""
+    config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
+    loop.pretrain(config, tmp_path / "whole")
+    expected = rows(tmp_path / "whole")
+
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    for step in (8, 12):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+    shutil.copytree(config.data.corpus, tmp_path / "moved")
+    config.data.update(corpus=str(tmp_path / "moved"), prefetch=4, batch_size=8)
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
+    loop.pretrain(config, tmp_path / "run")
+    found = rows(tmp_path / "run")
+    assert [row["step"] for row in found] == list(range(1, 13))
+    assert found[:4] == expected[:4]
+    for row, other in zip(found[4:], expected[4:], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    assert found[-1]["eval/mlm_loss"] == pytest.approx(expected[-1]["eval/mlm_loss"], rel=1e-4)
+
+
+def test_evaluation_against_the_definitions(config):
+    """The unigram baseline counted by hand, on the labels that the model is asked for; the same each time."""
+    corpus = Corpus.open(config.data.corpus)
+    config.model.vocab_size = corpus.vocab_size
+    counts = collections.Counter(np.concatenate([shard.tokens for shard in corpus.split("train").shards]).tolist())
+    total = sum(counts.values()) + corpus.vocab_size
+    batches = loader.eval_batches(config, 0)
+    losses = [
+        -math.log((counts[int(label)] + 1) / total)
+        for batch in batches
+        for labels, weights in zip(batch["masked_labels"], batch["masked_weights"], strict=True)
+        for label, weight in zip(labels, weights, strict=True)
+        if weight
+    ]
+    sums = iter(
+        {"mlm_loss_sum": np.float32(2.0), "mlm_correct": np.float32(i), "mlm_count": np.float32(8)}
+        for i in range(2 * len(batches))
+    )
+    seen = []
+    evaluate = evaluation.Evaluation(config, [corpus], lambda params, batch: next(sums), lambda b: seen.append(b) or b)
+    figures = evaluate({}, 4)
+    assert figures["eval/unigram_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-12)
+    assert figures["eval/mlm_loss"] == 2 / 8
+    assert figures["eval/mlm_accuracy"] == sum(range(len(batches))) / (8 * len(batches))
+    assert evaluate({}, 12)["eval/unigram_loss"] == figures["eval/unigram_loss"]
+    for first, second in zip(seen[: len(batches)], seen[len(batches) :], strict=True):
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_left_to_right(config, tmp_path):
+    config.model.update(attention="causal", pooler=False)
+    config.objective.update(name="ltr", next_sentence=False)
+    config.data.format = "full_sentences"
+    loop.pretrain(config, tmp_path)
+    last = rows(tmp_path)[-1]
+    assert "nsp_loss" not in last and "eval/nsp_accuracy" not in last
+    corpus = Corpus.open(config.data.corpus)
+    config.model.vocab_size = corpus.vocab_size
+    labels = np.concatenate([
+        row[1:length] for batch in loader.eval_batches(config, 0)
+        for row, length in zip(batch["input_ids"], batch["attention_mask"].sum(1), strict=True)
+    ])  # fmt: skip
+    expected = evaluation.unigram_losses(np.asarray(corpus.unigram_counts))[labels].mean()
+    assert last["eval/unigram_loss"] == pytest.approx(expected, rel=1e-12)
+    assert last["eval/mlm_loss"] > 0
+
+
+def test_nothing_held_out(config, tmp_path, capfd):
+    config.data.corpus = str(make_corpus(tmp_path / "text", eval_share=0.0))
+    if Corpus.open(config.data.corpus).split("eval").num_documents:
+        pytest.skip("preparation always holds a document out")
+    loop.pretrain(config, tmp_path / "run")
+    assert "no document of the corpus is held out: no evaluation" in capfd.readouterr().out
+    assert not any(key.startswith("eval/") for row in rows(tmp_path / "run") for key in row)
+
+
+def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
+    config.optimizer.update(learning_rate=1e38, warmup_steps=6, schedule="constant", clip_norm=0.0)
+    config.train.update(checkpoint_every=1, log_every=5, eval_every=0)
+    with pytest.raises(UserError) as caught:
+        loop.pretrain(config, tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 600
+    bad = int(message.split()[1].rstrip(":"))
+    (listing,) = tmp_path.glob("nonfinite-*.txt")
+    assert listing.name == f"nonfinite-{bad}.txt" and str(listing) in message
+    config.model.vocab_size = Corpus.open(config.data.corpus).vocab_size
+    described = loader.describe_batch(config, bad - 1)
+    assert listing.read_text().splitlines() == described and described[0] in message
+    assert bad > 1 and steps(tmp_path)[-1] == bad - 1
+    assert f"the last good checkpoint is step {bad - 1}" in message
+    params, _, _ = checkpoint.load(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
+
+
+def test_init_from(config, tmp_path):
+    config.optimizer.learning_rate = 0.0
+    loop.pretrain(config, tmp_path / "first")
+    config.seed = 1
+    config.init_from = str(tmp_path / "first")
+    loop.pretrain(config, tmp_path / "second")
+    first, second = (checkpoint.load(tmp_path / name)[0] for name in ("first", "second"))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+
+    shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
+    config.train.num_steps = 13
+    with pytest.raises(UserError, match="not the workdir of a run"):
+        loop.pretrain(config, tmp_path / "third")
+    loop.pretrain(config, tmp_path / "second")
+
+
+def test_init_from_another_shape(config, tmp_path):
+    loop.pretrain(config, tmp_path / "first")
+    config.init_from = str(tmp_path / "first")
+    config.model.intermediate_size = 48
+    with pytest.raises(UserError) as caught:
+        loop.pretrain(config, tmp_path / "second")
+    assert "encoder/layers/0/mlp/down/bias" not in str(caught.value)
+    assert "encoder/layers/0/mlp/down/kernel is (64, 32) there and (48, 32) in this model (6 parameters differ)" in str(
+        caught.value
+    )
+    assert not (tmp_path / "second" / "config.json").exists()
+
+
+def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
+    config.train.update(num_steps=400, checkpoint_every=20, log_every=20, eval_every=0, keep_newest=1)
+    run, filler = small_disk / "run", small_disk / "filler"
+
+    def fill():
+        while not steps(run):
+            time.sleep(0.001)
+        with open(filler, "wb", buffering=0) as file:
+            try:
+                while file.write(b"x" * 4096):
+                    pass
+            except OSError:
+                pass
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    with pytest.raises(UserError) as caught:
+        loop.pretrain(config, run)
+    filling.join()
+    good = steps(run)[-1]
+    assert str(caught.value) == (
+        f"{run}: the checkpoint of step 400 could not be saved; the last good checkpoint is step {good}; "
+        "make room and start the same command again"
+    )
+    output = capfd.readouterr().out
+    assert output.count("failed: No space left on device; the last good one is") >= 2
+    assert good < 400
+    filler.unlink()
+    loop.pretrain(config, run)
+    assert f"; step {good} of 400, in" in capfd.readouterr().out
+    assert [row["step"] for row in rows(run)] == list(range(20, 401, 20)) and steps(run) == [400]

@@ -1,0 +1,155 @@
+"""Promise P2: killed at any moment and started again, a run has the losses of one that was never killed, to the bit.
+
+The runs here are real processes of the real command, and the kills are SIGKILL.
+"""
+
+import json
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bert_jax.training.metrics import TIMINGS
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One CPU device a process; programs compiled once for all of them."""
+    return os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture
+def recipe(config, tmp_path):
+    """Saves and evaluates often, so that kills fall into both."""
+    config.train.update(num_steps=60, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False)
+    config.data.workers = 0
+    path = tmp_path / "recipe.py"
+    path.write_text(
+        "import json\nfrom bert_jax.config import base\n\n\n"
+        "def get_config():\n    config = base()\n"
+        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
+    )
+    return path
+
+
+def start(recipe, workdir, environment, *options):
+    command = [sys.executable, "-m", "bert_jax.pretrain", f"--config={recipe}", f"--workdir={workdir}", *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def rows(workdir):
+    """The rows without what two runs may differ in."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
+
+
+def steps_logged(workdir):
+    try:
+        return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def kill(process, workdir, moment, delay):
+    """SIGKILL `delay` seconds after the process logged `moment` rows; False if it was done before."""
+    while process.poll() is None:
+        if steps_logged(workdir) >= moment:
+            time.sleep(delay)
+            process.kill()
+            break
+        time.sleep(0.001)
+    output = process.communicate()[0]
+    assert process.returncode in (0, -signal.SIGKILL), output
+    return process.returncode != 0
+
+
+def resumed_at(output):
+    return int(re.search(r"; step ([\d,]+) of", output)[1].replace(",", ""))
+
+
+def campaign(recipe, tmp_path, environment, kills, seed):
+    finish(start(recipe, tmp_path / "whole", environment))
+    expected = rows(tmp_path / "whole")
+    assert [row["step"] for row in expected] == list(range(1, 61))
+    moments = random.Random(seed)
+    done = 0
+    while done < kills:
+        workdir = tmp_path / f"killed-{done}"
+        starts = []
+        while True:
+            # The first kills of a run early, then anywhere past what is logged, or before anything is.
+            logged = steps_logged(workdir)
+            moment = moments.choice([0, moments.randint(logged // 2, 60), moments.randint(1, 60)])
+            delay = moments.uniform(0, 3) if moment == 0 else moments.uniform(0, 0.05)
+            process = start(recipe, workdir, environment)
+            if done == kills or not kill(process, workdir, moment, delay):
+                break
+            done += 1
+            starts.append(steps_logged(workdir))
+        if process.poll() is None:
+            resumed_at(finish(process))
+        assert rows(workdir) == expected, f"killed at rows {starts} (seed {seed})"
+
+
+def test_kill_and_start_again(recipe, tmp_path, environment):
+    campaign(recipe, tmp_path, environment, kills=4, seed=1)
+
+
+@pytest.mark.slow
+def test_twenty_kills(recipe, tmp_path, environment):
+    campaign(recipe, tmp_path, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}, kills=20, seed=2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
+    options = ("--config.train.num_steps=400", "--config.train.eval_every=0", "--config.train.checkpoint_every=1000")
+    process = start(recipe, tmp_path / "run", environment, *options)
+    while steps_logged(tmp_path / "run") < 5:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
+    process.send_signal(number)
+    output = finish(process)
+    last = rows(tmp_path / "run")[-1]["step"]
+    assert 5 <= last < 400
+    assert f"{number.name}: stopped at step {last} with a checkpoint; start the same command again" in output
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(last)]
+    assert resumed_at(finish(start(recipe, tmp_path / "run", environment, *options))) == last
+    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 401))
+
+
+def test_second_signal_ends_the_process():
+    program = (
+        "import time; from bert_jax.training.loop import _StopSignals\n"
+        "with _StopSignals() as stop:\n"
+        "    print('ready', flush=True)\n"
+        "    while not stop.signal: time.sleep(0.01)\n"
+        "    print(stop.signal, flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == -signal.SIGINT
+    process.stdout.close()
