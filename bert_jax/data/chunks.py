@@ -12,6 +12,7 @@ non-space characters with what follows; longer white space it divides. So text w
 ASCII spaces can be cut before each of them; other text is encoded directly.
 """
 
+import itertools
 import json
 
 import numpy as np
@@ -88,9 +89,11 @@ class SpacedChunks:
     def _encoded(self, keys):
         """(key, packed ids and flags) of each key."""
         encodings = self._tokenizer.encode_batch_fast(keys, add_special_tokens=False)
-        for key, encoding in zip(keys, encodings, strict=True):
-            ids = np.array(encoding.ids, np.uint32)
-            yield key, (ids | self._flags[ids]).tobytes()
+        rows = [encoding.ids for encoding in encodings]
+        ids = np.fromiter(itertools.chain.from_iterable(rows), np.uint32)
+        packed = (ids | self._flags[ids]).tobytes()
+        ends = itertools.accumulate(ids.itemsize * len(row) for row in rows)
+        return ((key, packed[a:b]) for key, (a, b) in zip(keys, itertools.pairwise([0, *ends]), strict=True))
 
 
 class ByteLevelChunks(SpacedChunks):

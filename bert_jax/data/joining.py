@@ -15,10 +15,10 @@ import numpy as np
 
 from bert_jax.data.corpus import SPLITS, ArrayFile, SplitWriter, token_dtype
 
-_HASHES_AT_ONCE = 1 << 16
-_BUCKET_DOCUMENTS = 1 << 17
+_HASHES_AT_ONCE = 1 << 14
+_BUCKET_DOCUMENTS = 1 << 15
 _MOST_BUCKETS = 256
-_TOKENS_AT_ONCE = 1 << 20
+_TOKENS_AT_ONCE = 1 << 17
 _POSITION_BITS = np.uint64(40)  # of a document in its shard; the shard's number above them
 
 
