@@ -9,6 +9,7 @@ then tells a damaged checkpoint, also where a flipped bit would still decode to 
 """
 
 import concurrent.futures
+import contextlib
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 
@@ -124,8 +126,13 @@ class Checkpoints:
 
     def close(self) -> None:
         self.settle()
+        self._close()
+
+    def _close(self):
         if self._manager is not None:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # the failure that it repeats has been reported
+                self._manager.close()
+            self._manager = None
 
     def _open(self):
         if self._manager is None:
@@ -173,9 +180,8 @@ class Checkpoints:
 
     def _failed(self, error):
         step, self._saving = self._saving, None
+        self._close()  # what else it failed at would be raised by the next save
         shutil.rmtree(self._directory / f"{step}{_PARTIAL}", ignore_errors=True)  # gives the room back
-        if self._manager is not None:
-            self._manager.reload()
         newest = self.newest()
         last = "there is none yet" if newest is None else f"the last good one is step {newest}"
         self._say(f"warning: saving the checkpoint of step {step} failed: {_reason(error)}; {last}")
@@ -307,12 +313,13 @@ def _reason(error):
 
 
 def _set_up_orbax():
-    # By default it cuts every array, however small, into a slice per replica, each a program of its own.
-    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
     # Its reports of a full disk, hundreds of lines, would bury the one that matters.
     absl_logging.get_absl_logger().addFilter(_is_not_from_orbax)
     logging.getLogger("asyncio").addFilter(_is_not_left_over)
+    sys.unraisablehook = _unraisable
+    # By default it cuts every array, however small, into a slice per replica, each a program of its own.
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=_MIN_SLICE_BYTES)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def _is_not_from_orbax(record):
@@ -322,3 +329,9 @@ def _is_not_from_orbax(record):
 def _is_not_left_over(record):
     """Orbax reports the first failure of a save, and leaves those of the other arrays to asyncio."""
     return "exception was never retrieved" not in record.getMessage()
+
+
+def _unraisable(found):
+    """A write that fails once its save was given up finds no event loop to tell."""
+    if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
+        sys.__unraisablehook__(found)

@@ -48,7 +48,7 @@ class MetricsFile:
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
         self._size = _end_of_step(self._file, step)
         self._file.truncate(self._size)
-        self._waiting = b""
+        self._waiting, self._told = b"", False
 
     def write(self, row: Mapping) -> None:
         finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
@@ -59,10 +59,12 @@ class MetricsFile:
                 raise OSError("No space left on device")
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
-            self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows are kept in memory")
+            if not self._told:
+                self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows wait in memory")
+            self._told = True
             return
         self._size += written
-        self._waiting = b""
+        self._waiting, self._told = b"", False
 
     def flush(self) -> None:
         os.fsync(self._file.fileno())

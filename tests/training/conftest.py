@@ -46,15 +46,30 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("text") / "made")
 
 
-@pytest.fixture
-def config(corpus):
-    """A run of seconds: 2 layers of 32, 12 steps, everything on."""
+def make_config(corpus):
+    """A run of seconds, everything on. A constant rate, so that runs of any length are one program."""
     config = config_lib.base()
-    config.model.update(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=32)
+    config.model.update(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, max_positions=32)
+    config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
     config.data.update(corpus=str(corpus), sequence_length=32, batch_size=8)
-    config.optimizer.update(learning_rate=1e-3, warmup_steps=4)
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=4, schedule="constant")
     config.train.update(num_steps=12, log_every=1, eval_every=4, eval_batches=2, checkpoint_every=4)
     return config
+
+
+@pytest.fixture
+def config(corpus):
+    return make_config(corpus)
+
+
+@pytest.fixture(scope="session")
+def finished(corpus, tmp_path_factory):
+    """The workdir of a finished run of `config`; to be copied, not to be trained in."""
+    from bert_jax.training import loop
+
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    loop.pretrain(make_config(corpus), workdir)
+    return workdir
 
 
 @pytest.fixture

@@ -62,38 +62,34 @@ def test_a_run(config, tmp_path, capfd):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_longer_and_past_a_damaged_checkpoint(config, tmp_path, capfd):
+def test_longer_and_past_a_damaged_checkpoint(config, finished, tmp_path, capfd):
     """Twelve steps, then sixteen with the newest checkpoint cut, are the sixteen of one run."""
-    config.optimizer.schedule = "constant"
-    loop.pretrain(config, tmp_path / "run")
-    assert steps(tmp_path / "run") == [4, 8, 12]
-    data = max((tmp_path / "run" / "checkpoints" / "12" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size)
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    assert steps(run) == [4, 8, 12]
+    data = max((run / "checkpoints" / "12" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size)
     os.truncate(data, 100)
-    capfd.readouterr()
     config.train.num_steps = 16
-    loop.pretrain(config, tmp_path / "run")
+    loop.pretrain(config, run)
     output = capfd.readouterr().out
     assert "warning: the checkpoint of step 12 is damaged" in output and "; step 8 of 16, in" in output
+    assert (run / "checkpoints" / "corrupt-12").is_dir()
     loop.pretrain(config, tmp_path / "whole")
-    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
-    assert (tmp_path / "run" / "checkpoints" / "corrupt-12").is_dir()
+    assert rows(run) == rows(tmp_path / "whole")
 
 
-def test_what_may_change(config, tmp_path):
+def test_what_may_change(config, finished, tmp_path):
     """Another mesh, other microbatches and another place of the same corpus continue to the same curve."""
-    config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
-    loop.pretrain(config, tmp_path / "whole")
-    expected = rows(tmp_path / "whole")
-
-    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
     for step in (8, 12):
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+        shutil.rmtree(run / "checkpoints" / str(step))
     shutil.copytree(config.data.corpus, tmp_path / "moved")
-    config.data.update(corpus=str(tmp_path / "moved"), prefetch=4, batch_size=8)
+    config.data.update(corpus=str(tmp_path / "moved"), prefetch=4)
     config.mesh.update(data=2, fsdp=2, tensor=2)
     config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
-    loop.pretrain(config, tmp_path / "run")
-    found = rows(tmp_path / "run")
+    loop.pretrain(config, run)
+    expected, found = rows(finished), rows(run)
     assert [row["step"] for row in found] == list(range(1, 13))
     assert found[:4] == expected[:4]
     for row, other in zip(found[4:], expected[4:], strict=True):
@@ -177,9 +173,9 @@ def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
 
 
-def test_init_from(config, tmp_path):
+def test_init_from(config, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "first")
     config.optimizer.learning_rate = 0.0
-    loop.pretrain(config, tmp_path / "first")
     config.seed = 1
     config.init_from = str(tmp_path / "first")
     loop.pretrain(config, tmp_path / "second")
@@ -188,22 +184,19 @@ def test_init_from(config, tmp_path):
 
     shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
     config.train.num_steps = 13
-    with pytest.raises(UserError, match="not the workdir of a run"):
-        loop.pretrain(config, tmp_path / "third")
     loop.pretrain(config, tmp_path / "second")
+    assert steps(tmp_path / "second")[-1] == 13
 
 
-def test_init_from_another_shape(config, tmp_path):
-    loop.pretrain(config, tmp_path / "first")
-    config.init_from = str(tmp_path / "first")
+def test_init_from_another_shape(config, finished, tmp_path):
+    config.init_from = str(finished)
     config.model.intermediate_size = 48
     with pytest.raises(UserError) as caught:
-        loop.pretrain(config, tmp_path / "second")
-    assert "encoder/layers/0/mlp/down/bias" not in str(caught.value)
-    assert "encoder/layers/0/mlp/down/kernel is (64, 32) there and (48, 32) in this model (6 parameters differ)" in str(
-        caught.value
-    )
-    assert not (tmp_path / "second" / "config.json").exists()
+        loop.pretrain(config, tmp_path / "run")
+    message = str(caught.value)
+    assert message.startswith(f"config.init_from={finished}: encoder/layers/0/mlp/down/kernel is (64, 32) there and ")
+    assert "(48, 32) in this model (3 parameters differ)" in message
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):

@@ -33,8 +33,9 @@ def environment(tmp_path_factory):
 @pytest.fixture
 def recipe(config, tmp_path):
     """Saves and evaluates often, so that kills fall into both."""
+    config.model.update(hidden_dropout=0.1, attention_dropout=0.1)
+    config.optimizer.schedule = "linear"
     config.train.update(num_steps=60, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False)
-    config.data.workers = 0
     path = tmp_path / "recipe.py"
     path.write_text(
         "import json\nfrom bert_jax.config import base\n\n\n"

@@ -1,0 +1,42 @@
+"""How much arithmetic a step is, counted from the model's sizes, and how much a device can do."""
+
+import jax
+
+from bert_jax.model import Spec
+
+# Dense bfloat16 FLOP/s as the makers publish them; the first name that the device's kind contains.
+PEAKS = (
+    ("TPU v6 lite", 918e12),
+    ("TPU v5 lite", 197e12),
+    ("TPU v5", 459e12),
+    ("TPU v4", 275e12),
+    ("TPU v3", 123e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("L4", 121e12),
+    ("V100", 125e12),
+    ("T4", 65e12),
+)
+
+
+def step_flops(spec: Spec, batch: int, sequence: int, slots: int) -> float:
+    """FLOPs of the matrix products of one training step; the backward pass costs two forward passes.
+
+    Args:
+      spec: the model's.
+      batch: rows.
+      sequence: tokens a row, padding included.
+      slots: positions a row whose vocabulary logits are computed.
+    """
+    hidden = spec.hidden_size
+    layer = 4 * hidden * hidden + 2 * hidden * spec.intermediate_size + 2 * sequence * hidden  # a token
+    head = slots * (hidden * hidden + hidden * spec.vocab_size)  # a row
+    pooled = (hidden * hidden if spec.pooler else 0) + (2 * hidden if spec.next_sentence else 0)
+    return 3.0 * 2.0 * batch * (sequence * spec.num_layers * layer + head + pooled)
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """The device's published bfloat16 FLOP/s; None where it is not known, as of any CPU."""
+    return next((peak for name, peak in PEAKS if name in device.device_kind), None)
