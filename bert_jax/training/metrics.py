@@ -4,6 +4,7 @@ A row is a flat dict of JSON values that begins with `step`, the number of steps
 logger its rows at most, never the run.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -53,6 +54,18 @@ class MetricsFile:
     def write(self, row: Mapping) -> None:
         finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
         self._waiting += json.dumps(finite).encode() + b"\n"
+        self._write_waiting()
+
+    def flush(self) -> None:
+        self._write_waiting()
+        with contextlib.suppress(OSError):  # what could not be written has been told
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def _write_waiting(self):
         try:
             written = self._file.write(self._waiting)
             if written < len(self._waiting):
@@ -65,13 +78,6 @@ class MetricsFile:
             return
         self._size += written
         self._waiting, self._told = b"", False
-
-    def flush(self) -> None:
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self.flush()
-        self._file.close()
 
 
 class TensorBoard:
