@@ -72,4 +72,4 @@ def _import_dataset(tfds, name):
 
 def _first_line(error):
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0].rstrip(".") if lines else type(error).__name__
