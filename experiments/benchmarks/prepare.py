@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.prepare --text='../shared/data/books/*.txt' --vocabulary=vocab.txt
 
 The text is repeated to 20 MB and 200 MB. Everything is measured in one run, on the cores that are there; rates are
-per core, for two workers. Prints a Markdown table and writes it to experiments/results/prepare.md.
+of two workers together, and per second of processor time. Prints a Markdown table and writes it to
+experiments/results/prepare.md.
 """
 
 import glob
@@ -12,6 +13,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,10 +36,10 @@ from bert_jax.data import tokenizers
 tokenizer = tokenizers.load(sys.argv[1])._tokenizer
 lines = [line.strip() for line in open(sys.argv[2], encoding="utf-8") if line.strip()]
 tokenizer.encode_batch_fast(lines[:100], add_special_tokens=False)
-start, tokens = time.perf_counter(), 0
+start, cpu, tokens = time.perf_counter(), time.process_time(), 0
 for at in range(0, len(lines), 5000):
     tokens += sum(len(e.ids) for e in tokenizer.encode_batch_fast(lines[at : at + 5000], add_special_tokens=False))
-print(time.perf_counter() - start)
+print(time.perf_counter() - start, time.process_time() - cpu)
 """
 
 
@@ -56,29 +58,25 @@ def main(argv):
                 for _ in range(round(size / len(text.encode()))):
                     file.write(text)
         small = files[_SIZES[0]]
-        alone = float(_output([sys.executable, "-c", _TOKENIZERS_ALONE, _VOCABULARY.value, str(small)]))
-        rows.append(("`tokenizers` alone, 2 threads", small.stat().st_size, alone, None))
+        command = [sys.executable, "-c", _TOKENIZERS_ALONE, _VOCABULARY.value, str(small)]
+        alone = subprocess.run(command, check=True, text=True, capture_output=True).stdout
+        rows.append(("`tokenizers` alone, 2 threads", small.stat().st_size, *map(float, alone.split()), None))
         for mode in ("line", "split"):
             for size, path in files.items():
                 output = pathlib.Path(folder, f"{mode}-{size}")
-                seconds, peak = _measured(path, output, mode)
-                rows.append((f"prepare --sentences={mode}", path.stat().st_size, seconds, peak))
+                rows.append((f"prepare --sentences={mode}", path.stat().st_size, *_measured(path, output, mode)))
     report = _report(rows)
     print(report)
     pathlib.Path(_RESULTS.value).write_text(report)
 
 
-def _output(command):
-    return subprocess.run(command, check=True, text=True, capture_output=True).stdout
-
-
 def _measured(path, output, mode):
-    """(seconds of the whole command, peak memory of its processes together in bytes)"""
+    """(seconds of the whole command, processor seconds, peak memory of its processes together in bytes)"""
     command = [
         sys.executable, "-m", "bert_jax.prepare", f"--input={path}", f"--output={output}",
         f"--tokenizer={_VOCABULARY.value}", f"--sentences={mode}", f"--workers={_WORKERS}",
     ]  # fmt: skip
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), _processor_seconds()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     peak = [0]
     watcher = threading.Thread(target=_watch, args=(process, peak))
@@ -89,7 +87,13 @@ def _measured(path, output, mode):
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
     json.loads((output / "manifest.json").read_text())
-    return seconds, peak[0]
+    return seconds, _processor_seconds() - cpu, peak[0]
+
+
+def _processor_seconds():
+    """Of all processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _watch(process, peak):
@@ -111,28 +115,29 @@ def _resident(pid):
 def _report(rows):
     cores = len(os.sched_getaffinity(0))
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("tokenizers", "sentencex", "numpy"))
-    _, size, seconds, _ = rows[0]
-    reference = size / seconds
+    _, size, seconds, cpu, _ = rows[0]
+    reference, cpu_reference = size / seconds, size / cpu
     lines = [
         "# prepare: speed and memory",
         "",
         f"Measured by `python -m experiments.benchmarks.prepare` on {cores} CPU cores ({platform.machine()}), Python "
         f"{platform.python_version()}, {versions}. English books repeated; BERT's uncased vocabulary, loaded; "
-        f"{_WORKERS} workers. Seconds are of the whole command, start and last pass included. Other work on the "
-        "machine slows all rows alike: compare them with each other.",
+        f"{_WORKERS} workers. Times are of the whole command, start and last pass included. Other work on the "
+        f"machine (load {os.getloadavg()[0]:.1f} at the end) slows all rows: compare them with each other, and take MB "
+        "per processor second for what a core of its own does.",
         "",
-        "| | text | seconds | MB/s | MB/s per core | times `tokenizers` | peak memory |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| | text | seconds | MB/s | times `tokenizers` | MB per processor second | times `tokenizers` | peak memory |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, size, seconds, peak in rows:
-        rate = size / seconds
+    for name, size, seconds, cpu, peak in rows:
         memory = f"{peak / 2**20:.0f} MiB" if peak else ""
+        rate, cpu_rate = size / seconds, size / cpu
         lines.append(
-            f"| {name} | {size / 1e6:.0f} MB | {seconds:.1f} | {rate / 1e6:.2f} | {rate / 1e6 / _WORKERS:.2f} "
-            f"| {rate / reference:.2f} | {memory} |"
+            f"| {name} | {size / 1e6:.0f} MB | {seconds:.1f} | {rate / 1e6:.2f} | {rate / reference:.2f} "
+            f"| {cpu_rate / 1e6:.2f} | {cpu_rate / cpu_reference:.2f} | {memory} |"
         )
     lines.append("")
-    for (name, _, _, small), (_, _, _, large) in zip(rows[1::2], rows[2::2], strict=True):
+    for (name, *_, small), (*_, large) in zip(rows[1::2], rows[2::2], strict=True):
         lines.append(f"- {name}: peak memory grows by {large / small - 1:.1%} from 20 MB to 200 MB of text.")
     return "\n".join(lines) + "\n"
 
