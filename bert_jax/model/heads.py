@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.encoder import Encoder
-from bert_jax.model.layers import ACTIVATIONS, LayerNorm, Linear
+from bert_jax.model.layers import ACTIVATIONS, LayerNorm, Linear, add_bias
 from bert_jax.model.spec import Spec
 
 
@@ -22,7 +22,7 @@ class LanguageModelHead(nnx.Module):
         """Float32 logits [batch, positions, vocabulary] of hidden [batch, positions, hidden]."""
         x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
         logits = jnp.einsum("bph,vh->bpv", x, embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-        return logits + self.bias[...][None, None]
+        return add_bias(logits, self.bias[...])
 
 
 class Pooler(nnx.Module):

@@ -63,7 +63,29 @@ def _targets(batch, objective):
 
 
 def _cross_entropy(task, logits, labels, weights):
-    label_logits = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    losses = jax.nn.logsumexp(logits, axis=-1) - label_logits
-    correct = (jax.lax.stop_gradient(logits).argmax(-1) == labels).astype(jnp.float32)
+    losses, best = _token_cross_entropy(logits, labels)
+    correct = (best == 0).astype(jnp.float32)
     return {f"{task}_loss": (losses * weights).sum(), f"{task}_correct": (correct * weights).sum()}
+
+
+@jax.custom_vjp
+def _token_cross_entropy(logits, labels):
+    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right)."""
+    return _token_cross_entropy_forward(logits, labels)[0]
+
+
+def _token_cross_entropy_forward(logits, labels):
+    largest = logits.max(-1)
+    log_normaliser = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return (log_normaliser - chosen, largest - chosen), (logits, labels, log_normaliser)
+
+
+def _token_cross_entropy_backward(saved, cotangents):
+    logits, labels, log_normaliser = saved
+    one_hot = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
+    gradient = jnp.exp(logits - log_normaliser[..., None]) - one_hot.astype(logits.dtype)
+    return gradient * cotangents[0][..., None], None
+
+
+_token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)
