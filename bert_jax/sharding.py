@@ -19,7 +19,7 @@ AXES = ("data", "fsdp", "tensor")
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
-RULES: tuple[tuple[str, ...], ...] = (
+RULES = (
     (r"embeddings/word/embedding", P("tensor", "fsdp"), P(None, ("fsdp", "tensor"))),
     (r"embeddings/(position|token_type)/embedding", P(None, ("fsdp", "tensor"))),
     (r"attention/(query|key|value)/kernel", P("fsdp", "tensor")),
@@ -80,10 +80,9 @@ def path_name(path) -> str:
 
 
 def _sharding(name, shape, mesh):
-    for pattern, *layouts in RULES:
-        if re.search(f"(^|/)({pattern})$", name):
-            break
-    else:
+    matches = (layouts for pattern, *layouts in RULES if re.search(f"(^|/)({pattern})$", name))
+    layouts = next(matches, None)
+    if layouts is None:
         raise UserError(f"{name}: no rule of bert_jax.sharding.RULES matches this array of shape {shape}")
     for layout in layouts:
         if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape, layout, strict=False)):

@@ -30,7 +30,7 @@ class SelfAttention(nnx.Module):
           mask: bool, broadcasts to [batch, heads, query, key]; True where the query may see the key.
           seed: of the dropout of the attention weights; None for none.
         """
-        query, key, value = self._heads(self.query(hidden)), self._heads(self.key(hidden)), self._heads(self.value(hidden))
+        query, key, value = (self._heads(linear(hidden)) for linear in (self.query, self.key, self.value))
         scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(jnp.where(mask, scores / math.sqrt(query.shape[-1]), -1e30), axis=-1)
         weights = dropout(weights, self.dropout, seed).astype(value.dtype)

@@ -87,7 +87,7 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
         else:
             grads, sums = _accumulated(gradient, params, batch, key, microbatches)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         loss = objective_lib.mean_loss(sums, counts)
         bad = (state["bad_step"] < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         state = {

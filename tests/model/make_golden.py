@@ -49,8 +49,9 @@ def random_batch(seed, segments=2, pad_id=0):
     weights[1, -1] = 0
     positions = np.stack([np.sort(random.choice(n - 1, SLOTS, replace=False)) + 1 for n in lengths])
     used = weights > 0
+    ids = random.integers(5, SIZES["vocab_size"], (ROWS, LENGTH))
     return {
-        "input_ids": np.where(present, random.integers(5, SIZES["vocab_size"], (ROWS, LENGTH)), pad_id).astype(np.int32),
+        "input_ids": np.where(present, ids, pad_id).astype(np.int32),
         "attention_mask": present.astype(np.int32),
         "token_type_ids": ((np.arange(LENGTH) >= lengths[:, None] // 2) & present & (segments > 1)).astype(np.int32),
         "masked_positions": np.where(used, positions, 0).astype(np.int32),

@@ -1,0 +1,82 @@
+"""The mesh and the table of rules."""
+
+import re
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.errors import UserError
+from bert_jax.training import optimizer as optimizer_lib
+
+
+def mesh(data, fsdp, tensor):
+    return sharding.make_mesh({"data": data, "fsdp": fsdp, "tensor": tensor})
+
+
+def state_shapes(name="adamw", vocab_size=64):
+    config = config_lib.base()
+    config.model.update(hidden_size=16, num_layers=2, num_heads=4, intermediate_size=32, max_positions=8)
+    config.optimizer.name = name
+    model = model_lib.build(config.model, vocab_size)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    opt_state = jax.eval_shape(optimizer_lib.make_optimizer(config.optimizer, 10).init, params)
+    return {"params": params, "opt_state": opt_state}
+
+
+def test_minus_one_takes_the_devices_that_are_left():
+    assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(mesh(8, 1, 1).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (2, 2, 1), (16, 1, 1), (-1, -1, 1), (-1, 0, 1)])
+def test_a_mesh_that_does_not_fit_is_refused(sizes):
+    with pytest.raises(UserError, match=r"config.mesh: found data=.* for 8 devices"):
+        mesh(*sizes)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_every_leaf_has_one_rule_and_moments_lie_like_their_parameters(name):
+    shapes = state_shapes(name)
+    names = [sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]
+    for leaf in names:
+        assert sum(bool(re.search(f"(^|/)({pattern})$", leaf)) for pattern, *_ in sharding.RULES) == 1, leaf
+    layouts = sharding.tree_shardings(shapes, mesh(2, 2, 2))
+    specs = dict(zip(names, (leaf.spec for leaf in jax.tree.leaves(layouts)), strict=True))
+    for leaf, spec in specs.items():
+        if "/mu/" in leaf or "/nu/" in leaf:
+            assert spec == specs["params/" + re.split("/(mu|nu)/", leaf)[-1]]
+    assert specs["params/encoder/layers/1/attention/query/kernel"] == P("fsdp", "tensor")
+    assert specs["params/encoder/layers/1/mlp/down/kernel"] == P("tensor", "fsdp")
+
+
+def test_no_large_leaf_is_whole_on_a_sharded_mesh():
+    shapes = state_shapes()["params"]
+    layouts = sharding.tree_shardings(shapes, mesh(1, 4, 2))
+    for (path, leaf), layout in zip(
+        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(layouts), strict=True
+    ):
+        if leaf.size > 64:
+            assert layout.num_devices == 8 and not layout.is_fully_replicated, path
+
+
+def test_a_vocabulary_that_does_not_divide_is_sharded_on_its_hidden_dimension():
+    params = state_shapes(vocab_size=61)["params"]
+    layouts = sharding.tree_shardings(params, mesh(1, 4, 2))
+    assert layouts["encoder"]["embeddings"]["word"]["embedding"].spec == P(None, ("fsdp", "tensor"))
+    assert layouts["mlm"]["bias"].spec == P()
+
+
+def test_an_axis_that_divides_nothing_is_refused_by_name():
+    leaf = jax.ShapeDtypeStruct((4, 12), "float32")
+    with pytest.raises(UserError, match=r"config.mesh: data=1, fsdp=1, tensor=8 does not divide .*/embedding of shape"):
+        sharding.tree_shardings({"embeddings": {"position": {"embedding": leaf}}}, mesh(1, 1, 8))
+
+
+def test_a_leaf_without_a_rule_is_refused_by_name():
+    leaf = jax.ShapeDtypeStruct((4,), "float32")
+    with pytest.raises(UserError, match="encoder/rotary/table: no rule"):
+        sharding.tree_shardings({"encoder": {"rotary": {"table": leaf}}}, mesh(8, 1, 1))

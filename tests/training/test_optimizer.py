@@ -1,0 +1,83 @@
+"""Schedules against values worked out by hand; AdamW and LAMB against the published formulas in numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.training import optimizer as optimizer_lib
+
+
+def settings(**changes):
+    config = config_lib.base().optimizer
+    config.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # 20 steps, 4 of warm-up, peak 1: {step: rate}
+        ({"schedule": "linear"}, {0: 0, 1: 0.25, 2: 0.5, 4: 1, 8: 0.75, 12: 0.5, 19: 1 / 16, 20: 0}),
+        ({"schedule": "linear", "final_fraction": 0.2}, {4: 1, 12: 0.6, 20: 0.2, 25: 0.2}),
+        ({"schedule": "linear", "warmup_steps": 0}, {0: 1, 10: 0.5, 20: 0}),
+        ({"schedule": "cosine"}, {2: 0.5, 4: 1, 8: (1 + 0.5**0.5) / 2, 12: 0.5, 20: 0}),
+        ({"schedule": "cosine", "final_fraction": 0.2}, {4: 1, 12: 0.6, 20: 0.2}),
+        ({"schedule": "trapezoidal", "decay_steps": 8}, {1: 0.25, 4: 1, 12: 1, 14: 0.75, 16: 0.5, 20: 0}),
+        ({"schedule": "trapezoidal"}, {4: 1, 18: 1, 19: 0.5, 20: 0}),
+        ({"schedule": "trapezoidal", "decay_steps": 4, "final_fraction": 0.5}, {16: 1, 18: 0.75, 20: 0.5}),
+        ({"schedule": "constant"}, {0: 0, 3: 0.75, 4: 1, 19: 1}),
+    ],
+)
+def test_schedules(changes, expected):
+    schedule = optimizer_lib.make_schedule(settings(**({"warmup_steps": 4, "learning_rate": 1.0} | changes)), 20)
+    rates = jax.jit(jax.vmap(schedule))(jnp.arange(30))
+    np.testing.assert_allclose([rates[step] for step in expected], list(expected.values()), atol=1e-6)
+
+
+def tree(seed, scale=1.0):
+    random = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return (random.standard_normal(shape) * scale).astype(np.float32)
+
+    return {
+        "up": {"kernel": draw(4, 6), "bias": draw(6)},
+        "norm": {"scale": draw(6), "bias": draw(6)},
+        "word": {"embedding": draw(9, 4)},
+    }
+
+
+def published(name, params, gradients, clip, rate=0.01, decay=0.1, b1=0.9, b2=0.99, epsilon=1e-6):
+    """The formulas, leaf by leaf, in numpy."""
+    moments = {}
+    for t, grads in enumerate(gradients, 1):
+        norm = np.sqrt(sum((g**2).sum() for leaves in grads.values() for g in leaves.values()))
+        for module, leaves in params.items():
+            for leaf, p in leaves.items():
+                g = grads[module][leaf] * (min(1, clip / norm) if clip else 1)
+                m, v = moments.get((module, leaf), (0, 0))
+                m, v = moments[module, leaf] = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
+                update = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + epsilon)
+                if leaf in ("kernel", "embedding"):
+                    update = update + decay * p
+                    if name == "lamb":
+                        update = update * np.linalg.norm(p) / np.linalg.norm(update)
+                leaves[leaf] = p - rate * update
+    return params
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5, 1e6])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_updates_as_published(name, clip):
+    config = settings(name=name, learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.1)
+    config.update(b2=0.99, clip_norm=clip)
+    optimizer = optimizer_lib.make_optimizer(config, 10)
+    params, gradients = tree(0), [tree(seed, 3.0) for seed in (1, 2, 3)]
+    state = optimizer.init(params)
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    expected = published(name, tree(0), gradients, clip)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
