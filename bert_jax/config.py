@@ -250,7 +250,9 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             where = f"config.data.phases[{i}].{key}"
             if key in ("phases", "corpus") or key not in data:
                 names = [name for name in data if name not in ("phases", "corpus")]
-                raise UserError(f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data")
+                raise UserError(
+                    f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data"
+                )
             _check_type(where, value, data[key])
             data[key] = value
         data.phases = ()
@@ -367,7 +369,9 @@ def _check_train(found):
         )
     keep_every, every = found["train.keep_every"], found["train.checkpoint_every"]
     if keep_every % every:
-        raise UserError(f"config.train.keep_every: {keep_every} is not a multiple of config.train.checkpoint_every={every}")
+        raise UserError(
+            f"config.train.keep_every: {keep_every} is not a multiple of config.train.checkpoint_every={every}"
+        )
 
 
 def _check_type(where, value, default):
@@ -378,7 +382,9 @@ def _check_type(where, value, default):
     if kind is tuple and isinstance(value, list):
         good = True
     if not good:
-        raise UserError(f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}")
+        raise UserError(
+            f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}"
+        )
 
 
 def _check_choice(where, value, choices):

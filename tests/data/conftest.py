@@ -15,6 +15,11 @@ VOCABULARY = [
 ]
 
 
+def word(rng):
+    """A word that is one token."""
+    return rng.choice(LETTERS) + rng.choice(LETTERS[:12])
+
+
 def text(num_documents, seed, most_sentences=12, most_words=14):
     """Documents of one sentence a line between blank lines; words of two letters, or of several pieces."""
     rng = random.Random(seed)
@@ -23,12 +28,12 @@ def text(num_documents, seed, most_sentences=12, most_words=14):
         lines = []
         for _ in range(rng.randint(1, most_sentences)):
             words = [
-                rng.choice(LETTERS) + rng.choice(LETTERS[:12]) + "".join(rng.choices(LETTERS, k=rng.choice([0, 0, 1, 3])))
+                word(rng) + "".join(rng.choices(LETTERS, k=rng.choice([0, 0, 1, 3])))
                 for _ in range(rng.randint(1, most_words))
             ]
             lines.append(" ".join(words) + " .")
         documents.append("\n".join(lines))
-    documents.insert(5, " ".join(rng.choice(LETTERS) + rng.choice(LETTERS[:12]) for _ in range(300)))  # one long sentence
+    documents.insert(5, " ".join(word(rng) for _ in range(300)))  # one sentence longer than a row
     return "\n\n".join(documents) + "\n"
 
 

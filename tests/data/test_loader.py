@@ -158,7 +158,8 @@ def test_static_masking_has_dupe_factor_masks_and_dynamic_a_fresh_one_each_time(
             rows[masking].append(ids.tobytes() + batch["next_sentence_label"].tobytes())
             for row, name in enumerate(describe_batch(config, step)):
                 instance = name.split(": ")[1].split(", mask epoch")[0]
-                masks[masking][instance].append(batch["input_ids"][row].tobytes() + batch["masked_labels"][row].tobytes())
+                shown = batch["input_ids"][row].tobytes() + batch["masked_labels"][row].tobytes()
+                masks[masking][instance].append(shown)
     assert rows["static"] == rows["dynamic"], "the pairs differ between the arms"
     seen = [len(shown) for shown in masks["static"].values()]
     assert min(seen) >= cycles - 1
