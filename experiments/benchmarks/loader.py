@@ -55,8 +55,8 @@ def main(argv):
         "# The loader alone",
         "",
         f"`python -m experiments.benchmarks.loader --corpus=DIR`, a corpus of {tokens:,} tokens; one process on "
-        f"one CPU core; batches of {_BATCH} x {_LENGTH}, dynamic masks, from memory-mapped tokens to a masked batch. Median of "
-        "three.",
+        f"one CPU core; batches of {_BATCH} x {_LENGTH}, dynamic masks, from memory-mapped tokens to a masked "
+        "batch. Median of three.",
         "",
         "| format | mask unit | instances/s | tokens/s | bar (instances/s) |",
         "|---|---|---|---|---|",
