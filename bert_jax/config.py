@@ -42,8 +42,8 @@ def base() -> ml_collections.ConfigDict:
     model.num_heads = 12
     model.intermediate_size = 3072
     model.activation = "gelu"
-    model.max_positions = 512
-    model.position_offset = 0  # RoBERTa's first position is 2
+    model.max_positions = 512  # tokens a row can hold; the position table has position_offset more rows
+    model.position_offset = 0  # row of the first token's position; RoBERTa: 2
     model.type_vocab_size = 2
     model.norm_epsilon = 1e-12
     model.hidden_dropout = 0.1

@@ -28,3 +28,12 @@ def test_peaks():
     assert peak("NVIDIA H200") == peak("NVIDIA H100 80GB HBM3") == 989e12
     assert peak("TPU v5 lite") == 197e12 and peak("TPU v5p") == 459e12
     assert peak("cpu") is None
+
+
+def test_step_flops_by_hand(config):
+    config.model.update(hidden_size=4, num_layers=2, num_heads=2, intermediate_size=6)
+    spec = model_lib.build(config.model, 10, next_sentence=True).spec
+    # Multiplications of a row of 3 tokens in one layer: four projections, up and down, scores and their values.
+    layer = 4 * (3 * 4 * 4) + 2 * (3 * 4 * 6) + 2 * (3 * 3 * 4)
+    heads = 2 * (4 * 4 + 4 * 10) + 4 * 4 + 4 * 2  # two slots' transform and decoder, pooler, pair
+    assert flops.step_flops(spec, 5, 3, 2) == 3 * 2 * 5 * (2 * layer + heads)
