@@ -28,7 +28,7 @@ def main(argv):
 
     folder = pathlib.Path(_FOLDER.value)
     print(f"1. The corpus: the documentation of Python, in {folder / 'corpus'}")
-    settings = preparation.Settings(input="python-docs", tokenizer="train:wordpiece:8192", eval_share=0.05)
+    settings = preparation.Settings(input="python-docs", tokenizer="train:wordpiece:4096", eval_share=0.05)
     preparation.prepare(settings, folder / "corpus")
 
     from bert_jax.training import loop
