@@ -20,6 +20,7 @@ from bert_jax.training import metrics as metrics_lib
 from bert_jax.training import step as step_lib
 from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.evaluation import Evaluation
+from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
 
 
@@ -42,6 +43,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     workdir = pathlib.Path(workdir)
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     num_steps = config_lib.num_steps(config)
     mesh = sharding.make_mesh(config.mesh)
     corpora = loader.open_corpora(config)
