@@ -45,7 +45,10 @@ def _report(error):
 
 def _parse(argv):
     try:
-        return flags.FLAGS([_resolved(argument) for argument in argv])
+        rest = flags.FLAGS([_resolved(argument) for argument in argv])
+        if flags.FLAGS["verbosity"].using_default_value:
+            flags.FLAGS.verbosity = -1  # warnings; absl would show jax's search for accelerators too
+        return rest
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(" ".join(str(error).split())) from error
 
