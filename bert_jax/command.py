@@ -1,5 +1,6 @@
 """What all commands share: recipe flags, and one clear line for a user's mistake."""
 
+import re
 import sys
 
 from absl import app, flags
@@ -45,21 +46,34 @@ def _report(error):
 
 def _parse(argv):
     try:
-        rest = flags.FLAGS([_resolved(argument) for argument in argv])
+        sys.argv = _resolved(argv)  # config_flags looks for overrides there
+        rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings; absl would show jax's search for accelerators too
         return rest
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        message = " ".join(str(error).split())
+        missing = re.fullmatch(r"flag (--\w+)=None: Flag .* must have a value other than None\.", message)
+        if missing:
+            message = f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
+        raise UserError(message) from error
 
 
-def _resolved(argument):
-    """The argument with a recipe's name turned into its file, and a config key checked."""
-    name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
-    if not argument.startswith("-"):
-        return argument
-    if name == "config" and equals:
-        return f"--config={config_lib.recipe_path(value)}"
-    if name.startswith("config."):
-        config_lib.check_key(name.removeprefix("config."))
-    return argument
+def _resolved(argv):
+    """The arguments with the recipe first and as a file, its keys checked before absl sees them."""
+    recipe, rest = [], []
+    arguments = iter(argv[1:])
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
+        if argument.startswith("-") and name == "config":
+            value = value if equals else next(arguments, "")
+            config_lib.load_recipe(value)
+            recipe = [f"--config={config_lib.recipe_path(value)}"]
+            continue
+        if argument.startswith("-") and name.startswith("config."):
+            config_lib.check_key(name.removeprefix("config."))
+        rest.append(argument)
+    overrides = [argument for argument in rest if argument.lstrip("-").startswith("config.")]
+    if overrides and not recipe and flags.FLAGS["config"].default is None:
+        raise UserError(f"--config: missing, but there is {overrides[0]}; expected --config=RECIPE")
+    return [argv[0], *recipe, *rest]

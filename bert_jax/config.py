@@ -8,7 +8,9 @@ worker processes read configs too.
 import dataclasses
 import difflib
 import importlib.util
+import math
 import pathlib
+from collections.abc import Mapping
 
 import ml_collections
 
@@ -124,12 +126,16 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
       UserError: no such recipe (the closest name is given), or the file has no get_config().
     """
     path = recipe_path(recipe)
+    if path.suffix != ".py":
+        raise UserError(f"--config={path}: not a recipe; expected a Python file with get_config()")
     spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config()
-    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is a program: anything may be wrong with it
         raise UserError(f"{path}: the recipe does not load: {_first_line(error)}") from error
     return config
 
@@ -176,9 +182,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, choices in CHOICES.items():
         _check_choice(f"config.{key}", found[key], choices)
     _check_positive(found)
+    if found["seed"] >= 2**32:
+        raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
     _check_model(found)
     _check_objective(found)
     for phase in phases(config):
+        _check_positive(_flat(phase.data, "data."), phase.name)
         _check_data(phase.data, phase.name, found)
     _check_train(found)
 
@@ -240,6 +249,12 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
 
     A phase's `share` is of the run's steps. `data.sequence_length` bounds every phase's own length.
     """
+    for i, phase in enumerate(config.data.phases):
+        if not isinstance(phase, Mapping):
+            raise UserError(
+                f"config.data.phases[{i}]: found {phase!r}; expected a dict such as "
+                "{'share': 0.9, 'sequence_length': 128}"
+            )
     overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
     datas = []
     for i, override in enumerate(overrides):
@@ -255,6 +270,11 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
                 )
             _check_type(where, value, data[key])
             data[key] = value
+        if "sequence_length" in override and data.sequence_length > config.model.max_positions:
+            raise UserError(
+                f"config.data.phases[{i}].sequence_length: {data.sequence_length} is over "
+                f"config.model.max_positions={config.model.max_positions}"
+            )
         data.phases = ()
         data.sequence_length = min(data.sequence_length, config.data.sequence_length)
         datas.append(data)
@@ -285,7 +305,7 @@ def _phase_stops(config, overrides, datas):
     return stops
 
 
-def _check_positive(found):
+def _check_positive(found, where=""):
     at_least_one = (
         "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
         "model.max_positions", "data.sequence_length", "data.batch_size", "data.pair_repeats",
@@ -296,8 +316,8 @@ def _check_positive(found):
         if key.startswith("mesh.") or not isinstance(value, int | float) or isinstance(value, bool):
             continue
         least = 1 if key in at_least_one else 0
-        if not value >= least:  # NaN too
-            raise UserError(f"config.{key}: found {value}; expected at least {least}")
+        if not least <= value or not math.isfinite(value):  # NaN too
+            raise UserError(f"config.{key}: found {value}{where}; expected a number of at least {least}")
 
 
 def _check_model(found):
@@ -346,6 +366,13 @@ def _check_data(data, name, found):
         raise UserError(
             f"config.model.type_vocab_size: {found['model.type_vocab_size']}; next-sentence pairs need 2"
         )
+    if data.max_predictions > data.sequence_length:
+        raise UserError(
+            f"{where}.max_predictions: found {data.max_predictions}{name}; expected at most "
+            f"{where}.sequence_length={data.sequence_length}"
+        )
+    if not all(isinstance(weight, int | float) for weight in data.weights):
+        raise UserError(f"{where}.weights: found {tuple(data.weights)}{name}; expected numbers, one for each corpus")
     if not 0 < data.mask_rate < 1:
         raise UserError(f"{where}.mask_rate: found {data.mask_rate}{name}; expected a share in (0, 1)")
     if data.mask_token_share + data.random_token_share > 1 + 1e-9:
@@ -404,9 +431,13 @@ def _flat(config, prefix=""):
 
 
 def _closest(word, names):
-    close = difflib.get_close_matches(word, list(names), n=1, cutoff=0.5)
-    if not close:  # the right last part in the wrong group
-        close = [name for name in names if name.split(".")[-1] == word.split(".")[-1]][:1]
+    names = list(names)
+    last = word.split(".")[-1]
+    close = [name for name in names if name.split(".")[-1] == last][:1]  # the right key in a wrong group
+    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if not close:
+        groups = difflib.get_close_matches(word.split(".")[0], {name.split(".")[0] for name in names}, n=1)
+        close = [f"{group}." for group in groups if "." in word]
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -415,4 +446,5 @@ def _next_multiple(number, of):
 
 
 def _first_line(error):
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip("'\"").splitlines() or [""])[0].partition(" Other fields present")[0]
+    return f"{type(error).__name__}: {line}"

@@ -102,13 +102,14 @@ class Corpus:
         try:
             manifest = json.loads(manifest_path.read_text("utf-8"))
             version = manifest["format_version"]
+            corpus = cls(path, manifest) if version == FORMAT_VERSION else None
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{manifest_path}: not a corpus manifest; prepare the corpus again") from error
         if version != FORMAT_VERSION:
             raise UserError(
                 f"{manifest_path}: format_version {version}; expected {FORMAT_VERSION}; prepare the corpus again"
             )
-        return cls(path, manifest)
+        return corpus
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:

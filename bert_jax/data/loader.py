@@ -165,6 +165,8 @@ class Stream:
 
     def _rows(self, phase, step, host, num_hosts):
         """[(source, rows of the host's batch, (repeat, index, mask epoch))], each array [rows of this source]."""
+        if num_hosts < 1 or not 0 <= host < num_hosts:
+            raise UserError(f"host: found {host} of num_hosts={num_hosts}; expected 0 <= host < num_hosts")
         if phase.data.batch_size % num_hosts:
             raise UserError(
                 f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by {num_hosts} hosts"

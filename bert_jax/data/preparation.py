@@ -288,10 +288,10 @@ def _write_shards(output, plan, settings, workers, strict, progress):
     parts = output / "parts"
     todo = [i for i in range(len(plan.shards)) if not (parts / f"{i:05d}").is_dir()]
     sizes = [sum(part.size for part in shard) for shard in plan.shards]
-    done = plan.size - sum(sizes[i] for i in todo)
+    done = sum(sizes) - sum(sizes[i] for i in todo)
     arguments = (str(output), settings, strict)
     with tqdm.tqdm(
-        total=max(plan.size, 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=not progress
+        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=not progress
     ) as bar:
         for number, skipped in _map(todo, plan.shards, min(workers, len(todo)), arguments):
             bar.update(sizes[number])

@@ -13,7 +13,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.data import loader
+from bert_jax.data import loader, tokenizers
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint, flops
 from bert_jax.training import metrics as metrics_lib
@@ -58,7 +58,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         template = step_lib.abstract_state(config, model, mesh, num_steps)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
         begins = checkpoints.newest() is None
-        start = _start_from(config.init_from, template["params"]) if config.init_from and begins else None
+        start = _start_from(config, template["params"], corpora[0].tokenizer) if config.init_from and begins else None
         workdir_lib.write(workdir, config, corpora)
 
         restored = checkpoints.restore(template)
@@ -104,7 +104,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
             if not (logs or evaluates or saves):
                 continue
 
-            _stop_if_not_finite(state, config, workdir, checkpoints)
+            _stop_if_not_finite(state, done, saves, config, workdir, checkpoints)
             row = {name: float(value) for name, value in jax.device_get(metrics).items()} | speed.take() if logs else {}
             figures = evaluation(state["params"], done) if evaluates else {}
             for logger in loggers if row or figures else ():
@@ -130,9 +130,21 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         say(_summary(figures, done, workdir))
 
 
-def _start_from(source, template):
-    """The parameters of another run, checked against this model's."""
-    params, _, _ = checkpoint.load(source)
+def _start_from(config, template, tokenizer):
+    """The parameters of another run, checked against this model's and its vocabulary."""
+    source = config.init_from
+    params, before, _ = checkpoint.load(source)
+    if tokenizers.load(pathlib.Path(source) / "tokenizer").digest() != tokenizer.digest():
+        raise UserError(
+            f"config.init_from={source}: its vocabulary is not that of {config.data.corpus}; prepare the corpus with "
+            f"--tokenizer={source}/tokenizer"
+        )
+    for key in ("num_heads", "activation", "position_offset", "norm_epsilon"):  # no shape shows these
+        if before.model[key] != config.model[key]:
+            raise UserError(
+                f"config.model.{key}: found {config.model[key]}, but the run config.init_from={source} has "
+                f"{before.model[key]}; expected the same"
+            )
     found, wanted = (
         {sharding.path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (params, template)
@@ -153,8 +165,10 @@ def _described(model, state):
     return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}"
 
 
-def _stop_if_not_finite(state, config, workdir, checkpoints):
+def _stop_if_not_finite(state, done, saves, config, workdir, checkpoints):
     bad = int(jax.device_get(state["bad_step"]))
+    if bad < 0 and saves and not step_lib.all_finite(state["params"]):
+        bad = done - 1
     if bad < 0:
         return
     rows = loader.describe_batch(config, bad)
@@ -163,8 +177,9 @@ def _stop_if_not_finite(state, config, workdir, checkpoints):
         path.write_text("".join(f"{row}\n" for row in rows))
     checkpoints.settle()
     raise UserError(
-        f"step {bad + 1}: the loss or a gradient is not finite; its batch (bert_jax.data.batch_at(config, {bad})) has "
-        f"{rows[0]}; ... ({len(rows)} rows, listed in {path}); {_last_good(checkpoints)}"
+        f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
+        f"(bert_jax.data.batch_at(config, {bad})) has {rows[0]}; ... ({len(rows)} rows, listed in {path}); "
+        f"{_last_good(checkpoints)}"
     )
 
 

@@ -45,6 +45,12 @@ def state_shardings(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     return _state_maker(config, model, mesh, num_steps)[1]
 
 
+@jax.jit
+def all_finite(params: dict) -> jax.Array:
+    """Whether every parameter is a finite number: an update may overflow where loss and gradients did not."""
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
+
+
 def dropout_key(config) -> jax.Array:
     """The run's dropout key: the same for every step, and after a restart."""
     return _keys(config)[1]

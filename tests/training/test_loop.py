@@ -173,6 +173,32 @@ def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
 
 
+def test_an_update_that_overflows_is_not_saved(config, tmp_path):
+    """Loss and gradients are finite then; the parameters that they lead to are not."""
+    config.optimizer.update(learning_rate=3.4e38, warmup_steps=0, weight_decay=1.0)
+    config.train.update(num_steps=1, eval_every=0, checkpoint_every=1)
+    with pytest.raises(UserError, match="step 1: the loss, a gradient or a parameter is not finite"):
+        loop.pretrain(config, tmp_path)
+    assert steps(tmp_path) == []
+
+
+def test_init_from_another_vocabulary_or_head(config, finished, tmp_path):
+    other = make_corpus(tmp_path / "other")
+    lines = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
+    lines[7], lines[8] = lines[8], lines[7]
+    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
+    (other / "tokenizer" / "vocab.txt").write_text("\n".join(lines) + "\n")
+    config.init_from = str(finished)
+    corpus, config.data.corpus = config.data.corpus, str(other)
+    with pytest.raises(UserError, match="its vocabulary is not that of"):
+        loop.pretrain(config, tmp_path / "run")
+    config.data.corpus = corpus
+    config.model.num_heads = 4
+    with pytest.raises(UserError, match="config.model.num_heads: found 4, but the run .* has 2"):
+        loop.pretrain(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_init_from(config, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "first")
     config.optimizer.learning_rate = 0.0

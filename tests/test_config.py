@@ -1,0 +1,131 @@
+"""Recipes, and what a config or a command line may not say."""
+
+import subprocess
+import sys
+
+import pytest
+
+import configs
+from bert_jax import command
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+
+RECIPES = ["bert_base", "bert_large", "roberta_base", "roberta_large", "quickstart"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid_and_found_by_name_file_and_module(name):
+    config = config_lib.load_recipe(name)
+    config_lib.validate(config)
+    path = str(config_lib.recipe_path(f"configs/{name}.py"))
+    assert config_lib.load_recipe(path).to_dict() == config.to_dict()
+    assert getattr(configs, name).get_config().to_dict() == config.to_dict()
+
+
+def test_published_figures_of_the_recipes():
+    base, roberta = config_lib.load_recipe("bert_base"), config_lib.load_recipe("roberta_base")
+    short, long = config_lib.phases(base)
+    assert (short.stop, long.stop) == (900_000, 1_000_000)
+    assert (short.data.sequence_length, short.data.max_predictions) == (128, 20)
+    assert (long.data.sequence_length, long.data.max_predictions) == (512, 76)
+    assert (roberta.data.batch_size, roberta.optimizer.learning_rate, roberta.optimizer.b2) == (8192, 6e-4, 0.98)
+
+
+def test_a_length_in_tokens():
+    config = config_lib.base()
+    config.train.update(num_steps=0, num_tokens=1_000_000)
+    config.data.update(sequence_length=128, batch_size=32)
+    assert config_lib.num_steps(config) == 245  # 4,096 tokens a step, rounded up
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.phases": (90,)}, r"config.data.phases\[0\]: found 90; expected a dict such as"),
+        ({"data.phases": ({"share": 1.0, "batch_size": 0},)}, "config.data.batch_size: found 0"),
+        ({"data.phases": ({"share": 1.0, "max_predictions": -3},)}, "config.data.max_predictions: found -3"),
+        ({"data.phases": ({"share": 1.0, "dupe_factor": 0},)}, "config.data.dupe_factor: found 0"),
+        ({"data.phases": ({"share": 1.0, "sequence_length": 513},)}, "513 is over config.model.max_positions=512"),
+        ({"data.phases": ({"share": 0.5},)}, r"found shares \[0.5\]; expected positive numbers that add up to 1"),
+        ({"data.weights": ("a",)}, "config.data.weights: found"),
+        ({"data.max_predictions": 100_000}, "config.data.max_predictions: found 100000"),
+        ({"optimizer.learning_rate": float("inf")}, "config.optimizer.learning_rate: found inf"),
+        ({"optimizer.learning_rate": float("nan")}, "config.optimizer.learning_rate: found nan"),
+        ({"seed": 10**20}, "config.seed: found 1000"),
+        ({"model.num_heads": 7}, "config.model.hidden_size: 768 is not divisible by config.model.num_heads=7"),
+        ({"train.num_tokens": 5}, "expected one of them"),
+        ({"objective.name": "ltr"}, "does not go with config.model.attention"),
+        ({"data.format": "half_sentences"}, "expected one of segment_pair"),
+        ({"train.keep_every": 1500}, "1500 is not a multiple of"),
+    ],
+)
+def test_values_that_cannot_work(changes, message):
+    config = config_lib.base()
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = value
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("data.mask_ratee", "did you mean data.mask_rate?"),
+        ("modle.hidden_size", "did you mean model.hidden_size?"),
+        ("modle.x", "did you mean model.?"),
+        ("sequence_length", "did you mean data.sequence_length?"),
+    ],
+)
+def test_the_closest_key_is_named(key, hint):
+    with pytest.raises(UserError) as caught:
+        config_lib.check_key(key)
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = (", "the recipe does not load: SyntaxError"),
+        ("x = 1\n", "the recipe does not load: AttributeError.*get_config"),
+        ("import nowhere_at_all\n", "the recipe does not load: ModuleNotFoundError"),
+        ("def get_config():\n    return undefined\n", "the recipe does not load: NameError"),
+        (
+            "import bert_jax.config\n\ndef get_config():\n    c = bert_jax.config.base()\n    c.data.lenght = 3\n",
+            "the recipe does not load: .*lenght",
+        ),
+    ],
+)
+def test_recipes_that_do_not_load(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        config_lib.load_recipe(str(path))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="did you mean bert_base"):
+        config_lib.load_recipe("bert_bsae")
+
+
+def test_command_lines(tmp_path):
+    """The real command: what is refused is refused in one line, with exit code 2."""
+    cases = [
+        (["--workdir=w", "--config.data.corpus=x"], "--config: missing, but there is --config.data.corpus=x"),
+        (["--config=quickstart"], "--workdir: missing; expected --workdir=VALUE"),
+        (["--config=quickstart", "--workdir="], "--workdir: empty"),
+        (["--config.data.corpus=x", "--config", "quickstart", f"--workdir={tmp_path}/w"], "x: no such corpus"),
+        (["--config=quickstart", "--config.data.phases=abc", f"--workdir={tmp_path}/w"], "phases"),
+    ]
+    for arguments, message in cases:
+        done = subprocess.run(
+            [sys.executable, "-m", "bert_jax.pretrain", *arguments], capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("error: ") and message in done.stderr, done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_the_recipe_comes_first_whatever_the_order():
+    command.define_config_flag()
+    rest = command._resolved(["prog", "--config.seed=3", "--config", "quickstart", "--workdir=w"])
+    assert rest[1].startswith("--config=") and rest[1].endswith("quickstart.py")
+    assert rest[2:] == ["--config.seed=3", "--workdir=w"]
