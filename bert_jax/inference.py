@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 from bert_jax import model as model_lib
 from bert_jax.data import tokenizers
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.training.models import open_model
 
 _LENGTH_STEP = 32  # rows are padded to a multiple of it, so that few shapes are compiled
 _BATCH = 32
@@ -37,7 +37,8 @@ class FillMask:
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike) -> "FillMask":
         """The newest checkpoint of a run's workdir. Raises UserError if there is none."""
-        return cls(*load(path))
+        loaded = open_model(path)
+        return cls(loaded.model, loaded.params, loaded.tokenizer)
 
     def __call__(self, text: str | Sequence[str], top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
         """The most probable tokens of each mask.
@@ -117,14 +118,10 @@ class FillMask:
             }
 
 
-def load(path: str | os.PathLike) -> tuple[model_lib.Model, dict, tokenizers.Tokenizer]:
-    """The model, parameters and tokenizer of a run's workdir. Raises UserError if it has no checkpoint."""
-    params, config, _ = checkpoint.load(path)
-    tokenizer = tokenizers.load(pathlib.Path(path) / "tokenizer")
-    model = model_lib.build(
-        config.model.to_dict(), tokenizer.vocab_size, next_sentence=config.objective.next_sentence
-    )
-    return model, params, tokenizer
+def load(name: str | os.PathLike) -> tuple[Pretrained, tokenizers.Tokenizer]:
+    """A model with its parameters, and its vocabulary; see training.models.open_model for names and errors."""
+    model = open_model(name)
+    return model, model.tokenizer
 
 
 def _top(model, params, batch, *, top_k):

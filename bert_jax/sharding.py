@@ -30,6 +30,8 @@ RULES = (
     (r"mlp/down/kernel", P("tensor", "fsdp")),
     (r"(pooler/dense|mlm/transform|next_sentence)/kernel", P("fsdp", None)),
     (r"(attention/output|mlp/down|pooler/dense|mlm/transform|next_sentence)/bias", P()),
+    (r"task/dense/kernel", P("fsdp", None)),
+    (r"task/.*", P()),
     (r"mlm/bias", P("tensor"), P()),
     (r"\w*norm/(scale|bias)", P()),
     (r"count|bad_step", P()),

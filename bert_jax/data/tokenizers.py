@@ -40,6 +40,8 @@ class Tokenizer:
       vocab_size: ids are below this.
       cls_id, sep_id, mask_id, pad_id: the special tokens' ids; unk_id too, or None where there is none.
       special_ids: every special token's id, sorted.
+      pair_separators: separators between the texts of a pair: 1 (BERT), or 2 without segments (RoBERTa and what
+        calls its [CLS] <s>).
       leading_space: a word's white space is part of its token, so that a sentence inside a document
         is encoded with the space before it.
     """
@@ -47,6 +49,7 @@ class Tokenizer:
     kind: str
     vocab_size: int
     special_ids: tuple[int, ...]
+    pair_separators: int
     leading_space = False
 
     def encode(self, texts: list[str], special: bool = False) -> list[list[int]]:
@@ -97,6 +100,7 @@ class Tokenizer:
                 )
         self.cls_id, self.sep_id, self.mask_id = ids["cls"], ids["sep"], ids["mask"]
         self.pad_id, self.unk_id = ids["pad"], ids["unk"]
+        self.pair_separators = 2 if token_to_id("<s>") == self.cls_id else 1
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(others)))
 
 

@@ -11,44 +11,64 @@ from collections.abc import Mapping
 import jax
 from flax import nnx
 
-from bert_jax.model.heads import PreTraining
-from bert_jax.model.spec import Spec, make_spec
+from bert_jax.model.heads import Heads
+from bert_jax.model.spec import Spec, Task, make_spec
 
-__all__ = ["Model", "Spec", "build", "parameter_count"]
+__all__ = ["Model", "Spec", "Task", "build", "parameter_count"]
 
 
-def build(config: Mapping, vocab_size: int, *, next_sentence: bool = True) -> "Model":
+def build(
+    config: Mapping,
+    vocab_size: int,
+    *,
+    next_sentence: bool = True,
+    language_model: bool = True,
+    task: Task | None = None,
+) -> "Model":
     """The model of a mapping like config.model (see spec.make_spec for the arguments and errors)."""
-    return Model(make_spec(config, vocab_size, next_sentence=next_sentence))
+    return Model(
+        make_spec(config, vocab_size, next_sentence=next_sentence, language_model=language_model, task=task)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The pre-training model of a spec: `init` makes parameters, `apply` uses them. Static and hashable."""
+    """The model of a spec: `init` makes parameters, `apply` uses them. Static and hashable."""
 
     spec: Spec
 
     def init(self, key: jax.Array) -> dict:
         """Fresh float32 parameters, a nested dict; layers are named "0", "1", ... under encoder/layers."""
-        return _to_dict(nnx.split(PreTraining(self.spec, rngs=nnx.Rngs(params=key)))[1])
+        return _to_dict(nnx.split(Heads(self.spec, rngs=nnx.Rngs(params=key)))[1])
 
-    def apply(self, params: dict, batch: Mapping, *, dropout_key: jax.Array | None = None) -> dict[str, jax.Array]:
+    def apply(
+        self,
+        params: dict,
+        batch: Mapping,
+        *,
+        dropout_key: jax.Array | None = None,
+        hidden_states: bool = False,
+    ) -> dict[str, jax.Array]:
         """The model's outputs for a batch.
 
         Args:
-          params: as `init` makes them.
+          params: as `init` makes them; what the spec has no use for is passed over.
           batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], and masked_positions int32
             [batch, slots] where the logits of some positions alone are wanted.
           dropout_key: turns dropout on.
+          hidden_states: whether every layer's output is returned too.
 
         Returns:
-          hidden [batch, sequence, hidden] in the compute dtype; mlm_logits float32 [batch, slots, vocabulary]
-          (every position of the sequence where there are no masked_positions); with a pooler, pooled
-          [batch, hidden]; with a next-sentence head, next_sentence_logits float32 [batch, 2].
+          hidden [batch, sequence, hidden] in the compute dtype; with a language-model head, mlm_logits float32
+          [batch, slots, vocabulary] (every position of the sequence where there are no masked_positions); with a
+          pooler, pooled [batch, hidden]; with a next-sentence head, next_sentence_logits float32 [batch, 2]; with a
+          task, its logits float32 [batch, labels] (of a sequence) or [batch, sequence, labels] (of tokens; question
+          answering: start and end); where asked for, hidden_states [1 + layers, batch, sequence, hidden], the
+          embeddings' first.
         """
         graph, state = _abstract(self.spec)
         module = nnx.merge(graph, _from_dict(state, params))
-        return module(batch, dropout_key)
+        return module(batch, dropout_key, hidden_states)
 
 
 def parameter_count(params) -> int:
@@ -58,7 +78,7 @@ def parameter_count(params) -> int:
 
 @functools.cache
 def _abstract(spec):
-    return nnx.split(nnx.eval_shape(lambda: PreTraining(spec, rngs=nnx.Rngs(params=0))))
+    return nnx.split(nnx.eval_shape(lambda: Heads(spec, rngs=nnx.Rngs(params=0))))
 
 
 def _to_dict(state):

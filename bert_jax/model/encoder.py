@@ -67,8 +67,11 @@ class Encoder(nnx.Module):
         self.layers = nnx.List([Layer(spec, rngs=rngs) for _ in range(spec.num_layers)])
         self.spec = spec
 
-    def __call__(self, batch: dict, dropout_key: jax.Array | None) -> jax.Array:
-        """Hidden states of the last layer, [batch, sequence, hidden], in the compute dtype."""
+    def __call__(self, batch: dict, dropout_key: jax.Array | None, every: bool = False) -> jax.Array:
+        """Hidden states of the last layer, [batch, sequence, hidden], in the compute dtype.
+
+        With `every`, those of the embeddings and of each layer, [1 + layers, batch, sequence, hidden].
+        """
         embedding_seed = layer_seeds = None
         if dropout_key is not None:
             embedding_key, layer_key = jax.random.split(dropout_key)
@@ -77,17 +80,20 @@ class Encoder(nnx.Module):
         hidden = self.embeddings(batch["input_ids"], batch["token_type_ids"], embedding_seed)
         mask = attention_mask(self.spec, batch["attention_mask"])
         run = scanned if self.spec.scan_layers else unrolled
-        return run(self.layers, hidden, mask, layer_seeds)
+        last, of_layers = run(self.layers, hidden, mask, layer_seeds, every)
+        return jnp.concatenate([hidden[None], of_layers]) if every else last
 
 
-def unrolled(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None) -> jax.Array:
-    """The layers one after the other: the reference."""
+def unrolled(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None, every: bool = False):
+    """The layers one after the other: the reference. Returns the last one's output and, with `every`, all of them."""
+    outputs = []
     for i, layer in enumerate(layers):
         hidden = layer(hidden, mask, None if seeds is None else seeds[i])
-    return hidden
+        outputs.append(hidden)
+    return hidden, jnp.stack(outputs) if every else None
 
 
-def scanned(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None) -> jax.Array:
+def scanned(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None, every: bool = False):
     """Equal layers as one loop over their stacked parameters: compiles once for all of them."""
     graphs, parameters = zip(*(nnx.split(layer) for layer in layers), strict=True)
     # Kernels are cast before they are stacked, so that the copy is the cast that the products need anyway.
@@ -96,6 +102,7 @@ def scanned(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None)
 
     def body(hidden, layer_inputs):
         state, layer_seeds = layer_inputs
-        return nnx.merge(graphs[0], state)(hidden, mask, layer_seeds), None
+        hidden = nnx.merge(graphs[0], state)(hidden, mask, layer_seeds)
+        return hidden, hidden if every else None
 
-    return jax.lax.scan(body, hidden, (stacked, seeds))[0]
+    return jax.lax.scan(body, hidden, (stacked, seeds))

@@ -1,11 +1,12 @@
-"""What pre-training reads from the hidden states: masked tokens, and whether B follows A."""
+"""What is read from the hidden states: masked tokens, whether B follows A, and the answers of fine-tuned tasks."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.encoder import Encoder
-from bert_jax.model.layers import ACTIVATIONS, LayerNorm, Linear, add_bias
+from bert_jax.model.layers import ACTIVATIONS, LayerNorm, Linear, add_bias, dropout, dropout_seeds
+from bert_jax.model.pooling import pool
 from bert_jax.model.spec import Spec
 
 
@@ -36,26 +37,81 @@ class Pooler(nnx.Module):
         return jnp.tanh(self.dense(hidden[:, 0]))
 
 
-class PreTraining(nnx.Module):
-    """The encoder with the heads of pre-training (BERT section 3.1)."""
+class TaskHead(nnx.Module):
+    """The output layer of a fine-tuned model (BERT section 3.2), and what it reads.
+
+    Sequence classification reads one vector of the text, token classification and question answering each token's.
+    """
+
+    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+        task, size, stddev = spec.task, spec.hidden_size, spec.initializer_range
+        of_sequence = task.name == "sequence_classification"
+        if of_sequence and task.pooling == "dense":
+            self.dense = Linear(size, size, stddev=stddev, rngs=rngs)
+        if of_sequence and task.pooling == "attention":
+            self.score = Linear(size, 1, stddev=stddev, rngs=rngs)
+        self.output = Linear(size, task.num_labels, stddev=stddev, rngs=rngs)
+        if task.crf:
+            self.transitions = nnx.Param(jnp.zeros((task.num_labels, task.num_labels)))  # [from, to]
+            self.first = nnx.Param(jnp.zeros((task.num_labels,)))
+            self.last = nnx.Param(jnp.zeros((task.num_labels,)))
+        self.task = task
+
+    def __call__(self, hidden, pooled, present, dropout_key: jax.Array | None) -> jax.Array:
+        """Float32 logits [batch, labels] of a sequence, or [batch, sequence, labels] of its tokens.
+
+        Args:
+          hidden: [batch, sequence, hidden], of the last layer.
+          pooled: [batch, hidden], or None where the model has no pooler.
+          present: attention_mask [batch, sequence].
+          dropout_key: turns dropout on.
+        """
+        rate = self.task.dropout
+        first, second = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2)
+        if self.task.name != "sequence_classification":
+            return self.output(dropout(hidden, rate, first)).astype(jnp.float32)
+        if self.task.pooling == "pooler":
+            read = pooled
+        elif self.task.pooling == "dense":
+            read = jnp.tanh(self.dense(dropout(hidden[:, 0], rate, second)))
+        elif self.task.pooling == "attention":
+            read = pool(hidden, present, "attention", self.score(hidden)[..., 0])
+        else:
+            read = pool(hidden, present, self.task.pooling)
+        return self.output(dropout(read, rate, first)).astype(jnp.float32)
+
+
+class Heads(nnx.Module):
+    """The encoder with the heads that its spec names: of pre-training (BERT section 3.1), of a task, or none."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.encoder = Encoder(spec, rngs=rngs)
         if spec.pooler:
             self.pooler = Pooler(spec, rngs=rngs)
-        self.mlm = LanguageModelHead(spec, rngs=rngs)
+        if spec.language_model:
+            self.mlm = LanguageModelHead(spec, rngs=rngs)
         if spec.next_sentence:
             self.next_sentence = Linear(spec.hidden_size, 2, stddev=spec.initializer_range, rngs=rngs)
+        if spec.task:
+            self.task = TaskHead(spec, rngs=rngs)
         self.spec = spec
 
-    def __call__(self, batch: dict, dropout_key: jax.Array | None) -> dict[str, jax.Array]:
-        hidden = self.encoder(batch, dropout_key)
-        read = hidden
-        if "masked_positions" in batch:
-            read = jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1)
-        outputs = {"hidden": hidden, "mlm_logits": self.mlm(read, self.encoder.embeddings.word.embedding[...])}
-        if self.spec.pooler:
+    def __call__(self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool) -> dict[str, jax.Array]:
+        outputs, spec = {}, self.spec
+        found = self.encoder(batch, dropout_key, hidden_states)
+        hidden = outputs["hidden"] = found[-1] if hidden_states else found
+        if hidden_states:
+            outputs["hidden_states"] = found
+        if spec.language_model:
+            read = hidden
+            if "masked_positions" in batch:
+                read = jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1)
+            outputs["mlm_logits"] = self.mlm(read, self.encoder.embeddings.word.embedding[...])
+        if spec.pooler:
             outputs["pooled"] = self.pooler(hidden)
-        if self.spec.next_sentence:
+        if spec.next_sentence:
             outputs["next_sentence_logits"] = self.next_sentence(outputs["pooled"]).astype(jnp.float32)
+        if spec.task:
+            task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
+            outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch["attention_mask"], task_key)
         return outputs

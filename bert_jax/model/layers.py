@@ -108,6 +108,10 @@ ACTIVATIONS = {
 }
 
 
+# Odd, so that each axis runs through all of 2 ** 32 before it repeats; last axis last.
+_AXIS_MULTIPLIERS = (0xC2B2AE35, 0x85EBCA6B, 0x27D4EB2F, 0x9E3779B1)
+
+
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
     """A normal cut at two standard deviations and not rescaled, as google-research/bert initialises."""
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * stddev
@@ -144,17 +148,16 @@ def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:
 
 
 def _element_index(shape):
+    """A number for each place that does not depend on the shape, so that padding changes no element's bits."""
     index = jnp.zeros(shape, jnp.uint32)
-    stride = 1
-    for axis in reversed(range(len(shape))):
-        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride % 2**32)
-        stride *= shape[axis]
+    for axis in range(len(shape)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(_AXIS_MULTIPLIERS[axis - len(shape)])
     return index
 
 
 def _hash(index, seed):
     """32 mixed bits: two rounds of multiply and xor-shift ("lowbias32") around the seed's words."""
-    x = index * jnp.uint32(0x9E3779B1) + seed[0]
+    x = index + seed[0]
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15) ^ seed[1]) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -9,6 +9,27 @@ from bert_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
+class Task:
+    """What a fine-tuned head predicts.
+
+    Attributes:
+      name: "sequence_classification", "token_classification" or "question_answering".
+      num_labels: outputs of a sequence or of a token; 2 for question answering (start and end).
+      pooling: what a sequence's classifier reads: "pooler" (the tanh layer of pre-training, BERT), "dense" (a tanh
+        layer of its own, RoBERTa), or, straight from the last layer, "cls", "mean", "max" or "attention" (learned
+        weights over the tokens).
+      dropout: of the classifier's input.
+      crf: token classification alone: transitions between labels are learned too (a linear-chain CRF).
+    """
+
+    name: str
+    num_labels: int
+    pooling: str = "pooler"
+    dropout: float = 0.1
+    crf: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class Spec:
     """The fields of config.model, with the vocabulary known and "auto" resolved; hashable.
 
@@ -21,6 +42,8 @@ class Spec:
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       scan_layers: one compiled layer run in a loop, or each layer written out.
       pooler, next_sentence: whether the model has the pooled [CLS] and the head that reads it.
+      language_model: whether it has the head that predicts masked tokens.
+      task: the head of a fine-tuned model, or None.
     """
 
     vocab_size: int
@@ -41,30 +64,43 @@ class Spec:
     attention: str
     dtype: str
     scan_layers: bool
+    language_model: bool = True
+    task: Task | None = None
 
     @property
     def head_size(self) -> int:
         return self.hidden_size // self.num_heads
 
 
-def make_spec(config: Mapping, vocab_size: int, *, next_sentence: bool) -> Spec:
+def make_spec(
+    config: Mapping,
+    vocab_size: int,
+    *,
+    next_sentence: bool,
+    language_model: bool = True,
+    task: Task | None = None,
+) -> Spec:
     """The spec of a mapping like config.model.
 
     Args:
       config: the keys of config.model; its vocab_size must be 0 or equal to `vocab_size`.
       vocab_size: the corpus's.
       next_sentence: whether there is a next-sentence head (config.objective.next_sentence).
+      language_model: whether there is a head that predicts masked tokens.
+      task: the head of a fine-tuned model.
 
     Raises:
-      UserError: two vocabulary sizes, or a next-sentence head without a pooler.
+      UserError: two vocabulary sizes, or a head that reads the pooler without a pooler.
     """
     fields = {key: config[key] for key in config}
     if fields["vocab_size"] not in (0, vocab_size):
         raise UserError(f"config.model.vocab_size: found {fields['vocab_size']}, but the corpus has {vocab_size}")
     if next_sentence and not fields["pooler"]:
         raise UserError("config.model.pooler: False, but the next-sentence head reads the pooled [CLS]")
+    if task and task.name == "sequence_classification" and task.pooling == "pooler" and not fields["pooler"]:
+        raise UserError("config.model.pooler: False, but the classifier reads the pooled [CLS]; expected True")
     fields["vocab_size"] = vocab_size
-    fields["next_sentence"] = next_sentence
+    fields |= {"next_sentence": next_sentence, "language_model": language_model, "task": task}
     if fields["dtype"] == "auto":
         fields["dtype"] = "bfloat16" if jax.default_backend() in ("tpu", "gpu") else "float32"
     return Spec(**fields)

@@ -1,0 +1,75 @@
+"""Model inputs of texts and pairs, for fine-tuning and inference: special tokens, truncation, padding, buckets."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bert_jax.data.tokenizers import Tokenizer
+
+BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
+
+Ids = Sequence[int]
+
+
+def num_special(tokenizer: Tokenizer, pair: bool) -> int:
+    """Special tokens that `join` adds."""
+    return 2 + pair * tokenizer.pair_separators
+
+
+def join(tokenizer: Tokenizer, first: Ids, second: Ids | None = None) -> tuple[list[int], list[int]]:
+    """(ids, segments) of [CLS] first [SEP], or of [CLS] first [SEP] second [SEP] with the second in segment 1.
+
+    A tokenizer with pair_separators=2 (RoBERTa's) puts two separators between the texts and knows no segments.
+    """
+    ids = [tokenizer.cls_id, *first, tokenizer.sep_id]
+    types = [0] * len(ids)
+    if second is not None:
+        ids += [tokenizer.sep_id] * (tokenizer.pair_separators - 1)
+        types += [0] * (len(ids) - len(types))
+        ids += [*second, tokenizer.sep_id]
+        types += [1 if tokenizer.pair_separators == 1 else 0] * (len(ids) - len(types))
+    return ids, types
+
+
+def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """How many tokens of each text stay when both may have `room` together: the longer one gives first.
+
+    As the `tokenizers` package truncates pairs ("longest_first").
+    """
+    if first + second <= room:
+        return first, second
+    short, long = sorted((first, second))
+    long = short if short > room else max(short, room - short)
+    if short + long > room:
+        short = room // 2
+        long = short + room % 2
+    return (long, short) if first > second else (short, long)
+
+
+def bucket(length: int, longest: int, buckets: Sequence[int] = BUCKETS) -> int:
+    """The padded length of rows of up to `length` tokens: one of the buckets, or `longest`, the model's own limit."""
+    return min([size for size in buckets if length <= size] + [longest])
+
+
+def pad(
+    tokenizer: Tokenizer, rows: Sequence[tuple[Ids, Ids]], length: int, num_rows: int | None = None
+) -> dict[str, np.ndarray]:
+    """input_ids, attention_mask and token_type_ids int32 [rows, length] of (ids, segments).
+
+    Args:
+      tokenizer: whose padding is used.
+      rows: none longer than `length`.
+      length: tokens of a row.
+      num_rows: with as many rows; the ones added hold [CLS] alone, so that attention has something to see.
+    """
+    shape = (num_rows or len(rows), length)
+    input_ids = np.full(shape, tokenizer.pad_id, np.int32)
+    attention_mask = np.zeros(shape, np.int32)
+    token_type_ids = np.zeros(shape, np.int32)
+    input_ids[len(rows) :, 0] = tokenizer.cls_id
+    attention_mask[:, 0] = 1
+    for i, (ids, types) in enumerate(rows):
+        input_ids[i, : len(ids)] = ids
+        attention_mask[i, : len(ids)] = 1
+        token_type_ids[i, : len(ids)] = types
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}

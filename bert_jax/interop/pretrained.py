@@ -1,0 +1,75 @@
+"""A model that someone trained, wherever it came from, and the start that another takes from it."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from bert_jax import model as model_lib
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.sharding import path_name
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its parameters, its vocabulary, and what its outputs mean.
+
+    Attributes:
+      name: the directory or hub name that it was opened by, for messages.
+      family: whose format it can be written in: "bert", "roberta", ...
+      config: the keys of config.model, vocab_size filled in.
+      model: with every head that was found.
+      params: float32, a nested dict of arrays; each head of the model filled.
+      tokenizer: its vocabulary.
+      labels: names of a task's outputs, in order; () without a task head.
+      problem: of sequence classification: "single_label", "multi_label" or "regression"; "" otherwise.
+      scheme: of token classification: "BIO" or "BIOES"; "" otherwise.
+      settings: what else belongs to its use, such as "max_length" (tokens it was fine-tuned with), "null_threshold"
+        (question answering), "pooling", "normalize" and "prompts" (sentence-transformers).
+    """
+
+    name: str
+    family: str
+    config: Mapping
+    model: model_lib.Model
+    params: dict
+    tokenizer: Tokenizer
+    labels: tuple[str, ...] = ()
+    problem: str = ""
+    scheme: str = ""
+    settings: Mapping = dataclasses.field(default_factory=dict)
+
+    def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
+        """`model.apply` with these parameters."""
+        return self.model.apply(self.params, batch, **arguments)
+
+
+def transfer(source: Mapping, model: model_lib.Model, key: jax.Array) -> tuple[dict, list[str], list[str]]:
+    """Parameters of `model`, from `source` where it has them and fresh where it does not.
+
+    Args:
+      source: parameters of another model with the same encoder; a leaf of another shape counts as absent.
+      model: whose parameters are wanted.
+      key: of the fresh ones.
+
+    Returns:
+      (params, modules that are fresh, modules of the source that have no place), modules such as "task" or "mlm".
+    """
+    found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source)}
+    fresh, used = set(), set()
+
+    def take(path, leaf):
+        name = path_name(path)
+        if name in found and np.shape(found[name]) == leaf.shape:
+            used.add(name)
+            return found[name]
+        fresh.add(name)
+        return leaf
+
+    params = jax.tree_util.tree_map_with_path(take, jax.jit(model.init)(key))
+    return params, _modules(fresh), _modules(found.keys() - used)
+
+
+def _modules(names):
+    return sorted({name.split("/")[0] if not name.startswith("encoder") else name for name in names})
