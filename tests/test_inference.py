@@ -113,9 +113,9 @@ def test_top_k_out_of_range_and_a_folder_without_a_run(fill_mask, tmp_path):
 
 
 def test_load_gives_model_parameters_and_tokenizer(workdir):
-    model, params, tokenizer = bert_jax.load(workdir)
-    assert model.spec.vocab_size == tokenizer.vocab_size
-    assert params["encoder"]["embeddings"]["word"]["embedding"].shape == (tokenizer.vocab_size, 64)
+    model, tokenizer = bert_jax.load(workdir)
+    assert model.config["vocab_size"] == tokenizer.vocab_size
+    assert model.params["encoder"]["embeddings"]["word"]["embedding"].shape == (tokenizer.vocab_size, 64)
 
 
 def predict(*arguments):
