@@ -1,10 +1,11 @@
-"""The pre-training run, from top to bottom."""
+"""The training loop that every kind of training shares, and pre-training, which is one of them."""
 
 import contextlib
 import os
 import pathlib
 import signal
 import time
+from collections.abc import Iterator
 
 import jax
 import ml_collections
@@ -38,9 +39,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         checkpoint could not be saved.
     """
     config = config.copy_and_resolve_references()
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: not a local directory; expected one")
-    workdir = pathlib.Path(workdir)
+    workdir = local(workdir)
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
     if jax.default_backend() == "cpu":
@@ -50,8 +49,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     corpora = loader.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
 
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir_lib.claim(workdir))
+    with workdir_lib.claim(workdir):
         workdir_lib.check(workdir, config, corpora)
         loader.Loader(config)  # finds what the corpus cannot give before the workdir becomes this run's
         model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
@@ -72,48 +70,57 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         if done >= num_steps:
             say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
             return
-        say(f"{_described(model, state)}; step {done:,} of {num_steps:,}, in {workdir}")
+        say(f"{described(model, state['params'])}; step {done:,} of {num_steps:,}, in {workdir}")
 
-        train_step = step_lib.make_train_step(config, model, mesh, num_steps)
-        rows, everywhere = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-        evaluation = Evaluation(
-            config, corpora, step_lib.make_eval_step(config, model, mesh), lambda batch: jax.device_put(batch, rows)
-        )
-        has_held_out = config.train.eval_every > 0 and evaluation.possible
-        if config.train.eval_every and not has_held_out:
-            say("no document of the corpus is held out: no evaluation")
-        loggers = metrics_lib.open_loggers(config, workdir, done, num_steps, say)
+        run = _Pretraining(config, workdir, num_steps, mesh, model, corpora, checkpoints)
+        figures = train(run, state, done)
+        if figures is not None:
+            say(_summary(figures, num_steps, workdir))
+
+
+def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
+    """Trains from step `done` on, to the end of the run or to a signal, and saves the last step.
+
+    Returns:
+      the figures of the last evaluation, if it was at the last step, else {}; None where a signal ended it early.
+
+    Raises:
+      UserError: training cannot go on, or the last checkpoint could not be saved.
+    """
+    config, checkpoints, num_steps = run.config, run.checkpoints, run.num_steps
+    with contextlib.ExitStack() as stack:
+        loggers = metrics_lib.open_loggers(config, run.workdir, done, num_steps, say, run.headline)
         for resource in (checkpoints, *loggers):
             stack.callback(resource.close)
         stop = stack.enter_context(_StopSignals())
-
-        key = jax.device_put(step_lib.dropout_key(config), everywhere)
-        speed = _Speed(model, mesh)
+        everywhere = sharding.replicated(run.mesh)
+        key = jax.device_put(run.key, everywhere)
+        speed = _Speed(run)
         before, figures = (), {}
-        for index, batch in loader.Loader(config, done):
+        for index, batch in run.batches(done):
             with jax.transfer_guard("disallow"):
-                inputs = jax.device_put(batch, rows), jax.device_put(np.int32(index), everywhere)
-                state, metrics = train_step(state, *inputs, key)
+                inputs = jax.device_put(batch, run.batch_sharding), jax.device_put(np.int32(index), everywhere)
+                state, metrics = run.train_step(state, *inputs, key)
             jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
             before, done = metrics, index + 1
             speed.count(batch, metrics)
-            last = done == num_steps or bool(stop.signal)
             logs = done % config.train.log_every == 0 or done == num_steps
-            evaluates = has_held_out and (done % config.train.eval_every == 0 or done == num_steps)
-            saves = done % config.train.checkpoint_every == 0 or last
+            evaluates, saves = run.due(done)
+            saves = saves or bool(stop.signal)
             if not (logs or evaluates or saves):
                 continue
 
-            _stop_if_not_finite(state, done, saves, config, workdir, checkpoints)
-            row = {name: float(value) for name, value in jax.device_get(metrics).items()} | speed.take() if logs else {}
-            figures = evaluation(state["params"], done) if evaluates else {}
+            run.check(state, done, saves)
+            row = run.row(jax.device_get(metrics)) | speed.take() if logs else {}
+            state, figures = run.evaluate(state, done) if evaluates else (state, {})
             for logger in loggers if row or figures else ():
                 logger.write({"step": done} | row | figures)
             checkpoints.settle(wait=False)
-            if saves:
+            last = done == num_steps or bool(stop.signal) or run.over
+            if saves or last:
                 for logger in loggers:
                     logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
-                checkpoints.save(done, state, figures)
+                run.save(state, done, figures)
             speed.restart()
             if last:
                 break
@@ -121,13 +128,130 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         checkpoints.settle()
         if checkpoints.newest() != done:
             raise UserError(
-                f"{workdir}: the checkpoint of step {done} could not be saved; "
-                f"{_last_good(checkpoints)}; make room and start the same command again"
+                f"{run.workdir}: the checkpoint of step {done} could not be saved; "
+                f"{last_good(checkpoints)}; make room and start the same command again"
             )
-        if stop.signal and done < num_steps:
+        if stop.signal and done < num_steps and not run.over:
             say(f"{stop.signal}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
+            return None
+        return figures
+
+
+class Run:
+    """What the loop asks of a kind of training.
+
+    Attributes:
+      config: the run's; the loop reads train.log_every, train.tensorboard and train.progress.
+      workdir: the run's, claimed and written.
+      num_steps: of the whole run.
+      mesh: of the devices.
+      checkpoints: the run's.
+      train_step: compiled, (state, batch, step, key) -> (state, metrics).
+      key: of the step, the same each time.
+      batch_sharding: how each array of a batch lies on the mesh.
+      headline: says in words what a row's evaluation found; "" where there was none.
+      over: whether the run ends before num_steps.
+    """
+
+    headline = staticmethod(metrics_lib.mlm_headline)
+    over = False
+
+    def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """(step, batch) of the steps from `done` on."""
+        raise NotImplementedError
+
+    def flops(self, batch: dict[str, np.ndarray]) -> float:
+        """FLOPs of a step on a batch."""
+        raise NotImplementedError
+
+    def due(self, done: int) -> tuple[bool, bool]:
+        """Whether to evaluate, and whether to save, after `done` steps."""
+        raise NotImplementedError
+
+    def check(self, state: dict, done: int, saves: bool) -> None:
+        """Raises UserError if training cannot go on from this state."""
+        raise NotImplementedError
+
+    def row(self, metrics: dict) -> dict[str, float]:
+        """What is logged of a step's metrics."""
+        return {name: float(value) for name, value in metrics.items()}
+
+    def evaluate(self, state: dict, done: int) -> tuple[dict, dict[str, float]]:
+        """The state, which may have been told what was found, and the figures."""
+        raise NotImplementedError
+
+    def save(self, state: dict, done: int, figures: dict[str, float]) -> None:
+        """Starts to save the state."""
+        self.checkpoints.save(done, state, figures)
+
+
+class _Pretraining(Run):
+    def __init__(self, config, workdir, num_steps, mesh, model, corpora, checkpoints):
+        self.config, self.workdir, self.num_steps, self.mesh = config, workdir, num_steps, mesh
+        self.checkpoints = checkpoints
+        self.train_step = step_lib.make_train_step(config, model, mesh, num_steps)
+        self.key = step_lib.dropout_key(config)
+        self.batch_sharding = rows = sharding.batch_sharding(mesh)
+        self._spec = model.spec
+        self._evaluation = Evaluation(
+            config, corpora, step_lib.make_eval_step(config, model, mesh), lambda batch: jax.device_put(batch, rows)
+        )
+        self._has_held_out = config.train.eval_every > 0 and self._evaluation.possible
+        if config.train.eval_every and not self._has_held_out:
+            say("no document of the corpus is held out: no evaluation")
+
+    def batches(self, done):
+        return iter(loader.Loader(self.config, done))
+
+    def flops(self, batch):
+        rows, sequence = batch["input_ids"].shape
+        slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
+        return flops.step_flops(self._spec, rows, sequence, slots)
+
+    def due(self, done):
+        settings, last = self.config.train, done == self.num_steps
+        evaluates = self._has_held_out and (done % settings.eval_every == 0 or last)
+        return evaluates, done % settings.checkpoint_every == 0 or last
+
+    def check(self, state, done, saves):
+        bad = int(jax.device_get(state["bad_step"]))
+        if bad < 0 and saves and not step_lib.all_finite(state["params"]):
+            bad = done - 1
+        if bad < 0:
             return
-        say(_summary(figures, done, workdir))
+        rows = loader.describe_batch(self.config, bad)
+        path = self.workdir / f"nonfinite-{bad + 1}.txt"
+        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            path.write_text("".join(f"{row}\n" for row in rows))
+        self.checkpoints.settle()
+        raise UserError(
+            f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
+            f"(bert_jax.data.batch_at(config, {bad})) has {rows[0]}; ... ({len(rows)} rows, listed in {path}); "
+            f"{last_good(self.checkpoints)}"
+        )
+
+    def evaluate(self, state, done):
+        return state, self._evaluation(state["params"], done)
+
+
+def local(workdir: str | os.PathLike) -> pathlib.Path:
+    """The workdir as a path. Raises UserError for a remote one."""
+    if "://" in str(workdir):
+        raise UserError(f"--workdir={workdir}: not a local directory; expected one")
+    return pathlib.Path(workdir)
+
+
+def described(model: model_lib.Model, params: dict) -> str:
+    """A model's size, the dtype it computes in and the devices that do it."""
+    count = model_lib.parameter_count(params)
+    devices = jax.devices()
+    return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}"
+
+
+def last_good(checkpoints: checkpoint.Checkpoints) -> str:
+    """Which checkpoint an error leaves behind."""
+    newest = checkpoints.newest()
+    return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is step {newest}"
 
 
 def _start_from(config, template, tokenizer):
@@ -159,35 +283,6 @@ def _start_from(config, template, tokenizer):
     return params
 
 
-def _described(model, state):
-    count = model_lib.parameter_count(state["params"])
-    devices = jax.devices()
-    return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}"
-
-
-def _stop_if_not_finite(state, done, saves, config, workdir, checkpoints):
-    bad = int(jax.device_get(state["bad_step"]))
-    if bad < 0 and saves and not step_lib.all_finite(state["params"]):
-        bad = done - 1
-    if bad < 0:
-        return
-    rows = loader.describe_batch(config, bad)
-    path = workdir / f"nonfinite-{bad + 1}.txt"
-    with contextlib.suppress(OSError):  # a full disk must not hide what happened
-        path.write_text("".join(f"{row}\n" for row in rows))
-    checkpoints.settle()
-    raise UserError(
-        f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
-        f"(bert_jax.data.batch_at(config, {bad})) has {rows[0]}; ... ({len(rows)} rows, listed in {path}); "
-        f"{_last_good(checkpoints)}"
-    )
-
-
-def _last_good(checkpoints):
-    newest = checkpoints.newest()
-    return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is step {newest}"
-
-
 def _summary(figures, done, workdir):
     parts = [f"done: step {done:,}"]
     if figures:
@@ -202,11 +297,11 @@ def _summary(figures, done, workdir):
 class _Speed:
     """Tokens per second and MFU of the steps since the last restart, without those that compiled."""
 
-    def __init__(self, model, mesh):
-        self._spec = model.spec
-        peak = flops.peak_flops(mesh.devices.flat[0])
-        self._peak = peak and peak * mesh.size
-        self._shape = None
+    def __init__(self, run):
+        self._flops_of = run.flops
+        peak = flops.peak_flops(run.mesh.devices.flat[0])
+        self._peak = peak and peak * run.mesh.size
+        self._compiled = set()
         self.restart()
 
     def restart(self):
@@ -214,15 +309,14 @@ class _Speed:
 
     def count(self, batch, metrics):
         """Counts a step; the first of its shape was compiled and is left out."""
-        rows, sequence = batch["input_ids"].shape
-        slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
-        if self._shape != (rows, sequence, slots):
-            self._shape = rows, sequence, slots
+        shape = tuple(array.shape for array in batch.values())
+        if shape not in self._compiled:
+            self._compiled.add(shape)
             jax.block_until_ready(metrics)
             self.restart()
             return
-        self._tokens += rows * sequence
-        self._flops += flops.step_flops(self._spec, rows, sequence, slots)
+        self._tokens += batch["input_ids"].size
+        self._flops += self._flops_of(batch)
 
     def take(self):
         """The row's timings; null where no step was counted, or no peak is known."""

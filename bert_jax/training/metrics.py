@@ -29,15 +29,30 @@ class Logger(Protocol):
     def close(self) -> None: ...
 
 
+def mlm_headline(row: Mapping) -> str:
+    """What a pre-training row's evaluation found, in words; "" where there was none."""
+    if row.get("eval/mlm_loss") is None:
+        return ""
+    return f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+
+
 def open_loggers(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int, num_steps: int, say: Say
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    step: int,
+    num_steps: int,
+    say: Say,
+    headline: Callable[[Mapping], str] = mlm_headline,
 ) -> list[Logger]:
-    """The loggers of a run that has done `step` steps; what they hold of later steps is cut off."""
+    """The loggers of a run that has done `step` steps; what they hold of later steps is cut off.
+
+    `headline` says in words what a row's evaluation found, for the progress line.
+    """
     loggers = [MetricsFile(workdir / "metrics.jsonl", step, say)]
     if config.train.tensorboard:
         loggers.append(TensorBoard(workdir / "tensorboard", step, say))
     if config.train.progress:
-        loggers.append(Progress(num_steps))
+        loggers.append(Progress(num_steps, headline=headline))
     return loggers
 
 
@@ -133,14 +148,17 @@ class TensorBoard:
 class Progress:
     """One line on the terminal, rewritten in place; elsewhere a line for each row."""
 
-    def __init__(self, num_steps: int, stream: TextIO | None = None):
+    def __init__(
+        self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline
+    ):
         self._num_steps = num_steps
+        self._headline = headline
         self._stream = stream or sys.stdout
         self._first = None  # (step, time) of the first row
 
     def write(self, row: Mapping) -> None:
         now = time.monotonic()
-        text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now))
+        text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now), self._headline)
         self._first = self._first or (row["step"], now)
         if self._stream.isatty():
             self._stream.write(f"\r\x1b[K{text}")
@@ -162,14 +180,15 @@ class Progress:
         return (now - self._first[1]) / (step - self._first[0]) * (self._num_steps - step)
 
 
-def progress_line(row: Mapping, num_steps: int, seconds_left: float | None) -> str:
+def progress_line(
+    row: Mapping, num_steps: int, seconds_left: float | None, headline: Callable[[Mapping], str] = mlm_headline
+) -> str:
     """A row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
     parts = [f"step {row['step']:,}/{num_steps:,}"]
     if row.get("loss") is not None:
         parts.append(f"loss {row['loss']:.4f}")
-    if row.get("eval/mlm_loss") is not None:
-        held_out = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
-        parts.append(held_out)
+    if headline(row):
+        parts.append(headline(row))
     if row.get("tokens_per_second") is not None:
         parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     if row.get("mfu") is not None:
