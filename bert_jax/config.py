@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
+_NOT_OF_A_PHASE = ("phases", "corpus", "old_corpus")
 CHOICES = {
     "model.activation": ("gelu", "gelu_tanh", "relu"),
     "model.attention": ("bidirectional", "causal"),
@@ -35,7 +36,8 @@ def base() -> ml_collections.ConfigDict:
     """BERT Base with dynamic masking and no corpus: the schema of every recipe, with each key's default."""
     config = ml_collections.ConfigDict()
     config.seed = 0
-    config.init_from = ""  # a run's workdir whose parameters to start from
+    config.init_from = ""  # MODEL whose parameters to start from: a run's workdir, a Hugging Face directory or name
+    config.model_from_init = False  # take the architecture (sizes and switches of config.model) from init_from too
 
     model = config.model = ml_collections.ConfigDict()
     model.vocab_size = 0  # 0: the corpus's
@@ -62,6 +64,7 @@ def base() -> ml_collections.ConfigDict:
 
     data = config.data = ml_collections.ConfigDict()
     data.corpus = ""  # one directory that prepare wrote, or several separated by commas
+    data.old_corpus = ""  # of the text that init_from learned: its held-out part is evaluated too (eval_old/...)
     data.weights = ()  # of several corpora; () means by size and temperature
     data.temperature = 1.0  # share of a corpus ~ size ** (1 / temperature)
     data.format = "segment_pair"
@@ -209,6 +212,12 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"config.mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} does not fit "
             f"{num_devices} devices; set one axis to -1 to take what is left"
         )
+    heads, parts = config.model.num_heads, mesh.tensor if mesh.tensor != -1 else num_devices // product
+    if heads % parts:
+        raise UserError(
+            f"config.mesh: tensor={parts} does not divide config.model.num_heads={heads}; expected one of "
+            f"{', '.join(str(size) for size in range(1, heads + 1) if heads % size == 0)}"
+        )
     shards = num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp
     for phase in phases(config):
         per_step = config.train.microbatches * shards
@@ -263,8 +272,8 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             if key == "share":
                 continue
             where = f"config.data.phases[{i}].{key}"
-            if key in ("phases", "corpus") or key not in data:
-                names = [name for name in data if name not in ("phases", "corpus")]
+            if key in _NOT_OF_A_PHASE or key not in data:
+                names = [name for name in data if name not in _NOT_OF_A_PHASE]
                 raise UserError(
                     f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data"
                 )

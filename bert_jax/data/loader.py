@@ -90,16 +90,22 @@ def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, nu
     Returns:
       batches as of batch_at; empty where no document was held out.
     """
+    return list(fixed_batches(config, step, "eval", host, num_hosts))
+
+
+def fixed_batches(
+    config: ml_collections.ConfigDict, step: int, split: str, host: int = 0, num_hosts: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
+    """As eval_batches, of either split and one at a time."""
     stream = _cached_stream(_as_json(config))
     phase = stream.phase(step)
     size = config.train.eval_batch_size or phase.data.batch_size
-    sources = stream.sources(phase, "eval")
+    sources = stream.sources(phase, split)
     which = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
     index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [which])
     if len(sources) > 1:  # so that a cut takes from each
         mixed = hashing.permute(np.arange(len(which)), len(which), hashing.fold("eval"))
         which, index = which[mixed], index[mixed]
-    made = []
     for begin in range(0, min(len(which), size * config.train.eval_batches), size):
         place = begin + np.arange(host * size // num_hosts, (host + 1) * size // num_hosts)
         filler = place >= len(which)
@@ -116,8 +122,29 @@ def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, nu
             batch["masked_weights"][filler] = 0
         if "next_sentence_label" in batch:
             batch["next_sentence_label"][filler] = -1
-        made.append(batch)
-    return made
+        yield batch
+
+
+def mixture_shares(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np.ndarray:
+    """The share of the training rows that each corpus has, [corpora], of a phase's `data`."""
+    shares = np.array(data.weights, np.float64)
+    if not len(shares):
+        sizes = np.array([corpus.split("train").num_tokens for corpus in corpora], np.float64)
+        shares = sizes ** (1 / data.temperature)
+    return shares / shares.sum()
+
+
+def unigram_counts(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np.ndarray:
+    """How often each token occurs in the training text, corpora weighed as the mixture weighs them; [vocabulary].
+
+    Adds up to the number of tokens of all corpora.
+    """
+    counts = [np.asarray(corpus.unigram_counts, np.float64) for corpus in corpora]
+    if len(counts) == 1:
+        return counts[0]
+    sizes = np.array([count.sum() for count in counts])
+    scales = mixture_shares(data, corpora) * sizes.sum() / np.maximum(sizes, 1)
+    return sum(scale * count for scale, count in zip(scales, counts, strict=True))
 
 
 class Stream:
@@ -193,11 +220,7 @@ class Stream:
         return self._mixtures[phase.index]
 
     def _make_mixture(self, phase):
-        shares = np.array(phase.data.weights, np.float64)
-        if not len(shares):
-            sizes = np.array([corpus.split("train").num_tokens for corpus in self.corpora], np.float64)
-            shares = sizes ** (1 / phase.data.temperature)
-        exact = shares / shares.sum() * _PERIOD
+        exact = mixture_shares(phase.data, self.corpora) * _PERIOD
         turns = np.floor(exact).astype(np.int64)
         turns[np.argsort(turns - exact, kind="stable")[: _PERIOD - turns.sum()]] += 1
         turn = np.repeat(np.arange(len(turns)), turns)

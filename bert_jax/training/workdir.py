@@ -28,6 +28,7 @@ FORMAT_VERSION = 1
 # What may change when a run continues: layout, length, cadence. Corpora are compared by fingerprint instead.
 MAY_CHANGE = {
     "data.corpus",
+    "data.old_corpus",
     "data.prefetch",
     "data.workers",
     "mesh.data",

@@ -181,49 +181,6 @@ def test_an_update_that_overflows_is_not_saved(config, tmp_path):
     assert steps(tmp_path) == []
 
 
-def test_init_from_another_vocabulary_or_head(config, finished, tmp_path):
-    other = make_corpus(tmp_path / "other")
-    lines = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
-    lines[7], lines[8] = lines[8], lines[7]
-    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
-    (other / "tokenizer" / "vocab.txt").write_text("\n".join(lines) + "\n")
-    config.init_from = str(finished)
-    corpus, config.data.corpus = config.data.corpus, str(other)
-    with pytest.raises(UserError, match="its vocabulary is not that of"):
-        loop.pretrain(config, tmp_path / "run")
-    config.data.corpus = corpus
-    config.model.num_heads = 4
-    with pytest.raises(UserError, match="config.model.num_heads: found 4, but the run .* has 2"):
-        loop.pretrain(config, tmp_path / "run")
-    assert not (tmp_path / "run" / "config.json").exists()
-
-
-def test_init_from(config, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "first")
-    config.optimizer.learning_rate = 0.0
-    config.seed = 1
-    config.init_from = str(tmp_path / "first")
-    loop.pretrain(config, tmp_path / "second")
-    first, second = (checkpoint.load(tmp_path / name)[0] for name in ("first", "second"))
-    jax.tree.map(np.testing.assert_array_equal, first, second)
-
-    shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
-    config.train.num_steps = 13
-    loop.pretrain(config, tmp_path / "second")
-    assert steps(tmp_path / "second")[-1] == 13
-
-
-def test_init_from_another_shape(config, finished, tmp_path):
-    config.init_from = str(finished)
-    config.model.intermediate_size = 48
-    with pytest.raises(UserError) as caught:
-        loop.pretrain(config, tmp_path / "run")
-    message = str(caught.value)
-    assert message.startswith(f"config.init_from={finished}: encoder/layers/0/mlp/down/kernel is (64, 32) there and ")
-    assert "(48, 32) in this model (3 parameters differ)" in message
-    assert not (tmp_path / "run" / "config.json").exists()
-
-
 def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     config.train.update(num_steps=400, checkpoint_every=20, log_every=20, eval_every=0, keep_newest=1)
     run, filler = small_disk / "run", small_disk / "filler"
