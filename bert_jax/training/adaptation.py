@@ -1,0 +1,107 @@
+"""What a run on new text did to a model on old text: held-out figures of both, before the first step and at the end.
+
+WORKDIR/adaptation.json:
+
+    {"new": {"corpus", "fingerprint", "before": {...}, "after": {...}, "gain"},
+     "old": {"corpus", "fingerprint", "before": {...}, "after": {...}, "forgetting"}, "step"}
+
+The figures are those of evaluation.FIGURES; gain is the new text's loss before less that after, forgetting the old
+text's loss after less that before, both in nats. All are taken with the batches of the run's last phase.
+"""
+
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+
+from bert_jax.errors import UserError
+from bert_jax.training.evaluation import NEW, OLD, Evaluation
+from bert_jax.training.workdir import write_json
+
+FILE = "adaptation.json"
+_PREFIXES = {"new": NEW, "old": OLD}
+
+
+class Adaptation:
+    """The report of a run with config.data.old_corpus.
+
+    Args:
+      workdir: the run's.
+      evaluation: the run's, which evaluates both texts.
+      num_steps: of the whole run.
+      say: called with each line for the user.
+    """
+
+    def __init__(self, workdir: pathlib.Path, evaluation: Evaluation, num_steps: int, say: Callable[[str], None]):
+        self._path = workdir / FILE
+        self._evaluation = evaluation
+        self._num_steps = num_steps
+        self._say = say
+
+    def before(self, params: Mapping, done: int) -> None:
+        """Evaluates and stores, before the first step; a run that goes on keeps what is stored.
+
+        Raises:
+          UserError: the run goes on, and the figures are not there or are of another corpus.
+        """
+        found = self._evaluation.corpora
+        corpora = {text: found[prefix] for text, prefix in _PREFIXES.items() if prefix in found}
+        if done:
+            stored = self._read()
+            for text, corpus in corpora.items():
+                if stored[text]["fingerprint"] != corpus["fingerprint"]:
+                    raise UserError(
+                        f"{self._path}: the figures before the first step are of the corpus {stored[text]['corpus']} "
+                        f"(fingerprint {stored[text]['fingerprint'][:12]}), not of {corpus['corpus']} "
+                        f"({corpus['fingerprint'][:12]}); expected the same, or another --workdir"
+                    )
+            return
+        figures = self._evaluation(params, self._num_steps)
+        report = {text: corpus | {"before": _of(figures, text)} for text, corpus in corpora.items()}
+        self._write(report | {"step": 0})
+
+    def after(self, params: Mapping) -> None:
+        """Evaluates at the end, stores, and prints the table."""
+        report, figures = self._read(), self._evaluation(params, self._num_steps)
+        for text, difference, sign in (("new", "gain", 1), ("old", "forgetting", -1)):
+            if text in report:
+                after = _of(figures, text)
+                change = sign * (report[text]["before"]["mlm_loss"] - after["mlm_loss"])
+                report[text] = report[text] | {"after": after, difference: change}
+        self._write(report | {"step": self._num_steps})
+        for line in table(report):
+            self._say(line)
+
+    def _read(self):
+        try:
+            return json.loads(self._path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self._path}: the figures before the first step cannot be read: {error}; expected what this run "
+                "wrote there when it began"
+            ) from error
+
+    def _write(self, report):
+        try:
+            write_json(self._path, report)
+        except OSError as error:
+            raise UserError(f"{self._path}: cannot be written: {error.strerror or error}; make room") from error
+
+
+def table(report: Mapping) -> list[str]:
+    """A report's lines for people: a row for each text and figure."""
+    lines = [f"{'held-out text':<24}{'before':>12}{'after':>12}{'change':>12}"]
+    for text, difference in (("new", "gain"), ("old", "forgetting")):
+        if text not in report:
+            continue
+        before, after = report[text]["before"], report[text]["after"]
+        for name, words in (("mlm_loss", "loss"), ("mlm_accuracy", "accuracy"), ("mlm_perplexity", "perplexity")):
+            change = after[name] - before[name]
+            line = f"{text} text, {words}"
+            line = f"{line:<24}{before[name]:>12.4f}{after[name]:>12.4f}{change:>+12.4f}"
+            lines.append(line + (f"  {difference} {report[text][difference]:+.4f} nats" if words == "loss" else ""))
+    return lines
+
+
+def _of(figures, text):
+    prefix = f"{_PREFIXES[text]}/"
+    return {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
