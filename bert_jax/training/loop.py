@@ -14,13 +14,14 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.data import loader, tokenizers
+from bert_jax.data import loader
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, flops
+from bert_jax.training import checkpoint, flops, initial
 from bert_jax.training import metrics as metrics_lib
 from bert_jax.training import step as step_lib
 from bert_jax.training import workdir as workdir_lib
-from bert_jax.training.evaluation import Evaluation
+from bert_jax.training.adaptation import Adaptation
+from bert_jax.training.evaluation import Evaluation, old_corpora
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
 
@@ -40,6 +41,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """
     config = config.copy_and_resolve_references()
     workdir = local(workdir)
+    source = initial.source(config, workdir)
+    initial.resolve(config, source, workdir)
     config_lib.validate(config)
     config_lib.check_devices(config, jax.device_count())
     if jax.default_backend() == "cpu":
@@ -52,11 +55,12 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     with workdir_lib.claim(workdir):
         workdir_lib.check(workdir, config, corpora)
         loader.Loader(config)  # finds what the corpus cannot give before the workdir becomes this run's
+        if config.data.old_corpus:
+            old_corpora(config, corpora[0].tokenizer)
         model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
         template = step_lib.abstract_state(config, model, mesh, num_steps)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
-        begins = checkpoints.newest() is None
-        start = _start_from(config, template["params"], corpora[0].tokenizer) if config.init_from and begins else None
+        start = initial.params(config, source, model, corpora[0].tokenizer, say) if source else None
         workdir_lib.write(workdir, config, corpora)
 
         restored = checkpoints.restore(template)
@@ -67,12 +71,14 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
             state, done = step_lib.init_state(config, model, mesh, num_steps), 0
             if start:
                 state["params"] = jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, state["params"]))
+        del source, start  # as large as the model
         if done >= num_steps:
             say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
             return
         say(f"{described(model, state['params'])}; step {done:,} of {num_steps:,}, in {workdir}")
 
         run = _Pretraining(config, workdir, num_steps, mesh, model, corpora, checkpoints)
+        run.begin(state, done)
         figures = train(run, state, done)
         if figures is not None:
             say(_summary(figures, num_steps, workdir))
@@ -199,6 +205,14 @@ class _Pretraining(Run):
         self._has_held_out = config.train.eval_every > 0 and self._evaluation.possible
         if config.train.eval_every and not self._has_held_out:
             say("no document of the corpus is held out: no evaluation")
+        self._adaptation = None
+        if config.data.old_corpus:
+            self._adaptation = Adaptation(workdir, self._evaluation, num_steps, say)
+
+    def begin(self, state, done):
+        """Finds what is known before the first step."""
+        if self._adaptation:
+            self._adaptation.before(state["params"], done)
 
     def batches(self, done):
         return iter(loader.Loader(self.config, done))
@@ -233,6 +247,11 @@ class _Pretraining(Run):
     def evaluate(self, state, done):
         return state, self._evaluation(state["params"], done)
 
+    def save(self, state, done, figures):
+        if self._adaptation and done == self.num_steps:
+            self._adaptation.after(state["params"])
+        super().save(state, done, figures)
+
 
 def local(workdir: str | os.PathLike) -> pathlib.Path:
     """The workdir as a path. Raises UserError for a remote one."""
@@ -252,35 +271,6 @@ def last_good(checkpoints: checkpoint.Checkpoints) -> str:
     """Which checkpoint an error leaves behind."""
     newest = checkpoints.newest()
     return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is step {newest}"
-
-
-def _start_from(config, template, tokenizer):
-    """The parameters of another run, checked against this model's and its vocabulary."""
-    source = config.init_from
-    params, before, _ = checkpoint.load(source)
-    if tokenizers.load(pathlib.Path(source) / "tokenizer").digest() != tokenizer.digest():
-        raise UserError(
-            f"config.init_from={source}: its vocabulary is not that of {config.data.corpus}; prepare the corpus with "
-            f"--tokenizer={source}/tokenizer"
-        )
-    for key in ("num_heads", "activation", "position_offset", "norm_epsilon"):  # no shape shows these
-        if before.model[key] != config.model[key]:
-            raise UserError(
-                f"config.model.{key}: found {config.model[key]}, but the run config.init_from={source} has "
-                f"{before.model[key]}; expected the same"
-            )
-    found, wanted = (
-        {sharding.path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (params, template)
-    )
-    if found != wanted:
-        names = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-        name = names[0]
-        raise UserError(
-            f"config.init_from={source}: {name} is {found.get(name, 'absent')} there and {wanted.get(name, 'absent')} "
-            f"in this model ({len(names)} parameters differ); expected a run with the same config.model and objective"
-        )
-    return params
 
 
 def _summary(figures, done, workdir):
