@@ -7,6 +7,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bert_jax import config as config_lib
+from bert_jax import finetune_config
 from bert_jax.errors import UserError
 
 
@@ -61,19 +62,21 @@ def _parse(argv):
 
 def _resolved(argv):
     """The arguments with the recipe first and as a file, its keys checked before absl sees them."""
-    recipe, rest = [], []
+    recipe, rest, overrides = flags.FLAGS["config"].default, [], []
     arguments = iter(argv[1:])
     for argument in arguments:
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
         if argument.startswith("-") and name == "config":
-            value = value if equals else next(arguments, "")
-            config_lib.load_recipe(value)
-            recipe = [f"--config={config_lib.recipe_path(value)}"]
+            recipe = value if equals else next(arguments, "")
             continue
         if argument.startswith("-") and name.startswith("config."):
-            config_lib.check_key(name.removeprefix("config."))
+            overrides.append(argument)
         rest.append(argument)
-    overrides = [argument for argument in rest if argument.lstrip("-").startswith("config.")]
-    if overrides and not recipe and flags.FLAGS["config"].default is None:
+    if overrides and recipe is None:
         raise UserError(f"--config: missing, but there is {overrides[0]}; expected --config=RECIPE")
-    return [argv[0], *recipe, *rest]
+    if recipe is None:
+        return [argv[0], *rest]
+    schema = finetune_config.schema_of(config_lib.load_recipe(recipe))
+    for argument in overrides:
+        config_lib.check_key(argument.lstrip("-").partition("=")[0].removeprefix("config."), schema)
+    return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]

@@ -10,7 +10,8 @@ import difflib
 import importlib.util
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -163,9 +164,9 @@ def recipe_path(recipe: str) -> pathlib.Path:
     raise UserError(f"--config={recipe}: no such file or recipe{_closest(recipe, names)}; recipes: {', '.join(names)}")
 
 
-def check_key(key: str) -> None:
-    """Raises UserError, with the closest valid name, if no recipe has this dotted key."""
-    keys = _flat(base())
+def check_key(key: str, schema: ml_collections.ConfigDict | None = None) -> None:
+    """Raises UserError, with the closest valid name, if a schema (base() by default) has no such dotted key."""
+    keys = flat(base() if schema is None else schema)
     groups = {".".join(k.split(".")[:i]) for k in keys for i in range(1, k.count(".") + 1)}
     if key not in keys:
         expected = "a key inside this group" if key in groups else "a known key"
@@ -174,29 +175,62 @@ def check_key(key: str) -> None:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for an unknown or ill-typed key, or a value that cannot work."""
-    expected = _flat(base())
-    found = _flat(config)
-    for key in found:
-        check_key(key)
-    for key, default in expected.items():
-        if key not in found:
-            raise UserError(f"config.{key}: missing; expected a {type(default).__name__} such as {default!r}")
-        _check_type(f"config.{key}", found[key], default)
-    for key, choices in CHOICES.items():
-        _check_choice(f"config.{key}", found[key], choices)
+    if "task" in config:
+        raise UserError("--config: a fine-tuning recipe, for python -m bert_jax.finetune; expected one of pre-training")
+    found = check_schema(config, base(), CHOICES)
     _check_positive(found)
     if found["seed"] >= 2**32:
         raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
     _check_model(found)
     _check_objective(found)
     for phase in phases(config):
-        _check_positive(_flat(phase.data, "data."), phase.name)
+        _check_positive(flat(phase.data, "data."), phase.name)
         _check_data(phase.data, phase.name, found)
     _check_train(found)
 
 
+def check_schema(
+    config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict, choices: Mapping[str, tuple]
+) -> dict[str, Any]:
+    """The values of a config by dotted key.
+
+    Args:
+      config: to be checked.
+      schema: a config with every key that it must have, and a default of the right type for each.
+      choices: of the keys that have but a few values.
+
+    Raises:
+      UserError: an unknown, missing or ill-typed key, or a value that is none of its choices.
+    """
+    found = flat(config)
+    for key in found:
+        check_key(key, schema)
+    for key, default in flat(schema).items():
+        if key not in found:
+            raise UserError(f"config.{key}: missing; expected a {type(default).__name__} such as {default!r}")
+        check_type(f"config.{key}", found[key], default)
+    for key, values in choices.items():
+        _check_choice(f"config.{key}", found[key], values)
+    return found
+
+
 def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
+    batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
+    check_layout(config, num_devices, config.model.num_heads, batches)
+
+
+def check_layout(
+    config: ml_collections.ConfigDict, num_devices: int, heads: int, batches: Sequence[tuple[int, str]]
+) -> None:
+    """Raises UserError if the mesh does not fit the devices, or heads or batches do not divide among them.
+
+    Args:
+      config: with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
+      num_devices: there are.
+      heads: of the model's attention.
+      batches: rows of each global batch, and what follows them in a message.
+    """
     mesh = config.mesh
     fixed = [size for size in (mesh.data, mesh.fsdp, mesh.tensor) if size != -1]
     if len(fixed) < 2 or any(size < 1 for size in fixed):
@@ -212,20 +246,19 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
             f"config.mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} does not fit "
             f"{num_devices} devices; set one axis to -1 to take what is left"
         )
-    heads, parts = config.model.num_heads, mesh.tensor if mesh.tensor != -1 else num_devices // product
+    parts = mesh.tensor if mesh.tensor != -1 else num_devices // product
     if heads % parts:
         raise UserError(
-            f"config.mesh: tensor={parts} does not divide config.model.num_heads={heads}; expected one of "
+            f"config.mesh: tensor={parts} does not divide the model's num_heads={heads}; expected one of "
             f"{', '.join(str(size) for size in range(1, heads + 1) if heads % size == 0)}"
         )
     shards = num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp
-    for phase in phases(config):
+    for size, name in batches:
         per_step = config.train.microbatches * shards
-        if phase.data.batch_size % per_step:
+        if size % per_step:
             raise UserError(
-                f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by "
-                f"{shards} device shards x {config.train.microbatches} microbatches = {per_step}; "
-                f"try {_next_multiple(phase.data.batch_size, per_step)}"
+                f"config.data.batch_size: {size}{name} is not divisible by {shards} device shards x "
+                f"{config.train.microbatches} microbatches = {per_step}; try {_next_multiple(size, per_step)}"
             )
     eval_batch = config.train.eval_batch_size or config.data.batch_size
     if eval_batch % shards:
@@ -277,7 +310,7 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
                 raise UserError(
                     f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data"
                 )
-            _check_type(where, value, data[key])
+            check_type(where, value, data[key])
             data[key] = value
         if "sequence_length" in override and data.sequence_length > config.model.max_positions:
             raise UserError(
@@ -410,7 +443,8 @@ def _check_train(found):
         )
 
 
-def _check_type(where, value, default):
+def check_type(where: str, value: Any, default: Any) -> None:
+    """Raises UserError, which begins with `where`, if a value has not the type of its default."""
     kind = type(default)
     good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -428,15 +462,16 @@ def _check_choice(where, value, choices):
         raise UserError(f"{where}: found {value!r}; expected one of {', '.join(choices)}")
 
 
-def _flat(config, prefix=""):
-    flat = {}
+def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """The values of a config by dotted key."""
+    found = {}
     for key in config:
         value = config[key]
         if isinstance(value, ml_collections.ConfigDict):
-            flat |= _flat(value, f"{prefix}{key}.")
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found
 
 
 def _closest(word, names):

@@ -3,7 +3,14 @@
 A recipe in configs/finetune/ starts from `base()` and changes what it needs.
 """
 
+import math
+import re
+from collections.abc import Mapping
+
 import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
 
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")  # see model.spec.Task
@@ -57,8 +64,7 @@ def base() -> ml_collections.ConfigDict:
     data.sequence_length = 128  # the longest row, special tokens included
     data.batch_size = 32
     data.buckets = ()  # padded lengths; (): bert_jax.data.rows.BUCKETS
-    data.workers = 0
-    data.prefetch = 2
+    data.prefetch = 2  # batches held ready
 
     mesh = config.mesh = ml_collections.ConfigDict()
     mesh.data = -1
@@ -79,7 +85,7 @@ def base() -> ml_collections.ConfigDict:
     optimizer.epsilon = 1e-6
     optimizer.weight_decay = 0.01
     optimizer.clip_norm = 1.0
-    optimizer.layer_decay = 1.0  # rate of a layer / rate of the layer above it; heads have the full rate
+    optimizer.layer_decay = 1.0  # rate of a layer / rate of the layer above it; the top layer and heads: the full rate
 
     tuning = config.tuning = ml_collections.ConfigDict()
     tuning.freeze = ""  # "encoder", "embeddings", "layers:N" (embeddings and the lowest N layers), or a path regex
@@ -102,10 +108,12 @@ def base() -> ml_collections.ConfigDict:
     train.tensorboard = True
     train.progress = True
 
-    config.search = ml_collections.ConfigDict()  # key -> values that the paper searched; read by people and launchers
+    config.search = ml_collections.ConfigDict()  # as the groups above: values that the paper searched, for launchers
     config.lock()
     return config
 
+
+ADAPTABLE = ("query", "key", "value", "output", "up", "down")  # linear maps of a layer
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -118,3 +126,172 @@ CHOICES = {
     "optimizer.name": ("adamw", "lamb"),
     "optimizer.schedule": ("linear", "cosine", "trapezoidal", "constant"),
 }
+
+
+def schema_of(config: Mapping) -> ml_collections.ConfigDict:
+    """The schema that a config, or what its config.json holds, follows: this one if it has a task."""
+    return base() if "task" in config else config_lib.base()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError for an unknown or ill-typed key, or a value that cannot work whatever model and data are."""
+    if "task" not in config:
+        raise UserError("--config: a pre-training recipe, for python -m bert_jax.pretrain; expected one of fine-tuning")
+    schema = base()
+    _check_search(config, schema)
+    found = config_lib.check_schema(without_search(config), schema, CHOICES)
+    for key, what in (("init_from", "a model to start from: a workdir, a Hugging Face directory or name"),
+                      ("task.train", "a file, or tfds:NAME[/CONFIG]:SPLIT")):  # fmt: skip
+        if not found[key]:
+            raise UserError(f"config.{key}: empty; expected {what} (--config.{key}=...)")
+    _check_numbers(found)
+    _check_task(found)
+    _check_tuning(found)
+
+
+def without_search(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config without the values that were searched: what a run depends on."""
+    kept = ml_collections.ConfigDict(config.to_dict())
+    kept.search = ml_collections.ConfigDict()
+    return kept
+
+
+def check_devices(config: ml_collections.ConfigDict, num_devices: int, num_heads: int) -> None:
+    """Raises UserError if the mesh does not fit the devices, or heads or the batch do not divide among them."""
+    config_lib.check_layout(config, num_devices, num_heads, [(config.data.batch_size, "")])
+
+
+def rate_warning(config: ml_collections.ConfigDict) -> str:
+    """A line about a learning rate outside the recipe's published range; "" if it is inside."""
+    rate, (low, high) = config.optimizer.learning_rate, config.optimizer.learning_rate_range
+    if low <= rate <= high:
+        return ""
+    return (
+        f"warning: config.optimizer.learning_rate: {rate:g} is outside the published range {low:g} to {high:g} "
+        "(config.optimizer.learning_rate_range)"
+    )
+
+
+def _check_search(config, schema):
+    for key, values in config_lib.flat(config.search).items():
+        config_lib.check_key(key, schema)
+        if not isinstance(values, tuple | list) or not values:
+            raise UserError(f"config.search.{key}: found {values!r}; expected a tuple of values")
+        for value in values:
+            config_lib.check_type(f"config.search.{key}", value, config_lib.flat(schema)[key])
+
+
+# key: the least that it may be, and the most (None: no limit)
+_RANGES = {
+    "seed": (0, 2**32 - 1),
+    "seeds": (1, None),
+    "seeds_at_once": (0, None),
+    "task.dropout": (0, 1),
+    "task.doc_stride": (1, None),
+    "task.max_query_length": (1, None),
+    "task.max_answer_length": (1, None),
+    "task.n_best": (1, None),
+    "data.sequence_length": (3, None),
+    "data.batch_size": (1, None),
+    "data.prefetch": (0, None),
+    "optimizer.learning_rate": (0, None),
+    "optimizer.warmup_share": (0, 1),
+    "optimizer.warmup_steps": (-1, None),
+    "optimizer.decay_steps": (0, None),
+    "optimizer.final_fraction": (0, None),
+    "optimizer.b1": (0, 1),
+    "optimizer.b2": (0, 1),
+    "optimizer.epsilon": (0, None),
+    "optimizer.weight_decay": (0, None),
+    "optimizer.clip_norm": (0, None),
+    "optimizer.layer_decay": (0, 1),
+    "tuning.reinit_layers": (0, None),
+    "tuning.lora_rank": (0, None),
+    "tuning.lora_alpha": (0, None),
+    "train.num_epochs": (0, None),
+    "train.num_steps": (0, None),
+    "train.microbatches": (1, None),
+    "train.log_every": (1, None),
+    "train.eval_every": (0, None),
+    "train.eval_batch_size": (0, None),
+    "train.checkpoint_every": (0, None),
+    "train.patience": (0, None),
+    "train.keep_newest": (1, None),
+}
+
+
+def _check_numbers(found):
+    for key, (least, most) in _RANGES.items():
+        value = found[key]
+        if not least <= value <= (math.inf if most is None else most) or not math.isfinite(value):  # NaN too
+            expected = f"a number of at least {least}" if most is None else f"a number from {least} to {most}"
+            raise UserError(f"config.{key}: found {value}; expected {expected}")
+    if found["seed"] + found["seeds"] > 2**32:
+        raise UserError(f"config.seeds: found {found['seeds']}; expected config.seed + config.seeds of at most 2**32")
+    for key in ("model.hidden_dropout", "model.attention_dropout"):
+        if found[key] != -1 and not 0 <= found[key] < 1:
+            raise UserError(f"config.{key}: found {found[key]}; expected a rate in [0, 1), or -1 for init_from's")
+    if found["task.dropout"] >= 1:
+        raise UserError(f"config.task.dropout: found {found['task.dropout']}; expected a rate in [0, 1)")
+    span = found["optimizer.learning_rate_range"]
+    if len(span) != 2 or not all(isinstance(rate, int | float) for rate in span) or not span[0] <= span[1]:
+        raise UserError(f"config.optimizer.learning_rate_range: found {span}; expected two rates, the lower first")
+    if not found["train.num_steps"] and not found["train.num_epochs"]:
+        raise UserError("config.train.num_epochs: 0, and config.train.num_steps is 0; expected one of them")
+    if not all(isinstance(size, int) and size > 0 for size in found["data.buckets"]):
+        raise UserError(f"config.data.buckets: found {found['data.buckets']}; expected lengths in tokens")
+
+
+def _check_task(found):
+    of_sequence = found["task.name"] == "sequence_classification"
+    if found["task.problem"] != "single_label" and not of_sequence:
+        raise UserError(
+            f"config.task.problem: {found['task.problem']} is for sequence_classification; expected single_label with "
+            f"config.task.name={found['task.name']}"
+        )
+    if found["task.pooling"] != "auto" and not of_sequence:
+        raise UserError(
+            f"config.task.pooling: {found['task.pooling']} is for sequence_classification; expected auto with "
+            f"config.task.name={found['task.name']}"
+        )
+    if found["task.crf"] and found["task.name"] != "token_classification":
+        raise UserError(
+            f"config.task.crf: True is for token_classification; expected False with config.task.name="
+            f"{found['task.name']}"
+        )
+    if not found["task.held_out"] and not 0 < found["task.held_out_share"] < 1:
+        raise UserError(
+            f"config.task.held_out_share: found {found['task.held_out_share']}; expected a share in (0, 1), or "
+            "config.task.held_out"
+        )
+
+
+def _check_tuning(found):
+    freeze, rank = found["tuning.freeze"], found["tuning.lora_rank"]
+    if freeze.startswith("layers:") and not re.fullmatch(r"layers:\d+", freeze):
+        raise UserError(f"config.tuning.freeze: found {freeze!r}; expected layers:N with a number of layers N")
+    try:
+        re.compile(freeze)
+    except re.error as error:
+        raise UserError(f"config.tuning.freeze: {freeze!r} is no regular expression: {error}") from error
+    if rank and freeze not in ("", "encoder"):
+        raise UserError(
+            f'config.tuning.freeze: found {freeze!r} with config.tuning.lora_rank={rank}, which freezes the encoder; '
+            'expected ""'
+        )
+    unknown = [name for name in found["tuning.lora_targets"] if name not in ADAPTABLE]
+    if unknown or not found["tuning.lora_targets"]:
+        raise UserError(
+            f"config.tuning.lora_targets: found {tuple(found['tuning.lora_targets'])}; expected some of "
+            f"{', '.join(ADAPTABLE)}"
+        )
+    if found["tuning.reinit_layers"] and (rank or freeze == "encoder"):
+        raise UserError(
+            f"config.tuning.reinit_layers: {found['tuning.reinit_layers']} layers would start fresh and stay so, as "
+            "the encoder is frozen; expected 0"
+        )
+    if found["from_scratch"] and (rank or freeze):
+        raise UserError(
+            "config.from_scratch: True, but config.tuning.freeze or lora_rank would keep random parameters as they "
+            "are; expected one of them"
+        )
