@@ -155,7 +155,11 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def digest(self):
-        return hashlib.blake2b(self._tokenizer.to_str().encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self.json().encode(), digest_size=16).hexdigest()
+
+    def json(self) -> str:
+        """What a tokenizer.json of it holds."""
+        return self._tokenizer.to_str()
 
     def save(self, directory):
         directory = pathlib.Path(directory)
