@@ -1,6 +1,7 @@
 """A model that someone trained, wherever it came from, and the start that another takes from it."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -12,12 +13,27 @@ from bert_jax.sharding import path_name
 
 
 @dataclasses.dataclass(frozen=True)
+class Origin:
+    """The Hugging Face files that a model was read from, so that it can be written back as it was.
+
+    Attributes:
+      directory: where they lie.
+      config: what config.json says.
+      dtypes: what each array was stored as, by today's name of it: "float32", "float16" or "bfloat16".
+    """
+
+    directory: pathlib.Path
+    config: Mapping
+    dtypes: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A model with its parameters, its vocabulary, and what its outputs mean.
 
     Attributes:
       name: the directory or hub name that it was opened by, for messages.
-      family: whose format it can be written in: "bert", "roberta", ...
+      family: whose format it can be written in: "bert", "roberta", "xlm-roberta" or "camembert".
       config: the keys of config.model, vocab_size filled in.
       model: with every head that was found.
       params: float32, a nested dict of arrays; each head of the model filled.
@@ -27,6 +43,7 @@ class Pretrained:
       scheme: of token classification: "BIO" or "BIOES"; "" otherwise.
       settings: what else belongs to its use, such as "max_length" (tokens it was fine-tuned with), "null_threshold"
         (question answering), "pooling", "normalize" and "prompts" (sentence-transformers).
+      origin: None for a model of a workdir.
     """
 
     name: str
@@ -39,6 +56,7 @@ class Pretrained:
     problem: str = ""
     scheme: str = ""
     settings: Mapping = dataclasses.field(default_factory=dict)
+    origin: Origin | None = None
 
     def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
         """`model.apply` with these parameters."""

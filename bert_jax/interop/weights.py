@@ -20,15 +20,17 @@ class Family:
     """How a family names its arrays.
 
     Attributes:
+      prefix: how the encoder's names begin, but in a file of a bare encoder.
       names: pairs (our path, their name); "{layer}" stands for each layer's number. A pair is in force where the
         model has our path.
+      tasks: the pairs of each fine-tuned head.
       tied: names that repeat another array of theirs, and that array's name; checked where present, not written.
-      ignored: a regex of their names that hold no parameter.
     """
 
+    prefix: str
     names: tuple[tuple[str, str], ...]
+    tasks: Mapping[str, tuple[tuple[str, str], ...]]
     tied: Mapping[str, str]
-    ignored: str
 
 
 def _encoder(prefix):
@@ -50,7 +52,11 @@ def _encoder(prefix):
     )
 
 
+_CLASSIFIER = (("task/output", "classifier"),)
+_TOKEN_TASKS = {"token_classification": _CLASSIFIER, "question_answering": (("task/output", "qa_outputs"),)}
+
 BERT = Family(
+    prefix="bert",
     names=(
         *_encoder("bert"),
         ("mlm/transform", "cls.predictions.transform.dense"),
@@ -58,29 +64,41 @@ BERT = Family(
         ("mlm", "cls.predictions"),
         ("next_sentence", "cls.seq_relationship"),
     ),
+    tasks={"sequence_classification": _CLASSIFIER, **_TOKEN_TASKS},
     tied={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },
-    ignored=r"bert\.embeddings\.(position_ids|token_type_ids)",
 )
 
 ROBERTA = Family(
+    prefix="roberta",
     names=(
         *_encoder("roberta"),
         ("mlm/transform", "lm_head.dense"),
         ("mlm/norm", "lm_head.layer_norm"),
         ("mlm", "lm_head"),
     ),
+    tasks={
+        "sequence_classification": (("task/dense", "classifier.dense"), ("task/output", "classifier.out_proj")),
+        **_TOKEN_TASKS,
+    },
     tied={
         "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
         "lm_head.decoder.bias": "lm_head.bias",
     },
-    ignored=r"roberta\.embeddings\.(position_ids|token_type_ids)",
 )
+
+FAMILIES = {"bert": BERT, "roberta": ROBERTA}
 
 # Our leaf's name: theirs.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
+
+
+# Buffers that older versions of transformers saved.
+_BUFFERS = re.compile(r"embeddings\.(position_ids|token_type_ids)")
+DTYPES = ("float32", "float16", "bfloat16")  # what a parameter may be stored as
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # as TensorFlow called them
 
 
 def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], family: Family, source: str) -> dict:
@@ -88,43 +106,59 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], family: 
 
     Args:
       model: what the arrays must fill, leaf by leaf.
-      state_dict: their arrays by their names.
+      state_dict: their arrays by their names, the encoder's with or without the family's prefix.
       family: the table.
       source: the file or directory that the error names.
 
     Raises:
       UserError: every missing or unused name, wrong shape and untied copy, in one line.
     """
-    unused = {name for name in state_dict if not re.fullmatch(family.ignored, name)}
-    problems = []
+    spellings, problems = _spellings(state_dict, family)
+    task = model.spec.task and model.spec.task.name
+    prefixed = any(name.startswith(f"{family.prefix}.") for name in state_dict) or not state_dict
+    unused = set(spellings)
 
     def fill(path, shape):
-        name, transposed = _their_name(path, family)
-        if name not in state_dict:
-            problems.append(f"missing {name or path} for {path}")
+        name, transposed = _their_name(path, family, task)
+        found = name if name in spellings else _tied_copy(name, spellings, family)
+        if found is None:
+            spelled = name if prefixed or name is None else name.removeprefix(f"{family.prefix}.")
+            problems.append(f"missing {spelled or path}")
             return None
-        unused.discard(name)
-        array = np.asarray(state_dict[name], np.float32)
-        array = array.T if transposed else array
-        if array.shape != shape:
-            problems.append(f"{name} has shape {state_dict[name].shape}, expected {shape[:: -1 if transposed else 1]}")
-        return array
+        unused.discard(found)
+        array = state_dict[spellings[found]]
+        expected = shape[::-1] if transposed else shape
+        if array.shape != expected:
+            problems.append(f"{spellings[found]} has shape {array.shape}, expected {expected}")
+            return None
+        if array.dtype.name not in DTYPES:
+            problems.append(f"{spellings[found]} is stored as {array.dtype}, expected one of {', '.join(DTYPES)}")
+            return None
+        return np.array(array.T if transposed else array, np.float32, order="C")
 
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     params = _map_leaves(lambda path, leaf: fill(path, leaf.shape), shapes)
     for copy in unused & family.tied.keys():
-        unused.discard(copy)
-        original = family.tied[copy]
-        if original in state_dict and not np.array_equal(state_dict[copy], state_dict[original]):
-            problems.append(f"{copy} differs from {original}, which the model ties it to")
-    problems += [f"unused {name}" for name in sorted(unused)]
+        original = spellings.get(family.tied[copy])
+        if original is not None:
+            unused.discard(copy)
+            if not _same(state_dict[spellings[copy]], state_dict[original]):
+                problems.append(f"{spellings[copy]} differs from {original}, which the model ties it to")
+    problems += [f"unused {spellings[name]}" for name in sorted(unused)]
     if problems:
         raise UserError(f"{source}: does not fit the model: {'; '.join(problems)}")
     return params
 
 
-def to_state_dict(params: Mapping, family: Family) -> dict[str, np.ndarray]:
-    """Their names and arrays for our parameters; the tied decoder is left out, as its array is the embedding.
+def to_state_dict(params: Mapping, family: Family, task: str | None = None) -> dict[str, np.ndarray]:
+    """Their names, the family's prefix included, and arrays for our parameters.
+
+    The tied decoder is left out, as its array is the embedding.
+
+    Args:
+      params: float32.
+      family: the table.
+      task: the name of the parameters' task, if they have one.
 
     Raises:
       UserError: parameters that the family has no name for.
@@ -132,7 +166,7 @@ def to_state_dict(params: Mapping, family: Family) -> dict[str, np.ndarray]:
     state_dict, nameless = {}, []
 
     def put(path, leaf):
-        name, transposed = _their_name(path, family)
+        name, transposed = _their_name(path, family, task)
         if name is None:
             nameless.append(path)
             return
@@ -145,14 +179,49 @@ def to_state_dict(params: Mapping, family: Family) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def _their_name(path: str, family: Family) -> tuple[str | None, bool]:
+def canonical(name: str, family: Family) -> str:
+    """The name that today's transformers gives an array: with the prefix, without gamma and beta."""
+    if name.split(".")[0] in ("embeddings", "encoder", "pooler"):
+        name = f"{family.prefix}.{name}"
+    module, _, leaf = name.rpartition(".")
+    if module.endswith("LayerNorm"):
+        name = f"{module}.{_OLD_NORM.get(leaf, leaf)}"
+    return name
+
+
+def _spellings(state_dict, family):
+    """({today's name: the file's}, problems), without buffers."""
+    spellings, problems = {}, []
+    for name in state_dict:
+        today = canonical(name, family)
+        if _BUFFERS.fullmatch(today.removeprefix(f"{family.prefix}.")):
+            continue
+        if today in spellings:
+            problems.append(f"{spellings[today]} and {name} are the same array's names")
+        spellings[today] = name
+    return spellings, problems
+
+
+def _tied_copy(name, spellings, family):
+    """The copy that a file keeps instead of the array itself, or None."""
+    copies = (copy for copy, original in family.tied.items() if original == name)
+    return next((copy for copy in copies if copy in spellings), None)
+
+
+def _same(first, second):
+    return first.shape == second.shape and np.array_equal(
+        np.asarray(first, np.float32), np.asarray(second, np.float32), equal_nan=True
+    )
+
+
+def _their_name(path: str, family: Family, task: str | None) -> tuple[str | None, bool]:
     """Their name of a leaf of ours, and whether it is transposed; (None, False) where they have none."""
-    module, leaf = path.rsplit("/", 1)
+    module, _, leaf = path.rpartition("/")
     layer = re.search(r"layers/(\d+)", module)
     if layer:
         module = module.replace(layer[0], "layers/{layer}", 1)
-    for ours, theirs in family.names:
-        if ours == module:
+    for ours, theirs in (*family.names, *family.tasks.get(task, ())):
+        if ours == module and leaf in _LEAVES:
             return f"{theirs}.{_LEAVES[leaf]}".format(layer=layer and layer[1]), leaf == "kernel"
     return None, False
 

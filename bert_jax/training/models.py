@@ -5,6 +5,7 @@ import pathlib
 
 from bert_jax import model as model_lib
 from bert_jax.data import tokenizers
+from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import checkpoint
 
@@ -19,6 +20,8 @@ def open_model(name: str | os.PathLike, step: int | str | None = None) -> Pretra
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
     """
+    if not (pathlib.Path(name) / "run.json").exists():
+        return huggingface.read(name)
     params, config, _ = checkpoint.load(name, step)
     tokenizer = tokenizers.load(pathlib.Path(name) / "tokenizer")
     model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size}

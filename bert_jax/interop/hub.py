@@ -1,0 +1,56 @@
+"""Where a model directory lies: given as such, or as a name on the Hugging Face hub."""
+
+import os
+import pathlib
+import re
+
+from bert_jax.errors import UserError
+
+_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "sentencepiece.bpe.model",
+)  # fmt: skip
+# No "*.json": a repository may hold the same model in other frameworks' formats, each as large.
+_FILES = (
+    "config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", *_TOKENIZER_FILES,
+    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
+    "0_*/*.safetensors", "0_*/vocab.txt", "0_*/merges.txt", "0_*/*.model",
+)  # fmt: skip
+
+
+def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
+    """The directory of a model, downloaded or taken from the hub's cache where `name` is no directory.
+
+    Args:
+      name: a directory, or a name on the hub such as "google-bert/bert-base-uncased".
+      pickles: whether pytorch_model.bin is fetched where there is no safetensors file.
+
+    Raises:
+      UserError: neither a directory nor a name that the hub or its cache gives.
+    """
+    path = pathlib.Path(name)
+    if path.is_dir():
+        return path
+    if path.exists() or not _NAME.fullmatch(str(name)):
+        raise UserError(
+            f"{name}: no such directory; expected a run's workdir, a directory with config.json and model.safetensors, "
+            "or a name on the Hugging Face hub"
+        )
+    found = _snapshot(name, _FILES)
+    if pickles and not any(found.glob("*.safetensors")):
+        return _snapshot(name, (*_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json"))
+    return found
+
+
+def _snapshot(name, patterns):
+    import huggingface_hub
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
+    except Exception as error:  # whatever the network, the hub and its client may come up with
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{name}: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: "
+            f"{reason[:200]}"
+        ) from error

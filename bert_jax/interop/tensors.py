@@ -1,0 +1,161 @@
+"""The arrays of a model directory: safetensors in and out, and torch's pickles in, for convert alone."""
+
+import json
+import math
+import pathlib
+import struct
+from collections.abc import Iterator, Mapping
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from bert_jax.errors import UserError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+SHARD_BYTES = 5_000_000_000  # a larger model is written in several files
+
+_DTYPES = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "BOOL": np.bool_,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8,
+    "U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8,
+}  # fmt: skip
+
+
+def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.ndarray], pathlib.Path]:
+    """Every array of a directory's weights, mapped into memory rather than copied, and the file that names them.
+
+    Args:
+      directory: with model.safetensors, or its shards and their index.
+      pickles: whether pytorch_model.bin is read where there is no safetensors file.
+
+    Raises:
+      UserError: no weights, a pickle, a missing shard, or a file that is cut off or is no safetensors file.
+    """
+    if (directory / SINGLE).is_file():
+        return read_file(directory / SINGLE), directory / SINGLE
+    if (directory / INDEX).is_file():
+        return _read_shards(directory / INDEX, read_file), directory / INDEX
+    found = [directory / name for name in PICKLES if (directory / name).is_file()]
+    if not found:
+        raise UserError(f"{directory}: no weights; expected {SINGLE} or {INDEX}")
+    if not pickles:
+        raise UserError(
+            f"{found[0]}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
+            f"python -m bert_jax.convert --input={directory} --output=DIR reads it safely and writes that"
+        )
+    if found[0].suffix == ".json":
+        return _read_shards(found[0], _read_pickle), found[0]
+    return _read_pickle(found[0]), found[0]
+
+
+def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of one safetensors file, mapped into memory. Raises UserError if it is cut off or damaged.
+
+    The layout: eight bytes with the length of a JSON header, the header, the arrays (github.com/huggingface/safetensors).
+    numpy alone knows no bfloat16, which the package's own reader would need torch for.
+    """
+    try:
+        size = path.stat().st_size
+        data = np.memmap(path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if size < 8:
+        raise _damaged(path, f"{size} bytes long")
+    (length,) = struct.unpack("<Q", data[:8].tobytes())
+    if length > size - 8:
+        raise _damaged(path, f"its header should be {length} bytes long, but {size - 8} are there")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes())
+        entries = [(name, entry["dtype"], entry["shape"], *entry["data_offsets"])
+                   for name, entry in header.items() if name != "__metadata__"]  # fmt: skip
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, "its header is not that of a safetensors file") from error
+    body = data[8 + length :]
+    return {name: _array(path, body, name, *entry) for name, *entry in entries}
+
+
+def write(arrays: Mapping[str, np.ndarray], directory: pathlib.Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Writes model.safetensors, or shards of at most `shard_bytes` (one array at least) with their index."""
+    shards = list(_shards(arrays, shard_bytes))
+    if len(shards) == 1:
+        safetensors.numpy.save_file(shards[0], directory / SINGLE, metadata={"format": "pt"})
+        return
+    weight_map = {}
+    for number, shard in enumerate(shards, 1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        safetensors.numpy.save_file(shard, directory / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, name)
+    total = {"total_size": sum(array.nbytes for array in arrays.values())}
+    index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _shards(arrays, shard_bytes) -> Iterator[dict[str, np.ndarray]]:
+    shard, size = {}, 0
+    for name, array in arrays.items():
+        if shard and size + array.nbytes > shard_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = array
+        size += array.nbytes
+    yield shard
+
+
+def _array(path, body, name, kind, shape, start, stop):
+    if kind not in _DTYPES:
+        raise _damaged(path, f"{name} has the type {kind!r}")
+    dtype = np.dtype(_DTYPES[kind])
+    if not 0 <= start <= stop <= body.size:
+        raise _damaged(path, f"{name} should end at byte {stop} of the arrays, but they are {body.size} bytes long")
+    if stop - start != dtype.itemsize * math.prod(shape):
+        raise _damaged(path, f"{name} has {stop - start} bytes, but its shape is {tuple(shape)}")
+    return body[start:stop].view(dtype).reshape(shape)
+
+
+def _read_shards(index, read_shard):
+    try:
+        names = json.loads(index.read_text("utf-8"))["weight_map"]
+        files = sorted(set(names.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: not an index of shards; expected JSON with a weight_map") from error
+    missing = [name for name in files if not (index.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{index}: names {', '.join(missing)}, which the directory lacks; expected every shard")
+    arrays = {}
+    for name in files:
+        arrays |= read_shard(index.parent / name)
+    absent = sorted(names.keys() - arrays.keys())
+    if absent:
+        raise UserError(f"{index}: names {', '.join(absent)}, which the shards do not hold")
+    return arrays
+
+
+def _read_pickle(path):
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path}: weights in a pickle, which only torch reads, and it is not installed; "
+            f"expected {SINGLE}, or torch beside bert_jax"
+        ) from error
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: _from_torch(torch, tensor) for name, tensor in tensors.items()}
+    except Exception as error:  # torch raises whatever the damage leads to
+        raise UserError(
+            f"{path}: not read: {' '.join(str(error).split())[:200]}; expected a dictionary of tensors alone"
+        ) from error
+
+
+def _from_torch(torch, tensor):
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _damaged(path, found):
+    return UserError(f"{path}: cut off or no safetensors file: {found}; copy or download it again")
