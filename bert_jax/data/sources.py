@@ -11,18 +11,16 @@ import hashlib
 import json
 import os
 import pathlib
-import re
 import zlib
 from collections.abc import Callable, Iterator
 
-from bert_jax.data import python_docs
+from bert_jax.data import python_docs, tfds_source
 from bert_jax.errors import UserError
 
 DOCUMENTS = ("blank_line", "file")
 _KINDS = {
     ".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
-_TFDS = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\]]*\])?)")
 _SMALLEST_SHARD, _LARGEST_SHARD = 1 << 20, 32 << 20
 _SHARDS_WANTED = 64  # as far as the two sizes allow: enough to spread over processes and to continue from
 _GZIP_RATIO = 3  # text is about this much larger than its .gz
@@ -97,7 +95,7 @@ def plan(spec: str, options: Options) -> Plan:
         if item == "python-docs":
             inputs += [("python_docs", path) for path in python_docs.paths()]
         elif item.startswith("tfds:"):
-            if not _TFDS.fullmatch(item):
+            if not tfds_source.SPEC.fullmatch(item):
                 raise UserError(f"--input={item}: expected tfds:NAME[/CONFIG]:SPLIT, such as tfds:imdb_reviews:train")
             inputs.append(("tfds", item.removeprefix("tfds:")))
         else:
@@ -410,7 +408,5 @@ def _read_tfds(part, options, skip):
 
 def _tfds_source(path, options):
     """(the random-access data source of NAME[/CONFIG]:SPLIT, estimated bytes per record)"""
-    from bert_jax.data import tfds_source
-
-    match = _TFDS.fullmatch(f"tfds:{path}")
+    match = tfds_source.SPEC.fullmatch(f"tfds:{path}")
     return tfds_source.open_split(match["name"], match["split"], options.data_dir)

@@ -3,20 +3,23 @@
 import contextlib
 import importlib
 import pathlib
+import re
 
 from absl import flags, logging
 
 from bert_jax.errors import UserError
 
+SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\]]*\])?)")
 _BYTES_PER_RECORD = 1000  # where the dataset does not say
 
 
-def open_split(name: str, split: str, data_dir: str | None):
+def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input", folder: str = "--data_dir"):
     """(a split as a data source with len() and __getitems__, estimated bytes per record)
 
     Args:
       name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION. split: such as train or train[:10%].
       data_dir: where TFDS keeps datasets; None for its default.
+      flag, folder: what the user set, for messages.
 
     Raises:
       UserError: unknown dataset or split, or one that is neither on disk nor can be built.
@@ -25,11 +28,11 @@ def open_split(name: str, split: str, data_dir: str | None):
 
     if not flags.FLAGS.is_parsed():  # tfds and array_record read flags, also outside absl.app
         flags.FLAGS.mark_as_parsed()
-    where = f"--input=tfds:{name}:{split}"
+    where = f"{flag}=tfds:{name}:{split}"
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # tfds tells of its attempts
     try:
-        builder = _builder(tfds, name, data_dir)
+        builder = _builder(tfds, name, data_dir, flag, folder)
         if not builder.info.splits:
             builder.download_and_prepare(file_format="array_record")
         source = builder.as_data_source(split=split)
@@ -44,16 +47,16 @@ def open_split(name: str, split: str, data_dir: str | None):
     return source, max(1, size // records) if size and records else _BYTES_PER_RECORD
 
 
-def _builder(tfds, name, data_dir):
-    folder = f" under --data_dir={data_dir}" if data_dir else ""
+def _builder(tfds, name, data_dir, flag, folder):
+    there = f" under {folder}={data_dir}" if data_dir else ""
     for attempt in ("known", "imported"):
         try:
             return tfds.builder(name, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
             if attempt == "imported" or not _import_dataset(tfds, name.split("/")[0].split(":")[0]):
                 raise UserError(
-                    f"--input=tfds:{name}: no dataset of this name{folder}; expected one that `tfds` knows or that "
-                    "lies prepared in --data_dir"
+                    f"{flag}=tfds:{name}: no dataset of this name{there}; expected one that `tfds` knows or that lies "
+                    f"prepared in {folder}"
                 ) from error
 
 

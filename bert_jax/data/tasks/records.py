@@ -1,0 +1,416 @@
+"""Labelled data, wherever it lies, as tables: TFDS, CSV, TSV, JSONL, Parquet, CoNLL columns, SQuAD's JSON.
+
+Text formats may be compressed (.gz). Whatever is wrong with a record is said with its file and line.
+"""
+
+import csv
+import dataclasses
+import functools
+import glob
+import gzip
+import json
+import os
+import pathlib
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data import tfds_source
+from bert_jax.errors import UserError
+
+_AT_ONCE = 1024  # records of a dataset that are read together
+_KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+_OF_TASK = {  # what else a task reads: by suffix, "" being any other
+    "sequence_classification": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
+    "token_classification": {".json": "jsonl", "": "conll"},
+    "question_answering": {".json": "squad"},
+}
+_NOT_TEXT = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".xlsx", ".arrow", ".pkl", ".npy", ".npz")
+
+
+@dataclasses.dataclass
+class Table:
+    """Records as columns.
+
+    Attributes:
+      columns: name -> a value for each record; a column that is optional and nowhere to be found is absent.
+      names: column -> class names, where the data says them.
+      places: for each record, (which of `sources`, its number or name there).
+      sources: what records come from, such as "train.csv line".
+      word_lines: whether the words of a record that is a sentence stand on lines of their own (CoNLL).
+    """
+
+    columns: dict[str, list]
+    names: dict[str, tuple[str, ...]]
+    places: list[tuple[int, int | str]]
+    sources: list[str]
+    word_lines: bool = False
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def where(self, record: int, word: int | None = None) -> str:
+        """Where a record stands, or a word of one that is a sentence."""
+        source, number = self.places[record]
+        if word is not None and self.word_lines:
+            return f"{self.sources[source]} {number + word}"
+        return f"{self.sources[source]} {number}" + ("" if word is None else f", word {word + 1}")
+
+    def take(self, records: np.ndarray) -> "Table":
+        """Some of the records."""
+        columns = {name: [values[i] for i in records] for name, values in self.columns.items()}
+        return dataclasses.replace(self, columns=columns, places=[self.places[i] for i in records])
+
+
+def named_sets(spec: str, key: str) -> dict[str, str]:
+    """{name: spec} of "matched=a.tsv,mismatched=b.tsv"; of a spec without names, {"": spec}."""
+    sets: dict[str, str] = {}
+    name = ""
+    for item in filter(None, (item.strip() for item in spec.split(","))):
+        match = re.match(r"([A-Za-z]\w*)=(?=.)", item)
+        if match and not glob.glob(item):
+            name, item = match[1], item[match.end() :]
+            if name in sets:
+                raise UserError(f"{key}={spec}: found {name} twice; expected each name once")
+        sets[name] = f"{sets[name]},{item}" if name in sets else item
+    if "" in sets and len(sets) > 1:
+        raise UserError(f"{key}={spec}: found files with and without a name; expected NAME=FILE for each")
+    return sets
+
+
+def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
+    """The records of a spec.
+
+    Args:
+      spec: tfds:NAME[/CONFIG]:SPLIT, or globs of files; several are separated by commas.
+      key: the config's key that has it, for messages.
+      task: config.task.
+      wanted, optional: columns that must be there, and that may be absent. A CoNLL file gives its words and tags, a
+        SQuAD file its question, context, id, answers and is_impossible, under whatever names these have.
+
+    Raises:
+      UserError: nothing there, a file of another kind, an unreadable one, a column that is missing, or no records.
+    """
+    parts = []
+    for item in filter(None, (item.strip() for item in spec.split(","))):
+        parts += (
+            [_read_tfds(item, key, task, wanted, optional)]
+            if item.startswith("tfds:")
+            else [_read_file(path, key, task, wanted, optional) for path in _matching(item, key)]
+        )
+    if not parts:
+        raise UserError(f"{key}: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
+    return _joined(parts)
+
+
+def _joined(parts):
+    if len(parts) == 1:
+        return parts[0]
+    for name in {name for part in parts for name in part.columns}:
+        lacking = [part for part in parts if name not in part.columns]
+        if lacking:
+            raise UserError(f"{lacking[0].where(0)}: no column {name!r}, which other files have; expected all alike")
+    if any(part.names != parts[0].names for part in parts):
+        raise UserError(f"{parts[0].where(0)}: other class names than in the other files; expected all alike")
+    columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
+    places = [(i, number) for i, part in enumerate(parts) for _, number in part.places]
+    sources = [part.sources[0] for part in parts]
+    return Table(columns, parts[0].names, places, sources, any(part.word_lines for part in parts))
+
+
+def _matching(pattern, key):
+    paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    if not paths:
+        hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"
+        raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob or tfds:NAME[/CONFIG]:SPLIT")
+    return paths
+
+
+def _kind(path, task_name):
+    suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
+    kinds = _KINDS | _OF_TASK[task_name]
+    kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
+    if kind is None or (kind == "csv" and task_name != "sequence_classification"):
+        names = [name for name in kinds if name and (name != ".csv" or task_name == "sequence_classification")]
+        also = " or CoNLL columns" if "" in kinds else ""
+        raise UserError(f"{path}: unknown kind of file for {task_name}; expected {', '.join(sorted(names))}{also}")
+    return kind
+
+
+def _read_file(path, key, task, wanted, optional):
+    kind = _kind(path, task.name)
+    readers: dict[str, Callable] = {
+        "csv": functools.partial(_delimited, _csv_rows, header=tuple(task.columns)),
+        "tsv": functools.partial(_delimited, _tsv_rows, header=tuple(task.columns)),
+        "jsonl": _jsonl,
+        "parquet": _parquet,
+        "conll": functools.partial(_conll, task=task),
+        "squad": _squad,
+    }
+    try:
+        records = list(readers[kind](path, wanted=wanted, optional=optional))
+        names = _parquet_names(path) if kind == "parquet" else {}
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{path}: truncated or damaged .gz ({error}); expected a whole file") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; expected a readable file") from error
+    if not records:
+        raise UserError(f"{path}: found no record ({key}); expected at least one")
+    unit = {"parquet": "row", "squad": "question"}.get(kind, "line")
+    return _table(records, wanted, optional, names, f"{path} {unit}", kind == "conll")
+
+
+def _table(records, wanted, optional, names, source, word_lines=False):
+    columns = {name: [values[i] for _, values in records] for i, name in enumerate((*wanted, *optional))}
+    for name in optional:
+        if all(value is None for value in columns[name]):
+            del columns[name]
+    return Table(columns, names, [(0, number) for number, _ in records], [source], word_lines)
+
+
+def _lines(path) -> Iterator[tuple[int, str]]:
+    """(number, text with its line end) of a file's lines, which end with a line feed and nothing else."""
+    with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                hint = " (UTF-16?)" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+                byte = f"0x{line[error.start]:02x}"
+                raise UserError(f"{path} line {number}: not UTF-8: {byte}{hint}; expected UTF-8 text") from error
+            yield number, text
+
+
+def _csv_rows(path):
+    csv.field_size_limit(sys.maxsize)
+    reached = 0
+
+    def lines():
+        nonlocal reached
+        for reached, text in _lines(path):  # noqa: B007 read when a record ends
+            yield text
+
+    reader = csv.reader(lines(), strict=True)
+    while True:
+        first = reached + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{path} line {first}: not CSV ({error}); expected quotes to be closed, or TSV") from error
+        if row:
+            yield first, row
+
+
+def _tsv_rows(path):
+    for number, text in _lines(path):
+        text = text.rstrip("\r\n")
+        if text:
+            yield number, text.split("\t")
+
+
+def _delimited(rows, path, header, wanted, optional):
+    rows, columns = rows(path), header
+    if not columns:
+        _, columns = next(rows, (0, ()))
+        if not columns:
+            return
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        shown = ", ".join(name if len(name) <= 30 else name[:27] + "..." for name in columns)
+        raise UserError(
+            f"{path}: no column {missing[0]!r}; found {shown}; expected it in the header, or in config.task.columns "
+            "for a file that has none"
+        )
+    places = [columns.index(name) if name in columns else None for name in (*wanted, *optional)]
+    for number, row in rows:
+        if len(row) != len(columns):
+            raise UserError(f"{path} line {number}: found {len(row)} columns; expected {len(columns)}")
+        yield number, tuple(None if place is None else row[place] for place in places)
+
+
+def _jsonl(path, wanted, optional):
+    for number, text in _lines(path):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            hint = "; is it a list? expected one object a line" if text.lstrip()[:1] == "[" else ""
+            raise UserError(f"{path} line {number}: not JSON ({error}){hint}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"{path} line {number}: a JSON {type(record).__name__}; expected an object")
+        missing = [name for name in wanted if name not in record]
+        if missing:
+            found = ", ".join(map(str, record)) or "none"
+            raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {found}")
+        yield number, tuple(record.get(name) for name in (*wanted, *optional))
+
+
+def _parquet_file(path):
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _parquet(path, wanted, optional):
+    import pyarrow
+
+    with _parquet_file(path) as file:
+        found = file.schema_arrow.names
+        missing = [name for name in wanted if name not in found]
+        if missing:
+            raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(found)}")
+        names = [name for name in (*wanted, *optional) if name in found]
+        number = 0
+        try:
+            for batch in file.iter_batches(_AT_ONCE, columns=names):
+                columns = {name: batch.column(name).to_pylist() for name in names}
+                absent = [None] * batch.num_rows
+                for values in zip(*(columns.get(name, absent) for name in (*wanted, *optional)), strict=True):
+                    number += 1
+                    yield number, values
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _parquet_names(path):
+    """Class names that the `datasets` package left in a Parquet file."""
+    with _parquet_file(path) as file:
+        metadata = file.schema_arrow.metadata or {}
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        found = {name: kind.get("names") or kind.get("feature", {}).get("names") for name, kind in features.items()}
+    except (AttributeError, ValueError):
+        return {}
+    return {name: tuple(names) for name, names in found.items() if names}
+
+
+def _conll(path, task, wanted, optional):
+    """Sentences of lines of columns, between blank lines; -DOCSTART- and comments before a sentence are passed over."""
+    words: list[str] = []
+    tags: list[str] = []
+    first = number = 0
+    shape = (0, 0)  # columns, and the line that showed how many
+    for number, text in _lines(path):
+        text = text.rstrip(" \t\r\n")
+        if not text.strip(" ") or text.startswith("-DOCSTART-"):
+            if words:
+                yield first, (words, tags or None)
+                words, tags = [], []
+            continue
+        row = text.split("\t") if "\t" in text else text.split()
+        if not words:
+            if _is_comment(text, row, shape[0]):
+                continue
+            first = number
+        shape = shape if shape[0] else (len(row), number)
+        if len(row) != shape[0]:
+            raise UserError(
+                f"{path} line {number}: found {len(row)} columns in {_shortened(text)!r}; expected {shape[0]} as in "
+                f"line {shape[1]}"
+            )
+        for key, column in (("token_column", task.token_column), ("label_column", task.label_column)):
+            if not -len(row) <= column < len(row):
+                raise UserError(
+                    f"{path} line {number}: found {len(row)} columns; expected one for config.task.{key}={column}"
+                )
+        words.append(row[task.token_column])
+        if len(row) > 1:
+            tags.append(row[task.label_column])
+    if words:
+        yield first, (words, tags or None)
+
+
+def _is_comment(text, row, columns):
+    """Whether a line before a sentence is a comment: "# key = value", "#begin document", or not shaped like a word."""
+    if not text.startswith("#"):
+        return False
+    if re.match(r"#\s*[\w.:-]+\s*=|#\s*(begin|end) document", text):
+        return True
+    return len(row) != columns if columns else not re.fullmatch(r"O|[A-Z]-\S+", row[-1])
+
+
+def _squad(path, wanted, optional):
+    """Questions of a SQuAD file, 1.1 or 2.0; answers as in flat records: {"text": [...], "answer_start": [...]}."""
+    with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
+        content = file.read()
+    try:
+        articles = json.loads(content.decode("utf-8-sig"))["data"]
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                context = paragraph["context"]
+                for question in paragraph["qas"]:
+                    name = str(question["id"])
+                    impossible = bool(question.get("is_impossible"))
+                    yield name, (question["question"], context, name, _flat_answers(question), impossible)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} line {line}: not UTF-8: 0x{content[error.start]:02x}; expected UTF-8 text") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg}); expected SQuAD's format") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        missing = f"no {error}" if isinstance(error, KeyError) else "another structure"
+        raise UserError(
+            f"{path}: {missing}; expected SQuAD's format: data, paragraphs, context, qas, question, id, answers, "
+            "text, answer_start"
+        ) from error
+
+
+def _flat_answers(question):
+    if "answers" not in question:
+        return None
+    answers = question["answers"]
+    return {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
+
+
+def _read_tfds(item, key, task, wanted, optional):
+    match = tfds_source.SPEC.fullmatch(item)
+    if not match:
+        raise UserError(f"{key}={item}: expected tfds:NAME[/CONFIG]:SPLIT, such as tfds:glue/sst2:train")
+    source, _ = tfds_source.open_split(
+        match["name"], match["split"], task.data_dir or None, flag=key, folder="config.task.data_dir"
+    )
+    features = source.dataset_info.features
+    missing = [name for name in wanted if name not in features]
+    if missing:
+        raise UserError(f"{key}={item}: no feature {missing[0]!r}; found {', '.join(features)}")
+    columns = [name for name in (*wanted, *optional) if name in features]
+    names = {}
+    for name in columns:
+        feature = getattr(features[name], "feature", features[name])  # of a sequence, its elements'
+        if hasattr(feature, "int2str"):
+            names[name] = tuple(feature.names)
+    records = []
+    for start in range(0, len(source), _AT_ONCE):
+        indices = range(start, min(start + _AT_ONCE, len(source)))
+        for index, record in zip(indices, source.__getitems__(indices), strict=True):
+            values = (_plain(record[name]) if name in features else None for name in (*wanted, *optional))
+            records.append((index, tuple(values)))
+    if not records:
+        raise UserError(f"{key}={item}: found no record; expected at least one")
+    return _table(records, wanted, optional, names, f"{item} record")
+
+
+def _plain(value):
+    """Python's own values of numpy's and of UTF-8 bytes."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(part) for part in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _shortened(text, length=60):
+    return text if len(text) <= length else text[: length - 3] + "..."
