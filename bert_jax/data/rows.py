@@ -1,6 +1,7 @@
 """Model inputs of texts and pairs, for fine-tuning and inference: special tokens, truncation, padding, buckets."""
 
-from collections.abc import Sequence
+import array
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -9,6 +10,29 @@ from bert_jax.data.tokenizers import Tokenizer
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
 Ids = Sequence[int]
+
+
+class Ragged:
+    """Lists of integers of different lengths, kept as two flat arrays; `ragged[i]` is the i-th, int32."""
+
+    def __init__(self, lists: Iterable[Ids]):
+        values = array.array("i")
+        ends = array.array("q", [0])
+        for one in lists:
+            values.extend(one)
+            ends.append(len(values))
+        self._values, self._ends = np.array(values, np.int32), np.array(ends, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self._values[self._ends[i] : self._ends[i + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int32, of each list."""
+        return np.diff(self._ends).astype(np.int32)
 
 
 def num_special(tokenizer: Tokenizer, pair: bool) -> int:
