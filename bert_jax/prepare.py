@@ -18,8 +18,11 @@ _INPUT = flags.DEFINE_string(
     "several separated by commas")  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "vocab.txt, tokenizer.json, a .model or a folder with one; or a vocabulary to train: "
-    "train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
+    "tokenizer", None, "vocab.txt, tokenizer.json, a .model or a folder with one: a model's, or a run's workdir; "
+    "or a vocabulary to train: train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
+_ADD_TOKENS = flags.DEFINE_string(
+    "add_tokens", None, "words that the vocabulary gets as tokens behind its own: a file with one a line, or how many "
+    "to take from the text: the words of letters whose occurrences x (pieces - 1) are most")  # fmt: skip
 _DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a document of .txt: {' or '.join(DOCUMENTS)}")
 _SENTENCES = flags.DEFINE_string(
     "sentences", "split", f"{' or '.join(MODES)}: found by a splitter, or one on each line")
@@ -49,6 +52,7 @@ def main(argv):
         eval_share=_EVAL_SHARE.value,
         drop_duplicates=_DROP_DUPLICATES.value,
         lower_case=_LOWER_CASE.value,
+        add_tokens=_ADD_TOKENS.value,
     )
     manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value)
     print(preparation.summary(manifest, _OUTPUT.value))

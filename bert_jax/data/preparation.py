@@ -23,7 +23,7 @@ import threading
 import numpy as np
 import tqdm
 
-from bert_jax.data import joining, sources, tokenizers
+from bert_jax.data import joining, new_tokens, sources, tokenizers
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS, SplitWriter
 from bert_jax.data.sentences import MODES, sentences_of
 from bert_jax.errors import UserError
@@ -49,6 +49,7 @@ class Settings:
     eval_share: float = 0.02
     drop_duplicates: bool = False
     lower_case: str = "auto"
+    add_tokens: str | None = None
 
 
 def prepare(
@@ -80,11 +81,11 @@ def prepare(
 
 def _prepare(settings, output, plan, workers, strict, progress):
     parts = output / "parts"
-    trained, loaded = _tokenizer_spec(settings)
+    trained, loaded, added = _tokenizer_spec(settings)
     identity = {
         "format_version": FORMAT_VERSION,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "tokenizer"},
-        "tokenizer": settings.tokenizer if trained else loaded.digest(),
+        "tokenizer": settings.tokenizer if trained else loaded.digest(),  # with the tokens of a file, if any
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
     manifest = _finished(output, identity)
@@ -94,7 +95,7 @@ def _prepare(settings, output, plan, workers, strict, progress):
     parts.mkdir(parents=True, exist_ok=True)
     with _lock(parts):
         _claim(parts / "settings.json", output, identity)
-        tokenizer = _tokenizer(output, plan, settings, trained, loaded, progress)
+        tokenizer = _tokenizer(output, plan, settings, trained, loaded, added, progress)
         _write_shards(output, plan, settings, workers, strict, progress)
         facts = [json.loads((parts / f"{i:05d}" / "facts.json").read_text("utf-8")) for i in range(len(plan.shards))]
         skipped = _skipped(facts)
@@ -120,6 +121,10 @@ def _check(settings, workers):
             raise UserError(f"--{name}={getattr(settings, name)}: expected one of {', '.join(allowed)}")
     if not 0 <= settings.eval_share < 1:
         raise UserError(f"--eval_share={settings.eval_share}: expected a share in [0, 1)")
+    if settings.add_tokens is not None and settings.tokenizer.startswith("train:"):
+        raise UserError(
+            f"--add_tokens={settings.add_tokens}: not with --tokenizer={settings.tokenizer}; expected a model's"
+        )
     if workers is not None and workers < 1:
         raise UserError(f"--workers={workers}: expected at least 1")
 
@@ -201,10 +206,17 @@ def _write_json(path, value):
 
 
 def _tokenizer_spec(settings):
-    """((kind, size) to train, None) or (None, the loaded tokenizer)."""
+    """((kind, size) to train, None, []) or (None, the loaded tokenizer, what a file's words added to it)."""
     lower_case = {"auto": None, "true": True, "false": False}[settings.lower_case]
     if not settings.tokenizer.startswith("train:"):
-        return None, tokenizers.load(settings.tokenizer, lower_case)
+        folder = pathlib.Path(settings.tokenizer)
+        if (folder / "run.json").is_file():  # a run's workdir
+            folder /= "tokenizer"
+        loaded, added = tokenizers.load(folder, lower_case), []
+        if settings.add_tokens and not _asked(settings):
+            words = new_tokens.read(settings.add_tokens)
+            loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
+        return None, loaded, added
     kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
     if kind not in tokenizers.TRAINABLE or not size.isdigit() or int(size) < 1:
         raise UserError(
@@ -213,10 +225,16 @@ def _tokenizer_spec(settings):
         )
     if lower_case is not None and kind != "wordpiece":
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
-    return (kind, int(size)), None
+    return (kind, int(size)), None, []
 
 
-def _tokenizer(output, plan, settings, trained, loaded, progress):
+def _asked(settings):
+    """How many words to find in the text and add; 0 where --add_tokens names a file, or is not given."""
+    number = settings.add_tokens or ""
+    return int(number) if number.isdigit() else 0
+
+
+def _tokenizer(output, plan, settings, trained, loaded, added, progress):
     """The corpus's tokenizer, from output/tokenizer if it is there already."""
     folder = output / "tokenizer"
     if folder.is_dir():
@@ -235,7 +253,13 @@ def _tokenizer(output, plan, settings, trained, loaded, progress):
         if progress and loaded.vocab_size < size:
             print(f"the text gave {loaded.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
     else:
+        if _asked(settings):
+            sample = _Sample(plan, settings)
+            words = new_tokens.find(loaded, sample.texts(), _asked(settings))
+            loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
         loaded.save(temporary)
+        if settings.add_tokens:
+            _write_json(temporary / "new_tokens.json", added)
     os.replace(temporary, folder)
     return tokenizers.load(folder)
 
@@ -273,6 +297,9 @@ def _tokenizer_facts(output, tokenizer, source):
     training = output / "tokenizer" / "training.json"
     if training.is_file():
         facts["training"] = json.loads(training.read_text("utf-8"))
+    added = output / "tokenizer" / "new_tokens.json"
+    if added.is_file():
+        facts["new_tokens"] = json.loads(added.read_text("utf-8"))
     return facts
 
 
@@ -481,6 +508,9 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         f"duplicate documents {manifest['duplicate_documents']:,}"
         + (" (dropped)" if manifest["settings"]["drop_duplicates"] else ""),
     ]
+    added = manifest["tokenizer"].get("new_tokens")
+    if added is not None:
+        lines.append(f"  {len(added):,} new tokens" + (f": {', '.join(added[:8])}" if added else ""))
     if manifest["skipped"]["count"]:
         lines.append(f"  skipped {manifest['skipped']['count']:,}, such as {manifest['skipped']['examples'][0]}")
     return "\n".join(lines)

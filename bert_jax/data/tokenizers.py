@@ -73,6 +73,13 @@ class Tokenizer:
         """The ids of a text, and where in it each of them stands: [start, end) in code points."""
         raise NotImplementedError
 
+    def encode_with_places(
+        self, texts: list[str]
+    ) -> list[tuple[list[int], list[tuple[int, int]], np.ndarray]]:
+        """For each text: its ids with the special tokens it names, their [start, end) in code points, and which of
+        them start a word (bool [n])."""
+        raise NotImplementedError
+
     def token(self, token_id: int) -> str:
         """The vocabulary's own text of an id."""
         raise NotImplementedError
@@ -141,6 +148,13 @@ class HuggingFaceTokenizer(Tokenizer):
         tokenizer = self._with_special if special else self._tokenizer
         encoding = tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
+
+    def encode_with_places(self, texts):
+        found = []
+        for encoding in self._with_special.encode_batch(texts, add_special_tokens=False):
+            starts = chunks.word_starts(encoding.word_ids) | self._marked[encoding.ids]
+            found.append((encoding.ids, encoding.offsets, starts))
+        return found
 
     @functools.cached_property
     def _with_special(self):
@@ -243,6 +257,15 @@ class SentencePieceTokenizer(Tokenizer):
             ids += mapping["ids"]
             offsets += [_trimmed(text, start + origins[a], start + origins[b]) for a, b in mapping["offsets"]]
         return ids, offsets
+
+    def encode_with_places(self, texts):
+        found = []
+        for text in texts:
+            ids, offsets = self.encode_with_offsets(text)
+            starts = self._word_piece[ids]
+            starts[:1] = True
+            found.append((ids, offsets, starts))
+        return found
 
     def _spans(self, text):
         """(start, stop, special id or None) of the stretches of a text that special tokens' texts cut it into."""
