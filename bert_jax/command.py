@@ -62,7 +62,7 @@ def _parse(argv):
 
 def _resolved(argv):
     """The arguments with the recipe first and as a file, its keys checked before absl sees them."""
-    recipe, rest, overrides = flags.FLAGS["config"].default, [], []
+    recipe, rest, overrides = flags.FLAGS["config"].default if "config" in flags.FLAGS else None, [], []
     arguments = iter(argv[1:])
     for argument in arguments:
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
