@@ -5,7 +5,15 @@ The names below are imported on first use, so that bert_jax.model needs jax, fla
 
 import importlib
 
-_HOMES = {"FillMask": "bert_jax.inference", "load": "bert_jax.inference", "UserError": "bert_jax.errors"}
+_HOMES = {
+    "Classifier": "bert_jax.inference",
+    "Embedder": "bert_jax.inference",
+    "FillMask": "bert_jax.inference",
+    "QuestionAnswerer": "bert_jax.inference",
+    "TokenTagger": "bert_jax.inference",
+    "load": "bert_jax.inference",
+    "UserError": "bert_jax.errors",
+}
 
 __all__ = [*_HOMES, "data"]
 

@@ -1,14 +1,21 @@
-"""python -m bert_jax.predict fill-mask --model=MODEL --input=FILE --output=FILE
+"""python -m bert_jax.predict VERB --model=MODEL --input=FILE --output=FILE
 
-Reads one text a line (.txt), or JSONL with a `text` field; writes one JSON object a line, in input order:
+    VERB       reads              writes, one JSON object a line, in input order
+    fill-mask  text               {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, ...], ...]}
+    classify   text [text_pair]   {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, ...}}
+    tag        text               {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
+    answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
+    embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
 
-    {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, ...], ...]}     one list per mask
-
-Without --input, the text that follows on the command line is answered on the terminal:
+The input is a .txt, one text a line, or a .jsonl, one object with these fields a line; either may be .gz. MODEL is a
+run's workdir, a Hugging Face directory, or a name on the hub. Without --input, the text of the command line is answered
+on the terminal:
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
+    python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -18,86 +25,183 @@ from absl import flags
 from bert_jax import command
 from bert_jax.errors import UserError
 
-VERBS = ("fill-mask",)
-_CHUNK = 256  # texts read and answered at a time
-
-_MODEL = flags.DEFINE_string("model", None, "a run's workdir", required=True)
-_INPUT = flags.DEFINE_string("input", None, "a .txt file, one text a line, or .jsonl with `text`")
-_OUTPUT = flags.DEFINE_string("output", None, "the JSONL file to write")
+_MODEL = flags.DEFINE_string("model", None, "a run's workdir, a Hugging Face directory, or a hub name", required=True)
+_INPUT = flags.DEFINE_string("input", None, "a .txt file, one text a line, or .jsonl; each may be .gz")
+_OUTPUT = flags.DEFINE_string("output", None, "the .jsonl file to write; embed: or .npy")
 _TEXT = flags.DEFINE_multi_string("text", [], "a text to answer on the terminal; may be given several times")
-_TOP_K = flags.DEFINE_integer("top_k", 5, "tokens per mask")
+_TEXT_PAIR = flags.DEFINE_string("text_pair", None, "classify: the second text of a pair, with one --text")
+_QUESTION = flags.DEFINE_string("question", None, "answer: a question to answer on the terminal, with --context")
+_CONTEXT = flags.DEFINE_string("context", None, "answer: the text that holds the answer")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"], "of the computation; default: bfloat16 on accelerators, else float32"
+)
+flags.DEFINE_integer("top_k", 5, "fill-mask: tokens per mask")
+flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: of the logits of a long text's windows")
+flags.DEFINE_enum(
+    "long", None, ["windows", "truncate"],
+    "classify, embed: what happens to a text longer than the model; default: windows, but as sentence-transformers "
+    "does (truncate) for its models",
+)  # fmt: skip
+flags.DEFINE_float("null_threshold", None, "answer: by how much no answer must score above the best one to be given")
+flags.DEFINE_integer("max_answer_length", None, "answer: in tokens; default: as fine-tuned, else 30")
+flags.DEFINE_list(
+    "pooling", None,
+    "embed: cls, mean, max, second_to_last, last_4, last_4_concat, attention; several with commas are concatenated; "
+    "default: the model's own, else mean",
+)  # fmt: skip
+flags.DEFINE_bool("normalize", None, "embed: vectors of length 1; default: as the model says, else not")
+flags.DEFINE_string("prompt", None, "embed: put before each text, such as 'query: '")
+flags.DEFINE_string("prompt_name", None, "embed: a prompt of a sentence-transformers model by its name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Verb:
+    """What a verb runs, the fields it reads, and its own flags: arguments of the class, and of the call."""
+
+    predictor: str
+    fields: tuple[str, ...]
+    optional: int = 0
+    of_class: tuple[str, ...] = ()
+    of_call: tuple[str, ...] = ()
+
+
+VERBS = {
+    "fill-mask": Verb("FillMask", ("text",), of_call=("top_k",)),
+    "classify": Verb("Classifier", ("text", "text_pair"), 1, of_class=("long", "merge")),
+    "tag": Verb("TokenTagger", ("text",)),
+    "answer": Verb("QuestionAnswerer", ("question", "context"), of_class=("null_threshold", "max_answer_length")),
+    "embed": Verb(
+        "Embedder", ("text",), of_class=("pooling", "normalize", "long"), of_call=("prompt", "prompt_name")
+    ),
+}  # fmt: skip
 
 
 def main(argv):
     del argv
-    if bool(_TEXT.value) == bool(_INPUT.value) or bool(_INPUT.value) != bool(_OUTPUT.value):
-        raise UserError("--input and --output belong together; expected both of them, or --text")
-    from bert_jax.inference import FillMask  # after the flags: importing jax takes a second
-
-    if _INPUT.value:
-        texts = list(read_texts(pathlib.Path(_INPUT.value)))
-    fill_mask = FillMask.from_pretrained(_MODEL.value)
-    for number, text in enumerate(texts if _INPUT.value else _TEXT.value, 1):  # before any work that could be lost
-        fill_mask.check(text, f"{_INPUT.value}:{number}" if _INPUT.value else f"--text {number}")
-    if _TEXT.value:
-        for text, answer in zip(_TEXT.value, fill_mask(_TEXT.value, _TOP_K.value), strict=True):
-            print(text)
-            for mask in answer["masks"]:
-                print("   ", "  ".join(f"{one['token']} {one['score']:.3f}" for one in mask))
+    verb = VERBS[_verb]
+    _check_flags(verb)
+    if not _INPUT.value:
+        _show(verb, _open(verb), _typed(verb))
         return
-    _write(pathlib.Path(_OUTPUT.value), fill_mask, texts)
+
+    from bert_jax.inference import records
+
+    source = records.Records(pathlib.Path(_INPUT.value), verb.fields, verb.optional)
+    output = pathlib.Path(_OUTPUT.value)
+    _check_output(output)
+    total = sum(1 for _ in source)  # every line is read before anything is computed
+    if not total:
+        raise UserError(f"--input={source.path}: empty; expected one text a line or more")
+    predictor = _open(verb)
+    predictor.check(source, source.where, **_options(verb.of_call))
+    _run(verb, predictor, source, output, total)
 
 
-def read_texts(path: pathlib.Path):
-    """Yields the texts of a .txt or .jsonl file. Raises UserError naming file and line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                text = line.rstrip("\n")
-                if path.suffix == ".jsonl":
-                    text = _text_field(path, number, text)
-                yield text
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--input={path}: cannot be read: {error}; expected UTF-8 text") from error
-
-
-def _text_field(path, number, line):
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{path}:{number}: not JSON ({error}); expected an object with `text`") from error
-    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-        raise UserError(f"{path}:{number}: no `text` string in {line[:60]!r}; expected an object with `text`")
-    return record["text"]
-
-
-def _write(path, fill_mask, texts):
-    """Writes beside the target and renames, so that a mistake half-way leaves an older output as it was."""
+def _run(verb, predictor, source, output, total):
     from tqdm import tqdm
 
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file, tqdm(total=len(texts), unit="text") as bar:
-            for begin in range(0, len(texts), _CHUNK):
-                some = texts[begin : begin + _CHUNK]
-                for answer in fill_mask(some, _TOP_K.value):
-                    file.write(json.dumps(answer, ensure_ascii=False) + "\n")
-                bar.update(len(some))
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
+    from bert_jax.inference import records
+
+    if output.suffix == ".npy":
+        writer, shape = records.vector_writer(output, total, predictor.size), None
+    else:
+        writer = records.jsonl_writer(output)
+        shape = records.vector_answer if verb.predictor == "Embedder" else None
+    with writer as write, tqdm(total=total, unit="text", mininterval=0.5) as bar:
+        count = 0
+        for answer in predictor.stream(source, source.where, bar.update, **_options(verb.of_call)):
+            write(shape(answer) if shape else answer)
+            count += 1
+        if count != total:
+            raise UserError(f"--input={source.path}: {total} lines before, {count} now; expected a file at rest")
+
+
+def _open(verb):
+    import bert_jax  # after the flags: importing jax takes a second
+
+    return getattr(bert_jax, verb.predictor).from_pretrained(
+        _MODEL.value, dtype=_DTYPE.value, **_options(verb.of_class)
+    )
+
+
+def _options(names):
+    return {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].value is not None}
+
+
+def _typed(verb):
+    """The examples on the command line."""
+    if verb.fields == ("question", "context"):
+        return [(_QUESTION.value, _CONTEXT.value)]
+    if _TEXT_PAIR.value is not None:
+        return [(_TEXT.value[0], _TEXT_PAIR.value)]
+    return [(text,) for text in _TEXT.value]
+
+
+def _show(verb, predictor, examples):
+    def where(index):
+        return f"--text {index + 1}" if len(examples) > 1 else "--text"
+
+    named = (lambda index: "--question and --context") if len(verb.fields) == 2 and not verb.optional else where
+    answers = predictor.stream(examples, named, **_options(verb.of_call))
+    for example, answer in zip(examples, answers, strict=True):
+        if verb.predictor == "FillMask":
+            print(example[0])
+            for mask in answer["masks"]:
+                print("   ", "  ".join(f"{one['token']} {one['score']:.3f}" for one in mask))
+        elif verb.predictor == "Embedder":
+            print(json.dumps({"embedding": answer.tolist()}))
+        else:
+            print(json.dumps(answer, ensure_ascii=False))
+
+
+def _check_flags(verb):
+    """Raises UserError for flags that do not go together, or belong to another verb."""
+    for name in ("top_k", "merge", "long", "null_threshold", "max_answer_length", "pooling", "normalize", "prompt",
+                 "prompt_name"):  # fmt: skip
+        if flags.FLAGS[name].present and name not in (*verb.of_class, *verb.of_call):
+            others = [other for other, its in VERBS.items() if name in (*its.of_class, *its.of_call)]
+            raise UserError(f"--{name}: not of {_verb}; expected with {' or '.join(others)}")
+    fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
+              "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None}  # fmt: skip
+    typed = [name for name, there in fields.items() if there]
+    required = list(verb.fields[: len(verb.fields) - verb.optional])
+    expected = " and ".join(f"--{name}" for name in required)
+    if bool(_INPUT.value) != bool(_OUTPUT.value) or bool(_INPUT.value) == bool(typed):
+        raise UserError(f"--input and --output belong together; expected both of them, or {expected}")
+    if typed:
+        for name in typed:
+            if name not in verb.fields:
+                raise UserError(f"--{name}: not of {_verb}; expected {expected}")
+        for name in required:
+            if name not in typed:
+                raise UserError(f"--{name}: missing; expected {expected}")
+        if "text_pair" in typed and len(_TEXT.value) > 1:
+            raise UserError(f"--text: found {len(_TEXT.value)} with one --text_pair; expected one")
+
+
+def _check_output(path):
+    """Raises UserError if the output cannot be written there, before anything is computed."""
+    kinds = (".jsonl", ".jsonl.gz", ".npy") if _verb == "embed" else (".jsonl", ".jsonl.gz")
+    if path.suffix == ".npy" and _verb != "embed":
+        raise UserError(f"--output={path}: only embed writes .npy; expected {' or '.join(kinds)}")
+    if path.exists() and path.samefile(_INPUT.value):
+        raise UserError(f"--output={path}: is --input itself; expected another file")
+    if path.is_dir():
+        raise UserError(f"--output={path}: a directory; expected a file")
+    if not path.parent.is_dir():
+        raise UserError(f"--output={path}: no directory {path.parent}; expected one that is there")
 
 
 def _take_verb(argv):
     verb = argv[1] if len(argv) > 1 else ""
     if verb in VERBS:
-        return [argv[0], *argv[2:]]
+        return verb, [argv[0], *argv[2:]]
     if verb in ("--help", "--helpfull", "-h", "--helpshort"):
-        return argv
+        return "", argv
     print(f"error: {verb or 'no verb'}: expected python -m bert_jax.predict {'|'.join(VERBS)} ...", file=sys.stderr)
     sys.exit(2)
 
 
 if __name__ == "__main__":
-    sys.argv = _take_verb(sys.argv)
+    _verb, sys.argv = _take_verb(sys.argv)
     command.run(main)

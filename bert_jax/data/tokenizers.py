@@ -73,9 +73,7 @@ class Tokenizer:
         """The ids of a text, and where in it each of them stands: [start, end) in code points."""
         raise NotImplementedError
 
-    def encode_with_places(
-        self, texts: list[str]
-    ) -> list[tuple[list[int], list[tuple[int, int]], np.ndarray]]:
+    def encode_with_places(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]], np.ndarray]]:
         """For each text: its ids with the special tokens it names, their [start, end) in code points, and which of
         them start a word (bool [n])."""
         raise NotImplementedError

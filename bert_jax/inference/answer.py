@@ -1,0 +1,108 @@
+"""The stretch of a context that answers a question."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+
+from bert_jax.data.tasks import spans
+from bert_jax.errors import UserError
+from bert_jax.inference.batching import Row
+from bert_jax.inference.predictor import Predictor, require_task
+from bert_jax.interop.pretrained import Pretrained
+
+# run_squad.py's, where a model does not say its own.
+_DEFAULTS = {"max_length": 384, "doc_stride": 128, "max_query_length": 64, "max_answer_length": 30, "n_best": 20}
+
+
+class QuestionAnswerer(Predictor):
+    """Finds answers in contexts with a model fine-tuned for question answering.
+
+    Each answer is {"answer": str, "start": int, "end": int, "score": float}: context[start:end], in code points, and
+    its probability among the n best answers; {"answer": "", "start": None, "end": None, "score": ...} where there is
+    none, with the probability of that. A long context is read in overlapping windows, the best span of all counts.
+
+    Args:
+      model: as open_model gives it.
+      null_threshold: how much the null answer must score above the best other one to be given; None: what the model
+        was fine-tuned with; where it knows no null answers, there are none.
+      max_answer_length: in tokens; None: what the model was fine-tuned with, else 30.
+      dtype: see Predictor.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("question", "context")
+
+    def __init__(
+        self,
+        model: Pretrained,
+        *,
+        null_threshold: float | None = None,
+        max_answer_length: int | None = None,
+        dtype: str | None = None,
+    ):
+        super().__init__(model, dtype=dtype)
+        settings = _DEFAULTS | {key: model.settings[key] for key in _DEFAULTS if model.settings.get(key)}
+        self.max_length = min(self.max_length, settings["max_length"])
+        if max_answer_length is not None and max_answer_length < 1:
+            raise UserError(f"max_answer_length: found {max_answer_length}; expected 1 or more tokens")
+        self._max_answer_length = max_answer_length or settings["max_answer_length"]
+        self._n_best, self._stride = settings["n_best"], settings["doc_stride"]
+        # At least half of a row is left to the context.
+        self._max_query_length = min(settings["max_query_length"], self.max_length // 2 - 3)
+        self._null_threshold = model.settings.get("null_threshold") if null_threshold is None else null_threshold
+
+    def __call__(
+        self, question: str | Sequence[str], context: str | Sequence[str]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """The answer to a question, or a list of answers to several in their order.
+
+        Args:
+          question: one or several.
+          context: as many.
+
+        Raises:
+          UserError: a text is empty, or the numbers of texts differ.
+        """
+        questions = [question] if isinstance(question, str) else list(question)
+        contexts = [context] if isinstance(context, str) else list(context)
+        if len(questions) != len(contexts):
+            raise UserError(f"context: found {len(contexts)} texts; expected {len(questions)}, one for each question")
+        return self._call(list(zip(questions, contexts, strict=True)), isinstance(question, str))
+
+    def _check_head(self, model):
+        require_task(model, "question_answering", "answer")
+
+    def _compute(self, network, params, batch, static):
+        return network.apply(params, batch)["logits"].astype(jnp.float32)
+
+    def _rows(self, examples, where, options):
+        questions = self.tokenizer.encode([question for question, _ in examples], special=True)
+        contexts = self.tokenizer.encode_with_places([context for _, context in examples])
+        rows, notes = [], []
+        for question, (ids, offsets, _) in zip(questions, contexts, strict=True):
+            windows, begins, pairs = spans.make_rows(
+                self.tokenizer, question, ids, self.max_length, self._stride, self._max_query_length
+            )
+            rows += [Row(*pair) for pair in pairs]
+            notes.append((offsets, windows, begins))
+        return rows, notes
+
+    def _answers(self, examples, rows, notes, outputs, options):
+        cut = (logits[: len(row.ids)] for row, logits in zip(rows, outputs, strict=True))
+        for (_, context), (offsets, windows, begins) in zip(examples, notes, strict=True):
+            found = spans.best_answers(
+                context,
+                offsets,
+                windows,
+                begins,
+                [next(cut) for _ in windows],
+                self._n_best,
+                self._max_answer_length,
+                null=self._null_threshold is not None,
+            )
+            best = found.choose(self._null_threshold)
+            if best is None:
+                # Where null answers do not compete and there is no other, the context holds no token to answer with.
+                yield {"answer": "", "start": None, "end": None, "score": found.null_probability}
+            else:
+                yield {"answer": best.text, "start": best.start, "end": best.end, "score": best.probability}
