@@ -34,7 +34,8 @@ RULES = (
     (r"task/.*", P()),
     (r"mlm/bias", P("tensor"), P()),
     (r"\w*norm/(scale|bias)", P()),
-    (r"count|bad_step", P()),
+    (r"lora_(a|b)", P()),
+    (r"count|bad_step|active", P()),
 )
 
 
@@ -58,18 +59,25 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
     return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
-def tree_shardings(tree, mesh: Mesh):
+def tree_shardings(tree, mesh: Mesh, leading: int = 0):
     """The sharding of every leaf of a tree of arrays (or of their shapes).
+
+    Args:
+      tree: of one model's parameters, moments and counts, or of several stacked.
+      mesh: where they lie.
+      leading: axes before those that the table is about, such as one of seeds; they are not split.
 
     Raises:
       UserError: a leaf that no rule matches, or that no layout of its rule divides.
     """
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: _sharding(path_name(path), leaf.shape, mesh), tree)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _sharding(path_name(path), leaf.shape, mesh, leading), tree
+    )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp; serves every array of a batch."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Rows over data and fsdp, behind `leading` axes that are not split; serves every array of a batch."""
+    return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -81,14 +89,14 @@ def path_name(path) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _sharding(name, shape, mesh):
+def _sharding(name, shape, mesh, leading):
     matches = (layouts for pattern, *layouts in RULES if re.search(f"(^|/)({pattern})$", name))
     layouts = next(matches, None)
     if layouts is None:
         raise UserError(f"{name}: no rule of bert_jax.sharding.RULES matches this array of shape {shape}")
     for layout in layouts:
-        if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape, layout, strict=False)):
-            return NamedSharding(mesh, layout)
+        if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape[leading:], layout, strict=False)):
+            return NamedSharding(mesh, P(*[None] * leading, *layout) if len(layout) else layout)
     sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
     raise UserError(f"config.mesh: {sizes} does not divide {name} of shape {shape}, laid out as {layouts[-1]}")
 

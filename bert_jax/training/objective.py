@@ -63,14 +63,17 @@ def _targets(batch, objective):
 
 
 def _cross_entropy(task, logits, labels, weights):
-    losses, best = _token_cross_entropy(logits, labels)
+    losses, best = token_cross_entropy(logits, labels)
     correct = (best == 0).astype(jnp.float32)
     return {f"{task}_loss": (losses * weights).sum(), f"{task}_correct": (correct * weights).sum()}
 
 
 @jax.custom_vjp
-def _token_cross_entropy(logits, labels):
-    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right)."""
+def token_cross_entropy(logits, labels):
+    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right).
+
+    logits float32 [..., classes], labels int32 [...]; both results float32 [...].
+    """
     return _token_cross_entropy_forward(logits, labels)[0]
 
 
@@ -88,4 +91,4 @@ def _token_cross_entropy_backward(saved, cotangents):
     return gradient * cotangents[0][..., None], None
 
 
-_token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)
+token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)

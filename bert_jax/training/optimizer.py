@@ -36,7 +36,9 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
     return _promoting(decay)
 
 
-def make_optimizer(config: Mapping, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Mapping, num_steps: int, share: Callable[[str], float] | None = None
+) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020, algorithm 2), after clipping by global norm.
 
     Weight decay is for kernels and embeddings, not for biases or norms. LAMB's trust ratio is one number per
@@ -45,6 +47,7 @@ def make_optimizer(config: Mapping, num_steps: int) -> optax.GradientTransformat
     Args:
       config: config.optimizer.
       num_steps: of the whole run.
+      share: of the learning rate, by a parameter's path; None for all of it everywhere.
     """
     steps = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
     steps += [
@@ -53,16 +56,22 @@ def make_optimizer(config: Mapping, num_steps: int) -> optax.GradientTransformat
     ]
     if config["name"] == "lamb":
         steps.append(optax.masked(optax.scale_by_trust_ratio(), is_weight))
+    if share:
+        steps.append(optax.stateless(lambda updates, _: _scaled(updates, share)))
     steps.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
     chain = optax.chain(*steps)
     return optax.GradientTransformation(chain.init, _promoting(chain.update))
 
 
 def is_weight(params):
-    """Which leaves are kernels and embeddings: a tree of bools like `params`."""
+    """Which leaves are kernels, embeddings and adapters: a tree of bools like `params`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: re.search(r"/(kernel|embedding)$", path_name(path)) is not None, params
+        lambda path, _: re.search(r"/(kernel|embedding|lora_a|lora_b)$", path_name(path)) is not None, params
     )
+
+
+def _scaled(updates, share):
+    return jax.tree_util.tree_map_with_path(lambda path, update: update * share(path_name(path)), updates)
 
 
 def _promoting(function):

@@ -27,7 +27,7 @@ def init_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
       num_steps: of the whole run.
     """
     make, shardings = _state_maker(config, model, mesh, num_steps)
-    return jax.jit(make, out_shardings=shardings)(_keys(config)[0])
+    return jax.jit(make, out_shardings=shardings)(keys(config.seed)[0])
 
 
 def abstract_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
@@ -35,7 +35,7 @@ def abstract_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     make, shardings = _state_maker(config, model, mesh, num_steps)
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(make, _keys(config)[0]),
+        jax.eval_shape(make, keys(config.seed)[0]),
         shardings,
     )
 
@@ -53,7 +53,7 @@ def all_finite(params: dict) -> jax.Array:
 
 def dropout_key(config) -> jax.Array:
     """The run's dropout key: the same for every step, and after a restart."""
-    return _keys(config)[1]
+    return keys(config.seed)[1]
 
 
 def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callable:
@@ -86,12 +86,8 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
             sums = objective_lib.sums(model, params, rows, objective, key)
             return objective_lib.mean_loss(sums, counts), sums
 
-        gradient = jax.grad(loss_of, has_aux=True)
         params = state["params"]
-        if microbatches == 1:
-            grads, sums = gradient(params, batch, key)
-        else:
-            grads, sums = _accumulated(gradient, params, batch, key, microbatches)
+        grads, sums = gradient_and_sums(loss_of, params, batch, key, microbatches)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         grad_norm = optax.tree.norm(grads)
         loss = objective_lib.mean_loss(sums, counts)
@@ -140,9 +136,25 @@ def make_eval_step(config, model: Model, mesh: Mesh) -> Callable:
     )
 
 
-def _keys(config):
-    """Of initialisation, and of dropout."""
-    return jax.random.split(jax.random.key(config.seed))
+def gradient_and_sums(loss_of: Callable, params: Mapping, batch: Mapping, key: jax.Array, microbatches: int):
+    """Gradient of a loss over a batch, and what else `loss_of` sums, by way of `microbatches` parts of the batch.
+
+    Args:
+      loss_of: (params, rows, key) -> (loss, sums), both sums over the rows.
+      params: to differentiate by.
+      batch: arrays [batch, ...].
+      key: of dropout.
+      microbatches: parts; one is in memory at a time.
+    """
+    gradient = jax.grad(loss_of, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, batch, key)
+    return _accumulated(gradient, params, batch, key, microbatches)
+
+
+def keys(seed: int) -> jax.Array:
+    """A run's keys [2]: of initialisation, and of dropout. Threefry's, which `vmap` does not change."""
+    return jax.random.split(jax.random.key(seed, impl="threefry2x32"))
 
 
 def _state_maker(config, model, mesh, num_steps):
@@ -152,7 +164,7 @@ def _state_maker(config, model, mesh, num_steps):
         params = model.init(key)
         return {"params": params, "opt_state": optimizer.init(params), "bad_step": jnp.full((), -1, jnp.int32)}
 
-    return make, sharding.tree_shardings(jax.eval_shape(make, _keys(config)[0]), mesh)
+    return make, sharding.tree_shardings(jax.eval_shape(make, keys(config.seed)[0]), mesh)
 
 
 def _accumulated(gradient: Callable, params: Mapping, batch: Mapping, key: jax.Array, microbatches: int):

@@ -1,0 +1,188 @@
+"""Which parameters fine-tuning trains, how fast each learns, and which of them start fresh.
+
+Parameters are split into two nested dicts: those that are trained, and those that are frozen. Adapters lie in the
+first, beside where the kernels that they adapt lie in the second: encoder/layers/0/attention/query/{lora_a,lora_b}.
+"""
+
+import re
+import zlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.model import Model, Spec
+from bert_jax.sharding import path_name
+
+_PLACES = {"up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
+
+
+def check(config: Mapping, spec: Spec) -> None:
+    """Raises UserError if config.tuning asks for more layers than the model has."""
+    freeze, layers = config["freeze"], spec.num_layers
+    if freeze.startswith("layers:") and int(freeze.removeprefix("layers:")) > layers:
+        raise UserError(f"config.tuning.freeze: found {freeze}; the model has {layers} layers")
+    if config["reinit_layers"] > layers:
+        raise UserError(
+            f"config.tuning.reinit_layers: found {config['reinit_layers']}; the model has {layers}"
+        )
+
+
+def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
+    """Paths of the parameters that config.tuning.freeze and lora_rank keep as they are.
+
+    Raises:
+      UserError: the regular expression matches no parameter, or leaves none to train.
+    """
+    pattern = _frozen_pattern(config)
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    frozen = frozenset(name for name in names if pattern and re.search(pattern, name))
+    if pattern and not frozen:
+        found = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
+        raise UserError(f"config.tuning.freeze: {config['freeze']!r} matches no parameter; they are {found}")
+    if len(frozen) == len(names):
+        raise UserError(f"config.tuning.freeze: {config['freeze']!r} leaves nothing to train; expected a narrower one")
+    return frozen
+
+
+def split(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
+    """(trained, frozen) parts of a tree of parameters."""
+    return _pick(params, lambda name: name not in frozen), _pick(params, lambda name: name in frozen)
+
+
+def reinitialised(config: Mapping, spec: Spec) -> str:
+    """A regular expression of the parameters that start fresh though the model to start from has them.
+
+    The top config.tuning.reinit_layers layers and, with any of them, the pooler (Zhang et al. 2021, section 5).
+    """
+    count = config["reinit_layers"]
+    if not count:
+        return r"(?!)"
+    layers = "|".join(str(layer) for layer in range(spec.num_layers - count, spec.num_layers))
+    return rf"^(encoder/layers/({layers})|pooler)/"
+
+
+def layer_share(decay: float, spec: Spec) -> Callable[[str], float] | None:
+    """The share of the learning rate that a parameter has, by its path; None where each has all of it.
+
+    Layer k of L, counted from 1 at the bottom, has decay ** (L - k), so the top layer has all of it, as have pooler and
+    heads; the embeddings are one below the lowest layer (Howard & Ruder 2018, section 3.2; Zhang et al. 2021).
+    """
+    if decay == 1.0:
+        return None
+
+    def share(name):
+        layer = re.search(r"(?:^|/)encoder/layers/(\d+)/", name)
+        if layer:
+            return decay ** (spec.num_layers - 1 - int(layer[1]))
+        return decay**spec.num_layers if re.search(r"(?:^|/)encoder/embeddings/", name) else 1.0
+
+    return share
+
+
+def adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
+    """Fresh adapters of rank config.tuning.lora_rank for each of its lora_targets (Hu et al. 2021, section 4.1).
+
+    A [inputs, rank] is normal with variance 1 / inputs, B [rank, outputs] is zero. {} for a rank of 0.
+    """
+    rank = config["lora_rank"]
+    found = {}
+    for path, kernel in jax.tree_util.tree_leaves_with_path(frozen):
+        name = path_name(path)
+        if not rank or not re.search(_adapted_pattern(config), name):
+            continue
+        inputs, outputs = kernel.shape
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        _put(found, name.removesuffix("kernel") + "lora_a", jax.random.normal(own, (inputs, rank)) * inputs**-0.5)
+        _put(found, name.removesuffix("kernel") + "lora_b", jax.numpy.zeros((rank, outputs)))
+    return found
+
+
+def merge(trained: Mapping, frozen: Mapping) -> dict:
+    """Both parts as one tree."""
+    merged = dict(trained)
+    for name, value in frozen.items():
+        both = name in trained and isinstance(value, Mapping)
+        merged[name] = merge(trained[name], value) if both else value
+    return merged
+
+
+def effective(params: Mapping, config: Mapping) -> dict:
+    """Parameters whose adapters are worked into their kernels: W + lora_alpha / lora_rank x A B, without lora_*."""
+    if not config["lora_rank"]:
+        return dict(params)
+    scale = config["lora_alpha"] / config["lora_rank"]
+
+    def of(tree):
+        if not isinstance(tree, Mapping):
+            return tree
+        if "lora_a" in tree:
+            return {"kernel": tree["kernel"] + tree["lora_a"] @ tree["lora_b"] * scale, "bias": tree["bias"]}
+        return {name: of(value) for name, value in tree.items()}
+
+    return of(params)
+
+
+def start(
+    model: Model, source: Mapping, reinit: str = r"(?!)"
+) -> tuple[dict, Callable[[jax.Array], dict], list[str], list[str]]:
+    """What a model takes from the parameters of another, and what it draws itself.
+
+    Args:
+      model: whose parameters are wanted.
+      source: parameters of another model; a leaf of another shape counts as absent.
+      reinit: a regular expression of the leaves that are drawn though the source has them.
+
+    Returns:
+      (leaves that are taken, a compiled function from a key to those that are fresh, names of the fresh ones, names of
+      the source's that have no place).
+    """
+    there = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source)}
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    wanted = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    fits = {
+        name
+        for name, shape in wanted.items()
+        if name in there and np.shape(there[name]) == shape and not re.search(reinit, name)
+    }
+    draw = jax.jit(lambda key: _pick(model.init(key), lambda name: name not in fits))
+    taken = {}
+    for name in sorted(fits):
+        _put(taken, name, there[name])
+    return taken, draw, sorted(wanted.keys() - fits), sorted(there.keys() - wanted.keys())
+
+
+def _frozen_pattern(config):
+    freeze = "encoder" if config["lora_rank"] else config["freeze"]
+    if freeze in ("encoder", "embeddings"):
+        return {"encoder": r"^encoder/", "embeddings": r"^encoder/embeddings/"}[freeze]
+    if freeze.startswith("layers:"):
+        layers = [rf"layers/{layer}/" for layer in range(int(freeze.removeprefix("layers:")))]
+        return rf"^encoder/({'|'.join(['embeddings/', *layers])})"
+    return freeze
+
+
+def _adapted_pattern(config):
+    places = "|".join(_PLACES.get(name, f"attention/{name}") for name in config["lora_targets"])
+    return rf"layers/\d+/({places})/kernel$"
+
+
+def _pick(tree, wanted, prefix=""):
+    """The leaves whose names are wanted, without the dicts that this leaves empty."""
+    picked = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            inside = _pick(value, wanted, f"{prefix}{name}/")
+            if inside:
+                picked[name] = inside
+        elif wanted(prefix + name):
+            picked[name] = value
+    return picked
+
+
+def _put(tree, name, leaf):
+    *modules, last = name.split("/")
+    for module in modules:
+        tree = tree.setdefault(module, {})
+    tree[last] = leaf
