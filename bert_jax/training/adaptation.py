@@ -59,9 +59,9 @@ class Adaptation:
         report = {text: corpus | {"before": _of(figures, text)} for text, corpus in corpora.items()}
         self._write(report | {"step": 0})
 
-    def after(self, params: Mapping) -> None:
-        """Evaluates at the end, stores, and prints the table."""
-        report, figures = self._read(), self._evaluation(params, self._num_steps)
+    def after(self, figures: Mapping[str, float]) -> None:
+        """Stores the evaluation of the last step, and prints the table."""
+        report = self._read()
         for text, difference, sign in (("new", "gain", 1), ("old", "forgetting", -1)):
             if text in report:
                 after = _of(figures, text)

@@ -143,7 +143,7 @@ def evaluate(
       split: "eval", the held-out documents, or "train".
       batches: how many of data["batch_size"] rows; 0 for as many as there are.
       seed: of rows and masks; 0 gives those that a run with config.seed=0 is evaluated on.
-      progress: shows a bar.
+      progress: shows a bar on a terminal.
       data: keys of config.data that are not to be as they are in RECIPE.
 
     Returns:
@@ -216,7 +216,7 @@ def _pass(model, config, corpora, split, progress):
     def noted(batches):
         from tqdm import tqdm
 
-        for batch in tqdm(batches, unit="batch", disable=not progress, leave=False):
+        for batch in tqdm(batches, unit="batch", disable=None if progress else True, leave=False):
             baseline.append(float(losses[labels(batch)].sum()))
             count["rows"] += int((batch["attention_mask"].sum(1) > 1).sum())
             yield batch

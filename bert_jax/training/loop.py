@@ -249,7 +249,7 @@ class _Pretraining(Run):
 
     def save(self, state, done, figures):
         if self._adaptation and done == self.num_steps:
-            self._adaptation.after(state["params"])
+            self._adaptation.after(figures or self._evaluation(state["params"], done))
         super().save(state, done, figures)
 
 

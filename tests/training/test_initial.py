@@ -58,8 +58,8 @@ def test_another_architecture(config, finished, tmp_path):
     config.init_from = str(finished)
     config.model.update(num_heads=4, intermediate_size=48)
     assert refused(config, tmp_path / "run") == (
-        f"config.init_from={finished}: its model has num_heads=2, intermediate_size=64, but config.model has "
-        "num_heads=4, intermediate_size=48; expected --config.model.num_heads=2 --config.model.intermediate_size=64, "
+        f"config.init_from={finished}: its model has intermediate_size=64, num_heads=2, but config.model has "
+        "intermediate_size=48, num_heads=4; expected --config.model.intermediate_size=64 --config.model.num_heads=2, "
         "or --config.model_from_init=True, which takes them from there"
     )
 

@@ -1,0 +1,156 @@
+"""Which of two sentences a masked-language model finds likelier, by pseudo-log-likelihood (Salazar et al. 2020).
+
+A sentence's score is the sum of the log-probabilities of its tokens, each masked in turn (equation 1). With
+`within_word`, the rest of the word to the right of the token is masked too, so that a word of several pieces does not
+give itself away (PLL-word-l2r; Kauf and Ivanova 2023, section 3).
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import sharding
+from bert_jax.data import rows
+from bert_jax.errors import UserError
+from bert_jax.interop.pretrained import Pretrained
+
+_BATCH = 64  # rows, each with one token to predict
+
+
+def read(path: str | pathlib.Path, group: str = "") -> list[dict]:
+    """The pairs of a JSONL file: objects with the strings `good` and `bad`, and the key `group` if one is named.
+
+    Raises:
+      UserError: the file cannot be read or holds no pair, or a line is no such object; names file and line.
+    """
+    pairs = []
+    expected = "an object with the strings `good` and `bad`" + (f" and with `{group}`" if group else "")
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    pairs.append(_pair(line, f"{path}:{number}", group, expected))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--pairs={path}: cannot be read: {error}; expected JSONL in UTF-8") from error
+    if not pairs:
+        raise UserError(f"--pairs={path}: empty; expected {expected} on each line")
+    return pairs
+
+
+def evaluate(
+    model: Pretrained, pairs: Sequence[Mapping], within_word: bool = False, progress: bool = False
+) -> list[dict]:
+    """The pairs with `good_score` and `bad_score` (nats) and `correct`: 1 where the good sentence scores higher,
+    0 where the bad one does, and 0.5 where both score the same, as two sentences of the same tokens do.
+
+    Args:
+      model: as training.models.open_model gives it.
+      pairs: each with `good` and `bad`.
+      within_word: see above.
+      progress: shows a bar on a terminal.
+
+    Raises:
+      UserError: as pseudo_log_likelihoods does.
+    """
+    texts = [pair[side] for pair in pairs for side in ("good", "bad")]
+    scores = pseudo_log_likelihoods(model, texts, within_word, progress).reshape(-1, 2).tolist()
+    return [
+        dict(pair) | {"good_score": good, "bad_score": bad, "correct": (good > bad) + 0.5 * (good == bad)}
+        for pair, (good, bad) in zip(pairs, scores, strict=True)
+    ]
+
+
+def accuracies(scored: Sequence[Mapping], group: str = "") -> dict[str, dict]:
+    """`accuracy`, and how many `pairs` and `ties` it is of: of all ("all"), and by the value of the key `group`."""
+    groups = {"all": list(scored)}
+    for pair in scored if group else ():
+        groups.setdefault(str(pair[group]), []).append(pair)
+    return {
+        name: {
+            "accuracy": sum(pair["correct"] for pair in some) / len(some),
+            "pairs": len(some),
+            "ties": sum(pair["correct"] == 0.5 for pair in some),
+        }
+        for name, some in groups.items()
+    }
+
+
+def pseudo_log_likelihoods(
+    model: Pretrained, texts: Sequence[str], within_word: bool = False, progress: bool = False
+) -> np.ndarray:
+    """Nats, float64 [texts]: the sum over each text's tokens, special ones not counted.
+
+    Raises:
+      UserError: the model predicts no masked tokens, or a text is empty or longer than the model.
+    """
+    spec, tokenizer = model.model.spec, model.tokenizer
+    if not spec.language_model or spec.attention == "causal":
+        raise UserError(f"--model={model.name}: predicts no masked tokens; expected a masked-language model")
+    ids, starts = tokenizer.encode_with_words(list(texts))
+    for text, found in zip(texts, ids, strict=True):
+        room = spec.max_positions - rows.num_special(tokenizer, pair=False)
+        if not 0 < len(found) <= room:
+            raise UserError(f"{text[:60]!r}: {len(found)} tokens; expected 1 to {room}, which the model reads")
+    lengths = np.array([len(found) for found in ids])
+    # One row for each token of each text, short texts first.
+    order = np.argsort(lengths, kind="stable")
+    text_of = np.repeat(order, lengths[order])
+    token_of = np.concatenate([np.arange(length) for length in lengths[order]])
+    words = [np.cumsum(start) for start in starts]
+
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    batch_size = -(-_BATCH // mesh.size) * mesh.size
+    params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
+    log_probability = jax.jit(functools.partial(_log_probability, model.model))
+    scores = np.zeros(len(texts))
+    from tqdm import tqdm
+
+    with tqdm(total=len(text_of), unit="token", disable=None if progress else True, leave=False) as bar:
+        for begin in range(0, len(text_of), batch_size):
+            chosen = slice(begin, begin + batch_size)
+            batch = _batch(tokenizer, ids, words, text_of[chosen], token_of[chosen], batch_size, spec, within_word)
+            found = log_probability(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
+            np.add.at(scores, text_of[chosen], np.asarray(found, np.float64)[: len(text_of[chosen])])
+            bar.update(len(text_of[chosen]))
+    return scores
+
+
+def _pair(line, where, group, expected):
+    try:
+        pair = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); expected {expected}") from error
+    good = isinstance(pair, dict) and all(isinstance(pair.get(side), str) for side in ("good", "bad"))
+    if not good or (group and group not in pair):
+        raise UserError(f"{where}: found {line.strip()[:60]!r}; expected {expected}")
+    for side in ("good", "bad"):
+        if not pair[side].strip():
+            raise UserError(f"{where}: `{side}` is empty; expected a sentence")
+    return pair
+
+
+def _batch(tokenizer, ids, words, texts, tokens, batch_size, spec, within_word):
+    """Rows with one token each behind a mask, and the tokens that were there as `labels` [rows]."""
+    longest = max(len(ids[text]) for text in texts) + rows.num_special(tokenizer, pair=False)
+    joined = [rows.join(tokenizer, ids[text]) for text in texts]
+    batch = rows.pad(tokenizer, joined, rows.bucket(longest, spec.max_positions), batch_size)
+    labels, positions = np.zeros(batch_size, np.int32), np.zeros((batch_size, 1), np.int32)
+    for row, (text, token) in enumerate(zip(texts.tolist(), tokens.tolist(), strict=True)):
+        stop = token + 1
+        if within_word:
+            stop = int(np.searchsorted(words[text], words[text][token], side="right"))
+        labels[row] = ids[text][token]
+        positions[row] = token + 1  # behind [CLS]
+        batch["input_ids"][row, token + 1 : stop + 1] = tokenizer.mask_id
+    return batch | {"masked_positions": positions, "labels": labels}
+
+
+def _log_probability(model, params, batch):
+    logits = model.apply(params, batch)["mlm_logits"][:, 0]
+    chosen = jnp.take_along_axis(logits, batch["labels"][:, None], axis=1)[:, 0]
+    return chosen - jax.nn.logsumexp(logits, axis=1)
