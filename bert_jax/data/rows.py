@@ -1,6 +1,7 @@
 """Model inputs of texts and pairs, for fine-tuning and inference: special tokens, truncation, padding, buckets."""
 
 import array
+import copy
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,18 +22,26 @@ class Ragged:
         for one in lists:
             values.extend(one)
             ends.append(len(values))
-        self._values, self._ends = np.array(values, np.int32), np.array(ends, np.int64)
+        self._values = np.array(values, np.int32)
+        bounds = np.array(ends, np.int64)
+        self._starts, self._ends = bounds[:-1], bounds[1:]
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._ends)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        return self._values[self._ends[i] : self._ends[i + 1]]
+        return self._values[self._starts[i] : self._ends[i]]
 
     @property
     def lengths(self) -> np.ndarray:
         """int32, of each list."""
-        return np.diff(self._ends).astype(np.int32)
+        return (self._ends - self._starts).astype(np.int32)
+
+    def every(self, first: int, step: int) -> "Ragged":
+        """The lists first, first + step, ..., sharing memory."""
+        part = copy.copy(self)
+        part._starts, part._ends = self._starts[first::step], self._ends[first::step]
+        return part
 
 
 def num_special(tokenizer: Tokenizer, pair: bool) -> int:

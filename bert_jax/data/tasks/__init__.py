@@ -3,7 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import ml_collections
 import numpy as np
+
+from bert_jax.data.tokenizers import Tokenizer
 
 
 class Examples(Protocol):
@@ -66,3 +69,21 @@ class TaskData(Protocol):
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
         """One JSON object for each example (not row) of a split, in the order of the data."""
         ...
+
+
+def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
+    """The task of a fine-tuning config (see finetune_config.base), read, checked and tokenized.
+
+    Text of special tokens, such as "[SEP]", becomes these tokens, as transformers' tokenizers have it.
+
+    Raises:
+      UserError: a file, a record or a setting that cannot work.
+    """
+    from bert_jax.data.tasks import answering, classification, tagging  # they import this module's neighbours
+
+    kinds = {
+        "sequence_classification": classification.SequenceTask,
+        "token_classification": tagging.TokenTask,
+        "question_answering": answering.QuestionTask,
+    }
+    return kinds[config.task.name](config, tokenizer)

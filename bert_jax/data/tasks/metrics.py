@@ -8,8 +8,11 @@ import collections
 import re
 import string
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from bert_jax.errors import UserError
 
 OF_PROBLEM = {
     "single_label": ("accuracy", "f1", "macro_f1", "matthews"),
@@ -21,6 +24,24 @@ OF_PROBLEM = {
 }
 SMALLER_IS_BETTER = ("mse",)
 _STRICT = {"BIO": "IOB2", "BIOES": "IOBES"}
+
+
+def chosen(task: Any, kind: str) -> tuple[tuple[str, ...], str]:
+    """(config.task.metrics, or all of this kind; the one that chooses the best checkpoint).
+
+    Raises:
+      UserError: a metric that this kind of task has not, or one that cannot choose.
+    """
+    known = OF_PROBLEM[kind]
+    metrics = tuple(task.metrics) or known
+    for key, names in (("metrics", metrics), ("metric", (task.metric,) if task.metric else ())):
+        for name in names:
+            if name not in known:
+                raise UserError(f"config.task.{key}: found {name!r}; expected of {', '.join(known)}")
+    metric = task.metric or metrics[0]
+    if metric in SMALLER_IS_BETTER:
+        raise UserError(f"config.task.metric: {metric} is better when smaller; expected one that is better when larger")
+    return tuple(dict.fromkeys((*metrics, metric))), metric
 
 
 def single_label(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> dict[str, float]:
@@ -76,17 +97,15 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], 
       gold, predicted: the tags of each sentence.
       scheme: "BIO" or "BIOES", which the strict scores ask for; the others read tags as conlleval does.
     """
-    from seqeval import metrics as seqeval
     from seqeval import scheme as schemes
-    from seqeval.metrics import v1
+    from seqeval.metrics import sequence_labeling, v1
 
     gold, predicted = [list(tags) for tags in gold], [list(tags) for tags in predicted]
-    precision, recall, f1, _ = seqeval.precision_recall_fscore_support(
-        gold, predicted, average="micro", zero_division=0
-    )
+    support = {"average": "micro", "zero_division": 0}
+    precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(gold, predicted, **support)
     scores = {"precision": precision, "recall": recall, "f1": f1}
     precision, recall, f1, _ = v1.precision_recall_fscore_support(
-        gold, predicted, average="micro", zero_division=0, scheme=getattr(schemes, _STRICT[scheme])
+        gold, predicted, scheme=getattr(schemes, _STRICT[scheme]), **support
     )
     scores |= {"strict_precision": precision, "strict_recall": recall, "strict_f1": f1}
     return {name: float(value) for name, value in scores.items()} | {"accuracy": _tag_accuracy(gold, predicted)}

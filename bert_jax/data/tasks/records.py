@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data import tfds_source
+from bert_jax.data import hashing, tfds_source
 from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
@@ -105,6 +105,47 @@ def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequen
     if not parts:
         raise UserError(f"{key}: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
     return _joined(parts)
+
+
+def splits(
+    config: Any, columns: Sequence[str], labels: Sequence[str], optional: Sequence[str] = (), together: str = ""
+) -> tuple[Table, dict[str, Table], Table | None]:
+    """(train, held-out sets by name, test or None) of config.task; without a held-out set, a share of train is one.
+
+    Args:
+      config: a fine-tuning config.
+      columns: must be there.
+      labels: too, but in the test set.
+      optional: may be absent anywhere.
+      together: a column; records with the same value of it stay on one side when train is divided.
+    """
+    task = config.task
+    if not task.train:
+        raise UserError("config.task.train: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
+    train = read(task.train, "config.task.train", task, (*columns, *labels), optional)
+    if task.held_out:
+        held_out = {
+            name: read(spec, "config.task.held_out", task, (*columns, *labels), optional)
+            for name, spec in named_sets(task.held_out, "config.task.held_out").items()
+        }
+    else:
+        train, held_out = _divided(train, task.held_out_share, together)
+    test = read(task.test, "config.task.test", task, columns, (*labels, *optional)) if task.test else None
+    return train, held_out, test
+
+
+def _divided(table, share, together):
+    """(the rest, {"": about `share` of the records}); the choice depends on their number alone."""
+    groups = table.columns[together] if together else range(len(table))
+    numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
+    place = hashing.permute(np.arange(len(numbers)), len(numbers), hashing.fold("held out"))
+    held = place[[numbers[group] for group in groups]] < round(share * len(numbers))
+    if held.all() or not held.any():
+        raise UserError(
+            f"config.task.held_out_share: {share} of {len(table)} records leaves none on one side; expected a larger "
+            "set, or config.task.held_out"
+        )
+    return table.take(np.flatnonzero(~held)), {"": table.take(np.flatnonzero(held))}
 
 
 def _joined(parts):

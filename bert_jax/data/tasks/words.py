@@ -1,6 +1,6 @@
 """Rows of words: their sub-words, windows that are cut between words, and which window labels a word."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -25,10 +25,19 @@ def encode(tokenizer: Tokenizer, words: Sequence[str], longest: int) -> list[lis
 
     Where the vocabulary keeps a word's leading space in its token, every word has one, as in a text.
     """
+    return next(encode_sentences(tokenizer, [words], longest))
+
+
+def encode_sentences(
+    tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], longest: int
+) -> Iterator[list[list[int]]]:
+    """`encode` of the words of each sentence; equal words are encoded once."""
     space = " " if tokenizer.leading_space else ""
-    different = list(dict.fromkeys(words))
-    ids = dict(zip(different, tokenizer.encode([space + word for word in different], special=True), strict=True))
-    return [ids[word][:longest] for word in words]
+    different = list(dict.fromkeys(word for words in sentences for word in words))
+    ids = tokenizer.encode([space + word for word in different], special=True)
+    known = {word: one[:longest] for word, one in zip(different, ids, strict=True)}
+    for words in sentences:
+        yield [known[word] for word in words]
 
 
 def longest_word(length: int) -> int:

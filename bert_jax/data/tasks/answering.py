@@ -1,0 +1,316 @@
+"""Extractive question answering: SQuAD 1.1, and 2.0 with its questions that have no answer."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.data import rows as rows_lib
+from bert_jax.data.tasks import metrics, records, spans
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import UserError
+
+_NEVER = 1e9  # null odds where there is no answer but the null one
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question of the data.
+
+    Attributes:
+      id: SQuAD's, or the number in the data.
+      context: which of the contexts it is about.
+      answers: gold answers as (text, start in code points); () where there is none.
+      labelled: whether the data says what the answers are.
+    """
+
+    id: str
+    text: str
+    context: int
+    answers: tuple[tuple[str, int], ...]
+    labelled: bool
+
+
+class Examples:
+    """Questions with windows of their contexts, one window a row; see data.tasks.Examples.
+
+    Attributes:
+      questions: in the order of the data.
+      contexts: each text once.
+      offsets: for each context, int32 [tokens, 2] in code points; None where nothing is to be predicted.
+      rows_of: for each question, the first of its rows and the one behind its last.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, questions: Sequence[Question], contexts: Sequence[str], config: Any):
+        task = config.task
+        self._tokenizer = tokenizer
+        self.questions, self.contexts = questions, contexts
+        texts = tokenizer.encode([question.text for question in questions], special=True)
+        self._questions = rows_lib.Ragged(ids[: task.max_query_length] for ids in texts)
+        self.offsets: list[np.ndarray] | None = []
+
+        def encoded():
+            for context in contexts:
+                ids, offsets = tokenizer.encode_with_offsets(context, special=True)
+                self.offsets.append(np.array(offsets, np.int32).reshape(-1, 2))
+                yield ids
+
+        self._contexts = rows_lib.Ragged(encoded())
+        special = rows_lib.num_special(tokenizer, pair=True)
+        owner, bounds, positions, ends = [], [], [], [0]
+        for i, (question, size) in enumerate(zip(questions, self._questions.lengths.tolist(), strict=True)):
+            offsets = self.offsets[question.context]
+            windows = spans.windows(len(offsets), config.data.sequence_length - size - special, task.doc_stride)
+            answer = _answer_tokens(contexts[question.context], question.answers, offsets)
+            begins = size + special - 1
+            for start, stop in windows:
+                inside = answer is not None and start <= answer[0] and answer[1] < stop
+                positions.append([token - start + begins for token in answer] if inside else [0, 0])
+            owner += [i] * len(windows)
+            bounds += windows
+            ends.append(len(bounds))
+        self.rows_of = list(zip(ends, ends[1:], strict=False))
+        self._owner = np.array(owner, np.int32)
+        self._bounds = np.array(bounds, np.int32).reshape(-1, 2)
+        self._positions = np.array(positions, np.int32).reshape(-1, 2)
+        self._begins = self._questions.lengths + special - 1
+        self.lengths = self._begins[self._owner] + 1 + (self._bounds[:, 1] - self._bounds[:, 0])
+
+    def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        rows = np.asarray(rows)
+        batch = rows_lib.pad(self._tokenizer, [self._row(row) for row in rows], length)
+        positions = np.where((rows >= 0)[:, None], self._positions[rows], 0)
+        return batch | {
+            "weights": (rows >= 0).astype(np.float32),
+            "start_positions": positions[:, 0],
+            "end_positions": positions[:, 1],
+        }
+
+    def answers(self, i: int, outputs: Sequence[np.ndarray], task: Any, null: bool) -> spans.Answers:
+        """The best answers to the i-th question, from the outputs of all rows."""
+        question = self.questions[i]
+        first, stop = self.rows_of[i]
+        return spans.best_answers(
+            self.contexts[question.context],
+            self.offsets[question.context],
+            self._bounds[first:stop].tolist(),
+            int(self._begins[i]),
+            outputs[first:stop],
+            task.n_best,
+            task.max_answer_length,
+            null,
+        )
+
+    def _row(self, row):
+        if row < 0:
+            return [self._tokenizer.cls_id], [0]
+        question = self._owner[row]
+        start, stop = self._bounds[row]
+        context = self._contexts[self.questions[question].context][start:stop].tolist()
+        return rows_lib.join(self._tokenizer, self._questions[question].tolist(), context)
+
+
+class QuestionTask:
+    """See data.tasks.TaskData.
+
+    Attributes:
+      unanswerable: whether a question may have no answer (SQuAD 2.0).
+      null_threshold: of the test set: a question whose null odds are over it gets no answer. The held-out sets find
+        theirs, as `null_threshold` of their score.
+    """
+
+    labels = ("start", "end")
+    problem = scheme = ""
+
+    def __init__(self, config: Any, tokenizer: Tokenizer):
+        self._config, task = config, config.task
+        _check(config, tokenizer)
+        self.metrics, self.metric = metrics.chosen(task, "answers")
+        self.null_threshold = 0.0
+        self.notes: list[str] = []
+        optional = ("id", "is_impossible")
+        train, held_out, test = records.splits(config, ("question", "context"), ("answers",), optional, "context")
+        found = self._questions(train, "train", fit=True)
+        without = [question for question in found[0] if not question.answers]
+        self.unanswerable = task.unanswerable == "yes" or (task.unanswerable == "auto" and bool(without))
+        if without and not self.unanswerable:
+            raise UserError(
+                f"config.task.unanswerable: no, but {len(without):,} questions of config.task.train have no answer, "
+                f"the first being {without[0].id}"
+            )
+        self.train = Examples(tokenizer, *found, config)
+        self.train.offsets = None
+        self.held_out = {
+            name: Examples(tokenizer, *self._questions(table, f"held out {name}".rstrip()), config)
+            for name, table in held_out.items()
+        }
+        self.test = Examples(tokenizer, *self._questions(test, "test"), config) if test else None
+        for split, examples in (("train", self.train), *self.held_out.items()):
+            if len(examples.lengths) > len(examples.questions):
+                self.notes.append(
+                    f"{split or 'held out'}: {len(examples.questions):,} questions in {len(examples.lengths):,} rows "
+                    f"of up to config.data.sequence_length={config.data.sequence_length} tokens"
+                )
+        first = next(iter(self.held_out.values()))
+        nulls = [metrics.answer_scores(_texts(question), "", True)[0] for question in first.questions]
+        self.baseline = 100.0 * float(np.mean(nulls)) if self.unanswerable else float("nan")
+
+    def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+        """exact_match and f1 of the answers that `predictions` gives, in percent.
+
+        With unanswerable questions also HasAns_* and NoAns_* of questions with and without an answer; best_exact and
+        best_f1 over all null thresholds; and null_threshold, the one used: it makes f1 the largest it can be.
+        """
+        answers, threshold = self._answers(examples, outputs)
+        given = [one.choose(threshold) for one in answers]
+        texts = ["" if answer is None else answer.text for answer in given]
+        pairs = np.array(
+            [
+                metrics.answer_scores(_texts(question), text, self.unanswerable)
+                for question, text in zip(examples.questions, texts, strict=True)
+            ]
+        )
+        found = {"exact_match": 100.0 * pairs[:, 0].mean(), "f1": 100.0 * pairs[:, 1].mean()}
+        scores = {name: float(found[name]) for name in self.metrics}
+        if not self.unanswerable:
+            return scores
+        answerable = np.array([bool(question.answers) for question in examples.questions])
+        for name, some in (("HasAns", answerable), ("NoAns", ~answerable)):
+            if some.any():
+                exact, f1 = 100.0 * pairs[some].mean(axis=0)
+                scores |= {f"{name}_exact": float(exact), f"{name}_f1": float(f1)}
+        odds = [_odds(one) for one in answers]
+        for column, name in enumerate(("best_exact", "best_f1")):
+            scores[name], _ = metrics.best_threshold(pairs[:, column], odds, answerable, [bool(text) for text in texts])
+        return scores | {"null_threshold": threshold}
+
+    def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
+        """Each: id, question, gold (texts, where they are known), answer, start, end, score (its probability), and
+        n_best: answer, start, end and score of the best answers; with unanswerable questions also null_score (the
+        null answer's probability) and null_odds (how much higher its logits are than the best answer's).
+
+        An answer that is not given is "", its start and end null.
+        """
+        answers, threshold = self._answers(examples, outputs)
+        for question, one in zip(examples.questions, answers, strict=True):
+            row = {"id": question.id, "question": question.text}
+            if question.labelled:
+                row["gold"] = _texts(question)
+            chosen = one.choose(threshold)
+            row |= _as_dict(chosen) if chosen else {"answer": "", "start": None, "end": None}
+            row.setdefault("score", one.null_probability)
+            if self.unanswerable:
+                row |= {"null_score": one.null_probability, "null_odds": _odds(one)}
+            yield row | {"n_best": [_as_dict(answer) for answer in one.best]}
+
+    def _answers(self, examples, outputs):
+        """(Answers of each question, the null threshold or None)"""
+        numbers = range(len(examples.questions))
+        answers = [examples.answers(i, outputs, self._config.task, self.unanswerable) for i in numbers]
+        if not self.unanswerable:
+            return answers, None
+        if examples is self.test:
+            return answers, self.null_threshold
+        scores = [
+            metrics.answer_scores(_texts(question), one.best[0].text, True)[1] if one.best else 0.0
+            for question, one in zip(examples.questions, answers, strict=True)
+        ]
+        answerable = [bool(question.answers) for question in examples.questions]
+        odds = [_odds(one) for one in answers]
+        return answers, metrics.best_threshold(scores, odds, answerable, [bool(one.best) for one in answers])[1]
+
+    def _questions(self, table, split, fit=False):
+        """(questions, contexts): `fit` leaves out those whose answer is not where the data says."""
+        contexts: dict[str, int] = {}
+        questions, bad, empty = [], [], []
+        columns = [table.columns.get(name) for name in ("question", "context", "answers", "id", "is_impossible")]
+        for i in range(len(table)):
+            where = table.where(i)
+            text, context, found, name, impossible = (None if column is None else column[i] for column in columns)
+            for key, value in (("question", text), ("context", context)):
+                if not isinstance(value, str):
+                    raise UserError(f"{where}: the {key} is {value!r}; expected text")
+            if not text.strip() or not context.strip():
+                empty.append(where)
+            answers = () if impossible else _gold(found, where)
+            misplaced = [one for one in answers if context[one[1] : one[1] + len(one[0])] != one[0] or not one[0]]
+            if misplaced:
+                bad.append((name if name is not None else where, *misplaced[0]))
+                if fit and misplaced[0] == answers[0]:  # the one to learn from
+                    continue
+            number = contexts.setdefault(context, len(contexts))
+            labelled = found is not None or bool(impossible)
+            questions.append(Question(str(i if name is None else name), text, number, answers, labelled))
+        if bad:
+            name, answer, start = bad[0]
+            line = (
+                f"{split}: {len(bad):,} questions have an answer that is not at its offset, the first being {name}: "
+                f"{answer[:40]!r} at {start}"
+            )
+            if self._config.task.bad_answers == "error":
+                raise UserError(f"{line}; expected it there, or config.task.bad_answers=skip")
+            self.notes.append(f"{line}; {'not learned from' if fit else 'its text still counts'}")
+        if empty:
+            self.notes.append(f"{split}: {len(empty):,} questions or contexts are empty, the first at {empty[0]}")
+        if not questions:
+            raise UserError(f"config.task.train: all {len(table):,} answers are not at their offsets")
+        return questions, list(contexts)
+
+
+def squad_predictions(rows: Iterable[dict]) -> dict[str, str]:
+    """{id: answer}, what SQuAD's official scripts read, from the rows of `predictions`."""
+    return {row["id"]: row["answer"] for row in rows}
+
+
+def squad_null_odds(rows: Iterable[dict]) -> dict[str, float]:
+    """{id: odds of no answer}, what evaluate-v2.0.py reads as --na-prob-file; empty without unanswerable questions."""
+    return {row["id"]: row["null_odds"] for row in rows if "null_odds" in row}
+
+
+def _check(config, tokenizer):
+    task, length = config.task, config.data.sequence_length
+    least = task.max_query_length + rows_lib.num_special(tokenizer, pair=True) + 1
+    if length < least:
+        raise UserError(
+            f"config.data.sequence_length: {length} leaves no room for a context behind config.task.max_query_length="
+            f"{task.max_query_length}; expected at least {least}"
+        )
+    for name in ("doc_stride", "max_answer_length", "n_best", "max_query_length"):
+        if task[name] < 1:
+            raise UserError(f"config.task.{name}: found {task[name]}; expected 1 or more")
+
+
+def _gold(found, where):
+    """((text, start), ...) of {"text": [...], "answer_start": [...]}, or of a list of {"text":, "answer_start":}."""
+    try:
+        if isinstance(found, dict):
+            pairs = list(zip(found["text"], found["answer_start"], strict=True))
+        else:
+            pairs = [(answer["text"], answer["answer_start"]) for answer in found or ()]
+    except (KeyError, TypeError, ValueError):
+        pairs = [(None, None)]
+    for text, start in pairs:
+        if not isinstance(text, str) or not isinstance(start, int):
+            raise UserError(f"{where}: cannot read the answers; expected text and answer_start of each")
+    return tuple(pairs)
+
+
+def _answer_tokens(context, answers, offsets):
+    """(first, last token) of the first answer that is where the data says; None if there is none."""
+    for text, start in answers:
+        if text and context[start : start + len(text)] == text:
+            return spans.token_span(offsets, start, start + len(text))
+    return None
+
+
+def _texts(question):
+    return [text for text, _ in question.answers]
+
+
+def _odds(answers):
+    return answers.null_odds if answers.best else _NEVER
+
+
+def _as_dict(answer):
+    return {"answer": answer.text, "start": answer.start, "end": answer.end, "score": answer.probability}
