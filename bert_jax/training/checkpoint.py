@@ -1,7 +1,9 @@
 """Checkpoints: written in the background, whole or not at all, and checked when they are read.
 
     WORKDIR/checkpoints/STEP/params/, opt_state/    Orbax, one array per parameter of each layer
-    WORKDIR/checkpoints/STEP/metrics/               the evaluation of this step, if there was one
+    WORKDIR/checkpoints/STEP/frozen/, best-0/, ...  of fine-tuning: see seeds_step.py
+    WORKDIR/checkpoints/STEP/record/                of fine-tuning: what each seed has reached
+    WORKDIR/checkpoints/STEP/metrics/               of pre-training: the evaluation of this step, if there was one
     WORKDIR/checkpoints/STEP/manifest.json          format version; size and CRC-32 of every file above
 
 STEP is the number of steps done. A directory of that name is complete: Orbax renames it last. Its manifest
@@ -19,7 +21,7 @@ import re
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -32,6 +34,7 @@ from bert_jax.errors import UserError
 from bert_jax.training import workdir as workdir_lib
 
 METRIC = "eval/mlm_loss"  # smaller is better
+_NOT_SAVED = ("bad_step", "active")
 _PARTIAL = ".orbax-checkpoint-tmp"
 _BLOCK = 1 << 22
 _MIN_SLICE_BYTES = 1 << 20
@@ -40,8 +43,8 @@ _MIN_SLICE_BYTES = 1 << 20
 class Checkpoints:
     """The checkpoints of a run that trains.
 
-    Kept are the newest train.keep_newest, the train.keep_best lowest in eval/mlm_loss among those that were
-    evaluated at their own step, and every train.keep_every-th step's.
+    Kept are the newest train.keep_newest and, where the config has such keys, the train.keep_best lowest in
+    eval/mlm_loss among those that were evaluated at their own step, and every train.keep_every-th step's.
 
     Args:
       workdir: the run's.
@@ -67,7 +70,7 @@ class Checkpoints:
         Damaged ones that are newer are moved aside to corrupt-STEP.
 
         Args:
-          template: {"params", "opt_state"}, trees of arrays or ShapeDtypeStructs with shardings.
+          template: {"params", "opt_state", ...}, trees of arrays or ShapeDtypeStructs with shardings.
 
         Raises:
           UserError: there are checkpoints, and every one is damaged.
@@ -87,17 +90,22 @@ class Checkpoints:
             )
         return None
 
-    def save(self, step: int, state: Mapping, metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self, step: int, state: Mapping, metrics: Mapping[str, float] | None = None, record: Mapping | None = None
+    ) -> None:
         """Starts to save; what goes wrong is reported, and never costs an older checkpoint.
 
         Args:
           step: steps done.
           state: {"params", "opt_state", ...}; may be donated as soon as this returns.
           metrics: the evaluation at this very step, if there was one.
+          record: what else belongs to the step, as JSON; `record` gives it back.
         """
         self.settle()
         loss = (metrics or {}).get(METRIC, math.nan)
-        items = {name: ocp.args.StandardSave(state[name]) for name in ("params", "opt_state")}
+        items = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
+        if record is not None:
+            items["record"] = ocp.args.JsonSave(dict(record))
         self._saving = step
         try:
             self._open().save(
@@ -141,15 +149,16 @@ class Checkpoints:
                     self._set_aside(step, "metrics cannot be read")
             _set_up_orbax()
             keep = [policies.LatestN(self._train.keep_newest)]
-            keep.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[METRIC],
-                    reverse=True,
-                    n=self._train.keep_best,
-                    keep_checkpoints_without_metrics=False,
+            if self._train.get("keep_best"):
+                keep.append(
+                    policies.BestN(
+                        get_metric_fn=lambda metrics: metrics[METRIC],
+                        reverse=True,
+                        n=self._train.keep_best,
+                        keep_checkpoints_without_metrics=False,
+                    )
                 )
-            )
-            if self._train.keep_every:
+            if self._train.get("keep_every"):
                 keep.append(policies.EveryNSteps(self._train.keep_every))
             options = ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(keep),
@@ -217,30 +226,58 @@ def load(
     """
     workdir = pathlib.Path(workdir).absolute()
     config = workdir_lib.read(workdir)[1]
-    directory = workdir / "checkpoints"
+    if step == "best":
+        directory = workdir / "checkpoints"
+        losses = {saved: _loss(directory / str(saved)) for saved in steps_in(directory)}
+        evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
+        step = min(evaluated, key=losses.get, default=None)
+    step = find(workdir, step)
+    return load_items(workdir, step, ["params"])["params"], config, step
+
+
+def find(workdir: pathlib.Path, step: int | None) -> int:
+    """The step of a checkpoint: the given one, or the newest. Raises UserError if there is none."""
+    directory = workdir.absolute() / "checkpoints"
     steps = steps_in(directory)
     if not steps:
         raise UserError(f"{directory}: no checkpoint yet")
-    if step is None:
-        step = steps[-1]
-    elif step == "best":
-        losses = {saved: _loss(directory / str(saved)) for saved in steps}
-        evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
-        step = min(evaluated, key=losses.get, default=steps[-1])
-    there = ", ".join(map(str, steps))
-    if step not in steps:
+    if step is not None and step not in steps:
+        there = ", ".join(map(str, steps))
         raise UserError(f"{directory}: no checkpoint of step {step}; expected one of {there}")
+    return steps[-1] if step is None else step
+
+
+def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
+    """Some parts of a checkpoint, such as "params", on the default device; {} for a part that was not saved.
+
+    Raises:
+      UserError: one of them is damaged.
+    """
+    directory = workdir.absolute() / "checkpoints"
     path = directory / str(step)
-    damage = _damage(path, "params")
-    if damage is not None:
-        raise UserError(f"{path}: damaged ({damage}); the run has the steps {there}")
     _set_up_orbax()
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / "params")).tree
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), dict(stored)
-    )
-    return _restore(path, {"params": template})["params"], config, step
+    template = {}
+    for name in names:
+        damage = _damage(path, name)
+        if damage is not None:
+            there = ", ".join(map(str, steps_in(directory)))
+            raise UserError(f"{path}: damaged ({damage}); the run has the steps {there}")
+        if (path / name).is_dir():
+            stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / name)).tree
+            template[name] = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), dict(stored)
+            )
+    return dict.fromkeys(names, {}) | _restore(path, template)
+
+
+def record(workdir: pathlib.Path, step: int) -> dict:
+    """The record that was saved with a checkpoint. Raises UserError if it is damaged."""
+    path = workdir / "checkpoints" / str(step)
+    damage = _damage(path, "record")
+    if damage is not None:
+        raise UserError(f"{path}: damaged ({damage})")
+    return json.loads((path / "record" / "metadata").read_text())
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -253,7 +290,7 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 def _restore(path, template):
     _set_up_orbax()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        items = {name: ocp.args.StandardRestore(template[name]) for name in template if name != "bad_step"}
+        items = {name: ocp.args.StandardRestore(template[name]) for name in template if name not in _NOT_SAVED}
         return dict(checkpointer.restore(path, args=ocp.args.Composite(**items)))
 
 

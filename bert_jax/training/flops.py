@@ -21,7 +21,7 @@ PEAKS = (
 )
 
 
-def step_flops(spec: Spec, batch: int, sequence: int, slots: int) -> float:
+def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float = 3.0) -> float:
     """FLOPs of the matrix products of one training step; the backward pass costs two forward passes.
 
     Args:
@@ -29,12 +29,17 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int) -> float:
       batch: rows.
       sequence: tokens a row, padding included.
       slots: positions a row whose vocabulary logits are computed.
+      passes: what a step costs in forward passes of the layers; fewer than 3 where some are frozen.
     """
     hidden = spec.hidden_size
     layer = 4 * hidden * hidden + 2 * hidden * spec.intermediate_size + 2 * sequence * hidden  # a token
     head = slots * (hidden * hidden + hidden * spec.vocab_size)  # a row
     pooled = (hidden * hidden if spec.pooler else 0) + (2 * hidden if spec.next_sentence else 0)
-    return 3.0 * 2.0 * batch * (sequence * spec.num_layers * layer + head + pooled)
+    if spec.task:
+        reads = 1 if spec.task.name == "sequence_classification" else sequence
+        dense = hidden * hidden if spec.task.pooling == "dense" and reads == 1 else 0
+        head += reads * hidden * spec.task.num_labels + dense
+    return 2.0 * batch * (passes * sequence * spec.num_layers * layer + 3.0 * (head + pooled))
 
 
 def peak_flops(device: jax.Device) -> float | None:

@@ -51,6 +51,21 @@ def split(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
     return _pick(params, lambda name: name not in frozen), _pick(params, lambda name: name in frozen)
 
 
+def passes(shapes: Mapping, frozen: frozenset[str]) -> float:
+    """What a step costs in forward passes of the layers: 3 where all is trained.
+
+    One forward, one for the gradients that pass down to the lowest layer with something to train below or in it, and
+    one for those of the kernels that are trained.
+    """
+    sizes = {path_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    kernels = {name: size for name, size in sizes.items() if re.search(r"^encoder/layers/\d+/.*kernel$", name)}
+    layers = {int(name.split("/")[2]) for name in kernels}
+    trained = [name for name in sizes if name not in frozen and name.startswith("encoder/")]
+    lowest = min((int(name.split("/")[2]) if "/layers/" in name else 0 for name in trained), default=len(layers))
+    trained_kernels = sum(size for name, size in kernels.items() if name not in frozen)
+    return 1 + (len(layers) - lowest) / len(layers) + trained_kernels / sum(kernels.values())
+
+
 def reinitialised(config: Mapping, spec: Spec) -> str:
     """A regular expression of the parameters that start fresh though the model to start from has them.
 

@@ -1,10 +1,12 @@
 """A run's directory, and what makes it that run's: its config, its corpora, its tokenizer.
 
-    WORKDIR/run.json        format version; path and fingerprint of each corpus
-    WORKDIR/config.json     every setting, model.vocab_size filled in
+    WORKDIR/run.json        format version; path and fingerprint of each corpus; of fine-tuning ("kind": "finetune")
+                            the model, its head, labels and what else opening it needs
+    WORKDIR/config.json     every setting; of pre-training, model.vocab_size filled in
     WORKDIR/tokenizer/      what tokenizers.load reads
     WORKDIR/checkpoints/    see checkpoint.py
     WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see metrics.py
+    WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning.py
     WORKDIR/lock            held while a process trains here
 """
 
@@ -13,11 +15,13 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import finetune_config
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ MAY_CHANGE = {
     "data.corpus",
     "data.old_corpus",
     "data.prefetch",
+    "seeds_at_once",
+    "task.data_dir",
     "data.workers",
     "mesh.data",
     "mesh.fsdp",
@@ -41,6 +47,7 @@ MAY_CHANGE = {
     "train.keep_newest",
     "train.log_every",
     "train.microbatches",
+    "train.num_epochs",
     "train.num_steps",
     "train.num_tokens",
     "train.progress",
@@ -79,9 +86,25 @@ def claim(workdir: pathlib.Path) -> TextIO:
 
 def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
     """Raises UserError if the directory holds the run of another config or corpus; it may hold none."""
-    if not (workdir / "config.json").exists():
+    run = check_config(workdir, config)
+    if run is None:
         return
+    old, new = run["corpora"], _identities(corpora)
+    if [corpus["fingerprint"] for corpus in old] != [corpus["fingerprint"] for corpus in new]:
+        raise UserError(
+            f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
+            f"{_named(new)}; give the old corpus, or another --workdir"
+        )
+
+
+def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict | None:
+    """What run.json holds; None if there is no run yet. Raises UserError for the run of another config."""
+    if not (workdir / "config.json").exists():
+        return None
     run, before = read(workdir)
+    if ("task" in before) != ("task" in config):
+        kind = "fine-tuning" if "task" in before else "pre-training"
+        raise UserError(f"--workdir={workdir}: holds a run of {kind}; name another")
     changed = [
         f"config.{key}={old!r}, found {new!r}"
         for key, (old, new) in _differences(before, _plain(config)).items()
@@ -92,24 +115,42 @@ def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "li
             f"--workdir={workdir}: its run began with {'; '.join(changed)}; "
             "give the old value, or another --workdir"
         )
-    old, new = run["corpora"], _identities(corpora)
-    if [corpus["fingerprint"] for corpus in old] != [corpus["fingerprint"] for corpus in new]:
-        raise UserError(
-            f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
-            f"{_named(new)}; give the old corpus, or another --workdir"
-        )
+    return run
 
 
 def write(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
-    """Writes tokenizer/, run.json and config.json, each whole or not at all. Raises UserError."""
+    """Writes tokenizer/, run.json and config.json of pre-training, each whole or not at all. Raises UserError."""
+    tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
+    write_run(
+        workdir, config, {"corpora": _identities(corpora)}, lambda directory: shutil.copytree(tokenizer, directory)
+    )
+
+
+def write_run(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    run: Mapping,
+    save_tokenizer: Callable[[pathlib.Path], object],
+) -> None:
+    """Writes tokenizer/ if it is not there, run.json and config.json, each whole or not at all.
+
+    Args:
+      workdir: the run's.
+      config: the run's.
+      run: what run.json holds beside the format version.
+      save_tokenizer: makes a directory of the given name with the tokenizer's files.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
     try:
         tokenizer = workdir / "tokenizer"
         if not tokenizer.exists():
             partial = workdir / "tokenizer.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(pathlib.Path(corpora[0].path) / "tokenizer", partial)
+            save_tokenizer(partial)
             partial.rename(tokenizer)
-        write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, "corpora": _identities(corpora)})
+        write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, **run})
         write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise _not_writable(workdir, error) from error
@@ -123,7 +164,7 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{workdir}: not the workdir of a run: {error}; "
-            "expected a directory that `python -m bert_jax.pretrain` wrote"
+            "expected a directory that `python -m bert_jax.pretrain` or `finetune` wrote"
         ) from error
     if run.get("format_version") != FORMAT_VERSION:
         raise UserError(
@@ -146,9 +187,9 @@ def write_json(path: pathlib.Path, value) -> None:
 
 def _from_plain(stored):
     """A config with the stored values; keys that a later version added keep their defaults."""
-    config = config_lib.base()
+    config = finetune_config.schema_of(stored)
     for key, value in _flat(stored):
-        config_lib.check_key(key)
+        config_lib.check_key(key, config)
         group, _, name = key.rpartition(".")
         owner = config[group] if group else config
         owner[name] = tuple(value) if isinstance(owner[name], tuple) else value
