@@ -10,13 +10,13 @@ import io
 import json
 import pathlib
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from bert_jax.data import chunks
+from bert_jax.data import chunks, published
 from bert_jax.errors import UserError
 
 # What each special token is called in the published vocabularies; the first name found is taken.
@@ -28,7 +28,6 @@ SPECIAL_NAMES = {
     "unk": ("[UNK]", "<unk>"),
 }
 TRAINABLE = ("wordpiece", "bpe", "sentencepiece")
-_CONFIG = "tokenizer_config.json"
 _MOST_CHARACTERS = 1000  # a trained WordPiece vocabulary's alphabet; of small ones, a quarter of the vocabulary
 
 
@@ -94,9 +93,10 @@ class Tokenizer:
         """Writes what `load` (and, but for SentencePiece, transformers' AutoTokenizer) reads back."""
         raise NotImplementedError
 
-    def _set_special_ids(self, token_to_id, others, where):
+    def _set_special_ids(self, token_to_id, others, where, roles=None):
         ids = {}
         for role, names in SPECIAL_NAMES.items():
+            names = ([roles[role]] if roles and role in roles else []) + list(names)
             found = [token_to_id(name) for name in names]
             ids[role] = next((i for i in found if i is not None), None)
             if ids[role] is None and role != "unk":
@@ -105,14 +105,15 @@ class Tokenizer:
                 )
         self.cls_id, self.sep_id, self.mask_id = ids["cls"], ids["sep"], ids["mask"]
         self.pad_id, self.unk_id = ids["pad"], ids["unk"]
-        self.pair_separators = 2 if token_to_id("<s>") == self.cls_id else 1
+        self.pair_separators = 2 if ids["cls"] == token_to_id("<s>") else 1
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(others)))
 
 
 class HuggingFaceTokenizer(Tokenizer):
     """Everything that the `tokenizers` package runs."""
 
-    def __init__(self, tokenizer: hf.Tokenizer, where: str):
+    def __init__(self, tokenizer: hf.Tokenizer, where: str, roles: Mapping[str, str] | None = None):
+        """With `roles`, the names of its special tokens ("cls", "sep", ...) are these rather than the usual ones."""
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # the text "[MASK]" in a corpus is text
@@ -121,7 +122,14 @@ class HuggingFaceTokenizer(Tokenizer):
         self.kind = type(tokenizer.model).__name__.lower()
         self.vocab_size = max(vocab.values(), default=-1) + 1
         added = tokenizer.get_added_tokens_decoder()
-        self._set_special_ids(vocab.get, (i for i, token in added.items() if token.special), where)
+        self._set_special_ids(vocab.get, (i for i, token in added.items() if token.special), where, roles)
+        if tokenizer.post_processor is None:
+            cls, sep = self.token(self.cls_id), self.token(self.sep_id)
+            tokenizer.post_processor = published.template(tokenizer, cls, sep, self.pair_separators)
+        else:
+            pair = tokenizer.encode("", "", add_special_tokens=True).ids
+            joined = {n: [self.cls_id, *[self.sep_id] * (n + 1)] for n in (1, 2)}
+            self.pair_separators = next((n for n in joined if joined[n] == pair), self.pair_separators)
         # Vocabularies that name no pre-token boundary inside a text still mark words by a first character.
         self._marked = np.zeros(self.vocab_size, bool)
         self._marked[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
@@ -130,20 +138,20 @@ class HuggingFaceTokenizer(Tokenizer):
         self.leading_space = "ByteLevel" in json.dumps(pre_tokenizer)
 
     def encode(self, texts, special=False):
-        tokenizer = self._with_special if special else self._tokenizer
+        tokenizer = self._with_special if special else self._plain
         return [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_flat(self, texts):
         if self._chunks is not None:
             return self._chunks.encode_flat(texts)
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        encodings = self._plain.encode_batch(texts, add_special_tokens=False)
         lengths = np.array([len(e) for e in encodings], np.int64)
         ids = np.fromiter((i for e in encodings for i in e.ids), np.uint32, lengths.sum())
         starts = np.concatenate([np.zeros(0, bool), *(chunks.word_starts(e.word_ids) for e in encodings)])
         return ids, starts | self._marked[ids], lengths
 
     def encode_with_offsets(self, text, special=True):
-        tokenizer = self._with_special if special else self._tokenizer
+        tokenizer = self._with_special if special else self._plain
         encoding = tokenizer.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.offsets
 
@@ -153,6 +161,23 @@ class HuggingFaceTokenizer(Tokenizer):
             starts = chunks.word_starts(encoding.word_ids) | self._marked[encoding.ids]
             found.append((encoding.ids, encoding.offsets, starts))
         return found
+
+    @functools.cached_property
+    def _plain(self):
+        """For text that names no special token: a unigram vocabulary holds them as its likeliest pieces."""
+        if self.kind != "unigram":
+            return self._tokenizer
+        state = json.loads(self.json())
+        special = {self.token(i) for i in self.special_ids}
+        for piece in state["model"]["vocab"]:
+            if piece[0] in special:
+                piece[0] = f" {piece[0]}"  # no word holds a space
+        for token in state["added_tokens"]:
+            if token["content"] in special:
+                token["content"] = f" {token['content']}"
+        tokenizer = hf.Tokenizer.from_str(json.dumps(state))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     @functools.cached_property
     def _with_special(self):
@@ -167,7 +192,9 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def digest(self):
-        return hashlib.blake2b(self.json().encode(), digest_size=16).hexdigest()
+        plain = hf.Tokenizer.from_str(self.json())
+        plain.post_processor = None  # joins ids, and encodes nothing
+        return hashlib.blake2b(plain.to_str().encode(), digest_size=16).hexdigest()
 
     def json(self) -> str:
         """What a tokenizer.json of it holds."""
@@ -190,7 +217,7 @@ class HuggingFaceTokenizer(Tokenizer):
             config["strip_accents"] = normalizer.strip_accents
             config["tokenize_chinese_chars"] = normalizer.handle_chinese_chars
         (directory / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True), "utf-8")
-        (directory / _CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (directory / published.CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
     def _roles(self):
         roles = {"cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id, "pad": self.pad_id, "unk": self.unk_id}
@@ -304,15 +331,16 @@ class SentencePieceTokenizer(Tokenizer):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "spiece.model").write_bytes(self.proto)
         config = {"do_lower_case": bool(self.lower_case)}
-        (directory / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        (directory / published.CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
     """Reads a vocabulary: vocab.txt, tokenizer.json, *.model, or a directory that holds one of them.
 
     Args:
-      path: the file or directory. A directory is searched for tokenizer.json, vocab.txt, *.model,
-        and vocab.json with merges.txt, in this order.
+      path: the file or directory. A directory of Hugging Face's, whose settings name a class, is read as that class
+        reads it (see published.py); any other is searched for tokenizer.json, vocab.txt, *.model, and vocab.json
+        with merges.txt, in this order.
       lower_case: for vocab.txt and *.model, instead of what `do_lower_case` of the tokenizer_config.json
         beside the file says, or of what the vocabulary's own letters show.
 
@@ -321,6 +349,9 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
     """
     path = pathlib.Path(path)
     if path.is_dir():
+        found = published.load(path) if lower_case is None else None
+        if found is not None:
+            return HuggingFaceTokenizer(found.tokenizer, str(path), found.roles)
         path = _vocabulary_in(path)
     if not path.is_file():
         raise UserError(f"{path}: no such vocabulary; expected vocab.txt, tokenizer.json, *.model or their directory")
@@ -498,7 +529,7 @@ def _vocabulary_in(directory):
 
 
 def _config_beside(path):
-    config_path = path.parent / _CONFIG
+    config_path = path.parent / published.CONFIG
     if not config_path.is_file():
         return {}
     try:
