@@ -155,6 +155,7 @@ def main():
     ratios = sorted(theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True))
     speeds = {side: [len(texts) / one for one in found] for side, found in seconds.items()}
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("jax", "torch", "transformers"))
+    command = "".join(f" {argument}" for argument in sys.argv[1:])
     lines = [
         "# Embedding sentences of mixed length",
         "",
@@ -172,7 +173,7 @@ def main():
         f"| vectors apart, relative | {apart:.1e} |",
         "",
         f"{options.rounds} rounds, taking turns; {os.cpu_count()} cores, {processor()}; Python "
-        f"{platform.python_version()}, {versions}. `{' '.join(['python -m experiments.benchmarks.embed', *sys.argv[1:]])}`",
+        f"{platform.python_version()}, {versions}. `python -m experiments.benchmarks.embed{command}`",
     ]
     text = "\n".join(lines) + "\n"
     print(text)
