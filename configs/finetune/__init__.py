@@ -1,0 +1,11 @@
+"""Fine-tuning recipes: one file, one task; each has get_config()."""
+
+import importlib
+
+
+def __getattr__(name):
+    """configs.finetune.sst2 without an import of its own."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"no recipe {name!r} in {__name__}") from error

@@ -90,7 +90,7 @@ def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequen
       key: the config's key that has it, for messages.
       task: config.task.
       wanted, optional: columns that must be there, and that may be absent. A CoNLL file gives its words and tags, a
-        SQuAD file its question, context, id, answers and is_impossible, under whatever names these have.
+        SQuAD file its question, context, answers, id and is_impossible, under whatever names these have.
 
     Raises:
       UserError: nothing there, a file of another kind, an unreadable one, a column that is missing, or no records.
@@ -393,7 +393,7 @@ def _squad(path, wanted, optional):
                 for question in paragraph["qas"]:
                     name = str(question["id"])
                     impossible = bool(question.get("is_impossible"))
-                    yield name, (question["question"], context, name, _flat_answers(question), impossible)
+                    yield name, (question["question"], context, _flat_answers(question), name, impossible)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise UserError(f"{path} line {line}: not UTF-8: 0x{content[error.start]:02x}; expected UTF-8 text") from error

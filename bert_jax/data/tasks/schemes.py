@@ -42,11 +42,9 @@ def uniform(sentences: Sequence[Sequence[str]], scheme: str) -> tuple[list[list[
     for i, tags in enumerate(sentences):
         tags = [_SAME.get(tag[0], tag[0]) + tag[1:] for tag in tags]
         found = _entities(tags)
-        target = "BIOES" if scheme == "BIOES" else "BIO"
-        made.append(_encode(found, len(tags), target))
-        expected = _encode(found, len(tags), scheme)
-        wrong = [j for j, (tag, right) in enumerate(zip(tags, expected, strict=True)) if tag != right]
-        if wrong:
+        made.append(_encode(found, len(tags), "BIOES" if scheme == "BIOES" else "BIO"))
+        wrong = [j for j, (tag, right) in enumerate(zip(tags, made[-1], strict=True)) if tag != right]
+        if wrong and scheme != "IOB1":  # which no sequence is against
             invalid.append((i, wrong[0]))
     return made, invalid
 
@@ -70,8 +68,7 @@ def _encode(entities, length, scheme):
         letters = ["I"] * (last - first + 1)
         if scheme == "BIOES":
             letters[-1] = "E"
-        if scheme != "IOB1" or (first > 0 and tags[first - 1][2:] == kind):
-            letters[0] = "B"
+        letters[0] = "B"
         if scheme == "BIOES" and first == last:
             letters[0] = "S"
         for place, letter in zip(range(first, last + 1), letters, strict=True):

@@ -1,0 +1,29 @@
+"""RTE: does a text entail a hypothesis? (GLUE, of four challenges).
+
+    python -m bert_jax.finetune --config=finetune/rte --config.init_from=MODEL --workdir=DIR
+
+Score: accuracy. TFDS fetches the data; --config.task.test=tfds:glue/rte:test adds predictions for the test set.
+GLUE's own files have these columns: --config.task.train=RTE/train.tsv --config.task.held_out=RTE/dev.tsv.
+
+Published: BERT-Large 70.1 on the test set (table 1). With so few examples seeds differ by points: --config.seeds=8
+trains several. BERT trained 3 epochs in batches of 32 at the best of 5e-5, 4e-5, 3e-5 and 2e-5 (section 4.1);
+appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT, arXiv 1810.04805, and what else is
+named, read in copies of their tables; not measured here.)
+"""
+
+from bert_jax.finetune_config import base
+
+
+def get_config():
+    config = base()
+    config.task.train = "tfds:glue/rte:train"
+    config.task.held_out = "tfds:glue/rte:validation"
+    config.task.text = "sentence1"
+    config.task.text_pair = "sentence2"
+    config.task.metrics = ("accuracy",)
+    config.search = {
+        "data": {"batch_size": (16, 32)},
+        "optimizer": {"learning_rate": (5e-5, 3e-5, 2e-5), "warmup_share": (0.06, 0.1)},
+        "train": {"num_epochs": (2.0, 3.0, 4.0)},
+    }
+    return config

@@ -1,0 +1,30 @@
+"""SQuAD 2.0: with questions that the paragraph does not answer (Rajpurkar et al. 2018).
+
+    python -m bert_jax.finetune --config=finetune/squad2 --config.init_from=MODEL --workdir=DIR
+
+Score: F1 and exact match of the official script, in percent, at the null threshold that suits the held-out set best.
+TFDS fetches the data; local files: --config.task.train=train-v2.0.json --config.task.held_out=dev-v2.0.json.
+
+Published: BERT-Large 83.1 F1 on the test set (table 3). 2 epochs in batches of 48 at 5e-5 (section 4.3); rows of 384
+tokens, windows 128 apart (google-research/bert, README). (BERT, arXiv 1810.04805, and what else is named, read in
+copies of their tables; not measured here.)
+"""
+
+from bert_jax.finetune_config import base
+
+
+def get_config():
+    config = base()
+    config.task.name = "question_answering"
+    config.task.train = "tfds:squad/v2.0:train"
+    config.task.held_out = "tfds:squad/v2.0:validation"
+    config.data.sequence_length = 384
+    config.data.batch_size = 48
+    config.optimizer.learning_rate = 5e-5
+    config.train.num_epochs = 2.0
+    config.search = {
+        "data": {"batch_size": (16, 32)},
+        "optimizer": {"learning_rate": (5e-5, 3e-5, 2e-5), "warmup_share": (0.06, 0.1)},
+        "train": {"num_epochs": (2.0, 3.0, 4.0)},
+    }
+    return config

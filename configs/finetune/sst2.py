@@ -1,0 +1,29 @@
+"""SST-2: sentiment of phrases and sentences of film reviews (GLUE; Socher et al. 2013).
+
+    python -m bert_jax.finetune --config=finetune/sst2 --config.init_from=MODEL --workdir=DIR
+
+Score: accuracy. TFDS fetches the data; --config.task.test=tfds:glue/sst2:test adds predictions for the test set.
+GLUE's own files have these columns: --config.task.train=SST-2/train.tsv --config.task.held_out=SST-2/dev.tsv
+--config.task.labels="('negative','positive')".
+
+Published: BERT-Base 92.7 on the held-out set (table 5), BERT-Large 94.9 on the test set (table 1); RoBERTa-Base 94.8
+(README of fairseq's RoBERTa). BERT trained 3 epochs in batches of 32 at the best of 5e-5, 4e-5, 3e-5 and 2e-5
+(section 4.1); appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT, arXiv 1810.04805, and
+what else is named, read in copies of their tables; not measured here.)
+"""
+
+from bert_jax.finetune_config import base
+
+
+def get_config():
+    config = base()
+    config.task.train = "tfds:glue/sst2:train"
+    config.task.held_out = "tfds:glue/sst2:validation"
+    config.task.text = "sentence"
+    config.task.metrics = ("accuracy",)
+    config.search = {
+        "data": {"batch_size": (16, 32)},
+        "optimizer": {"learning_rate": (5e-5, 3e-5, 2e-5), "warmup_share": (0.06, 0.1)},
+        "train": {"num_epochs": (2.0, 3.0, 4.0)},
+    }
+    return config
