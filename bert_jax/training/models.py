@@ -2,26 +2,33 @@
 
 import os
 import pathlib
+from collections.abc import Mapping
 
 from bert_jax import model as model_lib
 from bert_jax.data import tokenizers
+from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training import checkpoint
+from bert_jax.training import checkpoint, outcomes, tuning
+from bert_jax.training import workdir as workdir_lib
 
 
-def open_model(name: str | os.PathLike, step: int | str | None = None) -> Pretrained:
+def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int | None = None) -> Pretrained:
     """The model of a workdir, of a Hugging Face directory, or of a hub name.
 
     Args:
       name: where it lies. A directory with run.json is a workdir; any other is read as Hugging Face's.
-      step: of a workdir: the step of a checkpoint, "best" or None for the newest.
+      step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
+        the best parameters until its step, and these are what is opened.
+      seed: of fine-tuning: whose; None for that of the best seed.
 
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
     """
     if not (pathlib.Path(name) / "run.json").exists():
         return huggingface.read(name)
+    if workdir_lib.read(pathlib.Path(name))[0].get("kind") == "finetune":
+        return _finetuned(pathlib.Path(name), None if step == "best" else step, seed)
     params, config, _ = checkpoint.load(name, step)
     tokenizer = tokenizers.load(pathlib.Path(name) / "tokenizer")
     model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size}
@@ -29,3 +36,38 @@ def open_model(name: str | os.PathLike, step: int | str | None = None) -> Pretra
     # Which format can say it: RoBERTa's rows begin behind two unused positions.
     family = "roberta" if config.model.position_offset == 2 else "bert"
     return Pretrained(str(name), family, model_config, model, params, tokenizer)
+
+
+def fine_tuned(run: Mapping) -> model_lib.Model:
+    """The model with its task's head that a fine-tuning workdir's run.json describes."""
+    head = model_lib.Task(**run["head"])
+    vocab_size = run["model"]["vocab_size"]
+    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
+
+
+def _finetuned(workdir, step, seed):
+    run, config = workdir_lib.read(workdir)
+    step = checkpoint.find(workdir, step)
+    reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, step))
+    seeds = [one.seed for one in reached.seeds]
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{workdir}: no seed {seed}; expected one of {', '.join(map(str, seeds))}")
+    index = reached.best() if seed is None else seeds.index(seed)
+    items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
+    params = tuning.effective(tuning.merge(items[f"best-{index}"], items["frozen"]), config.tuning)
+    settings = dict(run["settings"])
+    thresholds = [value for name, value in reached.seeds[index].best.items() if name.endswith("/null_threshold")]
+    if thresholds:
+        settings["null_threshold"] = thresholds[0]  # of the first held-out set, as the score that chose the seed
+    return Pretrained(
+        str(workdir),
+        run["family"],
+        run["model"],
+        fine_tuned(run),
+        params,
+        tokenizers.load(workdir / "tokenizer"),
+        tuple(run["labels"]),
+        run["problem"],
+        run["scheme"],
+        settings,
+    )

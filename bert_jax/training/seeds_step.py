@@ -25,9 +25,16 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.model import Model
+from bert_jax.training import flops, task_objective, tuning
 from bert_jax.training import step as step_lib
-from bert_jax.training import task_objective, tuning
 from bert_jax.training.optimizer import make_optimizer, make_schedule
+
+
+@jax.jit
+def all_finite(params: dict) -> jax.Array:
+    """Whether every parameter of a seed is a finite number, bool [seeds]; leaves [seeds, ...]."""
+    leaves = jax.tree.leaves(params)
+    return jnp.stack([jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
 
 
 @dataclasses.dataclass
@@ -73,7 +80,7 @@ class Learner:
         trained, frozen = tuning.split(taken, self._frozen)
         keys = [step_lib.keys(seed)[0] for seed in self.seeds]
         drawn = [tuning.merge(draw(key), tuning.adapters(self.config.tuning, frozen, key)) for key in keys]
-        shardings = self._shardings()
+        shardings = self._shardings
 
         def stacked(trained, drawn):
             shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)
@@ -93,12 +100,55 @@ class Learner:
         marks = {"bad_step": np.asarray(bad_step, np.int32), "active": np.asarray(active, bool)}
         return jax.device_put(marks, sharding.replicated(self.mesh))
 
-    def abstract_state(self) -> dict:
-        """Shape, dtype and sharding of every array of the state."""
-        return jax.tree.map(
-            lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
-            self._shapes(),
-            self._shardings(),
+    def to_items(self, state: Mapping) -> dict:
+        """The state as checkpoints hold it: the best parameters of each seed apart, so that one can be loaded alone."""
+        return {name: state[name] for name in self._whole} | self._apart(state["best"])
+
+    def from_items(self, items: Mapping, bad_step: np.ndarray, active: np.ndarray) -> dict:
+        """The state of what a checkpoint held."""
+        best = self._together([items[name] for name in self._best])
+        whole = {name: items[name] for name in self._whole}
+        return whole | {"frozen": whole.get("frozen", {}), "best": best} | self.marks(bad_step, active)
+
+    def abstract_items(self) -> dict:
+        """Shape, dtype and sharding of what checkpoints hold."""
+        layouts, state = self._shardings, self._shapes
+
+        def described(tree, layouts):
+            return jax.tree.map(
+                lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), tree, layouts
+            )
+
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state["best"])
+        best = described(one, sharding.tree_shardings(one, self.mesh))
+        return {name: described(state[name], layouts[name]) for name in self._whole} | dict.fromkeys(self._best, best)
+
+    @functools.cached_property
+    def _whole(self):
+        """Parts of the state that are saved as they are; a part without arrays is not saved."""
+        return [name for name in ("params", "opt_state", "frozen") if jax.tree.leaves(self._shapes[name])]
+
+    @property
+    def _best(self):
+        return [f"best-{i}" for i in range(len(self.seeds))]
+
+    @functools.cached_property
+    def _apart(self):
+        layouts = self.abstract_items()
+
+        def slice_of(best, i):
+            return jax.tree.map(lambda leaf: leaf[i], best)
+
+        return jax.jit(
+            lambda best: {name: slice_of(best, i) for i, name in enumerate(self._best)},
+            out_shardings={name: jax.tree.map(lambda leaf: leaf.sharding, layouts[name]) for name in self._best},
+        )
+
+    @functools.cached_property
+    def _together(self):
+        return jax.jit(
+            lambda parts: jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts),
+            out_shardings=self._shardings["best"],
         )
 
     def dropout_keys(self) -> jax.Array:
@@ -150,7 +200,7 @@ class Learner:
                 )
             return state | moved, metrics | {"learning_rate": schedule(step)}
 
-        shardings, replicated = self._shardings(), sharding.replicated(self.mesh)
+        shardings, replicated = self._shardings, sharding.replicated(self.mesh)
         return jax.jit(
             train_step,
             in_shardings=(shardings, self.batch_sharding, replicated, replicated),
@@ -172,7 +222,7 @@ class Learner:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 return self._over_seeds(lambda trained: of_seed(trained, frozen, batch), params)
 
-        shardings = self._shardings()
+        shardings = self._shardings
         return jax.jit(
             eval_step,
             in_shardings=(shardings["params"], shardings["frozen"], sharding.batch_sharding(self.mesh)),
@@ -188,13 +238,32 @@ class Learner:
 
             return jax.tree.map(kept, params, best)
 
-        layout = self._shardings()["params"]
+        layout = self._shardings["params"]
         return jax.jit(
             keep_best,
             in_shardings=(layout, layout, sharding.replicated(self.mesh)),
             out_shardings=layout,
             donate_argnums=0,
         )
+
+    def one_seed(self) -> dict:
+        """Shapes of every parameter of one seed, adapters included."""
+        best = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self._shapes["best"])
+        return tuning.merge(best, self._shapes["frozen"])
+
+    def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
+        """(trained, frozen) parameters of one model on the mesh, as those of the only seed."""
+        stacked = jax.tree.map(lambda leaf: leaf[None], params)
+        return jax.device_put(stacked, self._shardings["params"]), jax.device_put(frozen, self._shardings["frozen"])
+
+    def flops(self, batch: Mapping) -> float:
+        """FLOPs of a step on a batch [seeds, batch, ...]."""
+        seeds, rows, sequence = batch["input_ids"].shape
+        return seeds * flops.step_flops(self.model.spec, rows, sequence, 0, self._passes)
+
+    @functools.cached_property
+    def _passes(self):
+        return tuning.passes(self.one_seed(), self._frozen)
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -228,6 +297,7 @@ class Learner:
             rates["warmup_steps"] = int(np.ceil(rates["warmup_share"] * self.num_steps))
         return rates
 
+    @functools.cached_property
     def _shapes(self):
         def make():
             trained, frozen = tuning.split(self.model.init(jax.random.key(0)), self._frozen)
@@ -240,10 +310,11 @@ class Learner:
         number = len(self.seeds)
         return jax.eval_shape(make)
 
+    @functools.cached_property
     def _shardings(self):
         return {
             name: sharding.tree_shardings(tree, self.mesh, leading=0 if name == "frozen" else 1)
             if isinstance(tree, tuple | Mapping)
             else sharding.replicated(self.mesh)
-            for name, tree in self._shapes().items()
+            for name, tree in self._shapes.items()
         }

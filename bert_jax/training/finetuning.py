@@ -1,0 +1,415 @@
+"""The fine-tuning run, from top to bottom.
+
+    WORKDIR/summary.json                  each seed's scores, their median and spread, which failed
+    WORKDIR/predictions/held_out.jsonl    of the best seed's best checkpoint, an object for each example, in data order;
+                                          NAME.jsonl of several held-out sets, test.jsonl of config.task.test
+    WORKDIR/predictions/held_out.json     of question answering: {id: answer}, what SQuAD's scripts read, and
+                                          held_out.null_odds.json where questions may have no answer
+
+The rest of WORKDIR is as in workdir.py.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from bert_jax import finetune_config, sharding
+from bert_jax import model as model_lib
+from bert_jax.data import tasks, tokenizers
+from bert_jax.data.tasks import Examples, TaskData, answering, batches
+from bert_jax.errors import UserError
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.training import checkpoint, loop, outcomes, tuning
+from bert_jax.training import workdir as workdir_lib
+from bert_jax.training.host_memory import keep_freed_memory
+from bert_jax.training.metrics import say
+from bert_jax.training.models import fine_tuned, open_model
+from bert_jax.training.seeds_step import Learner, all_finite
+
+_DENSE = ("roberta", "xlm-roberta", "camembert")  # families whose classifier has a tanh layer of its own
+
+
+def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+    """Fine-tunes as the config says, or continues the run that the workdir holds.
+
+    SIGTERM or SIGINT ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
+
+    Args:
+      config: a fine-tuning recipe's.
+      workdir: a local directory; see above for what comes to lie there.
+
+    Returns:
+      what summary.json holds; {} where a signal ended the run early.
+
+    Raises:
+      UserError: config, model, data, workdir and devices do not go together; no seed's loss is finite any more; or the
+        last checkpoint could not be saved.
+    """
+    config = finetune_config.without_search(config.copy_and_resolve_references())
+    workdir = loop.local(workdir)
+    finetune_config.validate(config)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    if finetune_config.rate_warning(config):
+        say(finetune_config.rate_warning(config))
+
+    with workdir_lib.claim(workdir):
+        run = workdir_lib.check_config(workdir, config)
+        begun = bool(checkpoint.steps_in(workdir / "checkpoints"))
+        source = None if begun else open_model(config.init_from)
+        tokenizer = source.tokenizer if source else tokenizers.load(workdir / "tokenizer")
+        task = tasks.load(config, tokenizer)
+        for note in task.notes:
+            say(note)
+        run = _described(config, source, task) if source else run
+        _check_data(workdir, run, task)
+        model = fine_tuned(run)
+        tuning.check(config.tuning, model.spec)
+        _check_rows(config, model.spec, tokenizer)
+        if task.test is not None and "test" in task.held_out:
+            raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
+        finetune_config.check_devices(config, jax.device_count(), model.spec.num_heads)
+        num_steps = _num_steps(config, task)
+
+        mesh = sharding.make_mesh(config.mesh)
+        seeds = range(config.seed, config.seed + config.seeds)
+        learner = Learner(config, model, task.problem, seeds, mesh, num_steps)
+        checkpoints = checkpoint.Checkpoints(workdir, config, say)
+        reached = _nothing_yet(config, task)
+        if source:
+            state, done = _first_state(config, learner, source, run), 0
+            workdir_lib.write_run(workdir, config, run, tokenizer.save)
+        else:
+            workdir_lib.write_run(workdir, config, run, tokenizer.save)
+            items, done = checkpoints.restore(learner.abstract_items())
+            reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, done))
+            state = learner.from_items(items, *_marks(reached))
+        training = _Finetuning(config, workdir, learner, task, checkpoints, reached)
+        if done < num_steps and not training.over:
+            size = loop.described(model, learner.one_seed())
+            count = f"{config.seeds} seeds of " if config.seeds > 1 else ""
+            say(f"{count}{size}; step {done:,} of {num_steps:,}, in {workdir}")
+            if loop.train(training, state, done) is None:
+                return {}
+        else:
+            say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
+        del state
+        return _finish(config, workdir, learner, task, reached)
+
+
+class _Finetuning(loop.Run):
+    def __init__(self, config, workdir, learner, task, checkpoints, reached):
+        self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh
+        self.checkpoints = checkpoints
+        self.train_step, self.key, self.batch_sharding = (
+            learner.make_train_step(), learner.dropout_keys(), learner.batch_sharding,
+        )  # fmt: skip
+        self.flops = learner.flops
+        self._learner, self._task, self._reached = learner, task, reached
+        self._outputs = Outputs(config, learner)
+        self._keep_best = learner.make_keep_best()
+        self._epoch = batches.steps_per_epoch(config, task.train)
+
+    @property
+    def over(self):
+        return not any(seed.learns for seed in self._reached.seeds)
+
+    def headline(self, row):
+        score = row.get(self._reached.metric)
+        if score is None:
+            return ""
+        number = len(self._reached.seeds)
+        median = f" (median of {number} seeds)" if number > 1 else ""
+        return f"{self._reached.metric.removeprefix('eval/')} {score:.4f}{median}"
+
+    def batches(self, done):
+        return _prefetched(self.config, self._task, self._learner.seeds, done, self.num_steps)
+
+    def due(self, done):
+        settings, last = self.config.train, done == self.num_steps
+        evaluates = done % (settings.eval_every or self._epoch) == 0 or last
+        saves = done % settings.checkpoint_every == 0 or last if settings.checkpoint_every else evaluates
+        return evaluates, saves
+
+    def check(self, state, done, saves):
+        bad_steps = jax.device_get(state["bad_step"])
+        if saves:
+            finite = jax.device_get(all_finite(state["params"]))
+            bad_steps = np.where((bad_steps < 0) & ~finite, done - 1, bad_steps)
+        for seed, bad in zip(self._reached.seeds, bad_steps.tolist(), strict=True):
+            if bad < 0 or seed.bad_step >= 0:
+                continue
+            seed.bad_step = bad
+            if len(bad_steps) > 1:
+                say(f"seed {seed.seed} has failed: its loss, a gradient or a parameter is not finite at step {bad + 1}")
+        if all(seed.bad_step >= 0 for seed in self._reached.seeds):
+            self._all_failed(int(bad_steps.max()))
+
+    def row(self, metrics):
+        learns = np.array([seed.learns for seed in self._reached.seeds])
+        return {
+            name: float(value[learns].mean() if value.ndim and learns.any() else value.mean())
+            for name, value in metrics.items()
+        }
+
+    def evaluate(self, state, done):
+        figures = [{} for _ in self._reached.seeds]
+        for name, examples in self._task.held_out.items():
+            outputs, finite = self._outputs(state["params"], state["frozen"], examples)
+            for found, rows, good in zip(figures, outputs, finite, strict=True):
+                scores = self._task.score(examples, rows)
+                found |= {_figure(name, key): value if good else math.nan for key, value in scores.items()}
+        better = self._reached.note(done, figures, self.config.train.patience)
+        if better.any():
+            everywhere = sharding.replicated(self.mesh)
+            state = state | {
+                "best": self._keep_best(state["best"], state["params"], jax.device_put(better, everywhere))
+            }
+        return state | self._learner.marks(*_marks(self._reached)), outcomes.figures_row(self._reached, figures)
+
+    def save(self, state, done, figures):
+        self.checkpoints.save(done, self._learner.to_items(state), record=self._reached.to_json())
+
+    def _all_failed(self, bad):
+        self.checkpoints.settle()
+        seed = self._reached.seeds[-1].seed
+        rows = batches.batch_rows(self.config, self._task.train, seed, bad)
+        number = len(self._reached.seeds)
+        whose = "the loss, a gradient or a parameter" if number == 1 else f"of all {number} seeds a loss or parameter"
+        raise UserError(
+            f"step {bad + 1}: {whose} is not finite; the batch of seed {seed} has the rows "
+            f"{', '.join(map(str, rows[:5].tolist()))}, ... of config.task.train, from 0; try a lower "
+            f"config.optimizer.learning_rate; {loop.last_good(self.checkpoints)}"
+        )
+
+
+class Outputs:
+    """What models of several seeds say of a split.
+
+    Args:
+      config: a fine-tuning config; reads data and train.eval_batch_size.
+      learner: of those seeds.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, learner: Learner):
+        self._config = config
+        self._number = len(learner.seeds)
+        self._eval_step = learner.make_eval_step()
+        self._rows = sharding.batch_sharding(learner.mesh)
+
+    def __call__(self, params: dict, frozen: dict, examples: Examples) -> tuple[list[list[np.ndarray]], np.ndarray]:
+        """The outputs of each seed for each row, as TaskData.score takes them; and which seeds' are finite.
+
+        Args:
+          params: trained parameters with leaves [seeds, ...].
+          frozen: the others.
+          examples: a split.
+        """
+        size = self._config.train.eval_batch_size or self._config.data.batch_size
+        found = [[None] * len(examples.lengths) for _ in range(self._number)]
+        finite, running = np.ones(self._number, bool), None
+        for rows, batch in batches.eval_batches(self._config, examples, size):
+            made = self._eval_step(params, frozen, jax.device_put(batch, self._rows))
+            if running:  # one batch is computed while the one before is taken apart
+                finite &= _take(found, *running)
+            running = rows, batch["attention_mask"].sum(1), made
+        return found, finite & _take(found, *running)
+
+
+def _take(found, rows, lengths, made):
+    """Puts a batch's outputs in their rows' places; which seeds' are finite."""
+    outputs, finite = jax.device_get(made)
+    for of_seed, output in zip(found, outputs, strict=True):
+        of_tokens = output.ndim == 3 or output.dtype == np.int32
+        for row, length, one in zip(rows, lengths, output, strict=True):
+            if row >= 0:
+                of_seed[row] = one[:length] if of_tokens else one
+    return finite
+
+
+def _figure(name, key):
+    return f"eval/{name}/{key}" if name else f"eval/{key}"
+
+
+def _metric(task):
+    return _figure(next(iter(task.held_out)), task.metric)
+
+
+def _nothing_yet(config, task):
+    seeds = [outcomes.Seed(seed) for seed in range(config.seed, config.seed + config.seeds)]
+    return outcomes.Outcomes(_metric(task), float(task.baseline), config.train.failed_below, seeds)
+
+
+def _marks(reached):
+    """The step at which each seed met what is not finite, and which seeds still learn."""
+    return np.array([seed.bad_step for seed in reached.seeds]), np.array([seed.learns for seed in reached.seeds])
+
+
+def _num_steps(config, task):
+    epoch = batches.steps_per_epoch(config, task.train)
+    return config.train.num_steps or math.ceil(config.train.num_epochs * epoch)
+
+
+def _prefetched(config, task, seeds, start, stop) -> Iterator[tuple[int, dict]]:
+    """(step, batch), made ahead in a thread."""
+    import grain  # here, because it is slow to import
+
+    steps = grain.MapDataset.range(start, stop)
+    made = steps.map(lambda step: (int(step), batches.train_batch(config, task, seeds, int(step))))
+    prefetch = max(1, config.data.prefetch)
+    return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+
+
+def _described(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict:
+    """What run.json says: all that opening the model needs, and what tells the data."""
+    of_sequence = config.task.name == "sequence_classification"
+    pooling = config.task.pooling
+    if pooling == "auto":
+        pooling = "dense" if source.family in _DENSE else "pooler"
+    head = model_lib.Task(config.task.name, len(task.labels), pooling, config.task.dropout, config.task.crf)
+    model = dict(source.config) | {"dtype": config.model.dtype, "scan_layers": config.model.scan_layers}
+    model["pooler"] = of_sequence and pooling == "pooler"
+    for key in ("hidden_dropout", "attention_dropout"):
+        if config.model[key] >= 0:
+            model[key] = config.model[key]
+    settings = {"max_length": config.data.sequence_length}
+    if config.task.name == "question_answering":
+        names = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
+        settings |= {name: config.task[name] for name in names}
+    return {
+        "kind": "finetune",
+        "family": source.family,
+        "model": model,
+        "head": dataclasses.asdict(head),
+        "labels": list(task.labels),
+        "problem": task.problem,
+        "scheme": task.scheme,
+        "settings": settings,
+        "data": _data(task),
+    }
+
+
+def _data(task):
+    """What tells a task's data from others: its rows and their lengths."""
+    splits = {"train": task.train} | {_figure(name, "rows"): examples for name, examples in task.held_out.items()}
+    return {
+        name: [len(split.lengths), hashlib.blake2b(np.asarray(split.lengths, np.int32), digest_size=8).hexdigest()]
+        for name, split in splits.items()
+    }
+
+
+def _check_data(workdir, run, task):
+    if run["data"] == _data(task) and run["labels"] == list(task.labels):
+        return
+    old, new = run["data"]["train"][0], len(task.train.lengths)
+    raise UserError(
+        f"--workdir={workdir}: its run began with other data ({old:,} rows to learn from, now {new:,}; labels "
+        f"{', '.join(run['labels'][:5])}, now {', '.join(task.labels[:5])}); give the old data, or another --workdir"
+    )
+
+
+def _check_rows(config, spec, tokenizer):
+    length, positions = config.data.sequence_length, spec.max_positions
+    if length > positions:
+        raise UserError(
+            f"config.data.sequence_length: {length} is over the {positions} positions of config.init_from="
+            f"{config.init_from}; expected at most {positions}"
+        )
+    pairs = bool(config.task.text_pair) or config.task.name == "question_answering"
+    if pairs and tokenizer.pair_separators == 1 and spec.type_vocab_size < 2:
+        raise UserError(
+            f"config.init_from={config.init_from}: its model knows one segment; pairs of texts need 2"
+        )
+
+
+def _first_state(config, learner, source, run):
+    params = {} if config.from_scratch else _fitting(source, run)
+    state, fresh, left = learner.init_state(params)
+    wrong = [name for name in fresh if name.startswith("encoder") and not config.tuning.reinit_layers]
+    if wrong and not config.from_scratch:
+        raise UserError(f"config.init_from={source.name}: it lacks {wrong[0]} ({len(wrong)} parameters in all)")
+    notes = [f"{what}: {', '.join(_modules(names))}" for what, names in (("fresh", fresh), ("left out", left)) if names]
+    if config.from_scratch:
+        notes = ["every parameter fresh"]
+    say(f"starts from {source.name}" + "".join(f"; {note}" for note in notes))
+    return state
+
+
+def _fitting(source, run):
+    """The source's parameters; without the output layer of its task if its labels mean something else."""
+    task = source.model.spec.task
+    same = task is not None and task.name == run["head"]["name"]
+    same = same and list(source.labels) == run["labels"] and source.problem == run["problem"]
+    params = dict(source.params)
+    if "task" in params and not same:
+        params["task"] = {name: params["task"][name] for name in ("dense", "score") if name in params["task"]}
+    return params
+
+
+def _modules(names: Sequence[str]) -> list[str]:
+    """Modules of parameters, such as "pooler" or "encoder/layers/11", in order."""
+    return list(dict.fromkeys("/".join(name.split("/")[: 3 if name.startswith("encoder") else 1]) for name in names))
+
+
+def _finish(config, workdir, learner, task, reached):
+    """Writes predictions of the best seed's best checkpoint, then the summary; unless they are there."""
+    step = checkpoint.find(workdir, None)
+    path = workdir / "summary.json"
+    if path.exists():
+        summary = json.loads(path.read_text())
+        if summary.get("step") == step:
+            return summary
+    index = reached.best()
+    seed = reached.seeds[index]
+    summary = {"step": step, **reached.summary(), "predictions": {}}
+    for line in outcomes.table(summary):
+        say(line)
+
+    alone = dataclasses.replace(learner, seeds=[seed.seed])
+    items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
+    params, frozen = alone.place(items[f"best-{index}"], items["frozen"])
+    outputs = Outputs(config, alone)
+    if hasattr(task, "null_threshold"):
+        task.null_threshold = seed.best.get(_figure(next(iter(task.held_out)), "null_threshold"), 0.0)
+    splits = [(name or "held_out", examples, True) for name, examples in task.held_out.items()]
+    splits += [("test", task.test, False)] if task.test is not None else []
+    for name, examples, labelled in splits:
+        (rows,), _ = outputs(params, frozen, examples)
+        written = {"file": _write_predictions(workdir, name, task.predictions(examples, rows), config.task.name)}
+        if labelled:
+            scores = task.score(examples, rows)
+            written["scores"] = {key: value if math.isfinite(value) else None for key, value in scores.items()}
+        summary["predictions"][name] = written
+    workdir_lib.write_json(path, summary)
+    files = ", ".join(written["file"] for written in summary["predictions"].values())
+    whose = f"seed {seed.seed}, " if len(reached.seeds) > 1 else ""
+    say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {files}")
+    return summary
+
+
+def _write_predictions(workdir, name, rows, task_name):
+    """The file of a split's predictions, named from the workdir; written whole or not at all."""
+    folder = workdir / "predictions"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    partial = path.with_name(path.name + ".partial")
+    answers, odds = {}, {}
+    with open(partial, "w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if task_name == "question_answering":
+                answers |= answering.squad_predictions([row])
+                odds |= answering.squad_null_odds([row])
+    partial.replace(path)
+    if answers:
+        workdir_lib.write_json(path.with_suffix(".json"), answers)
+    if odds:
+        workdir_lib.write_json(path.with_suffix(".null_odds.json"), odds)
+    return path.relative_to(workdir).as_posix()

@@ -1,0 +1,178 @@
+"""What each seed of a fine-tuning run has reached, and what that says of all of them."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Seed:
+    """One seed's evaluations.
+
+    Attributes:
+      seed: the number.
+      best_step, best: steps done at the best evaluation, and its figures; 0 and {} before any.
+      last_step, last: the same of the last one.
+      waited: evaluations since the best one.
+      stopped_at: steps done when it stopped early; -1 if it did not.
+      bad_step: the first step whose loss, gradient or parameters were not finite; -1 if none was.
+    """
+
+    seed: int
+    best_step: int = 0
+    best: dict[str, float] = dataclasses.field(default_factory=dict)
+    last_step: int = 0
+    last: dict[str, float] = dataclasses.field(default_factory=dict)
+    waited: int = 0
+    stopped_at: int = -1
+    bad_step: int = -1
+
+    @property
+    def learns(self) -> bool:
+        return self.stopped_at < 0 and self.bad_step < 0
+
+
+@dataclasses.dataclass
+class Outcomes:
+    """What a run's seeds have reached.
+
+    Attributes:
+      metric: the figure that chooses, such as "eval/accuracy"; larger is better.
+      baseline: the metric of always giving the commonest answer; nan where there is none.
+      failed_below: a seed whose last metric is below has failed; -1: not better than the baseline.
+      seeds: each one's.
+    """
+
+    metric: str
+    baseline: float
+    failed_below: float
+    seeds: list[Seed]
+
+    @classmethod
+    def from_json(cls, record: Mapping) -> "Outcomes":
+        return cls(**{**record, "seeds": [Seed(**seed) for seed in record["seeds"]]})
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+    def note(self, done: int, figures: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
+        """Takes in an evaluation of every seed; which of them are better than before, bool [seeds].
+
+        A seed stops after `patience` evaluations in a row that were not better; 0: never.
+        """
+        better = np.zeros(len(self.seeds), bool)
+        for i, (seed, found) in enumerate(zip(self.seeds, figures, strict=True)):
+            if seed.stopped_at >= 0:
+                continue
+            seed.last_step, seed.last = done, dict(found)
+            score = found[self.metric]
+            if score > seed.best.get(self.metric, -math.inf):  # never of nan
+                seed.best_step, seed.best, seed.waited, better[i] = done, dict(found), 0, True
+                continue
+            seed.waited += 1
+            if patience and seed.waited >= patience:
+                seed.stopped_at = done
+        return better
+
+    def score(self, seed: Seed) -> float:
+        """The metric at the seed's best evaluation; nan where it had none."""
+        return seed.best.get(self.metric, math.nan)
+
+    def failure(self, seed: Seed) -> str:
+        """Why a seed failed, in words; "" if it did not."""
+        last = seed.last.get(self.metric, math.nan)
+        if seed.bad_step >= 0:
+            return f"not finite at step {seed.bad_step + 1}"
+        if math.isnan(last):
+            return "no score"
+        if self.failed_below != -1:
+            return f"{last:.4f} is below {self.failed_below:g}" if last < self.failed_below else ""
+        if last <= self.baseline:
+            return f"{last:.4f} is not better than the commonest answer's {self.baseline:.4f}"
+        return ""
+
+    def best(self) -> int:
+        """Index of the seed with the best score, of those that did not fail if there is one."""
+        ranks = [
+            (not self.failure(seed), -math.inf if math.isnan(self.score(seed)) else self.score(seed))
+            for seed in self.seeds
+        ]
+        return max(range(len(ranks)), key=ranks.__getitem__)
+
+    def summary(self) -> dict:
+        """JSON values: each seed's scores, and their median, spread and failures."""
+        return {
+            "metric": self.metric.removeprefix("eval/"),
+            "baseline": _finite(self.baseline),
+            "scores": [_finite(self.score(seed)) for seed in self.seeds],
+            **_spread([self.score(seed) for seed in self.seeds]),
+            "last": _spread([seed.last.get(self.metric, math.nan) for seed in self.seeds]),
+            "failed": [seed.seed for seed in self.seeds if self.failure(seed)],
+            "best_seed": self.seeds[self.best()].seed,
+            "seeds": [
+                {
+                    "seed": seed.seed,
+                    "score": _finite(self.score(seed)),
+                    "step": seed.best_step,
+                    "last_score": _finite(seed.last.get(self.metric, math.nan)),
+                    "last_step": seed.last_step,
+                    "stopped_early": seed.stopped_at >= 0,
+                    "failure": self.failure(seed),
+                    "scores": {name.removeprefix("eval/"): _finite(value) for name, value in seed.best.items()},
+                }
+                for seed in self.seeds
+            ],
+        }
+
+
+def figures_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """An evaluation as a row: of each figure the median over seeds and, of several, each one's as FIGURE/seed_N."""
+    row = {}
+    for name in figures[0]:
+        values = [found.get(name, math.nan) for found in figures]
+        row[name] = _spread(values)["median"]
+        if len(figures) > 1:
+            row |= {f"{name}/seed_{seed.seed}": v for seed, v in zip(outcomes.seeds, values, strict=True)}
+    return row
+
+
+def table(summary: Mapping) -> list[str]:
+    """A summary in lines: one for each seed, and one for all."""
+    lines = [f"{'seed':>10}  {summary['metric']:>10}  {'at step':>9}  {'last':>8}"]
+    for seed in summary["seeds"]:
+        note = f"  failed: {seed['failure']}" if seed["failure"] else "  stopped early" * seed["stopped_early"]
+        score, last = _shown(seed["score"]), _shown(seed["last_score"])
+        lines.append(f"{seed['seed']:>10}  {score:>10}  {seed['step']:>9,}  {last:>8}{note}")
+    number = len(summary["seeds"])
+    if number > 1:
+        lines.append(
+            f"{summary['metric']} of {number} seeds: median {_shown(summary['median'])}, {_shown(summary['min'])} to "
+            f"{_shown(summary['max'])}, standard deviation {_shown(summary['standard_deviation'])}; "
+            + (f"failed: {', '.join(map(str, summary['failed']))}" if summary["failed"] else "none failed")
+        )
+    return lines
+
+
+def _spread(values):
+    """Median, least, most and standard deviation (of the sample) of the values that are finite; None without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return dict.fromkeys(("median", "min", "max", "standard_deviation"))
+    deviation = statistics.stdev(finite) if len(finite) > 1 else 0.0
+    return {
+        "median": statistics.median(finite),
+        "min": min(finite),
+        "max": max(finite),
+        "standard_deviation": deviation,
+    }
+
+
+def _finite(value):
+    return value if math.isfinite(value) else None
+
+
+def _shown(value):
+    return "-" if value is None else f"{value:.4f}"
