@@ -165,24 +165,23 @@ class QuestionTask:
         answers, threshold = self._answers(examples, outputs)
         given = [one.choose(threshold) for one in answers]
         texts = ["" if answer is None else answer.text for answer in given]
-        pairs = np.array(
-            [
-                metrics.answer_scores(_texts(question), text, self.unanswerable)
-                for question, text in zip(examples.questions, texts, strict=True)
-            ]
-        )
-        found = {"exact_match": 100.0 * pairs[:, 0].mean(), "f1": 100.0 * pairs[:, 1].mean()}
-        scores = {name: float(found[name]) for name in self.metrics}
+        pairs = [
+            metrics.answer_scores(_texts(question), text, self.unanswerable)
+            for question, text in zip(examples.questions, texts, strict=True)
+        ]
+        found = _percentages(pairs)
+        scores = {name: found[name] for name in self.metrics}
         if not self.unanswerable:
             return scores
-        answerable = np.array([bool(question.answers) for question in examples.questions])
-        for name, some in (("HasAns", answerable), ("NoAns", ~answerable)):
-            if some.any():
-                exact, f1 = 100.0 * pairs[some].mean(axis=0)
-                scores |= {f"{name}_exact": float(exact), f"{name}_f1": float(f1)}
+        answerable = [bool(question.answers) for question in examples.questions]
+        for name, kind in (("HasAns", True), ("NoAns", False)):
+            some = [pair for pair, has in zip(pairs, answerable, strict=True) if has is kind]
+            if some:
+                found = _percentages(some)
+                scores |= {f"{name}_exact": found["exact_match"], f"{name}_f1": found["f1"]}
         odds = [_odds(one) for one in answers]
-        for column, name in enumerate(("best_exact", "best_f1")):
-            scores[name], _ = metrics.best_threshold(pairs[:, column], odds, answerable, [bool(text) for text in texts])
+        for name, of_questions in zip(("best_exact", "best_f1"), zip(*pairs, strict=True), strict=True):
+            scores[name], _ = metrics.best_threshold(of_questions, odds, answerable, [bool(text) for text in texts])
         return scores | {"null_threshold": threshold}
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
@@ -306,6 +305,12 @@ def _answer_tokens(context, answers, offsets):
 
 def _texts(question):
     return [text for text, _ in question.answers]
+
+
+def _percentages(pairs):
+    """Means, added up one after the other, as the official scripts do."""
+    exact, f1 = (100.0 * sum(of_questions) / len(pairs) for of_questions in zip(*pairs, strict=True))
+    return {"exact_match": exact, "f1": f1}
 
 
 def _odds(answers):

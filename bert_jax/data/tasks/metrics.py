@@ -157,7 +157,7 @@ def best_threshold(
     odds, answerable = np.asarray(odds, float), np.asarray(answerable, bool)
     order = np.argsort(odds, kind="stable")
     gains = np.where(answerable, scores, -np.asarray(answered, float))[order]
-    totals = np.count_nonzero(~answerable) + np.concatenate([[0.0], np.cumsum(gains)])
+    totals = np.cumsum([np.count_nonzero(~answerable), *gains])
     best = int(np.argmax(totals))
     threshold = odds[order[best - 1]] if best else odds.min(initial=0.0) - 1.0
     return 100.0 * float(totals[best]) / max(1, len(odds)), float(threshold)

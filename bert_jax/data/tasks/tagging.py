@@ -26,12 +26,11 @@ class Examples:
     def __init__(self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int):
         self._tokenizer = tokenizer
         self.sentences, self.tags = sentences, tags
-        longest = words.longest_word(length)
         room = length - rows_lib.num_special(tokenizer, pair=False)
         self.windows, owners, places, labels = [], [], [], []
 
         def make_rows():
-            for i, pieces in enumerate(words.encode_sentences(tokenizer, sentences, longest)):
+            for i, pieces in enumerate(words.encode(tokenizer, sentences, length)):
                 for window in words.windows([len(word) for word in pieces], room):
                     row, _, first = words.make_row(tokenizer, pieces[window.start : window.stop])
                     self.windows.append(window)

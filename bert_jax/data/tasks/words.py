@@ -20,24 +20,21 @@ class Window(NamedTuple):
     own_stop: int
 
 
-def encode(tokenizer: Tokenizer, words: Sequence[str], longest: int) -> list[list[int]]:
-    """The ids of each word, at most `longest` of them; a word that the vocabulary does not see at all has none.
+def encode(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> Iterator[list[list[int]]]:
+    """For each sentence, the ids of each of its words; a word that the vocabulary does not see at all has none.
 
-    Where the vocabulary keeps a word's leading space in its token, every word has one, as in a text.
+    Where the vocabulary keeps a word's leading space in its token, every word has one, as in a text. In a sentence that
+    does not fit a row of `length` tokens, words are cut to `longest_word`. Equal words are encoded once.
     """
-    return next(encode_sentences(tokenizer, [words], longest))
-
-
-def encode_sentences(
-    tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], longest: int
-) -> Iterator[list[list[int]]]:
-    """`encode` of the words of each sentence; equal words are encoded once."""
     space = " " if tokenizer.leading_space else ""
     different = list(dict.fromkeys(word for words in sentences for word in words))
     ids = tokenizer.encode([space + word for word in different], special=True)
-    known = {word: one[:longest] for word, one in zip(different, ids, strict=True)}
+    known = dict(zip(different, ids, strict=True))
     for words in sentences:
-        yield [known[word] for word in words]
+        pieces = [known[word] for word in words]
+        if sum(map(len, pieces)) > length - 2:
+            pieces = [piece[: longest_word(length)] for piece in pieces]
+        yield pieces
 
 
 def longest_word(length: int) -> int:
