@@ -4,6 +4,9 @@ import contextlib
 import importlib
 import pathlib
 import re
+import socket
+import urllib.parse
+import urllib.request
 
 from absl import flags, logging
 
@@ -11,6 +14,7 @@ from bert_jax.errors import UserError
 
 SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\]]*\])?)")
 _BYTES_PER_RECORD = 1000  # where the dataset does not say
+_CONNECT_SECONDS = 10
 
 
 def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input", folder: str = "--data_dir"):
@@ -34,7 +38,8 @@ def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input
     try:
         builder = _builder(tfds, name, data_dir, flag, folder)
         if not builder.info.splits:
-            builder.download_and_prepare(file_format="array_record")
+            with _unreachable_hosts_fail():
+                builder.download_and_prepare(file_format="array_record")
         source = builder.as_data_source(split=split)
     except UserError:
         raise
@@ -58,6 +63,38 @@ def _builder(tfds, name, data_dir, flag, folder):
                     f"{flag}=tfds:{name}: no dataset of this name{there}; expected one that `tfds` knows or that lies "
                     f"prepared in {folder}"
                 ) from error
+
+
+@contextlib.contextmanager
+def _unreachable_hosts_fail():
+    """Without it, tfds tries a host that does not answer ten times, for minutes."""
+    from tensorflow_datasets.core.download import downloader
+
+    open_url = downloader._open_url
+
+    def open_reachable(url, **arguments):
+        _connect(url)
+        return open_url(url, **arguments)
+
+    downloader._open_url = open_reachable
+    try:
+        yield
+    finally:
+        downloader._open_url = open_url
+
+
+def _connect(url):
+    """Raises OSError if the host of a URL, or the proxy that stands before it, does not answer."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname):
+        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = parts.port or {"https": 443, "ftp": 21}.get(parts.scheme, 80)
+    try:
+        socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"not on disk, and {parts.hostname} cannot be reached to download it: {reason}") from error
 
 
 def _import_dataset(tfds, name):
