@@ -89,8 +89,13 @@ class Tokenizer:
         """Equal for tokenizers that encode alike."""
         raise NotImplementedError
 
-    def save(self, directory: str | pathlib.Path) -> None:
-        """Writes what `load` (and, but for SentencePiece, transformers' AutoTokenizer) reads back."""
+    def save(self, directory: str | pathlib.Path, max_length: int | None = None) -> None:
+        """Writes what `load` (and, but for SentencePiece, transformers' AutoTokenizer) reads back.
+
+        Args:
+          directory: made where it is not there.
+          max_length: tokens of the longest text that its model reads, for AutoTokenizer.
+        """
         raise NotImplementedError
 
     def _set_special_ids(self, token_to_id, others, where, roles=None):
@@ -200,14 +205,18 @@ class HuggingFaceTokenizer(Tokenizer):
         """What a tokenizer.json of it holds."""
         return self._tokenizer.to_str()
 
-    def save(self, directory):
+    def save(self, directory, max_length=None):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        for role, token_id in self._roles().items():
+        if max_length is not None:
+            config["model_max_length"] = max_length
+        if self.pair_separators != 1:
+            config["model_input_names"] = ["input_ids", "attention_mask"]
+        for role, token_id in self.roles().items():
             config[f"{role}_token"] = self.token(token_id)
         normalizer = self._tokenizer.normalizer
-        if self.kind == "wordpiece" and isinstance(normalizer, normalizers.BertNormalizer):
+        if self._is_bert():
             vocab = self._tokenizer.get_vocab(with_added_tokens=True)
             if sorted(vocab.values()) == list(range(self.vocab_size)):
                 lines = sorted(vocab, key=vocab.get)
@@ -219,7 +228,21 @@ class HuggingFaceTokenizer(Tokenizer):
         (directory / "tokenizer.json").write_text(self._tokenizer.to_str(pretty=True), "utf-8")
         (directory / published.CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
-    def _roles(self):
+    def _is_bert(self):
+        """Whether BertTokenizer, which makes its pipeline anew from its settings, makes this one."""
+        state = json.loads(self.json())
+        model, normalizer, pre_tokenizer = state["model"], state["normalizer"] or {}, state["pre_tokenizer"] or {}
+        kinds = [step.get("type") for step in (normalizer, pre_tokenizer, model)]
+        pieces = (model.get("continuing_subword_prefix"), model.get("max_input_chars_per_word"))
+        return (
+            kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
+            and normalizer.get("clean_text")
+            and pieces == ("##", 100)
+            and self.pair_separators == 1
+        )
+
+    def roles(self) -> dict[str, int]:
+        """The ids of its special tokens by what they do: "cls", "sep", "mask", "pad", "unk"."""
         roles = {"cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id, "pad": self.pad_id, "unk": self.unk_id}
         return {role: token_id for role, token_id in roles.items() if token_id is not None}
 
@@ -326,7 +349,7 @@ class SentencePieceTokenizer(Tokenizer):
     def digest(self):
         return hashlib.blake2b(self.proto + bytes([self.lower_case]), digest_size=16).hexdigest()
 
-    def save(self, directory):
+    def save(self, directory, max_length=None):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "spiece.model").write_bytes(self.proto)
@@ -374,6 +397,15 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; expected a readable vocabulary") from error
     raise UserError(f"{path}: unknown kind of vocabulary; expected vocab.txt, tokenizer.json, *.model or a directory")
+
+
+def lower_cased(tokenizer: HuggingFaceTokenizer) -> HuggingFaceTokenizer:
+    """The tokenizer with letters lower-cased before anything else."""
+    changed = hf.Tokenizer.from_str(tokenizer.json())
+    steps = [normalizers.Lowercase(), *([changed.normalizer] if changed.normalizer else [])]
+    changed.normalizer = normalizers.Sequence(steps)
+    roles = {role: tokenizer.token(i) for role, i in tokenizer.roles().items()}
+    return HuggingFaceTokenizer(changed, "lower_case", roles)
 
 
 def wordpiece(

@@ -56,20 +56,22 @@ class ModelType:
     Attributes:
       family: the name table that its weights follow, "bert" or "roberta".
       class_prefix: how the names of its classes begin.
+      pooling: what its classifiers of sequences read, as Task's.
       vocab_size, pad_id: what a config.json without them means.
     """
 
     family: str
     class_prefix: str
+    pooling: str
     vocab_size: int
     pad_id: int
 
 
 MODEL_TYPES = {
-    "bert": ModelType("bert", "Bert", 30522, 0),
-    "roberta": ModelType("roberta", "Roberta", 50265, 1),
-    "xlm-roberta": ModelType("roberta", "XLMRoberta", 30522, 1),
-    "camembert": ModelType("roberta", "Camembert", 30522, 1),
+    "bert": ModelType("bert", "Bert", "pooler", 30522, 0),
+    "roberta": ModelType("roberta", "Roberta", "dense", 50265, 1),
+    "xlm-roberta": ModelType("roberta", "XLMRoberta", "dense", 30522, 1),
+    "camembert": ModelType("roberta", "Camembert", "dense", 30522, 1),
 }
 
 
@@ -161,7 +163,8 @@ def architecture_task(config: Mapping, path: pathlib.Path) -> str:
     """The task that `architectures` names, "" for none. Raises UserError for a head that is not supported."""
     for architecture in config.get("architectures") or ():
         if architecture.endswith("ForMultipleChoice"):
-            raise UserError(f"{path}: architecture {architecture} is not supported; expected one of {', '.join(_TASKS)}")
+            known = ", ".join(_TASKS)
+            raise UserError(f"{path}: architecture {architecture} is not supported; expected one of {known}")
         for ending, task in _TASKS.items():
             if architecture.endswith(ending):
                 return task
@@ -203,9 +206,10 @@ def from_model(
         "hidden_act": original["hidden_act"] if original.get("hidden_act") in activations else activations[0],
         "is_decoder": False,
         "tie_word_embeddings": True,
-        "pad_token_id": original.get("pad_token_id", tokenizer.pad_id) if spec.position_offset == 0
-        else spec.position_offset - 1,
-    }  # fmt: skip
+        "pad_token_id": original.get("pad_token_id", tokenizer.pad_id),
+    }
+    if spec.position_offset:
+        config["pad_token_id"] = spec.position_offset - 1
     if model_type != "bert" and not original:
         config |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     task = spec.task
@@ -253,4 +257,5 @@ def _check_numbers(model, path):
         if ours == "initializer_range":
             good = isinstance(value, kinds) and value >= 0
         if not good:
-            raise UserError(f"{path}: {theirs} {value!r}; expected {'a rate in [0, 1)' if rate else 'a positive number'}")
+            expected = "a rate in [0, 1)" if rate else "a positive number"
+            raise UserError(f"{path}: {theirs} {value!r}; expected {expected}")

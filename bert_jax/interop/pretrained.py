@@ -17,14 +17,16 @@ class Origin:
     """The Hugging Face files that a model was read from, so that it can be written back as it was.
 
     Attributes:
-      directory: where they lie.
+      directory: where config.json and the tokenizer's files lie.
       config: what config.json says.
       dtypes: what each array was stored as, by today's name of it: "float32", "float16" or "bfloat16".
+      prompts: what config_sentence_transformers.json says, if there is one.
     """
 
     directory: pathlib.Path
     config: Mapping
     dtypes: Mapping[str, str]
+    prompts: Mapping = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Pretrained:
       problem: of sequence classification: "single_label", "multi_label" or "regression"; "" otherwise.
       scheme: of token classification: "BIO" or "BIOES"; "" otherwise.
       settings: what else belongs to its use, such as "max_length" (tokens it was fine-tuned with), "null_threshold"
-        (question answering), "pooling", "normalize" and "prompts" (sentence-transformers).
+        (question answering), and those of sentence_transformers.Embedder.
       origin: None for a model of a workdir.
     """
 

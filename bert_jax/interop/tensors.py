@@ -54,8 +54,8 @@ def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.n
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
     """The arrays of one safetensors file, mapped into memory. Raises UserError if it is cut off or damaged.
 
-    The layout: eight bytes with the length of a JSON header, the header, the arrays (github.com/huggingface/safetensors).
-    numpy alone knows no bfloat16, which the package's own reader would need torch for.
+    The layout: eight bytes with the length of a JSON header, the header, the arrays (huggingface.co/docs/safetensors).
+    Read here, as the package's own reader for numpy knows no bfloat16.
     """
     try:
         size = path.stat().st_size

@@ -1,0 +1,49 @@
+"""python -m bert_jax.convert --input=MODEL --output=DIR
+
+Writes a model as a Hugging Face directory: config.json, model.safetensors and the tokenizer's files, which
+transformers loads, and sentence-transformers where the model came from there. MODEL is a run's workdir, a Hugging Face
+directory or a name on the hub. Weights in a pickle (pytorch_model.bin) are read here alone, by torch's safe reader.
+"""
+
+import pathlib
+
+from absl import flags
+
+from bert_jax import command
+
+_INPUT = flags.DEFINE_string("input", None, "a run's workdir, a Hugging Face directory, or a hub name", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "the directory to write; new or empty", required=True)
+_DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "float16", "bfloat16"], "of the weights; default: as stored, or a run's float32"
+)
+_STEP = flags.DEFINE_string("step", None, "of a workdir: the step of a checkpoint, or best; default: see open_model")
+
+
+def main(argv):
+    del argv
+    from bert_jax.errors import UserError
+    from bert_jax.interop import huggingface
+    from bert_jax.training.models import open_model
+
+    name, step = _INPUT.value, _STEP.value
+    if (pathlib.Path(name) / "run.json").exists():
+        if step and step != "best" and not step.isdecimal():
+            raise UserError(f"--step={step}: expected the number of a step, or best")
+        model = open_model(name, int(step) if step and step.isdecimal() else step)
+    elif step:
+        raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
+    else:
+        model = huggingface.read(name, pickles=True)
+    huggingface.write(model, _OUTPUT.value, _DTYPE.value)
+    print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
+
+
+def _parts(spec):
+    """What was written, in words."""
+    heads = {"masked-language head": spec.language_model, "next-sentence head": spec.next_sentence}
+    parts = [f"encoder of {spec.num_layers} layers", *(name for name, there in heads.items() if there)]
+    return parts + ([f"{spec.task.name} of {spec.task.num_labels}"] if spec.task else [])
+
+
+if __name__ == "__main__":
+    command.run(main)
