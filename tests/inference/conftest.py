@@ -1,13 +1,16 @@
 """Tiny models with random parameters and a vocabulary of made-up words."""
 
+import functools
 import random
 import string
 
 import jax
+import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax.data import rows as rows_lib
 from bert_jax.data import tokenizers
 from bert_jax.interop.pretrained import Pretrained
 
@@ -19,6 +22,15 @@ VOCABULARY = [
     *(f"##{letter}" for letter in LETTERS),
 ]
 LONGEST = 40  # positions of the models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory):
+    """Programs compiled once for all tests: many of these models differ in their parameters alone."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="session")
@@ -44,8 +56,33 @@ def make_model(tokenizer, task=None, labels=(), seed=0, **arguments):
     """A Pretrained of two layers; `arguments` are more of its fields, or "pooler"."""
     config = config_lib.base().model.to_dict()
     config |= {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48, "max_positions": LONGEST}
-    config |= {"initializer_range": 0.3, "hidden_dropout": 0.0, "attention_dropout": 0.0, "dtype": "float32"}
+    config |= {"hidden_dropout": 0.0, "attention_dropout": 0.0, "dtype": "float32"}
     language_model = arguments.pop("language_model", task is None)
     model = model_lib.build(config, tokenizer.vocab_size, next_sentence=False, language_model=language_model, task=task)
-    params = jax.jit(model.init)(jax.random.key(seed))
+    rng = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree_util.tree_map_with_path(functools.partial(_random, rng), shapes)
     return Pretrained("test", "bert", config, model, params, tokenizer, tuple(labels), **arguments)
+
+
+def _random(rng, path, leaf):
+    scale = 1.0 if "scale" in str(path[-1]) else 0.0
+    return (scale + 0.3 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+
+def reference(model, ids, types=None):
+    """The model's outputs for one row, hidden states of every layer among them, computed without any batching."""
+    batch = rows_lib.pad(model.tokenizer, [(ids, types or [0] * len(ids))], LONGEST)
+    outputs = jax.device_get(_apply(model.model, model.params, batch))
+    states = outputs.pop("hidden_states")[:, 0, : len(ids)]
+    return {name: array[0] for name, array in outputs.items()} | {"hidden_states": states}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(network, params, batch):
+    return network.apply(params, batch, hidden_states=True)
+
+
+def row(model, text):
+    """(ids, segments) of a text."""
+    return rows_lib.join(model.tokenizer, model.tokenizer.encode([text])[0])
