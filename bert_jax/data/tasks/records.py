@@ -349,7 +349,7 @@ def _conll(path, task, wanted, optional):
                 yield first, (words, tags or None)
                 words, tags = [], []
             continue
-        row = text.split("\t") if "\t" in text else text.split()
+        row = text.split("\t") if "\t" in text else re.split(" +", text.lstrip(" "))
         if not words:
             if _is_comment(text, row, shape[0]):
                 continue

@@ -155,14 +155,14 @@ class TokenTask:
         return sentences
 
     def _uniform(self, tags, table, split, scheme):
-        if not scheme:
-            return tags
         odd = schemes.first_that_marks_none(tags)
         if odd:
             raise UserError(
                 f"{table.where(*odd)}: tag {tags[odd[0]][odd[1]]!r} beside entity tags; expected O or a prefix such as "
                 "B- with a type"
             )
+        if not scheme:
+            return tags
         before = tags
         tags, invalid = schemes.uniform(tags, scheme)
         if invalid:

@@ -1,0 +1,34 @@
+"""A vocabulary and configs that the tests of tasks share."""
+
+import pytest
+
+from bert_jax import finetune_config
+from bert_jax.data import tasks, tokenizers
+from tests.data.awkward import VOCABULARY, shared
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """WordPiece whose words are mostly single letters."""
+    return tokenizers.wordpiece(VOCABULARY, lower_case=True, where="test")
+
+
+@pytest.fixture(scope="session")
+def uncased():
+    return tokenizers.load(shared("vocab/bert-base-uncased/vocab.txt"))
+
+
+def config(name="sequence_classification", length=32, batch_size=4, **task):
+    """A fine-tuning config; `task` are keys of config.task."""
+    config = finetune_config.base()
+    config.task.name = name
+    config.data.sequence_length = length
+    config.data.batch_size = batch_size
+    config.task.update({key: str(value) if hasattr(value, "joinpath") else value for key, value in task.items()})
+    return config
+
+
+@pytest.fixture(scope="session")
+def load(tokenizer):
+    """load(name, length=..., KEY of config.task=...) -> the task."""
+    return lambda *args, tokenizer=tokenizer, **task: tasks.load(config(*args, **task), tokenizer)

@@ -1,0 +1,169 @@
+"""Tags of words: schemes, sub-words, windows, entity scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+from bert_jax.data.tasks import schemes, words
+from bert_jax.errors import UserError
+from tests.data.awkward import shared
+
+IOB1 = [["I-PER", "I-PER", "B-PER", "O"], ["I-LOC", "I-PER"]]
+BIO = [["B-PER", "I-PER", "B-PER", "O"], ["B-LOC", "B-PER"]]
+BIOES = [["B-PER", "E-PER", "S-PER", "O"], ["S-LOC", "S-PER"]]
+BILOU = [[{"E": "L", "S": "U"}.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in BIOES]
+
+
+def conll(folder, name, sentences, tags):
+    lines = ["\n".join(f"{w} {t}" for w, t in zip(*pair, strict=True)) for pair in zip(sentences, tags, strict=True)]
+    path = folder / name
+    path.write_text("\n\n".join(lines) + "\n", "utf-8")
+    return path
+
+
+def certain(task, examples, per_row=True):
+    """Outputs that give each word its gold label."""
+    outputs = []
+    for row in range(len(examples.lengths)):
+        labels = examples.batch(np.array([row]), int(examples.lengths[row]))["labels"][0]
+        outputs.append(np.eye(len(task.labels))[np.maximum(labels, 0)] if per_row else np.maximum(labels, 0))
+    return outputs
+
+
+@pytest.mark.parametrize(("tags", "scheme"), [(IOB1, "IOB1"), (BIO, "BIO"), (BIOES, "BIOES"), (BILOU, "BIOES")])
+def test_schemes_are_recognised_and_made_uniform(tags, scheme):
+    assert schemes.detect(tags) == scheme
+    assert schemes.uniform(tags, scheme) == (BIOES if scheme == "BIOES" else BIO, [])
+
+
+def test_invalid_sequences_are_read_as_conlleval_does():
+    assert schemes.uniform([["O", "I-A", "I-B"], ["B-A"]], "BIO") == ([["O", "B-A", "B-B"], ["B-A"]], [(0, 1)])
+    assert schemes.uniform([["O", "I-A", "I-A"], ["B-A", "O"]], "BIOES") == (
+        [["O", "B-A", "E-A"], ["S-A", "O"]],
+        [(0, 1), (1, 0)],
+    )
+    assert schemes.uniform([["B-A", "O"]], "IOB1") == ([["B-A", "O"]], [])
+    assert schemes.detect([["NN", "O"]]) == "" and schemes.detect([["O"]]) == "BIO"
+    assert schemes.first_that_marks_none([["O", "B-A"], ["I_A"]]) == (1, 0)
+    assert schemes.first_that_marks_none([["O", "NN"]]) is None
+
+
+def test_windows_hold_every_word_once_with_context():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        room = int(rng.integers(1, 20))
+        counts = rng.integers(0, max(1, room // 4) + 1, int(rng.integers(0, 60))).tolist()
+        found = words.windows(counts, room)
+        assert all(sum(counts[window.start : window.stop]) <= room for window in found)
+        assert all(w.start <= w.own_start <= w.own_stop <= w.stop for w in found)
+        assert [i for w in found for i in range(w.own_start, w.own_stop)] == list(range(len(counts)))
+    assert words.windows([1] * 20, 8) == [(0, 8, 0, 7), (6, 14, 7, 13), (12, 20, 13, 20)]
+    assert words.merge(words.windows([1] * 20, 8), [range(0, 8), range(6, 14), range(12, 20)]) == list(range(20))
+
+
+def test_rows_of_a_batch(tmp_path, load, tokenizer):
+    path = conll(tmp_path, "a.txt", [["hello", "\u200b", "abc", "b"]], [["I-PER", "O", "I-PER", "O"]])
+    task = load("token_classification", length=16, train=path, held_out=path)
+    assert (task.scheme, task.labels, task.metric, task.baseline) == ("BIO", ("O", "B-PER", "I-PER"), "f1", 0.0)
+    batch = task.train.batch(np.array([0, -1]), 8)
+    pieces = tokenizer.encode(["hello", "abc", "b"])
+    ids = [tokenizer.cls_id, *pieces[0], *pieces[1], *pieces[2], tokenizer.sep_id]
+    assert batch["input_ids"][0, : len(ids)].tolist() == ids and len(pieces[1]) == 3
+    assert batch["first_subwords"].tolist() == [[0, 1, 1, 0, 0, 1, 0, 0], [0] * 8]
+    assert batch["labels"].tolist() == [[-100, 1, 1, -100, -100, 0, -100, -100], [-100] * 8]
+    assert batch["weights"].tolist() == [1.0, 0.0]
+    rows = list(task.predictions(task.held_out[""], certain(task, task.held_out[""])))
+    assert rows == [{
+        "words": ["hello", "\u200b", "abc", "b"],
+        "gold": ["B-PER", "O", "B-PER", "O"],
+        "tags": ["B-PER", "O", "B-PER", "O"],  # the word without sub-words has a tag too
+    }]  # fmt: skip
+
+
+def test_long_sentences_lose_no_word(tmp_path, load):
+    rng = np.random.default_rng(0)
+    sentences = [["".join(rng.choice(list("abc"), rng.integers(1, 40))) for _ in range(n)] for n in (3, 50, 200)]
+    tags = [rng.choice(["O", "B-PER", "B-LOC"], len(sentence)).tolist() for sentence in sentences]
+    path = conll(tmp_path, "a.txt", sentences, tags)
+    task = load("token_classification", length=24, train=path, held_out=path)
+    examples = task.held_out[""]
+    assert examples.lengths.max() <= 24 and len(examples.lengths) > 20
+    for per_row in (True, False):  # logits, and labels that a CRF chose
+        outputs = certain(task, examples, per_row)
+        assert [row["tags"] for row in task.predictions(examples, outputs)] == tags
+        assert task.score(examples, outputs)["strict_f1"] == 1.0
+    assert "were divided into overlapping rows (3 sentences" in task.notes[0]
+
+
+def test_every_word_has_its_leading_space(tmp_path, load):
+    from bert_jax.data import tokenizers
+    from tests.data.awkward import bpe_files
+
+    bpe_files(tmp_path)
+    tokenizer = tokenizers.load(tmp_path)
+    path = conll(tmp_path, "a.conll", [["hello", "hello"]], [["B-A", "O"]])
+    task = load("token_classification", train=path, held_out=path, tokenizer=tokenizer)
+    ids = task.train.batch(np.array([0]), 16)["input_ids"][0]
+    assert ids[1] == ids[2] == tokenizer.encode([" hello"])[0][0]
+
+
+def test_lists_in_jsonl(tmp_path, load):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({"tokens": ["a", "b"], "tags": tags}) + "\n" for tags in (["NN", "VB"], ["X", "NN"]))
+    )
+    task = load("token_classification", train=path, held_out=path, text="tokens", label="tags")
+    assert (task.scheme, task.labels, task.metric, task.baseline) == ("", ("NN", "VB", "X"), "accuracy", 0.5)
+    path.write_text(json.dumps({"tokens": ["a", "b"], "tags": [1, 0]}) + "\n")
+    settings = {"text": "tokens", "label": "tags", "labels": ("O", "B-PER", "I-PER")}
+    assert load("token_classification", train=path, held_out=path, **settings).train.tags == [["B-PER", "O"]]
+    test = tmp_path / "b.jsonl"
+    test.write_text(json.dumps({"tokens": ["a"]}) + "\n")
+    task = load("token_classification", train=path, held_out=path, test=test, **settings)
+    assert list(task.predictions(task.test, [np.zeros((3, 3))])) == [{"words": ["a"], "tags": ["O"]}]
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "message"),
+    [
+        (BIO, [["B-ORG"]], r"held line 1: label 'B-ORG' is not among those of training; expected one of O, B-LOC"),
+        ([["B-A", "I_A"]], BIO, r"train line 2: tag 'I_A' beside entity tags"),
+        (BIO, BIOES, "its tags look like BIOES, those of config.task.train like BIO"),
+        ([["NN", "NN"]], [["NN"]], r"train line 1: every tag is NN"),
+    ],
+)
+def test_bad_tags_are_named(tmp_path, load, train, held_out, message):
+    paths = [conll(tmp_path, name, tags, tags) for name, tags in (("train", train), ("held", held_out))]
+    with pytest.raises(UserError, match=message):
+        load("token_classification", train=paths[0], held_out=paths[1])
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": ["a", "b"], "label": ["O"]}, "line 1: found 2 words and 1 tags"),
+        ({"text": "a b", "label": ["O"]}, "line 1: no list of words; found a str"),
+        ({"text": ["a"], "label": None}, "line 1: no list of tags; found nothing"),
+        ({"text": ["a"], "label": [None]}, "line 1, word 1: the tag is None"),
+    ],
+)
+def test_bad_lists_are_named(tmp_path, load, record, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        load("token_classification", train=path, held_out=path)
+
+
+def test_conll_2003(load, uncased):
+    paths = {name: shared(f"conll2003/eng.{name}") for name in ("testa", "testb")}
+    task = load(
+        "token_classification", length=48, train=paths["testb"], held_out=paths["testa"], tokenizer=uncased
+    )  # fmt: skip
+    examples = task.held_out[""]
+    counts = [sum(tag[0] == "B" for tags in split.tags for tag in tags) for split in (examples, task.train)]
+    assert counts == [5942, 5648]
+    assert [sum(map(len, split.tags)) for split in (examples, task.train)] == [51362, 46435]
+    assert task.labels == ("O", *(f"{letter}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for letter in "BI"))
+    scores = task.score(examples, certain(task, examples))
+    assert (scores["f1"], scores["strict_f1"], scores["accuracy"]) == (1.0, 1.0, 1.0)
