@@ -10,7 +10,7 @@ from bert_jax import command
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 
-RECIPES = ["bert_base", "bert_large", "roberta_base", "roberta_large", "quickstart"]
+RECIPES = ["bert_base", "bert_large", "roberta_base", "roberta_large", "continue_pretraining", "quickstart"]
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -4,9 +4,15 @@ The run's phases, the mixture of corpora, the epoch, the shuffled place within i
 on the step, so that any host makes its slice of any step's global batch without having seen the steps before.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import ml_collections
@@ -63,7 +69,13 @@ class Loader:
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
             batches = batches.mp_prefetch(options)
-        return iter(batches)
+        iterator = iter(batches)
+        try:
+            for step, batch in iterator:
+                # Copies, because shared memory must be let go of before the program ends.
+                yield step, {name: np.array(array) for name, array in batch.items()} if data.workers else batch
+        finally:
+            iterator.close()  # ends the processes and frees the memory that they share
 
 
 @dataclasses.dataclass
@@ -73,6 +85,11 @@ class _Job:
     config_json: str
     host: int
     num_hosts: int
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if multiprocessing.parent_process():
+            _live_as_long_as_the_parent()
 
     def stream(self):
         return _cached_stream(self.config_json)
@@ -367,6 +384,19 @@ def _as_json(config):
 @functools.lru_cache(maxsize=4)
 def _cached_stream(config_json):
     return Stream(ml_collections.ConfigDict(json.loads(config_json)))
+
+
+@functools.cache
+def _live_as_long_as_the_parent():
+    """A worker process ends when the first one does, not at Ctrl-C, which reaches all but is the first one's affair."""
+    with contextlib.suppress(ValueError):  # not its main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _mark_flags_as_parsed():

@@ -8,7 +8,7 @@ give itself away (PLL-word-l2r; Kauf and Ivanova 2023, section 3).
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,22 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 
 _BATCH = 64  # rows, each with one token to predict
+_SIDES = ("good", "bad")
 
 
-def read(path: str | pathlib.Path, group: str = "") -> list[dict]:
-    """The pairs of a JSONL file: objects with the strings `good` and `bad`, and the key `group` if one is named.
+def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
+    """The pairs of a JSONL file, by FILE:LINE: each with the strings `good` and `bad`, and `group` if one is named.
 
     Raises:
       UserError: the file cannot be read or holds no pair, or a line is no such object; names file and line.
     """
-    pairs = []
+    pairs = {}
     expected = "an object with the strings `good` and `bad`" + (f" and with `{group}`" if group else "")
     try:
         with open(path, encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    pairs.append(_pair(line, f"{path}:{number}", group, expected))
+                    pairs[f"{path}:{number}"] = _pair(line, f"{path}:{number}", group, expected)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--pairs={path}: cannot be read: {error}; expected JSONL in UTF-8") from error
     if not pairs:
@@ -43,7 +44,11 @@ def read(path: str | pathlib.Path, group: str = "") -> list[dict]:
 
 
 def evaluate(
-    model: Pretrained, pairs: Sequence[Mapping], within_word: bool = False, progress: bool = False
+    model: Pretrained,
+    pairs: Sequence[Mapping],
+    within_word: bool = False,
+    progress: bool = False,
+    names: Sequence[str] | None = None,
 ) -> list[dict]:
     """The pairs with `good_score` and `bad_score` (nats) and `correct`: 1 where the good sentence scores higher,
     0 where the bad one does, and 0.5 where both score the same, as two sentences of the same tokens do.
@@ -53,12 +58,14 @@ def evaluate(
       pairs: each with `good` and `bad`.
       within_word: see above.
       progress: shows a bar on a terminal.
+      names: of the pairs, for messages; None numbers them from 1.
 
     Raises:
       UserError: as pseudo_log_likelihoods does.
     """
-    texts = [pair[side] for pair in pairs for side in ("good", "bad")]
-    scores = pseudo_log_likelihoods(model, texts, within_word, progress).reshape(-1, 2).tolist()
+    names = names or [f"pair {i}" for i in range(1, len(pairs) + 1)]
+    texts = {f"{name} `{side}`": pair[side] for name, pair in zip(names, pairs, strict=True) for side in _SIDES}
+    scores = pseudo_log_likelihoods(model, texts.values(), within_word, progress, texts).reshape(-1, 2).tolist()
     return [
         dict(pair) | {"good_score": good, "bad_score": bad, "correct": (good > bad) + 0.5 * (good == bad)}
         for pair, (good, bad) in zip(pairs, scores, strict=True)
@@ -81,9 +88,13 @@ def accuracies(scored: Sequence[Mapping], group: str = "") -> dict[str, dict]:
 
 
 def pseudo_log_likelihoods(
-    model: Pretrained, texts: Sequence[str], within_word: bool = False, progress: bool = False
+    model: Pretrained,
+    texts: Iterable[str],
+    within_word: bool = False,
+    progress: bool = False,
+    names: Iterable[str] | None = None,
 ) -> np.ndarray:
-    """Nats, float64 [texts]: the sum over each text's tokens, special ones not counted.
+    """Nats, float64 [texts]: the sum over each text's tokens, special ones not counted. Arguments as `evaluate`'s.
 
     Raises:
       UserError: the model predicts no masked tokens, or a text is empty or longer than the model.
@@ -91,11 +102,14 @@ def pseudo_log_likelihoods(
     spec, tokenizer = model.model.spec, model.tokenizer
     if not spec.language_model or spec.attention == "causal":
         raise UserError(f"--model={model.name}: predicts no masked tokens; expected a masked-language model")
-    ids, starts = tokenizer.encode_with_words(list(texts))
-    for text, found in zip(texts, ids, strict=True):
-        room = spec.max_positions - rows.num_special(tokenizer, pair=False)
+    texts = list(texts)
+    if not texts:
+        return np.zeros(0)
+    ids, starts = tokenizer.encode_with_words(texts)
+    room = spec.max_positions - rows.num_special(tokenizer, pair=False)
+    for name, found in zip(names or [f"text {i}" for i in range(1, len(ids) + 1)], ids, strict=True):
         if not 0 < len(found) <= room:
-            raise UserError(f"{text[:60]!r}: {len(found)} tokens; expected 1 to {room}, which the model reads")
+            raise UserError(f"{name}: {len(found)} tokens; expected 1 to {room}, which the model reads")
     lengths = np.array([len(found) for found in ids])
     # One row for each token of each text, short texts first.
     order = np.argsort(lengths, kind="stable")
@@ -107,7 +121,7 @@ def pseudo_log_likelihoods(
     batch_size = -(-_BATCH // mesh.size) * mesh.size
     params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
     log_probability = jax.jit(functools.partial(_log_probability, model.model))
-    scores = np.zeros(len(texts))
+    scores = np.zeros(len(ids))
     from tqdm import tqdm
 
     with tqdm(total=len(text_of), unit="token", disable=None if progress else True, leave=False) as bar:
@@ -125,10 +139,10 @@ def _pair(line, where, group, expected):
         pair = json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error}); expected {expected}") from error
-    good = isinstance(pair, dict) and all(isinstance(pair.get(side), str) for side in ("good", "bad"))
+    good = isinstance(pair, dict) and all(isinstance(pair.get(side), str) for side in _SIDES)
     if not good or (group and group not in pair):
         raise UserError(f"{where}: found {line.strip()[:60]!r}; expected {expected}")
-    for side in ("good", "bad"):
+    for side in _SIDES:
         if not pair[side].strip():
             raise UserError(f"{where}: `{side}` is empty; expected a sentence")
     return pair
