@@ -4,7 +4,7 @@
 
 Score: Matthews' correlation. TFDS fetches the data; --config.task.test=tfds:glue/cola:test adds predictions for the
 test set. GLUE's own files have no header: --config.task.train=CoLA/train.tsv --config.task.held_out=CoLA/dev.tsv
---config.task.columns="('source','label','mark','sentence')".
+--config.task.columns=source,label,mark,sentence.
 
 Published: BERT-Large 60.5 on the test set (table 1). BERT trained 3 epochs in batches of 32 at the best of 5e-5,
 4e-5, 3e-5 and 2e-5 (section 4.1); appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT,

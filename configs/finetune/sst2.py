@@ -4,7 +4,7 @@
 
 Score: accuracy. TFDS fetches the data; --config.task.test=tfds:glue/sst2:test adds predictions for the test set.
 GLUE's own files have these columns: --config.task.train=SST-2/train.tsv --config.task.held_out=SST-2/dev.tsv
---config.task.labels="('negative','positive')".
+--config.task.labels=negative,positive.
 
 Published: BERT-Base 92.7 on the held-out set (table 5), BERT-Large 94.9 on the test set (table 1); RoBERTa-Base 94.8
 (README of fairseq's RoBERTa). BERT trained 3 epochs in batches of 32 at the best of 5e-5, 4e-5, 3e-5 and 2e-5

@@ -4,7 +4,7 @@
 
 Score: Pearson's and Spearman's correlation. TFDS fetches the data; --config.task.test=tfds:glue/stsb:test adds
 predictions for the test set. A file without header: --config.task.train=stsb-en-train.csv
---config.task.held_out=stsb-en-dev.csv --config.task.columns="('sentence1','sentence2','label')".
+--config.task.held_out=stsb-en-dev.csv --config.task.columns=sentence1,sentence2,label.
 
 Published: BERT-Large 86.5 on the test set (table 1). BERT trained 3 epochs in batches of 32 at the best of 5e-5,
 4e-5, 3e-5 and 2e-5 (section 4.1); appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT,

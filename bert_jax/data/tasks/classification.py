@@ -84,9 +84,13 @@ class SequenceTask:
         self._length = config.data.sequence_length
         self._labels = {
             "single_label": SingleLabel, "multi_label": MultiLabel, "regression": Number,
-        }[self.problem](train, self._label_columns, tuple(task.labels))  # fmt: skip
+        }[self.problem](train, self._label_columns, records.listed(task.labels))  # fmt: skip
         self.labels = self._labels.names
-        if "f1" in (*task.metrics, self.metric) and self.problem == "single_label" and len(self.labels) != 2:
+        if (
+            "f1" in (*records.listed(task.metrics), self.metric)
+            and self.problem == "single_label"
+            and len(self.labels) != 2
+        ):
             raise UserError(f"config.task.metrics: f1 is of two labels, but there are {len(self.labels)}; try macro_f1")
         self.train = self._examples(tokenizer, train, "train", labelled=True)
         for name in self._texts:
@@ -337,7 +341,10 @@ def class_id(name: str, ids: dict[str, int], numbers_too: bool, where: str) -> i
         if 0 <= int(name) < len(ids):
             return int(name)
         raise UserError(f"{where}: class id {name} is out of range; expected 0 to {len(ids) - 1}, or a name")
-    raise UserError(f"{where}: label {name!r} is not among those of training; expected one of {_some(ids)}")
+    raise UserError(
+        f"{where}: label {name!r} is not among those of config.task.train or config.task.labels; expected one of "
+        f"{_some(ids)}"
+    )
 
 
 def _class_name(table, i, column):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.data.tasks.records import listed
 from bert_jax.errors import UserError
 
 OF_PROBLEM = {
@@ -33,7 +34,7 @@ def chosen(task: Any, kind: str) -> tuple[tuple[str, ...], str]:
       UserError: a metric that this kind of task has not, or one that cannot choose.
     """
     known = OF_PROBLEM[kind]
-    metrics = tuple(task.metrics) or known
+    metrics = listed(task.metrics) or known
     for key, names in (("metrics", metrics), ("metric", (task.metric,) if task.metric else ())):
         for name in names:
             if name not in known:

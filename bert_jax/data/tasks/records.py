@@ -82,6 +82,11 @@ def named_sets(spec: str, key: str) -> dict[str, str]:
     return sets
 
 
+def listed(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of a config's key; ("a,b",), which --config.KEY=a,b makes, has two."""
+    return tuple(names[0].split(",")) if len(names) == 1 else tuple(names)
+
+
 def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
     """The records of a spec.
 
@@ -185,8 +190,8 @@ def _kind(path, task_name):
 def _read_file(path, key, task, wanted, optional):
     kind = _kind(path, task.name)
     readers: dict[str, Callable] = {
-        "csv": functools.partial(_delimited, _csv_rows, header=tuple(task.columns)),
-        "tsv": functools.partial(_delimited, _tsv_rows, header=tuple(task.columns)),
+        "csv": functools.partial(_delimited, _csv_rows, header=listed(task.columns)),
+        "tsv": functools.partial(_delimited, _tsv_rows, header=listed(task.columns)),
         "jsonl": _jsonl,
         "parquet": _parquet,
         "conll": functools.partial(_conll, task=task),
@@ -280,7 +285,7 @@ def _jsonl(path, wanted, optional):
         if not text.strip():
             continue
         try:
-            record = json.loads(text)
+            record = _from_json(text)
         except (ValueError, RecursionError) as error:
             hint = "; is it a list? expected one object a line" if text.lstrip()[:1] == "[" else ""
             raise UserError(f"{path} line {number}: not JSON ({error}){hint}") from error
@@ -291,6 +296,20 @@ def _jsonl(path, wanted, optional):
             found = ", ".join(map(str, record)) or "none"
             raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {found}")
         yield number, tuple(record.get(name) for name in (*wanted, *optional))
+
+
+def _from_json(text):
+    """JSON's value, with a replacement character for each half of a surrogate pair: no UTF-8 can hold one."""
+    value = json.loads(text)
+    return _without_halves(value) if re.search(r"\\u[dD][89a-fA-F]", text) else value
+
+
+def _without_halves(value):
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {_without_halves(name): _without_halves(part) for name, part in value.items()}
+    return [_without_halves(part) for part in value] if isinstance(value, list) else value
 
 
 def _parquet_file(path):
@@ -386,7 +405,7 @@ def _squad(path, wanted, optional):
     with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
         content = file.read()
     try:
-        articles = json.loads(content.decode("utf-8-sig"))["data"]
+        articles = _from_json(content.decode("utf-8-sig"))["data"]
         for article in articles:
             for paragraph in article["paragraphs"]:
                 context = paragraph["context"]

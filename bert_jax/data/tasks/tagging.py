@@ -83,12 +83,13 @@ class TokenTask:
         self._columns = (task.text, task.label)
         train, held_out, test = records.splits(config, (task.text,), (task.label,))
         self.notes: list[str] = []
-        tags = self._tags(train, "train", task.labels)
+        names = records.listed(task.labels)
+        tags = self._tags(train, "train", names)
         scheme = task.scheme if task.scheme != "auto" else schemes.detect(tags)
         self.scheme = "BIOES" if scheme == "BIOES" else "BIO" if scheme else ""
         self.metrics, self.metric = metrics.chosen(task, "entities" if scheme else "tags")
         tags = self._uniform(tags, train, "train", scheme)
-        self.labels = self._label_names(tags, train, tuple(task.labels))
+        self.labels = self._label_names(tags, train, names)
         self._ids = {name: i for i, name in enumerate(self.labels)}
         counts = {name: 0 for name in self.labels}
         for sentence in tags:
@@ -102,14 +103,14 @@ class TokenTask:
         self.held_out = {}
         for name, table in held_out.items():
             split = f"held out {name}".rstrip()
-            tags = self._tags(table, split, task.labels)
+            tags = self._tags(table, split, names)
             tags = self._uniform(tags, table, split, self._scheme_of(tags, scheme, task))
             self.held_out[name] = self._examples(tokenizer, table, tags, length, split)
         self.test = None
         if test:
             tags = None
             if task.label in test.columns and None not in test.columns[task.label]:
-                tags = self._tags(test, "test", task.labels)
+                tags = self._tags(test, "test", names)
                 tags = self._uniform(tags, test, "test", self._scheme_of(tags, scheme, task))
             self.test = self._examples(tokenizer, test, tags, length, "test")
         first = next(iter(self.held_out.values()))

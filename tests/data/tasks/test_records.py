@@ -66,10 +66,14 @@ def test_quoted_line_ends_count_as_lines(tmp_path):
 
 def test_columns_of_a_file_without_header(tmp_path):
     (tmp_path / "a.tsv").write_text('0\t"quotes stay\n1\tb\n')
-    assert as_rows(read(tmp_path / "a.tsv", ("text", "label"), columns=("label", "text"))) == [
-        ('"quotes stay', "0"),
-        ("b", "1"),
-    ]
+    for columns in (("label", "text"), ("label,text",)):  # the second is what --config.task.columns=label,text makes
+        table = read(tmp_path / "a.tsv", ("text", "label"), columns=columns)
+        assert as_rows(table) == [('"quotes stay', "0"), ("b", "1")]
+
+
+def test_halves_of_surrogate_pairs_become_replacement_characters(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": ["a \\ud800 b \\ud83d\\ude00"], "label": 1}\n')
+    assert as_rows(read(tmp_path / "a.jsonl", ("text", "label"))) == [(["a \ufffd b \U0001f600"], 1)]
 
 
 def test_named_sets(tmp_path):

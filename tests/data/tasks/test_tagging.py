@@ -127,7 +127,7 @@ def test_lists_in_jsonl(tmp_path, load):
 @pytest.mark.parametrize(
     ("train", "held_out", "message"),
     [
-        (BIO, [["B-ORG"]], r"held line 1: label 'B-ORG' is not among those of training; expected one of O, B-LOC"),
+        (BIO, [["B-ORG"]], r"held line 1: label 'B-ORG' is not among those of .*; expected one of O, B-LOC"),
         ([["B-A", "I_A"]], BIO, r"train line 2: tag 'I_A' beside entity tags"),
         (BIO, BIOES, "its tags look like BIOES, those of config.task.train like BIO"),
         ([["NN", "NN"]], [["NN"]], r"train line 1: every tag is NN"),
