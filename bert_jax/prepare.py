@@ -5,6 +5,8 @@
 The corpus holds no decision about sequence length, pairs or masks: one corpus serves every experiment.
 """
 
+import pathlib
+
 from absl import flags
 
 from bert_jax import command
@@ -12,14 +14,15 @@ from bert_jax.data import preparation
 from bert_jax.data.sentences import MODES
 from bert_jax.data.sources import DOCUMENTS
 from bert_jax.errors import UserError
+from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
     "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds:NAME[/CONFIG]:SPLIT, or python-docs; "
     "several separated by commas")  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "vocab.txt, tokenizer.json, a .model or a folder with one: a model's, or a run's workdir; "
-    "or a vocabulary to train: train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
+    "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them: a folder, a run's workdir, a "
+    "name on the hub; or a vocabulary to train: train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", None, "words that the vocabulary gets as tokens behind its own: a file with one a line, or how many "
     "to take from the text: the words of letters whose occurrences x (pieces - 1) are most")  # fmt: skip
@@ -43,7 +46,7 @@ def main(argv):
             raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
     settings = preparation.Settings(
         input=_INPUT.value,
-        tokenizer=_TOKENIZER.value,
+        tokenizer=_found(_TOKENIZER.value),
         documents=_DOCUMENTS.value,
         sentences=_SENTENCES.value,
         language=_LANGUAGE.value,
@@ -56,6 +59,14 @@ def main(argv):
     )
     manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value)
     print(preparation.summary(manifest, _OUTPUT.value))
+
+
+def _found(tokenizer):
+    """The flag, with a name on the hub replaced by where its files lie."""
+    path = pathlib.Path(tokenizer)
+    if tokenizer.startswith("train:") or path.exists() or path.suffix in (".txt", ".json", ".model"):
+        return tokenizer
+    return str(hub.directory(tokenizer))
 
 
 if __name__ == "__main__":
