@@ -131,7 +131,7 @@ class QuestionTask:
         self.notes: list[str] = []
         optional = ("id", "is_impossible")
         train, held_out, test = records.splits(config, ("question", "context"), ("answers",), optional, "context")
-        found = self._questions(train, "train", fit=True)
+        found = self._questions(train, "train")
         without = [question for question in found[0] if not question.answers]
         self.unanswerable = task.unanswerable == "yes" or (task.unanswerable == "auto" and bool(without))
         if without and not self.unanswerable:
@@ -146,10 +146,11 @@ class QuestionTask:
             for name, table in held_out.items()
         }
         self.test = Examples(tokenizer, *self._questions(test, "test"), config) if test else None
-        for split, examples in (("train", self.train), *self.held_out.items()):
+        named = {f"held out {name}".rstrip(): examples for name, examples in self.held_out.items()}
+        for split, examples in {"train": self.train, **named}.items():
             if len(examples.lengths) > len(examples.questions):
                 self.notes.append(
-                    f"{split or 'held out'}: {len(examples.questions):,} questions in {len(examples.lengths):,} rows "
+                    f"{split}: {len(examples.questions):,} questions in {len(examples.lengths):,} rows "
                     f"of up to config.data.sequence_length={config.data.sequence_length} tokens"
                 )
         first = next(iter(self.held_out.values()))
@@ -219,8 +220,9 @@ class QuestionTask:
         odds = [_odds(one) for one in answers]
         return answers, metrics.best_threshold(scores, odds, answerable, [bool(one.best) for one in answers])[1]
 
-    def _questions(self, table, split, fit=False):
-        """(questions, contexts): `fit` leaves out those whose answer is not where the data says."""
+    def _questions(self, table, split):
+        """(questions, contexts); without those of train whose first answer is not where the data says."""
+        fit = split == "train"
         contexts: dict[str, int] = {}
         questions, bad, empty = [], [], []
         columns = [table.columns.get(name) for name in ("question", "context", "answers", "id", "is_impossible")]
@@ -240,6 +242,8 @@ class QuestionTask:
                     continue
             number = contexts.setdefault(context, len(contexts))
             labelled = found is not None or bool(impossible)
+            if not labelled and split != "test":
+                raise UserError(f"{where}: no answers; expected a list, if an empty one")
             questions.append(Question(str(i if name is None else name), text, number, answers, labelled))
         if bad:
             name, answer, start = bad[0]

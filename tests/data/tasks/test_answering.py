@@ -216,6 +216,7 @@ def test_flat_records(tmp_path, load):
         ("a.json", '{"data": [3]}', {}, r"a\.json: another structure; expected SQuAD's format"),
         ("a.json", '{"data": []}', {}, r"a\.json: found no record"),
         ("a.jsonl", '{"question": "q", "context": "c", "answers": 3}', {}, r"line 1: cannot read the answers"),
+        ("a.jsonl", '{"question": "q", "context": "c", "answers": null}', {}, r"line 1: no answers; expected a list"),
         ("a.jsonl", '{"question": "q", "context": 3, "answers": []}', {}, r"line 1: the context is 3; expected text"),
         (
             "a.jsonl",
