@@ -7,8 +7,8 @@ adds predictions for the test set. Local files: --config.task.train=eng.train --
 --config.task.test=eng.testb. MODEL should know capital letters.
 
 Published: BERT-Base 95.4 on the held-out set, as table 8 has it. Appendix A.3 recommends what config.search has,
-RoBERTa a warm-up of 6 %. (BERT, arXiv 1810.04805, and what else is named, read in copies of their tables; not
-measured here.)
+RoBERTa a warm-up of 6 %. (BERT: arXiv 1810.04805. Scores read in copies of the tables; settings recalled, to check
+against the text. Not measured here.)
 """
 
 from bert_jax.finetune_config import base

@@ -7,7 +7,8 @@ Score: F1 and exact match of the official script, in percent. TFDS fetches the d
 
 Published: BERT-Base 88.5 F1 on the held-out set (table 5), BERT-Large 90.9 F1 and 84.1 exact match (table 2). 3
 epochs in batches of 32 at 5e-5 (section 4.2); rows of 384 tokens, windows 128 apart (google-research/bert, README).
-(BERT, arXiv 1810.04805, and what else is named, read in copies of their tables; not measured here.)
+(BERT: arXiv 1810.04805. Scores read in copies of the tables; settings recalled, to check against the text. Not
+measured here.)
 """
 
 from bert_jax.finetune_config import base

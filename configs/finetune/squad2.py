@@ -6,8 +6,8 @@ Score: F1 and exact match of the official script, in percent, at the null thresh
 TFDS fetches the data; local files: --config.task.train=train-v2.0.json --config.task.held_out=dev-v2.0.json.
 
 Published: BERT-Large 83.1 F1 on the test set (table 3). 2 epochs in batches of 48 at 5e-5 (section 4.3); rows of 384
-tokens, windows 128 apart (google-research/bert, README). (BERT, arXiv 1810.04805, and what else is named, read in
-copies of their tables; not measured here.)
+tokens, windows 128 apart (google-research/bert, README). (BERT: arXiv 1810.04805. Scores read in copies of the
+tables; settings recalled, to check against the text. Not measured here.)
 """
 
 from bert_jax.finetune_config import base
