@@ -7,12 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax.data import preparation
+from bert_jax import model as model_lib
+from bert_jax.data import new_tokens, preparation, tokenizers
 from bert_jax.errors import UserError
-from bert_jax.training import adaptation, checkpoint, initial, loop, models
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.training import checkpoint, evaluation, initial, loop, models
 from tests.training.conftest import make_corpus
 
-FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss", "nsp_accuracy"}
+FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
 
 
 def refused(config, path):
@@ -67,3 +69,129 @@ def test_another_architecture(config, finished, tmp_path):
 def test_nothing_to_take_the_architecture_from(config, tmp_path):
     config.model_from_init = True
     assert refused(config, tmp_path / "run").startswith("config.model_from_init: True, but config.init_from is empty")
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A model of a vocabulary with pieces, whose embedding has three rows more."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ze", "##bra", "the"]
+    tokenizer = tokenizers.wordpiece(tokens, True, "test")
+    config = {
+        "vocab_size": 0, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 16,
+        "activation": "gelu", "max_positions": 16, "position_offset": 0, "type_vocab_size": 2, "norm_epsilon": 1e-12,
+        "hidden_dropout": 0.0, "attention_dropout": 0.0, "initializer_range": 0.02, "pooler": True,
+        "attention": "bidirectional", "dtype": "float32", "scan_layers": False,
+    }  # fmt: skip
+    task = model_lib.Task("sequence_classification", 2)
+    model = model_lib.build(config, 11, next_sentence=False, task=task)
+    params = jax.jit(model.init)(jax.random.key(7))
+    params["mlm"]["bias"] = np.arange(11, dtype=np.float32)
+    return Pretrained("source", "bert", config | {"vocab_size": 11}, model, params, tokenizer)
+
+
+def test_heads_and_new_entries(config, source):
+    """Fresh heads are those of a run of this seed; a new row is the mean of the old pieces' rows."""
+    tokenizer, _ = new_tokens.extend(source.tokenizer, ["zebra", "okapi"], "--add_tokens=x")
+    config.model.update({key: source.config[key] for key in source.config})
+    config.model.vocab_size = 0
+    model = model_lib.build(config.model, tokenizer.vocab_size, next_sentence=True)
+    said = []
+    params = initial.params(config, source, model, tokenizer, said.append)
+    assert said == [
+        "starts from source; fresh: next_sentence; left out: task; 2 new vocabulary entries, each the mean of its "
+        "pieces; 3 rows of its word embedding that no token has are left out"
+    ]
+    old = source.params["encoder"]["embeddings"]["word"]["embedding"]
+    word = params["encoder"]["embeddings"]["word"]["embedding"]
+    assert word.shape == (10, 8) and params["mlm"]["bias"].shape == (10,)
+    np.testing.assert_array_equal(word[:8], old[:8])
+    np.testing.assert_allclose(word[8], (old[5] + old[6]) / 2, rtol=1e-6)  # ze ##bra
+    np.testing.assert_array_equal(word[9], old[1])  # unknown
+    assert params["mlm"]["bias"].tolist() == [*range(8), 5.5, 1.0]
+    fresh = jax.jit(model.init)(jax.random.split(jax.random.key(config.seed))[0])
+    jax.tree.map(np.testing.assert_array_equal, params["next_sentence"], fresh["next_sentence"])
+    jax.tree.map(np.testing.assert_array_equal, params["encoder"]["layers"], source.params["encoder"]["layers"])
+
+
+@pytest.fixture(scope="module")
+def new_corpus(finished, tmp_path_factory):
+    """Text with words that the finished run's vocabulary lacks, and 2 of them added to it."""
+    path = tmp_path_factory.mktemp("new")
+    sentences = ["zebra kan lon okapi .", "okapi mis tot .", "kan zebra ros ."]
+    (path / "text.txt").write_text("\n\n".join("\n".join(sentences[i % 3 :] * 4) for i in range(80)) + "\n")
+    settings = preparation.Settings(
+        input=str(path / "text.txt"),
+        tokenizer=str(finished),
+        sentences="line",
+        eval_share=0.2,
+        add_tokens="2",
+    )
+    preparation.prepare(settings, path / "corpus", workers=1, progress=False)
+    return path / "corpus"
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def continued(config, finished, corpus, new_corpus):
+    """The config of a run on the new text from the finished run's model, whose architecture it takes."""
+    config.model.update(hidden_size=64, num_layers=3, max_positions=512)
+    config.update(model_from_init=True, init_from=str(finished))
+    config.data.update(corpus=str(new_corpus), old_corpus=str(corpus), sequence_length=16)
+    config.objective.next_sentence = False
+    config.train.update(num_steps=8)
+    return config
+
+
+def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
+    """Also with another kill in it: the figures before the first step are those that were found then."""
+    loop.pretrain(continued, tmp_path / "run")
+    output = capfd.readouterr().out
+    assert f"starts from {finished}; left out: next_sentence; 2 new vocabulary entries" in output
+    report = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    assert report["step"] == 8 and report["old"]["corpus"] == str(corpus)
+    for text, when in (("new", "before"), ("new", "after"), ("old", "before"), ("old", "after")):
+        assert set(report[text][when]) == FIGURES
+    loss = {text: [report[text][when]["mlm_loss"] for when in ("before", "after")] for text in ("new", "old")}
+    assert report["new"]["gain"] == loss["new"][0] - loss["new"][1] > 0
+    assert report["old"]["forgetting"] == loss["old"][1] - loss["old"][0]
+    assert f"old text, loss          {loss['old'][0]:12.4f}{loss['old'][1]:12.4f}" in output
+    found = [row for row in rows(tmp_path / "run") if "eval/mlm_loss" in row]
+    assert [row["step"] for row in found] == [4, 8]
+    assert found[-1]["eval_old/mlm_loss"] == loss["old"][1] and found[-1]["eval/mlm_loss"] == loss["new"][1]
+
+    # On its own text the model is, before the first step, what it was, but for two entries that it does not see.
+    settings = {"format": "segment_pair", "sequence_length": 16, "batch_size": 8}
+    figures = evaluation.evaluate(models.open_model(finished), str(corpus), batches=2, **settings)
+    assert loss["old"][0] == pytest.approx(figures["mlm_loss"], abs=0.1)
+    grown = models.open_model(tmp_path / "run")  # reads text that was prepared before its vocabulary was extended
+    figures = evaluation.evaluate(grown, str(corpus), batches=2, **settings)
+    assert loss["old"][1] == pytest.approx(figures["mlm_loss"], rel=1e-6)
+    with pytest.raises(UserError, match="has 2 entries that .* lacks; prepare the text again: python -m bert_jax.prep"):
+        evaluation.evaluate(models.open_model(finished), continued.data.corpus, **settings)
+
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")  # killed before it was written
+    changed = report | {"new": report["new"] | {"before": report["new"]["before"] | {"mlm_loss": 9.0}}}
+    (tmp_path / "run" / "adaptation.json").write_text(json.dumps(changed))
+    loop.pretrain(continued, tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "adaptation.json").read_text())
+    assert again["new"]["before"]["mlm_loss"] == 9.0 and again["new"]["after"] == report["new"]["after"]
+
+    continued.data.old_corpus = str(continued.data.corpus)
+    continued.train.num_steps = 9
+    with pytest.raises(UserError, match="the figures before the first step are of the corpus"):
+        loop.pretrain(continued, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("vocabulary", "message"), [("other", "its vocabulary is neither that of"), ("same", "held")])
+def test_old_text_that_cannot_be_read(continued, corpus, tmp_path, vocabulary, message):
+    other = make_corpus(tmp_path / "other", documents=20, eval_share=0.0)
+    if vocabulary == "other":
+        (other / "tokenizer" / "tokenizer.json").unlink()
+        tokens = (other / "tokenizer" / "vocab.txt").read_text().split()
+        (other / "tokenizer" / "vocab.txt").write_text("\n".join([*tokens[:-2], tokens[-1], tokens[-2]]) + "\n")
+    continued.data.old_corpus = str(other)
+    continued.train.eval_every = 0
+    assert message in refused(continued, tmp_path / "run")
