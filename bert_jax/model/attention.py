@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.layers import Linear, dropout
+from bert_jax.model.layers import Linear, dropout, project
 from bert_jax.model.spec import Spec
 
 
@@ -30,7 +30,10 @@ class SelfAttention(nnx.Module):
           mask: bool, broadcasts to [batch, heads, query, key]; True where the query may see the key.
           seed: of the dropout of the attention weights; None for none.
         """
-        query, key, value = (self._heads(linear(hidden)) for linear in (self.query, self.key, self.value))
+        query, value = self._heads(self.query(hidden)), self._heads(self.value(hidden))
+        # The key's bias adds the same to all scores of a query, which the softmax takes away again: left out, its
+        # gradient is zero and not rounding.
+        key = self._heads(project(hidden, self.key.kernel[...].astype(hidden.dtype)))
         scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(jnp.where(mask, scores / math.sqrt(query.shape[-1]), -1e30), axis=-1)
         weights = dropout(weights, self.dropout, seed).astype(value.dtype)

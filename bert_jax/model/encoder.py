@@ -20,12 +20,26 @@ class Embeddings(nnx.Module):
         self.norm = LayerNorm(size, epsilon=spec.norm_epsilon)
         self.spec = spec
 
-    def __call__(self, input_ids: jax.Array, token_type_ids: jax.Array, seed: jax.Array | None) -> jax.Array:
-        """[batch, sequence] ids and segments to [batch, sequence, hidden]."""
-        first, length = self.spec.position_offset, input_ids.shape[1]
-        position = self.position.embedding[...][None, first : first + length]
-        hidden = self.norm(self.word(input_ids) + position + self.token_type(token_type_ids))
+    def __call__(self, batch: dict, seed: jax.Array | None) -> jax.Array:
+        """[batch, sequence] ids, segments and attention_mask to [batch, sequence, hidden]."""
+        word = self.word(batch["input_ids"])
+        # The padding's own embedding learns nothing, also where a loss reads every position.
+        word = jnp.where(batch["attention_mask"][:, :, None] != 0, word, jax.lax.stop_gradient(word))
+        hidden = self.norm(word + self._positions(batch["input_ids"]) + self.token_type(batch["token_type_ids"]))
         return dropout(hidden.astype(self.spec.dtype), self.spec.hidden_dropout, seed)
+
+    def _positions(self, input_ids):
+        """Position embeddings, [1 or batch, sequence, hidden].
+
+        Behind an offset, as in fairseq: a padding token, wherever it stands, has the row before the first position,
+        and is not counted.
+        """
+        first, length = self.spec.position_offset, input_ids.shape[1]
+        if not first:
+            return self.position.embedding[...][None, :length]
+        counted = (input_ids != first - 1).astype(jnp.int32)
+        rows = self.position(jnp.cumsum(counted, axis=1) * counted + (first - 1))
+        return jnp.where(counted[:, :, None] != 0, rows, jax.lax.stop_gradient(rows))
 
 
 class MLP(nnx.Module):
@@ -77,7 +91,7 @@ class Encoder(nnx.Module):
             embedding_key, layer_key = jax.random.split(dropout_key)
             embedding_seed = dropout_seeds(embedding_key)
             layer_seeds = dropout_seeds(layer_key, len(self.layers), 3)
-        hidden = self.embeddings(batch["input_ids"], batch["token_type_ids"], embedding_seed)
+        hidden = self.embeddings(batch, embedding_seed)
         mask = attention_mask(self.spec, batch["attention_mask"])
         run = scanned if self.spec.scan_layers else unrolled
         last, of_layers = run(self.layers, hidden, mask, layer_seeds, every)

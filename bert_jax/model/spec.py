@@ -36,7 +36,8 @@ class Spec:
     Attributes:
       vocab_size: rows of the word embedding, and logits of the language-model head.
       max_positions: tokens that a row can hold; the position table has `position_offset` more rows.
-      position_offset: the first token's row of that table (RoBERTa: 2).
+      position_offset: the first token's row of that table (RoBERTa: 2); where it is not 0, the id before it is the
+        padding's, which is not counted.
       activation: "gelu" (exact, by erf), "gelu_tanh" or "relu".
       attention: "bidirectional" or "causal".
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
