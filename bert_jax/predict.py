@@ -16,7 +16,6 @@ on the terminal:
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 
@@ -58,27 +57,46 @@ flags.DEFINE_string("prompt_name", None, "embed: a prompt of a sentence-transfor
 class Verb:
     """What a verb runs, the fields it reads, and its own flags: arguments of the class, and of the call."""
 
+    name: str
     predictor: str
     fields: tuple[str, ...]
     optional: int = 0
     of_class: tuple[str, ...] = ()
     of_call: tuple[str, ...] = ()
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        return (*self.of_class, *self.of_call)
 
-VERBS = {
-    "fill-mask": Verb("FillMask", ("text",), of_call=("top_k",)),
-    "classify": Verb("Classifier", ("text", "text_pair"), 1, of_class=("long", "merge")),
-    "tag": Verb("TokenTagger", ("text",)),
-    "answer": Verb("QuestionAnswerer", ("question", "context"), of_class=("null_threshold", "max_answer_length")),
-    "embed": Verb(
-        "Embedder", ("text",), of_class=("pooling", "normalize", "long"), of_call=("prompt", "prompt_name")
+
+VERBS = (
+    Verb("fill-mask", "FillMask", ("text",), of_call=("top_k",)),
+    Verb("classify", "Classifier", ("text", "text_pair"), 1, of_class=("long", "merge")),
+    Verb("tag", "TokenTagger", ("text",)),
+    Verb("answer", "QuestionAnswerer", ("question", "context"), of_class=("null_threshold", "max_answer_length")),
+    Verb(
+        "embed", "Embedder", ("text",), of_class=("pooling", "normalize", "long"), of_call=("prompt", "prompt_name")
     ),
-}  # fmt: skip
+)  # fmt: skip
 
 
-def main(argv):
-    del argv
-    verb = VERBS[_verb]
+def run():
+    """Runs the verb that the command line names."""
+    names = [verb.name for verb in VERBS]
+    given = sys.argv[1] if len(sys.argv) > 1 else ""
+    if given not in names and given not in ("--help", "--helpfull", "-h", "--helpshort"):
+        print(
+            f"error: {given or 'no verb'}: expected python -m bert_jax.predict {'|'.join(names)} ...", file=sys.stderr
+        )
+        sys.exit(2)
+    verb = next((verb for verb in VERBS if verb.name == given), None)
+    if verb:
+        del sys.argv[1]
+    command.run(lambda argv: main(verb))
+
+
+def main(verb: Verb) -> None:
+    """Answers --input into --output, or what is typed on the terminal."""
     _check_flags(verb)
     if not _INPUT.value:
         _show(verb, _open(verb), _typed(verb))
@@ -88,7 +106,7 @@ def main(argv):
 
     source = records.Records(pathlib.Path(_INPUT.value), verb.fields, verb.optional)
     output = pathlib.Path(_OUTPUT.value)
-    _check_output(output)
+    _check_output(output, source.path, verb)
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
         raise UserError(f"--input={source.path}: empty; expected one text a line or more")
@@ -103,17 +121,23 @@ def _run(verb, predictor, source, output, total):
     from bert_jax.inference import records
 
     if output.suffix == ".npy":
-        writer, shape = records.vector_writer(output, total, predictor.size), None
+        writer, form = records.vector_writer(output, total, predictor.size), lambda vector: vector
     else:
-        writer = records.jsonl_writer(output)
-        shape = records.vector_answer if verb.predictor == "Embedder" else None
-    with writer as write, tqdm(total=total, unit="text", mininterval=0.5) as bar:
-        count = 0
+        writer, form = records.line_writer(output), _form(verb)
+    count = 0
+    with writer as put, tqdm(total=total, unit="text", mininterval=0.5) as bar:
         for answer in predictor.stream(source, source.where, bar.update, **_options(verb.of_call)):
-            write(shape(answer) if shape else answer)
+            put(form(answer))
             count += 1
         if count != total:
             raise UserError(f"--input={source.path}: {total} lines before, {count} now; expected a file at rest")
+
+
+def _form(verb):
+    """How an answer becomes a line."""
+    from bert_jax.inference import records
+
+    return records.vector_line if verb.predictor == "Embedder" else records.object_line
 
 
 def _open(verb):
@@ -138,29 +162,24 @@ def _typed(verb):
 
 
 def _show(verb, predictor, examples):
-    def where(index):
-        return f"--text {index + 1}" if len(examples) > 1 else "--text"
-
-    named = (lambda index: "--question and --context") if len(verb.fields) == 2 and not verb.optional else where
-    answers = predictor.stream(examples, named, **_options(verb.of_call))
+    named = {"question": "--question and --context"}.get(verb.fields[0])
+    answers = predictor.stream(examples, lambda i: named or f"--text {i + 1}", **_options(verb.of_call))
+    form = _form(verb)
     for example, answer in zip(examples, answers, strict=True):
         if verb.predictor == "FillMask":
             print(example[0])
             for mask in answer["masks"]:
                 print("   ", "  ".join(f"{one['token']} {one['score']:.3f}" for one in mask))
-        elif verb.predictor == "Embedder":
-            print(json.dumps({"embedding": answer.tolist()}))
         else:
-            print(json.dumps(answer, ensure_ascii=False))
+            print(form(answer))
 
 
 def _check_flags(verb):
     """Raises UserError for flags that do not go together, or belong to another verb."""
-    for name in ("top_k", "merge", "long", "null_threshold", "max_answer_length", "pooling", "normalize", "prompt",
-                 "prompt_name"):  # fmt: skip
-        if flags.FLAGS[name].present and name not in (*verb.of_class, *verb.of_call):
-            others = [other for other, its in VERBS.items() if name in (*its.of_class, *its.of_call)]
-            raise UserError(f"--{name}: not of {_verb}; expected with {' or '.join(others)}")
+    for name in {name for its in VERBS for name in its.options} - set(verb.options):
+        if flags.FLAGS[name].present:
+            others = [its.name for its in VERBS if name in its.options]
+            raise UserError(f"--{name}: not of {verb.name}; expected with {' or '.join(others)}")
     fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
               "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None}  # fmt: skip
     typed = [name for name, there in fields.items() if there]
@@ -171,7 +190,7 @@ def _check_flags(verb):
     if typed:
         for name in typed:
             if name not in verb.fields:
-                raise UserError(f"--{name}: not of {_verb}; expected {expected}")
+                raise UserError(f"--{name}: not of {verb.name}; expected {expected}")
         for name in required:
             if name not in typed:
                 raise UserError(f"--{name}: missing; expected {expected}")
@@ -179,12 +198,11 @@ def _check_flags(verb):
             raise UserError(f"--text: found {len(_TEXT.value)} with one --text_pair; expected one")
 
 
-def _check_output(path):
+def _check_output(path, source, verb):
     """Raises UserError if the output cannot be written there, before anything is computed."""
-    kinds = (".jsonl", ".jsonl.gz", ".npy") if _verb == "embed" else (".jsonl", ".jsonl.gz")
-    if path.suffix == ".npy" and _verb != "embed":
-        raise UserError(f"--output={path}: only embed writes .npy; expected {' or '.join(kinds)}")
-    if path.exists() and path.samefile(_INPUT.value):
+    if path.suffix == ".npy" and verb.name != "embed":
+        raise UserError(f"--output={path}: only embed writes .npy; expected a .jsonl")
+    if path.exists() and path.samefile(source):
         raise UserError(f"--output={path}: is --input itself; expected another file")
     if path.is_dir():
         raise UserError(f"--output={path}: a directory; expected a file")
@@ -192,16 +210,5 @@ def _check_output(path):
         raise UserError(f"--output={path}: no directory {path.parent}; expected one that is there")
 
 
-def _take_verb(argv):
-    verb = argv[1] if len(argv) > 1 else ""
-    if verb in VERBS:
-        return verb, [argv[0], *argv[2:]]
-    if verb in ("--help", "--helpfull", "-h", "--helpshort"):
-        return "", argv
-    print(f"error: {verb or 'no verb'}: expected python -m bert_jax.predict {'|'.join(VERBS)} ...", file=sys.stderr)
-    sys.exit(2)
-
-
 if __name__ == "__main__":
-    _verb, sys.argv = _take_verb(sys.argv)
-    command.run(main)
+    run()

@@ -48,7 +48,7 @@ class QuestionAnswerer(Predictor):
         self._max_answer_length = max_answer_length or settings["max_answer_length"]
         self._n_best, self._stride = settings["n_best"], settings["doc_stride"]
         # At least half of a row is left to the context.
-        self._max_query_length = min(settings["max_query_length"], self.max_length // 2 - 3)
+        self._max_query_length = min(settings["max_query_length"], max(1, self.max_length // 2 - 3))
         self._null_threshold = model.settings.get("null_threshold") if null_threshold is None else null_threshold
 
     def __call__(

@@ -91,6 +91,10 @@ class FillMask(Predictor):
 
     def _mask(self, ids, scores):
         return [
-            {"token": self.tokenizer.token(token), "id": token, "score": score}
+            {"token": self._token(token), "id": token, "score": score}
             for token, score in zip(ids.tolist(), scores.tolist(), strict=True)
         ]
+
+    def _token(self, token):
+        # A model may have more rows in its embedding than its vocabulary has tokens.
+        return self.tokenizer.token(token) if token < self.tokenizer.vocab_size else ""

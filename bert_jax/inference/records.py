@@ -86,11 +86,11 @@ class Records:
 
 
 @contextlib.contextmanager
-def jsonl_writer(path: pathlib.Path) -> Iterator[Callable[[Any], None]]:
-    """A function that writes one object a line to a file that appears, whole, at the end. A .gz is compressed."""
+def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
+    """A function that adds a line to a file that appears, whole, at the end. A .gz is compressed."""
     opened = gzip.open if path.name.endswith(".gz") else open
     with _replacing(path) as partial, opened(partial, "wt", encoding="utf-8", newline="\n") as file:
-        yield lambda answer: file.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        yield lambda line: file.write(line + "\n")
 
 
 @contextlib.contextmanager
@@ -102,9 +102,14 @@ def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable
         yield lambda vector: file.write(np.ascontiguousarray(vector, "<f4").tobytes())
 
 
-def vector_answer(vector: np.ndarray) -> dict[str, list[float]]:
-    """The object of a vector, its numbers with the fewest digits that give back the same float32."""
-    return {"embedding": [float(number) for number in vector.astype(str)]}
+def object_line(answer: Any) -> str:
+    """An answer as JSON."""
+    return json.dumps(answer, ensure_ascii=False)
+
+
+def vector_line(vector: np.ndarray) -> str:
+    """A vector as JSON, its numbers with the fewest digits that give back the same float32."""
+    return f'{{"embedding": [{", ".join(map(str, vector))}]}}'
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 import dataclasses
 
 import pytest
-from conftest import LONGEST, make_model, reference, texts
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.model import Task
+from tests.inference.conftest import LONGEST, make_model, reference, texts
 
 
 @pytest.fixture(scope="module")

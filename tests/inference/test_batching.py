@@ -3,32 +3,34 @@
 import jax
 import numpy as np
 import pytest
-from conftest import LONGEST, make_model
 
 from bert_jax.inference import batching, predictor, windows
 from bert_jax.inference.batching import Program, Row
+from tests.inference.conftest import LONGEST, make_model
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_plan_holds_every_row_once_in_few_shapes(seed):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 513, 2000).tolist()
-    kinds = rng.choice([0, 1, 4], 2000, p=[0.5, 0.45, 0.05]).tolist()
-    batches = list(batching.plan(lengths, kinds, 512, 2048))
+    slots = rng.choice([0, 1, 16], 2000, p=[0.5, 0.45, 0.05]).tolist()
+    batches = list(batching.plan(lengths, slots, 512, 2048, 64))
     assert sorted(i for some, _, _ in batches for i in some) == list(range(2000))
     for some, length, size in batches:
         assert len(some) <= size and size * length <= 2048
         assert max(lengths[i] for i in some) <= length
-        assert len({kinds[i] for i in some}) == 1
-    of_a_kind = [(length, size) for some, length, size in batches if kinds[some[0]] == 0]
+        assert len({slots[i] for i in some}) == 1 and size * slots[some[0]] <= 64
+    of_a_kind = [(length, size) for some, length, size in batches if slots[some[0]] == 0]
     assert len(set(of_a_kind)) <= len(set(length for length, _ in of_a_kind)) + 1
 
 
 def test_plan_of_few_rows_and_of_none():
-    assert list(batching.plan([], [], 512, 2048)) == []
-    assert list(batching.plan([3], [0], 512, 2048)) == [([0], 16, 1)]
-    assert list(batching.plan([3, 900], [0, 0], 900, 2048)) == [([1, 0], 900, 2)]
-    assert list(batching.plan([700], [0], 8192, 512)) == [([0], 768, 1)]  # one row may be over the tokens of a batch
+    assert list(batching.plan([], [], 512, 2048, 64)) == []
+    assert list(batching.plan([3], [0], 512, 2048, 64)) == [([0], 16, 1)]
+    assert list(batching.plan([3, 900], [0, 0], 900, 2048, 64)) == [([1, 0], 900, 2)]
+    assert list(batching.plan([700], [0], 8192, 512, 64)) == [
+        ([0], 768, 1)
+    ]  # one row may be over the tokens of a batch
 
 
 def test_outputs_come_back_in_order_and_padding_changes_nothing(tokenizer):

@@ -2,13 +2,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import LONGEST, make_model, reference, row, texts
 from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.model import Task
+from tests.inference.conftest import LONGEST, make_model, reference, row, texts
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from conftest import LONGEST, VOCABULARY, texts
 
 import bert_jax
+from tests.inference.conftest import LONGEST, VOCABULARY, texts
 
 pytestmark = pytest.mark.parity
 

@@ -74,15 +74,15 @@ def test_pairs_and_damaged_files(tmp_path):
 def test_a_failure_leaves_what_was_there(tmp_path):
     path = tmp_path / "out.jsonl"
     path.write_text("older\n")
-    with pytest.raises(UserError, match="half-way"), records.jsonl_writer(path) as put:
-        put({"a": 1})
+    with pytest.raises(UserError, match="half-way"), records.line_writer(path) as put:
+        put("new")
         raise UserError("half-way")
     assert path.read_text() == "older\n" and list(tmp_path.iterdir()) == [path]
-    with records.jsonl_writer(path) as put:
-        put({"a": "é"})
+    with records.line_writer(path) as put:
+        put(records.object_line({"a": "é"}))
         assert path.read_text() == "older\n"
     assert path.read_text("utf-8") == '{"a": "é"}\n' and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(UserError, match="cannot be written"), records.jsonl_writer(tmp_path / "no" / "out.jsonl"):
+    with pytest.raises(UserError, match="cannot be written"), records.line_writer(tmp_path / "no" / "out.jsonl"):
         pass
 
 
@@ -94,6 +94,6 @@ def test_vectors(tmp_path):
     found = np.load(tmp_path / "out.npy")
     assert found.dtype == np.float32 and (found == vectors).all()
     for vector in vectors:
-        line = json.dumps(records.vector_answer(vector))
+        line = records.vector_line(vector)
         assert (np.array(json.loads(line)["embedding"], np.float32) == vector).all()
         assert len(line) < 90

@@ -2,13 +2,13 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import LONGEST, make_model, reference, texts
 from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
+from tests.inference.conftest import LONGEST, make_model, reference, texts
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 

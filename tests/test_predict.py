@@ -1,0 +1,205 @@
+"""The command, each verb of it on files: order, every line, formats, and mistakes in one line."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.data import tokenizers
+from bert_jax.interop import huggingface
+from bert_jax.model import Task
+from tests.inference.conftest import VOCABULARY, make_model, texts
+
+# All command lines in one process: starting it takes longer than what they do.
+DRIVER = """
+import json, sys
+from absl import flags
+from bert_jax import command, predict
+for arguments in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    print("=====", flush=True)
+    print("=====", file=sys.stderr, flush=True)
+    try:
+        sys.argv = ["predict", *arguments]
+        predict.run()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"\\n-----{code}", flush=True)
+"""
+TASKS = {
+    "classify": Task("sequence_classification", 3),
+    "tag": Task("token_classification", 5),
+    "answer": Task("question_answering", 2),
+}
+LABELS = {
+    "classify": ("bad", "good", "so so"),
+    "tag": ("O", "B-PER", "I-PER", "B-LOC", "I-LOC"),
+    "answer": ("start", "end"),
+}
+CLASSES = {"classify": bert_jax.Classifier, "tag": bert_jax.TokenTagger, "answer": bert_jax.QuestionAnswerer}
+ASKED = texts(40, seed=9, most=9)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A Hugging Face directory for each verb, and inputs."""
+    folder = tmp_path_factory.mktemp("predict")
+    tokenizer = tokenizers.wordpiece(VOCABULARY, True, "test")
+    for verb, task in TASKS.items():
+        model = make_model(tokenizer, task, LABELS[verb], problem="single_label" * (verb == "classify"))
+        huggingface.write(model, folder / verb)
+    huggingface.write(make_model(tokenizer), folder / "plain")
+    masked = [f"{text} [MASK]" for text in ASKED]
+    (folder / "masked.txt").write_text("".join(f"{text}\r\n" for text in masked), newline="")
+    with gzip.open(folder / "texts.txt.gz", "wt") as file:
+        file.writelines(f"{text}\n" for text in ASKED)
+    pairs = [{"text": text} | ({"text_pair": "ab cd"} if i % 3 else {}) for i, text in enumerate(ASKED)]
+    asked = [{"question": "ab cd", "context": text} for text in ASKED]
+    for name, rows in {"pairs": pairs, "asked": asked}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "bad.jsonl").write_text('{"text": "the [MASK]"}\nthe\n')
+    (folder / "blank.txt").write_text("ab\n\n")
+    (folder / "empty.txt").write_text("")
+    (folder / "none.txt").write_text("ab [MASK]\nab\n")
+    (folder / "older.jsonl").write_text("older\n")
+    return folder
+
+
+def commands(folder):
+    def files(verb, model, source, output, *more):
+        return [verb, f"--model={folder / model}", f"--input={folder / source}", f"--output={folder / output}", *more]
+
+    return {
+        "fill-mask": files("fill-mask", "plain", "masked.txt", "masks.jsonl", "--top_k=3"),
+        "classify": files("classify", "classify", "pairs.jsonl", "labels.jsonl.gz"),
+        "tag": files("tag", "tag", "texts.txt.gz", "tags.jsonl"),
+        "answer": files("answer", "answer", "asked.jsonl", "answers.jsonl", "--null_threshold=0"),
+        "embed": files("embed", "plain", "texts.txt.gz", "vectors.npy", "--pooling=mean,max", "--normalize"),
+        "embed lines": files("embed", "plain", "texts.txt.gz", "vectors.jsonl", "--pooling=mean,max", "--normalize"),
+        "typed": ["answer", f"--model={folder}/answer", "--question=ab", "--context=cd ef"],
+        # and mistakes
+        "not json": files("classify", "classify", "bad.jsonl", "older.jsonl"),
+        "blank": files("embed", "plain", "blank.txt", "older.jsonl"),
+        "no mask": files("fill-mask", "plain", "none.txt", "older.jsonl"),
+        "empty": files("tag", "tag", "empty.txt", "older.jsonl"),
+        "no head": files("classify", "plain", "pairs.jsonl", "older.jsonl"),
+        "no file": files("tag", "tag", "absent.txt", "older.jsonl"),
+        "txt": files("answer", "answer", "texts.txt.gz", "older.jsonl"),
+        "same": files("tag", "tag", "asked.jsonl", "asked.jsonl"),
+        "npy": files("tag", "tag", "texts.txt.gz", "out.npy"),
+        "folder": files("tag", "tag", "texts.txt.gz", "absent/out.jsonl"),
+        "other's flag": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--top_k=3"),
+        "half": ["tag", f"--model={folder}/tag", f"--input={folder}/texts.txt.gz"],
+        "half typed": ["answer", f"--model={folder}/answer", "--question=ab"],
+        "top_k": files("fill-mask", "plain", "masked.txt", "older.jsonl", "--top_k=0"),
+        "verb": ["guess"],
+    }
+
+
+MISTAKES = {
+    "not json": "bad.jsonl:2: not JSON",
+    "blank": "blank.txt:2: empty",
+    "no mask": "none.txt:2: no [MASK] in 'ab'",
+    "empty": "empty.txt: empty; expected one text a line or more",
+    "no head": "classify needs a model fine-tuned for sequence classification, but this one has a masked-lang",
+    "no file": "absent.txt: no such file",
+    "txt": "one text a line; expected .jsonl with `question` and `context`",
+    "same": "asked.jsonl: is --input itself",
+    "npy": "only embed writes .npy",
+    "folder": "absent/out.jsonl: no directory",
+    "other's flag": "--top_k: not of tag; expected with fill-mask",
+    "half": "--input and --output belong together",
+    "half typed": "--context: missing",
+    "top_k": "top_k: found 0; expected 1 to",
+    "verb": "guess: expected python -m bert_jax.predict fill-mask|classify|tag|answer|embed",
+}
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    """name -> (exit code, what it printed, what it said) of each command."""
+    names, lines = zip(*commands(folder).items(), strict=True)
+    process = subprocess.run(
+        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=300
+    )
+    outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
+    assert len(outs) == len(names), process.stderr
+    parts = [out.rpartition("\n-----") for out in outs]
+    return {name: (int(code), out, said) for name, (out, _, code), said in zip(names, parts, errors, strict=True)}
+
+
+def lines_of(path):
+    with gzip.open(path, "rt") if path.suffix == ".gz" else open(path) as file:
+        return [json.loads(line) for line in file]
+
+
+def assert_alike(found, expected):
+    """Equal but for rounding in the scores."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_alike(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_alike(one, other)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected)
+
+
+def test_fill_mask(folder, done):
+    assert done["fill-mask"][0] == 0
+    answers = lines_of(folder / "masks.jsonl")
+    assert_alike(answers, bert_jax.FillMask.from_pretrained(folder / "plain")([f"{t} [MASK]" for t in ASKED], top_k=3))
+    assert "40/40" in done["fill-mask"][2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "output", "arguments"),
+    [("classify", "labels.jsonl.gz", ()), ("tag", "tags.jsonl", ()), ("answer", "answers.jsonl", (0.0,))],
+)
+def test_lines_are_the_answers_in_order(folder, done, verb, output, arguments):
+    assert done[verb][0] == 0, done[verb]
+    predictor = CLASSES[verb].from_pretrained(folder / verb, **dict.fromkeys(["null_threshold"][: len(arguments)], 0.0))
+    if verb == "classify":
+        expected = [predictor(text, "ab cd" if i % 3 else None) for i, text in enumerate(ASKED[:9])]
+    elif verb == "tag":
+        expected = predictor(ASKED)
+    else:
+        expected = predictor(["ab cd"] * len(ASKED), ASKED)
+        assert any(answer["start"] is None for answer in expected)
+    found = lines_of(folder / output)
+    assert len(found) == len(ASKED)
+    assert_alike(found[: len(expected)], expected)
+
+
+def test_embed(folder, done):
+    assert done["embed"][0] == done["embed lines"][0] == 0
+    vectors = np.load(folder / "vectors.npy")
+    assert vectors.dtype == np.float32 and vectors.shape == (40, 64)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    lines = lines_of(folder / "vectors.jsonl")
+    assert (np.array([line["embedding"] for line in lines], np.float32) == vectors).all()
+    embedder = bert_jax.Embedder.from_pretrained(folder / "plain", pooling=["mean", "max"], normalize=True)
+    np.testing.assert_allclose(vectors, embedder.encode(ASKED), rtol=1e-4, atol=1e-6)
+
+
+def test_on_the_terminal(folder, done):
+    code, out, _ = done["typed"]
+    assert code == 0
+    assert_alike(json.loads(out), bert_jax.QuestionAnswerer.from_pretrained(folder / "answer")("ab", "cd ef"))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_line_and_change_nothing(folder, done, name):
+    code, out, said = done[name]
+    assert code == 2 and not out.strip()
+    assert MISTAKES[name] in said and len(said.strip().splitlines()) == 1 and said.startswith("error: "), said
+    assert (folder / "older.jsonl").read_text() == "older\n"
+    assert not list(folder.glob("*.partial"))
