@@ -81,6 +81,8 @@ class Learner:
         keys = [step_lib.keys(seed)[0] for seed in self.seeds]
         drawn = [tuning.merge(draw(key), tuning.adapters(self.config.tuning, frozen, key)) for key in keys]
         shardings = self._shardings
+        trained = jax.device_put(trained, sharding.tree_shardings(trained, self.mesh))
+        drawn = jax.device_put(drawn, sharding.replicated(self.mesh))
 
         def stacked(trained, drawn):
             shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)

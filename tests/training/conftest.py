@@ -33,12 +33,14 @@ def make_corpus(path, seed=0, documents=120, eval_share=0.1):
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory):
-    """Programs compiled once for all tests: most of these runs differ in what surrounds the step."""
+    """Programs compiled once for all tests, and quickly: most of these runs differ in what surrounds the step."""
     folder = tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     yield folder
     jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,333 @@
+"""Whole runs of fine-tuning of seconds: scores, predictions, the best checkpoint, and what is refused."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import finetune_config
+from bert_jax import model as model_lib
+from bert_jax.data import tasks, tokenizers
+from bert_jax.data.tasks import batches
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.training import checkpoint, finetuning
+from bert_jax.training.metrics import TIMINGS
+from bert_jax.training.models import open_model
+from tests.training.conftest import WORDS
+
+ROOT = pathlib.Path(__file__).parents[2]
+DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", ROOT.parent / "shared" / "data"))
+SIGNS = {"good": "kan", "bad": "mot", "so-so": "rit"}  # the word that tells a text's label
+
+
+def make_rows(number, labels=("good", "bad"), seed=0):
+    """(text, label): made-up words, one of which tells the label."""
+    chance = random.Random(seed)
+    others = [word for word in WORDS if word not in SIGNS.values()]
+    rows = []
+    for _ in range(number):
+        label = chance.choice(labels)
+        words = [SIGNS[label], *chance.choices(others, k=chance.randint(2, 8))]
+        chance.shuffle(words)
+        rows.append((" ".join(words), label))
+    return rows
+
+
+def write_tsv(path, rows):
+    path.write_text("".join("\t".join(row) + "\n" for row in [("text", "label"), *rows]))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A Hugging Face directory with a small random model, and labelled files."""
+    folder = tmp_path_factory.mktemp("tasks")
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *WORDS]
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
+    tokenizer = tokenizers.load(folder / "vocab.txt")
+    config = config_lib.base().model.to_dict() | {"vocab_size": tokenizer.vocab_size, "initializer_range": 0.1}
+    config |= {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "max_positions": 32}
+    model = model_lib.build(config, tokenizer.vocab_size)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+    huggingface.write(Pretrained("made", "bert", config, model, params, tokenizer), folder / "model")
+    write_tsv(folder / "train.tsv", make_rows(60))
+    write_tsv(folder / "dev.tsv", make_rows(24, seed=1))
+    write_tsv(folder / "test.tsv", make_rows(9, seed=2))
+    return folder
+
+
+def make_config(folder, **changes):
+    config = finetune_config.base()
+    config.init_from = str(folder / "model")
+    config.task.update(train=str(folder / "train.tsv"), held_out=str(folder / "dev.tsv"))
+    config.data.update(sequence_length=16, batch_size=8, buckets=(12,))
+    config.optimizer.update(learning_rate=1e-2, learning_rate_range=(0.0, 1.0))
+    config.train.update(num_epochs=5.0, log_every=4, tensorboard=False)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="session")
+def finished(folder, tmp_path_factory):
+    """(workdir, config, summary) of a finished run of two seeds."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    config = make_config(folder, **{"seeds": 2, "seed": 3, "task.test": str(folder / "test.tsv")})
+    return workdir, config, finetuning.finetune(config, workdir)
+
+
+def rows(workdir):
+    """The rows without what two runs may differ in."""
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+def predictions(workdir, name="held_out"):
+    return [json.loads(line) for line in (workdir / "predictions" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def test_a_run(finished, folder):
+    workdir, config, summary = finished
+    found = rows(workdir)
+    assert [row["step"] for row in found] == list(range(4, 41, 4))
+    evaluated = [row for row in found if "eval/accuracy" in row]
+    assert [row["step"] for row in evaluated] == [8, 16, 24, 32, 40]
+    for row in evaluated:
+        each = [row[f"eval/accuracy/seed_{seed}"] for seed in (3, 4)]
+        assert row["eval/accuracy"] == pytest.approx(sum(each) / 2)
+    assert all({"loss", "grad_norm", "learning_rate"} <= set(row) for row in found)
+    assert found[0]["learning_rate"] == pytest.approx(0.75e-2)  # warm-up: 0 at the first step, all at the fifth
+    assert summary == json.loads((workdir / "summary.json").read_text())
+    assert summary["metric"] == "accuracy" and summary["step"] == 40 and not summary["failed"]
+    assert min(summary["scores"]) > max(0.9, summary["baseline"]) and summary["median"] == np.median(summary["scores"])
+    best = max(summary["seeds"], key=lambda seed: seed["score"])
+    assert summary["best_seed"] == best["seed"]
+    assert checkpoint.steps_in(workdir / "checkpoints") == [40]
+
+
+def test_predictions_are_those_of_what_is_opened(finished, folder):
+    workdir, config, summary = finished
+    opened = open_model(workdir)
+    assert (opened.family, opened.labels, opened.problem) == ("bert", ("bad", "good"), "single_label")
+    assert opened.settings["max_length"] == 16 and opened.model.spec.pooler
+    assert opened.model.spec.task.pooling == "pooler"
+    expected = make_rows(24, seed=1)
+    found = predictions(workdir)
+    assert [(row["text"], row["gold"]) for row in found] == expected
+    right = np.mean([row["label"] == label for row, (_, label) in zip(found, expected, strict=True)])
+    assert right == summary["predictions"]["held_out"]["scores"]["accuracy"] == max(summary["scores"])
+    assert [row["text"] for row in predictions(workdir, "test")] == [text for text, _ in make_rows(9, seed=2)]
+    task = tasks.load(config, opened.tokenizer)
+    for (index, batch), name in ((batches.eval_batches(config, task.held_out[""], 8)[0], "held_out"),):
+        logits = np.asarray(jax.jit(opened.model.apply)(opened.params, batch)["logits"], np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        for row, chance in zip(index, chances, strict=True):
+            assert predictions(workdir, name)[row]["scores"]["good"] == pytest.approx(chance[1], rel=1e-4)
+    other = open_model(workdir, seed=7 - summary["best_seed"])
+    assert not np.array_equal(other.params["task"]["output"]["kernel"], opened.params["task"]["output"]["kernel"])
+    with pytest.raises(UserError, match="no seed 8; expected one of 3, 4"):
+        open_model(workdir, seed=8)
+
+
+def test_a_finished_run_is_left_as_it_is(finished, capfd, tmp_path):
+    workdir, config, summary = finished
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*.jsonl")}
+    assert finetuning.finetune(config, workdir) == summary
+    assert "nothing to do: step 40 of 40 is done" in capfd.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in workdir.rglob("*.jsonl")} == before
+    config = config.copy_and_resolve_references()
+    config.optimizer.learning_rate = 1e-3
+    with pytest.raises(UserError, match="its run began with config.optimizer.learning_rate=0.01, found 0.001"):
+        finetuning.finetune(config, workdir)
+    config.optimizer.learning_rate = 1e-2
+    before = pathlib.Path(config.task.train).read_text()
+    try:
+        write_tsv(pathlib.Path(config.task.train), make_rows(60, seed=5))
+        with pytest.raises(UserError, match=r"its run began with other data \(60 rows to learn from, now 60;"):
+            finetuning.finetune(config, workdir)
+    finally:
+        pathlib.Path(config.task.train).write_text(before)
+
+
+def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, capfd):
+    """As MNLI then RTE: its encoder and pooler, a fresh output layer; stops early, as nothing gets better."""
+    write_tsv(tmp_path / "three.tsv", make_rows(16, tuple(SIGNS)))
+    config = make_config(folder, init_from=str(finished[0]))
+    config.task.update(train=str(tmp_path / "three.tsv"), held_out=str(tmp_path / "three.tsv"))
+    config.optimizer.learning_rate = 0.0
+    config.train.update(num_epochs=20.0, patience=2, checkpoint_every=50)
+    config.model.hidden_dropout = 0.0
+    summary = finetuning.finetune(config, tmp_path / "run")
+    output = capfd.readouterr().out
+    assert f"starts from {finished[0]}; fresh: task\n" in output
+    assert summary["step"] == 6 and summary["seeds"][0]["stopped_early"] and summary["seeds"][0]["step"] == 2
+    assert [row["step"] for row in rows(tmp_path / "run")] == [2, 4, 6]
+    first, second = open_model(finished[0]).params, open_model(tmp_path / "run").params
+    jax.tree.map(np.testing.assert_array_equal, first["pooler"], second["pooler"])
+    jax.tree.map(np.testing.assert_array_equal, first["encoder"], second["encoder"])
+    assert second["task"]["output"]["kernel"].shape == (32, 3)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["model"]["hidden_dropout"] == 0.0
+    finetuning.finetune(config, tmp_path / "run")
+    assert "nothing to do: step 6 of 40 is done" in capfd.readouterr().out
+
+
+def test_when_no_seed_is_finite_any_more(folder, tmp_path):
+    config = make_config(folder, **{"optimizer.learning_rate": 1e38, "optimizer.clip_norm": 0.0, "train.log_every": 1})
+    with pytest.raises(UserError, match=r"step \d+: the loss, a gradient or a parameter is not finite; the") as caught:
+        finetuning.finetune(config, tmp_path)
+    assert "\n" not in str(caught.value) and "there is no checkpoint yet" in str(caught.value)
+
+
+CONLL = "".join(f"{word} {'B-A' if word == 'kan' else 'O'}\n" for word in ["kan", *WORDS[:4]]) + "\n"
+
+
+def test_tags_with_a_crf(folder, tmp_path):
+    (tmp_path / "train.conll").write_text(CONLL * 8)
+    config = make_config(folder, **{"task.name": "token_classification", "task.crf": True, "train.num_steps": 2})
+    config.task.update(train=str(tmp_path / "train.conll"), held_out=str(tmp_path / "train.conll"))
+    summary = finetuning.finetune(config, tmp_path / "run")
+    assert len(predictions(tmp_path / "run")) == 8 and summary["metric"]
+    opened = open_model(tmp_path / "run")
+    assert opened.scheme == "BIO" and opened.labels == ("B-A", "O") or set(opened.labels) >= {"B-A", "O"}
+    assert opened.model.spec.task.crf and opened.params["task"]["transitions"].any()
+
+
+def test_answers(folder, tmp_path):
+    context = " ".join(WORDS[:20])
+    questions = [
+        {"id": f"q{i}", "question": f"{word} ?", "answers": [{"text": word, "answer_start": context.index(word)}]}
+        for i, word in enumerate(WORDS[:8])
+    ]
+    data = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": context, "qas": questions}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(data))
+    config = make_config(folder, **{"task.name": "question_answering", "train.num_steps": 2})
+    config.task.update(train=str(tmp_path / "squad.json"), held_out=str(tmp_path / "squad.json"))
+    config.task.update(max_query_length=4, doc_stride=4)
+    summary = finetuning.finetune(config, tmp_path / "run")
+    official = json.loads((tmp_path / "run" / "predictions" / "held_out.json").read_text())
+    assert list(official) == [f"q{i}" for i in range(8)]
+    assert official == {row["id"]: row["answer"] for row in predictions(tmp_path / "run")}
+    assert set(summary["predictions"]["held_out"]["scores"]) == {"exact_match", "f1"}
+    assert open_model(tmp_path / "run").settings["doc_stride"] == 4
+
+
+MISTAKES = {
+    "no model": ({"init_from": ""}, "config.init_from: empty; expected a model to start from"),
+    "no data": ({"task.train": ""}, "config.task.train: empty; expected a file, or tfds:"),
+    "no such model": ({"init_from": "/no/such"}, "/no/such: no such directory"),
+    "no such file": ({"task.train": "/no/such.tsv"}, "/no/such.tsv"),
+    "choice": ({"task.pooling": "avg"}, "config.task.pooling: found 'avg'; expected one of auto, pooler"),
+    "length": ({"data.sequence_length": 64}, "config.data.sequence_length: 64 is over the 32 positions of"),
+    "batch": ({"data.batch_size": 12}, "config.data.batch_size: 12 is not divisible by 8 device shards"),
+    "evaluated batch": ({"train.eval_batch_size": 12}, "config.train.eval_batch_size: 12 is not divisible by 8"),
+    "layers": ({"tuning.freeze": "layers:2"}, "config.tuning.freeze: found layers:2; the model has 1"),
+    "pattern": ({"tuning.freeze": "(("}, "config.tuning.freeze: '((' is no regular expression"),
+    "nothing": ({"tuning.freeze": "decoder"}, "config.tuning.freeze: 'decoder' matches no parameter"),
+    "random": ({"from_scratch": True, "tuning.lora_rank": 2}, "config.from_scratch: True, but"),
+    "crf": ({"task.crf": True}, "config.task.crf: True is for token_classification"),
+    "column": ({"task.label": "stars"}, "stars"),
+    "targets": ({"tuning.lora_targets": ("query", "k")}, "config.tuning.lora_targets: found ('query', 'k')"),
+    "seeds": ({"seeds": 0}, "config.seeds: found 0; expected a number of at least 1"),
+    "rate": ({"optimizer.learning_rate": float("nan")}, "config.optimizer.learning_rate: found nan"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(folder, tmp_path, mistake):
+    changes, message = MISTAKES[mistake]
+    with pytest.raises(UserError) as caught:
+        finetuning.finetune(make_config(folder, **changes), tmp_path / "run")
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_rate_outside_the_published_range_is_warned_about():
+    config = finetune_config.base()
+    assert finetune_config.rate_warning(config) == ""
+    config.optimizer.learning_rate = 1e-3
+    assert finetune_config.rate_warning(config).startswith(
+        "warning: config.optimizer.learning_rate: 0.001 is outside the published range 1e-06 to 0.0001"
+    )
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One CPU device a process; programs compiled once for all of them."""
+    return os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
+
+
+def start(workdir, environment, *options):
+    command = [sys.executable, "-m", "bert_jax.finetune", f"--workdir={workdir}", *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def contents(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jsonl")}
+
+
+def test_kill_and_start_again(folder, tmp_path, environment):
+    """Adapters, patience and two seeds: rows, predictions and the best parameters are those of a run never killed."""
+    recipe = tmp_path / "recipe.py"
+    config = make_config(folder, **{"seeds": 2, "tuning.lora_rank": 2, "train.patience": 3, "train.log_every": 1})
+    config.train.update(eval_every=5, checkpoint_every=3, progress=False)
+    recipe.write_text(
+        "import json\nfrom bert_jax.finetune_config import base\n\n\n"
+        "def get_config():\n    config = base()\n"
+        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
+    )
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(whole, environment, f"--config={recipe}"))
+    log = killed / "metrics.jsonl"
+    process = start(killed, environment, f"--config={recipe}")
+    while not (log.exists() and log.read_bytes().count(b"\n") >= 17):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "summary.json").exists()
+    output = finish(start(killed, environment, f"--config={recipe}"))
+    assert "; step 0 of" not in output and "starts from" not in output
+    assert rows(killed) == rows(whole)
+    summaries = [(workdir / "summary.json").read_text() for workdir in (whole, killed)]
+    assert summaries[0] == summaries[1]
+    assert contents(whole / "predictions") == contents(killed / "predictions")
+    jax.tree.map(np.testing.assert_array_equal, *(open_model(workdir).params for workdir in (whole, killed)))
+
+
+def test_the_command_on_sst2(folder, tmp_path, environment):
+    files = {split: DATA / "sst2" / f"{split}.tsv" for split in ("train", "dev")}
+    if not files["train"].exists():
+        pytest.skip(f"{files['train']} is not there; BERT_JAX_TEST_DATA names the folder of the shared data")
+    cut = tmp_path / "train.tsv"
+    cut.write_text("".join(files["train"].read_text().splitlines(keepends=True)[:128]))
+    output = finish(start(
+        tmp_path / "run", environment, "--config=configs/finetune/sst2.py", f"--config.init_from={folder / 'model'}",
+        f"--config.task.train={cut}", f"--config.task.held_out={files['dev']}",
+        "--config.task.columns=('sentence','label')", "--config.data.sequence_length=32", "--config.train.num_epochs=1",
+    ))  # fmt: skip
+    assert "step 4/4  loss " in output and "done: step 4; best: step 4" in output
+    assert len(predictions(tmp_path / "run")) == 872

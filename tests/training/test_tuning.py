@@ -1,0 +1,176 @@
+"""Rates of layers, passes of a step, and losses of tasks against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import finetune_config
+from bert_jax import model as model_lib
+from bert_jax.errors import UserError
+from bert_jax.training import optimizer as optimizer_lib
+from bert_jax.training import task_objective, tuning
+
+
+def make_model(layers=3, **task):
+    config = config_lib.base().model.to_dict()
+    config |= {"hidden_size": 8, "num_layers": layers, "num_heads": 2, "intermediate_size": 16, "max_positions": 8}
+    head = model_lib.Task(**({"name": "sequence_classification", "num_labels": 3} | task))
+    return model_lib.build(config, 20, next_sentence=False, language_model=False, task=head)
+
+
+def settings(**changes):
+    config = finetune_config.base().tuning
+    config.update(changes)
+    return config
+
+
+def test_rates_fall_from_the_top_layer_down():
+    share = tuning.layer_share(0.5, make_model().spec)
+    shares = {
+        "encoder/embeddings/word/embedding": 0.125,
+        "encoder/layers/0/mlp/up/kernel": 0.25,
+        "encoder/layers/1/attention/query/lora_a": 0.5,
+        "encoder/layers/2/mlp_norm/scale": 1.0,
+        "pooler/dense/kernel": 1.0,
+        "task/output/bias": 1.0,
+    }
+    assert {name: share(name) for name in shares} == shares
+    assert tuning.layer_share(1.0, make_model().spec) is None
+    params = {"encoder": {"layers": {str(i): {"mlp": {"up": {"kernel": jnp.ones((2, 2))}}} for i in range(3)}}}
+    config = config_lib.base().optimizer
+    config.update(learning_rate=1.0, schedule="constant", warmup_steps=0, clip_norm=0.0, weight_decay=0.5)
+    optimizer = optimizer_lib.make_optimizer(config, 10, share)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    moved = [float(updates["encoder"]["layers"][str(i)]["mlp"]["up"]["kernel"][0, 0]) for i in range(3)]
+    np.testing.assert_allclose(moved, [-0.25 * 1.5, -0.5 * 1.5, -1.5], rtol=1e-5)  # decay too
+
+
+@pytest.mark.parametrize(
+    ("tuned", "passes"),
+    [
+        ({}, 3.0),
+        ({"freeze": "encoder"}, 1.0),
+        ({"freeze": "embeddings"}, 3.0),
+        ({"freeze": "layers:1"}, 1 + 2 * 2 / 3),
+        ({"freeze": r"layers/\d/(attention|mlp)/"}, 2.0),  # norms of every layer are trained
+        ({"lora_rank": 2}, 2.0),
+    ],
+)
+def test_passes_of_a_step(tuned, passes):
+    config = settings(**tuned)
+    params = jax.eval_shape(make_model().init, jax.random.key(0))
+    names = tuning.frozen_names(params, config)
+    adapters = jax.eval_shape(lambda: tuning.adapters(config, tuning.split(params, names)[1], jax.random.key(0)))
+    assert tuning.passes(tuning.merge(params, adapters), names) == pytest.approx(passes)
+
+
+@pytest.mark.parametrize("tuned", [{"freeze": "layers:4"}, {"reinit_layers": 4}])
+def test_more_layers_than_there_are(tuned):
+    with pytest.raises(UserError, match="config.tuning.*; the model has 3"):
+        tuning.check(settings(**tuned), make_model().spec)
+
+
+def test_what_starts_fresh():
+    model, config = make_model(), settings(reinit_layers=2)
+    source = jax.device_get(jax.jit(make_model(num_labels=2).init)(jax.random.key(1)))
+    taken, draw, fresh, left = tuning.start(model, source, tuning.reinitialised(config, model.spec))
+    assert {"/".join(name.split("/")[:3]) for name in fresh} == {
+        "encoder/layers/1", "encoder/layers/2", "pooler/dense/bias", "pooler/dense/kernel", "task/output/bias",
+        "task/output/kernel",
+    }  # fmt: skip
+    assert not left and set(taken["encoder"]["layers"]) == {"0"}
+    params = tuning.merge(taken, draw(jax.random.key(2)))
+    expected = jax.jit(model.init)(jax.random.key(2))
+    assert jax.tree.structure(params) == jax.tree.structure(expected)
+    np.testing.assert_array_equal(params["task"]["output"]["kernel"], expected["task"]["output"]["kernel"])
+    np.testing.assert_array_equal(params["pooler"]["dense"]["kernel"], expected["pooler"]["dense"]["kernel"])
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+ROWS, LENGTH = 4, 6
+WEIGHTS = np.array([1, 1, 0, 1], np.float32)
+RANDOM = np.random.default_rng(0)
+CLASSES = RANDOM.integers(0, 3, ROWS).astype(np.int32)
+SEVERAL = RANDOM.integers(0, 2, (ROWS, 3)).astype(np.float32)
+NUMBERS = RANDOM.standard_normal(ROWS).astype(np.float32)
+TAGS = np.where(RANDOM.random((ROWS, LENGTH)) < 0.4, RANDOM.integers(0, 3, (ROWS, LENGTH)), -100).astype(np.int32)
+ENDS = RANDOM.integers(0, LENGTH, (2, ROWS)).astype(np.int32)
+
+
+def single(logits):
+    return -np.log(softmax(logits)[np.arange(ROWS), CLASSES])[WEIGHTS > 0].mean()
+
+
+def several(logits):
+    p = 1 / (1 + np.exp(-logits))
+    return -(SEVERAL * np.log(p) + (1 - SEVERAL) * np.log(1 - p))[WEIGHTS > 0].mean()
+
+
+def numbers(logits):
+    return ((logits[:, 0] - NUMBERS) ** 2)[WEIGHTS > 0].mean()
+
+
+def tokens(logits):
+    counted = (TAGS >= 0) & (WEIGHTS > 0)[:, None]
+    return -np.log(softmax(logits)[counted, TAGS[counted]]).mean()
+
+
+def spans(logits):
+    found = [-np.log(softmax(logits[:, :, i])[np.arange(ROWS), ENDS[i]])[WEIGHTS > 0].mean() for i in (0, 1)]
+    return np.mean(found)
+
+
+@pytest.mark.parametrize(
+    ("task", "problem", "labels", "expected"),
+    [
+        ({}, "single_label", {"labels": CLASSES}, single),
+        ({}, "multi_label", {"labels": SEVERAL}, several),
+        ({"num_labels": 1}, "regression", {"labels": NUMBERS}, numbers),
+        ({"name": "token_classification"}, "", {"labels": TAGS}, tokens),
+        ({"name": "question_answering", "num_labels": 2}, "", {"start_positions": ENDS[0], "end_positions": ENDS[1]},
+         spans),
+    ],
+)  # fmt: skip
+def test_losses_against_their_definitions(task, problem, labels, expected):
+    """Also by way of parts of the batch: sums over what the whole batch counts."""
+    model = make_model(layers=1, **task)
+    batch = {
+        "input_ids": RANDOM.integers(0, 20, (ROWS, LENGTH)).astype(np.int32),
+        "attention_mask": np.ones((ROWS, LENGTH), np.int32),
+        "token_type_ids": np.zeros((ROWS, LENGTH), np.int32),
+        "weights": WEIGHTS,
+    } | labels
+    params = jax.tree.map(lambda leaf: leaf * 20, jax.jit(model.init)(jax.random.key(0)))
+    logits = np.asarray(jax.jit(model.apply)(params, batch)["logits"], np.float64)
+    count = task_objective.count(batch, model, problem)
+    total = jax.jit(lambda rows: task_objective.loss_sum(model, params, rows, problem))
+    np.testing.assert_allclose(total(batch) / count, expected(logits), rtol=1e-4)
+    parts = [total({name: array[part] for name, array in batch.items()}) for part in (slice(0, 2), slice(2, 4))]
+    np.testing.assert_allclose(sum(parts), total(batch), rtol=1e-5)
+
+
+def test_a_crf_is_scored_by_its_labels():
+    model = make_model(layers=1, name="token_classification", crf=True)
+    batch = {
+        "input_ids": np.ones((ROWS, LENGTH), np.int32),
+        "attention_mask": np.ones((ROWS, LENGTH), np.int32),
+        "token_type_ids": np.zeros((ROWS, LENGTH), np.int32),
+        "weights": WEIGHTS,
+        "labels": TAGS,
+        "first_subwords": (TAGS >= 0).astype(np.int32),
+    }
+    params = jax.jit(model.init)(jax.random.key(0))
+    params["task"]["transitions"] = jnp.array([[-9.0, 9, -9], [-9, -9, 9], [9, -9, -9]])  # each label after the last
+    found, finite = jax.jit(lambda params: task_objective.outputs(model, params, batch))(params)
+    assert finite and found.dtype == np.int32
+    for row, chosen in enumerate(np.asarray(found)):
+        chain = chosen[TAGS[row] >= 0]
+        assert ((chain[1:] - chain[:-1]) % 3 == 1).all() and not chosen[TAGS[row] < 0].any()
+    loss = task_objective.loss_sum(model, params, batch, "")
+    assert loss > 0 and task_objective.count(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()
