@@ -64,7 +64,8 @@ def main(argv):
 def _found(tokenizer):
     """The flag, with a name on the hub replaced by where its files lie."""
     path = pathlib.Path(tokenizer)
-    if tokenizer.startswith("train:") or path.exists() or path.suffix in (".txt", ".json", ".model"):
+    is_file = path.is_absolute() or len(path.parts) > 2 or path.suffix in (".txt", ".json", ".model")
+    if tokenizer.startswith("train:") or is_file or path.exists():
         return tokenizer
     return str(hub.directory(tokenizer))
 

@@ -129,3 +129,13 @@ def test_the_recipe_comes_first_whatever_the_order():
     rest = command._resolved(["prog", "--config.seed=3", "--config", "quickstart", "--workdir=w"])
     assert rest[1].startswith("--config=") and rest[1].endswith("quickstart.py")
     assert rest[2:] == ["--config.seed=3", "--workdir=w"]
+
+
+@pytest.mark.parametrize("mesh", [{"tensor": 8}, {"data": 1, "tensor": -1}])
+def test_heads_are_split_evenly(mesh):
+    config = config_lib.base()
+    config.mesh.update(mesh)
+    with pytest.raises(UserError, match="config.mesh: tensor=8 does not divide the model's num_heads=12; .* 1, 2, 3"):
+        config_lib.check_devices(config, 8)
+    config.model.num_heads = 16
+    config_lib.check_devices(config, 8)

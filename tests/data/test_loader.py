@@ -1,7 +1,9 @@
 """Batches as functions of the step: layout, hosts, epochs, phases, mixtures (promises P1 and P3)."""
 
 import collections
+import multiprocessing
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -208,6 +210,18 @@ def test_phases_have_their_own_shapes_and_bounds(config):
     config.data.phases = ({"share": 0.5, "sequence_lenght": 24}, {"share": 0.5})
     with pytest.raises(UserError, match=r"phases\[0\].sequence_lenght.*did you mean sequence_length"):
         batch_at(config, 0)
+
+
+def _after_unpickling(job):
+    return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_ctrl_c_is_left_to_the_first_process(config):
+    """It reaches the workers too: one that took it as its own would end with a traceback, before the last batch."""
+    job = loader._Job(loader._as_json(config), 0, 1)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_after_unpickling, (job,))
+    assert signal.getsignal(signal.SIGINT) != signal.SIG_IGN
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import pyarrow
 import pytest
@@ -222,6 +223,32 @@ def test_tfds_is_read_without_tensorflow(tmp_path):
     assert tenth.startswith("60 Record ")
     with pytest.raises(UserError, match="small_text:nosplit"):
         sources.plan("tfds:small_text:nosplit", sources.Options(data_dir=str(tmp_path)))
+
+
+def test_tfds_gives_up_at_once_on_a_host_that_cannot_be_reached(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    class UnreachableText(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": dl_manager.download("https://no-such-host.invalid/text.txt")}
+
+        def _generate_examples(self, path):
+            raise NotImplementedError
+
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    began = time.monotonic()
+    with pytest.raises(UserError) as caught:
+        sources.plan("tfds:unreachable_text:train", sources.Options(data_dir=str(tmp_path)))
+    assert time.monotonic() - began < 30  # tfds alone takes minutes
+    message = str(caught.value)
+    assert message.startswith("--input=tfds:unreachable_text:train: not on disk, and no-such-host.invalid cannot be")
+    assert "\n" not in message
 
 
 def test_python_docs_are_prose():
