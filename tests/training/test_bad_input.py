@@ -44,7 +44,7 @@ CONFIGS = {
     ),
     "heads": ({"model.num_heads": 5}, "config.model.hidden_size: 32 is not divisible by config.model.num_heads=5"),
     "type": ({"train.num_steps": 0}, "config.train.num_steps: found 0"),
-    "init_from": ({"init_from": "/no/such"}, "/no/such: not the workdir of a run"),
+    "init_from": ({"init_from": "/no/such"}, "/no/such: no such directory"),
 }
 
 
