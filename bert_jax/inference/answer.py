@@ -20,7 +20,8 @@ class QuestionAnswerer(Predictor):
 
     Each answer is {"answer": str, "start": int, "end": int, "score": float}: context[start:end], in code points, and
     its probability among the n best answers; {"answer": "", "start": None, "end": None, "score": ...} where there is
-    none, with the probability of that. A long context is read in overlapping windows, the best span of all counts.
+    none, with the probability of that. A long context is read in overlapping windows of the length and stride that the
+    model was fine-tuned with, else 384 and 128 tokens, and the best span of all of them counts.
 
     Args:
       model: as open_model gives it.

@@ -30,7 +30,7 @@ class Row:
     Attributes:
       ids: with special tokens.
       types: segment of each token.
-      positions: tokens that count, where only some do; -1 for none.
+      positions: tokens that count, where only some do.
     """
 
     ids: Sequence[int]
@@ -144,5 +144,5 @@ def _in_slots(positions, shape):
 def _as_ones(positions, shape):
     ones = np.zeros(shape, np.int32)
     for i, places in enumerate(positions):
-        ones[i, [place for place in places if place >= 0]] = 1
+        ones[i, list(places)] = 1
     return ones

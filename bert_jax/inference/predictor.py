@@ -27,6 +27,7 @@ class Predictor:
         is bfloat16 on accelerators).
 
     Attributes:
+      model: as it was given.
       tokenizer: the model's.
       max_length: tokens of a row, special tokens included.
     """

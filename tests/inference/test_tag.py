@@ -6,6 +6,7 @@ from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
+from bert_jax.data import tokenizers
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
 from tests.inference.conftest import LONGEST, make_model, reference, texts
@@ -106,6 +107,18 @@ def test_words_longer_than_the_model(tokenizer):
     every = tagger(tokenizer, labels=("A", "B"), scheme="")
     text = "ab " + "abcdefgh" * 12 + " cd"
     assert [one["text"] for one in every(text)["entities"]] == text.split()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
+def test_other_vocabularies_find_the_same_words(kind):
+    vocabulary = tokenizers.train(kind, [text.lower() for text in texts(200)], 400 if kind == "bpe" else 150)
+    every = tagger(vocabulary, labels=("A", "B"), scheme="")
+    asked = [text.replace(".", "") for text in texts(6, seed=7, most=4)]
+    for text, answer in zip(asked, every(asked), strict=True):
+        assert [one["text"] for one in answer["entities"]] == text.split()
+    if kind == "bpe":  # a word at the beginning is encoded as it is elsewhere, as in fine-tuning
+        (row,), _ = every._rows([("ab cd",)], None, {})
+        assert list(row.ids[1:-1]) == vocabulary.encode([" ab cd"])[0]
 
 
 def test_a_crf_gives_the_likeliest_chain_and_its_marginals(tokenizer):
