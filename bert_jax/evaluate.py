@@ -97,9 +97,7 @@ def _evaluate_corpus(model):
 def _evaluate_pairs(model, pairs):
     from bert_jax.training import minimal_pairs
 
-    scored = minimal_pairs.evaluate(
-        model, list(pairs.values()), _WITHIN_WORD.value, progress=True, names=list(pairs)
-    )
+    scored = minimal_pairs.evaluate(model, list(pairs.values()), _WITHIN_WORD.value, progress=True, names=list(pairs))
     _write(scored)
     print(f"{_MODEL.value} on {_PAIRS.value}")
     print(f"  {'':<32}{'accuracy':>10}{'pairs':>10}{'ties':>10}")

@@ -1,5 +1,6 @@
 """Held-out figures, beside the unigram baseline: of a run as it trains, and of any model."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import step as step_lib
 
+RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # of `evaluate`; the rest is base()'s
 NEW, OLD = "eval", "eval_old"  # in metrics.jsonl: before the figures of the run's corpora, and of data.old_corpus
 
 
@@ -135,7 +137,7 @@ def evaluate(
     """Figures of any model on a prepared corpus, with masks that are a function of the arguments after the model.
 
     A left-to-right model is asked for each next token. A model with a next-sentence head is also asked about pairs:
-    those of the rows, or, where config.data.format has none, those of segment_pair rows of the same text.
+    those of the rows, or, where the format has none, those of segment_pair rows of the same text, if it gives any.
 
     Args:
       model: as training.models.open_model gives it.
@@ -162,11 +164,9 @@ def evaluate(
     found = _pass(model, config, corpora, split, progress)
     if model.model.spec.next_sentence and not pairs:
         config.objective.next_sentence, config.data.format = True, "segment_pair"
-        found["nsp_accuracy"] = _pass(model, config, corpora, split, progress)["nsp_accuracy"]
+        with contextlib.suppress(UserError):  # a text that gives no pairs
+            found["nsp_accuracy"] = _pass(model, config, corpora, split, progress)["nsp_accuracy"]
     return found
-
-
-RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # the rest is config.base()'s
 
 
 def _settings(model, corpus, batches, seed, data):
@@ -184,15 +184,12 @@ def _settings(model, corpus, batches, seed, data):
     config.objective.next_sentence = False
     config_lib.validate(config)
     corpora = loader.open_corpora(config)
-    check_vocabulary(model, corpora[0])
+    _check_vocabulary(model, corpora[0])
     return config, corpora
 
 
-def check_vocabulary(model: Pretrained, corpus: Corpus) -> None:
-    """Raises UserError if the model cannot read the corpus.
-
-    A model whose vocabulary was extended after the corpus was prepared can: its new entries do not occur there.
-    """
+def _check_vocabulary(model, corpus):
+    # A model whose vocabulary was extended after the corpus was prepared can read it: its new entries do not occur.
     if not new_tokens.begins_with(model.tokenizer, corpus.tokenizer):
         more = new_tokens.begins_with(corpus.tokenizer, model.tokenizer)
         extra = f" has {corpus.vocab_size - model.tokenizer.vocab_size:,} entries that {model.name} lacks"
@@ -204,9 +201,8 @@ def check_vocabulary(model: Pretrained, corpus: Corpus) -> None:
 
 
 def _pass(model, config, corpora, split, progress):
-    mesh = sharding.make_mesh(config.mesh)
-    shards = mesh.devices.size
-    config.data.batch_size = -(-config.data.batch_size // shards) * shards
+    devices = jax.devices()[: math.gcd(config.data.batch_size, jax.device_count())]  # the rows are the same on any
+    mesh = sharding.make_mesh(config.mesh, devices)
     rows = sharding.batch_sharding(mesh)
     params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
     eval_step = step_lib.make_eval_step(config, model.model, mesh)

@@ -7,6 +7,7 @@ give itself away (PLL-word-l2r; Kauf and Ivanova 2023, section 3).
 
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -117,17 +118,17 @@ def pseudo_log_likelihoods(
     token_of = np.concatenate([np.arange(length) for length in lengths[order]])
     words = [np.cumsum(start) for start in starts]
 
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-    batch_size = -(-_BATCH // mesh.size) * mesh.size
+    devices = jax.devices()[: math.gcd(_BATCH, jax.device_count())]
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
     params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
     log_probability = jax.jit(functools.partial(_log_probability, model.model))
     scores = np.zeros(len(ids))
     from tqdm import tqdm
 
     with tqdm(total=len(text_of), unit="token", disable=None if progress else True, leave=False) as bar:
-        for begin in range(0, len(text_of), batch_size):
-            chosen = slice(begin, begin + batch_size)
-            batch = _batch(tokenizer, ids, words, text_of[chosen], token_of[chosen], batch_size, spec, within_word)
+        for begin in range(0, len(text_of), _BATCH):
+            chosen = slice(begin, begin + _BATCH)
+            batch = _batch(tokenizer, ids, words, text_of[chosen], token_of[chosen], spec, within_word)
             found = log_probability(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
             np.add.at(scores, text_of[chosen], np.asarray(found, np.float64)[: len(text_of[chosen])])
             bar.update(len(text_of[chosen]))
@@ -148,12 +149,12 @@ def _pair(line, where, group, expected):
     return pair
 
 
-def _batch(tokenizer, ids, words, texts, tokens, batch_size, spec, within_word):
+def _batch(tokenizer, ids, words, texts, tokens, spec, within_word):
     """Rows with one token each behind a mask, and the tokens that were there as `labels` [rows]."""
     longest = max(len(ids[text]) for text in texts) + rows.num_special(tokenizer, pair=False)
     joined = [rows.join(tokenizer, ids[text]) for text in texts]
-    batch = rows.pad(tokenizer, joined, rows.bucket(longest, spec.max_positions), batch_size)
-    labels, positions = np.zeros(batch_size, np.int32), np.zeros((batch_size, 1), np.int32)
+    batch = rows.pad(tokenizer, joined, rows.bucket(longest, spec.max_positions), _BATCH)
+    labels, positions = np.zeros(_BATCH, np.int32), np.zeros((_BATCH, 1), np.int32)
     for row, (text, token) in enumerate(zip(texts.tolist(), tokens.tolist(), strict=True)):
         stop = token + 1
         if within_word:
