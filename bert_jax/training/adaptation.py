@@ -5,8 +5,9 @@ WORKDIR/adaptation.json:
     {"new": {"corpus", "fingerprint", "before": {...}, "after": {...}, "gain"},
      "old": {"corpus", "fingerprint", "before": {...}, "after": {...}, "forgetting"}, "step"}
 
-The figures are those of evaluation.FIGURES; gain is the new text's loss before less that after, forgetting the old
-text's loss after less that before, both in nats. All are taken with the batches of the run's last phase.
+The figures are mlm_loss, mlm_accuracy and so on, as Evaluation gives them. Gain is the new text's loss before less that
+after, forgetting the old text's loss after less that before, both in nats. All are taken with the batches of the run's
+last phase.
 """
 
 import json

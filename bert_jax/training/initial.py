@@ -73,8 +73,8 @@ def params(
     """The run's first parameters: those of `found`, with fresh heads where it has none, which is said.
 
     Vocabulary entries that the corpus has beyond the model's start as the mean of the rows of the pieces that the
-    model's own tokenizer writes them with, in the word embedding and in the bias of the language-model head (as in
-    IndoBERTweet, Koto et al. 2021, section 3.2). Rows of an embedding beyond its vocabulary are left out.
+    model's own tokenizer writes them with, in the word embedding and in the bias of the language-model head (Koto et
+    al. 2021, IndoBERTweet, who found it the best start). Rows of an embedding beyond its vocabulary are left out.
 
     Args:
       config: the run's, resolved.
