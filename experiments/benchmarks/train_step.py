@@ -57,7 +57,9 @@ def our_step(layers, hidden, heads, intermediate, rows, length, slots):
     from bert_jax import sharding
     from bert_jax.training import flops
     from bert_jax.training import step as step_lib
+    from bert_jax.training.host_memory import keep_freed_memory
 
+    keep_freed_memory()  # as the training loop does
     config = Settings(
         seed=0,
         model=Settings(
@@ -136,23 +138,26 @@ def timed(function):
     return time.perf_counter() - start
 
 
-def serve(side, sizes, connection):
+def serve(make, sizes, with_rate, connection):
     """A side's process: answers each number of steps with their seconds, the step's FLOPs and the matrix rate."""
-    step, flops = (our_step if side == "ours" else torch_step)(*sizes)
+    step, flops = make(*sizes)
     for _ in range(2):
         step()
     while steps := connection.recv():
         seconds = [timed(step) for _ in range(steps)]
-        connection.send((seconds, flops, matrix_rate() if side == "ours" else None))
+        connection.send((seconds, flops, matrix_rate() if with_rate else None))
 
 
-def measure(sizes, rounds, steps):
-    """Seconds of a step of each side, round by round, with the step's FLOPs and the matrix rate of each round."""
+def measure(sizes, rounds, steps, ours, theirs):
+    """Seconds of a step of each side, round by round, with the step's FLOPs and the matrix rate of each round.
+
+    `ours` and `theirs` make a side's step of `*sizes`, as our_step and torch_step do.
+    """
     spawn = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for side in ("ours", "torch"):
+    for side, make in (("ours", ours), ("torch", theirs)):
         pipes[side], other = spawn.Pipe()
-        processes.append(spawn.Process(target=serve, args=(side, sizes, other), daemon=True))
+        processes.append(spawn.Process(target=serve, args=(make, sizes, side == "ours", other), daemon=True))
         processes[-1].start()
     seconds, rates, flops = {"ours": [], "torch": []}, [], None
     for _ in range(rounds):
@@ -182,7 +187,7 @@ def main():
     )
     for name, sizes in SIZES.items():
         rows, length, slots = sizes[4:]
-        seconds, rates, flops = measure(sizes, options.rounds, options.steps)
+        seconds, rates, flops = measure(sizes, options.rounds, options.steps, our_step, torch_step)
         ratios = [theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True)]
         shares = [flops / second / rate for second, rate in zip(seconds["ours"], rates, strict=True)]
         ours = statistics.median(seconds["ours"])
@@ -196,9 +201,13 @@ def main():
             f"{statistics.median(shares):.0%}",
         ]
         print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"\n{options.rounds} rounds of {options.steps} steps a side; {surroundings()}.")
+
+
+def surroundings():
+    """The machine and the versions that figures come from."""
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("jax", "torch", "transformers"))
-    print(f"\n{options.rounds} rounds of {options.steps} steps a side; {os.cpu_count()} cores, {processor()}; "
-          f"Python {platform.python_version()}, {versions}.")  # fmt: skip
+    return f"{os.cpu_count()} cores, {processor()}; Python {platform.python_version()}, {versions}"
 
 
 def processor():

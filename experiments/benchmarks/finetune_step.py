@@ -1,0 +1,146 @@
+"""A fine-tuning step of ours beside transformers' BertForSequenceClassification in torch, on the same cores.
+
+    python -m experiments.benchmarks.finetune_step            writes experiments/results/finetune_step.md
+
+Both sides: the same sizes, rows and tokens, two labels, float32, dropout 0.1 on hidden states, attention weights and
+the classifier's input, clipping by global norm, AdamW (torch's fused one, its fastest); torch's attention is SDPA. The
+sides take turns as in train_step.py. Needs jax, flax, optax, torch and transformers alone.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+
+import numpy as np
+
+from experiments.benchmarks import train_step
+from experiments.benchmarks.train_step import CLIP_NORM, DROPOUT, EPSILON, VOCABULARY, Settings
+
+# name: layers, hidden, heads, intermediate, rows, tokens a row
+SIZES = {"BERT-Base": (12, 768, 12, 3072, 16, 128)}
+SMALL = {"2 x 64": (2, 64, 2, 128, 8, 32)}  # to see that it runs
+LEARNING_RATE = 2e-5
+RESULTS = pathlib.Path(__file__).parents[1] / "results" / "finetune_step.md"
+
+
+def make_batch(rows, length):
+    """Random ids in our format; every row is full."""
+    random = np.random.default_rng(0)
+    return {
+        "input_ids": random.integers(1000, VOCABULARY, (rows, length)).astype(np.int32),
+        "attention_mask": np.ones((rows, length), np.int32),
+        "token_type_ids": np.zeros((rows, length), np.int32),
+        "labels": random.integers(0, 2, rows).astype(np.int32),
+    }
+
+
+def our_step(layers, hidden, heads, intermediate, rows, length):
+    """(a function that makes one step and waits for it, FLOPs of the step)."""
+    from bert_jax import model as model_lib
+    from bert_jax import sharding
+    from bert_jax.training.host_memory import keep_freed_memory
+    from bert_jax.training.seeds_step import Learner
+
+    keep_freed_memory()  # as the training loop does
+    model_config = Settings(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_layers=layers, num_heads=heads, intermediate_size=intermediate,
+        activation="gelu", max_positions=512, position_offset=0, type_vocab_size=2, norm_epsilon=1e-12,
+        hidden_dropout=DROPOUT, attention_dropout=DROPOUT, initializer_range=0.02, pooler=True,
+        attention="bidirectional", dtype="float32", scan_layers=False,
+    )  # fmt: skip
+    config = Settings(
+        seeds_at_once=0,
+        optimizer=Settings(
+            name="adamw", learning_rate=LEARNING_RATE, schedule="linear", warmup_share=0.1, warmup_steps=-1,
+            decay_steps=0, final_fraction=0.0, b1=0.9, b2=0.999, epsilon=EPSILON, weight_decay=0.01,
+            clip_norm=CLIP_NORM, layer_decay=1.0,
+        ),
+        tuning=Settings(freeze="", reinit_layers=0, lora_rank=0),
+        train=Settings(microbatches=1),
+    )  # fmt: skip
+    task = model_lib.Task("sequence_classification", 2, dropout=DROPOUT)
+    model = model_lib.build(model_config, VOCABULARY, next_sentence=False, language_model=False, task=task)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    learner = Learner(config, model, "single_label", (0,), mesh, 1000)
+    state, _, _ = learner.init_state({})
+    batch = {name: array[None] for name, array in make_batch(rows, length).items()}
+    batch["weights"] = np.ones((1, rows), np.float32)
+    train_step, keys, done = learner.make_train_step(), learner.dropout_keys(), 0
+
+    def step():
+        nonlocal state, done
+        state, metrics = train_step(state, batch, np.int32(done), keys)
+        done += 1
+        return float(metrics["loss"][0])
+
+    return step, learner.flops(batch)
+
+
+def torch_step(layers, hidden, heads, intermediate, rows, length):
+    """The same of torch; the FLOPs are not counted."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    torch.set_num_threads(os.cpu_count())
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
+        num_labels=2, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, eps=EPSILON, weight_decay=0.01, fused=True)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
+    batch = {name: torch.from_numpy(array).long() for name, array in make_batch(rows, length).items()}
+
+    def step():
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+    return step, None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round; the fastest counts")
+    parser.add_argument("--small", action="store_true", help="a tiny model, and no file is written")
+    options = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    lines = [
+        "# A fine-tuning step",
+        "",
+        "`python -m experiments.benchmarks.finetune_step`; what is compared is said there.",
+        "",
+        "| model | torch, ms (best) | ours, ms (best) | torch, tokens/s | ours, tokens/s "
+        "| ratio, median of rounds (all) | ours, share of XLA's matrix rate |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, sizes in (SMALL if options.small else SIZES).items():
+        rows, length = sizes[4:]
+        seconds, rates, flops = train_step.measure(sizes, options.rounds, options.steps, our_step, torch_step)
+        ratios = [theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True)]
+        shares = [flops / second / rate for second, rate in zip(seconds["ours"], rates, strict=True)]
+        sides = [seconds["torch"], seconds["ours"]]
+        cells = [
+            f"{name}: {rows} x {length}",
+            *(f"{statistics.median(side) * 1e3:.0f} ({min(side) * 1e3:.0f})" for side in sides),
+            *(f"{rows * length / statistics.median(side):.0f}" for side in sides),
+            f"**{statistics.median(ratios):.2f}** ({', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})",
+            f"{statistics.median(shares):.0%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", f"{options.rounds} rounds of {options.steps} steps a side; {train_step.surroundings()}."]
+    print("\n".join(lines))
+    if not options.small:
+        RESULTS.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
