@@ -14,10 +14,10 @@ A seed that is not active, or that met a number that is not finite, keeps the pa
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 from jax.sharding import Mesh
@@ -42,7 +42,7 @@ class Learner:
     """How some seeds of one model learn a task.
 
     Attributes:
-      config: a fine-tuning config; reads seed, seeds_at_once, optimizer, tuning and train.microbatches.
+      config: a fine-tuning config; reads seeds_at_once, optimizer, tuning and train.microbatches.
       model: with the task's head.
       problem: of sequence classification; "" otherwise.
       seeds: trained side by side.
@@ -50,7 +50,7 @@ class Learner:
       num_steps: of the whole run.
     """
 
-    config: ml_collections.ConfigDict
+    config: Any
     model: Model
     problem: str
     seeds: Sequence[int]
@@ -158,7 +158,7 @@ class Learner:
         return jnp.stack([step_lib.keys(seed)[1] for seed in self.seeds])
 
     def make_train_step(self) -> Callable:
-        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes the state it is given.
+        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it moves of the state.
 
         `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
         are learning_rate, a scalar, and [seeds] loss and grad_norm (before clipping). Losses and gradients are sums
@@ -167,7 +167,7 @@ class Learner:
         config, model, problem = self.config, self.model, self.problem
         optimizer, schedule = self._optimizer(), make_schedule(self._rates(), self.num_steps)
 
-        def of_seed(mine, batch, key, frozen, step):
+        def of_seed(mine, active, batch, key, frozen, step):
             count = jnp.maximum(task_objective.count(batch, model, problem), 1.0)
 
             def loss_of(trained, rows, key):
@@ -180,7 +180,7 @@ class Learner:
             grads, loss = step_lib.gradient_and_sums(loss_of, params, batch, key, config.train.microbatches)
             updates, moved = optimizer.update(grads, opt_state, params)
             grad_norm = optax.tree.norm(grads)
-            learns = mine["active"] & (bad_step < 0)
+            learns = active & (bad_step < 0)
             finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
             def kept(new, old):
@@ -190,25 +190,33 @@ class Learner:
                 "params": jax.tree.map(kept, optax.apply_updates(params, updates), params),
                 "opt_state": jax.tree.map(kept, moved, opt_state),
                 "bad_step": jnp.where(learns & ~finite, step, bad_step),
-                "active": mine["active"],
             }
             return mine, {"loss": loss, "grad_norm": grad_norm}
 
-        def train_step(state, batch, step, keys):
-            mine = {name: state[name] for name in ("params", "opt_state", "bad_step", "active")}
+        def step_on_mesh(moving, active, frozen, batch, step, keys):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 moved, metrics = self._over_seeds(
-                    lambda mine, rows, key: of_seed(mine, rows, key, state["frozen"], step), mine, batch, keys
-                )
-            return state | moved, metrics | {"learning_rate": schedule(step)}
+                    lambda mine, learns, rows, key: of_seed(mine, learns, rows, key, frozen, step),
+                    moving, active, batch, keys,
+                )  # fmt: skip
+            return moved, metrics | {"learning_rate": schedule(step)}
 
+        parts = ("params", "opt_state", "bad_step")
         shardings, replicated = self._shardings, sharding.replicated(self.mesh)
-        return jax.jit(
-            train_step,
-            in_shardings=(shardings, self.batch_sharding, replicated, replicated),
-            out_shardings=(shardings, replicated),
+        moving = {name: shardings[name] for name in parts}
+        compiled = jax.jit(
+            step_on_mesh,
+            in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),
+            out_shardings=(moving, replicated),
             donate_argnums=0,
         )
+
+        def train_step(state, batch, step, keys):
+            moving = {name: state[name] for name in parts}
+            moved, metrics = compiled(moving, state["active"], state["frozen"], batch, step, keys)
+            return state | moved, metrics
+
+        return train_step
 
     def make_eval_step(self) -> Callable:
         """A compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
@@ -294,7 +302,7 @@ class Learner:
 
     def _rates(self):
         """config.optimizer with the warm-up in steps."""
-        rates = self.config.optimizer.to_dict()
+        rates = dict(self.config.optimizer)
         if rates["warmup_steps"] < 0:
             rates["warmup_steps"] = int(np.ceil(rates["warmup_share"] * self.num_steps))
         return rates
