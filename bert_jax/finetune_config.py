@@ -48,7 +48,7 @@ def base() -> ml_collections.ConfigDict:
     task.metrics = ()  # (): those of the problem
     task.metric = ""  # the one that chooses the best checkpoint; "": the first of metrics
     task.pooling = "auto"  # what the classifier reads; auto: "pooler", or "dense" for RoBERTa
-    task.dropout = 0.1  # of the classifier's input
+    task.dropout = 0.1  # of the classifier's input; question answering has none, as published
     task.token_column = 0  # CoNLL: of the word
     task.label_column = -1  # CoNLL: of the tag
     task.scheme = "auto"  # of the file's tags: "IOB1", "BIO", "BIOES", or found by looking

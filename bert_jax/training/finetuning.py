@@ -164,8 +164,8 @@ class _Finetuning(loop.Run):
         for name, examples in self._task.held_out.items():
             outputs, finite = self._outputs(state["params"], state["frozen"], examples)
             for found, rows, good in zip(figures, outputs, finite, strict=True):
-                scores = self._task.score(examples, rows)
-                found |= {_figure(name, key): value if good else math.nan for key, value in scores.items()}
+                scores = self._task.score(examples, rows) if good else {self._task.metric: math.nan}
+                found |= {_figure(name, key): value for key, value in scores.items()}
         better = self._reached.note(done, figures, self.config.train.patience)
         if better.any():
             everywhere = sharding.replicated(self.mesh)
@@ -273,7 +273,8 @@ def _described(config: ml_collections.ConfigDict, source: Pretrained, task: Task
     pooling = config.task.pooling
     if pooling == "auto":
         pooling = "dense" if source.family in _DENSE else "pooler"
-    head = model_lib.Task(config.task.name, len(task.labels), pooling, config.task.dropout, config.task.crf)
+    dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
+    head = model_lib.Task(config.task.name, len(task.labels), pooling, dropout, config.task.crf)
     model = dict(source.config) | {"dtype": config.model.dtype, "scan_layers": config.model.scan_layers}
     model["pooler"] = of_sequence and pooling == "pooler"
     for key in ("hidden_dropout", "attention_dropout"):

@@ -131,7 +131,7 @@ class Outcomes:
 def figures_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """An evaluation as a row: of each figure the median over seeds and, of several, each one's as FIGURE/seed_N."""
     row = {}
-    for name in figures[0]:
+    for name in dict.fromkeys(name for found in figures for name in found):
         values = [found.get(name, math.nan) for found in figures]
         row[name] = _spread(values)["median"]
         if len(figures) > 1:
