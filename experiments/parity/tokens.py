@@ -1,0 +1,100 @@
+"""Tokenizers against AutoTokenizer: the ids and segments of a page of awkward Unicode."""
+
+import json
+import pathlib
+import shutil
+
+from bert_jax.data import rows, tokenizers
+from experiments.parity.report import Row
+
+# Combining marks, scripts without spaces, emoji with joiners, control characters, right-to-left, what normal forms
+# change, very long words, and the texts of special tokens.
+PAGE = [
+    "", " ", "\t\n", "a", " leading and trailing ", "two  spaces\u00a0and\u3000others",
+    "don't stop, they've 3.14 (1,000)!", "``quoted'' \u201cquoted\u201d \u2018it\u2019s\u2019 \u2014 \u2026",
+    "http://example.com/a_b?c=d&e=f#g user@example.com",
+    "CamelCase snake_case ##ing \u2581under \u0120gpt \u010a @@ $%^*~`|\\",
+    "e\u0301 q\u0307\u0323 a\u0323\u0307 \u0301x n\u0303o", "Vie\u0323\u0302t Nam \u1ec7",
+    "\u0915\u094d\u0937\u093f \u0e01\u0e33 \u0f40\u0f72", "\u1112\u1161\u11ab\u1100\u1173\u11af",
+    "\u4e2d\u6587\u5b57mixed\u4e2d\u3042\u30a2\ud55c\uad6d\uc5b4 \U00020000\U0002a6d6",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f44d\U0001f3fd \U0001f1e9\U0001f1ea",
+    "\u2764\ufe0f\u200d\U0001f525 #\ufe0f\u20e3", "a\x00b\x01c\x07d\x1be\x7ff\x80g\x85h\x9f",
+    "zero\u200bwidth\u200cjoin\u200der\ufeff soft\u00adhyphen\u2060", "line\u2028and\u2029paragraph\x0b\x0c\x1c\x1d",
+    "\u05e9\u05dc\u05d5\u05b9\u05dd \u0645\u0631\u062d\u0628\u064b\u0627 \u202eabc\u202c \u200fx\u200e",
+    "\u0130stanbul I\u0131 \u00df\u1e9e \u03a3\u03c3\u03c2 \u0391\u03a3. \u01c5 \ufb03",
+    "\uff21\uff42 \u00b2\u00bd\u2460 \u212b\u2126 \U0001d4d0 \ufffd \ud7ff \ue000 \U0010fffd",
+    "x" * 10_000, "\u4e2d" * 10_000, "-" * 10_000, "a\u0301" * 5_000, "ab " * 3_000, "\U0001f469\u200d" * 2_000,
+    "the [MASK] sat [SEP] on [CLS] the[PAD]mat [UNK]", "the <mask> sat</s> on <s> the<pad>mat <unk>  <mask>",
+    "[mask] [ MASK ] < mask > <MASK> \uff3bMASK\uff3d \uff1cmask\uff1e", "[MASK][MASK]<mask><mask></s></s><s>NOTUSED",
+]  # fmt: skip
+
+
+def compare(directory: pathlib.Path, name: str = "") -> Row:
+    """How many texts, pairs and pairs cut to length AutoTokenizer encodes otherwise."""
+    import transformers
+
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), tokenizers.load(directory)
+    ids = ours.encode(PAGE, special=True)
+    second = [*ids[3:], *ids[:3]]
+    other_texts = [*PAGE[3:], *PAGE[:3]]
+    pairs = [rows.join(ours, a, b) for a, b in zip(ids, second, strict=True)]
+    room = 20 - rows.num_special(ours, pair=True)
+    cut = []
+    for a, b in zip(ids, second, strict=True):
+        first, other = rows.truncate_pair(len(a), len(b), room)
+        cut.append(rows.join(ours, a[:first], b[:other]))
+    figures = {
+        "texts": _differing([rows.join(ours, row) for row in ids], theirs(PAGE, return_token_type_ids=True)),
+        "pairs": _differing(pairs, theirs(PAGE, other_texts, return_token_type_ids=True)),
+        "pairs cut to 20": _differing(
+            cut, theirs(PAGE, other_texts, truncation="longest_first", max_length=20, return_token_type_ids=True)
+        ),
+        "vocabulary": abs(ours.vocab_size - len(theirs)),
+    }
+    failed = tuple(key for key, figure in figures.items() if figure)
+    return Row(name or str(directory), figures, failed)
+
+
+def vocabularies(folder: pathlib.Path, shared: pathlib.Path):
+    """Writes directories of published and trained vocabularies, of every kind; yields (name, directory)."""
+    import sentencepiece
+
+    def directory(name, model_type, files, **settings):
+        path = folder / name.replace(" ", "_").replace(",", "")
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps({"model_type": model_type}))
+        if settings:
+            (path / "tokenizer_config.json").write_text(json.dumps(settings))
+        for source, target in files:
+            shutil.copyfile(source, path / target)
+        return name, path
+
+    vocab = shared / "vocab"
+    if vocab.is_dir():
+        uncased, cased = (vocab / f"bert-base-{kind}" / "vocab.txt" for kind in ("uncased", "cased"))
+        roberta = [(vocab / "roberta-base/vocab.json", "vocab.json"), (vocab / "gpt2/merges.txt", "merges.txt")]
+        yield directory("bert-base-uncased", "bert", [(uncased, "vocab.txt")])
+        yield directory("bert-base-cased", "bert", [(cased, "vocab.txt")], do_lower_case=False)
+        stripped = {"do_lower_case": False, "strip_accents": True}
+        yield directory("bert-base-cased, accents stripped", "bert", [(cased, "vocab.txt")], **stripped)
+        yield directory("roberta-base", "roberta", roberta)
+        yield directory("roberta-base, prefix space", "roberta", roberta, add_prefix_space=True)
+    lines = [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]
+    for kind, size in (("wordpiece", 150), ("bpe", 400)):
+        path = folder / f"trained_{kind}"
+        tokenizers.train(kind, lines, size).save(path)
+        (path / "config.json").write_text('{"model_type": "bert"}')
+        yield f"trained {kind}", path
+    for rule in ("nmt_nfkc", "identity"):
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines), model_prefix=str(folder / rule), vocab_size=400, hard_vocab_limit=False,
+            unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, normalization_rule_name=rule,
+        )  # fmt: skip
+        for model_type in ("xlm-roberta", "camembert"):
+            files = [(folder / f"{rule}.model", "sentencepiece.bpe.model")]
+            yield directory(f"{model_type} .model, {rule}", model_type, files)
+
+
+def _differing(ours, theirs):
+    found = zip(theirs["input_ids"], theirs["token_type_ids"], strict=True)
+    return sum(mine != tuple(other) for mine, other in zip(ours, found, strict=True))

@@ -1,0 +1,83 @@
+"""Small model directories in the Hugging Face format, made without torch."""
+
+import json
+import pathlib
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bert_jax import model as model_lib
+from bert_jax.interop import model_config, weights
+
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##b"]
+FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefgh"]
+SIZES = {
+    "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 17,
+    "max_position_embeddings": 11,
+}  # fmt: skip
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+class Directory:
+    """A directory and what was put there.
+
+    Attributes:
+      path: of it.
+      config: what its config.json says.
+      model: the architecture.
+      arrays: what its weights hold, by today's names with the family's prefix.
+    """
+
+    def __init__(self, path, model_type, task, pooler, changes, dtype, heads):
+        self.path = path
+        offset = 0 if model_type == "bert" else 2
+        self.config = SIZES | {"model_type": model_type, "pad_token_id": int(offset > 0)} | changes
+        kind = model_config.MODEL_TYPES[model_type]
+        ours = model_config.to_model(self.config, path) | {"pooler": pooler}
+        task = task and model_config.to_task(self.config, task, kind.pooling, path)[0]
+        self.model = model_lib.build(ours, ours["vocab_size"], task=task, **heads)
+        self.family = weights.FAMILIES[kind.family]
+        random = np.random.default_rng(0)
+        shapes = jax.eval_shape(self.model.init, jax.random.key(0))
+        params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(np.float32), shapes)
+        named = weights.to_state_dict(params, self.family, task and task.name)
+        self.arrays = {name: array.astype(DTYPES[dtype]) for name, array in named.items()}
+        path.mkdir()
+        self.write_config()
+        self.write(self.arrays)
+        write_vocabulary(path, model_type)
+
+    def write_config(self, **changes):
+        (self.path / "config.json").write_text(json.dumps(self.config | changes))
+
+    def write(self, arrays):
+        safetensors.numpy.save_file(arrays, self.path / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_vocabulary(path, model_type):
+    """WordPiece with vocab.txt, or a fairseq-like tokenizer.json."""
+    if model_type == "bert":
+        (path / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+        return
+    model = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(FAIRSEQ)}, "unk_token": "<unk>"}
+    state = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+             "post_processor": None, "decoder": None, "model": model}  # fmt: skip
+    (path / "tokenizer.json").write_text(json.dumps(state))
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(...) -> a Directory; a bare encoder unless told."""
+
+    def made(
+        model_type="bert", *, name="model", task=None, pooler=False, language_model=False, next_sentence=False,
+        dtype="float32", **changes,
+    ):  # fmt: skip
+        heads = {"language_model": language_model, "next_sentence": next_sentence}
+        return Directory(pathlib.Path(tmp_path) / name, model_type, task, pooler, changes, dtype, heads)
+
+    return made

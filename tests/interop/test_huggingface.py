@@ -1,0 +1,342 @@
+"""Directories of the Hugging Face format: every layout is read, every mismatch told, and bytes survive both ways."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface, model_config, tensors
+from bert_jax.model import Spec
+from bert_jax.training.models import open_model
+
+# What a model can hold: the pairs that a file's names must tell apart.
+HEADS = {
+    "BertModel": dict(pooler=True),
+    "BertModel without pooler": dict(),
+    "BertForPreTraining": dict(pooler=True, language_model=True, next_sentence=True),
+    "BertForMaskedLM": dict(language_model=True),
+    "BertForMaskedLM with pooler": dict(pooler=True, language_model=True),
+    "BertForNextSentencePrediction": dict(pooler=True, next_sentence=True),
+    "BertForSequenceClassification": dict(pooler=True, task="sequence_classification"),
+    "BertForTokenClassification": dict(task="token_classification"),
+    "BertForTokenClassification with pooler": dict(task="token_classification", pooler=True),
+    "BertForQuestionAnswering": dict(task="question_answering"),
+    "RobertaModel": dict(model_type="roberta", pooler=True),
+    "RobertaForMaskedLM": dict(model_type="roberta", language_model=True),
+    "RobertaForSequenceClassification": dict(model_type="roberta", task="sequence_classification"),
+    "XLMRobertaForTokenClassification": dict(model_type="xlm-roberta", task="token_classification"),
+    "CamembertForQuestionAnswering": dict(model_type="camembert", task="question_answering"),
+}
+
+
+def read_arrays(path):
+    return tensors.read(path)[0]
+
+
+def assert_same_bytes(found, expected):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
+        assert found[name].tobytes() == array.tobytes(), name
+
+
+def refusal(path, **arguments):
+    with pytest.raises(UserError) as raised:
+        huggingface.read(path, **arguments)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_what_the_file_holds_is_built_and_written_back(make, tmp_path, name):
+    architecture = name.split()[0]
+    made = make(**HEADS[name], architectures=[architecture])
+    found = open_model(made.path)
+    assert found.model.spec == made.model.spec
+    assert found.family == made.config["model_type"]
+    huggingface.write(found, tmp_path / "out")
+    bare = architecture.endswith("Model")
+    expected = {key.removeprefix(f"{made.family.prefix}.") if bare else key: a for key, a in made.arrays.items()}
+    assert_same_bytes(read_arrays(tmp_path / "out"), expected)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["architectures"] == [architecture]
+    again = huggingface.read(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+    assert (again.labels, again.problem, again.scheme) == (found.labels, found.problem, found.scheme)
+    assert again.model.spec == found.model.spec
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_old_spellings_and_dtypes(make, tmp_path, dtype):
+    made = make(pooler=True, language_model=True, next_sentence=True, dtype=dtype, architectures=["BertForMaskedLM"])
+    old = {}
+    for name, array in made.arrays.items():
+        if "LayerNorm" in name:
+            name = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+        old[name] = array
+    old["bert.embeddings.position_ids"] = np.arange(11)[None]
+    old["cls.predictions.decoder.weight"] = made.arrays["bert.embeddings.word_embeddings.weight"].copy()
+    old["cls.predictions.decoder.bias"] = made.arrays["cls.predictions.bias"].copy()
+    made.write(old)
+    found = huggingface.read(made.path)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found.params))
+    huggingface.write(found, tmp_path / "out")
+    assert_same_bytes(read_arrays(tmp_path / "out"), made.arrays)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
+    with safetensors.safe_open(tmp_path / "out" / "model.safetensors", "np") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+def test_a_decoder_stored_instead_of_what_it_is_tied_to(make, tmp_path):
+    made = make(language_model=True, dtype="bfloat16")
+    arrays = dict(made.arrays)
+    arrays["cls.predictions.decoder.weight"] = arrays.pop("bert.embeddings.word_embeddings.weight")
+    arrays["cls.predictions.decoder.bias"] = arrays.pop("cls.predictions.bias")
+    made.write(arrays)
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    assert_same_bytes(read_arrays(tmp_path / "out"), made.arrays)
+
+
+def test_names_without_a_prefix_beside_heads(make):
+    made = make("roberta", language_model=True)
+    huggingface.read(made.path)
+    made.write({name.removeprefix("roberta."): array for name, array in made.arrays.items()})
+    assert huggingface.read(made.path).model.spec.language_model
+
+
+def test_shards(make, tmp_path):
+    made = make(pooler=True)
+    (made.path / "model.safetensors").unlink()
+    tensors.write(made.arrays, made.path, shard_bytes=600)
+    assert len(list(made.path.glob("model-*-of-*.safetensors"))) > 2
+    found = huggingface.read(made.path)
+    huggingface.write(found, tmp_path / "out")
+    assert set(read_arrays(tmp_path / "out")) == {name.removeprefix("bert.") for name in made.arrays}
+    shard = sorted(made.path.glob("model-*.safetensors"))[1]
+    shard.unlink()
+    assert f"model.safetensors.index.json: names {shard.name}" in refusal(made.path)
+
+
+def test_config_json_becomes_config_model(make):
+    made = make(
+        "roberta", pad_token_id=3, max_position_embeddings=20, layer_norm_eps=1e-5, hidden_dropout_prob=0.2,
+        attention_probs_dropout_prob=0.3, type_vocab_size=1, hidden_act="gelu_new", task="token_classification",
+        classifier_dropout=0.4, id2label={"0": "O", "1": "B-PER", "2": "I-PER"},
+    )  # fmt: skip
+    found = huggingface.read(made.path)
+    spec = found.model.spec
+    assert (spec.position_offset, spec.max_positions, spec.type_vocab_size) == (4, 16, 1)
+    assert (spec.norm_epsilon, spec.hidden_dropout, spec.attention_dropout) == (1e-5, 0.2, 0.3)
+    assert (spec.activation, spec.task.dropout, found.labels) == ("gelu_tanh", 0.4, ("O", "B-PER", "I-PER"))
+    assert found.scheme == "BIO"
+    assert set(found.config) == set(config_lib.base().model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(), (("LABEL_0", "LABEL_1"), "single_label")),
+        (dict(num_labels=1), (("LABEL_0",), "regression")),
+        (dict(problem_type="multi_label_classification"), (("LABEL_0", "LABEL_1"), "multi_label")),
+        (dict(id2label={"1": "good", "0": "bad"}), (("bad", "good"), "single_label")),
+    ],
+)  # fmt: skip
+def test_labels_and_problem(make, changes, expected):
+    found = huggingface.read(make(pooler=True, task="sequence_classification", **changes).path)
+    assert (found.labels, found.problem) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "scheme"),
+    [
+        (["O", "B-PER", "I-PER"], "BIO"),
+        (["O", "B-PER", "I-PER", "E-PER", "S-PER"], "BIOES"),
+        (["NOUN", "VERB"], ""),
+        (["O", "U-PER", "L-PER"], ""),
+    ],
+)
+def test_schemes_of_labels(labels, scheme):
+    config = {"id2label": {str(i): label for i, label in enumerate(labels)}}
+    assert model_config.to_task(config, "token_classification", "pooler", "config.json")[3] == scheme
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "electra"}, "model_type 'electra' is not supported; expected one of bert, roberta"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
+        ({"is_decoder": True}, "is_decoder True is not supported"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
+        ({"quantization_config": {"bits": 8}}, "quantization_config"),
+        ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported; expected one of gelu"),
+        ({"hidden_size": "8"}, "hidden_size '8'; expected a positive number"),
+        ({"num_attention_heads": 3}, "hidden_size 8 is not divisible by num_attention_heads 3"),
+        ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob 1.0; expected a rate"),
+        ({"hidden_size": 10}, "bert.embeddings.word_embeddings.weight has shape (17, 8), expected (17, 10)"),
+        ({"vocab_size": 12}, "bert.embeddings.word_embeddings.weight has shape (17, 8), expected (12, 8)"),
+        ({"num_hidden_layers": 1}, "unused bert.encoder.layer.1.attention.output.LayerNorm.bias"),
+        ({"num_hidden_layers": 3}, "missing bert.encoder.layer.2.attention.output.LayerNorm.bias"),
+        ({"architectures": ["BertForMultipleChoice"]}, "architecture BertForMultipleChoice is not supported"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_are_named(make, changes, message):
+    made = make(language_model=True)
+    made.write_config(**changes)
+    assert message in refusal(made.path)
+
+
+def test_a_head_of_roberta_has_its_own_activation(make):
+    made = make("roberta", language_model=True)
+    made.write_config(hidden_act="relu")
+    assert "hidden_act 'relu' with a masked-language head" in refusal(made.path)
+
+
+def test_damaged_directories_are_told_in_one_line(make, tmp_path):
+    made = make(pooler=True)
+    weights_file, config = made.path / "model.safetensors", made.path / "config.json"
+    whole = weights_file.read_bytes()
+    for size in (0, 5, 100, len(whole) // 2, len(whole) - 1):
+        weights_file.write_bytes(whole[:size])
+        assert "model.safetensors: cut off or no safetensors file" in refusal(made.path)
+    weights_file.write_bytes(b"\x10" + bytes(7) + b"not json, really" + bytes(100))
+    assert "no safetensors file" in refusal(made.path)
+    weights_file.write_bytes(whole)
+    text = config.read_text()
+    config.write_text(text[:-9])
+    assert "config.json: not JSON" in refusal(made.path)
+    config.write_text("[]")
+    assert "found list; expected dict" in refusal(made.path)
+    config.unlink()
+    assert "without config.json" in refusal(made.path)
+    config.write_text(text)
+    weights_file.unlink()
+    assert "no weights; expected model.safetensors" in refusal(made.path)
+    (made.path / "pytorch_model.bin").write_bytes(b"\x80\x02anything")
+    assert "python -m bert_jax.convert" in refusal(made.path)
+    assert "no such directory" in refusal(tmp_path / "nowhere")
+
+
+def test_every_mismatch_is_in_one_error(make):
+    made = make(pooler=True)
+    arrays = dict(made.arrays)
+    del arrays["bert.pooler.dense.bias"]
+    arrays["classifier.weight"] = np.zeros((3, 8), np.float32)
+    arrays["classifier.bias"] = np.zeros(3, np.float32)
+    arrays["bert.encoder.layer.7.output.dense.bias"] = np.zeros(8, np.float32)
+    arrays["bert.embeddings.LayerNorm.gamma"] = np.zeros(8, np.float32)
+    arrays["bert.encoder.layer.0.output.dense.bias"] = np.zeros(8, np.int32)
+    made.write(arrays)
+    message = refusal(made.path)
+    for part in (
+        "missing bert.pooler.dense.bias", "classifier.weight has shape (3, 8), expected (2, 8)",
+        "unused bert.encoder.layer.7.output.dense.bias", "LayerNorm.gamma", "is stored as int32",
+    ):  # fmt: skip
+        assert part in message
+
+
+def test_a_decoder_of_its_own_is_refused(make):
+    made = make(language_model=True)
+    other = made.arrays["bert.embeddings.word_embeddings.weight"] + 1
+    made.write(made.arrays | {"cls.predictions.decoder.weight": other})
+    assert "cls.predictions.decoder.weight differs from bert.embeddings" in refusal(made.path)
+
+
+def test_vocabularies_and_embeddings_of_different_sizes(make):
+    made = make()  # 14 tokens, 17 rows
+    assert huggingface.read(made.path).model.spec.vocab_size == 17
+    with (made.path / "vocab.txt").open("a") as file:
+        file.write("i\nj\nk\nl\n")
+    assert "the tokenizer has 18 tokens, but the word embedding of model.safetensors has 17 rows" in refusal(made.path)
+
+
+def test_a_name_is_found_in_the_hubs_cache(make, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    made = make(pooler=True)
+    repository = tmp_path / "cache" / "models--someone--tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    made.path.rename(repository / "snapshots" / ("0" * 40))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert huggingface.read("someone/tiny").name == "someone/tiny"
+    message = refusal("someone/other")
+    assert message.startswith("someone/other: no such directory") and "hub" in message
+
+
+def test_what_the_format_cannot_say_is_refused(make, tmp_path):
+    def message(pretrained, **changes):
+        spec = dataclasses.replace(pretrained.model.spec, **changes)
+        changed = dataclasses.replace(pretrained, model=dataclasses.replace(pretrained.model, spec=spec))
+        with pytest.raises(UserError) as raised:
+            huggingface.write(changed, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        return str(raised.value)
+
+    classifier = huggingface.read(make(pooler=True, task="sequence_classification").path)
+    task = classifier.model.spec.task
+    assert "config.model.attention=causal" in message(classifier, attention="causal")
+    assert "config.model.position_offset=2" in message(classifier, position_offset=2)
+    for pooling in ("dense", "mean", "attention"):
+        assert f"config.task.pooling={pooling}" in message(classifier, task=dataclasses.replace(task, pooling=pooling))
+    tagger = huggingface.read(make("roberta", name="tagger", task="token_classification").path)
+    crf = dataclasses.replace(tagger.model.spec.task, crf=True)
+    assert "config.task.crf=True" in message(tagger, task=crf)
+    assert "config.objective.next_sentence=True" in message(tagger, next_sentence=True)
+    assert "config.model.activation=relu" in message(tagger, language_model=True, activation="relu")
+    no_origin = dataclasses.replace(tagger, origin=None)
+    assert "config.model.position_offset=5" in message(no_origin, position_offset=5)
+
+
+def test_every_switch_is_known_to_the_format():
+    """A switch that is new to the model must be given its key in config.json, or be refused."""
+    assert {field.name for field in dataclasses.fields(Spec)} == {
+        "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "activation", "max_positions",
+        "position_offset", "type_vocab_size", "norm_epsilon", "hidden_dropout", "attention_dropout",
+        "initializer_range", "pooler", "next_sentence", "attention", "dtype", "scan_layers", "language_model", "task",
+    }  # fmt: skip
+
+
+def test_nothing_is_overwritten_and_nothing_left_behind(make, tmp_path, monkeypatch):
+    found = huggingface.read(make().path)
+    out = tmp_path / "out"
+    out.mkdir()
+    huggingface.write(found, out)  # empty
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(UserError, match="is there already"):
+        huggingface.write(found, out)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        huggingface.write(found, tmp_path / "file")
+    monkeypatch.setattr(tensors, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left on device"):
+        huggingface.write(found, tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "file"])
+
+
+def test_another_dtype_on_request(make, tmp_path):
+    found = huggingface.read(make(pooler=True).path)
+    huggingface.write(found, tmp_path / "half", "float16")
+    assert {array.dtype.name for array in read_arrays(tmp_path / "half").values()} == {"float16"}
+    found.params["pooler"]["dense"]["bias"][0] = 1e6
+    with pytest.raises(UserError, match="--dtype=float16: cannot hold the numbers of bert.pooler.dense.bias"):
+        huggingface.write(found, tmp_path / "more", "float16")
+
+
+def test_the_tokenizers_files_are_kept_and_config_json_says_the_rest(make, tmp_path):
+    made = make(pooler=True, chunk_size_feed_forward=0, _name_or_path="someone", torch_dtype="float32")
+    (made.path / "special_tokens_map.json").write_text('{ "unk_token":"[UNK]" }')
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    for name in ("vocab.txt", "special_tokens_map.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (made.path / name).read_bytes()
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written.items() >= made.config.items()
