@@ -35,11 +35,11 @@ TASKS = {
 }  # fmt: skip
 # A small model takes a higher rate than the published range, which is for Base and Large.
 SETTINGS = {
-    "data.sequence_length": 128,
+    "data.sequence_length": 96,
     "data.batch_size": 32,
     "optimizer.learning_rate": 3e-4,
     "optimizer.learning_rate_range": (1e-5, 1e-3),
-    "train.num_epochs": 3.0,
+    "train.num_epochs": 2.0,
     "train.tensorboard": False,
 }
 
