@@ -63,6 +63,15 @@ def test_no_large_leaf_is_whole_on_a_sharded_mesh():
             assert layout.num_devices == 8 and not layout.is_fully_replicated, path
 
 
+def test_axes_in_front_are_not_split():
+    shapes = state_shapes()
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), shapes)
+    plain, layouts = sharding.tree_shardings(shapes, mesh(2, 2, 2)), sharding.tree_shardings(stacked, mesh(2, 2, 2), 1)
+    for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(layouts), strict=True):
+        assert other.spec == (P(None, *one.spec) if len(one.spec) else P())
+    assert sharding.batch_sharding(mesh(2, 2, 2), leading=1).spec == P(None, ("data", "fsdp"))
+
+
 def test_a_vocabulary_that_does_not_divide_is_sharded_on_its_hidden_dimension():
     params = state_shapes(vocab_size=61)["params"]
     layouts = sharding.tree_shardings(params, mesh(1, 4, 2))

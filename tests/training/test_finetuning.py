@@ -191,14 +191,19 @@ def test_when_no_seed_is_finite_any_more(folder, tmp_path):
 CONLL = "".join(f"{word} {'B-A' if word == 'kan' else 'O'}\n" for word in ["kan", *WORDS[:4]]) + "\n"
 
 
-def test_tags_with_a_crf(folder, tmp_path):
+def test_tags_with_a_crf_and_two_held_out_sets(folder, tmp_path, capfd):
     (tmp_path / "train.conll").write_text(CONLL * 8)
+    (tmp_path / "other.conll").write_text(CONLL * 3)
     config = make_config(folder, **{"task.name": "token_classification", "task.crf": True, "train.num_steps": 2})
-    config.task.update(train=str(tmp_path / "train.conll"), held_out=str(tmp_path / "train.conll"))
+    config.task.update(train=str(tmp_path / "train.conll"))
+    config.task.held_out = f"same={tmp_path / 'train.conll'},other={tmp_path / 'other.conll'}"
     summary = finetuning.finetune(config, tmp_path / "run")
-    assert len(predictions(tmp_path / "run")) == 8 and summary["metric"]
+    assert [len(predictions(tmp_path / "run", name)) for name in ("same", "other")] == [8, 3]
+    assert summary["metric"] == "same/f1" and set(summary["predictions"]) == {"same", "other"}
+    row = rows(tmp_path / "run")[-1]
+    assert {"eval/same/f1", "eval/other/f1"} <= set(row) and "same/f1 0." in capfd.readouterr().out
     opened = open_model(tmp_path / "run")
-    assert opened.scheme == "BIO" and opened.labels == ("B-A", "O") or set(opened.labels) >= {"B-A", "O"}
+    assert (opened.scheme, set(opened.labels)) == ("BIO", {"B-A", "I-A", "O"})
     assert opened.model.spec.task.crf and opened.params["task"]["transitions"].any()
 
 

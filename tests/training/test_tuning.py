@@ -20,6 +20,11 @@ def make_model(layers=3, **task):
     return model_lib.build(config, 20, next_sentence=False, language_model=False, task=head)
 
 
+def filled(model, make=np.zeros):
+    """Parameters of a model, each made of its shape."""
+    return jax.tree.map(lambda leaf: make(leaf.shape), jax.eval_shape(model.init, jax.random.key(0)))
+
+
 def settings(**changes):
     config = finetune_config.base().tuning
     config.update(changes)
@@ -74,18 +79,18 @@ def test_more_layers_than_there_are(tuned):
 
 def test_what_starts_fresh():
     model, config = make_model(), settings(reinit_layers=2)
-    source = jax.device_get(jax.jit(make_model(num_labels=2).init)(jax.random.key(1)))
+    source = filled(make_model(num_labels=2), lambda shape: np.full(shape, 7.0, np.float32))
     taken, draw, fresh, left = tuning.start(model, source, tuning.reinitialised(config, model.spec))
     assert {"/".join(name.split("/")[:3]) for name in fresh} == {
         "encoder/layers/1", "encoder/layers/2", "pooler/dense/bias", "pooler/dense/kernel", "task/output/bias",
         "task/output/kernel",
     }  # fmt: skip
     assert not left and set(taken["encoder"]["layers"]) == {"0"}
-    params = tuning.merge(taken, draw(jax.random.key(2)))
-    expected = jax.jit(model.init)(jax.random.key(2))
-    assert jax.tree.structure(params) == jax.tree.structure(expected)
-    np.testing.assert_array_equal(params["task"]["output"]["kernel"], expected["task"]["output"]["kernel"])
-    np.testing.assert_array_equal(params["pooler"]["dense"]["kernel"], expected["pooler"]["dense"]["kernel"])
+    drawn = draw(jax.random.key(2))
+    assert jax.tree.structure(tuning.merge(taken, drawn)) == jax.tree.structure(filled(model))
+    assert all((leaf == 7.0).all() for leaf in jax.tree.leaves(taken))
+    assert not any((leaf == 7.0).any() for leaf in jax.tree.leaves(drawn))
+    assert drawn["task"]["output"]["kernel"].std() > 0.01
 
 
 def softmax(x):
@@ -146,13 +151,17 @@ def test_losses_against_their_definitions(task, problem, labels, expected):
         "token_type_ids": np.zeros((ROWS, LENGTH), np.int32),
         "weights": WEIGHTS,
     } | labels
-    params = jax.tree.map(lambda leaf: leaf * 20, jax.jit(model.init)(jax.random.key(0)))
-    logits = np.asarray(jax.jit(model.apply)(params, batch)["logits"], np.float64)
-    count = task_objective.count(batch, model, problem)
-    total = jax.jit(lambda rows: task_objective.loss_sum(model, params, rows, problem))
-    np.testing.assert_allclose(total(batch) / count, expected(logits), rtol=1e-4)
-    parts = [total({name: array[part] for name, array in batch.items()}) for part in (slice(0, 2), slice(2, 4))]
-    np.testing.assert_allclose(sum(parts), total(batch), rtol=1e-5)
+    params = filled(model, lambda shape: RANDOM.standard_normal(shape).astype(np.float32))
+    halves = [{name: array[half] for name, array in batch.items()} for half in (slice(0, 2), slice(2, 4))]
+
+    @jax.jit
+    def found():
+        sums = [task_objective.loss_sum(model, params, rows, problem) for rows in (batch, *halves)]
+        return sums, task_objective.count(batch, model, problem), model.apply(params, batch)["logits"]
+
+    (total, *parts), count, logits = found()
+    np.testing.assert_allclose(total / count, expected(np.asarray(logits, np.float64)), rtol=1e-4)
+    np.testing.assert_allclose(sum(parts), total, rtol=1e-5)
 
 
 def test_a_crf_is_scored_by_its_labels():
@@ -165,12 +174,13 @@ def test_a_crf_is_scored_by_its_labels():
         "labels": TAGS,
         "first_subwords": (TAGS >= 0).astype(np.int32),
     }
-    params = jax.jit(model.init)(jax.random.key(0))
+    params = filled(model, lambda shape: np.full(shape, 0.1, np.float32))
     params["task"]["transitions"] = jnp.array([[-9.0, 9, -9], [-9, -9, 9], [9, -9, -9]])  # each label after the last
-    found, finite = jax.jit(lambda params: task_objective.outputs(model, params, batch))(params)
+    (found, finite), loss = jax.jit(
+        lambda: (task_objective.outputs(model, params, batch), task_objective.loss_sum(model, params, batch, ""))
+    )()
     assert finite and found.dtype == np.int32
     for row, chosen in enumerate(np.asarray(found)):
         chain = chosen[TAGS[row] >= 0]
         assert ((chain[1:] - chain[:-1]) % 3 == 1).all() and not chosen[TAGS[row] < 0].any()
-    loss = task_objective.loss_sum(model, params, batch, "")
     assert loss > 0 and task_objective.count(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()
