@@ -12,10 +12,9 @@ import json
 import pathlib
 import statistics
 
-from bert_jax.training.finetuning import finetune
-
 from bert_jax import config as config_lib
 from bert_jax.training import metrics
+from bert_jax.training.finetuning import finetune
 
 TASKS = {
     "SST-2": ("finetune/sst2", {
