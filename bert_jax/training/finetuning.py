@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -82,20 +83,18 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         seeds = range(config.seed, config.seed + config.seeds)
         learner = Learner(config, model, task.problem, seeds, mesh, num_steps)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
-        reached = _nothing_yet(config, task)
-        if source:
-            state, done = _first_state(config, learner, source, run), 0
-            workdir_lib.write_run(workdir, config, run, tokenizer.save)
-        else:
-            workdir_lib.write_run(workdir, config, run, tokenizer.save)
+        if begun:
             items, done = checkpoints.restore(learner.abstract_items())
             reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, done))
             state = learner.from_items(items, *_marks(reached))
+        else:
+            state, done = _first_state(config, learner, source, run), 0
+            reached = _nothing_yet(config, task)
+            source = None  # its arrays are not held while training
+        workdir_lib.write_run(workdir, config, run, tokenizer.save)
         training = _Finetuning(config, workdir, learner, task, checkpoints, reached)
         if done < num_steps and not training.over:
-            size = loop.described(model, learner.one_seed())
-            count = f"{config.seeds} seeds of " if config.seeds > 1 else ""
-            say(f"{count}{size}; step {done:,} of {num_steps:,}, in {workdir}")
+            say(f"{_size(learner)}; step {done:,} of {num_steps:,}, in {workdir}")
             if loop.train(training, state, done) is None:
                 return {}
         else:
@@ -108,13 +107,10 @@ class _Finetuning(loop.Run):
     def __init__(self, config, workdir, learner, task, checkpoints, reached):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh
         self.checkpoints = checkpoints
-        self.train_step, self.key, self.batch_sharding = (
-            learner.make_train_step(), learner.dropout_keys(), learner.batch_sharding,
-        )  # fmt: skip
-        self.flops = learner.flops
+        self.train_step, self.key = learner.train_step, learner.dropout_keys()
+        self.batch_sharding, self.flops = learner.batch_sharding, learner.flops
         self._learner, self._task, self._reached = learner, task, reached
         self._outputs = Outputs(config, learner)
-        self._keep_best = learner.make_keep_best()
         self._epoch = batches.steps_per_epoch(config, task.train)
 
     @property
@@ -169,9 +165,8 @@ class _Finetuning(loop.Run):
         better = self._reached.note(done, figures, self.config.train.patience)
         if better.any():
             everywhere = sharding.replicated(self.mesh)
-            state = state | {
-                "best": self._keep_best(state["best"], state["params"], jax.device_put(better, everywhere))
-            }
+            best = self._learner.keep_best(state["best"], state["params"], jax.device_put(better, everywhere))
+            state = state | {"best": best}
         return state | self._learner.marks(*_marks(self._reached)), outcomes.figures_row(self._reached, figures)
 
     def save(self, state, done, figures):
@@ -201,7 +196,7 @@ class Outputs:
     def __init__(self, config: ml_collections.ConfigDict, learner: Learner):
         self._config = config
         self._number = len(learner.seeds)
-        self._eval_step = learner.make_eval_step()
+        self._eval_step = learner.eval_step
         self._rows = sharding.batch_sharding(learner.mesh)
 
     def __call__(self, params: dict, frozen: dict, examples: Examples) -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -298,12 +293,17 @@ def _described(config: ml_collections.ConfigDict, source: Pretrained, task: Task
 
 
 def _data(task):
-    """What tells a task's data from others: its rows and their lengths."""
-    splits = {"train": task.train} | {_figure(name, "rows"): examples for name, examples in task.held_out.items()}
-    return {
-        name: [len(split.lengths), hashlib.blake2b(np.asarray(split.lengths, np.int32), digest_size=8).hexdigest()]
-        for name, split in splits.items()
-    }
+    """What tells a task's data from others: rows of each split, and a digest of their lengths and the first ones."""
+
+    def identity(examples):
+        some = np.arange(min(64, len(examples.lengths)))
+        digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32), digest_size=8)
+        for _, array in sorted(examples.batch(some, int(examples.lengths[some].max(initial=1))).items()):
+            digest.update(np.ascontiguousarray(array))
+        return [len(examples.lengths), digest.hexdigest()]
+
+    held_out = {f"held out {name}".rstrip(): examples for name, examples in task.held_out.items()}
+    return {name: identity(examples) for name, examples in ({"train": task.train} | held_out).items()}
 
 
 def _check_data(workdir, run, task):
@@ -333,14 +333,23 @@ def _check_rows(config, spec, tokenizer):
 def _first_state(config, learner, source, run):
     params = {} if config.from_scratch else _fitting(source, run)
     state, fresh, left = learner.init_state(params)
-    wrong = [name for name in fresh if name.startswith("encoder") and not config.tuning.reinit_layers]
-    if wrong and not config.from_scratch:
-        raise UserError(f"config.init_from={source.name}: it lacks {wrong[0]} ({len(wrong)} parameters in all)")
-    notes = [f"{what}: {', '.join(_modules(names))}" for what, names in (("fresh", fresh), ("left out", left)) if names]
     if config.from_scratch:
-        notes = ["every parameter fresh"]
-    say(f"starts from {source.name}" + "".join(f"; {note}" for note in notes))
+        say(f"every parameter fresh; architecture and vocabulary are those of {source.name}")
+        return state
+    anew = tuning.reinitialised(config.tuning, learner.model.spec)
+    wrong = [name for name in fresh if name.startswith("encoder") and not re.search(anew, name)]
+    if wrong:
+        raise UserError(f"config.init_from={source.name}: it lacks {wrong[0]} ({len(wrong)} parameters in all)")
+    notes = [("fresh", fresh), ("left out", left)]
+    say("; ".join([f"starts from {source.name}", *(f"{what}: {_modules(names)}" for what, names in notes if names)]))
     return state
+
+
+def _size(learner):
+    trained, frozen = learner.parts()
+    size = loop.described(learner.model, tuning.merge(trained, frozen))
+    some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
+    return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some
 
 
 def _fitting(source, run):
@@ -354,9 +363,9 @@ def _fitting(source, run):
     return params
 
 
-def _modules(names: Sequence[str]) -> list[str]:
-    """Modules of parameters, such as "pooler" or "encoder/layers/11", in order."""
-    return list(dict.fromkeys("/".join(name.split("/")[: 3 if name.startswith("encoder") else 1]) for name in names))
+def _modules(names: Sequence[str]) -> str:
+    """The modules that parameters belong to, in words: "encoder/layers/11, pooler"."""
+    return ", ".join(dict.fromkeys("/".join(n.split("/")[: 3 if n.startswith("encoder") else 1]) for n in names))
 
 
 def _finish(config, workdir, learner, task, reached):
@@ -373,7 +382,7 @@ def _finish(config, workdir, learner, task, reached):
     for line in outcomes.table(summary):
         say(line)
 
-    alone = dataclasses.replace(learner, seeds=[seed.seed])
+    alone = learner if len(reached.seeds) == 1 else dataclasses.replace(learner, seeds=[seed.seed])
     items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
     params, frozen = alone.place(items[f"best-{index}"], items["frozen"])
     outputs = Outputs(config, alone)

@@ -121,8 +121,7 @@ class Learner:
                 lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), tree, layouts
             )
 
-        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state["best"])
-        best = described(one, sharding.tree_shardings(one, self.mesh))
+        best = described(self._one, sharding.tree_shardings(self._one, self.mesh))
         return {name: described(state[name], layouts[name]) for name in self._whole} | dict.fromkeys(self._best, best)
 
     @functools.cached_property
@@ -157,7 +156,8 @@ class Learner:
         """Each seed's key, [seeds]: the same for every step, and after a restart."""
         return jnp.stack([step_lib.keys(seed)[1] for seed in self.seeds])
 
-    def make_train_step(self) -> Callable:
+    @functools.cached_property
+    def train_step(self) -> Callable:
         """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it moves of the state.
 
         `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
@@ -211,14 +211,15 @@ class Learner:
             donate_argnums=0,
         )
 
-        def train_step(state, batch, step, keys):
+        def advance(state, batch, step, keys):
             moving = {name: state[name] for name in parts}
             moved, metrics = compiled(moving, state["active"], state["frozen"], batch, step, keys)
             return state | moved, metrics
 
-        return train_step
+        return advance
 
-    def make_eval_step(self) -> Callable:
+    @functools.cached_property
+    def eval_step(self) -> Callable:
         """A compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
 
         `batch` holds arrays [batch, ...], the same for each seed; see task_objective.outputs.
@@ -228,21 +229,22 @@ class Learner:
             params = tuning.effective(tuning.merge(trained, frozen), self.config.tuning)
             return task_objective.outputs(self.model, params, batch)
 
-        def eval_step(params, frozen, batch):
+        def evaluate(params, frozen, batch):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 return self._over_seeds(lambda trained: of_seed(trained, frozen, batch), params)
 
         shardings = self._shardings
         return jax.jit(
-            eval_step,
+            evaluate,
             in_shardings=(shardings["params"], shardings["frozen"], sharding.batch_sharding(self.mesh)),
             out_shardings=(self.batch_sharding, sharding.replicated(self.mesh)),
         )
 
-    def make_keep_best(self) -> Callable:
+    @functools.cached_property
+    def keep_best(self) -> Callable:
         """A compiled function (best, params, better [seeds]) -> best; it consumes the old one."""
 
-        def keep_best(best, params, better):
+        def keep(best, params, better):
             def kept(new, old):
                 return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
@@ -250,16 +252,15 @@ class Learner:
 
         layout = self._shardings["params"]
         return jax.jit(
-            keep_best,
+            keep,
             in_shardings=(layout, layout, sharding.replicated(self.mesh)),
             out_shardings=layout,
             donate_argnums=0,
         )
 
-    def one_seed(self) -> dict:
-        """Shapes of every parameter of one seed, adapters included."""
-        best = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self._shapes["best"])
-        return tuning.merge(best, self._shapes["frozen"])
+    def parts(self) -> tuple[dict, dict]:
+        """Shapes of the (trained, frozen) parameters of one seed, adapters included."""
+        return self._one, self._shapes["frozen"]
 
     def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
         """(trained, frozen) parameters of one model on the mesh, as those of the only seed."""
@@ -273,7 +274,7 @@ class Learner:
 
     @functools.cached_property
     def _passes(self):
-        return tuning.passes(self.one_seed(), self._frozen)
+        return tuning.passes(tuning.merge(*self.parts()), self._frozen)
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -306,6 +307,10 @@ class Learner:
         if rates["warmup_steps"] < 0:
             rates["warmup_steps"] = int(np.ceil(rates["warmup_share"] * self.num_steps))
         return rates
+
+    @functools.cached_property
+    def _one(self):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self._shapes["best"])
 
     @functools.cached_property
     def _shapes(self):

@@ -66,7 +66,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     state, _, _ = learner.init_state({})
     batch = {name: array[None] for name, array in make_batch(rows, length).items()}
     batch["weights"] = np.ones((1, rows), np.float32)
-    train_step, keys, done = learner.make_train_step(), learner.dropout_keys(), 0
+    train_step, keys, done = learner.train_step, learner.dropout_keys(), 0
 
     def step():
         nonlocal state, done

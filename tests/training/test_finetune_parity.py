@@ -115,7 +115,7 @@ def test_twenty_steps(tmp_path):
     learner = Learner(config, opened.model, opened.problem, (0,), mesh, STEPS)
     state, fresh, left = learner.init_state(opened.params)
     assert not fresh and not left
-    train_step, keys = learner.make_train_step(), learner.dropout_keys()
+    train_step, keys = learner.train_step, learner.dropout_keys()
     for step in range(STEPS):
         batch = {name: array[None] for name, array in make_batch(step).items()}
         state, metrics = train_step(state, batch, np.int32(step), keys)

@@ -66,7 +66,7 @@ def make_learner(seeds, mesh_sizes=(1, 1, 1), model=None, at_once=0, microbatche
 def run(learner, steps=2, length=LENGTH, batch_of=stacked):
     """State and losses [steps, seeds], on the host."""
     state, _, _ = learner.init_state(source())
-    step, keys, losses = learner.make_train_step(), learner.dropout_keys(), []
+    step, keys, losses = learner.train_step, learner.dropout_keys(), []
     for index in range(steps):
         state, metrics = step(state, batch_of(learner.seeds, index, length), np.int32(index), keys)
         losses.append(metrics["loss"])
@@ -114,14 +114,14 @@ def test_microbatches_are_sums_over_what_the_batch_counts():
     expected, gradient = jax.jit(jax.value_and_grad(loss))(of_seed(start, 0))
     batch = {name: array[None] for name, array in make_batch(3, 1).items()}
     state = learner.init_state(source())[0]
-    _, metrics = learner.make_train_step()(state, batch, np.int32(0), learner.dropout_keys())
+    _, metrics = learner.train_step(state, batch, np.int32(0), learner.dropout_keys())
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"][0], optax.tree.norm(gradient), rtol=1e-4)
 
 
 def test_a_bad_seed_and_a_stopped_one_stay_as_they_are_and_touch_no_other():
     learner = make_learner(SEEDS)
-    step, keys = learner.make_train_step(), learner.dropout_keys()
+    step, keys = learner.train_step, learner.dropout_keys()
     begun, _, _ = learner.init_state(source())
     before = jax.device_get(begun["params"])
     begun |= learner.marks(np.full(4, -1), np.array([True, True, False, True]))
@@ -142,7 +142,7 @@ def test_best_parameters_and_what_checkpoints_hold():
     assert {name.split("/")[0] for name in fresh} == {"task"}
     assert {name.split("/")[0] for name in left} == {"mlm", "next_sentence"}
     moved = jax.tree.map(lambda leaf: leaf + 1, state["params"])
-    state["best"] = learner.make_keep_best()(state["best"], moved, np.array([False, True]))
+    state["best"] = learner.keep_best(state["best"], moved, np.array([False, True]))
     items = learner.to_items(state)
     assert set(items) == {"params", "opt_state", "frozen", "best-0", "best-1"}
     jax.tree.map(np.testing.assert_array_equal, items["best-1"], of_seed(moved, 1))
