@@ -169,6 +169,8 @@ def _joined(parts):
 
 
 def _matching(pattern, key):
+    if os.path.isfile(pattern):  # whatever [ and ] its name has
+        return [pattern]
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"

@@ -1,8 +1,9 @@
 """Extractive answers: overlapping windows of a context, and the best spans over all of them.
 
 The rules are those of google-research/bert's run_squad.py: windows start `stride` tokens apart, a span counts in the
-window where its first token has the most context, spans are made of the n best starts and ends of a window, and a
-question has no answer where [CLS] scores higher than the best span by more than a threshold.
+window where its first token has the most context, and a question has no answer where [CLS] scores higher than the best
+span by more than a threshold. Except that all spans of a context are compared, not those of the n best starts and ends
+of a row: these may all lie in the question, or every end before every start, and then there would be no answer.
 """
 
 import dataclasses
@@ -12,6 +13,8 @@ import numpy as np
 
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tokenizers import Tokenizer
+
+_SPANS = 400  # of a window that are looked at for n best different texts, at least; run_squad.py's 20 x 20
 
 Ids = Sequence[int]
 Span = tuple[int, int]
@@ -127,23 +130,16 @@ def best_answers(
       offsets: [start, end) in it of each of its tokens, in code points.
       spans, begins: as of make_rows.
       outputs: for each window, float [tokens of its row, 2]: logits of starts and ends.
-      n_best: starts and ends of a window that are paired, and answers returned.
+      n_best: answers returned.
       max_answer_length: in tokens.
       null: whether "no answer" competes for probability.
     """
-    found = []
-    for (first, stop), owned, logits in zip(spans, most_context(spans), outputs, strict=True):
-        logits = np.asarray(logits, np.float64)
-        starts, ends = (np.argsort(-logits[:, i], kind="stable")[:n_best] - begins for i in (0, 1))
-        starts = starts[(starts >= 0) & (starts < stop - first)]
-        ends = ends[(ends >= 0) & (ends < stop - first)]
-        starts = starts[owned[starts]]
-        size = ends[None, :] - starts[:, None]
-        fits = (size >= 0) & (size < max_answer_length)
-        score = logits[starts + begins, 0][:, None] + logits[ends + begins, 1][None, :]
-        for i, j in zip(*np.nonzero(fits), strict=True):
-            found.append((score[i, j], first + starts[i], first + ends[j]))
-    found.sort(key=lambda candidate: -candidate[0])
+    parts = [
+        _of_window(np.asarray(logits, np.float64)[begins:], first, stop - first, owned, n_best, max_answer_length)
+        for (first, stop), owned, logits in zip(spans, most_context(spans), outputs, strict=True)
+    ]
+    found = np.concatenate(parts)
+    found = found[np.argsort(-found["score"], kind="stable")].tolist()
     null_score = float(min(logits[0, 0] + logits[0, 1] for logits in outputs))
 
     best = {}
@@ -161,6 +157,23 @@ def best_answers(
         for (text, (score, start, end)), probability in zip(best.items(), probabilities, strict=False)
     )
     return Answers(answers, null_score, probabilities[-1] if null else 0.0)
+
+
+def _of_window(logits, first, size, owned, n_best, max_answer_length):
+    """The best spans of a window of `size` tokens, in no order: (score, first token, last token) of the context."""
+    width = min(max_answer_length, size)
+    starts = np.where(owned, logits[:size, 0], -np.inf)
+    ends = np.full(size + max(0, width - 1), -np.inf)  # a span does not go beyond its window
+    ends[:size] = logits[:size, 1]
+    scores = starts[:, None] + (np.lib.stride_tricks.sliding_window_view(ends, width) if size else ends[:, None])
+    scores = scores.reshape(-1)
+    most = max(_SPANS, n_best**2)
+    chosen = np.sort(np.argpartition(-scores, most)[:most]) if len(scores) > most else np.arange(len(scores))
+    chosen = chosen[scores[chosen] > -np.inf]
+    begin, more = np.divmod(chosen, max(1, width))
+    made = np.empty(len(chosen), [("score", np.float64), ("first", np.int64), ("last", np.int64)])
+    made["score"], made["first"], made["last"] = scores[chosen], first + begin, first + begin + more
+    return made
 
 
 def token_span(offsets: Sequence[Span], start: int, end: int) -> tuple[int, int] | None:

@@ -57,6 +57,11 @@ def test_globs_and_several_files(tmp_path):
     assert table.where(8) == f"{tmp_path}/a.jsonl line 5"
 
 
+def test_a_file_whose_name_looks_like_a_glob(tmp_path):
+    (tmp_path / "a[1].csv").write_text("text,label\na,1\n")
+    assert as_rows(read(tmp_path / "a[1].csv", ("text", "label"))) == [("a", "1")]
+
+
 def test_quoted_line_ends_count_as_lines(tmp_path):
     (tmp_path / "a.csv").write_text('text,label\n"two\nlines",1\n\nx,2\n')
     table = read(tmp_path / "a.csv", ("text", "label"))
