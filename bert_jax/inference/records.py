@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -103,8 +104,9 @@ def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable
 
 
 def object_line(answer: Any) -> str:
-    """An answer as JSON."""
-    return json.dumps(answer, ensure_ascii=False)
+    """An answer as JSON that is one line to everybody: what Unicode calls a line end is escaped too."""
+    line = json.dumps(answer, ensure_ascii=False)
+    return line if line.isascii() else re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", line)
 
 
 def vector_line(vector: np.ndarray) -> str:

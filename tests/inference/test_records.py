@@ -97,3 +97,9 @@ def test_vectors(tmp_path):
         line = records.vector_line(vector)
         assert (np.array(json.loads(line)["embedding"], np.float32) == vector).all()
         assert len(line) < 90
+
+
+def test_an_answer_is_one_line_however_lines_are_told_apart():
+    answer = {"text": "é\u2028\u2029\x85\x0b\x1c\r\n"}
+    line = records.object_line(answer)
+    assert len(line.splitlines()) == 1 and json.loads(line) == answer and "é" in line
