@@ -1,0 +1,260 @@
+"""Live: models that torch made are read, agree, and are read by torch again (make test-parity)."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax.data import rows, tokenizers
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface, tensors
+from bert_jax.interop.pretrained import Pretrained
+
+pytestmark = pytest.mark.parity
+SIZES = dict(
+    vocab_size=150, hidden_size=20, num_hidden_layers=2, num_attention_heads=4, intermediate_size=36,
+    max_position_embeddings=32,
+)  # fmt: skip
+PROSE = ["The cat sat on the mat, and the dog looked at the cat.", "Nobody knew why the cat had chosen that mat."] * 20
+TEXTS = ["the cat sat", "a dog, on the mat: caf\u00e9", "Nobody [MASK] the <mask> mat"]
+
+
+@pytest.mark.parametrize("case", [0, 1, 5, 8, 14])
+def test_random_models_of_odd_sizes(case, tmp_path):
+    from experiments.parity import models
+
+    name = models.make_random(tmp_path / "model", 1000 + case, *models.CASES[case])
+    row = models.compare(tmp_path / "model", case, name)
+    assert not row.failed, row
+
+
+def saved(path, architecture, **changes):
+    """A random model of transformers in `path`, weights away from 0 and 1, with a WordPiece vocabulary beside it."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    kind = getattr(transformers, architecture)
+    model = kind(kind.config_class(**SIZES | changes))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained(path)
+    tokenizers.train("wordpiece", PROSE, 120).save(path)
+    return model.eval()
+
+
+def hidden_of_torch(model, batch):
+    import torch
+
+    inputs = {name: torch.from_numpy(array).long() for name, array in batch.items()}
+    with torch.no_grad():
+        return model(**inputs)
+
+
+def some_batch(tokenizer):
+    ids = tokenizer.encode(TEXTS, special=True)
+    return rows.pad(tokenizer, [rows.join(tokenizer, ids[0], ids[1]), *(rows.join(tokenizer, row) for row in ids)], 32)
+
+
+def relative(ours, theirs):
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("layout", ["old bert", "minilm", "safe roberta"])
+def test_layouts_of_published_checkpoints(layout, tmp_path):
+    """gamma and beta and every copy; bare names and buffers; a pooler beside the masked-language head."""
+    import torch
+
+    roberta = layout == "safe roberta"
+    names = {"old bert": "BertForPreTraining", "minilm": "BertModel", "safe roberta": "RobertaForMaskedLM"}
+    changes = {"pad_token_id": 1, "type_vocab_size": 1} if roberta else {}
+    model = saved(tmp_path / "model", names[layout], **changes)
+    arrays = tensors.read(tmp_path / "model")[0]
+    arrays = {name: np.array(array) for name, array in arrays.items()}
+    if layout == "old bert":
+        arrays = {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): array
+            for name, array in arrays.items()
+        }
+        arrays["cls.predictions.decoder.weight"] = arrays["bert.embeddings.word_embeddings.weight"]
+    prefix = {"old bert": "bert.", "minilm": "", "safe roberta": "roberta."}[layout]
+    arrays[f"{prefix}embeddings.position_ids"] = np.arange(32)[None]
+    if roberta:
+        arrays |= {
+            "roberta.pooler.dense.weight": np.ones((20, 20), np.float32),
+            "roberta.pooler.dense.bias": np.ones(20, np.float32),
+        }
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "model/pytorch_model.bin")
+    with pytest.raises(UserError, match="weights in a pickle"):
+        huggingface.read(tmp_path / "model")
+    found = huggingface.read(tmp_path / "model", pickles=True)
+    assert found.model.spec.pooler
+    batch = some_batch(found.tokenizer)
+    if roberta:
+        batch["token_type_ids"] *= 0
+        batch["input_ids"] = np.where(batch["attention_mask"], np.maximum(batch["input_ids"], 2), 1)
+    output = hidden_of_torch(model, batch)
+    present = batch["attention_mask"] > 0
+    ours = jax.jit(found.model.apply)(found.params, batch)
+    if layout == "minilm":
+        assert relative(ours["hidden"][present], output.last_hidden_state[present]) < 1e-5
+        assert relative(ours["pooled"], output.pooler_output) < 1e-5
+    else:
+        logits = output.logits if roberta else output.prediction_logits
+        assert relative(ours["mlm_logits"][present], logits[present]) < 1e-5
+
+
+def test_a_pickle_that_runs_a_program_is_refused(tmp_path):
+    import pickle
+
+    class Program:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "made"), "w"))
+
+    saved(tmp_path / "model", "BertModel")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(pickle.dumps({"a": Program()}))
+    with pytest.raises(UserError, match="pytorch_model.bin: not read"):
+        huggingface.read(tmp_path / "model", pickles=True)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["BertForPreTraining", "XLMRobertaForTokenClassification", "CamembertModel"])
+def test_both_ways_through_torchs_half_precision(architecture, dtype, tmp_path):
+    import torch
+    import transformers
+
+    model = saved(tmp_path / "model", architecture).to(getattr(torch, dtype))
+    model.save_pretrained(tmp_path / "model")
+    huggingface.write(huggingface.read(tmp_path / "model"), tmp_path / "out")
+    first, second = (tensors.read(tmp_path / name)[0] for name in ("model", "out"))
+    assert first.keys() == second.keys()
+    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    again, report = getattr(transformers, architecture).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report.values()) and again.dtype == getattr(torch, dtype)
+
+
+def own(kind, *, family="bert", task=None, labels=(), problem="", **changes):
+    """A model as bert_jax trains them, with a trained vocabulary."""
+    tokenizer = tokenizers.train(kind, PROSE, {"wordpiece": 120, "bpe": 300}[kind])
+    config = config_lib.base().model
+    config.update(hidden_size=20, num_layers=2, num_heads=4, intermediate_size=36, max_positions=40)
+    heads = {"language_model": task is None, "next_sentence": changes.pop("next_sentence", False)}
+    config.update(changes)
+    model = model_lib.build(config, tokenizer.vocab_size, task=task, **heads)
+    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+    return Pretrained("here", family, dict(config), model, params, tokenizer, labels, problem)
+
+
+OWN = {
+    "BertForPreTraining": ("wordpiece", dict(next_sentence=True)),
+    "BertForMaskedLM": ("bpe", dict(pooler=False)),
+    "RobertaForMaskedLM": ("bpe", dict(family="roberta", pooler=False, position_offset=2, type_vocab_size=1)),
+    "BertForSequenceClassification": (
+        "wordpiece",
+        dict(task=model_lib.Task("sequence_classification", 3), labels=("a", "b", "c"), problem="multi_label"),
+    ),
+    "RobertaForSequenceClassification": (
+        "bpe",
+        dict(
+            family="roberta", pooler=False, position_offset=2, type_vocab_size=1, labels=("score",),
+            task=model_lib.Task("sequence_classification", 1, "dense"), problem="regression",
+        ),
+    ),
+    "BertForTokenClassification": (
+        "wordpiece", dict(task=model_lib.Task("token_classification", 2), labels=("O", "B-X"), pooler=False),
+    ),
+    "BertForQuestionAnswering": (
+        "wordpiece", dict(task=model_lib.Task("question_answering", 2, dropout=0.0), pooler=False),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", OWN)
+def test_our_own_models_predict_the_same_in_transformers(architecture, tmp_path):
+    import torch
+    import transformers
+
+    kind, options = OWN[architecture]
+    ours = own(kind, **options)
+    huggingface.write(ours, tmp_path / "out")
+    model, report = getattr(transformers, architecture).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(report.values())
+    config = model.config
+    assert (config.problem_type or "") == {"multi_label": "multi_label_classification"}.get(ours.problem, ours.problem)
+    if ours.labels:
+        assert tuple(config.id2label[i] for i in range(config.num_labels)) == ours.labels
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.model_max_length == 40
+    encoded = tokenizer(TEXTS, TEXTS[1:] + TEXTS[:1], padding=True, truncation=True, return_tensors="pt")
+    ids = ours.tokenizer.encode(TEXTS, special=True)
+    joined = []
+    for first, second in zip(ids, ids[1:] + ids[:1], strict=True):
+        a, b = rows.truncate_pair(len(first), len(second), 40 - rows.num_special(ours.tokenizer, True))
+        joined.append(rows.join(ours.tokenizer, first[:a], second[:b]))
+    batch = rows.pad(ours.tokenizer, joined, max(len(row) for row, _ in joined))
+    for name, array in encoded.items():
+        np.testing.assert_array_equal(array.numpy(), batch[name])
+    with torch.no_grad():
+        theirs = model.eval()(**encoded)
+    found = jax.jit(ours.model.apply)(ours.params, batch)
+    present = batch["attention_mask"] > 0
+    if architecture.endswith(("MaskedLM", "PreTraining")):
+        expected = theirs.prediction_logits if hasattr(theirs, "prediction_logits") else theirs.logits
+        assert relative(found["mlm_logits"][present], expected[present]) < 1e-5
+    elif architecture.endswith("Answering"):
+        assert relative(found["logits"][..., 0][present], theirs.start_logits[present]) < 1e-5
+    elif architecture.endswith("TokenClassification"):
+        assert relative(found["logits"][present], theirs.logits[present]) < 1e-5
+    else:
+        assert relative(found["logits"], theirs.logits) < 1e-5
+    again = huggingface.read(tmp_path / "out")
+    assert dataclasses.replace(again.model.spec, dtype="") == dataclasses.replace(ours.model.spec, dtype="")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", ("max", "mean")])
+def test_sentence_transformers_reads_what_it_wrote_and_we_wrote_again(pooling, tmp_path):
+    import sentence_transformers
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    import bert_jax
+
+    saved(tmp_path / "encoder", "BertModel")
+    modules = [Transformer(str(tmp_path / "encoder")), Pooling(20, pooling), *([Normalize()] * (pooling != "cls"))]
+    theirs = sentence_transformers.SentenceTransformer(modules=modules, prompts={"query": "the cat: "}, device="cpu")
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    ours = bert_jax.Embedder.from_pretrained(tmp_path / "theirs")
+    huggingface.write(ours.model, tmp_path / "out")
+    again = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    texts = [*TEXTS, "the cat " * 40]
+    for name in ("query", None):
+        expected = theirs.encode(texts, prompt_name=name)
+        assert relative(again.encode(texts, prompt_name=name), expected) < 1e-6
+        assert relative(ours.encode(texts, prompt_name=name), expected) < 1e-5
+
+
+def test_the_command(tmp_path):
+    saved(tmp_path / "model", "BertForMaskedLM")
+
+    def convert(*arguments):
+        command = [sys.executable, "-m", "bert_jax.convert", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = convert(f"--input={tmp_path / 'model'}", f"--output={tmp_path / 'out'}", "--dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    assert "encoder of 2 layers, masked-language head" in done.stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    done = convert(f"--input={tmp_path / 'model'}", f"--output={tmp_path / 'out'}")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "is there already" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
