@@ -12,7 +12,6 @@ has the higher pseudo-log-likelihood, half right where both have the same. The o
 order, with good_score, bad_score (nats) and correct (1, 0.5 or 0) added.
 """
 
-import json
 import os
 import pathlib
 
@@ -109,10 +108,12 @@ def _write(records):
     """Beside the target, then renamed: a failure leaves an older output as it was."""
     if not _OUTPUT.value:
         return
+    from bert_jax.inference.records import object_line
+
     path = pathlib.Path(_OUTPUT.value)
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in records), "utf-8")
+        partial.write_text("".join(object_line(one) + "\n" for one in records), "utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ import functools
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -33,12 +34,12 @@ def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
     pairs = {}
     expected = "an object with the strings `good` and `bad`" + (f" and with `{group}`" if group else "")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     pairs[f"{path}:{number}"] = _pair(line, f"{path}:{number}", group, expected)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--pairs={path}: cannot be read: {error}; expected JSONL in UTF-8") from error
+    except OSError as error:
+        raise UserError(f"--pairs={path}: cannot be read: {error.strerror or error}; expected JSONL") from error
     if not pairs:
         raise UserError(f"--pairs={path}: empty; expected {expected} on each line")
     return pairs
@@ -137,15 +138,21 @@ def pseudo_log_likelihoods(
 
 def _pair(line, where, group, expected):
     try:
-        pair = json.loads(line)
-    except ValueError as error:
+        text = line.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; expected {expected}") from error
+    try:
+        pair = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}); expected {expected}") from error
     good = isinstance(pair, dict) and all(isinstance(pair.get(side), str) for side in _SIDES)
     if not good or (group and group not in pair):
-        raise UserError(f"{where}: found {line.strip()[:60]!r}; expected {expected}")
+        raise UserError(f"{where}: found {text[:60]!r}; expected {expected}")
     for side in _SIDES:
         if not pair[side].strip():
             raise UserError(f"{where}: `{side}` is empty; expected a sentence")
+        if re.search("[\ud800-\udfff]", pair[side]):
+            raise UserError(f"{where}: `{side}` holds half a surrogate pair; expected Unicode")
     return pair
 
 

@@ -26,6 +26,8 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
       UserError: no such model, a damaged one, or one of a kind that is not supported.
     """
     if not (pathlib.Path(name) / "run.json").exists():
+        if step is not None:
+            raise UserError(f"{name}: no run's workdir, which a step ({step}) is of; expected one, or no step")
         return huggingface.read(name)
     if workdir_lib.read(pathlib.Path(name))[0].get("kind") == "finetune":
         return _finetuned(pathlib.Path(name), None if step == "best" else step, seed)

@@ -149,14 +149,22 @@ def test_accuracy_of_pairs(model):
         ('{"good": "a", "bad": 3, "field": 1}', "pairs.jsonl:3: found"),
         ('{"good": "a", "bad": "b"}', "pairs.jsonl:3: found .* and with `field`"),
         ('{"good": "a", "bad": " ", "field": 1}', "pairs.jsonl:3: `bad` is empty"),
+        ('{"good": "a", "bad": "\\ud800", "field": 1}', "pairs.jsonl:3: `bad` holds half a surrogate pair"),
+        (b"\xff", "pairs.jsonl:3: not UTF-8 at byte 0 of the line"),
     ],
 )
 def test_bad_lines_are_named(tmp_path, line, message):
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f"{json.dumps(PAIRS[0])}\n\n{line}\n")
+    line = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(PAIRS[0]).encode() + b"\r\n\n" + line + b"\n")
     with pytest.raises(UserError, match=message) as caught:
         minimal_pairs.read(path, "field")
     assert "\n" not in str(caught.value)
+
+
+def test_a_step_is_of_a_workdir(tmp_path):
+    with pytest.raises(UserError, match="no run's workdir, which a step"):
+        models.open_model(tmp_path, "best")
 
 
 def test_texts_that_the_model_cannot_read(model, tmp_path):
