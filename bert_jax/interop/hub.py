@@ -38,7 +38,7 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
             "or a name on the Hugging Face hub"
         )
     found = _snapshot(name, _FILES)
-    if pickles and not any(found.glob("*.safetensors")):
+    if pickles and not any(found.rglob("*.safetensors")):
         return _snapshot(name, (*_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json"))
     return found
 

@@ -103,7 +103,6 @@ def _model(config, path, names):
     """(config.model, model, labels, problem, scheme) of a config.json and the names in its weights file."""
     kind = model_config.MODEL_TYPES[config["model_type"]]
     settings = model_config.to_model(config, path)
-    settings["pooler"] = _has(names, f"{kind.family}.pooler.")
     language_model = _has(names, "cls.predictions.", "lm_head.")
     if language_model and kind.family == "roberta" and settings["activation"] != "gelu":
         raise UserError(
@@ -111,13 +110,16 @@ def _model(config, path, names):
             "gelu in this family; expected 'gelu'"
         )
     task, labels, problem, scheme = None, (), "", ""
-    task_name = _task_name(names, model_config.architecture_task(config, path), settings["pooler"])
+    pooler, next_sentence = _has(names, f"{kind.family}.pooler."), _has(names, "cls.seq_relationship.")
+    task_name = _task_name(names, model_config.architecture_task(config, path), pooler)
+    reads_pooler = next_sentence or (task_name == "sequence_classification" and kind.pooling == "pooler")
+    settings["pooler"] = pooler or reads_pooler  # one that a head reads must be there
     if task_name:
         task, labels, problem, scheme = model_config.to_task(config, task_name, kind.pooling, path)
     model = model_lib.build(
         settings,
         settings["vocab_size"],
-        next_sentence=_has(names, "cls.seq_relationship."),
+        next_sentence=next_sentence,
         language_model=language_model,
         task=task,
     )
@@ -190,7 +192,8 @@ def _write_files(pretrained, arrays, directory):
     )  # fmt: skip
     embedding = next(array for name, array in arrays.items() if name.endswith("word_embeddings.weight"))
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = embedding.dtype.name
-    (directory / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (directory / "config.json").write_text(text + "\n", "utf-8")
     tensors.write(arrays, directory)
     if origin:
         for name in published.FILES:

@@ -222,7 +222,7 @@ def from_model(
         config["label2id"] = {label: i for i, label in enumerate(labels)}
         if problem:
             config["problem_type"] = _PROBLEMS[problem]
-    return dict(sorted((original | config).items()))
+    return original | config
 
 
 def _labels(config, path):

@@ -242,6 +242,12 @@ def test_every_mismatch_is_in_one_error(make):
         assert part in message
 
 
+def test_a_head_without_the_pooler_that_it_reads(make):
+    made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"])
+    made.write({name: array for name, array in made.arrays.items() if "pooler" not in name})
+    assert "model.safetensors: does not fit the model: missing bert.pooler.dense.bias" in refusal(made.path)
+
+
 def test_a_decoder_of_its_own_is_refused(make):
     made = make(language_model=True)
     other = made.arrays["bert.embeddings.word_embeddings.weight"] + 1
