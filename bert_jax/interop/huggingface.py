@@ -81,7 +81,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
       UserError: the format cannot express the model, the directory is there already, or it cannot be written.
     """
     _check_expressible(pretrained)
-    directory = pathlib.Path(directory)
+    directory = pathlib.Path(directory).absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: is there already; expected a new or an empty directory")
     arrays = _arrays(pretrained, dtype)
