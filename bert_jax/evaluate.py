@@ -108,7 +108,7 @@ def _write(records):
     """Beside the target, then renamed: a failure leaves an older output as it was."""
     if not _OUTPUT.value:
         return
-    from bert_jax.inference.records import object_line
+    from bert_jax.data.json_lines import object_line
 
     path = pathlib.Path(_OUTPUT.value)
     partial = path.with_name(path.name + ".partial")

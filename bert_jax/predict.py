@@ -135,9 +135,10 @@ def _run(verb, predictor, source, output, total):
 
 def _form(verb):
     """How an answer becomes a line."""
+    from bert_jax.data import json_lines
     from bert_jax.inference import records
 
-    return records.vector_line if verb.predictor == "Embedder" else records.object_line
+    return records.vector_line if verb.predictor == "Embedder" else json_lines.object_line
 
 
 def _open(verb):

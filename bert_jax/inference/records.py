@@ -4,10 +4,8 @@ import contextlib
 import gzip
 import json
 import pathlib
-import re
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +33,8 @@ class Records:
         if kind is None:
             raise UserError(f"--input={path}: unknown kind of file; expected a name in {', '.join(_KINDS)}")
         if not path.is_file():
-            raise UserError(f"--input={path}: {'not a file' if path.exists() else 'no such file'}")
+            found = "not a file" if path.exists() else "no such file"
+            raise UserError(f"--input={path}: {found}; expected texts, in a name in {', '.join(_KINDS)}")
         if kind == "text" and len(fields) - optional > 1:
             raise UserError(f"--input={path}: one text a line; expected .jsonl with {_named(fields)}")
         self.path, self._kind, self._fields, self._required = path, kind, fields, len(fields) - optional
@@ -101,12 +100,6 @@ def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
         np.lib.format.write_array_header_1_0(file, header)
         yield lambda vector: file.write(np.ascontiguousarray(vector, "<f4").tobytes())
-
-
-def object_line(answer: Any) -> str:
-    """An answer as JSON that is one line to everybody: what Unicode calls a line end is escaped too."""
-    line = json.dumps(answer, ensure_ascii=False)
-    return line if line.isascii() else re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", line)
 
 
 def vector_line(vector: np.ndarray) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 
 from bert_jax import finetune_config, sharding
 from bert_jax import model as model_lib
-from bert_jax.data import tasks, tokenizers
+from bert_jax.data import json_lines, tasks, tokenizers
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
@@ -413,7 +413,7 @@ def _write_predictions(workdir, name, rows, task_name):
     answers, odds = {}, {}
     with open(partial, "w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_lines.object_line(row) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([row])
                 odds |= answering.squad_null_odds([row])
