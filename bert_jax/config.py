@@ -474,6 +474,11 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def listed(names: Sequence[str]) -> tuple[str, ...]:
+    """Names of a config's key; ("a,b",), which --config.KEY=a,b makes, has two."""
+    return tuple(names[0].split(",")) if len(names) == 1 else tuple(names)
+
+
 def _closest(word, names):
     names = list(names)
     last = word.split(".")[-1]

@@ -279,7 +279,7 @@ def _check_tuning(found):
             f'config.tuning.freeze: found {freeze!r} with config.tuning.lora_rank={rank}, which freezes the encoder; '
             'expected ""'
         )
-    unknown = [name for name in found["tuning.lora_targets"] if name not in ADAPTABLE]
+    unknown = [name for name in config_lib.listed(found["tuning.lora_targets"]) if name not in ADAPTABLE]
     if unknown or not found["tuning.lora_targets"]:
         raise UserError(
             f"config.tuning.lora_targets: found {tuple(found['tuning.lora_targets'])}; expected some of "

@@ -51,6 +51,12 @@ def test_values_that_cannot_work(changes, message):
     assert message in str(caught.value)
 
 
+def test_names_with_commas_as_a_flag_gives_them():
+    finetune_config.validate(make_config(**{"tuning.lora_targets": ("query,down",)}))
+    with pytest.raises(UserError, match="config.tuning.lora_targets: found"):
+        finetune_config.validate(make_config(**{"tuning.lora_targets": ("query,k",)}))
+
+
 def test_each_command_takes_its_own_recipes():
     with pytest.raises(UserError, match="--config: a fine-tuning recipe, for python -m bert_jax.finetune"):
         config_lib.validate(configs.finetune.sst2.get_config())

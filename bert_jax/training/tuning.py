@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from bert_jax.config import listed
 from bert_jax.errors import UserError
 from bert_jax.model import Model, Spec
 from bert_jax.sharding import path_name
@@ -179,7 +180,7 @@ def _frozen_pattern(config):
 
 
 def _adapted_pattern(config):
-    places = "|".join(_PLACES.get(name, f"attention/{name}") for name in config["lora_targets"])
+    places = "|".join(_PLACES.get(name, f"attention/{name}") for name in listed(config["lora_targets"]))
     return rf"layers/\d+/({places})/kernel$"
 
 

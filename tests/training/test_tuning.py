@@ -9,6 +9,7 @@ from bert_jax import config as config_lib
 from bert_jax import finetune_config
 from bert_jax import model as model_lib
 from bert_jax.errors import UserError
+from bert_jax.sharding import path_name
 from bert_jax.training import optimizer as optimizer_lib
 from bert_jax.training import task_objective, tuning
 
@@ -75,6 +76,20 @@ def test_passes_of_a_step(tuned, passes):
 def test_more_layers_than_there_are(tuned):
     with pytest.raises(UserError, match="config.tuning.*; the model has 3"):
         tuning.check(settings(**tuned), make_model().spec)
+
+
+def test_targets_of_adapters_as_a_flag_gives_them():
+    frozen = filled(make_model(layers=1))
+    names = {
+        targets: [
+            path_name(path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(
+                tuning.adapters(settings(lora_rank=2, lora_targets=targets), frozen, jax.random.key(0))
+            )
+        ]
+        for targets in (("query", "down"), ("query,down",))
+    }
+    assert names["query", "down"] == names["query,down",] and len(names["query,down",]) == 4
 
 
 def test_what_starts_fresh():

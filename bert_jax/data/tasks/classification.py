@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax import config as config_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records
 from bert_jax.data.tokenizers import Tokenizer
@@ -84,10 +85,10 @@ class SequenceTask:
         self._length = config.data.sequence_length
         self._labels = {
             "single_label": SingleLabel, "multi_label": MultiLabel, "regression": Number,
-        }[self.problem](train, self._label_columns, records.listed(task.labels))  # fmt: skip
+        }[self.problem](train, self._label_columns, config_lib.listed(task.labels))  # fmt: skip
         self.labels = self._labels.names
         if (
-            "f1" in (*records.listed(task.metrics), self.metric)
+            "f1" in (*config_lib.listed(task.metrics), self.metric)
             and self.problem == "single_label"
             and len(self.labels) != 2
         ):

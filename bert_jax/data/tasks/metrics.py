@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax.data.tasks.records import listed
+from bert_jax.config import listed
 from bert_jax.errors import UserError
 
 OF_PROBLEM = {

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config import listed
 from bert_jax.data import hashing, tfds_source
 from bert_jax.errors import UserError
 
@@ -80,11 +81,6 @@ def named_sets(spec: str, key: str) -> dict[str, str]:
     if "" in sets and len(sets) > 1:
         raise UserError(f"{key}={spec}: found files with and without a name; expected NAME=FILE for each")
     return sets
-
-
-def listed(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of a config's key; ("a,b",), which --config.KEY=a,b makes, has two."""
-    return tuple(names[0].split(",")) if len(names) == 1 else tuple(names)
 
 
 def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
