@@ -79,7 +79,7 @@ def load(path: pathlib.Path) -> dict:
     """A config.json whose model_type is supported. Raises UserError."""
     config = load_json(path)
     found = config.get("model_type")
-    if found not in MODEL_TYPES:
+    if not isinstance(found, str) or found not in MODEL_TYPES:
         raise UserError(f"{path}: model_type {found!r} is not supported; expected one of {', '.join(MODEL_TYPES)}")
     return config
 
@@ -109,10 +109,12 @@ def to_model(config: Mapping, path: pathlib.Path) -> dict:
             raise UserError(f"{path}: {key} {config[key]!r} is not supported; expected {allowed[-1]!r}")
     act = config.get("hidden_act", "gelu")
     known = {theirs: ours for ours, names in _ACTIVATIONS.items() for theirs in names}
-    if act not in known:
+    if not isinstance(act, str) or act not in known:
         raise UserError(f"{path}: hidden_act {act!r} is not supported; expected one of {', '.join(known)}")
     model = {ours: config.get(theirs, default) for ours, (theirs, default) in _KEYS.items()}
     pad_id = config.get("pad_token_id")
+    if pad_id is not None and (not isinstance(pad_id, int) or pad_id < 0) and kind.family == "roberta":
+        raise UserError(f"{path}: pad_token_id {pad_id!r}; expected the id of a token")
     offset = 0 if kind.family == "bert" else (kind.pad_id if pad_id is None else pad_id) + 1
     model |= {
         "vocab_size": config.get("vocab_size", kind.vocab_size),
@@ -148,6 +150,8 @@ def to_task(config: Mapping, name: str, pooling: str, path: pathlib.Path) -> tup
     labels = _labels(config, path)
     dropout = config.get("classifier_dropout")
     dropout = config.get("hidden_dropout_prob", 0.1) if dropout is None else dropout
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"{path}: classifier_dropout {dropout!r}; expected a rate in [0, 1)")
     task = Task(name, len(labels), pooling, dropout)
     if name == "token_classification":
         return task, labels, "", _scheme(labels)
@@ -161,7 +165,10 @@ def to_task(config: Mapping, name: str, pooling: str, path: pathlib.Path) -> tup
 
 def architecture_task(config: Mapping, path: pathlib.Path) -> str:
     """The task that `architectures` names, "" for none. Raises UserError for a head that is not supported."""
-    for architecture in config.get("architectures") or ():
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise UserError(f"{path}: architectures {architectures!r}; expected a list of names")
+    for architecture in architectures:
         if architecture.endswith("ForMultipleChoice"):
             known = ", ".join(_TASKS)
             raise UserError(f"{path}: architecture {architecture} is not supported; expected one of {known}")
@@ -228,7 +235,10 @@ def from_model(
 def _labels(config, path):
     names = config.get("id2label")
     if names is None:
-        return tuple(f"LABEL_{i}" for i in range(config.get("num_labels", 2)))
+        count = config.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise UserError(f"{path}: num_labels {count!r}; expected a positive number")
+        return tuple(f"LABEL_{i}" for i in range(count))
     try:
         by_id = {int(i): str(label) for i, label in names.items()}
     except (AttributeError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import operator
+import os
 import pathlib
 import struct
 from collections.abc import Iterator, Mapping
@@ -69,8 +71,11 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise _damaged(path, f"its header should be {length} bytes long, but {size - 8} are there")
     try:
         header = json.loads(data[8 : 8 + length].tobytes())
-        entries = [(name, entry["dtype"], entry["shape"], *entry["data_offsets"])
+        entries = [(name, str(entry["dtype"]), [*map(operator.index, entry["shape"])],
+                    *map(operator.index, entry["data_offsets"]))
                    for name, entry in header.items() if name != "__metadata__"]  # fmt: skip
+        if any(len(entry) != 5 for entry in entries):
+            raise ValueError("data_offsets are not two")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its header is not that of a safetensors file") from error
     body = data[8 + length :]
@@ -118,7 +123,7 @@ def _array(path, body, name, kind, shape, start, stop):
 def _read_shards(index, read_shard):
     try:
         names = json.loads(index.read_text("utf-8"))["weight_map"]
-        files = sorted(set(names.values()))
+        files = sorted(set(map(os.fspath, names.values())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of shards; expected JSON with a weight_map") from error
     missing = [name for name in files if not (index.parent / name).is_file()]

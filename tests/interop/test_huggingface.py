@@ -185,10 +185,28 @@ def test_schemes_of_labels(labels, scheme):
         ({"num_hidden_layers": 1}, "unused bert.encoder.layer.1.attention.output.LayerNorm.bias"),
         ({"num_hidden_layers": 3}, "missing bert.encoder.layer.2.attention.output.LayerNorm.bias"),
         ({"architectures": ["BertForMultipleChoice"]}, "architecture BertForMultipleChoice is not supported"),
+        ({"architectures": [None]}, "architectures [None]; expected a list of names"),
+        ({"model_type": ["bert"]}, "model_type ['bert'] is not supported"),
+        ({"hidden_act": ["gelu"]}, "hidden_act ['gelu'] is not supported"),
     ],
 )  # fmt: skip
 def test_settings_that_do_not_fit_are_named(make, changes, message):
     made = make(language_model=True)
+    made.write_config(**changes)
+    assert message in refusal(made.path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pad_token_id": "1"}, "pad_token_id '1'; expected the id of a token"),
+        ({"pad_token_id": -1}, "pad_token_id -1; expected the id of a token"),
+        ({"num_labels": "2"}, "num_labels '2'; expected a positive number"),
+        ({"classifier_dropout": "0.1"}, "classifier_dropout '0.1'; expected a rate"),
+    ],
+)
+def test_settings_of_a_classifier_that_do_not_fit_are_named(make, changes, message):
+    made = make("roberta", task="sequence_classification")
     made.write_config(**changes)
     assert message in refusal(made.path)
 
@@ -208,6 +226,11 @@ def test_damaged_directories_are_told_in_one_line(make, tmp_path):
         assert "model.safetensors: cut off or no safetensors file" in refusal(made.path)
     weights_file.write_bytes(b"\x10" + bytes(7) + b"not json, really" + bytes(100))
     assert "no safetensors file" in refusal(made.path)
+    entry = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+    for changes in ({"data_offsets": [0]}, {"data_offsets": ["0", 4]}, {"shape": [1.0]}, {"dtype": [4]}):
+        header = json.dumps({"a": entry | changes}).encode()
+        weights_file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        assert "model.safetensors: cut off or no safetensors file" in refusal(made.path)
     weights_file.write_bytes(whole)
     text = config.read_text()
     config.write_text(text[:-9])
