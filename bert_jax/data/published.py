@@ -168,6 +168,10 @@ def _bert(directory, settings, names):
     vocab = _state_vocab(directory)
     if vocab is None:
         vocab = models.WordPiece.read_file(str(_needed(directory / "vocab.txt")))
+    if _text(names["unk_token"]) not in vocab:  # added behind the pieces, the model could not give it
+        raise UserError(
+            f"{directory}: its vocabulary of {len(vocab):,} has no {_text(names['unk_token'])}; expected it among them"
+        )
     tokenizer = hf.Tokenizer(models.WordPiece(vocab, unk_token=_text(names["unk_token"])))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,

@@ -286,6 +286,12 @@ def test_vocabularies_and_embeddings_of_different_sizes(make):
     assert "the tokenizer has 18 tokens, but the word embedding of model.safetensors has 17 rows" in refusal(made.path)
 
 
+def test_an_empty_vocabulary(make):
+    made = make()
+    (made.path / "vocab.txt").write_text("")
+    assert "its vocabulary of 0 has no [UNK]" in refusal(made.path)
+
+
 def test_a_name_is_found_in_the_hubs_cache(make, tmp_path, monkeypatch):
     import huggingface_hub.constants
 
