@@ -1,6 +1,7 @@
 """Models in the Hugging Face format: a directory, or a name on the hub, with config.json, weights and a tokenizer."""
 
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ from bert_jax.interop import hub, model_config, sentence_transformers, tensors, 
 from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_MOST_PADDING = 128  # rows behind the vocabulary: published embeddings are padded to multiples of 8, 64 or 128
 
 
 def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
@@ -46,11 +48,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     settings, model, labels, problem, scheme = _model(config, path, {weights.canonical(key, family) for key in arrays})
     params = weights.from_state_dict(model, arrays, family, str(file))
     tokenizer = tokenizers.load(directory)
-    if tokenizer.vocab_size > model.spec.vocab_size:
-        raise UserError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, but the word embedding of {file.name} has "
-            f"{model.spec.vocab_size} rows; expected the model's own tokenizer"
-        )
+    _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
     use = dict(embedder.settings) if embedder else {}
     if use.get("lower_case"):
         tokenizer = tokenizers.lower_cased(tokenizer)
@@ -97,6 +95,15 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
             raise
     except OSError as error:
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
+
+
+def _check_vocabulary(directory, tokens, file_name, rows):
+    """An embedding may be padded to a round number of rows; more than that, and the vocabulary is another model's."""
+    found = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
+    if not 0 <= rows - tokens < _MOST_PADDING:
+        raise UserError(f"{found}; expected the model's own tokenizer")
+    if rows > tokens and rows % 8:
+        logging.getLogger("bert_jax").warning("warning: %s; is it the model's own?", found)
 
 
 def _model(config, path, names):

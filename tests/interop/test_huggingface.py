@@ -278,9 +278,13 @@ def test_a_decoder_of_its_own_is_refused(make):
     assert "cls.predictions.decoder.weight differs from bert.embeddings" in refusal(made.path)
 
 
-def test_vocabularies_and_embeddings_of_different_sizes(make):
+def test_vocabularies_and_embeddings_of_different_sizes(make, caplog, monkeypatch):
     made = make()  # 14 tokens, 17 rows
     assert huggingface.read(made.path).model.spec.vocab_size == 17
+    assert "14 tokens, but the word embedding of model.safetensors has 17 rows; is it the model's own?" in caplog.text
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface, "_MOST_PADDING", 3)
+        assert "the tokenizer has 14 tokens, but the word embedding of model.safetensors has 17" in refusal(made.path)
     with (made.path / "vocab.txt").open("a") as file:
         file.write("i\nj\nk\nl\n")
     assert "the tokenizer has 18 tokens, but the word embedding of model.safetensors has 17 rows" in refusal(made.path)
