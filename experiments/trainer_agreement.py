@@ -14,7 +14,7 @@ import statistics
 
 import numpy as np
 
-ROWS, BATCH, EPOCHS, RATE, WARMUP, LENGTH = 3000, 32, 2, 2e-4, 0.1, 128
+ROWS, BATCH, EPOCHS, RATE, WARMUP, LENGTH = 1000, 32, 2, 2e-4, 0.1, 128
 
 
 def main():
@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--workdir", required=True)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=6)
     flags = parser.parse_args()
     workdir = pathlib.Path(flags.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
