@@ -16,6 +16,7 @@ from bert_jax.interop import hub, model_config, sentence_transformers, tensors, 
 from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_TOY = 1000  # rows of an embedding below which a model is somebody's test, whose vocabulary may be a few words
 _MOST_PADDING = 128  # rows behind the vocabulary: published embeddings are padded to multiples of 8, 64 or 128
 
 
@@ -100,7 +101,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
 def _check_vocabulary(directory, tokens, file_name, rows):
     """An embedding may be padded to a round number of rows; more than that, and the vocabulary is another model's."""
     found = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
-    if not 0 <= rows - tokens < _MOST_PADDING:
+    if tokens > rows or (rows - tokens >= _MOST_PADDING and rows >= _TOY):
         raise UserError(f"{found}; expected the model's own tokenizer")
     if rows > tokens and rows % 8:
         logging.getLogger("bert_jax").warning("warning: %s; is it the model's own?", found)

@@ -284,6 +284,7 @@ def test_vocabularies_and_embeddings_of_different_sizes(make, caplog, monkeypatc
     assert "14 tokens, but the word embedding of model.safetensors has 17 rows; is it the model's own?" in caplog.text
     with monkeypatch.context() as patch:
         patch.setattr(huggingface, "_MOST_PADDING", 3)
+        patch.setattr(huggingface, "_TOY", 17)
         assert "the tokenizer has 14 tokens, but the word embedding of model.safetensors has 17" in refusal(made.path)
     with (made.path / "vocab.txt").open("a") as file:
         file.write("i\nj\nk\nl\n")
