@@ -1,10 +1,10 @@
 """Models in the Hugging Face format: a directory, or a name on the hub, with config.json, weights and a tokenizer."""
 
 import json
-import logging
 import os
 import pathlib
 import shutil
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -101,10 +101,11 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
 def _check_vocabulary(directory, tokens, file_name, rows):
     """An embedding may be padded to a round number of rows; more than that, and the vocabulary is another model's."""
     found = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
-    if tokens > rows or (rows - tokens >= _MOST_PADDING and rows >= _TOY):
+    padding = rows - tokens
+    if padding < 0 or (padding >= _MOST_PADDING and rows >= _TOY):
         raise UserError(f"{found}; expected the model's own tokenizer")
-    if rows > tokens and rows % 8:
-        logging.getLogger("bert_jax").warning("warning: %s; is it the model's own?", found)
+    if padding and rows % 8 and rows >= _TOY:
+        print(f"warning: {found}; is it the model's own?", file=sys.stderr)
 
 
 def _model(config, path, names):
