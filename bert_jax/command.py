@@ -10,10 +10,13 @@ from bert_jax import config as config_lib
 from bert_jax import finetune_config
 from bert_jax.errors import UserError
 
+_default: str | None = None  # the recipe where --config is not given
+
 
 def define_config_flag(default: str | None = None) -> None:
     """Defines --config=FILE|NAME and --config.KEY=VALUE; without a default recipe, --config is required."""
-    path = str(config_lib.recipe_path(default)) if default else None
+    global _default  # the flag itself holds the loaded config
+    path = _default = str(config_lib.recipe_path(default)) if default else None
     config_flags.DEFINE_config_file("config", path, "a recipe: a file, or a name such as bert_base")
     if not default:
         flags.mark_flag_as_required("config")
@@ -62,7 +65,7 @@ def _parse(argv):
 
 def _resolved(argv):
     """The arguments with the recipe first and as a file, its keys checked before absl sees them."""
-    recipe, rest, overrides = flags.FLAGS["config"].default if "config" in flags.FLAGS else None, [], []
+    recipe, rest, overrides = _default, [], []
     arguments = iter(argv[1:])
     for argument in arguments:
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
@@ -79,4 +82,6 @@ def _resolved(argv):
     schema = finetune_config.schema_of(config_lib.load_recipe(recipe))
     for argument in overrides:
         config_lib.check_key(argument.lstrip("-").partition("=")[0].removeprefix("config."), schema)
+    if recipe == _default:
+        return [argv[0], *rest]
     return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]
