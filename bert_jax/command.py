@@ -15,9 +15,9 @@ _default: str | None = None  # the recipe where --config is not given
 
 def define_config_flag(default: str | None = None) -> None:
     """Defines --config=FILE|NAME and --config.KEY=VALUE; without a default recipe, --config is required."""
-    global _default  # the flag itself holds the loaded config
-    path = _default = str(config_lib.recipe_path(default)) if default else None
-    config_flags.DEFINE_config_file("config", path, "a recipe: a file, or a name such as bert_base")
+    global _default  # not the flag's own: overrides would be read before they are checked
+    _default = default
+    config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
     if not default:
         flags.mark_flag_as_required("config")
 
@@ -82,6 +82,4 @@ def _resolved(argv):
     schema = finetune_config.schema_of(config_lib.load_recipe(recipe))
     for argument in overrides:
         config_lib.check_key(argument.lstrip("-").partition("=")[0].removeprefix("config."), schema)
-    if recipe == _default:
-        return [argv[0], *rest]
     return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]
