@@ -24,6 +24,9 @@ CHOICES = {
     "model.activation": ("gelu", "gelu_tanh", "relu"),
     "model.attention": ("bidirectional", "causal"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.attention_kernel": ("auto", "xla", "splash", "flash", "cudnn"),
+    "model.remat": ("none", "full", "dots", "dots_no_batch"),
+    "mesh.across_slices": ("data", "fsdp"),
     "objective.name": ("mlm", "ltr"),
     "data.format": FORMATS,
     "data.masking": ("dynamic", "static"),
@@ -58,6 +61,8 @@ def base() -> ml_collections.ConfigDict:
     model.attention = "bidirectional"
     model.dtype = "auto"  # of the computation; parameters are float32
     model.scan_layers = False
+    model.attention_kernel = "auto"  # auto: the platform's, where it can do what is asked; or one by name
+    model.remat = "none"  # what a layer keeps for the backward pass: everything, or what the named policy saves
 
     objective = config.objective = ml_collections.ConfigDict()
     objective.name = "mlm"
@@ -83,6 +88,7 @@ def base() -> ml_collections.ConfigDict:
     data.max_predictions = 0  # prediction slots a row; 0: as many as mask_rate can ask for
     data.span_p = 0.2  # span lengths in words ~ geometric(p), clipped (SpanBERT section 3.1)
     data.span_max_words = 10
+    data.packing = False  # several short instances in one row, attention and positions apart; formats without pairs
     data.workers = 0  # processes that prepare batches; 0: a thread of this one
     data.prefetch = 2  # batches held ready
 
@@ -90,6 +96,7 @@ def base() -> ml_collections.ConfigDict:
     mesh.data = -1  # -1: the devices that the other axes leave
     mesh.fsdp = 1
     mesh.tensor = 1
+    mesh.across_slices = "data"  # the axis that spans slices (DCN); the others stay within one (ICI)
 
     optimizer = config.optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"
@@ -108,6 +115,9 @@ def base() -> ml_collections.ConfigDict:
     train.num_steps = 1_000_000
     train.num_tokens = 0  # instead of num_steps (then 0): rows x sequence_length x steps
     train.microbatches = 1  # parts of the batch whose gradients are summed before a step
+    train.logits_chunk = 0  # predictions whose vocabulary logits are held at once; 0: all of a microbatch
+    train.log_norms = False  # gradient and activation norms of each layer, on logging steps
+    train.compilation_cache = "auto"  # where compiled programs are kept: a directory, "" for nowhere, or auto
     train.log_every = 100
     train.eval_every = 10_000  # 0: never
     train.eval_batches = 32
@@ -118,6 +128,10 @@ def base() -> ml_collections.ConfigDict:
     train.keep_every = 0  # every n-th step's checkpoint is kept for ever; a multiple of checkpoint_every
     train.tensorboard = True
     train.progress = True
+
+    profile = config.profile = ml_collections.ConfigDict()
+    profile.first_step = 10
+    profile.num_steps = 0  # traced by the JAX profiler into WORKDIR/profile; 0: none
 
     config.lock()
     return config

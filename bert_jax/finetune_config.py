@@ -29,6 +29,8 @@ def base() -> ml_collections.ConfigDict:
     model = config.model = ml_collections.ConfigDict()  # the rest is init_from's
     model.dtype = "auto"
     model.scan_layers = False
+    model.attention_kernel = "auto"  # as in pre-training's config
+    model.remat = "none"
     model.hidden_dropout = -1.0  # -1: init_from's
     model.attention_dropout = -1.0
 
@@ -64,12 +66,14 @@ def base() -> ml_collections.ConfigDict:
     data.sequence_length = 128  # the longest row, special tokens included
     data.batch_size = 32
     data.buckets = ()  # padded lengths; (): bert_jax.data.rows.BUCKETS
+    data.packing = False  # several short texts in one row, attention and positions apart
     data.prefetch = 2  # batches held ready
 
     mesh = config.mesh = ml_collections.ConfigDict()
     mesh.data = -1
     mesh.fsdp = 1
     mesh.tensor = 1
+    mesh.across_slices = "data"
 
     optimizer = config.optimizer = ml_collections.ConfigDict()
     optimizer.name = "adamw"
@@ -105,8 +109,13 @@ def base() -> ml_collections.ConfigDict:
     train.patience = 0  # evaluations without a better metric before a seed stops; 0: never
     train.failed_below = -1.0  # a seed whose metric ends below has failed; -1: not better than the commonest answer
     train.keep_newest = 1
+    train.compilation_cache = "auto"  # as in pre-training's config
     train.tensorboard = True
     train.progress = True
+
+    profile = config.profile = ml_collections.ConfigDict()
+    profile.first_step = 10
+    profile.num_steps = 0
 
     config.search = ml_collections.ConfigDict()  # as the groups above: values that the paper searched, for launchers
     config.lock()
@@ -117,6 +126,9 @@ ADAPTABLE = ("query", "key", "value", "output", "up", "down")  # linear maps of 
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.attention_kernel": config_lib.CHOICES["model.attention_kernel"],
+    "model.remat": config_lib.CHOICES["model.remat"],
+    "mesh.across_slices": config_lib.CHOICES["mesh.across_slices"],
     "task.name": TASKS,
     "task.problem": PROBLEMS,
     "task.pooling": POOLING,

@@ -54,7 +54,10 @@ class Model:
         Args:
           params: as `init` makes them; what the spec has no use for is passed over.
           batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], and masked_positions int32
-            [batch, slots] where the logits of some positions alone are wanted.
+            [batch, slots] where the logits of some positions alone are wanted. Packed rows add sequence_ids (1, 2, ...,
+            and 0 for padding) and position_ids (from 0 in each sequence; what stands at padding is not read) [batch,
+            sequence], and cls_positions [batch, k], where each sequence begins; what is of a sequence is then
+            [batch, k, ...], that of rows with fewer than k sequences being of no meaning.
           dropout_key: turns dropout on.
           hidden_states: whether every layer's output is returned too.
 

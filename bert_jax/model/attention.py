@@ -1,6 +1,7 @@
 """Multi-head self-attention."""
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -46,10 +47,19 @@ class SelfAttention(nnx.Module):
         return x.reshape(batch, sequence, self.num_heads, hidden // self.num_heads).transpose(0, 2, 1, 3)
 
 
-def attention_mask(spec: Spec, present: jax.Array) -> jax.Array:
-    """Which keys a query may see, bool [batch, 1, query or 1, key], from attention_mask [batch, sequence]."""
-    mask = (present != 0)[:, None, None, :]
+def attention_mask(spec: Spec, batch: Mapping) -> jax.Array:
+    """Which keys a query may see, bool [batch, 1, query or 1, key].
+
+    Args:
+      spec: the model's.
+      batch: attention_mask [batch, sequence], and sequence_ids of the same shape where rows are packed: a token sees
+        its own sequence alone.
+    """
+    mask = (batch["attention_mask"] != 0)[:, None, None, :]
+    if "sequence_ids" in batch:
+        of_query, of_key = batch["sequence_ids"][:, None, :, None], batch["sequence_ids"][:, None, None, :]
+        mask = mask & (of_query == of_key)
     if spec.attention == "causal":
-        sequence = present.shape[1]
+        sequence = batch["attention_mask"].shape[1]
         mask = mask & jnp.tril(jnp.ones((1, 1, sequence, sequence), bool))
     return mask

@@ -25,20 +25,25 @@ class Embeddings(nnx.Module):
         word = self.word(batch["input_ids"])
         # The padding's own embedding learns nothing, also where a loss reads every position.
         word = jnp.where(batch["attention_mask"][:, :, None] != 0, word, jax.lax.stop_gradient(word))
-        hidden = self.norm(word + self._positions(batch["input_ids"]) + self.token_type(batch["token_type_ids"]))
+        hidden = self.norm(word + self._positions(batch) + self.token_type(batch["token_type_ids"]))
         return dropout(hidden.astype(self.spec.dtype), self.spec.hidden_dropout, seed)
 
-    def _positions(self, input_ids):
+    def _positions(self, batch):
         """Position embeddings, [1 or batch, sequence, hidden].
 
-        Behind an offset, as in fairseq: a padding token, wherever it stands, has the row before the first position,
-        and is not counted.
+        Packed rows say each token's position in its own sequence. Behind an offset, as in fairseq: a padding token,
+        wherever it stands, has the row before the first position, and is not counted.
         """
-        first, length = self.spec.position_offset, input_ids.shape[1]
+        input_ids, first = batch["input_ids"], self.spec.position_offset
+        places = batch.get("position_ids")
+        if not first and places is None:
+            return self.position.embedding[...][None, : input_ids.shape[1]]
         if not first:
-            return self.position.embedding[...][None, :length]
+            return self.position(places)
         counted = (input_ids != first - 1).astype(jnp.int32)
-        rows = self.position(jnp.cumsum(counted, axis=1) * counted + (first - 1))
+        if places is None:
+            places = jnp.cumsum(counted, axis=1) - 1
+        rows = self.position((places + 1) * counted + (first - 1))
         return jnp.where(counted[:, :, None] != 0, rows, jax.lax.stop_gradient(rows))
 
 
@@ -92,7 +97,7 @@ class Encoder(nnx.Module):
             embedding_seed = dropout_seeds(embedding_key)
             layer_seeds = dropout_seeds(layer_key, len(self.layers), 3)
         hidden = self.embeddings(batch, embedding_seed)
-        mask = attention_mask(self.spec, batch["attention_mask"])
+        mask = attention_mask(self.spec, batch)
         run = scanned if self.spec.scan_layers else unrolled
         last, of_layers = run(self.layers, hidden, mask, layer_seeds, every)
         return jnp.concatenate([hidden[None], of_layers]) if every else last

@@ -32,9 +32,9 @@ class Pooler(nnx.Module):
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.dense = Linear(spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
 
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        """[batch, sequence, hidden] to [batch, hidden]."""
-        return jnp.tanh(self.dense(hidden[:, 0]))
+    def __call__(self, first: jax.Array) -> jax.Array:
+        """[..., hidden], of each sequence's first token, to the same shape."""
+        return jnp.tanh(self.dense(first))
 
 
 class TaskHead(nnx.Module):
@@ -108,10 +108,20 @@ class Heads(nnx.Module):
                 read = jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1)
             outputs["mlm_logits"] = self.mlm(read, self.encoder.embeddings.word.embedding[...])
         if spec.pooler:
-            outputs["pooled"] = self.pooler(hidden)
+            outputs["pooled"] = self.pooler(first_tokens(hidden, batch))
         if spec.next_sentence:
             outputs["next_sentence_logits"] = self.next_sentence(outputs["pooled"]).astype(jnp.float32)
         if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
             outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch["attention_mask"], task_key)
         return outputs
+
+
+def first_tokens(hidden: jax.Array, batch: dict) -> jax.Array:
+    """Hidden states of the first token of each row, [batch, hidden], or of each packed sequence, [batch, k, hidden].
+
+    Packed rows name them in cls_positions [batch, k].
+    """
+    if "cls_positions" not in batch:
+        return hidden[:, 0]
+    return jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1)

@@ -42,6 +42,8 @@ class Spec:
       attention: "bidirectional" or "causal".
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       scan_layers: one compiled layer run in a loop, or each layer written out.
+      attention_kernel: "xla", "splash" or "flash" (TPU), "cudnn" (GPU), or "auto".
+      remat: what a layer keeps for the backward pass, see encoder.REMAT.
       pooler, next_sentence: whether the model has the pooled [CLS] and the head that reads it.
       language_model: whether it has the head that predicts masked tokens.
       task: the head of a fine-tuned model, or None.
@@ -65,6 +67,8 @@ class Spec:
     attention: str
     dtype: str
     scan_layers: bool
+    attention_kernel: str = "auto"
+    remat: str = "none"
     language_model: bool = True
     task: Task | None = None
 

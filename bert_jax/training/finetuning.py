@@ -270,7 +270,8 @@ def _described(config: ml_collections.ConfigDict, source: Pretrained, task: Task
         pooling = "dense" if source.family in _DENSE else "pooler"
     dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
     head = model_lib.Task(config.task.name, len(task.labels), pooling, dropout, config.task.crf)
-    model = dict(source.config) | {"dtype": config.model.dtype, "scan_layers": config.model.scan_layers}
+    switches = {key: config.model[key] for key in ("dtype", "scan_layers", "attention_kernel", "remat")}
+    model = dict(source.config) | switches
     model["pooler"] = of_sequence and pooling == "pooler"
     for key in ("hidden_dropout", "attention_dropout"):
         if config.model[key] >= 0:
