@@ -4,7 +4,6 @@ import contextlib
 import os
 import pathlib
 import signal
-import time
 from collections.abc import Iterator
 
 import jax
@@ -24,6 +23,7 @@ from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation, old_corpora
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
+from bert_jax.training.timing import Speed
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -101,7 +101,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         stop = stack.enter_context(_StopSignals())
         everywhere = sharding.replicated(run.mesh)
         key = jax.device_put(run.key, everywhere)
-        speed = _Speed(run)
+        speed = Speed(run)
         before, figures = (), {}
         for index, batch in run.batches(done):
             with jax.transfer_guard("disallow"):
@@ -282,39 +282,6 @@ def _summary(figures, done, workdir):
             f"held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of {baseline:.4f}"
         )
     return "; ".join([*parts, f"checkpoint in {workdir / 'checkpoints' / str(done)}"])
-
-
-class _Speed:
-    """Tokens per second and MFU of the steps since the last restart, without those that compiled."""
-
-    def __init__(self, run):
-        self._flops_of = run.flops
-        peak = flops.peak_flops(run.mesh.devices.flat[0])
-        self._peak = peak and peak * run.mesh.size
-        self._compiled = set()
-        self.restart()
-
-    def restart(self):
-        self._began, self._tokens, self._flops = time.perf_counter(), 0, 0.0
-
-    def count(self, batch, metrics):
-        """Counts a step; the first of its shape was compiled and is left out."""
-        shape = tuple(array.shape for array in batch.values())
-        if shape not in self._compiled:
-            self._compiled.add(shape)
-            jax.block_until_ready(metrics)
-            self.restart()
-            return
-        self._tokens += batch["input_ids"].size
-        self._flops += self._flops_of(batch)
-
-    def take(self):
-        """The row's timings; null where no step was counted, or no peak is known."""
-        seconds = time.perf_counter() - self._began
-        if not self._tokens:
-            return dict.fromkeys(metrics_lib.TIMINGS)
-        mfu = round(self._flops / seconds / self._peak, 4) if self._peak else None
-        return {"tokens_per_second": round(self._tokens / seconds, 1), "mfu": mfu}
 
 
 class _StopSignals:
