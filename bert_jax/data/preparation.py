@@ -23,7 +23,7 @@ import threading
 import numpy as np
 import tqdm
 
-from bert_jax.data import joining, new_tokens, sources, tokenizers
+from bert_jax.data import joining, new_tokens, sources, tokenizer_training, tokenizers
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS, SplitWriter
 from bert_jax.data.sentences import MODES, sentences_of
 from bert_jax.errors import UserError
@@ -218,10 +218,10 @@ def _tokenizer_spec(settings):
             loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
         return None, loaded, added
     kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
-    if kind not in tokenizers.TRAINABLE or not size.isdigit() or int(size) < 1:
+    if kind not in tokenizer_training.KINDS or not size.isdigit() or int(size) < 1:
         raise UserError(
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
-            f"{', '.join(tokenizers.TRAINABLE)}, such as train:wordpiece:8192"
+            f"{', '.join(tokenizer_training.KINDS)}, such as train:wordpiece:8192"
         )
     if lower_case is not None and kind != "wordpiece":
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
@@ -246,7 +246,7 @@ def _tokenizer(output, plan, settings, trained, loaded, added, progress):
         sample = _Sample(plan, settings)
         if progress:
             print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
-        loaded = tokenizers.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
+        loaded = tokenizer_training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
         loaded.save(temporary)
         facts = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
         _write_json(temporary / "training.json", facts)

@@ -1,20 +1,18 @@
 """Vocabularies: WordPiece, byte-level BPE, any `tokenizer.json`, and SentencePiece, behind one interface.
 
-`load` reads one, `train` makes one, `Tokenizer.save` writes what `load` reads back.
+`load` reads one, `Tokenizer.save` writes what `load` reads back; tokenizer_training.py makes new ones.
 """
 
-import collections
 import functools
 import hashlib
-import io
 import json
 import pathlib
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import tokenizers as hf
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from bert_jax.data import chunks, published
 from bert_jax.errors import UserError
@@ -27,8 +25,6 @@ SPECIAL_NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
 }
-TRAINABLE = ("wordpiece", "bpe", "sentencepiece")
-_MOST_CHARACTERS = 1000  # a trained WordPiece vocabulary's alphabet; of small ones, a quarter of the vocabulary
 
 
 class Tokenizer:
@@ -436,113 +432,6 @@ def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], where: str)
     if "<mask>" in vocab:  # takes the space before it, as RoBERTa's does
         tokenizer.add_special_tokens([hf.AddedToken("<mask>", lstrip=True, special=True, normalized=False)])
     return HuggingFaceTokenizer(tokenizer, where)
-
-
-def train(kind: str, texts: Iterable[str], vocab_size: int, lower_case: bool = True) -> Tokenizer:
-    """Makes a vocabulary from text. The same text gives the same vocabulary, on any number of threads.
-
-    Args:
-      kind: "wordpiece" (as BERT's), "bpe" (byte-level, as RoBERTa's) or "sentencepiece" (unigram, as ALBERT's).
-      texts: read once.
-      vocab_size: with the special tokens. Little text may not give as many.
-      lower_case: for wordpiece.
-
-    Raises:
-      UserError: vocab_size is too small for the text's characters, or there is no text.
-    """
-    makers = {"wordpiece": _train_wordpiece, "bpe": _train_byte_level, "sentencepiece": _train_sentencepiece}
-    return makers[kind](texts, vocab_size, lower_case)
-
-
-def _train_wordpiece(texts, vocab_size, lower_case):
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = hf.Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words = collections.Counter()
-    for text in texts:
-        words.update(text.split())
-    characters = collections.Counter()
-    for word, count in words.items():
-        for character in tokenizer.normalizer.normalize_str(word):
-            characters[character] += count
-    most = min(_MOST_CHARACTERS, vocab_size // 4)
-    ranked = sorted((-count, character) for character, count in characters.items() if not character.isspace())
-    alphabet = sorted(character for _, character in ranked[:most])
-    if not alphabet:
-        _refuse_training(vocab_size, "the text holds no character to learn")
-    # The trainer numbers continuing characters as a hash map happens to order the words, and breaks ties by these
-    # numbers: given beforehand, they are the same every time.
-    given = [*special, *(f"##{character}" for character in alphabet)]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size,
-        special_tokens=given,
-        initial_alphabet=alphabet,
-        limit_alphabet=len(alphabet),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_repeated(words), trainer)
-    vocab = tokenizer.get_vocab(with_added_tokens=True)
-    return wordpiece(sorted(vocab, key=vocab.get), lower_case, f"train:wordpiece:{vocab_size}")
-
-
-def _repeated(words: collections.Counter) -> Iterator[str]:
-    """Text with the same words, each as often, in an order of its own."""
-    at_once = 10_000
-    for word in sorted(words):
-        for start in range(0, words[word], at_once):
-            yield " ".join([word] * min(at_once, words[word] - start))
-
-
-def _train_byte_level(texts, vocab_size, lower_case):
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    if vocab_size < 256 + len(special):
-        _refuse_training(vocab_size, "byte-level BPE begins with 256 bytes and 5 special tokens")
-    tokenizer = hf.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        min_frequency=2,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(iter(texts), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    return byte_level(model["vocab"], merges, f"train:bpe:{vocab_size}")
-
-
-def _train_sentencepiece(texts, vocab_size, lower_case):
-    import sentencepiece
-
-    proto = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_writer=proto,
-            vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            character_coverage=0.9995,
-            max_sentence_length=1 << 20,
-            num_threads=1,  # its sums depend on the number of threads
-            pad_id=0,
-            unk_id=1,
-            bos_id=-1,
-            eos_id=-1,
-            pad_piece="[PAD]",
-            unk_piece="[UNK]",
-            control_symbols=["[CLS]", "[SEP]", "[MASK]"],
-            minloglevel=2,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().split(")", 1)[-1].split("] ")[-1]
-        _refuse_training(vocab_size, " ".join(reason.split()) or "SentencePiece gave up")
-    return SentencePieceTokenizer(proto.getvalue(), f"train:sentencepiece:{vocab_size}", lower_case=False)
-
-
-def _refuse_training(vocab_size, reason):
-    raise UserError(f"--tokenizer: cannot train {vocab_size} tokens: {reason}; expected another size or more text")
 
 
 def _vocabulary_in(directory):

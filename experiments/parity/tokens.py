@@ -4,7 +4,7 @@ import json
 import pathlib
 import shutil
 
-from bert_jax.data import rows, tokenizers
+from bert_jax.data import rows, tokenizer_training, tokenizers
 from experiments.parity.report import Row
 
 # Combining marks, scripts without spaces, emoji with joiners, control characters, right-to-left, what normal forms
@@ -82,7 +82,7 @@ def vocabularies(folder: pathlib.Path, shared: pathlib.Path):
     lines = [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]
     for kind, size in (("wordpiece", 150), ("bpe", 400)):
         path = folder / f"trained_{kind}"
-        tokenizers.train(kind, lines, size).save(path)
+        tokenizer_training.train(kind, lines, size).save(path)
         (path / "config.json").write_text('{"model_type": "bert"}')
         yield f"trained {kind}", path
     for rule in ("nmt_nfkc", "identity"):

@@ -7,7 +7,7 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers
 
-from bert_jax.data import new_tokens, preparation, tokenizers
+from bert_jax.data import new_tokens, preparation, tokenizer_training, tokenizers
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 
@@ -21,7 +21,7 @@ def _wordpiece():
 
 
 def _bpe():
-    return tokenizers.train("bpe", ["the zen of bread, a saw and a word"] * 3, 300)
+    return tokenizer_training.train("bpe", ["the zen of bread, a saw and a word"] * 3, 300)
 
 
 def _unigram():
@@ -110,7 +110,7 @@ def test_words_that_cannot_be_added(tmp_path, words, message):
 
 
 def test_sentencepiece_is_refused():
-    model = tokenizers.train("sentencepiece", ["the zen of bread, a saw and a word"] * 20, 40)
+    model = tokenizer_training.train("sentencepiece", ["the zen of bread, a saw and a word"] * 20, 40)
     with pytest.raises(UserError, match="--add_tokens=3: a sentencepiece .model cannot be extended"):
         new_tokens.extend(model, ["zebra"], "--add_tokens=3")
 

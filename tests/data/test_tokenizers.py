@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bert_jax.data import chunks, tokenizers
+from bert_jax.data import chunks, tokenizer_training, tokenizers
 from bert_jax.errors import UserError
 from tests.data.awkward import TEXTS, VOCABULARY, bpe_files, random_texts, shared
 
@@ -39,7 +39,7 @@ def bpe_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sentencepiece_tokenizer():
-    return tokenizers.train("sentencepiece", PROSE, 60)
+    return tokenizer_training.train("sentencepiece", PROSE, 60)
 
 
 @pytest.fixture(scope="module")
@@ -173,13 +173,13 @@ def test_lower_casing_by_line_and_by_character_agree():
         assert tokenizers._lowered(text) == "".join(tokenizers._lowered_characters(text)[0])
 
 
-@pytest.mark.parametrize("kind", tokenizers.TRAINABLE)
+@pytest.mark.parametrize("kind", tokenizer_training.KINDS)
 def test_training_twice_gives_the_same_bytes(kind, tmp_path):
     size = {"wordpiece": 120, "bpe": 300, "sentencepiece": 60}[kind]
     script = (
-        "import sys\nfrom bert_jax.data import tokenizers\n"
+        "import sys\nfrom bert_jax.data import tokenizer_training\n"
         "from tests.data.test_tokenizers import PROSE\n"
-        "tokenizers.train(sys.argv[1], iter(PROSE), int(sys.argv[2])).save(sys.argv[3])\n"
+        "tokenizer_training.train(sys.argv[1], iter(PROSE), int(sys.argv[2])).save(sys.argv[3])\n"
     )
     for run in "ab":  # other processes: other hash seeds
         command = [sys.executable, "-c", script, kind, str(size), str(tmp_path / run)]
@@ -196,10 +196,10 @@ def test_training_twice_gives_the_same_bytes(kind, tmp_path):
 
 
 def test_trained_wordpiece_prefers_frequent_words():
-    tokenizer = tokenizers.train("wordpiece", PROSE, 120)
+    tokenizer = tokenizer_training.train("wordpiece", PROSE, 120)
     assert len(tokenizer.encode(["the cat"])[0]) == 2
     assert tokenizer.encode(["THE CAT"]) == tokenizer.encode(["the cat"])
-    cased = tokenizers.train("wordpiece", PROSE, 120, lower_case=False)
+    cased = tokenizer_training.train("wordpiece", PROSE, 120, lower_case=False)
     assert cased.encode(["The"]) != cased.encode(["the"])
 
 
@@ -214,7 +214,7 @@ def test_trained_wordpiece_prefers_frequent_words():
 )
 def test_training_that_cannot_work_is_refused(kind, texts, size, message):
     with pytest.raises(UserError, match=message) as error:
-        tokenizers.train(kind, texts, size)
+        tokenizer_training.train(kind, texts, size)
     assert "\n" not in str(error.value)
 
 
@@ -292,7 +292,7 @@ def test_transformers_loads_what_is_saved(tmp_path):
     import transformers
 
     for kind, size in (("wordpiece", 120), ("bpe", 300)):
-        ours = tokenizers.train(kind, PROSE, size)
+        ours = tokenizer_training.train(kind, PROSE, size)
         ours.save(tmp_path / kind)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)
         assert theirs(PROSE[:3], add_special_tokens=False)["input_ids"] == ours.encode(PROSE[:3])

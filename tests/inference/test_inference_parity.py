@@ -30,9 +30,9 @@ def save(tmp_path_factory):
         path = folder / f"{architecture}{len(list(folder.iterdir()))}"
         torch.manual_seed(0)
         if architecture.startswith("Roberta"):
-            from bert_jax.data import tokenizers
+            from bert_jax.data import tokenizer_training
 
-            tokenizers.train("bpe", texts(100), 400).save(path)
+            tokenizer_training.train("bpe", texts(100), 400).save(path)
             model = json.loads((path / "tokenizer.json").read_text())["model"]
             merges = [tuple(merge) for merge in model["merges"]]
             transformers.RobertaTokenizer(model["vocab"], merges).save_pretrained(path)
