@@ -32,7 +32,8 @@ class Embeddings(nnx.Module):
         """Position embeddings, [1 or batch, sequence, hidden].
 
         Packed rows say each token's position in its own sequence. Behind an offset, as in fairseq: a padding token,
-        wherever it stands, has the row before the first position, and is not counted.
+        wherever it stands, has the row before the first position, and is not counted, which is done here for packed
+        rows too.
         """
         input_ids, first = batch["input_ids"], self.spec.position_offset
         places = batch.get("position_ids")
@@ -41,10 +42,20 @@ class Embeddings(nnx.Module):
         if not first:
             return self.position(places)
         counted = (input_ids != first - 1).astype(jnp.int32)
-        if places is None:
+        if "sequence_ids" in batch:
+            places = _places_in_sequences(counted, batch["sequence_ids"])
+        elif places is None:
             places = jnp.cumsum(counted, axis=1) - 1
         rows = self.position((places + 1) * counted + (first - 1))
         return jnp.where(counted[:, :, None] != 0, rows, jax.lax.stop_gradient(rows))
+
+
+def _places_in_sequences(counted, sequence_ids):
+    """How many counted tokens of its own sequence stand before each counted one; int32 [batch, sequence]."""
+    so_far = jnp.cumsum(counted, axis=1)
+    begins = sequence_ids != jnp.roll(sequence_ids, 1, axis=1).at[:, 0].set(-1)
+    before = jax.lax.cummax(jnp.where(begins, so_far - counted, 0), axis=1)  # of the sequence; it never falls
+    return so_far - before - 1
 
 
 class MLP(nnx.Module):

@@ -56,9 +56,12 @@ def _targets(batch, objective):
     """Labels and float32 weights of the positions that the model gives logits for."""
     if objective["name"] == "mlm":
         return batch["masked_labels"], batch["masked_weights"]
-    # Position t predicts token t + 1 where there is one; the last position predicts nothing.
+    # Position t predicts token t + 1 where its sequence has one; a sequence's last position predicts nothing.
     labels = jnp.roll(batch["input_ids"], -1, axis=1)
     present = jnp.roll(batch["attention_mask"], -1, axis=1).at[:, -1].set(0)
+    if "sequence_ids" in batch:
+        sequences = batch["sequence_ids"]
+        present = jnp.where(jnp.roll(sequences, -1, axis=1) == sequences, present, 0)
     return labels, present.astype(jnp.float32)
 
 
