@@ -23,7 +23,8 @@ from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation, old_corpora
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
-from bert_jax.training.timing import Speed
+from bert_jax.training.profiling import Trace
+from bert_jax.training.timing import Clock
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -101,33 +102,46 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         stop = stack.enter_context(_StopSignals())
         everywhere = sharding.replicated(run.mesh)
         key = jax.device_put(run.key, everywhere)
-        speed = Speed(run)
+        trace = Trace(config.profile, run.workdir / "profile", done, say)
+        stack.callback(trace.close)
+        clock = Clock(run.flops, run.mesh)
         before, figures = (), {}
+        clock.turn_to("data")
         for index, batch in run.batches(done):
-            with jax.transfer_guard("disallow"):
+            clock.turn_to("logging")
+            trace.before(index, before)
+            clock.turn_to("step")
+            with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("disallow_explicit"):
                 inputs = jax.device_put(batch, run.batch_sharding), jax.device_put(np.int32(index), everywhere)
-                state, metrics = run.train_step(state, *inputs, key)
-            jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
-            before, done = metrics, index + 1
-            speed.count(batch, metrics)
+                with jax.profiler.StepTraceAnnotation("train", step_num=index):
+                    state, metrics = run.train_step(state, *inputs, key)
+                jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
+                before, done = metrics, index + 1
+                clock.count(inputs[0], metrics)
             logs = done % config.train.log_every == 0 or done == num_steps
             evaluates, saves = run.due(done)
             saves = saves or bool(stop.signal)
             if not (logs or evaluates or saves):
+                clock.turn_to("data")
                 continue
 
             run.check(state, done, saves)
-            row = run.row(jax.device_get(metrics)) | speed.take() if logs else {}
+            clock.turn_to("logging")
+            row = run.row(jax.device_get(metrics)) if logs else {}
+            clock.turn_to("evaluation")
             state, figures = run.evaluate(state, done) if evaluates else (state, {})
+            clock.turn_to("logging")
+            row |= clock.take() if logs else {}
             for logger in loggers if row or figures else ():
                 logger.write({"step": done} | row | figures)
+            clock.turn_to("saving")
             checkpoints.settle(wait=False)
             last = done == num_steps or bool(stop.signal) or run.over
             if saves or last:
                 for logger in loggers:
                     logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
                 run.save(state, done, figures)
-            speed.restart()
+            clock.turn_to("data")
             if last:
                 break
 
@@ -147,7 +161,7 @@ class Run:
     """What the loop asks of a kind of training.
 
     Attributes:
-      config: the run's; the loop reads train.log_every, train.tensorboard and train.progress.
+      config: the run's; the loop reads train.log_every, train.tensorboard, train.progress and profile.
       workdir: the run's, claimed and written.
       num_steps: of the whole run.
       mesh: of the devices.

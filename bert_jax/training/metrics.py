@@ -17,7 +17,11 @@ from typing import Protocol, TextIO
 import ml_collections
 
 Say = Callable[[str], None]
-TIMINGS = ("tokens_per_second", "mfu")  # the keys that differ between two runs of one config
+# What a run's time goes to: waiting for the next batch; steps; steps that were compiled first; held-out text;
+# checkpoints (of asynchronous ones what the run waits for); the log, and the norms that it asks for.
+ACTIVITIES = ("data", "step", "compilation", "evaluation", "saving", "logging")
+# The keys that differ between two runs of one config. Seconds since the last row that had them.
+TIMINGS = ("tokens_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
 
 
 class Logger(Protocol):

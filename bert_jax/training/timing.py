@@ -1,41 +1,69 @@
-"""How fast training goes, for the log."""
+"""Where a run's time goes, and how fast it trains, for the log."""
 
 import time
+from collections.abc import Callable, Mapping
 
 import jax
+from jax.sharding import Mesh
 
 from bert_jax.training import flops
-from bert_jax.training import metrics as metrics_lib
+from bert_jax.training.metrics import ACTIVITIES
 
 
-class Speed:
-    """Tokens per second and MFU of the steps since the last restart, without those that compiled."""
+class Clock:
+    """Splits the wall time between two rows of the log among ACTIVITIES, none of it twice and none left out.
 
-    def __init__(self, run):
-        self._flops_of = run.flops
-        peak = flops.peak_flops(run.mesh.devices.flat[0])
-        self._peak = peak and peak * run.mesh.size
+    Args:
+      flops_of: FLOPs of a step on a batch, of its global shape.
+      mesh: of the devices, whose published rates MFU is a share of.
+    """
+
+    def __init__(self, flops_of: Callable[[Mapping], float], mesh: Mesh):
+        self._flops_of = flops_of
+        peak = flops.peak_flops(mesh.devices.flat[0])
+        self._peak = peak and peak * mesh.size
         self._compiled = set()
-        self.restart()
+        self._activity, self._since, self._waited = "logging", time.perf_counter(), 0.0
+        self._restart()
 
-    def restart(self):
-        self._began, self._tokens, self._flops = time.perf_counter(), 0, 0.0
+    def turn_to(self, activity: str) -> None:
+        """The time from now on is spent on `activity`."""
+        now = time.perf_counter()
+        passed = now - self._since
+        self._seconds[self._activity] += passed
+        if self._activity == "data":
+            self._waited = passed
+        self._activity, self._since = activity, now
 
-    def count(self, batch, metrics):
-        """Counts a step; the first of its shape was compiled and is left out."""
+    def count(self, batch: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array]) -> None:
+        """Counts a step that was just started; the first of its shape is waited for, its time is compilation's."""
         shape = tuple(array.shape for array in batch.values())
-        if shape not in self._compiled:
-            self._compiled.add(shape)
-            jax.block_until_ready(metrics)
-            self.restart()
+        if shape in self._compiled:
+            self._tokens += batch["input_ids"].size
+            self._flops += self._flops_of(batch)
             return
-        self._tokens += batch["input_ids"].size
-        self._flops += self._flops_of(batch)
+        self._compiled.add(shape)
+        jax.block_until_ready(metrics)
+        self._uncounted += self._waited
+        self._activity = "compilation"
+        self.turn_to("step")
 
-    def take(self):
-        """The row's timings; null where no step was counted, or no peak is known."""
-        seconds = time.perf_counter() - self._began
-        if not self._tokens:
-            return dict.fromkeys(metrics_lib.TIMINGS)
-        mfu = round(self._flops / seconds / self._peak, 4) if self._peak else None
-        return {"tokens_per_second": round(self._tokens / seconds, 1), "mfu": mfu}
+    def take(self) -> dict[str, float | None]:
+        """The timings of a row (metrics.TIMINGS), and a new beginning.
+
+        Tokens per second and MFU are of the time in steps and waiting for data; null where every step compiled, or
+        where the devices' peak is not known.
+        """
+        self.turn_to(self._activity)
+        training = self._seconds["step"] + self._seconds["data"] - self._uncounted
+        row = {"tokens_per_second": None, "mfu": None}
+        if self._tokens:
+            row["tokens_per_second"] = round(self._tokens / training, 1)
+            row["mfu"] = round(self._flops / training / self._peak, 4) if self._peak else None
+        row |= {f"time/{activity}": round(seconds, 4) for activity, seconds in self._seconds.items()}
+        self._restart()
+        return row
+
+    def _restart(self):
+        self._seconds = dict.fromkeys(ACTIVITIES, 0.0)
+        self._tokens, self._flops, self._uncounted = 0, 0.0, 0.0  # uncounted: seconds for data of compiled steps
