@@ -422,6 +422,11 @@ def _check_data(data, name, found):
         raise UserError(
             f"config.model.type_vocab_size: {found['model.type_vocab_size']}; next-sentence pairs need 2"
         )
+    if data.packing and data.format in PAIR_FORMATS:
+        raise UserError(
+            f"{where}.packing: True{name} with {where}.format={data.format}, whose pairs are not packed; expected "
+            "format=full_sentences or doc_sentences (with config.objective.next_sentence=False), or packing=False"
+        )
     if data.max_predictions > data.sequence_length:
         raise UserError(
             f"{where}.max_predictions: found {data.max_predictions}{name}; expected at most "

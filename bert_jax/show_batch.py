@@ -14,7 +14,7 @@ LEGEND = "{shown=label}: a predicted token, what stands in its place and what it
 
 
 def show(batch: dict, row: int, tokenizer) -> str:
-    """One row of a batch as text: a heading, then a line per segment."""
+    """One row of a batch as text: a heading, then a line per segment or, of a packed row, per sequence."""
     ids = batch["input_ids"][row]
     length = int(batch["attention_mask"][row].sum())
     labels = {}
@@ -35,10 +35,16 @@ def show(batch: dict, row: int, tokenizer) -> str:
         facts.append(f"{len(labels)} of {len(batch['masked_positions'][row])} slots predicted")
     if "next_sentence_label" in batch:
         facts.append("B is another document's" if batch["next_sentence_label"][row] else "B follows A")
-    segments = batch["token_type_ids"][row][:length]
+    if "sequence_ids" in batch:
+        parts = batch["sequence_ids"][row][:length]
+        facts.insert(0, f"{parts.max()} sequences")
+        names = [(number, number) for number in range(1, parts.max() + 1)]
+    else:
+        parts = batch["token_type_ids"][row][:length]
+        names = [(0, "A"), (1, "B")]
     lines = [", ".join(facts)]
-    for segment, name in ((0, "A"), (1, "B")):
-        text = " ".join(word for word, s in zip(words, segments, strict=True) if s == segment)
+    for part, name in names:
+        text = " ".join(word for word, p in zip(words, parts, strict=True) if p == part)
         if text:
             lines.append(f"  {name}  {text}")
     return "\n".join(lines)

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import pathlib
 import tempfile
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -77,9 +78,9 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
       UserError: the training split has a single document and the format needs another one's sentences.
     """
     name = f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
-    folder = _cache_folder(corpus)
+    folder = cache_folder(corpus)
     path = folder / name
-    index = _open(path)
+    index = open_array(path)
     if index is None:
         split = corpus.split(split_name)
         if recipe.is_random and split_name == "train" and split.num_documents < 2:
@@ -93,7 +94,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
             _build_file(corpus, split_name, split, recipe, path, workers)
         except OSError as error:
             raise UserError(f"{path}: the index cannot be written: {error.strerror or error}; make room") from error
-        index = _open(path)
+        index = open_array(path)
     return index
 
 
@@ -107,8 +108,8 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
     return _packed(split, recipe, first, last)
 
 
-def _open(path):
-    """The index in a file; None where there is none, or one that a crash of the machine cut off."""
+def open_array(path: pathlib.Path) -> np.ndarray | None:
+    """The array in a file, memory-mapped; None where there is none, or one that a crash of the machine cut off."""
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -127,7 +128,7 @@ def _build_file(corpus, split_name, split, recipe, path, workers):
                 parts = list(pool.map(_build_block, jobs))
         else:
             parts = [_build_block(job) for job in jobs]
-        _join(parts, pathlib.Path(folder) / "whole.npy", path)
+        join(parts, pathlib.Path(folder) / "whole.npy", path)
 
 
 def _build_block(job):
@@ -138,7 +139,8 @@ def _build_block(job):
     return path
 
 
-def _join(parts, whole, path):
+def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path) -> None:
+    """Writes the arrays of the files `parts` as one to the file `path`, by way of `whole` on the same disk."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     out = np.lib.format.open_memmap(
         whole, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)
@@ -159,7 +161,8 @@ def _blocks(split):
     return list(zip(borders[:-1].tolist(), borders[1:].tolist(), strict=True)) or [(0, 0)]
 
 
-def _cache_folder(corpus):
+def cache_folder(corpus: Corpus) -> pathlib.Path:
+    """Where what is made from a corpus is kept: beside it, or the user's cache folder where it is read-only."""
     folder = pathlib.Path(corpus.path) / "index"
     try:
         folder.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data import hashing, instances
+from bert_jax.data import hashing, instances, packing, packs
 from bert_jax.data.batches import Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
@@ -101,6 +101,8 @@ class _Job:
 def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> list[dict]:
     """The held-out batches, shaped as the phase of `step` has them; the same rows and masks at every step.
 
+    One instance a row, also where the run packs several: the figures are those of a run that does not.
+
     At most train.eval_batches batches of train.eval_batch_size rows. The last is filled up with rows that count
     nothing: their masked_weights are 0, their next_sentence_label -1, and only their first token is attended to.
 
@@ -117,7 +119,7 @@ def fixed_batches(
     stream = _cached_stream(_as_json(config))
     phase = stream.phase(step)
     size = config.train.eval_batch_size or phase.data.batch_size
-    sources = stream.sources(phase, split)
+    sources = stream.sources(phase, split, packed=False)
     which = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
     index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [which])
     if len(sources) > 1:  # so that a cut takes from each
@@ -181,12 +183,15 @@ class Stream:
             raise UserError(f"step: found {step}; expected 0 or more")
         return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
 
-    def sources(self, phase: config_lib.Phase, split: str = "train") -> list["Source"]:
-        """The phase's corpora, ready to give rows; held-out splits without a document are left out."""
-        key = (phase.index, split)
+    def sources(self, phase: config_lib.Phase, split: str = "train", packed: bool = True) -> list["Source"]:
+        """The phase's corpora, ready to give rows; held-out splits without a document are left out.
+
+        `packed` says whether the rows are packed where the phase's data.packing is on.
+        """
+        key = (phase.index, split, packed)
         if key not in self._sources:
             self._sources[key] = [
-                Source(self.config, phase, corpus, split)
+                Source(self.config, phase, corpus, split, packed and phase.data.packing)
                 for corpus in self.corpora
                 if split == "train" or corpus.split(split).num_documents
             ]
@@ -249,26 +254,26 @@ class Stream:
 
 
 class Source:
-    """One corpus split in one phase: place -> (repeat, index, mask epoch) -> rows."""
+    """One corpus split in one phase: place -> (repeat, index, mask epoch) -> rows.
 
-    def __init__(self, config: ml_collections.ConfigDict, phase: config_lib.Phase, corpus: Corpus, split: str):
+    An index is of an instance or, where rows are packed, of a row of several.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, phase: config_lib.Phase, corpus: Corpus, split: str, packed: bool
+    ):
         data = phase.data
         self.corpus = corpus
         self._split = corpus.split(split)
         self._with_pairs = data.format in config_lib.PAIR_FORMATS
         repeats = data.pair_repeats if self._with_pairs and split == "train" else 1
-        self._indexes = [
-            instances.open_index(
-                corpus,
-                split,
-                instances.Recipe(data.format, data.sequence_length, config.seed, repeat, data.short_target_share),
-            )
+        recipes = [
+            instances.Recipe(data.format, data.sequence_length, config.seed, repeat, data.short_target_share)
             for repeat in range(repeats)
         ]
-        self.counts = np.array([len(index) for index in self._indexes], np.int64)
-        if not self.counts.all():
+        self._indexes = [instances.open_index(corpus, split, recipe) for recipe in recipes]
+        if not all(map(len, self._indexes)):
             raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected some text")
-        self._first = np.cumsum(self.counts) - self.counts
         self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
         self._key = (config.seed, corpus.fingerprint, phase.index, split)
         self._order_key = hashing.fold("order", *self._key)
@@ -285,11 +290,17 @@ class Source:
             config.model.type_vocab_size,
         )
         self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name == "mlm" else None
+        self._packs = None
+        if packed:
+            self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
+            self._packs = packs.open_packs(corpus, split, recipes[0], self._most, self._masking, is_special)
+        self.counts = np.array([len(self._packs)] if packed else list(map(len, self._indexes)), np.int64)
+        self._first = np.cumsum(self.counts) - self.counts
 
     def places(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(repeat, index, mask epoch) of the n-th row taken from this source, for each n in `place`.
 
-        A cycle goes through every repeat once, an epoch through one repeat's instances in an order of its own.
+        A cycle goes through every repeat once, an epoch through one repeat's rows in an order of its own.
         The mask epoch of dynamic masking is the epoch. That of static masking counts how often this very instance
         has been seen, modulo dupe_factor, so that each has dupe_factor masks whatever pair_repeats is.
         """
@@ -308,7 +319,16 @@ class Source:
         return hashing.permute(rank, count, hashing.draw(self._order_key, np.uint64(epoch))[()])
 
     def batch(self, repeat: np.ndarray, index: np.ndarray, mask_epoch: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of the given instances, [rows] each."""
+        """The rows of these indexes, [rows] each."""
+        if self._packs is None:
+            return self._instances(repeat, index, mask_epoch)
+        members, first = self._packs.of(index)
+        counts = np.diff(first)
+        batch = self._instances(np.repeat(repeat, counts), members, np.repeat(mask_epoch, counts))
+        return packing.pack(batch, first, len(index), self._most, self._layout.pad_id, self._layout.cls_id)
+
+    def _instances(self, repeat, index, mask_epoch):
+        """The rows of the given instances, [rows] each; their masks are a function of these three alone."""
         records = np.empty(len(index), self._indexes[0].dtype)
         for r in np.unique(repeat).tolist():
             records[repeat == r] = self._indexes[r][index[repeat == r]]
@@ -317,10 +337,14 @@ class Source:
         return make_batch(self._split, records, keys, self._layout, self._masking, self._with_pairs)
 
     def describe(self, repeat: int, index: int) -> str:
-        """Where an instance's tokens lie."""
-        record = self._indexes[repeat][index]
-        values = ", ".join(f"{name} {record[name]}" for name in record.dtype.names)
-        return f"repeat {repeat}, instance {index} ({values})"
+        """Where a row's tokens lie."""
+        members = [index] if self._packs is None else self._packs.of(np.array([index]))[0].tolist()
+        found = []
+        for member in members:
+            record = self._indexes[repeat][member]
+            values = ", ".join(f"{name} {record[name]}" for name in record.dtype.names)
+            found.append(f"instance {member} ({values})")
+        return f"repeat {repeat}, {'; '.join(found)}"
 
 
 def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
@@ -331,7 +355,7 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
             "config.data.corpus: empty; expected a directory that `python -m bert_jax.prepare` wrote "
             "(--config.data.corpus=DIR)"
         )
-    corpora = [Corpus.open(path) for path in paths]
+    corpora = [staging.open_corpus(path) for path in paths]
     for corpus in corpora:
         if config.model.vocab_size and corpus.vocab_size != config.model.vocab_size:
             raise UserError(

@@ -54,8 +54,7 @@ class Masking:
           (input_ids with the replacements, masked_positions, masked_labels, masked_weights), the last three
           [batch, slots] as in a batch, positions ascending, unused slots all zero.
         """
-        wanted = np.rint(self.rate * maskable.sum(1)).astype(np.int64)
-        wanted = np.minimum(np.maximum(wanted, maskable.any(1)), self.slots)
+        wanted = self.wanted(maskable.sum(1))
         if self.unit == "token":
             chosen = _smallest(_scores(keys, maskable), wanted, self.slots)
             fate = None
@@ -73,6 +72,11 @@ class Masking:
             if fate is not None:
                 fate = words.spread(fate)
         return self._replace(input_ids, chosen, keys, fate)
+
+    def wanted(self, maskable: np.ndarray) -> np.ndarray:
+        """How many tokens are to be predicted of so many maskable ones, int64 of the same shape."""
+        share = np.rint(self.rate * maskable).astype(np.int64)
+        return np.minimum(np.maximum(share, maskable > 0), self.slots)
 
     def _pick_spans(self, words, keys, wanted):
         """Spans from random words on until the budget is used; none crosses a special token."""
