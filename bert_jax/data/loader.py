@@ -355,7 +355,7 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
             "config.data.corpus: empty; expected a directory that `python -m bert_jax.prepare` wrote "
             "(--config.data.corpus=DIR)"
         )
-    corpora = [staging.open_corpus(path) for path in paths]
+    corpora = [Corpus.open(path) for path in paths]
     for corpus in corpora:
         if config.model.vocab_size and corpus.vocab_size != config.model.vocab_size:
             raise UserError(
