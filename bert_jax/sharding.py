@@ -1,7 +1,10 @@
-"""The mesh, and the one table that says how each array lies on it.
+"""The mesh, the one table that says how each array lies on it, and how a process gives its part of an array.
 
 The table is written over paths of single layers. It serves parameters and optimizer state alike, because an
 optimizer keeps its moments under the parameters' own paths.
+
+To add an axis: name it in AXES (outermost first: what is last has the nearest devices) and in config.mesh, in
+BATCH_AXES if it splits rows, and in the layouts of RULES that it splits. Activations name axes in model/.
 """
 
 import math
@@ -10,12 +13,14 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")  # what splits the rows of a batch
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
@@ -42,12 +47,18 @@ RULES = (
 def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of config.mesh: axes data, fsdp and tensor; a size of -1 takes the devices that are left.
 
+    Of several TPU slices, the axis `across_slices` (data where it is absent) spans slices, the others stay within one.
+
+    Args:
+      sizes: config.mesh, or a mapping with its keys.
+      devices: of this machine, of all processes, or of a topology that is not there; None for all of jax's.
+
     Raises:
-      UserError: the sizes do not fit the devices.
+      UserError: the sizes do not fit the devices, or the axis across slices is no multiple of their number.
     """
     devices = jax.devices() if devices is None else list(devices)
     shape = [sizes[axis] for axis in AXES]
-    if -1 in shape:
+    if shape.count(-1) == 1:
         taken = math.prod(size for size in shape if size != -1)
         shape[shape.index(-1)] = len(devices) // taken if taken > 0 else 0
     if min(shape) < 1 or math.prod(shape) != len(devices):
@@ -56,7 +67,34 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
             f"config.mesh: found {found} for {len(devices)} devices; expected sizes whose product is "
             f"{len(devices)}, one of them -1 to take what is left"
         )
-    return Mesh(np.array(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    placed = _placed(shape, devices, sizes.get("across_slices", AXES[0]))
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _placed(shape, devices, across):
+    """The devices as an array of the mesh's shape, so that the last axes have the fastest links."""
+    slices = {_slice(device) for device in devices}
+    if len(slices) > 1:
+        axis = AXES.index(across)
+        if shape[axis] % len(slices):
+            raise UserError(
+                f"config.mesh.{across}: found {shape[axis]}, but config.mesh.across_slices={across} spans "
+                f"{len(slices)} slices of {len(devices) // len(slices)} devices; expected a multiple of {len(slices)}"
+            )
+        within, between = list(shape), [1] * len(shape)
+        within[axis], between[axis] = shape[axis] // len(slices), len(slices)
+        return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+    if devices[0].platform == "tpu":
+        try:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        except (AssertionError, NotImplementedError, ValueError):
+            pass  # some of a slice's devices, which fill no box: any order is as good
+    return np.array(devices).reshape(shape)
+
+
+def _slice(device):
+    # jax numbers the hosts of GPUs as slices; their order by host is that of the mesh as it is.
+    return 0 if device.platform == "gpu" else getattr(device, "slice_index", 0)
 
 
 def tree_shardings(tree, mesh: Mesh, leading: int = 0):
@@ -77,11 +115,79 @@ def tree_shardings(tree, mesh: Mesh, leading: int = 0):
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows over data and fsdp, behind `leading` axes that are not split; serves every array of a batch."""
-    return NamedSharding(mesh, P(*[None] * leading, ("data", "fsdp")))
+    return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
+
+
+def hosts_of_rows(mesh: Mesh) -> tuple[tuple[int, ...], int]:
+    """Which rows of each batch this process holds, as the `host` and `num_hosts` of data.loader.
+
+    Several processes hold the same rows where an axis that splits no rows spans them.
+    """
+    parts = _parts(BATCH_AXES, mesh)
+    mine = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    hosts = tuple(sorted({rows.start or 0 for (rows,) in mine}))
+    count = len(hosts)
+    if parts % count == 0 and hosts[0] % count == 0 and hosts == tuple(range(hosts[0], hosts[0] + count)):
+        return (hosts[0] // count,), parts // count
+    return hosts, parts
+
+
+def put(tree, shardings):
+    """Arrays that every process has whole, as global arrays; no process waits for another.
+
+    Args:
+      tree: of numpy arrays, of arrays on this process's devices, or of keys.
+      shardings: one, or a tree of one for each leaf.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda leaf: shardings, tree)
+    return jax.tree.map(_put_whole, tree, shardings)
+
+
+def put_rows(batch: Mapping, mesh: Mesh, leading: int = 0) -> dict:
+    """A batch whose rows the processes hold between them, as global arrays; no process waits for another.
+
+    Args:
+      batch: arrays of this process's rows, in the order of `hosts_of_rows`.
+      mesh: where they go.
+      leading: axes in front of the rows.
+    """
+    layout = batch_sharding(mesh, leading)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, layout)
+    hosts, number = hosts_of_rows(mesh)
+    return {name: _put_rows(array, layout, leading, hosts, number) for name, array in batch.items()}
+
+
+def _put_whole(leaf, layout):
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put_whole(jax.random.key_data(leaf), layout)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    leaf = np.asarray(leaf)
+    places = layout.addressable_devices_indices_map(leaf.shape)
+    return _assembled(leaf.shape, layout, places, [leaf[place] for place in places.values()])
+
+
+def _put_rows(rows, layout, leading, hosts, number):
+    size = rows.shape[leading] // len(hosts)  # of one host's rows
+    shape = (*rows.shape[:leading], size * number, *rows.shape[leading + 1 :])
+    places = layout.addressable_devices_indices_map(shape)
+    parts = []
+    for place in places.values():
+        start, stop, _ = place[leading].indices(size * number)
+        shift = size * (start // size - hosts.index(start // size))  # what lies before in others' hands
+        parts.append(rows[(*place[:leading], slice(start - shift, stop - shift))])
+    return _assembled(shape, layout, places, parts)
+
+
+def _assembled(shape, layout, places, parts):
+    return jax.make_array_from_single_device_arrays(shape, layout, jax.device_put(parts, list(places)))
 
 
 def path_name(path) -> str:
