@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: quickstart test test-parity test-slow lint
+.PHONY: quickstart test test-parity test-slow test-beam lint
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -16,6 +16,9 @@ test-parity: .venv/.parity
 
 test-slow: .venv/.test
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -m slow
+
+test-beam: .venv-beam/.test
+	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest -m beam tests/data
 
 lint: .venv/.test
 	$(RUN) -m ruff check .
@@ -31,6 +34,11 @@ lint: .venv/.test
 
 .venv/.test: .venv/.runtime
 	$(RUN) -m pip install --quiet -e '.[test]'
+	@touch $@
+
+.venv-beam/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet -e '.[test,beam]'
 	@touch $@
 
 .venv/.parity: .venv/.test

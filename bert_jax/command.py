@@ -22,18 +22,22 @@ def define_config_flag(default: str | None = None) -> None:
         flags.mark_flag_as_required("config")
 
 
-def run(main) -> None:
-    """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2."""
+def run(main, passes_on: bool = False) -> None:
+    """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
+
+    Args:
+      main: called with the program's name and, with `passes_on`, the options that stand after a lone "--".
+    """
     try:
-        app.run(_reporting(main), flags_parser=_parse)
+        app.run(_reporting(main, passes_on), flags_parser=_parse)
     except UserError as error:
         _report(error)
 
 
-def _reporting(main):
+def _reporting(main, passes_on):
     def wrapped(argv):
         try:
-            if len(argv) > 1:
+            if len(argv) > 1 and not (passes_on and argv[1].startswith("--")):
                 raise UserError(f"{argv[1]}: unexpected argument; options look like --name=value (see --help)")
             return main(argv)
         except UserError as error:

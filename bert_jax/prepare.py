@@ -3,6 +3,11 @@
     python -m bert_jax.prepare --input='books/*.txt' --output=corpora/books --tokenizer=train:wordpiece:8192
 
 The corpus holds no decision about sequence length, pairs or masks: one corpus serves every experiment.
+
+On a cluster, by Apache Beam, whose own options stand after a lone "--":
+
+    python -m bert_jax.prepare --input='gs://bucket/text/*.jsonl.gz' --output=gs://bucket/corpus \\
+        --tokenizer=train:wordpiece:30522 --runner=DataflowRunner -- --project=NAME --region=REGION ...
 """
 
 import pathlib
@@ -10,7 +15,7 @@ import pathlib
 from absl import flags
 
 from bert_jax import command
-from bert_jax.data import preparation
+from bert_jax.data import beam, preparation
 from bert_jax.data.sentences import MODES
 from bert_jax.data.sources import DOCUMENTS
 from bert_jax.errors import UserError
@@ -18,8 +23,8 @@ from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
     "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds:NAME[/CONFIG]:SPLIT, or python-docs; "
-    "several separated by commas")  # fmt: skip
-_OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder: new, or begun by the same command")
+    "several separated by commas; globs of gs:// and other URLs too")  # fmt: skip
+_OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder or URL: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them: a folder, a run's workdir, a "
     "name on the hub; or a vocabulary to train: train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
@@ -37,10 +42,12 @@ _DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the fi
 _LOWER_CASE = flags.DEFINE_string("lower_case", "auto", "true or false: for vocab.txt, .model and train:wordpiece")
 _WORKERS = flags.DEFINE_integer("workers", None, "processes; by default as many as there are cores")
 _STRICT = flags.DEFINE_bool("strict", False, "text that cannot be read is an error, not skipped and counted")
+_RUNNER = flags.DEFINE_string(
+    "runner", None, "of Apache Beam, not processes here: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ...; "
+    "its options follow a lone --")  # fmt: skip
 
 
 def main(argv):
-    del argv
     for flag in (_INPUT, _OUTPUT, _TOKENIZER):
         if not flag.value:
             raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
@@ -57,7 +64,10 @@ def main(argv):
         lower_case=_LOWER_CASE.value,
         add_tokens=_ADD_TOKENS.value,
     )
-    manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value)
+    if argv[1:] and not _RUNNER.value:
+        raise UserError(f"{argv[1]}: unexpected argument after --, where Beam's options stand; expected --runner=NAME")
+    cluster = beam.Cluster(_RUNNER.value, argv[1:]) if _RUNNER.value else None
+    manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster)
     print(preparation.summary(manifest, _OUTPUT.value))
 
 
@@ -71,4 +81,4 @@ def _found(tokenizer):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, passes_on=True)

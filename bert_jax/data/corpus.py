@@ -13,6 +13,7 @@ No document crosses a shard. Numbers of shards may have gaps: a shard without do
 
 import dataclasses
 import functools
+import hashlib
 import json
 import pathlib
 
@@ -99,17 +100,7 @@ class Corpus:
                 f"{path}: no manifest.json, so no whole corpus; expected a directory that bert_jax.prepare finished "
                 "(start the same prepare again to continue it)"
             )
-        try:
-            manifest = json.loads(manifest_path.read_text("utf-8"))
-            version = manifest["format_version"]
-            corpus = cls(path, manifest) if version == FORMAT_VERSION else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{manifest_path}: not a corpus manifest; prepare the corpus again") from error
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{manifest_path}: format_version {version}; expected {FORMAT_VERSION}; prepare the corpus again"
-            )
-        return corpus
+        return cls(path, read_manifest(manifest_path.read_bytes(), str(manifest_path)))
 
     @functools.cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -131,6 +122,48 @@ class Corpus:
             shard_starts=np.cumsum([0, *counts], dtype=np.int64),
             shards=tuple(Shard(folder / shard["name"], shard["tokens"]) for shard in facts["shards"]),
         )
+
+    def computed_fingerprint(self) -> str:
+        """What the fingerprint of the files as they are now is, as joining.py makes it; reads them all."""
+        digest = hashlib.blake2b(self.tokenizer.digest().encode(), digest_size=16)
+        for name in SPLITS:
+            split = self.split(name)
+            ends = np.searchsorted(split.sentences, split.shard_starts)
+            document_ends = np.searchsorted(split.documents, ends)
+            for i, shard in enumerate(split.shards):
+                for offsets, places in ((split.sentences, ends), (split.documents, document_ends)):
+                    digest.update(np.diff(offsets[places[i] : places[i + 1] + 1]).astype("<i4"))
+                digest.update(shard.tokens)
+                digest.update(shard.word_starts)
+        return digest.hexdigest()
+
+
+def read_manifest(content: bytes, where: str) -> dict:
+    """The manifest of a corpus. Raises UserError, which names `where`, if it is none or of another format."""
+    try:
+        manifest = json.loads(content)
+        version = manifest["format_version"]
+        if version == FORMAT_VERSION:
+            _ = manifest["fingerprint"], manifest["tokenizer"]["vocab_size"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: not a corpus manifest; prepare the corpus again") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{where}: format_version {version}; expected {FORMAT_VERSION}; prepare the corpus again")
+    return manifest
+
+
+def file_sizes(manifest: dict) -> dict[str, int]:
+    """Bytes of every array of a corpus, by its path in the corpus's folder."""
+    vocab_size = manifest["tokenizer"]["vocab_size"]
+    sizes = {"train/unigram.npy": 8 * vocab_size}
+    for name in SPLITS:
+        facts = manifest["splits"][name]
+        sizes |= {f"{name}/{array}.npy": 8 * (facts[array] + 1) for array in ("sentences", "documents")}
+        for shard in facts["shards"]:
+            prefix = f"{name}/{shard['name']}"
+            sizes[f"{prefix}.tokens.npy"] = shard["tokens"] * token_dtype(vocab_size).itemsize
+            sizes[f"{prefix}.word_starts.npy"] = -(-shard["tokens"] // 8)
+    return {name: _HEADER_BYTES + size for name, size in sizes.items()}
 
 
 def token_dtype(vocab_size: int) -> np.dtype:

@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data import hashing, instances, packing, packs
+from bert_jax.data import hashing, instances, packing, packs, staging
 from bert_jax.data.batches import Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
@@ -355,7 +355,7 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
             "config.data.corpus: empty; expected a directory that `python -m bert_jax.prepare` wrote "
             "(--config.data.corpus=DIR)"
         )
-    corpora = [Corpus.open(path) for path in paths]
+    corpora = [staging.open_corpus(path) for path in paths]
     for corpus in corpora:
         if config.model.vocab_size and corpus.vocab_size != config.model.vocab_size:
             raise UserError(

@@ -1,37 +1,30 @@
-"""Text into a corpus: a map over shards in worker processes, then one pass that joins them.
+"""Text into a corpus: a map over shards by many processes, then one pass that joins them.
 
-Everything is resumable. A shard is written to a temporary directory and renamed when whole; `parts/settings.json`
-holds what the shards were made from, so that a second start continues only the same work. The joining pass reads
-the shards' own files and may be repeated; the manifest is written last, then the shards' directory is removed.
+The vocabulary is trained on the machine that starts it, and the shards are joined there; the map runs in its own
+processes (shards.py) or on a cluster (beam.py). Everything is resumable: `parts/settings.json` holds what the shards
+were made from, so that a second start continues only the same work. The joining pass reads the shards' own files and
+may be repeated; the manifest is written last, then the shards' directory is removed.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
 import shutil
-import signal
 import sys
-import threading
 
-import numpy as np
 import tqdm
 
-from bert_jax.data import joining, new_tokens, sources, tokenizer_training, tokenizers
-from bert_jax.data.corpus import FORMAT_VERSION, SPLITS, SplitWriter
-from bert_jax.data.sentences import MODES, sentences_of
+from bert_jax.data import beam, joining, new_tokens, shards, sources, storage, tokenizer_training, tokenizers
+from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
+from bert_jax.data.sentences import MODES
 from bert_jax.errors import UserError
 
-_BATCH_BYTES = 1 << 18  # of text encoded at once
-_HASHED_BYTES = 1 << 20  # of a document decide its split, so that a long one need not be held in memory
 _SAMPLE_BYTES = 64 << 20  # of text that a vocabulary is trained on at most
-_EXAMPLES = 20  # of skipped text, named for each shard
 _ALL_EXAMPLES = 100  # in the manifest
 
 
@@ -51,6 +44,22 @@ class Settings:
     lower_case: str = "auto"
     add_tokens: str | None = None
 
+    @property
+    def reading(self) -> sources.Options:
+        return sources.Options(self.documents, self.text_field, self.data_dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A preparation apart from where it runs and writes: what identifies it, and `vocabulary` as _tokenizer_spec's."""
+
+    settings: Settings
+    plan: sources.Plan
+    vocabulary: tuple
+    identity: dict
+    strict: bool
+    progress: bool
+
 
 def prepare(
     settings: Settings,
@@ -58,63 +67,98 @@ def prepare(
     workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
+    cluster: beam.Cluster | None = None,
 ) -> dict:
     """Prepares a corpus, or continues one, and returns its manifest; a corpus that is already whole stays.
 
     Args:
+      output: a folder, or the URL of one in remote storage: the corpus is then put together in
+        storage.cache_directory() and copied there.
       workers: processes; None for as many as the machine has cores. It changes no byte of the output.
       strict: text that cannot be read is an error, instead of being named, skipped and counted.
+      cluster: runs the map over shards instead of processes of this machine. It changes no byte either.
 
     Raises:
       UserError: as the flags' descriptions in bert_jax/prepare.py say.
     """
-    _check(settings, workers)
-    output = pathlib.Path(output)
-    plan = sources.plan(settings.input, _options(settings))
-    try:
-        return _prepare(settings, output, plan, workers or os.cpu_count() or 1, strict, progress)
-    except KeyboardInterrupt as error:
-        raise UserError(f"--output={output}: interrupted; the same command continues it") from error
-    except OSError as error:
-        raise _disk_error(error, output) from error
-
-
-def _prepare(settings, output, plan, workers, strict, progress):
-    parts = output / "parts"
-    trained, loaded, added = _tokenizer_spec(settings)
+    _check(settings, workers, cluster)
+    plan = sources.plan(settings.input, settings.reading)
+    vocabulary = trained, loaded, _ = _tokenizer_spec(settings)
     identity = {
         "format_version": FORMAT_VERSION,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "tokenizer"},
         "tokenizer": settings.tokenizer if trained else loaded.digest(),  # with the tokens of a file, if any
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
-    manifest = _finished(output, identity)
+    job = _Job(settings, plan, vocabulary, identity, strict, progress)
+    write_all = cluster.write_all if cluster else functools.partial(shards.write_all, workers or os.cpu_count() or 1)
+    try:
+        if storage.is_remote(output):
+            return _prepare_remote(job, str(output).rstrip("/"), write_all, cluster)
+        return _prepare(job, pathlib.Path(output), write_all)
+    except KeyboardInterrupt as error:
+        raise UserError(f"--output={output}: interrupted; the same command continues it") from error
+    except OSError as error:
+        raise shards.disk_error(error, output) from error
+
+
+def _prepare(job, output, write_all):
+    settings, plan, parts = job.settings, job.plan, output / "parts"
+    manifest = _finished(output, job.identity)
     if manifest is not None:
         return manifest
     _check_ours(output)
     parts.mkdir(parents=True, exist_ok=True)
-    with _lock(parts):
-        _claim(parts / "settings.json", output, identity)
-        tokenizer = _tokenizer(output, plan, settings, trained, loaded, added, progress)
-        _write_shards(output, plan, settings, workers, strict, progress)
-        facts = [json.loads((parts / f"{i:05d}" / "facts.json").read_text("utf-8")) for i in range(len(plan.shards))]
+    with _lock(parts / "lock", output):
+        _claim(parts / "settings.json", output, job.identity)
+        tokenizer = _tokenizer(output, job)
+        _write_shards(output, job, write_all)
+        facts = [json.loads((parts / f"{i:05d}" / shards.FACTS).read_text("utf-8")) for i in range(len(plan.shards))]
         skipped = _skipped(facts)
         if not any(fact[split]["documents"] for fact in facts for split in SPLITS):
             first = f"; the first of {skipped['count']} skipped: {skipped['examples'][0]}" if skipped["count"] else ""
             raise UserError(f"--input={settings.input}: no text in it{first}; expected at least one document")
         joined = joining.join(output, len(plan.shards), settings.drop_duplicates, settings.eval_share, tokenizer)
-        manifest = identity | joined | {
+        manifest = job.identity | joined | {
             "bytes": sum(fact["bytes"] for fact in facts),
             "empty_documents": sum(fact["empty_documents"] for fact in facts),
             "skipped": skipped,
-            "tokenizer": _tokenizer_facts(output, tokenizer, identity["tokenizer"]),
+            "tokenizer": _tokenizer_facts(output, tokenizer, job.identity["tokenizer"]),
         }  # fmt: skip
         _write_json(output / "manifest.json", manifest)
         shutil.rmtree(parts)
     return manifest
 
 
-def _check(settings, workers):
+def _prepare_remote(job, url, write_all, cluster):
+    """Puts the corpus together on this machine's disk and copies it, manifest last. What began it is noted there."""
+    there = storage.sizes(url)
+    if "manifest.json" in there:
+        manifest = _read_finished(storage.read(f"{url}/manifest.json"), f"{url}/manifest.json", url, job.identity)
+        if any(name.startswith("parts/") for name in there):
+            storage.remove(f"{url}/parts")
+        return manifest
+    claim = f"{url}/parts/settings.json"
+    if "parts/settings.json" in there:
+        _check_same(json.loads(storage.read(claim)), job.identity, url)
+    elif there:
+        raise UserError(f"--output={url}: holds other files; expected a new or empty folder")
+    identity = json.dumps(job.identity).encode()
+    storage.write(claim, identity)
+    name = hashlib.blake2b(url.encode() + b"\0" + identity, digest_size=8).hexdigest()
+    folder = storage.cache_directory() / "prepare" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder.with_suffix(".lock"), url):
+        if cluster:
+            write_all = functools.partial(cluster.write_through, f"{url}/parts")
+        manifest = _prepare(job, folder, write_all)
+        storage.upload_folder(folder, url, last="manifest.json")
+        storage.remove(f"{url}/parts")
+        shutil.rmtree(folder)
+    return manifest
+
+
+def _check(settings, workers, cluster):
     choices = {"documents": sources.DOCUMENTS, "sentences": MODES, "lower_case": ("auto", "true", "false")}
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
@@ -127,18 +171,8 @@ def _check(settings, workers):
         )
     if workers is not None and workers < 1:
         raise UserError(f"--workers={workers}: expected at least 1")
-
-
-def _options(settings):
-    return sources.Options(settings.documents, settings.text_field, settings.data_dir)
-
-
-def _disk_error(error, output):
-    where = error.filename or output
-    return UserError(
-        f"{where}: {error.strerror or error}; expected a folder with room to write in; "
-        "what is finished is kept, the same command continues it"
-    )
+    if workers is not None and cluster:
+        raise UserError(f"--workers={workers}: not with --runner; expected Beam's own options for its workers")
 
 
 def _finished(output, identity):
@@ -146,14 +180,19 @@ def _finished(output, identity):
     path = output / "manifest.json"
     if not path.is_file():
         return None
+    manifest = _read_finished(path.read_bytes(), path, output, identity)
+    shutil.rmtree(output / "parts", ignore_errors=True)
+    return manifest
+
+
+def _read_finished(content, path, output, identity):
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(content)
         found = {key: manifest[key] for key in ("format_version", "settings", "inputs")}
         found["tokenizer"] = manifest["tokenizer"]["source"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a corpus manifest; expected an empty or new folder as --output") from error
     _check_same(found, identity, output)
-    shutil.rmtree(output / "parts", ignore_errors=True)
     return manifest
 
 
@@ -183,12 +222,12 @@ def _check_ours(output):
 
 
 @contextlib.contextmanager
-def _lock(parts):
-    with open(parts / "lock", "w") as file:
+def _lock(path, output):
+    with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--output={parts.parent}: another prepare is writing there; wait for it") from error
+            raise UserError(f"--output={output}: another prepare is writing there; wait for it") from error
         yield
 
 
@@ -234,8 +273,10 @@ def _asked(settings):
     return int(number) if number.isdigit() else 0
 
 
-def _tokenizer(output, plan, settings, trained, loaded, added, progress):
+def _tokenizer(output, job):
     """The corpus's tokenizer, from output/tokenizer if it is there already."""
+    plan, settings, progress = job.plan, job.settings, job.progress
+    trained, loaded, added = job.vocabulary
     folder = output / "tokenizer"
     if folder.is_dir():
         return tokenizers.load(folder)
@@ -278,7 +319,7 @@ class _Sample:
             taken = 0
             for part in shard:
                 with contextlib.suppress(sources.Unreadable):  # the pass over the shards reports it
-                    for paragraph in sources.read(part, _options(self._settings), lambda where, reason: None):
+                    for paragraph in sources.read(part, self._settings.reading, lambda where, reason: None):
                         if paragraph is None:
                             continue
                         text = " ".join(paragraph)
@@ -311,188 +352,21 @@ def _skipped(facts):
     }
 
 
-def _write_shards(output, plan, settings, workers, strict, progress):
-    parts = output / "parts"
-    todo = [i for i in range(len(plan.shards)) if not (parts / f"{i:05d}").is_dir()]
-    sizes = [sum(part.size for part in shard) for shard in plan.shards]
+def _write_shards(output, job, write_all):
+    parts, every = output / "parts", job.plan.shards
+    for leftover in parts.glob("*.tmp"):  # of what was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    todo = {i: shard for i, shard in enumerate(every) if not (parts / f"{i:05d}").is_dir()}
+    sizes = [sum(part.size for part in shard) for shard in every]
     done = sum(sizes) - sum(sizes[i] for i in todo)
-    arguments = (str(output), settings, strict)
+    arguments = (str(parts), str(output / "tokenizer"), job.settings, job.strict)
     with tqdm.tqdm(
-        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=not progress
+        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=not job.progress
     ) as bar:
-        for number, skipped in _map(todo, plan.shards, min(workers, len(todo)), arguments):
+        for number, skipped in write_all(todo, *arguments):
             bar.update(sizes[number])
-            for line in skipped["examples"] if progress else ():
+            for line in skipped["examples"] if job.progress else ():
                 bar.write(f"skipped: {line}", file=sys.stderr)
-
-
-def _map(todo, shards, workers, arguments):
-    """(number, what was skipped) of each shard, as they are finished."""
-    if workers <= 1:
-        writer = _ShardMaker(*arguments)
-        for number in todo:
-            yield number, writer.write(number, shards[number])
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, arguments)
-    try:
-        waiting, left = set(), iter(todo)
-        while True:
-            for number in left:
-                waiting.add(pool.submit(_work, number, shards[number]))
-                if len(waiting) >= 2 * workers:
-                    break
-            if not waiting:
-                break
-            done, waiting = concurrent.futures.wait(waiting, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(
-            "a worker process was killed, perhaps for want of memory; start again to continue, or with fewer --workers"
-        ) from error
-    finally:
-        for process in (pool._processes or {}).values():
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
-
-
-_maker = None  # of this worker process
-
-
-def _start_worker(output, settings, strict):
-    global _maker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _maker = _ShardMaker(output, settings, strict)
-
-
-def _exit_with_parent():
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _work(number, shard):
-    return number, _maker.write(number, shard)
-
-
-class _ShardMaker:
-    """Reads, splits and encodes shards, one at a time."""
-
-    def __init__(self, output, settings, strict):
-        self._parts = pathlib.Path(output) / "parts"
-        self._settings = settings
-        self._strict = strict
-        self._tokenizer = tokenizers.load(pathlib.Path(output) / "tokenizer")
-        self._eval_below = int(settings.eval_share * 2**64)
-
-    def write(self, number: int, shard: tuple[sources.Part, ...]) -> dict:
-        """Writes parts/NNNNN and returns what was skipped."""
-        folder = self._parts / f"{number:05d}"
-        temporary = folder.with_suffix(".tmp")
-        try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            self._writers = {s: SplitWriter(f"{temporary}/{s}", self._tokenizer.vocab_size) for s in SPLITS}
-            self._facts = {"bytes": 0, "empty_documents": 0} | {
-                split: {"documents": 0, "sentences": 0, "tokens": 0} for split in SPLITS
-            }
-            self._skipped = {"count": 0, "examples": []}
-            for part in shard:
-                self._write_part(part)
-            for writer in self._writers.values():
-                writer.close()
-            _write_json(temporary / "facts.json", self._facts | {"skipped": self._skipped})
-            os.replace(temporary, folder)
-        except OSError as error:
-            raise _disk_error(error, temporary) from error
-        return self._skipped
-
-    def _skip(self, where, reason):
-        if self._strict:
-            raise UserError(f"{where}: {reason} (without --strict it would be skipped)")
-        self._skipped["count"] += 1
-        if len(self._skipped["examples"]) < _EXAMPLES:
-            self._skipped["examples"].append(f"{where}: {reason}")
-
-    def _write_part(self, part):
-        marks = {split: writer.mark() for split, writer in self._writers.items()}
-        facts = json.dumps(self._facts)
-        try:
-            self._encode_part(part)
-        except sources.Unreadable as error:
-            for split, writer in self._writers.items():
-                writer.rewind(marks[split])
-            self._facts = json.loads(facts)
-            self._skip(error.where, error.reason)
-
-    def _encode_part(self, part):
-        settings = self._settings
-        self._sentences, self._documents = [], []
-        self._open_sentences = 0  # of the document in progress, already written
-        waiting = count = size = 0
-        split, digest = None, hashlib.blake2b(digest_size=16)
-        for paragraph in sources.read(part, _options(settings), self._skip):
-            if paragraph is not None:
-                text = "\n".join(paragraph).encode()
-                digest.update(text + b"\n\n")
-                found = sentences_of(paragraph, settings.sentences, settings.language)
-                if self._tokenizer.leading_space:
-                    found = [sentence if size + i == 0 else f" {sentence}" for i, sentence in enumerate(found)]
-                self._sentences += found
-                count += len(found)
-                size += len(text) + 2
-                waiting += len(text) + 2
-                if size >= _HASHED_BYTES and split is None:
-                    split = self._split_of(digest.digest())
-                if split is None or waiting < _BATCH_BYTES:
-                    continue
-                self._documents.append((count, split, None))
-                count = 0
-            else:
-                final = digest.digest()
-                self._documents.append((count, split or self._split_of(final), final))
-                self._facts["bytes"] += size
-                count = size = 0
-                split, digest = None, hashlib.blake2b(digest_size=16)
-            if waiting >= _BATCH_BYTES:
-                self._flush()
-                waiting = 0
-        self._flush()
-
-    def _split_of(self, digest):
-        return SPLITS[int.from_bytes(digest[:8], "little") < self._eval_below]
-
-    def _flush(self):
-        """Encodes and writes the sentences and (parts of) documents that wait."""
-        if not self._documents:
-            return
-        tokens, starts, lengths = self._tokenizer.encode_flat(self._sentences)
-        counts, splits, digests = zip(*self._documents, strict=True)
-        document = np.repeat(np.arange(len(counts)), counts)
-        kept = np.bincount(document[lengths > 0], minlength=len(counts))
-        kept[0] += self._open_sentences
-        finished = np.array([digest is not None for digest in digests])
-        self._facts["empty_documents"] += int(np.sum(finished & (kept == 0)))
-        in_eval = np.array([split == "eval" for split in splits])
-        for split in SPLITS:
-            ours = in_eval == (split == "eval")
-            if not ours.any():
-                continue
-            sentences = ours[document]
-            whole = ours & finished & (kept > 0)
-            hashes = b"".join(digest for digest, mine in zip(digests, whole, strict=True) if mine)
-            hashes = np.frombuffer(hashes, "<u8").reshape(-1, 2)
-            mine = slice(None) if ours.all() else np.repeat(sentences, lengths)
-            sizes = lengths[sentences & (lengths > 0)]
-            self._writers[split].add(tokens[mine], starts[mine], sizes, kept[whole], hashes)
-            facts = self._facts[split]
-            facts["documents"] += int(whole.sum())
-            facts["sentences"] += len(sizes)
-            facts["tokens"] += int(sizes.sum())
-        self._open_sentences = 0 if finished[-1] else int(kept[-1])
-        self._sentences, self._documents = [], []
 
 
 def summary(manifest: dict, output: str | pathlib.Path) -> str:

@@ -1,9 +1,10 @@
-"""Where text comes from: files, TFDS, Python's own documentation; planned as shards, read as paragraphs.
+"""Where text comes from, planned as shards, read as paragraphs: files here or in remote storage, TFDS, Python's docs.
 
 `plan` cuts the inputs into shards of similar size, by the inputs alone; `read` yields the paragraphs of one part
 of a shard, as lists of stripped, non-blank lines, with None after the last paragraph of each document.
 """
 
+import contextlib
 import dataclasses
 import glob
 import gzip
@@ -14,7 +15,7 @@ import pathlib
 import zlib
 from collections.abc import Callable, Iterator
 
-from bert_jax.data import python_docs, tfds_source
+from bert_jax.data import python_docs, storage, tfds_source
 from bert_jax.errors import UserError
 
 DOCUMENTS = ("blank_line", "file")
@@ -141,12 +142,23 @@ def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iter
             yield from reader[part.kind](part, options, skip)
     except (EOFError, zlib.error) as error:
         raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
-    except OSError as error:
+    except (FileNotFoundError, gzip.BadGzipFile) as error:
         raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+    except (UserError, Unreadable):
+        raise
+    except Exception as error:
+        if storage.is_remote(part.path):  # it is the storage that fails, and no reason to leave text out
+            raise storage.failure(part.path, error) from error
+        if isinstance(error, OSError):
+            raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+        raise
 
 
 def _matching(pattern):
-    paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    if storage.is_remote(pattern):
+        paths = storage.glob(pattern)
+    else:
+        paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         hint = f"it is a folder; try {pattern.rstrip('/')}/*.txt" if os.path.isdir(pattern) else "no file matches"
         raise UserError(f"--input={pattern}: {hint}; expected a glob of .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet")
@@ -168,11 +180,14 @@ def _whole(kind, path, options):
         size = len(source) * bytes_per_record
         return Part(kind, path, 0, len(source), size), f"{len(source)} {size}"
     try:
-        status = os.stat(path)
+        if storage.is_remote(path):
+            size, changes = storage.describe(path)
+        else:
+            status = os.stat(path)
+            size, changes = status.st_size, str(status.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; expected a readable file") from error
-    size = status.st_size * (_GZIP_RATIO if path.endswith(".gz") else 1)
-    return Part(kind, path, 0, -1, size), f"{status.st_size} {status.st_mtime_ns}"
+    return Part(kind, path, 0, -1, size * (_GZIP_RATIO if path.endswith(".gz") else 1)), f"{size} {changes}"
 
 
 def _pieces(part, target, options):
@@ -198,7 +213,8 @@ def _row_groups(part, target, options):
     from pyarrow import parquet
 
     try:
-        facts = parquet.read_metadata(part.path)
+        with storage.open_binary(part.path) as file:
+            facts = parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError):
         return [part]  # reading it will say what is wrong
     sizes = []
@@ -215,8 +231,14 @@ def _row_groups(part, target, options):
     return pieces or [part]
 
 
+@contextlib.contextmanager
 def _open(path):
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    with storage.open_binary(path) as file:
+        if not path.endswith(".gz"):
+            yield file
+            return
+        with gzip.open(file, "rb") as text:
+            yield text
 
 
 def _lines(file, rest=b""):
@@ -336,7 +358,7 @@ def _field_text(record, field):
 
 def _count_lines(part):
     """Lines that begin before the part's first own line."""
-    with open(part.path, "rb") as file:
+    with storage.open_binary(part.path) as file:
         left = _skip_to_line(file, part.start)
         file.seek(0)
         count = 0
@@ -370,7 +392,7 @@ def _read_parquet(part, options, skip):
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(part.path) as file:
+        with storage.open_binary(part.path) as opened, parquet.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             if options.text_field not in names:
                 raise Unreadable(

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from bert_jax.data import joining, preparation, sources, tokenizers
+from bert_jax.data import joining, preparation, shards, sources, tokenizers
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.sentences import sentences_of
 from bert_jax.errors import UserError
@@ -121,8 +121,8 @@ def test_long_documents_are_written_in_pieces(tmp_path, vocab, monkeypatch):
     text = make_text(60)
     (tmp_path / "a.txt").write_text(text)
     (tmp_path / "b.txt").write_text(make_text(3, seed=1))
-    monkeypatch.setattr(preparation, "_BATCH_BYTES", 700)
-    monkeypatch.setattr(preparation, "_HASHED_BYTES", 1000)
+    monkeypatch.setattr(shards, "_BATCH_BYTES", 700)
+    monkeypatch.setattr(shards, "_HASHED_BYTES", 1000)
     prepare(f"{tmp_path}/?.txt", tmp_path / "out", vocab, documents="file")
     expected = expected_documents([text, make_text(3, seed=1)], tokenizers.load(vocab))
     assert sorted(documents_of(tmp_path / "out")) == sorted(expected)
@@ -320,9 +320,9 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, large):
     large = (large[0].replace("*.txt", "[0-9]*.txt"), *large[1:])
     assert command(*large, f"--output={tmp_path}/whole").returncode == 0
     output = tmp_path / "out"
-    for shards in (2, 9):
+    for count in (2, 9):
         process = start(*large, f"--output={output}")
-        wait_for_shards(process, output, shards)
+        wait_for_shards(process, output, count)
         workers = workers_of(process)
         assert len(workers) == 2
         process.kill()
@@ -392,8 +392,9 @@ def test_mistakes_end_in_one_line(tmp_path, vocab, change, message):
 
 def test_two_at_once_are_refused(tmp_path, vocab):
     (tmp_path / "a.txt").write_text(make_text(5))
-    (tmp_path / "out" / "parts").mkdir(parents=True)
-    with preparation._lock(tmp_path / "out" / "parts"), pytest.raises(UserError, match="another prepare"):
+    parts = tmp_path / "out" / "parts"
+    parts.mkdir(parents=True)
+    with preparation._lock(parts / "lock", tmp_path), pytest.raises(UserError, match="another prepare"):
         prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
 
 
