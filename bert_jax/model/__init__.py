@@ -24,11 +24,11 @@ def build(
     next_sentence: bool = True,
     language_model: bool = True,
     task: Task | None = None,
+    platform: str | None = None,
 ) -> "Model":
     """The model of a mapping like config.model (see spec.make_spec for the arguments and errors)."""
-    return Model(
-        make_spec(config, vocab_size, next_sentence=next_sentence, language_model=language_model, task=task)
-    )
+    heads = {"next_sentence": next_sentence, "language_model": language_model, "task": task}
+    return Model(make_spec(config, vocab_size, **heads, platform=platform))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Model:
         *,
         dropout_key: jax.Array | None = None,
         hidden_states: bool = False,
+        mlm_logits: bool = True,
     ) -> dict[str, jax.Array]:
         """The model's outputs for a batch.
 
@@ -60,6 +61,8 @@ class Model:
             [batch, k, ...], that of rows with fewer than k sequences being of no meaning.
           dropout_key: turns dropout on.
           hidden_states: whether every layer's output is returned too.
+          mlm_logits: False for mlm_features in their place, [batch, slots, hidden] in the compute dtype, of which
+            `decoder` makes them.
 
         Returns:
           hidden [batch, sequence, hidden] in the compute dtype; with a language-model head, mlm_logits float32
@@ -71,7 +74,14 @@ class Model:
         """
         graph, state = _abstract(self.spec)
         module = nnx.merge(graph, _from_dict(state, params))
-        return module(batch, dropout_key, hidden_states)
+        return module(batch, dropout_key, hidden_states, mlm_logits)
+
+    def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
+        """What makes logits of mlm_features: the word embedding [vocabulary, hidden] and a bias [vocabulary].
+
+        mlm_logits are mlm_features @ embedding.T + bias.
+        """
+        return params["encoder"]["embeddings"]["word"]["embedding"], params["mlm"]["bias"]
 
 
 def parameter_count(params) -> int:

@@ -1,13 +1,15 @@
 """Multi-head self-attention."""
 
-import math
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.layers import Linear, dropout, project
+from bert_jax.errors import UserError
+from bert_jax.kernel_choice import resolve_kernel
+from bert_jax.model.kernels import Visibility, attend
+from bert_jax.model.layers import Linear, project
+from bert_jax.model.layouts import constrained
 from bert_jax.model.spec import Spec
 
 
@@ -20,46 +22,67 @@ class SelfAttention(nnx.Module):
         self.key = Linear(size, size, stddev=stddev, rngs=rngs)
         self.value = Linear(size, size, stddev=stddev, rngs=rngs)
         self.output = Linear(size, size, stddev=stddev, rngs=rngs)
-        self.num_heads = spec.num_heads
-        self.dropout = spec.attention_dropout
+        self.spec = spec
 
-    def __call__(self, hidden: jax.Array, mask: jax.Array, seed: jax.Array | None) -> jax.Array:
+    def __call__(self, hidden: jax.Array, visibility: Visibility, seed: jax.Array | None) -> jax.Array:
         """[batch, sequence, hidden], before dropout and residual.
 
         Args:
           hidden: [batch, sequence, hidden].
-          mask: bool, broadcasts to [batch, heads, query, key]; True where the query may see the key.
+          visibility: of the rows.
           seed: of the dropout of the attention weights; None for none.
         """
         query, value = self._heads(self.query(hidden)), self._heads(self.value(hidden))
         # The key's bias adds the same to all scores of a query, which the softmax takes away again: left out, its
         # gradient is zero and not rounding.
         key = self._heads(project(hidden, self.key.kernel[...].astype(hidden.dtype)))
-        scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(jnp.where(mask, scores / math.sqrt(query.shape[-1]), -1e30), axis=-1)
-        weights = dropout(weights, self.dropout, seed).astype(value.dtype)
-        mixed = jnp.einsum("bnqk,bnkd->bnqd", weights, value)
+        kernel = kernel_of(self.spec, hidden.shape[1], visibility.sequence_ids is not None, seed is not None)
+        mixed = attend(kernel, query, key, value, visibility, self.spec.attention_dropout, seed)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(hidden.shape))
 
     def _heads(self, x):
         """[batch, sequence, hidden] -> [batch, heads, sequence, head_size]."""
-        batch, sequence, hidden = x.shape
-        return x.reshape(batch, sequence, self.num_heads, hidden // self.num_heads).transpose(0, 2, 1, 3)
+        batch, sequence, _ = x.shape
+        x = x.reshape(batch, sequence, self.spec.num_heads, self.spec.head_size).transpose(0, 2, 1, 3)
+        return constrained(x, "heads")
 
 
-def attention_mask(spec: Spec, batch: Mapping) -> jax.Array:
-    """Which keys a query may see, bool [batch, 1, query or 1, key].
+def visibility_of(spec: Spec, batch: Mapping) -> Visibility:
+    """Which tokens of a batch may see each other.
 
     Args:
       spec: the model's.
-      batch: attention_mask [batch, sequence], and sequence_ids of the same shape where rows are packed: a token sees
-        its own sequence alone.
+      batch: attention_mask [batch, sequence], and sequence_ids of the same shape where rows are packed.
     """
-    mask = (batch["attention_mask"] != 0)[:, None, None, :]
-    if "sequence_ids" in batch:
-        of_query, of_key = batch["sequence_ids"][:, None, :, None], batch["sequence_ids"][:, None, None, :]
-        mask = mask & (of_query == of_key)
-    if spec.attention == "causal":
-        sequence = batch["attention_mask"].shape[1]
-        mask = mask & jnp.tril(jnp.ones((1, 1, sequence, sequence), bool))
-    return mask
+    return Visibility(batch["attention_mask"] != 0, batch.get("sequence_ids"), causal=spec.attention == "causal")
+
+
+def kernel_of(spec: Spec, sequence_length: int, packed: bool, dropping: bool) -> str:
+    """The kernel of one call, "xla" or a name of kernels.FUSED.
+
+    Args:
+      spec: the model's; its attention_kernel "auto" is resolved here, as not every call allows the same.
+      sequence_length: tokens a row.
+      packed: whether rows hold several sequences.
+      dropping: whether attention weights are dropped at the spec's rate.
+
+    Raises:
+      UserError: the spec names a kernel that cannot do it.
+    """
+    kernel = resolve_kernel(
+        spec.attention_kernel,
+        platform=spec.platform,
+        dtype=spec.dtype,
+        head_size=spec.head_size,
+        sequence_length=sequence_length,
+        dropout=spec.attention_dropout if dropping else 0.0,
+    )
+    if kernel != "cudnn" or not packed or not spec.task:
+        return kernel
+    # Fine-tuning maps over seeds, and the batching rule of cuDNN's attention takes no mask such as packing needs.
+    if spec.attention_kernel == "cudnn":
+        raise UserError(
+            "config.model.attention_kernel: found cudnn, but it cannot fine-tune on packed rows; expected auto or xla, "
+            "or config.data.packing=False"
+        )
+    return "xla"

@@ -1,7 +1,9 @@
 """A linear-chain conditional random field over the labels of a text's words (Lafferty et al. 2001).
 
 log p(labels) = first[l_1] + sum of logits[t, l_t] + sum of transitions[l_t-1, l_t] + last[l_n] - log Z, as in Lample et
-al. 2016, section 2.2. The chain runs over the positions that a mask names, wherever they stand in the row.
+al. 2016, section 2.2. The chain runs over the positions that a mask names, wherever they stand in the row. A packed row
+holds several chains, one for each sequence: between them stands, instead of a transition, the end of one and the
+beginning of the next, so that the row's numbers are the sums of its chains'.
 """
 
 import jax
@@ -15,6 +17,7 @@ def log_likelihood(
     transitions: jax.Array,
     first: jax.Array,
     last: jax.Array,
+    sequence_ids: jax.Array | None = None,
 ) -> jax.Array:
     """log p(labels) of each row, in nats, float32 [batch]; 0 for a row without a position.
 
@@ -24,16 +27,18 @@ def log_likelihood(
       mask: bool [batch, sequence], True at the chain's positions.
       transitions: float32 [from, to].
       first, last: float32 [labels], of the labels that a chain begins and ends with.
+      sequence_ids: int32 [batch, sequence] of packed rows.
     """
     labels = jnp.where(mask, labels, 0)
     transitions, first, last = jnp.asarray(transitions), jnp.asarray(first), jnp.asarray(last)
 
     def advance(carry, inputs):
         alpha, score, before, begun = carry  # log sums over all chains so far by their last label; the given chain
-        emitted, label, here = inputs
-        arrived = jax.nn.logsumexp(alpha[:, :, None] + transitions[None], axis=1)
+        emitted, label, here, anew = inputs
+        arrived = jax.nn.logsumexp(alpha[:, :, None] + _moves(anew, transitions, first, last), axis=1)
         new_alpha = jnp.where(begun[:, None], arrived, first[None]) + emitted
-        step = jnp.where(begun, transitions[before, label], first[label])
+        within = jnp.where(anew, last[before] + first[label], transitions[before, label])
+        step = jnp.where(begun, within, first[label])
         new_score = score + step + jnp.take_along_axis(emitted, label[:, None], axis=1)[:, 0]
         carry = (
             jnp.where(here[:, None], new_alpha, alpha),
@@ -45,33 +50,54 @@ def log_likelihood(
 
     start = _start(logits)
     carry = (start, start[:, 0], jnp.zeros_like(labels[:, 0]), jnp.zeros_like(mask[:, 0]))
-    (alpha, score, before, begun), _ = jax.lax.scan(advance, carry, _by_position(logits, labels, mask))
+    inputs = _by_position(logits, labels, mask, _begins_anew(mask, sequence_ids))
+    (alpha, score, before, begun), _ = jax.lax.scan(advance, carry, inputs)
     total = score + last[before] - jax.nn.logsumexp(alpha + last[None], axis=1)
     return jnp.where(begun, total, 0.0)
 
 
 def decode(
-    logits: jax.Array, mask: jax.Array, transitions: jax.Array, first: jax.Array, last: jax.Array
+    logits: jax.Array,
+    mask: jax.Array,
+    transitions: jax.Array,
+    first: jax.Array,
+    last: jax.Array,
+    sequence_ids: jax.Array | None = None,
 ) -> jax.Array:
     """The likeliest labels of each row, int32 [batch, sequence], by Viterbi; 0 outside the mask. See log_likelihood."""
+    transitions, first, last = jnp.asarray(transitions), jnp.asarray(first), jnp.asarray(last)
     same = jnp.broadcast_to(jnp.arange(logits.shape[2])[None], (logits.shape[0], logits.shape[2]))
 
     def advance(carry, inputs):
         best, begun = carry  # scores of the best chains so far by their last label
-        emitted, here = inputs
-        through = best[:, :, None] + transitions[None]
+        emitted, here, anew = inputs
+        through = best[:, :, None] + _moves(anew, transitions, first, last)
         new = jnp.where(begun[:, None], through.max(1), first[None]) + emitted
         came_from = jnp.where((here & begun)[:, None], through.argmax(1), same)
         return (jnp.where(here[:, None], new, best), begun | here), came_from
 
     carry = (_start(logits), jnp.zeros_like(mask[:, 0]))
-    (best, _), came_from = jax.lax.scan(advance, carry, _by_position(logits, mask))
+    (best, _), came_from = jax.lax.scan(advance, carry, _by_position(logits, mask, _begins_anew(mask, sequence_ids)))
 
     def retrace(label, came_from):
         return jnp.take_along_axis(came_from, label[:, None], axis=1)[:, 0], label
 
     _, labels = jax.lax.scan(retrace, (best + last[None]).argmax(1), came_from, reverse=True)
     return jnp.where(mask, labels.swapaxes(0, 1), 0).astype(jnp.int32)
+
+
+def _moves(anew, transitions, first, last):
+    """What it costs to go from a label to a label: to go on, or to end a chain and begin one; [batch, from, to]."""
+    return jnp.where(anew[:, None, None], (last[:, None] + first[None, :])[None], transitions[None])
+
+
+def _begins_anew(mask, sequence_ids):
+    """bool [batch, sequence]: whether a position is of another sequence than the chain's position before it."""
+    if sequence_ids is None:
+        return jnp.zeros(mask.shape, bool)
+    reached = jax.lax.cummax(jnp.where(mask, sequence_ids, 0), axis=1)  # sequences are numbered in their order
+    before = jnp.roll(reached, 1, axis=1).at[:, 0].set(0)
+    return before != sequence_ids
 
 
 def _start(logits):

@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.model.attention import SelfAttention, attention_mask
+from bert_jax.model.attention import SelfAttention, kernel_of, visibility_of
+from bert_jax.model.kernels import Visibility, padding_last, reordered
 from bert_jax.model.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, dropout_seeds
+from bert_jax.model.layouts import constrained
 from bert_jax.model.spec import Spec
+from bert_jax.model.stack import scanned, unrolled
 
 
 class Embeddings(nnx.Module):
@@ -14,7 +17,7 @@ class Embeddings(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         size, stddev = spec.hidden_size, spec.initializer_range
-        self.word = Embedding(spec.vocab_size, size, stddev=stddev, rngs=rngs)
+        self.word = Embedding(spec.vocab_size, size, stddev=stddev, place="vocabulary", rngs=rngs)
         self.position = Embedding(spec.max_positions + spec.position_offset, size, stddev=stddev, rngs=rngs)
         self.token_type = Embedding(spec.type_vocab_size, size, stddev=stddev, rngs=rngs)
         self.norm = LayerNorm(size, epsilon=spec.norm_epsilon)
@@ -26,7 +29,7 @@ class Embeddings(nnx.Module):
         # The padding's own embedding learns nothing, also where a loss reads every position.
         word = jnp.where(batch["attention_mask"][:, :, None] != 0, word, jax.lax.stop_gradient(word))
         hidden = self.norm(word + self._positions(batch) + self.token_type(batch["token_type_ids"]))
-        return dropout(hidden.astype(self.spec.dtype), self.spec.hidden_dropout, seed)
+        return constrained(dropout(hidden.astype(self.spec.dtype), self.spec.hidden_dropout, seed), "hidden")
 
     def _positions(self, batch):
         """Position embeddings, [1 or batch, sequence, hidden].
@@ -68,7 +71,7 @@ class MLP(nnx.Module):
         self.activation = spec.activation
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(hidden)))
+        return self.down(ACTIVATIONS[self.activation](constrained(self.up(hidden), "units")))
 
 
 class Layer(nnx.Module):
@@ -81,12 +84,13 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(spec.hidden_size, epsilon=spec.norm_epsilon)
         self.dropout = spec.hidden_dropout
 
-    def __call__(self, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None) -> jax.Array:
+    def __call__(self, hidden: jax.Array, visibility: Visibility, seeds: jax.Array | None) -> jax.Array:
         """[batch, sequence, hidden] to the same; `seeds` uint32 [3, 2] or None for no dropout."""
         weights_seed, attention_seed, mlp_seed = (None, None, None) if seeds is None else seeds
-        mixed = dropout(self.attention(hidden, mask, weights_seed), self.dropout, attention_seed)
-        hidden = self.attention_norm(hidden + mixed)
-        return self.mlp_norm(hidden + dropout(self.mlp(hidden), self.dropout, mlp_seed))
+        mixed = constrained(self.attention(hidden, visibility, weights_seed), "hidden")
+        hidden = self.attention_norm(hidden + dropout(mixed, self.dropout, attention_seed))
+        mixed = constrained(self.mlp(hidden), "hidden")
+        return self.mlp_norm(hidden + dropout(mixed, self.dropout, mlp_seed))
 
 
 class Encoder(nnx.Module):
@@ -108,31 +112,14 @@ class Encoder(nnx.Module):
             embedding_seed = dropout_seeds(embedding_key)
             layer_seeds = dropout_seeds(layer_key, len(self.layers), 3)
         hidden = self.embeddings(batch, embedding_seed)
-        mask = attention_mask(self.spec, batch)
+        visibility, back = visibility_of(self.spec, batch), None
+        packed, dropping = visibility.sequence_ids is not None, layer_seeds is not None
+        if not packed and kernel_of(self.spec, hidden.shape[1], packed, dropping) == "cudnn":
+            order, back = padding_last(visibility.present)
+            visibility, hidden = visibility.reordered(order), reordered(hidden, order)
         run = scanned if self.spec.scan_layers else unrolled
-        last, of_layers = run(self.layers, hidden, mask, layer_seeds, every)
-        return jnp.concatenate([hidden[None], of_layers]) if every else last
-
-
-def unrolled(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None, every: bool = False):
-    """The layers one after the other: the reference. Returns the last one's output and, with `every`, all of them."""
-    outputs = []
-    for i, layer in enumerate(layers):
-        hidden = layer(hidden, mask, None if seeds is None else seeds[i])
-        outputs.append(hidden)
-    return hidden, jnp.stack(outputs) if every else None
-
-
-def scanned(layers, hidden: jax.Array, mask: jax.Array, seeds: jax.Array | None, every: bool = False):
-    """Equal layers as one loop over their stacked parameters: compiles once for all of them."""
-    graphs, parameters = zip(*(nnx.split(layer) for layer in layers), strict=True)
-    # Kernels are cast before they are stacked, so that the copy is the cast that the products need anyway.
-    parameters = [jax.tree.map(lambda p: p.astype(hidden.dtype) if p.ndim > 1 else p, state) for state in parameters]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
-
-    def body(hidden, layer_inputs):
-        state, layer_seeds = layer_inputs
-        hidden = nnx.merge(graphs[0], state)(hidden, mask, layer_seeds)
-        return hidden, hidden if every else None
-
-    return jax.lax.scan(body, hidden, (stacked, seeds))
+        last, of_layers = run(self.layers, hidden, visibility, layer_seeds, self.spec.remat, every)
+        found = jnp.concatenate([hidden[None], of_layers]) if every else last
+        if back is None:
+            return found
+        return jax.vmap(lambda states: reordered(states, back))(found) if every else reordered(found, back)

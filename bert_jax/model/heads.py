@@ -6,6 +6,7 @@ from flax import nnx
 
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, LayerNorm, Linear, add_bias, dropout, dropout_seeds
+from bert_jax.model.layouts import constrained
 from bert_jax.model.pooling import pool
 from bert_jax.model.spec import Spec
 
@@ -19,11 +20,35 @@ class LanguageModelHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((spec.vocab_size,)))
         self.activation = spec.activation
 
-    def __call__(self, hidden: jax.Array, embedding: jax.Array) -> jax.Array:
-        """Float32 logits [batch, positions, vocabulary] of hidden [batch, positions, hidden]."""
-        x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
-        logits = jnp.einsum("bph,vh->bpv", x, embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-        return add_bias(logits, self.bias[...])
+    def features(self, hidden: jax.Array) -> jax.Array:
+        """What the decoder reads, [batch, positions, hidden], of hidden states of that shape."""
+        return self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
+
+    def logits(self, features: jax.Array, embedding: jax.Array) -> jax.Array:
+        """Float32 logits [batch, positions, vocabulary] of features [batch, positions, hidden]."""
+        return constrained(add_bias(decode(features, embedding), self.bias[...]), "logits")
+
+
+@jax.custom_vjp
+def decode(features: jax.Array, embedding: jax.Array) -> jax.Array:
+    """features [batch, positions, hidden] times embedding [vocabulary, hidden] transposed, in float32.
+
+    The product is one of the features' dtype, and so are those of its gradient, but the embedding's is summed and kept
+    in float32: what the lookup of tokens adds to it is too.
+    """
+    table = constrained(embedding.astype(features.dtype), "vocabulary")
+    return jnp.einsum("bph,vh->bpv", features, table, preferred_element_type=jnp.float32)
+
+
+def _decode_backward(saved, gradient):
+    features, embedding = saved
+    gradient = gradient.astype(features.dtype)
+    table = constrained(embedding.astype(features.dtype), "vocabulary")
+    by_embedding = jnp.einsum("bpv,bph->vh", gradient, features, preferred_element_type=jnp.float32)
+    return jnp.einsum("bpv,vh->bph", gradient, table), by_embedding
+
+
+decode.defvjp(lambda features, embedding: (decode(features, embedding), (features, embedding)), _decode_backward)
 
 
 class Pooler(nnx.Module):
@@ -57,27 +82,27 @@ class TaskHead(nnx.Module):
             self.last = nnx.Param(jnp.zeros((task.num_labels,)))
         self.task = task
 
-    def __call__(self, hidden, pooled, present, dropout_key: jax.Array | None) -> jax.Array:
-        """Float32 logits [batch, labels] of a sequence, or [batch, sequence, labels] of its tokens.
+    def __call__(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
+        """Float32 logits [batch, labels] of a sequence (packed: [batch, k, labels]), or [batch, sequence, labels].
 
         Args:
           hidden: [batch, sequence, hidden], of the last layer.
-          pooled: [batch, hidden], or None where the model has no pooler.
-          present: attention_mask [batch, sequence].
+          pooled: [batch, hidden] (packed: [batch, k, hidden]), or None where the model has no pooler.
+          batch: the model's input.
           dropout_key: turns dropout on.
         """
-        rate = self.task.dropout
+        rate, present = self.task.dropout, batch["attention_mask"]
         first, second = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2)
         if self.task.name != "sequence_classification":
             return self.output(dropout(hidden, rate, first)).astype(jnp.float32)
         if self.task.pooling == "pooler":
             read = pooled
         elif self.task.pooling == "dense":
-            read = jnp.tanh(self.dense(dropout(hidden[:, 0], rate, second)))
+            read = jnp.tanh(self.dense(dropout(first_tokens(hidden, batch), rate, second)))
         elif self.task.pooling == "attention":
-            read = pool(hidden, present, "attention", self.score(hidden)[..., 0])
+            read = pool(hidden, present, "attention", self.score(hidden)[..., 0], batch)
         else:
-            read = pool(hidden, present, self.task.pooling)
+            read = pool(hidden, present, self.task.pooling, batch=batch)
         return self.output(dropout(read, rate, first)).astype(jnp.float32)
 
 
@@ -96,7 +121,9 @@ class Heads(nnx.Module):
             self.task = TaskHead(spec, rngs=rngs)
         self.spec = spec
 
-    def __call__(self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool) -> dict[str, jax.Array]:
+    def __call__(
+        self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, mlm_logits: bool
+    ) -> dict[str, jax.Array]:
         outputs, spec = {}, self.spec
         found = self.encoder(batch, dropout_key, hidden_states)
         hidden = outputs["hidden"] = found[-1] if hidden_states else found
@@ -106,14 +133,18 @@ class Heads(nnx.Module):
             read = hidden
             if "masked_positions" in batch:
                 read = jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1)
-            outputs["mlm_logits"] = self.mlm(read, self.encoder.embeddings.word.embedding[...])
+            features = self.mlm.features(read)
+            if mlm_logits:
+                outputs["mlm_logits"] = self.mlm.logits(features, self.encoder.embeddings.word.embedding[...])
+            else:
+                outputs["mlm_features"] = features
         if spec.pooler:
             outputs["pooled"] = self.pooler(first_tokens(hidden, batch))
         if spec.next_sentence:
             outputs["next_sentence_logits"] = self.next_sentence(outputs["pooled"]).astype(jnp.float32)
         if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
-            outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch["attention_mask"], task_key)
+            outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch, task_key)
         return outputs
 
 

@@ -5,7 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import PartitionSpec as P
+
+from bert_jax.model.layouts import constrained
 
 
 class Linear(nnx.Module):
@@ -20,13 +21,14 @@ class Linear(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """Rows of a table [rows, size] by id."""
+    """Rows of a table [rows, size] by id; `place` says how the table lies where it is read (see layouts)."""
 
-    def __init__(self, rows: int, size: int, *, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, rows: int, size: int, *, stddev: float, rngs: nnx.Rngs, place: str = "table"):
         self.embedding = nnx.Param(truncated_normal(rngs.params(), (rows, size), stddev))
+        self.place = place
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return rows_sharded(self.embedding[...][ids])
+        return constrained(constrained(self.embedding[...], self.place)[ids], "hidden")
 
 
 class LayerNorm(nnx.Module):
@@ -133,13 +135,6 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
     threshold = round((1.0 - rate) * 2**32)
     kept = _hash(_element_index(x.shape), seed) < jnp.uint32(threshold)
     return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
-
-
-def rows_sharded(x: jax.Array) -> jax.Array:
-    """x with its rows over the ambient mesh's data and fsdp axes; without a mesh, x."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp")))
 
 
 def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import jax
 
 from bert_jax.errors import UserError
+from bert_jax.kernel_choice import resolve_kernel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The fields of config.model, with the vocabulary known and "auto" resolved; hashable.
+    """The fields of config.model, with the vocabulary, the dtype and the platform known; hashable.
 
     Attributes:
       vocab_size: rows of the word embedding, and logits of the language-model head.
@@ -42,8 +43,10 @@ class Spec:
       attention: "bidirectional" or "causal".
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       scan_layers: one compiled layer run in a loop, or each layer written out.
-      attention_kernel: "xla", "splash" or "flash" (TPU), "cudnn" (GPU), or "auto".
-      remat: what a layer keeps for the backward pass, see encoder.REMAT.
+      attention_kernel: "xla", "splash" or "flash" (TPU), "cudnn" (GPU), or "auto", which attention.kernel_of
+        resolves call by call.
+      remat: what a layer keeps for the backward pass, see stack.REMAT.
+      platform: where the model runs, see kernel_choice.LIMITS.
       pooler, next_sentence: whether the model has the pooled [CLS] and the head that reads it.
       language_model: whether it has the head that predicts masked tokens.
       task: the head of a fine-tuned model, or None.
@@ -69,6 +72,7 @@ class Spec:
     scan_layers: bool
     attention_kernel: str = "auto"
     remat: str = "none"
+    platform: str = "cpu"
     language_model: bool = True
     task: Task | None = None
 
@@ -84,6 +88,7 @@ def make_spec(
     next_sentence: bool,
     language_model: bool = True,
     task: Task | None = None,
+    platform: str | None = None,
 ) -> Spec:
     """The spec of a mapping like config.model.
 
@@ -93,9 +98,11 @@ def make_spec(
       next_sentence: whether there is a next-sentence head (config.objective.next_sentence).
       language_model: whether there is a head that predicts masked tokens.
       task: the head of a fine-tuned model.
+      platform: where the model will run, as kernel_choice.LIMITS names it; None: this process's.
 
     Raises:
-      UserError: two vocabulary sizes, or a head that reads the pooler without a pooler.
+      UserError: two vocabulary sizes, a head that reads the pooler without a pooler, or an attention kernel that
+        cannot do what the config asks, or not here.
     """
     fields = {key: config[key] for key in config}
     if fields["vocab_size"] not in (0, vocab_size):
@@ -106,6 +113,25 @@ def make_spec(
         raise UserError("config.model.pooler: False, but the classifier reads the pooled [CLS]; expected True")
     fields["vocab_size"] = vocab_size
     fields |= {"next_sentence": next_sentence, "language_model": language_model, "task": task}
+    fields["platform"] = platform = platform or device_platform()
     if fields["dtype"] == "auto":
-        fields["dtype"] = "bfloat16" if jax.default_backend() in ("tpu", "gpu") else "float32"
-    return Spec(**fields)
+        fields["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    spec = Spec(**fields)
+    resolve_kernel(
+        spec.attention_kernel,
+        platform=platform,
+        dtype=spec.dtype,
+        head_size=spec.head_size,
+        dropout=spec.attention_dropout,
+    )
+    return spec
+
+
+def device_platform() -> str:
+    """The platform of this process as kernel_choice.LIMITS names it: "tpu", "cuda", or what else jax calls it."""
+    platform, device = jax.default_backend(), jax.devices()[0]
+    if platform == "tpu" and any(name in device.device_kind for name in ("v2", "v3")):
+        return "old tpu"
+    if platform == "gpu" and "cuda" in device.client.platform_version and float(device.compute_capability) >= 8.0:
+        return "cuda"
+    return platform

@@ -26,6 +26,8 @@ _FREE = {
     "attention",
     "dtype",
     "scan_layers",
+    "attention_kernel",
+    "remat",
 }
 
 

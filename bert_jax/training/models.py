@@ -12,6 +12,9 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import checkpoint, outcomes, tuning
 from bert_jax.training import workdir as workdir_lib
 
+# Of config.model: what suited the devices of the run, and need not suit those that open its model.
+_HERE = {"attention_kernel": "auto", "remat": "none"}
+
 
 def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int | None = None) -> Pretrained:
     """The model of a workdir, of a Hugging Face directory, or of a hub name.
@@ -33,7 +36,7 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
         return _finetuned(pathlib.Path(name), None if step == "best" else step, seed)
     params, config, _ = checkpoint.load(name, step)
     tokenizer = tokenizers.load(pathlib.Path(name) / "tokenizer")
-    model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size}
+    model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
     model = model_lib.build(model_config, tokenizer.vocab_size, next_sentence=config.objective.next_sentence)
     # Which format can say it: RoBERTa's rows begin behind two unused positions.
     family = "roberta" if config.model.position_offset == 2 else "bert"
@@ -64,8 +67,8 @@ def _finetuned(workdir, step, seed):
     return Pretrained(
         str(workdir),
         run["family"],
-        run["model"],
-        fine_tuned(run),
+        run["model"] | _HERE,
+        fine_tuned(run | {"model": run["model"] | _HERE}),
         params,
         tokenizers.load(workdir / "tokenizer"),
         tuple(run["labels"]),

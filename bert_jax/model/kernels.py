@@ -1,0 +1,182 @@
+"""Softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
+
+All take queries, keys and values [batch, heads, sequence, head_size] and a Visibility, and give
+[batch, heads, sequence, head_size]. What each can do is in bert_jax.kernel_choice.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.model.layers import dropout
+from bert_jax.model.layouts import LAYOUTS, ROWS, parts, split_mesh
+
+RESULTS = "attention_results"  # what a fused kernel keeps for its backward pass, to remat policies
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Visibility:
+    """Which tokens of a row may see each other.
+
+    Attributes:
+      present: bool [batch, sequence], False at padding, which may stand anywhere and which no token sees. What
+        attention gives at padding is of no meaning.
+      sequence_ids: int32 [batch, sequence] where rows are packed: a token sees its own sequence alone.
+      causal: whether a token sees those before it and itself alone.
+    """
+
+    present: jax.Array
+    sequence_ids: jax.Array | None = None
+    causal: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    def reordered(self, order: jax.Array) -> "Visibility":
+        """That of the same rows with their tokens in another order, [batch, sequence]; causality stays as it is."""
+        return dataclasses.replace(self, present=jnp.take_along_axis(self.present, order, axis=1))
+
+    def mask(self) -> jax.Array:
+        """bool [batch, 1, query or 1, key]; True where the query may see the key."""
+        mask = self.present[:, None, None, :]
+        if self.sequence_ids is not None:
+            mask = mask & (self.sequence_ids[:, None, :, None] == self.sequence_ids[:, None, None, :])
+        if self.causal:
+            sequence = self.present.shape[1]
+            mask = mask & jnp.tril(jnp.ones((1, 1, sequence, sequence), bool))
+        return mask
+
+    def segments(self) -> jax.Array:
+        """int32 [batch, sequence], equal where tokens may see each other; padding is a segment of its own, 0."""
+        present = self.present.astype(jnp.int32)
+        return present if self.sequence_ids is None else present * self.sequence_ids
+
+
+def xla(query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None) -> jax.Array:
+    """The reference: scores, softmax in float32, weights, all of them in memory.
+
+    Args:
+      query, key, value: [batch, heads, sequence, head_size].
+      visibility: of the rows.
+      rate, seed: of the dropout of the attention weights; a seed of None for none.
+    """
+    scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(visibility.mask(), scores / math.sqrt(query.shape[-1]), -1e30)
+    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, seed).astype(value.dtype)
+    return jnp.einsum("bnqk,bnkd->bnqd", weights, value)
+
+
+def splash(query, key, value, visibility: Visibility) -> jax.Array:
+    """The splash attention of jax.experimental.pallas.ops.tpu."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    heads, sequence, head_size = query.shape[1:]
+    block, wide = _block(sequence, 512), _block(sequence, 1024)
+    # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient over blocks
+    # of keys in memory, which is free where one block is the row.
+    fused = wide == sequence
+    sizes = library.BlockSizes(
+        block_q=block,
+        block_kv=wide,
+        block_kv_compute=_block(wide, 512),
+        block_q_dkv=block,
+        block_kv_dkv=wide,
+        block_kv_dkv_compute=_block(wide, 512),
+        block_q_dq=None if fused else block,
+        block_kv_dq=None if fused else wide,
+        use_fused_bwd_kernel=fused,
+    )
+    mask = (masks.CausalMask if visibility.causal else masks.FullMask)((sequence, sequence))
+    attention = library.make_splash_mha(
+        masks.MultiHeadMask([mask] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=sizes,
+        residual_checkpoint_name=RESULTS,
+    )
+    # The kernel does not scale its scores.
+    query = (query.astype(jnp.float32) * head_size**-0.5).astype(query.dtype)
+    segments = visibility.segments()
+    return jax.vmap(attention)(query, key, value, library.SegmentIds(segments, segments))
+
+
+def flash(query, key, value, visibility: Visibility) -> jax.Array:
+    """The flash attention of jax.experimental.pallas.ops.tpu."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as library
+
+    sequence, head_size = query.shape[2:]
+    block, segments = _block(sequence, 512), visibility.segments()
+    names = [field.name for field in dataclasses.fields(library.BlockSizes)]
+    return library.flash_attention(
+        query,
+        key,
+        value,
+        segment_ids=library.SegmentIds(segments, segments),
+        causal=visibility.causal,
+        sm_scale=head_size**-0.5,
+        block_sizes=library.BlockSizes(**{name: 1 if name == "block_b" else block for name in names}),
+    )
+
+
+def cudnn(query, key, value, visibility: Visibility) -> jax.Array:
+    """cuDNN's flash attention. In rows that are not packed, padding must stand at the end: see `padding_last`."""
+    masking = {"is_causal": visibility.causal}
+    if visibility.sequence_ids is None:
+        # A sum with zeros that come from the query, so that under vmap the lengths have the query's axes: the
+        # batching rule of the kernel folds the axes of all operands alike.
+        lengths = visibility.present.sum(1, dtype=jnp.int32) + 0 * query[:, 0, 0, 0].astype(jnp.int32)
+        masking["key_value_seq_lengths"] = jnp.maximum(lengths, 1)  # a row of padding alone divides by no zero
+    else:
+        masking = {"mask": visibility.mask()}
+    # [batch, sequence, heads, head_size] is what the projections gave: the two transposes cancel.
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **masking).swapaxes(1, 2)
+
+
+def padding_last(present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two orders for `reordered`, int32 [batch, sequence]: one moves each row's padding to its end, one moves it back.
+
+    The order of the other tokens stays, so that causal attention sees what it saw.
+    """
+    order = jnp.argsort(~present, axis=1, stable=True).astype(jnp.int32)
+    return order, jnp.argsort(order, axis=1).astype(jnp.int32)
+
+
+def reordered(hidden: jax.Array, order: jax.Array) -> jax.Array:
+    """[batch, sequence, hidden] with the tokens of each row in another order, [batch, sequence]."""
+    # No place is taken twice, and the backward pass may know it.
+    return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(hidden, order)
+
+
+FUSED = {"splash": splash, "flash": flash, "cudnn": cudnn}
+
+
+def attend(kernel: str, query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None):
+    """Attention by the kernel of a name, each device with its own rows and heads of the ambient mesh.
+
+    Args:
+      kernel: "xla", or a name of FUSED, which do no dropout.
+      query, key, value, visibility, rate, seed: as `xla` takes them.
+    """
+    mesh = split_mesh()
+    if mesh is not None and (query.shape[0] % parts(mesh, ROWS) or key.shape[1] % parts(mesh, ("tensor",))):
+        kernel = "xla"  # such as the few rows of a sample; the layouts of a run are checked before it
+    if kernel == "xla":
+        return xla(query, key, value, visibility, rate, seed)
+    run = FUSED[kernel]
+    if mesh is None:
+        return run(query, key, value, visibility)
+    # The compiler cannot split a kernel, so it is told how.
+    heads, rows = LAYOUTS["heads"], P(ROWS)
+    return jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
+        query, key, value, visibility
+    )
+
+
+@functools.cache
+def _block(size, at_most):
+    """The largest multiple of 128 that divides a multiple of 128 and is at most `at_most`."""
+    return max(block for block in range(128, at_most + 1, 128) if size % block == 0)
