@@ -1,7 +1,10 @@
 """What all commands share: recipe flags, and one clear line for a user's mistake."""
 
+import contextlib
 import re
 import sys
+import traceback
+from collections.abc import Iterator
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -20,6 +23,34 @@ def define_config_flag(default: str | None = None) -> None:
     config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
     if not default:
         flags.mark_flag_as_required("config")
+
+
+def define_process_flags() -> None:
+    """Defines the flags that `processes` reads."""
+    flags.DEFINE_string("coordinator_address", None, "of a run of several processes: HOST:PORT of the first")
+    flags.DEFINE_integer("num_processes", None, "of a run of several processes: how many")
+    flags.DEFINE_integer("process_id", None, "of a run of several processes: which one this is, from 0")
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Joins the run's processes, as flags or the environment tell of them; what ends one ends all, and one says why."""
+    from bert_jax import distributed
+
+    values = flags.FLAGS
+    distributed.initialize(values.coordinator_address, values.num_processes, values.process_id)
+    try:
+        yield
+    except BaseException as error:
+        if distributed.alone():
+            raise
+        users = isinstance(error, UserError)
+        if distributed.speaks():
+            if users:
+                _say(error)
+            else:
+                traceback.print_exception(error)
+        distributed.leave(2 if users else 1)
 
 
 def run(main, passes_on: bool = False) -> None:
@@ -47,9 +78,13 @@ def _reporting(main, passes_on):
 
 
 def _report(error):
+    _say(error)
+    sys.exit(2)
+
+
+def _say(error):
     sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
 
 
 def _parse(argv):

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -122,22 +122,24 @@ def gathered(value: Any) -> list:
     if client is None:
         return [value]
     name = _name("gathered")
-    client.key_value_set(f"{name}/{_state.process_id}", json.dumps(value))
-    return [
-        json.loads(client.blocking_key_value_get(f"{name}/{process}", _PATIENCE_MS))
-        for process in range(_state.num_processes)
-    ]
+    client.key_value_set(f"{name}/{_state.process_id:06}", json.dumps(value))
+    client.wait_at_barrier(name, _PATIENCE_MS)
+    return [json.loads(told) for _, told in sorted(client.key_value_dir_get(name))]
 
 
-def check_same(what: str, value: str) -> None:
-    """Raises UserError, on every process, if the processes have different values of `what`."""
-    values = gathered(value)
-    other = next((process for process, found in enumerate(values) if found != values[0]), None)
-    if other is not None:
-        raise UserError(
-            f"{what}: found {values[0]} in process 0 but {values[other]} in process {other} of {len(values)}; expected "
-            "the same in every process"
-        )
+def check(message: str) -> None:
+    """Raises UserError, on every process, if any gives a message; the first one's."""
+    said = [one for one in gathered(message) if one]
+    if said:
+        raise UserError(said[0])
+
+
+def check_same(values: Mapping[str, Any]) -> None:
+    """Raises UserError, on every process, if a process has not the values that process 0 has; JSON values, by name."""
+    mine = json.loads(json.dumps(dict(values)))
+    wanted = agreed(lambda: mine)
+    odd = [name for name in wanted | mine if wanted.get(name) != mine.get(name)]
+    check("".join(f"{where()}{name}: found {mine.get(name)!r}; process 0 has {wanted.get(name)!r}" for name in odd[:1]))
 
 
 class Notice:
@@ -195,18 +197,20 @@ class Notice:
             time.sleep(_POLL_SECONDS / 10)
 
 
+def alone() -> bool:
+    """Whether this process is the only one of its run."""
+    return _state.client is None
+
+
 def speaks() -> bool:
     """Whether this process, which ends in an error, is to say so: the first to ask is. It tells the others to end."""
-    client = _state.client
     _leaving.set()
-    return client is None or _set(client, "bert_jax/error", str(_state.process_id))
+    return _set(_state.client, "bert_jax/error", str(_state.process_id))
 
 
 def leave(code: int) -> None:
     """Ends this process after an error, without waiting for work that others have part in."""
     client = _state.client
-    if client is None:
-        sys.exit(code)
     _leaving.set()
     sys.stdout.flush()
     sys.stderr.flush()

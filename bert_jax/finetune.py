@@ -18,12 +18,14 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    from bert_jax.training import finetuning  # here, so that a mistake in the flags is told at once
+    with command.processes():
+        from bert_jax.training import finetuning  # here, so that a mistake in the flags is told at once
 
-    finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)
+        finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)
 
 
 if __name__ == "__main__":
     command.define_config_flag()
+    command.define_process_flags()
     flags.mark_flag_as_required("workdir")
     command.run(main)

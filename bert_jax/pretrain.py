@@ -15,12 +15,14 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    from bert_jax.training import loop  # here, so that a mistake in the flags is told at once
+    with command.processes():
+        from bert_jax.training import loop  # here, so that a mistake in the flags is told at once
 
-    loop.pretrain(flags.FLAGS.config, _WORKDIR.value)
+        loop.pretrain(flags.FLAGS.config, _WORKDIR.value)
 
 
 if __name__ == "__main__":
     command.define_config_flag()
+    command.define_process_flags()
     flags.mark_flag_as_required("workdir")
     command.run(main)

@@ -13,7 +13,7 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
@@ -45,10 +45,17 @@ def describe_batch(config: ml_collections.ConfigDict, step: int) -> list[str]:
 class Loader:
     """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
 
-    Starting costs the same at any step. config.data.workers processes make the batches, or a thread.
+    Starting costs the same at any step. config.data.workers processes make the batches, or a thread. `host` may be
+    several, whose rows follow each other.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, start_step: int = 0, host: int = 0, num_hosts: int = 1):
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        start_step: int = 0,
+        host: int | Sequence[int] = 0,
+        num_hosts: int = 1,
+    ):
         self._config = config
         self._start = start_step
         self._job = _Job(_as_json(config), host, num_hosts)
@@ -83,7 +90,7 @@ class _Job:
     """What a worker process is sent: it opens the memory-mapped files itself."""
 
     config_json: str
-    host: int
+    host: int | Sequence[int]
     num_hosts: int
 
     def __setstate__(self, state):
@@ -95,10 +102,13 @@ class _Job:
         return _cached_stream(self.config_json)
 
     def __call__(self, step):
-        return int(step), self.stream().batch(int(step), self.host, self.num_hosts)
+        stream, step = self.stream(), int(step)
+        return step, _joined([stream.batch(step, host, self.num_hosts) for host in _hosts(self.host)])
 
 
-def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> list[dict]:
+def eval_batches(
+    config: ml_collections.ConfigDict, step: int, host: int | Sequence[int] = 0, num_hosts: int = 1
+) -> list[dict]:
     """The held-out batches, shaped as the phase of `step` has them; the same rows and masks at every step.
 
     One instance a row, also where the run packs several: the figures are those of a run that does not.
@@ -109,7 +119,8 @@ def eval_batches(config: ml_collections.ConfigDict, step: int, host: int = 0, nu
     Returns:
       batches as of batch_at; empty where no document was held out.
     """
-    return list(fixed_batches(config, step, "eval", host, num_hosts))
+    of_hosts = [fixed_batches(config, step, "eval", one, num_hosts) for one in _hosts(host)]
+    return [_joined(parts) for parts in zip(*of_hosts, strict=True)]
 
 
 def fixed_batches(
@@ -374,14 +385,19 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
     return corpora
 
 
-def _masking(data, mask_id, is_special):
+def prediction_slots(data: ml_collections.ConfigDict) -> int:
+    """How many tokens a row of one instance can predict, of a phase's `data`."""
     room = data.sequence_length - (3 if data.format in config_lib.PAIR_FORMATS else 2)
+    return data.max_predictions or max(1, int(np.rint(data.mask_rate * room)))
+
+
+def _masking(data, mask_id, is_special):
     return Masking(
         unit=data.mask_unit,
         rate=data.mask_rate,
         mask_token_share=data.mask_token_share,
         random_token_share=data.random_token_share,
-        slots=data.max_predictions or max(1, int(np.rint(data.mask_rate * room))),
+        slots=prediction_slots(data),
         mask_id=mask_id,
         ordinary_ids=np.flatnonzero(~is_special),
         span_p=data.span_p,
@@ -399,6 +415,17 @@ def _merge(parts, size):
         for rows, batch in parts:
             merged[name][rows] = batch[name]
     return merged
+
+
+def _hosts(host):
+    return [host] if isinstance(host, int) else host
+
+
+def _joined(batches):
+    """One batch of the rows of several."""
+    if len(batches) == 1:
+        return batches[0]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _as_json(config):

@@ -30,6 +30,7 @@ from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from bert_jax import distributed
 from bert_jax.errors import UserError
 from bert_jax.training import workdir as workdir_lib
 
@@ -67,7 +68,7 @@ class Checkpoints:
     def restore(self, template: Mapping) -> tuple[dict, int] | None:
         """The newest whole checkpoint and its step; None if there is none yet.
 
-        Damaged ones that are newer are moved aside to corrupt-STEP.
+        Damaged ones that are newer are moved aside to corrupt-STEP. Process 0 looks, and decides for all.
 
         Args:
           template: {"params", "opt_state", ...}, trees of arrays or ShapeDtypeStructs with shardings.
@@ -75,13 +76,17 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and every one is damaged.
         """
+        step = distributed.agreed(self._newest_whole)
+        return None if step is None else (_restore(self._directory / str(step), template), step)
+
+    def _newest_whole(self):
         damaged = []
         for step in reversed(steps_in(self._directory)):
             damage = _damage(self._directory / str(step))
             if damage is None:
                 for bad, reason in damaged:
                     self._set_aside(bad, reason)
-                return _restore(self._directory / str(step), template), step
+                return step
             damaged.append((step, damage))
         if damaged:
             raise UserError(
@@ -144,9 +149,7 @@ class Checkpoints:
 
     def _open(self):
         if self._manager is None:
-            for step in steps_in(self._directory):
-                if _loss(self._directory / str(step)) is _UNREADABLE:  # Orbax would not start
-                    self._set_aside(step, "metrics cannot be read")
+            distributed.once(self._set_unreadable_aside)
             _set_up_orbax()
             keep = [policies.LatestN(self._train.keep_newest)]
             if self._train.get("keep_best"):
@@ -171,8 +174,13 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
 
+    def _set_unreadable_aside(self):
+        for step in steps_in(self._directory):
+            if _loss(self._directory / str(step)) is _UNREADABLE:  # Orbax would not start
+                self._set_aside(step, "metrics cannot be read")
+
     def _seal(self):
-        """Writes the manifest into the checkpoint that Orbax is about to rename to its final name."""
+        """Writes the manifest into the checkpoint that Orbax is about to rename; of several processes, one does."""
         partial = self._directory / f"{self._saving}{_PARTIAL}"
         items = [item for item in partial.iterdir() if item.is_dir()]
         files = sorted(path for item in items for path in item.rglob("*") if path.is_file())
@@ -256,7 +264,7 @@ def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
     directory = workdir.absolute() / "checkpoints"
     path = directory / str(step)
     _set_up_orbax()
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     template = {}
     for name in names:
         damage = _damage(path, name)

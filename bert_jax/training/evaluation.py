@@ -1,6 +1,7 @@
 """Held-out figures, beside the unigram baseline: of a run as it trains, and of any model."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax import sharding
+from bert_jax import distributed, sharding
 from bert_jax.data import loader, new_tokens
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.tokenizers import Tokenizer
@@ -32,6 +33,7 @@ class Evaluation:
       corpora: the run's, whose train splits give the unigram distribution.
       eval_step: as step.make_eval_step makes it.
       put: places a batch on the devices.
+      hosts: which rows of each batch this process gives to `put`: see sharding.hosts_of_rows.
     """
 
     def __init__(
@@ -40,12 +42,13 @@ class Evaluation:
         corpora: Sequence[Corpus],
         eval_step: Callable,
         put: Callable,
+        hosts: tuple[int | Sequence[int], int] = (0, 1),
     ):
         self._eval_step = eval_step
         self._put = put
-        self._texts = {NEW: _Text(config, corpora)}
+        self._texts = {NEW: _Text(config, corpora, hosts)}
         if config.data.old_corpus:
-            self._texts[OLD] = _Text(_of_old(config), old_corpora(config, corpora[0].tokenizer))
+            self._texts[OLD] = _Text(_of_old(config), old_corpora(config, corpora[0].tokenizer), hosts)
 
     @property
     def possible(self) -> bool:
@@ -86,8 +89,9 @@ class Evaluation:
 class _Text:
     """The held-out batches of one config, by phase, and the unigram distribution's loss on their labels."""
 
-    def __init__(self, config, corpora):
+    def __init__(self, config, corpora, hosts):
         self.corpora = corpora
+        self._hosts = hosts
         self.num_documents = sum(corpus.split("eval").num_documents for corpus in corpora)
         self._config = config
         self._phases = config_lib.phases(config)
@@ -96,11 +100,17 @@ class _Text:
     def batches(self, step):
         phase = next((phase for phase in self._phases if step < phase.stop), self._phases[-1])
         if phase.index not in self._made:
-            batches = loader.eval_batches(self._config, step)
-            losses = unigram_losses(loader.unigram_counts(phase.data, self.corpora))
-            found = np.concatenate([labels(batch) for batch in batches])
-            self._made[phase.index] = batches, float(losses[found].mean())
+            # One process looks at every row for the baseline; the others need but their own.
+            whole = functools.cache(lambda: loader.eval_batches(self._config, step))
+            unigram_loss = distributed.agreed(lambda: self._unigram_loss(phase, whole()))
+            mine = whole() if self._hosts[1] == 1 else loader.eval_batches(self._config, step, *self._hosts)
+            self._made[phase.index] = mine, unigram_loss
         return self._made[phase.index]
+
+    def _unigram_loss(self, phase, batches):
+        losses = unigram_losses(loader.unigram_counts(phase.data, self.corpora))
+        found = np.concatenate([labels(batch) for batch in batches])
+        return float(losses[found].mean())
 
 
 def old_corpora(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> list[Corpus]:

@@ -11,8 +11,8 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax import distributed, sharding
 from bert_jax import model as model_lib
-from bert_jax import sharding
 from bert_jax.data import loader
 from bert_jax.errors import UserError
 from bert_jax.training import checkpoint, flops, initial
@@ -31,6 +31,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """Trains as the config says, or continues the run that the workdir holds; returns when it is done.
 
     SIGTERM or SIGINT ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
+    Each process of a run of several calls this, after distributed.initialize; one of them writes what is written once.
 
     Args:
       config: a recipe's.
@@ -52,26 +53,28 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     mesh = sharding.make_mesh(config.mesh)
     corpora = loader.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
+    workdir_lib.check_same_run(workdir, config, corpora)
 
     with workdir_lib.claim(workdir):
         workdir_lib.check(workdir, config, corpora)
-        loader.Loader(config)  # finds what the corpus cannot give before the workdir becomes this run's
+        # Finds what the corpus cannot give before the workdir becomes this run's, and makes indexes that are not there.
+        distributed.first_then_all(lambda: loader.Loader(config))
         if config.data.old_corpus:
             old_corpora(config, corpora[0].tokenizer)
         model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
         template = step_lib.abstract_state(config, model, mesh, num_steps)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
         start = initial.params(config, source, model, corpora[0].tokenizer, say) if source else None
-        workdir_lib.write(workdir, config, corpora)
+        distributed.once(lambda: workdir_lib.write(workdir, config, corpora))
 
         restored = checkpoints.restore(template)
         if restored:
             state, done = restored
-            state["bad_step"] = jax.device_put(np.int32(-1), template["bad_step"].sharding)
+            state["bad_step"] = sharding.put(np.int32(-1), template["bad_step"].sharding)
         else:
             state, done = step_lib.init_state(config, model, mesh, num_steps), 0
             if start:
-                state["params"] = jax.device_put(start, jax.tree.map(lambda leaf: leaf.sharding, state["params"]))
+                state["params"] = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, state["params"]))
         del source, start  # as large as the model
         if done >= num_steps:
             say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
@@ -96,23 +99,25 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
     """
     config, checkpoints, num_steps = run.config, run.checkpoints, run.num_steps
     with contextlib.ExitStack() as stack:
-        loggers = metrics_lib.open_loggers(config, run.workdir, done, num_steps, say, run.headline)
+        loggers = []
+        if distributed.is_first():
+            loggers = metrics_lib.open_loggers(config, run.workdir, done, num_steps, say, run.headline)
         for resource in (checkpoints, *loggers):
             stack.callback(resource.close)
-        stop = stack.enter_context(_StopSignals())
+        signals = stack.enter_context(_StopSignals())
         everywhere = sharding.replicated(run.mesh)
-        key = jax.device_put(run.key, everywhere)
+        key = sharding.put(run.key, everywhere)
         trace = Trace(config.profile, run.workdir / "profile", done, say)
         stack.callback(trace.close)
         clock = Clock(run.flops, run.mesh)
-        before, figures = (), {}
+        before, figures, stop = (), {}, ""
         clock.turn_to("data")
         for index, batch in run.batches(done):
             clock.turn_to("logging")
             trace.before(index, before)
             clock.turn_to("step")
             with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("disallow_explicit"):
-                inputs = jax.device_put(batch, run.batch_sharding), jax.device_put(np.int32(index), everywhere)
+                inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
                 with jax.profiler.StepTraceAnnotation("train", step_num=index):
                     state, metrics = run.train_step(state, *inputs, key)
                 jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
@@ -120,7 +125,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 clock.count(inputs[0], metrics)
             logs = done % config.train.log_every == 0 or done == num_steps
             evaluates, saves = run.due(done)
-            saves = saves or bool(stop.signal)
+            stop = signals.after(done)
+            saves = saves or bool(stop)
             if not (logs or evaluates or saves):
                 clock.turn_to("data")
                 continue
@@ -136,7 +142,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 logger.write({"step": done} | row | figures)
             clock.turn_to("saving")
             checkpoints.settle(wait=False)
-            last = done == num_steps or bool(stop.signal) or run.over
+            last = done == num_steps or bool(stop) or run.over
             if saves or last:
                 for logger in loggers:
                     logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
@@ -146,13 +152,13 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 break
 
         checkpoints.settle()
-        if checkpoints.newest() != done:
+        if distributed.agreed(checkpoints.newest) != done:
             raise UserError(
                 f"{run.workdir}: the checkpoint of step {done} could not be saved; "
                 f"{last_good(checkpoints)}; make room and start the same command again"
             )
-        if stop.signal and done < num_steps and not run.over:
-            say(f"{stop.signal}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
+        if stop and done < num_steps and not run.over:
+            say(f"{stop}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
             return None
         return figures
 
@@ -168,7 +174,6 @@ class Run:
       checkpoints: the run's.
       train_step: compiled, (state, batch, step, key) -> (state, metrics).
       key: of the step, the same each time.
-      batch_sharding: how each array of a batch lies on the mesh.
       headline: says in words what a row's evaluation found; "" where there was none.
       over: whether the run ends before num_steps.
     """
@@ -177,8 +182,12 @@ class Run:
     over = False
 
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(step, batch) of the steps from `done` on."""
+        """(step, batch) of the steps from `done` on; of each batch the rows that this process's devices hold."""
         raise NotImplementedError
+
+    def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The batch on the mesh, with the rows of all processes."""
+        return sharding.put_rows(batch, self.mesh)
 
     def flops(self, batch: dict[str, np.ndarray]) -> float:
         """FLOPs of a step on a batch."""
@@ -211,11 +220,9 @@ class _Pretraining(Run):
         self.checkpoints = checkpoints
         self.train_step = step_lib.make_train_step(config, model, mesh, num_steps)
         self.key = step_lib.dropout_key(config)
-        self.batch_sharding = rows = sharding.batch_sharding(mesh)
-        self._spec = model.spec
-        self._evaluation = Evaluation(
-            config, corpora, step_lib.make_eval_step(config, model, mesh), lambda batch: jax.device_put(batch, rows)
-        )
+        self._spec, self._hosts = model.spec, sharding.hosts_of_rows(mesh)
+        eval_step = step_lib.make_eval_step(config, model, mesh)
+        self._evaluation = Evaluation(config, corpora, eval_step, self.put, self._hosts)
         self._has_held_out = config.train.eval_every > 0 and self._evaluation.possible
         if config.train.eval_every and not self._has_held_out:
             say("no document of the corpus is held out: no evaluation")
@@ -229,7 +236,7 @@ class _Pretraining(Run):
             self._adaptation.before(state["params"], done)
 
     def batches(self, done):
-        return iter(loader.Loader(self.config, done))
+        return iter(loader.Loader(self.config, done, *self._hosts))
 
     def flops(self, batch):
         rows, sequence = batch["input_ids"].shape
@@ -249,8 +256,9 @@ class _Pretraining(Run):
             return
         rows = loader.describe_batch(self.config, bad)
         path = self.workdir / f"nonfinite-{bad + 1}.txt"
-        with contextlib.suppress(OSError):  # a full disk must not hide what happened
-            path.write_text("".join(f"{row}\n" for row in rows))
+        if distributed.is_first():
+            with contextlib.suppress(OSError):  # a full disk must not hide what happened
+                path.write_text("".join(f"{row}\n" for row in rows))
         self.checkpoints.settle()
         raise UserError(
             f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
@@ -277,8 +285,9 @@ def local(workdir: str | os.PathLike) -> pathlib.Path:
 def described(model: model_lib.Model, params: dict) -> str:
     """A model's size, the dtype it computes in and the devices that do it."""
     count = model_lib.parameter_count(params)
-    devices = jax.devices()
-    return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}"
+    devices, processes = jax.devices(), jax.process_count()
+    of = f" of {processes} processes" if processes > 1 else ""
+    return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}{of}"
 
 
 def last_good(checkpoints: checkpoint.Checkpoints) -> str:
@@ -299,23 +308,25 @@ def _summary(figures, done, workdir):
 
 
 class _StopSignals:
-    """`signal` names the SIGTERM or SIGINT that came; another one does what it does by default."""
-
-    def __init__(self):
-        self.signal = ""
+    """Hears SIGTERM and SIGINT, of any process of the run; another one does what it does by default."""
 
     def __enter__(self):
-        self._before = {}
+        self._notice, self._before = distributed.Notice(), {}
         with contextlib.suppress(ValueError):  # not the main thread: nothing to catch
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._caught)
         return self
 
+    def after(self, done: int) -> str:
+        """The signal's name, where it ends the run after this step; every process must ask after every step."""
+        return self._notice.after(done)
+
     def _caught(self, number, frame):
-        self.signal = signal.Signals(number).name
+        self._notice.give(signal.Signals(number).name)
         for caught in self._before:
             signal.signal(caught, signal.SIG_DFL)
 
     def __exit__(self, *exception):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        self._notice.close()

@@ -16,6 +16,8 @@ from typing import Protocol, TextIO
 
 import ml_collections
 
+from bert_jax import distributed
+
 Say = Callable[[str], None]
 # What a run's time goes to: waiting for the next batch; steps; steps that were compiled first; held-out text;
 # checkpoints (of asynchronous ones what the run waits for); the log, and the norms that it asks for.
@@ -203,7 +205,9 @@ def progress_line(
 
 
 def say(text: str) -> None:
-    """A line for the user, clear of a progress line on the terminal."""
+    """A line for the user, clear of a progress line on the terminal; of several processes, one says it."""
+    if not distributed.is_first():
+        return
     sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
     sys.stdout.flush()
 

@@ -10,18 +10,20 @@
     WORKDIR/lock            held while a process trains here
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, TextIO
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
+from bert_jax import distributed, finetune_config
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,34 +65,57 @@ MAY_CHANGE = {
     "train.tensorboard",
 }
 
+_OF_A_MACHINE = ("data.corpus", "data.old_corpus", "task.data_dir", "train.compilation_cache")  # may be paths there
 
-def claim(workdir: pathlib.Path) -> TextIO:
-    """Makes the directory and locks it until the returned file is closed or this process ends.
+
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path) -> Iterator[None]:
+    """Makes the directory and holds its lock meanwhile, or until this process ends; of several processes, one does.
 
     Raises:
-      UserError: the directory cannot be written, or another process trains in it.
+      UserError: the directory cannot be written, another run trains in it, or not all processes see the same one.
     """
+    with contextlib.ExitStack() as stack:
+        mark = distributed.agreed(lambda: _lock(workdir, stack))
+        try:
+            seen = (workdir / "lock").read_text()
+        except OSError:
+            seen = ""
+        other = f"{distributed.where()}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
+        distributed.check("" if seen == mark else other)
+        yield
+
+
+def _lock(workdir, stack):
+    """Locks the directory until the stack is left; what the lock's file holds, which no other lock's does."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / "lock", "a+")  # noqa: SIM115 (open for as long as the run)
+        lock = stack.enter_context(open(workdir / "lock", "a+b", buffering=0))  # noqa: SIM115
     except OSError as error:
         raise _not_writable(workdir, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.seek(0)
-        holder = lock.read().strip()
+        holder = lock.readline().decode().strip()
         raise UserError(
             f"--workdir={workdir}: process {holder} is training there; wait for it, or name another"
         ) from error
+    mark = f"{os.getpid()}\n{uuid.uuid4()}\n"
     try:
         lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        lock.write(mark.encode())
         os.fsync(lock.fileno())  # a full disk may accept an empty file
     except OSError as error:
         raise _not_writable(workdir, error) from error
-    return lock
+    return mark
+
+
+def check_same_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "Sequence[Corpus]" = ()) -> None:
+    """Raises UserError if not every process of the run was given this workdir, this config and these corpora."""
+    values = {f"config.{key}": value for key, value in _flat(config.to_dict()) if key not in _OF_A_MACHINE}
+    fingerprints = [corpus.fingerprint for corpus in corpora]
+    distributed.check_same({"--workdir": str(workdir), "config.data.corpus (fingerprint)": fingerprints} | values)
 
 
 def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:

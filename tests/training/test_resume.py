@@ -143,8 +143,8 @@ def test_second_signal_ends_the_process():
         "import time; from bert_jax.training.loop import _StopSignals\n"
         "with _StopSignals() as stop:\n"
         "    print('ready', flush=True)\n"
-        "    while not stop.signal: time.sleep(0.01)\n"
-        "    print(stop.signal, flush=True)\n"
+        "    while not stop.after(0): time.sleep(0.01)\n"
+        "    print(stop.after(0), flush=True)\n"
         "    time.sleep(100)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
