@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.model import Model
+from bert_jax.training.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
 
 
 def counts(batch: Mapping, objective: Mapping) -> dict[str, jax.Array]:
@@ -19,7 +20,16 @@ def counts(batch: Mapping, objective: Mapping) -> dict[str, jax.Array]:
     return found
 
 
-def sums(model: Model, params: dict, batch: Mapping, objective: Mapping, dropout_key=None) -> dict[str, jax.Array]:
+def sums(
+    model: Model,
+    params: dict,
+    batch: Mapping,
+    objective: Mapping,
+    dropout_key: jax.Array | None = None,
+    *,
+    logits_chunk: int = 0,
+    activations: bool = False,
+) -> dict[str, jax.Array]:
     """Losses in nats and correct predictions, summed over a batch; float32 scalars.
 
     Args:
@@ -28,17 +38,33 @@ def sums(model: Model, params: dict, batch: Mapping, objective: Mapping, dropout
       objective: `name` ("mlm": Devlin et al. 2019 section 3.1, task 1; "ltr": each token from those before it,
         section 5.1) and `next_sentence` (task 2; rows labelled -1 are not counted).
       dropout_key: turns dropout on.
+      logits_chunk: predictions whose vocabulary logits a device holds at once; 0 for all.
+      activations: whether the squares of the hidden states are summed too.
 
     Returns:
-      mlm_loss, mlm_correct, and nsp_loss, nsp_correct with next-sentence prediction.
+      mlm_loss, mlm_correct, and nsp_loss, nsp_correct with next-sentence prediction; where asked for,
+      activation_squares [1 + layers], the embeddings' first, over the tokens that are no padding.
     """
-    outputs = model.apply(params, batch, dropout_key=dropout_key)
     labels, weights = _targets(batch, objective)
-    found = _cross_entropy("mlm", outputs["mlm_logits"], labels, weights)
+    chunked = chunks_of(*labels.shape, logits_chunk)[1] > 1
+    outputs = model.apply(
+        params, batch, dropout_key=dropout_key, hidden_states=activations, mlm_logits=not chunked
+    )
+    if chunked:
+        loss, correct = chunked_cross_entropy(
+            outputs["mlm_features"], *model.decoder(params), labels, weights, logits_chunk
+        )
+        found = {"mlm_loss": loss, "mlm_correct": correct}
+    else:
+        found = _cross_entropy("mlm", outputs["mlm_logits"], labels, weights)
     if objective["next_sentence"]:
         label = batch["next_sentence_label"]
         weights = (label >= 0).astype(jnp.float32)
         found |= _cross_entropy("nsp", outputs["next_sentence_logits"], jnp.maximum(label, 0), weights)
+    if activations:
+        present = (batch["attention_mask"] != 0)[None, :, :, None]
+        squares = jnp.square(outputs["hidden_states"].astype(jnp.float32))
+        found["activation_squares"] = jnp.where(present, squares, 0.0).sum((1, 2, 3))
     return found
 
 
@@ -66,32 +92,6 @@ def _targets(batch, objective):
 
 
 def _cross_entropy(task, logits, labels, weights):
-    losses, best = token_cross_entropy(logits, labels)
-    correct = (best == 0).astype(jnp.float32)
+    losses, behind = token_cross_entropy(logits, labels)
+    correct = (behind == 0).astype(jnp.float32)
     return {f"{task}_loss": (losses * weights).sum(), f"{task}_correct": (correct * weights).sum()}
-
-
-@jax.custom_vjp
-def token_cross_entropy(logits, labels):
-    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right).
-
-    logits float32 [..., classes], labels int32 [...]; both results float32 [...].
-    """
-    return _token_cross_entropy_forward(logits, labels)[0]
-
-
-def _token_cross_entropy_forward(logits, labels):
-    largest = logits.max(-1)
-    log_normaliser = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return (log_normaliser - chosen, largest - chosen), (logits, labels, log_normaliser)
-
-
-def _token_cross_entropy_backward(saved, cotangents):
-    logits, labels, log_normaliser = saved
-    one_hot = labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
-    gradient = jnp.exp(logits - log_normaliser[..., None]) - one_hot.astype(logits.dtype)
-    return gradient * cotangents[0][..., None], None
-
-
-token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)

@@ -1,0 +1,144 @@
+"""Cross-entropy: of logits that are there, and of a vocabulary whose logits are made a chunk at a time."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from bert_jax.model.layouts import ROWS, constrained, parts, split_mesh
+
+
+@jax.custom_vjp
+def token_cross_entropy(logits, labels):
+    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right).
+
+    logits float32 [..., classes], labels int32 [...]; both results float32 [...].
+    """
+    return _token_cross_entropy_forward(logits, labels)[0]
+
+
+def _token_cross_entropy_forward(logits, labels):
+    largest = logits.max(-1)
+    log_normaliser = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return (log_normaliser - chosen, largest - chosen), (logits, labels, log_normaliser)
+
+
+def _token_cross_entropy_backward(saved, cotangents):
+    logits, labels, log_normaliser = saved
+    gradient = jnp.exp(logits - log_normaliser[..., None]) - _is_label(labels, logits).astype(logits.dtype)
+    return gradient * cotangents[0][..., None], None
+
+
+token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_backward)
+
+
+def chunks_of(batch: int, slots: int, chunk: int) -> tuple[int, int, int]:
+    """(shards, chunks, size) in which predictions [batch, slots] are taken: `size` of each shard at a time.
+
+    A shard is what a device holds of the rows, so no row moves. Of one size all, as near to `chunk` as fills them.
+    """
+    mesh = split_mesh()
+    shards = parts(mesh, ROWS) if mesh is not None else 1
+    shards = shards if batch % shards == 0 else 1
+    of_shard = batch // shards * slots
+    number = -(-of_shard // min(chunk or of_shard, of_shard))
+    return shards, number, -(-of_shard // number)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def chunked_cross_entropy(features, embedding, bias, labels, weights, chunk):
+    """Sums of weights x cross-entropy and of weights x (the prediction is right); float32 scalars.
+
+    At most `chunk` predictions' logits exist on a device at any time, forward and backward: the gradient by the logits
+    is known as soon as they are, up to the factor that the sum's own gradient is, so both passes are one.
+
+    Args:
+      features: [batch, slots, hidden] in the compute dtype, what the decoder reads.
+      embedding: float32 [vocabulary, hidden]; logits are features @ embedding.T + bias.
+      bias: float32 [vocabulary].
+      labels, weights: int32 and float32 [batch, slots].
+      chunk: predictions of a device, at least 1.
+    """
+    body = functools.partial(_losses_of_chunk, *_decoder(features, embedding, bias))
+    _, (losses, right) = jax.lax.scan(
+        lambda _, rows: (None, body(*rows)[:2]), None, _chunks(chunk, features, labels, weights)
+    )
+    return losses.sum(), right.sum()
+
+
+def _chunked_forward(features, embedding, bias, labels, weights, chunk):
+    decoder = _decoder(features, embedding, bias)
+    table = decoder[0]
+    rows = _chunks(chunk, features, labels, weights)
+    shards, size = rows[0].shape[1:3]
+    ones = jnp.ones((shards, size), jnp.float32)
+
+    def body(totals, rows):
+        x = rows[0]
+        losses, right, by_logits = _losses_of_chunk(*decoder, *rows)
+        narrow = by_logits.astype(x.dtype)
+        by_x = jnp.einsum("scv,vh->sch", narrow, table)
+        by_table = jnp.einsum("scv,sch->svh", narrow, x, preferred_element_type=jnp.float32)
+        by_bias = jnp.einsum("sc,scv->sv", ones, by_logits)
+        totals = jax.tree.map(lambda total, part: total + part, totals, (by_table, by_bias))
+        return _laid_out(totals, ROWS, "tensor"), (losses, right, by_x)
+
+    # Each shard sums its own part in float32; the parts meet once, behind the loop.
+    zeros = jnp.zeros((shards, *embedding.shape), jnp.float32), jnp.zeros((shards, *bias.shape), jnp.float32)
+    totals, (losses, right, by_x) = jax.lax.scan(body, _laid_out(zeros, ROWS, "tensor"), rows)
+    by_features = by_x.swapaxes(0, 1).reshape(shards, -1, features.shape[-1])
+    by_features = by_features[:, : features.size // shards // features.shape[-1]].reshape(features.shape)
+    saved = constrained(by_features, "hidden"), totals[0].sum(0), totals[1].sum(0)
+    return (losses.sum(), right.sum()), saved
+
+
+def _chunked_backward(chunk, saved, cotangents):
+    by_features, by_embedding, by_bias = saved
+    scale = cotangents[0]
+    return by_features * scale.astype(by_features.dtype), by_embedding * scale, by_bias * scale, None, None
+
+
+chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
+
+
+def _decoder(features, embedding, bias):
+    # Gathered once, not in every turn of the loop.
+    return constrained(embedding.astype(features.dtype), "vocabulary"), bias[None, None]
+
+
+def _losses_of_chunk(table, bias, x, labels, weights):
+    """Weighted losses and right predictions [shards, chunk], and the gradient of their sum by the logits."""
+    logits = jnp.einsum("sch,vh->scv", x, table, preferred_element_type=jnp.float32)
+    logits = constrained(logits + bias, "logits")
+    is_label = _is_label(labels, logits)
+    largest = logits.max(-1)
+    log_normaliser = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
+    chosen = jnp.where(is_label, logits, 0.0).sum(-1)  # no lookup: the vocabulary may be split among devices
+    by_logits = (jnp.exp(logits - log_normaliser[..., None]) - is_label.astype(logits.dtype)) * weights[..., None]
+    return (log_normaliser - chosen) * weights, (chosen == largest).astype(jnp.float32) * weights, by_logits
+
+
+def _chunks(chunk, *arrays):
+    """Arrays [batch, slots, ...] as [chunks, shards, size, ...], the last chunk filled with zeros."""
+    batch, slots = arrays[0].shape[:2]
+    shards, number, size = chunks_of(batch, slots, chunk)
+    missing = number * size - batch // shards * slots
+
+    def cut(array):
+        array = array.reshape(shards, -1, *array.shape[2:])
+        array = jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
+        return array.reshape(shards, number, size, *array.shape[2:]).swapaxes(0, 1)
+
+    return _laid_out([cut(array) for array in arrays], None, ROWS)
+
+
+def _laid_out(tree, *layout):
+    """Arrays whose shards lie where their rows do."""
+    shards = jax.tree.leaves(tree)[0].shape[layout.index(ROWS)]
+    return tree if shards == 1 else jax.lax.with_sharding_constraint(tree, P(*layout))
+
+
+def _is_label(labels, logits):
+    return labels[..., None] == jax.lax.broadcasted_iota(labels.dtype, logits.shape, logits.ndim - 1)
