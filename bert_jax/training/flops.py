@@ -6,6 +6,7 @@ from bert_jax.model import Spec
 
 # Dense bfloat16 FLOP/s as the makers publish them; the first name that the device's kind contains.
 PEAKS = (
+    ("TPU7x", 2307e12 / 2),  # a chip is two devices
     ("TPU v6 lite", 918e12),
     ("TPU v5 lite", 197e12),
     ("TPU v5", 459e12),
@@ -32,16 +33,27 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
       passes: what a step costs in forward passes of the layers; fewer than 3 where some are frozen.
     """
     hidden = spec.hidden_size
-    layer = 4 * hidden * hidden + 2 * hidden * spec.intermediate_size + 2 * sequence * hidden  # a token
+    layer = 4 * hidden * hidden + 2 * hidden * spec.intermediate_size  # a token, without attention
     head = slots * (hidden * hidden + hidden * spec.vocab_size)  # a row
     pooled = (hidden * hidden if spec.pooler else 0) + (2 * hidden if spec.next_sentence else 0)
     if spec.task:
         reads = 1 if spec.task.name == "sequence_classification" else sequence
         dense = hidden * hidden if spec.task.pooling == "dense" and reads == 1 else 0
         head += reads * hidden * spec.task.num_labels + dense
-    return 2.0 * batch * (passes * sequence * spec.num_layers * layer + 3.0 * (head + pooled))
+    layers = 2.0 * batch * passes * sequence * spec.num_layers * layer
+    return layers + attention_flops(spec, batch, sequence, passes) + 2.0 * batch * 3.0 * (head + pooled)
+
+
+def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) -> float:
+    """Of step_flops, those of scores and weighted values: of all pairs of a row's tokens, also where a mask is on."""
+    return 2.0 * batch * passes * spec.num_layers * 2 * sequence * sequence * spec.hidden_size
 
 
 def peak_flops(device: jax.Device) -> float | None:
     """The device's published bfloat16 FLOP/s; None where it is not known, as of any CPU."""
-    return next((peak for name, peak in PEAKS if name in device.device_kind), None)
+    return peak_of(device.device_kind)
+
+
+def peak_of(kind: str) -> float | None:
+    """As peak_flops, of a kind of device as JAX names it."""
+    return next((peak for name, peak in PEAKS if name in kind), None)

@@ -1,0 +1,83 @@
+"""What a recipe would take on a TPU slice that is not there: memory, collectives, a bound on speed, days, chip-hours.
+
+    python -m bert_jax.plan --config=bert_base --topology=v5e:4x4 [--num_slices=2] [--json=FILE|-] [--config.KEY=...]
+    python -m bert_jax.plan --config=bert_base --topology=v5e:2x2 --largest_microbatch
+    python -m bert_jax.plan --topology=all --output=FILE.md
+
+The training step itself is compiled for the topology's devices; nothing runs, and no corpus is read. A recipe that does
+not fit is a result: by how much, and what makes it fit.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from bert_jax import command
+from bert_jax.errors import UserError
+from bert_jax.planning import chips, devices
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
+_TOPOLOGY = flags.DEFINE_string("topology", None, f"such as {', '.join(chips.examples())}; or all, for a table")
+_NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "slices of this topology, joined by the data centre network")
+_JSON = flags.DEFINE_string("json", "", "a file for the plan as JSON; - prints it instead of the text")
+_SEARCH = flags.DEFINE_bool("search", True, "looks for a change that makes it fit, where it does not")
+_LARGEST = flags.DEFINE_bool("largest_microbatch", False, "looks for the most rows that a device takes at once")
+_OUTPUT = flags.DEFINE_string("output", "", "of --topology=all: a Markdown file; its entries are kept beside it")
+
+
+def main(argv):
+    del argv
+    if not _TOPOLOGY.value:
+        raise UserError(f"--topology: missing; expected one such as {', '.join(chips.examples())}, or all")
+    config = _CONFIG.value
+    if _TOPOLOGY.value == "all":
+        _table(config)
+        return
+    topology = chips.parse(_TOPOLOGY.value, _NUM_SLICES.value)
+    if config is None:
+        raise UserError("--config: missing; expected a recipe such as bert_base")
+    devices.prepare_environment()
+    from bert_jax.planning import fit, report  # here: jax reads the environment when it is imported
+
+    if _LARGEST.value:
+        _write(report.largest(config, topology, *fit.largest_microbatch(config, topology, _say)), report.largest_text)
+    else:
+        found = report.plan(config, topology, name=_recipe_name(), search=_SEARCH.value, say=_say)
+        _write(found, report.text)
+
+
+def _table(config):
+    devices.prepare_environment()
+    from bert_jax.planning import table
+
+    if not _OUTPUT.value:
+        raise UserError("--output: missing; --topology=all writes a Markdown file")
+    recipes = None if config is None else {_recipe_name(): config}
+    table.write(pathlib.Path(_OUTPUT.value), recipes, _say)
+
+
+def _recipe_name():
+    return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+
+
+def _write(found, text):
+    encoded = json.dumps(found, indent=1)
+    if _JSON.value == "-":
+        print(encoded)
+        return
+    if _JSON.value:
+        path = pathlib.Path(_JSON.value)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(encoded + "\n")
+    print(text(found))
+
+
+def _say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,164 @@
+"""What the makers publish about TPU chips, and the topologies that are made of them.
+
+Sources: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM, bidirectional ICI
+bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings close). FLOP/s are
+in bert_jax.training.flops, whose table the training log reads too.
+"""
+
+import dataclasses
+import math
+import re
+
+from bert_jax.errors import UserError
+from bert_jax.training import flops
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A generation of TPUs. Bandwidths in bytes/s.
+
+    Attributes:
+      name: as Google Cloud calls it.
+      libtpu: as libtpu calls it in topologies.
+      kind: what JAX calls its devices.
+      devices: that JAX sees on one chip.
+      hbm: bytes per chip, of the data sheet.
+      usable_hbm: bytes per device that the compiler lets a program fill.
+      hbm_bandwidth: per chip.
+      link_bandwidth: of one ICI link in one direction; a chip has two links along each dimension of its slices.
+      dimensions: of its slices.
+      ring: a dimension whose size this divides is a closed ring, others are lines; of slices with three dimensions
+        all or none are, being cubes joined by switches.
+      dcn_bandwidth: per chip, of its share of the host's network.
+      largest: chips of the largest slice.
+      options: of libtpu's description of a topology.
+      examples: topologies to name in messages and tables.
+    """
+
+    name: str
+    libtpu: str
+    kind: str
+    devices: int
+    hbm: int
+    usable_hbm: int
+    hbm_bandwidth: float
+    link_bandwidth: float
+    dimensions: int
+    ring: int
+    dcn_bandwidth: float
+    largest: int
+    options: tuple[tuple[str, str], ...] = ()
+    examples: tuple[str, ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """Dense bfloat16 FLOP/s of one device."""
+        return flops.peak_of(self.kind)
+
+
+CHIPS = (
+    # 32 GiB and 1,200 GB/s; links of 45 GB/s each way (scaling book); 25 GB/s of network for a host of four (same).
+    # Two cores, which "megacore" makes one device, as Cloud TPU does; libtpu's own default is one device a core.
+    Chip(
+        "v4", "v4", "TPU v4", 1, 32 * GIB, int(30.75 * GIB), 1200e9, 45e9, 3, 4, 6.25e9, 4096,
+        (("chip_config_name", "megacore"),), ("v4:2x2x1", "v4:2x2x4", "v4:4x4x4"),
+    ),
+    # 16 GB and 819 GB/s; 400 GB/s of ICI both ways over four ports; 6.4 Tb/s of network for a pod of 256.
+    Chip(
+        "v5e", "v5e", "TPU v5 lite", 1, 16 * GIB, int(15.75 * GIB), 819e9, 50e9, 2, 16, 3.125e9, 256,
+        (), ("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:8x8", "v5e:16x16"),
+    ),
+    # 95 GiB and 2,765 GB/s; 1,200 GB/s of ICI both ways over six ports; 50 Gb/s of network per chip. One device a chip.
+    Chip(
+        "v5p", "v5p", "TPU v5", 1, 95 * GIB, int(95.74 * GIB), 2765e9, 100e9, 3, 4, 6.25e9, 6144,
+        (), ("v5p:2x2x1", "v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8"),
+    ),
+    # 32 GB and 1,638 GB/s; 800 GB/s of ICI both ways over four ports; 100 Gb/s of network per chip.
+    Chip(
+        "v6e", "v6e", "TPU v6 lite", 1, 32 * GIB, int(31.25 * GIB), 1638e9, 100e9, 2, 16, 12.5e9, 256,
+        (), ("v6e:1x1", "v6e:2x2", "v6e:4x4", "v6e:8x8", "v6e:16x16"),
+    ),
+    # 192 GiB and 7,380 GB/s; 1,200 GB/s of ICI both ways over six ports; 100 Gb/s of network per chip. Two chiplets,
+    # each a device with half of the chip's memory and compute.
+    Chip(
+        "v7x", "tpu7x", "TPU7x", 2, 192 * GIB, int(94.75 * GIB), 7380e9, 100e9, 3, 4, 12.5e9, 9216,
+        (), ("tpu7x:2x2x1", "tpu7x:2x2x2", "tpu7x:4x4x4"),
+    ),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """One slice or several equal ones.
+
+    Attributes:
+      chip: of which generation.
+      shape: chips along each dimension of a slice.
+      num_slices: joined by the data centre network.
+    """
+
+    chip: Chip
+    shape: tuple[int, ...]
+    num_slices: int = 1
+
+    @property
+    def name(self) -> str:
+        """As libtpu calls one slice, such as "v5e:4x4"."""
+        return f"{self.chip.libtpu}:{'x'.join(map(str, self.shape))}"
+
+    @property
+    def label(self) -> str:
+        """The name with the number of slices, where there are several."""
+        return self.name if self.num_slices == 1 else f"{self.num_slices} x {self.name}"
+
+    @property
+    def num_chips(self) -> int:
+        return self.num_slices * math.prod(self.shape)
+
+    @property
+    def num_devices(self) -> int:
+        return self.num_chips * self.chip.devices
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Which dimensions are closed."""
+        closed = tuple(size % self.chip.ring == 0 for size in self.shape)
+        return closed if self.chip.dimensions == 2 else (all(closed),) * len(closed)
+
+    @property
+    def host(self) -> tuple[int, int, int]:
+        """Chips of one host along each dimension: four, or all of a smaller slice."""
+        sizes = (*self.shape, 1)[:3]
+        return (sizes[0] if sizes[0] < 2 else 2, sizes[1] if sizes[1] < 2 else 2, 1)
+
+
+def parse(name: str, num_slices: int = 1) -> Topology:
+    """The topology of a name such as "v5e:4x4" or "tpu7x:2x2x1".
+
+    Raises:
+      UserError: no such topology.
+    """
+    if num_slices < 1:
+        raise UserError(f"--num_slices={num_slices}: expected at least 1")
+    generation, _, sizes = name.partition(":")
+    chip = next((chip for chip in CHIPS if generation in (chip.name, chip.libtpu)), None)
+    if chip is None:
+        raise UserError(f"--topology={name}: no such TPU; known: {', '.join(examples())}, or all")
+    known = ", ".join(chip.examples)
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") + 1 != chip.dimensions:
+        expected = "x".join("ABC"[: chip.dimensions])
+        raise UserError(f"--topology={name}: expected {chip.libtpu}:{expected}, such as {known}")
+    shape = tuple(int(size) for size in sizes.split("x"))
+    if math.prod(shape) > chip.largest:
+        raise UserError(
+            f"--topology={name}: {math.prod(shape):,} chips; a slice of {chip.name} has at most {chip.largest:,}; "
+            "more are several slices (--num_slices)"
+        )
+    return Topology(chip, shape, num_slices)
+
+
+def examples() -> list[str]:
+    """A few topologies of each generation."""
+    return [name for chip in CHIPS for name in chip.examples]

@@ -1,0 +1,247 @@
+"""Which collectives a compiled program runs in a step, what they carry, and over which links."""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.hlo import Instruction, Program, brackets
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Equal collectives of a step.
+
+    Attributes:
+      kind: one of KINDS, or "send" of another kind between slices.
+      link: "ici" (within a slice), "dcn" (between slices) or "chip" (between the devices of one chip).
+      count: in a step.
+      bytes: that one of them holds on a device: the gathered array, the one to be reduced or scattered, what is sent.
+      sent: bytes that a device has to send in one of them, whatever the algorithm.
+      seconds: that one of them takes at the links' published rates.
+    """
+
+    kind: str
+    link: str
+    count: int
+    bytes: int
+    sent: float
+    seconds: float
+
+
+def collectives(program: Program, topology: Topology, devices: Sequence) -> list[Collective]:
+    """The collectives of a step.
+
+    Args:
+      program: compiled for `devices`.
+      topology: that the devices are of.
+      devices: in the mesh's order, which the program's groups count in.
+    """
+    found, seen = [], set()
+    for computation, instruction, runs in program.instructions():
+        kind = _kind(instruction, computation)
+        if kind is None:
+            continue
+        # A collective that is spread over fusions, so that products run meanwhile, stands in each of them.
+        if "async_collective_fusion_config" in instruction.attributes:
+            key = kind, instruction.attribute("channel_id")
+            if key in seen:
+                continue
+            seen.add(key)
+        size = _size(instruction, kind)
+        if instruction.opcode == "send":
+            found.append(_between_slices(kind, runs, size, topology))
+            continue
+        groups = groups_of(instruction.attributes, len(devices))
+        found.append(_cost(kind, runs, size, groups, topology, devices))
+    return _merged(found)
+
+
+def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
+    """The groups of a collective's replica_groups or source_target_pairs, as places among the devices.
+
+    The three forms of openxla's replica_group.cc: lists, {{0,1},{2,3}}; iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0); and
+    axes of a mesh, mesh['a'=2,'b'=2] {'b'}, perhaps with device_ids and parts of axes, 'a':(1)2.
+    """
+    pairs = re.search(r"source_target_pairs=\{", attributes)
+    if pairs:
+        return _lists(attributes[pairs.end() - 1 : brackets(attributes, pairs.end() - 1)])
+    found = re.search(r"replica_groups=", attributes)
+    text = attributes[found.end() :] if found else ""
+    if text.startswith("mesh["):
+        return _mesh_groups(text)
+    iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if iota:
+        ids = np.arange(np.prod(_numbers(iota[2]))).reshape(_numbers(iota[2]))
+        if iota[3]:
+            ids = ids.transpose(_numbers(iota[3]))
+        return ids.reshape(_numbers(iota[1])).tolist()
+    groups = _lists(text[: brackets(text, 0)]) if text.startswith("{") else []
+    return groups or [list(range(num_devices))]
+
+
+def _kind(instruction, computation):
+    opcode = instruction.opcode.removesuffix("-start")
+    if opcode == "send":
+        return _kind_of_send(instruction)
+    if opcode not in KINDS:
+        return None
+    # The TPU compiler writes a reduce-scatter as the fusion of an all-reduce and the slice that is kept.
+    return "reduce-scatter" if computation.startswith("all-reduce-scatter") else opcode
+
+
+def _kind_of_send(instruction):
+    """Programs of several slices hand what leaves a slice to the runtime of the host; None for any other send."""
+    transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
+    if transfer is None:
+        return None
+    kind = transfer[1].lower().replace("_", "-")
+    return kind if kind in KINDS else "send"
+
+
+def _size(instruction: Instruction, kind):
+    sizes = [array.bytes for array in instruction.arrays]
+    if instruction.opcode in ("collective-permute-start", "send"):
+        return sizes[0]
+    if instruction.opcode == "all-gather-start":
+        return sum(sizes[len(sizes) // 2 :])
+    total = sum(sizes)
+    if instruction.opcode == "reduce-scatter":  # whose result is one part
+        return total * _group_size(instruction)
+    return total
+
+
+def _group_size(instruction):
+    return len(groups_of(instruction.attributes, 1)[0])
+
+
+def _between_slices(kind, runs, size, topology):
+    """What a device gives to be reduced, gathered or exchanged with its peers of the other slices."""
+    others = (topology.num_slices - 1) / topology.num_slices
+    share = {"all-reduce": 2 * others, "reduce-scatter": others, "all-to-all": others}
+    sent = size * share.get(kind, topology.num_slices - 1 if kind == "all-gather" else 1)
+    return Collective(kind, "dcn", runs, size, sent, sent / _of_device(topology, "dcn_bandwidth"))
+
+
+def _cost(kind, runs, size, groups, topology, devices):
+    """A collective's link, bytes to send and time, by its costliest group."""
+    costs = [_group_cost(kind, size, [devices[i] for i in group], topology) for group in _distinct(groups, devices)]
+    link, sent, seconds = max(costs, key=lambda cost: cost[2])
+    return Collective(kind, link, runs, size, sent, seconds)
+
+
+def _group_cost(kind, size, members, topology):
+    """(link, bytes that a device sends, seconds).
+
+    A device sends 2 (n-1)/n of what it holds to reduce it with n-1 others, (n-1)/n to gather, scatter or exchange it
+    (scaling book, part 3). Over ICI all links of the dimensions that the group spans are used: two for a dimension
+    that is a closed ring, one each way for a line. Devices of one chip count as one where they take part together,
+    and share its links where they do not.
+    """
+    slices = {_slice(device) for device in members}
+    chips = {(_slice(device), tuple(device.coords)) for device in members}
+
+    def part(n):
+        if kind in ("collective-permute", "collective-broadcast"):
+            return 1.0
+        return (2.0 if kind == "all-reduce" else 1.0) * (n - 1) / n
+
+    sent = size * part(len(members))
+    chip = topology.chip
+    if len(slices) > 1:
+        # Each device of a slice carries its share of what leaves the slice.
+        across = size * part(len(slices)) / (len(members) / len(slices))
+        return "dcn", across, across / _of_device(topology, "dcn_bandwidth")
+    if len(chips) == 1:
+        return "chip", sent, 0.0
+    sharers = chip.devices / (len(members) / len(chips))
+    spanned = [len({coords[i] for _, coords in chips}) for i in range(chip.dimensions)]
+    links = sum(
+        2 if ring and length == size_of_slice else 1
+        for length, size_of_slice, ring in zip(spanned, topology.shape, topology.rings, strict=True)
+        if length > 1
+    )
+    return "ici", sent, sharers * size * part(len(chips)) / (links * chip.link_bandwidth)
+
+
+def _of_device(topology, name):
+    """A device's share of its chip's bandwidth."""
+    return getattr(topology.chip, name) / topology.chip.devices
+
+
+def _slice(device):
+    return getattr(device, "slice_index", 0) or 0
+
+
+def _distinct(groups, devices):
+    """A few groups that stand for all: one of each pattern of slices, chips and size."""
+    patterns = {}
+    for group in groups:
+        members = [devices[i] for i in group]
+        chips = {(_slice(device), tuple(device.coords)) for device in members}
+        spans = tuple(len(set(axis)) for axis in zip(*(coords for _, coords in chips), strict=True))
+        patterns.setdefault((len(group), len({_slice(device) for device in members}), len(chips), spans), group)
+    return patterns.values()
+
+
+def _merged(found):
+    """Equal ones as one, in the order of KINDS and of the bytes."""
+    counts = collections.Counter()
+    for one in found:
+        counts[dataclasses.replace(one, count=0)] += one.count
+    merged = [dataclasses.replace(one, count=count) for one, count in counts.items()]
+    order = (*KINDS, "send")
+    return sorted(merged, key=lambda one: (order.index(one.kind), one.link, -one.bytes * one.count))
+
+
+def _lists(text):
+    return [_numbers(numbers) for numbers in re.findall(r"\{([\d,]+)\}", text)]
+
+
+def _numbers(text):
+    return [int(number) for number in text.split(",")]
+
+
+def _mesh_groups(text):
+    end = brackets(text, 4)
+    axes = [(name, int(size)) for name, size in re.findall(r"'?([\w.\-]+)'?=(\d+)", text[5 : end - 1])]
+    rest = text[end:]
+    sizes = [size for _, size in axes]
+    ids = np.arange(np.prod(sizes))
+    given = re.match(r", device_ids=\(", rest)
+    if given:
+        closes = brackets(rest, given.end() - 1)
+        ids = np.array([int(number) for number in re.findall(r"\d+", rest[given.end() : closes])])
+        rest = rest[closes:]
+    chosen = re.search(r"\{([^}]*)\}", rest)[1]
+    parts = re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", chosen)
+    # Each axis is cut into what lies before a chosen part, the part, and what lies behind it.
+    shape, grouped = [], {}
+    for name, size in axes:
+        passed = 1
+        for part, before, length in sorted((p for p in parts if p[0] == name), key=lambda p: int(p[1] or 1)):
+            before, length = int(before or 1), int(length or size)
+            shape.append(before // passed)
+            grouped[part, str(before)] = len(shape)
+            shape.append(length)
+            passed = before * length
+        shape.append(size // passed)
+    behind = [grouped[name, before or "1"] for name, before, _ in parts]
+    front = [i for i in range(len(shape)) if i not in behind]
+    group = int(np.prod([shape[i] for i in behind]))
+    return ids.reshape(shape).transpose(front + behind).reshape(-1, group).tolist()
+
+
+def total(found: Sequence[Collective], link: str) -> tuple[int, float, float]:
+    """(count, bytes that a device sends, seconds) in a step, of all that go over a link."""
+    mine = [one for one in found if one.link == link]
+    return (
+        sum(one.count for one in mine),
+        sum(one.count * one.sent for one in mine),
+        sum(one.count * one.seconds for one in mine),
+    )

@@ -1,0 +1,220 @@
+"""Compiles a recipe's real training step for devices that are not there, and says what the program takes."""
+
+import dataclasses
+import re
+import time
+
+import jax
+import ml_collections
+import numpy as np
+from jax.errors import JaxRuntimeError
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.data import loader, packing
+from bert_jax.errors import UserError
+from bert_jax.kernel_choice import resolve_kernel
+from bert_jax.planning import collectives as collectives_lib
+from bert_jax.planning import hlo, traffic
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.devices import devices as devices_of
+from bert_jax.training import step as step_lib
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """What a step takes on one device, in bytes, by the compiler's account.
+
+    Attributes:
+      parameters, optimizer, batch: of the arguments, in logical sizes; the state is updated in place.
+      padding: of the arguments' layouts, and the odd number.
+      outputs: that are not in the arguments' place.
+      temporaries: activations, gradients and all else that lives within the step.
+      program: the generated code.
+      peak: the most that is live at once, by the compiler's account.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    padding: int
+    outputs: int
+    temporaries: int
+    program: int
+    peak: int
+
+    @property
+    def needed(self) -> int:
+        """What has to be free for the step to run."""
+        state = self.parameters + self.optimizer + self.batch + self.padding
+        return max(state + self.outputs + self.temporaries + self.program, self.peak)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One phase's step, compiled.
+
+    Attributes:
+      memory: on one device; None where the compiler gave up, `needed` is then all that is known.
+      needed: bytes of HBM on one device.
+      usable: bytes of HBM on one device that there are.
+      spec: of the model that was compiled.
+      rows, sequence, slots: of the global batch.
+      state: bytes of parameters and optimizer on one device.
+      collectives: of a step.
+      hbm_bytes: moved by a device in a step.
+      products: FLOPs of a device's matrix products in a step, rematerialised ones too.
+      kernels: Pallas kernels run in a step, whose products are not in `products`.
+      unknown_loops: loops counted as one round.
+      seconds: that tracing and compiling took.
+    """
+
+    needed: int
+    usable: int
+    spec: model_lib.Spec
+    rows: int
+    sequence: int
+    slots: int
+    state: int
+    seconds: float
+    memory: Memory | None = None
+    collectives: tuple[collectives_lib.Collective, ...] = ()
+    hbm_bytes: int = 0
+    products: float = 0.0
+    kernels: int = 0
+    unknown_loops: int = 0
+
+    @property
+    def fits(self) -> bool:
+        return self.memory is not None and self.needed <= self.usable
+
+
+def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
+    """Raises UserError if the recipe cannot run on a topology of this size, or does not say its vocabulary's."""
+    config_lib.validate(config)
+    if not config.model.vocab_size:
+        raise UserError(
+            "config.model.vocab_size: 0, the corpus's, which plan does not read; expected the number of entries "
+            "(--config.model.vocab_size=30522)"
+        )
+    config_lib.check_devices(config, topology.num_devices)
+
+
+def for_tpu(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the choices that "auto" makes on a TPU, for a phase's `data`."""
+    config = config.copy_and_resolve_references()
+    model = config.model
+    if model.dtype == "auto":
+        model.dtype = "bfloat16"
+    model.attention_kernel = resolve_kernel(
+        model.attention_kernel,
+        platform="tpu",
+        dtype=model.dtype,
+        head_size=model.hidden_size // model.num_heads,
+        sequence_length=data.sequence_length,
+        dropout=model.attention_dropout,
+    )
+    return config
+
+
+def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """(shape, dtype) of each array of a global batch of a phase, as the loader makes it."""
+    rows, sequence = data.batch_size, data.sequence_length
+    shapes = {name: ((rows, sequence), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    slots = loader.prediction_slots(data) if config.objective.name == "mlm" else 0
+    if data.packing:
+        most = packing.limits(sequence, slots)
+        slots = most.masks
+        shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
+        shapes["cls_positions"] = ((rows, most.sequences), np.int32)
+    if slots:
+        shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
+        shapes["masked_weights"] = ((rows, slots), np.float32)
+    if data.format in config_lib.PAIR_FORMATS:
+        shapes["next_sentence_label"] = ((rows,), np.int32)
+    return shapes
+
+
+def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
+    """The training step of a phase, compiled for a topology.
+
+    Raises:
+      UserError: the recipe cannot run there, or the compiler refuses it for another reason than memory.
+    """
+    began = time.perf_counter()
+    lowered, state, batch, spec, devices = _lower(for_tpu(config, phase.data), topology, phase)
+    slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else phase.data.sequence_length
+    shape = (phase.data.batch_size, phase.data.sequence_length, slots, _held(state))
+    usable = topology.chip.usable_hbm
+    try:
+        executable = lowered.compile()
+    except JaxRuntimeError as error:
+        needed = needed_by_message(str(error))
+        if needed is None:
+            line = str(error).strip().splitlines()[0]
+            raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
+        return Compiled(needed, usable, spec, *shape, time.perf_counter() - began)
+    program = hlo.parse(executable.as_text())
+    memory = _memory(executable.memory_analysis(), state, batch)
+    products, kernels = traffic.multiplied(program)
+    return Compiled(
+        needed=memory.needed,
+        usable=usable,
+        spec=spec,
+        rows=shape[0],
+        sequence=shape[1],
+        slots=shape[2],
+        state=shape[3],
+        seconds=time.perf_counter() - began,
+        memory=memory,
+        collectives=tuple(collectives_lib.collectives(program, topology, devices)),
+        hbm_bytes=traffic.hbm_bytes(program),
+        products=products,
+        kernels=kernels,
+        unknown_loops=len(program.unknown_loops),
+    )
+
+
+def needed_by_message(message: str) -> int | None:
+    """Bytes that a program would need, from the compiler's message that it does not fit; None of any other message."""
+    if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
+        return None
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message) or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
+    return found and int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+
+
+def _lower(config, topology, phase):
+    num_steps = config_lib.num_steps(config)
+    mesh = sharding.make_mesh(config.mesh, devices_of(topology))
+    model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
+    state = step_lib.abstract_state(config, model, mesh, num_steps)
+    layout = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+        for name, (shape, dtype) in batch_shapes(config, phase.data).items()
+    }
+    key = jax.eval_shape(lambda: step_lib.dropout_key(config))
+    train_step = step_lib.make_train_step(config, model, mesh, num_steps)
+    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key)
+    return lowered, state, batch, model.spec, list(mesh.devices.flat)
+
+
+def _memory(analysis, state, batch):
+    parameters, optimizer, rows = _held(state["params"]), _held(state["opt_state"]), _held(batch)
+    return Memory(
+        parameters=parameters,
+        optimizer=optimizer,
+        batch=rows,
+        padding=analysis.argument_size_in_bytes - parameters - optimizer - rows,
+        outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        program=analysis.generated_code_size_in_bytes,
+        peak=analysis.peak_memory_in_bytes,
+    )
+
+
+def _held(tree):
+    """Bytes of a tree of arrays on one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)

@@ -1,0 +1,54 @@
+"""Devices of a topology that is not there: libtpu compiles for them, and nothing runs."""
+
+import importlib.util
+import os
+
+from bert_jax.errors import UserError
+from bert_jax.planning.chips import Topology
+
+# Read by libtpu when it is loaded: ask no machine about its TPUs, load beside another process, say nothing but errors.
+# It complains where it is not told a type and a host, which a topology of any kind does not depend on.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def prepare_environment() -> None:
+    """Makes this process one that only compiles; to be called before jax is used."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def devices(topology: Topology) -> list:
+    """The topology's devices, as jax.devices() would give them there.
+
+    Raises:
+      UserError: libtpu is not installed, in use by another process, or knows no such topology.
+    """
+    from jax.errors import JaxRuntimeError
+    from jax.experimental import topologies
+
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("libtpu is not installed, and compiles for TPUs: pip install 'bert_jax[plan]'")
+    options = dict(topology.chip.options)
+    if topology.host != (2, 2, 1):
+        options["chips_per_host_bounds"] = topology.host
+    if topology.num_slices > 1:
+        options["num_slices"] = topology.num_slices
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+    except JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if "lockfile" in reason:
+            raise UserError(
+                "libtpu is in use by another process; wait for it, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1"
+            ) from error
+        known = ", ".join(topology.chip.examples)
+        raise UserError(f"--topology={topology.name}: {reason}; expected one such as {known}") from error
+    return list(found)

@@ -1,0 +1,168 @@
+"""What makes a step fit that does not: changes that leave its results as they are, cheapest first, each compiled."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+from bert_jax.planning import compilation
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.compilation import Compiled
+
+# What a layer keeps, from most to least: the less, the more is computed again.
+REMAT = ("none", "dots", "dots_no_batch", "full")
+_GRAIN = 8  # rows that the search for the largest microbatch is exact to
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """A change, and what came of it.
+
+    Attributes:
+      change: dotted keys of the config and their values.
+      phases: compiled with the change, up to the first that does not fit.
+      fits: whether all do.
+    """
+
+    change: Mapping[str, int | str]
+    phases: tuple[Compiled, ...]
+    fits: bool
+
+    @property
+    def flags(self) -> str:
+        """The change as arguments of a command."""
+        return " ".join(f"--config.{key}={value}" for key, value in self.change.items())
+
+
+def compile_phases(config: ml_collections.ConfigDict, topology: Topology) -> list[Compiled]:
+    """Every phase's step, compiled. Raises UserError as compilation.compile_phase does."""
+    compilation.check(config, topology)
+    return [compilation.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
+
+
+def search(
+    config: ml_collections.ConfigDict,
+    topology: Topology,
+    compiled: list[Compiled],
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Attempt]:
+    """Tries changes until one makes every phase fit; the attempts in order, of which the last fits or none does.
+
+    Args:
+      config: a recipe's, of which some phase does not fit.
+      topology: where.
+      compiled: its phases.
+      say: told what is tried.
+    """
+    failing = [i for i, phase in enumerate(compiled) if not phase.fits]
+    order = sorted(range(len(compiled)), key=lambda i: (i not in failing, -compiled[i].needed))
+    attempts = []
+    for change in changes(config, topology, compiled):
+        say(f"trying {Attempt(change, (), False).flags}")
+        attempt = _attempt(config, topology, change, order)
+        attempts.append(attempt)
+        if attempt.fits:
+            break
+    return attempts
+
+
+def changes(
+    config: ml_collections.ConfigDict, topology: Topology, compiled: list[Compiled]
+) -> Iterator[dict[str, int | str]]:
+    """Changes to try, the cheapest first: microbatches, then remat policies, then fsdp, then these together."""
+    state_fits = all(phase.state < phase.usable for phase in compiled)
+    parts = [{"train.microbatches": n} for n in _microbatches(config, topology)] if state_fits else []
+    remat = [{"model.remat": name} for name in REMAT[REMAT.index(config.model.remat) + 1 :]] if state_fits else []
+    fsdp = list(_fsdp(config, topology))
+    yield from itertools.chain(parts, remat, fsdp)
+    yield from (most | policy for most in parts[-1:] for policy in remat)
+    finest = [{"train.microbatches": n} for n in _microbatches(config, topology)][-1:]
+    leanest = [{"model.remat": REMAT[-1]}] if config.model.remat != REMAT[-1] else []
+    for layout in fsdp:
+        yield from (layout | more for more in finest + leanest)
+        yield from (layout | part | policy for part in finest for policy in leanest)
+
+
+def changed(config: ml_collections.ConfigDict, change: Mapping[str, int | str]) -> ml_collections.ConfigDict:
+    """A copy of a config with dotted keys set."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(dict(change))
+    return config
+
+
+def largest_microbatch(
+    config: ml_collections.ConfigDict, topology: Topology, say: Callable[[str], None] = lambda line: None
+) -> tuple[int, Compiled | None]:
+    """The most rows of the last phase that one device can take at once, and the step that takes them.
+
+    The number is exact to 8 rows: the search doubles, then halves the distance. 0 where not even 8 fit.
+    """
+    config = changed(config, {"train.microbatches": 1})
+    compilation.check(config, topology)
+    phase, shards = config_lib.phases(config)[-1], _shards(config, topology)
+
+    def compiled(rows):
+        say(f"trying {rows} rows a device")
+        data = ml_collections.ConfigDict(phase.data.to_dict())
+        data.batch_size = rows * shards
+        return compilation.compile_phase(config, topology, dataclasses.replace(phase, data=data))
+
+    fits, best, fails, rows = 0, None, None, _GRAIN
+    while fails is None or fails - fits > _GRAIN:
+        tried = compiled(rows)
+        if tried.fits:
+            fits, best = rows, tried
+        else:
+            fails = rows
+        rows = 2 * rows if fails is None else fits + max(_GRAIN, (fails - fits) // 2 // _GRAIN * _GRAIN)
+    return fits, best
+
+
+def _attempt(config, topology, change, order):
+    config = changed(config, change)
+    phases, done = config_lib.phases(config), {}
+    try:
+        compilation.check(config, topology)
+        for i in order:
+            done[i] = compilation.compile_phase(config, topology, phases[i])
+            if not done[i].fits:
+                break
+    except UserError:  # a layout that the model or the batch does not divide into
+        return Attempt(change, (), False)
+    fits = len(done) == len(order) and all(phase.fits for phase in done.values())
+    return Attempt(change, tuple(done[i] for i in sorted(done)), fits)
+
+
+def _microbatches(config, topology):
+    """Counts above the config's that divide every phase's rows on a device."""
+    shards = _shards(config, topology)
+    rows = [phase.data.batch_size // shards for phase in config_lib.phases(config)]
+    count = 2 * config.train.microbatches
+    while all(n >= count for n in rows):
+        if all(n % count == 0 for n in rows):
+            yield count
+        count *= 2
+
+
+def _fsdp(config, topology):
+    """Sizes of the fsdp axis above the config's, out of the data axis; within a slice as far as that goes."""
+    mesh = config.mesh
+    tensor, now = max(1, mesh.tensor), max(1, mesh.fsdp)
+    most = topology.num_devices // topology.num_slices // tensor
+    size = 2 * now
+    while size <= most:
+        change = {"mesh.fsdp": size}
+        if mesh.data != -1:
+            change["mesh.data"] = -1
+        if most % size == 0:
+            yield change
+        size *= 2
+
+
+def _shards(config, topology):
+    """Parts that the rows of a batch are split into."""
+    mesh = config.mesh
+    return topology.num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp

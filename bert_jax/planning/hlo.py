@@ -1,0 +1,224 @@
+"""Reads the text of a compiled program: its computations, and how often each runs in a step.
+
+Only what the counts of collectives, memory traffic and products need: shapes, operands, calls and loops. Shapes are
+those of one device. The text's grammar is that of openxla.org/xla/hlo; the forms handled are those that the CPU and TPU
+compilers of jaxlib were seen to print.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CALLED = re.compile(r"\b(body|condition|calls|to_apply|branch_computations)=\{?((?:%[\w.\-]+(?:, ?)?)+)")
+_TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """An array of a type: dtype as HLO names it, dimensions, and the number of its memory space (0: HBM)."""
+
+    dtype: str
+    dimensions: tuple[int, ...]
+    memory_space: int = 0
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.dimensions)
+
+    @property
+    def bytes(self) -> int:
+        """Without the padding of the layout's tiles."""
+        return -(-self.size * bits(self.dtype) // 8)
+
+
+@dataclasses.dataclass
+class Instruction:
+    """One line of a computation.
+
+    Attributes:
+      name: without "%".
+      arrays: of its result; several where it is a tuple.
+      opcode: such as "fusion".
+      operands: names of the instructions that it reads.
+      literal: what stands between the parentheses.
+      attributes: what follows them.
+      root: whether it is its computation's result.
+    """
+
+    name: str
+    arrays: tuple[Array, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    literal: str
+    attributes: str
+    root: bool
+
+    @functools.cached_property
+    def called(self) -> dict[str, tuple[str, ...]]:
+        """Names of computations by the attribute that calls them."""
+        return {kind: tuple(_NAME.findall(names)) for kind, names in _CALLED.findall(self.attributes)}
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.bytes for array in self.arrays)
+
+    def attribute(self, name: str) -> str | None:
+        """The text of a plain attribute such as channel_id=3; None where there is none."""
+        found = re.search(rf"\b{name}=([^,\s{{]+)", self.attributes)
+        return found and found[1]
+
+
+@dataclasses.dataclass
+class Program:
+    """A compiled program.
+
+    Attributes:
+      computations: name -> name -> instruction, in the text's order.
+      entry: name of the computation that runs first.
+      runs: how often each computation runs in a step; bodies of fusions count as run where the fusion is.
+      fused: names of the computations that are bodies of fusions: their insides touch no HBM.
+      unknown_loops: loops whose number of rounds is not in the text; counted as one round.
+    """
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+    runs: dict[str, int]
+    fused: set[str]
+    unknown_loops: list[str]
+
+    def instructions(self):
+        """(computation's name, instruction, how often it runs in a step) of all that run."""
+        for name, computation in self.computations.items():
+            if self.runs.get(name):
+                for instruction in computation.values():
+                    yield name, instruction, self.runs[name]
+
+
+def parse(text: str) -> Program:
+    """The program of `compiled.as_text()`."""
+    computations, current, entry = {}, None, ""
+    for line in text.splitlines():
+        if current is None:
+            head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+            if head and not line.startswith(("HloModule", " ")):
+                current = computations[head[2]] = {}
+                entry = head[2] if head[1] else entry
+        elif line.startswith("}"):
+            current = None
+        else:
+            instruction = _instruction(line)
+            if instruction:
+                current[instruction.name] = instruction
+    runs, fused, unknown = _runs(computations, entry)
+    return Program(computations, entry, runs, fused, unknown)
+
+
+def bits(dtype: str) -> int:
+    """Bits of one element; 0 for what is no data."""
+    if dtype in _BITS:
+        return _BITS[dtype]
+    found = re.search(r"\d+", dtype)
+    return int(found[0]) if found else 0
+
+
+def brackets(text: str, start: int) -> int:
+    """Where the bracket that opens at `start` closes, one past it; brackets in string literals do not count."""
+    pairs = {"(": ")", "{": "}", "[": "]"}
+    opened, closes, depth, quoted = text[start], pairs[text[start]], 0, False
+    for place in range(start, len(text)):
+        character = text[place]
+        if character == '"':
+            quoted = not quoted
+        elif not quoted and character in (opened, closes):
+            depth += 1 if character == opened else -1
+            if not depth:
+                return place + 1
+    return len(text)
+
+
+def arrays_of(text: str) -> tuple[Array, ...]:
+    """The arrays of a type as HLO writes it."""
+    found = []
+    for dtype, sizes, layout in _ARRAY.findall(text):
+        space = re.search(r"S\((\d+)\)", layout)
+        dimensions = tuple(int(size.strip().lstrip("<=")) for size in sizes.split(",") if size.strip())
+        found.append(Array(dtype, dimensions, int(space[1]) if space else 0))
+    return tuple(found)
+
+
+def _instruction(line):
+    name, equals, rest = line.strip().partition(" = ")
+    if not equals:
+        return None
+    root = name.startswith("ROOT ")
+    end = brackets(rest, 0) if rest.startswith("(") else rest.find(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    opens = rest.find("(")
+    closes = brackets(rest, opens)
+    literal = rest[opens + 1 : closes - 1]
+    return Instruction(
+        name.removeprefix("ROOT ").lstrip("%"),
+        arrays_of(shape),
+        rest[:opens],
+        tuple(_NAME.findall(literal)),
+        literal,
+        rest[closes:].lstrip(", "),
+        root,
+    )
+
+
+def _runs(computations, entry):
+    """How often each computation runs; the text has callees before their callers."""
+    runs, fused, unknown = dict.fromkeys(computations, 0), set(), []
+    runs[entry] = 1
+    for name in reversed(computations):
+        if not runs[name]:
+            continue
+        for instruction in computations[name].values():
+            times = runs[name]
+            if instruction.opcode == "while":
+                rounds = _rounds(instruction, computations[name], computations)
+                if rounds is None:
+                    unknown.append(instruction.name)
+                times *= 1 if rounds is None else rounds
+            elif instruction.opcode not in ("fusion", "call", "conditional", "async-start"):
+                continue  # reductions and sorts call computations on single numbers
+            for kind, names in instruction.called.items():
+                for called in names:
+                    runs[called] += times
+                    if instruction.opcode == "fusion" and kind == "calls" or name in fused:
+                        fused.add(called)
+    return runs, fused, unknown
+
+
+def _rounds(loop, computation, computations):
+    """Rounds of a loop that counts up by one to a constant; None where it does something else."""
+    known = _TRIP_COUNT.search(loop.attributes)
+    if known:
+        return int(known[1])
+    condition = computations[loop.called["condition"][0]]
+    root = next(instruction for instruction in condition.values() if instruction.root)
+    if root.opcode != "compare" or root.attribute("direction") != "LT":
+        return None
+    counter, limit = (condition[name] for name in root.operands)
+    start = None
+    if counter.opcode == "get-tuple-element":
+        inits = computation[loop.operands[0]]
+        if inits.opcode == "tuple":
+            start = _constant(inits.operands[int(counter.attribute("index"))], computation)
+    stop = _constant(limit.name, condition)
+    return None if stop is None else max(0, stop - (start or 0))
+
+
+def _constant(name, computation):
+    """The number that an instruction is; None where it is none."""
+    instruction = computation[name]
+    while instruction.opcode in ("copy", "convert", "bitcast"):
+        instruction = computation[instruction.operands[0]]
+    if instruction.opcode != "constant" or not re.fullmatch(r"-?\d+", instruction.literal):
+        return None
+    return int(instruction.literal)

@@ -1,0 +1,253 @@
+"""A plan: everything that is known about a recipe on a topology, as plain values, and as text."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.planning import fit
+from bert_jax.planning.chips import GIB, Topology
+from bert_jax.planning.compilation import Compiled
+from bert_jax.planning.roofline import BOUNDS, roofline, schedule
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    topology: Topology,
+    *,
+    name: str = "",
+    search: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict:
+    """Compiles a recipe's steps for a topology and says what they take; every value can be written as JSON.
+
+    Args:
+      config: a recipe's, of pre-training.
+      topology: from chips.parse.
+      name: the recipe's, for the report.
+      search: whether to look for a change that makes it fit, where it does not.
+      say: told what is being done.
+
+    Returns:
+      recipe, topology, chip, mesh, model, phases (see `_phase`), fits, schedule (None where it does not fit), and,
+      where it does not and a change was looked for, `change`: what makes it fit, with its phases and schedule, None
+      where nothing tried did; and `tried`, flags and whether they made it fit.
+
+    Raises:
+      UserError: the recipe cannot run on this topology, or libtpu cannot be used.
+    """
+    say(f"compiling {name or 'the recipe'} for {topology.label}")
+    compiled = fit.compile_phases(config, topology)
+    found = {
+        "recipe": name,
+        "topology": {
+            "name": topology.name,
+            "num_slices": topology.num_slices,
+            "chips": topology.num_chips,
+            "devices": topology.num_devices,
+            "devices_per_chip": topology.chip.devices,
+        },
+        "chip": {
+            "name": topology.chip.name,
+            "hbm_bytes": topology.chip.hbm,
+            "usable_hbm_bytes_per_device": topology.chip.usable_hbm,
+            "flops_per_device": topology.chip.flops,
+            "hbm_bandwidth": topology.chip.hbm_bandwidth,
+            "ici_link_bandwidth": topology.chip.link_bandwidth,
+            "dcn_bandwidth": topology.chip.dcn_bandwidth,
+        },
+        "mesh": _mesh(config.mesh, topology.num_devices),
+        "model": _model(config, compiled[0]),
+        "fits": all(one.fits for one in compiled),
+    }
+    found |= _steps(config, topology, compiled)
+    if not found["fits"] and search:
+        attempts = fit.search(config, topology, compiled, say)
+        found["tried"] = [{"flags": attempt.flags, "fits": attempt.fits} for attempt in attempts]
+        found["change"] = None
+        if attempts and attempts[-1].fits:
+            last = attempts[-1]
+            changed = fit.changed(config, last.change)
+            found["change"] = {"overrides": dict(last.change), "flags": last.flags}
+            found["change"]["mesh"] = _mesh(changed.mesh, topology.num_devices)
+            found["change"] |= _steps(changed, topology, list(last.phases))
+    return found
+
+
+def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, compiled: Compiled | None) -> dict:
+    """What fit.largest_microbatch found, as plain values."""
+    phase = config_lib.phases(config)[-1]
+    found = {"topology": topology.label, "sequence": phase.data.sequence_length, "rows_per_device": rows}
+    if compiled:
+        found |= {"remat": compiled.spec.remat, "attention_kernel": compiled.spec.attention_kernel}
+        found |= {"fsdp": config.mesh.fsdp, "needed_bytes": compiled.needed, "usable_bytes": compiled.usable}
+        found["memory"] = dataclasses.asdict(compiled.memory)
+    return found
+
+
+def largest_text(found: dict) -> str:
+    """What fit.largest_microbatch found, in words."""
+    what = f"{found['topology']}: {found['rows_per_device']} rows of {found['sequence']} tokens fit a device at once"
+    if not found["rows_per_device"]:
+        return f"{found['topology']}: not even 8 rows of {found['sequence']} tokens fit a device"
+    return (
+        f"{what}: {found['needed_bytes'] / GIB:.2f} of {found['usable_bytes'] / GIB:.2f} GiB; "
+        f"attention {found['attention_kernel']}, remat {found['remat']}, fsdp={found['fsdp']}"
+    )
+
+
+def text(found: dict) -> str:
+    """A plan in words and tables."""
+    topology, chip, model = found["topology"], found["chip"], found["model"]
+    where = topology["name"] if topology["num_slices"] == 1 else f"{topology['num_slices']} x {topology['name']}"
+    devices = "" if topology["devices_per_chip"] == 1 else f" of {topology['devices_per_chip']} devices each"
+    lines = [
+        f"{found['recipe']} on {where}: {topology['chips']} chips{devices}, "
+        f"{chip['hbm_bytes'] / GIB:.0f} GiB and {chip['flops_per_device'] * topology['devices_per_chip'] / 1e12:,.0f} "
+        "TFLOP/s (bfloat16) a chip",
+        f"{model['parameters']:,} parameters, {model['dtype']}, mesh "
+        + " ".join(f"{axis}={size}" for axis, size in found["mesh"].items()),
+        "",
+        *_phase_lines(found["phases"]),
+    ]
+    if found["fits"]:
+        lines += ["", _schedule_line(found["schedule"])]
+    elif "change" in found:
+        lines += ["", *(f"tried {one['flags']}: {'fits' if one['fits'] else 'no'}" for one in found["tried"])]
+        change = found["change"]
+        if change:
+            lines += ["", f"It fits with {change['flags']}", "", *_phase_lines(change["phases"])]
+            lines += ["", _schedule_line(change["schedule"])]
+        else:
+            lines += ["", "Nothing that was tried makes it fit: more chips, or a smaller batch."]
+    return "\n".join(lines)
+
+
+def _mesh(sizes, num_devices):
+    """The axes' sizes, -1 resolved."""
+    found = {axis: sizes[axis] for axis in sharding.AXES}
+    taken = math.prod(size for size in found.values() if size != -1)
+    return {axis: num_devices // taken if size == -1 else size for axis, size in found.items()}
+
+
+def _model(config, compiled):
+    spec = compiled.spec
+    shapes = jax.eval_shape(model_lib.Model(spec).init, jax.random.key(0))
+    return {
+        "parameters": model_lib.parameter_count(shapes),
+        "vocab_size": spec.vocab_size,
+        "dtype": spec.dtype,
+        "scan_layers": spec.scan_layers,
+        "remat": spec.remat,
+    }
+
+
+def _steps(config, topology, compiled):
+    """`phases`, and `schedule` where all of them fit."""
+    rooflines = [roofline(one, topology) if one.memory else None for one in compiled]
+    phases = [
+        _phase(config, phase, one, bounds)
+        for phase, one, bounds in zip(config_lib.phases(config), compiled, rooflines, strict=True)
+    ]
+    whole = schedule(config, rooflines, topology) if all(one.fits for one in compiled) else None
+    return {"phases": phases, "schedule": whole and dataclasses.asdict(whole)}
+
+
+def _phase(config, phase, compiled: Compiled, bounds):
+    """A phase's step: shapes, memory (bytes on one device), and, where it compiled, work, links and bounds."""
+    found = {
+        "steps": phase.stop - phase.start,
+        "rows": compiled.rows,
+        "sequence": compiled.sequence,
+        "slots": compiled.slots,
+        "microbatches": config.train.microbatches,
+        "remat": compiled.spec.remat,
+        "attention_kernel": compiled.spec.attention_kernel,
+        "compile_seconds": round(compiled.seconds, 1),
+        "fits": compiled.fits,
+        "needed_bytes": compiled.needed,
+        "usable_bytes": compiled.usable,
+        "over_bytes": max(0, compiled.needed - compiled.usable),
+        "memory": compiled.memory and dataclasses.asdict(compiled.memory),
+    }
+    if bounds is None:
+        return found
+    return found | {
+        "model_flops": bounds.model_flops,
+        "program_flops_per_device": compiled.products,
+        "kernels": compiled.kernels,
+        "hbm_bytes_per_device": compiled.hbm_bytes,
+        "collectives": [dataclasses.asdict(one) for one in compiled.collectives],
+        "unknown_loops": compiled.unknown_loops,
+        "roofline": {
+            "seconds": bounds.seconds,
+            "bound": bounds.bound,
+            "step_seconds": bounds.step_seconds,
+            "tokens_per_second": bounds.tokens_per_second,
+            "mfu": bounds.mfu,
+        },
+    }
+
+
+def _phase_lines(phases):
+    lines = []
+    for number, phase in enumerate(phases, 1):
+        head = f"phase {number}: " if len(phases) > 1 else ""
+        parts = f" in {phase['microbatches']} parts" if phase["microbatches"] > 1 else ""
+        shape = f"{phase['rows']:,} x {phase['sequence']}{parts}, {phase['slots']} slots"
+        how = f"attention {phase['attention_kernel']}, remat {phase['remat']}"
+        lines.append(f"{head}{phase['steps']:,} steps of {shape}; {how}; compiled in {phase['compile_seconds']} s")
+        lines += [f"  {line}" for line in _memory_lines(phase) + _work_lines(phase)]
+    return lines
+
+
+def _memory_lines(phase):
+    usable = phase["usable_bytes"] / GIB
+    if not phase["fits"]:
+        verdict = f"does not fit: {phase['needed_bytes'] / GIB:.2f} of {usable:.2f} GiB, "
+        verdict += f"{phase['over_bytes'] / GIB:.2f} GiB too much a device"
+    else:
+        verdict = f"fits: {phase['needed_bytes'] / GIB:.2f} of {usable:.2f} GiB a device"
+    memory = phase["memory"]
+    if memory is None:
+        return [verdict]
+    kinds = ("parameters", "optimizer", "temporaries", "peak", "batch", "padding", "outputs", "program")
+    return [verdict, "GiB: " + ", ".join(f"{kind} {memory[kind] / GIB:.3f}" for kind in kinds)]
+
+
+def _work_lines(phase):
+    if "roofline" not in phase:
+        return []
+    bounds = phase["roofline"]
+    times = ", ".join(f"{name} {bounds['seconds'][name] * 1e3:.2f}" for name in BOUNDS)
+    lines = [
+        f"{phase['model_flops'] / 1e12:,.2f} TFLOP a step (the model's), {phase['hbm_bytes_per_device'] / GIB:.2f} GiB "
+        "of HBM traffic a device",
+    ]
+    for kind, link in sorted({(one["kind"], one["link"]) for one in phase["collectives"]}):
+        mine = [one for one in phase["collectives"] if (one["kind"], one["link"]) == (kind, link)]
+        count, size = sum(one["count"] for one in mine), sum(one["count"] * one["bytes"] for one in mine)
+        sent = sum(one["count"] * one["sent"] for one in mine)
+        lines.append(f"{kind} over {link}: {count:,}, {_size(size)}; {_size(sent)} sent by a device")
+    lines.append(f"at least {bounds['step_seconds'] * 1e3:.2f} ms a step, by {bounds['bound']} (ms: {times})")
+    lines.append(f"at most {bounds['tokens_per_second']:,.0f} tokens/s, MFU {100 * bounds['mfu']:.1f} %")
+    return lines
+
+
+def _schedule_line(whole):
+    return (
+        f"the whole run, {whole['steps']:,} steps and {whole['tokens'] / 1e9:,.1f} billion tokens: at least "
+        f"{whole['days']:.2f} days, {whole['chip_hours']:,.0f} chip-hours; MFU at most {100 * whole['mfu']:.1f} %"
+    )
+
+
+def _size(size):
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.2f} {unit}"
+    return f"{size:.0f} B"

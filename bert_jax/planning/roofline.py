@@ -1,0 +1,101 @@
+"""How fast a compiled step can be at best: the largest of what products, memory and links take at published rates."""
+
+import dataclasses
+
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.planning import collectives as collectives_lib
+from bert_jax.planning.chips import Topology
+from bert_jax.planning.compilation import Compiled
+from bert_jax.training import flops
+
+BOUNDS = ("products", "hbm", "ici", "dcn")
+
+
+@dataclasses.dataclass(frozen=True)
+class Roofline:
+    """Bounds of one step.
+
+    Attributes:
+      model_flops: of the whole step, as the log's MFU counts them: nothing that is computed again.
+      seconds: of each of BOUNDS.
+      tokens: of the global batch, padding included.
+      mfu: the share of the published FLOP/s that the model's FLOPs can reach.
+    """
+
+    model_flops: float
+    seconds: dict[str, float]
+    tokens: int
+    mfu: float
+
+    @property
+    def bound(self) -> str:
+        return max(self.seconds, key=self.seconds.get)
+
+    @property
+    def step_seconds(self) -> float:
+        return self.seconds[self.bound]
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.step_seconds
+
+
+def roofline(compiled: Compiled, topology: Topology) -> Roofline:
+    """The bounds of a step that was compiled for a topology.
+
+    Products: those of the program, recomputed ones too, and those of the model where they are more. Pallas kernels do
+    not show theirs; the attention kernels, which are the only ones, compute the scores once more in the backward pass
+    than the model's count has it. Nothing is said about how well products use the matrix units.
+    """
+    chip = topology.chip
+    model_flops = flops.step_flops(compiled.spec, compiled.rows, compiled.sequence, compiled.slots)
+    products = compiled.products
+    if compiled.kernels:
+        passes = 3.5  # forward 2 products; backward 5, of which the scores are the fifth
+        attention = flops.attention_flops(compiled.spec, compiled.rows, compiled.sequence, passes)
+        products += attention / topology.num_devices
+    share = model_flops / topology.num_devices
+    seconds = {
+        "products": max(products, share) / chip.flops,
+        "hbm": compiled.hbm_bytes / (chip.hbm_bandwidth / chip.devices),
+        "ici": collectives_lib.total(compiled.collectives, "ici")[2],
+        "dcn": collectives_lib.total(compiled.collectives, "dcn")[2],
+    }
+    longest = max(seconds.values())
+    return Roofline(model_flops, seconds, compiled.rows * compiled.sequence, share / chip.flops / longest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The whole run at the bounds of its phases' steps.
+
+    Attributes:
+      steps, tokens: of all phases.
+      days: of wall time.
+      chip_hours: of all chips together.
+      mfu: of the whole run.
+    """
+
+    steps: int
+    tokens: int
+    days: float
+    chip_hours: float
+    mfu: float
+
+
+def schedule(config: ml_collections.ConfigDict, rooflines: list[Roofline], topology: Topology) -> Schedule:
+    """The full schedule, given the bounds of each phase's step."""
+    steps = [phase.stop - phase.start for phase in config_lib.phases(config)]
+    pairs = list(zip(steps, rooflines, strict=True))
+    seconds = sum(count * one.step_seconds for count, one in pairs)
+    used = sum(count * one.model_flops for count, one in pairs)
+    hours = seconds / 3600
+    return Schedule(
+        steps=sum(steps),
+        tokens=sum(count * one.tokens for count, one in pairs),
+        days=hours / 24,
+        chip_hours=hours * topology.num_chips,
+        mfu=used / (seconds * topology.num_devices * topology.chip.flops) if seconds else 0.0,
+    )

@@ -1,0 +1,130 @@
+"""The table of recipes x topologies: one plan after the other, each kept, so that a run that was stopped goes on."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+from bert_jax.planning import chips, report
+from bert_jax.planning.chips import GIB
+
+RECIPES = ("bert_base", "bert_large", "roberta_base", "roberta_large")
+TOPOLOGIES = (
+    ("v4:2x2x4", 1),
+    ("v5e:4x4", 1),
+    ("v5e:4x4", 2),
+    ("v5p:2x2x2", 1),
+    ("v5p:8x8x8", 1),
+    ("v6e:4x4", 1),
+    ("tpu7x:2x2x2", 1),
+)
+
+_HEAD = """# Plans
+
+`python -m bert_jax.plan --topology=all --output=experiments/results/plan.md`, with {versions}. Nothing has run: each
+recipe's training step was compiled for the topology. Peak is what the compiler says a device (a chip; half a chip of
+tpu7x) holds at most, of what it lets a program fill. Step, tokens/s, MFU, days and chip-hours are bounds by the
+published rates of products, HBM and links, whichever takes longest: no run is faster, and real ones are slower.
+"""
+_COLUMNS = (
+    "| recipe | topology | chips | with | peak, GiB | of | step, ms | bound by | tokens/s | MFU | days | chip-hours |\n"
+    "|---|---|---:|---|---:|---:|---:|---|---:|---:|---:|---:|\n"
+)
+
+
+def write(
+    output: pathlib.Path,
+    recipes: Mapping[str, ml_collections.ConfigDict] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    topologies: tuple[tuple[str, int], ...] = TOPOLOGIES,
+) -> None:
+    """Plans every recipe on every topology and writes the table, again after each entry.
+
+    Args:
+      output: a Markdown file; what was found is kept beside it, as .json, and not looked for again while recipe,
+        jax and libtpu are the same.
+      recipes: by name; None for RECIPES.
+      say: told what is being done.
+      topologies: names and numbers of slices.
+    """
+    recipes = recipes or {name: config_lib.load_recipe(name) for name in RECIPES}
+    kept = output.with_suffix(".json")
+    entries = json.loads(kept.read_text()) if kept.exists() else {}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    wanted = []
+    for name, config in recipes.items():
+        for topology_name, num_slices in topologies:
+            topology = chips.parse(topology_name, num_slices)
+            key = f"{name} on {topology.label}"
+            wanted.append(key)
+            mark = _mark(config)
+            if entries.get(key, {}).get("mark") != mark:
+                entries[key] = {"mark": mark} | _entry(config, topology, name, say)
+                _replace(kept, json.dumps(entries, indent=1) + "\n")
+            _replace(output, markdown([entries[key] for key in wanted]))
+
+
+def markdown(entries: list[dict]) -> str:
+    """The table of entries, as Markdown."""
+    return _HEAD.format(versions=_versions()) + "\n" + _COLUMNS + "".join(map(_row, entries))
+
+
+def _entry(config, topology, name, say):
+    entry = {"recipe": name, "topology": topology.label, "chips": topology.num_chips}
+    try:
+        found = report.plan(config, topology, name=name, say=say)
+    except UserError as error:
+        return entry | {"error": str(error)}
+    change = found.get("change")
+    entry |= {"fits": found["fits"], "flags": change["flags"] if change else ""}
+    steps = found if found["fits"] or not change else change
+    entry["phases"] = [
+        {key: phase.get(key) for key in ("rows", "sequence", "needed_bytes", "usable_bytes", "roofline", "memory")}
+        for phase in steps["phases"]
+    ]
+    return entry | {"schedule": steps["schedule"]}
+
+
+def _row(entry):
+    head = f"| {entry['recipe']} | {entry['topology']} | {entry['chips']} "
+    if "error" in entry:
+        return f"{head}| {entry['error'].partition('; try')[0]} |" + " |" * 8 + "\n"
+    phases = entry["phases"]
+    worst = max(phases, key=lambda phase: phase["needed_bytes"])
+    peak = (worst["memory"] or {"peak": worst["needed_bytes"]})["peak"]
+    memory = f"{peak / GIB:.2f} | {worst['usable_bytes'] / GIB:.2f} "
+    if entry["schedule"] is None:
+        return f"{head}| does not fit | {memory}|" + " |" * 6 + "\n"
+    with_ = f"`{entry['flags']}`" if entry["flags"] else ""
+    bounds, whole = [phase["roofline"] for phase in phases], entry["schedule"]
+
+    def each(form, key):
+        return " / ".join(form.format(bound[key]) for bound in bounds)
+
+    milliseconds = " / ".join(f"{1e3 * bound['step_seconds']:.1f}" for bound in bounds)
+    return (
+        f"{head}| {with_} | {memory}| {milliseconds} | {each('{}', 'bound')} | {each('{:,.0f}', 'tokens_per_second')} "
+        f"| {100 * whole['mfu']:.0f} % | {whole['days']:.2f} | {whole['chip_hours']:,.0f} |\n"
+    )
+
+
+def _mark(config):
+    """What an entry depends on beside its topology."""
+    text = json.dumps(config.to_dict(), sort_keys=True, default=list) + _versions()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _versions():
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
+
+
+def _replace(path, text):
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_text(text)
+    os.replace(beside, path)

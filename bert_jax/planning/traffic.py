@@ -1,0 +1,166 @@
+"""How much a compiled program multiplies, and how much it moves between HBM and the chip's own memory, in a step.
+
+XLA's cost analysis counts the body of a loop once; here it counts as often as it runs. What a fusion or a kernel reads
+and writes it moves once; what lies in the chip's own memory (memory spaces other than 0) it does not move; a fusion
+that slices an operand moves the slice; an update in place moves the update.
+"""
+
+import re
+
+import numpy as np
+
+from bert_jax.planning.hlo import Instruction, Program
+
+KERNEL = 'custom_call_target="tpu_custom_call"'  # one written in Pallas, whose products the text does not show
+
+_NO_TRAFFIC = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
+    "partition-id", "replica-id", "iota", "broadcast-start", "opt-barrier", "optimization-barrier", "send", "recv",
+    "send-done", "recv-done", "async-start", "async-update", "async-done", "add-dependency",
+}  # fmt: skip
+_NO_TRAFFIC_TARGETS = (
+    "AllocateBuffer", "AsyncCollectiveStart", "AsyncCollectiveDone", "AssumeGatherIndicesInBound", "ConcatBitcast",
+    "SliceId", "Sharding", "ZeroCrop",
+)  # fmt: skip
+_SLICES = ("dynamic-slice", "slice", "gather")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def hbm_bytes(program: Program) -> int:
+    """Bytes that a device reads from its HBM and writes to it in a step."""
+    total, seen = 0, set()
+    for name, instruction, runs in program.instructions():
+        if name in program.fused:
+            # Collectives that are spread over fusions: once each, and left out of the fusions' own traffic.
+            if instruction.opcode in _COLLECTIVES:
+                key = instruction.opcode, instruction.attribute("channel_id")
+                if key not in seen:
+                    seen.add(key)
+                    total += runs * 2 * _in_hbm(instruction)
+            continue
+        total += runs * _moved(program, program.computations[name], instruction)
+    return total
+
+
+def multiplied(program: Program) -> tuple[float, int]:
+    """(FLOPs of a device's dot products and convolutions in a step, kernels whose products are not among them)."""
+    total, kernels = 0.0, 0
+    for name, instruction, runs in program.instructions():
+        if instruction.opcode in ("dot", "convolution"):
+            computation = program.computations[name]
+            count = _dot if instruction.opcode == "dot" else _convolution
+            total += runs * count(instruction, computation)
+        elif KERNEL in instruction.attributes:
+            kernels += runs
+    return total, kernels
+
+
+def _moved(program, computation, instruction):
+    opcode = instruction.opcode
+    if opcode in _NO_TRAFFIC or opcode.endswith("-start"):
+        return 0
+    if opcode == "custom-call" and any(f'"{target}"' in instruction.attributes for target in _NO_TRAFFIC_TARGETS):
+        return 0
+    if opcode.endswith("-done"):
+        start = computation.get(instruction.operands[0])
+        source = computation.get(start.operands[0]) if start and start.operands else None
+        read = sum(array.bytes for array in instruction.arrays) if source is not None and _in_hbm(source) else 0
+        return read + _in_hbm(instruction)
+    if opcode == "fusion":
+        return _fusion(program, computation, instruction)
+    if opcode in _SLICES:
+        return 2 * _in_hbm(instruction)
+    if opcode == "dynamic-update-slice":
+        return 2 * _in_hbm(computation[instruction.operands[1]])
+    read = sum(_in_hbm(computation[name]) for name in instruction.operands if name in computation)
+    return read + _in_hbm(instruction)
+
+
+def _fusion(program, computation, instruction):
+    body = program.computations[instruction.called["calls"][0]]
+    read = sum(
+        min(_in_hbm(computation[operand]), _read(program, body, place))
+        for place, operand in enumerate(instruction.operands)
+    )
+    root = next(inside for inside in body.values() if inside.root)
+    results = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    written = 0
+    for result, array in zip(results, instruction.arrays, strict=False):
+        if array.memory_space:
+            continue
+        result = _before_bitcasts(result, body)
+        if result.opcode == "dynamic-update-slice":
+            written += body[result.operands[1]].bytes
+        elif result.opcode != "parameter" and result.opcode not in _COLLECTIVES:
+            written += array.bytes
+    return read + written
+
+
+def _read(program, body, place):
+    """Bytes that a fusion's body reads of its operand number `place`."""
+    parameter = next(i for i in body.values() if i.opcode == "parameter" and i.literal.strip() == str(place))
+    whole, total = parameter.bytes, 0
+    pending = [parameter.name]
+    while pending:
+        name = pending.pop()
+        for user in body.values():
+            if name not in user.operands:
+                continue
+            if user.opcode == "bitcast":
+                pending.append(user.name)
+            elif user.opcode in _SLICES and user.operands[0] == name:
+                total += user.arrays[0].size * parameter.bytes // max(1, parameter.arrays[0].size)
+            elif user.opcode == "fusion":
+                inner = program.computations[user.called["calls"][0]]
+                total += sum(_read(program, inner, i) for i, operand in enumerate(user.operands) if operand == name)
+            elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
+                pass
+            elif user.opcode not in ("tuple", *_COLLECTIVES) and user.opcode != "custom-call":
+                return whole
+    return min(whole, total)
+
+
+def _before_bitcasts(instruction, body):
+    while instruction.opcode == "bitcast":
+        instruction = body[instruction.operands[0]]
+    return instruction
+
+
+def _in_hbm(instruction: Instruction) -> int:
+    return sum(array.bytes for array in instruction.arrays if not array.memory_space)
+
+
+def _dot(instruction, computation):
+    left = computation[instruction.operands[0]].arrays[0].dimensions
+    contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
+    sizes = [left[int(axis)] for axis in contracted[1].split(",") if axis] if contracted else []
+    return 2.0 * instruction.arrays[0].size * np.prod(sizes)
+
+
+def _convolution(instruction, computation):
+    """Every product that meets no padding: TPU programs have their matrix products in this form, batches as windows."""
+    left, right = (computation[name].arrays[0].dimensions for name in instruction.operands[:2])
+    result = instruction.arrays[0].dimensions
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    of_left, of_right, of_result = (
+        dict(zip(text, sizes, strict=True)) for text, sizes in zip(labels.groups(), (left, right, result), strict=True)
+    )
+    window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
+    settings = dict(part.split("=") for part in window[1].split()) if window else {}
+    products = 2.0 * of_result["b"] * of_result["f"] * of_right["i"]
+    for axis in sorted(label for label in of_left if label.isdigit()):
+        at = int(axis)
+        products *= _meetings(of_left[axis], of_right[axis], of_result[axis], settings, at)
+    return products
+
+
+def _meetings(inputs, taps, outputs, settings, axis):
+    """Pairs of output and tap along an axis of a window that meet an input."""
+
+    def setting(name, default):
+        return settings[name].split("x")[axis] if name in settings else default
+
+    stride, dilation = int(setting("stride", 1)), int(setting("rhs_dilate", 1))
+    spread, low = int(setting("lhs_dilate", 1)), int(setting("pad", "0_0").split("_")[0])
+    places = np.arange(outputs)[:, None] * stride - low + np.arange(taps) * dilation
+    return int(((places >= 0) & (places % spread == 0) & (places // spread < inputs)).sum())
