@@ -34,6 +34,10 @@ _CONTEXT = flags.DEFINE_string("context", None, "answer: the text that holds the
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "of the computation; default: bfloat16 on accelerators, else float32"
 )
+_PACKING = flags.DEFINE_enum(
+    "packing", "auto", ["auto", "yes", "no"],
+    "whether several texts share a row, which changes no answer; default: on accelerators, where it saves",
+)  # fmt: skip
 flags.DEFINE_integer("top_k", 5, "fill-mask: tokens per mask")
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: of the logits of a long text's windows")
 flags.DEFINE_enum(
@@ -145,8 +149,12 @@ def _open(verb):
     import bert_jax  # after the flags: importing jax takes a second
 
     return getattr(bert_jax, verb.predictor).from_pretrained(
-        _MODEL.value, dtype=_DTYPE.value, **_options(verb.of_class)
+        _MODEL.value, dtype=_DTYPE.value, packing=_packing(), **_options(verb.of_class)
     )
+
+
+def _packing():
+    return {"auto": "auto", "yes": True, "no": False}[_PACKING.value]
 
 
 def _options(names):

@@ -195,8 +195,7 @@ def pack(
     for name in ("start_positions", "end_positions"):
         if name in batch:
             packed[name] = of_sequences((batch.pop(name) + places.begin).astype(np.int32))
-    for name in batch.keys() - packed.keys():
-        packed[name] = of_sequences(batch[name])
+    packed |= {name: of_sequences(array) for name, array in batch.items() if name not in packed}
     for name, value in (("input_ids", cls_id), ("attention_mask", 1), ("sequence_ids", 1)):
         packed[name][len(first) - 1 :, 0] = value
     return packed

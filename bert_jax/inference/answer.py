@@ -28,10 +28,11 @@ class QuestionAnswerer(Predictor):
       null_threshold: how much the null answer must score above the best other one to be given; None: what the model
         was fine-tuned with; where it knows no null answers, there are none.
       max_answer_length: in tokens; None: what the model was fine-tuned with, else 30.
-      dtype: see Predictor.
+      dtype, packing: see Predictor.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("question", "context")
+    OUTPUTS = "token"
 
     def __init__(
         self,
@@ -40,8 +41,9 @@ class QuestionAnswerer(Predictor):
         null_threshold: float | None = None,
         max_answer_length: int | None = None,
         dtype: str | None = None,
+        packing: str | bool = "auto",
     ):
-        super().__init__(model, dtype=dtype)
+        super().__init__(model, dtype=dtype, packing=packing)
         settings = _DEFAULTS | {key: model.settings[key] for key in _DEFAULTS if model.settings.get(key)}
         self.max_length = min(self.max_length, settings["max_length"])
         if max_answer_length is not None and max_answer_length < 1:

@@ -33,16 +33,24 @@ class Classifier(Predictor):
       long: what happens to a text that is longer than the model. "windows": its overlapping windows' logits are
         merged; "truncate": its beginning counts. A pair is always truncated, the longer text first, as in fine-tuning.
       merge: of the logits of windows: "mean" or "max".
-      dtype: see Predictor.
+      dtype, packing: see Predictor.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text", "text_pair")
 
-    def __init__(self, model: Pretrained, *, long: str = "windows", merge: str = "mean", dtype: str | None = None):
+    def __init__(
+        self,
+        model: Pretrained,
+        *,
+        long: str = "windows",
+        merge: str = "mean",
+        dtype: str | None = None,
+        packing: str | bool = "auto",
+    ):
         windows.check_long(long)
         if merge not in MERGES:
             raise UserError(f"merge: found {merge!r}; expected {' or '.join(MERGES)}")
-        super().__init__(model, dtype=dtype)
+        super().__init__(model, dtype=dtype, packing=packing)
         self._long, self._merge = long, merge
 
     def __call__(

@@ -33,7 +33,7 @@ class Embedder(Predictor):
       long: what happens to a text that is longer than the model: "windows" (the mean of its overlapping windows'
         vectors, then normalised) or "truncate" (its beginning counts); None: "truncate" for a sentence-transformers
         model, as that library does, else "windows".
-      dtype: see Predictor.
+      dtype, packing: see Predictor.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Embedder(Predictor):
         normalize: bool | None = None,
         long: str | None = None,
         dtype: str | None = None,
+        packing: str | bool = "auto",
     ):
         settings = model.settings
         theirs = "pooling" in settings
@@ -54,7 +55,7 @@ class Embedder(Predictor):
         for kind in self._pooling:
             _check_pooling(kind, model)
         self._normalize = bool(settings.get("normalize", False)) if normalize is None else normalize
-        super().__init__(model, dtype=dtype)
+        super().__init__(model, dtype=dtype, packing=packing)
         if theirs:
             self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
 
@@ -115,25 +116,27 @@ class Embedder(Predictor):
         deep = any(kind not in POOLING for kind in self._pooling)
         outputs = network.apply(params, batch, hidden_states=deep)
         present = batch["attention_mask"]
-        present = jnp.where(jnp.arange(present.shape[1])[None] >= skipped, present, 0)
-        pooled = [self._pooled(kind, outputs, present, params) for kind in self._pooling]
+        places = batch.get("position_ids", jnp.arange(present.shape[1])[None])
+        present = jnp.where(places >= skipped, present, 0)
+        pooled = [self._pooled(kind, outputs, present, params, batch) for kind in self._pooling]
         return jnp.concatenate(pooled, axis=-1)
 
-    def _pooled(self, kind, outputs, present, params):
+    def _pooled(self, kind, outputs, present, params, batch):
         hidden = outputs["hidden"].astype(jnp.float32)
         if kind == "attention":
             score = params["task"]["score"]
-            return pool(hidden, present, kind, jnp.einsum("bsh,ho->bs", hidden, score["kernel"]) + score["bias"][None])
+            scores = jnp.einsum("bsh,ho->bs", hidden, score["kernel"]) + score["bias"][None]
+            return pool(hidden, present, kind, scores, batch)
         if kind in POOLING:
-            return pool(hidden, present, kind)
+            return pool(hidden, present, kind, batch=batch)
         layers = outputs["hidden_states"].astype(jnp.float32)
         if kind == "second_to_last":
-            return pool(layers[-2], present, "mean")
+            return pool(layers[-2], present, "mean", batch=batch)
         last = _LAST.fullmatch(kind)
         top = layers[-int(last[1]) :]
         if last[2]:
-            return jnp.concatenate([pool(layer, present, "mean") for layer in top], axis=-1)
-        return pool(top.mean(0), present, "mean")
+            return jnp.concatenate([pool(layer, present, "mean", batch=batch) for layer in top], axis=-1)
+        return pool(top.mean(0), present, "mean", batch=batch)
 
     def _rows(self, examples, where, options):
         prompt = self._prompt(**options)

@@ -22,6 +22,7 @@ class FillMask(Predictor):
     """
 
     POSITIONS = "masked_positions"
+    OUTPUTS = "slot"
 
     def __call__(self, text: str | Sequence[str], top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
         """The most probable tokens of each mask; of several texts, a list in their order.

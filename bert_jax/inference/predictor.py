@@ -25,6 +25,7 @@ class Predictor:
       model: as open_model gives it.
       dtype: of the computation, "float32" or "bfloat16"; None: as the model says (config.model.dtype, where "auto"
         is bfloat16 on accelerators).
+      packing: whether several texts share a row: True, False, or "auto", which packs on accelerators where it saves.
 
     Attributes:
       model: as it was given.
@@ -34,15 +35,18 @@ class Predictor:
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts, for messages
     POSITIONS: ClassVar[str] = ""  # see Program
+    OUTPUTS: ClassVar[str] = "text"
 
-    def __init__(self, model: Pretrained, *, dtype: str | None = None):
+    def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
         if dtype not in (None, "float32", "bfloat16"):
             raise UserError(f"dtype: found {dtype!r}; expected float32 or bfloat16")
+        if packing not in ("auto", True, False):
+            raise UserError(f'packing: found {packing!r}; expected "auto", True or False')
         self._check_head(model)
         self.model = model
         self.tokenizer = model.tokenizer
         self.max_length = model.model.spec.max_positions
-        self._program = Program(model, self._compute, dtype, self.POSITIONS)
+        self._program = Program(model, self._compute, dtype, self.POSITIONS, self.OUTPUTS, packing)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **options) -> Self:

@@ -44,6 +44,7 @@ class TokenTagger(Predictor):
     """
 
     POSITIONS = "first_subwords"
+    OUTPUTS = "token"
 
     def __call__(self, text: str | Sequence[str]) -> dict[str, Any] | list[dict[str, Any]]:
         """The entities of a text, or a list of them for several texts in their order. Raises UserError (empty text)."""
@@ -58,7 +59,7 @@ class TokenTagger(Predictor):
         logits = network.apply(params, batch)["logits"]
         if network.spec.task.crf:
             head = [params["task"][name] for name in ("transitions", "first", "last")]
-            labels, chances = _chain(logits, batch["first_subwords"] != 0, *head)
+            labels, chances = _chain(logits, batch["first_subwords"] != 0, *head, batch.get("sequence_ids"))
         else:
             labels, chances = logits.argmax(-1), jax.nn.softmax(logits, axis=-1)
         return labels, jnp.take_along_axis(chances, labels[..., None], axis=-1)[..., 0]
@@ -123,12 +124,12 @@ def _entity(text, label, words):
     return {"label": label, "start": start, "end": end, "text": text[start:end], "score": score}
 
 
-def _chain(logits, mask, transitions, first, last):
+def _chain(logits, mask, *head):
     """Labels of a CRF [batch, sequence], and each label's marginal probability [batch, sequence, labels]."""
-    labels = crf.decode(logits, mask, transitions, first, last)
+    labels = crf.decode(logits, mask, *head)
 
     def surprise(logits):
-        return -crf.log_likelihood(logits, labels, mask, transitions, first, last).sum()
+        return -crf.log_likelihood(logits, labels, mask, *head).sum()
 
     # The gradient of log Z is the marginal probability; that of the labels' own score is 1 where they are.
     return labels, jax.grad(surprise)(logits) + jax.nn.one_hot(labels, logits.shape[-1])

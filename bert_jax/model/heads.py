@@ -59,7 +59,7 @@ class Pooler(nnx.Module):
 
     def __call__(self, first: jax.Array) -> jax.Array:
         """[..., hidden], of each sequence's first token, to the same shape."""
-        return jnp.tanh(self.dense(first))
+        return constrained(jnp.tanh(self.dense(first)), "rows")
 
 
 class TaskHead(nnx.Module):
@@ -132,7 +132,7 @@ class Heads(nnx.Module):
         if spec.language_model:
             read = hidden
             if "masked_positions" in batch:
-                read = jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1)
+                read = constrained(jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1), "rows")
             features = self.mlm.features(read)
             if mlm_logits:
                 outputs["mlm_logits"] = self.mlm.logits(features, self.encoder.embeddings.word.embedding[...])
@@ -141,7 +141,8 @@ class Heads(nnx.Module):
         if spec.pooler:
             outputs["pooled"] = self.pooler(first_tokens(hidden, batch))
         if spec.next_sentence:
-            outputs["next_sentence_logits"] = self.next_sentence(outputs["pooled"]).astype(jnp.float32)
+            logits = constrained(self.next_sentence(outputs["pooled"]), "rows")
+            outputs["next_sentence_logits"] = logits.astype(jnp.float32)
         if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
             outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch, task_key)
@@ -154,5 +155,5 @@ def first_tokens(hidden: jax.Array, batch: dict) -> jax.Array:
     Packed rows name them in cls_positions [batch, k].
     """
     if "cls_positions" not in batch:
-        return hidden[:, 0]
-    return jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1)
+        return constrained(hidden[:, 0], "rows")
+    return constrained(jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1), "rows")

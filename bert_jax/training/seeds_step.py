@@ -23,9 +23,10 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax import sharding
+from bert_jax.data.tasks import batches
 from bert_jax.errors import UserError
 from bert_jax.model import Model
-from bert_jax.training import flops, task_objective, tuning
+from bert_jax.training import flops, padding, task_objective, tuning
 from bert_jax.training import step as step_lib
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
@@ -161,8 +162,9 @@ class Learner:
         """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it moves of the state.
 
         `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
-        are learning_rate, a scalar, and [seeds] loss and grad_norm (before clipping). Losses and gradients are sums
-        over a seed's whole batch divided by its count, whatever the number of microbatches and shards.
+        are learning_rate, a scalar, and [seeds] loss and grad_norm (before clipping); of packed batches
+        padding.shares. Losses and gradients are sums over a seed's whole batch divided by its count, whatever the
+        number of microbatches and shards.
         """
         config, model, problem = self.config, self.model, self.problem
         optimizer, schedule = self._optimizer(), make_schedule(self._rates(), self.num_steps)
@@ -191,7 +193,7 @@ class Learner:
                 "opt_state": jax.tree.map(kept, moved, opt_state),
                 "bad_step": jnp.where(learns & ~finite, step, bad_step),
             }
-            return mine, {"loss": loss, "grad_norm": grad_norm}
+            return mine, {"loss": loss, "grad_norm": grad_norm} | padding.shares(batch, batches.buckets(config))
 
         def step_on_mesh(moving, active, frozen, batch, step, keys):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.model import Model
 from bert_jax.training import objective as objective_lib
+from bert_jax.training import padding
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -61,8 +62,8 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
 
     `step` is an int32 scalar, `key` the run's `dropout_key`. The metrics are device scalars of this step: loss,
     mlm_loss, mlm_accuracy, learning_rate, grad_norm (before clipping), and with next-sentence prediction nsp_loss,
-    nsp_accuracy. Losses and gradients are sums over the whole batch divided by its counts, whatever the number of
-    microbatches and shards.
+    nsp_accuracy; of packed rows padding.shares. Losses and gradients are sums over the whole batch divided by its
+    counts, whatever the number of microbatches and shards.
 
     Args:
       config: the run's config; reads objective, optimizer, train.microbatches.
@@ -102,7 +103,7 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
             count = jnp.maximum(counts[f"{task}_count"], 1.0)
             metrics[f"{task}_loss"] = sums[f"{task}_loss"] / count
             metrics[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
-        return state, metrics
+        return state, metrics | padding.shares(batch, batch["input_ids"].shape[1:])
 
     state_sharding = state_shardings(config, model, mesh, num_steps)
     replicated = sharding.replicated(mesh)

@@ -53,10 +53,11 @@ def texts(count, seed=0, most=30):
 
 
 def make_model(tokenizer, task=None, labels=(), seed=0, **arguments):
-    """A Pretrained of two layers; `arguments` are more of its fields, or "pooler"."""
+    """A Pretrained of two layers; `arguments` are more of its fields, or "language_model" or "position_offset"."""
     config = config_lib.base().model.to_dict()
     config |= {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48, "max_positions": LONGEST}
     config |= {"hidden_dropout": 0.0, "attention_dropout": 0.0, "dtype": "float32"}
+    config["position_offset"] = arguments.pop("position_offset", 0)
     language_model = arguments.pop("language_model", task is None)
     model = model_lib.build(config, tokenizer.vocab_size, next_sentence=False, language_model=language_model, task=task)
     rng = np.random.default_rng(seed)

@@ -14,9 +14,11 @@ class Examples(Protocol):
 
     Attributes:
       lengths: int32 [rows], tokens of each with special ones; none over data.sequence_length.
+      tokenizer: of the rows' tokens.
     """
 
     lengths: np.ndarray
+    tokenizer: Tokenizer
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Input and labels of these rows, padded to `length`.

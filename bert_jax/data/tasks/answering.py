@@ -44,7 +44,7 @@ class Examples:
 
     def __init__(self, tokenizer: Tokenizer, questions: Sequence[Question], contexts: Sequence[str], config: Any):
         task = config.task
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.questions, self.contexts = questions, contexts
         texts = tokenizer.encode([question.text for question in questions], special=True)
         self._questions = rows_lib.Ragged(ids[: task.max_query_length] for ids in texts)
@@ -79,7 +79,7 @@ class Examples:
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         rows = np.asarray(rows)
-        batch = rows_lib.pad(self._tokenizer, [self._row(row) for row in rows], length)
+        batch = rows_lib.pad(self.tokenizer, [self._row(row) for row in rows], length)
         positions = np.where((rows >= 0)[:, None], self._positions[rows], 0)
         return batch | {
             "weights": (rows >= 0).astype(np.float32),
@@ -104,11 +104,11 @@ class Examples:
 
     def _row(self, row):
         if row < 0:
-            return [self._tokenizer.cls_id], [0]
+            return [self.tokenizer.cls_id], [0]
         question = self._owner[row]
         start, stop = self._bounds[row]
         context = self._contexts[self.questions[question].context][start:stop].tolist()
-        return rows_lib.join(self._tokenizer, self._questions[question].tolist(), context)
+        return rows_lib.join(self.tokenizer, self._questions[question].tolist(), context)
 
 
 class QuestionTask:

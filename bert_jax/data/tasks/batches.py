@@ -1,14 +1,22 @@
-"""Which rows make a batch of fine-tuning: pure functions of (config, seed, step), padded to few lengths."""
+"""Which rows make a batch of fine-tuning: pure functions of (config, seed, step), in few shapes.
+
+A step learns from data.batch_size rows of the data. Without packing each is a row of the batch, padded to a bucket of
+lengths. With data.packing they share rows of one length, the bucket of the longest row of the data, and the number of
+rows is a bucket too. Evaluation never packs: sorted by length, its rows hold little padding as they are.
+"""
 
 import collections.abc
+import math
 from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
-from bert_jax.data import hashing
+from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import Examples, TaskData
+
+_FINEST = 8  # sizes of packed batches that are one apart, in units; larger ones are an eighth apart at most
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict, train: Examples) -> int:
@@ -37,10 +45,12 @@ def train_batch(
     step: int,
     host: int = 0,
     num_hosts: int = 1,
+    unit: int = 1,
 ) -> dict[str, np.ndarray]:
     """The batches of a step for several seeds: the arrays of Examples.batch, each [seeds, batch, ...].
 
-    All are padded to one length, a bucket that holds the longest row of any of them.
+    All are padded to one length, a bucket that holds the longest row of any of them. With data.packing, `batch` is the
+    number of packed rows and the arrays are those of packing.pack: what is of a row becomes [seeds, batch, k, ...].
 
     Args:
       config: a fine-tuning config.
@@ -48,19 +58,62 @@ def train_batch(
       seeds: each with an order of its own.
       step: from 0.
       host, num_hosts: which slice of every seed's batch to make.
+      unit: what the number of packed rows is a multiple of; it adds rows that count nothing, and changes no other.
     """
     rows = np.stack([batch_rows(config, task.train, seed, step) for seed in seeds])
-    length = padded_length(config, task.train, rows)
-    size = rows.shape[1]
-    rows = rows[:, host * size // num_hosts : (host + 1) * size // num_hosts]
-    parts = [task.train.batch(some, length) for some in rows]
+    if config.data.packing:
+        parts = _packed(config, task.train, rows, host, num_hosts, math.lcm(unit, num_hosts))
+    else:
+        length = padded_length(config, task.train, rows)
+        size = rows.shape[1]
+        rows = rows[:, host * size // num_hosts : (host + 1) * size // num_hosts]
+        parts = [task.train.batch(some, length) for some in rows]
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _packed(config, train, rows, host, num_hosts, unit):
+    """The host's slice of each seed's packed batch, all of one shape."""
+    longest = _bucket(config, int(train.lengths.max()))
+    most = packing.limits(longest)
+    plans = []
+    for some in rows:
+        some = some[some >= 0]
+        members, first = packing.fill(train.lengths[some], np.zeros(len(some)), most)
+        plans.append((some[members], first))
+    size = _packed_size(max(len(first) - 1 for _, first in plans), unit)
+    begin, end = host * size // num_hosts, (host + 1) * size // num_hosts
+    parts = []
+    for members, first in plans:
+        mine = first[begin : end + 1] if begin < len(first) else first[-1:]
+        examples = train.batch(members[mine[0] : mine[-1]], longest)
+        tokenizer = train.tokenizer
+        parts.append(
+            packing.pack(examples, mine - mine[0], end - begin, most, tokenizer.pad_id, tokenizer.cls_id)
+        )
+    return parts
+
+
+def _packed_size(rows, unit):
+    """A number of rows, a multiple of `unit`, that holds so many; one of few."""
+    units = -(-rows // unit)
+    step = 2 ** max(0, (units - 1).bit_length() - _FINEST.bit_length() + 1)
+    return unit * step * -(-units // step)
 
 
 def padded_length(config: ml_collections.ConfigDict, examples: Examples, rows: np.ndarray) -> int:
     """The bucket that holds the longest of these rows; -1 counts as none."""
-    longest = int(examples.lengths[rows[rows >= 0]].max(initial=1))
-    return rows_lib.bucket(longest, config.data.sequence_length, tuple(config.data.buckets) or rows_lib.BUCKETS)
+    return _bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
+
+
+def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The lengths that rows are padded to, ascending."""
+    longest = config.data.sequence_length
+    shorter = (size for size in tuple(config.data.buckets) or rows_lib.BUCKETS if size < longest)
+    return (*sorted(shorter), longest)
+
+
+def _bucket(config, longest):
+    return rows_lib.bucket(longest, config.data.sequence_length, buckets(config))
 
 
 def eval_batches(

@@ -35,7 +35,7 @@ class Examples:
         labelled: bool,
         table: records.Table,
     ):
-        self._tokenizer, self._first, self._second = tokenizer, first, second
+        self.tokenizer, self._first, self._second = tokenizer, first, second
         self.labels, self.labelled, self.table = labels, labelled, table
         self.lengths = first.lengths + (0 if second is None else second.lengths)
         self.lengths += rows_lib.num_special(tokenizer, pair=second is not None)
@@ -44,16 +44,16 @@ class Examples:
         rows = np.asarray(rows)
         real = rows >= 0
         inputs = [self._row(row) for row in rows]
-        batch = rows_lib.pad(self._tokenizer, inputs, length)
+        batch = rows_lib.pad(self.tokenizer, inputs, length)
         labels = np.zeros((len(rows), *self.labels.shape[1:]), self.labels.dtype)
         labels[real] = self.labels[rows[real]]
         return batch | {"weights": real.astype(np.float32), "labels": labels}
 
     def _row(self, row):
         if row < 0:
-            return [self._tokenizer.cls_id], [0]
+            return [self.tokenizer.cls_id], [0]
         second = None if self._second is None else self._second[row].tolist()
-        return rows_lib.join(self._tokenizer, self._first[row].tolist(), second)
+        return rows_lib.join(self.tokenizer, self._first[row].tolist(), second)
 
 
 class SequenceTask:

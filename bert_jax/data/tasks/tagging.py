@@ -24,7 +24,7 @@ class Examples:
     """
 
     def __init__(self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int):
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.sentences, self.tags = sentences, tags
         room = length - rows_lib.num_special(tokenizer, pair=False)
         self.windows, owners, places, labels = [], [], [], []
@@ -49,10 +49,10 @@ class Examples:
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         rows = np.asarray(rows)
         inputs = [
-            (self._ids[row], np.zeros(self.lengths[row], np.int32)) if row >= 0 else ([self._tokenizer.cls_id], [0])
+            (self._ids[row], np.zeros(self.lengths[row], np.int32)) if row >= 0 else ([self.tokenizer.cls_id], [0])
             for row in rows
         ]
-        batch = rows_lib.pad(self._tokenizer, inputs, length)
+        batch = rows_lib.pad(self.tokenizer, inputs, length)
         labels = np.full(batch["input_ids"].shape, -100, np.int32)
         first_subwords = np.zeros_like(labels)
         for i, row in enumerate(rows):

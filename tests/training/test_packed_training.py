@@ -1,0 +1,252 @@
+"""Packed rows teach what unpacked rows teach: losses, gradients, whole runs, and what the log says of padding."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import finetune_config
+from bert_jax import model as model_lib
+from bert_jax.data import batch_at, packing, tasks
+from bert_jax.data.tasks import batches
+from bert_jax.model import Task
+from bert_jax.training import finetuning, loop, objective, padding, task_objective
+from bert_jax.training.models import open_model
+from tests.training.conftest import WORDS
+
+PAD, CLS, SEP, VOCAB = 1, 0, 2, 40  # RoBERTa's ids: the padding is the one before its first position
+WIDTH = 24
+# Texts of [CLS] alone, of a full row, of odd lengths, and more than one row holds; one has a padding token within.
+LENGTHS = np.array([1, WIDTH, 3, 5, 2, 7, WIDTH - 1, 1, 4, 11, 6, 9])
+HOLDS_PADDING = 9
+MEMBERS, FIRST = packing.fill(LENGTHS, np.zeros(len(LENGTHS)), packing.limits(WIDTH))
+
+
+def config_of(offset=0, **changes):
+    config = config_lib.base().model
+    config.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, max_positions=WIDTH)
+    config.update(hidden_dropout=0.0, attention_dropout=0.0, initializer_range=0.5, dtype="float32")
+    config.update(position_offset=offset, **changes)
+    return config
+
+
+def texts(seed=0):
+    """An unpacked batch of LENGTHS."""
+    random = np.random.default_rng(seed)
+    inside = np.arange(WIDTH) < LENGTHS[:, None]
+    ids = random.integers(3, VOCAB, inside.shape)
+    ids[:, 0] = CLS
+    ids[HOLDS_PADDING, 4] = PAD
+    return {
+        "input_ids": np.where(inside, ids, PAD).astype(np.int32),
+        "attention_mask": inside.astype(np.int32),
+        "token_type_ids": (inside & (random.random(inside.shape) < 0.3)).astype(np.int32),
+    }
+
+
+def packed(batch, filler_rows=1, masks=0):
+    """The same texts in packed rows, and some rows more."""
+    shuffled = {name: array[MEMBERS] for name, array in batch.items()}
+    return packing.pack(shuffled, FIRST, len(FIRST) - 1 + filler_rows, packing.limits(WIDTH, masks), PAD, CLS)
+
+
+def same(one, two, message=""):
+    """To rounding: relative to a leaf's largest number or, where all of a leaf's are rounding, to the tree's."""
+    one, two = jax.device_get((one, two))
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(two))
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        scale = max(np.abs(right).max(), 0.01 * largest, 1e-6)
+        np.testing.assert_allclose(left / scale, right / scale, atol=1e-5, rtol=0, err_msg=f"{message} {path}")
+
+
+CASES = [
+    ("sequence_classification", "pooler", "single_label"),
+    ("sequence_classification", "dense", "multi_label"),
+    ("sequence_classification", "attention", "regression"),
+    ("token_classification", "", ""),
+    ("token_classification", "crf", ""),
+    ("question_answering", "", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "pooling", "problem"), CASES)
+def test_a_task_learns_the_same(name, pooling, problem):
+    random = np.random.default_rng(1)
+    number = {"regression": 1, "": 2}.get(problem, 3) if name != "token_classification" else 4
+    task = Task(name, number, pooling, dropout=0.0, crf=pooling == "crf")
+    model = model_lib.build(
+        config_of(2 * (pooling != "attention"), pooler=pooling == "pooler"), VOCAB, next_sentence=False,
+        language_model=False, task=task,
+    )  # fmt: skip
+    params = jax.jit(model.init)(jax.random.key(0))
+    params["task"] = jax.tree.map(lambda leaf: leaf + 0.3, params["task"])  # transitions are zero at first
+    batch = texts() | {"weights": np.ones(len(LENGTHS), np.float32)}
+    batch["weights"][3] = 0
+    if name == "question_answering":
+        for place in ("start_positions", "end_positions"):
+            batch[place] = random.integers(0, LENGTHS).astype(np.int32)
+    elif name == "token_classification":
+        some = (batch["attention_mask"] > 0) & (random.random(batch["input_ids"].shape) < 0.5)
+        some[3] = False
+        batch["first_subwords"] = some.astype(np.int32)
+        batch["labels"] = np.where(some, random.integers(0, number, some.shape), -100).astype(np.int32)
+    else:
+        kinds = {"single_label": random.integers(0, 3, len(LENGTHS)).astype(np.int32),
+                 "multi_label": random.integers(0, 2, (len(LENGTHS), 3)).astype(np.float32),
+                 "regression": random.standard_normal(len(LENGTHS)).astype(np.float32)}  # fmt: skip
+        batch["labels"] = kinds[problem]
+
+    @jax.jit
+    def learned(batch):
+        count = task_objective.count(batch, model, problem)
+        gradient = jax.grad(lambda params: task_objective.loss_sum(model, params, batch, problem))(params)
+        loss = task_objective.loss_sum(model, params, batch, problem)
+        return loss, count, gradient, task_objective.outputs(model, params, batch)[0]
+
+    loss, count, gradient, outputs = learned(batch)
+    rows = packed(batch)
+    loss_of_rows, count_of_rows, gradient_of_rows, outputs_of_rows = learned(rows)
+    assert float(count_of_rows) == float(count) > 0
+    same((loss_of_rows, gradient_of_rows), (loss, gradient), f"{name} {pooling}")
+    places = packing.Places.of(LENGTHS[MEMBERS], FIRST)
+    for row, place, text in zip(places.row, places.number, MEMBERS, strict=True):
+        begin, length = rows["cls_positions"][row, place], LENGTHS[text]
+        if name == "sequence_classification":
+            same(outputs_of_rows[row, place], outputs[text])
+        else:
+            same(outputs_of_rows[row, begin : begin + length], outputs[text, :length])
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+@pytest.mark.parametrize("name", ["mlm", "ltr"])
+def test_pretraining_learns_the_same(name, offset):
+    causal = "causal" if name == "ltr" else "bidirectional"
+    model = model_lib.build(config_of(offset, attention=causal), VOCAB, next_sentence=False)
+    params = jax.jit(model.init)(jax.random.key(0))
+    settings = {"name": name, "next_sentence": False}
+    batch = texts()
+    if name == "mlm":
+        random = np.random.default_rng(2)
+        used = np.arange(4) < np.minimum(LENGTHS - 1, 4)[:, None]
+        places = random.random((len(LENGTHS), WIDTH)).argsort(1)[:, :4] % LENGTHS[:, None]
+        batch["masked_positions"] = np.where(used, places, 0).astype(np.int32)
+        batch["masked_labels"] = np.where(used, random.integers(3, VOCAB, used.shape), 0).astype(np.int32)
+        batch["masked_weights"] = used.astype(np.float32)
+
+    @jax.jit
+    def learned(batch):
+        counts = objective.counts(batch, settings)
+        sums, gradient = jax.value_and_grad(
+            lambda params: (lambda sums: (sums["mlm_loss"], sums))(objective.sums(model, params, batch, settings)),
+            has_aux=True,
+        )(params)
+        return sums, gradient, counts
+
+    expected, found = learned(batch), learned(packed(batch, masks=30))
+    assert float(found[2]["mlm_count"]) == float(expected[2]["mlm_count"]) > 0
+    same(found[:2], expected[:2], name)
+
+
+def test_shares_of_padding():
+    batch = texts() | {"weights": np.ones(len(LENGTHS), np.float32)}
+    assert padding.shares(batch, (WIDTH,)) == {}
+    rows = packed(batch, filler_rows=2)
+    found = padding.shares(rows, (8, WIDTH, 99))
+    assert float(found["padding_share"]) == pytest.approx(1 - LENGTHS.sum() / rows["input_ids"].size)
+    assert float(found["padding_share_unpacked"]) == pytest.approx(1 - LENGTHS.mean() / WIDTH)
+
+
+def test_a_run_of_pretraining(config, tmp_path):
+    """Its log says what was saved, and its evaluation is that of the same parameters without packing."""
+    config.data.update(format="doc_sentences", packing=True)
+    config.objective.next_sentence = False
+    config.train.update(num_steps=4, log_every=2, checkpoint_every=4)
+    loop.pretrain(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    batch = batch_at(config, 3)
+    assert rows[-1]["padding_share"] == pytest.approx(1 - batch["attention_mask"].mean(), abs=1e-6)
+    assert rows[-1]["padding_share"] < rows[-1]["padding_share_unpacked"] < 1
+    assert rows[-1]["eval/mlm_loss"] > 0
+
+
+def write_tsv(path, number, seed=0):
+    random = np.random.default_rng(seed)
+    lines = ["text\tlabel"]
+    for _ in range(number):
+        good = random.random() < 0.5
+        words = [*random.choice(WORDS, random.integers(0, 6)), "kan" if good else "mot"]
+        lines.append(f"{' '.join(random.permutation(words))}\t{'good' if good else 'bad'}")
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finetuning_config(finished, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labelled")
+    config = finetune_config.base()
+    config.init_from = str(finished)
+    config.task.update(
+        train=write_tsv(folder / "train.tsv", 60), held_out=write_tsv(folder / "dev.tsv", 20, 1), dropout=0.0
+    )
+    config.data.update(sequence_length=16, batch_size=16, buckets=(12,), packing=True)
+    config.model.update(hidden_dropout=0.0, attention_dropout=0.0)
+    config.optimizer.update(learning_rate=1e-2, learning_rate_range=(0.0, 1.0))
+    config.train.update(num_steps=6, log_every=1, eval_every=6, tensorboard=False)
+    return config
+
+
+def test_a_batch_of_fine_tuning_holds_the_examples_of_an_unpacked_one(finetuning_config):
+    config = finetuning_config
+    task = tasks.load(config, open_model(config.init_from).tokenizer)
+    sizes = set()
+    for step in (0, 3, 5, 100):
+        whole = batches.train_batch(config, task, (0, 7), step, unit=8)
+        config.data.packing = False
+        plain = batches.train_batch(config, task, (0, 7), step)
+        config.data.packing = True
+        sizes.add(whole["input_ids"].shape)
+        assert whole["labels"].shape == whole["weights"].shape == whole["cls_positions"].shape
+        for seed in range(2):
+            assert contents(whole, seed) == sorted(
+                (*plain["input_ids"][seed, row][plain["attention_mask"][seed, row] > 0].tolist(), label)
+                for row, label in enumerate(plain["labels"][seed].tolist())
+                if plain["weights"][seed, row]
+            )
+        for hosts in (2, 4):
+            parts = [batches.train_batch(config, task, (0, 7), step, host, hosts, unit=8) for host in range(hosts)]
+            for name, array in whole.items():
+                np.testing.assert_array_equal(np.concatenate([part[name] for part in parts], axis=1), array)
+        alone = batches.train_batch(config, task, (0, 7), step)
+        assert contents(alone, 1) == contents(whole, 1)
+    assert sizes == {(2, 8, 12)}
+
+
+def contents(batch, seed):
+    """(ids..., label) of each text that counts."""
+    found = []
+    for row, place in zip(*np.nonzero(batch["weights"][seed]), strict=True):
+        ids = batch["input_ids"][seed, row][batch["sequence_ids"][seed, row] == place + 1]
+        found.append((*ids.tolist(), int(batch["labels"][seed, row, place])))
+    return sorted(found)
+
+
+def test_a_run_of_fine_tuning_learns_the_same(finetuning_config, tmp_path):
+    found = []
+    for packs in (True, False):
+        config = finetuning_config.copy_and_resolve_references()
+        config.data.packing = packs
+        config.seeds = 2 if packs else 1
+        finetuning.finetune(config, tmp_path / str(packs))
+        rows = [json.loads(line) for line in (tmp_path / str(packs) / "metrics.jsonl").read_text().splitlines()]
+        found.append((rows, finetuning.open_model(tmp_path / str(packs), seed=0)))
+    rows, plain = found[0][0], found[1][0]
+    assert all(row["padding_share"] < row["padding_share_unpacked"] for row in rows)
+    assert not any("padding_share" in row for row in plain)
+    score = "eval/accuracy"
+    assert rows[-1].get(f"{score}/seed_0", rows[-1][score]) == pytest.approx(plain[-1][score])
+    for (path, one), other in zip(
+        jax.tree_util.tree_leaves_with_path(found[0][1].params), jax.tree.leaves(found[1][1].params), strict=True
+    ):
+        np.testing.assert_allclose(one, other, atol=2e-3, err_msg=str(path))
