@@ -10,6 +10,7 @@ The rest of WORKDIR is as in workdir.py.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -21,7 +22,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from bert_jax import finetune_config, sharding
+from bert_jax import distributed, finetune_config, sharding
 from bert_jax import model as model_lib
 from bert_jax.data import json_lines, tasks, tokenizers
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
@@ -60,10 +61,11 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         keep_freed_memory()
     if finetune_config.rate_warning(config):
         say(finetune_config.rate_warning(config))
+    workdir_lib.check_same_run(workdir, config)
 
     with workdir_lib.claim(workdir):
         run = workdir_lib.check_config(workdir, config)
-        begun = bool(checkpoint.steps_in(workdir / "checkpoints"))
+        begun = distributed.agreed(lambda: bool(checkpoint.steps_in(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)
         tokenizer = source.tokenizer if source else tokenizers.load(workdir / "tokenizer")
         task = tasks.load(config, tokenizer)
@@ -71,6 +73,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
             say(note)
         run = _described(config, source, task) if source else run
         _check_data(workdir, run, task)
+        distributed.check_same({"config.task (the data)": _data(task)})
         model = fine_tuned(run)
         tuning.check(config.tuning, model.spec)
         _check_rows(config, model.spec, tokenizer)
@@ -91,7 +94,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
             state, done = _first_state(config, learner, source, run), 0
             reached = _nothing_yet(config, task)
             source = None  # its arrays are not held while training
-        workdir_lib.write_run(workdir, config, run, tokenizer.save)
+        distributed.once(lambda: workdir_lib.write_run(workdir, config, run, tokenizer.save))
         training = _Finetuning(config, workdir, learner, task, checkpoints, reached)
         if done < num_steps and not training.over:
             say(f"{_size(learner)}; step {done:,} of {num_steps:,}, in {workdir}")
@@ -108,7 +111,7 @@ class _Finetuning(loop.Run):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh
         self.checkpoints = checkpoints
         self.train_step, self.key = learner.train_step, learner.dropout_keys()
-        self.batch_sharding, self.flops = learner.batch_sharding, learner.flops
+        self.flops = learner.flops
         self._learner, self._task, self._reached = learner, task, reached
         self._outputs = Outputs(config, learner)
         self._epoch = batches.steps_per_epoch(config, task.train)
@@ -126,7 +129,13 @@ class _Finetuning(loop.Run):
         return f"{self._reached.metric.removeprefix('eval/')} {score:.4f}{median}"
 
     def batches(self, done):
-        return _prefetched(self.config, self._task, self._learner.seeds, done, self.num_steps)
+        # What each part of a packed batch has as many rows of.
+        unit = self.config.train.microbatches * math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+        make = functools.partial(batches.train_batch, self.config, self._task, self._learner.seeds, unit=unit)
+        return _prefetched(make, sharding.hosts_of_rows(self.mesh), done, self.num_steps, self.config.data.prefetch)
+
+    def put(self, batch):
+        return sharding.put_rows(batch, self.mesh, leading=1)
 
     def due(self, done):
         settings, last = self.config.train, done == self.num_steps
@@ -162,10 +171,11 @@ class _Finetuning(loop.Run):
             for found, rows, good in zip(figures, outputs, finite, strict=True):
                 scores = self._task.score(examples, rows) if good else {self._task.metric: math.nan}
                 found |= {_figure(name, key): value for key, value in scores.items()}
+        figures = distributed.agreed(lambda: figures)
         better = self._reached.note(done, figures, self.config.train.patience)
         if better.any():
-            everywhere = sharding.replicated(self.mesh)
-            best = self._learner.keep_best(state["best"], state["params"], jax.device_put(better, everywhere))
+            better = sharding.put(better, sharding.replicated(self.mesh))
+            best = self._learner.keep_best(state["best"], state["params"], better)
             state = state | {"best": best}
         return state | self._learner.marks(*_marks(self._reached)), outcomes.figures_row(self._reached, figures)
 
@@ -211,7 +221,7 @@ class Outputs:
         found = [[None] * len(examples.lengths) for _ in range(self._number)]
         finite, running = np.ones(self._number, bool), None
         for rows, batch in batches.eval_batches(self._config, examples, size):
-            made = self._eval_step(params, frozen, jax.device_put(batch, self._rows))
+            made = self._eval_step(params, frozen, sharding.put(batch, self._rows))
             if running:  # one batch is computed while the one before is taken apart
                 finite &= _take(found, *running)
             running = rows, batch["attention_mask"].sum(1), made
@@ -252,14 +262,20 @@ def _num_steps(config, task):
     return config.train.num_steps or math.ceil(config.train.num_epochs * epoch)
 
 
-def _prefetched(config, task, seeds, start, stop) -> Iterator[tuple[int, dict]]:
-    """(step, batch), made ahead in a thread."""
+def _prefetched(make, hosts_of_rows, start, stop, prefetch) -> Iterator[tuple[int, dict]]:
+    """(step, batch of this process's rows), made ahead in a thread."""
     import grain  # here, because it is slow to import
 
-    steps = grain.MapDataset.range(start, stop)
-    made = steps.map(lambda step: (int(step), batches.train_batch(config, task, seeds, int(step))))
-    prefetch = max(1, config.data.prefetch)
-    return iter(made.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)))
+    hosts, number = hosts_of_rows
+
+    def batch_of(step):
+        parts = [make(int(step), host=host, num_hosts=number) for host in hosts]
+        if len(parts) == 1:
+            return int(step), parts[0]
+        return int(step), {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+
+    batches = grain.MapDataset.range(start, stop).map(batch_of)
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=max(1, prefetch))))
 
 
 def _described(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict:
@@ -371,12 +387,11 @@ def _modules(names: Sequence[str]) -> str:
 
 def _finish(config, workdir, learner, task, reached):
     """Writes predictions of the best seed's best checkpoint, then the summary; unless they are there."""
-    step = checkpoint.find(workdir, None)
+    step = distributed.agreed(lambda: checkpoint.find(workdir, None))
     path = workdir / "summary.json"
-    if path.exists():
-        summary = json.loads(path.read_text())
-        if summary.get("step") == step:
-            return summary
+    summary = distributed.agreed(lambda: json.loads(path.read_text()) if path.exists() else {})
+    if summary.get("step") == step:
+        return summary
     index = reached.best()
     seed = reached.seeds[index]
     summary = {"step": step, **reached.summary(), "predictions": {}}
@@ -393,19 +408,20 @@ def _finish(config, workdir, learner, task, reached):
     splits += [("test", task.test, False)] if task.test is not None else []
     for name, examples, labelled in splits:
         (rows,), _ = outputs(params, frozen, examples)
-        written = {"file": _write_predictions(workdir, name, task.predictions(examples, rows), config.task.name)}
+        write = functools.partial(_write_predictions, workdir, name, task, examples, rows, config.task.name)
+        written = {"file": distributed.agreed(write)}
         if labelled:
             scores = task.score(examples, rows)
             written["scores"] = {key: value if math.isfinite(value) else None for key, value in scores.items()}
         summary["predictions"][name] = written
-    workdir_lib.write_json(path, summary)
+    distributed.once(lambda: workdir_lib.write_json(path, summary))
     files = ", ".join(written["file"] for written in summary["predictions"].values())
     whose = f"seed {seed.seed}, " if len(reached.seeds) > 1 else ""
     say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {files}")
     return summary
 
 
-def _write_predictions(workdir, name, rows, task_name):
+def _write_predictions(workdir, name, task, examples, rows, task_name):
     """The file of a split's predictions, named from the workdir; written whole or not at all."""
     folder = workdir / "predictions"
     folder.mkdir(exist_ok=True)
@@ -413,7 +429,7 @@ def _write_predictions(workdir, name, rows, task_name):
     partial = path.with_name(path.name + ".partial")
     answers, odds = {}, {}
     with open(partial, "w", encoding="utf-8") as file:
-        for row in rows:
+        for row in task.predictions(examples, rows):
             file.write(json_lines.object_line(row) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([row])

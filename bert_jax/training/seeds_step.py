@@ -82,8 +82,8 @@ class Learner:
         keys = [step_lib.keys(seed)[0] for seed in self.seeds]
         drawn = [tuning.merge(draw(key), tuning.adapters(self.config.tuning, frozen, key)) for key in keys]
         shardings = self._shardings
-        trained = jax.device_put(trained, sharding.tree_shardings(trained, self.mesh))
-        drawn = jax.device_put(drawn, sharding.replicated(self.mesh))
+        trained = sharding.put(trained, sharding.tree_shardings(trained, self.mesh))
+        drawn = sharding.put(drawn, sharding.replicated(self.mesh))
 
         def stacked(trained, drawn):
             shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)
@@ -94,14 +94,14 @@ class Learner:
             "params": params,
             "opt_state": jax.jit(jax.vmap(self._optimizer().init), out_shardings=shardings["opt_state"])(params),
             "best": jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["best"])(params),
-            "frozen": jax.device_put(frozen, shardings["frozen"]),
+            "frozen": sharding.put(frozen, shardings["frozen"]),
         }
         return state | self.marks(np.full(len(self.seeds), -1), np.ones(len(self.seeds), bool)), fresh, left
 
     def marks(self, bad_step: np.ndarray, active: np.ndarray) -> dict[str, jax.Array]:
         """The part of the state that checkpoints do not hold."""
         marks = {"bad_step": np.asarray(bad_step, np.int32), "active": np.asarray(active, bool)}
-        return jax.device_put(marks, sharding.replicated(self.mesh))
+        return sharding.put(marks, sharding.replicated(self.mesh))
 
     def to_items(self, state: Mapping) -> dict:
         """The state as checkpoints hold it: the best parameters of each seed apart, so that one can be loaded alone."""
@@ -235,11 +235,12 @@ class Learner:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 return self._over_seeds(lambda trained: of_seed(trained, frozen, batch), params)
 
-        shardings = self._shardings
+        shardings, replicated = self._shardings, sharding.replicated(self.mesh)
+        outputs = self.batch_sharding if jax.process_count() == 1 else replicated  # every process reads all of them
         return jax.jit(
             evaluate,
             in_shardings=(shardings["params"], shardings["frozen"], sharding.batch_sharding(self.mesh)),
-            out_shardings=(self.batch_sharding, sharding.replicated(self.mesh)),
+            out_shardings=(outputs, replicated),
         )
 
     @functools.cached_property
@@ -267,7 +268,7 @@ class Learner:
     def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
         """(trained, frozen) parameters of one model on the mesh, as those of the only seed."""
         stacked = jax.tree.map(lambda leaf: leaf[None], params)
-        return jax.device_put(stacked, self._shardings["params"]), jax.device_put(frozen, self._shardings["frozen"])
+        return sharding.put(stacked, self._shardings["params"]), sharding.put(frozen, self._shardings["frozen"])
 
     def flops(self, batch: Mapping) -> float:
         """FLOPs of a step on a batch [seeds, batch, ...]."""
