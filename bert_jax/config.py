@@ -115,9 +115,9 @@ def base() -> ml_collections.ConfigDict:
     train.num_steps = 1_000_000
     train.num_tokens = 0  # instead of num_steps (then 0): rows x sequence_length x steps
     train.microbatches = 1  # parts of the batch whose gradients are summed before a step
-    train.logits_chunk = 0  # predictions whose vocabulary logits are held at once; 0: all of a microbatch
-    train.log_norms = False  # gradient and activation norms of each layer, on logging steps
-    train.compilation_cache = "auto"  # where compiled programs are kept: a directory, "" for nowhere, or auto
+    train.logits_chunk = 0  # predictions whose vocabulary logits a device holds at once; 0: all of a microbatch
+    train.log_norms = False  # norms of each layer's gradient and output; a pass more on each step that is logged
+    train.compilation_cache = "auto"  # where programs are kept: a directory, "" for nowhere, auto: jax's or the workdir
     train.log_every = 100
     train.eval_every = 10_000  # 0: never
     train.eval_batches = 32
@@ -130,7 +130,7 @@ def base() -> ml_collections.ConfigDict:
     train.progress = True
 
     profile = config.profile = ml_collections.ConfigDict()
-    profile.first_step = 10
+    profile.first_step = 10  # from where this process begins
     profile.num_steps = 0  # traced by the JAX profiler into WORKDIR/profile; 0: none
 
     config.lock()

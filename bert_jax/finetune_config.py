@@ -229,6 +229,8 @@ _RANGES = {
     "train.checkpoint_every": (0, None),
     "train.patience": (0, None),
     "train.keep_newest": (1, None),
+    "profile.first_step": (0, None),
+    "profile.num_steps": (0, None),
 }
 
 

@@ -28,7 +28,7 @@ from bert_jax.data import json_lines, tasks, tokenizers
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training import checkpoint, loop, outcomes, tuning
+from bert_jax.training import checkpoint, compilation_cache, loop, outcomes, tuning
 from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
@@ -63,7 +63,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         say(finetune_config.rate_warning(config))
     workdir_lib.check_same_run(workdir, config)
 
-    with workdir_lib.claim(workdir):
+    with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
         run = workdir_lib.check_config(workdir, config)
         begun = distributed.agreed(lambda: bool(checkpoint.steps_in(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)

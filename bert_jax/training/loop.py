@@ -15,7 +15,7 @@ from bert_jax import distributed, sharding
 from bert_jax import model as model_lib
 from bert_jax.data import loader
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, flops, initial
+from bert_jax.training import checkpoint, compilation_cache, flops, initial
 from bert_jax.training import metrics as metrics_lib
 from bert_jax.training import step as step_lib
 from bert_jax.training import workdir as workdir_lib
@@ -23,6 +23,7 @@ from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation, old_corpora
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
+from bert_jax.training.norms import make_norms
 from bert_jax.training.profiling import Trace
 from bert_jax.training.timing import Clock
 
@@ -55,7 +56,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     config.model.vocab_size = corpora[0].vocab_size
     workdir_lib.check_same_run(workdir, config, corpora)
 
-    with workdir_lib.claim(workdir):
+    with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
         workdir_lib.check(workdir, config, corpora)
         # Finds what the corpus cannot give before the workdir becomes this run's, and makes indexes that are not there.
         distributed.first_then_all(lambda: loader.Loader(config))
@@ -118,12 +119,13 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             clock.turn_to("step")
             with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("disallow_explicit"):
                 inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
+                logs = (index + 1) % config.train.log_every == 0 or index + 1 == num_steps
+                norms = _norms(run, clock, before, state, inputs, key) if logs and run.norms else {}
                 with jax.profiler.StepTraceAnnotation("train", step_num=index):
                     state, metrics = run.train_step(state, *inputs, key)
                 jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
                 before, done = metrics, index + 1
                 clock.count(inputs[0], metrics)
-            logs = done % config.train.log_every == 0 or done == num_steps
             evaluates, saves = run.due(done)
             stop = signals.after(done)
             saves = saves or bool(stop)
@@ -133,7 +135,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
 
             run.check(state, done, saves)
             clock.turn_to("logging")
-            row = run.row(jax.device_get(metrics)) if logs else {}
+            row = run.row(jax.device_get(metrics | norms)) if logs else {}
             clock.turn_to("evaluation")
             state, figures = run.evaluate(state, done) if evaluates else (state, {})
             clock.turn_to("logging")
@@ -163,6 +165,15 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         return figures
 
 
+def _norms(run, clock, before, state, inputs, key):
+    """Norms of the step that comes next. Waits for both sides, so that the time is told apart from that of steps."""
+    jax.block_until_ready(before)
+    clock.turn_to("logging")
+    norms = jax.block_until_ready(run.norms(state["params"], *inputs, key))
+    clock.turn_to("step")
+    return norms
+
+
 class Run:
     """What the loop asks of a kind of training.
 
@@ -176,10 +187,12 @@ class Run:
       key: of the step, the same each time.
       headline: says in words what a row's evaluation found; "" where there was none.
       over: whether the run ends before num_steps.
+      norms: compiled, (params, batch, step, key) -> what is logged of a step beside its metrics, or None.
     """
 
     headline = staticmethod(metrics_lib.mlm_headline)
     over = False
+    norms = None
 
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """(step, batch) of the steps from `done` on; of each batch the rows that this process's devices hold."""
@@ -219,6 +232,7 @@ class _Pretraining(Run):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, num_steps, mesh
         self.checkpoints = checkpoints
         self.train_step = step_lib.make_train_step(config, model, mesh, num_steps)
+        self.norms = make_norms(config, model, mesh) if config.train.log_norms else None
         self.key = step_lib.dropout_key(config)
         self._spec, self._hosts = model.spec, sharding.hosts_of_rows(mesh)
         eval_step = step_lib.make_eval_step(config, model, mesh)

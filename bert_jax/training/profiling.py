@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 
 import jax
 
+from bert_jax import distributed
+
 
 class Trace:
-    """Traces config.profile.num_steps steps into a directory: once for each process that trains, none if it is 0.
+    """Traces config.profile.num_steps steps into a directory, if it is not 0.
 
-    They are counted from the step at which the process begins, so that a run that continues can be traced too; the
-    first ones compile, which is why config.profile.first_step is over 0. A trace that cannot be made costs a warning.
+    They are counted from the step at which the process begins, so that a run that continues is traced too; the first
+    ones compile, which is why config.profile.first_step is over 0. Of several processes the first one traces, its own
+    devices. A trace that cannot be made costs a warning.
 
     Args:
       profile: config.profile.
@@ -31,7 +34,7 @@ class Trace:
         if self._running and step == self._stop:
             jax.block_until_ready(metrics)
             self.close()
-        if step == self._first < self._stop:
+        if step == self._first < self._stop and distributed.is_first():
             self._running = self._tried(lambda: jax.profiler.start_trace(self._directory))
 
     def close(self) -> None:

@@ -66,12 +66,12 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
     counts, whatever the number of microbatches and shards.
 
     Args:
-      config: the run's config; reads objective, optimizer, train.microbatches.
+      config: the run's config; reads objective, optimizer, train.microbatches, train.logits_chunk.
       model: the model.
       mesh: the mesh of state and batch.
       num_steps: of the whole run.
     """
-    objective, microbatches = config.objective, config.train.microbatches
+    objective, microbatches, chunk = config.objective, config.train.microbatches, config.train.logits_chunk
     optimizer = make_optimizer(config.optimizer, num_steps)
     schedule = make_schedule(config.optimizer, num_steps)
 
@@ -84,7 +84,7 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
         key = jax.random.fold_in(key, step)
 
         def loss_of(params, rows, key):
-            sums = objective_lib.sums(model, params, rows, objective, key)
+            sums = objective_lib.sums(model, params, rows, objective, key, logits_chunk=chunk)
             return objective_lib.mean_loss(sums, counts), sums
 
         params = state["params"]
@@ -120,11 +120,11 @@ def make_eval_step(config, model: Model, mesh: Mesh) -> Callable:
 
     mlm_loss_sum, mlm_correct, mlm_count, and with next-sentence prediction nsp_loss_sum, nsp_correct, nsp_count.
     """
-    objective = config.objective
+    objective, chunk = config.objective, config.train.logits_chunk
 
     def eval_step(params, batch):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            sums = objective_lib.sums(model, params, batch, objective)
+            sums = objective_lib.sums(model, params, batch, objective, logits_chunk=chunk)
         counts = objective_lib.counts(batch, objective)
         return counts | {f"{key}_sum" if key.endswith("_loss") else key: value for key, value in sums.items()}
 

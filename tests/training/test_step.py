@@ -1,6 +1,7 @@
 """One step: the same whatever the mesh, the microbatches and the way the layers run (P4)."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,12 @@ from bert_jax.training import step as step_lib
 VOCAB, ROWS, LENGTH, SLOTS = 64, 16, 12, 3
 
 
-def make_config(dropout=0.0, microbatches=1, scan_layers=False, learning_rate=1e-2):
+def make_config(dropout=0.0, microbatches=1, scan_layers=False, learning_rate=1e-2, logits_chunk=0):
     config = config_lib.base()
     config.model.update(hidden_size=16, num_layers=2, num_heads=4, intermediate_size=32, max_positions=12)
     config.model.update(hidden_dropout=dropout, attention_dropout=dropout, scan_layers=scan_layers)
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=0)
-    config.train.microbatches = microbatches
+    config.train.update(microbatches=microbatches, logits_chunk=logits_chunk)
     return config
 
 
@@ -95,6 +96,12 @@ def test_shards_and_scan_change_nothing_with_dropout(mesh_sizes, scan_layers):
     assert_same(run(make_config(0.3, 1, scan_layers), mesh_sizes), reference(0.3))
 
 
+@pytest.mark.parametrize(("mesh_sizes", "microbatches", "chunk"), [((1, 1, 1), 1, 7), ((2, 2, 2), 2, 4)])
+def test_chunks_of_logits_change_nothing(mesh_sizes, microbatches, chunk):
+    config = make_config(0.3 if microbatches == 1 else 0.0, microbatches, logits_chunk=chunk)
+    assert_same(run(config, mesh_sizes), reference(config.model.hidden_dropout))
+
+
 def test_the_initial_state_is_the_same_on_every_mesh_and_never_whole():
     config = make_config()
     model = model_lib.build(config.model, VOCAB)
@@ -155,6 +162,9 @@ def test_left_to_right_predicts_each_next_token():
     model = model_lib.build(config.model, VOCAB, next_sentence=False)
     params = initial_state(VOCAB, **causal)["params"]
     sums = jax.jit(lambda p: objective_lib.sums(model, p, batch, config.objective))(params)
+    chunked = jax.jit(lambda p: objective_lib.sums(model, p, batch, config.objective, logits_chunk=7))(params)
+    for name, value in sums.items():
+        np.testing.assert_allclose(chunked[name], value, rtol=1e-6)
     counts = objective_lib.counts(batch, config.objective)
     logits = np.asarray(jax.jit(model.apply)(params, batch)["mlm_logits"], np.float64)
     total = number = 0
@@ -181,6 +191,43 @@ def test_cross_entropy_gradient_against_automatic_one():
         return objective_lib._cross_entropy("mlm", logits, labels, weights)["mlm_loss"]
 
     np.testing.assert_allclose(jax.grad(ours)(logits), jax.grad(plain)(logits), atol=1e-5)
+
+
+def lowered(config, mesh_sizes=(1, 1, 1), vocab_size=VOCAB, batch=None):
+    """The training step, to be compiled for arrays that are not there."""
+    sizes = dict(zip(sharding.AXES, mesh_sizes, strict=True))
+    mesh = sharding.make_mesh(sizes, jax.devices()[: np.prod(mesh_sizes)])
+    model = model_lib.build(config.model, vocab_size, next_sentence=config.objective.next_sentence)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch or make_batch())
+    train_step = step_lib.make_train_step(config, model, mesh, 10)
+    state = step_lib.abstract_state(config, model, mesh, 10)
+    return train_step.lower(state, shapes, np.int32(0), step_lib.dropout_key(config))
+
+
+def test_the_head_works_on_masked_positions_alone():
+    """No array of a vocabulary's logits has a place for every token, and bfloat16 ends where the logits begin."""
+    config = make_config()
+    config.model.dtype = "bfloat16"
+    text = lowered(config, vocab_size=101).as_text()
+    shapes = set(re.findall(r"tensor<([\dx]*)x101x(\w+)>", text))
+    wide = {(np.prod([int(size) for size in sizes.split("x")]), kind) for sizes, kind in shapes}
+    assert max(number for number, _ in wide) == ROWS * SLOTS
+    assert (ROWS * SLOTS, "f32") in wide
+    logits = [line for line in text.splitlines() if re.search(rf"dot_general.*-> tensor<{ROWS}x{SLOTS}x101x", line)]
+    assert logits and all(line.rstrip().split(" loc")[0].endswith("xf32>") for line in logits)
+
+
+def test_left_to_right_in_chunks_takes_less_memory():
+    config, batch = make_config(), make_batch()
+    config.model.update(attention="causal", pooler=False)
+    config.objective.update(name="ltr", next_sentence=False)
+    batch = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    spent = []
+    for chunk in (0, 16):
+        config.train.logits_chunk = chunk
+        program = lowered(config, vocab_size=4096, batch=batch).compile()
+        spent.append(program.memory_analysis().temp_size_in_bytes)
+    assert spent[0] - spent[1] > 0.8 * 4 * ROWS * LENGTH * 4096, spent
 
 
 def test_dropout_differs_by_step_and_repeats_for_a_step():

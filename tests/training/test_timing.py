@@ -1,0 +1,141 @@
+"""Where a run's time goes, what it takes to look, and that looking changes nothing."""
+
+import json
+import shutil
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import sharding
+from bert_jax.training import loop, timing
+from bert_jax.training.metrics import ACTIVITIES, TIMINGS
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def is_norm(key):
+    return key.startswith(("grad_norm/", "activation_norm/"))
+
+
+def of_training(row):
+    return {key: value for key, value in row.items() if key not in TIMINGS and not is_norm(key)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock, and the seconds that it sees."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timing.flops, "peak_flops", lambda device: 100.0)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 1, "tensor": 1}, jax.devices()[:2])
+    return timing.Clock(lambda batch: batch["input_ids"].size * 10.0, mesh), now
+
+
+def test_every_second_has_its_activity(clock):
+    clock, now = clock
+    batches = [{"input_ids": np.zeros(shape)} for shape in ((4, 8), (4, 8), (4, 16), (4, 16))]
+    for batch in batches:
+        for activity, seconds in (("data", 1), ("step", 2)):
+            clock.turn_to(activity)
+            now[0] += seconds
+        clock.count(batch, {})
+    clock.turn_to("evaluation")
+    now[0] += 5
+    row = clock.take()
+    assert set(row) == set(TIMINGS)
+    assert {name: row[f"time/{name}"] for name in ACTIVITIES} == {
+        "data": 4, "step": 4, "compilation": 4, "evaluation": 5, "saving": 0, "logging": 0,
+    }  # fmt: skip
+    # Two steps were counted, 2 s each and 1 s of waiting for their data, on two devices of 100 FLOP/s.
+    assert row["tokens_per_second"] == round((32 + 64) / 6, 1)
+    assert row["mfu"] == round(960 / 6 / 200, 4)
+    now[0] += 3
+    row = clock.take()
+    assert row["tokens_per_second"] is None and row["mfu"] is None and row["time/evaluation"] == 3
+
+
+def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monkeypatch, capfd):
+    """Norms, a profile and other logging steps: the same bits. The seconds add up to those of the wall."""
+    config.train.update(log_every=3, log_norms=True)
+    config.profile.update(first_step=2, num_steps=2)
+    train, seconds = loop.train, []
+
+    def slow(run, state, done):
+        evaluate = run.evaluate
+        run.evaluate = lambda *arguments: time.sleep(0.2) or evaluate(*arguments)
+        began = time.perf_counter()
+        found = train(run, state, done)
+        seconds.append(time.perf_counter() - began)
+        return found
+
+    monkeypatch.setattr(loop, "train", slow)
+    loop.pretrain(config, tmp_path)
+    kept = [of_training(row) for row in rows(tmp_path)]
+    expected = {row["step"]: of_training(row) for row in rows(finished)}
+    assert [row["step"] for row in kept] == [3, 4, 6, 8, 9, 12]
+    for row in kept:
+        logged = row["step"] % 3 == 0
+        other = expected[row["step"]]
+        assert row == (other if logged else {key: other[key] for key in row})
+    logged = [row for row in rows(tmp_path) if "loss" in row]
+    for row in logged:
+        assert sum(map(is_norm, row)) == 2 + 2 + 1
+        squares = [row[f"grad_norm/{part}"] ** 2 for part in ("embeddings", "layers/0", "heads")]
+        assert row["grad_norm"] == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+        assert all(row[f"time/{activity}"] >= 0 for activity in ACTIVITIES)
+    total = sum(row[f"time/{activity}"] for row in logged for activity in ACTIVITIES)
+    assert 0.7 * seconds[0] < total < seconds[0]
+    # Evaluations after steps 4 and 8 are in the rows of steps 6 and 9.
+    assert [row["time/evaluation"] >= 0.2 for row in logged] == [False, True, True, True]
+    assert logged[0]["time/compilation"] > 0 and not logged[-1]["time/compilation"]
+
+    assert len(list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))) == 1
+    assert f"profile of the steps from 3 on: {tmp_path}/profile" in capfd.readouterr().out
+
+
+def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch):
+    """Every way from a device to the host passes `_value` or a buffer's own; the loop's thread takes none of them."""
+    config.train.update(log_every=4, eval_every=0, checkpoint_every=6, log_norms=True)
+    fetched, done, of_loop = [], [0], threading.current_thread()
+    array = type(jax.numpy.zeros(()))
+    for name in ("_value", "__array__", "__float__", "__int__", "__bool__", "item", "tolist"):
+        original = getattr(array, name)
+        method = original.fget if isinstance(original, property) else original
+
+        def noted(self, *arguments, method=method, **named):
+            if threading.current_thread() is of_loop and done[0]:
+                fetched.append(done[0])
+            return method(self, *arguments, **named)
+
+        monkeypatch.setattr(array, name, property(noted) if isinstance(original, property) else noted)
+    make = loop.step_lib.make_train_step
+
+    def counted(*arguments):
+        step = make(*arguments)
+
+        def train_step(*inputs):
+            done[0] += 1
+            return step(*inputs)
+
+        return train_step
+
+    monkeypatch.setattr(loop.step_lib, "make_train_step", counted)
+    loop.pretrain(config, tmp_path)
+    assert set(fetched) == {4, 6, 8, 12}
+
+
+def test_a_profile_that_cannot_be_written_costs_a_warning(config, finished, tmp_path, capfd):
+    """Here of a run that continues, whose steps are counted from where it does."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    shutil.rmtree(run / "checkpoints" / "12")
+    (run / "profile").write_text("in the way")
+    config.profile.update(first_step=1, num_steps=100)
+    loop.pretrain(config, run)
+    assert f"warning: {run}/profile: no profile: " in capfd.readouterr().out
+    assert rows(run)[-1]["step"] == 12 and (run / "profile").read_text() == "in the way"
