@@ -41,7 +41,7 @@ class Embeddings(nnx.Module):
         input_ids, first = batch["input_ids"], self.spec.position_offset
         places = batch.get("position_ids")
         if not first and places is None:
-            return self.position.embedding[...][None, : input_ids.shape[1]]
+            return constrained(self.position.embedding[...], "table")[None, : input_ids.shape[1]]
         if not first:
             return self.position(places)
         counted = (input_ids != first - 1).astype(jnp.int32)

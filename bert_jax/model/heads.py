@@ -44,8 +44,9 @@ def _decode_backward(saved, gradient):
     features, embedding = saved
     gradient = gradient.astype(features.dtype)
     table = constrained(embedding.astype(features.dtype), "vocabulary")
-    by_embedding = jnp.einsum("bpv,bph->vh", gradient, features, preferred_element_type=jnp.float32)
-    return jnp.einsum("bpv,vh->bph", gradient, table), by_embedding
+    # The narrower one on the left, as in layers.project.
+    by_embedding = jnp.einsum("bph,bpv->hv", features, gradient, preferred_element_type=jnp.float32).T
+    return jnp.einsum("bpv,vh->bph", gradient, table), constrained(by_embedding, "vocabulary_gradient")
 
 
 decode.defvjp(lambda features, embedding: (decode(features, embedding), (features, embedding)), _decode_backward)
@@ -59,7 +60,7 @@ class Pooler(nnx.Module):
 
     def __call__(self, first: jax.Array) -> jax.Array:
         """[..., hidden], of each sequence's first token, to the same shape."""
-        return constrained(jnp.tanh(self.dense(first)), "rows")
+        return constrained(jnp.tanh(self.dense(first)), "hidden")
 
 
 class TaskHead(nnx.Module):
@@ -132,7 +133,7 @@ class Heads(nnx.Module):
         if spec.language_model:
             read = hidden
             if "masked_positions" in batch:
-                read = constrained(jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1), "rows")
+                read = constrained(jnp.take_along_axis(hidden, batch["masked_positions"][:, :, None], axis=1), "hidden")
             features = self.mlm.features(read)
             if mlm_logits:
                 outputs["mlm_logits"] = self.mlm.logits(features, self.encoder.embeddings.word.embedding[...])
@@ -141,7 +142,7 @@ class Heads(nnx.Module):
         if spec.pooler:
             outputs["pooled"] = self.pooler(first_tokens(hidden, batch))
         if spec.next_sentence:
-            logits = constrained(self.next_sentence(outputs["pooled"]), "rows")
+            logits = constrained(self.next_sentence(outputs["pooled"]), "hidden")
             outputs["next_sentence_logits"] = logits.astype(jnp.float32)
         if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
@@ -155,5 +156,5 @@ def first_tokens(hidden: jax.Array, batch: dict) -> jax.Array:
     Packed rows name them in cls_positions [batch, k].
     """
     if "cls_positions" not in batch:
-        return constrained(hidden[:, 0], "rows")
-    return constrained(jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1), "rows")
+        return constrained(hidden[:, 0], "hidden")
+    return constrained(jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1), "hidden")

@@ -10,7 +10,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 
 from bert_jax.model.layers import dropout
 from bert_jax.model.layouts import LAYOUTS, ROWS, parts, split_mesh
@@ -162,7 +161,7 @@ def attend(kernel: str, query, key, value, visibility: Visibility, rate: float =
       query, key, value, visibility, rate, seed: as `xla` takes them.
     """
     mesh = split_mesh()
-    if mesh is not None and (query.shape[0] % parts(mesh, ROWS) or key.shape[1] % parts(mesh, ("tensor",))):
+    if mesh is not None and (query.shape[0] % parts(mesh, ROWS) or key.shape[1] % parts(mesh, "tensor")):
         kernel = "xla"  # such as the few rows of a sample; the layouts of a run are checked before it
     if kernel == "xla":
         return xla(query, key, value, visibility, rate, seed)
@@ -170,7 +169,7 @@ def attend(kernel: str, query, key, value, visibility: Visibility, rate: float =
     if mesh is None:
         return run(query, key, value, visibility)
     # The compiler cannot split a kernel, so it is told how.
-    heads, rows = LAYOUTS["heads"], P(ROWS)
+    heads, rows = LAYOUTS["heads"], LAYOUTS["hidden"]
     return jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
         query, key, value, visibility
     )

@@ -9,29 +9,30 @@ from jax.sharding import PartitionSpec as P
 ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
 
 LAYOUTS = {
-    "hidden": P(ROWS, None, None),  # [batch, sequence, hidden]: between layers
-    "heads": P(ROWS, "tensor", None, None),  # [batch, heads, sequence, head_size]: queries, keys, values
+    "hidden": P(ROWS),  # [batch, ..., hidden]: hidden states between layers, and what is read from them
+    "heads": P(ROWS, "tensor"),  # [batch, heads, sequence, head_size]: queries, keys, values
     "units": P(ROWS, None, "tensor"),  # [batch, sequence, units]: inside the MLP
     "logits": P(ROWS, None, "tensor"),  # [batch, positions, vocabulary]
-    # [vocabulary, hidden], where it is read: gathered over fsdp like any parameter, before rows are looked up in it.
-    # A lookup in a table whose hidden dimension is split would leave every row's hidden state split the same way.
-    "vocabulary": P("tensor", None),
-    "table": P(None, None),  # positions and segments: few rows
+    # Tables where they are read, gathered over fsdp like any parameter: a lookup in a table whose hidden dimension is
+    # split would leave the hidden states split the same way, each row's on all devices.
+    "vocabulary": P("tensor"),  # [vocabulary, hidden]
+    "vocabulary_gradient": P("tensor"),  # the same, as the decoder's products give it
+    "table": P(),  # [rows, hidden] of positions and segments: few rows
 }
 
 
 def constrained(x: jax.Array, place: str) -> jax.Array:
     """x, to be laid out as LAYOUTS says; without a mesh, x.
 
-    A dimension that its axes do not divide evenly is split unevenly by the compiler, except the rows: they stay whole.
+    A dimension that its axes do not divide, such as a vocabulary or a few rows, is split unevenly by the compiler.
     """
     mesh = split_mesh()
     if mesh is None:
         return x
-    layout = LAYOUTS[place]
-    if layout[0] == ROWS and x.shape[0] % parts(mesh, ROWS):
-        layout = P(None, *layout[1:])
-    return jax.lax.with_sharding_constraint(x, layout)
+    if place == "vocabulary" and x.shape[0] % parts(mesh, "tensor"):
+        # The table lies split by its other dimension (see sharding.RULES), and is gathered on the way.
+        x = jax.lax.with_sharding_constraint(x, LAYOUTS["table"])
+    return jax.lax.with_sharding_constraint(x, LAYOUTS[place])
 
 
 def split_mesh():
@@ -45,6 +46,6 @@ def split_mesh():
     return mesh
 
 
-def parts(mesh, axes: tuple[str, ...]) -> int:
-    """Into how many parts some of a mesh's axes split a dimension."""
-    return math.prod(mesh.shape[axis] for axis in axes)
+def parts(mesh, axes: str | tuple[str, ...]) -> int:
+    """Into how many parts one or several of a mesh's axes split a dimension."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
