@@ -14,7 +14,7 @@ from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.data import loader, packing
 from bert_jax.errors import UserError
-from bert_jax.kernel_choice import resolve_kernel
+from bert_jax.model.attention import kernel_of
 from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
@@ -77,13 +77,18 @@ class Compiled:
     sequence: int
     slots: int
     state: int
-    seconds: float
+    seconds: float = 0.0
     memory: Memory | None = None
     collectives: tuple[collectives_lib.Collective, ...] = ()
     hbm_bytes: int = 0
     products: float = 0.0
     kernels: int = 0
     unknown_loops: int = 0
+
+    @property
+    def attention_kernel(self) -> str:
+        """The one that the phase's rows allow."""
+        return kernel_of(self.spec, self.sequence, packed=False, dropping=True)
 
     @property
     def fits(self) -> bool:
@@ -93,29 +98,16 @@ class Compiled:
 def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
     """Raises UserError if the recipe cannot run on a topology of this size, or does not say its vocabulary's."""
     config_lib.validate(config)
+    if config.model_from_init:
+        raise UserError(
+            "config.model_from_init: True, but plan reads no model; expected False, and its sizes in config.model"
+        )
     if not config.model.vocab_size:
         raise UserError(
             "config.model.vocab_size: 0, the corpus's, which plan does not read; expected the number of entries "
             "(--config.model.vocab_size=30522)"
         )
     config_lib.check_devices(config, topology.num_devices)
-
-
-def for_tpu(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with the choices that "auto" makes on a TPU, for a phase's `data`."""
-    config = config.copy_and_resolve_references()
-    model = config.model
-    if model.dtype == "auto":
-        model.dtype = "bfloat16"
-    model.attention_kernel = resolve_kernel(
-        model.attention_kernel,
-        platform="tpu",
-        dtype=model.dtype,
-        head_size=model.hidden_size // model.num_heads,
-        sequence_length=data.sequence_length,
-        dropout=model.attention_dropout,
-    )
-    return config
 
 
 def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
@@ -136,6 +128,19 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
     return shapes
 
 
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """One phase's step, traced for a topology: what the compiler is given, and abstract values of what it takes."""
+
+    step: jax.stages.Lowered
+    topology: Topology
+    phase: config_lib.Phase
+    spec: model_lib.Spec
+    state: dict
+    batch: dict[str, jax.ShapeDtypeStruct]
+    devices: list
+
+
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
     """The training step of a phase, compiled for a topology.
 
@@ -143,32 +148,46 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
       UserError: the recipe cannot run there, or the compiler refuses it for another reason than memory.
     """
     began = time.perf_counter()
-    lowered, state, batch, spec, devices = _lower(for_tpu(config, phase.data), topology, phase)
-    slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else phase.data.sequence_length
-    shape = (phase.data.batch_size, phase.data.sequence_length, slots, _held(state))
-    usable = topology.chip.usable_hbm
+    lowered = lower_phase(config, topology, phase)
     try:
-        executable = lowered.compile()
+        found = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
         needed = needed_by_message(str(error))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
-        return Compiled(needed, usable, spec, *shape, time.perf_counter() - began)
+        found = _found(lowered, needed)
+    return dataclasses.replace(found, seconds=time.perf_counter() - began)
+
+
+def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Lowered:
+    """The training step of a phase, traced for a topology's devices."""
+    num_steps = config_lib.num_steps(config)
+    mesh = sharding.make_mesh(config.mesh, devices_of(topology))
+    model = model_lib.build(
+        config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence, platform="tpu"
+    )
+    state = step_lib.abstract_state(config, model, mesh, num_steps)
+    layout = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+        for name, (shape, dtype) in batch_shapes(config, phase.data).items()
+    }
+    key = jax.eval_shape(lambda: step_lib.dropout_key(config))
+    train_step = step_lib.make_train_step(config, model, mesh, num_steps)
+    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key)
+    return Lowered(lowered, topology, phase, model.spec, state, batch, list(mesh.devices.flat))
+
+
+def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
+    """What a compiled step takes and does."""
     program = hlo.parse(executable.as_text())
-    memory = _memory(executable.memory_analysis(), state, batch)
+    memory = _memory(executable.memory_analysis(), lowered)
     products, kernels = traffic.multiplied(program)
-    return Compiled(
-        needed=memory.needed,
-        usable=usable,
-        spec=spec,
-        rows=shape[0],
-        sequence=shape[1],
-        slots=shape[2],
-        state=shape[3],
-        seconds=time.perf_counter() - began,
+    return dataclasses.replace(
+        _found(lowered, memory.needed),
         memory=memory,
-        collectives=tuple(collectives_lib.collectives(program, topology, devices)),
+        collectives=tuple(collectives_lib.collectives(program, lowered.topology, lowered.devices)),
         hbm_bytes=traffic.hbm_bytes(program),
         products=products,
         kernels=kernels,
@@ -184,24 +203,23 @@ def needed_by_message(message: str) -> int | None:
     return found and int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 
 
-def _lower(config, topology, phase):
-    num_steps = config_lib.num_steps(config)
-    mesh = sharding.make_mesh(config.mesh, devices_of(topology))
-    model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
-    state = step_lib.abstract_state(config, model, mesh, num_steps)
-    layout = sharding.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
-        for name, (shape, dtype) in batch_shapes(config, phase.data).items()
-    }
-    key = jax.eval_shape(lambda: step_lib.dropout_key(config))
-    train_step = step_lib.make_train_step(config, model, mesh, num_steps)
-    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key)
-    return lowered, state, batch, model.spec, list(mesh.devices.flat)
+def _found(lowered, needed):
+    """What is known of a step before it is compiled, and the bytes that it needs."""
+    data, labels = lowered.phase.data, lowered.batch.get("masked_labels")
+    return Compiled(
+        needed=needed,
+        usable=lowered.topology.chip.usable_hbm,
+        spec=lowered.spec,
+        rows=data.batch_size,
+        sequence=data.sequence_length,
+        slots=data.sequence_length if labels is None else labels.shape[1],
+        state=_held(lowered.state),
+    )
 
 
-def _memory(analysis, state, batch):
-    parameters, optimizer, rows = _held(state["params"]), _held(state["opt_state"]), _held(batch)
+def _memory(analysis, lowered):
+    parameters, optimizer = _held(lowered.state["params"]), _held(lowered.state["opt_state"])
+    rows = _held(lowered.batch)
     return Memory(
         parameters=parameters,
         optimizer=optimizer,

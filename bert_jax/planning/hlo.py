@@ -14,6 +14,8 @@ _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _ARRAY = re.compile(r"([a-z]\w*)\[([^\]]*)\](?:\{([^}]*)\})?")
 _NAME = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"\b(body|condition|calls|to_apply|branch_computations)=\{?((?:%[\w.\-]+(?:, ?)?)+)")
+_HEAD = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_BEGIN = re.compile(r"(?:ENTRY )?%?[\w.\-]+ \(.*\{$|\}$|\}, execution_thread|  (?:ROOT )?%?[\w.\-]+ = ")
 _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -101,18 +103,17 @@ class Program:
 def parse(text: str) -> Program:
     """The program of `compiled.as_text()`."""
     computations, current, entry = {}, None, ""
-    for line in text.splitlines():
+    for line in _lines(text):
         if current is None:
-            head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-            if head and not line.startswith(("HloModule", " ")):
+            head = _HEAD.match(line)
+            if head:
                 current = computations[head[2]] = {}
                 entry = head[2] if head[1] else entry
         elif line.startswith("}"):
             current = None
         else:
             instruction = _instruction(line)
-            if instruction:
-                current[instruction.name] = instruction
+            current[instruction.name] = instruction
     runs, fused, unknown = _runs(computations, entry)
     return Program(computations, entry, runs, fused, unknown)
 
@@ -150,10 +151,21 @@ def arrays_of(text: str) -> tuple[Array, ...]:
     return tuple(found)
 
 
+def _lines(text):
+    """The text's lines, with those put back together that the text of an attribute breaks."""
+    whole = ""
+    for line in text.splitlines():
+        if _BEGIN.match(line):
+            if whole:
+                yield whole
+            whole = line
+        elif whole:
+            whole += line
+    yield whole
+
+
 def _instruction(line):
-    name, equals, rest = line.strip().partition(" = ")
-    if not equals:
-        return None
+    name, _, rest = line.strip().partition(" = ")
     root = name.startswith("ROOT ")
     end = brackets(rest, 0) if rest.startswith("(") else rest.find(" ")
     shape, rest = rest[:end], rest[end:].lstrip()

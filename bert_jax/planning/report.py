@@ -43,24 +43,8 @@ def plan(
     """
     say(f"compiling {name or 'the recipe'} for {topology.label}")
     compiled = fit.compile_phases(config, topology)
-    found = {
-        "recipe": name,
-        "topology": {
-            "name": topology.name,
-            "num_slices": topology.num_slices,
-            "chips": topology.num_chips,
-            "devices": topology.num_devices,
-            "devices_per_chip": topology.chip.devices,
-        },
-        "chip": {
-            "name": topology.chip.name,
-            "hbm_bytes": topology.chip.hbm,
-            "usable_hbm_bytes_per_device": topology.chip.usable_hbm,
-            "flops_per_device": topology.chip.flops,
-            "hbm_bandwidth": topology.chip.hbm_bandwidth,
-            "ici_link_bandwidth": topology.chip.link_bandwidth,
-            "dcn_bandwidth": topology.chip.dcn_bandwidth,
-        },
+    found = {"recipe": name} | described(topology)
+    found |= {
         "mesh": _mesh(config.mesh, topology.num_devices),
         "model": _model(config, compiled[0]),
         "fits": all(one.fits for one in compiled),
@@ -84,7 +68,7 @@ def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, co
     phase = config_lib.phases(config)[-1]
     found = {"topology": topology.label, "sequence": phase.data.sequence_length, "rows_per_device": rows}
     if compiled:
-        found |= {"remat": compiled.spec.remat, "attention_kernel": compiled.spec.attention_kernel}
+        found |= {"remat": compiled.spec.remat, "attention_kernel": compiled.attention_kernel}
         found |= {"fsdp": config.mesh.fsdp, "needed_bytes": compiled.needed, "usable_bytes": compiled.usable}
         found["memory"] = dataclasses.asdict(compiled.memory)
     return found
@@ -99,6 +83,29 @@ def largest_text(found: dict) -> str:
         f"{what}: {found['needed_bytes'] / GIB:.2f} of {found['usable_bytes'] / GIB:.2f} GiB; "
         f"attention {found['attention_kernel']}, remat {found['remat']}, fsdp={found['fsdp']}"
     )
+
+
+def described(topology: Topology) -> dict:
+    """A topology and its chip, as plain values; bytes and rates per second."""
+    chip = topology.chip
+    return {
+        "topology": {
+            "name": topology.name,
+            "num_slices": topology.num_slices,
+            "chips": topology.num_chips,
+            "devices": topology.num_devices,
+            "devices_per_chip": chip.devices,
+        },
+        "chip": {
+            "name": chip.name,
+            "hbm_bytes": chip.hbm,
+            "usable_hbm_bytes_per_device": chip.usable_hbm,
+            "flops_per_device": chip.flops,
+            "hbm_bandwidth": chip.hbm_bandwidth,
+            "ici_link_bandwidth": chip.link_bandwidth,
+            "dcn_bandwidth": chip.dcn_bandwidth,
+        },
+    }
 
 
 def text(found: dict) -> str:
@@ -167,7 +174,7 @@ def _phase(config, phase, compiled: Compiled, bounds):
         "slots": compiled.slots,
         "microbatches": config.train.microbatches,
         "remat": compiled.spec.remat,
-        "attention_kernel": compiled.spec.attention_kernel,
+        "attention_kernel": compiled.attention_kernel,
         "compile_seconds": round(compiled.seconds, 1),
         "fits": compiled.fits,
         "needed_bytes": compiled.needed,

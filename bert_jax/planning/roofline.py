@@ -45,15 +45,16 @@ class Roofline:
 def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     """The bounds of a step that was compiled for a topology.
 
-    Products: those of the program, recomputed ones too, and those of the model where they are more. Pallas kernels do
-    not show theirs; the attention kernels, which are the only ones, compute the scores once more in the backward pass
-    than the model's count has it. Nothing is said about how well products use the matrix units.
+    Products: those of the program, recomputed ones too. Pallas kernels do not show theirs; the attention kernels, which
+    are the only ones, compute the scores once more in the backward pass than the model's count has it, and all of the
+    forward pass once more where layers are computed again. Nothing is said about how well products use the matrix
+    units.
     """
     chip = topology.chip
     model_flops = flops.step_flops(compiled.spec, compiled.rows, compiled.sequence, compiled.slots)
     products = compiled.products
     if compiled.kernels:
-        passes = 3.5  # forward 2 products; backward 5, of which the scores are the fifth
+        passes = 3.5 if compiled.spec.remat == "none" else 4.5
         attention = flops.attention_flops(compiled.spec, compiled.rows, compiled.sequence, passes)
         products += attention / topology.num_devices
     share = model_flops / topology.num_devices

@@ -1,0 +1,41 @@
+"""What the planning tests share: a tiny recipe, and libtpu where it is installed."""
+
+import importlib.util
+
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.planning import chips, compilation, devices
+
+
+def tiny(**data):
+    config = config_lib.base()
+    config.model.update(hidden_size=128, num_layers=1, num_heads=2, intermediate_size=128, vocab_size=128)
+    config.model.update(max_positions=128, hidden_dropout=0.0, attention_dropout=0.0)
+    config.data.update(sequence_length=128, batch_size=256, max_predictions=8, **data)
+    config.train.num_steps = 1000
+    return config
+
+
+@pytest.fixture
+def config():
+    return tiny()
+
+
+@pytest.fixture(scope="session")
+def libtpu():
+    """Skips the test where there is no compiler for TPUs."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (pip install 'bert_jax[plan]'), so nothing compiles for TPUs")
+    devices.prepare_environment()
+
+
+@pytest.fixture(scope="session")
+def compiled(libtpu):
+    """(config, step, the compiler's executable) of the tiny recipe with XLA's attention, for four v5e chips."""
+    config = tiny()
+    config.model.attention_kernel = "xla"
+    (phase,) = config_lib.phases(config)
+    lowered = compilation.lower_phase(config, chips.parse("v5e:2x2"), phase)
+    executable = lowered.step.compile()
+    return config, compilation.read(executable, lowered), executable

@@ -1,0 +1,204 @@
+"""The real step compiled for TPUs that are not there: memory, products, what makes it fit, and the command."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+from bert_jax.planning import chips, compilation, fit, report, roofline, table
+from bert_jax.planning.collectives import Collective
+from bert_jax.training import flops
+
+
+def test_memory_is_the_compilers_and_products_are_the_models(compiled):
+    _, step, executable = compiled
+    analysis, memory = executable.memory_analysis(), step.memory
+    state = memory.parameters + memory.optimizer + memory.batch + memory.padding
+    assert state == analysis.argument_size_in_bytes
+    assert memory.temporaries == analysis.temp_size_in_bytes and memory.peak == analysis.peak_memory_in_bytes
+    assert state + memory.temporaries <= step.needed < chips.GIB and step.fits
+    # Two moments of each parameter, which lie whole on each device of a mesh of data alone.
+    parameters = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_parameters(step.spec)))
+    assert memory.parameters == 4 * parameters and memory.optimizer == pytest.approx(8 * parameters, abs=8)
+    # What the program multiplies on four devices is what the model's count says, to the last product.
+    assert 4 * step.products == flops.step_flops(step.spec, 256, 128, 8)
+
+
+def abstract_parameters(spec):
+    from bert_jax import model as model_lib
+
+    return jax.eval_shape(model_lib.Model(spec).init, jax.random.key(0))
+
+
+def test_gradients_are_reduced_over_all_chips(compiled):
+    _, step, _ = compiled
+    (reduced,) = {one.kind for one in step.collectives}
+    assert reduced == "all-reduce" and {one.link for one in step.collectives} == {"ici"}
+    held = sum(one.count * one.bytes for one in step.collectives)
+    assert step.memory.parameters / 2 <= held <= step.memory.parameters + 4096  # in bfloat16 or float32
+
+
+def test_what_does_not_fit_is_told_with_what_makes_it_fit(compiled):
+    config, step, _ = compiled
+    topology = chips.parse("v5e:2x2")
+    small = dataclasses.replace(topology.chip, usable_hbm=step.needed - step.memory.temporaries // 4)
+    topology = dataclasses.replace(topology, chip=small)
+    over = dataclasses.replace(step, usable=small.usable_hbm)
+    assert not over.fits
+    said = []
+    attempts = fit.search(config, topology, [over], said.append)
+    assert [attempt.flags for attempt in attempts] == ["--config.train.microbatches=2"] and attempts[-1].fits
+    assert attempts[-1].phases[0].memory.temporaries < step.memory.temporaries and len(said) == 1
+
+
+def test_changes_come_cheapest_first(config):
+    topology = chips.parse("v5e:2x2")
+    config.data.batch_size = 16
+    step = compilation.Compiled(100, 50, None, 16, 128, 8, state=10)
+    found = list(fit.changes(config, topology, [step]))
+    assert found[:8] == [
+        {"train.microbatches": 2}, {"train.microbatches": 4},
+        {"model.remat": "dots"}, {"model.remat": "dots_no_batch"}, {"model.remat": "full"},
+        {"mesh.fsdp": 2}, {"mesh.fsdp": 4},
+        {"train.microbatches": 4, "model.remat": "dots"},
+    ]  # fmt: skip
+    assert found[-1] == {"mesh.fsdp": 4, "train.microbatches": 4, "model.remat": "full"}
+    large = dataclasses.replace(step, state=60)  # parameters and moments alone are too much
+    assert next(fit.changes(config, topology, [large])) == {"mesh.fsdp": 2}
+
+
+def test_the_compilers_refusals():
+    head = "RESOURCE_EXHAUSTED: "
+    early = (
+        "Ran out of memory on HBM, the total memory for HLO temporaries (24.63G) exceeds available HBM (1G)"
+    )
+    late = "Ran out of memory in memory space hbm. Used 16.50G of 15.75G hbm. Exceeded hbm capacity by 768M."
+    assert compilation.needed_by_message(head + early) == int(24.63 * chips.GIB)
+    assert compilation.needed_by_message(head + late) == int(16.5 * chips.GIB)
+    assert compilation.needed_by_message("INTERNAL: something else") is None
+
+
+def made(**changes):
+    from bert_jax import model as model_lib
+
+    config = config_lib.base()
+    spec = model_lib.build(config.model, 1000, next_sentence=True, platform="tpu").spec
+    step = compilation.Compiled(
+        needed=1, usable=2, spec=spec, rows=32, sequence=128, slots=20, state=1,
+        memory=compilation.Memory(1, 0, 0, 0, 0, 0, 0, 1),
+    )  # fmt: skip
+    return config, dataclasses.replace(step, **changes)
+
+
+def test_the_longest_of_products_memory_and_links_bounds_a_step():
+    topology = chips.parse("v5e:2x2")
+    _, step = made(hbm_bytes=819_000_000)
+    work = flops.step_flops(step.spec, 32, 128, 20)
+    bounds = roofline.roofline(step, topology)
+    assert bounds.seconds["products"] == pytest.approx(work / 4 / 197e12) and bounds.seconds["hbm"] == 1e-3
+    assert bounds.bound == "products" and bounds.mfu == pytest.approx(1.0)
+    again = roofline.roofline(dataclasses.replace(step, products=work / 2), topology)  # twice what the model needs
+    assert again.mfu == pytest.approx(0.5)
+    slow = Collective("all-reduce", "dcn", 4, 1, 1.0, 0.25)
+    bounds = roofline.roofline(dataclasses.replace(step, collectives=(slow,)), topology)
+    assert (bounds.bound, bounds.step_seconds, bounds.tokens_per_second) == ("dcn", 1.0, 32 * 128)
+    assert bounds.mfu == pytest.approx(work / 4 / 197e12)
+
+
+def test_a_schedule_adds_up_its_phases():
+    topology = chips.parse("tpu7x:2x2x1")
+    config, step = made(hbm_bytes=int(7380e9 / 2))  # a second on half a chip
+    config.data.phases = ({"share": 0.75, "sequence_length": 128}, {"share": 0.25})
+    config.train.num_steps = 86400
+    bounds = roofline.roofline(step, topology)
+    assert bounds.seconds["hbm"] == pytest.approx(1.0)
+    whole = roofline.schedule(config, [bounds, dataclasses.replace(bounds, tokens=10)], topology)
+    assert whole.days == pytest.approx(1.0) and whole.chip_hours == pytest.approx(4 * 24.0)
+    assert whole.tokens == 64800 * 32 * 128 + 21600 * 10 and whole.steps == 86400
+
+
+@pytest.mark.parametrize("objective", ["mlm", "ltr"])
+@pytest.mark.parametrize("packing", [False, True])
+def test_batches_have_the_loaders_shapes(config, objective, packing):
+    config.data.update(format="full_sentences", packing=packing, max_predictions=0)
+    config.objective.update(name=objective, next_sentence=False)
+    shapes = compilation.batch_shapes(config, config_lib.phases(config)[0].data)
+    assert shapes["input_ids"] == ((256, 128), np.int32)
+    assert ("masked_labels" in shapes) == (objective == "mlm") and ("cls_positions" in shapes) == packing
+    assert "next_sentence_label" not in shapes
+    if objective == "mlm" and not packing:
+        assert shapes["masked_weights"] == ((256, 19), np.float32)  # 0.15 x 126
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model.vocab_size": 0}, "config.model.vocab_size: 0, .*--config.model.vocab_size=30522"),
+        ({"model_from_init": True}, "config.model_from_init: True, but plan reads no model"),
+        ({"mesh.fsdp": 3}, "config.mesh: data=-1 x fsdp=3 x tensor=1 does not fit 4 devices"),
+        ({"data.batch_size": 18}, "config.data.batch_size: 18 is not divisible by 4 device shards"),
+    ],
+)
+def test_recipes_that_cannot_run_there(config, change, message):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=message):
+        compilation.check(config, chips.parse("v5e:2x2"))
+
+
+def test_the_table_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
+    planned = []
+
+    def plan(config, topology, *, name, say):
+        planned.append(topology.label)
+        if topology.num_slices > 1:
+            raise UserError("config.data.batch_size: 18 is not divisible by 8 device shards; try 24")
+        _, step = made(hbm_bytes=819_000_000)
+        found = report._steps(config, topology, [step])
+        return {"fits": True} | found
+
+    monkeypatch.setattr(table.report, "plan", plan)
+    output, topologies = tmp_path / "plan.md", (("v5e:2x2", 1), ("v5e:2x2", 2))
+    table.write(output, {"tiny": config}, topologies=topologies[:1])
+    table.write(output, {"tiny": config}, topologies=topologies)
+    assert planned == ["v5e:2x2", "2 x v5e:2x2"]
+    text = output.read_text()
+    assert "| tiny | v5e:2x2 | 4 |" in text and "18 is not divisible by 8 device shards |" in text
+    config.train.num_steps = 5
+    table.write(output, {"tiny": config}, topologies=topologies[:1])
+    assert planned[2:] == ["v5e:2x2"]
+
+
+def test_the_report_has_words_and_json(compiled):
+    config, step, _ = compiled
+    found = {"recipe": "tiny", "fits": True, "mesh": {"data": 4, "fsdp": 1, "tensor": 1}}
+    topology = chips.parse("v5e:2x2")
+    found |= report.described(topology) | {"model": report._model(config, step)}
+    found |= report._steps(config, topology, [step])
+    text = report.text(json.loads(json.dumps(found)))
+    assert "tiny on v5e:2x2: 4 chips" in text and "fits: " in text and "all-reduce over ici" in text
+    assert "the whole run, 1,000 steps" in text
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "bert_jax.plan", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--config=bert_base"], "error: --topology: missing; expected one such as v4:2x2x1"),
+        (["--config=bert_base", "--topology=v9:2x2"], "error: --topology=v9:2x2: no such TPU"),
+        (["--topology=v5e:2x2"], "error: --config: missing; expected a recipe such as bert_base"),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line(arguments, message):
+    code, error = run(*arguments)
+    assert code == 2 and error.startswith(message) and "\n" not in error
