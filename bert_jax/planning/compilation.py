@@ -19,6 +19,7 @@ from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.devices import devices as devices_of
+from bert_jax.training import flops
 from bert_jax.training import step as step_lib
 
 
@@ -61,6 +62,7 @@ class Compiled:
       usable: bytes of HBM on one device that there are.
       spec: of the model that was compiled.
       rows, sequence, slots: of the global batch.
+      model_flops: of the whole step, as the log's MFU counts them: nothing that is computed again.
       state: bytes of parameters and optimizer on one device.
       collectives: of a step.
       hbm_bytes: moved by a device in a step.
@@ -76,6 +78,7 @@ class Compiled:
     rows: int
     sequence: int
     slots: int
+    model_flops: float
     state: int
     seconds: float = 0.0
     memory: Memory | None = None
@@ -213,6 +216,7 @@ def _found(lowered, needed):
         rows=data.batch_size,
         sequence=data.sequence_length,
         slots=data.sequence_length if labels is None else labels.shape[1],
+        model_flops=flops.pretraining_flops(lowered.spec, lowered.batch),
         state=_held(lowered.state),
     )
 

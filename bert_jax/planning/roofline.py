@@ -18,7 +18,7 @@ class Roofline:
     """Bounds of one step.
 
     Attributes:
-      model_flops: of the whole step, as the log's MFU counts them: nothing that is computed again.
+      model_flops: of the whole step.
       seconds: of each of BOUNDS.
       tokens: of the global batch, padding included.
       mfu: the share of the published FLOP/s that the model's FLOPs can reach.
@@ -51,13 +51,12 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     units.
     """
     chip = topology.chip
-    model_flops = flops.step_flops(compiled.spec, compiled.rows, compiled.sequence, compiled.slots)
     products = compiled.products
     if compiled.kernels:
         passes = 3.5 if compiled.spec.remat == "none" else 4.5
         attention = flops.attention_flops(compiled.spec, compiled.rows, compiled.sequence, passes)
         products += attention / topology.num_devices
-    share = model_flops / topology.num_devices
+    share = compiled.model_flops / topology.num_devices
     seconds = {
         "products": max(products, share) / chip.flops,
         "hbm": compiled.hbm_bytes / (chip.hbm_bandwidth / chip.devices),
@@ -65,7 +64,7 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
         "dcn": collectives_lib.total(compiled.collectives, "dcn")[2],
     }
     longest = max(seconds.values())
-    return Roofline(model_flops, seconds, compiled.rows * compiled.sequence, share / chip.flops / longest)
+    return Roofline(compiled.model_flops, seconds, compiled.rows * compiled.sequence, share / chip.flops / longest)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How much arithmetic a step is, counted from the model's sizes, and how much a device can do."""
 
+from collections.abc import Mapping
+
 import jax
 
 from bert_jax.model import Spec
@@ -42,6 +44,13 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
         head += reads * hidden * spec.task.num_labels + dense
     layers = 2.0 * batch * passes * sequence * spec.num_layers * layer
     return layers + attention_flops(spec, batch, sequence, passes) + 2.0 * batch * 3.0 * (head + pooled)
+
+
+def pretraining_flops(spec: Spec, batch: Mapping) -> float:
+    """As step_flops, of a step of pre-training on a global batch; its arrays may be shapes alone."""
+    rows, sequence = batch["input_ids"].shape
+    slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
+    return step_flops(spec, rows, sequence, slots)
 
 
 def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) -> float:

@@ -253,9 +253,7 @@ class _Pretraining(Run):
         return iter(loader.Loader(self.config, done, *self._hosts))
 
     def flops(self, batch):
-        rows, sequence = batch["input_ids"].shape
-        slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
-        return flops.step_flops(self._spec, rows, sequence, slots)
+        return flops.pretraining_flops(self._spec, batch)
 
     def due(self, done):
         settings, last = self.config.train, done == self.num_steps

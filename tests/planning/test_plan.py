@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_told_with_what_makes_it_fit(compiled):
 def test_changes_come_cheapest_first(config):
     topology = chips.parse("v5e:2x2")
     config.data.batch_size = 16
-    step = compilation.Compiled(100, 50, None, 16, 128, 8, state=10)
+    step = compilation.Compiled(100, 50, None, 16, 128, 8, model_flops=1.0, state=10)
     found = list(fit.changes(config, topology, [step]))
     assert found[:8] == [
         {"train.microbatches": 2}, {"train.microbatches": 4},
@@ -75,9 +75,7 @@ def test_changes_come_cheapest_first(config):
 
 def test_the_compilers_refusals():
     head = "RESOURCE_EXHAUSTED: "
-    early = (
-        "Ran out of memory on HBM, the total memory for HLO temporaries (24.63G) exceeds available HBM (1G)"
-    )
+    early = "Ran out of memory on HBM, the total memory for HLO temporaries (24.63G) exceeds available HBM (1G)"
     late = "Ran out of memory in memory space hbm. Used 16.50G of 15.75G hbm. Exceeded hbm capacity by 768M."
     assert compilation.needed_by_message(head + early) == int(24.63 * chips.GIB)
     assert compilation.needed_by_message(head + late) == int(16.5 * chips.GIB)
@@ -91,6 +89,7 @@ def made(**changes):
     spec = model_lib.build(config.model, 1000, next_sentence=True, platform="tpu").spec
     step = compilation.Compiled(
         needed=1, usable=2, spec=spec, rows=32, sequence=128, slots=20, state=1,
+        model_flops=flops.step_flops(spec, 32, 128, 20),
         memory=compilation.Memory(1, 0, 0, 0, 0, 0, 0, 1),
     )  # fmt: skip
     return config, dataclasses.replace(step, **changes)
