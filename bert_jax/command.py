@@ -42,12 +42,12 @@ def processes() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if distributed.alone():
+        if not distributed.several():
             raise
         users = isinstance(error, UserError)
         if distributed.speaks():
             if users:
-                _say(error)
+                _say(f"{distributed.where()}{str(error).removeprefix(distributed.where())}")
             else:
                 traceback.print_exception(error)
         distributed.leave(2 if users else 1)

@@ -26,7 +26,7 @@ _state = jax_distributed.global_state
 CONNECT_SECONDS = 300  # for all processes to come
 _PATIENCE_MS = 24 * 3600 * 1000  # for another's work; a process that dies meanwhile is noticed by jax
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 10  # to end by oneself when another process has ended in an error
+_GRACE_SECONDS = 5  # to end by oneself when another process has ended in an error
 _NAMES = itertools.count()
 _leaving, _ended = threading.Event(), threading.Event()
 
@@ -142,6 +142,30 @@ def check_same(values: Mapping[str, Any]) -> None:
     check("".join(f"{where()}{name}: found {mine.get(name)!r}; process 0 has {wanted.get(name)!r}" for name in odd[:1]))
 
 
+def meet(what: str, name: str, seconds: float) -> None:
+    """Waits, in any thread, for every process to come to the meeting of this name.
+
+    Raises:
+      RuntimeError: a process has called off `what`, with its reason, or they have not come in time.
+    """
+    if not several():
+        return
+    _set(_state.client, f"bert_jax/meeting/{name}/{_state.process_id}", "")
+    until = time.monotonic() + seconds
+    while len(_all(_state.client, f"bert_jax/meeting/{name}")) < _state.num_processes:
+        if reason := _get(_state.client, f"bert_jax/off/{what}"):
+            raise RuntimeError(reason)
+        if time.monotonic() > until:
+            raise RuntimeError(f"not every process came within {seconds:g} seconds")
+        time.sleep(_POLL_SECONDS / 10)
+
+
+def call_off(what: str, reason: str) -> None:
+    """Ends the meetings about `what`, on every process."""
+    if several():
+        _set(_state.client, f"bert_jax/off/{what}", reason)
+
+
 class Notice:
     """A word that any process may give, and a step after which all have heard it.
 
@@ -197,9 +221,9 @@ class Notice:
             time.sleep(_POLL_SECONDS / 10)
 
 
-def alone() -> bool:
-    """Whether this process is the only one of its run."""
-    return _state.client is None
+def several() -> bool:
+    """Whether this process is one of several of its run."""
+    return _state.client is not None
 
 
 def speaks() -> bool:
@@ -217,7 +241,7 @@ def leave(code: int) -> None:
     _set(client, f"bert_jax/left/{_state.process_id}", "")
     if is_first():  # which runs the service: without it the others would end in an error of their own
         wait_until = time.monotonic() + _GRACE_SECONDS + 2
-        while time.monotonic() < wait_until and len(_left(client)) < _state.num_processes:
+        while time.monotonic() < wait_until and len(_all(client, "bert_jax/left")) < _state.num_processes:
             time.sleep(_POLL_SECONDS / 10)
         time.sleep(_POLL_SECONDS)
     os._exit(code)
@@ -276,8 +300,9 @@ def _get(client, key):
         return ""
 
 
-def _left(client):
+def _all(client, folder):
+    """The keys in a folder with their values."""
     try:
-        return client.key_value_dir_get("bert_jax/left")
-    except jax.errors.JaxRuntimeError:
+        return client.key_value_dir_get(folder)
+    except jax.errors.JaxRuntimeError:  # none is set
         return []

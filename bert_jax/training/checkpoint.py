@@ -121,17 +121,28 @@ class Checkpoints:
                 custom_metadata={"format_version": workdir_lib.FORMAT_VERSION},
             )
         except Exception as error:  # Orbax raises whatever its backends do
-            self._failed(error)
+            if distributed.several():  # which are out of step from here on
+                raise UserError(f"the checkpoint of step {step} cannot be saved: {_reason(error)}") from error
+            self._failed(_reason(error))
+            self._saving = None
 
     def settle(self, wait: bool = True) -> None:
-        """Reports a save that failed; waits for one that is under way, or leaves it be."""
-        if self._saving is None or (not wait and self._manager.is_saving_in_progress()):
+        """Reports a save that failed; waits for one that is under way, or leaves it be.
+
+        Several processes look together, when they wait: a save that failed in one of them has failed.
+        """
+        if self._saving is None or (not wait and (distributed.several() or self._manager.is_saving_in_progress())):
             return
+        reason = ""
         try:
             self._manager.wait_until_finished()
-            self._saving = None
         except Exception as error:
-            self._failed(error)
+            reason = _reason(error)
+            distributed.call_off(f"save/{self._saving}", reason)  # the others may wait for this process
+        reasons = [one for one in distributed.gathered(reason) if one]
+        if reasons:
+            self._failed(reasons[0])
+        self._saving = None
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is complete."""
@@ -169,7 +180,7 @@ class Checkpoints:
                 best_mode="min",
                 save_root_metadata=False,
                 cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal, barrier_sync_fn=self._meet),
             )
             self._manager = ocp.CheckpointManager(self._directory, options=options)
         return self._manager
@@ -195,13 +206,17 @@ class Checkpoints:
             {"format_version": workdir_lib.FORMAT_VERSION, "step": self._saving, "files": found},
         )
 
-    def _failed(self, error):
-        step, self._saving = self._saving, None
+    def _meet(self, *, key, timeout_ms):
+        """What the processes wait at when they save; it lets them go where one of them has failed."""
+        distributed.meet(f"save/{self._saving}", key, timeout_ms / 1000)
+
+    def _failed(self, reason):
         self._close()  # what else it failed at would be raised by the next save
-        shutil.rmtree(self._directory / f"{step}{_PARTIAL}", ignore_errors=True)  # gives the room back
+        if distributed.is_first():
+            shutil.rmtree(self._directory / f"{self._saving}{_PARTIAL}", ignore_errors=True)  # gives the room back
         newest = self.newest()
         last = "there is none yet" if newest is None else f"the last good one is step {newest}"
-        self._say(f"warning: saving the checkpoint of step {step} failed: {_reason(error)}; {last}")
+        self._say(f"warning: saving the checkpoint of step {self._saving} failed: {reason}; {last}")
 
     def _set_aside(self, step, reason):
         aside = self._directory / f"corrupt-{step}"

@@ -1,0 +1,222 @@
+"""Runs of several processes: real ones, of the real command, that share eight CPU devices under jax.distributed."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bert_jax.data import loader
+from bert_jax.training import checkpoint
+from bert_jax.training.metrics import TIMINGS
+from tests.training.conftest import make_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Programs compiled once for all processes, and quickly."""
+    return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus, tmp_path_factory):
+    config = make_config(corpus)
+    config.train.update(num_steps=14, eval_every=7, checkpoint_every=4, progress=False, tensorboard=False)
+    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
+    path.write_text(
+        "import json\nfrom bert_jax.config import base\n\n\n"
+        "def get_config():\n    config = base()\n"
+        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
+    )
+    return path
+
+
+class Processes:
+    """The processes of one run, with eight devices between them."""
+
+    def __init__(self, number, environment, command, *each):
+        with socket.socket() as free:
+            free.bind(("", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        count = f"--xla_force_host_platform_device_count={8 // number}"
+        self.all = []
+        for process in range(number):
+            flags = [f"--coordinator_address={address}", f"--num_processes={number}", f"--process_id={process}"]
+            own = list(each[process]) if each else []
+            self.all.append(
+                subprocess.Popen(
+                    [sys.executable, *command, *(flags if number > 1 else []), *own],
+                    cwd=ROOT,
+                    env=environment | {"XLA_FLAGS": count},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+
+    def wait(self, codes=(0,)):
+        """What each wrote to (standard output, standard error), without what gloo says of its connections."""
+        found = [process.communicate(timeout=300) for process in self.all]
+        for process, (out, err) in zip(self.all, found, strict=True):
+            assert process.returncode in codes, out + err
+        return [(_without_gloo(out), err) for out, err in found]
+
+    def kill(self):
+        for process in self.all:
+            process.kill()
+            process.communicate()
+
+    def wait_for_rows(self, workdir, number):
+        while len(logged(workdir)) < number:
+            for process in self.all:
+                assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+
+
+def _without_gloo(text):
+    return "\n".join(line for line in text.splitlines() if "peer ranks" not in line)
+
+
+def pretrain(number, environment, recipe, workdir, *options, each=()):
+    command = ["-m", "bert_jax.pretrain", f"--config={recipe}", f"--workdir={workdir}", *options]
+    return Processes(number, environment, command, *each)
+
+
+def logged(workdir):
+    try:
+        lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+
+
+def assert_same_to_rounding(rows, expected, tolerance=1e-5):
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys()
+        for key, value in row.items():
+            np.testing.assert_allclose(value, other[key], rtol=tolerance, err_msg=f"{key} of step {row['step']}")
+
+
+_ROWS = """
+import sys
+import jax, numpy as np
+from bert_jax import config as config_lib, distributed, sharding
+from bert_jax.data import loader
+
+recipe, folder, steps, *rest = sys.argv[1:]
+flags = dict(one.lstrip("-").split("=") for one in rest)
+layout = {name: int(flags.pop(name)) for name in ("data", "fsdp", "tensor")}
+if flags:
+    distributed.initialize(flags["coordinator_address"], int(flags["num_processes"]), int(flags["process_id"]))
+assert jax.device_count() == 8
+mesh = sharding.make_mesh(layout)
+config = config_lib.load_recipe(recipe)
+hosts = sharding.hosts_of_rows(mesh)
+for step, batch in loader.Loader(config, 0, *hosts):
+    rows = sharding.put_rows(batch, mesh)
+    for name, array in rows.items():
+        for shard in array.addressable_shards:
+            start, stop, _ = shard.index[0].indices(array.shape[0])
+            np.save(f"{folder}/{name}-{step}-{start}-{stop}-{shard.device.id}.npy", shard.data)
+    if step + 1 == int(steps):
+        break
+"""
+
+
+def test_each_process_reads_its_rows_and_all_make_the_global_batch(recipe, environment, tmp_path):
+    """P1 with 1, 2 and 4 processes, and with a tensor axis that spans processes, whose rows several hold."""
+    from bert_jax import config as config_lib
+
+    config = config_lib.load_recipe(str(recipe))
+    layouts = {1: (8, 1, 1), 2: (2, 2, 2), 4: (2, 1, 4)}
+    runs = {}
+    for number, (data, fsdp, tensor) in layouts.items():
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        layout = [f"--data={data}", f"--fsdp={fsdp}", f"--tensor={tensor}"]
+        runs[number] = Processes(number, environment, ["-c", _ROWS, str(recipe), str(folder), "3", *layout])
+    for number, processes in runs.items():
+        processes.wait()
+        for step in range(3):
+            expected = loader.batch_at(config, step)
+            for name, array in expected.items():
+                parts = [path.stem.split("-") for path in (tmp_path / str(number)).glob(f"{name}-{step}-*.npy")]
+                assert len(parts) == 8, "one part for each device"
+                for _, _, start, stop, device in parts:
+                    found = np.load(tmp_path / str(number) / f"{name}-{step}-{start}-{stop}-{device}.npy")
+                    assert found.dtype == array.dtype
+                    assert found.tobytes() == array[int(start) : int(stop)].tobytes()
+                assert {row for _, _, a, b, _ in parts for row in range(int(a), int(b))} == set(range(len(array)))
+
+
+def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
+    """P2: two processes, killed, continue as one and as two, on other meshes; the same layout gives the same bits."""
+    whole = pretrain(2, environment, recipe, tmp_path / "whole", "--config.mesh.fsdp=4")
+    ((out, _), (silent, err)) = whole.wait()
+    assert "on 8 x cpu of 2 processes; step 0 of 14" in out and "done: step 14" in out
+    assert silent == "" and "error" not in err  # one process speaks
+    expected = logged(tmp_path / "whole")
+    assert len(expected) == 14
+
+    killed = pretrain(2, environment, recipe, tmp_path / "killed", "--config.mesh.fsdp=4")
+    killed.wait_for_rows(tmp_path / "killed", 7)
+    killed.kill()
+    continued = tmp_path / "as-one"
+    subprocess.run(["cp", "-r", tmp_path / "killed", continued], check=True)
+
+    again = pretrain(2, environment, recipe, tmp_path / "killed", "--config.mesh.fsdp=4")
+    again.wait()
+    assert logged(tmp_path / "killed") == expected  # to the bit
+    alone = pretrain(1, environment, recipe, continued, "--config.mesh.tensor=2")
+    ((out, _),) = alone.wait()
+    assert "; step 4 of 14" in out
+    rows = logged(continued)
+    assert rows[:4] == expected[:4]
+    assert_same_to_rounding(rows, expected)
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environment, tmp_path):
+    options = ("--config.train.num_steps=4000", "--config.train.eval_every=0", "--config.train.checkpoint_every=4000")
+    run = pretrain(2, environment, recipe, tmp_path, *options)
+    run.wait_for_rows(tmp_path, 3)
+    run.all[1].send_signal(signal.SIGTERM)
+    ((out, _), _) = run.wait()
+    last = logged(tmp_path)[-1]["step"]
+    assert f"SIGTERM: stopped at step {last} with a checkpoint; start the same command again" in out
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [last] and last < 4000
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ([[], ["--config.seed=3"]], "process 1 of 2: config.seed: found 3; process 0 has 0"),
+        ([[], ["--config.data.corpus=/nowhere"]], "process 1 of 2: /nowhere: no such corpus"),
+    ],
+)
+def test_an_error_of_one_process_ends_all_with_one_line(recipe, environment, tmp_path, each, message):
+    run = pretrain(2, environment, recipe, tmp_path, each=each)
+    errors = [line for _, err in run.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(recipe, environment, tmp_path):
+    """With a tensor axis inside of each process, and an fsdp axis across them."""
+    pretrain(1, environment, recipe, tmp_path / "one").wait()
+    pretrain(4, environment, recipe, tmp_path / "four", "--config.mesh.fsdp=4", "--config.mesh.tensor=2").wait()
+    assert_same_to_rounding(logged(tmp_path / "four"), logged(tmp_path / "one"))
