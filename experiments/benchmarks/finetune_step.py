@@ -15,7 +15,8 @@ import statistics
 import numpy as np
 
 from experiments.benchmarks import train_step
-from experiments.benchmarks.train_step import CLIP_NORM, DROPOUT, EPSILON, VOCABULARY, Settings
+from experiments.benchmarks.settings import CLIP_NORM, EPSILON, VOCABULARY, Settings, model_settings
+from experiments.benchmarks.train_step import DROPOUT
 
 # name: layers, hidden, heads, intermediate, rows, tokens a row
 SIZES = {"BERT-Base": (12, 768, 12, 3072, 16, 128)}
@@ -43,12 +44,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     from bert_jax.training.seeds_step import Learner
 
     keep_freed_memory()  # as the training loop does
-    model_config = Settings(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_layers=layers, num_heads=heads, intermediate_size=intermediate,
-        activation="gelu", max_positions=512, position_offset=0, type_vocab_size=2, norm_epsilon=1e-12,
-        hidden_dropout=DROPOUT, attention_dropout=DROPOUT, initializer_range=0.02, pooler=True,
-        attention="bidirectional", dtype="float32", scan_layers=False,
-    )  # fmt: skip
+    model_config = model_settings(layers, hidden, heads, intermediate)
     config = Settings(
         seeds_at_once=0,
         optimizer=Settings(

@@ -1,6 +1,6 @@
 """Measures bert_jax.prepare: text per second and core, against `tokenizers` alone, and how memory grows.
 
-    python -m experiments.benchmarks.prepare --text='../shared/data/books/*.txt' --vocabulary=vocab.txt
+    python -m experiments.benchmarks.prepare --text='books/*.txt' --vocabulary=vocab.txt
 
 The text is repeated to 20 MB and 200 MB. Everything is measured in one run, on the cores that are there; rates are
 of two workers together, and per second of processor time. Prints a Markdown table and writes it to
@@ -22,7 +22,7 @@ import time
 
 from absl import app, flags
 
-_DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", "../shared/data"))
+_DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", "."))
 _TEXT = flags.DEFINE_string("text", str(_DATA / "books" / "*.txt"), "plain text to repeat")
 _VOCABULARY = flags.DEFINE_string("vocabulary", str(_DATA / "vocab/bert-base-uncased/vocab.txt"), "a vocab.txt")
 _RESULTS = flags.DEFINE_string("results", "experiments/results/prepare.md", "where the table goes")

@@ -18,20 +18,15 @@ from importlib import metadata
 
 import numpy as np
 
-VOCABULARY = 30522
+from experiments.benchmarks.settings import CLIP_NORM, EPSILON, LEARNING_RATE, VOCABULARY, model_settings, run_settings
+
 # name: layers, hidden, heads, intermediate, rows, tokens a row, predicted tokens a row
 SIZES = {
     "4 x 256": (4, 256, 4, 1024, 32, 128, 19),
     "Base, short": (12, 768, 12, 3072, 8, 128, 19),
     "Base, long": (12, 768, 12, 3072, 2, 512, 76),
 }
-DROPOUT, LEARNING_RATE, EPSILON, CLIP_NORM = 0.1, 1e-4, 1e-6, 1.0
-
-
-class Settings(dict):
-    """A dict whose keys are attributes too, as a run's config has them."""
-
-    __getattr__ = dict.__getitem__
+DROPOUT = 0.1
 
 
 def make_batch(rows, length, slots):
@@ -60,23 +55,9 @@ def our_step(layers, hidden, heads, intermediate, rows, length, slots):
     from bert_jax.training.host_memory import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
-    config = Settings(
-        seed=0,
-        model=Settings(
-            vocab_size=VOCABULARY, hidden_size=hidden, num_layers=layers, num_heads=heads,
-            intermediate_size=intermediate, activation="gelu", max_positions=512, position_offset=0,
-            type_vocab_size=2, norm_epsilon=1e-12, hidden_dropout=DROPOUT, attention_dropout=DROPOUT,
-            initializer_range=0.02, pooler=True, attention="bidirectional", dtype="float32", scan_layers=False,
-        ),
-        objective=Settings(name="mlm", next_sentence=True),
-        optimizer=Settings(
-            name="adamw", learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, decay_steps=0,
-            final_fraction=0.0, b1=0.9, b2=0.999, epsilon=EPSILON, weight_decay=0.01, clip_norm=CLIP_NORM,
-        ),
-        train=Settings(microbatches=1),
-    )  # fmt: skip
+    config = run_settings(model_settings(layers, hidden, heads, intermediate))
     model = model_lib.build(config.model, VOCABULARY)
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    mesh = sharding.make_mesh(config.mesh)
     state = step_lib.init_state(config, model, mesh, 1000)
     train_step = step_lib.make_train_step(config, model, mesh, 1000)
     key, batch, done = step_lib.dropout_key(config), make_batch(rows, length, slots), 0

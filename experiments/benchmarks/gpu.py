@@ -1,0 +1,165 @@
+"""Training and inference of BERT on one GPU, beside transformers under torch.compile on the same card.
+
+    python -m experiments.benchmarks.gpu                             all rows; writes experiments/results/gpu.md
+    python -m experiments.benchmarks.gpu --only=Large-512 --what=train
+    python -m experiments.benchmarks.gpu --size=smoke                a tiny model, also where there is no GPU
+
+Both sides: the same sizes, rows and predicted tokens, every row full; computation in bfloat16 from float32
+parameters, dropout 0.1 of hidden states and none of attention weights, so that flash kernels serve both; clipping by
+global norm and AdamW. Theirs: SDPA (which is given no mask, so that its flash kernel may run), autocast, torch's fused
+AdamW. The logits of ours are of the predicted tokens alone, those of BertForPreTraining of every token;
+--torch_head=predicted gives torch the same saving. Inference is the last layer's hidden states, from bfloat16 weights.
+
+Rows: the most of a list that both sides have memory for. A side is a process of its own, one after the other. MFU is
+strict: the model's FLOPs (training/flops.py; nothing that is computed again counts) over the card's dense rate by its
+data sheet; beside it their share of the rate that XLA reaches in a large product of matrices in the same process.
+Needs jax, flax, optax, torch and transformers alone.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+from importlib import metadata
+
+# name: layers, hidden, heads, intermediate
+SIZES = {"Base": (12, 768, 12, 3072), "Large": (24, 1024, 16, 4096)}
+# tokens a row: predicted tokens, and numbers of rows to try
+LENGTHS = {128: (19, (512, 256, 128, 64, 32)), 512: (76, (128, 64, 32, 16, 8))}
+SMOKE_SIZES, SMOKE_LENGTHS = {"Tiny": (2, 64, 2, 128)}, {32: (5, (4,))}
+RESULTS = pathlib.Path(__file__).parents[1] / "results" / "gpu.md"
+HEADER = (
+    "| | rows x tokens, predicted a row | torch, tokens/s | ours, tokens/s | ratio, median (range of rounds) "
+    "| torch, MFU | ours, MFU | ours, share of matrix rate | matrix rate, TFLOP/s | peak memory torch / ours, GiB "
+    "| first step torch / ours, s |\n|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def run(job, limit):
+    """What gpu_sides says about a job: a dict with `full` where memory was too small, `failed` for other errors."""
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.94"} | os.environ
+    command = [sys.executable, "-m", "experiments.benchmarks.gpu_sides", json.dumps(job)]
+    folder = pathlib.Path(__file__).parents[2]
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"took more than {limit} s"}
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        return {"failed": f"its process ended with {done.returncode}"}
+
+
+def compare(name, job, candidates, limit):
+    """The row's cells, at the first of `candidates` rows that both sides have memory for."""
+    found = {}
+    for rows in candidates:
+        for side in ("ours", "torch"):
+            found[side] = run(job | {"side": side, "rows": rows}, limit)
+            if found[side].get("full"):
+                print(f"{name}: {rows} rows are too many for {side}", file=sys.stderr, flush=True)
+                break
+        else:
+            return cells(name, job | {"rows": rows}, found)
+    return [name, "no number of rows fits"]
+
+
+def cells(name, job, found):
+    shape = f"{job['rows']} x {job['length']}" + (f", {job['slots']}" if job["what"] == "train" else "")
+    failed = [f"{side}: {facts['failed']}" for side, facts in found.items() if "failed" in facts]
+    ours, theirs = found["ours"], found["torch"]
+    if failed:
+        return [name, shape, *failed]
+    ratios = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
+    medians = {side: statistics.median(facts["seconds"]) for side, facts in found.items()}
+    tokens = job["rows"] * job["length"]
+    peak, flops = ours["peak_flops"], ours["flops"]
+    mfu = {side: f"{flops / seconds / peak:.1%}" if peak else "" for side, seconds in medians.items()}
+    return [
+        name,
+        shape,
+        f"{tokens / medians['torch']:,.0f}",
+        f"{tokens / medians['ours']:,.0f}",
+        f"**{medians['torch'] / medians['ours']:.2f}** ({min(ratios):.2f}-{max(ratios):.2f})",
+        mfu["torch"],
+        f"**{mfu['ours']}**" if peak else "",
+        f"{flops / medians['ours'] / ours['matrix_rate']:.1%}",
+        f"{ours['matrix_rate'] / 1e12:.3g}",
+        " / ".join(f"{found[side]['peak_memory'] / 2**30:.1f}" for side in ("torch", "ours")),
+        " / ".join(f"{found[side]['compiled']:.0f}" for side in ("torch", "ours")),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=("auto", "full", "smoke"), default="auto", help="auto: full on a GPU")
+    parser.add_argument("--only", default="", help="rows, such as Large-512,Base-128; default all")
+    parser.add_argument("--what", default="train,inference", help="train, inference or both")
+    parser.add_argument("--rows", type=int, default=0, help="rows of a batch, instead of the most that fit")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="in a round; by default 10, of smoke 2")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--kernel", default="", help="ours: model.attention_kernel; by default cudnn, on a CPU xla")
+    parser.add_argument("--remat", default="none", help="ours: model.remat")
+    parser.add_argument("--scan", action="store_true", help="ours: model.scan_layers")
+    parser.add_argument("--microbatches", type=int, default=1, help="ours: train.microbatches")
+    parser.add_argument("--logits_chunk", type=int, default=0, help="ours: train.logits_chunk")
+    parser.add_argument("--torch_head", choices=("all", "predicted"), default="all", help="whose logits torch computes")
+    parser.add_argument("--torch_backend", default="inductor", help="of torch.compile")
+    parser.add_argument("--limit", type=int, default=540, help="seconds that a side's process may take")
+    parser.add_argument("--output", type=pathlib.Path, help="by default the results file, if all rows ran on a GPU")
+    options = parser.parse_args()
+    there = run({}, options.limit)
+    if "failed" in there:
+        sys.exit(f"error: jax does not start: {there['failed']}")
+    smoke = options.size == "smoke" or (options.size == "auto" and not there["gpu"])
+    sizes, lengths = (SMOKE_SIZES, SMOKE_LENGTHS) if smoke else (SIZES, LENGTHS)
+    wanted = [name for name in options.only.split(",") if name]
+    known = [f"{size}-{length}" for size in sizes for length in lengths]
+    if set(wanted) - set(known):
+        sys.exit(f"error: --only={options.only}: expected some of {', '.join(known)}")
+    lines = [*introduction(there, options), "", HEADER]
+    print("\n".join(lines), flush=True)
+    for what in options.what.split(","):
+        for size, length in ((size, length) for size in sizes for length in lengths):
+            if wanted and f"{size}-{length}" not in wanted:
+                continue
+            slots, candidates = lengths[length]
+            job = {
+                "what": what, "sizes": sizes[size], "length": length, "slots": slots, "dtype": options.dtype,
+                "kernel": options.kernel or ("cudnn" if there["gpu"] else "xla"), "remat": options.remat,
+                "scan": options.scan, "microbatches": options.microbatches, "logits_chunk": options.logits_chunk,
+                "torch_head": options.torch_head, "torch_backend": options.torch_backend, "rounds": options.rounds,
+                "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if there["gpu"] else 512,
+            }  # fmt: skip
+            found = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
+            lines.append(f"| {' | '.join(found)} |")
+            print(lines[-1], flush=True)
+    output = options.output or (RESULTS if there["gpu"] and not (smoke or wanted) else None)
+    if output:
+        output.write_text("\n".join(lines) + "\n")
+
+
+def introduction(there, options):
+    arguments = "".join(f" {argument}" for argument in sys.argv[1:])
+    packages = ("jax", "flax", "optax", "torch", "transformers")
+    versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
+    yield "# BERT on one GPU, beside transformers under torch.compile"
+    yield ""
+    if not there["gpu"]:
+        yield "**No GPU row has been measured: there was none.** What follows shows that the benchmark runs, on a CPU."
+        yield ""
+    yield (
+        f"`python -m experiments.benchmarks.gpu{arguments}` on {there['device']}; Python {platform.python_version()}, "
+        f"{versions}. {options.dtype}; dropout 0.1 of hidden states and none of attention weights on both sides; "
+        f"logits of torch: {options.torch_head}, of ours: predicted. {options.rounds} rounds; what is compared is said "
+        "in the file."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""One side of one row of gpu.py, in a process of its own, which frees all memory when it ends.
+
+    python -m experiments.benchmarks.gpu_sides '{"side": "ours", ...}'
+
+Prints one line of JSON: the seconds of a step in each round and what else there is to say, or what went wrong. Imports
+of bert_jax only what needs jax, flax and optax alone.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+
+import numpy as np
+
+from experiments.benchmarks.settings import (
+    CLIP_NORM,
+    EPSILON,
+    LEARNING_RATE,
+    VOCABULARY,
+    model_settings,
+    run_settings,
+)
+from experiments.benchmarks.train_step import make_batch
+
+DROPOUT = 0.1  # of hidden states; attention weights have none, so that flash kernels serve both sides
+
+
+def our_training(job):
+    """(a function that starts a step and returns what to wait for, FLOPs of a step)."""
+    from bert_jax import model as model_lib
+    from bert_jax import sharding
+    from bert_jax.training import flops
+    from bert_jax.training import step as step_lib
+
+    config = run_settings(_our_model(job), microbatches=job["microbatches"], logits_chunk=job["logits_chunk"])
+    model = model_lib.build(config.model, VOCABULARY)
+    mesh = sharding.make_mesh(config.mesh, _one_device())
+    state = step_lib.init_state(config, model, mesh, 1000)
+    train_step = step_lib.make_train_step(config, model, mesh, 1000)
+    batch = _on_device(make_batch(job["rows"], job["length"], job["slots"]), sharding.batch_sharding(mesh))
+    key, done = step_lib.dropout_key(config), 0
+
+    def step():
+        nonlocal state, done
+        state, metrics = train_step(state, batch, np.int32(done), key)
+        done += 1
+        return metrics["loss"]
+
+    return step, flops.step_flops(model.spec, job["rows"], job["length"], job["slots"])
+
+
+def our_inference(job):
+    """Hidden states of the last layer, from weights in the dtype of the computation."""
+    import jax
+
+    from bert_jax import model as model_lib
+    from bert_jax import sharding
+    from bert_jax.training import flops
+
+    config = model_settings(*job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], pooler=False)
+    model = model_lib.build(config, VOCABULARY, next_sentence=False, language_model=False)
+    params = jax.jit(model.init)(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf.astype(job["dtype"]) if leaf.ndim > 1 else leaf, params)
+    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, _one_device())
+    batch = make_batch(job["rows"], job["length"], 1)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    batch = _on_device({name: batch[name] for name in names}, sharding.batch_sharding(mesh))
+    forward = jax.jit(lambda params, batch: model.apply(params, batch)["hidden"])
+    return lambda: forward(params, batch), flops.step_flops(model.spec, job["rows"], job["length"], 0, passes=1.0)
+
+
+def torch_training(job):
+    """transformers' BertForPreTraining under torch.compile, autocast and SDPA; no mask is given, so none is read."""
+    import torch
+    import transformers
+
+    model = transformers.BertForPreTraining(_their_config(job)).to(_torch_device()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, eps=EPSILON, weight_decay=0.01, fused=True)
+    batch = _torch_batch(make_batch(job["rows"], job["length"], job["slots"]))
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels.scatter_(1, batch["masked_positions"], batch["masked_labels"])
+    inputs = {name: batch[name] for name in ("input_ids", "token_type_ids")}
+
+    def loss_of_all():
+        return model(**inputs, labels=labels, next_sentence_label=batch["next_sentence_label"]).loss
+
+    def loss_of_predicted():
+        """The head on predicted tokens alone, which transformers does not offer."""
+        outputs = model.bert(**inputs)
+        hidden = outputs.last_hidden_state
+        places = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
+        words, pairs = model.cls(hidden.gather(1, places), outputs.pooler_output)
+        cross_entropy = torch.nn.functional.cross_entropy
+        return cross_entropy(words.flatten(0, 1).float(), batch["masked_labels"].flatten()) + cross_entropy(
+            pairs.float(), batch["next_sentence_label"]
+        )
+
+    loss_of = _compiled(loss_of_all if job["torch_head"] == "all" else loss_of_predicted, job)
+
+    def step():
+        with torch.autocast(_torch_device(), getattr(torch, job["dtype"]), enabled=job["dtype"] != "float32"):
+            loss = loss_of()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    return step, None
+
+
+def torch_inference(job):
+    import torch
+    import transformers
+
+    model = transformers.BertModel(_their_config(job), add_pooling_layer=False).to(_torch_device()).eval()
+    model = model.to(getattr(torch, job["dtype"]))
+    batch = _torch_batch(make_batch(job["rows"], job["length"], 1))
+    inputs = {name: batch[name] for name in ("input_ids", "token_type_ids")}
+    forward = _compiled(lambda: model(**inputs).last_hidden_state, job)
+
+    def step():
+        with torch.inference_mode():
+            return forward()
+
+    return step, None
+
+
+def our_facts():
+    """The card's dense FLOP/s by its data sheet, and the most memory that was in use, None where not known."""
+    from bert_jax.training.flops import peak_flops
+
+    (device,) = _one_device()
+    return {"peak_flops": peak_flops(device), "peak_memory": (device.memory_stats() or {}).get("peak_bytes_in_use")}
+
+
+def torch_facts():
+    import torch
+
+    return {"peak_memory": torch.cuda.max_memory_allocated() if _torch_device() == "cuda" else None}
+
+
+def matrix_rate(dtype, size):
+    """XLA's FLOP/s in products of two square matrices: the best of some rounds of several."""
+    import jax
+
+    left, right = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
+    multiply = jax.jit(jax.numpy.matmul)
+    multiply(left, right).block_until_ready()
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        products = [multiply(left, right) for _ in range(8)]
+        products[-1].block_until_ready()
+        seconds.append((time.perf_counter() - began) / len(products))
+    return 2 * size**3 / min(seconds)
+
+
+SIDES = {
+    ("ours", "train"): our_training,
+    ("ours", "inference"): our_inference,
+    ("torch", "train"): torch_training,
+    ("torch", "inference"): torch_inference,
+}
+
+
+def measure(job):
+    ours = job["side"] == "ours"
+    rate = matrix_rate(job["dtype"], job["matrix"]) if ours else None
+    began = time.perf_counter()
+    step, flops = SIDES[job["side"], job["what"]](job)
+    wait = _wait_for_ours if ours else _wait_for_torch
+    wait(step())
+    compiled = time.perf_counter() - began
+    for _ in range(2):
+        wait(step())
+    seconds = []
+    for _ in range(job["rounds"]):
+        began = time.perf_counter()
+        for _ in range(job["steps"]):
+            result = step()
+        wait(result)
+        seconds.append((time.perf_counter() - began) / job["steps"])
+    facts = our_facts() if ours else torch_facts()
+    if facts["peak_memory"] is None:  # on a CPU: of the whole process
+        facts["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if ours:
+        rate = max(rate, matrix_rate(job["dtype"], job["matrix"]))
+    return facts | {"seconds": seconds, "compiled": compiled, "flops": flops, "matrix_rate": rate}
+
+
+def probe():
+    """What there is to run on."""
+    import jax
+
+    device = jax.devices()[0]
+    return {"gpu": device.platform == "gpu", "device": device.device_kind}
+
+
+def main():
+    job = json.loads(sys.argv[1])
+    try:
+        found = measure(job) if job else probe()
+    except Exception as error:  # whatever it is, the other rows are still to be measured
+        text = f"{type(error).__name__}: {error}"
+        if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+            print(json.dumps({"failed": text.strip().splitlines()[0][:300]}), flush=True)
+            raise
+        found = {"full": True}
+    print(json.dumps(found), flush=True)
+
+
+def _our_model(job):
+    return model_settings(
+        *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], remat=job["remat"], scan_layers=job["scan"],
+        hidden_dropout=DROPOUT, attention_dropout=0.0,
+    )  # fmt: skip
+
+
+def _one_device():
+    import jax
+
+    return jax.devices()[:1]
+
+
+def _on_device(batch, sharding):
+    import jax
+
+    return {name: jax.device_put(array, sharding) for name, array in batch.items()}
+
+
+def _wait_for_ours(result):
+    result.block_until_ready()
+
+
+def _their_config(job):
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    torch.set_float32_matmul_precision("high")
+    torch.set_num_threads(os.cpu_count())
+    layers, hidden, heads, intermediate = job["sizes"]
+    return transformers.BertConfig(
+        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=0.0,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+
+
+def _torch_device():
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _torch_batch(batch):
+    import torch
+
+    return {name: torch.from_numpy(array).long().to(_torch_device()) for name, array in batch.items()}
+
+
+def _compiled(function, job):
+    import torch
+
+    return torch.compile(function, backend=job["torch_backend"])
+
+
+def _wait_for_torch(result):
+    import torch
+
+    if result.is_cuda:
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
