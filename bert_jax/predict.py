@@ -36,7 +36,7 @@ _DTYPE = flags.DEFINE_enum(
 )
 _PACKING = flags.DEFINE_enum(
     "packing", "auto", ["auto", "yes", "no"],
-    "whether several texts share a row, which changes no answer; default: on accelerators, where it saves",
+    "whether several texts share a row, which changes no answer; default: where it saves time",
 )  # fmt: skip
 flags.DEFINE_integer("top_k", 5, "fill-mask: tokens per mask")
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: of the logits of a long text's windows")

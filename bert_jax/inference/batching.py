@@ -27,7 +27,10 @@ _TOKENS_OF_ACCELERATORS, _SLOTS_OF_ACCELERATORS = 32768, 4096
 _IN_FLIGHT = 2  # batches that the device works on while the host makes the next
 _GROWTH = 4  # the last batch holds 1, 4, 16, ... rows, so that few shapes are compiled for it
 _PACKED = 512  # tokens of the longest packed row; longer rows stand alone, as attention costs their square
-_WORTH = 0.9  # packing="auto" packs where it leaves at most this share of the tokens
+# packing="auto" packs where it leaves at most this share of the tokens; never on GPUs, whose fused attention reads
+# a mask of [sequence, sequence] for packed rows and nothing for others.
+_WORTH = {"gpu": 0.0}
+_WORTH_ELSEWHERE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +75,8 @@ class Program:
         slots]), or as ones among zeros ("first_subwords" [batch, sequence]).
       outputs: what the function's arrays are of: "text" [batch, ...] (of packed rows [batch, k, ...]), "token" [batch,
         sequence, ...], or "slot" [batch, slots, ...].
-      packing: whether rows share rows: True, False, or "auto": on accelerators, where at least a tenth of the tokens is
-        saved. On a CPU sorting by length is as fast, which leaves little padding and short rows.
+      packing: whether several rows may become one: True, False, or "auto": where it saves at least a tenth of the
+        tokens, but on no GPU. The function is then given packed batches.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Program:
         dtype: str | None = None,
         positions: str = "",
         outputs: str = "text",
-        packing: str | bool = "auto",
+        packing: str | bool = False,
     ):
         network = model.model
         if dtype:
@@ -94,6 +97,7 @@ class Program:
         self._params = jax.device_put(model.params)
         self._positions, self._outputs, self._packing = positions, outputs, packing
         self._tokens = _TOKENS.get(jax.default_backend(), _TOKENS_OF_ACCELERATORS)
+        self._worth = _WORTH.get(jax.default_backend(), _WORTH_ELSEWHERE)
         self._slots = _SLOTS.get(jax.default_backend(), _SLOTS_OF_ACCELERATORS)
 
     def __call__(
@@ -125,14 +129,14 @@ class Program:
         slots = [_power(count) for count in counts]
         limits = self._longest, self._tokens, self._slots
         alone = list(plan(lengths, slots, *limits))
-        if self._packing is False or (self._packing == "auto" and jax.default_backend() == "cpu"):
+        if not self._packing:
             return (self._padded(rows, slots, *planned) for planned in alone)
         packed, rest = plan_packed(lengths, counts, *limits)
         rest = [([rest[i] for i in some], length, size) for some, length, size in plan(
             [lengths[i] for i in rest], [slots[i] for i in rest], *limits
         )]  # fmt: skip
         needed = sum(one.size * one.most.tokens for one in packed) + sum(length * size for _, length, size in rest)
-        if self._packing == "auto" and needed > _WORTH * sum(length * size for _, length, size in alone):
+        if self._packing == "auto" and needed > self._worth * sum(length * size for _, length, size in alone):
             return (self._padded(rows, slots, *planned) for planned in alone)
         padded = (self._padded(rows, slots, *planned) for planned in rest)
         return itertools.chain(padded, (self._packed(rows, one) for one in packed))

@@ -25,7 +25,8 @@ class Predictor:
       model: as open_model gives it.
       dtype: of the computation, "float32" or "bfloat16"; None: as the model says (config.model.dtype, where "auto"
         is bfloat16 on accelerators).
-      packing: whether several texts share a row: True, False, or "auto", which packs on accelerators where it saves.
+      packing: whether several texts share a row, which changes no answer: True, False, or "auto", where it saves time
+        (see Program).
 
     Attributes:
       model: as it was given.

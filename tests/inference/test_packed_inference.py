@@ -121,15 +121,17 @@ def test_rows_too_long_to_share_one_stand_alone(tokenizer, monkeypatch):
 
 
 def test_packs_where_it_saves(tokenizer, monkeypatch):
-    """By itself never on a CPU; elsewhere where the tokens are fewer."""
+    """By itself where the tokens are fewer, but on no GPU."""
     model = make_model(tokenizer)
-    program = batching.Program(model, lambda *_: None)
+    program = batching.Program(model, lambda *_: None, packing="auto")
     short = [batching.Row([8] * n, [0] * n) for n in (3, 4, 5) * 40]
     full = [batching.Row([8] * LONGEST, [0] * LONGEST)] * 40
-    assert not any("sequence_ids" in batch.arrays for batch in program._batches(short))
-    monkeypatch.setattr(batching.jax, "default_backend", lambda: "gpu")
     assert all("sequence_ids" in batch.arrays for batch in program._batches(short))
     assert not any("sequence_ids" in batch.arrays for batch in program._batches(full))
+    assert not any("sequence_ids" in batch.arrays for batch in program._batches(short[:1]))
+    monkeypatch.setattr(batching.jax, "default_backend", lambda: "gpu")
+    program = batching.Program(model, lambda *_: None, packing="auto")
+    assert not any("sequence_ids" in batch.arrays for batch in program._batches(short))
 
 
 def test_a_wrong_word_is_refused(tokenizer):
