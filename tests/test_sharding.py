@@ -1,8 +1,10 @@
 """The mesh and the table of rules."""
 
+import dataclasses
 import re
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +29,10 @@ def state_shapes(name="adamw", vocab_size=64):
     return {"params": params, "opt_state": opt_state}
 
 
+def test_there_are_eight_devices():
+    assert jax.device_count() == 8
+
+
 def test_minus_one_takes_the_devices_that_are_left():
     assert dict(mesh(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(mesh(8, 1, 1).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
@@ -36,6 +42,56 @@ def test_minus_one_takes_the_devices_that_are_left():
 def test_a_mesh_that_does_not_fit_is_refused(sizes):
     with pytest.raises(UserError, match=r"config.mesh: found data=.* for 8 devices"):
         mesh(*sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of a slice that is not there."""
+
+    id: int
+    slice_index: int
+    platform: str = "cpu"
+    device_kind: str = "made up"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "across", "slices_of_data", "slices_of_fsdp"),
+    [((4, 2, 2), "data", [0, 0, 1, 1], [0, 0]), ((1, 8, 2), "fsdp", [0], [0, 0, 0, 0, 1, 1, 1, 1])],
+)
+def test_one_axis_spans_slices(sizes, across, slices_of_data, slices_of_fsdp):
+    devices = [Device(i, i % 2) for i in range(16)]  # in any order
+    made = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True), across_slices=across), devices)
+    found = np.vectorize(lambda device: device.slice_index)(made.devices)
+    assert found[:, 0, 0].tolist() == slices_of_data and found[0, :, 0].tolist() == slices_of_fsdp
+    assert (found[..., :1] == found).all()  # the other axes stay within a slice
+
+
+def test_an_axis_that_cannot_span_the_slices_is_refused():
+    with pytest.raises(UserError) as caught:
+        sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 1}, [Device(i, i // 4) for i in range(8)])
+    assert str(caught.value) == (
+        "config.mesh.data: found 1, but config.mesh.across_slices=data spans 2 slices of 4 devices; expected a "
+        "multiple of 2"
+    )
+
+
+def test_hosts_of_gpus_are_no_slices():
+    devices = [Device(i, i // 4, platform="gpu") for i in range(8)]
+    made = sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 1}, devices)
+    assert made.devices.flat[:].tolist() == devices
+
+
+def test_a_process_that_has_all_rows():
+    assert sharding.hosts_of_rows(mesh(2, 2, 2)) == ((0,), 1)
+
+
+def test_rows_on_the_mesh():
+    """Eight devices of one process; of several: tests/training/test_hosts.py."""
+    batch = {"rows": np.arange(16).reshape(8, 2)}
+    placed = sharding.put_rows(batch, mesh(2, 2, 2))["rows"]
+    assert placed.sharding == sharding.batch_sharding(mesh(2, 2, 2))
+    np.testing.assert_array_equal(placed, batch["rows"])
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb"])

@@ -1,0 +1,92 @@
+"""Promise P4: losses and gradients of one device, on every mesh of eight."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.training import step as step_lib
+
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 4, 2), (2, 2, 2)]  # data, fsdp, tensor
+STEPS = 20
+
+
+def make_config():
+    config = config_lib.base()
+    config.model.update(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=18)
+    config.model.update(hidden_dropout=0.0, attention_dropout=0.0, dtype="float32")
+    config.optimizer.update(learning_rate=1e-3, warmup_steps=2)
+    config.train.num_steps = STEPS
+    return config
+
+
+def make_batch(rng, vocab_size, rows=16, sequence=16, slots=3):
+    lengths = rng.integers(8, sequence + 1, (rows, 1))
+    return {
+        "input_ids": rng.integers(0, vocab_size, (rows, sequence), np.int32),
+        "attention_mask": (np.arange(sequence) < lengths).astype(np.int32),
+        "token_type_ids": rng.integers(0, 2, (rows, sequence), np.int32),
+        "masked_positions": rng.integers(0, 8, (rows, slots), np.int32),
+        "masked_labels": rng.integers(0, vocab_size, (rows, slots), np.int32),
+        "masked_weights": rng.integers(0, 2, (rows, slots)).astype(np.float32),
+        "next_sentence_label": rng.integers(0, 2, rows, np.int32),
+    }
+
+
+@functools.cache
+def initial_state(vocab_size):
+    """On the host: drawn on one device, because drawing on a mesh takes long to compile."""
+    config = make_config()
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    return jax.device_get(step_lib.init_state(config, model_lib.build(config.model, vocab_size), mesh, STEPS))
+
+
+@functools.cache
+def trained(sizes, vocab_size, steps):
+    """(losses, the first step's gradients as AdamW's first moments hold them, parameters at the end)."""
+    config = make_config()
+    devices = jax.devices()[: np.prod(sizes)]
+    mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), devices)
+    model = model_lib.build(config.model, vocab_size)
+    state = sharding.put(initial_state(vocab_size), step_lib.state_shardings(config, model, mesh, STEPS))
+    train_step = step_lib.make_train_step(config, model, mesh, STEPS)
+    rng = np.random.default_rng(0)
+    losses, gradients = [], None
+    for step in range(steps):
+        batch = sharding.put_rows(make_batch(rng, vocab_size), mesh)
+        state, metrics = train_step(state, batch, np.int32(step), step_lib.dropout_key(config))
+        losses.append(float(metrics["loss"]))
+        if step == 0:
+            gradients = {
+                name: np.asarray(leaf)
+                for path, leaf in jax.tree_util.tree_leaves_with_path(state["opt_state"])
+                if "/mu/" in (name := sharding.path_name(path))
+            }
+    return np.array(losses), gradients, jax.tree.map(np.asarray, state["params"])
+
+
+def assert_as_on_one_device(sizes, vocab_size, steps):
+    assert jax.device_count() == 8
+    losses, gradients, params = trained(sizes, vocab_size, steps)
+    expected, expected_gradients, expected_params = trained((1, 1, 1), vocab_size, steps)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    assert len(gradients) == len(jax.tree.leaves(params)) and expected[0] != expected[-1]
+    for name, gradient in gradients.items():
+        largest = np.abs(expected_gradients[name]).max()
+        np.testing.assert_allclose(gradient, expected_gradients[name], atol=1e-5 * largest, rtol=1e-4, err_msg=name)
+    for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(expected_params), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+def test_losses_and_gradients(sizes):
+    """With a vocabulary and a table of positions that neither fsdp nor tensor divides."""
+    assert_as_on_one_device(sizes, 61, STEPS)
+
+
+def test_a_published_vocabulary_that_tensor_does_not_divide():
+    assert_as_on_one_device((1, 4, 2), 50_265, 2)
