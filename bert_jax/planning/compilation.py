@@ -29,7 +29,7 @@ class Memory:
 
     Attributes:
       parameters, optimizer, batch: of the arguments, in logical sizes; the state is updated in place.
-      padding: of the arguments' layouts, and the odd number.
+      padding: of the arguments' layouts, and the step's number; less what the step was given and does not read.
       outputs: that are not in the arguments' place.
       temporaries: activations, gradients and all else that lives within the step.
       program: the generated code.
