@@ -44,8 +44,10 @@ def _decode_backward(saved, gradient):
     features, embedding = saved
     gradient = gradient.astype(features.dtype)
     table = constrained(embedding.astype(features.dtype), "vocabulary")
-    # The narrower one on the left, as in layers.project.
-    by_embedding = jnp.einsum("bph,bpv->hv", features, gradient, preferred_element_type=jnp.float32).T
+    if features.dtype == jnp.float32:  # the narrower one on the left, as in layers.project
+        by_embedding = jnp.einsum("bph,bpv->hv", features, gradient).T
+    else:  # XLA on CPU has no such product of bfloat16 numbers, transposed, to float32 ones
+        by_embedding = jnp.einsum("bpv,bph->vh", gradient, features, preferred_element_type=jnp.float32)
     return jnp.einsum("bpv,vh->bph", gradient, table), constrained(by_embedding, "vocabulary_gradient")
 
 

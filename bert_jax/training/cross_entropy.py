@@ -80,17 +80,17 @@ def _chunked_forward(features, embedding, bias, labels, weights, chunk):
         losses, right, by_logits = _losses_of_chunk(*decoder, *rows)
         narrow = by_logits.astype(x.dtype)
         by_x = jnp.einsum("scv,vh->sch", narrow, table)
-        by_table = jnp.einsum("scv,sch->svh", narrow, x, preferred_element_type=jnp.float32)
+        by_table = jnp.einsum("sch,scv->shv", x, narrow, preferred_element_type=jnp.float32)
         by_bias = jnp.einsum("sc,scv->sv", ones, by_logits)
-        totals = jax.tree.map(lambda total, part: total + part, totals, (by_table, by_bias))
-        return _laid_out(totals, ROWS, "tensor"), (losses, right, by_x)
+        totals = jax.tree.map(jnp.add, totals, (by_table, by_bias))
+        return _apart(*totals), (losses, right, by_x)
 
     # Each shard sums its own part in float32; the parts meet once, behind the loop.
-    zeros = jnp.zeros((shards, *embedding.shape), jnp.float32), jnp.zeros((shards, *bias.shape), jnp.float32)
-    totals, (losses, right, by_x) = jax.lax.scan(body, _laid_out(zeros, ROWS, "tensor"), rows)
+    zeros = jnp.zeros((shards, *embedding.shape[::-1]), jnp.float32), jnp.zeros((shards, *bias.shape), jnp.float32)
+    totals, (losses, right, by_x) = jax.lax.scan(body, _apart(*zeros), rows)
     by_features = by_x.swapaxes(0, 1).reshape(shards, -1, features.shape[-1])
     by_features = by_features[:, : features.size // shards // features.shape[-1]].reshape(features.shape)
-    saved = constrained(by_features, "hidden"), totals[0].sum(0), totals[1].sum(0)
+    saved = constrained(by_features, "hidden"), constrained(totals[0].sum(0).T, "vocabulary_gradient"), totals[1].sum(0)
     return (losses.sum(), right.sum()), saved
 
 
@@ -132,6 +132,10 @@ def _chunks(chunk, *arrays):
         return array.reshape(shards, number, size, *array.shape[2:]).swapaxes(0, 1)
 
     return _laid_out([cut(array) for array in arrays], None, ROWS)
+
+
+def _apart(by_table, by_bias):
+    return _laid_out(by_table, ROWS, None, "tensor"), _laid_out(by_bias, ROWS, "tensor")
 
 
 def _laid_out(tree, *layout):
