@@ -5,6 +5,7 @@ is written last is there.
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import uuid
@@ -12,7 +13,8 @@ from collections.abc import Iterator
 
 from bert_jax.errors import UserError
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 16 << 20  # copied at once
+_LINES_BYTES = 1 << 20  # read ahead
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -31,7 +33,7 @@ def open_binary(path: str):
         return open(path, "rb")
     with reporting(path):
         system, place = _system(path)
-        return system.open(place, "rb")
+        return io.BufferedReader(system.open(place, "rb"), _LINES_BYTES)  # fsspec's own reads no line up to a length
 
 
 def glob(pattern: str) -> list[str]:
