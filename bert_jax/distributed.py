@@ -106,7 +106,7 @@ def agreed(make: Callable[[], T]) -> T:
 
 def once(do: Callable[[], object]) -> None:
     """Process 0 does it, and the others wait until it is done. Raises UserError as `agreed` does."""
-    agreed(lambda: do() and None)
+    agreed(lambda: (do(), None)[1])
 
 
 def first_then_all(make: Callable[[], T]) -> T:

@@ -220,3 +220,25 @@ def test_four_processes_train_as_one(recipe, environment, tmp_path):
     pretrain(1, environment, recipe, tmp_path / "one").wait()
     pretrain(4, environment, recipe, tmp_path / "four", "--config.mesh.fsdp=4", "--config.mesh.tensor=2").wait()
     assert_same_to_rounding(logged(tmp_path / "four"), logged(tmp_path / "one"))
+
+
+@pytest.mark.slow
+def test_fine_tuning_on_two_processes(finished, environment, tmp_path):
+    labels = {"kan": "good", "mot": "bad"}
+    rows = [(f"{word} lo{i} ri", label) for i in range(40) for word, label in labels.items()]
+    (tmp_path / "rows.tsv").write_text("text\tlabel\n" + "".join(f"{text}\t{label}\n" for text, label in rows))
+    options = [
+        "-m", "bert_jax.finetune", "--config=finetune/sst2", f"--config.init_from={finished}", "--config.seeds=2",
+        f"--config.task.train={tmp_path / 'rows.tsv'}", f"--config.task.held_out={tmp_path / 'rows.tsv'}",
+        "--config.task.text=text", "--config.task.label=label", "--config.data.batch_size=16",
+        "--config.data.sequence_length=32", "--config.train.num_epochs=2", "--config.train.log_every=1",
+        "--config.mesh.fsdp=2", "--config.train.progress=False", "--config.train.tensorboard=False",
+    ]  # fmt: skip
+    summaries = []
+    for number in (1, 2):
+        workdir = tmp_path / str(number)
+        Processes(number, environment, [*options, f"--workdir={workdir}"]).wait()
+        summaries.append(json.loads((workdir / "summary.json").read_text()))
+        assert (workdir / "predictions" / "held_out.jsonl").read_text().count("\n") == len(rows)
+    assert summaries[0]["scores"] == summaries[1]["scores"]
+    assert_same_to_rounding(logged(tmp_path / "2"), logged(tmp_path / "1"))
