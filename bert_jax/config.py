@@ -16,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax.errors import UserError
+from bert_jax.kernel_choice import resolve_kernel
 
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
@@ -25,7 +26,7 @@ CHOICES = {
     "model.attention": ("bidirectional", "causal"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention_kernel": ("auto", "xla", "splash", "flash", "cudnn"),
-    "model.remat": ("none", "full", "dots", "dots_no_batch"),
+    "model.remat": ("none", "attention", "dots", "dots_no_batch", "full"),
     "mesh.across_slices": ("data", "fsdp"),
     "objective.name": ("mlm", "ltr"),
     "data.format": FORMATS,
@@ -383,6 +384,13 @@ def _check_model(found):
     for key in ("model.hidden_dropout", "model.attention_dropout"):
         if found[key] >= 1:
             raise UserError(f"config.{key}: found {found[key]}; expected a rate in [0, 1)")
+    dtype, dropout = found["model.dtype"], found["model.attention_dropout"]
+    resolve_kernel(
+        found["model.attention_kernel"],
+        dtype=None if dtype == "auto" else dtype,
+        head_size=hidden // heads,
+        dropout=dropout,
+    )
 
 
 def _check_objective(found):
@@ -410,6 +418,7 @@ def _check_data(data, name, found):
     longest, positions = found["data.sequence_length"], found["model.max_positions"]  # phases have at most the first
     if longest > positions:
         raise UserError(f"{where}.sequence_length: {longest} is over config.model.max_positions={positions}")
+    resolve_kernel(found["model.attention_kernel"], sequence_length=data.sequence_length)
     least = 5 if data.format in PAIR_FORMATS else 3
     if data.sequence_length < least:
         raise UserError(f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {least}")

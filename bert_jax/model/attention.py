@@ -1,5 +1,6 @@
 """Multi-head self-attention."""
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -37,7 +38,10 @@ class SelfAttention(nnx.Module):
         # gradient is zero and not rounding.
         key = self._heads(project(hidden, self.key.kernel[...].astype(hidden.dtype)))
         kernel = kernel_of(self.spec, hidden.shape[1], visibility.sequence_ids is not None, seed is not None)
-        mixed = attend(kernel, query, key, value, visibility, self.spec.attention_dropout, seed)
+        run = functools.partial(attend, kernel, rate=self.spec.attention_dropout)
+        if self.spec.remat == "attention":
+            run = jax.checkpoint(run)
+        mixed = run(query, key, value, visibility, seed=seed)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(hidden.shape))
 
     def _heads(self, x):

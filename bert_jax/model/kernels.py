@@ -124,10 +124,11 @@ def cudnn(query, key, value, visibility: Visibility) -> jax.Array:
     """cuDNN's flash attention. In rows that are not packed, padding must stand at the end: see `padding_last`."""
     masking = {"is_causal": visibility.causal}
     if visibility.sequence_ids is None:
-        # A sum with zeros that come from the query, so that under vmap the lengths have the query's axes: the
-        # batching rule of the kernel folds the axes of all operands alike.
-        lengths = visibility.present.sum(1, dtype=jnp.int32) + 0 * query[:, 0, 0, 0].astype(jnp.int32)
-        masking["key_value_seq_lengths"] = jnp.maximum(lengths, 1)  # a row of padding alone divides by no zero
+        # Under vmap the lengths must have the query's axes, as the kernel's batching rule folds those of all operands
+        # alike: hence the zeros. A row of padding alone has one key, so that nothing is divided by zero.
+        zeros = 0 * query[:, 0, 0, 0].astype(jnp.int32)
+        masking["query_seq_lengths"] = query.shape[2] + zeros
+        masking["key_value_seq_lengths"] = jnp.maximum(visibility.present.sum(1, dtype=jnp.int32), 1) + zeros
     else:
         masking = {"mask": visibility.mask()}
     # [batch, sequence, heads, head_size] is what the projections gave: the two transposes cancel.

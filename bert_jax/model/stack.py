@@ -11,7 +11,7 @@ from bert_jax.model.kernels import RESULTS, Visibility
 _policies = jax.checkpoint_policies
 
 # config.model.remat: what a layer keeps of its forward pass; the rest is computed again. "none" keeps everything,
-# "attention" everything but the scores and weights of XLA's attention (see attention.py).
+# "attention" everything but what attention makes of its queries, keys and values (see attention.py).
 REMAT = {
     "none": None,
     "attention": None,

@@ -1,14 +1,23 @@
 """Every attention kernel gives what the reference gives, wherever padding stands and whatever a row holds."""
 
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental import pallas
+from jax.experimental import pallas, topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
+from bert_jax import config as config_lib
+from bert_jax import kernel_choice, sharding
+from bert_jax import model as model_lib
+from bert_jax.errors import UserError
 from bert_jax.model import kernels
+from bert_jax.model.attention import kernel_of
 from bert_jax.model.kernels import Visibility
+from bert_jax.training import step as step_lib
 
 ROWS, HEADS = 2, 2
 
@@ -86,3 +95,194 @@ def test_splash_in_bfloat16(interpreted):
     visibility = make_visibility("anywhere", False, ROWS, 128)
     one = output_and_gradients("splash", visibility, 128, 48, jnp.bfloat16)
     assert_same(one, output_and_gradients("xla", visibility, 128, 48), 0.03)
+
+
+@pytest.mark.parametrize(
+    ("kind", "causal"), [("whole", False), ("right", True), ("anywhere", False), ("left", True), ("packed", True)]
+)
+def test_cudnn_is_asked_for_what_the_reference_does(cudnn_by_xla, kind, causal):
+    visibility = make_visibility(kind, causal, 3, 20)
+    order, back = kernels.padding_last(visibility.present)
+    drawn = jax.random.normal(jax.random.key(1), (3, 3, HEADS, 20, 8))
+
+    def moved(arrays, order):
+        def move(x):
+            return kernels.reordered(x.swapaxes(1, 2).reshape(3, 20, -1), order).reshape(3, 20, HEADS, 8).swapaxes(1, 2)
+
+        return [move(x) for x in arrays]
+
+    if kind == "packed":
+        found = kernels.cudnn(*drawn, visibility)
+    else:
+        found = moved([kernels.cudnn(*moved(drawn, order), visibility.reordered(order))], back)[0]
+    there = visibility.present[:, None, :, None]
+    np.testing.assert_allclose(
+        jnp.where(there, found, 0), jnp.where(there, kernels.xla(*drawn, visibility), 0), atol=2e-6
+    )
+
+
+def make_model(platform, **changes):
+    config = config_lib.base().model
+    config.update(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_positions=128)
+    config.update(attention_dropout=0.0, dtype="float32", **changes)
+    return model_lib.build(config, 64, platform=platform, next_sentence=False)
+
+
+def make_batch(rows=4, length=128, packed=False):
+    random = np.random.default_rng(0)
+    present = (random.random((rows, length)) < 0.8).astype(np.int32)
+    present[:, 0] = 1
+    batch = {
+        "input_ids": random.integers(0, 64, (rows, length)).astype(np.int32),
+        "attention_mask": present,
+        "token_type_ids": random.integers(0, 2, (rows, length)).astype(np.int32),
+        "masked_positions": present.argsort(1)[:, -3:].astype(np.int32),  # of tokens that are present
+    }
+    if packed:
+        batch["sequence_ids"] = np.where(present, 1 + np.arange(length) // 50, 0).astype(np.int32)
+        batch["position_ids"] = np.tile(np.arange(length, dtype=np.int32) % 50, (rows, 1))
+        batch["cls_positions"] = np.zeros((rows, 1), np.int32)
+    return batch
+
+
+def logits_and_gradient(model, batch, mesh=None, seeds=None):
+    """Of a model, on a mesh, or of several models at once."""
+
+    def loss(params):
+        logits = model.apply(params, batch, dropout_key=jax.random.key(3))["mlm_logits"]
+        return jnp.sin(logits).mean(), logits
+
+    def run(params):
+        with jax.sharding.use_abstract_mesh((mesh or no_mesh).abstract_mesh):
+            return jax.grad(loss, has_aux=True)(params)
+
+    no_mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    if seeds:
+        params = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(0), seeds))
+        return jax.device_get(jax.jit(jax.vmap(run))(params))
+    params = jax.jit(model.init)(jax.random.key(0))
+    layout = None if mesh is None else (sharding.tree_shardings(params, mesh),)
+    return jax.device_get(jax.jit(run, in_shardings=layout)(params))
+
+
+def assert_trees_agree(one, other):
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * abs(b).max() + 1e-9, err_msg=sharding.path_name(path))
+
+
+def test_a_model_by_splash_on_a_mesh_and_over_seeds(interpreted):
+    batch = make_batch()
+    scanned = make_model("tpu", scan_layers=True, remat="dots_no_batch")
+    assert kernel_of(scanned.spec, 128, packed=False, dropping=True) == "splash"
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, jax.devices()[:4])
+    assert_trees_agree(logits_and_gradient(scanned, batch, mesh), logits_and_gradient(make_model("cpu"), batch))
+    batch = make_batch(rows=2, packed=True)
+    one, other = (logits_and_gradient(make_model(platform), batch, seeds=2) for platform in ("tpu", "cpu"))
+    assert_trees_agree(one, other)
+
+
+def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
+    exact = dataclasses.replace(kernel_choice.LIMITS["cudnn"], dtypes=("float32",))
+    monkeypatch.setitem(kernel_choice.LIMITS, "cudnn", exact)
+    model, batch = make_model("cuda", attention="causal"), make_batch(rows=2)
+    model = dataclasses.replace(model, spec=dataclasses.replace(model.spec, hidden_dropout=0.0))
+    plain = dataclasses.replace(model, spec=dataclasses.replace(model.spec, platform="cpu"))
+    assert kernel_of(model.spec, 128, packed=False, dropping=True) == "cudnn"
+    assert_trees_agree(*(logits_and_gradient(one, batch, seeds=2) for one in (model, plain)))
+
+
+@pytest.mark.parametrize("kind", ["right", "packed"])
+def test_cudnn_lowers_for_a_gpu(monkeypatch, kind):
+    library = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
+    visibility = make_visibility(kind, False, ROWS, 64)
+
+    def loss(query):
+        return (kernels.cudnn(query, query, query, visibility) * query).astype(jnp.float32).sum()
+
+    query = jnp.zeros((3, ROWS, HEADS, 64, 16), jnp.bfloat16)
+    gradient = jax.vmap(jax.grad(loss)) if kind == "right" else lambda query: jax.grad(loss)(query[0])
+    text = jax.jit(gradient).trace(query).lower(lowering_platforms=("cuda",)).as_text()
+    assert "__cudnn$fmha" in text and "Backward" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=512), "splash"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=500), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=512, dropout=0.1), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=20, sequence_length=512), "xla"),
+        (dict(platform="cuda", dtype="bfloat16", head_size=64, sequence_length=500), "cudnn"),
+        (dict(platform="cuda", dtype="float32", head_size=64, sequence_length=512), "xla"),
+        (dict(platform="gpu", dtype="bfloat16", head_size=64, sequence_length=512), "xla"),
+        (dict(platform="cpu", dtype="float32", head_size=64, sequence_length=512), "xla"),
+    ],
+)
+def test_auto_takes_a_kernel_where_it_can_do_what_is_asked(asked, expected):
+    assert kernel_choice.resolve_kernel("auto", **asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "message"),
+    [
+        ("splash", {"platform": "cpu"}, "found splash, but it runs on tpu, and this is cpu"),
+        ("cudnn", {"platform": "gpu"}, "found cudnn, but it runs on cuda"),
+        (
+            "flash",
+            {"dropout": 0.1},
+            "found flash, but it cannot do config.model.attention_dropout=0.1; expected",
+        ),
+        ("cudnn", {"dtype": "float32"}, "cannot compute in float32; expected config.model.dtype to be bfloat16"),
+        ("splash", {"sequence_length": 200}, "rows have 200 tokens; expected a multiple of 128"),
+        ("cudnn", {"head_size": 20}, "heads have 20 units .*; expected a multiple of 8, at most 128"),
+    ],
+)
+def test_a_named_kernel_that_cannot_do_it_is_refused(name, asked, message):
+    with pytest.raises(UserError, match=f"config.model.attention_kernel: .*{message}"):
+        kernel_choice.resolve_kernel(name, **asked)
+
+
+def test_recipes_and_models_with_such_a_kernel_are_refused():
+    config = config_lib.base()
+    config.data.corpus = "anywhere"
+    config.model.attention_kernel = "splash"
+    with pytest.raises(UserError, match="config.model.attention_kernel: .*attention_dropout=0.1"):
+        config_lib.validate(config)
+    config.model.attention_dropout = 0.0
+    config_lib.validate(config)
+    with pytest.raises(UserError, match="config.model.attention_kernel: .*runs on tpu, and this is cpu"):
+        model_lib.build(config.model, 64)
+    config.data.sequence_length = 100
+    with pytest.raises(UserError, match="config.model.attention_kernel: .*rows have 100 tokens"):
+        config_lib.validate(config)
+    with pytest.raises(UserError, match="config.model.attention_kernel: .*rows have 64 tokens"):
+        kernel_of(make_model("tpu", attention_kernel="splash").spec, 64, packed=False, dropping=False)
+
+
+def test_a_training_step_by_splash_compiles_for_a_pod(monkeypatch):
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    except Exception as error:  # whatever keeps libtpu from being loaded
+        pytest.skip(f"no TPU compiler: {error}")
+    config = config_lib.base()
+    config.model.update(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=96, max_positions=128)
+    config.model.update(attention_dropout=0.0, scan_layers=True)
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, list(devices))
+    model = model_lib.build(config.model, 64, platform="tpu")
+    assert model.spec.dtype == "bfloat16"
+    batch = make_batch() | {
+        "masked_labels": np.zeros((4, 3), np.int32),
+        "masked_weights": np.ones((4, 3), np.float32),
+        "next_sentence_label": np.zeros(4, np.int32),
+    }
+
+    def described(x, layout):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, layout))
+
+    batch = jax.tree.map(lambda x: described(x, P(("data", "fsdp"))), batch)
+    whole = [described(x, P()) for x in (np.int32(0), jax.eval_shape(lambda: step_lib.dropout_key(config)))]
+    train_step = step_lib.make_train_step(config, model, mesh, 10)
+    program = train_step.lower(step_lib.abstract_state(config, model, mesh, 10), batch, *whole).compile().as_text()
+    assert "splash_mha_fwd" in program and "splash_mha_dkv" in program

@@ -1,0 +1,92 @@
+"""bfloat16 compute: what stays float32, and curves that stay within the noise of float32's."""
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.training import step as step_lib
+
+VOCAB, ROWS, LENGTH, SLOTS, STEPS = 30, 16, 16, 4, 80
+
+
+def make_config(dtype, seed=0):
+    config = config_lib.base()
+    config.seed = seed
+    config.model.update(hidden_size=32, num_layers=2, num_heads=2, intermediate_size=64, max_positions=LENGTH)
+    config.model.update(dtype=dtype, scan_layers=True)
+    config.optimizer.update(learning_rate=5e-3, warmup_steps=10)
+    return config
+
+
+def make_batch(step):
+    """Rows that repeat a token, or one of its two neighbours: what is masked can be guessed from the rest."""
+    random = np.random.default_rng(step)
+    tokens = 1 + (random.integers(0, VOCAB - 1, (ROWS, 1)) + random.integers(0, 2, (ROWS, LENGTH))) % (VOCAB - 1)
+    positions = np.stack([random.choice(LENGTH, SLOTS, replace=False) for _ in range(ROWS)])
+    shown = tokens.copy()
+    np.put_along_axis(shown, positions, 0, axis=1)
+    return {
+        "input_ids": shown.astype(np.int32),
+        "attention_mask": np.ones((ROWS, LENGTH), np.int32),
+        "token_type_ids": np.zeros((ROWS, LENGTH), np.int32),
+        "masked_positions": positions.astype(np.int32),
+        "masked_labels": np.take_along_axis(tokens, positions, axis=1).astype(np.int32),
+        "masked_weights": np.ones((ROWS, SLOTS), np.float32),
+        "next_sentence_label": np.full(ROWS, -1, np.int32),
+    }
+
+
+def curves(dtype, seeds):
+    """Losses [seed, step], of one compiled step for all seeds."""
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    config = make_config(dtype)
+    model = model_lib.build(config.model, VOCAB)
+    train_step = step_lib.make_train_step(config, model, mesh, STEPS)
+    found = []
+    for seed in seeds:
+        config = make_config(dtype, seed)
+        state, key = step_lib.init_state(config, model, mesh, STEPS), step_lib.dropout_key(config)
+        losses = []
+        for step in range(STEPS):
+            state, metrics = train_step(state, make_batch(step), np.int32(step), key)
+            losses.append(metrics["mlm_loss"])
+        found.append(jax.device_get(losses))
+    return np.array(found)
+
+
+def test_the_curve_stays_within_the_noise_of_float32():
+    seeds = (0, 1, 2)
+    full, half = curves("float32", seeds), curves("bfloat16", seeds)
+    windows = [slice(start, start + 20) for start in range(0, STEPS, 20)]
+    full, half = (np.stack([runs[:, window].mean(1) for window in windows], 1) for runs in (full, half))
+    noise = full.std(0, ddof=1)
+    assert full[:, -1].max() < 0.8 * full[:, 0].min(), full  # something was learned
+    # Either mean of runs strays by noise / sqrt(runs), their difference by sqrt(2) of that: three deviations.
+    allowed = 3 * noise * (2 / len(seeds)) ** 0.5
+    assert (abs(half.mean(0) - full.mean(0)) < allowed + 0.005).all(), (half.mean(0), full.mean(0), noise)
+
+
+def test_softmax_norms_and_loss_are_float32():
+    config = make_config("bfloat16")
+    model = model_lib.build(config.model, VOCAB)
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    train_step = step_lib.make_train_step(config, model, mesh, STEPS)
+    state = step_lib.abstract_state(config, model, mesh, STEPS)
+    traced = train_step.trace(state, make_batch(0), np.int32(0), step_lib.dropout_key(config))
+    seen = {name: set() for name in ("exp", "log", "rsqrt", "sqrt", "erf", "reduce_max", "dot_general")}
+    for equation in equations(traced.jaxpr.jaxpr):
+        if equation.primitive.name in seen:
+            seen[equation.primitive.name].add(equation.invars[0].aval.dtype)
+    assert jnp.dtype("bfloat16") in seen.pop("dot_general")
+    assert set.union(*seen.values()) == {jnp.dtype("float32")} and all(seen.values()), seen
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
