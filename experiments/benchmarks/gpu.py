@@ -151,8 +151,8 @@ def introduction(there, options):
     yield "# BERT on one GPU, beside transformers under torch.compile"
     yield ""
     if not there["gpu"]:
-        yield "**No GPU row has been measured: there was none.** What follows shows that the benchmark runs, on a CPU and"
-        yield "at a toy size: its speeds and ratios mean nothing."
+        yield "**No GPU row has been measured: there was none.** What follows shows that the benchmark runs, on a CPU"
+        yield "and at a toy size: its speeds and ratios mean nothing."
         yield ""
     yield (
         f"`python -m experiments.benchmarks.gpu{arguments}` on {there['device']}; Python {platform.python_version()}, "

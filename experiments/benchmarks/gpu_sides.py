@@ -59,7 +59,9 @@ def our_inference(job):
     from bert_jax import sharding
     from bert_jax.training import flops
 
-    config = model_settings(*job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], pooler=False)
+    config = model_settings(
+        *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], attention_dropout=0.0, pooler=False
+    )
     model = model_lib.build(config, VOCABULARY, next_sentence=False, language_model=False)
     params = jax.jit(model.init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf.astype(job["dtype"]) if leaf.ndim > 1 else leaf, params)
