@@ -74,7 +74,12 @@ def changes(
 ) -> Iterator[dict[str, int | str]]:
     """Changes to try, the cheapest first: microbatches, then remat policies, then fsdp, then these together."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
-    parts = [{"train.microbatches": n} for n in _microbatches(config, topology)] if state_fits else []
+    now = config.train.microbatches
+    parts = [
+        {"train.microbatches": n}
+        for n in _microbatches(config, topology)
+        if all(_could_fit(phase, now / n) for phase in compiled) and state_fits
+    ]
     remat = [{"model.remat": name} for name in REMAT[REMAT.index(config.model.remat) + 1 :]] if state_fits else []
     fsdp = list(_fsdp(config, topology))
     yield from itertools.chain(parts, remat, fsdp)
@@ -84,6 +89,11 @@ def changes(
     for layout in fsdp:
         yield from (layout | more for more in finest + leanest)
         yield from (layout | part | policy for part in finest for policy in leanest)
+
+
+def _could_fit(phase, share):
+    """Whether a phase may fit with a share of its rows at once: what is not state shrinks by that at most."""
+    return phase.state + share * (phase.needed - phase.state) < phase.usable
 
 
 def changed(config: ml_collections.ConfigDict, change: Mapping[str, int | str]) -> ml_collections.ConfigDict:
