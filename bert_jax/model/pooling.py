@@ -12,7 +12,7 @@ POOLING = ("cls", "mean", "max", "attention", "mean_sqrt_len_tokens", "weightedm
 def pool(
     hidden: jax.Array, present: jax.Array, kind: str, scores: jax.Array | None = None, batch: Mapping | None = None
 ) -> jax.Array:
-    """[batch, sequence, hidden] to [batch, hidden], over the tokens that are present; of packed rows, [batch, k, hidden].
+    """[batch, sequence, hidden] to [batch, hidden], over the tokens present; of packed rows, [batch, k, hidden].
 
     Args:
       hidden: of one layer.
