@@ -1,6 +1,9 @@
 """What all commands share: recipe flags, and one clear line for a user's mistake."""
 
 import contextlib
+import glob
+import importlib.util
+import os
 import re
 import sys
 import traceback
@@ -59,10 +62,18 @@ def run(main, passes_on: bool = False) -> None:
     Args:
       main: called with the program's name and, with `passes_on`, the options that stand after a lone "--".
     """
+    _look_for_no_missing_tpu()
     try:
         app.run(_reporting(main, passes_on), flags_parser=_parse)
     except UserError as error:
         _report(error)
+
+
+def _look_for_no_missing_tpu():
+    """Keeps libtpu, which `plan` compiles with, from telling at length that a machine without accelerators has none."""
+    accelerators = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
+    if importlib.util.find_spec("libtpu") and not any(glob.glob(device) for device in accelerators):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
 def _reporting(main, passes_on):

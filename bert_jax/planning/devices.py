@@ -20,9 +20,11 @@ _ENVIRONMENT = {
 
 def prepare_environment() -> None:
     """Makes this process one that only compiles; to be called before jax is used."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def devices(topology: Topology) -> list:
