@@ -80,11 +80,12 @@ def changes(
         for n in _microbatches(config, topology)
         if all(_could_fit(phase, now / n) for phase in compiled) and state_fits
     ]
-    remat = [{"model.remat": name} for name in REMAT[REMAT.index(config.model.remat) + 1 :]] if state_fits else []
+    keeps = REMAT.index("none" if config.model.remat == "attention" else config.model.remat)  # nearly everything
+    remat = [{"model.remat": name} for name in REMAT[keeps + 1 :]] if state_fits else []
     fsdp = list(_fsdp(config, topology))
-    yield from itertools.chain(parts, remat, fsdp)
-    yield from (most | policy for most in parts[-1:] for policy in remat)
     finest = [{"train.microbatches": n} for n in _microbatches(config, topology)][-1:]
+    yield from itertools.chain(parts, remat, fsdp)
+    yield from (part | policy for part in finest for policy in remat)
     leanest = [{"model.remat": REMAT[-1]}] if config.model.remat != REMAT[-1] else []
     for layout in fsdp:
         yield from (layout | more for more in finest + leanest)

@@ -60,7 +60,7 @@ def test_what_does_not_fit_is_told_with_what_makes_it_fit(compiled):
 def test_changes_come_cheapest_first(config):
     topology = chips.parse("v5e:2x2")
     config.data.batch_size = 16
-    step = compilation.Compiled(100, 50, None, 16, 128, 8, model_flops=1.0, state=10)
+    step = compilation.Compiled(80, 50, None, 16, 128, 8, model_flops=1.0, state=10)
     found = list(fit.changes(config, topology, [step]))
     assert found[:8] == [
         {"train.microbatches": 2}, {"train.microbatches": 4},
@@ -69,8 +69,25 @@ def test_changes_come_cheapest_first(config):
         {"train.microbatches": 4, "model.remat": "dots"},
     ]  # fmt: skip
     assert found[-1] == {"mesh.fsdp": 4, "train.microbatches": 4, "model.remat": "full"}
+    # Counts that cannot be enough are left out, but not their finest with a policy.
+    over = list(fit.changes(config, topology, [dataclasses.replace(step, needed=400)]))
+    assert {"train.microbatches": 4} not in over and {"train.microbatches": 4, "model.remat": "dots"} in over
     large = dataclasses.replace(step, state=60)  # parameters and moments alone are too much
     assert next(fit.changes(config, topology, [large])) == {"mesh.fsdp": 2}
+
+
+def test_every_remat_policy_has_leaner_ones_but_the_last(config):
+    config.data.batch_size = 4
+    step = compilation.Compiled(80, 50, None, 4, 128, 8, model_flops=1.0, state=10)
+    leaner = {}
+    for name in config_lib.CHOICES["model.remat"]:
+        config.model.remat = name
+        found = fit.changes(config, chips.parse("v5e:2x2"), [step])
+        leaner[name] = [change["model.remat"] for change in found if set(change) == {"model.remat"}]
+    policies = ["dots", "dots_no_batch", "full"]
+    assert leaner == {
+        "none": policies, "attention": policies, "dots": policies[1:], "dots_no_batch": ["full"], "full": [],
+    }  # fmt: skip
 
 
 def test_the_compilers_refusals():
