@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import re
 import socket
+import sys
 import time
 import urllib.request
 from collections.abc import Mapping
@@ -108,6 +109,13 @@ def _of_environment(environment):
         found = launcher(environment)
         if found is not None:
             return found if found.num_processes > 1 else None
+    if environment.get("JOB_COMPLETION_INDEX"):
+        print(
+            f"note: JOB_COMPLETION_INDEX is {environment['JOB_COMPLETION_INDEX']}, but nothing tells how many pods the "
+            "Job has: this one works alone; set JAX_NUM_PROCESSES, to 1 if it is to",
+            file=sys.stderr,
+            flush=True,
+        )
     if environment.get("JAX_COORDINATOR_ADDRESS"):
         raise UserError(
             "JAX_NUM_PROCESSES: missing, but there is JAX_COORDINATOR_ADDRESS; expected both, with JAX_PROCESS_ID"
@@ -161,7 +169,7 @@ def _kubernetes(environment):
         K8sCluster.is_env_present()  # sets up the client
         count = K8sCluster.get_process_count()
         if count == 1:
-            return None
+            return Processes("JOB_COMPLETION_INDEX", "", 1, 0)
         address = K8sCluster.get_coordinator_address(60, environment.get("JAX_COORDINATOR_PORT"))
     except Exception as error:  # whatever the client raises
         raise UserError(

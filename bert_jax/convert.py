@@ -5,8 +5,6 @@ transformers loads, and sentence-transformers where the model came from there. M
 directory or a name on the hub. Weights in a pickle (pytorch_model.bin) are read here alone, by torch's safe reader.
 """
 
-import pathlib
-
 from absl import flags
 
 from bert_jax import command
@@ -23,10 +21,11 @@ def main(argv):
     del argv
     from bert_jax.errors import UserError
     from bert_jax.interop import huggingface
+    from bert_jax.training import workdir
     from bert_jax.training.models import open_model
 
     name, step = _INPUT.value, _STEP.value
-    if (pathlib.Path(name) / "run.json").exists():
+    if workdir.holds_run(name):
         if step and step != "best" and not step.isdecimal():
             raise UserError(f"--step={step}: expected the number of a step, or best")
         model = open_model(name, int(step) if step and step.isdecimal() else step)

@@ -152,3 +152,11 @@ def test_a_port_that_is_taken():
         address = f"localhost:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match="process 0 cannot listen on port .* Address already in use"):
             clusters.check_coordinator(clusters.Processes("--process_id", address, 2, 0), 0.1)
+
+
+def test_a_pod_of_an_indexed_job_is_told_that_it_works_alone(capsys, monkeypatch):
+    monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
+    assert clusters.find({"JOB_COMPLETION_INDEX": "0"}) is None
+    assert "set JAX_NUM_PROCESSES" in capsys.readouterr().err
+    assert clusters.find({"JOB_COMPLETION_INDEX": "0", "JAX_NUM_PROCESSES": "1"}) is clusters.find({}) is None
+    assert not capsys.readouterr().err

@@ -8,6 +8,9 @@
 
 STEP is the number of steps done. A directory of that name is complete: Orbax renames it last. Its manifest
 then tells a damaged checkpoint, also where a flipped bit would still decode to numbers.
+
+In gs:// nothing is renamed: Orbax writes into STEP, then we the manifest, then Orbax commit_success.txt, and with that
+STEP is complete. What lacks it counts for nothing, and Orbax removes it before it saves.
 """
 
 import concurrent.futures
@@ -31,12 +34,14 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
 from bert_jax import distributed
+from bert_jax.data import storage
 from bert_jax.errors import UserError
 from bert_jax.training import workdir as workdir_lib
 
 METRIC = "eval/mlm_loss"  # smaller is better
 _NOT_SAVED = ("bad_step", "active")
 _PARTIAL = ".orbax-checkpoint-tmp"
+_COMMITTED = "commit_success.txt"  # Orbax writes it in gs://, last of all
 _BLOCK = 1 << 22
 _MIN_SLICE_BYTES = 1 << 20
 
@@ -59,7 +64,7 @@ class Checkpoints:
         config: ml_collections.ConfigDict,
         say: Callable[[str], None] = print,
     ):
-        self._directory = workdir.absolute() / "checkpoints"
+        self._directory = _directory_of(workdir)
         self._train = config.train
         self._say = say
         self._saving = None
@@ -68,7 +73,8 @@ class Checkpoints:
     def restore(self, template: Mapping) -> tuple[dict, int] | None:
         """The newest whole checkpoint and its step; None if there is none yet.
 
-        Damaged ones that are newer are moved aside to corrupt-STEP. Process 0 looks, and decides for all.
+        Damaged ones that are newer are moved aside to corrupt-STEP, in gs:// beside checkpoints/. Process 0 looks, and
+        decides for all.
 
         Args:
           template: {"params", "opt_state", ...}, trees of arrays or ShapeDtypeStructs with shardings.
@@ -148,7 +154,10 @@ class Checkpoints:
         """The step of the newest checkpoint that is complete."""
         return max(steps_in(self._directory), default=None)
 
-    def close(self) -> None:
+    def close(self, together: bool = True) -> None:
+        """Waits for the save that is under way; not for other processes, where they do not come here `together`."""
+        if distributed.several() and not together:
+            return  # an error has ended this process alone, and ends the others
         self.settle()
         self._close()
 
@@ -182,7 +191,7 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=self._seal, barrier_sync_fn=self._meet),
             )
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(epath.Path(self._directory), options=options)
         return self._manager
 
     def _set_unreadable_aside(self):
@@ -191,20 +200,23 @@ class Checkpoints:
                 self._set_aside(step, "metrics cannot be read")
 
     def _seal(self):
-        """Writes the manifest into the checkpoint that Orbax is about to rename; of several processes, one does."""
-        partial = self._directory / f"{self._saving}{_PARTIAL}"
-        items = [item for item in partial.iterdir() if item.is_dir()]
-        files = sorted(path for item in items for path in item.rglob("*") if path.is_file())
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            sums = pool.map(_crc32, files)
-            found = {
-                path.relative_to(partial).as_posix(): [path.stat().st_size, crc]
-                for path, crc in zip(files, sums, strict=True)
-            }
+        """Writes the manifest into the checkpoint that Orbax is about to rename; of several processes, one does.
+
+        In gs:// the checkpoint is read back for it, so that what is stored is what was checked.
+        """
+        partial = self._partial()
+        sizes = {name: size for name, size in sorted(_sizes(partial).items()) if "/" in name}  # of the items
+        with storage.reporting(str(partial)), concurrent.futures.ThreadPoolExecutor(4) as pool:
+            sums = pool.map(lambda name: _crc32(partial / name), sizes)
+            found = {name: [sizes[name], crc] for name, crc in zip(sizes, sums, strict=True)}
         workdir_lib.write_json(
             partial / "manifest.json",
             {"format_version": workdir_lib.FORMAT_VERSION, "step": self._saving, "files": found},
         )
+
+    def _partial(self):
+        """Where Orbax writes what is being saved."""
+        return self._directory / f"{self._saving}{'' if storage.is_remote(self._directory) else _PARTIAL}"
 
     def _meet(self, *, key, timeout_ms):
         """What the processes wait at when they save; it lets them go where one of them has failed."""
@@ -212,22 +224,28 @@ class Checkpoints:
 
     def _failed(self, reason):
         self._close()  # what else it failed at would be raised by the next save
-        if distributed.is_first():
-            shutil.rmtree(self._directory / f"{self._saving}{_PARTIAL}", ignore_errors=True)  # gives the room back
-        newest = self.newest()
-        last = "there is none yet" if newest is None else f"the last good one is step {newest}"
+        if distributed.is_first() and not storage.is_remote(self._directory):
+            shutil.rmtree(self._partial(), ignore_errors=True)  # gives the room back
+        try:
+            newest = self.newest()
+            last = "there is none yet" if newest is None else f"the last good one is step {newest}"
+        except UserError:  # storage that cannot be reached for the moment
+            last = "those before it are left as they are"
         self._say(f"warning: saving the checkpoint of step {self._saving} failed: {reason}; {last}")
 
     def _set_aside(self, step, reason):
-        aside = self._directory / f"corrupt-{step}"
+        # From checkpoints/ in gs:// Orbax would remove it.
+        folder = self._directory.parent if storage.is_remote(self._directory) else self._directory
+        aside = folder / f"corrupt-{step}"
         again = 1
         while aside.exists():
             again += 1
-            aside = self._directory / f"corrupt-{step}-{again}"
+            aside = folder / f"corrupt-{step}-{again}"
         try:
-            (self._directory / str(step)).rename(aside)
+            with storage.reporting(str(folder)):
+                (self._directory / str(step)).rename(aside)  # in gs:// copied, then removed
         except OSError as error:
-            raise UserError(f"{self._directory}: cannot be written: {error.strerror}") from error
+            raise UserError(f"{self._directory}: cannot be written: {error.strerror or error}") from error
         self._say(f"warning: the checkpoint of step {step} is damaged ({reason}); moved to {aside}")
 
 
@@ -247,10 +265,10 @@ def load(
     Raises:
       UserError: no such run or checkpoint, or it is damaged.
     """
-    workdir = pathlib.Path(workdir).absolute()
+    workdir = workdir_lib.path_of(workdir)
     config = workdir_lib.read(workdir)[1]
     if step == "best":
-        directory = workdir / "checkpoints"
+        directory = _directory_of(workdir)
         losses = {saved: _loss(directory / str(saved)) for saved in steps_in(directory)}
         evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
         step = min(evaluated, key=losses.get, default=None)
@@ -260,7 +278,7 @@ def load(
 
 def find(workdir: pathlib.Path, step: int | None) -> int:
     """The step of a checkpoint: the given one, or the newest. Raises UserError if there is none."""
-    directory = workdir.absolute() / "checkpoints"
+    directory = _directory_of(workdir)
     steps = steps_in(directory)
     if not steps:
         raise UserError(f"{directory}: no checkpoint yet")
@@ -276,7 +294,7 @@ def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
     Raises:
       UserError: one of them is damaged.
     """
-    directory = workdir.absolute() / "checkpoints"
+    directory = _directory_of(workdir)
     path = directory / str(step)
     _set_up_orbax()
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -305,20 +323,39 @@ def record(workdir: pathlib.Path, step: int) -> dict:
 
 def steps_in(directory: pathlib.Path) -> list[int]:
     """The steps of the complete checkpoints in a directory, ascending."""
+    if storage.is_remote(directory):
+        folders = [name.removesuffix(f"/{_COMMITTED}") for name in _sizes(directory) if name.endswith(_COMMITTED)]
+        return sorted(int(name) for name in folders if name.isdigit())
     if not directory.is_dir():
         return []
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _directory_of(workdir):
+    return (workdir if storage.is_remote(workdir) else workdir.absolute()) / "checkpoints"
+
+
+def _sizes(folder):
+    """Bytes of every file under a folder, by its path in the folder."""
+    if storage.is_remote(folder):
+        return storage.sizes(str(folder))
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def _restore(path, template):
     _set_up_orbax()
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         items = {name: ocp.args.StandardRestore(template[name]) for name in template if name not in _NOT_SAVED}
-        return dict(checkpointer.restore(path, args=ocp.args.Composite(**items)))
+        return dict(checkpointer.restore(epath.Path(path), args=ocp.args.Composite(**items)))
 
 
 def _damage(path, item=""):
     """What is wrong with a checkpoint's files, or those of one item; None if they are as written."""
+    with storage.reporting(str(path)):
+        return _damage_found(path, item)
+
+
+def _damage_found(path, item):
     try:
         manifest = json.loads((path / "manifest.json").read_text())
         version, files = manifest["format_version"], manifest["files"]
@@ -331,7 +368,7 @@ def _damage(path, item=""):
     def damage(entry):
         name, (size, crc) = entry
         try:
-            found = (path / name).stat().st_size
+            found = _size(path / name)
             if found != size:
                 return f"{name} has {found} bytes, expected {size}"
             return None if _crc32(path / name) == crc else f"{name} has other bytes than were written"
@@ -356,9 +393,13 @@ def _loss(path):
         return _UNREADABLE
 
 
+def _size(path):
+    return path.stat().length if storage.is_remote(path) else path.stat().st_size
+
+
 def _crc32(path):
     crc = 0
-    with open(path, "rb") as file:
+    with storage.open_binary(str(path)) as file:
         while block := file.read(_BLOCK):
             crc = zlib.crc32(block, crc)
     return crc

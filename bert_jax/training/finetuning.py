@@ -24,7 +24,7 @@ import numpy as np
 
 from bert_jax import distributed, finetune_config, sharding
 from bert_jax import model as model_lib
-from bert_jax.data import json_lines, tasks, tokenizers
+from bert_jax.data import json_lines, storage, tasks
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
@@ -32,7 +32,7 @@ from bert_jax.training import checkpoint, compilation_cache, loop, outcomes, tun
 from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
-from bert_jax.training.models import fine_tuned, open_model
+from bert_jax.training.models import fine_tuned, open_model, tokenizer_of
 from bert_jax.training.seeds_step import Learner, all_finite
 
 _DENSE = ("roberta", "xlm-roberta", "camembert")  # families whose classifier has a tanh layer of its own
@@ -45,7 +45,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
     Args:
       config: a fine-tuning recipe's.
-      workdir: a local directory; see above for what comes to lie there.
+      workdir: a local directory, or gs://BUCKET/FOLDER; see above for what comes to lie there.
 
     Returns:
       what summary.json holds; {} where a signal ended the run early.
@@ -55,7 +55,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         last checkpoint could not be saved.
     """
     config = finetune_config.without_search(config.copy_and_resolve_references())
-    workdir = loop.local(workdir)
+    workdir = workdir_lib.path_of(workdir, "--workdir=")
     finetune_config.validate(config)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -67,7 +67,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         run = workdir_lib.check_config(workdir, config)
         begun = distributed.agreed(lambda: bool(checkpoint.steps_in(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)
-        tokenizer = source.tokenizer if source else tokenizers.load(workdir / "tokenizer")
+        tokenizer = source.tokenizer if source else tokenizer_of(workdir)
         task = tasks.load(config, tokenizer)
         for note in task.notes:
             say(note)
@@ -423,18 +423,16 @@ def _finish(config, workdir, learner, task, reached):
 
 def _write_predictions(workdir, name, task, examples, rows, task_name):
     """The file of a split's predictions, named from the workdir; written whole or not at all."""
-    folder = workdir / "predictions"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{name}.jsonl"
-    partial = path.with_name(path.name + ".partial")
+    path = workdir / "predictions" / f"{name}.jsonl"
+    if not storage.is_remote(workdir):
+        path.parent.mkdir(exist_ok=True)
     answers, odds = {}, {}
-    with open(partial, "w", encoding="utf-8") as file:
+    with workdir_lib.whole(path) as file:
         for row in task.predictions(examples, rows):
             file.write(json_lines.object_line(row) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([row])
                 odds |= answering.squad_null_odds([row])
-    partial.replace(path)
     if answers:
         workdir_lib.write_json(path.with_suffix(".json"), answers)
     if odds:

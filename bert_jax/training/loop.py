@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pathlib
 import signal
 from collections.abc import Iterator
 
@@ -36,14 +35,14 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
 
     Args:
       config: a recipe's.
-      workdir: a local directory; see workdir.py for what comes to lie there.
+      workdir: a local directory, or gs://BUCKET/FOLDER; see workdir.py for what comes to lie there.
 
     Raises:
       UserError: config, corpus, workdir and devices do not go together; the loss is not finite; or the last
         checkpoint could not be saved.
     """
     config = config.copy_and_resolve_references()
-    workdir = local(workdir)
+    workdir = workdir_lib.path_of(workdir, "--workdir=")
     source = initial.source(config, workdir)
     initial.resolve(config, source, workdir)
     config_lib.validate(config)
@@ -103,8 +102,9 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         loggers = []
         if distributed.is_first():
             loggers = metrics_lib.open_loggers(config, run.workdir, done, num_steps, say, run.headline)
-        for resource in (checkpoints, *loggers):
-            stack.callback(resource.close)
+        stack.push(lambda error, *_: checkpoints.close(together=error is None))
+        for logger in loggers:
+            stack.callback(logger.close)
         signals = stack.enter_context(_StopSignals())
         everywhere = sharding.replicated(run.mesh)
         key = sharding.put(run.key, everywhere)
@@ -270,7 +270,7 @@ class _Pretraining(Run):
         path = self.workdir / f"nonfinite-{bad + 1}.txt"
         if distributed.is_first():
             with contextlib.suppress(OSError):  # a full disk must not hide what happened
-                path.write_text("".join(f"{row}\n" for row in rows))
+                workdir_lib.write_text(path, "".join(f"{row}\n" for row in rows))
         self.checkpoints.settle()
         raise UserError(
             f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
@@ -285,13 +285,6 @@ class _Pretraining(Run):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(figures or self._evaluation(state["params"], done))
         super().save(state, done, figures)
-
-
-def local(workdir: str | os.PathLike) -> pathlib.Path:
-    """The workdir as a path. Raises UserError for a remote one."""
-    if "://" in str(workdir):
-        raise UserError(f"--workdir={workdir}: not a local directory; expected one")
-    return pathlib.Path(workdir)
 
 
 def described(model: model_lib.Model, params: dict) -> str:

@@ -2,14 +2,19 @@
 
 A row is a flat dict of JSON values that begins with `step`, the number of steps done. A full disk costs a
 logger its rows at most, never the run.
+
+In gs://, where no file grows, metrics.jsonl and TensorBoard's events are written anew at every `flush`, that is with
+every checkpoint and at the end.
 """
 
 import contextlib
+import io
 import json
 import math
 import os
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
@@ -17,6 +22,8 @@ from typing import Protocol, TextIO
 import ml_collections
 
 from bert_jax import distributed
+from bert_jax.data import storage
+from bert_jax.errors import UserError
 
 Say = Callable[[str], None]
 # What a run's time goes to: waiting for the next batch; steps; steps that were compiled first; held-out text;
@@ -54,9 +61,10 @@ def open_loggers(
 
     `headline` says in words what a row's evaluation found, for the progress line.
     """
-    loggers = [MetricsFile(workdir / "metrics.jsonl", step, say)]
+    remote = storage.is_remote(workdir)
+    loggers = [(MetricsObject if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
     if config.train.tensorboard:
-        loggers.append(TensorBoard(workdir / "tensorboard", step, say))
+        loggers.append((RemoteTensorBoard if remote else TensorBoard)(workdir / "tensorboard", step, say))
     if config.train.progress:
         loggers.append(Progress(num_steps, headline=headline))
     return loggers
@@ -73,8 +81,7 @@ class MetricsFile:
         self._waiting, self._told = b"", False
 
     def write(self, row: Mapping) -> None:
-        finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
-        self._waiting += json.dumps(finite).encode() + b"\n"
+        self._waiting += _line(row)
         self._write_waiting()
 
     def flush(self) -> None:
@@ -99,6 +106,39 @@ class MetricsFile:
             return
         self._size += written
         self._waiting, self._told = b"", False
+
+
+class MetricsObject:
+    """metrics.jsonl in an object store: all its rows are kept here, and `flush` writes them."""
+
+    def __init__(self, path: pathlib.Path, step: int, say: Say):
+        self._path, self._say, self._told = str(path), say, False
+        try:
+            self._rows = bytearray(storage.read(self._path))
+        except FileNotFoundError:
+            self._rows = bytearray()
+        end = _end_of_step(io.BytesIO(self._rows), step)
+        self._waiting = end < len(self._rows)
+        del self._rows[end:]
+
+    def write(self, row: Mapping) -> None:
+        self._rows += _line(row)
+        self._waiting = True
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        try:
+            storage.write(self._path, bytes(self._rows))
+        except (UserError, OSError) as error:
+            if not self._told:
+                self._say(f"warning: {error}; rows of metrics wait in memory")
+            self._told = True
+            return
+        self._waiting = self._told = False
+
+    def close(self) -> None:
+        self.flush()
 
 
 class TensorBoard:
@@ -149,6 +189,33 @@ class TensorBoard:
         except OSError as error:
             self._full = True
             self._say(f"warning: {self._directory}: {error.strerror}; TensorBoard gets no more rows")
+
+
+class RemoteTensorBoard(TensorBoard):
+    """Event files in an object store: written to a local folder, and copied at `flush`."""
+
+    def __init__(self, directory: pathlib.Path, step: int, say: Say):
+        self._folder = tempfile.TemporaryDirectory(prefix="bert_jax-tensorboard-")
+        self._url, self._told = str(directory), False
+        super().__init__(pathlib.Path(self._folder.name), step, say)
+
+    def flush(self) -> None:
+        super().flush()
+        self._copy()
+
+    def close(self) -> None:
+        super().close()
+        self._copy()
+        self._folder.cleanup()
+
+    def _copy(self):
+        try:
+            storage.upload_folder(self._directory, self._url)
+            self._told = False
+        except (UserError, OSError) as error:
+            if not self._told:
+                self._say(f"warning: {error}; TensorBoard's events wait in {self._directory}")
+            self._told = True
 
 
 class Progress:
@@ -210,6 +277,11 @@ def say(text: str) -> None:
         return
     sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
     sys.stdout.flush()
+
+
+def _line(row):
+    finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
+    return json.dumps(finite).encode() + b"\n"
 
 
 def _end_of_step(file, step):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bert_jax import model as model_lib
 from bert_jax.data import tokenizers
+from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
@@ -20,7 +21,8 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
     """The model of a workdir, of a Hugging Face directory, or of a hub name.
 
     Args:
-      name: where it lies. A directory with run.json is a workdir; any other is read as Hugging Face's.
+      name: where it lies. A directory with run.json is a workdir, which may lie in gs://; any other is read as Hugging
+        Face's.
       step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
         the best parameters until its step, and these are what is opened.
       seed: of fine-tuning: whose; None for that of the best seed.
@@ -28,19 +30,26 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
     """
-    if not (pathlib.Path(name) / "run.json").exists():
+    if not workdir_lib.holds_run(name):
         if step is not None:
             raise UserError(f"{name}: no run's workdir, which a step ({step}) is of; expected one, or no step")
         return huggingface.read(name)
-    if workdir_lib.read(pathlib.Path(name))[0].get("kind") == "finetune":
-        return _finetuned(pathlib.Path(name), None if step == "best" else step, seed)
+    workdir = workdir_lib.path_of(name)
+    if workdir_lib.read(workdir)[0].get("kind") == "finetune":
+        return _finetuned(workdir, None if step == "best" else step, seed)
     params, config, _ = checkpoint.load(name, step)
-    tokenizer = tokenizers.load(pathlib.Path(name) / "tokenizer")
+    tokenizer = tokenizer_of(workdir)
     model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
     model = model_lib.build(model_config, tokenizer.vocab_size, next_sentence=config.objective.next_sentence)
     # Which format can say it: RoBERTa's rows begin behind two unused positions.
     family = "roberta" if config.model.position_offset == 2 else "bert"
     return Pretrained(str(name), family, model_config, model, params, tokenizer)
+
+
+def tokenizer_of(workdir: pathlib.Path) -> Tokenizer:
+    """A run's."""
+    with workdir_lib.tokenizer_of(workdir) as folder:
+        return tokenizers.load(folder)
 
 
 def fine_tuned(run: Mapping) -> model_lib.Model:
@@ -70,7 +79,7 @@ def _finetuned(workdir, step, seed):
         run["model"] | _HERE,
         fine_tuned(run | {"model": run["model"] | _HERE}),
         params,
-        tokenizers.load(workdir / "tokenizer"),
+        tokenizer_of(workdir),
         tuple(run["labels"]),
         run["problem"],
         run["scheme"],

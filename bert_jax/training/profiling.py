@@ -1,11 +1,13 @@
 """Traces of some steps by the JAX profiler, for TensorBoard, XProf or Perfetto."""
 
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping
 
 import jax
 
 from bert_jax import distributed
+from bert_jax.data import storage
 
 
 class Trace:
@@ -17,7 +19,7 @@ class Trace:
 
     Args:
       profile: config.profile.
-      directory: of the traces; each lies in plugins/profile/TIME.
+      directory: of the traces; each lies in plugins/profile/TIME. A remote one gets a copy when tracing ends.
       begins: the step that the process does first.
       say: tells the user.
     """
@@ -26,6 +28,7 @@ class Trace:
         self._first = begins + profile["first_step"]
         self._stop = self._first + profile["num_steps"]
         self._directory = directory
+        self._folder = None  # of a remote directory's traces here
         self._say = say
         self._running = False
 
@@ -35,14 +38,25 @@ class Trace:
             jax.block_until_ready(metrics)
             self.close()
         if step == self._first < self._stop and distributed.is_first():
-            self._running = self._tried(lambda: jax.profiler.start_trace(self._directory))
+            self._running = self._tried(self._start)
 
     def close(self) -> None:
         """Ends and writes what is being traced."""
         if self._running:
             self._running = False
-            if self._tried(jax.profiler.stop_trace):
+            if self._tried(self._stop_and_copy):
                 self._say(f"profile of the steps from {self._first + 1:,} on: {self._directory}")
+
+    def _start(self):
+        if storage.is_remote(self._directory):
+            self._folder = tempfile.TemporaryDirectory(prefix="bert_jax-profile-")
+        jax.profiler.start_trace(self._folder.name if self._folder else self._directory)
+
+    def _stop_and_copy(self):
+        jax.profiler.stop_trace()
+        if self._folder:
+            storage.upload_folder(pathlib.Path(self._folder.name), str(self._directory))
+            self._folder.cleanup()
 
     def _tried(self, action):
         try:

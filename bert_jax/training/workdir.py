@@ -8,22 +8,33 @@
     WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see metrics.py
     WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning.py
     WORKDIR/lock            held while a process trains here
+
+A workdir is a local directory or gs://BUCKET/FOLDER. There, what is written appears whole by itself, but nothing is
+locked: that no two runs train in one is the user's to see to; `lock` names who began last.
 """
 
 import contextlib
+import errno
 import fcntl
+import importlib.util
+import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import socket
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import ml_collections
+from etils import epath
 
 from bert_jax import config as config_lib
 from bert_jax import distributed, finetune_config
+from bert_jax.data import storage
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,9 +79,55 @@ MAY_CHANGE = {
 _OF_A_MACHINE = ("data.corpus", "data.old_corpus", "task.data_dir", "train.compilation_cache")  # may be paths there
 
 
+def path_of(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
+    """A workdir's path: of pathlib, or of epath, which knows the same verbs, for gs://BUCKET/FOLDER.
+
+    Args:
+      name: the workdir, or any other local path.
+      flag: what gave it, such as "--workdir=", for messages.
+
+    Raises:
+      UserError: remote storage that no run can be in, or that lacks a package.
+    """
+    if not storage.is_remote(name):
+        return pathlib.Path(name)
+    if not re.fullmatch(r"gs://[^/]+(/.*)?", str(name)):  # Orbax writes to no other
+        raise UserError(f"{flag}{name}: no place for a run; expected a local directory or gs://BUCKET/FOLDER")
+    missing = [package for package, module in _PACKAGES.items() if not _installed(module)]
+    if missing:
+        raise UserError(f"{flag}{name}: not installed: {', '.join(missing)}; expected them for gs://")
+    import fsspec
+
+    # What Orbax writes by itself would not be seen in listings that were kept.
+    fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
+    return epath.Path(str(name).rstrip("/"))
+
+
+_PACKAGES = {"gcsfs": "gcsfs", "google-cloud-storage": "google.cloud.storage"}
+
+
+def _installed(module):
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # nor what it would be in
+        return False
+
+
+def holds_run(name: str | os.PathLike) -> bool:
+    """Whether this is a run's workdir. Raises UserError for remote storage that is none."""
+    path = path_of(name)
+    with storage.reporting(str(name)):
+        found = (path / "run.json").exists()
+    if not found and storage.is_remote(name):
+        raise UserError(f"{name}: no run.json there; expected a run's workdir, or a model on a local disk")
+    return found
+
+
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path) -> Iterator[None]:
     """Makes the directory and holds its lock meanwhile, or until this process ends; of several processes, one does.
+
+    gs:// knows no locks: there, only whether it can be written is found out.
 
     Raises:
       UserError: the directory cannot be written, another run trains in it, or not all processes see the same one.
@@ -78,7 +135,8 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         mark = distributed.agreed(lambda: _lock(workdir, stack))
         try:
-            seen = (workdir / "lock").read_text()
+            with storage.reporting(str(workdir)):
+                seen = (workdir / "lock").read_text()
         except OSError:
             seen = ""
         other = f"{distributed.where()}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
@@ -88,6 +146,13 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
 
 def _lock(workdir, stack):
     """Locks the directory until the stack is left; what the lock's file holds, which no other lock's does."""
+    if storage.is_remote(workdir):
+        mark = f"{os.getpid()} on {socket.gethostname()}\n{uuid.uuid4()}\n"
+        try:
+            write_text(workdir / "lock", mark)
+        except OSError as error:
+            raise _not_writable(workdir, error) from error
+        return mark
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = stack.enter_context(open(workdir / "lock", "a+b", buffering=0))  # noqa: SIM115
@@ -160,6 +225,17 @@ def write(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "li
     )
 
 
+@contextlib.contextmanager
+def tokenizer_of(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The local directory with a run's tokenizer, for as long as it takes to read it."""
+    if not storage.is_remote(workdir):
+        yield workdir / "tokenizer"
+        return
+    with tempfile.TemporaryDirectory(prefix="bert_jax-tokenizer-") as folder:
+        storage.download_folder(str(workdir / "tokenizer"), pathlib.Path(folder))
+        yield pathlib.Path(folder)
+
+
 def write_run(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
@@ -179,7 +255,12 @@ def write_run(
     """
     try:
         tokenizer = workdir / "tokenizer"
-        if not tokenizer.exists():
+        if storage.is_remote(workdir):
+            if not (workdir / "config.json").exists():  # which is written last
+                with tempfile.TemporaryDirectory(prefix="bert_jax-tokenizer-") as folder:
+                    save_tokenizer(pathlib.Path(folder) / "tokenizer")
+                    storage.upload_folder(pathlib.Path(folder) / "tokenizer", str(tokenizer))
+        elif not tokenizer.exists():
             partial = workdir / "tokenizer.partial"
             shutil.rmtree(partial, ignore_errors=True)
             save_tokenizer(partial)
@@ -193,8 +274,9 @@ def write_run(
 def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
     """What run.json and config.json hold. Raises UserError if this is no run's directory."""
     try:
-        run = json.loads((workdir / "run.json").read_text())
-        stored = json.loads((workdir / "config.json").read_text())
+        with storage.reporting(str(workdir)):
+            run = json.loads((workdir / "run.json").read_text())
+            stored = json.loads((workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{workdir}: not the workdir of a run: {error}; "
@@ -209,11 +291,34 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
 
 
 def write_json(path: pathlib.Path, value) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all. Raises OSError."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all. Raises OSError."""
+    with whole(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def whole(path: pathlib.Path) -> Iterator[TextIO]:
+    """A text file to write, which is there, or takes the place of the one that is, once all is written.
+
+    Raises:
+      OSError: it cannot be written, also where the storage's package raises something else.
+    """
+    if storage.is_remote(path):
+        text = io.StringIO()
+        yield text
+        try:
+            storage.write(str(path), text.getvalue().encode())
+        except UserError as error:
+            raise OSError(errno.EIO, str(error)) from error
+        return
     partial = path.with_name(path.name + ".partial")
-    with open(partial, "w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
+    with open(partial, "w", encoding="utf-8") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

@@ -139,7 +139,7 @@ def test_full_workdir(config, small_disk):
 def test_workdir_is_a_file_or_remote(config, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be written: File exists" in refused(config, tmp_path / "file")
-    assert refused(config, "gs://bucket/run").startswith("--workdir=gs://bucket/run: not a local directory")
+    assert refused(config, "s3://bucket/run").startswith("--workdir=s3://bucket/run: no place for a run")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,219 @@
+"""Workdirs in gs://, in an emulator of Google Cloud Storage: the same promises as on a disk, but for the lock."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import fsspec
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bert_jax.errors import UserError
+from bert_jax.training import metrics, workdir
+from tests.training.conftest import make_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """Environment of processes for which gs://bucket is one in memory, and its server's address."""
+    pytest.importorskip("gcp_storage_emulator")
+    pytest.importorskip("gcsfs")
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, pathlib.Path(__file__).parent / "gcs_emulator.py", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o").close()
+            break
+        except OSError:
+            assert time.monotonic() < until and server.poll() is None, "the emulator does not answer"
+            time.sleep(0.1)
+    emulated = {
+        "STORAGE_EMULATOR_HOST": address,  # for gcsfs and google-cloud-storage
+        "TENSORSTORE_GCS_HTTP_URL": address,
+        "GOOGLE_AUTH_TOKEN_FOR_TESTING": "any",
+        "GOOGLE_CLOUD_PROJECT": "any",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # would ask Google of what kind the bucket is
+        "XLA_FLAGS": "",
+    }
+    yield os.environ | emulated, address
+    server.terminate()
+    server.wait()
+
+
+def command(environment, name, *options):
+    return subprocess.Popen(
+        [sys.executable, "-m", f"bert_jax.{name}", *options],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process, code=0):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def there(address):
+    """The names of the bucket's objects."""
+    with urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o?maxResults=5000") as answer:
+        return {item["name"] for item in json.load(answer).get("items", [])}
+
+
+def read(address, name):
+    quoted = urllib.parse.quote(name, safe="")
+    with urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o/{quoted}?alt=media") as answer:
+        return answer.read()
+
+
+def put(address, name, content):
+    query = urllib.parse.urlencode({"uploadType": "media", "name": name})
+    request = urllib.request.Request(f"{address}/upload/storage/v1/b/bucket/o?{query}", content, method="POST")
+    urllib.request.urlopen(request).close()
+
+
+def steps(names, run):
+    found = [re.fullmatch(rf"{run}/checkpoints/(\d+)/commit_success\.txt", name) for name in names]
+    return sorted(int(one[1]) for one in found if one)
+
+
+def rows(text):
+    """The rows without what two runs may differ in."""
+    lines = map(json.loads, text.splitlines())
+    return [{key: value for key, value in row.items() if key not in metrics.TIMINGS} for row in lines]
+
+
+@pytest.fixture(scope="module")
+def recipe(corpus, tmp_path_factory):
+    config = make_config(corpus)
+    config.model.update(hidden_dropout=0.1, attention_dropout=0.1)
+    config.train.update(num_steps=40, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False)
+    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
+    path.write_text(
+        "import json\nfrom bert_jax.config import base\n\n\n"
+        "def get_config():\n    config = base()\n"
+        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
+    environment, address = bucket
+    start = ["pretrain", f"--config={recipe}"]
+    finish(command(environment, *start, f"--workdir={tmp_path / 'disk'}"))
+    expected = rows((tmp_path / "disk" / "metrics.jsonl").read_text())
+    for moment in (0, 7, 21):  # before the first checkpoint is whole, and beside later ones
+        process = command(environment, *start, "--workdir=gs://bucket/run")
+        while process.poll() is None and max(steps(there(address), "run"), default=0) < moment:
+            time.sleep(0.02)
+        time.sleep(0 if moment else 5)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.communicate()[0]
+        process.communicate()
+    output = finish(command(environment, *start, "--workdir=gs://bucket/run"))
+    assert int(re.search(r"; step (\d+) of 40", output)[1]) >= 21
+    assert rows(read(address, "run/metrics.jsonl").decode()) == expected
+    names = there(address)
+    assert steps(names, "run") == sorted(int(path.name) for path in (tmp_path / "disk" / "checkpoints").iterdir())
+    assert all(f"run/checkpoints/{step}/manifest.json" in names for step in steps(names, "run"))
+    assert any(name.startswith("run/compiled/") for name in names)
+    assert any(name.startswith("run/tensorboard/events") for name in names)
+
+    # The model is read from there.
+    for place, output in (("gs://bucket/run", "from_bucket"), (tmp_path / "disk", "from_disk")):
+        finish(command(environment, "convert", f"--input={place}", f"--output={tmp_path / output}"))
+    one, other = (
+        safetensors.numpy.load_file(tmp_path / name / "model.safetensors") for name in ("from_bucket", "from_disk")
+    )
+    assert one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+    # A damaged checkpoint is put aside whole, and training goes on from the one before.
+    damaged = sorted(name for name in names if name.startswith("run/checkpoints/40/params/") and "/d/" in name)
+    before = read(address, damaged[0])
+    put(address, damaged[0], bytes([before[0] ^ 1]) + before[1:])
+    output = finish(command(environment, *start, "--workdir=gs://bucket/run"))
+    assert "step 40 is damaged" in output and "moved to gs://bucket/run/corrupt-40" in output
+    now = there(address)
+    moved = {name for name in names if name.startswith("run/checkpoints/40/")}
+    assert {name.replace("checkpoints/", "corrupt-", 1) for name in moved} <= now
+    assert steps(now, "run") == steps(names, "run")
+    assert rows(read(address, "run/metrics.jsonl").decode()) == expected
+
+
+def test_other_storage_is_refused(monkeypatch):
+    with pytest.raises(UserError, match="^--workdir=s3://b/run: no place for a run; expected .* gs://BUCKET/FOLDER"):
+        workdir.path_of("s3://b/run", "--workdir=")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="^gs://b/run: not installed: gcsfs, google-cloud-storage;"):
+        workdir.path_of("gs://b/run")
+
+
+@pytest.fixture
+def memory():
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+
+
+def test_metrics_are_written_whole_at_flush_and_cut_at_a_step(memory):
+    url = "memory://bucket/metrics.jsonl"
+    file = metrics.MetricsObject(url, 0, pytest.fail)
+    for step in (1, 2, 3):
+        file.write({"step": step, "loss": float("nan") if step == 2 else 0.5})
+    assert not memory.exists(url)
+    file.flush()
+    content = memory.cat_file(url)
+    assert content == b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n{"step": 3, "loss": 0.5}\n'
+    memory.pipe_file(url, content + b'{"ste')
+    file = metrics.MetricsObject(url, 2, pytest.fail)
+    file.close()
+    assert memory.cat_file(url) == content[: content.index(b'{"step": 3')]
+
+
+def test_metrics_wait_for_storage_that_does_not_answer(memory, monkeypatch):
+    said = []
+    file = metrics.MetricsObject("memory://bucket/metrics.jsonl", 0, said.append)
+
+    def fail(*arguments, **options):
+        raise RuntimeError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(memory), "pipe_file", fail)
+        for step in (1, 2):
+            file.write({"step": step})
+            file.flush()
+    assert len(said) == 1 and "503" in said[0]
+    file.close()
+    assert memory.cat_file("memory://bucket/metrics.jsonl") == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_tensorboard_events_are_copied_at_flush(memory):
+    board = metrics.RemoteTensorBoard("memory://bucket/tensorboard", 0, pytest.fail)
+    board.write({"step": 1, "loss": 0.5})
+    board.flush()
+    (before,) = memory.find("/bucket/tensorboard", detail=True).values()
+    board.write({"step": 2, "loss": 0.5})
+    board.close()
+    (after,) = memory.find("/bucket/tensorboard", detail=True).values()
+    assert 0 < before["size"] < after["size"]
