@@ -8,7 +8,7 @@ MODEL is a run's workdir, a Hugging Face directory, or a name on its hub.
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, signals
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, scores and predictions go")
@@ -18,7 +18,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    with command.processes():
+    with signals.ending(), command.processes():
         from bert_jax.training import finetuning  # here, so that a mistake in the flags is told at once
 
         finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)

@@ -5,7 +5,7 @@
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, signals
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and logs go; continued if it holds a run")
@@ -15,7 +15,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    with command.processes():
+    with signals.ending(), command.processes():
         from bert_jax.training import loop  # here, so that a mistake in the flags is told at once
 
         loop.pretrain(flags.FLAGS.config, _WORKDIR.value)
