@@ -90,6 +90,26 @@ def test_every_remat_policy_has_leaner_ones_but_the_last(config):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("most", [0, 7, 8, 15, 72, 100, 1025])
+def test_the_largest_microbatch_is_found_to_eight_rows(config, monkeypatch, most):
+    _, step = made()
+    tried = []
+
+    def compile_phase(config, topology, phase):
+        assert config.train.microbatches == 1 and phase.data.batch_size % 2 == 0
+        tried.append(phase.data.batch_size // 2)  # tensor=2 leaves two parts of the rows on four devices
+        return dataclasses.replace(step, needed=tried[-1], usable=most, rows=phase.data.batch_size)
+
+    monkeypatch.setattr(compilation, "compile_phase", compile_phase)
+    config.update_from_flattened_dict({"mesh.tensor": 2, "train.microbatches": 4})
+    topology = chips.parse("v5e:2x2")
+    rows, best = fit.largest_microbatch(config, topology)
+    assert rows == most // 8 * 8 and len(set(tried)) == len(tried)
+    assert best is None if rows == 0 else best.rows == 2 * rows
+    found = json.loads(json.dumps(report.largest(config, topology, rows, best)))
+    assert (f": {rows} rows of 128" if rows else "not even 8 rows of 128") in report.largest_text(found)
+
+
 def test_the_compilers_refusals():
     head = "RESOURCE_EXHAUSTED: "
     early = "Ran out of memory on HBM, the total memory for HLO temporaries (24.63G) exceeds available HBM (1G)"
