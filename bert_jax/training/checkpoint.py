@@ -410,7 +410,10 @@ def _reason(error):
         return error.strerror
     text = str(error) or type(error).__name__
     system = re.search(r"([^:]+?) \[os_error_code", text)  # how tensorstore words what the system said
-    return system.group(1).strip() if system else text.splitlines()[0][:200]
+    if system:
+        return system.group(1).strip()
+    words, of_tensorstore, _ = text.partition(" [tensorstore_spec=")  # from the outermost operation to its cause
+    return words[-200:] if of_tensorstore else text.splitlines()[0][:200]
 
 
 def _set_up_orbax():

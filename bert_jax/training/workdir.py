@@ -313,6 +313,8 @@ def whole(path: pathlib.Path) -> Iterator[TextIO]:
         yield text
         try:
             storage.write(str(path), text.getvalue().encode())
+        except FileNotFoundError as error:
+            raise OSError(errno.ENOENT, "no such bucket") from error
         except UserError as error:
             raise OSError(errno.EIO, str(error)) from error
         return
