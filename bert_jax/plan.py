@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bert_jax import command
+from bert_jax.data import storage
 from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
@@ -50,6 +51,9 @@ def main(argv):
 
 
 def _table(config):
+    for name in ("num_slices", "json", "largest_microbatch"):
+        if not flags.FLAGS[name].using_default_value:
+            raise UserError(f"--{name}: does not go with --topology=all, which writes a table to --output")
     devices.prepare_environment()
     from bert_jax.planning import table
 
@@ -70,8 +74,11 @@ def _write(found, text):
         return
     if _JSON.value:
         path = pathlib.Path(_JSON.value)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(encoded + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            storage.write(str(path), encoded.encode() + b"\n")
+        except OSError as error:
+            raise UserError(f"--json={path}: cannot be written: {error.strerror or error}") from error
     print(text(found))
 
 

@@ -155,7 +155,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     try:
         found = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
-        needed = needed_by_message(str(error))
+        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch)))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
@@ -198,12 +198,19 @@ def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
     )
 
 
-def needed_by_message(message: str) -> int | None:
-    """Bytes that a program would need, from the compiler's message that it does not fit; None of any other message."""
+def needed_by_message(message: str, held: int) -> int | None:
+    """Bytes that a program would need, from the compiler's message that it does not fit; None of any other message.
+
+    Args:
+      message: the compiler's.
+      held: bytes of the program's arguments, which the message about temporaries alone does not count.
+    """
     if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
         return None
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of", message) or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
-    return found and int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+    used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
+    found = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
+    needed = found and int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+    return needed if used or not found else needed + held
 
 
 def _found(lowered, needed):

@@ -10,7 +10,7 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.planning import fit
+from bert_jax.planning import compilation, fit
 from bert_jax.planning.chips import GIB, Topology
 from bert_jax.planning.compilation import Compiled
 from bert_jax.planning.roofline import BOUNDS, roofline, schedule
@@ -41,6 +41,7 @@ def plan(
     Raises:
       UserError: the recipe cannot run on this topology, or libtpu cannot be used.
     """
+    compilation.check(config, topology)
     say(f"compiling {name or 'the recipe'} for {topology.label}")
     compiled = fit.compile_phases(config, topology)
     found = {"recipe": name} | described(topology)

@@ -114,9 +114,10 @@ def test_the_compilers_refusals():
     head = "RESOURCE_EXHAUSTED: "
     early = "Ran out of memory on HBM, the total memory for HLO temporaries (24.63G) exceeds available HBM (1G)"
     late = "Ran out of memory in memory space hbm. Used 16.50G of 15.75G hbm. Exceeded hbm capacity by 768M."
-    assert compilation.needed_by_message(head + early) == int(24.63 * chips.GIB)
-    assert compilation.needed_by_message(head + late) == int(16.5 * chips.GIB)
-    assert compilation.needed_by_message("INTERNAL: something else") is None
+    assert compilation.needed_by_message(head + early, 5) == int(24.63 * chips.GIB) + 5
+    assert compilation.needed_by_message(head + late, 5) == int(16.5 * chips.GIB)
+    assert compilation.needed_by_message("INTERNAL: something else", 5) is None
+    assert compilation.needed_by_message(head + "HBM is full in another way", 5) is None
 
 
 def made(**changes):
@@ -233,6 +234,8 @@ def run(*arguments):
         (["--config=bert_base"], "error: --topology: missing; expected one such as v4:2x2x1"),
         (["--config=bert_base", "--topology=v9:2x2"], "error: --topology=v9:2x2: no such TPU"),
         (["--topology=v5e:2x2"], "error: --config: missing; expected a recipe such as bert_base"),
+        (["--topology=v5e:2x2", "--config=finetune/sst2"], "error: --config: a fine-tuning recipe"),
+        (["--topology=all", "--output=x.md", "--num_slices=2"], "error: --num_slices: does not go with --topology=all"),
     ],
 )
 def test_mistakes_in_the_command_are_one_line(arguments, message):
