@@ -314,11 +314,15 @@ def _number(environment, name):
 
 
 def _checked(name, address, count, process, environment=None, gpus=()):
+    where = "--coordinator_address" if environment is None else "JAX_COORDINATOR_ADDRESS"
     if not re.fullmatch(r"[^:\s]+:\d+|\[.+\]:\d+", address):
         if environment is None or not re.fullmatch(r"[^:\s]+|\[.+\]", address):
-            where = "--coordinator_address" if environment is None else "JAX_COORDINATOR_ADDRESS"
             raise UserError(f"{where}: found {address!r}; expected HOST:PORT")
         address = f"{address}:{environment.get('JAX_COORDINATOR_PORT') or _PORT}"
+    if not 0 < int(address.rpartition(":")[2]) < 2**16:
+        raise UserError(f"{where}: found {address!r}; expected HOST:PORT with a port from 1 to {2**16 - 1}")
+    if count < 1:
+        raise UserError(f"{name}: found {process} of {count} processes; expected at least 1 process")
     if not 0 <= process < count:
-        raise UserError(f"{name}: found {process} of {count} processes; expected from 0 to {max(0, count - 1)}")
+        raise UserError(f"{name}: found {process} of {count} processes; expected from 0 to {count - 1}")
     return Processes(name, address, count, process, gpus)

@@ -17,6 +17,7 @@ import ml_collections
 
 from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
+from bert_jax.mesh_axes import AXES, BATCH_AXES
 
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
@@ -246,28 +247,27 @@ def check_layout(
       heads: of the model's attention.
       batches: rows of each global batch, and what follows them in a message.
     """
-    mesh = config.mesh
-    fixed = [size for size in (mesh.data, mesh.fsdp, mesh.tensor) if size != -1]
-    if len(fixed) < 2 or any(size < 1 for size in fixed):
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    fixed = [size for size in sizes.values() if size != -1]
+    found = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if len(fixed) < len(sizes) - 1 or any(size < 1 for size in fixed):
         raise UserError(
-            f"config.mesh: found data={mesh.data}, fsdp={mesh.fsdp}, tensor={mesh.tensor}; "
-            "expected positive sizes, and -1 (what is left) for one axis at most"
+            f"config.mesh: found {found}; expected positive sizes, and -1 (what is left) for one axis at most"
         )
-    product = 1
-    for size in fixed:
-        product *= size
-    if (len(fixed) == 3 and product != num_devices) or num_devices % product:
+    product = math.prod(fixed)
+    if (len(fixed) == len(sizes) and product != num_devices) or num_devices % product:
         raise UserError(
-            f"config.mesh: data={mesh.data} x fsdp={mesh.fsdp} x tensor={mesh.tensor} does not fit "
-            f"{num_devices} devices; set one axis to -1 to take what is left"
+            f"config.mesh: {found.replace(', ', ' x ')} does not fit {num_devices} devices; "
+            "set one axis to -1 to take what is left"
         )
-    parts = mesh.tensor if mesh.tensor != -1 else num_devices // product
+    sizes = {axis: num_devices // product if size == -1 else size for axis, size in sizes.items()}
+    parts = sizes["tensor"]
     if heads % parts:
         raise UserError(
             f"config.mesh: tensor={parts} does not divide the model's num_heads={heads}; expected one of "
             f"{', '.join(str(size) for size in range(1, heads + 1) if heads % size == 0)}"
         )
-    shards = num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp
+    shards = math.prod(sizes[axis] for axis in BATCH_AXES)
     for size, name in batches:
         per_step = config.train.microbatches * shards
         if size % per_step:

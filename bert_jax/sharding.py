@@ -2,9 +2,7 @@
 
 The table is written over paths of single layers. It serves parameters and optimizer state alike, because an
 optimizer keeps its moments under the parameters' own paths.
-
-To add an axis: name it in AXES (outermost first: what is last has the nearest devices) and in config.mesh, in
-BATCH_AXES if it splits rows, and in the layouts of RULES that it splits. Activations name axes in model/.
+Activations are laid out in model/layouts.py. How to add an axis is said in mesh_axes.py.
 """
 
 import math
@@ -18,9 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax.errors import UserError
-
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # what splits the rows of a batch
+from bert_jax.mesh_axes import AXES, BATCH_AXES
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
@@ -204,7 +200,10 @@ def _sharding(name, shape, mesh, leading):
         if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape[leading:], layout, strict=False)):
             return NamedSharding(mesh, P(*[None] * leading, *layout) if len(layout) else layout)
     sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
-    raise UserError(f"config.mesh: {sizes} does not divide {name} of shape {shape}, laid out as {layouts[-1]}")
+    raise UserError(
+        f"config.mesh: {sizes} does not divide {name} of shape {shape}, laid out as {layouts[-1]}; expected "
+        "axes that divide it"
+    )
 
 
 def _parts(axes, mesh):

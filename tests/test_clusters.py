@@ -105,7 +105,9 @@ def test_tpu_pods(monkeypatch):
         (("h:1", None, None), "--num_processes: missing, but there is --coordinator_address=h:1; expected all of"),
         ((None, 2, 0), "--coordinator_address: missing, but there is --num_processes=2, --process_id=0"),
         (("h:1", 2, 2), "--process_id: found 2 of 2 processes; expected from 0 to 1"),
+        (("h:1", 0, 0), "--process_id: found 0 of 0 processes; expected at least 1 process"),
         (("h", 2, 1), "--coordinator_address: found 'h'; expected HOST:PORT"),
+        (("h:99999", 2, 0), "--coordinator_address: found 'h:99999'; expected HOST:PORT with a port from 1 to 65535"),
     ],
 )
 def test_flags_by_halves(flags, message):

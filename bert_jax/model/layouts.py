@@ -6,7 +6,9 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-ROWS = ("data", "fsdp")  # axes over which the rows of a batch are split
+from bert_jax.mesh_axes import BATCH_AXES
+
+ROWS = BATCH_AXES  # axes over which the rows of a batch are split
 
 LAYOUTS = {
     "hidden": P(ROWS),  # [batch, ..., hidden]: hidden states between layers, and what is read from them

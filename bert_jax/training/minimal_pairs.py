@@ -20,6 +20,7 @@ from bert_jax import sharding
 from bert_jax.data import rows
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.mesh_axes import AXES
 
 _BATCH = 64  # rows, each with one token to predict
 _SIDES = ("good", "bad")
@@ -120,7 +121,7 @@ def pseudo_log_likelihoods(
     words = [np.cumsum(start) for start in starts]
 
     devices = jax.devices()[: math.gcd(_BATCH, jax.device_count())]
-    mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1}, devices)
+    mesh = sharding.make_mesh(dict.fromkeys(AXES, 1) | {"data": -1}, devices)
     params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
     log_probability = jax.jit(functools.partial(_log_probability, model.model))
     scores = np.zeros(len(ids))

@@ -36,6 +36,7 @@ from bert_jax import config as config_lib
 from bert_jax import distributed, finetune_config
 from bert_jax.data import storage
 from bert_jax.errors import UserError
+from bert_jax.mesh_axes import AXES
 
 if TYPE_CHECKING:
     from bert_jax.data.corpus import Corpus
@@ -51,9 +52,7 @@ MAY_CHANGE = {
     "task.data_dir",
     "data.workers",
     "mesh.across_slices",
-    "mesh.data",
-    "mesh.fsdp",
-    "mesh.tensor",
+    *(f"mesh.{axis}" for axis in AXES),
     "model.attention_kernel",
     "model.remat",
     "model.scan_layers",

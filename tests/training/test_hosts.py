@@ -205,13 +205,45 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     ("each", "message"),
     [
         ([[], ["--config.seed=3"]], "process 1 of 2: config.seed: found 3; process 0 has 0"),
-        ([[], ["--config.data.corpus=/nowhere"]], "process 1 of 2: /nowhere: no such corpus"),
+        pytest.param(
+            [[], ["--config.data.corpus=/nowhere"]], "process 1 of 2: /nowhere: no such corpus", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_an_error_of_one_process_ends_all_with_one_line(recipe, environment, tmp_path, each, message):
     run = pretrain(2, environment, recipe, tmp_path, each=each)
     errors = [line for _, err in run.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
     assert len(errors) == 1 and errors[0].startswith(f"error: {message}")
+
+
+_LOSES_ITS_CORPUS = """
+import sys
+from bert_jax import command, distributed, pretrain
+from bert_jax.data import loader
+from bert_jax.errors import UserError
+
+whole = loader.Loader.__iter__
+
+def lost(self):
+    for step, batch in whole(self):
+        if step == 6 and not distributed.is_first():
+            raise UserError("tokens.bin: cannot be read")
+        yield step, batch
+
+loader.Loader.__iter__ = lost
+sys.argv.remove("--")
+command.define_config_flag()
+command.define_process_flags()
+command.run(pretrain.main)
+"""
+
+
+def test_an_error_of_one_process_between_checkpoints_ends_all(recipe, environment, tmp_path):
+    """The others wait for it in the middle of a step, and it for none of them."""
+    run = Processes(2, environment, ["-c", _LOSES_ITS_CORPUS, "--", f"--config={recipe}", f"--workdir={tmp_path}"])
+    errors = [line for _, err in run.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
+    assert errors == ["error: process 1 of 2: tokens.bin: cannot be read"]
+    assert checkpoint.steps_in(tmp_path / "checkpoints") == [4]
 
 
 @pytest.mark.slow
