@@ -1,5 +1,6 @@
 """The parts that every layer is made of: linear maps, embeddings, norms, activations, dropout."""
 
+import functools
 import math
 
 import jax
@@ -40,13 +41,20 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        mean = wide.mean(-1, keepdims=True)
-        centred = wide - mean
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        normed = centred * jax.lax.rsqrt(variance + self.epsilon)
-        y = normed * _broadcast(self.scale[...], x) + _broadcast(self.bias[...], x)
-        return y.astype(x.dtype)
+        # A narrow input is all that is kept for the backward pass, which computes the wide rest again.
+        narrow = x.dtype != jnp.float32
+        run = jax.checkpoint(_normed, prevent_cse=False, static_argnums=3) if narrow else _normed
+        return run(x, self.scale[...], self.bias[...], self.epsilon)
+
+
+def _normed(x, scale, bias, epsilon):
+    wide = x.astype(jnp.float32)
+    mean = wide.mean(-1, keepdims=True)
+    centred = wide - mean
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    normed = centred * jax.lax.rsqrt(variance + epsilon)
+    y = normed * _broadcast(scale, x) + _broadcast(bias, x)
+    return y.astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -122,8 +130,8 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> j
 def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
     """Zeroes elements with probability `rate` and scales the rest by its inverse, so that the mean stays.
 
-    The bits are a hash of the element's index and the seed: they fuse into the arithmetic around them, the
-    backward pass recomputes them, and they depend neither on sharding nor on the platform.
+    The bits are a hash of the element's index and the seed: they fuse into the arithmetic around them, they depend
+    neither on sharding nor on the platform, and the backward pass computes them again, from the seed alone.
 
     Args:
       x: any shape.
@@ -132,9 +140,20 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
     """
     if seed is None or rate == 0.0:
         return x
+    return _dropped(x, rate, seed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dropped(x, rate, seed):
     threshold = round((1.0 - rate) * 2**32)
     kept = _hash(_element_index(x.shape), seed) < jnp.uint32(threshold)
     return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
+
+
+_dropped.defvjp(
+    lambda x, rate, seed: (_dropped(x, rate, seed), seed),
+    lambda rate, seed, gradient: (_dropped(gradient, rate, seed), None),
+)
 
 
 def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:

@@ -52,7 +52,7 @@ def scanned(layers, hidden: jax.Array, visibility: Visibility, seeds: jax.Array 
     graphs, parameters = zip(*(nnx.split(layer) for layer in layers), strict=True)
     # Kernels are cast before they are stacked, so that the copy is the cast that the products need anyway.
     parameters = [jax.tree.map(lambda p: p.astype(hidden.dtype) if p.ndim > 1 else p, state) for state in parameters]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *parameters)
+    stacked = jax.tree.map(lambda *leaves: _stacked(*leaves), *parameters)
 
     def one(hidden, state, layer_seeds):
         return nnx.merge(graphs[0], state)(hidden, visibility, layer_seeds)
@@ -64,6 +64,20 @@ def scanned(layers, hidden: jax.Array, visibility: Visibility, seeds: jax.Array 
         return hidden, hidden if every else None
 
     return jax.lax.scan(body, hidden, (stacked, seeds))
+
+
+@jax.custom_vjp
+def _stacked(*leaves):
+    return jnp.stack(leaves)
+
+
+def _stacked_backward(_, gradient):
+    # Taken apart before anything else is done with them: fused into the optimizer, each layer's place in the stack
+    # would make its update a program of its own, and compiling takes a quarter longer.
+    return tuple(jax.lax.optimization_barrier(tuple(gradient[i] for i in range(gradient.shape[0]))))
+
+
+_stacked.defvjp(lambda *leaves: (jnp.stack(leaves), None), _stacked_backward)
 
 
 def _kept(run: Callable, remat: str, in_loop: bool = False) -> Callable:
