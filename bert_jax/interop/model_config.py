@@ -124,6 +124,8 @@ def to_model(config: Mapping, path: pathlib.Path) -> dict:
         "attention": "bidirectional",
         "dtype": "auto",
         "scan_layers": False,
+        "attention_kernel": "auto",
+        "remat": "none",
     }
     _check_numbers(model, path)
     model["max_positions"] -= offset

@@ -345,6 +345,7 @@ def test_every_switch_is_known_to_the_format():
         "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "activation", "max_positions",
         "position_offset", "type_vocab_size", "norm_epsilon", "hidden_dropout", "attention_dropout",
         "initializer_range", "pooler", "next_sentence", "attention", "dtype", "scan_layers", "language_model", "task",
+        "attention_kernel", "remat", "platform",
     }  # fmt: skip
 
 
