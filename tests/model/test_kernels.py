@@ -123,7 +123,7 @@ def test_cudnn_is_asked_for_what_the_reference_does(cudnn_by_xla, kind, causal):
 
 def make_model(platform, **changes):
     config = config_lib.base().model
-    config.update(hidden_size=16, num_layers=2, num_heads=2, intermediate_size=24, max_positions=128)
+    config.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, max_positions=128)
     config.update(attention_dropout=0.0, dtype="float32", **changes)
     return model_lib.build(config, 64, platform=platform, next_sentence=False)
 

