@@ -77,9 +77,13 @@ def _max_of_sequences(wide, owners, members):
     """The largest of each sequence, whose gradient is shared by all that are as large, as that of jnp.max is."""
     of_row = functools.partial(jax.ops.segment_max, num_segments=members.shape[1] + 1)
     largest = jax.vmap(of_row)(jax.lax.stop_gradient(wide), owners)
-    is_largest = (wide == jnp.take_along_axis(largest, owners[:, :, None], axis=1)).astype(jnp.float32)
+    # A compiler may compute `wide` twice, fused with one use and another: the last bits need not agree.
+    least = largest - 1e-6 * (1.0 + jnp.abs(largest))
+    is_largest = (wide >= jnp.take_along_axis(least, owners[:, :, None], axis=1)).astype(jnp.float32)
     members = members.astype(jnp.float32)
-    return _sums(members, wide * is_largest) / jnp.maximum(_sums(members, is_largest), 1.0)
+    shared = _sums(members, wide * is_largest) / jnp.maximum(_sums(members, is_largest), 1.0)
+    value = jnp.where(jnp.isfinite(largest[:, 1:]), largest[:, 1:], 0.0)
+    return shared + jax.lax.stop_gradient(value - shared)  # the value is the maximum itself
 
 
 def _sums(weights, wide):

@@ -13,6 +13,7 @@ from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.data import tokenizers
 from bert_jax.interop.pretrained import Pretrained
+from tests.compiled_programs import programs_in
 
 LETTERS = string.ascii_lowercase
 VOCABULARY = [
@@ -24,13 +25,16 @@ VOCABULARY = [
 LONGEST = 40  # positions of the models
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(programs):
     """Programs compiled once for all tests: many of these models differ in their parameters alone."""
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    with programs_in(programs):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.data import preparation
+from tests.compiled_programs import programs_in
 
 WORDS = [consonant + vowel + end for consonant in "klmrt" for vowel in "aio" for end in "nst"]
 
@@ -31,15 +32,17 @@ def make_corpus(path, seed=0, documents=120, eval_share=0.1):
     return path / "corpus"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled(tmp_path_factory):
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(programs):
     """Programs compiled once for all tests, and quickly: most of these runs differ in what surrounds the step."""
-    folder = tmp_path_factory.mktemp("compiled")
     jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    yield folder
-    jax.config.update("jax_compilation_cache_dir", None)
+    with programs_in(programs):
+        yield programs
     jax.config.update("jax_disable_most_optimizations", False)
 
 

@@ -1,0 +1,18 @@
+"""Where the programs that tests compile are kept, for as long as a module of tests runs."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+
+@contextlib.contextmanager
+def programs_in(folder: pathlib.Path) -> Iterator[None]:
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
