@@ -134,7 +134,7 @@ def test_conll_columns(tmp_path):
         ("a.jsonl", b"3\n", r"a\.jsonl line 1: a JSON int; expected an object"),
         ("a.jsonl", b'\n{"body": "x", "label": 1}\n', r"a\.jsonl line 2: no field 'text'; found body, label"),
         ("a.parquet", b"PAR1", r"a\.parquet: not a whole Parquet file"),
-        ("a.csv.gz", gzip.compress(b"text,label\n" * 9)[:-9], r"a\.csv\.gz: truncated or damaged \.gz"),
+        ("a.csv.gz", gzip.compress(b"text,label\n" * 9, mtime=0)[:-9], r"a\.csv\.gz: truncated or damaged \.gz"),
         ("a.csv.gz", b"text,label\nx,1\n", r"a\.csv\.gz: Not a gzipped file"),
         ("a.xlsx", b"PK", r"a\.xlsx: unknown kind of file for sequence_classification; expected \.csv, \.json"),
     ],
