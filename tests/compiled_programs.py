@@ -10,9 +10,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 @contextlib.contextmanager
 def programs_in(folder: pathlib.Path) -> Iterator[None]:
+    before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     compilation_cache.reset_cache()
     yield
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", before)
     compilation_cache.reset_cache()

@@ -1,5 +1,7 @@
 """What the training tests share: a tiny corpus and recipe, and a really small disk."""
 
+import contextlib
+import json
 import random
 import subprocess
 
@@ -37,13 +39,20 @@ def programs(tmp_path_factory):
     return tmp_path_factory.mktemp("programs")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled(programs):
+@contextlib.contextmanager
+def compiled_quickly(programs):
     """Programs compiled once for all tests, and quickly: most of these runs differ in what surrounds the step."""
+    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     with programs_in(programs):
         yield programs
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(programs):
+    with compiled_quickly(programs):
+        yield programs
 
 
 @pytest.fixture(scope="session")
@@ -62,18 +71,29 @@ def make_config(corpus):
     return config
 
 
+def write_recipe(path, config, module="config"):
+    """A recipe file of a config, for a process of its own; `module` is that of the config's base(). Its path."""
+    path.write_text(
+        f"import json\nfrom bert_jax.{module} import base\n\n\n"
+        "def get_config():\n    config = base()\n"
+        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
+    )
+    return path
+
+
 @pytest.fixture
 def config(corpus):
     return make_config(corpus)
 
 
 @pytest.fixture(scope="session")
-def finished(corpus, tmp_path_factory):
+def finished(corpus, programs, tmp_path_factory):
     """The workdir of a finished run of `config`; to be copied, not to be trained in."""
     from bert_jax.training import loop
 
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    loop.pretrain(make_config(corpus), workdir)
+    with compiled_quickly(programs):  # pytest makes what is the session's before what is a module's, `compiled`
+        loop.pretrain(make_config(corpus), workdir)
     return workdir
 
 

@@ -24,7 +24,7 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import checkpoint, finetuning
 from bert_jax.training.metrics import TIMINGS
 from bert_jax.training.models import open_model
-from tests.training.conftest import WORDS
+from tests.training.conftest import WORDS, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -298,11 +298,7 @@ def test_kill_and_start_again(folder, tmp_path, environment):
     recipe = tmp_path / "recipe.py"
     config = make_config(folder, **{"seeds": 2, "tuning.lora_rank": 2, "train.patience": 3, "train.log_every": 1})
     config.train.update(eval_every=5, checkpoint_every=3, progress=False)
-    recipe.write_text(
-        "import json\nfrom bert_jax.finetune_config import base\n\n\n"
-        "def get_config():\n    config = base()\n"
-        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
-    )
+    write_recipe(recipe, config, "finetune_config")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(whole, environment, f"--config={recipe}"))
     log = killed / "metrics.jsonl"

@@ -15,7 +15,7 @@ import pytest
 from bert_jax.data import loader
 from bert_jax.training import checkpoint
 from bert_jax.training.metrics import TIMINGS
-from tests.training.conftest import make_config
+from tests.training.conftest import make_config, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -35,13 +35,7 @@ def environment(tmp_path_factory):
 def recipe(corpus, tmp_path_factory):
     config = make_config(corpus)
     config.train.update(num_steps=14, eval_every=7, checkpoint_every=4, progress=False, tensorboard=False)
-    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
-    path.write_text(
-        "import json\nfrom bert_jax.config import base\n\n\n"
-        "def get_config():\n    config = base()\n"
-        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
-    )
-    return path
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "recipe.py", config)
 
 
 class Processes:

@@ -21,7 +21,7 @@ import safetensors.numpy
 
 from bert_jax.errors import UserError
 from bert_jax.training import metrics, workdir
-from tests.training.conftest import make_config
+from tests.training.conftest import make_config, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -108,13 +108,7 @@ def recipe(corpus, tmp_path_factory):
     config = make_config(corpus)
     config.model.update(hidden_dropout=0.1, attention_dropout=0.1)
     config.train.update(num_steps=40, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False)
-    path = tmp_path_factory.mktemp("recipe") / "recipe.py"
-    path.write_text(
-        "import json\nfrom bert_jax.config import base\n\n\n"
-        "def get_config():\n    config = base()\n"
-        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
-    )
-    return path
+    return write_recipe(tmp_path_factory.mktemp("recipe") / "recipe.py", config)
 
 
 @pytest.mark.slow

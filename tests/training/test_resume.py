@@ -16,6 +16,7 @@ import time
 import pytest
 
 from bert_jax.training.metrics import TIMINGS
+from tests.training.conftest import write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -36,13 +37,7 @@ def recipe(config, tmp_path):
     config.model.update(hidden_dropout=0.1, attention_dropout=0.1)
     config.optimizer.schedule = "linear"
     config.train.update(num_steps=60, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False)
-    path = tmp_path / "recipe.py"
-    path.write_text(
-        "import json\nfrom bert_jax.config import base\n\n\n"
-        "def get_config():\n    config = base()\n"
-        f"    config.update(json.loads({json.dumps(config.to_dict())!r}))\n    return config\n"
-    )
-    return path
+    return write_recipe(tmp_path / "recipe.py", config)
 
 
 def start(recipe, workdir, environment, *options):
