@@ -1,7 +1,7 @@
 """The mesh, the one table that says how each array lies on it, and how a process gives its part of an array.
 
-The table is written over paths of single layers. It serves parameters and optimizer state alike, because an
-optimizer keeps its moments under the parameters' own paths.
+The table is written over paths of single layers, whose stack has one axis more, in front, that is not split. It serves
+parameters and optimizer state alike, because an optimizer keeps its moments under the parameters' own paths.
 Activations are laid out in model/layouts.py. How to add an axis is said in mesh_axes.py.
 """
 
@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.errors import UserError
 from bert_jax.mesh_axes import AXES, BATCH_AXES
+from bert_jax.model.stack import STACKED
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
@@ -109,6 +110,11 @@ def tree_shardings(tree, mesh: Mesh, leading: int = 0):
     )
 
 
+def leading_axes(name: str) -> int:
+    """How many axes an array at this path has before those of a single layer's: that of the layers, where stacked."""
+    return int(f"/{STACKED}/" in name)
+
+
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Rows over data and fsdp, behind `leading` axes that are not split; serves every array of a batch."""
     return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
@@ -196,6 +202,7 @@ def _sharding(name, shape, mesh, leading):
     layouts = next(matches, None)
     if layouts is None:
         raise UserError(f"{name}: no rule of bert_jax.sharding.RULES matches this array of shape {shape}")
+    leading += leading_axes(name)
     for layout in layouts:
         if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape[leading:], layout, strict=False)):
             return NamedSharding(mesh, P(*[None] * leading, *layout) if len(layout) else layout)

@@ -13,8 +13,9 @@ from flax import nnx
 
 from bert_jax.model.heads import Heads
 from bert_jax.model.spec import Spec, Task, make_spec
+from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 
-__all__ = ["Model", "Spec", "Task", "build", "parameter_count"]
+__all__ = ["Model", "Spec", "Task", "build", "parameter_count", "stack_layers", "unstack_layers"]
 
 
 def build(
@@ -53,7 +54,8 @@ class Model:
         """The model's outputs for a batch.
 
         Args:
-          params: as `init` makes them; what the spec has no use for is passed over.
+          params: as `init` makes them, or with their layers stacked (`stack_layers`), which are then scanned; what the
+            spec has no use for is passed over.
           batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], and masked_positions int32
             [batch, slots] where the logits of some positions alone are wanted. Packed rows add sequence_ids (1, 2, ...,
             and 0 for padding) and position_ids (from 0 in each sequence; what stands at padding is not read) [batch,
@@ -72,7 +74,10 @@ class Model:
           answering: start and end); where asked for, hidden_states [1 + layers, batch, sequence, hidden], the
           embeddings' first.
         """
-        graph, state = _abstract(self.spec)
+        stack = params["encoder"]["layers"].get(STACKED)
+        graph, state = _abstract(self.spec, stack is not None)
+        if stack is not None:
+            params = params | {"encoder": params["encoder"] | {"layers": {"0": stack}}}
         module = nnx.merge(graph, _from_dict(state, params))
         return module(batch, dropout_key, hidden_states, mlm_logits)
 
@@ -90,8 +95,14 @@ def parameter_count(params) -> int:
 
 
 @functools.cache
-def _abstract(spec):
-    return nnx.split(nnx.eval_shape(lambda: Heads(spec, rngs=nnx.Rngs(params=0))))
+def _abstract(spec, stacked):
+    def make():
+        module = Heads(spec, rngs=nnx.Rngs(params=0))
+        if stacked:
+            module.encoder.layers, module.encoder.stacked = nnx.List(module.encoder.layers[:1]), True
+        return module
+
+    return nnx.split(nnx.eval_shape(make))
 
 
 def _to_dict(state):

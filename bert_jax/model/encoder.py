@@ -9,7 +9,7 @@ from bert_jax.model.kernels import Visibility, padding_last, reordered
 from bert_jax.model.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, dropout, dropout_seeds
 from bert_jax.model.layouts import constrained
 from bert_jax.model.spec import Spec
-from bert_jax.model.stack import scanned, unrolled
+from bert_jax.model.stack import scanned, scanned_stack, unrolled
 
 
 class Embeddings(nnx.Module):
@@ -94,7 +94,9 @@ class Layer(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """Embeddings and layers."""
+    """Embeddings and layers; with `stacked`, a single layer that holds the parameters of all."""
+
+    stacked = False
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.embeddings = Embeddings(spec, rngs=rngs)
@@ -110,15 +112,16 @@ class Encoder(nnx.Module):
         if dropout_key is not None:
             embedding_key, layer_key = jax.random.split(dropout_key)
             embedding_seed = dropout_seeds(embedding_key)
-            layer_seeds = dropout_seeds(layer_key, len(self.layers), 3)
+            layer_seeds = dropout_seeds(layer_key, self.spec.num_layers, 3)
         hidden = self.embeddings(batch, embedding_seed)
         visibility, back = visibility_of(self.spec, batch), None
         packed, dropping = visibility.sequence_ids is not None, layer_seeds is not None
         if not packed and kernel_of(self.spec, hidden.shape[1], packed, dropping) == "cudnn":
             order, back = padding_last(visibility.present)
             visibility, hidden = visibility.reordered(order), reordered(hidden, order)
-        run = scanned if self.spec.scan_layers else unrolled
-        last, of_layers = run(self.layers, hidden, visibility, layer_seeds, self.spec.remat, every)
+        run = scanned_stack if self.stacked else scanned if self.spec.scan_layers else unrolled
+        layers = self.layers[0] if self.stacked else self.layers
+        last, of_layers = run(layers, hidden, visibility, layer_seeds, self.spec.remat, every)
         found = jnp.concatenate([hidden[None], of_layers]) if every else last
         if back is None:
             return found

@@ -1,6 +1,6 @@
 """How the layers are run: one after the other or as one loop, and what each keeps for the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,44 @@ REMAT = {
         _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(RESULTS)
     ),
 }
+
+STACKED = "stacked"  # the name under encoder/layers of all layers' parameters together, [layers, ...]
+
+
+def stack_layers(tree):
+    """A tree of parameters, or of what goes with each parameter, with its equal layers "0", "1", ... as one, STACKED.
+
+    So a run of scanned layers has them: what is done to every parameter alike is then compiled for one layer, not for
+    each. Checkpoints and weight tables know single layers alone.
+    """
+
+    def stacked(node):
+        if not _is_layers(node):
+            return node
+        layers = [node[str(i)] for i in range(len(node))]
+        return {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)}
+
+    return jax.tree.map(stacked, tree, is_leaf=_is_layers)
+
+
+def unstack_layers(tree):
+    """The inverse of `stack_layers`; a tree of single layers as it is."""
+
+    def single(node):
+        if not _is_stack(node):
+            return node
+        count = len(jax.tree.leaves(node)[0])
+        return {str(i): jax.tree.map(lambda leaf, i=i: leaf[i], node[STACKED]) for i in range(count)}
+
+    return jax.tree.map(single, tree, is_leaf=_is_stack)
+
+
+def _is_layers(node):
+    return isinstance(node, Mapping) and "0" in node
+
+
+def _is_stack(node):
+    return isinstance(node, Mapping) and STACKED in node
 
 
 def unrolled(layers, hidden: jax.Array, visibility: Visibility, seeds: jax.Array | None, remat: str, every: bool):
@@ -53,9 +91,21 @@ def scanned(layers, hidden: jax.Array, visibility: Visibility, seeds: jax.Array 
     # Kernels are cast before they are stacked, so that the copy is the cast that the products need anyway.
     parameters = [jax.tree.map(lambda p: p.astype(hidden.dtype) if p.ndim > 1 else p, state) for state in parameters]
     stacked = jax.tree.map(lambda *leaves: _stacked(*leaves), *parameters)
+    return _scanned(graphs[0], stacked, hidden, visibility, seeds, remat, every)
 
+
+def scanned_stack(
+    layer, hidden: jax.Array, visibility: Visibility, seeds: jax.Array | None, remat: str, every: bool
+):
+    """As `scanned`, of one module whose parameters are those of all layers, [layers, ...]."""
+    graph, stacked = nnx.split(layer)
+    stacked = jax.tree.map(lambda p: p.astype(hidden.dtype) if p.ndim > 2 else p, stacked)
+    return _scanned(graph, stacked, hidden, visibility, seeds, remat, every)
+
+
+def _scanned(graph, stacked, hidden, visibility, seeds, remat, every):
     def one(hidden, state, layer_seeds):
-        return nnx.merge(graphs[0], state)(hidden, visibility, layer_seeds)
+        return nnx.merge(graph, state)(hidden, visibility, layer_seeds)
 
     run = _kept(one, remat, in_loop=True)
 

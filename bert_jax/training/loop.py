@@ -62,20 +62,21 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         if config.data.old_corpus:
             old_corpora(config, corpora[0].tokenizer)
         model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
-        template = step_lib.abstract_state(config, model, mesh, num_steps)
+        template = step_lib.saved(step_lib.abstract_state(config, model, mesh, num_steps), mesh)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
         start = initial.params(config, source, model, corpora[0].tokenizer, say) if source else None
         distributed.once(lambda: workdir_lib.write(workdir, config, corpora))
 
-        restored = checkpoints.restore(template)
-        if restored:
-            state, done = restored
+        found = checkpoints.restore(template)
+        if found:
+            state, done = step_lib.restored(found[0], model, mesh), found[1]
             state["bad_step"] = sharding.put(np.int32(-1), template["bad_step"].sharding)
         else:
             state, done = step_lib.init_state(config, model, mesh, num_steps), 0
             if start:
-                state["params"] = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, state["params"]))
-        del source, start  # as large as the model
+                start = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, template["params"]))
+                state["params"] = step_lib.restored(start, model, mesh)
+        del source, start, found  # as large as the model
         if done >= num_steps:
             say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
             return
@@ -284,7 +285,7 @@ class _Pretraining(Run):
     def save(self, state, done, figures):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(figures or self._evaluation(state["params"], done))
-        super().save(state, done, figures)
+        super().save(step_lib.saved(state, self.mesh), done, figures)
 
 
 def described(model: model_lib.Model, params: dict) -> str:

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.model import Model
+from bert_jax.model import Model, unstack_layers
 from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
 
@@ -48,17 +48,16 @@ def make_norms(config, model: Model, mesh: Mesh) -> Callable:
 
         gradient, sums = step_lib.gradient_and_sums(loss_of, params, batch, key, train.microbatches)
         numbers = (batch["attention_mask"] != 0).sum().astype(jnp.float32) * model.spec.hidden_size
-        found = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(gradient).items()}
+        found = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(unstack_layers(gradient)).items()}
         names = ["embeddings", *(f"layers/{i}" for i in range(model.spec.num_layers))]
         sizes = jnp.sqrt(sums["activation_squares"] / jnp.maximum(numbers, 1.0))
         return found | {f"activation_norm/{name}": sizes[i] for i, name in enumerate(names)}
 
-    params = jax.eval_shape(model.init, jax.random.key(0))
     replicated = sharding.replicated(mesh)
     return jax.jit(
         norms,
         in_shardings=(
-            sharding.tree_shardings(params, mesh),
+            None,  # where they lie
             sharding.batch_sharding(mesh),
             replicated,
             replicated,

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 
-from bert_jax.sharding import path_name
+from bert_jax.sharding import leading_axes, path_name
 
 
 def make_schedule(config: Mapping, num_steps: int) -> Callable:
@@ -55,7 +56,7 @@ def make_optimizer(
         optax.add_decayed_weights(config["weight_decay"], mask=is_weight),
     ]
     if config["name"] == "lamb":
-        steps.append(optax.masked(optax.scale_by_trust_ratio(), is_weight))
+        steps.append(optax.masked(optax.stateless(_trusted), is_weight))
     if share:
         steps.append(optax.stateless(lambda updates, _: _scaled(updates, share)))
     steps.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
@@ -68,6 +69,18 @@ def is_weight(params):
     return jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(r"/(kernel|embedding|lora_a|lora_b)$", path_name(path)) is not None, params
     )
+
+
+def _trusted(updates, params):
+    """Updates times ||parameter|| / ||update||, of each array of a single layer; 1 where either is zero."""
+
+    def scaled(path, update, param):
+        axes = tuple(range(leading_axes(path_name(path)), update.ndim))
+        of_param, of_update = (jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (param, update))
+        zero = (of_param == 0) | (of_update == 0)
+        return update * jnp.where(zero, 1.0, of_param / jnp.where(zero, 1.0, of_update))
+
+    return jax.tree_util.tree_map_with_path(scaled, updates, params)
 
 
 def _scaled(updates, share):

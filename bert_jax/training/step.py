@@ -2,6 +2,8 @@
 
 The state is a plain dict: `params`, `opt_state`, and `bad_step`, the first step whose loss or gradient norm was
 not finite (-1 while all were). It is kept on the device, so that looking costs no synchronisation per step.
+Where the model scans its layers, parameters and moments lie stacked for as long as the run lasts; they are `saved` and
+`restored` layer by layer.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +14,7 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax import sharding
-from bert_jax.model import Model
+from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.training import objective as objective_lib
 from bert_jax.training import padding
 from bert_jax.training.optimizer import make_optimizer, make_schedule
@@ -32,18 +34,37 @@ def init_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
 
 
 def abstract_state(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
-    """Shape, dtype and sharding of every array of the state: what a checkpoint is restored into."""
+    """Shape, dtype and sharding of every array of the state."""
     make, shardings = _state_maker(config, model, mesh, num_steps)
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(make, keys(config.seed)[0]),
-        shardings,
-    )
+    return jax.tree.map(_placed, jax.eval_shape(make, keys(config.seed)[0]), shardings)
 
 
 def state_shardings(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     """The sharding of every array of the state."""
     return _state_maker(config, model, mesh, num_steps)[1]
+
+
+def saved(state: dict, mesh: Mesh) -> dict:
+    """The state, or parts of it, as checkpoints have it: each layer apart; shapes with shardings of shapes.
+
+    Stacked layers are taken apart on the devices, which hold them twice for as long as the result is kept.
+    """
+    return _rearranged(unstack_layers, state, mesh)
+
+
+def restored(state: dict, model: Model, mesh: Mesh) -> dict:
+    """What `saved` gave, or parts of it, as this model is trained."""
+    return _rearranged(stack_layers, state, mesh) if model.spec.scan_layers else state
+
+
+def _rearranged(function, state, mesh):
+    found = jax.eval_shape(function, state)
+    if jax.tree.structure(found) == jax.tree.structure(state):
+        return state
+    shardings = sharding.tree_shardings(found, mesh)
+    if isinstance(jax.tree.leaves(state)[0], jax.ShapeDtypeStruct):
+        return jax.tree.map(_placed, found, shardings)
+    return jax.jit(function, out_shardings=shardings)(state)
 
 
 @jax.jit
@@ -128,12 +149,10 @@ def make_eval_step(config, model: Model, mesh: Mesh) -> Callable:
         counts = objective_lib.counts(batch, objective)
         return counts | {f"{key}_sum" if key.endswith("_loss") else key: value for key, value in sums.items()}
 
-    params = jax.eval_shape(model.init, jax.random.key(0))
-    replicated = sharding.replicated(mesh)
     return jax.jit(
         eval_step,
-        in_shardings=(sharding.tree_shardings(params, mesh), sharding.batch_sharding(mesh)),
-        out_shardings=replicated,
+        in_shardings=(None, sharding.batch_sharding(mesh)),  # parameters are taken where they lie
+        out_shardings=sharding.replicated(mesh),
     )
 
 
@@ -158,11 +177,17 @@ def keys(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed, impl="threefry2x32"))
 
 
+def _placed(leaf, layout):
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
+
+
 def _state_maker(config, model, mesh, num_steps):
     optimizer = make_optimizer(config.optimizer, num_steps)
 
     def make(key):
         params = model.init(key)
+        if model.spec.scan_layers:
+            params = stack_layers(params)
         return {"params": params, "opt_state": optimizer.init(params), "bad_step": jnp.full((), -1, jnp.int32)}
 
     return make, sharding.tree_shardings(jax.eval_shape(make, keys(config.seed)[0]), mesh)

@@ -88,7 +88,7 @@ def make_run(path, config, corpora, done):
     model = model_lib.build(config.model, config.model.vocab_size, next_sentence=True)
     mesh = sharding.make_mesh(config.mesh)
     checkpoints = checkpoint.Checkpoints(path, config)
-    checkpoints.save(done, step.init_state(config, model, mesh, config.train.num_steps))
+    checkpoints.save(done, step.saved(step.init_state(config, model, mesh, config.train.num_steps), mesh))
     checkpoints.close()
 
 

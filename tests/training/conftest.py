@@ -42,7 +42,7 @@ def programs(tmp_path_factory):
 @contextlib.contextmanager
 def compiled_quickly(programs):
     """Programs compiled once for all tests, and quickly: most of these runs differ in what surrounds the step."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with programs_in(programs):
         yield programs

@@ -97,6 +97,29 @@ def test_what_may_change(config, finished, tmp_path):
     assert found[-1]["eval/mlm_loss"] == pytest.approx(expected[-1]["eval/mlm_loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("scanned", [(False, True), (True, False)])
+def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned):
+    """Half a run with scanned layers and half without them is a run; and either starts a new one."""
+    config.model.num_layers, config.train.log_norms = 2, True
+    config.train.update(num_steps=8, eval_every=8)
+    losses = {}
+    for name, switches in (("whole", scanned[:1] * 2), ("changed", scanned)):
+        for num_steps, scan in zip((4, 8), switches, strict=True):
+            config.model.scan_layers, config.train.num_steps = scan, num_steps
+            loop.pretrain(config, tmp_path / name)
+        losses[name] = [row["loss"] for row in rows(tmp_path / name)]
+    np.testing.assert_allclose(losses["changed"], losses["whole"], rtol=1e-5)
+    params, _, _ = checkpoint.load(tmp_path / "changed")
+    assert set(params["encoder"]["layers"]) == {"0", "1"}
+
+    config.update(init_from=str(tmp_path / "whole"))
+    for scan in scanned:
+        config.model.scan_layers, config.train.num_steps = scan, 1
+        loop.pretrain(config, tmp_path / f"from-{scan}")
+    first = [rows(tmp_path / f"from-{scan}")[0] for scan in scanned]
+    assert first[0] == pytest.approx(first[1], rel=1e-5) and first[0]["loss"] < losses["whole"][0]
+
+
 def test_evaluation_against_the_definitions(config):
     """The unigram baseline counted by hand, on the labels that the model is asked for; the same each time."""
     corpus = Corpus.open(config.data.corpus)

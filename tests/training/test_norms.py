@@ -17,7 +17,8 @@ def run(config, mesh_sizes):
     sizes = dict(zip(sharding.AXES, mesh_sizes, strict=True))
     mesh = sharding.make_mesh(sizes, jax.devices()[: np.prod(mesh_sizes)])
     model = model_lib.build(config.model, VOCAB)
-    params = jax.device_put(initial_state(VOCAB)["params"], step_lib.state_shardings(config, model, mesh, 10)["params"])
+    params = initial_state(VOCAB)["params"]
+    params = step_lib.restored(jax.device_put(params, sharding.tree_shardings(params, mesh)), model, mesh)
     norms = norms_lib.make_norms(config, model, mesh)
     return jax.device_get(norms(params, make_batch(), np.int32(3), step_lib.dropout_key(config)))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 from bert_jax.training import optimizer as optimizer_lib
 
 
@@ -81,3 +82,24 @@ def test_updates_as_published(name, clip):
         params = jax.tree.map(jnp.add, params, updates)
     expected = published(name, tree(0), gradients, clip)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_stacked_layers_are_updated_as_single_ones(name):
+    optimizer = optimizer_lib.make_optimizer(settings(name=name, warmup_steps=0), 10)
+
+    def layered(seed):
+        return {"layers": {str(i): tree(seed + i, 1.0 + i) for i in range(3)}, "head": tree(seed + 3)}
+
+    def updated(params, gradients):
+        state = optimizer.init(params)
+        for gradient in gradients:
+            updates, state = jax.jit(optimizer.update)(gradient, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+        return params
+
+    gradients = [layered(10), layered(20)]
+    single = updated(layered(0), gradients)
+    stacked = updated(stack_layers(layered(0)), [stack_layers(gradient) for gradient in gradients])
+    assert set(stacked["layers"]) == {STACKED}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), unstack_layers(stacked), single)

@@ -57,13 +57,13 @@ def run(config, mesh_sizes=(1, 1, 1), steps=2, vocab_size=VOCAB, batch=None, **m
     mesh = sharding.make_mesh(sizes, jax.devices()[: np.prod(mesh_sizes)])
     config.model.update(model_changes)
     model = model_lib.build(config.model, vocab_size, next_sentence=config.objective.next_sentence)
-    shardings = step_lib.state_shardings(config, model, mesh, 10)
-    state = jax.device_put(initial_state(vocab_size, **model_changes), shardings)
+    state = initial_state(vocab_size, **model_changes)
+    state = step_lib.restored(jax.device_put(state, sharding.tree_shardings(state, mesh)), model, mesh)
     train_step = step_lib.make_train_step(config, model, mesh, 10)
     key = step_lib.dropout_key(config)
     for step in range(steps):
         state, metrics = train_step(state, batch or make_batch(step), np.int32(step), key)
-    return jax.device_get(state), jax.device_get(metrics)
+    return jax.device_get(step_lib.saved(state, mesh)), jax.device_get(metrics)
 
 
 @functools.cache
