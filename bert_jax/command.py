@@ -56,15 +56,17 @@ def processes() -> Iterator[None]:
         distributed.leave(2 if users else 1)
 
 
-def run(main, passes_on: bool = False) -> None:
+def run(main, passes_on: bool = False, positional: str = "") -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
     Args:
-      main: called with the program's name and, with `passes_on`, the options that stand after a lone "--".
+      main: called with the program's name and, with `passes_on`, the options that stand after a lone "--"; with
+        `positional`, the argument that is no option.
+      positional: what the one argument is that the command takes beside its options, such as WORKDIR; "" for none.
     """
     _look_for_no_missing_tpu()
     try:
-        app.run(_reporting(main, passes_on), flags_parser=_parse)
+        app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
     except UserError as error:
         _report(error)
 
@@ -76,11 +78,14 @@ def _look_for_no_missing_tpu():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
-def _reporting(main, passes_on):
+def _reporting(main, passes_on, positional):
     def wrapped(argv):
         try:
-            if len(argv) > 1 and not (passes_on and argv[1].startswith("--")):
-                raise UserError(f"{argv[1]}: unexpected argument; options look like --name=value (see --help)")
+            expected = 2 if positional else 1
+            if len(argv) < expected:
+                raise UserError(f"{positional}: missing; expected python -m ... {positional} (see --help)")
+            if len(argv) > expected and not (passes_on and argv[1].startswith("--")):
+                raise UserError(f"{argv[expected]}: unexpected argument; options look like --name=value (see --help)")
             return main(argv)
         except UserError as error:
             _report(error)

@@ -1,0 +1,160 @@
+"""What lies in an experiment's folder, and who may write there.
+
+    WORKDIR/experiment.json       what was asked, and the command that asked
+    WORKDIR/corpus/, tasks/       made by the launcher, unless it was given them
+    WORKDIR/lock                  held by the launcher
+    WORKDIR/ARM/seed-SEED/        a job's:
+        job.json                  what experiments.run_job runs
+        starts.jsonl              each start: when, where, of which code, with which packages
+        diff-SHA.patch            of the working tree against the commit at a start, if it had any
+        log.txt                   what all starts said
+        pretrain/, finetune-TASK/ workdirs
+        common.json               figures of the evaluation that is the same for all arms
+        result.json               of a job that is done
+        failed.json               of one that failed at its last start
+        lock                      held by the process that runs it
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bert_jax.errors import UserError
+from experiments.experiment import Experiment, Job
+
+FORMAT_VERSION = 1
+LAST_LINES = 20
+
+
+def described(experiment: Experiment, name: str, scale: str, corpus: str, command: str) -> dict[str, Any]:
+    """What experiment.json holds."""
+    found = dataclasses.asdict(experiment)
+    del found["text"]
+    return {
+        "format_version": FORMAT_VERSION, "name": name, "scale": scale, **found, "corpus": corpus, "command": command
+    }  # fmt: skip
+
+
+def write_experiment(workdir: pathlib.Path, content: Mapping[str, Any]) -> None:
+    """Writes experiment.json where there is none.
+
+    Raises:
+      UserError: the folder holds another experiment; what differs is named.
+    """
+    path = workdir / "experiment.json"
+    content = json.loads(json.dumps(content))
+    if not path.exists():
+        write_json(path, content)
+        return
+    there = read_json(path)
+    if there.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {there.get('format_version')}; expected {FORMAT_VERSION}")
+    for key, value in content.items():
+        if key != "command" and there.get(key) != value:
+            part, found, asked = _first_difference(key, there.get(key), value)
+            raise UserError(
+                f"--workdir={workdir}: holds another experiment: {part} is {found} there, but {asked} was asked for; "
+                "expected the same, or a new folder"
+            )
+
+
+def write_job(workdir: pathlib.Path, job: Job) -> pathlib.Path:
+    """The job's folder, with its job.json."""
+    folder = workdir / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.loads(json.dumps(dataclasses.asdict(job)))
+    path = folder / "job.json"
+    if not path.exists():
+        write_json(path, content)
+    elif read_json(path) != content:
+        raise UserError(f"{path}: is of another job than experiment.json asks for; move {folder} away")
+    return folder
+
+
+def read_job(folder: pathlib.Path) -> Job:
+    """Raises UserError if there is no job in the folder."""
+    path = folder / "job.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: no job.json in it; expected a folder that experiments.launch made")
+    return Job(**read_json(path))
+
+
+def state(folder: pathlib.Path) -> str:
+    """ "done", "failed" (at its last start), "running", "stopped" (begun, and not ended) or "waiting"."""
+    if (folder / "result.json").exists():
+        return "done"
+    if is_locked(folder):
+        return "running"
+    if (folder / "failed.json").exists():
+        return "failed"
+    return "stopped" if (folder / "starts.jsonl").exists() else "waiting"
+
+
+def last_lines(folder: pathlib.Path) -> list[str]:
+    """The end of the job's log."""
+    try:
+        with (folder / "log.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return []
+    lines = [line.rpartition("\r")[2].rstrip() for line in text.splitlines()]
+    return [line for line in lines if line][-LAST_LINES:]
+
+
+def write_failed(folder: pathlib.Path, stage: str, code: int) -> None:
+    """Says that a job failed, with the end of its log."""
+    write_json(folder / "failed.json", {"stage": stage, "code": code, "lines": last_lines(folder)})
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Raises UserError if the file is none of JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Beside the target, then renamed: never half a file."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[bool]:
+    """Holds the folder's lock; False where another process holds it. Ends with the process, however it ends."""
+    with open(folder / "lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # storage that knows no locks
+            pass
+        yield True
+
+
+def is_locked(folder: pathlib.Path) -> bool:
+    """Whether another process holds the folder's lock."""
+    if not (folder / "lock").exists():
+        return False
+    with locked(folder) as free:
+        return not free
+
+
+def _first_difference(name, there, asked):
+    if isinstance(there, dict) and isinstance(asked, dict):
+        for key in [*asked, *there]:
+            if there.get(key) != asked.get(key):
+                return _first_difference(f"{name}.{key}", there.get(key), asked.get(key))
+    return name, json.dumps(there), json.dumps(asked)

@@ -1,0 +1,200 @@
+"""Runs one job of an experiment, or continues it: what every executor starts, in the repository's root.
+
+    python -m experiments.run_job FOLDER
+
+Pre-training, the evaluation that is the same for all arms, fine-tuning; then result.json. What is done is not done
+again. Exit codes: 0 done; 1 or 2 failed, with failed.json; 75 stopped by a signal, or run by another process.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from importlib import metadata
+
+from absl import flags
+
+from bert_jax import command, signals
+from bert_jax.errors import UserError
+from experiments.experiment import configured
+from experiments.launching import folders
+
+STOPPED = 75  # EX_TEMPFAIL: to be started again
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")
+
+
+class Stopped(Exception):
+    """A signal has ended the job early."""
+
+
+def main(argv):
+    folder = pathlib.Path(argv[1])
+    job = folders.read_job(folder)
+    _say_it_in(folder)
+    with signals.ending(), command.processes():
+        from bert_jax import distributed
+
+        with folders.locked(folder) as mine:
+            if not mine and not distributed.several():
+                print(f"{folder}: another process runs this job", flush=True)
+                sys.exit(STOPPED)
+            if distributed.is_first():
+                _note_start(folder)
+                (folder / "failed.json").unlink(missing_ok=True)
+            _run(job, folder)
+
+
+def _run(job, folder):
+    from bert_jax import distributed
+
+    stage = "pretrain"
+    try:
+        figures = _pretrained(job, folder)
+        stage = "evaluate"
+        common = _evaluated(job, folder)
+        figures |= {f"common/{name}": value for name, value in common.items()}
+        each = {}
+        for task in job.fine_tuning:
+            stage = f"finetune-{task['name']}"
+            summary = _fine_tuned(task, folder)
+            key = f"{task['name']}/{summary['metric']}"
+            figures[key], each[key] = statistics.fmean(summary["scores"]), summary["scores"]
+        if distributed.is_first():
+            folders.write_json(folder / "result.json", {"figures": figures, "each": each} | _amount(job, folder))
+    except Stopped:
+        sys.exit(STOPPED)
+    except Exception as error:
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        sys.stderr.flush()
+        if distributed.is_first():
+            folders.write_failed(folder, stage, 2 if isinstance(error, UserError) else 1)
+        if distributed.several():
+            raise
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _pretrained(job, folder):
+    """The figures of the run's last evaluation, by their names in metrics.jsonl."""
+    from bert_jax import config as config_lib
+    from bert_jax.training import checkpoint, loop
+
+    config = configured(job.recipe, job.overrides, "job.json")
+    workdir = folder / "pretrain"
+    loop.pretrain(config, workdir)
+    num_steps = config_lib.num_steps(config)
+    if checkpoint.steps_in(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
+        raise Stopped
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    last = rows[-1] if rows and rows[-1]["step"] == num_steps else {}
+    return {name: value for name, value in last.items() if name.startswith("eval") and value is not None}
+
+
+def _evaluated(job, folder):
+    """The figures of the evaluation that is the same for all arms."""
+    from bert_jax import distributed
+    from bert_jax.training import evaluation
+    from bert_jax.training.models import open_model
+
+    if job.evaluation is None:
+        return {}
+    path = folder / "common.json"
+    if not path.exists():
+        model = open_model(folder / "pretrain")
+        found = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
+        if distributed.is_first():
+            folders.write_json(path, found)
+        return found
+    return folders.read_json(path)
+
+
+def _fine_tuned(task, folder):
+    from bert_jax.training.finetuning import finetune
+
+    config = configured(task["recipe"], task["overrides"], f"job.json: {task['name']}")
+    config.init_from = str(folder / "pretrain")
+    summary = finetune(config, folder / f"finetune-{task['name']}")
+    if not summary:
+        raise Stopped
+    return summary
+
+
+def _amount(job, folder):
+    """How much text the run saw: tokens, padding included, and passes over the training instances."""
+    from bert_jax import config as config_lib
+    from bert_jax.data import loader
+
+    config = configured(job.recipe, job.overrides, "job.json")
+    stream = loader.Stream(config)
+    tokens = passes = 0
+    for phase in stream.phases:
+        rows = (phase.stop - phase.start) * phase.data.batch_size
+        tokens += rows * phase.data.sequence_length
+        passes += rows / sum(source.counts.mean() for source in stream.sources(phase))
+    return {"steps": config_lib.num_steps(config), "tokens": tokens, "epochs": round(passes, 4)}
+
+
+def _say_it_in(folder):
+    """From here on, what this process says goes into the folder's log."""
+    index = flags.FLAGS.process_id or int(os.environ.get("SLURM_PROCID", 0))
+    log = folder / ("log.txt" if not index else f"log-{index}.txt")
+    sys.stdout.flush()
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _note_start(folder):
+    import jax
+
+    commit, diff = _git("rev-parse", "HEAD").strip(), _git("diff", "HEAD")
+    name = ""
+    if diff:
+        name = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
+        (folder / name).write_text(diff, "utf-8")
+    start = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": " ".join(sys.orig_argv),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "commit": commit,
+        "diff": name,
+        "python": platform.python_version(),
+        "packages": {package: _version(package) for package in PACKAGES},
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+        "processes": jax.process_count(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+    with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(start) + "\n")
+
+
+def _git(*arguments):
+    root = pathlib.Path(__file__).parents[1]
+    try:
+        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace")
+    except OSError:
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _version(package):
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+if __name__ == "__main__":
+    command.define_process_flags()
+    command.run(main, positional="FOLDER")
