@@ -13,8 +13,7 @@ from typing import Any
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from experiments import published, scales
-
+from experiments import published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +79,8 @@ class Experiment:
       published: names of tables in published.TABLES that a report shows beside ours.
       text: of the corpus.
       notes: sentences that a report repeats: what must be known to read its figures.
+      equal_tokens: whether data.batch_size is set arm by arm, once the corpus is there, so that a step has as many
+        tokens that are no padding as one of the first arm (RoBERTa section 4.2).
     """
 
     question: str
@@ -93,6 +94,7 @@ class Experiment:
     published: Sequence[str] = ()
     text: Text = Text()
     notes: Sequence[str] = ()
+    equal_tokens: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -89,6 +89,7 @@ def _pretrained(job, folder):
     from bert_jax.training import checkpoint, loop
 
     config = configured(job.recipe, job.overrides, "job.json")
+    _share_programs(config, folder)
     workdir = folder / "pretrain"
     loop.pretrain(config, workdir)
     num_steps = config_lib.num_steps(config)
@@ -122,10 +123,17 @@ def _fine_tuned(task, folder):
 
     config = configured(task["recipe"], task["overrides"], f"job.json: {task['name']}")
     config.init_from = str(folder / "pretrain")
+    _share_programs(config, folder)
     summary = finetune(config, folder / f"finetune-{task['name']}")
     if not summary:
         raise Stopped
     return summary
+
+
+def _share_programs(config, folder):
+    """Programs that one job compiles are there for the others."""
+    if config.train.compilation_cache == "auto":
+        config.train.compilation_cache = str(folder.absolute().parents[1] / "compiled")
 
 
 def _amount(job, folder):

@@ -28,6 +28,7 @@ from bert_jax.errors import UserError
 from experiments.experiment import Experiment, Job
 
 FORMAT_VERSION = 1
+HERE = "$WORKDIR"  # the experiment's folder, where job.json names what lies in it: the folder may be moved or mounted
 LAST_LINES = 20
 
 
@@ -81,7 +82,11 @@ def read_job(folder: pathlib.Path) -> Job:
     path = folder / "job.json"
     if not path.is_file():
         raise UserError(f"{folder}: no job.json in it; expected a folder that experiments.launch made")
-    return Job(**read_json(path))
+    text = path.read_text("utf-8").replace(HERE, json.dumps(str(folder.absolute().parents[1]))[1:-1])
+    try:
+        return Job(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
 
 
 def state(folder: pathlib.Path) -> str:

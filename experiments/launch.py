@@ -1,0 +1,189 @@
+"""Runs an experiment, or goes on with it: every arm with every seed.
+
+    python -m experiments.launch --experiment=experiments/masking.py --workdir=DIR --scale=cpu
+    python -m experiments.launch --workdir=DIR --status
+    python -m experiments.report --workdir=DIR
+
+Prepares the corpus, unless --corpus names one, and starts the jobs that are not done. The same command started again
+repeats nothing and goes on with what was stopped, killed or failed.
+"""
+
+import ast
+import dataclasses
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+
+from bert_jax import command
+from bert_jax.errors import UserError
+from experiments import experiment as experiment_lib
+from experiments import scales
+from experiments.launching import folders, local
+
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "a file with get_experiment(scale)")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the experiment's folder; continued if it holds one", required=True)
+_SCALE = flags.DEFINE_enum("scale", "smoke", list(scales.SCALES), "how large the runs are (experiments/scales.py)")
+_EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "cloud"], "what runs the jobs")
+_JOBS = flags.DEFINE_integer(
+    "jobs", 0, "local: at a time; 0: one for each GPU, or as many as cores, 4 at most", lower_bound=0)  # fmt: skip
+_SLURM = flags.DEFINE_multi_string("slurm", [], "KEY=VALUE of launching/slurm.py, such as partition=gpu")
+_CLOUD = flags.DEFINE_multi_string("cloud", [], "KEY=VALUE of launching/cloud.py, such as accelerators=tpu-v5e-8")
+_SEEDS = flags.DEFINE_integer("seeds", None, "how many seeds, from 0, instead of the experiment's", lower_bound=1)
+_TEXT = flags.DEFINE_string("text", None, "what to prepare the corpus from, instead of the experiment's: see prepare")
+_CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare wrote, instead of one made here")
+_TASKS = flags.DEFINE_list("tasks", None, "what to fine-tune on, instead of the experiment's: bigram_shift, sst2, ...")
+_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the pre-training recipe, in every arm")
+_SET_TASK = flags.DEFINE_multi_string("set_task", [], "TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "says what would run, and writes nothing")
+_STATUS = flags.DEFINE_bool("status", False, "shows how the jobs stand, over and over on a terminal")
+
+
+def main(argv):
+    del argv
+    workdir = pathlib.Path(_WORKDIR.value)
+    if _STATUS.value:
+        from experiments.launching import status
+
+        status.watch(workdir)
+        return
+    if not _EXPERIMENT.value:
+        raise UserError("--experiment: missing; expected a file with get_experiment(scale)")
+    experiment = _asked()
+    if _DRY_RUN.value:
+        _say_what_would_run(experiment, workdir)
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+    with folders.locked(workdir) as mine:
+        if not mine:
+            raise UserError(f"--workdir={workdir}: another launcher is at work in it; expected its end first")
+        job_folders = _written(experiment, workdir)
+        ended = _executor().submit(job_folders, say=_say, **_options())
+    states = [folders.state(folder) for folder in job_folders]
+    _say(f"{states.count('done')} of {len(states)} jobs are done, {states.count('failed')} failed, in {workdir}")
+    if ended:
+        _say(f"{ended}: stopped; start the same command again to continue")
+        sys.exit(130 if ended == "SIGINT" else 143)
+    if set(states) == {"done"}:
+        _say(f"the report: python -m experiments.report --workdir={shlex.quote(str(workdir))}")
+    elif "failed" in states:
+        sys.exit(1)
+
+
+def _asked():
+    """The experiment of the file, with what the flags change."""
+    found = experiment_lib.load(_EXPERIMENT.value, _SCALE.value)
+    if _TASKS.value is not None:
+        found = scales.with_tasks(found, [name for name in _TASKS.value if name], _SCALE.value)
+    changes = {}
+    if _SEEDS.value:
+        changes["seeds"] = tuple(range(_SEEDS.value))
+    if _TEXT.value:
+        changes["text"] = dataclasses.replace(found.text, input=_TEXT.value)
+    if _SET.value:
+        changes["overrides"] = {**found.overrides, **_parsed(_SET.value, "--set")}
+    if _SET_TASK.value:
+        changes["fine_tuning"] = _with_settings(found.fine_tuning)
+    found = dataclasses.replace(found, **changes)
+    experiment_lib.check(found, _EXPERIMENT.value)
+    return found
+
+
+def _with_settings(tasks):
+    by_name = {task.name: {} for task in tasks}
+    for text in _SET_TASK.value:
+        name, colon, setting = text.partition(":")
+        if not colon or name not in by_name:
+            raise UserError(f"--set_task={text}: expected TASK:KEY=VALUE with TASK one of {', '.join(by_name)}")
+        by_name[name] |= _parsed([setting], f"--set_task={name}:")
+    return tuple(dataclasses.replace(task, overrides={**task.overrides, **by_name[task.name]}) for task in tasks)
+
+
+def _parsed(settings, flag):
+    """{key: value} of KEY=VALUE texts; a value is a Python literal, or text."""
+    found = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"{flag}={setting}: expected KEY=VALUE")
+        try:
+            found[key] = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            found[key] = text
+    return found
+
+
+def _written(experiment, workdir):
+    """The jobs' folders, with all that they need."""
+    from experiments.launching import preparing
+
+    corpus = str(pathlib.Path(_CORPUS.value).absolute()) if _CORPUS.value else ""
+    if not corpus:
+        _say(f"the corpus: {experiment.text.input}, in {workdir / 'corpus'}")
+        preparing.make_corpus(experiment.text, workdir / "corpus")
+    where = corpus or str(workdir / "corpus")
+    if experiment.equal_tokens:
+        experiment = preparing.with_equal_tokens(experiment, where)
+    files = {}
+    for task in experiment.fine_tuning:
+        if task.made_from_corpus:
+            made = preparing.make_bigram_shift(preparing.Corpus.open(where), workdir / "tasks" / task.name)
+            files[task.name] = {key: _from_workdir(value, workdir) for key, value in made.items()}
+    corpus = corpus or f"{folders.HERE}/corpus"
+    line = shlex.join(["python", "-m", "experiments.launch", *sys.argv[1:]])
+    name = pathlib.Path(_EXPERIMENT.value).stem
+    folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line))
+    return [folders.write_job(workdir, job) for job in experiment_lib.jobs(experiment, corpus, files)]
+
+
+def _from_workdir(text, workdir):
+    return text.replace(str(workdir), folders.HERE, 1) if text.startswith(str(workdir)) else text
+
+
+def _say_what_would_run(experiment, workdir):
+    jobs = experiment_lib.jobs(experiment, _CORPUS.value or f"{folders.HERE}/corpus", {})
+    if not _CORPUS.value:
+        text = experiment.text
+        settings = {"input": text.input, "tokenizer": text.tokenizer, **text.settings, "output": workdir / "corpus"}
+        print(shlex.join(["python", "-m", "bert_jax.prepare", *(f"--{k}={value}" for k, value in settings.items())]))
+    if experiment.equal_tokens:
+        print("# data.batch_size of each arm is set once the corpus is there")
+    for line in _executor().commands([workdir / job.name for job in jobs], **_options()):
+        print(line)
+
+
+def _executor():
+    if _EXECUTOR.value == "slurm":
+        from experiments.launching import slurm
+
+        return slurm
+    if _EXECUTOR.value == "cloud":
+        from experiments.launching import cloud
+
+        return cloud
+    return local
+
+
+def _options():
+    if _EXECUTOR.value == "local":
+        return {"jobs": _JOBS.value}
+    given = _SLURM.value if _EXECUTOR.value == "slurm" else _CLOUD.value
+    options = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--{_EXECUTOR.value}={text}: expected KEY=VALUE")
+        options[key] = value
+    return {"options": options}
+
+
+def _say(line):
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    command.run(main)

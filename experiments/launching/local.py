@@ -1,0 +1,183 @@
+"""Jobs on this machine: a few processes at a time, each with its share of the GPUs or the cores."""
+
+import contextlib
+import ctypes
+import glob
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from bert_jax.errors import UserError
+from experiments.launching import folders
+
+ROOT = pathlib.Path(__file__).parents[2]
+_MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
+_PR_SET_PDEATHSIG = 1
+_WAIT = 0.2  # seconds between looks
+
+
+def command(folder: pathlib.Path) -> list[str]:
+    """What runs a job, wherever it runs."""
+    return [sys.executable, "-m", "experiments.run_job", str(folder)]
+
+
+def commands(job_folders: Sequence[pathlib.Path], jobs: int = 0) -> list[str]:
+    """The commands, each with its share, in the order in which they would start."""
+    shares = _shares(jobs)
+    lines = []
+    for i, folder in enumerate(job_folders):
+        cores, environment = shares[i % len(shares)]
+        before = [f"{name}={value}" for name, value in environment.items()]
+        before += ["taskset", "-c", ",".join(map(str, cores))] if cores else []
+        lines.append(" ".join([*before, shlex.join(command(folder))]))
+    return lines
+
+
+def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], None]) -> str:
+    """Runs the jobs that are not done, and returns when each has ended.
+
+    A job that fails is told of, with the end of its log, and does not stop the others. SIGTERM and SIGINT are passed
+    on: running jobs save a checkpoint, and no new one begins.
+
+    Args:
+      job_folders: in the order in which they start.
+      jobs: at a time; 0: one for each GPU, or as many as cores, 4 at most.
+      say: called with each line that the user should see.
+
+    Returns:
+      the signal that ended it early, or "".
+    """
+    waiting = [folder for folder in job_folders if folders.state(folder) != "done"]
+    free, running = _shares(jobs), {}
+    with _heard() as caught:
+        while waiting or running:
+            for folder in [folder for folder, (process, _) in running.items() if process.poll() is not None]:
+                process, share = running.pop(folder)
+                free.append(share)
+                _ended(folder, process.returncode, bool(caught), say)
+            if caught and not running:
+                break
+            if caught:
+                waiting.clear()
+            elif waiting and free:
+                folder = next((folder for folder in waiting if not folders.is_locked(folder)), None)
+                if folder is not None:  # else: what an earlier launcher started has not ended yet
+                    waiting.remove(folder)
+                    share = free.pop(0)
+                    running[folder] = _start(folder, share), share
+                    say(f"{_name(folder)}: started ({len(waiting)} waiting)")
+                    continue
+            for number in caught[:1]:
+                caught.sent = getattr(caught, "sent", False) or _pass_on(running, number)
+            time.sleep(_WAIT)
+    return signal.Signals(caught[0]).name if caught else ""
+
+
+class _Caught(list):
+    """Numbers of the signals heard; `sent` once they were passed on."""
+
+    sent = False
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[_Caught]:
+    caught = _Caught()
+    before = {
+        number: signal.signal(number, lambda number, frame: caught.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pass_on(running, number):
+    for process, _ in running.values():
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+    return True
+
+
+def _start(folder, share):
+    cores, environment = share
+    parent = os.getpid()
+
+    def before():  # in the child: its share of the machine, and no life without its parent
+        os.setpgid(0, 0)  # Ctrl-C reaches the launcher alone, which passes it on
+        if cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return subprocess.Popen(
+        command(folder),
+        cwd=ROOT,
+        env=os.environ | environment,
+        preexec_fn=before,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # it speaks into its log
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _ended(folder, code, called_off, say):
+    if folders.state(folder) == "done":
+        say(f"{_name(folder)}: done")
+        return
+    if called_off:
+        say(f"{_name(folder)}: stopped")
+        return
+    if not (folder / "failed.json").exists():
+        folders.write_failed(folder, "", code)  # it could not say so itself
+    lines = folders.last_lines(folder)
+    say(f"{_name(folder)}: failed (exit code {code}); the end of {folder / 'log.txt'}:")
+    for line in lines[-5:]:
+        say(f"    {line}")
+
+
+def _name(folder):
+    return f"{folder.parent.name}/{folder.name}"
+
+
+def _shares(jobs):
+    """[(cores, environment)] of each job that runs at a time."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    gpus = _gpus()
+    if gpus:
+        number = jobs or len(gpus)
+        if number > len(gpus):
+            raise UserError(f"--jobs={jobs}: there are {len(gpus)} GPUs; expected at most so many")
+        split = _split(gpus, number)
+        return [([], {"CUDA_VISIBLE_DEVICES": ",".join(part)}) for part in split]
+    if glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"):  # TPUs: one process takes them all
+        if jobs > 1:
+            raise UserError(f"--jobs={jobs}: one process holds all TPU chips of a machine; expected --jobs=1")
+        return [([], {})]
+    number = jobs or min(len(cores), _MOST_ON_CORES)
+    if number > len(cores):
+        raise UserError(f"--jobs={jobs}: there are {len(cores)} cores; expected at most so many")
+    return [(part, {}) for part in _split(cores, number)]
+
+
+def _split(things, number):
+    """Parts of equal size, so that a job finds as much in any of them; what is left over is not used."""
+    size = len(things) // number
+    return [things[i * size : (i + 1) * size] for i in range(number)]
+
+
+def _gpus():
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
+        return []
+    if asked is not None:
+        return [gpu for gpu in asked.split(",") if gpu not in ("", "-1")]
+    return [path.removeprefix("/dev/nvidia") for path in sorted(glob.glob("/dev/nvidia[0-9]*"))]

@@ -1,0 +1,110 @@
+"""What the runs of an experiment share and the launcher makes before them: the corpus, tasks, equal batches."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from bert_jax.data import loader, preparation
+from bert_jax.data.corpus import Corpus, Split
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import UserError
+from experiments.experiment import Experiment, Text, configured
+
+TASK_ROWS = {"train": 4000, "held_out": 1000}
+_BATCHES_LOOKED_AT = 8
+_SHORTEST, _LONGEST = 5, 30  # words of a sentence of the task
+
+
+def make_corpus(text: Text, folder: pathlib.Path) -> None:
+    """Prepares the corpus, or goes on; nothing where it is whole."""
+    settings = preparation.Settings(input=text.input, tokenizer=text.tokenizer, **text.settings)
+    preparation.prepare(settings, folder)
+
+
+def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
+    """Two files of sentences, half of them with two neighbouring words swapped (Conneau et al. 2018, section 2).
+
+    Training sentences are of the corpus's train split, held-out ones of its eval split. Returns overrides of the task
+    that name the files.
+
+    Raises:
+      UserError: the corpus has too few sentences.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    overrides = {"task.text": "sentence", "task.label": "label"}
+    for split, name in (("train", "train"), ("eval", "held_out")):
+        path = folder / f"{name}.jsonl"
+        overrides[f"task.{name}"] = str(path)
+        if path.exists():
+            continue
+        rows = list(_sentences(corpus.split(split), corpus.tokenizer, TASK_ROWS[name]))
+        if len(rows) < 20:
+            raise UserError(
+                f"{corpus.path}: {len(rows)} sentences of {_SHORTEST} to {_LONGEST} words in its {split} split; the "
+                "task bigram_shift needs 20; expected more text, a larger eval_share, or other --tasks"
+            )
+        random = np.random.default_rng(0)
+        lines = [json.dumps(_example(words, shifted=bool(i % 2), random=random)) for i, words in enumerate(rows)]
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        os.replace(partial, path)
+    return overrides
+
+
+def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
+    """The experiment with each arm's data.batch_size such that its steps have as many tokens as the first arm's."""
+    tokens = {}
+    for arm, changes in experiment.arms.items():
+        config = configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": corpus}, arm)
+        stream = loader.Stream(config)
+        batches = [stream.batch(step)["attention_mask"] for step in range(_BATCHES_LOOKED_AT)]
+        tokens[arm] = np.mean([mask.sum(1).mean() for mask in batches])
+        rows = config.data.batch_size
+        if arm == next(iter(experiment.arms)):
+            wanted = rows * tokens[arm]
+    arms = {
+        arm: {**changes, "data.batch_size": max(1, round(wanted / tokens[arm]))}
+        for arm, changes in experiment.arms.items()
+    }
+    return dataclasses.replace(experiment, arms=arms)
+
+
+def _sentences(split: Split, tokenizer: Tokenizer, number: int) -> Iterator[list[str]]:
+    """Words of up to `number` sentences, spread over the split."""
+    order = np.random.default_rng(0).permutation(split.num_sentences)
+    found = 0
+    for sentence in order.tolist():
+        words = _words(split, tokenizer, int(split.sentences[sentence]), int(split.sentences[sentence + 1]))
+        if _SHORTEST <= len(words) <= _LONGEST and _swappable(words):
+            yield words
+            found += 1
+        if found == number:
+            return
+
+
+def _words(split, tokenizer, start, stop):
+    shard = int(np.searchsorted(split.shard_starts, start, side="right")) - 1
+    offset = int(split.shard_starts[shard])
+    start, stop = start - offset, stop - offset
+    tokens = np.asarray(split.shards[shard].tokens[start:stop])
+    starts = np.unpackbits(split.shards[shard].word_starts[start // 8 : -(-stop // 8)])[start % 8 :][: stop - start]
+    starts[:1] = 1
+    words = np.split(tokens, np.flatnonzero(starts)[1:])
+    return [word for word in (tokenizer.decode(ids.tolist()).strip() for ids in words) if word]
+
+
+def _swappable(words):
+    """Where two different neighbours are both words, not at the sentence's beginning."""
+    pairs = list(zip(words, words[1:], strict=False))
+    return [i for i, (a, b) in enumerate(pairs) if i and a.isalpha() and b.isalpha() and a != b]
+
+
+def _example(words, shifted, random):
+    if shifted:
+        i = random.choice(_swappable(words))
+        words = [*words[:i], words[i + 1], words[i], *words[i + 2 :]]
+    return {"sentence": " ".join(words), "label": "shifted" if shifted else "original"}
