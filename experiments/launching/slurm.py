@@ -1,0 +1,327 @@
+"""Jobs on a Slurm cluster, through submitit: each job of an experiment is one of Slurm's, in a queue of its own.
+
+A job that is preempted, or that reaches its time limit, saves a checkpoint and is queued again with the same command.
+FOLDER/slurm.json says under which number a job was submitted; FOLDER/slurm/ holds submitit's files and logs. What the
+queue still has is not submitted again, and what is done never is.
+"""
+
+import contextlib
+import getpass
+import hashlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bert_jax.errors import UserError
+from experiments.launching import folders, local
+
+_SAVING_SECONDS = 60  # of the time between the signal and the end: for a last checkpoint
+_UNDECIDED_SECONDS = 600  # after a SIGTERM: for Slurm to queue the job again, or to end it
+_QUEUE_SECONDS = 60  # for squeue to answer
+_DEFAULTS = {
+    "cluster": "slurm",
+    "time": 24 * 60,
+    "nodes": 1,
+    "tasks_per_node": 1,
+    "signal_delay_s": 120,
+    "max_timeouts": 100,
+}
+_NUMBERS = ("nodes", "tasks_per_node", "gpus_per_node", "cpus_per_task", "signal_delay_s", "max_timeouts")
+_TEXTS = ("partition", "account", "qos", "constraint", "gres", "reservation", "nodelist", "exclude", "setup")
+KEYS = ("cluster", "time", "mem_gb", *_NUMBERS, *_TEXTS)
+
+
+class RunJob:
+    """What submitit runs in each task: a command, which a preempted or timed-out job starts again.
+
+    Attributes:
+      command: its words.
+      seconds: from the signal that a job is to end, to save a checkpoint in.
+    """
+
+    def __init__(self, command: Sequence[str], seconds: float):
+        self.command, self.seconds = list(command), seconds
+        self._pid = None
+
+    def __call__(self) -> int:
+        """The exit code 0.
+
+        Raises:
+          RuntimeError: of another exit code; submitit writes it down.
+        """
+        # Slurm sends the signal, whose default is to kill, to every process of a job: the command must not get it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {_preemption_signal()})
+        process = subprocess.Popen(self.command, cwd=local.ROOT)
+        self._pid = process.pid
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {_preemption_signal()})
+        code = process.wait()
+        if code in (75, 128 + signal.SIGTERM, -signal.SIGTERM):
+            # Stopped by a SIGTERM that was sent to all of the job: whoever ends here is not queued again.
+            time.sleep(_UNDECIDED_SECONDS)
+        if code:
+            raise RuntimeError(f"exit code {code}: {' '.join(self.command)}")
+        return code
+
+    def checkpoint(self):
+        """Called by submitit where the job is to end; what it queues in its place."""
+        import submitit
+
+        until = time.monotonic() + self.seconds
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if self._pid is not None:
+                os.kill(self._pid, signal.SIGTERM)
+            # Without reaping it: __call__, which this interrupts, is waiting for the process.
+            while self._pid is not None and time.monotonic() < until:
+                if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    break
+                time.sleep(0.1)
+        return submitit.helpers.DelayedSubmission(RunJob(self.command, self.seconds))
+
+
+def submit(
+    job_folders: Sequence[pathlib.Path],
+    options: Mapping[str, str],
+    say: Callable[[str], None],
+    command: Callable[[pathlib.Path], list[str]] = local.command,
+) -> None:
+    """Submits the jobs that are neither done nor in the queue.
+
+    Args:
+      job_folders: on storage that all nodes see.
+      options: see KEYS and README.
+      say: called with each line that the user should see.
+      command: what runs a job, given its folder.
+
+    Raises:
+      UserError: an option is unknown or has no such value; submitit, Slurm or its queue is missing or refuses.
+    """
+    values = _checked(options)
+    submitit = _submitit()
+    queue = None if values["cluster"] == "local" else _queue()
+    for folder in map(pathlib.Path.absolute, job_folders):
+        name = f"{folder.parent.name}/{folder.name}"
+        state = folders.state(folder)
+        if state == "done":
+            continue
+        there = _state_in(folder, _submitted(folder), queue)
+        if there or state == "running":
+            say(f"{name}: job {there[0]} of Slurm, {there[1].lower()}" if there else f"{name}: running")
+            continue
+        (folder / "failed.json").unlink(missing_ok=True)
+        executor = _executor(submitit, folder, values)
+        try:
+            with contextlib.chdir(local.ROOT):  # where the job starts, so that it finds this module
+                job = executor.submit(RunJob(command(folder), _saving_seconds(values)))
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{name}: cannot be submitted: {_one_line(error)}") from error
+        submitted = {"job": job.job_id, "cluster": values["cluster"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        folders.write_json(folder / "slurm.json", submitted)
+        say(f"{name}: submitted, job {job.job_id} of Slurm")
+
+
+def commands(
+    job_folders: Sequence[pathlib.Path],
+    options: Mapping[str, str],
+    command: Callable[[pathlib.Path], list[str]] = local.command,
+) -> list[str]:
+    """The files that sbatch would be given, each after a line with what it runs.
+
+    Raises:
+      UserError: as `submit`; Slurm itself need not be there.
+    """
+    values = _checked(options)
+    submitit = _submitit()
+    found = []
+    for folder in map(pathlib.Path.absolute, job_folders):
+        found.append(f"# {' '.join(command(folder))}")
+        if values["cluster"] == "slurm":
+            executor = _described(submitit, folder, values)
+            found.append(executor._make_submission_file_text(executor._submitit_command_str, "dry_run"))
+    return found
+
+
+def _executor(submitit, folder, values):
+    """An AutoExecutor of one job."""
+    parameters = _parameters(folder, values)
+    of_slurm = {f"slurm_{key}": value for key, value in _slurm_parameters(values).items()}
+    try:
+        executor = submitit.AutoExecutor(
+            folder / "slurm", values["cluster"], slurm_max_num_timeout=values["max_timeouts"],
+            local_max_num_timeout=values["max_timeouts"])  # fmt: skip
+        if values["cluster"] == "local":
+            of_slurm = {"local_setup": [values["setup"]]} if "setup" in values else {}
+        executor.update_parameters(**parameters, **of_slurm)
+    except (RuntimeError, ValueError, AssertionError, NameError) as error:
+        raise UserError(f"--executor=slurm: {_one_line(error)}; expected a machine that submits to Slurm") from error
+    if values["cluster"] == "local":
+        executor._executor.parameters["signal_delay_s"] = values["signal_delay_s"]
+    return executor
+
+
+def _described(submitit, folder, values):
+    """The same for a machine without Slurm: it makes the file and submits nothing."""
+
+    class Described(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls):
+            return 1
+
+    executor = Described(folder / "slurm")
+    parameters = executor._convert_parameters(_parameters(folder, values))
+    executor._internal_update_parameters(**parameters, **_slurm_parameters(values))
+    return executor
+
+
+def _parameters(folder, values):
+    """What submitit's executors have in common, by its names."""
+    given = {key: values[key] for key in ("gpus_per_node", "cpus_per_task", "mem_gb") if key in values}
+    return {
+        "name": job_name(folder), "timeout_min": values["time"], "nodes": values["nodes"],
+        "tasks_per_node": values["tasks_per_node"], "stderr_to_stdout": True, **given,
+    }  # fmt: skip
+
+
+def _slurm_parameters(values):
+    given = {key: values[key] for key in ("partition", "account", "qos", "constraint", "gres") if key in values}
+    given |= {key: values[key] for key in ("nodelist", "exclude") if key in values}
+    additional = {"requeue": True, "chdir": str(local.ROOT)}
+    if "reservation" in values:
+        additional["reservation"] = values["reservation"]
+    if "setup" in values:
+        given["setup"] = [values["setup"]]
+    if "cpus_per_task" in values:  # srun has not taken it from sbatch since Slurm 22.05
+        given["srun_args"] = [f"--cpus-per-task={values['cpus_per_task']}"]
+    return {**given, "signal_delay_s": values["signal_delay_s"], "additional_parameters": additional}
+
+
+def job_name(folder: pathlib.Path) -> str:
+    """The job's name in Slurm's queue, another for every folder."""
+    folder = folder.absolute()
+    return f"{folder.parent.name}-{folder.name}-{hashlib.sha1(str(folder).encode()).hexdigest()[:8]}"
+
+
+def _queue():
+    """{number or name: (number, state)} of the user's jobs that Slurm has queued or runs.
+
+    Raises:
+      UserError: Slurm does not say: a job might be submitted twice.
+    """
+    line = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%T|%j"]
+    try:
+        done = subprocess.run(line, capture_output=True, text=True, timeout=_QUEUE_SECONDS)
+    except FileNotFoundError as error:
+        raise UserError("--executor=slurm: no squeue here; expected a machine that submits to Slurm") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"squeue: no answer in {_QUEUE_SECONDS} seconds; expected Slurm's queue") from error
+    if done.returncode:
+        raise UserError(f"squeue: exit code {done.returncode}: {_one_line(done.stderr)}; expected Slurm's queue")
+    found = {}
+    for row in done.stdout.splitlines():
+        number, state, name = row.strip().split("|", 2)
+        found[number] = found[name] = (number, state)
+    return found
+
+
+def _state_in(folder, known, queue):
+    """(number, state) of a job that has not ended, or None; of submitit's local executor where there is no queue."""
+    if queue is not None:
+        # By its name too: a launcher may have been killed before it wrote the number down.
+        return queue.get(known.get("job")) or queue.get(job_name(folder))
+    if known.get("cluster") != "local" or not _is_alive(known["job"], folder):
+        return None
+    return known["job"], "RUNNING"
+
+
+def _is_alive(pid, folder):
+    """Whether a process of submitit's local executor runs for this folder, and not another of the same number."""
+    done = subprocess.run(["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", pid], capture_output=True, text=True)
+    line = done.stdout.strip()
+    return str(folder / "slurm") in line and not line.startswith("Z")
+
+
+def _submitted(folder) -> Mapping[str, Any]:
+    path = folder / "slurm.json"
+    return folders.read_json(path) if path.exists() else {}
+
+
+def _submitit():
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError("--executor=slurm: submitit is missing; expected it: pip install 'submitit>=1.5.4'") from error
+    return submitit
+
+
+def _preemption_signal():
+    return getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+
+
+def _saving_seconds(values):
+    return max(1, values["signal_delay_s"] - _SAVING_SECONDS) if values["cluster"] == "slurm" else _SAVING_SECONDS
+
+
+def _checked(options):
+    """The options as numbers and texts, with what they leave out."""
+    found = dict(_DEFAULTS)
+    for key, text in options.items():
+        if key not in KEYS:
+            raise UserError(f"--slurm={key}={text}: no such key; expected one of {', '.join(KEYS)}")
+        if not text or "\n" in text:
+            raise UserError(f"--slurm={key}={text!r}: expected one line of text")
+        if key == "time":
+            found[key] = _minutes(text)
+        elif key in _NUMBERS:
+            found[key] = _number(key, text)
+        elif key == "mem_gb":
+            found[key] = _gigabytes(text)
+        else:
+            found[key] = text
+    if found["cluster"] not in ("slurm", "local"):
+        raise UserError(f"--slurm=cluster={found['cluster']}: expected slurm or local")
+    if found["cluster"] == "local" and found["nodes"] > 1:
+        raise UserError(f"--slurm=nodes={found['nodes']}: cluster=local has one node; expected nodes=1")
+    if found["signal_delay_s"] >= found["time"] * 60:
+        raise UserError(
+            f"--slurm=signal_delay_s={found['signal_delay_s']}: the job's time is {found['time']} minutes; "
+            "expected seconds before its end"
+        )
+    return found
+
+
+def _number(key, text):
+    least = 0 if key in ("gpus_per_node", "max_timeouts") else 1
+    if not text.isdecimal() or int(text) < least:
+        raise UserError(f"--slurm={key}={text}: expected a number from {least} on")
+    return int(text)
+
+
+def _gigabytes(text):
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise UserError(f"--slurm=mem_gb={text}: expected gigabytes, such as 64")
+
+
+def _minutes(text):
+    """Minutes of M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS, as sbatch reads --time."""
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not found:
+        raise UserError(f"--slurm=time={text}: expected minutes, H:MM:SS or D-HH:MM:SS")
+    days, *parts = found.groups()
+    parts = [int(part) for part in parts if part is not None]
+    if days is None and len(parts) < 3:  # minutes come first
+        parts.insert(0, 0)
+    hours, minutes, seconds = parts + [0] * (3 - len(parts))
+    total = (int(days or 0) * 24 + hours) * 60 + minutes + -(-seconds // 60)
+    if total < 1:
+        raise UserError(f"--slurm=time={text}: expected a minute or more")
+    return total
+
+
+def _one_line(error):
+    return " ".join(str(error).split())
