@@ -6,7 +6,14 @@ from collections.abc import Mapping, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of a paper: `rows` maps the paper's name of a setting to a figure for each column, None where it has none."""
+    """A table of a paper.
+
+    Attributes:
+      title: whose, and what about.
+      source: where it stands, and what its figures are.
+      columns: names of its figures.
+      rows: a figure for each column by the paper's name of a setting; None where it has none.
+    """
 
     title: str
     source: str

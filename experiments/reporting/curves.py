@@ -1,0 +1,152 @@
+"""The pictures of a report: PNG files that are the same bytes for the same folders and the same matplotlib."""
+
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.reporting.comparisons import Compared
+from experiments.reporting.results import Results
+from experiments.reporting.sentences import direction
+
+# Colours that the colour-blind can tell apart (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+LINES = ("-", "--", ":", "-.")
+# Of metrics.jsonl, and what an axis calls it. The loss of masked tokens is drawn where it is not the whole loss.
+QUANTITIES = {
+    "loss": "training loss",
+    "mlm_loss": "training loss of masked tokens (nats)",
+    "eval/mlm_loss": "held-out loss (nats)",
+}
+# Nothing of a user's matplotlibrc, and no formulas in names of arms.
+_STYLE = {**matplotlib.rcParamsDefault, "text.parse_math": False}
+_STYLE.pop("backend")
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A PNG.
+
+    Attributes:
+      name: of the file.
+      caption: what it shows.
+      content: bytes.
+    """
+
+    name: str
+    caption: str
+    content: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """An arm's runs.
+
+    Attributes:
+      steps: that every run has a figure at, rising.
+      values: [seeds, steps].
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+def draw(results: Results, compared: Sequence[Compared]) -> list[Picture]:
+    """One picture for each quantity that the finished runs logged, and one of the final measures."""
+    with matplotlib.rc_context(_STYLE):
+        pictures = []
+        for key, label in QUANTITIES.items():
+            curves = curves_of(results, key)
+            if curves and not (key == "mlm_loss" and _same(curves, curves_of(results, "loss"))):
+                pictures.append(_curves(list(results.arms), key, label, curves))
+        return [*pictures, *_measures(results, compared)]
+
+
+def curves_of(results: Results, key: str) -> dict[str, Curve]:
+    """Of each arm that has any, the finished runs' values at the steps that all of them have."""
+    found = {}
+    for arm in results.arms:
+        runs = [
+            {row["step"]: row[key] for row in job.rows if _is_number(row.get(key)) and _is_number(row.get("step"))}
+            for job in results.done(arm)
+        ]
+        runs = [run for run in runs if run]
+        steps = sorted(set.intersection(*map(set, runs))) if runs else []
+        if steps:
+            values = np.array([[run[step] for step in steps] for run in runs], np.float64)
+            found[arm] = Curve(np.array(steps), values)
+    return found
+
+
+def _curves(arms, key, label, curves: Mapping[str, Curve]):
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for arm, curve in curves.items():
+        colour, line = _look(arms, arm)
+        name = f"{arm} (n = {len(curve.values)})"
+        marker = "." if len(curve.steps) < 30 else ""
+        axes.plot(curve.steps, curve.values.mean(0), line, color=colour, label=name, marker=marker)
+        axes.fill_between(curve.steps, curve.values.min(0), curve.values.max(0), color=colour, alpha=0.2, linewidth=0)
+    axes.set(xlabel="step", ylabel=label)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    shown = "the mean over the seeds that have finished, and a band from the lowest to the highest of them"
+    caption = f"{label[0].upper()}{label[1:]} by step: {shown}"
+    return Picture(f"curve-{key.replace('/', '-')}.png", caption, _png(figure))
+
+
+def _measures(results, compared):
+    shown = [one for one in compared if any(one.values.values())]
+    if not shown:
+        return []
+    rows = math.ceil(len(shown) / 2)
+    figure = Figure(figsize=(8, 3.5 * rows), layout="constrained")
+    all_axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
+    for axes in all_axes[len(shown) :]:
+        axes.set_axis_off()
+    for one, axes in zip(shown, all_axes, strict=False):
+        for place, (arm, values) in enumerate(one.values.items()):
+            colour, _ = _look(list(results.arms), arm)
+            figures = list(values.values())
+            # Beside each other, so that equal ones are seen.
+            places = place + 0.08 * (np.arange(len(figures)) - (len(figures) - 1) / 2).clip(-4, 4)
+            axes.plot(places, figures, "o", color=colour, markersize=5, alpha=0.8)
+            if figures:
+                axes.hlines(np.mean(figures), place - 0.3, place + 0.3, color=colour)
+        arms = list(one.values)
+        axes.set_xticks(range(len(arms)), arms)
+        if len(arms) > 3:
+            axes.tick_params(axis="x", labelrotation=30)
+        axes.set_xlim(-0.5, len(arms) - 0.5)
+        axes.set_title(f"{one.measure.label}\n({direction(one.measure)})", fontsize=9)
+        axes.grid(axis="y", alpha=0.3)
+    caption = "Final measures by arm: a dot for each seed, left to right in the order of seeds, and a line at the mean"
+    return [Picture("measures.png", caption, _png(figure))]
+
+
+def _look(arms, arm):
+    place = arms.index(arm)
+    return COLOURS[place % len(COLOURS)], LINES[place // len(COLOURS) % len(LINES)]
+
+
+def _same(some, others):
+    return some.keys() == others.keys() and all(
+        np.array_equal(some[arm].steps, others[arm].steps) and np.array_equal(some[arm].values, others[arm].values)
+        for arm in some
+    )
+
+
+def _is_number(value):
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _png(figure):
+    FigureCanvasAgg(figure)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
+    return content.getvalue()

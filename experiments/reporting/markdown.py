@@ -1,0 +1,325 @@
+"""report.md: what was asked, what was run, what was found, what was published. No times, no folders of the machine."""
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+
+from experiments import published
+from experiments.reporting import comparisons, sentences, statistics
+from experiments.reporting.comparisons import Compared
+from experiments.reporting.curves import Picture
+from experiments.reporting.results import DONE, FAILED, UNFINISHED, Results
+from experiments.reporting.sentences import counted, direction, listed, number
+
+_LONGEST_LINE = 300
+
+
+def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Picture]) -> str:
+    """The whole report, ending in a newline."""
+    blocks = [
+        _scale(results),
+        _missing(results),
+        f"# {_text(results.name)} ({_text(results.scale)} scale)",
+        f"**Question.** {_text(results.question)}",
+        "## What was run",
+        *_what_was_run(results),
+        "## Final table",
+        _bullets([" ".join(note.split()) for note in results.notes]),
+        _final_table(compared),
+        *_below_the_table(results, compared),
+        *_published(results),
+        "## In words",
+        *_in_words(results, compared),
+        "## Curves",
+        *_pictures(pictures),
+        "## Every figure",
+        _every_figure(results, compared),
+    ]
+    return _without_folders("\n\n".join(block for block in blocks if block) + "\n", results)
+
+
+def _scale(results):
+    if results.scale == "paper":
+        return ""
+    return (
+        f"**These runs are scaled down ({_text(results.scale)} scale): their figures are not comparable in absolute "
+        "value with the published ones; only differences between arms can be looked at, and they are shown for this "
+        "scale alone.**"
+    )
+
+
+def _missing(results):
+    jobs = results.missing()
+    if not jobs:
+        return ""
+    head = (
+        f"**Not complete: {len(jobs)} of {counted(len(results.jobs), 'job')} {'is' if len(jobs) == 1 else 'are'} "
+        "missing from the figures below, and pairs are only of seeds that both arms have finished.**"
+    )
+    bullets = []
+    for job in jobs:
+        said = f"; its last line: {_code(job.last_line)}" if job.last_line.strip() else ""
+        what = {FAILED: f"failed in {job.stage} (exit code {job.code})", UNFINISHED: f"not finished{_reached(job)}"}
+        bullets.append(f"{_text(job.name)}: {_text(what.get(job.state, job.state))}{said}")
+    return f"{head}\n\n{_bullets(bullets)}"
+
+
+def _reached(job):
+    return f", pre-training logged last at step {job.rows[-1].get('step')}" if job.rows else ""
+
+
+def _what_was_run(results):
+    table = [("arm", "what it changes in the recipe")]
+    table += [(_text(arm), _changes(changes) or "nothing") for arm, changes in results.arms.items()]
+    done = [job for job in results.jobs.values() if job.state == DONE]
+    lines = [
+        f"Recipe {_code(results.recipe)}, in every arm with {_changes(results.overrides) or 'nothing changed'}.",
+        f"Seeds of pre-training: {listed(results.seeds)}, the same in every arm.",
+        *_corpus(results.corpus),
+        *_amounts(results, done),
+        *_evaluation(results),
+        *_tasks(results),
+        *_code_and_devices(results),
+        *_others(results),
+    ]
+    return [_table(table), _bullets(lines), "Made by", _commands(results)]
+
+
+def _corpus(corpus):
+    if corpus.get("tokens") is None:
+        return []
+    documents = f" in {corpus['documents']:,} documents" if corpus.get("documents") is not None else ""
+    return [f"Corpus: {corpus['tokens']:,} tokens{documents}, those held out included."]
+
+
+def _amounts(results, done):
+    """What a run was trained for: once if that is the same in all arms."""
+    words = {}
+    for job in done:
+        parts = [f"{job.steps:,} steps" if job.steps is not None else ""]
+        parts.append(f"{job.tokens:,} tokens (padding included)" if job.tokens is not None else "")
+        parts.append(f"{job.epochs:.4g} epochs (passes over the corpus)" if job.epochs is not None else "")
+        words.setdefault(", ".join(part for part in parts if part), []).append(job)
+    words.pop("", None)
+    if len(words) == 1 and done:
+        return [f"Each finished run: {next(iter(words))}."]
+    return [f"{_jobs(jobs, results)}: {amount}." for amount, jobs in words.items()]
+
+
+def _evaluation(results):
+    if results.evaluation is None:
+        return []
+    settings = _changes(results.evaluation) or "default settings"
+    return [f"Measures that begin with {_code('common/')}: of one evaluation, the same for all arms: {settings}."]
+
+
+def _tasks(results):
+    found = []
+    for task in results.fine_tuning:
+        data = " on data made from the corpus" if task.made_from_corpus else ""
+        found.append(
+            f"Fine-tuning {_text(task.name)}{data}: recipe {_code(task.recipe)} with "
+            f"{_changes(task.overrides) or 'nothing changed'}. A job's figure is the mean over its "
+            f"{counted(task.seeds, 'fine-tuning seed')}; what is paired and counted is the seed of pre-training."
+        )
+        bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
+        if bad:
+            where = "; ".join(f"{_text(name)}: {listed(seeds)}" for name, seeds in bad)
+            found.append(f"Fine-tuning seeds of {_text(task.name)} that failed, though their scores count: {where}.")
+    return found
+
+
+def _code_and_devices(results):
+    """Of which code and on what the jobs ran, and whether that is one in all of them."""
+    started = [job for job in results.jobs.values() if job.starts]
+    found = []
+    code = _grouped(started, lambda start: (start.commit, start.diff))
+    for (commit, diff), jobs in code.items():
+        changes = (
+            f"with local changes ({_code(diff)} in the jobs' folders)"
+            if diff
+            else "no change to the files that git tracks"
+        )
+        what = f"Git commit {_code(commit)}, {changes}" if commit else "An unknown git commit"
+        found.append(f"{what}: {_jobs(jobs, results)}.")
+    if len(code) > 1:
+        found.append("**Not all of the jobs ran the same code: a difference between arms may be one of the code.**")
+    devices = _grouped(started, lambda start: start.devices or "unknown")
+    found += [f"Devices: {_text(kind)}: {_jobs(jobs, results)}." for kind, jobs in devices.items()]
+    software = _grouped(started, lambda start: start.software)
+    found += [f"{', '.join(map(_text, versions))}: {_jobs(jobs, results)}." for versions, jobs in software.items()]
+    if len(devices) > 1 or len(software) > 1:
+        found.append("**Not all of the jobs ran on the same devices and packages: figures may differ by these too.**")
+    return found
+
+
+def _grouped(jobs, of_start):
+    found = {}
+    for job in jobs:
+        for value in dict.fromkeys(of_start(start) for start in job.starts):
+            found.setdefault(value, []).append(job)
+    return found
+
+
+def _jobs(jobs, results):
+    started = [job for job in results.jobs.values() if job.starts]
+    if len(jobs) == len(results.jobs):
+        return f"all {len(jobs)} jobs"
+    if len(jobs) == len(started):
+        return f"all {len(jobs)} jobs that have begun"
+    return listed([_text(job.name) for job in jobs])
+
+
+def _others(results):
+    if not results.others:
+        return []
+    names = listed([_text(name) for name in results.others])
+    return [f"Left out, since the experiment does not ask for it, though it is in the folder: {names}."]
+
+
+def _final_table(compared):
+    rows = [
+        ("measure", "arm", "n", "mean", "standard deviation", "compared with", "pairs", "difference", "95 % interval")
+    ]
+    for measured in compared:
+        of = {one.arm: one for one in measured.comparisons}
+        label = f"{_text(measured.measure.label)}, {direction(measured.measure)}"
+        for arm, values in measured.values.items():
+            summary = statistics.summarize(list(values.values()))
+            cells = [label, _text(arm), summary.n, number(summary.mean), number(summary.deviation)]
+            one = of.get(arm)
+            if one is None:
+                cells += ["", "", "", ""]
+            else:
+                difference = number(one.paired.mean, True)
+                cells += [_text(one.first), one.paired.n, difference, sentences.interval(one.paired)]
+            rows.append(cells)
+            label = ""
+    return _table(rows)
+
+
+def _below_the_table(results, compared):
+    lines = [
+        "n counts the finished runs with a figure, a seed of pre-training each; the standard deviation is theirs "
+        "(n - 1). The difference is the mean over pairs of the arm's figure less that of the arm that it is compared "
+        "with; the interval is the 95 % confidence interval of a paired t-test, a dash where the pairs give none."
+    ]
+    for measured in compared:
+        left_out = [arm for arm in results.arms if arm not in measured.values]
+        if left_out:
+            names = listed([_text(arm) for arm in left_out])
+            lines.append(f"{_text(measured.measure.label)} cannot be compared in {names}, which it leaves out.")
+        if measured.missing:
+            names = listed([_text(job) for job in measured.missing])
+            lines.append(
+                f"**{names}: done, but without a finite figure {_code(measured.measure.key)}. The table has the others "
+                "alone, which flatters an arm whose runs diverged.**"
+            )
+    return lines
+
+
+def _published(results):
+    blocks = []
+    for name in results.published:
+        table = published.TABLES[name]
+        rows = [("setting", *table.columns)]
+        rows += [
+            (_text(setting), *("-" if figure is None else str(figure) for figure in figures))
+            for setting, figures in table.rows.items()
+        ]
+        blocks += [f"### Published: {table.title}", _table(rows), f"Source: {table.source}."]
+    if blocks and results.scale != "paper":
+        blocks.append(
+            "Model size, text and training are others than ours: no published figure can be set against ours."
+        )
+    return blocks
+
+
+def _in_words(results, compared):
+    number_of_intervals = sum(one.paired.low is not None for measured in compared for one in measured.comparisons)
+    blocks = []
+    for measured in compared:
+        blocks.append(f"**{_text(measured.measure.label)}**")
+        said = [_text(sentences.comparison(one, number_of_intervals)) for one in measured.comparisons]
+        own = comparisons.own_questions(results, measured)
+        if own and said:
+            said.append(
+                f"**Arms change {listed(map(_code, own))}, and this is measured on each arm's own rows and masks: a "
+                "difference may be one of what is asked, not of what is known.**"
+            )
+        blocks.append(_bullets(said or ["Measured in one arm alone: nothing to compare."]))
+    return [*blocks, "How to read this:", _bullets(sentences.how_to_read(compared))]
+
+
+def _pictures(pictures):
+    if not pictures:
+        return ["No job is done, so there is nothing to draw."]
+    return [
+        "Training loss, and held-out loss of the runs themselves, are computed on each arm's own rows, masks and "
+        "objective: arms that differ in these cannot be compared by them.",
+        *(f"![{picture.caption}]({picture.name})\n\n{picture.caption}." for picture in pictures),
+    ]
+
+
+def _every_figure(results, compared):
+    rows = [("job", *(_code(measured.measure.key) for measured in compared))]
+    for job in results.jobs.values():
+        figures = [measured.values.get(job.arm, {}).get(job.seed) for measured in compared]
+        rows.append((_text(job.name), *("-" if figure is None else f"{figure:.6g}" for figure in figures)))
+    return _table(rows)
+
+
+def _commands(results):
+    return f"    {shlex.join(_launch(results)[0])}\n    python -m experiments.report --workdir=WORKDIR"
+
+
+def _launch(results):
+    """The words of the command that launched the experiment, with WORKDIR for its folder; and that folder."""
+    words, workdir = [], ""
+    for word in results.command.split() if results.command.count("'") % 2 else shlex.split(results.command):
+        if word.startswith("--workdir="):
+            workdir, word = word.partition("=")[2], "--workdir=WORKDIR"
+        elif words[-1:] == ["--workdir"]:
+            workdir, word = word, "WORKDIR"
+        words.append(word)
+    return words, workdir
+
+
+def _changes(changes):
+    return ", ".join(_code(f"{key}={json.dumps(value)}") for key, value in changes.items())
+
+
+def _table(rows):
+    head, *body = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _bullets(lines):
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _text(text):
+    """On one line, and without what Markdown would take for a sign of its own."""
+    return re.sub(r"([\\`*\[\]<>#])|(?<!\w)(_)|(_)(?!\w)", r"\\\g<0>", " ".join(str(text).split()))
+
+
+def _code(text):
+    """In a span of code, whatever is in it."""
+    line = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]", "", str(text)).split())
+    line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
+    longest = max(map(len, re.findall("`+", line)), default=0)
+    ticks, space = "`" * (longest + 1), " " if longest else ""
+    return f"{ticks}{space}{line}{space}{ticks}"
+
+
+def _without_folders(text, results):
+    """Names the experiment's folder WORKDIR, and leaves out where else on the machine something lies."""
+    workdirs = {str(results.workdir.absolute()), str(results.workdir.resolve()), _launch(results)[1].rstrip("/")}
+    for workdir in sorted(workdirs, key=len, reverse=True):
+        if workdir.startswith("/") and workdir != "/":
+            text = re.sub(rf"(?<![\w./-]){re.escape(workdir)}(?![\w.-])", "WORKDIR", text)
+    text = text.replace("file:///", "/")
+    text = re.sub(r"""(?<=[\s=:,`"'(\[])/(?:[^\s/'"`,;|()]+/)+""", ".../", text)
+    return re.sub(r"""(?<=[=`"'])/(?=\w)""", ".../", text)

@@ -1,0 +1,131 @@
+"""What a report says in plain words, never more than the intervals say."""
+
+import math
+from collections.abc import Sequence
+
+from experiments.experiment import Measure
+from experiments.reporting import statistics
+from experiments.reporting.comparisons import Compared, Comparison
+
+ALPHA = 1 - statistics.CONFIDENCE
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """Four decimals, or two digits where those would make nothing of a figure that is something."""
+    if value is None or math.isnan(value):
+        return "-"
+    sign = "+" if signed and value else ""
+    return f"{value:{sign}.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:{sign}.1e}"
+
+
+def interval(paired: statistics.Paired) -> str:
+    """A 95 % confidence interval as "LOW to HIGH"; "-" where there is none."""
+    return "-" if paired.low is None else f"{number(paired.low, True)} to {number(paired.high, True)}"
+
+
+def direction(measure: Measure) -> str:
+    return f"{'higher' if measure.higher_is_better else 'lower'} is better"
+
+
+def listed(words: Sequence) -> str:
+    """As "a, b and c"."""
+    *most, last = [str(word) for word in words]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def counted(count: int, noun: str) -> str:
+    """As "1 pair" or "2 pairs"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def comparison(one: Comparison, number_of_intervals: int) -> str:
+    """What the pairs of two arms say.
+
+    Args:
+      one: the comparison.
+      number_of_intervals: that the report makes, this one included.
+    """
+    return f"{_finding(one, number_of_intervals)}{_left_out(one)}"
+
+
+def _finding(one, number_of_intervals):
+    paired, arms = one.paired, f"{one.arm} against {one.first}"
+    difference = f"{number(paired.mean, True)} ({direction(one.measure)})"
+    if paired.n == 0:
+        return f"{arms}: no seed has a figure in both, so nothing can be said."
+    if paired.n == 1:
+        return (
+            f"{arms}: a difference of {difference} in the one pair (seed {one.seeds[0]}). One pair has no spread, so "
+            "there is no interval, and whether this is more than noise cannot be said."
+        )
+    if paired.low is None:
+        same = "no difference in any" if paired.mean == 0 else f"a difference of {difference}, the same in all"
+        return (
+            f"{arms}: {same} of {paired.n} pairs. Differences without a spread give no interval, so whether this would "
+            "hold of other seeds cannot be said."
+        )
+    pairs = f"over {paired.n} pairs, with a 95 % interval from {interval(paired)}"
+    if not paired.leaves_out_zero:
+        return (
+            f"{arms}: no difference larger than the noise was found: a mean difference of {difference} {pairs}, which "
+            "has 0 in it. That does not show that they are equal: with this spread, only a mean difference of more "
+            f"than {number(paired.half_width)} would have left it out."
+        )
+    return (
+        f"{arms}: {'better' if one.better else 'worse'}, by a mean difference of {difference} {pairs}, which leaves "
+        f"out 0: {_significance(one, number_of_intervals)}"
+    )
+
+
+def _significance(one, number_of_intervals):
+    noise = "the difference is larger than the noise between these seeds"
+    few = " Two pairs rest on one degree of freedom: take it for a hint." if one.paired.n == 2 else ""
+    if number_of_intervals == 1:
+        return f"{noise} (p = {_p(one.paired.p)}).{few}"
+    adjusted = f"Holm-adjusted p = {_p(one.adjusted_p)}"
+    if one.adjusted_p < ALPHA:
+        return f"{noise}, also with the {number_of_intervals} intervals of this report allowed for ({adjusted}).{few}"
+    return (
+        f"taken alone, {noise}; with the {number_of_intervals} intervals of this report allowed for it is not "
+        f"({adjusted}), so it may be chance.{few}"
+    )
+
+
+def _p(p):
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+
+
+def _left_out(one):
+    if not one.left_out or not one.seeds:
+        return ""
+    return f" (Without {_seeds(one.left_out)}, which {'has' if len(one.left_out) == 1 else 'have'} no figure in both.)"
+
+
+def _seeds(seeds):
+    return f"seed{'' if len(seeds) == 1 else 's'} {listed(seeds)}"
+
+
+def how_to_read(compared: Sequence[Compared]) -> list[str]:
+    """What holds of all comparisons: how the intervals are made, how wide they are, and how many there are."""
+    every = [one for measure in compared for one in measure.comparisons]
+    with_interval = [one for one in every if one.paired.low is not None]
+    found = [
+        "A pair is two runs with the same seed; a difference is the arm's figure less that of the arm that it is "
+        "compared with. The interval is that of a paired t-test; it takes the differences for draws from a normal "
+        "distribution, which a handful of pairs cannot show.",
+        "The noise is what seeds change (first parameters, order of the data, masks, dropout). That of another corpus, "
+        "another held-out text or another size of model is not in it.",
+    ]
+    for pairs in sorted({one.paired.n for one in with_interval}):
+        t = statistics.t_quantile(pairs)
+        found.append(
+            f"With {pairs} pairs an interval reaches {t / math.sqrt(pairs):.1f} standard deviations of the differences "
+            f"to either side (t = {t:.2f} at {counted(pairs - 1, 'degree')} of freedom)"
+            + ("; only differences much larger than the spread can be seen." if pairs < 5 else ".")
+        )
+    if len(with_interval) > 1:
+        found.append(
+            f"{len(with_interval)} intervals were made. Where arms do not differ at all, about one in twenty leaves "
+            "out 0 by chance; the adjusted p values (Holm) allow for that, the intervals do not."
+        )
+    return found
