@@ -30,13 +30,16 @@ def start(number):
     flags = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
     (job / "name").write_text(flags["job-name"])
     (job / "state").write_text("RUNNING")
+    with open(job / "starts", "a") as file:
+        file.write("+")
+    this = (job / "starts").read_text()
     environment = os.environ | {
         "SLURM_JOB_ID": number,
         "SLURM_NTASKS": str(int(flags["nodes"]) * int(flags["ntasks-per-node"])),
         "SLURM_JOB_NUM_NODES": flags["nodes"],
         "SLURM_NTASKS_PER_NODE": flags["ntasks-per-node"],
     }
-    line = f"bash {job / 'script'}; test $(cat {job / 'state'}) = REQUEUED || echo ENDED > {job / 'state'}"
+    line = f"bash {job / 'script'}; test $(cat {job / 'starts'}) != {this} || echo ENDED > {job / 'state'}"
     output = open(flags["output"].replace("%j", number), "a")  # noqa: SIM115 (the job's)
     subprocess.Popen(
         ["bash", "-c", line], env=environment, stdout=output, stderr=output, start_new_session=True,
@@ -76,7 +79,9 @@ def scancel(number, flag, name):
 
 def scontrol(verb, number):
     assert verb == "requeue"
-    (JOBS / number / "state").write_text("REQUEUED")
+    for group in (JOBS / number / "groups").read_text().split():
+        if int(group) != os.getpgrp():  # the task that asks ends by itself
+            os.killpg(int(group), signal.SIGKILL)
     start(number)
 
 

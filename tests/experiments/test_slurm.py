@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,7 +22,7 @@ folder = pathlib.Path(sys.argv[1])
 task = os.environ.get("SLURM_PROCID", os.environ.get("SUBMITIT_LOCAL_GLOBALID", "0"))
 with open(folder / f"starts-{task}", "a") as file:
     file.write(os.getcwd() + "\\n")
-if (folder / f"saved-{task}").exists() or not (folder / "long").exists():
+if (folder / "saved-0").exists() or not (folder / "long").exists():
     (folder / f"ended-{task}").touch()
     if task == "0":
         (folder / "result.json").write_text("{}")
@@ -141,10 +140,9 @@ def test_slurm_queues_a_job_again_that_it_ends(job, stand_in, signals):
         subprocess.run(["scancel", "100", "--signal", name], check=True)
         time.sleep(0.3)
     wait_for((job / "saved-0").exists)
-    # The stand-in does not end the other task, as Slurm does when it queues a job again.
-    wait_for(lambda: len(starts(job)) == 2 and (job / "result.json").exists())
+    wait_for(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
+    assert len(starts(job, 0)) == len(starts(job, 1)) == 2 and (job / "result.json").exists()
     assert [path.name for path in stand_in.iterdir()] == ["100"]
-    shutil.rmtree(stand_in / "100", ignore_errors=True)
 
 
 def test_nothing_is_submitted_while_the_queue_does_not_answer(job, stand_in):
