@@ -62,7 +62,8 @@ def run(main, passes_on: bool = False, positional: str = "") -> None:
     Args:
       main: called with the program's name and, with `passes_on`, the options that stand after a lone "--"; with
         `positional`, the argument that is no option.
-      positional: what the one argument is that the command takes beside its options, such as WORKDIR; "" for none.
+      positional: what the one argument is that the command takes beside its options, such as WORKDIR, or [WORKDIR]
+        where it may be left out; "" for none.
     """
     _look_for_no_missing_tpu()
     try:
@@ -82,7 +83,7 @@ def _reporting(main, passes_on, positional):
     def wrapped(argv):
         try:
             expected = 2 if positional else 1
-            if len(argv) < expected:
+            if len(argv) < expected and not positional.startswith("["):
                 raise UserError(f"{positional}: missing; expected python -m ... {positional} (see --help)")
             if len(argv) > expected and not (passes_on and argv[1].startswith("--")):
                 raise UserError(f"{argv[expected]}: unexpected argument; options look like --name=value (see --help)")

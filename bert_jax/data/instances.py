@@ -77,9 +77,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
     Raises:
       UserError: the training split has a single document and the format needs another one's sentences.
     """
-    name = f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
-    folder = cache_folder(corpus)
-    path = folder / name
+    path = cache_folder(corpus) / _file_name(split_name, recipe)
     index = open_array(path)
     if index is None:
         split = corpus.split(split_name)
@@ -96,6 +94,13 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
             raise UserError(f"{path}: the index cannot be written: {error.strerror or error}; make room") from error
         index = open_array(path)
     return index
+
+
+def cached_index(corpus: Corpus, split_name: str, recipe: Recipe) -> np.ndarray | None:
+    """As open_index, where the index was built before; else None. Writes nothing."""
+    folders = (pathlib.Path(corpus.path) / "index", _user_folder(corpus))
+    found = (open_array(folder / _file_name(split_name, recipe)) for folder in folders)
+    return next((index for index in found if index is not None), None)
 
 
 def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None) -> np.ndarray:
@@ -170,8 +175,16 @@ def cache_folder(corpus: Corpus) -> pathlib.Path:
             return folder
     except OSError:  # a read-only corpus, shared by several users
         pass
+    return _user_folder(corpus)
+
+
+def _user_folder(corpus):
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return home / "bert_jax" / "index" / corpus.fingerprint
+
+
+def _file_name(split_name, recipe):
+    return f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
 
 
 def _pairs(split, recipe, first, last):

@@ -33,7 +33,7 @@ import ml_collections
 from etils import epath
 
 from bert_jax import config as config_lib
-from bert_jax import distributed, finetune_config
+from bert_jax import finetune_config
 from bert_jax.data import storage
 from bert_jax.errors import UserError
 from bert_jax.mesh_axes import AXES
@@ -131,6 +131,8 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: the directory cannot be written, another run trains in it, or not all processes see the same one.
     """
+    from bert_jax import distributed  # here, because it imports jax, which reading a run needs none of
+
     with contextlib.ExitStack() as stack:
         mark = distributed.agreed(lambda: _lock(workdir, stack))
         try:
@@ -177,6 +179,8 @@ def _lock(workdir, stack):
 
 def check_same_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "Sequence[Corpus]" = ()) -> None:
     """Raises UserError if not every process of the run was given this workdir, this config and these corpora."""
+    from bert_jax import distributed
+
     values = {f"config.{key}": value for key, value in _flat(config.to_dict()) if key not in _OF_A_MACHINE}
     fingerprints = [corpus.fingerprint for corpus in corpora]
     distributed.check_same({"--workdir": str(workdir), "config.data.corpus (fingerprint)": fingerprints} | values)

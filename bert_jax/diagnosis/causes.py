@@ -1,0 +1,237 @@
+"""Why masked tokens are not learned: every usual cause, as likely as this run's own figures make it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from bert_jax.diagnosis.finding import percent
+from bert_jax.diagnosis.reading import Run
+
+# A peak of AdamW that is high for a width of 768; it falls with the square root of the width. Published ones are below:
+# RoBERTa's 6e-4 at 768 and 4e-4 at 1024. So are the recipes': 1e-3 at 256, 2e-3 at 128.
+HIGH_RATE, HIGH_RATE_WIDTH = 1e-3, 768
+LAMB_FACTOR = 10  # LAMB's rates are larger by about this much: its steps are shares of a parameter's norm
+LOW_RATE_SHARE = 1 / 50  # of the high one: a fine-tuning rate, which takes a fresh model nowhere
+SHORT_WARMUP_SHARE, SHORT_WARMUP_STEPS = 0.01, 10  # BERT warms up for 1 % of its steps, RoBERTa for 5 %
+SHORT_RUN_STEPS = 1000  # the small recipes leave the plateau of word frequencies after some 800 steps
+DUPLICATES = 0.1  # of the documents; usual corpora have a few in a hundred
+MOSTLY_DUPLICATES = 0.5
+UNKNOWN = 0.02  # of the tokens; a vocabulary that was made for a text leaves next to none
+MOSTLY_UNKNOWN = 0.2
+PADDING = 0.5  # paragraphs at 128 tokens have 36 %
+MOSTLY_PADDING = 0.8
+FEW_PREDICTIONS = 100  # a step; its gradient is mostly noise
+NARROW_INIT_SHARE = 0.5  # of what is as wide, at this width, as 0.02 is at 768
+HIGH_DROPOUT, HIGH_DECAY = 0.3, 0.3  # published: 0.1 and 0.01
+
+LIKELY = 0.2  # what is less likely is said in one line, with its figure
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """A cause.
+
+    Attributes:
+      likelihood: in this run, to sort by, 0 to 1.
+      text: what it is, with its figure, and what to change.
+      figure: the figure alone, for the line of what is not likely.
+    """
+
+    likelihood: float
+    text: str
+    figure: str
+
+
+def sentences(run: Run, *, diverged: bool = False, falling: bool = False) -> list[str]:
+    """The causes in words, the likeliest first; the last one lists what this run's figures speak against.
+
+    Args:
+      run: whose loss is not under the unigram baseline.
+      diverged: whether it was lower before.
+      falling: whether it falls still.
+    """
+    found = sorted(_causes(run, diverged, falling), key=lambda cause: -cause.likelihood)
+    texts = [cause.text for cause in found if cause.likelihood >= LIKELY]
+    others = [cause.figure for cause in found if cause.likelihood < LIKELY and cause.figure]
+    if not texts:
+        texts = [
+            "no setting stands out: look at what the model sees, python -m bert_jax.show_batch; text in which the "
+            "order of words says nothing (lists, shuffled or made-up text) has nothing to learn beyond frequencies"
+        ]
+    return [*texts, f"not likely, by their figures: {'; '.join(others)}"] if others else texts
+
+
+def figures(run: Run) -> dict[str, float | int | None]:
+    """What the causes rest on."""
+    settings = run.config.optimizer
+    return {
+        "learning_rate": settings.learning_rate,
+        "high_learning_rate": high_rate(run),
+        "warmup_steps": run.warmup_steps,
+        "steps": run.done,
+        "num_steps": run.num_steps,
+        "duplicate_share": duplicate_share(run),
+        "unknown_token_share": unknown_share(run),
+        "padding_share": run.padding,
+    }
+
+
+def high_rate(run: Run) -> float:
+    """The peak from which on a rate is suspicious."""
+    factor = LAMB_FACTOR if run.config.optimizer.name == "lamb" else 1
+    return factor * HIGH_RATE * math.sqrt(HIGH_RATE_WIDTH / run.config.model.hidden_size)
+
+
+def duplicate_share(run: Run) -> float | None:
+    """Of the documents of all corpora; None where a manifest is not there."""
+    texts = run.readable_texts
+    if not texts:
+        return None
+    return sum(text.duplicates for text in texts) / max(1, sum(text.documents for text in texts))
+
+
+def unknown_share(run: Run) -> float | None:
+    """Of the tokens of all corpora; None where a manifest is not there."""
+    texts = run.readable_texts
+    if not texts:
+        return None
+    tokens = [text.manifest["tokens"] for text in texts]
+    unknown = [text.manifest["unknown_token_share"] * count for text, count in zip(texts, tokens, strict=True)]
+    return sum(unknown) / max(1, sum(tokens))
+
+
+def _causes(run, diverged, falling) -> Iterator[Cause]:
+    yield from _length(run, diverged, falling)
+    yield _rate(run, diverged, falling)
+    yield _warmup(run, diverged)
+    yield from _text(run)
+    yield from _others(run, diverged)
+
+
+def _length(run, diverged, falling):
+    steps, warmup = run.done, run.warmup_steps
+    if diverged:
+        return
+    if steps < warmup:
+        yield Cause(
+            0.9,
+            f"the warm-up is not over: {steps:,} of its {warmup:,} steps are done, so the rate has been "
+            f"{_rate_now(run):.2g} at most of {run.config.optimizer.learning_rate:g}: "
+            + ("set --config.optimizer.warmup_steps to a few hundredths of the run" if run.finished else "wait"),
+            "",
+        )
+    elif steps < SHORT_RUN_STEPS or falling:
+        still = ", and the loss falls still" if falling else ""
+        yield Cause(
+            0.88 if falling else 0.55 if steps < SHORT_RUN_STEPS / 2 else 0.4,
+            f"too few steps: {steps:,}{still}; small recipes leave the plateau of word frequencies after some "
+            f"{SHORT_RUN_STEPS:,}: " + ("raise --config.train.num_steps" if run.finished else "wait"),
+            "",
+        )
+
+
+def _rate_now(run):
+    settings = run.config.optimizer
+    logged = [row["learning_rate"] for row in run.rows if "learning_rate" in row]
+    return max(logged) if logged else settings.learning_rate * min(1.0, run.done / max(1, run.warmup_steps))
+
+
+def _rate(run, diverged, falling):
+    rate, high = run.config.optimizer.learning_rate, high_rate(run)
+    name, width = run.config.optimizer.name, run.config.model.hidden_size
+    where = f"{name} at a width of {width}"
+    shown = f"learning rate {rate:g} ({where}: high is over {high:.1g})"
+    if rate > high:
+        likelihood = min(0.95, 0.6 + 0.2 * math.log10(rate / high))
+        text = f"learning rate too high: {rate:g}, {rate / high:.3g} times what is high for {where}; "
+        return Cause(likelihood, text + f"try --config.optimizer.learning_rate={high / 3:.1g}", shown)
+    if rate < high * LOW_RATE_SHARE and not diverged:
+        text = f"learning rate too low: {rate:g}, {high / 3:.1g} would be usual for {where}; "
+        return Cause(
+            0.92 if not rate or falling else 0.85,
+            text + f"try --config.optimizer.learning_rate={high / 3:.1g}",
+            shown,
+        )
+    if diverged:
+        text = f"learning rate {rate:g} is high for this run, though not for {where}; "
+        return Cause(0.5, text + f"try --config.optimizer.learning_rate={rate / 3:.1g}", shown)
+    return Cause(0.1, "", shown)
+
+
+def short_warmup(run: Run) -> bool:
+    """Whether the warm-up is short for a run of this length."""
+    return run.warmup_steps < max(SHORT_WARMUP_STEPS, SHORT_WARMUP_SHARE * run.num_steps)
+
+
+def _warmup(run, diverged):
+    steps, high = run.warmup_steps, high_rate(run)
+    shown = f"warm-up of {steps:,} of {run.num_steps:,} steps"
+    if not short_warmup(run):
+        return Cause(0.1, "", shown)
+    # What a short warm-up does to a fresh model depends on the rate that it rises to.
+    likelihood = 0.25 + 0.45 * min(1.0, run.config.optimizer.learning_rate / high) + 0.1 * diverged
+    wanted = max(100, round(0.05 * run.num_steps))
+    wanted = min(wanted, max(1, run.num_steps // 5))
+    text = f"warm-up too short: {steps:,} of {run.num_steps:,} steps, to a rate of "
+    text += f"{run.config.optimizer.learning_rate:g}"
+    return Cause(likelihood, f"{text}; try --config.optimizer.warmup_steps={wanted}", shown)
+
+
+def _text(run):
+    unknown, duplicates, padding = unknown_share(run), duplicate_share(run), run.padding
+    if unknown is not None:
+        text = f"a vocabulary that does not fit the text: {percent(unknown)} of the tokens are unknown to it; "
+        text += "prepare the text with --tokenizer=train:wordpiece:N or with a model's of its language"
+        likelihood = 0.97 if unknown >= MOSTLY_UNKNOWN else 0.5 if unknown >= UNKNOWN else 0.0
+        yield Cause(likelihood, text, f"unknown tokens {percent(unknown)}")
+    if padding is not None:
+        text = f"rows that are mostly empty: {percent(padding)} of their positions are padding; {fill_rows(run)}"
+        likelihood = 0.6 if padding >= MOSTLY_PADDING else 0.35 if padding >= PADDING else 0.0
+        yield Cause(likelihood, text, f"padding {percent(padding)}")
+    if duplicates is not None:
+        text = f"text that repeats itself: {percent(duplicates)} of the documents equal an earlier one; "
+        text += "prepare it again with --drop_duplicates"
+        likelihood = 0.5 if duplicates >= MOSTLY_DUPLICATES else 0.3 if duplicates >= DUPLICATES else 0.0
+        yield Cause(likelihood, text, f"duplicate documents {percent(duplicates)}")
+
+
+def fill_rows(run: Run) -> str:
+    """What fills rows that are mostly padding."""
+    data = run.phase.data
+    if run.config.objective.next_sentence:
+        change = (
+            "prepare longer documents (--documents=file), shorten --config.data.sequence_length="
+            f"{data.sequence_length}, or leave out pairs: --config.objective.next_sentence=False "
+            "--config.data.format=full_sentences"
+        )
+    elif data.format != "full_sentences":
+        packing = " or --config.data.packing=True" if data.format == "doc_sentences" and not data.packing else ""
+        change = f"try --config.data.format=full_sentences{packing}"
+    else:
+        change = f"shorten --config.data.sequence_length={data.sequence_length}"
+    return change
+
+
+def _others(run, diverged):
+    model, data, settings = run.config.model, run.phase.data, run.config.optimizer
+    if run.predictions < FEW_PREDICTIONS:
+        text = f"steps too small: about {run.predictions:,.0f} tokens are predicted in each; "
+        yield Cause(0.3, text + f"raise --config.data.batch_size={data.batch_size}", "")
+    wide = 0.02 * math.sqrt(HIGH_RATE_WIDTH / model.hidden_size)
+    if model.initializer_range < NARROW_INIT_SHARE * wide and not run.config.init_from and not diverged:
+        text = f"a narrow start for a width of {model.hidden_size}: config.model.initializer_range="
+        text += f"{model.initializer_range:g}; try --config.model.initializer_range={wide:.1g}"
+        yield Cause(0.35, text, "")
+    if run.config.objective.name == "mlm" and not 0.05 <= data.mask_rate <= 0.5:
+        text = f"{percent(data.mask_rate)} of the tokens are masked; try --config.data.mask_rate=0.15"
+        yield Cause(0.6 if data.mask_rate > 0.5 else 0.3, text, "")
+    dropout = max(model.hidden_dropout, model.attention_dropout)
+    if dropout >= HIGH_DROPOUT:
+        text = f"dropout of {dropout:g}; try --config.model.hidden_dropout=0.1 --config.model.attention_dropout=0.1"
+        yield Cause(0.4 if dropout < 0.5 else 0.65, text, "")
+    if settings.weight_decay >= HIGH_DECAY:
+        text = f"weight decay of {settings.weight_decay:g}; try --config.optimizer.weight_decay=0.01"
+        yield Cause(0.45 if settings.weight_decay < 3 else 0.75, text, "")
+    if settings.epsilon >= 1e-3:
+        text = f"config.optimizer.epsilon={settings.epsilon:g} makes steps small; "
+        yield Cause(0.5, text + "try --config.optimizer.epsilon=1e-6", "")

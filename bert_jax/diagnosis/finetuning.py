@@ -1,0 +1,138 @@
+"""What goes wrong in fine-tuning: seeds that fail, a score that falls again, a rate that is none of fine-tuning."""
+
+import statistics
+
+from bert_jax.diagnosis import curves
+from bert_jax.diagnosis.finding import Finding
+from bert_jax.diagnosis.reading import Run
+
+FELL_SHARE = 0.05  # of the best score, at the last evaluation: some examples of a small held-out set less
+SPREAD = 0.1  # of the score, between the best and the worst seed that did not fail
+FEW_STEPS = 100  # in which a fresh head learns little
+
+
+def failed_seeds(run: Run) -> Finding | None:
+    """Seeds that met what is not finite, or do no better than the commonest answer."""
+    seeds = run.summary.get("seeds", ())
+    failed = [seed for seed in seeds if seed.get("failure")]
+    if not failed:
+        return None
+    what = "; ".join(f"seed {seed['seed']}: {seed['failure']}" for seed in failed[:5])
+    message = f"{len(failed)} of {len(seeds)} seeds failed ({run.summary['metric']}): {what}."
+    figures = {"failed": len(failed), "seeds": len(seeds), "baseline": run.summary.get("baseline")}
+    severity = "error" if 2 * len(failed) >= len(seeds) else "warning"
+    return Finding("failed_seeds", severity, message, _causes(run), figures | _figures(run))
+
+
+def _causes(run):
+    settings, reasons = run.config.optimizer, []
+    low, high = settings.learning_rate_range
+    rate = settings.learning_rate
+    if rate > high:
+        text = f"learning rate too high: {rate:g}, published ones are {low:g} to {high:g}; "
+        reasons.append((0.9, text + f"try --config.optimizer.learning_rate={high / 2:.1g}"))
+    elif rate < low:
+        text = f"learning rate too low: {rate:g}, published ones are {low:g} to {high:g}; "
+        reasons.append((0.9, text + f"try --config.optimizer.learning_rate={2 * low:.1g}"))
+    else:
+        text = f"learning rate {rate:g} is high for some seeds; "
+        reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
+    if run.done < FEW_STEPS:
+        text = f"too few steps: {run.done:,}; more --config.train.num_epochs"
+        reasons.append((0.8, text + f" (now {run.config.train.num_epochs:g})"))
+    if run.warmup_steps < 0.05 * run.num_steps:
+        text = f"warm-up of {run.warmup_steps:,} of {run.num_steps:,} steps; "
+        reasons.append((0.6, text + "set --config.optimizer.warmup_share=0.1"))
+    rows = run.run["data"]["train"][0]
+    if rows < 1000:
+        reasons.append((0.5, f"few examples: {rows:,}; more epochs, or a model that learned a related task first"))
+    if run.config.from_scratch:
+        reasons.append((0.7, "nothing pre-trained: config.from_scratch=True"))
+    reasons.append((0.2, "labels that do not follow from the text, or columns that were mixed up: look at the data"))
+    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
+
+
+def rate_out_of_range(run: Run) -> Finding | None:
+    """The peak is none that papers fine-tuned with; a note, since adapters and small models take higher ones."""
+    settings = run.config.optimizer
+    (low, high), rate = settings.learning_rate_range, settings.learning_rate
+    if low <= rate <= high:
+        return None
+    message = (
+        f"The learning rate of {rate:g} is outside the published range of {low:g} to {high:g} "
+        "(config.optimizer.learning_rate_range)."
+    )
+    fix = [f"where scores are bad, try --config.optimizer.learning_rate={min(max(rate, 2 * low), high / 2):.1g}"]
+    return Finding("rate_out_of_range", "note", message, fix, {"learning_rate": rate, "low": low, "high": high})
+
+
+def score_fell(run: Run) -> Finding | None:
+    """The best checkpoint is an early one, and what came after it is worse: the examples are learned by heart."""
+    seeds = [seed for seed in run.summary.get("seeds", ()) if seed.get("score") and seed.get("last_score") is not None]
+    if not seeds:
+        return None
+    best = statistics.median(seed["score"] for seed in seeds)
+    last = statistics.median(seed["last_score"] for seed in seeds)
+    step = statistics.median(seed["step"] for seed in seeds)
+    if best <= 0 or best - last < FELL_SHARE * best:
+        return None
+    message = (
+        f"The score has fallen: {run.summary['metric']} was {best:.4f} at step {step:,.0f} and is {last:.4f} at the "
+        f"last evaluation (medians of {len(seeds)} seeds); the best checkpoint of each seed was kept."
+    )
+    rate = run.config.optimizer.learning_rate
+    reasons = [
+        f"the examples are learned by heart in {run.config.train.num_epochs:g} epochs; fewer "
+        "--config.train.num_epochs, or --config.train.patience=2",
+        f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 2:.1g}",
+    ]
+    return Finding("score_fell", "warning", message, reasons, {"best": best, "last": last, "step": step})
+
+
+def seeds_differ(run: Run) -> Finding | None:
+    """The seeds that did not fail are far apart, so that one of them says little."""
+    scores = [seed["score"] for seed in run.summary.get("seeds", ()) if seed.get("score") and not seed.get("failure")]
+    if len(scores) < 2 or max(scores) - min(scores) < SPREAD * abs(max(scores)):
+        return None
+    message = (
+        f"The seeds are far apart: {run.summary['metric']} from {min(scores):.4f} to {max(scores):.4f} over "
+        f"{len(scores)} seeds."
+    )
+    reasons = ["a small held-out set, or few steps: more of either", "judge by the median of more --config.seeds"]
+    return Finding("seeds_differ", "note", message, reasons, {"min": min(scores), "max": max(scores)})
+
+
+def loss_stays(run: Run) -> Finding | None:
+    """A run that is not done, or has no summary: the training loss has not fallen."""
+    points = curves.curve(run.rows, "loss")
+    if run.summary or len(points) < 8 or run.done < FEW_STEPS:
+        return None
+    quarter = len(points) // 4
+    first = statistics.fmean(value for _, value in points[:quarter])
+    last = statistics.fmean(value for _, value in points[-quarter:])
+    error = curves.noise(run, points) / quarter**0.5
+    if last < first - max(3 * error, 0.02 * abs(first)):
+        return None
+    message = f"The training loss has not fallen: {first:.4f} in the first quarter of the rows, {last:.4f} in the last."
+    return Finding("loss_stays", "warning", message, _causes(run), {"first": first, "last": last} | _figures(run))
+
+
+def headline(run: Run) -> str:
+    """The score in words; "" before there is one."""
+    found = run.summary
+    if found.get("median") is not None:
+        number = len(found["scores"])
+        several = f", the median of {number} seeds, {found['min']:.4f} to {found['max']:.4f}" if number > 1 else ""
+        baseline = found.get("baseline")
+        beside = f"; the commonest answer has {baseline:.4f}" if baseline is not None else ""
+        return f"{found['metric']} {found['median']:.4f}{several}{beside}"
+    points = curves.curve(run.rows, "loss")
+    return f"training loss {points[-1][1]:.4f}" if points else ""
+
+
+def _figures(run):
+    return {
+        "learning_rate": run.config.optimizer.learning_rate,
+        "steps": run.done,
+        "warmup_steps": run.warmup_steps,
+    }

@@ -1,0 +1,78 @@
+"""What bert_jax.plan wrote, as bounds that a run is compared with."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from bert_jax.diagnosis.reading import Run
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Bounds of one recipe on one topology.
+
+    Attributes:
+      name: of both.
+      phases: each with "rows", "sequence" and "roofline".
+    """
+
+    name: str
+    phases: Sequence[Mapping]
+
+    def tokens_per_second(self, rows: int, sequence: int) -> float | None:
+        """The bound for batches of this shape; None where the plan has no such phase."""
+        for phase in self.phases:
+            if (phase["rows"], phase["sequence"]) == (rows, sequence) and phase.get("roofline"):
+                return phase["roofline"]["tokens_per_second"]
+        return None
+
+
+def read(name: str, entry: str, run: Run) -> Plan:
+    """The plan in a file of `bert_jax.plan --json=FILE`, or one of those beside `--output=FILE.md`.
+
+    Args:
+      name: the file.
+      entry: of a file of several, such as "bert_base on v5e:4x4"; "" for the one that has the run's batches.
+      run: that is compared.
+
+    Raises:
+      UserError: no such file or entry, no plan, or none, or several, that have the run's batches.
+    """
+    where = f"--plan={name}"
+    try:
+        found = json.loads(pathlib.Path(name).read_text())
+        plans = _plans(found)
+    except OSError as error:
+        raise UserError(f"{where}: cannot be read: {error.strerror or error}; expected a plan as JSON") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{where}: no plan; expected what plan --json=FILE or --output=FILE.md writes") from error
+    shapes = {(phase.data.batch_size, phase.data.sequence_length) for phase in run.phases}
+    if entry:
+        plans = [plan for plan in plans if plan.name == entry] or _refuse(f"--plan_entry={entry}: not in {name}", plans)
+    fitting = [plan for plan in plans if any(plan.tokens_per_second(*shape) for shape in shapes)]
+    if not fitting:
+        shown = ", ".join(f"{rows} x {sequence}" for rows, sequence in sorted(shapes))
+        raise UserError(f"{where}: no bound for batches of {shown} tokens, which the run has; plan its own recipe")
+    if len(fitting) > 1:
+        _refuse(f"{where}: {len(fitting)} entries have the run's batches; say which with --plan_entry", fitting)
+    return fitting[0]
+
+
+def _refuse(message, plans):
+    raise UserError(f"{message}; expected one of {', '.join(plan.name for plan in plans)}")
+
+
+def _plans(found):
+    if "phases" in found:
+        return [_plan(f"{found['recipe']} on {found['topology']['name']}", found)]
+    return [_plan(name, entry) for name, entry in found.items() if "phases" in entry]
+
+
+def _plan(name, entry):
+    steps = entry if entry.get("fits") or not entry.get("change") else entry["change"]
+    for phase in steps["phases"]:
+        if phase.get("roofline"):
+            _ = phase["rows"] * phase["sequence"] * phase["roofline"]["tokens_per_second"]
+    return Plan(name, steps["phases"])

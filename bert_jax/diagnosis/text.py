@@ -1,0 +1,81 @@
+"""What the corpus's manifest and the rows made of it say, whatever was learned."""
+
+from bert_jax.diagnosis import causes
+from bert_jax.diagnosis.finding import Finding, percent
+from bert_jax.diagnosis.reading import Run
+
+
+def corpus_missing(run: Run) -> Finding | None:
+    """Figures of the text are not known, so that causes which lie there are not seen."""
+    missing = [text for text in run.texts if text.manifest is None]
+    if not missing:
+        return None
+    places = "; ".join(f"{text.path}: {text.missing}" for text in missing)
+    message = f"Nothing can be said of the text (duplicates, unknown tokens, padding, passes over it): {places}."
+    figures = {"corpora": ",".join(text.path for text in missing)}
+    return Finding("corpus_missing", "note", message, (), figures)
+
+
+def unknown_tokens(run: Run) -> Finding | None:
+    """The vocabulary is not that of the text."""
+    found = [text for text in run.readable_texts if text.manifest["unknown_token_share"] >= causes.UNKNOWN]
+    if not found:
+        return None
+    worst = max(found, key=lambda text: text.manifest["unknown_token_share"])
+    share, facts = worst.manifest["unknown_token_share"], worst.manifest["tokenizer"]
+    message = (
+        f"{percent(share)} of the tokens of {worst.path} are unknown to its vocabulary of {facts['vocab_size']:,} "
+        f"({facts['kind']}): all of them look the same to the model, and guessing that one token is rewarded."
+    )
+    lower_case = worst.manifest["settings"].get("lower_case")
+    reasons = [
+        "a vocabulary of another language, script or domain: prepare the text with --tokenizer=train:wordpiece:N "
+        f"(N={facts['vocab_size']} as now), or with a model's of its language",
+        f"capital letters or accents that the vocabulary lacks (--lower_case={lower_case}): try --lower_case=true",
+        "text that is not what it should be (binary, another encoding): look at it with bert_jax.show_batch",
+    ]
+    severity = "error" if share >= causes.MOSTLY_UNKNOWN else "warning"
+    figures = {"unknown_token_share": share, "vocab_size": facts["vocab_size"], "corpus": worst.path}
+    return Finding("unknown_tokens", severity, message, reasons, figures)
+
+
+def duplicates(run: Run) -> Finding | None:
+    """Much of the text is there several times."""
+    found = [text for text in run.readable_texts if text.duplicates >= causes.DUPLICATES * max(1, text.documents)]
+    if not found:
+        return None
+    worst = max(found, key=lambda text: text.duplicates / max(1, text.documents))
+    share = worst.duplicates / max(1, worst.documents)
+    message = (
+        f"{percent(share)} of the documents of {worst.path} ({worst.duplicates:,} of {worst.documents:,}) equal an "
+        "earlier one to the letter: the run learns them by heart, and is smaller than its number of tokens says."
+    )
+    reasons = ["the text was collected twice, or holds boilerplate: prepare it again with --drop_duplicates"]
+    tokens = worst.manifest["tokens"] / max(1, worst.documents)
+    if tokens < 32:
+        reasons.append(
+            f"documents are short, {tokens:,.0f} tokens on average, such as single lines: where a file is one "
+            "document, prepare with --documents=file"
+        )
+    severity = "error" if share >= causes.MOSTLY_DUPLICATES else "warning"
+    figures = {"duplicate_share": share, "duplicates": worst.duplicates, "documents": worst.documents}
+    return Finding("duplicates", severity, message, reasons, figures)
+
+
+def padding(run: Run) -> Finding | None:
+    """Most of what is computed is padding."""
+    share = run.padding
+    if share is None or share < causes.PADDING:
+        return None
+    data = run.phase.data
+    message = (
+        f"{percent(share)} of the positions of a row are padding{run.phase.name}: of {data.sequence_length} tokens a "
+        f"row of {data.format} holds {(1 - share) * data.sequence_length:,.0f} on average."
+    )
+    short = "documents (or what stands between two blank lines) are shorter than a row"
+    tokens = sum(text.manifest["tokens"] for text in run.readable_texts)
+    documents = sum(text.documents for text in run.readable_texts)
+    if documents:
+        short += f": {tokens / documents:,.0f} tokens on average"
+    figures = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
+    return Finding("padding", "warning", message, [f"{short}; {causes.fill_rows(run)}"], figures)
