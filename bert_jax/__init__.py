@@ -9,6 +9,7 @@ _HOMES = {
     "Classifier": "bert_jax.inference",
     "Embedder": "bert_jax.inference",
     "FillMask": "bert_jax.inference",
+    "Inspector": "bert_jax.inference",
     "QuestionAnswerer": "bert_jax.inference",
     "TokenTagger": "bert_jax.inference",
     "load": "bert_jax.inference",

@@ -49,6 +49,7 @@ class Model:
         *,
         dropout_key: jax.Array | None = None,
         hidden_states: bool = False,
+        attention_weights: bool = False,
         mlm_logits: bool = True,
     ) -> dict[str, jax.Array]:
         """The model's outputs for a batch.
@@ -63,6 +64,8 @@ class Model:
             [batch, k, ...], that of rows with fewer than k sequences being of no meaning.
           dropout_key: turns dropout on.
           hidden_states: whether every layer's output is returned too.
+          attention_weights: whether every head's weights are returned too. They are computed from the hidden states
+            by plain XLA, beside whatever kernel the model runs with, and need memory of the sequence squared.
           mlm_logits: False for mlm_features in their place, [batch, slots, hidden] in the compute dtype, of which
             `decoder` makes them.
 
@@ -72,14 +75,24 @@ class Model:
           pooler, pooled [batch, hidden]; with a next-sentence head, next_sentence_logits float32 [batch, 2]; with a
           task, its logits float32 [batch, labels] (of a sequence) or [batch, sequence, labels] (of tokens; question
           answering: start and end); where asked for, hidden_states [1 + layers, batch, sequence, hidden], the
-          embeddings' first.
+          embeddings' first, and attention_weights float32 [layers, batch, heads, query, key], before dropout (those of
+          a query add up to 1; those of a query that is padding are of no meaning).
         """
-        stack = params["encoder"]["layers"].get(STACKED)
-        graph, state = _abstract(self.spec, stack is not None)
-        if stack is not None:
-            params = params | {"encoder": params["encoder"] | {"layers": {"0": stack}}}
-        module = nnx.merge(graph, _from_dict(state, params))
-        return module(batch, dropout_key, hidden_states, mlm_logits)
+        module = self._module(unstack_layers(params) if attention_weights else params)
+        return module(batch, dropout_key, hidden_states, attention_weights, mlm_logits)
+
+    def language_model(self, params: dict, hidden: jax.Array) -> jax.Array:
+        """The language-model head alone, of hidden states of any layer.
+
+        Args:
+          params: as `apply` takes them; of a model with that head.
+          hidden: [batch, positions, hidden].
+
+        Returns:
+          logits float32 [batch, positions, vocabulary]; of the last layer they are the mlm_logits of `apply`.
+        """
+        module = self._module(params)
+        return module.mlm.logits(module.mlm.features(hidden), module.encoder.embeddings.word.embedding[...])
 
     def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
         """What makes logits of mlm_features: the word embedding [vocabulary, hidden] and a bias [vocabulary].
@@ -87,6 +100,13 @@ class Model:
         mlm_logits are mlm_features @ embedding.T + bias.
         """
         return params["encoder"]["embeddings"]["word"]["embedding"], params["mlm"]["bias"]
+
+    def _module(self, params):
+        stack = params["encoder"]["layers"].get(STACKED)
+        graph, state = _abstract(self.spec, stack is not None)
+        if stack is not None:
+            params = params | {"encoder": params["encoder"] | {"layers": {"0": stack}}}
+        return nnx.merge(graph, _from_dict(state, params))
 
 
 def parameter_count(params) -> int:

@@ -8,7 +8,7 @@ from flax import nnx
 
 from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
-from bert_jax.model.kernels import Visibility, attend
+from bert_jax.model.kernels import Visibility, attend, weights
 from bert_jax.model.layers import Linear, project
 from bert_jax.model.layouts import constrained
 from bert_jax.model.spec import Spec
@@ -33,16 +33,27 @@ class SelfAttention(nnx.Module):
           visibility: of the rows.
           seed: of the dropout of the attention weights; None for none.
         """
-        query, value = self._heads(self.query(hidden)), self._heads(self.value(hidden))
-        # The key's bias adds the same to all scores of a query, which the softmax takes away again: left out, its
-        # gradient is zero and not rounding.
-        key = self._heads(project(hidden, self.key.kernel[...].astype(hidden.dtype)))
+        query, value, key = self._heads(self.query(hidden)), self._heads(self.value(hidden)), self._keys(hidden)
         kernel = kernel_of(self.spec, hidden.shape[1], visibility.sequence_ids is not None, seed is not None)
         run = functools.partial(attend, kernel, rate=self.spec.attention_dropout)
         if self.spec.remat == "attention":
             run = jax.checkpoint(run)
         mixed = run(query, key, value, visibility, seed=seed)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(hidden.shape))
+
+    def weights(self, hidden: jax.Array, visibility: Visibility) -> jax.Array:
+        """The attention weights before dropout, float32 [batch, heads, query, key], by plain XLA whatever the kernel.
+
+        Args:
+          hidden: [batch, sequence, hidden].
+          visibility: of the rows.
+        """
+        return weights(self._heads(self.query(hidden)), self._keys(hidden), visibility)
+
+    def _keys(self, hidden):
+        # The key's bias adds the same to all scores of a query, which the softmax takes away again: left out, its
+        # gradient is zero and not rounding.
+        return self._heads(project(hidden, self.key.kernel[...].astype(hidden.dtype)))
 
     def _heads(self, x):
         """[batch, sequence, hidden] -> [batch, heads, sequence, head_size]."""

@@ -103,6 +103,16 @@ class Encoder(nnx.Module):
         self.layers = nnx.List([Layer(spec, rngs=rngs) for _ in range(spec.num_layers)])
         self.spec = spec
 
+    def attention_weights(self, batch: dict, states: jax.Array) -> jax.Array:
+        """Those of every head, float32 [layers, batch, heads, query, key].
+
+        Args:
+          batch: the model's input.
+          states: what `__call__` gives for it with `every`. Single layers alone know their weights, not `stacked` ones.
+        """
+        visibility = visibility_of(self.spec, batch)
+        return jnp.stack([self.layers[i].attention.weights(states[i], visibility) for i in range(len(self.layers))])
+
     def __call__(self, batch: dict, dropout_key: jax.Array | None, every: bool = False) -> jax.Array:
         """Hidden states of the last layer, [batch, sequence, hidden], in the compute dtype.
 

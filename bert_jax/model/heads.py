@@ -125,13 +125,16 @@ class Heads(nnx.Module):
         self.spec = spec
 
     def __call__(
-        self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, mlm_logits: bool
+        self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, attention_weights: bool, mlm_logits: bool
     ) -> dict[str, jax.Array]:
         outputs, spec = {}, self.spec
-        found = self.encoder(batch, dropout_key, hidden_states)
-        hidden = outputs["hidden"] = found[-1] if hidden_states else found
+        every = hidden_states or attention_weights
+        found = self.encoder(batch, dropout_key, every)
+        hidden = outputs["hidden"] = found[-1] if every else found
         if hidden_states:
             outputs["hidden_states"] = found
+        if attention_weights:
+            outputs["attention_weights"] = self.encoder.attention_weights(batch, found)
         if spec.language_model:
             read = hidden
             if "masked_positions" in batch:

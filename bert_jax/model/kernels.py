@@ -61,10 +61,15 @@ def xla(query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.
       visibility: of the rows.
       rate, seed: of the dropout of the attention weights; a seed of None for none.
     """
+    kept = dropout(weights(query, key, visibility), rate, seed).astype(value.dtype)
+    return jnp.einsum("bnqk,bnkd->bnqd", kept, value)
+
+
+def weights(query, key, visibility: Visibility) -> jax.Array:
+    """How much each query takes from each key's value, float32 [batch, heads, query, key]; a query's add up to 1."""
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     scores = jnp.where(visibility.mask(), scores / math.sqrt(query.shape[-1]), -1e30)
-    weights = dropout(jax.nn.softmax(scores, axis=-1), rate, seed).astype(value.dtype)
-    return jnp.einsum("bnqk,bnkd->bnqd", weights, value)
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def splash(query, key, value, visibility: Visibility) -> jax.Array:
