@@ -60,6 +60,7 @@ class RunJob:
         self._pid = process.pid
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {_preemption_signal()})
         code = process.wait()
+        self._pid = None
         if code in (75, 128 + signal.SIGTERM, -signal.SIGTERM):
             # Stopped by a SIGTERM that was sent to all of the job: whoever ends here is not queued again.
             time.sleep(_UNDECIDED_SECONDS)
