@@ -86,15 +86,15 @@ def curves_of(results: Results, key: str) -> dict[str, Curve]:
 def _curves(arms, key, label, curves: Mapping[str, Curve]):
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
+    names = [f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()]
     for arm, curve in curves.items():
         colour, line = _look(arms, arm)
-        name = f"{arm} (n = {len(curve.values)})"
         marker = "." if len(curve.steps) < 30 else ""
-        axes.plot(curve.steps, curve.values.mean(0), line, color=colour, label=name, marker=marker)
+        axes.plot(curve.steps, curve.values.mean(0), line, color=colour, marker=marker)
         axes.fill_between(curve.steps, curve.values.min(0), curve.values.max(0), color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(axes.lines, names)  # named here: a label that begins with "_" would hide its line
     shown = "the mean over the seeds that have finished, and a band from the lowest to the highest of them"
     caption = f"{label[0].upper()}{label[1:]} by step: {shown}"
     return Picture(f"curve-{key.replace('/', '-')}.png", caption, _png(figure))
@@ -119,9 +119,9 @@ def _measures(results, compared):
             if figures:
                 axes.hlines(np.mean(figures), place - 0.3, place + 0.3, color=colour)
         arms = list(one.values)
-        axes.set_xticks(range(len(arms)), arms)
-        if len(arms) > 3:
-            axes.tick_params(axis="x", labelrotation=30)
+        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(arms) > 3 else {}
+        axes.set_xticks(range(len(arms)), arms, **slanted)
+        axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlim(-0.5, len(arms) - 0.5)
         axes.set_title(f"{one.measure.label}\n({direction(one.measure)})", fontsize=9)
         axes.grid(axis="y", alpha=0.3)

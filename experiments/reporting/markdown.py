@@ -121,12 +121,16 @@ def _tasks(results):
         found.append(
             f"Fine-tuning {_text(task.name)}{data}: recipe {_code(task.recipe)} with "
             f"{_changes(task.overrides) or 'nothing changed'}. A job's figure is the mean over its "
-            f"{counted(task.seeds, 'fine-tuning seed')}; what is paired and counted is the seed of pre-training."
+            f"{counted(task.seeds, 'fine-tuning seed')}, of each the best evaluation, chosen by the held-out examples "
+            "themselves; what is paired and counted is the seed of pre-training."
         )
         bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
         if bad:
             where = "; ".join(f"{_text(name)}: {listed(seeds)}" for name, seeds in bad)
-            found.append(f"Fine-tuning seeds of {_text(task.name)} that failed, though their scores count: {where}.")
+            found.append(
+                f"Fine-tuning seeds of {_text(task.name)} that failed (no better than always giving the commonest "
+                f"answer, under the recipe's bar, or not finite), though their scores count: {where}."
+            )
     return found
 
 
@@ -277,7 +281,11 @@ def _commands(results):
 def _launch(results):
     """The words of the command that launched the experiment, with WORKDIR for its folder; and that folder."""
     words, workdir = [], ""
-    for word in results.command.split() if results.command.count("'") % 2 else shlex.split(results.command):
+    try:
+        found = shlex.split(results.command)
+    except ValueError:  # an open quote
+        found = results.command.split()
+    for word in found:
         if word.startswith("--workdir="):
             workdir, word = word.partition("=")[2], "--workdir=WORKDIR"
         elif words[-1:] == ["--workdir"]:

@@ -10,6 +10,7 @@ from typing import Any
 from bert_jax.errors import UserError
 from experiments.experiment import FineTuning, Measure
 from experiments.launching import folders
+from experiments.published import TABLES
 
 DONE, FAILED, UNFINISHED, NOT_STARTED = "done", "failed", "unfinished", "not started"
 
@@ -138,7 +139,7 @@ def read(workdir: pathlib.Path) -> Results:
         measures=_measures(found, arms),
         evaluation=found.get("evaluation", dict | None),
         fine_tuning=found.each("fine_tuning", FineTuning),
-        published=found.strings("published"),
+        published=_published(found),
         notes=found.strings("notes"),
         command=found.get("command", str),
         jobs={(arm, seed): _job(workdir, arm, seed) for seed in seeds for arm in arms},
@@ -196,6 +197,14 @@ def _measures(found, arms):
     return measures
 
 
+def _published(found):
+    names = found.strings("published")
+    for name in names:
+        if name not in TABLES:
+            raise UserError(f"experiment.json: published: found {name}; expected of {', '.join(TABLES)}")
+    return names
+
+
 def _job(workdir, arm, seed):
     folder = workdir / arm / f"seed-{seed}"
     if not folder.is_dir():
@@ -215,7 +224,7 @@ def _job(workdir, arm, seed):
     if job.state == FAILED:
         failed = _Record(folder / "failed.json")
         lines = [line for line in failed.strings("lines") if line.strip()]
-        stage, code = failed.get("stage", str), failed.get("code", int | None)
+        stage, code = failed.get("stage", str), failed.get("code", int)
         return dataclasses.replace(job, stage=stage, code=code, last_line=lines[-1] if lines else "")
     return dataclasses.replace(job, last_line="".join(folders.last_lines(folder)[-1:]))
 

@@ -204,14 +204,24 @@ def test_fine_tuning_seeds(tmp_path):
     summary.parent.mkdir()
     summary.write_text(json.dumps({"failed": [2]}))
     text = read(tmp_path)
-    assert "the mean over its 3 fine-tuning seeds; what is paired and counted is the seed of pre-training" in text
-    assert "Fine-tuning seeds of sst2 that failed, though their scores count: a/seed-1: 2." in text
+    assert row(text, "a/seed-1", "0.8")
+    assert "the mean over its 3 fine-tuning seeds" in text and "counted is the seed of pre-training" in text
+    assert "Fine-tuning seeds of sst2 that failed (no better than always giving the commonest" in text
 
 
 def test_names_are_not_read_as_markdown_or_formulas(tmp_path):
     made_folders.write(tmp_path, {"80|10": [5.0, 5.1], "$x_1$ *b*": [5.0, 5.2]}, published=[])
     text = read(tmp_path)
     assert "| 80\\|10 |" in text and "$x_1$ \\*b\\*" in text
+
+
+def test_tables_and_arms_that_are_none(tmp_path):
+    made_folders.write(tmp_path, BETTER, published=["bert/99"])
+    with pytest.raises(UserError, match="published: found bert/99; expected of bert/5, "):
+        read(tmp_path)
+    made_folders.write_experiment(tmp_path, list(BETTER), range(3), measures=[LOSS | {"only": ["other"]}])
+    with pytest.raises(UserError, match="measure eval/mlm_loss: only: "):
+        read(tmp_path)
 
 
 def damage(path, content):
