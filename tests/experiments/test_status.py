@@ -58,7 +58,7 @@ def locked():
 
 
 def row_of(folder, start):
-    (found,) = [line for line in status.table(folder).splitlines() if line.startswith(start)]
+    (found,) = [line for line in status.table(folder).splitlines() if line.split()[0] == start]
     return found.split()
 
 
@@ -132,7 +132,7 @@ def test_done_and_failed_jobs(tmp_path):
         "2 jobs: 1 done, 1 failed",
         "dynamic/seed-0: failed in finetune-sst2 (exit code 1): ValueError: no rows",
     ]
-    assert row_of(tmp_path, "static ")[2:6] == ["done", "100/100", "5.0000", "6.5000"]
+    assert row_of(tmp_path, "static")[2:6] == ["done", "100/100", "5.0000", "6.5000"]
 
 
 def test_files_that_are_not_whole_are_no_trouble(tmp_path):
