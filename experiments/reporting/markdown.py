@@ -9,7 +9,7 @@ from experiments import published
 from experiments.reporting import comparisons, sentences, statistics
 from experiments.reporting.comparisons import Compared
 from experiments.reporting.curves import Picture
-from experiments.reporting.results import DONE, FAILED, UNFINISHED, Results
+from experiments.reporting.results import FAILED, UNFINISHED, Results
 from experiments.reporting.sentences import counted, direction, listed, number
 
 _LONGEST_LINE = 300
@@ -61,7 +61,7 @@ def _missing(results):
     for job in jobs:
         said = f"; its last line: {_code(job.last_line)}" if job.last_line.strip() else ""
         what = {FAILED: f"failed in {job.stage} (exit code {job.code})", UNFINISHED: f"not finished{_reached(job)}"}
-        bullets.append(f"{_text(job.name)}: {_text(what.get(job.state, job.state))}{said}")
+        bullets.append(f"{_code(job.name)}: {_text(what.get(job.state, job.state))}{said}")
     return f"{head}\n\n{_bullets(bullets)}"
 
 
@@ -72,12 +72,11 @@ def _reached(job):
 def _what_was_run(results):
     table = [("arm", "what it changes in the recipe")]
     table += [(_text(arm), _changes(changes) or "nothing") for arm, changes in results.arms.items()]
-    done = [job for job in results.jobs.values() if job.state == DONE]
     lines = [
         f"Recipe {_code(results.recipe)}, in every arm with {_changes(results.overrides) or 'nothing changed'}.",
         f"Seeds of pre-training: {listed(results.seeds)}, the same in every arm.",
         *_corpus(results.corpus),
-        *_amounts(results, done),
+        *_amounts(results),
         *_evaluation(results),
         *_tasks(results),
         *_code_and_devices(results),
@@ -93,18 +92,30 @@ def _corpus(corpus):
     return [f"Corpus: {corpus['tokens']:,} tokens{documents}, those held out included."]
 
 
-def _amounts(results, done):
-    """What a run was trained for: once if that is the same in all arms."""
+def _amounts(results):
+    """What the runs were trained for: once if that is the same in all arms."""
     words = {}
-    for job in done:
-        parts = [f"{job.steps:,} steps" if job.steps is not None else ""]
-        parts.append(f"{job.tokens:,} tokens (padding included)" if job.tokens is not None else "")
-        parts.append(f"{job.epochs:.4g} epochs (passes over the corpus)" if job.epochs is not None else "")
-        words.setdefault(", ".join(part for part in parts if part), []).append(job)
-    words.pop("", None)
-    if len(words) == 1 and done:
+    for arm in results.arms:
+        parts = [
+            _span([job.steps for job in results.done(arm)], ",", "steps"),
+            _span([job.tokens for job in results.done(arm)], ",", "tokens (padding included)"),
+            _span([job.epochs for job in results.done(arm)], ".4g", "epochs (passes over the corpus)"),
+        ]
+        if any(parts):
+            words.setdefault(", ".join(part for part in parts if part), []).append(arm)
+    if len(words) == 1:
         return [f"Each finished run: {next(iter(words))}."]
-    return [f"{_jobs(jobs, results)}: {amount}." for amount, jobs in words.items()]
+    return [f"Each finished run of {listed(map(_code, arms))}: {amount}." for amount, arms in words.items()]
+
+
+def _span(amounts, form, noun):
+    """The amounts of an arm's runs, from the least to the most where seeds differ; "" for none."""
+    found = sorted({amount for amount in amounts if amount is not None})
+    return (
+        f"{' to '.join(format(amount, form) for amount in dict.fromkeys((found[0], found[-1])))} {noun}"
+        if found
+        else ""
+    )
 
 
 def _evaluation(results):
@@ -126,7 +137,7 @@ def _tasks(results):
         )
         bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
         if bad:
-            where = "; ".join(f"{_text(name)}: {listed(seeds)}" for name, seeds in bad)
+            where = "; ".join(f"{_code(name)}: {listed(seeds)}" for name, seeds in bad)
             found.append(
                 f"Fine-tuning seeds of {_text(task.name)} that failed (no better than always giving the commonest "
                 f"answer, under the recipe's bar, or not finite), though their scores count: {where}."
@@ -172,13 +183,13 @@ def _jobs(jobs, results):
         return f"all {len(jobs)} jobs"
     if len(jobs) == len(started):
         return f"all {len(jobs)} jobs that have begun"
-    return listed([_text(job.name) for job in jobs])
+    return listed([_code(job.name) for job in jobs])
 
 
 def _others(results):
     if not results.others:
         return []
-    names = listed([_text(name) for name in results.others])
+    names = listed([_code(name) for name in results.others])
     return [f"Left out, since the experiment does not ask for it, though it is in the folder: {names}."]
 
 
@@ -212,10 +223,10 @@ def _below_the_table(results, compared):
     for measured in compared:
         left_out = [arm for arm in results.arms if arm not in measured.values]
         if left_out:
-            names = listed([_text(arm) for arm in left_out])
+            names = listed([_code(arm) for arm in left_out])
             lines.append(f"{_text(measured.measure.label)} cannot be compared in {names}, which it leaves out.")
         if measured.missing:
-            names = listed([_text(job) for job in measured.missing])
+            names = listed([_code(job) for job in measured.missing])
             lines.append(
                 f"**{names}: done, but without a finite figure {_code(measured.measure.key)}. The table has the others "
                 "alone, which flatters an arm whose runs diverged.**"
@@ -270,7 +281,7 @@ def _every_figure(results, compared):
     rows = [("job", *(_code(measured.measure.key) for measured in compared))]
     for job in results.jobs.values():
         figures = [measured.values.get(job.arm, {}).get(job.seed) for measured in compared]
-        rows.append((_text(job.name), *("-" if figure is None else f"{figure:.6g}" for figure in figures)))
+        rows.append((_code(job.name), *("-" if figure is None else f"{figure:.6g}" for figure in figures)))
     return _table(rows)
 
 

@@ -142,7 +142,7 @@ def test_only_the_arms_of_a_measure(tmp_path):
     text = read(tmp_path)
     table = text.split("## Final table")[1].split("n counts")[0]
     assert "ltr" not in table and "| none | 2 | 5.1500 | 0.2121 | pairs | 2 |" in table
-    assert "held-out loss (nats) cannot be compared in ltr" in text
+    assert "held-out loss (nats) cannot be compared in `ltr`" in text
     assert "none against pairs" in in_words(text) and "ltr" not in in_words(text)
 
 
@@ -164,14 +164,14 @@ def test_missing_and_failed_jobs(tmp_path):
     begins = text.splitlines()
     assert begins[2].startswith("**Not complete: 3 of 8 jobs are missing")
     assert (
-        "- static/seed-1: failed in pretrain (exit code 1); its last line: `` error: config.x: `found` 3 ``"
+        "- `static/seed-1`: failed in pretrain (exit code 1); its last line: `` error: config.x: `found` 3 ``"
         in begins[:9]
     )
     assert (
-        "- dynamic/seed-2: not finished, pre-training logged last at step 40; its last line: `step 20/40 loss 5.0`"
+        "- `dynamic/seed-2`: not finished, pre-training logged last at step 40; its last line: `step 20/40 loss 5.0`"
         in begins[:9]
     )
-    assert "- dynamic/seed-3: not started" in begins[:9]
+    assert "- `dynamic/seed-3`: not started" in begins[:9]
     assert "in the one pair (seed 0)" in text and "(Without seeds 1, 2 and 3, which have no figure in both.)" in text
     assert row(text, "held-out loss (nats), lower is better", "static", "3")
 
@@ -190,9 +190,9 @@ def test_code_devices_and_packages_that_differ(tmp_path):
     made_folders.write_job(tmp_path, "dynamic", 0, {"eval/mlm_loss": 5.1}, **start)
     made_folders.write_job(tmp_path, "old", 7, {"eval/mlm_loss": 5.1})
     text = read(tmp_path)
-    assert "Git commit `fedcba`, with local changes (`diff-123.patch` in the jobs' folders): dynamic/seed-0." in text
-    assert "**Not all of the jobs ran the same code" in text and "Devices: 2 x gpu:H100: dynamic/seed-0." in text
-    assert "though it is in the folder: old/seed-7." in text
+    assert "Git commit `fedcba`, with local changes (`diff-123.patch` in the jobs' folders): `dynamic/seed-0`." in text
+    assert "**Not all of the jobs ran the same code" in text and "Devices: 2 x gpu:H100: `dynamic/seed-0`." in text
+    assert "though it is in the folder: `old/seed-7`." in text
 
 
 def test_fine_tuning_seeds(tmp_path):
@@ -204,9 +204,18 @@ def test_fine_tuning_seeds(tmp_path):
     summary.parent.mkdir()
     summary.write_text(json.dumps({"failed": [2]}))
     text = read(tmp_path)
-    assert row(text, "a/seed-1", "0.8")
+    assert row(text, "`a/seed-1`", "0.8")
     assert "the mean over its 3 fine-tuning seeds" in text and "counted is the seed of pre-training" in text
     assert "Fine-tuning seeds of sst2 that failed (no better than always giving the commonest" in text
+
+
+def test_arms_that_saw_different_amounts_of_text(tmp_path):
+    made_folders.write(tmp_path, BETTER)
+    path = tmp_path / "dynamic" / "seed-1" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"epochs": 2.5}))
+    text = read(tmp_path)
+    assert "of `static`: 40 steps, 20,480 tokens (padding included), 1.25 epochs (passes over the corpus)." in text
+    assert "of `dynamic`: 40 steps, 20,480 tokens (padding included), 1.25 to 2.5 epochs" in text
 
 
 def test_names_are_not_read_as_markdown_or_formulas(tmp_path):
