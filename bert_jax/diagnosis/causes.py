@@ -53,11 +53,12 @@ def sentences(run: Run, *, diverged: bool = False, falling: bool = False) -> lis
     found = sorted(_causes(run, diverged, falling), key=lambda cause: -cause.likelihood)
     texts = [cause.text for cause in found if cause.likelihood >= LIKELY]
     others = [cause.figure for cause in found if cause.likelihood < LIKELY and cause.figure]
-    if not texts:
-        texts = [
-            "no setting stands out: look at what the model sees, python -m bert_jax.show_batch; text in which the "
-            "order of words says nothing (lists, shuffled or made-up text) has nothing to learn beyond frequencies"
-        ]
+    if not diverged:
+        texts.append(
+            ("" if texts else "no setting stands out: ")
+            + "text in which the order of words says nothing (lists, shuffled or made-up text) has nothing to learn "
+            "beyond frequencies; look at what the model sees: python -m bert_jax.show_batch"
+        )
     return [*texts, f"not likely, by their figures: {'; '.join(others)}"] if others else texts
 
 
@@ -80,6 +81,11 @@ def high_rate(run: Run) -> float:
     """The peak from which on a rate is suspicious."""
     factor = LAMB_FACTOR if run.config.optimizer.name == "lamb" else 1
     return factor * HIGH_RATE * math.sqrt(HIGH_RATE_WIDTH / run.config.model.hidden_size)
+
+
+def lower_rate(run: Run) -> str:
+    """The flag that sets a third of the rate, or of what is high."""
+    return f"--config.optimizer.learning_rate={min(run.config.optimizer.learning_rate, high_rate(run)) / 3:.1g}"
 
 
 def duplicate_share(run: Run) -> float | None:
@@ -144,7 +150,7 @@ def _rate(run, diverged, falling):
     if rate > high:
         likelihood = min(0.95, 0.6 + 0.2 * math.log10(rate / high))
         text = f"learning rate too high: {rate:g}, {rate / high:.3g} times what is high for {where}; "
-        return Cause(likelihood, text + f"try --config.optimizer.learning_rate={high / 3:.1g}", shown)
+        return Cause(likelihood, text + f"try {lower_rate(run)}", shown)
     if rate < high * LOW_RATE_SHARE and not diverged:
         text = f"learning rate too low: {rate:g}, {high / 3:.1g} would be usual for {where}; "
         return Cause(
@@ -154,13 +160,14 @@ def _rate(run, diverged, falling):
         )
     if diverged:
         text = f"learning rate {rate:g} is high for this run, though not for {where}; "
-        return Cause(0.5, text + f"try --config.optimizer.learning_rate={rate / 3:.1g}", shown)
+        return Cause(0.5, text + f"try {lower_rate(run)}", shown)
     return Cause(0.1, "", shown)
 
 
 def short_warmup(run: Run) -> bool:
     """Whether the warm-up is short for a run of this length."""
-    return run.warmup_steps < max(SHORT_WARMUP_STEPS, SHORT_WARMUP_SHARE * run.num_steps)
+    least = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
+    return run.warmup_steps < max(least, SHORT_WARMUP_SHARE * run.num_steps)
 
 
 def _warmup(run, diverged):

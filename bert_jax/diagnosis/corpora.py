@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -174,17 +173,52 @@ def shares(texts: Sequence[Text], data) -> list[float]:
     return [share / (sum(found) or 1) for share in found]
 
 
-def unigram_loss(texts: Sequence[Text], data) -> float | None:
-    """Nats a token of the training text costs under its own frequencies, corpora weighed as the mixture weighs them."""
-    import numpy as np
+def frequencies(texts: Sequence[Text], data):
+    """The share of each token in the training text, [vocabulary]; None where a corpus is not at hand.
 
+    Corpora are weighed as a phase's `data` mixes them.
+    """
     if not texts or any(text.manifest is None or text.unigram_counts is None for text in texts):
         return None
     parts = [
         share * text.unigram_counts / max(1, text.unigram_counts.sum())
         for share, text in zip(shares(texts, data), texts, strict=True)
     ]
-    frequencies = sum(parts)
-    frequencies = frequencies[frequencies > 0]
-    found = float(-(frequencies * np.log(frequencies)).sum())
-    return found if math.isfinite(found) else None
+    return sum(parts)
+
+
+def entropy(frequencies) -> float:
+    """Nats that a token costs under its own frequencies."""
+    import numpy as np
+
+    some = frequencies[frequencies > 0]
+    return float(-(some * np.log(some)).sum())
+
+
+def copying_loss(frequencies, data) -> float:
+    """The least loss of masked tokens, in nats, without a look at their neighbours.
+
+    Some of the chosen tokens are not masked: they stay, or become a random one. A model that knows frequencies alone
+    soon finds out that what it sees there is likely the answer, more so the more frequent it is.
+
+    Args:
+      frequencies: of the tokens, [vocabulary].
+      data: with mask_token_share and random_token_share.
+    """
+    import numpy as np
+
+    unmasked = 1 - data.mask_token_share
+    if unmasked <= 0:
+        return entropy(frequencies)
+    randomised = data.random_token_share / unmasked
+    p, q = frequencies[frequencies > 0], 1 / len(frequencies)  # q: of a random token
+    seen = (1 - randomised) * p + randomised * q
+    right = p * (1 - randomised + randomised * q)  # seen, and the answer
+    loss = -(right * np.log(right / seen)).sum()
+    if randomised:
+        others = -entropy(frequencies) - p * np.log(p)  # sum over the other answers y of p_y ln p_y
+        rest = others + (1 - p) * (np.log(randomised * q) - np.log(seen))
+        loss -= (randomised * q * rest).sum()
+        unseen = len(frequencies) - len(p)  # random tokens that the text lacks: frequencies are all there is to go by
+        loss += randomised * q * unseen * entropy(frequencies)
+    return data.mask_token_share * entropy(frequencies) + unmasked * float(loss)

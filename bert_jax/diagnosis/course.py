@@ -27,9 +27,9 @@ SLOWED, SLOWED_ROWS = 0.5, 8  # of the run's own speed before
 def peak_never_reached(run: Run) -> Finding | None:
     """The run is over before its warm-up is, or nearly."""
     warmup, steps, peak = run.warmup_steps, run.num_steps, run.config.optimizer.learning_rate
-    if not warmup or warmup < LONG_WARMUP * steps:
-        return None
     wanted = max(1, round(0.05 * steps))
+    if warmup <= wanted or warmup < LONG_WARMUP * steps:
+        return None
     reasons = [
         f"config.optimizer.warmup_steps={warmup} is of a longer run; try --config.optimizer.warmup_steps={wanted}",
         f"the run is shorter than was meant; raise --config.train.num_steps={steps}",
@@ -114,8 +114,7 @@ def clipped(run: Run) -> Finding | None:
         f"Gradients are clipped on {percent(share)} of the logged steps, to a part in {times:,.0f} at the median: "
         f"their norm is {statistics.median(norms):.3g}, config.optimizer.clip_norm {clip:g}."
     )
-    rate = run.config.optimizer.learning_rate
-    reasons = [f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 3:.1g}"]
+    reasons = [f"learning rate of {run.config.optimizer.learning_rate:g}; try {causes.lower_rate(run)}"]
     if clip < 0.5:
         reasons.insert(0, f"a clip of {clip:g}; 1 is usual: --config.optimizer.clip_norm=1.0")
     if run.config.optimizer.weight_decay == 0:
@@ -266,11 +265,7 @@ def stopped_early(run: Run) -> Finding | None:
     """The run is not done, and no process trains it."""
     if run.finished or run.training or (run.nonfinite and run.nonfinite[-1] >= run.done):
         return None
-    left = run.num_steps - run.done
-    message = (
-        f"The run is not done: step {run.done:,} of {run.num_steps:,} was logged last ({percent(left / run.num_steps)} "
-        "is left), "
-    )
+    message = f"The run is not done: step {run.done:,} of {run.num_steps:,} was logged last, "
     message += "and no process trains it." if run.training is False else "and whether a process trains it is not known."
     reasons = [
         "it was stopped, killed or preempted: start the same command again, which continues it",

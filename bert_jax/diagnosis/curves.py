@@ -15,7 +15,7 @@ Point = tuple[int, float]
 
 # The loss of single tokens is spread about this much, in nats, whatever its mean is: a share of them is certain, and
 # rare words cost ten. Tokens of one text go together, which the factor in `noise` allows for.
-_TOKEN_SPREAD = 2.5
+TOKEN_SPREAD = 2.5
 _LEAST_FOR_SPREAD = 8  # points from which the curve's own noise is estimated
 _LEVEL_SHARE, _LEVEL_MOST = 0.1, 50  # of the points that a level is the mean of
 
@@ -59,7 +59,7 @@ def noise(run: Run, points: Sequence[Point]) -> float:
         return 1.4826 * statistics.median(bends) / math.sqrt(6)
     if run.fine_tuning:
         return 1.0 / math.sqrt(run.config.data.batch_size)
-    return 1.5 * _TOKEN_SPREAD / math.sqrt(run.predictions)
+    return 1.5 * TOKEN_SPREAD / math.sqrt(run.predictions)
 
 
 def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level | None:

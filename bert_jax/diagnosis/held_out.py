@@ -11,13 +11,12 @@ from bert_jax.diagnosis.reading import Run
 # halves of a small text are differs by up to a fifth of a nat.
 WORSE_NATS, WORSE_SHARE = 0.3, 0.1
 BETTER_NATS, BETTER_SHARE = 0.3, 0.1
-ERRORS = 4.0  # standard errors that a gap must have beyond that
+ERRORS = 3.0  # standard errors that a gap must have beyond that
 RISEN_NATS = 0.1  # of the held-out loss, over its best: it is being unlearned
 MANY_PASSES = 20  # a text read so often with fresh masks is known; BERT read its own 40 times, with 2.5 times the words
 FORGOTTEN_NATS = 0.3  # of the old text, in continued pre-training
 SHARED = 0.1  # of the held-out sentences, in the training text too: more than commonplaces are
 FEW_DOCUMENTS = 20  # held out: each of them moves the figure
-_TOKEN_SPREAD = 2.5  # nats, as in curves.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Gap:
     Attributes:
       step: of the evaluation.
       train, held_out: nats.
+      unigram: the held-out text's by word frequencies, infinite where that is not known.
       easier: how much less the held-out text costs by word frequencies, 0 where that is not known.
       error: standard error of the difference, and what the training loss moved meanwhile.
     """
@@ -34,6 +34,7 @@ class Gap:
     step: int
     train: float
     held_out: float
+    unigram: float
     easier: float
     error: float
 
@@ -62,9 +63,17 @@ def gaps(run: Run) -> list[Gap]:
         unigram = row.get("eval/unigram_loss")
         known = unigram is not None and run.train_unigram_loss is not None
         easier = run.train_unigram_loss - unigram if known else 0.0
-        error = math.hypot(level.error, _TOKEN_SPREAD / math.sqrt(_held_out_predictions(run)))
-        found.append(Gap(step, level.value, row["eval/mlm_loss"], easier, ERRORS * error + max(0.0, -level.drift)))
+        error = math.hypot(level.error, _spread(row["eval/mlm_loss"]) / math.sqrt(_held_out_predictions(run)))
+        slack = ERRORS * error + max(0.0, -level.drift)
+        found.append(
+            Gap(step, level.value, row["eval/mlm_loss"], math.inf if unigram is None else unigram, easier, slack)
+        )
     return found
+
+
+def _spread(loss):
+    """Standard deviation of single tokens' losses: about as large as their mean, up to that of word frequencies."""
+    return min(curves.TOKEN_SPREAD, 0.5 + loss)
 
 
 def _held_out_predictions(run):
@@ -78,12 +87,17 @@ def _held_out_predictions(run):
     return max(1.0, asked)
 
 
+def is_worse(run: Run) -> bool:
+    """Whether the held-out loss of the last evaluations is clearly over the training loss."""
+    last = gaps(run)[-2:]
+    return bool(last) and all(one.worse > max(WORSE_NATS, WORSE_SHARE * one.held_out) + one.error for one in last)
+
+
 def evaluation_worse(run: Run) -> Finding | None:
     """The text is learned by heart, or the held-out text is another kind of text."""
-    found = gaps(run)
-    last = found[-2:]
-    if not last or any(one.worse <= max(WORSE_NATS, WORSE_SHARE * one.held_out) + one.error for one in last):
+    if not is_worse(run):
         return None
+    found = gaps(run)
     end, best = found[-1], min(found, key=lambda one: one.held_out)
     message = (
         f"Evaluation is worse than training: at step {end.step:,} the held-out loss is {end.held_out:.4f} nats, the "
@@ -92,8 +106,13 @@ def evaluation_worse(run: Run) -> Finding | None:
     risen = end.held_out - best.held_out
     if risen > RISEN_NATS:
         message += f" It was {best.held_out:.4f} at step {best.step:,} and has risen by {risen:.4f} since."
+    useless = end.held_out >= end.unigram
+    if useless:
+        message += f" By now word frequencies alone ({end.unigram:.4f}) would do better on text that was not learned."
     figures = _figures(run, end) | {"best_eval_loss": best.held_out, "best_step": best.step, "risen": risen}
-    return Finding("evaluation_worse", "warning", message, _causes_of_worse(run, end, best, risen), figures)
+    return Finding(
+        "evaluation_worse", "error" if useless else "warning", message, _causes_of_worse(run, end, best, risen), figures
+    )
 
 
 def _causes_of_worse(run, end, best, risen):
@@ -179,7 +198,7 @@ def _causes_of_better(run, end, dropout, shared):
 
 def no_evaluation(run: Run) -> Finding | None:
     """No held-out loss, so nothing tells learning from learning by heart."""
-    if any("eval/mlm_loss" in row for row in run.rows):
+    if any("eval/mlm_loss" in row for row in run.rows) or (run.nonfinite and not run.finished):
         return None
     every, figures = run.config.train.eval_every, {"eval_every": run.config.train.eval_every, "steps": run.done}
     name, head = "no_evaluation", f"Nothing was evaluated in {run.done:,} steps: "

@@ -131,9 +131,22 @@ class Run:
         return max(1.0, tokens * (data.mask_rate if self.config.objective.name == "mlm" else 1.0))
 
     @functools.cached_property
+    def _frequencies(self):
+        return corpora_lib.frequencies(self.texts, self.phase.data)
+
+    @functools.cached_property
     def train_unigram_loss(self) -> float | None:
         """Of the training text, in the last phase's mixture."""
-        return corpora_lib.unigram_loss(self.texts, self.phase.data)
+        return None if self._frequencies is None else corpora_lib.entropy(self._frequencies)
+
+    @functools.cached_property
+    def copying_gain(self) -> float | None:
+        """Nats under the unigram loss that a model reaches without a look at a masked token's neighbours."""
+        if self.config.objective.name != "mlm":
+            return 0.0
+        if self._frequencies is None:
+            return None
+        return self.train_unigram_loss - corpora_lib.copying_loss(self._frequencies, self.phase.data)
 
     def _mean_over_texts(self, name):
         if not self.texts or len(self.readable_texts) < len(self.texts):

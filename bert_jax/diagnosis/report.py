@@ -26,6 +26,7 @@ _PRETRAINING = (
     course.spikes,
     course.clipped,
     text.padding,
+    text.uneven_pairs,
     course.low_mfu,
     course.time_elsewhere,
     course.stopped_early,

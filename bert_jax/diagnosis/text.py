@@ -4,6 +4,8 @@ from bert_jax.diagnosis import causes
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
+UNEVEN = 0.8  # of the pairs with one answer: documents of one sentence alone give 1, those of many a half
+
 
 def corpus_missing(run: Run) -> Finding | None:
     """Figures of the text are not known, so that causes which lie there are not seen."""
@@ -79,3 +81,19 @@ def padding(run: Run) -> Finding | None:
         short += f": {tokens / documents:,.0f} tokens on average"
     figures = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
     return Finding("padding", "warning", message, [f"{short}; {causes.fill_rows(run)}"], figures)
+
+
+def uneven_pairs(run: Run) -> Finding | None:
+    """Next-sentence prediction has next to nothing to tell apart."""
+    random = run.random_pairs
+    if not run.config.objective.next_sentence or random is None or max(random, 1 - random) < UNEVEN:
+        return None
+    message = (
+        f"Next-sentence prediction has little to learn: {percent(random)} of the pairs have another document's text "
+        f"second, so that always giving the commoner answer is right in {percent(max(random, 1 - random))}."
+    )
+    reasons = [
+        "documents of one sentence, which nothing follows; prepare longer ones (--documents=file), or leave the task "
+        "out: --config.objective.next_sentence=False --config.data.format=full_sentences"
+    ]
+    return Finding("uneven_pairs", "warning", message, reasons, {"random_pairs": random})
