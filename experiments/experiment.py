@@ -5,11 +5,14 @@ asks for, one job for each arm and seed: a pre-training run, an evaluation that 
 fine-tuning runs. What is not in an arm's own changes is equal in all of them, seeds and data order included.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
@@ -131,11 +134,11 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (SyntaxError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+        if not hasattr(module, "get_experiment"):
+            raise UserError(f"--experiment={path}: no function get_experiment(scale) in it")
+        found = module.get_experiment(scale)
+    except (SyntaxError, LookupError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"--experiment={path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "get_experiment"):
-        raise UserError(f"--experiment={path}: no function get_experiment(scale) in it")
-    found = module.get_experiment(scale)
     if not isinstance(found, Experiment):
         raise UserError(f"--experiment={path}: get_experiment returned {type(found).__name__}; expected an Experiment")
     check(found, str(path))
@@ -169,12 +172,22 @@ def check(experiment: Experiment, where: str) -> None:
     if len(set(names)) < len(names):
         wrong("fine_tuning", names, "different names")
     for arm, changes in experiment.arms.items():
-        configured(experiment.recipe, {**experiment.overrides, **changes}, f"{where}: arm {arm}")
+        with _naming(f"{where}: arm {arm}"):
+            config_lib.validate(configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": "-"}))
     for task in experiment.fine_tuning:
-        configured(task.recipe, task.overrides, f"{where}: fine_tuning {task.name}")
+        with _naming(f"{where}: fine_tuning {task.name}"):
+            configured(task.recipe, task.overrides)
 
 
-def configured(recipe: str, overrides: Mapping[str, Any], where: str):
+@contextlib.contextmanager
+def _naming(where):
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """A recipe's config with some keys changed.
 
     Raises:
@@ -182,15 +195,13 @@ def configured(recipe: str, overrides: Mapping[str, Any], where: str):
     """
     config = config_lib.load_recipe(recipe)
     for key, value in overrides.items():
+        config_lib.check_key(key, config)
+        group, _, name = key.rpartition(".")
+        part = config[group] if group else config
         try:
-            config_lib.check_key(key, config)
-            group, _, name = key.rpartition(".")
-            part = config[group] if group else config
             part[name] = tuple(value) if isinstance(value, list) else value
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-        except (TypeError, KeyError) as error:
-            raise UserError(f"{where}: config.{key}: found {value!r}; {' '.join(str(error).split())}") from error
+        except TypeError as error:
+            raise UserError(f"config.{key}: found {value!r}; expected a {type(part[name]).__name__}") from error
     return config
 
 

@@ -64,8 +64,9 @@ def _run(job, folder):
         for task in job.fine_tuning:
             stage = f"finetune-{task['name']}"
             summary = _fine_tuned(task, folder)
-            key = f"{task['name']}/{summary['metric']}"
-            figures[key], each[key] = statistics.fmean(summary["scores"]), summary["scores"]
+            key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # of several held-out sets, the first's
+            each[key] = summary["scores"]
+            figures[key] = statistics.fmean(each[key]) if None not in each[key] else None  # of a loss that was not finite
         if distributed.is_first():
             folders.write_json(folder / "result.json", {"figures": figures, "each": each} | _amount(job, folder))
     except Stopped:
@@ -88,7 +89,7 @@ def _pretrained(job, folder):
     from bert_jax import config as config_lib
     from bert_jax.training import checkpoint, loop
 
-    config = configured(job.recipe, job.overrides, "job.json")
+    config = configured(job.recipe, job.overrides)
     _share_programs(config, folder)
     workdir = folder / "pretrain"
     loop.pretrain(config, workdir)
@@ -121,7 +122,7 @@ def _evaluated(job, folder):
 def _fine_tuned(task, folder):
     from bert_jax.training.finetuning import finetune
 
-    config = configured(task["recipe"], task["overrides"], f"job.json: {task['name']}")
+    config = configured(task["recipe"], task["overrides"])
     config.init_from = str(folder / "pretrain")
     _share_programs(config, folder)
     summary = finetune(config, folder / f"finetune-{task['name']}")
@@ -141,7 +142,7 @@ def _amount(job, folder):
     from bert_jax import config as config_lib
     from bert_jax.data import loader
 
-    config = configured(job.recipe, job.overrides, "job.json")
+    config = configured(job.recipe, job.overrides)
     stream = loader.Stream(config)
     tokens = passes = 0
     for phase in stream.phases:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from experiments.experiment import Experiment, FineTuning, Measure, Text
+from experiments.experiment import Experiment, FineTuning, Measure, Text, configured
 
 _OFF = {"train.tensorboard": False, "train.progress": False}
 _OF_SMALL_MODELS = {
@@ -22,7 +22,6 @@ _OF_SMALL_MODELS = {
     "task.pooling": "mean",
     "data.sequence_length": 64,
 }
-_METRICS = {"squad1": "f1", "squad2": "f1", "cola": "matthews_correlation", "stsb": "pearson", "conll2003": "f1"}
 
 # Two neighbouring words of a sentence swapped or not (Conneau et al. 2018, "What you can cram into a single vector",
 # section 2): a task that is made from any text.
@@ -61,22 +60,20 @@ def task(name: str, scale: str) -> FineTuning:
     return FineTuning(name, f"finetune/{name}", {**_OFF, **small, **steps}, seeds)
 
 
-def score(name: str) -> Measure:
-    """The figure of a task that arms are compared by: the recipe's first metric."""
-    label = "swapped neighbours found" if name == BIGRAM_SHIFT else name
-    metric = _METRICS.get(name, "accuracy")
-    return Measure(f"{name}/{metric}", f"{label}, {metric.replace('_', ' ')}", higher_is_better=True)
+def score(task: FineTuning) -> Measure:
+    """The figure of a task that arms are compared by: the metric that its recipe names first."""
+    settings = configured(task.recipe, task.overrides).task
+    metrics = settings.metrics or ("accuracy" if settings.name == "sequence_classification" else "f1",)
+    label = "swapped neighbours found" if task.name == BIGRAM_SHIFT else task.name
+    return Measure(f"{task.name}/{metrics[0]}", f"{label}, {metrics[0]}", higher_is_better=True)
 
 
 def with_tasks(experiment: Experiment, names: Sequence[str], scale: str) -> Experiment:
     """An experiment that fine-tunes on other tasks."""
     before = tuple(f"{task.name}/" for task in experiment.fine_tuning)
     kept = [measure for measure in experiment.measures if not (before and measure.key.startswith(before))]
-    return dataclasses.replace(
-        experiment,
-        fine_tuning=tuple(task(name, scale) for name in names),
-        measures=(*kept, *map(score, names)),
-    )
+    tasks = tuple(task(name, scale) for name in names)
+    return dataclasses.replace(experiment, fine_tuning=tasks, measures=(*kept, *map(score, tasks)))
 
 
 SCALES = {

@@ -15,7 +15,8 @@ from bert_jax.errors import UserError
 from experiments.experiment import Experiment, Text, configured
 
 TASK_ROWS = {"train": 4000, "held_out": 1000}
-_BATCHES_LOOKED_AT = 8
+_BATCHES_LOOKED_AT = 16
+_PARTS = 32
 _SHORTEST, _LONGEST = 5, 30  # words of a sentence of the task
 
 
@@ -57,17 +58,18 @@ def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
 
 def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
     """The experiment with each arm's data.batch_size such that its steps have as many tokens as the first arm's."""
-    tokens = {}
+    tokens, rows = {}, {}
     for arm, changes in experiment.arms.items():
-        config = configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": corpus}, arm)
+        config = configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": corpus})
         stream = loader.Stream(config)
         batches = [stream.batch(step)["attention_mask"] for step in range(_BATCHES_LOOKED_AT)]
         tokens[arm] = np.mean([mask.sum(1).mean() for mask in batches])
-        rows = config.data.batch_size
-        if arm == next(iter(experiment.arms)):
-            wanted = rows * tokens[arm]
+        rows[arm] = config.data.batch_size
+    first = next(iter(experiment.arms))
+    wanted = rows[first] * tokens[first]
+    part = max(1, rows[first] // _PARTS)  # of a batch: what is added at once, so that devices divide it
     arms = {
-        arm: {**changes, "data.batch_size": max(1, round(wanted / tokens[arm]))}
+        arm: {**changes, "data.batch_size": max(1, round(wanted / tokens[arm] / part)) * part}
         for arm, changes in experiment.arms.items()
     }
     return dataclasses.replace(experiment, arms=arms)

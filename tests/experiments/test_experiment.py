@@ -1,0 +1,111 @@
+"""Files of experiments: what is read, what is refused, and what tasks are made of."""
+
+import json
+import pathlib
+
+import pytest
+
+from bert_jax.data.corpus import Corpus
+from bert_jax.errors import UserError
+from experiments import experiment as experiment_lib
+from experiments import scales
+from experiments.launching import folders, preparing
+
+FILE = """
+from experiments import scales
+
+
+def get_experiment(scale):
+    return scales.experiment(
+        scale,
+        question="Does the width of the MLP matter?",
+        arms={{"narrow": {{}}, "wide": {{{arm}}}}},
+        {fields}
+    )
+"""
+
+
+def write(tmp_path, arm='"model.intermediate_size": 128', fields=""):
+    path = tmp_path / "width.py"
+    path.write_text(FILE.format(arm=arm, fields=fields))
+    return path
+
+
+def test_a_short_file_is_an_experiment(tmp_path):
+    found = experiment_lib.load(write(tmp_path, fields='notes=("of two",)'), "smoke")
+    assert list(found.arms) == ["narrow", "wide"] and found.seeds == (0, 1)
+    assert [measure.key for measure in found.measures] == ["common/mlm_loss", "bigram_shift/accuracy"]
+    jobs = experiment_lib.jobs(found, "somewhere", {"bigram_shift": {"task.train": "a.jsonl"}})
+    assert [job.name for job in jobs] == ["narrow/seed-0", "wide/seed-0", "narrow/seed-1", "wide/seed-1"]
+    assert jobs[1].overrides["model.intermediate_size"] == 128 and jobs[1].overrides["data.corpus"] == "somewhere"
+    assert jobs[3].fine_tuning[0]["overrides"]["task.train"] == "a.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"arm": '"model.intermediate_sise": 1'}, "arm wide: config.model.intermediate_sise: unknown key"),
+        ({"arm": '"model.intermediate_size": "a"'}, "wide: config.model.intermediate_size: found 'a'; expected a int"),
+        ({"arm": '"data.mask_rate": 2.0'}, "arm wide: config.data.mask_rate"),
+        ({"fields": 'published=("bert/99",)'}, "published: found bert/99; expected one of"),
+        ({"fields": 'only=("wider",)'}, "measure common/mlm_loss: found arms .'wider'.; expected some of"),
+        ({"fields": "notes=nothing"}, "NameError: name 'nothing' is not defined"),
+        ({"fields": "question_=1"}, "TypeError: .*question_"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path, file, message):
+    with pytest.raises(UserError, match=message):
+        experiment_lib.load(write(tmp_path, **file), "smoke")
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"--experiment=.*absent.py: no such file"):
+        experiment_lib.load(tmp_path / "absent.py", "smoke")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UserError, match="no function get_experiment"):
+        experiment_lib.load(tmp_path / "empty.py", "smoke")
+    (tmp_path / "other.py").write_text("def get_experiment(scale):\n    return 1\n")
+    with pytest.raises(UserError, match="returned int; expected an Experiment"):
+        experiment_lib.load(tmp_path / "other.py", "smoke")
+
+
+def test_another_experiment_in_the_folder(tmp_path):
+    found = experiment_lib.load(write(tmp_path), "smoke")
+    folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=1"))
+    folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=2"))
+    other = experiment_lib.load(write(tmp_path, '"model.intermediate_size": 96'), "smoke")
+    with pytest.raises(UserError, match="arms.wide.model.intermediate_size is 128 there, but 96 was asked for"):
+        folders.write_experiment(tmp_path, folders.described(other, "width", "smoke", "c", ""))
+
+
+def test_paths_in_the_folder_move_with_it(tmp_path):
+    found = experiment_lib.load(write(tmp_path), "smoke")
+    job = experiment_lib.jobs(found, f"{folders.HERE}/corpus", {})[0]
+    folders.write_job(tmp_path / 'a "b"', job)
+    (tmp_path / 'a "b"').rename(tmp_path / "c")
+    assert folders.read_job(tmp_path / "c" / job.name).overrides["data.corpus"] == str(tmp_path / "c" / "corpus")
+
+
+def test_neighbours_are_swapped(corpus, tmp_path):
+    overrides = preparing.make_bigram_shift(Corpus.open(corpus), tmp_path)
+    texts = {}
+    for name in ("train", "held_out"):
+        rows = [json.loads(line) for line in pathlib.Path(overrides[f"task.{name}"]).read_text().splitlines()]
+        labels = [row["label"] for row in rows]
+        assert abs(labels.count("shifted") - labels.count("original")) <= 1
+        texts[name] = {row["sentence"] for row in rows if row["label"] == "original"}
+    text = (corpus.parent / "text.txt").read_text()
+    assert all(sentence in text for sentence in texts["train"] | texts["held_out"])
+    shifted = next(row["sentence"] for row in rows if row["label"] == "shifted")
+    assert shifted not in text
+    before = (tmp_path / "train.jsonl").read_bytes()
+    assert preparing.make_bigram_shift(Corpus.open(corpus), tmp_path) == overrides
+    assert (tmp_path / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("scale", scales.SCALES)
+def test_every_scale_names_tasks_that_exist(scale):
+    for name in scales.get(scale).tasks:
+        assert scales.score(scales.task(name, scale)).key.startswith(f"{name}/")
+    with pytest.raises(UserError, match="--scale=huge: unknown; expected one of smoke, cpu, gpu, paper"):
+        scales.get("huge")

@@ -1,0 +1,198 @@
+"""The launcher and its processes, for real: an arm that fails, kills at any moment, the same results."""
+
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments.launching import folders
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILE = """
+from experiments import scales
+
+
+def get_experiment(scale):
+    return scales.experiment(
+        scale,
+        question="Does it matter what is masked?",
+        overrides={{"train.num_steps": {steps}, "train.eval_every": 10, "train.checkpoint_every": 3}},
+        arms={arms},
+    )
+"""
+ARMS = {"static": {"data.masking": "static"}, "broken": {"optimizer.learning_rate": 1e30}}
+
+
+class Launcher:
+    """experiments.launch of a file, in a process of its own, with children of its own group each."""
+
+    def __init__(self, folder, corpus, arms, steps=20):
+        folder.mkdir()
+        self.file, self.workdir, self.corpus = folder / "what.py", folder / "runs", corpus
+        self.file.write_text(FILE.format(arms=arms, steps=steps))
+
+    def start(self, *options):
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
+        command = [
+            sys.executable, "-m", "experiments.launch", f"--experiment={self.file}", f"--workdir={self.workdir}",
+            f"--corpus={self.corpus}", "--jobs=2", *options,
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def run(self, *options):
+        process = self.start(*options)
+        output = process.communicate(timeout=600)[0]
+        return process.returncode, output
+
+    def results(self):
+        return {
+            path.relative_to(self.workdir).as_posix(): path.read_bytes()
+            for path in sorted(self.workdir.glob("*/*/result.json"))
+        }
+
+    def children(self):
+        """Process ids of the jobs that run here."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if "experiments.run_job" in words and any(word.startswith(str(self.workdir)) for word in words):
+                found.append(int(path.parent.name))
+        return found
+
+
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """A launcher that was never killed; one of its arms fails."""
+    launcher = Launcher(tmp_path_factory.mktemp("whole") / "x", corpus, ARMS | {"dynamic": {}})
+    return launcher, *launcher.run("--seeds=1")
+
+
+def test_a_failing_arm_is_reported_and_stops_no_other(whole):
+    launcher, code, output = whole
+    assert code == 1, output
+    assert "2 of 3 jobs are done, 1 failed" in output
+    assert "broken/seed-0: failed (exit code 2)" in output and "error: " in output
+    states = {arm: folders.state(launcher.workdir / arm / "seed-0") for arm in ("static", "broken", "dynamic")}
+    assert states == {"static": "done", "broken": "failed", "dynamic": "done"}
+    failed = json.loads((launcher.workdir / "broken/seed-0/failed.json").read_text())
+    assert failed["stage"] == "pretrain" and failed["code"] == 2
+    assert "is not finite" in failed["lines"][-1] and failed["lines"][-1] in output
+
+
+def test_what_a_job_leaves_behind(whole):
+    folder = whole[0].workdir / "static/seed-0"
+    result = json.loads((folder / "result.json").read_text())
+    assert {"eval/mlm_loss", "common/mlm_loss", "bigram_shift/accuracy"} <= set(result["figures"])
+    assert result["steps"] == 20 and result["tokens"] == 20 * 16 * 32 and result["epochs"] > 0
+    assert result["figures"]["bigram_shift/accuracy"] == result["each"]["bigram_shift/accuracy"][0]
+    (start,) = map(json.loads, (folder / "starts.jsonl").read_text().splitlines())
+    assert start["packages"]["jax"] and start["devices"] == ["cpu:cpu"] and start["cores"] == 1
+    if start["diff"]:
+        assert (folder / start["diff"]).read_text().startswith("diff ")
+    assert (folder / "pretrain/config.json").exists() and (folder / "finetune-bigram_shift/summary.json").exists()
+
+
+def test_nothing_is_repeated(whole):
+    launcher, _, _ = whole
+    before = {path: path.read_bytes() for path in launcher.workdir.glob("*/*/starts.jsonl")}
+    code, output = launcher.run("--seeds=1")
+    assert code == 1 and "static" not in output.replace(str(launcher.workdir), "")
+    after = {path: path.read_bytes() for path in before}
+    assert {path.parts[-3] for path in before if after[path] != before[path]} == {"broken"}
+
+
+def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
+    launcher = Launcher(tmp_path / "x", corpus, ARMS)
+    code, output = launcher.run("--seeds=1", "--dry_run")
+    assert code == 0 and not launcher.workdir.exists()
+    assert output.count("-m experiments.run_job") == 2
+    launcher.workdir.mkdir()
+    with folders.locked(launcher.workdir) as mine:
+        assert mine
+        code, output = launcher.run("--seeds=1")
+    assert code == 2 and "another launcher is at work" in output
+    shutil.copy(whole[0].workdir / "experiment.json", launcher.workdir)
+    code, output = launcher.run("--seeds=1")
+    assert code == 2 and "holds another experiment: arms.dynamic is {} there, but null was asked for" in output
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def killed_and_started_again(launcher, moment, expected, orphans):
+    """Kills launcher and children (or the launcher alone) after `moment` seconds, until the results are there."""
+    kills = 0
+    while True:
+        process = launcher.start("--seeds=1")
+        try:
+            output = process.communicate(timeout=next(moment))[0]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            for child in [] if orphans else launcher.children():
+                os.kill(child, signal.SIGKILL)
+            kills += 1
+            continue
+        break
+    assert process.returncode == 0, output
+    assert launcher.results() == expected
+    return kills
+
+
+def test_killed_and_started_again(whole, corpus, tmp_path):
+    """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
+    expected = whole[0].results()
+    launcher = Launcher(tmp_path / "x", corpus, {"static": ARMS["static"], "dynamic": {}})
+    log = launcher.workdir / "dynamic/seed-0/pretrain/metrics.jsonl"
+    process = launcher.start("--seeds=1")
+    wait_for(lambda: log.exists() and b'"step": 10' in log.read_bytes())
+    process.kill()
+    for child in launcher.children():
+        os.kill(child, signal.SIGKILL)
+    process.communicate()
+    process = launcher.start("--seeds=1")
+    wait_for(lambda: (launcher.workdir / "dynamic/seed-0/finetune-bigram_shift/run.json").exists())
+    process.kill()
+    process.communicate()  # its children save, and end
+    code, output = launcher.run("--seeds=1")
+    assert code == 0, output
+    assert launcher.results() == expected
+
+
+def test_a_signal_is_passed_on(corpus, tmp_path):
+    launcher = Launcher(tmp_path / "x", corpus, {"static": ARMS["static"], "dynamic": {}}, steps=3000)
+    process = launcher.start("--seeds=1")
+    log = launcher.workdir / "static/seed-0/pretrain/metrics.jsonl"
+    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 2)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 143 and "SIGTERM: stopped; start the same command again" in output
+    assert not launcher.children()
+    states = [folders.state(launcher.workdir / arm / "seed-0") for arm in ("static", "dynamic")]
+    assert states == ["stopped", "stopped"] and "failed" not in output.replace("0 failed", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("orphans", [False, True])
+def test_kills_at_random(whole, corpus, tmp_path, orphans):
+    draw = random.Random(orphans)
+    moment = iter(lambda: draw.uniform(1, 45), None)
+    launcher = Launcher(tmp_path / "x", corpus, {"static": ARMS["static"], "dynamic": {}})
+    kills = killed_and_started_again(launcher, moment, whole[0].results(), orphans)
+    print(f"{kills} kills")
