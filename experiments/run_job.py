@@ -66,7 +66,8 @@ def _run(job, folder):
             summary = _fine_tuned(task, folder)
             key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # of several held-out sets, the first's
             each[key] = summary["scores"]
-            figures[key] = statistics.fmean(each[key]) if None not in each[key] else None  # of a loss that was not finite
+            finite = None not in each[key]  # a seed whose loss never was has no score
+            figures[key] = statistics.fmean(each[key]) if finite else None
         if distributed.is_first():
             folders.write_json(folder / "result.json", {"figures": figures, "each": each} | _amount(job, folder))
     except Stopped:
