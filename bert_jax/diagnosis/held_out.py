@@ -11,7 +11,7 @@ from bert_jax.diagnosis.reading import Run
 # halves of a small text are differs by up to a fifth of a nat.
 WORSE_NATS, WORSE_SHARE = 0.3, 0.1
 BETTER_NATS, BETTER_SHARE = 0.3, 0.1
-ERRORS = 3.0  # standard errors that a gap must have beyond that
+ERRORS = 3.0  # standard errors that a gap must have too
 RISEN_NATS = 0.1  # of the held-out loss, over its best: it is being unlearned
 MANY_PASSES = 20  # a text read so often with fresh masks is known; BERT read its own 40 times, with 2.5 times the words
 FORGOTTEN_NATS = 0.3  # of the old text, in continued pre-training
@@ -28,7 +28,7 @@ class Gap:
       train, held_out: nats.
       unigram: the held-out text's by word frequencies, infinite where that is not known.
       easier: how much less the held-out text costs by word frequencies, 0 where that is not known.
-      error: standard error of the difference, and what the training loss moved meanwhile.
+      slack: what chance explains: standard errors of both, and what the training loss fell meanwhile.
     """
 
     step: int
@@ -36,7 +36,7 @@ class Gap:
     held_out: float
     unigram: float
     easier: float
-    error: float
+    slack: float
 
     @property
     def worse(self) -> float:
@@ -90,7 +90,7 @@ def _held_out_predictions(run):
 def is_worse(run: Run) -> bool:
     """Whether the held-out loss of the last evaluations is clearly over the training loss."""
     last = gaps(run)[-2:]
-    return bool(last) and all(one.worse > max(WORSE_NATS, WORSE_SHARE * one.held_out) + one.error for one in last)
+    return bool(last) and all(one.worse > max(WORSE_NATS, WORSE_SHARE * one.held_out, one.slack) for one in last)
 
 
 def evaluation_worse(run: Run) -> Finding | None:
@@ -148,7 +148,7 @@ def evaluation_better(run: Run) -> Finding | None:
     """The held-out loss is lower than the training loss: rarely wrong with dropout, seldom right without."""
     found = gaps(run)
     last = found[-2:]
-    if not last or any(one.better <= max(BETTER_NATS, BETTER_SHARE * one.train) + one.error for one in last):
+    if not last or any(one.better <= max(BETTER_NATS, BETTER_SHARE * one.train, one.slack) for one in last):
         return None
     end = found[-1]
     dropout = max(run.config.model.hidden_dropout, run.config.model.attention_dropout)

@@ -73,6 +73,7 @@ def _plans(found):
 def _plan(name, entry):
     steps = entry if entry.get("fits") or not entry.get("change") else entry["change"]
     for phase in steps["phases"]:
+        shape = phase["rows"], phase["sequence"]
         if phase.get("roofline"):
-            _ = phase["rows"] * phase["sequence"] * phase["roofline"]["tokens_per_second"]
+            _ = shape[0] * shape[1] * phase["roofline"]["tokens_per_second"]
     return Plan(name, steps["phases"])
