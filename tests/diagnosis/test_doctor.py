@@ -1,19 +1,22 @@
 """Runs that are broken on purpose, and what the doctor says of them."""
 
+import fcntl
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
+from bert_jax import finetune_config
 from bert_jax.data import loader
 from bert_jax.diagnosis import corpora, plans, reading
 from bert_jax.errors import UserError
-from bert_jax.training import loop
+from bert_jax.training import finetuning, loop
 from tests.diagnosis.conftest import chains, findings, prepared, recipe, soup
 from tests.training.conftest import WORDS
 
@@ -149,8 +152,8 @@ def test_duplicates(chain_corpus, tmp_path):
     assert "90 % of the documents" in found["duplicates"].message
     assert "--drop_duplicates" in found["duplicates"].causes[0]
     dropped = prepared(tmp_path / "dropped", chains(30) * 10, drop_duplicates=True)
-    run = {"corpora": [{"path": str(dropped), "fingerprint": reading.json.loads(
-        (dropped / "manifest.json").read_text())["fingerprint"]}]}  # fmt: skip
+    fingerprint = json.loads((dropped / "manifest.json").read_text())["fingerprint"]
+    run = {"corpora": [{"path": str(dropped), "fingerprint": fingerprint}]}
     assert corpora.find(run, tmp_path)[0].duplicates == 0
 
 
@@ -203,8 +206,6 @@ def test_a_starved_pipeline(chain_corpus, tmp_path, monkeypatch):
     batch = loader.Stream.batch
 
     def slow(*args):
-        import time
-
         time.sleep(0.1)
         return batch(*args)
 
@@ -259,8 +260,6 @@ def test_stopped_and_young(copy):
     found, text = findings(copy)
     assert found["stopped_early"].severity == "warning" and "step 20 of 300" in found["stopped_early"].message
     assert found["too_young"].severity == "note" and "stuck_at_unigram" not in found
-    import fcntl
-
     with open(copy / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found, text = findings(copy)
@@ -337,3 +336,19 @@ def test_what_copying_gains():
     assert corpora.copying_loss(p, Data) == pytest.approx(0.8 * corpora.entropy(p) + 0.2 * loss)
     Data.mask_token_share, Data.random_token_share = 1.0, 0.0
     assert corpora.copying_loss(p, Data) == pytest.approx(corpora.entropy(p))
+
+
+def test_fine_tuning_at_a_rate_far_too_high(healthy, tmp_path):
+    lines = ["text\tlabel", *(f"{text.splitlines()[0]}\t{i % 2}" for i, text in enumerate(chains(64)))]
+    (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
+    config = finetune_config.base()
+    config.task.update(train=str(tmp_path / "train.tsv"), held_out=str(tmp_path / "train.tsv"), pooling="cls")
+    config.update(init_from=str(healthy))
+    config.data.update(batch_size=16, sequence_length=32)
+    config.optimizer.update(learning_rate=1.0)
+    config.train.update(num_epochs=2.0, log_every=1, progress=False, tensorboard=False)
+    finetuning.finetune(config, tmp_path / "run")
+    found, text = findings(tmp_path / "run")
+    assert found["failed_seeds"].severity == "error" and "fine-tuning, step 8 of 8" in text
+    assert "learning rate too high: 1, published ones are 1e-06 to 0.0001" in found["failed_seeds"].causes[0]
+    assert found["rate_out_of_range"].severity == "note"
