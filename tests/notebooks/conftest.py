@@ -20,7 +20,6 @@ from experiments.notebooks.tidy import FOLDER
 
 PATHS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
 SUBJECTS = {"river": ("boat", "water", "reed"), "money": ("loan", "cheque", "account")}
-JUDGED = {"good": ("fine", "rare", "great"), "bad": ("dull", "poor", "slow")}
 
 
 class Executed:
@@ -53,6 +52,7 @@ def execute(name, folder, /, **settings):
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
     # A machine with one CPU device, as most have; JAX_PLATFORMS is the notebook's to set.
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiled quickly
     folder.mkdir(parents=True)
     where = {"metadata": {"path": str(folder)}}
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute(env=environment)
@@ -74,12 +74,12 @@ def write_text(path):
 
 
 def write_task(path, number, seed):
-    """Texts with one word that tells their label."""
+    """Texts with one word that tells their label, river or money."""
     chance = random.Random(seed)
     with path.open("w") as file:
         for _ in range(number):
-            label = chance.choice(list(JUDGED))
-            words = [chance.choice(JUDGED[label]), *chance.choices(("the", "boat", "a", "bank", "is", "account"), k=4)]
+            label = chance.choice(list(SUBJECTS))
+            words = [chance.choice(SUBJECTS[label]), *chance.choices(("the", "a", "and", "bank", "is", "near"), k=4)]
             chance.shuffle(words)
             file.write(json.dumps({"sentence": " ".join(words), "label": label}) + "\n")
 
@@ -127,8 +127,8 @@ def finetuned(material, checkpoint, tmp_path_factory) -> Executed:
         held_out=str(material / "dev.jsonl"),
         folder="work",
         num_steps=40,
-        overrides={"optimizer.learning_rate": 3e-3, "data.batch_size": 16, "data.buckets": (32,)},
-        texts=["the boat is great", "a dull bank", "slow is the account"],
+        overrides={"optimizer.learning_rate": 5e-3, "data.batch_size": 16, "data.buckets": (32,)},
+        texts=["the boat is near", "a loan and a bank", "near is the water"],
     )
 
 

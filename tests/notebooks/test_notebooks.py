@@ -143,17 +143,17 @@ def test_pretraining(pretrained):
 def test_finetuning_and_export(finetuned, checkpoint):
     check(finetuned, pictures=2)
     assert f"{checkpoint}: 2 layers of 32, 2 heads" in finetuned.stdout
-    assert "labels bad, good; 120 texts to learn from" in finetuned.stdout
+    assert "labels money, river; 120 texts to learn from" in finetuned.stdout
     score, baseline = map(
         float, re.search(r"held-out accuracy ([\d.]+), commonest label ([\d.]+)", finetuned.stdout).groups()
     )
-    assert score > baseline + 0.1
+    assert score > 0.9 > baseline
     assert re.search(r"\d+ of 40 wrong", finetuned.stdout)
     exported = finetuned.folder / "work" / "huggingface"
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in exported.iterdir()}
-    answers = bert_jax.Classifier.from_pretrained(exported)(["the boat is great", "a dull bank"])
-    assert [answer["label"] for answer in answers] == ["good", "bad"]
-    assert re.search(r"^good 0\.\d+  the boat is great$", finetuned.stdout, re.MULTILINE)
+    answers = bert_jax.Classifier.from_pretrained(exported)(["the boat is near", "a loan and a bank"])
+    assert [answer["label"] for answer in answers] == ["river", "money"]
+    assert re.search(r"^river 0\.\d+  the boat is near$", finetuned.stdout, re.MULTILINE)
     differences = dict(re.findall(r"run and (\w+): largest difference of a probability (\S+)", finetuned.stdout))
     assert float(differences.pop("export")) == 0
     assert all(float(difference) < 1e-5 for difference in differences.values())  # transformers, where it is
@@ -169,7 +169,7 @@ def test_looking_inside(looked):
     assert sum(map(int, counts.values())) < 16 * 64
     assert float(re.search(r"predicted: ([\d.]+)% of", looked.stdout)[1]) == pytest.approx(15, abs=2)
     assert "[CLS] the boat is near the bank . [SEP]" in looked.stdout
-    assert len(re.findall(r": layer [12], head [01] gives it \d+%$", looked.stdout, re.MULTILINE)) == 5
+    assert len(re.findall(r": layer [12], head [12] gives it \d+%$", looked.stdout, re.MULTILINE)) == 5
     bits = [float(found) for found in re.findall(r"(?:embeddings|layer \d) +([\d.]+) bits", looked.stdout)]
     assert len(bits) == 3 and all(0 < found <= np.log2(120) for found in bits)
     same, other = map(float, re.search(r"mean cosine ([\d.-]+) in the same sense, ([\d.-]+)", looked.stdout).groups())
