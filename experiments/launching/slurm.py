@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -113,7 +114,6 @@ def submit(
         if there or state == "running":
             say(f"{name}: job {there[0]} of Slurm, {there[1].lower()}" if there else f"{name}: running")
             continue
-        (folder / "failed.json").unlink(missing_ok=True)
         executor = _executor(submitit, folder, values)
         try:
             with contextlib.chdir(local.ROOT):  # where the job starts, so that it finds this module
@@ -122,6 +122,7 @@ def submit(
             raise UserError(f"{name}: cannot be submitted: {_one_line(error)}") from error
         submitted = {"job": job.job_id, "cluster": values["cluster"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         folders.write_json(folder / "slurm.json", submitted)
+        (folder / "failed.json").unlink(missing_ok=True)
         say(f"{name}: submitted, job {job.job_id} of Slurm")
 
 
@@ -139,7 +140,7 @@ def commands(
     submitit = _submitit()
     found = []
     for folder in map(pathlib.Path.absolute, job_folders):
-        found.append(f"# {' '.join(command(folder))}")
+        found.append(f"# {shlex.join(command(folder))}")
         if values["cluster"] == "slurm":
             executor = _described(submitit, folder, values)
             found.append(executor._make_submission_file_text(executor._submitit_command_str, "dry_run"))

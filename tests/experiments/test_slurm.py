@@ -32,7 +32,7 @@ def save(number, frame):
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 (folder / f"running-{task}").touch()
-time.sleep(60)
+time.sleep(300)
 """
 
 
@@ -67,7 +67,7 @@ def submit(job, said=None, **options):
     return " ".join(said)
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=120):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it does not come"
@@ -167,6 +167,8 @@ def test_dry_run_shows_what_sbatch_gets(job, stand_in, monkeypatch):
     assert "module load cuda" in shown and f"experiments.run_job {job}" in shown
     monkeypatch.setenv("PATH", "/nowhere")  # a machine without Slurm can show it
     assert "\n".join(slurm.commands([job], options)) == shown
+    slurm.commands([job.with_name("seed-1")], options)
+    assert not job.with_name("seed-1").exists()
     with pytest.raises(UserError, match="no squeue here"):
         submit(job)
 
