@@ -55,7 +55,7 @@ def execute(name, folder, /, **settings):
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiled quickly
     folder.mkdir(parents=True)
     where = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=where).execute(env=environment)
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute(env=environment)
     return Executed(notebook, folder)
 
 
