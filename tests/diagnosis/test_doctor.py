@@ -111,6 +111,7 @@ def test_not_finite(chain_corpus, tmp_path):
     assert "learning rate too high" in found["nonfinite"].causes[0]
 
 
+@pytest.mark.slow
 def test_warm_up_longer_than_the_run(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__warmup_steps=10_000, train__num_steps=30, train__eval_every=30)
     found, _ = findings(trained(config, tmp_path / "run"))
@@ -206,11 +207,11 @@ def test_a_starved_pipeline(chain_corpus, tmp_path, monkeypatch):
     batch = loader.Stream.batch
 
     def slow(*args):
-        time.sleep(0.1)
+        time.sleep(0.4)  # far longer than a step, also on a busy machine
         return batch(*args)
 
     monkeypatch.setattr(loader.Stream, "batch", slow)
-    config = recipe(chain_corpus, train__num_steps=30, train__eval_every=0)
+    config = recipe(chain_corpus, train__num_steps=12, train__log_every=2, train__eval_every=0)
     found, _ = findings(trained(config, tmp_path / "run"))
     assert found["starved"].figures["data_share"] > 0.2
     assert "--config.data.workers=4" in found["starved"].causes[0]
@@ -338,6 +339,7 @@ def test_what_copying_gains():
     assert corpora.copying_loss(p, Data) == pytest.approx(corpora.entropy(p))
 
 
+@pytest.mark.slow
 def test_fine_tuning_at_a_rate_far_too_high(healthy, tmp_path):
     lines = ["text\tlabel", *(f"{text.splitlines()[0]}\t{i % 2}" for i, text in enumerate(chains(64)))]
     (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")
