@@ -95,8 +95,8 @@ def _causes_of_spikes(run, found):
     if early or causes.short_warmup(run):
         text = f"warm-up of {run.warmup_steps:,} steps, {early} of {len(found)} spikes within twice that; lengthen "
         reasons.append((0.7 if early else 0.45, text + "--config.optimizer.warmup_steps"))
-    what = "the rows of those batches: bert_jax.data.describe_batch" if run.fine_tuning else "the rows of those batches"
-    reasons.append((0.2, f"bad text in {what} (bert_jax.data.batch_at(config, step - 1)): look at them"))
+    look = "" if run.fine_tuning else " (bert_jax.data.batch_at(config, step - 1))"
+    reasons.append((0.2, f"bad text in the batches of those steps: look at them{look}"))
     return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
 
 
