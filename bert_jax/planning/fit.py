@@ -8,7 +8,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.planning import compilation
+from bert_jax.planning import apart, compilation
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
 
@@ -38,9 +38,9 @@ class Attempt:
 
 
 def compile_phases(config: ml_collections.ConfigDict, topology: Topology) -> list[Compiled]:
-    """Every phase's step, compiled. Raises UserError as compilation.compile_phase does."""
+    """Every phase's step, compiled. Raises UserError as apart.compile_phase does."""
     compilation.check(config, topology)
-    return [compilation.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
+    return [apart.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
 
 
 def search(
@@ -119,7 +119,7 @@ def largest_microbatch(
         say(f"trying {rows} rows a device")
         data = ml_collections.ConfigDict(phase.data.to_dict())
         data.batch_size = rows * shards
-        return compilation.compile_phase(config, topology, dataclasses.replace(phase, data=data))
+        return apart.compile_phase(config, topology, dataclasses.replace(phase, data=data))
 
     fits, best, fails, rows = 0, None, None, _GRAIN
     while fails is None or fails - fits > _GRAIN:
@@ -138,10 +138,10 @@ def _attempt(config, topology, change, order):
     try:
         compilation.check(config, topology)
         for i in order:
-            done[i] = compilation.compile_phase(config, topology, phases[i])
+            done[i] = apart.compile_phase(config, topology, phases[i])
             if not done[i].fits:
                 break
-    except UserError:  # a layout that the model or the batch does not divide into
+    except UserError:  # a layout that the model or the batch does not divide into, or a crash of the compiler
         return Attempt(change, (), False)
     fits = len(done) == len(order) and all(phase.fits for phase in done.values())
     return Attempt(change, tuple(done[i] for i in sorted(done)), fits)

@@ -10,7 +10,7 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.planning import compilation, fit
+from bert_jax.planning import apart, compilation, fit
 from bert_jax.planning.chips import GIB, Topology
 from bert_jax.planning.compilation import Compiled
 from bert_jax.planning.roofline import BOUNDS, roofline, schedule
@@ -34,7 +34,8 @@ def plan(
       say: told what is being done.
 
     Returns:
-      recipe, topology, chip, mesh, model, phases (see `_phase`), fits, schedule (None where it does not fit), and,
+      recipe, topology, chip, mesh, model, phases (see `_phase`), fits, schedule (None where it does not fit), `crash`
+      where the compiler did not survive the recipe's remat policy (phases are then those without it), and,
       where it does not and a change was looked for, `change`: what makes it fit, with its phases and schedule, None
       where nothing tried did; and `tried`, flags and whether they made it fit.
 
@@ -43,16 +44,31 @@ def plan(
     """
     compilation.check(config, topology)
     say(f"compiling {name or 'the recipe'} for {topology.label}")
-    compiled = fit.compile_phases(config, topology)
+    first, crash = {}, ""
+    try:
+        compiled = fit.compile_phases(config, topology)
+    except apart.CompilerCrashed as error:
+        if not search or config.model.remat == "none":
+            raise
+        first, crash = {"model.remat": "none"}, str(error)
+        say(crash)
+        config = fit.changed(config, first)
+        compiled = fit.compile_phases(config, topology)
+    fits = all(one.fits for one in compiled)
     found = {"recipe": name} | described(topology)
     found |= {
         "mesh": _mesh(config.mesh, topology.num_devices),
         "model": _model(config, compiled[0]),
-        "fits": all(one.fits for one in compiled),
+        "fits": fits and not crash,
     }
+    if crash:
+        found["crash"] = crash
     found |= _steps(config, topology, compiled)
     if not found["fits"] and search:
-        attempts = fit.search(config, topology, compiled, say)
+        attempts = [fit.Attempt(first, tuple(compiled), fits)] if first else []
+        if not fits:
+            more = fit.search(config, topology, compiled, say)
+            attempts += [dataclasses.replace(attempt, change=first | attempt.change) for attempt in more]
         found["tried"] = [{"flags": attempt.flags, "fits": attempt.fits} for attempt in attempts]
         found["change"] = None
         if attempts and attempts[-1].fits:
@@ -121,6 +137,7 @@ def text(found: dict) -> str:
         f"{model['parameters']:,} parameters, {model['dtype']}, mesh "
         + " ".join(f"{axis}={size}" for axis, size in found["mesh"].items()),
         "",
+        *([found["crash"], ""] if "crash" in found else []),
         *_phase_lines(found["phases"]),
     ]
     if found["fits"]:

@@ -11,7 +11,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.planning import chips, compilation, fit, report, roofline, table
+from bert_jax.planning import apart, chips, compilation, fit, report, roofline, table
 from bert_jax.planning.collectives import Collective
 from bert_jax.training import flops
 
@@ -100,7 +100,7 @@ def test_the_largest_microbatch_is_found_to_eight_rows(config, monkeypatch, most
         tried.append(phase.data.batch_size // 2)  # tensor=2 leaves two parts of the rows on four devices
         return dataclasses.replace(step, needed=tried[-1], usable=most, rows=phase.data.batch_size)
 
-    monkeypatch.setattr(compilation, "compile_phase", compile_phase)
+    monkeypatch.setattr(apart, "compile_phase", compile_phase)
     config.update_from_flattened_dict({"mesh.tensor": 2, "train.microbatches": 4})
     topology = chips.parse("v5e:2x2")
     rows, best = fit.largest_microbatch(config, topology)
