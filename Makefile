@@ -2,7 +2,7 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: quickstart test test-parity test-slow test-beam lint
+.PHONY: quickstart test test-parity test-slow test-beam test-cloud lint
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -19,6 +19,9 @@ test-slow: .venv/.test
 
 test-beam: .venv-beam/.test
 	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest -m beam tests/data
+
+test-cloud: .venv-cloud/.test
+	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest -m cloud tests/experiments/test_cloud.py
 
 lint: .venv/.test
 	$(RUN) -m ruff check .
@@ -39,6 +42,11 @@ lint: .venv/.test
 .venv-beam/.test: .venv/.created requirements.txt pyproject.toml
 	.venv/bin/python -m venv .venv-beam
 	.venv-beam/bin/python -m pip install --quiet -e '.[test,beam]'
+	@touch $@
+
+.venv-cloud/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-cloud
+	.venv-cloud/bin/python -m pip install --quiet -e '.[test,cloud]'
 	@touch $@
 
 .venv/.parity: .venv/.test

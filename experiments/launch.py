@@ -64,7 +64,8 @@ def main(argv):
         job_folders = _written(experiment, workdir)
         ended = _executor().submit(job_folders, say=_say, **_options())
     states = [folders.state(folder) for folder in job_folders]
-    _say(f"{states.count('done')} of {len(states)} jobs are done, {states.count('failed')} failed, in {workdir}")
+    begun = "" if _EXECUTOR.value == "local" else f", {len(states) - states.count('done')} submitted or running"
+    _say(f"{states.count('done')} of {len(states)} jobs are done, {states.count('failed')} failed{begun}, in {workdir}")
     if ended:
         _say(f"{ended}: stopped; start the same command again to continue")
         sys.exit(130 if ended == "SIGINT" else 143)
@@ -121,7 +122,9 @@ def _written(experiment, workdir):
     """The jobs' folders, with all that they need."""
     from experiments.launching import preparing
 
-    corpus = str(pathlib.Path(_CORPUS.value).absolute()) if _CORPUS.value else ""
+    corpus = _CORPUS.value or ""
+    if corpus and "://" not in corpus:
+        corpus = str(pathlib.Path(corpus).absolute())
     if not corpus:
         _say(f"the corpus: {experiment.text.input}, in {workdir / 'corpus'}")
         preparing.make_corpus(experiment.text, workdir / "corpus")

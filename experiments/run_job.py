@@ -21,7 +21,7 @@ from importlib import metadata
 
 from absl import flags
 
-from bert_jax import command, signals
+from bert_jax import clusters, command, signals
 from bert_jax.errors import UserError
 from experiments.experiment import configured
 from experiments.launching import folders
@@ -155,7 +155,9 @@ def _amount(job, folder):
 
 def _say_it_in(folder):
     """From here on, what this process says goes into the folder's log."""
-    index = flags.FLAGS.process_id or int(os.environ.get("SLURM_PROCID", 0))
+    values = flags.FLAGS
+    found = clusters.find(os.environ, values.coordinator_address, values.num_processes, values.process_id)
+    index = found.process_id if found else 0
     log = folder / ("log.txt" if not index else f"log-{index}.txt")
     sys.stdout.flush()
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -167,8 +169,10 @@ def _say_it_in(folder):
 def _note_start(folder):
     import jax
 
-    commit, diff = _git("rev-parse", "HEAD").strip(), _git("diff", "HEAD")
-    name = ""
+    submitted = folder / "submitted.json"  # of the machine that submitted, where this one has no repository
+    code = folders.read_json(submitted) if submitted.exists() else {"commit": "", "diff": ""}
+    commit, name = _git("rev-parse", "HEAD").strip() or code["commit"], code["diff"]
+    diff = _git("diff", "HEAD")
     if diff:
         name = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
         (folder / name).write_text(diff, "utf-8")

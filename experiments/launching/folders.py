@@ -21,6 +21,7 @@ import fcntl
 import json
 import os
 import pathlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from experiments.experiment import Experiment, Job
 FORMAT_VERSION = 1
 HERE = "$WORKDIR"  # the experiment's folder, where job.json names what lies in it: the folder may be moved or mounted
 LAST_LINES = 20
+_A_LOOK = 0.5  # seconds
 
 
 def described(experiment: Experiment, name: str, scale: str, corpus: str, command: str) -> dict[str, Any]:
@@ -136,24 +138,31 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path) -> Iterator[bool]:
+def locked(folder: pathlib.Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
     """Holds the folder's lock; False where another process holds it. Ends with the process, however it ends."""
     with open(folder / "lock", "a") as file:
+        yield _is_free(file, kind)
+
+
+def _is_free(file, kind):
+    end = time.monotonic() + (_A_LOOK if kind == fcntl.LOCK_EX else 0)
+    while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
         except BlockingIOError:
-            yield False
-            return
+            if time.monotonic() >= end:
+                return False
+            time.sleep(_A_LOOK / 10)  # somebody may but look whether the lock is held
         except OSError:  # storage that knows no locks
-            pass
-        yield True
+            return True
 
 
 def is_locked(folder: pathlib.Path) -> bool:
     """Whether another process holds the folder's lock."""
     if not (folder / "lock").exists():
         return False
-    with locked(folder) as free:
+    with locked(folder, fcntl.LOCK_SH) as free:
         return not free
 
 
