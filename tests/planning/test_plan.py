@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -209,6 +210,43 @@ def test_the_table_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     config.train.num_steps = 5
     table.write(output, {"tiny": config}, topologies=topologies[:1])
     assert planned[2:] == ["v5e:2x2"]
+
+
+class Deadly:
+    """A topology that ends the process which it is sent to."""
+
+    label = "v5e:2x2"
+
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def test_a_compiler_that_crashes_ends_no_plan(libtpu, config):
+    (phase,) = config_lib.phases(config)
+    config.model.remat = "full"
+    expected = "v5e:2x2: the compiler crashed .*with config.model.remat=full; .*--config.model.remat=none"
+    with pytest.raises(apart.CompilerCrashed, match=expected):
+        apart.compile_phase(config, Deadly(), phase)
+    with pytest.raises(UserError, match="no such topology|topology"):  # the next one has a process again
+        apart.compile_phase(config, dataclasses.replace(chips.parse("v5e:2x2"), name="v5e:2x3x7"), phase)
+
+
+def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
+    _, step = made(hbm_bytes=819_000_000)
+
+    def compile_phases(config, topology):
+        if config.model.remat != "none":
+            raise apart.CompilerCrashed("v6e:4x4: the compiler crashed")
+        return [step]
+
+    monkeypatch.setattr(fit, "compile_phases", compile_phases)
+    config.model.remat = "dots"
+    found = report.plan(config, chips.parse("v5e:2x2"))
+    assert not found["fits"] and found["change"]["flags"] == "--config.model.remat=none"
+    assert found["tried"] == [{"flags": "--config.model.remat=none", "fits": True}]
+    assert "the compiler crashed" in report.text(found) and found["change"]["schedule"]
+    with pytest.raises(apart.CompilerCrashed):
+        report.plan(config, chips.parse("v5e:2x2"), search=False)
 
 
 def test_the_report_has_words_and_json(compiled):
