@@ -106,7 +106,7 @@ def _say(error):
 
 def _parse(argv):
     try:
-        sys.argv = _resolved(argv)  # config_flags looks for overrides there
+        sys.argv = _resolved([argv[0], *map(_underscored, argv[1:])])  # config_flags looks for overrides there
         rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings; absl would show jax's search for accelerators too
@@ -117,6 +117,12 @@ def _parse(argv):
         if missing:
             message = f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
         raise UserError(message) from error
+
+
+def _underscored(argument):
+    """--dry-run as --dry_run."""
+    name, equals, value = argument.partition("=")
+    return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--\w", name) else argument
 
 
 def _resolved(argv):

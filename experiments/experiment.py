@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from experiments import published
+
+_OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
+_TAKEN = ("corpus", "tasks", "compiled", "report", "cloud", "slurm", "lock", "experiment.json")  # in the folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +141,9 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         if not hasattr(module, "get_experiment"):
             raise UserError(f"--experiment={path}: no function get_experiment(scale) in it")
         found = module.get_experiment(scale)
-    except (SyntaxError, LookupError, ImportError, NameError, AttributeError, TypeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file does
         raise UserError(f"--experiment={path}: cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(found, Experiment):
         raise UserError(f"--experiment={path}: get_experiment returned {type(found).__name__}; expected an Experiment")
@@ -151,11 +157,20 @@ def check(experiment: Experiment, where: str) -> None:
     def wrong(part, found, expected):
         raise UserError(f"{where}: {part}: found {found}; expected {expected}")
 
-    if len(experiment.arms) < 2:
-        wrong("arms", len(experiment.arms), "two or more")
-    for arm in experiment.arms:
-        if not arm or any(sign in arm for sign in "/\\\0\n") or arm.startswith("."):
-            wrong("arms", repr(arm), "a name that can be a folder's")
+    arms = experiment.arms
+    if not isinstance(arms, Mapping) or not all(isinstance(changes, Mapping) for changes in arms.values()):
+        wrong("arms", f"{arms!r:.80}", "{name: {key: value}}")
+    if len(arms) < 2:
+        wrong("arms", len(arms), "two or more")
+    for arm, changes in arms.items():
+        if not isinstance(arm, str) or not re.fullmatch(r"[^./\\\0\n][^/\\\0\n]{0,79}", arm) or arm in _TAKEN:
+            wrong("arms", f"{arm!r:.80}", f"names that can be a folder's, and none of {', '.join(_TAKEN)}")
+        _refuse(changes, _OF_THE_LAUNCHER, f"arm {arm}", where)
+    _refuse(experiment.overrides, _OF_THE_LAUNCHER, "overrides", where)
+    for task in experiment.fine_tuning:
+        files = ("task.train", "task.held_out") if task.made_from_corpus else ()
+        owners = {"seeds": "FineTuning.seeds", "init_from": "the job", **dict.fromkeys(files, "the launcher")}
+        _refuse(task.overrides, owners, f"fine_tuning {task.name}", where)
     seeds = list(experiment.seeds)
     if not seeds or len(set(seeds)) < len(seeds) or any(not isinstance(seed, int) or seed < 0 for seed in seeds):
         wrong("seeds", seeds, "different numbers from 0")
@@ -177,6 +192,12 @@ def check(experiment: Experiment, where: str) -> None:
     for task in experiment.fine_tuning:
         with _naming(f"{where}: fine_tuning {task.name}"):
             configured(task.recipe, task.overrides)
+
+
+def _refuse(changes, owners, part, where):
+    for key, owner in owners.items():
+        if key in changes:
+            raise UserError(f"{where}: {part}: found {key}, which {owner} sets; expected other keys")
 
 
 @contextlib.contextmanager

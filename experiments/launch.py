@@ -37,12 +37,13 @@ _TASKS = flags.DEFINE_list("tasks", None, "what to fine-tune on, instead of the 
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the pre-training recipe, in every arm")
 _SET_TASK = flags.DEFINE_multi_string("set_task", [], "TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "says what would run, and writes nothing")
+_FILES = ("task.train", "task.held_out", "task.test")
 _STATUS = flags.DEFINE_bool("status", False, "shows how the jobs stand, over and over on a terminal")
 
 
 def main(argv):
     del argv
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = pathlib.Path(_WORKDIR.value).absolute()  # jobs run in the repository's root
     if _STATUS.value:
         from experiments.launching import status
 
@@ -57,7 +58,7 @@ def main(argv):
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+        raise UserError(f"--workdir={workdir}: cannot be written: {error.strerror}; expected a folder") from error
     with folders.locked(workdir) as mine:
         if not mine:
             raise UserError(f"--workdir={workdir}: another launcher is at work in it; expected its end first")
@@ -86,7 +87,11 @@ def _asked():
     if _TEXT.value:
         changes["text"] = dataclasses.replace(found.text, input=_TEXT.value)
     if _SET.value:
-        changes["overrides"] = {**found.overrides, **_parsed(_SET.value, "--set")}
+        everywhere = _parsed(_SET.value, "--set")
+        for arm, own in found.arms.items():
+            for key in everywhere.keys() & own.keys():
+                raise UserError(f"--set={key}: arm {arm} sets it itself; expected a key that is equal in every arm")
+        changes["overrides"] = {**found.overrides, **everywhere}
     if _SET_TASK.value:
         changes["fine_tuning"] = _with_settings(found.fine_tuning)
     found = dataclasses.replace(found, **changes)
@@ -99,9 +104,20 @@ def _with_settings(tasks):
     for text in _SET_TASK.value:
         name, colon, setting = text.partition(":")
         if not colon or name not in by_name:
-            raise UserError(f"--set_task={text}: expected TASK:KEY=VALUE with TASK one of {', '.join(by_name)}")
-        by_name[name] |= _parsed([setting], f"--set_task={name}:")
+            names = ", ".join(by_name) or "none, as --tasks is empty"
+            raise UserError(f"--set_task={text}: expected TASK:KEY=VALUE with TASK one of {names}")
+        parsed = _parsed([setting], f"--set_task={name}:")
+        by_name[name] |= {key: _file(value, text) if key in _FILES else value for key, value in parsed.items()}
     return tuple(dataclasses.replace(task, overrides={**task.overrides, **by_name[task.name]}) for task in tasks)
+
+
+def _file(value, text):
+    """A task's file, which jobs find from another folder; missing, it is told before hours of pre-training."""
+    if value.startswith("tfds:") or "://" in value or "=" in value:
+        return value
+    if not pathlib.Path(value).is_file():
+        raise UserError(f"--set_task={text}: no such file")
+    return str(pathlib.Path(value).absolute())
 
 
 def _parsed(settings, flag):
@@ -129,6 +145,8 @@ def _written(experiment, workdir):
         _say(f"the corpus: {experiment.text.input}, in {workdir / 'corpus'}")
         preparing.make_corpus(experiment.text, workdir / "corpus")
     where = corpus or str(workdir / "corpus")
+    if "://" not in where:
+        preparing.Corpus.open(where)
     if experiment.equal_tokens:
         experiment = preparing.with_equal_tokens(experiment, where)
     files = {}
@@ -139,7 +157,8 @@ def _written(experiment, workdir):
     corpus = corpus or f"{folders.HERE}/corpus"
     line = shlex.join(["python", "-m", "experiments.launch", *sys.argv[1:]])
     name = pathlib.Path(_EXPERIMENT.value).stem
-    folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line))
+    changed = [flag for flag in ("seeds", "text", "corpus", "tasks", "set", "set_task") if flags.FLAGS[flag].present]
+    folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line, changed))
     return [folders.write_job(workdir, job) for job in experiment_lib.jobs(experiment, corpus, files)]
 
 

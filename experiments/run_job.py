@@ -36,8 +36,10 @@ class Stopped(Exception):
 
 def main(argv):
     folder = pathlib.Path(argv[1])
-    job = folders.read_job(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected one that experiments.launch made")
     _say_it_in(folder)
+    job = folders.read_job(folder)
     with signals.ending(), command.processes():
         from bert_jax import distributed
 

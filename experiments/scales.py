@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from experiments.experiment import Experiment, FineTuning, Measure, Text, configured
 
@@ -57,6 +58,9 @@ def task(name: str, scale: str) -> FineTuning:
     if name == BIGRAM_SHIFT:
         labels = {"task.labels": ("original", "shifted")}
         return FineTuning(name, "finetune/sst2", {**_OFF, **small, **steps, **labels}, seeds, made_from_corpus=True)
+    known = sorted(path.stem for path in config_lib.recipe_path("finetune/sst2").parent.glob("[!_]*.py"))
+    if name not in known:
+        raise UserError(f"--tasks={name}: unknown; expected some of {BIGRAM_SHIFT}, {', '.join(known)}")
     return FineTuning(name, f"finetune/{name}", {**_OFF, **small, **steps}, seeds)
 
 

@@ -22,7 +22,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
@@ -34,17 +34,20 @@ LAST_LINES = 20
 _A_LOOK = 0.5  # seconds
 
 
-def described(experiment: Experiment, name: str, scale: str, corpus: str, command: str) -> dict[str, Any]:
-    """What experiment.json holds."""
+def described(
+    experiment: Experiment, name: str, scale: str, corpus: str, command: str, changed_by_flags: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What experiment.json holds; `changed_by_flags` are the flags that changed what the file asks for."""
     found = dataclasses.asdict(experiment)
     del found["text"]
     return {
-        "format_version": FORMAT_VERSION, "name": name, "scale": scale, **found, "corpus": corpus, "command": command
+        "format_version": FORMAT_VERSION, "name": name, "scale": scale, **found, "corpus": corpus, "command": command,
+        "changed_by_flags": changed_by_flags,
     }  # fmt: skip
 
 
 def write_experiment(workdir: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes experiment.json where there is none.
+    """Writes experiment.json where there is none, or where seeds are added to it.
 
     Raises:
       UserError: the folder holds another experiment; what differs is named.
@@ -55,10 +58,18 @@ def write_experiment(workdir: pathlib.Path, content: Mapping[str, Any]) -> None:
         write_json(path, content)
         return
     there = read_json(path)
+    _check_same(workdir, there, content)
+    if there["seeds"] != content["seeds"]:
+        write_json(path, there | {key: content[key] for key in ("seeds", "changed_by_flags", "command")})
+
+
+def _check_same(workdir, there, content):
+    path = workdir / "experiment.json"
     if there.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: format_version {there.get('format_version')}; expected {FORMAT_VERSION}")
     for key, value in content.items():
-        if key != "command" and there.get(key) != value:
+        more = key == "seeds" and value[: len(there["seeds"])] == there["seeds"]
+        if key not in ("command", "changed_by_flags") and there.get(key) != value and not more:
             part, found, asked = _first_difference(key, there.get(key), value)
             raise UserError(
                 f"--workdir={workdir}: holds another experiment: {part} is {found} there, but {asked} was asked for; "
@@ -171,4 +182,8 @@ def _first_difference(name, there, asked):
         for key in [*asked, *there]:
             if there.get(key) != asked.get(key):
                 return _first_difference(f"{name}.{key}", there.get(key), asked.get(key))
+    if isinstance(there, list) and isinstance(asked, list) and len(there) == len(asked):
+        i = next(i for i, pair in enumerate(zip(there, asked, strict=True)) if pair[0] != pair[1])
+        label = there[i].get("name", i) if isinstance(there[i], dict) else i
+        return _first_difference(f"{name}.{label}", there[i], asked[i])
     return name, json.dumps(there), json.dumps(asked)

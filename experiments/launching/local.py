@@ -54,6 +54,7 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
     """
     waiting = [folder for folder in job_folders if folders.state(folder) != "done"]
     free, running = _shares(jobs), {}
+    number = len(free)
     with _heard() as caught:
         while waiting or running:
             for folder in [folder for folder, (process, _) in running.items() if process.poll() is not None]:
@@ -64,7 +65,7 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
                 break
             if caught:
                 waiting.clear()
-            elif waiting and free:
+            elif waiting and len(running) + sum(map(folders.is_locked, waiting)) < number:
                 folder = next((folder for folder in waiting if not folders.is_locked(folder)), None)
                 if folder is not None:  # else: what an earlier launcher started has not ended yet
                     waiting.remove(folder)
@@ -107,6 +108,7 @@ def _pass_on(running, number):
 
 def _start(folder, share):
     cores, environment = share
+    (folder / "failed.json").unlink(missing_ok=True)
     parent = os.getpid()
 
     def before():  # in the child: its share of the machine, and no life without its parent

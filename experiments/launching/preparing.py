@@ -57,22 +57,38 @@ def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
 
 
 def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
-    """The experiment with each arm's data.batch_size such that its steps have as many tokens as the first arm's."""
-    tokens, rows = {}, {}
+    """The experiment with batch sizes, phase by phase, that give each arm's steps as many tokens as the first arm's."""
+    rows, lengths = {}, {}
     for arm, changes in experiment.arms.items():
         config = configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": corpus})
         stream = loader.Stream(config)
-        batches = [stream.batch(step)["attention_mask"] for step in range(_BATCHES_LOOKED_AT)]
-        tokens[arm] = np.mean([mask.sum(1).mean() for mask in batches])
-        rows[arm] = config.data.batch_size
+        rows[arm] = [phase.data.batch_size for phase in stream.phases]
+        lengths[arm] = [_mean_length(stream, phase) for phase in stream.phases]
     first = next(iter(experiment.arms))
-    wanted = rows[first] * tokens[first]
-    part = max(1, rows[first] // _PARTS)  # of a batch: what is added at once, so that devices divide it
-    arms = {
-        arm: {**changes, "data.batch_size": max(1, round(wanted / tokens[arm] / part)) * part}
-        for arm, changes in experiment.arms.items()
-    }
+    arms = {}
+    for arm, changes in experiment.arms.items():
+        sizes = [
+            _rows(size, size * length / own)
+            for size, length, own in zip(rows[first], lengths[first], lengths[arm], strict=True)
+        ]
+        phases = configured(experiment.recipe, {**experiment.overrides, **changes}).data.phases
+        if phases:
+            with_sizes = [{**phase, "batch_size": size} for phase, size in zip(phases, sizes, strict=True)]
+            arms[arm] = {**changes, "data.phases": with_sizes}
+        else:
+            arms[arm] = {**changes, "data.batch_size": sizes[0]}
     return dataclasses.replace(experiment, arms=arms)
+
+
+def _mean_length(stream, phase):
+    """Tokens of a row that are no padding."""
+    steps = range(phase.start, min(phase.stop, phase.start + _BATCHES_LOOKED_AT))
+    return np.mean([stream.batch(step)["attention_mask"].sum(1).mean() for step in steps])
+
+
+def _rows(size, wanted):
+    part = max(1, size // _PARTS)  # what is added at once, so that devices divide the batch
+    return max(1, round(wanted / part)) * part
 
 
 def _sentences(split: Split, tokenizer: Tokenizer, number: int) -> Iterator[list[str]]:

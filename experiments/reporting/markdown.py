@@ -41,7 +41,13 @@ def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Pi
 
 def _scale(results):
     if results.scale == "paper":
-        return ""
+        if not results.changed_by_flags:
+            return ""
+        flags = ", ".join(f"--{name}" for name in results.changed_by_flags)
+        return (
+            f"**These runs are not as published: the paper scale was changed by {_text(flags)}, so that their figures "
+            "may not be comparable in absolute value with the published ones.**"
+        )
     return (
         f"**These runs are scaled down ({_text(results.scale)} scale): their figures are not comparable in absolute "
         "value with the published ones; only differences between arms can be looked at, and they are shown for this "
@@ -244,7 +250,7 @@ def _published(results):
             for setting, figures in table.rows.items()
         ]
         blocks += [f"### Published: {table.title}", _table(rows), f"Source: {table.source}."]
-    if blocks and results.scale != "paper":
+    if blocks and (results.scale != "paper" or results.changed_by_flags):
         blocks.append(
             "Model size, text and training are others than ours: no published figure can be set against ours."
         )

@@ -92,6 +92,7 @@ class Results:
     fine_tuning: Sequence[FineTuning]
     published: Sequence[str]
     notes: Sequence[str]
+    changed_by_flags: Sequence[str]
     command: str
     jobs: Mapping[tuple[str, int], Job]
     others: Sequence[str]
@@ -131,6 +132,7 @@ def read(workdir: pathlib.Path) -> Results:
         workdir=workdir,
         name=found.get("name", str),
         scale=found.get("scale", str),
+        changed_by_flags=found.get("changed_by_flags", list, []),
         question=found.get("question", str),
         recipe=found.get("recipe", str),
         overrides=found.get("overrides", dict),

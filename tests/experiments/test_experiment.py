@@ -1,5 +1,6 @@
 """Files of experiments: what is read, what is refused, and what tasks are made of."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -47,6 +48,9 @@ def test_a_short_file_is_an_experiment(tmp_path):
         ({"arm": '"model.intermediate_sise": 1'}, "arm wide: config.model.intermediate_sise: unknown key"),
         ({"arm": '"model.intermediate_size": "a"'}, "wide: config.model.intermediate_size: found 'a'; expected a int"),
         ({"arm": '"data.mask_rate": 2.0'}, "arm wide: config.data.mask_rate"),
+        ({"arm": '"seed": 3'}, "arm wide: found seed, which Experiment.seeds sets"),
+        ({"arm": '"data.corpus": "x"'}, "arm wide: found data.corpus, which the launcher .* sets"),
+        ({"fields": "notes=1 / 0"}, "ZeroDivisionError"),
         ({"fields": 'published=("bert/99",)'}, "published: found bert/99; expected one of"),
         ({"fields": 'only=("wider",)'}, "measure common/mlm_loss: found arms .'wider'.; expected some of"),
         ({"fields": "notes=nothing"}, "NameError: name 'nothing' is not defined"),
@@ -73,6 +77,12 @@ def test_another_experiment_in_the_folder(tmp_path):
     found = experiment_lib.load(write(tmp_path), "smoke")
     folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=1"))
     folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=2"))
+    more = dataclasses.replace(found, seeds=(0, 1, 2))
+    folders.write_experiment(tmp_path, folders.described(more, "width", "smoke", "c", "launch --seeds=3"))
+    assert json.loads((tmp_path / "experiment.json").read_text())["seeds"] == [0, 1, 2]
+    longer = dataclasses.replace(more, fine_tuning=tuple(scales.task("sst2", "smoke") for _ in range(1)))
+    with pytest.raises(UserError, match="fine_tuning.bigram_shift.name is .bigram_shift. there, but .sst2. was asked"):
+        folders.write_experiment(tmp_path, folders.described(longer, "width", "smoke", "c", ""))
     other = experiment_lib.load(write(tmp_path, '"model.intermediate_size": 96'), "smoke")
     with pytest.raises(UserError, match="arms.wide.model.intermediate_size is 128 there, but 96 was asked for"):
         folders.write_experiment(tmp_path, folders.described(other, "width", "smoke", "c", ""))
@@ -109,3 +119,14 @@ def test_every_scale_names_tasks_that_exist(scale):
         assert scales.score(scales.task(name, scale)).key.startswith(f"{name}/")
     with pytest.raises(UserError, match="--scale=huge: unknown; expected one of smoke, cpu, gpu, paper"):
         scales.get("huge")
+
+
+def test_arms_with_names_that_are_taken():
+    made = {"question": "?", "arms": {"a": {}, "corpus": {"model.hidden_dropout": 0.1}}}
+    for arms in (made["arms"], {"a": {}, "x" * 81: {}}, {1: {}, 2: {}}):
+        with pytest.raises(UserError, match="arms: found .*names that can be a folder's"):
+            experiment_lib.check(scales.experiment("smoke", **made | {"arms": arms}), "here")
+    with pytest.raises(UserError, match="arms: found .'a', 'b'.; expected {name: {key: value}}"):
+        experiment_lib.check(scales.experiment("smoke", **made | {"arms": ["a", "b"]}), "here")
+    with pytest.raises(UserError, match="--tasks=nosuch: unknown; expected some of bigram_shift, cola"):
+        scales.task("nosuch", "cpu")

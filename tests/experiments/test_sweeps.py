@@ -1,5 +1,6 @@
 """Everything but the ablated switch is equal in the arms of each sweep: settings, seeds, text, order."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from experiments import scales
 from experiments.launching import preparing
 
 FOLDER = pathlib.Path(experiment_lib.__file__).parent
+PHASES = ({"share": 0.5, "sequence_length": 16}, {"share": 0.5, "sequence_length": 32})
 # What differs between the arms of a sweep, beside nothing.
 SWITCHES = {
     "masking": {"data.masking", "data.dupe_factor"},
@@ -116,5 +118,16 @@ def test_formats_have_equally_many_tokens_a_step(corpus):
             tokens[arm] = np.mean([loader.batch_at(config, step)["attention_mask"].sum() for step in range(40)])
     middle = np.mean(list(tokens.values()))
     assert all(abs(value - middle) < 0.06 * middle for value in tokens.values()), tokens  # whole rows, 16 or so
+    with_phases = dataclasses.replace(
+        load("input_formats", "smoke"),
+        overrides={**load("input_formats", "smoke").overrides, "data.phases": PHASES, "data.batch_size": 32},
+    )
+    for (arm, seed), (_, config) in jobs_of(preparing.with_equal_tokens(with_phases, str(corpus)), corpus).items():
+        for at, part in zip((0, 20), ("short", "long"), strict=True):
+            masks = [loader.batch_at(config, step)["attention_mask"] for step in range(at, at + 20)]
+            tokens[arm, part, seed] = np.mean([mask.sum() for mask in masks])
+    for part in ("short", "long"):
+        found = [tokens[arm, part, 0] for arm in experiment.arms]
+        assert max(found) < 1.12 * min(found), (part, found)
     sizes = {arm: changes["data.batch_size"] for arm, changes in experiment.arms.items()}
     assert sizes["sentence-pair"] > sizes["segment-pair"] == 16
