@@ -16,6 +16,7 @@ RISEN_NATS = 0.1  # of the held-out loss, over its best: it is being unlearned
 MANY_PASSES = 20  # a text read so often with fresh masks is known; BERT read its own 40 times, with 2.5 times the words
 FORGOTTEN_NATS = 0.3  # of the old text, in continued pre-training
 SHARED = 0.1  # of the held-out sentences, in the training text too: more than commonplaces are
+MOSTLY_SHARED = 0.5  # so many that the held-out loss is of training text, whatever its figure
 FEW_DOCUMENTS = 20  # held out: each of them moves the figure
 
 
@@ -162,6 +163,20 @@ def evaluation_better(run: Run) -> Finding | None:
     usual = 0 < dropout < causes.HIGH_DROPOUT and (shared or 0) < SHARED and (duplicates or 0) < causes.DUPLICATES
     severity = "note" if usual else "warning"
     return Finding("evaluation_better", severity, message, reasons, _figures(run, end) | figures)
+
+
+def held_out_in_training(run: Run) -> Finding | None:
+    """Most held-out sentences stand in the training text: the held-out loss tells nothing apart from copying."""
+    shared = _shared_sentences(run) if any("eval/mlm_loss" in row for row in run.rows) else None
+    if shared is None or shared < MOSTLY_SHARED or evaluation_better(run) is not None:
+        return None
+    message = (
+        f"The held-out text is like the training text: {percent(shared)} of its sentences stand there to the letter, "
+        "so that the held-out loss does not tell what was learned from what was learned by heart."
+    )
+    # Of a text of few different sentences, such as commands, that is as it should be: no warning.
+    fix = ["if documents are near duplicates of each other: take them out, then prepare with --drop_duplicates"]
+    return Finding("held_out_in_training", "note", message, fix, {"shared_sentences": shared})
 
 
 def _causes_of_better(run, end, dropout, shared):

@@ -21,6 +21,7 @@ _PRETRAINING = (
     course.peak_never_reached,
     held_out.evaluation_worse,
     held_out.evaluation_better,
+    held_out.held_out_in_training,
     held_out.forgetting,
     course.starved,
     course.spikes,

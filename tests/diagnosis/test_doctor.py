@@ -139,10 +139,19 @@ def test_evaluation_on_text_that_was_trained_on(tmp_path):
     corpus = prepared(tmp_path / "text", texts, eval_share=0.3)
     config = recipe(corpus, model__hidden_dropout=0.3, train__eval_batches=40)
     found, _ = findings(trained(config, tmp_path / "run"))
+    assert "held_out_in_training" not in found  # said once
     better = found["evaluation_better"]
     assert better.severity == "warning" and better.figures["shared_sentences"] > 0.9
     assert "of the held-out sentences do, to the letter" in better.causes[0]
     assert any("dropout of 0.3 is on in training" in cause for cause in better.causes)
+
+
+def test_near_duplicates_are_found_without_a_gap(tmp_path):
+    texts = [f"{text}\n{WORDS[i % 40]} {WORDS[i // 40]} ." for i, text in enumerate(soup(2) * 120)]
+    config = recipe(prepared(tmp_path / "text", texts, eval_share=0.3), train__num_steps=20, train__eval_every=20)
+    found, _ = findings(trained(config, tmp_path / "run"))
+    assert "evaluation_better" not in found
+    assert found["held_out_in_training"].figures["shared_sentences"] > 0.9
 
 
 def test_duplicates(chain_corpus, tmp_path):
@@ -303,7 +312,7 @@ def test_a_corpus_that_was_moved(copy, chain_corpus):
         "fingerprint": json.loads((chain_corpus / "manifest.json").read_text())["fingerprint"],
     }
     (copy / "run.json").write_text(json.dumps(run))
-    assert not findings(copy)[0]
+    assert "corpus_missing" not in findings(copy)[0]
 
 
 def test_phases_change_the_loss_and_nothing_is_wrong(copy):
