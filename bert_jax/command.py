@@ -90,6 +90,9 @@ def _reporting(main, passes_on, positional):
             return main(argv)
         except UserError as error:
             _report(error)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            sys.exit(130)
 
     return wrapped
 

@@ -1,13 +1,16 @@
-"""SIGTERM before and after the steps of training, which hear it themselves (training/loop.py).
+"""What ends a process: SIGTERM before and after the steps of training, and the end of the process that started it.
 
-A container's first process is not ended by a signal that it does not handle, and of several processes the others would
-wait for one that is.
+The steps hear SIGTERM themselves (training/loop.py). A container's first process is not ended by a signal that it does
+not handle, and of several processes the others would wait for one that is.
 """
 
 import contextlib
+import functools
+import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 _EXIT_CODE = 128 + signal.SIGTERM
@@ -21,6 +24,19 @@ def ending() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@functools.cache
+def live_as_long_as_the_parent() -> None:
+    """A worker process ends when the first one does, not at Ctrl-C, which reaches all but is the first one's affair."""
+    with contextlib.suppress(ValueError):  # not its main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait():
+        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _end(number, frame):

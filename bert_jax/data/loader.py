@@ -4,21 +4,18 @@ The run's phases, the mixture of corpora, the epoch, the shuffled place within i
 on the step, so that any host makes its slice of any step's global batch without having seen the steps before.
 """
 
-import contextlib
 import dataclasses
 import functools
 import json
 import multiprocessing
 import multiprocessing.connection
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
 
 import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax import signals
 from bert_jax.data import hashing, instances, packing, packs, staging
 from bert_jax.data.batches import Layout, make_batch
 from bert_jax.data.corpus import Corpus
@@ -96,7 +93,7 @@ class _Job:
     def __setstate__(self, state):
         self.__dict__.update(state)
         if multiprocessing.parent_process():
-            _live_as_long_as_the_parent()
+            signals.live_as_long_as_the_parent()
 
     def stream(self):
         return _cached_stream(self.config_json)
@@ -435,19 +432,6 @@ def _as_json(config):
 @functools.lru_cache(maxsize=4)
 def _cached_stream(config_json):
     return Stream(ml_collections.ConfigDict(json.loads(config_json)))
-
-
-@functools.cache
-def _live_as_long_as_the_parent():
-    """A worker process ends when the first one does, not at Ctrl-C, which reaches all but is the first one's affair."""
-    with contextlib.suppress(ValueError):  # not its main thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _mark_flags_as_parsed():

@@ -1,66 +1,123 @@
 """Compiles in a process of its own: libtpu's compiler was seen to crash, which must not end a plan."""
 
 import atexit
-import concurrent.futures
+import dataclasses
 import multiprocessing
 import os
 import pathlib
 import re
+import signal
 import tempfile
-from concurrent.futures.process import BrokenProcessPool
+import traceback
 
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import signals
 from bert_jax.errors import UserError
 from bert_jax.planning import compilation, devices
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
 
-_pool = None
-_said = None  # a file: what the pool's process says to standard error
+_worker = None
 
 
 class CompilerCrashed(UserError):
     """The compiler ended its process."""
 
 
+class NotCompiled(UserError):
+    """The compiler's process was killed or did not start, which says nothing about the recipe."""
+
+
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
-    """As compilation.compile_phase.
+    """As compilation.compile_phase. A script that calls this needs its `if __name__ == "__main__"`.
 
     Raises:
       CompilerCrashed: the compiler did not survive the step.
+      NotCompiled: its process was killed from outside, or did not start.
       UserError: as compilation.compile_phase.
     """
-    global _pool
-    if _pool is None:
-        _start()
+    global _worker
+    if _worker is None:
+        _worker = _Worker()
+    data = phase.data.copy_and_resolve_references()
+    job = config.copy_and_resolve_references(), topology, dataclasses.replace(phase, data=data)
     try:
-        return _pool.submit(compilation.compile_phase, config, topology, phase).result()
-    except BrokenProcessPool as error:
-        _pool = None
-        reason = re.search(r"\*\*\* (SIG\w+)", _said.read_text(errors="replace"))
-        raise CompilerCrashed(
-            f"{topology.label}{phase.name}: the compiler crashed{f' ({reason[1]})' if reason else ''} with "
-            f"config.model.remat={config.model.remat}; another policy may compile, such as --config.model.remat=none"
-        ) from error
+        kind, value = _worker.ask(job)
+    except BaseException as error:  # of the process, or Ctrl-C
+        worker, _worker = _worker, None
+        worker.end()
+        if not isinstance(error, (EOFError, OSError)):
+            raise
+        raise worker.reason(f"{topology.label}{phase.name}", config.model.remat) from error
+    if kind == "refused":
+        raise UserError(value)
+    if kind == "failed":
+        raise RuntimeError(value)
+    return value
 
 
-def _start():
-    global _pool, _said
-    if _said is None:
+class _Worker:
+    """A process that compiles what it is sent, and a file with what it says to standard error."""
+
+    def __init__(self):
         folder = tempfile.TemporaryDirectory(prefix="bert_jax_plan_")
         atexit.register(folder.cleanup)
-        _said = pathlib.Path(folder.name) / "stderr"
-    _said.write_text("")
-    _pool = concurrent.futures.ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=(str(_said),)
-    )
+        self._said = pathlib.Path(folder.name) / "stderr"
+        self._said.write_text("")
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_compile_all, args=(theirs, str(self._said)), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._started = False
+
+    def ask(self, job):
+        if not self._started:
+            self._connection.recv()
+            self._started = True
+        self._connection.send(job)
+        return self._connection.recv()
+
+    def end(self):
+        self._process.join(timeout=1)
+        self._process.kill()
+        self._process.join()
+
+    def reason(self, where, remat):
+        """The error that says how the process ended."""
+        code, said = self._process.exitcode, self._said.read_text(errors="replace")
+        if not self._started:
+            last = (said.strip().splitlines() or [""])[-1]
+            return NotCompiled(f"{where}: the compiler's process did not start (exit code {code}): {last}")
+        if code == -signal.SIGKILL:
+            return NotCompiled(
+                f"{where}: the compiler's process was killed, as by a machine that is out of memory; use one with more"
+            )
+        found = re.search(r"\*\*\* (SIG\w+)", said)
+        name = found[1] if found else signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        advice = "" if remat == "none" else "; another policy may compile, such as --config.model.remat=none"
+        return CompilerCrashed(f"{where}: the compiler crashed ({name}) with config.model.remat={remat}{advice}")
 
 
-def _prepare(said):
-    """In the new process: hundreds of lines of a crash go into a file; a refusal comes back as an error."""
+def _compile_all(connection, said):
+    """In the new process: hundreds of lines of a crash go into a file."""
+    signals.live_as_long_as_the_parent()
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 2)
     os.close(file)
     devices.prepare_environment()
+    connection.send("ready")
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            found = "compiled", compilation.compile_phase(*job)
+        except UserError as error:
+            found = "refused", str(error)
+        except Exception:
+            found = "failed", traceback.format_exc()
+        connection.send(found)

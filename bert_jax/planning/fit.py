@@ -141,6 +141,8 @@ def _attempt(config, topology, change, order):
             done[i] = apart.compile_phase(config, topology, phases[i])
             if not done[i].fits:
                 break
+    except apart.NotCompiled:
+        raise
     except UserError:  # a layout that the model or the batch does not divide into, or a crash of the compiler
         return Attempt(change, (), False)
     fits = len(done) == len(order) and all(phase.fits for phase in done.values())

@@ -11,7 +11,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.planning import chips, report
+from bert_jax.planning import apart, chips, report
 from bert_jax.planning.chips import GIB
 
 RECIPES = ("bert_base", "bert_large", "roberta_base", "roberta_large")
@@ -79,6 +79,8 @@ def _entry(config, topology, name, say):
     entry = {"recipe": name, "topology": topology.label, "chips": topology.num_chips}
     try:
         found = report.plan(config, topology, name=name, say=say)
+    except apart.NotCompiled:
+        raise
     except UserError as error:
         return entry | {"error": str(error)}
     change = found.get("change")

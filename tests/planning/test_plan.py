@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import os
+import pathlib
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -230,6 +233,33 @@ def test_a_compiler_that_crashes_ends_no_plan(libtpu, config):
     config.mesh.fsdp = 3
     with pytest.raises(UserError, match="config.mesh: found data=-1, fsdp=3"):  # the next one has a process again
         apart.compile_phase(config, chips.parse("v5e:2x2"), phase)
+
+
+def test_the_compilers_process_ends_with_the_plans(libtpu):
+    """kill -9 of a plan leaves no process, and what it was sent needs no reference to be resolved."""
+    code = """
+import os, sys
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+from bert_jax.planning import apart, chips
+if __name__ == "__main__":
+    config = config_lib.load_recipe("bert_base")
+    config.optimizer.warmup_steps = (config.train.get_ref("num_steps") * 0.01).to_int()
+    config.mesh.fsdp = 3
+    try:
+        apart.compile_phase(config, chips.parse("v5e:2x2"), config_lib.phases(config)[0])
+    except UserError as error:
+        print(apart._worker._process.pid, error, flush=True)
+    os.kill(os.getpid(), 9)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert run.returncode == -signal.SIGKILL and "config.mesh: found" in run.stdout, run.stderr
+    pid = int(run.stdout.split()[0])
+    for _ in range(100):
+        if not pathlib.Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} is still there")
 
 
 def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
