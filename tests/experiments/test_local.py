@@ -1,5 +1,6 @@
 """The launcher and its processes, for real: an arm that fails, kills at any moment, the same results."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -135,26 +136,6 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-def killed_and_started_again(launcher, moment, expected, orphans):
-    """Kills launcher and children (or the launcher alone) after `moment` seconds, until the results are there."""
-    kills = 0
-    while True:
-        process = launcher.start("--seeds=1")
-        try:
-            output = process.communicate(timeout=next(moment))[0]
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            for child in [] if orphans else launcher.children():
-                os.kill(child, signal.SIGKILL)
-            kills += 1
-            continue
-        break
-    assert process.returncode == 0, output
-    assert launcher.results() == expected
-    return kills
-
-
 def test_killed_and_started_again(whole, corpus, tmp_path):
     """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
     expected = whole[0].results()
@@ -191,8 +172,17 @@ def test_a_signal_is_passed_on(corpus, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("orphans", [False, True])
 def test_kills_at_random(whole, corpus, tmp_path, orphans):
+    """kill -9 eight times, of launcher and jobs or of the launcher alone, at moments of any stage."""
     draw = random.Random(orphans)
-    moment = iter(lambda: draw.uniform(1, 45), None)
     launcher = Launcher(tmp_path / "x", corpus, {"static": ARMS["static"], "dynamic": {}})
-    kills = killed_and_started_again(launcher, moment, whole[0].results(), orphans)
-    print(f"{kills} kills")
+    for _ in range(8):
+        process = launcher.start("--seeds=1")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(draw.uniform(1, 12))
+        process.kill()
+        for child in [] if orphans else launcher.children():
+            os.kill(child, signal.SIGKILL)
+        process.communicate()
+    code, output = launcher.run("--seeds=1")
+    assert code == 0, output
+    assert launcher.results() == whole[0].results()
