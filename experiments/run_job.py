@@ -6,14 +6,12 @@ Pre-training, the evaluation that is the same for all arms, fine-tuning; then re
 again. Exit codes: 0 done; 1 or 2 failed, with failed.json; 75 stopped by a signal, or run by another process.
 """
 
-import hashlib
 import json
 import os
 import pathlib
 import platform
 import socket
 import statistics
-import subprocess
 import sys
 import time
 import traceback
@@ -24,7 +22,7 @@ from absl import flags
 from bert_jax import clusters, command, signals
 from bert_jax.errors import UserError
 from experiments.experiment import configured
-from experiments.launching import folders
+from experiments.launching import folders, provenance
 
 STOPPED = 75  # EX_TEMPFAIL: to be started again
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")
@@ -171,20 +169,16 @@ def _say_it_in(folder):
 def _note_start(folder):
     import jax
 
-    submitted = folder / "submitted.json"  # of the machine that submitted, where this one has no repository
-    code = folders.read_json(submitted) if submitted.exists() else {"commit": "", "diff": ""}
-    commit, name = _git("rev-parse", "HEAD").strip() or code["commit"], code["diff"]
-    diff = _git("diff", "HEAD")
-    if diff:
-        name = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
-        (folder / name).write_text(diff, "utf-8")
+    code, submitted = provenance.code(folder), folder / "submitted.json"
+    if not code["commit"] and submitted.exists():  # of the machine that submitted, where this one has no repository
+        code = folders.read_json(submitted)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": " ".join(sys.orig_argv),
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "commit": commit,
-        "diff": name,
+        "commit": code["commit"],
+        "diff": code["diff"],
         "python": platform.python_version(),
         "packages": {package: _version(package) for package in PACKAGES},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
@@ -193,15 +187,6 @@ def _note_start(folder):
     }
     with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
-
-
-def _git(*arguments):
-    root = pathlib.Path(__file__).parents[1]
-    try:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, errors="replace")
-    except OSError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def _version(package):

@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from bert_jax.errors import UserError
-from experiments.launching import folders, local
+from experiments.launching import folders, local, provenance
 
 _STOPPED = 75  # of experiments.run_job: to be started again
 _RESTARTS = 2  # of a job that fails by itself
@@ -273,24 +273,11 @@ def _write(folder, values):
     inputs.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "job.json", inputs / "job.json")
     # SkyPilot uploads no .git: the job could not say it.
-    code = {"time": _now(), "commit": _git("rev-parse", "HEAD").strip(), "diff": ""}
-    diff = _git("diff", "HEAD")
-    if diff:
-        code["diff"] = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
-        (inputs / code["diff"]).write_text(diff, "utf-8")
-    folders.write_json(inputs / "submitted.json", code)
+    folders.write_json(inputs / "submitted.json", {"time": _now()} | provenance.code(inputs))
     partial = path.with_suffix(".partial")
     partial.write_text(text_of(task(folder, values)), "utf-8")
     partial.replace(path)
     return path
-
-
-def _git(*arguments):
-    try:
-        done = subprocess.run(["git", *arguments], cwd=local.ROOT, capture_output=True, text=True, errors="replace")
-    except OSError:
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def _launch(name, path):

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bert_jax.errors import UserError
 from experiments.launching import folders
+from experiments.launching.provenance import ROOT
 
-ROOT = pathlib.Path(__file__).parents[2]
 _MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
 _PR_SET_PDEATHSIG = 1
 _WAIT = 0.2  # seconds between looks
@@ -73,8 +73,9 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
                     running[folder] = _start(folder, share), share
                     say(f"{_name(folder)}: started ({len(waiting)} waiting)")
                     continue
-            for number in caught[:1]:
-                caught.sent = getattr(caught, "sent", False) or _pass_on(running, number)
+            if caught and not caught.sent:
+                _pass_on(running)
+                caught.sent = True
             time.sleep(_WAIT)
     return signal.Signals(caught[0]).name if caught else ""
 
@@ -99,11 +100,10 @@ def _heard() -> Iterator[_Caught]:
             signal.signal(number, handler)
 
 
-def _pass_on(running, number):
+def _pass_on(running):
     for process, _ in running.values():
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
-    return True
 
 
 def _start(folder, share):
