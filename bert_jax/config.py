@@ -22,8 +22,17 @@ from bert_jax.mesh_axes import AXES, BATCH_AXES
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
 _NOT_OF_A_PHASE = ("phases", "corpus", "old_corpus")
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 CHOICES = {
-    "model.activation": ("gelu", "gelu_tanh", "relu"),
+    "model.activation": ACTIVATIONS,
+    "model.head_activation": ("", *ACTIVATIONS),
+    "model.conv_activation": ACTIVATIONS,
+    "model.positions": ("learned", "rotary", "relative", "none", "learned+rotary", "learned+relative"),
+    "model.relative_terms": ("c2p", "p2c", "c2p+p2c"),
+    "model.norm": ("layer_norm", "rms_norm"),
+    "model.norm_place": ("post", "pre"),
+    "model.mlp": ("dense", "gated"),
+    "model.mask_decoder": ("plain", "enhanced"),
     "model.attention": ("bidirectional", "causal"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention_kernel": ("auto", "xla", "splash", "flash", "cudnn"),
@@ -54,12 +63,46 @@ def base() -> ml_collections.ConfigDict:
     model.activation = "gelu"
     model.max_positions = 512  # tokens a row can hold; the position table has position_offset more rows
     model.position_offset = 0  # row of the first token's position; RoBERTa: 2
-    model.type_vocab_size = 2
+    model.type_vocab_size = 2  # 0: no token types
+    model.embedding_size = 0  # of the tables of words, positions and token types; 0: hidden_size
+    model.positions = "learned"  # what tells places apart: a table, rotary queries and keys, relative distances, nothing
+    model.rotary_base = 10_000.0
+    model.local_rotary_base = 0.0  # of layers with a window; 0: rotary_base
+    model.relative_span = 0  # the largest distance told apart, relative positions; 0: max_positions
+    model.relative_buckets = 0  # rows a side of the table of distances, their logarithms; 0: one for each distance
+    model.relative_terms = "c2p+p2c"  # content to position, position to content
+    model.relative_shared = False  # positions use the content's query and key projections
+    model.relative_norm = False  # of the table of distances
+    model.local_window = 0  # tokens, half of them on each side, that a local layer sees; 0: all layers see all
+    model.global_every = 3  # with a window: layers 0, n, 2n, ... see all
+    model.num_kv_heads = 0  # heads of keys and values, each serving several queries; 0: num_heads
+    model.head_size = 0  # 0: hidden_size / num_heads
+    model.mlp = "dense"  # gated: activation(gate(x)) * up(x), GeGLU and SwiGLU
+    model.norm = "layer_norm"
+    model.norm_place = "post"  # pre: before attention and MLP, and one after the last layer
+    model.embedding_norm = True
+    model.first_norm = True  # pre: whether the first layer's attention has a norm before it
+    model.norm_bias = True
+    model.attention_bias = True
+    model.key_bias = True
+    model.mlp_bias = True
+    model.layer_groups = 0  # layers share the parameters of so many groups; 0: each has its own
+    model.group_layers = 1  # layers of a group
+    model.conv_kernel_size = 0  # of a convolution beside the first layer; 0: none
+    model.conv_groups = 1
+    model.conv_activation = "tanh"
     model.norm_epsilon = 1e-12
     model.hidden_dropout = 0.1
     model.attention_dropout = 0.1
     model.initializer_range = 0.02
+    model.scaled_initializer = False  # layers' output projections begin smaller, by sqrt(2 num_layers)
     model.pooler = True
+    model.mlm_transform = True  # a linear map and a norm between hidden states and decoder
+    model.head_activation = ""  # of that map; "": activation
+    model.head_bias = True
+    model.decoder_bias = True
+    model.tied_decoder = True  # the decoder is the word embedding
+    model.mask_decoder = "plain"  # enhanced: absolute positions enter in two last layers of masked prediction alone
     model.attention = "bidirectional"
     model.dtype = "auto"  # of the computation; parameters are float32
     model.scan_layers = False

@@ -26,9 +26,12 @@ def build(
     language_model: bool = True,
     task: Task | None = None,
     platform: str | None = None,
+    sentence_order: bool = False,
+    replaced_tokens: bool = False,
 ) -> "Model":
     """The model of a mapping like config.model (see spec.make_spec for the arguments and errors)."""
     heads = {"next_sentence": next_sentence, "language_model": language_model, "task": task}
+    heads |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
     return Model(make_spec(config, vocab_size, **heads, platform=platform))
 
 

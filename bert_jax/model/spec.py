@@ -28,6 +28,12 @@ class Task:
     pooling: str = "pooler"
     dropout: float = 0.1
     crf: bool = False
+    transform: bool = False
+    transform_activation: str = "tanh"
+    transform_bias: bool = True
+    transform_norm: bool = False
+    transform_dropout: float = 0.0
+    late: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +80,57 @@ class Spec:
     remat: str = "none"
     platform: str = "cpu"
     language_model: bool = True
+    sentence_order: bool = False
+    replaced_tokens: bool = False
     task: Task | None = None
+    embedding_size: int = 0
+    positions: str = "learned"
+    rotary_base: float = 10_000.0
+    local_rotary_base: float = 0.0
+    relative_span: int = 0
+    relative_buckets: int = 0
+    relative_terms: str = "c2p+p2c"
+    relative_shared: bool = False
+    relative_norm: bool = False
+    local_window: int = 0
+    global_every: int = 3
+    num_kv_heads: int = 0
+    head_size: int = 0
+    mlp: str = "dense"
+    norm: str = "layer_norm"
+    norm_place: str = "post"
+    embedding_norm: bool = True
+    first_norm: bool = True
+    norm_bias: bool = True
+    attention_bias: bool = True
+    key_bias: bool = True
+    mlp_bias: bool = True
+    layer_groups: int = 0
+    group_layers: int = 1
+    conv_kernel_size: int = 0
+    conv_groups: int = 1
+    conv_activation: str = "tanh"
+    scaled_initializer: bool = False
+    mlm_transform: bool = True
+    head_activation: str = ""
+    head_bias: bool = True
+    decoder_bias: bool = True
+    tied_decoder: bool = True
+    mask_decoder: str = "plain"
 
-    @property
-    def head_size(self) -> int:
-        return self.hidden_size // self.num_heads
+    def __post_init__(self):
+        """Fills in the sizes that 0 stands for."""
+        filled = {
+            "embedding_size": self.hidden_size,
+            "num_kv_heads": self.num_heads,
+            "head_size": self.hidden_size // self.num_heads,
+            "local_rotary_base": self.rotary_base,
+            "relative_span": self.max_positions,
+            "head_activation": self.activation,
+        }
+        for name, value in filled.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
 
 
 def make_spec(
@@ -89,6 +141,8 @@ def make_spec(
     language_model: bool = True,
     task: Task | None = None,
     platform: str | None = None,
+    sentence_order: bool = False,
+    replaced_tokens: bool = False,
 ) -> Spec:
     """The spec of a mapping like config.model.
 
@@ -113,6 +167,7 @@ def make_spec(
         raise UserError("config.model.pooler: False, but the classifier reads the pooled [CLS]; expected True")
     fields["vocab_size"] = vocab_size
     fields |= {"next_sentence": next_sentence, "language_model": language_model, "task": task}
+    fields |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
     fields["platform"] = platform = platform or device_platform()
     if fields["dtype"] == "auto":
         fields["dtype"] = "float32" if platform == "cpu" else "bfloat16"
