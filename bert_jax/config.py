@@ -18,6 +18,7 @@ import ml_collections
 from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
 from bert_jax.mesh_axes import AXES, BATCH_AXES
+from bert_jax.objective_config import check_objective, pair_objective
 
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
@@ -38,12 +39,15 @@ CHOICES = {
     "model.attention_kernel": ("auto", "xla", "splash", "flash", "cudnn"),
     "model.remat": ("none", "attention", "dots", "dots_no_batch", "full"),
     "mesh.across_slices": ("data", "fsdp"),
-    "objective.name": ("mlm", "ltr"),
+    "objective.name": ("mlm", "ltr", "rtd", "distillation"),
+    "objective.embedding_sharing": ("tied", "gradient_disentangled", "none"),
+    "distillation.positions": ("masked", "all"),
     "data.format": FORMATS,
     "data.masking": ("dynamic", "static"),
-    "data.mask_unit": ("token", "whole_word", "span"),
-    "optimizer.name": ("adamw", "lamb"),
+    "data.mask_unit": ("token", "whole_word", "span", "ngram"),
+    "optimizer.name": ("adamw", "lamb", "stable_adamw"),
     "optimizer.schedule": ("linear", "cosine", "trapezoidal", "constant"),
+    "optimizer.decay_shape": ("linear", "sqrt", "cosine"),
 }
 
 
@@ -53,6 +57,8 @@ def base() -> ml_collections.ConfigDict:
     config.seed = 0
     config.init_from = ""  # MODEL whose parameters to start from: a run's workdir, a Hugging Face directory or name
     config.model_from_init = False  # take the architecture (sizes and switches of config.model) from init_from too
+    config.init_layers = ()  # the layers of init_from, from 0, that the layers here start from; (): all
+    config.init_grow = False  # start a larger model than init_from, by tiling its parameters
 
     model = config.model = ml_collections.ConfigDict()
     model.vocab_size = 0  # 0: the corpus's
@@ -111,7 +117,24 @@ def base() -> ml_collections.ConfigDict:
 
     objective = config.objective = ml_collections.ConfigDict()
     objective.name = "mlm"
-    objective.next_sentence = True
+    objective.next_sentence = True  # whether B follows A or is another document's (pairs of data.format)
+    objective.sentence_order = False  # instead: whether two segments that follow each other were swapped
+    objective.discriminator_weight = 50.0  # rtd: of the loss of replaced tokens, beside the generator's
+    objective.embedding_sharing = "tied"  # rtd: of generator and model; see training/replaced_tokens.py
+
+    generator = config.generator = ml_collections.ConfigDict()  # of rtd; what else it is made of, config.model says
+    generator.hidden_size = 0  # 0, here and below: the model's
+    generator.num_layers = 0
+    generator.num_heads = 0
+    generator.intermediate_size = 0
+
+    distillation = config.distillation = ml_collections.ConfigDict()
+    distillation.teacher = ""  # MODEL with the corpus's vocabulary
+    distillation.temperature = 2.0  # of the distributions that are compared
+    distillation.soft_weight = 5.0  # of their divergence
+    distillation.mlm_weight = 2.0
+    distillation.cosine_weight = 1.0  # of the angles between the last hidden states
+    distillation.positions = "masked"  # whose distributions: of the masked tokens, or of all
 
     data = config.data = ml_collections.ConfigDict()
     data.corpus = ""  # one directory that prepare wrote, or several separated by commas
@@ -133,6 +156,7 @@ def base() -> ml_collections.ConfigDict:
     data.max_predictions = 0  # prediction slots a row; 0: as many as mask_rate can ask for
     data.span_p = 0.2  # span lengths in words ~ geometric(p), clipped (SpanBERT section 3.1)
     data.span_max_words = 10
+    data.ngram_max = 3  # words of the longest n-gram; p(n) ~ 1/n (ALBERT section 3.1)
     data.packing = False  # several short instances in one row, attention and positions apart; formats without pairs
     data.workers = 0  # processes that prepare batches; 0: a thread of this one
     data.prefetch = 2  # batches held ready
@@ -149,6 +173,7 @@ def base() -> ml_collections.ConfigDict:
     optimizer.schedule = "linear"
     optimizer.warmup_steps = 10_000
     optimizer.decay_steps = 0  # trapezoidal: steps of the final decay; 0: a tenth of the run
+    optimizer.decay_shape = "linear"  # trapezoidal: of the final decay
     optimizer.final_fraction = 0.0  # of the peak, at the last step
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
@@ -241,7 +266,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if found["seed"] >= 2**32:
         raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
     _check_model(found)
-    _check_objective(found)
+    check_objective(found)
+    _check_optimizer(found)
     for phase in phases(config):
         _check_positive(flat(phase.data, "data."), phase.name)
         _check_data(phase.data, phase.name, found)
@@ -409,7 +435,7 @@ def _check_positive(found, where=""):
     at_least_one = (
         "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
         "model.max_positions", "data.sequence_length", "data.batch_size", "data.pair_repeats",
-        "data.dupe_factor", "data.span_max_words", "train.microbatches", "train.log_every",
+        "data.dupe_factor", "data.span_max_words", "data.ngram_max", "train.microbatches", "train.log_every",
         "train.checkpoint_every", "train.keep_newest", "train.eval_batches",
     )  # fmt: skip
     for key, value in found.items():
@@ -436,21 +462,13 @@ def _check_model(found):
     )
 
 
-def _check_objective(found):
-    causal = found["model.attention"] == "causal"
-    if (found["objective.name"] == "ltr") != causal:
+def _check_optimizer(found):
+    shape, schedule = found["optimizer.decay_shape"], found["optimizer.schedule"]
+    if shape != "linear" and schedule != "trapezoidal":
         raise UserError(
-            f"config.objective.name: {found['objective.name']} does not go with config.model.attention="
-            f"{found['model.attention']}; expected ltr with causal, or mlm with bidirectional"
+            f"config.optimizer.decay_shape: {shape} with config.optimizer.schedule={schedule}; expected linear, or "
+            "schedule=trapezoidal, whose end it shapes"
         )
-    if found["objective.next_sentence"]:
-        if not found["model.pooler"]:
-            raise UserError("config.model.pooler: False, but config.objective.next_sentence reads the pooled [CLS]")
-        if causal:
-            raise UserError(
-                "config.objective.next_sentence: True with causal attention, where [CLS] sees nothing but itself; "
-                "expected False"
-            )
 
 
 def _check_data(data, name, found):
@@ -465,14 +483,11 @@ def _check_data(data, name, found):
     least = 5 if data.format in PAIR_FORMATS else 3
     if data.sequence_length < least:
         raise UserError(f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {least}")
-    if found["objective.next_sentence"] and data.format not in PAIR_FORMATS:
+    pairs = pair_objective(found)
+    if pairs and data.format not in PAIR_FORMATS:
         raise UserError(
-            f"{where}.format: {data.format}{name} has no sentence pairs, but config.objective.next_sentence=True; "
-            f"expected {' or '.join(PAIR_FORMATS)}, or config.objective.next_sentence=False"
-        )
-    if data.format in PAIR_FORMATS and found["model.type_vocab_size"] < 2 and found["objective.next_sentence"]:
-        raise UserError(
-            f"config.model.type_vocab_size: {found['model.type_vocab_size']}; next-sentence pairs need 2"
+            f"{where}.format: {data.format}{name} has no sentence pairs, but {pairs}=True; "
+            f"expected {' or '.join(PAIR_FORMATS)}, or {pairs}=False"
         )
     if data.packing and data.format in PAIR_FORMATS:
         raise UserError(
@@ -552,12 +567,14 @@ def listed(names: Sequence[str]) -> tuple[str, ...]:
 
 def _closest(word, names):
     names = list(names)
-    last = word.split(".")[-1]
-    close = [name for name in names if name.split(".")[-1] == last][:1]  # the right key in a wrong group
+    group, _, last = word.rpartition(".")
+    same = [name for name in names if name.rpartition(".")[2] == last]  # the right key in a wrong group
+    close = difflib.get_close_matches(word, same, n=1, cutoff=0.0)
+    if not close and group and not any(name.startswith(f"{group}.") for name in names):
+        groups = difflib.get_close_matches(group, {name.rpartition(".")[0] for name in names}, n=1)
+        inside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] in groups}
+        close = [inside[key] for key in difflib.get_close_matches(last, inside, n=1)] or [f"{near}." for near in groups]
     close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    if not close:
-        groups = difflib.get_close_matches(word.split(".")[0], {name.split(".")[0] for name in names}, n=1)
-        close = [f"{group}." for group in groups if "." in word]
     return f"; did you mean {close[0]}?" if close else ""
 
 
