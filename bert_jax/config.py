@@ -15,6 +15,7 @@ from typing import Any
 
 import ml_collections
 
+from bert_jax import combinations
 from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
 from bert_jax.mesh_axes import AXES, BATCH_AXES
@@ -267,7 +268,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
     _check_model(found)
     check_objective(found)
-    _check_optimizer(found)
+    check_optimizer(found)
     for phase in phases(config):
         _check_positive(flat(phase.data, "data."), phase.name)
         _check_data(phase.data, phase.name, found)
@@ -302,7 +303,7 @@ def check_schema(
 def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
     batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
-    check_layout(config, num_devices, config.model.num_heads, batches)
+    check_layout(config, num_devices, config.model.num_kv_heads or config.model.num_heads, batches)
 
 
 def check_layout(
@@ -434,7 +435,7 @@ def _phase_stops(config, overrides, datas):
 def _check_positive(found, where=""):
     at_least_one = (
         "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
-        "model.max_positions", "data.sequence_length", "data.batch_size", "data.pair_repeats",
+        "model.max_positions", "model.group_layers", "model.conv_groups", "data.sequence_length", "data.batch_size", "data.pair_repeats",
         "data.dupe_factor", "data.span_max_words", "data.ngram_max", "train.microbatches", "train.log_every",
         "train.checkpoint_every", "train.keep_newest", "train.eval_batches",
     )  # fmt: skip
@@ -447,9 +448,8 @@ def _check_positive(found, where=""):
 
 
 def _check_model(found):
-    hidden, heads = found["model.hidden_size"], found["model.num_heads"]
-    if hidden % heads:
-        raise UserError(f"config.model.hidden_size: {hidden} is not divisible by config.model.num_heads={heads}")
+    model = {key.removeprefix("model."): value for key, value in found.items() if key.startswith("model.")}
+    combinations.check(model)
     for key in ("model.hidden_dropout", "model.attention_dropout"):
         if found[key] >= 1:
             raise UserError(f"config.{key}: found {found[key]}; expected a rate in [0, 1)")
@@ -457,12 +457,13 @@ def _check_model(found):
     resolve_kernel(
         found["model.attention_kernel"],
         dtype=None if dtype == "auto" else dtype,
-        head_size=hidden // heads,
+        head_size=model["head_size"] or model["hidden_size"] // model["num_heads"],
         dropout=dropout,
     )
 
 
-def _check_optimizer(found):
+def check_optimizer(found: Mapping[str, Any]) -> None:
+    """Raises UserError for values of config.optimizer, by dotted key, that do not go together."""
     shape, schedule = found["optimizer.decay_shape"], found["optimizer.schedule"]
     if shape != "linear" and schedule != "trapezoidal":
         raise UserError(

@@ -83,6 +83,7 @@ def base() -> ml_collections.ConfigDict:
     optimizer.warmup_share = 0.1  # of the run's steps
     optimizer.warmup_steps = -1  # instead of warmup_share, if 0 or more
     optimizer.decay_steps = 0
+    optimizer.decay_shape = "linear"
     optimizer.final_fraction = 0.0
     optimizer.b1 = 0.9
     optimizer.b2 = 0.999
@@ -135,8 +136,9 @@ CHOICES = {
     "task.scheme": ("auto", "IOB1", "BIO", "BIOES"),
     "task.unanswerable": ("auto", "yes", "no"),
     "task.bad_answers": ("skip", "error"),
-    "optimizer.name": ("adamw", "lamb"),
-    "optimizer.schedule": ("linear", "cosine", "trapezoidal", "constant"),
+    "optimizer.name": config_lib.CHOICES["optimizer.name"],
+    "optimizer.schedule": config_lib.CHOICES["optimizer.schedule"],
+    "optimizer.decay_shape": config_lib.CHOICES["optimizer.decay_shape"],
 }
 
 
@@ -157,6 +159,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not found[key]:
             raise UserError(f"config.{key}: empty; expected {what} (--config.{key}=...)")
     _check_numbers(found)
+    config_lib.check_optimizer(found)
     _check_task(found)
     _check_tuning(found)
 

@@ -35,6 +35,8 @@ def show(batch: dict, row: int, tokenizer) -> str:
         facts.append(f"{len(labels)} of {len(batch['masked_positions'][row])} slots predicted")
     if "next_sentence_label" in batch:
         facts.append("B is another document's" if batch["next_sentence_label"][row] else "B follows A")
+    if "sentence_order_label" in batch:
+        facts.append("A follows B (swapped)" if batch["sentence_order_label"][row] else "B follows A")
     if "sequence_ids" in batch:
         parts = batch["sequence_ids"][row][:length]
         facts.insert(0, f"{parts.max()} sequences")

@@ -7,6 +7,9 @@ import numpy as np
 from bert_jax.data.corpus import Split
 from bert_jax.data.masking import Masking
 
+# Labels of pairs, and the field of an instance that says each.
+LABELS = {"next_sentence_label": "is_random", "sentence_order_label": "is_swapped"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -16,7 +19,7 @@ class Layout:
       sequence_length: tokens a row.
       cls_id, sep_id, pad_id: of the tokenizer.
       is_special: bool [vocabulary], the tokenizer's special tokens.
-      type_vocab_size: 1 where the model has no segments: token_type_ids are then all 0.
+      type_vocab_size: 0 or 1 where the model has no segments: token_type_ids are then all 0.
     """
 
     sequence_length: int
@@ -28,21 +31,21 @@ class Layout:
 
 
 def make_batch(
-    split: Split, instances: np.ndarray, keys: np.ndarray, layout: Layout, masking: Masking | None, with_pairs: bool
+    split: Split, instances: np.ndarray, keys: np.ndarray, layout: Layout, masking: Masking | None
 ) -> dict[str, np.ndarray]:
     """The batch of the given instances.
 
     Args:
       split: where the tokens lie.
-      instances: [batch] records of dtype instances.PAIR or instances.SPAN.
+      instances: [batch] records of dtype instances.PAIR, ORDERED_PAIR or SPAN.
       keys: uint64 [batch], what the masks are a function of.
       layout: see Layout.
       masking: None leaves the text as it is (LTR).
-      with_pairs: adds next_sentence_label.
 
     Returns:
       int32 input_ids, attention_mask, token_type_ids [batch, sequence]; with masking, int32 masked_positions,
-      masked_labels and float32 masked_weights [batch, slots]; with pairs, int32 next_sentence_label [batch].
+      masked_labels and float32 masked_weights [batch, slots]; of pairs, int32 next_sentence_label [batch] (1: B is
+      another document's) or, of those whose order may be swapped, sentence_order_label (1: B stands before A).
     """
     is_pair = "a_start" in instances.dtype.names
     rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
@@ -84,8 +87,9 @@ def make_batch(
             word_starts = word_starts.reshape(batch, sequence)
         made["input_ids"], *slots = masking(input_ids, maskable, word_starts, keys)
         made["masked_positions"], made["masked_labels"], made["masked_weights"] = slots
-    if with_pairs:
-        made["next_sentence_label"] = instances["is_random"].astype(np.int32)
+    for name, of_record in LABELS.items():
+        if of_record in instances.dtype.names:
+            made[name] = instances[of_record].astype(np.int32)
     return made
 
 

@@ -3,9 +3,9 @@
 An index is a pure function of (corpus split, format, sequence length, seed, repeat). It is built once, in
 parallel over blocks of documents whose borders depend on the corpus alone, and cached beside the corpus.
 
-The pair formats follow google-research/bert's create_pretraining_data.py, `create_instances_from_document`;
-the others RoBERTa, section 4.2. Documents advance in lock-step, so that numpy does the work: step k of every
-document at once.
+The pair formats follow google-research/bert's create_pretraining_data.py, `create_instances_from_document`, and for
+sentence order ALBERT, section 3.1; the others RoBERTa, section 4.2. Documents advance in lock-step, so that numpy
+does the work: step k of every document at once.
 """
 
 import concurrent.futures
@@ -25,6 +25,7 @@ from bert_jax.errors import UserError
 PAIR = np.dtype(
     [("a_start", "<i8"), ("b_start", "<i8"), ("a_length", "<i4"), ("b_length", "<i4"), ("is_random", "<i4")]
 )  # token offsets into the split; is_random 1: B is another document's
+ORDERED_PAIR = np.dtype([*PAIR.descr[:-1], ("is_swapped", "<i4")])  # is_swapped 1: A follows B in their document
 SPAN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("document", "<i8"), ("num_documents", "<i4")])
 
 _VERSION = 1  # of what build() makes; part of the cached file's name
@@ -42,6 +43,8 @@ class Recipe:
       seed: of the run; the formats without pairs draw nothing and ignore it.
       repeat: which of the different pairings of the same text.
       short_target_share: documents whose pairs aim at a random shorter length (segment_pair).
+      sentence_order: pairs of segments that follow each other, one half of them swapped, instead of pairs of which
+        one half have another document's text second.
     """
 
     format: str
@@ -49,17 +52,26 @@ class Recipe:
     seed: int = 0
     repeat: int = 0
     short_target_share: float = 0.1
+    sentence_order: bool = False
 
     @property
     def is_random(self) -> bool:
         return self.format in ("segment_pair", "sentence_pair")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the records."""
+        if not self.is_random:
+            return SPAN
+        return ORDERED_PAIR if self.sentence_order else PAIR
 
     def key(self) -> tuple:
         """What of the recipe changes the index."""
         if not self.is_random:
             return (_VERSION, self.format, self.sequence_length)
         short = self.short_target_share if self.format == "segment_pair" else 0.0
-        return (_VERSION, self.format, self.sequence_length, self.seed, self.repeat, float(short))
+        order = ("sentence_order",) if self.sentence_order else ()
+        return (_VERSION, self.format, self.sequence_length, self.seed, self.repeat, float(short), *order)
 
 
 def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | None = None) -> np.ndarray:
@@ -72,7 +84,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
       workers: processes to build with; None takes the machine's cores. Changes no byte of the index.
 
     Returns:
-      [instances] records of dtype PAIR or SPAN.
+      [instances] records of the recipe's dtype.
 
     Raises:
       UserError: the training split has a single document and the format needs another one's sentences.
@@ -81,7 +93,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
     index = open_array(path)
     if index is None:
         split = corpus.split(split_name)
-        if recipe.is_random and split_name == "train" and split.num_documents < 2:
+        if recipe.dtype == PAIR and split_name == "train" and split.num_documents < 2:
             raise UserError(
                 f"{corpus.path}: {split.num_documents} document in the training split, but config.data.format="
                 f"{recipe.format} draws sentences from another one; expected at least 2. Prepare it with documents "
@@ -107,10 +119,10 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
     """The instances of documents first..last (last excluded) of a split, in document order."""
     last = split.num_documents if last is None else last
     if first == last:
-        return np.zeros(0, PAIR if recipe.is_random else SPAN)
-    if recipe.is_random:
-        return _pairs(split, recipe, first, last)
-    return _packed(split, recipe, first, last)
+        return np.zeros(0, recipe.dtype)
+    if not recipe.is_random:
+        return _packed(split, recipe, first, last)
+    return (_ordered_pairs if recipe.sentence_order else _pairs)(split, recipe, first, last)
 
 
 def open_array(path: pathlib.Path) -> np.ndarray | None:
@@ -198,9 +210,7 @@ def _pairs(split, recipe, first, last):
     key = hashing.draw(base, document)
     at = np.asarray(documents[first:last])  # the next sentence
     end = np.asarray(documents[first + 1 : last + 1])
-    # Drawn once per document, as the published code does.
-    short = hashing.uniform(hashing.draw(key, _SHORT)) < recipe.short_target_share
-    target = np.where(short, 2 + hashing.below(hashing.draw(key, _SHORT + 1), max(room - 1, 1)), room)
+    target = _targets(recipe, key, room)
 
     parts, order = [], []
     step = 0
@@ -227,7 +237,9 @@ def _pairs(split, recipe, first, last):
 
         b_start = np.where(is_random, b_begin, a_stop)
         b_length = np.where(is_random, b_end - b_begin, sentences[stop] - a_stop)
-        parts.append(_truncated(begin, a_length, b_start, b_length, is_random, room, random[4], random[5]))
+        part = _truncated(begin, a_length, b_start, b_length, room, random[4], random[5], recipe.dtype)
+        part["is_random"] = is_random
+        parts.append(part)
         order.append(document)
 
         # What a random B left over of the chunk goes back, so that no text is lost.
@@ -244,7 +256,54 @@ _SHORT = np.uint64(1)
 _STEP = np.uint64(1 << 20)
 
 
-def _truncated(a_start, a_length, b_start, b_length, is_random, room, a_key, b_key):
+def _targets(recipe, key, room):
+    """The length that each document's pairs aim at; drawn once per document, as the published code does."""
+    short = hashing.uniform(hashing.draw(key, _SHORT)) < recipe.short_target_share
+    return np.where(short, 2 + hashing.below(hashing.draw(key, _SHORT + 1), max(room - 1, 1)), room)
+
+
+def _ordered_pairs(split, recipe, first, last):
+    """Instances of the pair formats for sentence order: the two segments of a pair follow each other in a document.
+
+    To a chunk of one sentence google-research/albert's create_pretraining_data.py adds another document's text, and
+    labels it as swapped. Here such a chunk takes a second sentence: the next one, or at a document's end the one
+    before, which two pairs then share. A document of one sentence gives no pair.
+    """
+    sentences, documents = split.sentences, split.documents
+    room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
+    document = np.arange(first, last)
+    key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), document)
+    at = np.asarray(documents[first:last])  # the next sentence
+    end = np.asarray(documents[first + 1 : last + 1])
+    target = _targets(recipe, key, room)
+
+    parts, order = [np.zeros(0, recipe.dtype)], [document[:0]]
+    step = 0
+    running = end - at >= 2
+    while running.any():
+        document, key, at, end, target = (x[running] for x in (document, key, at, end, target))
+        random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(4)]
+        at = np.minimum(at, end - 2)
+        begin, stop = sentences[at], at + 2
+        if recipe.format == "segment_pair":
+            stop = np.clip(np.searchsorted(sentences, begin + target), stop, end)
+        middle = sentences[at + 1 + hashing.below(random[0], stop - at - 1)]
+        lengths = middle - begin, sentences[stop] - middle
+        swapped = hashing.uniform(random[1]) < 0.5
+        a_start, b_start = np.where(swapped, middle, begin), np.where(swapped, begin, middle)
+        a_length, b_length = np.where(swapped, lengths[1], lengths[0]), np.where(swapped, *lengths)
+        part = _truncated(a_start, a_length, b_start, b_length, room, random[2], random[3], recipe.dtype)
+        part["is_swapped"] = swapped
+        parts.append(part)
+        order.append(document)
+        at = stop
+        running = at < end
+        step += 1
+    instances = np.concatenate(parts)
+    return instances[np.argsort(np.concatenate(order), kind="stable")]
+
+
+def _truncated(a_start, a_length, b_start, b_length, room, a_key, b_key, dtype):
     """Cuts the longer segment (the second where equal) until the pair fits; each token goes from either end."""
     excess = np.maximum(a_length + b_length - room, 0)
     gap = np.minimum(excess, np.abs(a_length - b_length))
@@ -252,12 +311,11 @@ def _truncated(a_start, a_length, b_start, b_length, is_random, room, a_key, b_k
     a_longer = a_length > b_length
     a_cut = np.where(a_longer, gap, 0) + rest // 2
     b_cut = np.where(a_longer, 0, gap) + rest - rest // 2
-    instances = np.empty(len(a_start), PAIR)
+    instances = np.empty(len(a_start), dtype)
     instances["a_start"] = a_start + hashing.coin_flips(a_key, a_cut)
     instances["b_start"] = b_start + hashing.coin_flips(b_key, b_cut)
     instances["a_length"] = a_length - a_cut
     instances["b_length"] = b_length - b_cut
-    instances["is_random"] = is_random
     return instances
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import signals
 from bert_jax.data import hashing, instances, packing, packs, staging
-from bert_jax.data.batches import Layout, make_batch
+from bert_jax.data.batches import LABELS, Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
@@ -111,7 +111,7 @@ def eval_batches(
     One instance a row, also where the run packs several: the figures are those of a run that does not.
 
     At most train.eval_batches batches of train.eval_batch_size rows. The last is filled up with rows that count
-    nothing: their masked_weights are 0, their next_sentence_label -1, and only their first token is attended to.
+    nothing: their masked_weights are 0, their pairs' label is -1, and only their first token is attended to.
 
     Returns:
       batches as of batch_at; empty where no document was held out.
@@ -147,8 +147,9 @@ def fixed_batches(
         batch["attention_mask"][filler, 1:] = 0
         if "masked_weights" in batch:
             batch["masked_weights"][filler] = 0
-        if "next_sentence_label" in batch:
-            batch["next_sentence_label"][filler] = -1
+        for name in LABELS:
+            if name in batch:
+                batch[name][filler] = -1
         yield batch
 
 
@@ -192,17 +193,18 @@ class Stream:
         return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
 
     def sources(self, phase: config_lib.Phase, split: str = "train", packed: bool = True) -> list["Source"]:
-        """The phase's corpora, ready to give rows; held-out splits without a document are left out.
+        """The phase's corpora, ready to give rows; held-out splits that give none are left out.
 
         `packed` says whether the rows are packed where the phase's data.packing is on.
         """
         key = (phase.index, split, packed)
         if key not in self._sources:
-            self._sources[key] = [
+            sources = [
                 Source(self.config, phase, corpus, split, packed and phase.data.packing)
                 for corpus in self.corpora
                 if split == "train" or corpus.split(split).num_documents
             ]
+            self._sources[key] = [source for source in sources if split == "train" or source.counts.sum()]
         return self._sources[key]
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
@@ -273,15 +275,12 @@ class Source:
         data = phase.data
         self.corpus = corpus
         self._split = corpus.split(split)
-        self._with_pairs = data.format in config_lib.PAIR_FORMATS
-        repeats = data.pair_repeats if self._with_pairs and split == "train" else 1
-        recipes = [
-            instances.Recipe(data.format, data.sequence_length, config.seed, repeat, data.short_target_share)
-            for repeat in range(repeats)
-        ]
+        repeats = data.pair_repeats if data.format in config_lib.PAIR_FORMATS and split == "train" else 1
+        recipes = [instance_recipe(config, data, repeat) for repeat in range(repeats)]
         self._indexes = [instances.open_index(corpus, split, recipe) for recipe in recipes]
-        if not all(map(len, self._indexes)):
-            raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected some text")
+        if split == "train" and not all(map(len, self._indexes)):
+            some = "documents of two sentences or more" if config.objective.sentence_order else "some text"
+            raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected {some}")
         self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
         self._key = (config.seed, corpus.fingerprint, phase.index, split)
         self._order_key = hashing.fold("order", *self._key)
@@ -297,7 +296,7 @@ class Source:
             is_special,
             config.model.type_vocab_size,
         )
-        self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name == "mlm" else None
+        self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name != "ltr" else None
         self._packs = None
         if packed:
             self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
@@ -342,7 +341,7 @@ class Source:
             records[repeat == r] = self._indexes[r][index[repeat == r]]
         keys = hashing.draw(hashing.draw(self._mask_key, index), repeat)
         keys = hashing.draw(keys, mask_epoch)
-        return make_batch(self._split, records, keys, self._layout, self._masking, self._with_pairs)
+        return make_batch(self._split, records, keys, self._layout, self._masking)
 
     def describe(self, repeat: int, index: int) -> str:
         """Where a row's tokens lie."""
@@ -382,6 +381,20 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
     return corpora
 
 
+def instance_recipe(
+    config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, repeat: int = 0
+) -> instances.Recipe:
+    """What the index of a repeat is made by, of a phase's `data`."""
+    return instances.Recipe(
+        data.format,
+        data.sequence_length,
+        config.seed,
+        repeat,
+        data.short_target_share,
+        config.objective.sentence_order and data.format in config_lib.PAIR_FORMATS,
+    )
+
+
 def prediction_slots(data: ml_collections.ConfigDict) -> int:
     """How many tokens a row of one instance can predict, of a phase's `data`."""
     room = data.sequence_length - (3 if data.format in config_lib.PAIR_FORMATS else 2)
@@ -399,6 +412,7 @@ def _masking(data, mask_id, is_special):
         ordinary_ids=np.flatnonzero(~is_special),
         span_p=data.span_p,
         span_max_words=data.span_max_words,
+        ngram_max=data.ngram_max,
     )
 
 

@@ -20,8 +20,10 @@ class Masking:
     """The masking of a phase.
 
     Attributes:
-      unit: "token"; "whole_word", all of a word's tokens or none; or "span", runs of whole words whose number is
-        geometric, one fate for the whole run (SpanBERT, section 3.1).
+      unit: "token"; "whole_word", all of a word's tokens or none; "span", runs of whole words whose number is
+        geometric, one fate for the whole run (SpanBERT, section 3.1); or "ngram", runs of n whole words, p(n) ~ 1/n,
+        each token with a fate of its own (ALBERT, section 3.1, and google-research/albert's
+        create_pretraining_data.py).
       rate: share of the maskable tokens that is predicted, rounded, at least one token a row.
       mask_token_share: of these, the share that becomes the mask token.
       random_token_share: of these, the share that becomes a random ordinary token; the rest stay.
@@ -29,6 +31,7 @@ class Masking:
       mask_id: the mask token.
       ordinary_ids: int64 [n], the vocabulary without its special tokens.
       span_p, span_max_words: the clipped geometric distribution of a span's words.
+      ngram_max: words of the longest n-gram.
     """
 
     unit: str
@@ -40,6 +43,7 @@ class Masking:
     ordinary_ids: np.ndarray
     span_p: float = 0.2
     span_max_words: int = 10
+    ngram_max: int = 3
 
     def __call__(self, input_ids: np.ndarray, maskable: np.ndarray, word_starts: np.ndarray | None, keys: np.ndarray):
         """Masks a batch.
@@ -60,9 +64,11 @@ class Masking:
             fate = None
         else:
             words = _Words(maskable, word_starts)
+            fate = None
             if self.unit == "whole_word":
                 picked = _pick_words(words, keys, wanted)
-                fate = None
+            elif self.unit == "ngram":
+                picked = self._pick_ngrams(words, keys, wanted)
             else:
                 picked, anchor = self._pick_spans(words, keys, wanted)
                 fate = words.start_column[anchor]
@@ -104,6 +110,39 @@ class Masking:
                 anchor[word[going]] = first[going]
                 used[rows[going]] += words.length[word[going]]
         return picked, anchor
+
+    def _pick_ngrams(self, words, keys, wanted):
+        """N-grams that begin at the words in random order, each taken if it still fits, as the published code does.
+
+        One over the budget is shortened, one that meets another is left out; unlike the published code's, none
+        crosses a special token. There too one at the end of the text has fewer words than were drawn.
+        """
+        weights = 1 / np.arange(1, self.ngram_max + 1)
+        cumulative = np.cumsum(weights / weights.sum())
+        drawn = hashing.uniform(hashing.draw(keys[words.row], _SPAN + words.start_column))
+        drawn = 1 + np.minimum(np.searchsorted(cumulative, drawn, side="right"), self.ngram_max - 1)
+        stop = np.minimum(np.arange(words.count) + drawn, np.searchsorted(words.run, words.run, side="right"))
+        tokens_before = np.append(0, np.cumsum(words.length))
+        picked = np.zeros(words.count, bool)
+        used = np.zeros(len(keys), np.int64)
+        for column in _in_random_order(words, keys).T:
+            rows = np.flatnonzero((column >= 0) & (used < wanted))
+            if not len(rows):
+                break
+            first = column[rows]
+            left = wanted[rows] - used[rows]
+            # The longest n-gram within both what was drawn and the budget; none where its first word is too long.
+            last = np.searchsorted(tokens_before, tokens_before[first] + left, side="right") - 1
+            last = np.minimum(last, stop[first])
+            free = last > first
+            for step in range(self.ngram_max):
+                word = np.minimum(first + step, words.count - 1)
+                free &= ~(picked[word] & (first + step < last))
+            for step in range(self.ngram_max):
+                mine = free & (first + step < last)
+                picked[first[mine] + step] = True
+            used[rows[free]] += tokens_before[last[free]] - tokens_before[first[free]]
+        return picked
 
     def _replace(self, input_ids, chosen, keys, fate):
         batch = len(input_ids)
@@ -178,16 +217,21 @@ def _smallest(scores, wanted, slots):
     return chosen
 
 
-def _pick_words(words, keys, wanted):
-    """Words in random order, each taken if it still fits, as the published whole-word code does."""
+def _in_random_order(words, keys):
+    """int64 [batch, words of the fullest row]: each row's words, shuffled; -1 behind them."""
     scores = hashing.draw(keys[words.row], _CHOICE + words.start_column)
     order = np.lexsort((scores, words.row))
     rank = np.arange(words.count) - words.row_first[words.row]
     table = np.full((len(keys), int(words.per_row.max(initial=0))), -1)
     table[words.row, rank] = order  # order keeps rows together, so row[order] is row
+    return table
+
+
+def _pick_words(words, keys, wanted):
+    """Words in random order, each taken if it still fits, as the published whole-word code does."""
     picked = np.zeros(words.count, bool)
     used = np.zeros(len(keys), np.int64)
-    for column in table.T:
+    for column in _in_random_order(words, keys).T:
         rows = np.flatnonzero((column >= 0) & (used < wanted))
         if not len(rows):
             break

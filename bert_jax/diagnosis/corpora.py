@@ -61,17 +61,19 @@ class Text:
             return None
         import numpy as np
 
-        from bert_jax.data import instances
+        from bert_jax.data import instances, loader
         from bert_jax.data.corpus import Corpus
 
         data = phase.data
-        recipe = instances.Recipe(data.format, data.sequence_length, config.seed, 0, data.short_target_share)
+        recipe = loader.instance_recipe(config, data)
         index = instances.cached_index(Corpus(self.folder, self.manifest), "train", recipe)
         if index is None or not len(index):
             return None
         some = index[:: max(1, len(index) // _SAMPLE)]
         if data.format in config_lib.PAIR_FORMATS:
-            lengths, random = some["a_length"] + some["b_length"] + 3, float(some["is_random"].mean())
+            lengths, random = some["a_length"] + some["b_length"] + 3, None
+            if "is_random" in some.dtype.names:
+                random = float(some["is_random"].mean())
         else:
             lengths, random = some["stop"] - some["start"] + some["num_documents"] + 1, None
         return Rows(len(index), 1 - float(np.mean(lengths)) / data.sequence_length, random)

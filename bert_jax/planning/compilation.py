@@ -117,7 +117,7 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
     """(shape, dtype) of each array of a global batch of a phase, as the loader makes it."""
     rows, sequence = data.batch_size, data.sequence_length
     shapes = {name: ((rows, sequence), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    slots = loader.prediction_slots(data) if config.objective.name == "mlm" else 0
+    slots = loader.prediction_slots(data) if config.objective.name != "ltr" else 0
     if data.packing:
         most = packing.limits(sequence, slots)
         slots = most.masks
@@ -127,7 +127,8 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
         shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
         shapes["masked_weights"] = ((rows, slots), np.float32)
     if data.format in config_lib.PAIR_FORMATS:
-        shapes["next_sentence_label"] = ((rows,), np.int32)
+        label = "sentence_order_label" if config.objective.sentence_order else "next_sentence_label"
+        shapes[label] = ((rows,), np.int32)
     return shapes
 
 

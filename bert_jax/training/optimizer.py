@@ -14,10 +14,13 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
     """Learning rate of the step that follows `t` steps.
 
     It rises linearly from 0 at t = 0 to the peak at t = warmup_steps, and falls to final_fraction of the peak at
-    t = num_steps: in a line, in half a cosine, or (trapezoidal) in a line over the last decay_steps alone.
+    t = num_steps: in a line, in half a cosine, or (trapezoidal) over the last decay_steps alone, whose decay_shape is
+    a line, half a cosine, or 1 - sqrt(share passed) (Hägele et al. 2024, "Scaling laws and compute-optimal training
+    beyond fixed training durations", section 3).
 
     Args:
-      config: config.optimizer: learning_rate (the peak), schedule, warmup_steps, decay_steps, final_fraction.
+      config: config.optimizer: learning_rate (the peak), schedule, warmup_steps, decay_steps, decay_shape,
+        final_fraction.
       num_steps: of the whole run.
     """
     peak, warmup = config["learning_rate"], config["warmup_steps"]
@@ -29,7 +32,8 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
         decay = optax.cosine_decay_schedule(peak, left, alpha=config["final_fraction"])
     elif config["schedule"] == "trapezoidal":
         length = min(left, config["decay_steps"] or max(1, num_steps // 10))
-        decay = optax.linear_schedule(peak, final, length, transition_begin=left - length)
+        end = _falls(config["decay_shape"], peak, config["final_fraction"], length)
+        decay = optax.join_schedules([optax.constant_schedule(peak), end], [left - length])
     else:
         decay = optax.constant_schedule(peak)
     if warmup:
@@ -40,10 +44,11 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
 def make_optimizer(
     config: Mapping, num_steps: int, share: Callable[[str], float] | None = None
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) or LAMB (You et al. 2020, algorithm 2), after clipping by global norm.
+    """AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020, algorithm 2) or StableAdamW, after clipping by norm.
 
     Weight decay is for kernels and embeddings, not for biases or norms. LAMB's trust ratio is one number per
-    parameter array of each layer; biases and norms take none, as in the published code.
+    parameter array of each layer; biases and norms take none, as in the published code. So is what StableAdamW
+    divides the rate by, which biases and norms have too: see `_scale_by_stable_adam`.
 
     Args:
       config: config.optimizer.
@@ -51,10 +56,12 @@ def make_optimizer(
       share: of the learning rate, by a parameter's path; None for all of it everywhere.
     """
     steps = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
-    steps += [
-        optax.scale_by_adam(b1=config["b1"], b2=config["b2"], eps=config["epsilon"]),
-        optax.add_decayed_weights(config["weight_decay"], mask=is_weight),
-    ]
+    adam = {"b1": config["b1"], "b2": config["b2"], "eps": config["epsilon"]}
+    decay = optax.add_decayed_weights(config["weight_decay"], mask=is_weight)
+    if config["name"] == "stable_adamw":
+        steps.append(_scale_by_stable_adam(**adam, decay=decay))
+    else:
+        steps += [optax.scale_by_adam(**adam), decay]
     if config["name"] == "lamb":
         steps.append(optax.masked(optax.stateless(_trusted), is_weight))
     if share:
@@ -69,6 +76,44 @@ def is_weight(params):
     return jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(r"/(kernel|embedding|lora_a|lora_b)$", path_name(path)) is not None, params
     )
+
+
+def _falls(shape, peak, final_fraction, length):
+    """A schedule from the peak to its fraction in `length` steps."""
+    if shape == "linear":
+        return optax.linear_schedule(peak, peak * final_fraction, length)
+    if shape == "cosine":
+        return optax.cosine_decay_schedule(peak, length, alpha=final_fraction)
+    return lambda t: peak * (1 - (1 - final_fraction) * jnp.sqrt(jnp.clip(t / length, 0.0, 1.0)))
+
+
+def _scale_by_stable_adam(b1, b2, eps, decay):
+    """Adam's updates with decayed weights, each array's divided by max(1, RMS of gradient / sqrt(second moment)).
+
+    Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", algorithm 2, as
+    in optimi, which ModernBERT was trained with: the RMS is the mean over the array of g^2 / max(v, eps^2), where v is
+    the second moment after this step without its bias, and dividing the rate divides weight decay too. The state is
+    Adam's.
+
+    Args:
+      b1, b2, eps: Adam's.
+      decay: adds decayed weights to updates; has no state.
+    """
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+
+    def update(gradients, state, params):
+        updates, state = adam.update(gradients, state, params)
+        updates, _ = decay.update(updates, decay.init(params), params)
+        seconds = optax.tree.bias_correction(state.nu, b2, state.count)
+
+        def stabilised(path, update, gradient, second):
+            axes = tuple(range(leading_axes(path_name(path)), update.ndim))
+            ratios = jnp.square(gradient) / jnp.maximum(second, eps**2)
+            return update / jnp.maximum(1.0, jnp.sqrt(ratios.mean(axes, keepdims=True)))
+
+        return jax.tree_util.tree_map_with_path(stabilised, updates, gradients, seconds), state
+
+    return optax.GradientTransformation(adam.init, update)
 
 
 def _trusted(updates, params):

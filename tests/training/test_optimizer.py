@@ -1,4 +1,4 @@
-"""Schedules against values worked out by hand; AdamW and LAMB against the published formulas in numpy."""
+"""Schedules against values worked out by hand; AdamW, LAMB and StableAdamW against the published formulas in numpy."""
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,16 @@ def settings(**changes):
         ({"schedule": "trapezoidal", "decay_steps": 8}, {1: 0.25, 4: 1, 12: 1, 14: 0.75, 16: 0.5, 20: 0}),
         ({"schedule": "trapezoidal"}, {4: 1, 18: 1, 19: 0.5, 20: 0}),
         ({"schedule": "trapezoidal", "decay_steps": 4, "final_fraction": 0.5}, {16: 1, 18: 0.75, 20: 0.5}),
+        (
+            {"schedule": "trapezoidal", "decay_steps": 16, "decay_shape": "sqrt"},
+            {4: 1, 5: 0.75, 8: 0.5, 13: 0.25, 20: 0},
+        ),
+        (
+            {"schedule": "trapezoidal", "decay_steps": 4, "decay_shape": "sqrt", "final_fraction": 0.2},
+            {2: 0.5, 10: 1, 16: 1, 17: 0.6, 20: 0.2, 25: 0.2},
+        ),
+        ({"schedule": "trapezoidal", "decay_steps": 8, "decay_shape": "cosine"}, {12: 1, 16: 0.5, 20: 0}),
+        ({"schedule": "trapezoidal", "warmup_steps": 0, "decay_shape": "sqrt"}, {0: 1, 18: 1, 19: 1 - 0.5**0.5, 20: 0}),
         ({"schedule": "constant"}, {0: 0, 3: 0.75, 4: 1, 19: 1}),
     ],
 )
@@ -84,7 +94,39 @@ def test_updates_as_published(name, clip):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_stable_adamw_in_float64(clip):
+    """The recursion with debiased betas, as published, beside moments that are unbiased when they are read."""
+    config = settings(name="stable_adamw", learning_rate=0.01, schedule="constant", warmup_steps=0, clip_norm=clip)
+    config.update(weight_decay=0.1, b1=0.9, b2=0.99, epsilon=1e-3)
+    gradients = [jax.tree.map(np.float64, tree(1 + t, scale)) for t, scale in enumerate((1.0, 0.01, 5.0, 1e-4))]
+    expected = jax.tree.map(np.float64, tree(0))
+    ratios, moments = [], {}
+    for t, grads in enumerate(gradients, 1):
+        norm = np.sqrt(sum((g**2).sum() for leaves in grads.values() for g in leaves.values()))
+        b1, b2 = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in (0.9, 0.99))
+        for module, leaves in expected.items():
+            for leaf, p in leaves.items():
+                g = grads[module][leaf] * (min(1, clip / norm) if clip else 1)
+                v, u = moments.get((module, leaf), (0, 0))
+                v, u = moments[module, leaf] = b1 * v + (1 - b1) * g, b2 * u + (1 - b2) * g**2
+                ratios.append(np.sqrt((g**2 / np.maximum(u, 1e-3**2)).mean()))
+                rate = 0.01 / max(1, ratios[-1])
+                decayed = p * (1 - rate * 0.1) if leaf in ("kernel", "embedding") else p
+                leaves[leaf] = decayed - rate * v / (np.sqrt(u) + 1e-3)
+    assert max(ratios) > 1.2 and min(ratios) < 0.9  # both sides of the clip
+    with jax.enable_x64(True):
+        optimizer = optimizer_lib.make_optimizer(config, 10)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree(0))
+        state = optimizer.init(params)
+        for grads in gradients:
+            updates, state = optimizer.update(grads, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), params, expected)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float64)}
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "stable_adamw"])
 def test_stacked_layers_are_updated_as_single_ones(name):
     optimizer = optimizer_lib.make_optimizer(settings(name=name, warmup_steps=0), 10)
 
