@@ -5,8 +5,6 @@ or by name; `validate` refuses what cannot work, before anything is built. No ja
 worker processes read configs too.
 """
 
-import dataclasses
-import difflib
 import importlib.util
 import math
 import pathlib
@@ -20,10 +18,16 @@ from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
 from bert_jax.mesh_axes import AXES, BATCH_AXES
 from bert_jax.objective_config import check_objective, pair_objective
+from bert_jax.phases import Phase as Phase
+from bert_jax.phases import batch_warmup as batch_warmup
+from bert_jax.phases import by_tokens as by_tokens
+from bert_jax.phases import num_steps as num_steps
+from bert_jax.phases import phases as phases
+from bert_jax.schema import check_type as check_type
+from bert_jax.schema import closest
 
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
-_NOT_OF_A_PHASE = ("phases", "corpus", "old_corpus")
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
 CHOICES = {
     "model.activation": ACTIVATIONS,
@@ -246,7 +250,7 @@ def recipe_path(recipe: str) -> pathlib.Path:
         for path in folder.rglob("*.py")
         if path.stem != "__init__"
     )
-    raise UserError(f"--config={recipe}: no such file or recipe{_closest(recipe, names)}; recipes: {', '.join(names)}")
+    raise UserError(f"--config={recipe}: no such file or recipe{closest(recipe, names)}; recipes: {', '.join(names)}")
 
 
 def check_key(key: str, schema: ml_collections.ConfigDict | None = None) -> None:
@@ -255,7 +259,7 @@ def check_key(key: str, schema: ml_collections.ConfigDict | None = None) -> None
     groups = {".".join(k.split(".")[:i]) for k in keys for i in range(1, k.count(".") + 1)}
     if key not in keys:
         expected = "a key inside this group" if key in groups else "a known key"
-        raise UserError(f"config.{key}: unknown key, expected {expected}{_closest(key, keys)}")
+        raise UserError(f"config.{key}: unknown key, expected {expected}{closest(key, keys)}")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -351,85 +355,6 @@ def check_layout(
             f"config.train.eval_batch_size: {eval_batch} is not divisible by {shards} device shards; "
             f"try {_next_multiple(eval_batch, shards)}"
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A stretch of the run with one shape of batch.
-
-    Attributes:
-      index: its place among the phases, from 0.
-      start, stop: its steps, stop excluded.
-      data: config.data with the phase's own values in place.
-      name: "" for a run of one phase, else " (phase 1)", for messages.
-    """
-
-    index: int
-    start: int
-    stop: int
-    data: ml_collections.ConfigDict
-    name: str
-
-
-def phases(config: ml_collections.ConfigDict) -> list[Phase]:
-    """The run's phases; a run without `data.phases` has one.
-
-    A phase's `share` is of the run's steps. `data.sequence_length` bounds every phase's own length.
-    """
-    for i, phase in enumerate(config.data.phases):
-        if not isinstance(phase, Mapping):
-            raise UserError(
-                f"config.data.phases[{i}]: found {phase!r}; expected a dict such as "
-                "{'share': 0.9, 'sequence_length': 128}"
-            )
-    overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
-    datas = []
-    for i, override in enumerate(overrides):
-        data = ml_collections.ConfigDict(config.data.to_dict())
-        for key, value in override.items():
-            if key == "share":
-                continue
-            where = f"config.data.phases[{i}].{key}"
-            if key in _NOT_OF_A_PHASE or key not in data:
-                names = [name for name in data if name not in _NOT_OF_A_PHASE]
-                raise UserError(
-                    f"{where}: unknown key{_closest(key, names)}; a phase has share and keys of config.data"
-                )
-            check_type(where, value, data[key])
-            data[key] = value
-        if "sequence_length" in override and data.sequence_length > config.model.max_positions:
-            raise UserError(
-                f"config.data.phases[{i}].sequence_length: {data.sequence_length} is over "
-                f"config.model.max_positions={config.model.max_positions}"
-            )
-        data.phases = ()
-        data.sequence_length = min(data.sequence_length, config.data.sequence_length)
-        datas.append(data)
-    stops = _phase_stops(config, overrides, datas)
-    return [
-        Phase(i, start, stop, data, f" (phase {i + 1})" if len(overrides) > 1 else "")
-        for i, (start, stop, data) in enumerate(zip([0, *stops], stops, datas, strict=False))
-    ]
-
-
-def num_steps(config: ml_collections.ConfigDict) -> int:
-    """Steps of the whole run, from train.num_steps or train.num_tokens."""
-    return phases(config)[-1].stop
-
-
-def _phase_stops(config, overrides, datas):
-    shares = [override.get("share") for override in overrides]
-    if any(not isinstance(share, int | float) or share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(f"config.data.phases: found shares {shares}; expected positive numbers that add up to 1")
-    total = config.train.num_steps
-    if config.train.num_tokens:
-        per_step = sum(s * d.batch_size * d.sequence_length for s, d in zip(shares, datas, strict=True))
-        total = -(-config.train.num_tokens // max(1, round(per_step)))
-    stops, passed = [], 0.0
-    for share in shares:
-        passed += share
-        stops.append(round(passed * total))
-    return stops
 
 
 def _check_positive(found, where=""):
@@ -530,20 +455,6 @@ def _check_train(found):
         )
 
 
-def check_type(where: str, value: Any, default: Any) -> None:
-    """Raises UserError, which begins with `where`, if a value has not the type of its default."""
-    kind = type(default)
-    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        good = True
-    if kind is tuple and isinstance(value, list):
-        good = True
-    if not good:
-        raise UserError(
-            f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}"
-        )
-
-
 def _check_choice(where, value, choices):
     if value not in choices:
         raise UserError(f"{where}: found {value!r}; expected one of {', '.join(choices)}")
@@ -564,19 +475,6 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
 def listed(names: Sequence[str]) -> tuple[str, ...]:
     """Names of a config's key; ("a,b",), which --config.KEY=a,b makes, has two."""
     return tuple(names[0].split(",")) if len(names) == 1 else tuple(names)
-
-
-def _closest(word, names):
-    names = list(names)
-    group, _, last = word.rpartition(".")
-    same = [name for name in names if name.rpartition(".")[2] == last]  # the right key in a wrong group
-    close = difflib.get_close_matches(word, same, n=1, cutoff=0.0)
-    if not close and group and not any(name.startswith(f"{group}.") for name in names):
-        groups = difflib.get_close_matches(group, {name.rpartition(".")[0] for name in names}, n=1)
-        inside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] in groups}
-        close = [inside[key] for key in difflib.get_close_matches(last, inside, n=1)] or [f"{near}." for near in groups]
-    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _next_multiple(number, of):

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.heads import Heads
@@ -75,13 +76,14 @@ class Model:
         Returns:
           hidden [batch, sequence, hidden] in the compute dtype; with a language-model head, mlm_logits float32
           [batch, slots, vocabulary] (every position of the sequence where there are no masked_positions); with a
-          pooler, pooled [batch, hidden]; with a next-sentence head, next_sentence_logits float32 [batch, 2]; with a
-          task, its logits float32 [batch, labels] (of a sequence) or [batch, sequence, labels] (of tokens; question
+          pooler, pooled [batch, hidden]; with a next-sentence or sentence-order head, next_sentence_logits or
+          sentence_order_logits float32 [batch, 2]; with a replaced-token head, replaced_logits float32 [batch,
+          sequence], over 0 where a token was replaced; with a task, its logits float32 [batch, labels] (of a sequence) or [batch, sequence, labels] (of tokens; question
           answering: start and end); where asked for, hidden_states [1 + layers, batch, sequence, hidden], the
           embeddings' first, and attention_weights float32 [layers, batch, heads, query, key], before dropout (those of
           a query add up to 1; those of a query that is padding are of no meaning).
         """
-        module = self._module(unstack_layers(params) if attention_weights else params)
+        module = self._module(params)
         return module(batch, dropout_key, hidden_states, attention_weights, mlm_logits)
 
     def language_model(self, params: dict, hidden: jax.Array) -> jax.Array:
@@ -98,17 +100,18 @@ class Model:
         return module.mlm.logits(module.mlm.features(hidden), module.encoder.embeddings.word.embedding[...])
 
     def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """What makes logits of mlm_features: the word embedding [vocabulary, hidden] and a bias [vocabulary].
+        """What makes logits of mlm_features: a table [vocabulary, size] and a bias [vocabulary], zeros where it has none.
 
-        mlm_logits are mlm_features @ embedding.T + bias.
+        The table is the word embedding, or the decoder's own; mlm_logits are mlm_features @ table.T + bias.
         """
-        return params["encoder"]["embeddings"]["word"]["embedding"], params["mlm"]["bias"]
+        head, table = params["mlm"], params["encoder"]["embeddings"]["word"]["embedding"]
+        if not self.spec.tied_decoder:
+            table = head["decoder"]["embedding"]
+        return table, head["bias"] if self.spec.decoder_bias else jnp.zeros((self.spec.vocab_size,))
 
     def _module(self, params):
-        stack = params["encoder"]["layers"].get(STACKED)
-        graph, state = _abstract(self.spec, stack is not None)
-        if stack is not None:
-            params = params | {"encoder": params["encoder"] | {"layers": {"0": stack}}}
+        names = tuple(params["encoder"]["layers"])
+        graph, state = _abstract(self.spec, names if STACKED in names else ())
         return nnx.merge(graph, _from_dict(state, params))
 
 
@@ -118,11 +121,11 @@ def parameter_count(params) -> int:
 
 
 @functools.cache
-def _abstract(spec, stacked):
+def _abstract(spec, stack):
     def make():
         module = Heads(spec, rngs=nnx.Rngs(params=0))
-        if stacked:
-            module.encoder.layers, module.encoder.stacked = nnx.List(module.encoder.layers[:1]), True
+        if stack:
+            module.encoder.stack(stack)
         return module
 
     return nnx.split(nnx.eval_shape(make))

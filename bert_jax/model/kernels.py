@@ -10,10 +10,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bert_jax.model.layers import dropout
 from bert_jax.model.layouts import LAYOUTS, ROWS, parts, split_mesh
 
+_LEAST_BLOCK = 64  # queries of a windowed product: fewer make small products, more score pairs that are out of reach
 RESULTS = "attention_results"  # what a fused kernel keeps for its backward pass, to remat policies
 
 
@@ -27,25 +29,40 @@ class Visibility:
         attention gives at padding is of no meaning.
       sequence_ids: int32 [batch, sequence] where rows are packed: a token sees its own sequence alone.
       causal: whether a token sees those before it and itself alone.
+      reach: how many places away on either side a token sees another; None: any number.
+      padding_last: whether padding is known to stand at the end of each row.
     """
 
     present: jax.Array
     sequence_ids: jax.Array | None = None
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
+    reach: int | None = dataclasses.field(default=None, metadata={"static": True})
+    padding_last: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def reordered(self, order: jax.Array) -> "Visibility":
-        """That of the same rows with their tokens in another order, [batch, sequence]; causality stays as it is."""
-        return dataclasses.replace(self, present=jnp.take_along_axis(self.present, order, axis=1))
+    def with_padding_last(self, order: jax.Array) -> "Visibility":
+        """That of the same rows in the first order of `padding_last`, [batch, sequence]; causality stays as it is."""
+        return dataclasses.replace(
+            self, present=jnp.take_along_axis(self.present, order, axis=1), padding_last=True
+        )
+
+    def within(self, reach: int) -> "Visibility":
+        """The same with a window: of tokens at most `reach` places away."""
+        return dataclasses.replace(self, reach=reach)
 
     def mask(self) -> jax.Array:
         """bool [batch, 1, query or 1, key]; True where the query may see the key."""
         mask = self.present[:, None, None, :]
         if self.sequence_ids is not None:
             mask = mask & (self.sequence_ids[:, None, :, None] == self.sequence_ids[:, None, None, :])
-        if self.causal:
-            sequence = self.present.shape[1]
-            mask = mask & jnp.tril(jnp.ones((1, 1, sequence, sequence), bool))
+        if self.causal or self.reach is not None:
+            places = np.arange(self.present.shape[1])
+            mask = mask & self.allows(places[:, None], places)[None, None]
         return mask
+
+    def allows(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
+        """Whether places in a row are near enough, and not hidden by causality; bool, of the two broadcast."""
+        near = np.abs(query - key) <= (np.iinfo(np.int32).max if self.reach is None else self.reach)
+        return near & (key <= query) if self.causal else near
 
     def segments(self) -> jax.Array:
         """int32 [batch, sequence], equal where tokens may see each other; padding is a segment of its own, 0."""
@@ -53,23 +70,89 @@ class Visibility:
         return present if self.sequence_ids is None else present * self.sequence_ids
 
 
-def xla(query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None) -> jax.Array:
-    """The reference: scores, softmax in float32, weights, all of them in memory.
+def xla(
+    query,
+    key,
+    value,
+    visibility: Visibility,
+    rate: float = 0.0,
+    seed: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    terms: int = 1,
+) -> jax.Array:
+    """The reference: scores, softmax in float32, weights, all of them in memory; of a window, those near it alone.
 
     Args:
       query, key, value: [batch, heads, sequence, head_size].
       visibility: of the rows.
       rate, seed: of the dropout of the attention weights; a seed of None for none.
+      bias, terms: as of `weights`.
     """
-    kept = dropout(weights(query, key, visibility), rate, seed).astype(value.dtype)
+    if visibility.reach is not None and bias is None and query.shape[2] > 3 * _window_block(visibility.reach):
+        return windowed(query, key, value, visibility, rate, seed)
+    kept = dropout(weights(query, key, visibility, bias, terms), rate, seed).astype(value.dtype)
     return jnp.einsum("bnqk,bnkd->bnqd", kept, value)
 
 
-def weights(query, key, visibility: Visibility) -> jax.Array:
-    """How much each query takes from each key's value, float32 [batch, heads, query, key]; a query's add up to 1."""
+def weights(query, key, visibility: Visibility, bias: jax.Array | None = None, terms: int = 1) -> jax.Array:
+    """How much each query takes from each key's value, float32 [batch, heads, query, key]; a query's add up to 1.
+
+    Args:
+      query, key: [batch, heads, sequence, head_size].
+      visibility: of the rows.
+      bias: added to the product of query and key before it is scaled, [batch, heads, query, key].
+      terms: of which the scores are the sum, each with a variance of head_size.
+    """
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(visibility.mask(), scores / math.sqrt(query.shape[-1]), -1e30)
+    if bias is not None:
+        scores = scores + bias
+    scores = jnp.where(visibility.mask(), scores / math.sqrt(query.shape[-1] * terms), -1e30)
     return jax.nn.softmax(scores, axis=-1)
+
+
+def windowed(query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None) -> jax.Array:
+    """As `xla`, of a window: time and memory grow with sequence x window (Beltagy et al. 2020, section 3.1).
+
+    Rows are cut into blocks of queries, each of which is scored against its own keys and those within reach before and
+    behind it.
+    """
+    reach, sequence = visibility.reach, query.shape[2]
+    block = _window_block(reach)
+    blocks = -(-sequence // block)
+    filled = blocks * block - sequence
+
+    def cut(x, axis):  # into blocks of queries
+        shape = (*x.shape[:axis], blocks, block, *x.shape[axis + 1 :])
+        return jnp.pad(x, [(0, filled if i == axis else 0) for i in range(x.ndim)]).reshape(shape)
+
+    def around(x, axis):  # what is within reach of each block, [..., blocks, reach + block + reach, ...]
+        x = cut(x, axis)
+        before = jax.lax.slice_in_dim(x, block - reach, block, axis=axis + 1)
+        behind = jax.lax.slice_in_dim(x, 0, reach, axis=axis + 1)
+        return jnp.concatenate([_shifted(before, 1, axis), x, _shifted(behind, -1, axis)], axis=axis + 1)
+
+    scores = jnp.einsum("bncqd,bnckd->bncqk", cut(query, 2), around(key, 2), preferred_element_type=jnp.float32)
+    near = visibility.allows(np.arange(block)[:, None], np.arange(-reach, block + reach))
+    mask = around(visibility.present, 1)[:, None, :, None, :] & near[None, None, None]
+    if visibility.sequence_ids is not None:
+        ids = visibility.sequence_ids
+        mask = mask & (cut(ids, 1)[:, None, :, :, None] == around(ids, 1)[:, None, :, None, :])
+    scores = jnp.where(mask, scores / math.sqrt(query.shape[-1]), -1e30)
+    kept = dropout(jax.nn.softmax(scores, axis=-1), rate, seed).astype(value.dtype)
+    mixed = jnp.einsum("bncqk,bnckd->bncqd", kept, around(value, 2))
+    return mixed.reshape(*query.shape[:2], -1, value.shape[-1])[:, :, :sequence]
+
+
+def _shifted(blocks, by, axis):
+    """Blocks moved along their axis, zeros (no token) where none comes from."""
+    padding = [(0, 0)] * blocks.ndim
+    padding[axis] = (1, 0) if by > 0 else (0, 1)
+    kept = jax.lax.slice_in_dim(blocks, 0, -1, axis=axis) if by > 0 else jax.lax.slice_in_dim(blocks, 1, None, axis=axis)
+    return jnp.pad(kept, padding)
+
+
+def _window_block(reach):
+    return max(reach, _LEAST_BLOCK)
 
 
 def splash(query, key, value, visibility: Visibility) -> jax.Array:
@@ -93,7 +176,11 @@ def splash(query, key, value, visibility: Visibility) -> jax.Array:
         block_kv_dq=None if fused else wide,
         use_fused_bwd_kernel=fused,
     )
-    mask = (masks.CausalMask if visibility.causal else masks.FullMask)((sequence, sequence))
+    shape, reach = (sequence, sequence), visibility.reach
+    if reach is None:
+        mask = (masks.CausalMask if visibility.causal else masks.FullMask)(shape)
+    else:
+        mask = masks.LocalMask(shape, window_size=(reach, 0 if visibility.causal else reach), offset=0)
     attention = library.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         head_shards=1,
@@ -126,16 +213,17 @@ def flash(query, key, value, visibility: Visibility) -> jax.Array:
 
 
 def cudnn(query, key, value, visibility: Visibility) -> jax.Array:
-    """cuDNN's flash attention. In rows that are not packed, padding must stand at the end: see `padding_last`."""
+    """cuDNN's flash attention, by lengths where padding is known to stand at the end of rows, else by a mask."""
     masking = {"is_causal": visibility.causal}
-    if visibility.sequence_ids is None:
+    if visibility.padding_last:
         # Under vmap the lengths must have the query's axes, as the kernel's batching rule folds those of all operands
         # alike: hence the zeros. A row of padding alone has one key, so that nothing is divided by zero.
         zeros = 0 * query[:, 0, 0, 0].astype(jnp.int32)
         masking["query_seq_lengths"] = query.shape[2] + zeros
         masking["key_value_seq_lengths"] = jnp.maximum(visibility.present.sum(1, dtype=jnp.int32), 1) + zeros
     else:
-        masking = {"mask": visibility.mask()}
+        mask = visibility.mask()
+        masking = {"mask": jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[2], mask.shape[3]))}
     # [batch, sequence, heads, head_size] is what the projections gave: the two transposes cancel.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **masking).swapaxes(1, 2)
@@ -159,18 +247,28 @@ def reordered(hidden: jax.Array, order: jax.Array) -> jax.Array:
 FUSED = {"splash": splash, "flash": flash, "cudnn": cudnn}
 
 
-def attend(kernel: str, query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None):
+def attend(
+    kernel: str,
+    query,
+    key,
+    value,
+    visibility: Visibility,
+    rate: float = 0.0,
+    seed: jax.Array | None = None,
+    bias: jax.Array | None = None,
+    terms: int = 1,
+):
     """Attention by the kernel of a name, each device with its own rows and heads of the ambient mesh.
 
     Args:
-      kernel: "xla", or a name of FUSED, which do no dropout.
-      query, key, value, visibility, rate, seed: as `xla` takes them.
+      kernel: "xla", or a name of FUSED, which do no dropout and know no bias.
+      query, key, value, visibility, rate, seed, bias, terms: as `xla` takes them.
     """
     mesh = split_mesh()
     if mesh is not None and (query.shape[0] % parts(mesh, ROWS) or key.shape[1] % parts(mesh, "tensor")):
         kernel = "xla"  # such as the few rows of a sample; the layouts of a run are checked before it
     if kernel == "xla":
-        return xla(query, key, value, visibility, rate, seed)
+        return xla(query, key, value, visibility, rate, seed, bias, terms)
     run = FUSED[kernel]
     if mesh is None:
         return run(query, key, value, visibility)

@@ -8,17 +8,25 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.layouts import constrained
+from bert_jax.model.spec import Spec
 
 
 class Linear(nnx.Module):
-    """x @ kernel + bias; kernel [inputs, outputs], computed in the dtype of x."""
+    """x @ kernel + bias; kernel [inputs, outputs], computed in the dtype of x; without `bias` it has none."""
 
-    def __init__(self, inputs: int, outputs: int, *, stddev: float, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, stddev: float, rngs: nnx.Rngs, bias: bool = True):
         self.kernel = nnx.Param(truncated_normal(rngs.params(), (inputs, outputs), stddev))
-        self.bias = nnx.Param(jnp.zeros((outputs,)))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((outputs,)))
+        self.biased = bias
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return add_bias(project(x, self.kernel[...].astype(x.dtype)), self.bias[...].astype(x.dtype))
+        y = self.unbiased(x)
+        return add_bias(y, self.bias[...].astype(x.dtype)) if self.biased else y
+
+    def unbiased(self, x: jax.Array) -> jax.Array:
+        """x @ kernel."""
+        return project(x, self.kernel[...].astype(x.dtype))
 
 
 class Embedding(nnx.Module):
@@ -35,16 +43,38 @@ class Embedding(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis (Ba et al. 2016), in float32; returns the dtype of x."""
 
+    def __init__(self, size: int, *, epsilon: float, bias: bool = True):
+        self.scale = nnx.Param(jnp.ones((size,)))
+        if bias:
+            self.bias = nnx.Param(jnp.zeros((size,)))
+        self.epsilon, self.biased = epsilon, bias
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        run = _recomputed(_normed, x)
+        return run(x, self.scale[...], self.bias[...] if self.biased else None, self.epsilon)
+
+
+class RMSNorm(nnx.Module):
+    """Division by the root mean square over the last axis (Zhang & Sennrich 2019), in float32; the dtype of x."""
+
     def __init__(self, size: int, *, epsilon: float):
         self.scale = nnx.Param(jnp.ones((size,)))
-        self.bias = nnx.Param(jnp.zeros((size,)))
         self.epsilon = epsilon
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        # A narrow input is all that is kept for the backward pass, which computes the wide rest again.
-        narrow = x.dtype != jnp.float32
-        run = jax.checkpoint(_normed, prevent_cse=False, static_argnums=3) if narrow else _normed
-        return run(x, self.scale[...], self.bias[...], self.epsilon)
+        return _recomputed(_divided, x)(x, self.scale[...], None, self.epsilon)
+
+
+def make_norm(spec: Spec, size: int) -> LayerNorm | RMSNorm:
+    """The norm that a model's spec names, of vectors of a size."""
+    if spec.norm == "rms_norm":
+        return RMSNorm(size, epsilon=spec.norm_epsilon)
+    return LayerNorm(size, epsilon=spec.norm_epsilon, bias=spec.norm_bias)
+
+
+def _recomputed(run, x):
+    # A narrow input is all that is kept for the backward pass, which computes the wide rest again.
+    return run if x.dtype == jnp.float32 else jax.checkpoint(run, prevent_cse=False, static_argnums=3)
 
 
 def _normed(x, scale, bias, epsilon):
@@ -53,8 +83,56 @@ def _normed(x, scale, bias, epsilon):
     centred = wide - mean
     variance = jnp.square(centred).mean(-1, keepdims=True)
     normed = centred * jax.lax.rsqrt(variance + epsilon)
-    y = normed * _broadcast(scale, x) + _broadcast(bias, x)
-    return y.astype(x.dtype)
+    y = normed * _broadcast(scale, x)
+    return (y if bias is None else y + _broadcast(bias, x)).astype(x.dtype)
+
+
+def _divided(x, scale, bias, epsilon):
+    wide = x.astype(jnp.float32)
+    y = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + epsilon)
+    return (y * _broadcast(scale, x)).astype(x.dtype)
+
+
+class Convolution(nnx.Module):
+    """A convolution over a row's tokens, added to a residual and normed (the first layer's of DeBERTa v2, xlarge)."""
+
+    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+        width, size, groups = spec.conv_kernel_size, spec.hidden_size, spec.conv_groups
+        shape = (width, size // groups, size)
+        self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, spec.initializer_range))
+        self.bias = nnx.Param(jnp.zeros((size,)))
+        self.norm = make_norm(spec, size)
+        self.groups, self.rate, self.activation = groups, spec.hidden_dropout, ACTIVATIONS[spec.conv_activation]
+
+    def __call__(self, hidden: jax.Array, residual: jax.Array, visibility, seed: jax.Array | None) -> jax.Array:
+        """[batch, sequence, hidden].
+
+        Args:
+          hidden: what is convolved, [batch, sequence, hidden].
+          residual: of the same shape.
+          visibility: of the rows: padding and the tokens of other sequences count as zeros.
+          seed: of dropout; None for none.
+        """
+        kernel, reach = self.kernel[...].astype(hidden.dtype), self.kernel.shape[0] // 2
+        batch, sequence, size = hidden.shape
+        total = jnp.zeros((batch, sequence, self.groups, size // self.groups), hidden.dtype)
+        owners = visibility.segments()
+        for tap in range(-reach, reach + 1):
+            there = _moved(owners, tap)
+            mine = (there == owners) & (there != 0)
+            x = jnp.where(mine[:, :, None], _moved(hidden, tap), jnp.zeros((), hidden.dtype))
+            x = x.reshape(batch, sequence, self.groups, -1)
+            part = kernel[tap + reach].reshape(-1, self.groups, size // self.groups)
+            total = total + jnp.einsum("bsgi,igo->bsgo", x, part)
+        y = add_bias(total.reshape(hidden.shape), self.bias[...].astype(hidden.dtype))
+        return self.norm(residual + self.activation(dropout(y, self.rate, seed)))
+
+
+def _moved(x, by):
+    """[batch, sequence, ...] with what stands `by` places further on in each place; zeros from beyond the row."""
+    sequence = x.shape[1]
+    wide = jnp.pad(x, [(0, 0), (max(0, -by), max(0, by)), *[(0, 0)] * (x.ndim - 2)])
+    return jax.lax.slice_in_dim(wide, max(0, by), max(0, by) + sequence, axis=1)
 
 
 @jax.custom_vjp
@@ -115,6 +193,8 @@ ACTIVATIONS = {
     "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 

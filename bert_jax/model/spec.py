@@ -1,10 +1,12 @@
 """What a model is: sizes and switches, fixed while a program runs."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import jax
 
+from bert_jax import combinations
 from bert_jax.errors import UserError
 from bert_jax.kernel_choice import resolve_kernel
 
@@ -132,6 +134,29 @@ class Spec:
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
 
+    @property
+    def has_learned_positions(self) -> bool:
+        return "learned" in self.positions
+
+    @property
+    def has_rotary_positions(self) -> bool:
+        return "rotary" in self.positions
+
+    @property
+    def has_relative_positions(self) -> bool:
+        return "relative" in self.positions
+
+    @property
+    def relative_score_terms(self) -> int:
+        """Of which attention scores are the sum, with relative positions."""
+        return 1 + len(self.relative_terms.split("+"))
+
+    @property
+    def output_stddev(self) -> float:
+        """Of the projections that layers give out, at the beginning."""
+        depth = 2 * self.num_layers if self.scaled_initializer else 1
+        return self.initializer_range / math.sqrt(depth)
+
 
 def make_spec(
     config: Mapping,
@@ -165,12 +190,16 @@ def make_spec(
         raise UserError("config.model.pooler: False, but the next-sentence head reads the pooled [CLS]")
     if task and task.name == "sequence_classification" and task.pooling == "pooler" and not fields["pooler"]:
         raise UserError("config.model.pooler: False, but the classifier reads the pooled [CLS]; expected True")
+    if sentence_order and not fields["pooler"]:
+        raise UserError("config.model.pooler: False, but the sentence-order head reads the pooled [CLS]")
     fields["vocab_size"] = vocab_size
     fields |= {"next_sentence": next_sentence, "language_model": language_model, "task": task}
     fields |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
     fields["platform"] = platform = platform or device_platform()
     if fields["dtype"] == "auto":
         fields["dtype"] = "float32" if platform == "cpu" else "bfloat16"
+    defaults = {f.name: f.default for f in dataclasses.fields(Spec) if f.default is not dataclasses.MISSING}
+    combinations.check(defaults | fields)
     spec = Spec(**fields)
     resolve_kernel(
         spec.attention_kernel,

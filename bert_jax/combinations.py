@@ -1,0 +1,136 @@
+"""Which switches of config.model do not go together, and why: the one list of them.
+
+What is not refused here can be combined. No jax here: configs are checked by it too.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """A combination that cannot work.
+
+    Attributes:
+      key: of config.model, what the message names first.
+      when: whether a config.model has it.
+      reason: what stands in the way and what is expected; fields in braces are keys of config.model.
+    """
+
+    key: str
+    when: Callable[[Mapping], bool]
+    reason: str
+
+
+REFUSALS = (
+    Refusal(
+        "hidden_size",
+        lambda m: not m["head_size"] and m["hidden_size"] % m["num_heads"] != 0,
+        "it is not divisible by config.model.num_heads={num_heads}; expected a multiple, or config.model.head_size",
+    ),
+    Refusal(
+        "num_kv_heads",
+        lambda m: m["num_kv_heads"] and m["num_heads"] % m["num_kv_heads"] != 0,
+        "each head of keys and values serves as many of the config.model.num_heads={num_heads} queries' heads; expected "
+        "a divisor of {num_heads}",
+    ),
+    Refusal(
+        "positions",
+        lambda m: "rotary" in m["positions"] and _head_size(m) % 2 != 0,
+        "rotary positions turn pairs of a head's units, and heads have an odd number of them (config.model.head_size, "
+        "or hidden_size={hidden_size} / num_heads={num_heads}); expected an even number",
+    ),
+    Refusal(
+        "positions",
+        lambda m: "relative" in m["positions"] and m["local_window"],
+        "relative positions score all pairs of tokens, and config.model.local_window={local_window} asks for those of a "
+        "window alone; expected local_window=0, or rotary or learned positions",
+    ),
+    Refusal(
+        "attention_kernel",
+        lambda m: "relative" in m["positions"] and m["attention_kernel"] not in ("auto", "xla"),
+        "a fused kernel has no place for the scores of config.model.positions={positions}; expected auto or xla",
+    ),
+    Refusal(
+        "relative_buckets",
+        lambda m: m["relative_buckets"] and not 4 <= m["relative_buckets"] <= _span(m),
+        "half of the buckets hold one distance each and half the logarithms of those up to relative_span (0: "
+        "max_positions={max_positions}); expected 0, or at least 4 and at most relative_span={relative_span}",
+    ),
+    Refusal(
+        "first_norm",
+        lambda m: not m["first_norm"] and m["norm_place"] == "post",
+        "with config.model.norm_place=post there is no norm before the first layer; expected True, or norm_place=pre",
+    ),
+    Refusal(
+        "first_norm",
+        lambda m: not m["first_norm"] and m["layer_groups"],
+        "with config.model.layer_groups={layer_groups} the first layer's norm is that of others too; expected True",
+    ),
+    Refusal(
+        "layer_groups",
+        lambda m: m["layer_groups"] and m["num_layers"] % m["group_layers"] != 0,
+        "config.model.num_layers={num_layers} is not a multiple of config.model.group_layers={group_layers}",
+    ),
+    Refusal(
+        "layer_groups",
+        lambda m: m["layer_groups"] > m["num_layers"] // max(1, m["group_layers"]),
+        "there are {num_layers} layers in groups of config.model.group_layers={group_layers}; expected no more groups "
+        "than that",
+    ),
+    Refusal(
+        "group_layers",
+        lambda m: m["group_layers"] > 1 and not m["layer_groups"],
+        "without config.model.layer_groups each layer has its own parameters; expected 1, or layer_groups",
+    ),
+    Refusal(
+        "conv_kernel_size",
+        lambda m: m["conv_kernel_size"] and m["conv_kernel_size"] % 2 == 0,
+        "the convolution reads as many tokens before as behind; expected an odd number, or 0 for none",
+    ),
+    Refusal(
+        "conv_kernel_size",
+        lambda m: m["conv_kernel_size"] and m["layer_groups"],
+        "the convolution is the first layer's alone, and with config.model.layer_groups={layer_groups} its parameters "
+        "are those of others too; expected 0",
+    ),
+    Refusal(
+        "conv_kernel_size",
+        lambda m: m["conv_kernel_size"] and m["attention"] == "causal",
+        "the convolution reads the tokens behind, which config.model.attention=causal hides; expected 0",
+    ),
+    Refusal(
+        "conv_groups",
+        lambda m: m["conv_kernel_size"] and m["hidden_size"] % m["conv_groups"] != 0,
+        "it does not divide config.model.hidden_size={hidden_size}",
+    ),
+    Refusal(
+        "global_every",
+        lambda m: m["local_window"] and m["global_every"] < 1,
+        "with config.model.local_window={local_window} every n-th layer sees all tokens; expected at least 1",
+    ),
+    Refusal(
+        "tied_decoder",
+        lambda m: m["tied_decoder"] and not m["mlm_transform"] and m["embedding_size"] not in (0, m["hidden_size"]),
+        "without config.model.mlm_transform the decoder reads hidden states of {hidden_size}, and the word embedding has "
+        "config.model.embedding_size={embedding_size}; expected False, or mlm_transform=True",
+    ),
+)
+
+
+def check(model: Mapping) -> None:
+    """Raises UserError for the first combination of a mapping like config.model that cannot work."""
+    for refusal in REFUSALS:
+        if refusal.when(model):
+            reason = refusal.reason.format(**model)
+            raise UserError(f"config.model.{refusal.key}: found {model[refusal.key]}, but {reason}")
+
+
+def _head_size(model):
+    return model["head_size"] or model["hidden_size"] // model["num_heads"]
+
+
+def _span(model):
+    return model["relative_span"] or model["max_positions"]
