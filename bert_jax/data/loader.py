@@ -197,7 +197,7 @@ class Stream:
 
         `packed` says whether the rows are packed where the phase's data.packing is on.
         """
-        key = (phase.index, split, packed)
+        key = (phase.stream, split, packed)
         if key not in self._sources:
             sources = [
                 Source(self.config, phase, corpus, split, packed and phase.data.packing)
@@ -231,7 +231,7 @@ class Stream:
                 f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by {num_hosts} hosts"
             )
         mine = phase.data.batch_size // num_hosts
-        place = (step - phase.start) * phase.data.batch_size + host * mine + np.arange(mine)
+        place = phase.first_row + (step - phase.start) * phase.data.batch_size + host * mine + np.arange(mine)
         sources = self.sources(phase)
         if len(sources) == 1:
             return [(sources[0], np.arange(mine), sources[0].places(place))]
@@ -247,9 +247,9 @@ class Stream:
 
     def _mixture(self, phase):
         """Whose turn each place of a period is, its rank among that corpus's turns, and each corpus's turns."""
-        if phase.index not in self._mixtures:
-            self._mixtures[phase.index] = self._make_mixture(phase)
-        return self._mixtures[phase.index]
+        if phase.stream not in self._mixtures:
+            self._mixtures[phase.stream] = self._make_mixture(phase)
+        return self._mixtures[phase.stream]
 
     def _make_mixture(self, phase):
         exact = mixture_shares(phase.data, self.corpora) * _PERIOD
@@ -282,7 +282,7 @@ class Source:
             some = "documents of two sentences or more" if config.objective.sentence_order else "some text"
             raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected {some}")
         self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
-        self._key = (config.seed, corpus.fingerprint, phase.index, split)
+        self._key = (config.seed, corpus.fingerprint, phase.stream, split)
         self._order_key = hashing.fold("order", *self._key)
         self._mask_key = hashing.fold("mask", *self._key)
         tokenizer = corpus.tokenizer
