@@ -17,6 +17,7 @@ from bert_jax import sharding
 from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.training import objective as objective_lib
 from bert_jax.training import padding
+from bert_jax.training.objective import Objective
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -78,41 +79,43 @@ def dropout_key(config) -> jax.Array:
     return keys(config.seed)[1]
 
 
-def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callable:
+def make_train_step(config, model: Model, mesh: Mesh, num_steps: int, teacher: Model | None = None) -> Callable:
     """A compiled function (state, batch, step, key) -> (state, metrics); it consumes the state it is given.
 
-    `step` is an int32 scalar, `key` the run's `dropout_key`. The metrics are device scalars of this step: loss,
-    mlm_loss, mlm_accuracy, learning_rate, grad_norm (before clipping), and with next-sentence prediction nsp_loss,
-    nsp_accuracy; of packed rows padding.shares. Losses and gradients are sums over the whole batch divided by its
-    counts, whatever the number of microbatches and shards.
+    `step` is an int32 scalar, `key` the run's `dropout_key`; a teacher's parameters follow them, as they lie on the
+    mesh. The metrics are device scalars of this step: loss, learning_rate, grad_norm (before clipping), of each of the
+    objective's tasks TASK_loss and, where there are right answers, TASK_accuracy (mlm, with pairs nsp or sop, ...), and
+    of packed rows padding.shares. Losses and gradients are sums over the whole batch divided by its counts, whatever
+    the number of microbatches and shards.
 
     Args:
-      config: the run's config; reads objective, optimizer, train.microbatches, train.logits_chunk.
+      config: the run's config; reads what objective.make does, optimizer and train.microbatches.
       model: the model.
       mesh: the mesh of state and batch.
       num_steps: of the whole run.
+      teacher: of distillation.
     """
-    objective, microbatches, chunk = config.objective, config.train.microbatches, config.train.logits_chunk
+    objective, microbatches = objective_lib.make(config, model, teacher), config.train.microbatches
     optimizer = make_optimizer(config.optimizer, num_steps)
     schedule = make_schedule(config.optimizer, num_steps)
 
-    def train_step(state, batch, step, key):
+    def train_step(state, batch, step, key, taught=None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return step_on_mesh(state, batch, step, key)
+            return step_on_mesh(state, batch, step, key, taught)
 
-    def step_on_mesh(state, batch, step, key):
-        counts = objective_lib.counts(batch, objective)
-        key = jax.random.fold_in(key, step)
+    def step_on_mesh(state, batch, step, key, taught):
+        counts = objective.counts(batch)
+        step_key = jax.random.fold_in(key, step)
 
         def loss_of(params, rows, key):
-            sums = objective_lib.sums(model, params, rows, objective, key, logits_chunk=chunk)
-            return objective_lib.mean_loss(sums, counts), sums
+            sums = objective.sums(params, rows, key, step_key=step_key, teacher=taught)
+            return objective.mean_loss(sums, counts), sums
 
         params = state["params"]
-        grads, sums = gradient_and_sums(loss_of, params, batch, key, microbatches)
+        grads, sums = gradient_and_sums(loss_of, params, batch, step_key, microbatches)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         grad_norm = optax.tree.norm(grads)
-        loss = objective_lib.mean_loss(sums, counts)
+        loss = objective.mean_loss(sums, counts)
         bad = (state["bad_step"] < 0) & ~(jnp.isfinite(loss) & jnp.isfinite(grad_norm))
         state = {
             "params": optax.apply_updates(params, updates),
@@ -120,33 +123,32 @@ def make_train_step(config, model: Model, mesh: Mesh, num_steps: int) -> Callabl
             "bad_step": jnp.where(bad, step, state["bad_step"]),
         }
         metrics = {"loss": loss, "learning_rate": schedule(step), "grad_norm": grad_norm}
-        for task in objective_lib.tasks(counts):
-            count = jnp.maximum(counts[f"{task}_count"], 1.0)
-            metrics[f"{task}_loss"] = sums[f"{task}_loss"] / count
-            metrics[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
+        metrics |= objective.metrics(sums, counts)
         return state, metrics | padding.shares(batch, batch["input_ids"].shape[1:])
 
     state_sharding = state_shardings(config, model, mesh, num_steps)
     replicated = sharding.replicated(mesh)
+    where_it_lies = () if teacher is None else (None,)
     return jax.jit(
         train_step,
-        in_shardings=(state_sharding, sharding.batch_sharding(mesh), replicated, replicated),
+        in_shardings=(state_sharding, sharding.batch_sharding(mesh), replicated, replicated, *where_it_lies),
         out_shardings=(state_sharding, replicated),
         donate_argnums=0,
     )
 
 
-def make_eval_step(config, model: Model, mesh: Mesh) -> Callable:
+def make_eval_step(config, model: Model, mesh: Mesh, objective: Objective | None = None) -> Callable:
     """A compiled function (params, batch) -> sums over the batch, without dropout; device scalars.
 
-    mlm_loss_sum, mlm_correct, mlm_count, and with next-sentence prediction nsp_loss_sum, nsp_correct, nsp_count.
+    TASK_loss_sum, TASK_correct and TASK_count of each task of `objective`, by default the config's, which of
+    distillation is the student's own.
     """
-    objective, chunk = config.objective, config.train.logits_chunk
+    asked = objective or objective_lib.make(config, model).evaluated
 
     def eval_step(params, batch):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            sums = objective_lib.sums(model, params, batch, objective, logits_chunk=chunk)
-        counts = objective_lib.counts(batch, objective)
+            sums = asked.sums(params, batch)
+        counts = asked.counts(batch)
         return counts | {f"{key}_sum" if key.endswith("_loss") else key: value for key, value in sums.items()}
 
     return jax.jit(
@@ -182,10 +184,10 @@ def _placed(leaf, layout):
 
 
 def _state_maker(config, model, mesh, num_steps):
-    optimizer = make_optimizer(config.optimizer, num_steps)
+    optimizer, objective = make_optimizer(config.optimizer, num_steps), objective_lib.make(config, model)
 
     def make(key):
-        params = model.init(key)
+        params = objective.init(key)
         if model.spec.scan_layers:
             params = stack_layers(params)
         return {"params": params, "opt_state": optimizer.init(params), "bad_step": jnp.full((), -1, jnp.int32)}

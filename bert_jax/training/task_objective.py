@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.model import Model, crf
-from bert_jax.training.objective import token_cross_entropy
+from bert_jax.training.cross_entropy import token_cross_entropy
 
 
 def count(batch: Mapping, model: Model, problem: str) -> jax.Array:

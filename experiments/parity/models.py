@@ -10,9 +10,10 @@ import optax
 
 from bert_jax import config as config_lib
 from bert_jax.interop import huggingface, model_config, weights
-from bert_jax.training import objective as objective_lib
 from bert_jax.training import optimizer as optimizer_lib
 from bert_jax.training import task_objective
+from bert_jax.training.cross_entropy import token_cross_entropy
+from bert_jax.training.language_modeling import LanguageModeling
 from experiments.parity.report import Row
 
 BARS = {"hidden states": 1e-5, "logits": 1e-5, "loss": 1e-5, "gradients": 1e-4, "AdamW step": 1e-5}
@@ -253,14 +254,12 @@ def _our_loss(ours, params, batch):
     if spec.task:
         total = task_objective.loss_sum(model, params, batch, ours.problem)
         return total / task_objective.count(batch, model, ours.problem)
-    objective = {"name": "mlm", "next_sentence": spec.next_sentence}
     if spec.language_model:
-        return objective_lib.mean_loss(
-            objective_lib.sums(model, params, batch, objective), objective_lib.counts(batch, objective)
-        )
+        objective = LanguageModeling(model, {"name": "mlm", "next_sentence": spec.next_sentence})
+        return objective.mean_loss(objective.sums(params, batch), objective.counts(batch))
     outputs = model.apply(params, batch)
     if spec.next_sentence:
-        losses = objective_lib.token_cross_entropy(outputs["next_sentence_logits"], batch["next_sentence_label"])[0]
+        losses = token_cross_entropy(outputs["next_sentence_logits"], batch["next_sentence_label"])[0]
         return losses.mean()
     return _bare_loss(ours, batch, outputs["hidden"], outputs.get("pooled"), jnp)
 

@@ -10,12 +10,12 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
-from bert_jax.interop import weights
-from bert_jax.training import objective as objective_lib
+from bert_jax.interop import families, weights
 from bert_jax.training import optimizer as optimizer_lib
+from bert_jax.training.language_modeling import LanguageModeling
 
 FOLDER = pathlib.Path(__file__).parent
-FAMILIES = {"bert": weights.BERT, "roberta": weights.ROBERTA}
+FAMILIES = {name: families.FAMILIES[name].table({}) for name in ("bert", "roberta")}
 
 
 def our_model(family, scan_layers):
@@ -55,7 +55,7 @@ def test_agrees_with_transformers(source, family, scan_layers):
     arrays = live(family) if source == "live" else dict(np.load(FOLDER / f"golden_{family}.npz"))
     model, table = our_model(family, scan_layers), FAMILIES[family]
     batch = group(arrays, "batch/")
-    objective = {"name": "mlm", "next_sentence": family == "bert"}
+    objective = LanguageModeling(model, {"name": "mlm", "next_sentence": family == "bert"})
     params = jax.tree.map(jnp.asarray, weights.from_state_dict(model, group(arrays, "before/"), table, "golden"))
 
     every_position = {k: v for k, v in batch.items() if k != "masked_positions"}
@@ -69,8 +69,7 @@ def test_agrees_with_transformers(source, family, scan_layers):
         assert_close(outputs["next_sentence_logits"], arrays["next_sentence_logits"], 1e-5)
 
     def loss_of(params):
-        counts = objective_lib.counts(batch, objective)
-        return objective_lib.mean_loss(objective_lib.sums(model, params, batch, objective), counts)
+        return objective.mean_loss(objective.sums(params, batch), objective.counts(batch))
 
     loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     assert_close(loss, arrays["loss"], 1e-5)

@@ -28,12 +28,12 @@ def expected():
     """By jax.grad of the loss and the model's own hidden states."""
     config, batch = make_config(), make_batch()
     model, params = model_lib.build(config.model, VOCAB), initial_state(VOCAB)["params"]
-    counts = objective_lib.counts(batch, config.objective)
+    objective = objective_lib.make(config, model)
+    counts = objective.counts(batch)
 
     @jax.jit
     def of(params):
-        sums = objective_lib.sums(model, params, batch, config.objective)
-        return objective_lib.mean_loss(sums, counts)
+        return objective.mean_loss(objective.sums(params, batch), counts)
 
     gradient = jax.device_get(jax.grad(of)(params))
     hidden = jax.device_get(jax.jit(lambda p: model.apply(p, batch, hidden_states=True)["hidden_states"])(params))

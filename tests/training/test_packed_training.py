@@ -13,7 +13,8 @@ from bert_jax import model as model_lib
 from bert_jax.data import batch_at, packing, tasks
 from bert_jax.data.tasks import batches
 from bert_jax.model import Task
-from bert_jax.training import finetuning, loop, objective, padding, task_objective
+from bert_jax.training import finetuning, loop, padding, task_objective
+from bert_jax.training.language_modeling import LanguageModeling
 from bert_jax.training.models import open_model
 from tests.training.conftest import WORDS
 
@@ -125,7 +126,7 @@ def test_pretraining_learns_the_same(name, offset):
     causal = "causal" if name == "ltr" else "bidirectional"
     model = model_lib.build(config_of(offset, attention=causal), VOCAB, next_sentence=False)
     params = jax.jit(model.init)(jax.random.key(0))
-    settings = {"name": name, "next_sentence": False}
+    objective = LanguageModeling(model, {"name": name})
     batch = texts()
     if name == "mlm":
         random = np.random.default_rng(2)
@@ -137,10 +138,8 @@ def test_pretraining_learns_the_same(name, offset):
 
     @jax.jit
     def learned(batch):
-        counts = objective.counts(batch, settings)
-        loss, gradient = jax.value_and_grad(
-            lambda params: objective.sums(model, params, batch, settings)["mlm_loss"]
-        )(params)
+        counts = objective.counts(batch)
+        loss, gradient = jax.value_and_grad(lambda params: objective.sums(params, batch)["mlm_loss"])(params)
         return loss, gradient, counts
 
     expected, found = learned(batch), learned(packed(batch, masks=30))

@@ -11,6 +11,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
+from bert_jax.training import language_modeling
 from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
 
@@ -161,11 +162,14 @@ def test_left_to_right_predicts_each_next_token():
     batch = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     model = model_lib.build(config.model, VOCAB, next_sentence=False)
     params = initial_state(VOCAB, **causal)["params"]
-    sums = jax.jit(lambda p: objective_lib.sums(model, p, batch, config.objective))(params)
-    chunked = jax.jit(lambda p: objective_lib.sums(model, p, batch, config.objective, logits_chunk=7))(params)
+    objective = objective_lib.make(config, model)
+    config.train.logits_chunk = 7
+    chunks = objective_lib.make(config, model)
+    sums = jax.jit(lambda p: objective.sums(p, batch))(params)
+    chunked = jax.jit(lambda p: chunks.sums(p, batch))(params)
     for name, value in sums.items():
         np.testing.assert_allclose(chunked[name], value, rtol=1e-6)
-    counts = objective_lib.counts(batch, config.objective)
+    counts = objective.counts(batch)
     logits = np.asarray(jax.jit(model.apply)(params, batch)["mlm_logits"], np.float64)
     total = number = 0
     for row in range(ROWS):
@@ -188,7 +192,7 @@ def test_cross_entropy_gradient_against_automatic_one():
         return -(chosen * weights).sum()
 
     def ours(logits):
-        return objective_lib._cross_entropy("mlm", logits, labels, weights)["mlm_loss"]
+        return language_modeling.cross_entropy("mlm", logits, labels, weights)["mlm_loss"]
 
     np.testing.assert_allclose(jax.grad(ours)(logits), jax.grad(plain)(logits), atol=1e-5)
 
