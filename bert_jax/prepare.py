@@ -27,7 +27,7 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder or URL: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them: a folder, a run's workdir, a "
-    "name on the hub; or a vocabulary to train: train:wordpiece:8192, train:bpe:N, train:sentencepiece:N")  # fmt: skip
+    "name on the hub; or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", None, "words that the vocabulary gets as tokens behind its own: a file with one a line, or how many "
     "to take from the text: the words of letters whose occurrences x (pieces - 1) are most")  # fmt: skip
@@ -39,7 +39,8 @@ _TEXT_FIELD = flags.DEFINE_string("text_field", "text", "the field or column of 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where tfds keeps its datasets")
 _EVAL_SHARE = flags.DEFINE_float("eval_share", 0.02, "of the documents, held out by a hash of their text")
 _DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of equal documents")
-_LOWER_CASE = flags.DEFINE_string("lower_case", "auto", "true or false: for vocab.txt, .model and train:wordpiece")
+_LOWER_CASE = flags.DEFINE_string(
+    "lower_case", "auto", "true or false: for vocab.txt, .model, train:wordpiece and train:unigram")
 _WORKERS = flags.DEFINE_integer("workers", None, "processes; by default as many as there are cores")
 _STRICT = flags.DEFINE_bool("strict", False, "text that cannot be read is an error, not skipped and counted")
 _RUNNER = flags.DEFINE_string(

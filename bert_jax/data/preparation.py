@@ -262,7 +262,7 @@ def _tokenizer_spec(settings):
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
             f"{', '.join(tokenizer_training.KINDS)}, such as train:wordpiece:8192"
         )
-    if lower_case is not None and kind != "wordpiece":
+    if lower_case is not None and kind not in tokenizer_training.LOWER_CASING:
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
     return (kind, int(size)), None, []
 

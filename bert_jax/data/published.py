@@ -20,7 +20,7 @@ CONFIG, STATE = "tokenizer_config.json", "tokenizer.json"
 # Every file that a vocabulary may consist of, to be kept when a model is written again.
 FILES = (
     STATE, CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "sentencepiece.bpe.model",
+    "sentencepiece.bpe.model", "spiece.model", "spm.model",
 )  # fmt: skip
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # The class that goes with a model_type; a tokenizer_config.json may name another.
@@ -29,13 +29,25 @@ _CLASS_OF_MODEL = {
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "albert": "AlbertTokenizer",
+    "deberta": "DebertaTokenizer",
+    "deberta-v2": "DebertaV2Tokenizer",
+    "modernbert": "TokenizersBackend",
+    "eurobert": "TokenizersBackend",
 }
-# Classes that take tokenizer.json as it is.
+# Classes that take tokenizer.json as it is, and the models for which they do whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
+_ALWAYS_GENERIC = ("modernbert",)
 _ALIASES = {"DistilBertTokenizer": "BertTokenizer", "ElectraTokenizer": "BertTokenizer"}
 _BERT_NAMES = {
     "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
 }  # fmt: skip
+_ALBERT_NAMES = _BERT_NAMES | {
+    "bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>",
+}  # fmt: skip
+_DEBERTA_NAMES = _BERT_NAMES | {"bos_token": "[CLS]", "eos_token": "[SEP]"}
 _FAIRSEQ_NAMES = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
     "pad_token": "<pad>", "mask_token": "<mask>",
@@ -44,23 +56,31 @@ _FAIRSEQ_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A pipeline and the names of its special tokens: "cls", "sep", "mask", "pad", "unk", as far as there are such."""
+    """A pipeline and the names of its special tokens: "cls", "sep", "mask", "pad", "unk", "bos", "eos", if any."""
 
     tokenizer: hf.Tokenizer
     roles: Mapping[str, str]
 
 
-def load(directory: pathlib.Path) -> Vocabulary | None:
+def load(directory: pathlib.Path, lower_case: bool | None = None) -> Vocabulary | None:
     """The vocabulary of a directory that says how it is to be built, in tokenizer_config.json or by its model_type.
 
-    Returns None for a directory that does not, or whose class `tokenizers.load` reads by itself (ALBERT's).
+    Args:
+      directory: of a model, or of a tokenizer alone.
+      lower_case: for a SentencePiece model, instead of `do_lower_case` of its settings.
+
+    Returns None for a directory that does not; and for one that `tokenizers.load` reads with lower_case by itself.
 
     Raises:
       UserError: a class that is not supported, a file that is missing, or one that does not parse.
     """
     settings = _json(directory / CONFIG)
     name = _class_name(directory, settings)
-    if name is None or name == "AlbertTokenizer":
+    if lower_case is not None:
+        if name not in _LOWER_CASING or (directory / STATE).is_file():
+            return None
+        settings["do_lower_case"] = lower_case
+    if name is None:
         return None
     if name not in _BUILDERS and name not in _GENERIC:
         raise UserError(
@@ -79,20 +99,66 @@ def load(directory: pathlib.Path) -> Vocabulary | None:
             tokenizer, names, extra = kind.build(directory, settings, names)
         extra = settings.get("extra_special_tokens") or extra
         _add(tokenizer, added, names, extra)
-        if name not in _GENERIC:
+        if name not in _GENERIC and tokenizer.post_processor is None:
             tokenizer.post_processor = kind.post_processor(tokenizer, names)
     except UserError:
         raise
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"{directory}: its vocabulary is not that of a {name}: {_line(error)}") from error
-    roles = {role.removesuffix("_token"): str(token) for role, token in names.items()}
-    return Vocabulary(tokenizer, roles)
+    return Vocabulary(tokenizer, _roles(names))
+
+
+def load_model(proto: bytes, where: str, lower_case: bool | None, keep_accents: bool = False) -> Vocabulary | None:
+    """The vocabulary of a SentencePiece model by itself, if its pieces are laid out as ALBERT's or DeBERTa's are.
+
+    Without lower_case the letters of the pieces decide. Raises UserError for a file that holds no such model.
+    """
+    pieces, charsmap, extra, unk_id = _pieces(proto, where)
+    first = tuple(piece for piece, _ in pieces[:5])
+    if lower_case is None:
+        lower_case = has_no_capitals([piece for piece, _ in pieces], ())
+    if first == _ALBERT_PIECES:
+        names, kind = _ALBERT_NAMES, _BUILDERS["AlbertTokenizer"]
+        tokenizer = _albert_pipeline(pieces, charsmap, {"do_lower_case": lower_case, "keep_accents": keep_accents})
+    elif first[:4] == _DEBERTA_PIECES and all(piece != "[MASK]" for piece, _ in pieces):
+        names, kind = _DEBERTA_NAMES, _BUILDERS["DebertaV2Tokenizer"]
+        tokenizer = _deberta_v2_pipeline(pieces, unk_id, {"do_lower_case": lower_case})
+    else:
+        return None
+    _add(tokenizer, {}, names, extra)
+    tokenizer.post_processor = kind.post_processor(tokenizer, names)
+    return Vocabulary(tokenizer, _roles(names))
+
+
+def has_no_capitals(tokens: list[str], special_ids) -> bool:
+    """Whether an uncased model's vocabulary would look like this: no letter is a capital but in special tokens."""
+    special = {tokens[i] for i in special_ids}
+    ordinary = (t for t in tokens if t not in special and not (t[:1] in "[<" and t[-1:] in "]>"))
+    return not any(token != token.lower() for token in ordinary)
+
+
+def names_beside(path: pathlib.Path) -> dict[str, str]:
+    """The special tokens by role ("cls", "mask", ...) that the files beside a vocabulary name; empty without any."""
+    names, _, _ = _special_tokens(path.parent, _json(path.parent / CONFIG))
+    return _roles(names)
+
+
+def is_model_of(path: pathlib.Path) -> bool:
+    """Whether a file is the SentencePiece model of a directory whose class is built from it."""
+    kind = _BUILDERS.get(_class_name(path.parent, _json(path.parent / CONFIG)))
+    return kind is not None and path.name == kind.model
+
+
+def _roles(names):
+    return {role.removesuffix("_token"): _text(token) for role, token in names.items()}
 
 
 def _class_name(directory, settings):
     """As AutoTokenizer chooses: the class that the tokenizer's or the model's settings name, else the model_type's."""
     config = _json(directory / "config.json")
     model_type = config.get("model_type")
+    if model_type in _ALWAYS_GENERIC:
+        return "TokenizersBackend"
     of_model = _CLASS_OF_MODEL.get(model_type) if isinstance(model_type, str) else None
     name = settings.get("tokenizer_class") or (config.get("tokenizer_class") if of_model else None) or of_model
     name = name and str(name).removesuffix("Fast")
@@ -156,12 +222,14 @@ class _Builder:
     Attributes:
       names: its special tokens, where the settings name no others.
       build: (directory, settings, special tokens) -> (pipeline, special tokens, more tokens to add).
-      post_processor: (pipeline, special tokens) -> what puts them around texts.
+      post_processor: (pipeline, special tokens) -> what puts them around texts, where `build` sets none.
+      model: the SentencePiece model's file, for a class that is built from one.
     """
 
     names: Mapping[str, str]
     build: Callable
     post_processor: Callable
+    model: str = ""
 
 
 def _bert(directory, settings, names):
@@ -185,6 +253,10 @@ def _bert(directory, settings, names):
 
 
 def _roberta(directory, settings, names):
+    return _byte_level(directory, settings), names, ()
+
+
+def _byte_level(directory, settings):
     model = _json(directory / STATE).get("model", {})
     if "vocab" in model:
         vocab = model["vocab"]
@@ -198,16 +270,16 @@ def _roberta(directory, settings, names):
     )
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=settings.get("add_prefix_space", False))
     tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer, names, ()
+    return tokenizer
 
 
 def _xlm_roberta(directory, settings, names):
     vocab, charsmap, extra = _unigram(directory)
     if vocab is None:
-        pieces, charsmap, extra = _pieces(_needed(directory / "sentencepiece.bpe.model"))
+        pieces, charsmap, extra, _ = _model(directory / "sentencepiece.bpe.model")
         first = ((_text(names[role]), 0.0) for role in ("bos_token", "pad_token", "eos_token", "unk_token"))
         vocab = [*first, *pieces[3:], (_text(names["mask_token"]), 0.0)]
-    return _metaspace(vocab, 3, charsmap, settings), names, extra or ()
+    return _metaspace(vocab, 3, _precompiled(charsmap), settings), names, extra or ()
 
 
 def _camembert(directory, settings, names):
@@ -216,7 +288,7 @@ def _camembert(directory, settings, names):
     unk = _text(names["unk_token"])
     vocab, charsmap, extra = _unigram(directory)
     if vocab is None:
-        pieces, charsmap, extra = _pieces(_needed(directory / "sentencepiece.bpe.model"))
+        pieces, charsmap, extra, _ = _model(directory / "sentencepiece.bpe.model")
         vocab = [
             ("<s>NOTUSED", 0.0), (_text(names["pad_token"]), 0.0), ("</s>NOTUSED", 0.0), (unk, 0.0),
             ("<unk>NOTUSED", -100.0), *pieces[1:], (_text(names["mask_token"]), 0.0),
@@ -224,14 +296,76 @@ def _camembert(directory, settings, names):
     unk_id = next((i for i, (token, _) in enumerate(vocab) if token == unk), 0)
     if extra is None:
         extra = ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
-    return _metaspace(vocab, unk_id, charsmap, settings), names, extra
+    return _metaspace(vocab, unk_id, _precompiled(charsmap), settings), names, extra
 
 
-def _metaspace(vocab, unk_id, charsmap, settings):
+def _albert(directory, settings, names):
+    vocab, charsmap, extra = _unigram(directory)
+    if vocab is None:
+        vocab, charsmap, extra, _ = _model(directory / "spiece.model")
+    tokenizer = _albert_pipeline(vocab, charsmap, settings)
+    if (directory / STATE).is_file():
+        tokenizer.post_processor = hf.Tokenizer.from_file(str(directory / STATE)).post_processor
+    return tokenizer, names, extra or ()
+
+
+def _albert_pipeline(vocab, charsmap, settings):
+    return _metaspace(vocab, 1, albert_normalizer(charsmap, settings), settings)
+
+
+def albert_normalizer(charsmap: bytes | None, settings: Mapping[str, bool]) -> normalizers.Normalizer:
+    """What ALBERT does to text before it splits it; settings: keep_accents, do_lower_case."""
+    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    if not settings.get("keep_accents", False):
+        steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    if settings.get("do_lower_case", True):
+        steps.append(normalizers.Lowercase())
+    if charsmap:
+        steps.append(_precompiled(charsmap))
+    return normalizers.Sequence(steps)
+
+
+def _deberta(directory, settings, names):
+    return _byte_level(directory, settings), names, ()
+
+
+def _deberta_v2(directory, settings, names):
+    vocab, _, extra = _unigram(directory)
+    unk_id = settings.get("unk_id", 1)
+    if vocab is None:
+        vocab, _, extra, unk_id = _model(directory / "spm.model")
+    unk = (_text(names["unk_token"]), 0.0)
+    unk_id = vocab.index(unk) if unk in vocab else unk_id
+    return _deberta_v2_pipeline(vocab, unk_id, settings), names, extra or ()
+
+
+def _deberta_v2_pipeline(vocab, unk_id, settings):
+    """Here white space is not dropped but becomes part of the pieces; the model's own character map is not used."""
+    tokenizer = hf.Tokenizer(models.Unigram(vocab, unk_id=unk_id, byte_fallback=False))
+    steps = [normalizers.Lowercase()] if settings.get("do_lower_case", False) else []
+    steps += [
+        normalizers.Replace(hf.Regex(r"\s{2,}|[\n\r\t]"), " "),
+        normalizers.NFC(),
+        normalizers.Strip(left=False, right=True),
+    ]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    scheme = "always" if settings.get("add_prefix_space", True) else "first"
+    splits = [pre_tokenizers.Punctuation(behavior="isolated")] if settings.get("split_by_punct", False) else []
+    splits.append(pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme=scheme))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    tokenizer.decoder = decoders.Metaspace(replacement="\u2581", prepend_scheme=scheme)
+    return tokenizer
+
+
+def _precompiled(charsmap):
+    return normalizers.Precompiled(charsmap) if charsmap else None
+
+
+def _metaspace(vocab, unk_id, normalizer, settings):
     """SentencePiece's unigram model over words that white space divides."""
     tokenizer = hf.Tokenizer(models.Unigram(vocab, unk_id=unk_id, byte_fallback=False))
-    if charsmap:
-        tokenizer.normalizer = normalizers.Precompiled(charsmap)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     scheme = "always" if settings.get("add_prefix_space", True) else "never"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -256,15 +390,19 @@ def _unigram(directory):
     return vocab, charsmap and base64.b64decode(charsmap), None
 
 
-def _pieces(path):
-    """(pieces with scores, character map, control and user-defined symbols) of a SentencePiece model."""
+def _model(path):
+    return _pieces(_needed(path).read_bytes(), str(path))
+
+
+def _pieces(proto, where):
+    """(pieces with scores, character map, control and user-defined symbols, unknown id) of a SentencePiece model."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto()
     try:
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(proto)
     except Exception as error:  # protobuf's DecodeError has moved between its versions
-        raise UserError(f"{path}: not a SentencePiece model; expected a .model file that it trained") from error
+        raise UserError(f"{where}: not a SentencePiece model; expected a .model file that it trained") from error
     control, user = model.SentencePiece.CONTROL, model.SentencePiece.USER_DEFINED
     extra = tuple(
         hf.AddedToken(piece.piece, normalized=False, special=piece.type == control)
@@ -272,7 +410,7 @@ def _pieces(path):
         if piece.type in (control, user)
     )
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    return pieces, model.normalizer_spec.precompiled_charsmap or None, extra
+    return pieces, model.normalizer_spec.precompiled_charsmap or None, extra, model.trainer_spec.unk_id
 
 
 def _bert_template(tokenizer, names):
@@ -288,6 +426,10 @@ def _fairseq_template(tokenizer, names):
     return template(tokenizer, _text(names["bos_token"]), _text(names["eos_token"]), 2)
 
 
+def _deberta_template(tokenizer, names):
+    return template(tokenizer, _text(names["cls_token"]), _text(names["sep_token"]), 2)
+
+
 def template(tokenizer: hf.Tokenizer, cls: str, sep: str, separators: int) -> processors.PostProcessor:
     """What puts special tokens around a text, and `separators` of them between the texts of a pair."""
     between, segment = (f"{sep}:0 ", 1) if separators == 1 else (f"{sep}:0 {sep}:0 ", 0)
@@ -301,9 +443,17 @@ def template(tokenizer: hf.Tokenizer, cls: str, sep: str, separators: int) -> pr
 _BUILDERS = {
     "BertTokenizer": _Builder(_BERT_NAMES, _bert, _bert_template),
     "RobertaTokenizer": _Builder(_FAIRSEQ_NAMES, _roberta, _roberta_processing),
-    "XLMRobertaTokenizer": _Builder(_FAIRSEQ_NAMES, _xlm_roberta, _fairseq_template),
-    "CamembertTokenizer": _Builder(_FAIRSEQ_NAMES, _camembert, _fairseq_template),
+    "XLMRobertaTokenizer": _Builder(_FAIRSEQ_NAMES, _xlm_roberta, _fairseq_template, "sentencepiece.bpe.model"),
+    "CamembertTokenizer": _Builder(_FAIRSEQ_NAMES, _camembert, _fairseq_template, "sentencepiece.bpe.model"),
+    "AlbertTokenizer": _Builder(_ALBERT_NAMES, _albert, _bert_template, "spiece.model"),
+    "DebertaTokenizer": _Builder(_DEBERTA_NAMES, _deberta, _deberta_template),
+    "DebertaV2Tokenizer": _Builder(_DEBERTA_NAMES, _deberta_v2, _bert_template, "spm.model"),
 }
+# Built from a SentencePiece model, with the treatment of letters as a setting.
+_LOWER_CASING = ("AlbertTokenizer", "DebertaV2Tokenizer")
+# How the pieces of the published models begin.
+_ALBERT_PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")
+_DEBERTA_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 
 def _state_vocab(directory):

@@ -46,22 +46,29 @@ class Ragged:
 
 def num_special(tokenizer: Tokenizer, pair: bool) -> int:
     """Special tokens that `join` adds."""
-    return 2 + pair * tokenizer.pair_separators
+    frame = tokenizer.frame
+    return len(frame.before) + len(frame.between + frame.after_pair if pair else frame.after)
+
+
+def second_begins(tokenizer: Tokenizer, first: int) -> int:
+    """Where the second text of a pair begins in its row, behind a first one of so many tokens."""
+    return len(tokenizer.frame.before) + first + len(tokenizer.frame.between)
 
 
 def join(tokenizer: Tokenizer, first: Ids, second: Ids | None = None) -> tuple[list[int], list[int]]:
-    """(ids, segments) of [CLS] first [SEP], or of [CLS] first [SEP] second [SEP] with the second in segment 1.
+    """(ids, segments) of a text or a pair with the special tokens of the tokenizer's frame.
 
-    A tokenizer with pair_separators=2 (RoBERTa's) puts two separators between the texts and knows no segments.
+    BERT: [CLS] first [SEP] second [SEP], the second in segment 1. RoBERTa puts two separators between the texts and
+    knows no segments; Llama's vocabularies put a begin-of-text before each text and nothing behind.
     """
-    ids = [tokenizer.cls_id, *first, tokenizer.sep_id]
+    frame = tokenizer.frame
+    ids = [*frame.before, *first]
     types = [0] * len(ids)
-    if second is not None:
-        ids += [tokenizer.sep_id] * (tokenizer.pair_separators - 1)
-        types += [0] * (len(ids) - len(types))
-        ids += [*second, tokenizer.sep_id]
-        types += [1 if tokenizer.pair_separators == 1 else 0] * (len(ids) - len(types))
-    return ids, types
+    if second is None:
+        return [*ids, *frame.after], [*types, *[0] * len(frame.after)]
+    between, segment, after = frame.segments
+    ids += [*frame.between, *second, *frame.after_pair]
+    return ids, [*types, *between, *[segment] * len(second), *after]
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:

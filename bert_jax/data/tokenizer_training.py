@@ -1,4 +1,4 @@
-"""Vocabularies made from text: WordPiece, byte-level BPE, SentencePiece."""
+"""Vocabularies made from text: WordPiece, byte-level BPE, unigram, SentencePiece."""
 
 import collections
 import io
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from bert_jax.data import tokenizers
+from bert_jax.data import published, sentencepiece_models, tokenizers
 from bert_jax.errors import UserError
 
-KINDS = ("wordpiece", "bpe", "sentencepiece")
+KINDS = ("wordpiece", "bpe", "bert-bpe", "unigram", "sentencepiece")
+LOWER_CASING = ("wordpiece", "unigram")
 _MOST_CHARACTERS = 1000  # a trained WordPiece vocabulary's alphabet; of small ones, a quarter of the vocabulary
 
 
@@ -19,15 +20,23 @@ def train(kind: str, texts: Iterable[str], vocab_size: int, lower_case: bool = T
     """Makes a vocabulary from text. The same text gives the same vocabulary, on any number of threads.
 
     Args:
-      kind: "wordpiece" (as BERT's), "bpe" (byte-level, as RoBERTa's) or "sentencepiece" (unigram, as ALBERT's).
+      kind: "wordpiece" (as BERT's), "bpe" (byte-level, as RoBERTa's), "bert-bpe" (the same with BERT's special tokens,
+        as DeBERTa's and ModernBERT's), "unigram" (as ALBERT's in transformers), or "sentencepiece" (the same for the
+        sentencepiece package, which no other program reads).
       texts: read once.
       vocab_size: with the special tokens. Little text may not give as many.
-      lower_case: for wordpiece.
+      lower_case: for wordpiece and unigram.
 
     Raises:
       UserError: vocab_size is too small for the text's characters, or there is no text.
     """
-    makers = {"wordpiece": _train_wordpiece, "bpe": _train_byte_level, "sentencepiece": _train_sentencepiece}
+    makers = {
+        "wordpiece": _train_wordpiece,
+        "bpe": _train_byte_level,
+        "bert-bpe": _train_bert_byte_level,
+        "unigram": _train_unigram,
+        "sentencepiece": _train_sentencepiece,
+    }
     return makers[kind](texts, vocab_size, lower_case)
 
 
@@ -72,7 +81,16 @@ def _repeated(words: collections.Counter) -> Iterator[str]:
 
 
 def _train_byte_level(texts, vocab_size, lower_case):
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    vocab, merges = _merges(texts, vocab_size, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    return tokenizers.byte_level(vocab, merges, f"train:bpe:{vocab_size}")
+
+
+def _train_bert_byte_level(texts, vocab_size, lower_case):
+    vocab, merges = _merges(texts, vocab_size, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    return tokenizers.byte_level(vocab, merges, f"train:bert-bpe:{vocab_size}")
+
+
+def _merges(texts, vocab_size, special):
     if vocab_size < 256 + len(special):
         _refuse_training(vocab_size, "byte-level BPE begins with 256 bytes and 5 special tokens")
     tokenizer = hf.Tokenizer(models.BPE())
@@ -86,11 +104,24 @@ def _train_byte_level(texts, vocab_size, lower_case):
     )
     tokenizer.train_from_iterator(iter(texts), trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) for merge in model["merges"]]
-    return tokenizers.byte_level(model["vocab"], merges, f"train:bpe:{vocab_size}")
+    return model["vocab"], [tuple(merge) for merge in model["merges"]]
+
+
+def _train_unigram(texts, vocab_size, lower_case):
+    where = f"train:unigram:{vocab_size}"
+    prepare = published.albert_normalizer(None, {"do_lower_case": lower_case, "keep_accents": not lower_case})
+    proto = _sentencepiece(map(prepare.normalize_str, texts), vocab_size, pad="<pad>", unk="<unk>")
+    return tokenizers.unigram(proto, lower_case, where)
 
 
 def _train_sentencepiece(texts, vocab_size, lower_case):
+    proto = _sentencepiece(texts, vocab_size, pad="[PAD]", unk="[UNK]")
+    where = f"train:sentencepiece:{vocab_size}"
+    return sentencepiece_models.SentencePieceTokenizer(proto, where, lower_case=False)
+
+
+def _sentencepiece(texts, vocab_size, pad, unk):
+    """The bytes of a model with five special tokens first, laid out as ALBERT's."""
     import sentencepiece
 
     proto = io.BytesIO()
@@ -107,15 +138,15 @@ def _train_sentencepiece(texts, vocab_size, lower_case):
             unk_id=1,
             bos_id=-1,
             eos_id=-1,
-            pad_piece="[PAD]",
-            unk_piece="[UNK]",
+            pad_piece=pad,
+            unk_piece=unk,
             control_symbols=["[CLS]", "[SEP]", "[MASK]"],
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().split(")", 1)[-1].split("] ")[-1]
         _refuse_training(vocab_size, " ".join(reason.split()) or "SentencePiece gave up")
-    return tokenizers.SentencePieceTokenizer(proto.getvalue(), f"train:sentencepiece:{vocab_size}", lower_case=False)
+    return proto.getvalue()
 
 
 def _refuse_training(vocab_size, reason):

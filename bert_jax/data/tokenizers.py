@@ -3,11 +3,11 @@
 `load` reads one, `Tokenizer.save` writes what `load` reads back; tokenizer_training.py makes new ones.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
 import pathlib
-import unicodedata
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,12 +19,55 @@ from bert_jax.errors import UserError
 
 # What each special token is called in the published vocabularies; the first name found is taken.
 SPECIAL_NAMES = {
-    "cls": ("[CLS]", "<s>", "<cls>"),
-    "sep": ("[SEP]", "</s>", "<sep>"),
-    "mask": ("[MASK]", "<mask>"),
-    "pad": ("[PAD]", "<pad>"),
+    "cls": ("[CLS]", "<s>", "<cls>", "<|begin_of_text|>"),
+    "sep": ("[SEP]", "</s>", "<sep>", "<|end_of_text|>"),
+    "mask": ("[MASK]", "<mask>", "<|mask|>"),
+    "pad": ("[PAD]", "<pad>", "<|pad|>", "<|end_of_text|>"),
     "unk": ("[UNK]", "<unk>"),
 }
+# The role that serves where a vocabulary names no token for one.
+_INSTEAD = {"cls": "bos", "sep": "eos"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The special tokens of a row, as ids: one before the first text, and any number between texts and at the end.
+
+    Attributes:
+      before: in front of the first text.
+      after: behind a single text.
+      between, after_pair: between the texts of a pair, and behind the second.
+      segments: of each token between, of the second text, and of each token behind it.
+    """
+
+    before: tuple[int]
+    after: tuple[int, ...]
+    between: tuple[int, ...]
+    after_pair: tuple[int, ...]
+    segments: tuple[tuple[int, ...], int, tuple[int, ...]]
+
+    @classmethod
+    def usual(cls, first: int, separator: int, separators: int) -> "Frame":
+        """[CLS] A [SEP], and for pairs one separator and segment 1 (BERT), or several and no segments (RoBERTa)."""
+        segment = int(separators == 1)
+        segments = ((0,) * separators, segment, (segment,))
+        return cls((first,), (separator,), (separator,) * separators, (separator,), segments)
+
+    @classmethod
+    def of(cls, tokenizer: hf.Tokenizer, text: str) -> "Frame | None":
+        """What the post-processor of a pipeline does, seen on a text of some tokens; None if no token comes first."""
+        single, pair = tokenizer.encode(text), tokenizer.encode(text, text)
+        of_text, of_pair = single.sequence_ids, pair.sequence_ids
+        if 0 not in of_text or not {0, 1} <= set(of_pair):
+            return None
+        start, stop = of_text.index(0), len(of_text) - of_text[::-1].index(0)
+        first_stop, second = len(of_pair) - of_pair[::-1].index(0), of_pair.index(1)
+        second_stop = len(of_pair) - of_pair[::-1].index(1)
+        ids, types = tuple(pair.ids), tuple(pair.type_ids)
+        if start != 1 or of_pair.index(0) != 1 or second < first_stop or ids[0] != single.ids[0]:
+            return None
+        segments = (types[first_stop:second], types[second], types[second_stop:])
+        return cls(ids[:1], tuple(single.ids[stop:]), ids[first_stop:second], ids[second_stop:], segments)
 
 
 class Tokenizer:
@@ -35,8 +78,7 @@ class Tokenizer:
       vocab_size: ids are below this.
       cls_id, sep_id, mask_id, pad_id: the special tokens' ids; unk_id too, or None where there is none.
       special_ids: every special token's id, sorted.
-      pair_separators: separators between the texts of a pair: 1 (BERT), or 2 without segments (RoBERTa and what
-        calls its [CLS] <s>).
+      frame: the special tokens around a text and the texts of a pair.
       leading_space: a word's white space is part of its token, so that a sentence inside a document
         is encoded with the space before it.
     """
@@ -44,7 +86,7 @@ class Tokenizer:
     kind: str
     vocab_size: int
     special_ids: tuple[int, ...]
-    pair_separators: int
+    frame: Frame
     leading_space = False
 
     def encode(self, texts: list[str], special: bool = False) -> list[list[int]]:
@@ -85,19 +127,21 @@ class Tokenizer:
         """Equal for tokenizers that encode alike."""
         raise NotImplementedError
 
-    def save(self, directory: str | pathlib.Path, max_length: int | None = None) -> None:
+    def save(self, directory: str | pathlib.Path, max_length: int | None = None, segments: bool = True) -> None:
         """Writes what `load` (and, but for SentencePiece, transformers' AutoTokenizer) reads back.
 
         Args:
           directory: made where it is not there.
           max_length: tokens of the longest text that its model reads, for AutoTokenizer.
+          segments: whether its model takes token_type_ids, which AutoTokenizer then gives.
         """
         raise NotImplementedError
 
     def _set_special_ids(self, token_to_id, others, where, roles=None):
-        ids = {}
-        for role, names in SPECIAL_NAMES.items():
-            names = ([roles[role]] if roles and role in roles else []) + list(names)
+        ids, roles = {}, roles or {}
+        for role, usual in SPECIAL_NAMES.items():
+            named = [roles[key] for key in (role, _INSTEAD.get(role)) if key in roles]
+            names = [*named, *usual]
             found = [token_to_id(name) for name in names]
             ids[role] = next((i for i in found if i is not None), None)
             if ids[role] is None and role != "unk":
@@ -106,7 +150,8 @@ class Tokenizer:
                 )
         self.cls_id, self.sep_id, self.mask_id = ids["cls"], ids["sep"], ids["mask"]
         self.pad_id, self.unk_id = ids["pad"], ids["unk"]
-        self.pair_separators = 2 if ids["cls"] == token_to_id("<s>") else 1
+        # RoBERTa, and what calls its [CLS] as it does, puts two separators between texts.
+        self.frame = Frame.usual(self.cls_id, self.sep_id, 2 if self.cls_id == token_to_id("<s>") else 1)
         self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(others)))
 
 
@@ -124,19 +169,19 @@ class HuggingFaceTokenizer(Tokenizer):
         self.vocab_size = max(vocab.values(), default=-1) + 1
         added = tokenizer.get_added_tokens_decoder()
         self._set_special_ids(vocab.get, (i for i, token in added.items() if token.special), where, roles)
-        if tokenizer.post_processor is None:
-            cls, sep = self.token(self.cls_id), self.token(self.sep_id)
-            tokenizer.post_processor = published.template(tokenizer, cls, sep, self.pair_separators)
+        frame = Frame.of(tokenizer, "a") if tokenizer.post_processor else None
+        if frame:
+            self.frame = frame
         else:
-            pair = tokenizer.encode("", "", add_special_tokens=True).ids
-            joined = {n: [self.cls_id, *[self.sep_id] * (n + 1)] for n in (1, 2)}
-            self.pair_separators = next((n for n in joined if joined[n] == pair), self.pair_separators)
+            cls, sep = self.token(self.cls_id), self.token(self.sep_id)
+            tokenizer.post_processor = published.template(tokenizer, cls, sep, len(self.frame.between))
         # Vocabularies that name no pre-token boundary inside a text still mark words by a first character.
         self._marked = np.zeros(self.vocab_size, bool)
         self._marked[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
         self._chunks = chunks.encoder_for(tokenizer)
-        pre_tokenizer = json.loads(tokenizer.to_str())["pre_tokenizer"]
-        self.leading_space = "ByteLevel" in json.dumps(pre_tokenizer)
+        pipeline = json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
+        self.leading_space = "ByteLevel" in pipeline
+        self._holds_spaces = self.leading_space or "Metaspace" in pipeline
 
     def encode(self, texts, special=False):
         tokenizer = self._with_special if special else self._plain
@@ -154,14 +199,19 @@ class HuggingFaceTokenizer(Tokenizer):
     def encode_with_offsets(self, text, special=True):
         tokenizer = self._with_special if special else self._plain
         encoding = tokenizer.encode(text, add_special_tokens=False)
-        return encoding.ids, encoding.offsets
+        return encoding.ids, self._without_spaces(text, encoding.offsets)
 
     def encode_with_places(self, texts):
         found = []
-        for encoding in self._with_special.encode_batch(texts, add_special_tokens=False):
+        encodings = self._with_special.encode_batch(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
             starts = chunks.word_starts(encoding.word_ids) | self._marked[encoding.ids]
-            found.append((encoding.ids, encoding.offsets, starts))
+            found.append((encoding.ids, self._without_spaces(text, encoding.offsets), starts))
         return found
+
+    def _without_spaces(self, text, offsets):
+        """The offsets without the white space that is part of a token (some post-processors take it off)."""
+        return [trimmed(text, *offset) for offset in offsets] if self._holds_spaces else offsets
 
     @functools.cached_property
     def _plain(self):
@@ -201,13 +251,13 @@ class HuggingFaceTokenizer(Tokenizer):
         """What a tokenizer.json of it holds."""
         return self._tokenizer.to_str()
 
-    def save(self, directory, max_length=None):
+    def save(self, directory, max_length=None, segments=True):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if max_length is not None:
             config["model_max_length"] = max_length
-        if self.pair_separators != 1:
+        if not (segments and self.frame.segments[1]):
             config["model_input_names"] = ["input_ids", "attention_mask"]
         for role, token_id in self.roles().items():
             config[f"{role}_token"] = self.token(token_id)
@@ -234,123 +284,13 @@ class HuggingFaceTokenizer(Tokenizer):
             kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]
             and normalizer.get("clean_text")
             and pieces == ("##", 100)
-            and self.pair_separators == 1
+            and self.frame == Frame.usual(self.cls_id, self.sep_id, 1)
         )
 
     def roles(self) -> dict[str, int]:
         """The ids of its special tokens by what they do: "cls", "sep", "mask", "pad", "unk"."""
         roles = {"cls": self.cls_id, "sep": self.sep_id, "mask": self.mask_id, "pad": self.pad_id, "unk": self.unk_id}
         return {role: token_id for role, token_id in roles.items() if token_id is not None}
-
-
-class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece `.model`.
-
-    With `lower_case`, text is prepared as ALBERT's published code does for its uncased models: `` and '' become
-    double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py).
-    """
-
-    kind = "sentencepiece"
-
-    def __init__(self, proto: bytes, where: str, lower_case: bool | None = None):
-        import sentencepiece
-
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
-            raise UserError(f"{where}: not a SentencePiece model; expected a .model file that it trained") from error
-        self.proto = proto
-        processor = self._processor
-        self.vocab_size = processor.vocab_size()
-        tokens = [processor.id_to_piece(i) for i in range(self.vocab_size)]
-        ids = {token: i for i, token in enumerate(tokens)}
-        control = (i for i in range(self.vocab_size) if processor.is_control(i) or processor.is_unknown(i))
-        self._set_special_ids(ids.get, control, where)
-        self._special = sorted(((tokens[i], i) for i in self.special_ids if i != self.unk_id), key=lambda t: -len(t[0]))
-        self._word_piece = np.array([token.startswith("▁") for token in tokens])
-        if any(i in self._processor.encode(token) for token, i in self._special):
-            self._processor = _without_user_symbols(proto, self.special_ids)
-        self.lower_case = _has_no_capitals(tokens, self.special_ids) if lower_case is None else lower_case
-
-    def encode(self, texts, special=False):
-        if special:
-            return [self.encode_with_offsets(text)[0] for text in texts]
-        if self.lower_case:
-            texts = [_lowered(text) for text in texts]
-        return self._processor.encode(texts, num_threads=1)
-
-    def encode_flat(self, texts):
-        rows = self.encode(texts)
-        lengths = np.array([len(row) for row in rows], np.int64)
-        ids = np.fromiter((i for row in rows for i in row), np.uint32, lengths.sum())
-        starts = self._word_piece[ids]
-        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-        return ids, starts, lengths
-
-    def encode_with_offsets(self, text, special=True):
-        ids, offsets = [], []
-        for start, stop, token_id in self._spans(text) if special else [(0, len(text), None)]:
-            if token_id is not None:
-                ids.append(token_id)
-                offsets.append((start, stop))
-                continue
-            stretch = text[start:stop]
-            characters, origins = _lowered_characters(stretch) if self.lower_case else (stretch, range(stop - start))
-            mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
-            origins = [*origins, stop - start]
-            ids += mapping["ids"]
-            offsets += [_trimmed(text, start + origins[a], start + origins[b]) for a, b in mapping["offsets"]]
-        return ids, offsets
-
-    def encode_with_places(self, texts):
-        found = []
-        for text in texts:
-            ids, offsets = self.encode_with_offsets(text)
-            starts = self._word_piece[ids]
-            starts[:1] = True
-            found.append((ids, offsets, starts))
-        return found
-
-    def _spans(self, text):
-        """(start, stop, special id or None) of the stretches of a text that special tokens' texts cut it into."""
-        position = 0
-        while position < len(text):
-            found = [(text.find(token, position), -len(token), i) for token, i in self._special]
-            found = [hit for hit in found if hit[0] >= 0]
-            if not found:
-                break
-            at, negative, token_id = min(found)
-            if text[position:at].strip():
-                yield position, at, None
-            yield at, at - negative, token_id
-            position = at - negative
-        if text[position:].strip():
-            yield position, len(text), None
-
-    def token(self, token_id):
-        return self._processor.id_to_piece(int(token_id))
-
-    def decode(self, ids):
-        parts, run = [], []
-        special = dict((i, token) for token, i in self._special)
-        for token_id in map(int, ids):
-            if token_id in special:
-                parts += [self._processor.decode(run)] if run else []
-                parts.append(special[token_id])
-                run = []
-            else:
-                run.append(token_id)
-        return " ".join(parts + ([self._processor.decode(run)] if run else []))
-
-    def digest(self):
-        return hashlib.blake2b(self.proto + bytes([self.lower_case]), digest_size=16).hexdigest()
-
-    def save(self, directory, max_length=None):
-        directory = pathlib.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "spiece.model").write_bytes(self.proto)
-        config = {"do_lower_case": bool(self.lower_case)}
-        (directory / published.CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
@@ -360,6 +300,8 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
       path: the file or directory. A directory of Hugging Face's, whose settings name a class, is read as that class
         reads it (see published.py); any other is searched for tokenizer.json, vocab.txt, *.model, and vocab.json
         with merges.txt, in this order.
+        A *.model without settings beside it is read as transformers reads it where its first pieces are those of
+        ALBERT or DeBERTa, else as the sentencepiece package does.
       lower_case: for vocab.txt and *.model, instead of what `do_lower_case` of the tokenizer_config.json
         beside the file says, or of what the vocabulary's own letters show.
 
@@ -368,10 +310,12 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        found = published.load(path) if lower_case is None else None
+        found = published.load(path, lower_case)
         if found is not None:
             return HuggingFaceTokenizer(found.tokenizer, str(path), found.roles)
         path = _vocabulary_in(path)
+    elif path.suffix == ".model" and published.is_model_of(path):
+        return load(path.parent, lower_case)
     if not path.is_file():
         raise UserError(f"{path}: no such vocabulary; expected vocab.txt, tokenizer.json, *.model or their directory")
     config = _config_beside(path)
@@ -379,9 +323,7 @@ def load(path: str | pathlib.Path, lower_case: bool | None = None) -> Tokenizer:
         if path.suffix == ".txt" and path.name != "merges.txt":
             return _load_wordpiece(path, config, lower_case)
         if path.suffix == ".model":
-            if lower_case is None:
-                lower_case = config.get("do_lower_case")
-            return SentencePieceTokenizer(path.read_bytes(), str(path), lower_case)
+            return _load_sentencepiece(path, config, lower_case)
         if lower_case is not None:
             raise UserError(f"--lower_case: {path} says itself how it treats letters; expected auto")
         if path.name in ("vocab.json", "merges.txt"):
@@ -423,15 +365,22 @@ def wordpiece(
 
 
 def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], where: str) -> Tokenizer:
-    """RoBERTa's tokenizer with these tokens and merges."""
+    """RoBERTa's tokenizer with these tokens and merges; with BERT's special tokens where the vocabulary has those."""
     tokenizer = hf.Tokenizer(models.BPE(vocab, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    names = ("<s>", "<pad>", "</s>", "<unk>")
+    names = ("<s>", "<pad>", "</s>", "<unk>", "[PAD]", "[UNK]", "[CLS]", "[SEP]")
     tokenizer.add_special_tokens([name for name in names if name in vocab])
-    if "<mask>" in vocab:  # takes the space before it, as RoBERTa's does
-        tokenizer.add_special_tokens([hf.AddedToken("<mask>", lstrip=True, special=True, normalized=False)])
+    for mask in ("<mask>", "[MASK]"):
+        if mask in vocab:  # takes the space before it, as RoBERTa's and ModernBERT's do
+            tokenizer.add_special_tokens([hf.AddedToken(mask, lstrip=True, special=True, normalized=False)])
     return HuggingFaceTokenizer(tokenizer, where)
+
+
+def unigram(proto: bytes, lower_case: bool, where: str) -> Tokenizer:
+    """ALBERT's tokenizer with the pieces of a SentencePiece model laid out as its own; accents go with the capitals."""
+    found = published.load_model(proto, where, lower_case, keep_accents=not lower_case)
+    return HuggingFaceTokenizer(found.tokenizer, where, found.roles)
 
 
 def _vocabulary_in(directory):
@@ -465,10 +414,22 @@ def _load_wordpiece(path, config, lower_case):
     if lower_case is None:
         lower_case = config.get("do_lower_case")
     if lower_case is None:
-        lower_case = _has_no_capitals(tokens, ())
+        lower_case = published.has_no_capitals(tokens, ())
     return wordpiece(
         tokens, lower_case, str(path), config.get("strip_accents"), config.get("tokenize_chinese_chars", True)
     )
+
+
+def _load_sentencepiece(path, config, lower_case):
+    from bert_jax.data.sentencepiece_models import SentencePieceTokenizer
+
+    if not (path.parent / published.CONFIG).is_file():
+        found = published.load_model(path.read_bytes(), str(path), lower_case)
+        if found is not None:
+            return HuggingFaceTokenizer(found.tokenizer, str(path), found.roles)
+    if lower_case is None:
+        lower_case = config.get("do_lower_case")
+    return SentencePieceTokenizer(path.read_bytes(), str(path), lower_case)
 
 
 def _load_byte_level(directory):
@@ -493,61 +454,17 @@ def _load_json(path):
         tokenizer = hf.Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"{path}: not a tokenizer.json: {_line(error)}") from error
-    return HuggingFaceTokenizer(tokenizer, str(path))
+    named = published.names_beside(path)
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    return HuggingFaceTokenizer(tokenizer, str(path), {role: name for role, name in named.items() if name in vocab})
 
 
-def _has_no_capitals(tokens, special_ids):
-    special = {tokens[i] for i in special_ids}
-    ordinary = (t for t in tokens if t not in special and not (t[:1] in "[<" and t[-1:] in "]>"))
-    return not any(token != token.lower() for token in ordinary)
-
-
-def _without_user_symbols(proto, special_ids):
-    """The model with its special tokens as control symbols, which no text turns into."""
-    import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(proto)
-    for i in special_ids:
-        if model.pieces[i].type == model.SentencePiece.USER_DEFINED:
-            model.pieces[i].type = model.SentencePiece.CONTROL
-    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-
-
-def _lowered(text):
-    """ALBERT's preparation of uncased text."""
-    if "\u03a3" in text:  # capital sigma: the one letter that str.lower treats by its neighbours
-        return "".join(_lowered_characters(text)[0])
-    text = text.replace("``", '"').replace("''", '"')
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(character for character in decomposed if not unicodedata.combining(character))
-    return text.lower()
-
-
-def _lowered_characters(text):
-    """The same, character by character: (characters, where each came from)."""
-    characters, origins = [], []
-    i = 0
-    while i < len(text):
-        if text[i : i + 2] in ("``", "''"):
-            characters.append('"')
-            origins.append(i)
-            i += 2
-            continue
-        for part in unicodedata.normalize("NFKD", text[i]):
-            if not unicodedata.combining(part):
-                lowered = part.lower()
-                characters += lowered
-                origins += [i] * len(lowered)
-        i += 1
-    return characters, origins
-
-
-def _trimmed(text, start, stop):
+def trimmed(text: str, start: int, stop: int) -> tuple[int, int]:
+    """[start, stop) of a text without the white space at its ends; of white space alone, its end."""
     while start < stop and text[start].isspace():
         start += 1
+    while start < stop and text[stop - 1].isspace():
+        stop -= 1
     return start, stop
 
 

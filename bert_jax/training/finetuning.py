@@ -341,7 +341,7 @@ def _check_rows(config, spec, tokenizer):
             f"{config.init_from}; expected at most {positions}"
         )
     pairs = bool(config.task.text_pair) or config.task.name == "question_answering"
-    if pairs and tokenizer.pair_separators == 1 and spec.type_vocab_size < 2:
+    if pairs and tokenizer.frame.segments[1] == 1 and spec.type_vocab_size == 1:
         raise UserError(
             f"config.init_from={config.init_from}: its model knows one segment; pairs of texts need 2"
         )

@@ -1,10 +1,10 @@
 """Tokenizers against AutoTokenizer: the ids and segments of a page of awkward Unicode."""
 
-import json
 import pathlib
-import shutil
+from collections.abc import Iterator
 
-from bert_jax.data import rows, tokenizer_training, tokenizers
+from bert_jax.data import rows, tokenizers
+from experiments.parity import vocabularies as vocabularies_lib
 from experiments.parity.report import Row
 
 # Combining marks, scripts without spaces, emoji with joiners, control characters, right-to-left, what normal forms
@@ -55,44 +55,17 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
     return Row(name or str(directory), figures, failed)
 
 
-def vocabularies(folder: pathlib.Path, shared: pathlib.Path):
-    """Writes directories of published and trained vocabularies, of every kind; yields (name, directory)."""
-    import sentencepiece
-
-    def directory(name, model_type, files, **settings):
-        path = folder / name.replace(" ", "_").replace(",", "")
-        path.mkdir()
-        (path / "config.json").write_text(json.dumps({"model_type": model_type}))
-        if settings:
-            (path / "tokenizer_config.json").write_text(json.dumps(settings))
-        for source, target in files:
-            shutil.copyfile(source, path / target)
-        return name, path
-
-    vocab = shared / "vocab"
-    if vocab.is_dir():
-        uncased, cased = (vocab / f"bert-base-{kind}" / "vocab.txt" for kind in ("uncased", "cased"))
-        roberta = [(vocab / "roberta-base/vocab.json", "vocab.json"), (vocab / "gpt2/merges.txt", "merges.txt")]
-        yield directory("bert-base-uncased", "bert", [(uncased, "vocab.txt")])
-        yield directory("bert-base-cased", "bert", [(cased, "vocab.txt")], do_lower_case=False)
-        stripped = {"do_lower_case": False, "strip_accents": True}
-        yield directory("bert-base-cased, accents stripped", "bert", [(cased, "vocab.txt")], **stripped)
-        yield directory("roberta-base", "roberta", roberta)
-        yield directory("roberta-base, prefix space", "roberta", roberta, add_prefix_space=True)
-    lines = [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]
-    for kind, size in (("wordpiece", 150), ("bpe", 400)):
-        path = folder / f"trained_{kind}"
-        tokenizer_training.train(kind, lines, size).save(path)
-        (path / "config.json").write_text('{"model_type": "bert"}')
-        yield f"trained {kind}", path
-    for rule in ("nmt_nfkc", "identity"):
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_prefix=str(folder / rule), vocab_size=400, hard_vocab_limit=False,
-            unk_id=0, bos_id=1, eos_id=2, pad_id=-1, minloglevel=2, normalization_rule_name=rule,
-        )  # fmt: skip
-        for model_type in ("xlm-roberta", "camembert"):
-            files = [(folder / f"{rule}.model", "sentencepiece.bpe.model")]
-            yield directory(f"{model_type} .model, {rule}", model_type, files)
+def vocabularies(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[vocabularies_lib.Named]:
+    """Writes directories of published, trained and hand-written vocabularies; yields (name, directory)."""
+    parts = (
+        lambda part: vocabularies_lib.published(part, shared),
+        lambda part: vocabularies_lib.trained(part, [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]),
+        vocabularies_lib.written,
+    )
+    for i, make in enumerate(parts):
+        part = folder / f"vocabularies_{i}"
+        part.mkdir()
+        yield from make(part)
 
 
 def _cut(tokenizer, first, second, length):

@@ -45,7 +45,7 @@ def test_xlm_roberta_ids_are_behind_the_models(directory, pieces):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     text = "The dog sat on the cat."
     assert tokenizer.encode([text])[0] == [i + 1 for i in processor.encode(text)]
-    assert tokenizer.pair_separators == 2
+    assert tokenizer.frame == tokenizers.Frame.usual(0, 2, 2)
 
 
 def test_camembert_has_special_tokens_of_its_own(directory, pieces):

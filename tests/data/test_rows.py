@@ -7,7 +7,7 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, pre_tokenizers, processors
 
-from bert_jax.data import rows
+from bert_jax.data import rows, tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -23,11 +23,17 @@ def reference():
 
 
 class Bert:
-    cls_id, sep_id, pad_id, pair_separators = 0, 1, 9, 1
+    cls_id, pad_id, frame = 0, 9, tokenizers.Frame.usual(0, 1, 1)
 
 
 class Roberta(Bert):
-    pair_separators = 2
+    frame = tokenizers.Frame.usual(0, 1, 2)
+
+
+class Llama(Bert):
+    """Begin-of-text before each text, nothing behind."""
+
+    frame = tokenizers.Frame((0,), (), (0,), (), ((1,), 1, ()))
 
 
 def test_pairs_are_cut_and_joined_as_tokenizers_does(reference):
@@ -42,6 +48,9 @@ def test_pairs_are_cut_and_joined_as_tokenizers_does(reference):
 def test_joining():
     assert rows.join(Bert, [5, 6]) == ([0, 5, 6, 1], [0] * 4)
     assert rows.join(Roberta, [5], [6]) == ([0, 5, 1, 1, 6, 1], [0] * 6)
+    assert rows.join(Llama, [5], [6]) == ([0, 5, 0, 6], [0, 0, 1, 1]) and rows.join(Llama, [5]) == ([0, 5], [0, 0])
+    assert [rows.second_begins(kind, 7) for kind in (Bert, Roberta, Llama)] == [9, 10, 9]
+    assert (rows.num_special(Llama, True), rows.num_special(Llama, False)) == (2, 1)
     assert (rows.num_special(Roberta, True), rows.num_special(Bert, True), rows.num_special(Bert, False)) == (4, 3, 2)
 
 

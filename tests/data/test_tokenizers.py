@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bert_jax.data import chunks, tokenizer_training, tokenizers
+from bert_jax.data import chunks, sentencepiece_models, tokenizer_training, tokenizers
 from bert_jax.errors import UserError
 from tests.data.awkward import TEXTS, VOCABULARY, bpe_files, random_texts, shared
 
@@ -170,12 +170,12 @@ def test_user_symbols_of_a_sentencepiece_model_are_text_too(tmp_path):
 
 def test_lower_casing_by_line_and_by_character_agree():
     for text in TEXTS + random_texts(2000, seed=2):
-        assert tokenizers._lowered(text) == "".join(tokenizers._lowered_characters(text)[0])
+        assert sentencepiece_models._lowered(text) == "".join(sentencepiece_models._lowered_characters(text)[0])
 
 
 @pytest.mark.parametrize("kind", tokenizer_training.KINDS)
 def test_training_twice_gives_the_same_bytes(kind, tmp_path):
-    size = {"wordpiece": 120, "bpe": 300, "sentencepiece": 60}[kind]
+    size = {"wordpiece": 120, "bpe": 300, "bert-bpe": 300, "unigram": 60, "sentencepiece": 60}[kind]
     script = (
         "import sys\nfrom bert_jax.data import tokenizer_training\n"
         "from tests.data.test_tokenizers import PROSE\n"
@@ -210,6 +210,8 @@ def test_trained_wordpiece_prefers_frequent_words():
         ("wordpiece", [], 100, "no character"),
         ("sentencepiece", PROSE, 10, "cannot train 10"),
         ("sentencepiece", [], 100, "cannot train"),
+        ("unigram", [], 100, "cannot train"),
+        ("bert-bpe", PROSE, 100, "256 bytes"),
     ],
 )
 def test_training_that_cannot_work_is_refused(kind, texts, size, message):
@@ -258,7 +260,6 @@ def test_albert_specials_are_found_in_the_model():
     tokenizer = tokenizers.load(shared("vocab/albert/spiece.model"))
     ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     assert ids == (0, 1, 2, 3, 4) == tokenizer.special_ids
-    assert tokenizer.lower_case
     assert tokenizer.decode(tokenizer.encode(["Hello World"])[0]) == "hello world"
 
 
@@ -291,7 +292,7 @@ def test_published_vocabularies_agree_with_transformers(name, tmp_path):
 def test_transformers_loads_what_is_saved(tmp_path):
     import transformers
 
-    for kind, size in (("wordpiece", 120), ("bpe", 300)):
+    for kind, size in (("wordpiece", 120), ("bpe", 300), ("bert-bpe", 300), ("unigram", 60)):
         ours = tokenizer_training.train(kind, PROSE, size)
         ours.save(tmp_path / kind)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)

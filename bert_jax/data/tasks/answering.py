@@ -63,7 +63,7 @@ class Examples:
             offsets = self.offsets[question.context]
             windows = spans.windows(len(offsets), config.data.sequence_length - size - special, task.doc_stride)
             answer = _answer_tokens(contexts[question.context], question.answers, offsets)
-            begins = size + special - 1
+            begins = rows_lib.second_begins(tokenizer, size)
             for start, stop in windows:
                 inside = answer is not None and start <= answer[0] and answer[1] < stop
                 positions.append([token - start + begins for token in answer] if inside else [0, 0])
@@ -74,8 +74,8 @@ class Examples:
         self._owner = np.array(owner, np.int32)
         self._bounds = np.array(bounds, np.int32).reshape(-1, 2)
         self._positions = np.array(positions, np.int32).reshape(-1, 2)
-        self._begins = self._questions.lengths + special - 1
-        self.lengths = self._begins[self._owner] + 1 + (self._bounds[:, 1] - self._bounds[:, 0])
+        self._begins = rows_lib.second_begins(tokenizer, self._questions.lengths)
+        self.lengths = (self._questions.lengths + special)[self._owner] + self._bounds[:, 1] - self._bounds[:, 0]
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         rows = np.asarray(rows)

@@ -66,7 +66,7 @@ def make_rows(
     special = rows_lib.num_special(tokenizer, pair=True)
     spans = windows(len(context), length - len(question) - special, stride)
     pairs = [rows_lib.join(tokenizer, question, context[start:stop]) for start, stop in spans]
-    return spans, len(question) + special - 1, pairs
+    return spans, rows_lib.second_begins(tokenizer, len(question)), pairs
 
 
 @dataclasses.dataclass(frozen=True)
