@@ -87,10 +87,10 @@ def batch_warmup(
 ) -> tuple[dict[str, Any], ...]:
     """A warm-up of the batch size, from `first` to the last stage before `last`, as phases for `by_tokens`.
 
-    ModernBERT (Warner et al. 2024, table 3: 768 to 4,608 rows over 50 billion tokens, its large
-    model 448 to 4,928 over 10 billion) takes equally many steps with each batch size between the two, and so shows
-    it tokens in proportion to it (`BatchSizeWarmupScheduler` of its sequence_packer.py). So does this with `stages`
-    sizes, evenly apart: each is a program of its own to compile.
+    ModernBERT (Warner et al. 2024, table 3: 768 to 4,608 rows over 50 billion tokens; its large model 448 to 4,928
+    over 10 billion) takes equally many steps with each batch size between the two, and so shows it tokens in
+    proportion to it (`BatchSizeWarmupScheduler` of its sequence_packer.py). So does this with `stages` sizes, evenly
+    apart: each is a program of its own to compile.
 
     Args:
       first, last: rows of the first batches, and of those after the warm-up.

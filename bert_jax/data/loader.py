@@ -60,6 +60,8 @@ class Loader:
         for phase in stream.phases:  # mistakes are reported, and indexes made, here and not by a worker or midway
             if phase.stop > start_step:
                 stream.sources(phase)
+                if config.train.eval_every:
+                    stream.sources(phase, "eval", packed=False)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         import grain  # here, because it is slow to import and most of this module works without
@@ -193,18 +195,17 @@ class Stream:
         return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
 
     def sources(self, phase: config_lib.Phase, split: str = "train", packed: bool = True) -> list["Source"]:
-        """The phase's corpora, ready to give rows; held-out splits that give none are left out.
+        """The phase's corpora, ready to give rows; held-out splits without a document are left out.
 
         `packed` says whether the rows are packed where the phase's data.packing is on.
         """
         key = (phase.stream, split, packed)
         if key not in self._sources:
-            sources = [
+            self._sources[key] = [
                 Source(self.config, phase, corpus, split, packed and phase.data.packing)
                 for corpus in self.corpora
                 if split == "train" or corpus.split(split).num_documents
             ]
-            self._sources[key] = [source for source in sources if split == "train" or source.counts.sum()]
         return self._sources[key]
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
@@ -278,9 +279,13 @@ class Source:
         repeats = data.pair_repeats if data.format in config_lib.PAIR_FORMATS and split == "train" else 1
         recipes = [instance_recipe(config, data, repeat) for repeat in range(repeats)]
         self._indexes = [instances.open_index(corpus, split, recipe) for recipe in recipes]
-        if split == "train" and not all(map(len, self._indexes)):
-            some = "documents of two sentences or more" if config.objective.sentence_order else "some text"
-            raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected {some}")
+        if not all(map(len, self._indexes)):
+            expected = "some text"
+            if config.objective.sentence_order:
+                expected = "documents of two sentences or more, whose order can be told (prepare --documents=file)"
+            if split == "eval":
+                expected += ", or config.train.eval_every=0"
+            raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected {expected}")
         self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
         self._key = (config.seed, corpus.fingerprint, phase.stream, split)
         self._order_key = hashing.fold("order", *self._key)

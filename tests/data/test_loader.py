@@ -54,7 +54,7 @@ def same(one, two):
         np.testing.assert_array_equal(one[name], two[name])
 
 
-@pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
+@pytest.mark.parametrize("unit", ["token", "whole_word", "span", "ngram"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_layout_of_every_row(config, format, unit):
     formatted(config, format).data.mask_unit = unit

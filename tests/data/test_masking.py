@@ -38,7 +38,7 @@ def chosen_of(positions, weights, shape):
     return chosen
 
 
-@pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
+@pytest.mark.parametrize("unit", ["token", "whole_word", "span", "ngram"])
 def test_what_every_row_must_keep(unit):
     ids, maskable, starts, keys = rows()
     m = masking(unit)
@@ -100,7 +100,7 @@ def test_mixes_of_the_ablation(mix):
     assert abs(((after != MASK) & (after != before)).mean() - mix[1]) < 0.02
 
 
-@pytest.mark.parametrize("unit", ["whole_word", "span"])
+@pytest.mark.parametrize("unit", ["whole_word", "span", "ngram"])
 def test_words_are_whole(unit):
     ids, maskable, starts, keys = rows(seed=1)
     _, positions, _, weights = masking(unit)(ids, maskable, starts, keys)
@@ -142,9 +142,79 @@ def test_one_fate_for_a_span():
     assert same > 0.9  # 0.68 if each token had its own fate
 
 
+def reference_ngrams(maskable, starts, key, wanted, longest):
+    """The published procedure for one row: n-grams at its words in random order. The columns that it takes."""
+    words, before = [], False
+    for column in range(len(maskable)):
+        if maskable[column]:
+            if starts[column] or not before:
+                words.append([])
+            words[-1].append(column)
+        before = maskable[column]
+    firsts = np.array([word[0] for word in words])
+    taken, used = set(), 0
+    shares = np.cumsum(1 / np.arange(1, longest + 1)) / (1 / np.arange(1, longest + 1)).sum()
+    for w in np.argsort(hashing.draw(key, firsts)).tolist():
+        if used >= wanted:
+            break
+        number = 1 + int((hashing.uniform(hashing.draw(key, np.uint64((3 << 20) + firsts[w]))) >= shares[:-1]).sum())
+        gram = [words[w]]
+        for word in words[w + 1 : w + number]:
+            if word[0] != gram[-1][-1] + 1:
+                break  # a special token stands between
+            gram.append(word)
+        while gram and used + sum(map(len, gram)) > wanted:
+            gram.pop()
+        columns = {column for word in gram for column in word}
+        if gram and not columns & taken:
+            taken |= columns
+            used += len(columns)
+    return taken
+
+
+@pytest.mark.parametrize("longest", [1, 3, 5])
+def test_ngrams_are_the_published_procedure(longest):
+    ids, maskable, starts, keys = rows(batch=300, seed=3)
+    m = masking("ngram", ngram_max=longest)
+    _, positions, _, weights = m(ids, maskable, starts, keys)
+    chosen = chosen_of(positions, weights, ids.shape)
+    compared = 0
+    for row, wanted in enumerate(m.wanted(maskable.sum(1)).tolist()):
+        expected = reference_ngrams(maskable[row], starts[row], keys[row], wanted, longest)
+        if expected:  # else the shortest word, whatever it costs
+            assert set(np.flatnonzero(chosen[row]).tolist()) == expected
+            compared += 1
+    assert compared > 250
+
+
+def test_ngram_lengths_and_fates():
+    """Words of one token, few of them wanted: p(n) ~ 1/n, and each token its own fate."""
+    batch, sequence = 4000, 512
+    ids = np.full((batch, sequence), 7, np.int32)
+    everywhere = np.ones(ids.shape, bool)
+    keys = hashing.draw(hashing.fold("ngrams"), np.arange(batch))
+    masked, positions, _, weights = masking("ngram", rate=3 / sequence, sequence=sequence)(
+        ids, everywhere, everywhere, keys
+    )
+    chosen = chosen_of(positions, weights, ids.shape)
+    edges = np.diff(np.pad(chosen, ((0, 0), (1, 1))).astype(int), axis=1)
+    begins, lengths = np.nonzero(edges == 1), np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]
+    # Three tokens a row: what is drawn first is not shortened. Which was first, the row's smallest score says.
+    scores = hashing.draw(keys[:, None], np.arange(sequence)[None])
+    first = dict(zip(range(batch), scores.argmin(1).tolist(), strict=True))
+    of_first = lengths[[first[row] == column for row, column in zip(*(x.tolist() for x in begins), strict=True)]]
+    shares = np.bincount(of_first, minlength=4)[1:4] / len(of_first)
+    assert len(of_first) > 0.95 * batch
+    np.testing.assert_allclose(shares, np.array([6, 3, 2]) / 11, atol=0.03)
+    is_mask = (masked == MASK) & chosen
+    both = chosen[:, 1:] & chosen[:, :-1]
+    same = (is_mask[:, 1:] == is_mask[:, :-1])[both].mean()
+    assert abs(same - (0.8**2 + 0.2**2)) < 0.03
+
+
 def test_a_row_depends_on_its_own_key_alone():
     ids, maskable, starts, keys = rows(batch=64)
-    for unit in ("token", "whole_word", "span"):
+    for unit in ("token", "whole_word", "span", "ngram"):
         whole = masking(unit)(ids, maskable, starts, keys)
         for begin in (0, 10, 63):
             part = masking(unit)(ids[begin:], maskable[begin:], starts[begin:], keys[begin:])
@@ -160,6 +230,6 @@ def test_a_row_of_one_endless_word_and_an_empty_row():
     maskable[0, 1:-1] = True
     starts = np.zeros(ids.shape, bool)
     keys = np.array([1, 2], np.uint64)
-    for unit in ("whole_word", "span"):
+    for unit in ("whole_word", "span", "ngram"):
         _, _, _, weights = masking(unit, sequence=32)(ids, maskable, starts, keys)
         assert weights.sum(1).tolist() == [4.0, 0.0]
