@@ -88,6 +88,7 @@ class Experiment:
       notes: sentences that a report repeats: what must be known to read its figures.
       equal_tokens: whether data.batch_size is set arm by arm, once the corpus is there, so that a step has as many
         tokens that are no padding as one of the first arm (RoBERTa section 4.2).
+      against: the arm that an arm is compared with, where that is not the first.
     """
 
     question: str
@@ -102,6 +103,7 @@ class Experiment:
     text: Text = Text()
     notes: Sequence[str] = ()
     equal_tokens: bool = False
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,6 +173,9 @@ def check(experiment: Experiment, where: str) -> None:
         files = ("task.train", "task.held_out") if task.made_from_corpus else ()
         owners = {"seeds": "FineTuning.seeds", "init_from": "the job", **dict.fromkeys(files, "the launcher")}
         _refuse(task.overrides, owners, f"fine_tuning {task.name}", where)
+    for arm, other in experiment.against.items():
+        if arm not in arms or other not in arms or arm == other:
+            wrong("against", f"{arm!r}: {other!r}", f"two of the arms {', '.join(arms)}")
     seeds = list(experiment.seeds)
     if not seeds or len(set(seeds)) < len(seeds) or any(not isinstance(seed, int) or seed < 0 for seed in seeds):
         wrong("seeds", seeds, "different numbers from 0")

@@ -27,6 +27,7 @@ from bert_jax import model as model_lib
 from bert_jax.data import json_lines, storage, tasks
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
 from bert_jax.errors import UserError
+from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import checkpoint, compilation_cache, loop, outcomes, tuning
 from bert_jax.training import workdir as workdir_lib
@@ -34,8 +35,6 @@ from bert_jax.training.host_memory import keep_freed_memory
 from bert_jax.training.metrics import say
 from bert_jax.training.models import fine_tuned, open_model, tokenizer_of
 from bert_jax.training.seeds_step import Learner, all_finite
-
-_DENSE = ("roberta", "xlm-roberta", "camembert")  # families whose classifier has a tanh layer of its own
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -79,7 +78,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         _check_rows(config, model.spec, tokenizer)
         if task.test is not None and "test" in task.held_out:
             raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
-        finetune_config.check_devices(config, jax.device_count(), model.spec.num_heads)
+        finetune_config.check_devices(config, jax.device_count(), model.spec.num_kv_heads)
         num_steps = _num_steps(config, task)
 
         mesh = sharding.make_mesh(config.mesh)
@@ -281,14 +280,15 @@ def _prefetched(make, hosts_of_rows, start, stop, prefetch) -> Iterator[tuple[in
 def _described(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict:
     """What run.json says: all that opening the model needs, and what tells the data."""
     of_sequence = config.task.name == "sequence_classification"
-    pooling = config.task.pooling
-    if pooling == "auto":
-        pooling = "dense" if source.family in _DENSE else "pooler"
     dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
-    head = model_lib.Task(config.task.name, len(task.labels), pooling, dropout, config.task.crf)
+    if config.task.pooling == "auto":
+        head = formats.head_of(source, config.task.name, len(task.labels), dropout)
+    else:
+        head = model_lib.Task(config.task.name, len(task.labels), config.task.pooling, dropout)
+    head = dataclasses.replace(head, crf=config.task.crf)
     switches = {key: config.model[key] for key in ("dtype", "scan_layers", "attention_kernel", "remat")}
     model = dict(source.config) | switches
-    model["pooler"] = of_sequence and pooling == "pooler"
+    model["pooler"] = of_sequence and head.pooling == "pooler"
     for key in ("hidden_dropout", "attention_dropout"):
         if config.model[key] >= 0:
             model[key] = config.model[key]

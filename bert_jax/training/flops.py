@@ -34,16 +34,25 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
       slots: positions a row whose vocabulary logits are computed.
       passes: what a step costs in forward passes of the layers; fewer than 3 where some are frozen.
     """
-    hidden = spec.hidden_size
-    layer = 4 * hidden * hidden + 2 * hidden * spec.intermediate_size  # a token, without attention
-    head = slots * (hidden * hidden + hidden * spec.vocab_size)  # a row
-    pooled = (hidden * hidden if spec.pooler else 0) + (2 * hidden if spec.next_sentence else 0)
+    hidden, size = spec.hidden_size, spec.embedding_size
+    queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
+    maps = 3 if spec.mlp == "gated" else 2
+    layer = 2 * hidden * (queries + keys) + maps * hidden * spec.intermediate_size  # a token, without attention
+    convolution = spec.conv_kernel_size * hidden * hidden // spec.conv_groups  # a token
+    embedded = 0 if size == hidden else size * hidden  # a token
+    head = 0  # a row
+    if spec.language_model:
+        read = size if spec.mlm_transform else hidden
+        head = slots * ((hidden * read if spec.mlm_transform else 0) + read * spec.vocab_size)
+    pooled = (hidden * hidden if spec.pooler else 0) + 2 * hidden * (spec.next_sentence + spec.sentence_order)
+    if spec.replaced_tokens:
+        head += sequence * (hidden * hidden + hidden)
     if spec.task:
-        reads = 1 if spec.task.name == "sequence_classification" else sequence
-        dense = hidden * hidden if spec.task.pooling == "dense" and reads == 1 else 0
-        head += reads * hidden * spec.task.num_labels + dense
-    layers = 2.0 * batch * passes * sequence * spec.num_layers * layer
-    return layers + attention_flops(spec, batch, sequence, passes) + 2.0 * batch * 3.0 * (head + pooled)
+        reads = 1 if spec.task.name == "sequence_classification" and not spec.task.late else sequence
+        dense = hidden * hidden if spec.task.transform or (spec.task.pooling == "dense" and reads == 1) else 0
+        head += reads * (hidden * spec.task.num_labels + dense)
+    through = passes * sequence * ((_layers_run(spec) * layer) + convolution + embedded)
+    return 2.0 * batch * (through + 3.0 * (head + pooled)) + attention_flops(spec, batch, sequence, passes)
 
 
 def pretraining_flops(spec: Spec, batch: Mapping) -> float:
@@ -54,8 +63,23 @@ def pretraining_flops(spec: Spec, batch: Mapping) -> float:
 
 
 def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) -> float:
-    """Of step_flops, those of scores and weighted values: of all pairs of a row's tokens, also where a mask is on."""
-    return 2.0 * batch * passes * spec.num_layers * 2 * sequence * sequence * spec.hidden_size
+    """Of step_flops, those of scores and weighted values: of all pairs of a row's tokens, also where a mask is on.
+
+    Of layers with a window, of the pairs within it; of relative positions, with the products for each distance.
+    """
+    queries = spec.num_heads * spec.head_size
+    near = min(sequence, 2 * (spec.local_window // 2) + 1)
+    local = sum(i % spec.global_every > 0 for i in range(spec.num_layers)) if spec.local_window else 0
+    pairs = sequence * ((_layers_run(spec) - local) * sequence + local * near)
+    products = 2 * pairs * queries
+    if spec.has_relative_positions:
+        products += _layers_run(spec) * (spec.relative_score_terms - 1) * sequence * (2 * sequence - 1) * queries
+    return 2.0 * batch * passes * products
+
+
+def _layers_run(spec):
+    """Layers that a token goes through; the enhanced mask decoder runs the last one twice more."""
+    return spec.num_layers + (2 if spec.language_model and spec.mask_decoder == "enhanced" else 0)
 
 
 def peak_flops(device: jax.Device) -> float | None:

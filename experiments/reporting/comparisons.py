@@ -14,7 +14,7 @@ _SAME_ROWS = {"data.masking", "data.dupe_factor", "data.batch_size"}
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An arm against the first one of a measure, by seeds that both have a figure of.
+    """An arm against the first one of a measure, or the one that it names, by seeds that both have a figure of.
 
     Attributes:
       measure: what is compared.
@@ -90,9 +90,10 @@ def _compared(results, measure):
         missing += [f"{arm}/seed-{seed}" for seed in figures if seed not in values[arm]]
     comparisons = []
     for arm in arms[1:]:
-        first, other = values[arms[0]], values[arm]
+        against = results.against.get(arm, arms[0])
+        first, other = values.get(against, {}), values[arm]
         seeds = [seed for seed in results.seeds if seed in first and seed in other]
         paired = statistics.compare([first[seed] for seed in seeds], [other[seed] for seed in seeds])
         left_out = [seed for seed in results.seeds if seed not in seeds]
-        comparisons.append(Comparison(measure, arms[0], arm, paired, seeds, left_out))
+        comparisons.append(Comparison(measure, against, arm, paired, seeds, left_out))
     return Compared(measure, values, missing, comparisons)

@@ -92,6 +92,7 @@ class Results:
     fine_tuning: Sequence[FineTuning]
     published: Sequence[str]
     notes: Sequence[str]
+    against: Mapping[str, str]
     changed_by_flags: Sequence[str]
     command: str
     jobs: Mapping[tuple[str, int], Job]
@@ -143,6 +144,7 @@ def read(workdir: pathlib.Path) -> Results:
         fine_tuning=found.each("fine_tuning", FineTuning),
         published=_published(found),
         notes=found.strings("notes"),
+        against=found.get("against", dict, {}),
         command=found.get("command", str),
         jobs={(arm, seed): _job(workdir, arm, seed) for seed in seeds for arm in arms},
         others=_others(workdir, names),

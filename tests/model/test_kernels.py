@@ -114,7 +114,7 @@ def test_cudnn_is_asked_for_what_the_reference_does(cudnn_by_xla, kind, causal):
     if kind == "packed":
         found = kernels.cudnn(*drawn, visibility)
     else:
-        found = moved([kernels.cudnn(*moved(drawn, order), visibility.reordered(order))], back)[0]
+        found = moved([kernels.cudnn(*moved(drawn, order), visibility.with_padding_last(order))], back)[0]
     there = visibility.present[:, None, :, None]
     np.testing.assert_allclose(
         jnp.where(there, found, 0), jnp.where(there, kernels.xla(*drawn, visibility), 0), atol=2e-6
@@ -126,6 +126,11 @@ def make_model(platform, **changes):
     config.update(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=24, max_positions=128)
     config.update(attention_dropout=0.0, dtype="float32", **changes)
     return model_lib.build(config, 64, platform=platform, next_sentence=False)
+
+
+def kernel_named(spec, length, dropping):
+    present = jnp.ones((1, length), bool)
+    return kernel_of(spec, length, kernels.Visibility(present, padding_last=True), dropping)
 
 
 def make_batch(rows=4, length=128, packed=False):
@@ -173,7 +178,7 @@ def assert_trees_agree(one, other):
 def test_a_model_by_splash_on_a_mesh_and_over_seeds(interpreted):
     batch = make_batch()
     scanned = make_model("tpu", scan_layers=True, remat="dots_no_batch")
-    assert kernel_of(scanned.spec, 128, packed=False, dropping=True) == "splash"
+    assert kernel_named(scanned.spec, 128, True) == "splash"
     mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, jax.devices()[:4])
     assert_trees_agree(logits_and_gradient(scanned, batch, mesh), logits_and_gradient(make_model("cpu"), batch))
     batch = make_batch(rows=2, packed=True)
@@ -187,7 +192,7 @@ def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
     model, batch = make_model("cuda", attention="causal"), make_batch(rows=2)
     model = dataclasses.replace(model, spec=dataclasses.replace(model.spec, hidden_dropout=0.0))
     plain = dataclasses.replace(model, spec=dataclasses.replace(model.spec, platform="cpu"))
-    assert kernel_of(model.spec, 128, packed=False, dropping=True) == "cudnn"
+    assert kernel_named(model.spec, 128, True) == "cudnn"
     assert_trees_agree(*(logits_and_gradient(one, batch, seeds=2) for one in (model, plain)))
 
 
@@ -257,7 +262,7 @@ def test_recipes_and_models_with_such_a_kernel_are_refused():
     with pytest.raises(UserError, match="config.model.attention_kernel: .*rows have 100 tokens"):
         config_lib.validate(config)
     with pytest.raises(UserError, match="config.model.attention_kernel: .*rows have 64 tokens"):
-        kernel_of(make_model("tpu", attention_kernel="splash").spec, 64, packed=False, dropping=False)
+        kernel_named(make_model("tpu", attention_kernel="splash").spec, 64, False)
 
 
 def test_a_training_step_by_splash_compiles_for_a_pod(monkeypatch):

@@ -21,6 +21,34 @@ def test_step_flops_against_the_compiler(config, slots):
     assert flops.step_flops(model.spec, 4, 32, slots) / 3 == pytest.approx(counted, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"mlp": "gated", "num_kv_heads": 2, "positions": "rotary", "norm_place": "pre"},
+        {"embedding_size": 32, "layer_groups": 1},
+        {"positions": "relative", "relative_buckets": 8, "mask_decoder": "enhanced", "conv_kernel_size": 3},
+    ],
+    ids=["gated", "shared", "relative"],
+)
+def test_step_flops_of_other_encoders(config, switches):
+    config.model.update(hidden_size=128, intermediate_size=512, **switches)
+    model = model_lib.build(config.model, 1000, next_sentence=True, replaced_tokens=True)
+    shape = jax.ShapeDtypeStruct((4, 32), jax.numpy.int32)
+    batch = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), shape)
+    batch["masked_positions"] = jax.ShapeDtypeStruct((4, 5), jax.numpy.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    counted = jax.jit(model.apply).lower(params, batch).compile().cost_analysis()["flops"]
+    assert flops.step_flops(model.spec, 4, 32, 5) / 3 == pytest.approx(counted, rel=0.15)
+
+
+def test_a_window_costs_what_is_within_it(config):
+    config.model.update(local_window=8, global_every=2, num_layers=4, max_positions=4096)
+    spec = model_lib.build(config.model, 1000, next_sentence=True).spec
+    one, two = (flops.attention_flops(spec, 1, length) for length in (1024, 2048))
+    half = spec.hidden_size * 2 * 2 * 3 * 2  # multiplications and additions of a pair in two layers, three passes
+    assert one == half * (1024 * 1024 + 1024 * 9) and two == half * (2048 * 2048 + 2048 * 9)
+
+
 def test_peaks():
     def peak(kind):
         return flops.peak_flops(types.SimpleNamespace(device_kind=kind))
