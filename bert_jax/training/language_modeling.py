@@ -120,8 +120,12 @@ class LanguageModeling:
 
     def mean_loss(self, sums: Mapping, counts: Mapping) -> jax.Array:
         """The loss that is minimised: each task's mean, times its weight."""
-        means = {task: sums[f"{task}_loss"] / jnp.maximum(counts[f"{task}_count"], 1.0) for task in self.weights}
-        return sum(means[task] if weight == 1.0 else weight * means[task] for task, weight in self.weights.items())
+
+        def weighted(task, weight):
+            mean = sums[f"{task}_loss"] / jnp.maximum(counts[f"{task}_count"], 1.0)
+            return mean if weight == 1.0 else weight * mean
+
+        return sum(weighted(task, weight) for task, weight in self.weights.items())
 
     def metrics(self, sums: Mapping, counts: Mapping) -> dict[str, jax.Array]:
         """TASK_loss and, where there are right answers, TASK_accuracy, means over a batch."""
