@@ -3,6 +3,8 @@
 Writes a model as a Hugging Face directory: config.json, model.safetensors and the tokenizer's files, which
 transformers loads, and sentence-transformers where the model came from there. MODEL is a run's workdir, a Hugging Face
 directory or a name on the hub. Weights in a pickle (pytorch_model.bin) are read here alone, by torch's safe reader.
+Of a run of replaced-token detection either of its models is written. What the format has no place for is left out, and
+said so (an enhanced mask decoder), or refused (anything that would change what the encoder computes).
 """
 
 from absl import flags
@@ -15,12 +17,15 @@ _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "float16", "bfloat16"], "of the weights; default: as stored, or a run's float32"
 )
 _STEP = flags.DEFINE_string("step", None, "of a workdir: the step of a checkpoint, or best; default: see open_model")
+_PART = flags.DEFINE_enum(
+    "part", "discriminator", ["discriminator", "generator"], "of a run of replaced-token detection: which model"
+)
 
 
 def main(argv):
     del argv
     from bert_jax.errors import UserError
-    from bert_jax.interop import huggingface
+    from bert_jax.interop import formats, huggingface
     from bert_jax.training import workdir
     from bert_jax.training.models import open_model
 
@@ -28,11 +33,14 @@ def main(argv):
     if workdir.holds_run(name):
         if step and step != "best" and not step.isdecimal():
             raise UserError(f"--step={step}: expected the number of a step, or best")
-        model = open_model(name, int(step) if step and step.isdecimal() else step)
+        model = open_model(name, int(step) if step and step.isdecimal() else step, part=_PART.value)
     elif step:
         raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
     else:
         model = huggingface.read(name, pickles=True)
+    if model.model.spec.mask_decoder == "enhanced" and model.model.spec.language_model:
+        print(f"{name}: an enhanced mask decoder has no place in the format; the encoder alone is written")
+        model = formats.encoder_of(model)
     huggingface.write(model, _OUTPUT.value, _DTYPE.value)
     print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
 
@@ -40,6 +48,7 @@ def main(argv):
 def _parts(spec):
     """What was written, in words."""
     heads = {"masked-language head": spec.language_model, "next-sentence head": spec.next_sentence}
+    heads |= {"sentence-order head": spec.sentence_order, "replaced-token head": spec.replaced_tokens}
     parts = [f"encoder of {spec.num_layers} layers", *(name for name, there in heads.items() if there)]
     return parts + ([f"{spec.task.name} of {spec.task.num_labels}"] if spec.task else [])
 

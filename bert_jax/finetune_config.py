@@ -49,7 +49,7 @@ def base() -> ml_collections.ConfigDict:
     task.labels = ()  # names in the order of ids; (): as the data says, else sorted as found in train
     task.metrics = ()  # (): those of the problem
     task.metric = ""  # the one that chooses the best checkpoint; "": the first of metrics
-    task.pooling = "auto"  # what the classifier reads; auto: "pooler", or "dense" for RoBERTa
+    task.pooling = "auto"  # what the classifier reads; auto: the head that init_from's family has
     task.dropout = 0.1  # of the classifier's input; question answering has none, as published
     task.token_column = 0  # CoNLL: of the word
     task.label_column = -1  # CoNLL: of the tag

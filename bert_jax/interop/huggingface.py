@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import sys
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +13,8 @@ import numpy as np
 from bert_jax import model as model_lib
 from bert_jax.data import published, tokenizers
 from bert_jax.errors import UserError
-from bert_jax.interop import hub, model_config, sentence_transformers, tensors, weights
+from bert_jax.interop import formats, hub, model_config, sentence_transformers, tensors, weights
+from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -45,9 +47,11 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         )
     config = model_config.load(path)
     arrays, file = tensors.read(directory, pickles)
-    family = weights.FAMILIES[model_config.MODEL_TYPES[config["model_type"]].family]
-    settings, model, labels, problem, scheme = _model(config, path, {weights.canonical(key, family) for key in arrays})
-    params = weights.from_state_dict(model, arrays, family, str(file))
+    _check_names(arrays, config, path, file)
+    table = FAMILIES[config["model_type"]].table(config)
+    settings, model, labels, problem, scheme = _model(config, path, {weights.canonical(key, table) for key in arrays})
+    table = table_of(config, model.spec)
+    params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = tokenizers.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
     use = dict(embedder.settings) if embedder else {}
@@ -55,8 +59,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         tokenizer = tokenizers.lower_cased(tokenizer)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
-    dtypes = {weights.canonical(key, family): array.dtype.name for key, array in arrays.items()}
-    dtypes = {family.tied[key]: dtypes[key] for key in family.tied if key in dtypes} | dtypes
+    dtypes = {weights.canonical(key, table): array.dtype.name for key, array in arrays.items()}
+    dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
     origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {})
     return Pretrained(
         str(name), config["model_type"], settings, model, params, tokenizer, labels, problem, scheme, use, origin
@@ -83,13 +87,14 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
     directory = pathlib.Path(directory).absolute()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: is there already; expected a new or an empty directory")
-    arrays = _arrays(pretrained, dtype)
+    config = _config(pretrained)
+    arrays = _arrays(pretrained, config, dtype)
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         try:
-            _write_files(pretrained, arrays, partial)
+            _write_files(pretrained, config, arrays, partial)
             partial.rename(directory)
         except BaseException:
             shutil.rmtree(partial)
@@ -108,99 +113,98 @@ def _check_vocabulary(directory, tokens, file_name, rows):
         print(f"warning: {found}; is it the model's own?", file=sys.stderr)
 
 
+def table_of(config: Mapping, spec: model_lib.Spec) -> weights.Table:
+    """The names of the arrays of a model with this config.json."""
+    return FAMILIES[config["model_type"]].table(config, spec.task.name if spec.task else "")
+
+
+def _check_names(arrays, config, path, file):
+    """Refuses weights whose names are another family's, which would otherwise be a page of mismatches."""
+    said = config["model_type"]
+    found = {name: weights.known(arrays, family.table(config)) for name, family in FAMILIES.items()}
+    nearest = max(found, key=found.get)
+    if found[said] < min(found[nearest], len(arrays) / 2):
+        raise UserError(
+            f"{path}: model_type is {said}, but the names in {file.name} are those of {nearest} "
+            f"({found[nearest]} of {len(arrays)}, of {said} {found[said]}); expected the config.json of these weights"
+        )
+
+
 def _model(config, path, names):
     """(config.model, model, labels, problem, scheme) of a config.json and the names in its weights file."""
-    kind = model_config.MODEL_TYPES[config["model_type"]]
     settings = model_config.to_model(config, path)
-    language_model = _has(names, "cls.predictions.", "lm_head.")
-    if language_model and kind.family == "roberta" and settings["activation"] != "gelu":
-        raise UserError(
-            f"{path}: hidden_act {config['hidden_act']!r} with a masked-language head, whose own activation is always "
-            "gelu in this family; expected 'gelu'"
-        )
     task, labels, problem, scheme = None, (), "", ""
-    pooler, next_sentence = _has(names, f"{kind.family}.pooler."), _has(names, "cls.seq_relationship.")
-    task_name = _task_name(names, model_config.architecture_task(config, path), pooler)
-    reads_pooler = next_sentence or (task_name == "sequence_classification" and kind.pooling == "pooler")
-    settings["pooler"] = pooler or reads_pooler  # one that a head reads must be there
+    heads, task_name = FAMILIES[config["model_type"]].heads(
+        names, config, model_config.architecture_task(config, path)
+    )
+    settings["pooler"] = "pooler" in heads
     if task_name:
-        task, labels, problem, scheme = model_config.to_task(config, task_name, kind.pooling, path)
+        task, labels, problem, scheme = model_config.to_task(config, task_name, path)
     model = model_lib.build(
         settings,
         settings["vocab_size"],
-        next_sentence=next_sentence,
-        language_model=language_model,
+        next_sentence="next_sentence" in heads,
+        sentence_order="sentence_order" in heads,
+        replaced_tokens="replaced_tokens" in heads,
+        language_model="language_model" in heads,
         task=task,
     )
     return settings, model, labels, problem, scheme
 
 
-def _task_name(names, named, pooler):
-    """The task whose head the weights hold; `named` says which of two that are called alike."""
-    if _has(names, "qa_outputs."):
-        return "question_answering"
-    if _has(names, "classifier.dense.", "classifier.out_proj."):
-        return "sequence_classification"
-    if _has(names, "classifier."):
-        return named or ("sequence_classification" if pooler else "token_classification")
-    return ""
-
-
-def _has(names, *prefixes):
-    return any(name.startswith(prefixes) for name in names)
-
-
 def _check_expressible(pretrained):
-    spec, name = pretrained.model.spec, pretrained.name
-    kind = model_config.MODEL_TYPES[pretrained.family]
-    roberta, task, pad_id = kind.family == "roberta", spec.task, pretrained.tokenizer.pad_id
-    offset = pad_id + 1 if roberta and not pretrained.origin else spec.position_offset
-    read = task.pooling if task and task.name == "sequence_classification" else kind.pooling
-    switches = (
-        ("model.attention", spec.attention, "bidirectional"),
-        ("model.position_offset", spec.position_offset, offset if roberta else 0),
-        ("model.activation", spec.activation, "gelu" if roberta and spec.language_model else spec.activation),
-        ("objective.next_sentence", spec.next_sentence, spec.next_sentence and not roberta),
-        ("task.crf", bool(task and task.crf), False),
-        ("task.pooling", read, kind.pooling),
-    )
-    for key, found, expected in switches:
-        if found != expected:
-            raise UserError(
-                f"{name}: config.{key}={found} cannot be said in the format of {pretrained.family}, where it is "
-                f"{expected}; the model stays usable in bert_jax"
-            )
-    if not isinstance(pretrained.tokenizer, tokenizers.HuggingFaceTokenizer):
+    """Refuses a model that the format of its family cannot say, with all reasons."""
+    spec, name, family = pretrained.model.spec, pretrained.name, pretrained.family
+    original = pretrained.origin.config if pretrained.origin else None
+    found = formats.differences(spec, family, original)
+    offset, pad_id = spec.position_offset, pretrained.tokenizer.pad_id
+    if not original and offset and not found and offset != pad_id + 1:
+        found = [formats.Difference("model.position_offset", offset, pad_id + 1)]
+    if found:
+        reasons = "; ".join(map(str, found))
         raise UserError(
-            f"{name}: its vocabulary is a SentencePiece .model, whose ids no tokenizer of {pretrained.family} gives; "
+            f"{name}: cannot be said in the format of {family}, the nearest: {reasons}; the model stays usable in "
+            "bert_jax"
+        )
+    if not original and not isinstance(pretrained.tokenizer, tokenizers.HuggingFaceTokenizer):
+        raise UserError(
+            f"{name}: its vocabulary is a SentencePiece .model, whose ids no tokenizer of {family} gives; "
             "the model stays usable in bert_jax"
         )
 
 
-def _arrays(pretrained, dtype):
+def _config(pretrained):
+    """The config.json, but for the dtype of the weights."""
+    origin = pretrained.origin
+    return model_config.from_model(
+        pretrained.model.spec, pretrained.family, pretrained.tokenizer, pretrained.labels, pretrained.problem,
+        origin.config if origin else None,
+    )  # fmt: skip
+
+
+def _arrays(pretrained, config, dtype):
     spec, origin = pretrained.model.spec, pretrained.origin
-    family = weights.FAMILIES[model_config.MODEL_TYPES[pretrained.family].family]
+    table = table_of(config, spec)
     stored = origin.dtypes if origin else {}
-    bare = not (spec.language_model or spec.next_sentence or spec.task)
+    heads = (spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens, spec.task)
+    bare = not any(heads)
     arrays = {}
-    for name, array in weights.to_state_dict(pretrained.params, family, spec.task and spec.task.name).items():
+    for name, array in weights.to_state_dict(pretrained.params, table).items():
         kind = dtype or stored.get(name, "float32")
         with np.errstate(over="ignore"):
             converted = array.astype(DTYPES[kind])
         if dtype and np.isinf(converted.astype(np.float32)).any() and not np.isinf(array).any():
             raise UserError(f"--dtype={dtype}: cannot hold the numbers of {name}, up to {abs(array).max():.3g}")
-        arrays[name.removeprefix(f"{family.prefix}.") if bare else name] = converted
+        arrays[name.removeprefix(f"{table.prefix}.") if bare else name] = converted
     return dict(sorted(arrays.items()))
 
 
-def _write_files(pretrained, arrays, directory):
+def _write_files(pretrained, config, arrays, directory):
     spec, origin = pretrained.model.spec, pretrained.origin
-    config = model_config.from_model(
-        spec, pretrained.family, pretrained.tokenizer, pretrained.labels, pretrained.problem,
-        origin.config if origin else None,
-    )  # fmt: skip
-    embedding = next(array for name, array in arrays.items() if name.endswith("word_embeddings.weight"))
-    config["torch_dtype" if "torch_dtype" in config else "dtype"] = embedding.dtype.name
+    entries = table_of(config, spec).names
+    words = next(e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "encoder/embeddings/word")
+    embedding = next(array for name, array in arrays.items() if f"{words}.weight".endswith(name))
+    config = config | {"torch_dtype" if "torch_dtype" in config else "dtype": embedding.dtype.name}
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (directory / "config.json").write_text(text + "\n", "utf-8")
     tensors.write(arrays, directory)

@@ -35,7 +35,7 @@ class Pretrained:
 
     Attributes:
       name: the directory or hub name that it was opened by, for messages.
-      family: whose format it can be written in: "bert", "roberta", "xlm-roberta" or "camembert".
+      family: whose format it is written in, a key of families.FAMILIES; the nearest where none can say it.
       config: the keys of config.model, vocab_size filled in.
       model: with every head that was found.
       params: float32, a nested dict of arrays; each head of the model filled.

@@ -8,16 +8,18 @@ from bert_jax import model as model_lib
 from bert_jax.data import tokenizers
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.interop import huggingface
+from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training import checkpoint, outcomes, tuning
+from bert_jax.training import checkpoint, objective, outcomes, replaced_tokens, tuning
 from bert_jax.training import workdir as workdir_lib
 
 # Of config.model: what suited the devices of the run, and need not suit those that open its model.
 _HERE = {"attention_kernel": "auto", "remat": "none"}
 
 
-def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int | None = None) -> Pretrained:
+def open_model(
+    name: str | os.PathLike, step: int | str | None = None, seed: int | None = None, part: str = "discriminator"
+) -> Pretrained:
     """The model of a workdir, of a Hugging Face directory, or of a hub name.
 
     Args:
@@ -26,6 +28,7 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
       step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
         the best parameters until its step, and these are what is opened.
       seed: of fine-tuning: whose; None for that of the best seed.
+      part: of a run of replaced-token detection: "discriminator" or "generator".
 
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
@@ -39,11 +42,20 @@ def open_model(name: str | os.PathLike, step: int | str | None = None, seed: int
         return _finetuned(workdir, None if step == "best" else step, seed)
     params, config, _ = checkpoint.load(name, step)
     tokenizer = tokenizer_of(workdir)
-    model_config = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
-    model = model_lib.build(model_config, tokenizer.vocab_size, next_sentence=config.objective.next_sentence)
-    # Which format can say it: RoBERTa's rows begin behind two unused positions.
-    family = "roberta" if config.model.position_offset == 2 else "bert"
-    return Pretrained(str(name), family, model_config, model, params, tokenizer)
+    settings = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
+    sharing = config.objective.embedding_sharing
+    if config.objective.name == "rtd" and part == "generator":
+        config.model.update(settings)
+        model = replaced_tokens.generator_model(config, tokenizer.vocab_size)
+        settings = {key: getattr(model.spec, key) for key in settings}
+        params = replaced_tokens.generator(params, sharing)
+    elif part == "generator":
+        raise UserError(f"{name}: config.objective.name={config.objective.name} trains no generator; expected rtd")
+    else:
+        model = model_lib.build(settings, tokenizer.vocab_size, **objective.heads(config.objective))
+        if config.objective.name == "rtd":
+            params = replaced_tokens.discriminator(params, sharing)
+    return Pretrained(str(name), formats.choose(model.spec), settings, model, params, tokenizer)
 
 
 def tokenizer_of(workdir: pathlib.Path) -> Tokenizer:

@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from bert_jax import model as model_lib
-from bert_jax.interop import model_config, weights
+from bert_jax.interop import huggingface, model_config, weights
+from bert_jax.interop.families import FAMILIES
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh", "##b"]
 FAIRSEQ = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *"abcdefgh"]
@@ -33,22 +34,22 @@ class Directory:
 
     def __init__(self, path, model_type, task, pooler, changes, dtype, heads):
         self.path = path
-        offset = 0 if model_type == "bert" else 2
-        self.config = SIZES | {"model_type": model_type, "pad_token_id": int(offset > 0)} | changes
-        kind = model_config.MODEL_TYPES[model_type]
+        offset = 2 if FAMILIES[model_type].prefix == "roberta" else 0
+        sizes = {} if changes.pop("only", False) else SIZES
+        self.config = sizes | {"model_type": model_type, "pad_token_id": int(offset > 0)} | changes
         ours = model_config.to_model(self.config, path) | {"pooler": pooler}
-        task = task and model_config.to_task(self.config, task, kind.pooling, path)[0]
+        task = task and model_config.to_task(self.config, task, path)[0]
         self.model = model_lib.build(ours, ours["vocab_size"], task=task, **heads)
-        self.family = weights.FAMILIES[kind.family]
+        self.table = huggingface.table_of(self.config, self.model.spec)
         random = np.random.default_rng(0)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(np.float32), shapes)
-        named = weights.to_state_dict(params, self.family, task and task.name)
+        named = weights.to_state_dict(params, self.table)
         self.arrays = {name: array.astype(DTYPES[dtype]) for name, array in named.items()}
         path.mkdir()
         self.write_config()
         self.write(self.arrays)
-        write_vocabulary(path, model_type)
+        write_vocabulary(path, "roberta" if offset else "bert")
 
     def write_config(self, **changes):
         (self.path / "config.json").write_text(json.dumps(self.config | changes))
@@ -61,6 +62,7 @@ def write_vocabulary(path, model_type):
     """WordPiece with vocab.txt, or a fairseq-like tokenizer.json."""
     if model_type == "bert":
         (path / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+        (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
         return
     model = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(FAIRSEQ)}, "unk_token": "<unk>"}
     state = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
@@ -75,9 +77,10 @@ def make(tmp_path):
 
     def made(
         model_type="bert", *, name="model", task=None, pooler=False, language_model=False, next_sentence=False,
-        dtype="float32", **changes,
+        sentence_order=False, replaced_tokens=False, dtype="float32", **changes,
     ):  # fmt: skip
         heads = {"language_model": language_model, "next_sentence": next_sentence}
+        heads |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
         return Directory(pathlib.Path(tmp_path) / name, model_type, task, pooler, changes, dtype, heads)
 
     return made

@@ -11,8 +11,8 @@ import safetensors.numpy
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.interop import huggingface, model_config, tensors
-from bert_jax.model import Spec
+from bert_jax.interop import formats, huggingface, model_config, tensors
+from bert_jax.model.spec import make_spec
 from bert_jax.training.models import open_model
 
 # What a model can hold: the pairs that a file's names must tell apart.
@@ -63,7 +63,7 @@ def test_what_the_file_holds_is_built_and_written_back(make, tmp_path, name):
     assert found.family == made.config["model_type"]
     huggingface.write(found, tmp_path / "out")
     bare = architecture.endswith("Model")
-    expected = {key.removeprefix(f"{made.family.prefix}.") if bare else key: a for key, a in made.arrays.items()}
+    expected = {key.removeprefix(f"{made.table.prefix}.") if bare else key: a for key, a in made.arrays.items()}
     assert_same_bytes(read_arrays(tmp_path / "out"), expected)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["architectures"] == [architecture]
@@ -163,20 +163,20 @@ def test_labels_and_problem(make, changes, expected):
     ],
 )
 def test_schemes_of_labels(labels, scheme):
-    config = {"id2label": {str(i): label for i, label in enumerate(labels)}}
-    assert model_config.to_task(config, "token_classification", "pooler", "config.json")[3] == scheme
+    config = {"model_type": "bert", "id2label": {str(i): label for i, label in enumerate(labels)}}
+    assert model_config.to_task(config, "token_classification", "config.json")[3] == scheme
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "electra"}, "model_type 'electra' is not supported; expected one of bert, roberta"),
+        ({"model_type": "xlnet"}, "model_type 'xlnet' is not supported; expected one of bert, roberta"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "is_decoder True is not supported"),
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
-        ({"hidden_act": "silu"}, "hidden_act 'silu' is not supported; expected one of gelu"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported; expected one of gelu"),
         ({"hidden_size": "8"}, "hidden_size '8'; expected a positive number"),
         ({"num_attention_heads": 3}, "hidden_size 8 is not divisible by num_attention_heads 3"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob 1.0; expected a rate"),
@@ -212,9 +212,9 @@ def test_settings_of_a_classifier_that_do_not_fit_are_named(make, changes, messa
 
 
 def test_a_head_of_roberta_has_its_own_activation(make):
-    made = make("roberta", language_model=True)
-    made.write_config(hidden_act="relu")
-    assert "hidden_act 'relu' with a masked-language head" in refusal(made.path)
+    made = make("roberta", language_model=True, hidden_act="relu")
+    spec = huggingface.read(made.path).model.spec
+    assert (spec.activation, spec.head_activation) == ("relu", "gelu")
 
 
 def test_damaged_directories_are_told_in_one_line(make, tmp_path):
@@ -268,7 +268,7 @@ def test_every_mismatch_is_in_one_error(make):
 def test_a_head_without_the_pooler_that_it_reads(make):
     made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"])
     made.write({name: array for name, array in made.arrays.items() if "pooler" not in name})
-    assert "model.safetensors: does not fit the model: missing bert.pooler.dense.bias" in refusal(made.path)
+    assert "model.safetensors: does not fit the model: missing bert.pooler.dense.weight" in refusal(made.path)
 
 
 def test_a_decoder_of_its_own_is_refused(make):
@@ -334,19 +334,37 @@ def test_what_the_format_cannot_say_is_refused(make, tmp_path):
     crf = dataclasses.replace(tagger.model.spec.task, crf=True)
     assert "config.task.crf=True" in message(tagger, task=crf)
     assert "config.objective.next_sentence=True" in message(tagger, next_sentence=True)
-    assert "config.model.activation=relu" in message(tagger, language_model=True, activation="relu")
+    head = dict(language_model=True, task=None, activation="relu", head_activation="relu")
+    assert "config.model.head_activation=relu, where it is gelu" in message(tagger, **head)
     no_origin = dataclasses.replace(tagger, origin=None)
     assert "config.model.position_offset=5" in message(no_origin, position_offset=5)
 
 
-def test_every_switch_is_known_to_the_format():
-    """A switch that is new to the model must be given its key in config.json, or be refused."""
-    assert {field.name for field in dataclasses.fields(Spec)} == {
-        "vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "activation", "max_positions",
-        "position_offset", "type_vocab_size", "norm_epsilon", "hidden_dropout", "attention_dropout",
-        "initializer_range", "pooler", "next_sentence", "attention", "dtype", "scan_layers", "language_model", "task",
-        "attention_kernel", "remat", "platform",
+def test_a_switch_of_the_model_is_said_by_the_format_or_told():
+    """Whatever is changed in BERT's spec, a family that calls itself able reads the same switch back."""
+    others = {
+        "activation": "relu", "positions": "rotary", "norm": "rms_norm", "norm_place": "pre", "mlp": "gated",
+        "attention": "causal", "num_kv_heads": 2, "head_size": 4, "layer_groups": 1, "local_window": 4,
+        "mlm_transform": False, "head_activation": "tanh", "decoder_bias": False, "head_bias": False,
+        "tied_decoder": False, "mlp_bias": False, "attention_bias": False, "key_bias": False, "norm_bias": False,
+        "embedding_norm": False, "embedding_size": 4, "conv_kernel_size": 3, "type_vocab_size": 0,
     }  # fmt: skip
+    base = config_lib.base().model.to_dict() | {"num_heads": 4, "pooler": False, "hidden_size": 24}
+    spec = make_spec(base, 17, next_sentence=False)
+    assert formats.choose(spec) == "bert"
+    for key, value in others.items():
+        changed = dataclasses.replace(spec, **{key: value})
+        family = formats.choose(changed)
+        found = formats.differences(changed, family)
+        if found:
+            assert any(one.key == f"model.{key}" for one in found), (key, family)
+            continue
+        config = model_config.from_model(changed, family)
+        settings = model_config.to_model(config, "config.json") | {"pooler": False}
+        assert getattr(make_spec(settings, 17, next_sentence=False), key) == value, (key, family)
+    assert formats.choose(dataclasses.replace(spec, embedding_size=4)) == "electra"
+    assert formats.choose(dataclasses.replace(spec, embedding_size=4, layer_groups=1)) == "albert"
+    assert formats.choose(dataclasses.replace(spec, type_vocab_size=0)) == "distilbert"
 
 
 def test_nothing_is_overwritten_and_nothing_left_behind(make, tmp_path, monkeypatch):

@@ -8,6 +8,9 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.errors import UserError
 from bert_jax.interop import weights
+from bert_jax.interop.families import FAMILIES
+
+BERT = FAMILIES["bert"].table({})
 
 
 def build(**changes):
@@ -26,15 +29,15 @@ def bert():
     leaves, structure = jax.tree.flatten(params)
     random = np.random.default_rng(0)
     params = jax.tree.unflatten(structure, [random.standard_normal(p.shape).astype(np.float32) for p in leaves])
-    return model, params, weights.to_state_dict(params, weights.BERT)
+    return model, params, weights.to_state_dict(params, BERT)
 
 
 def test_there_and_back(bert):
     model, params, state_dict = bert
     assert len(state_dict) == len(jax.tree.leaves(params))
-    back = weights.from_state_dict(model, state_dict, weights.BERT, "here")
+    back = weights.from_state_dict(model, state_dict, BERT, "here")
     jax.tree.map(np.testing.assert_array_equal, params, back)
-    again = weights.to_state_dict(back, weights.BERT)
+    again = weights.to_state_dict(back, BERT)
     assert all(again[name].tobytes() == array.tobytes() for name, array in state_dict.items())
     kernel = params["encoder"]["layers"]["10"]["mlp"]["up"]["kernel"]
     np.testing.assert_array_equal(state_dict["bert.encoder.layer.10.intermediate.dense.weight"], kernel.T)
@@ -47,10 +50,10 @@ def test_buffers_and_tied_copies_are_expected(bert):
         "cls.predictions.decoder.weight": state_dict["bert.embeddings.word_embeddings.weight"],
         "cls.predictions.decoder.bias": state_dict["cls.predictions.bias"],
     }
-    weights.from_state_dict(model, state_dict | extra, weights.BERT, "here")
+    weights.from_state_dict(model, state_dict | extra, BERT, "here")
     extra["cls.predictions.decoder.bias"] = extra["cls.predictions.decoder.bias"] + 1
     with pytest.raises(UserError, match="cls.predictions.decoder.bias differs from cls.predictions.bias"):
-        weights.from_state_dict(model, state_dict | extra, weights.BERT, "here")
+        weights.from_state_dict(model, state_dict | extra, BERT, "here")
 
 
 def test_all_mismatches_in_one_line(bert):
@@ -60,7 +63,7 @@ def test_all_mismatches_in_one_line(bert):
     broken["bert.encoder.layer.11.output.dense.bias"] = np.zeros(8)
     broken["bert.pooler.dense.weight"] = np.zeros((8, 9))
     with pytest.raises(UserError) as raised:
-        weights.from_state_dict(model, broken, weights.BERT, "folder/model.safetensors")
+        weights.from_state_dict(model, broken, BERT, "folder/model.safetensors")
     message = str(raised.value)
     assert "\n" not in message and message.startswith("folder/model.safetensors: ")
     assert "missing bert.encoder.layer.3.attention.self.key.bias" in message
@@ -71,4 +74,4 @@ def test_all_mismatches_in_one_line(bert):
 def test_a_head_the_family_lacks_is_refused(bert):
     params = bert[1]
     with pytest.raises(UserError, match="next_sentence/"):
-        weights.to_state_dict(params, weights.ROBERTA)
+        weights.to_state_dict(params, FAMILIES["roberta"].table({}))

@@ -1,0 +1,125 @@
+"""BERT (Devlin et al. 2019), and what BERT-like families share."""
+
+from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules
+from bert_jax.interop.weights import Module, Table
+from bert_jax.model import Task
+
+KEYS = (
+    Key("vocab_size", "vocab_size", 30522),
+    Key("hidden_size", "hidden_size", 768),
+    Key("num_layers", "num_hidden_layers", 12),
+    Key("num_heads", "num_attention_heads", 12),
+    Key("intermediate_size", "intermediate_size", 3072),
+    Key("activation", "hidden_act", "gelu", "activation"),
+    Key("max_positions", "max_position_embeddings", 512),
+    Key("type_vocab_size", "type_vocab_size", 2),
+    Key("norm_epsilon", "layer_norm_eps", 1e-12, "positive"),
+    Key("hidden_dropout", "hidden_dropout_prob", 0.1, "rate"),
+    Key("attention_dropout", "attention_probs_dropout_prob", 0.1, "rate"),
+    Key("initializer_range", "initializer_range", 0.02, "number"),
+)
+
+
+def keys_with(*changed: Key) -> tuple[Key, ...]:
+    """BERT's keys, with others for some of ours."""
+    others = {key.ours: key for key in changed}
+    kept = tuple(others.pop(key.ours, key) for key in KEYS)
+    return (*kept, *others.values())
+
+
+def embeddings(prefix: str) -> tuple[Module, ...]:
+    """Names of the embeddings of BERT-like families."""
+    pairs = {"word": "word_embeddings", "position": "position_embeddings", "token_type": "token_type_embeddings"}
+    return modules("encoder/embeddings", f"{prefix}.embeddings", pairs | {"norm": "LayerNorm"})
+
+
+def layers(prefix: str) -> tuple[Module, ...]:
+    """Names of the layers of BERT-like families."""
+    attention = {f"attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
+    return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | AROUND)
+
+
+# Of a layer, all but queries, keys and values.
+AROUND = {
+    "attention/output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "mlp/up": "intermediate.dense",
+    "mlp/down": "output.dense",
+    "mlp_norm": "output.LayerNorm",
+}
+CLASSIFIER = (Module("task/output", "classifier"),)
+ANSWERS = (Module("task/output", "qa_outputs"),)
+
+
+def decoder(config, head: str, embedding: str) -> dict:
+    """Table's names of a decoder with a bias of its own and the arguments tied and copies.
+
+    Their class has two biases and keeps them equal where the decoder is tied; where it is not, only the decoder's
+    own is read.
+    """
+    weight, bias, spare = f"{head}.decoder.weight", f"{head}.decoder.bias", f"{head}.bias"
+    if config.get("tie_word_embeddings", True):
+        return {"names": (Module("mlm", head),), "tied": {weight: embedding, bias: spare}, "copies": {}}
+    names = (Module("mlm", f"{head}.decoder"), Module("mlm/decoder", f"{head}.decoder"))
+    return {"names": names, "tied": {}, "copies": {spare: bias}}
+
+
+class Bert(Family):
+    model_type = prefix = "bert"
+    class_prefix = "Bert"
+    rank = 0
+    keys = KEYS
+    refused = {"position_embedding_type": (None, "absolute")}
+    classes = {
+        "Model": frozenset(),
+        "ForPreTraining": frozenset({"pooler", "language_model", "next_sentence"}),
+        "ForMaskedLM": frozenset({"language_model"}),
+        "ForNextSentencePrediction": frozenset({"pooler", "next_sentence"}),
+    }
+
+    def heads(self, names, config, named):
+        found = {"pooler"} if has(names, "bert.pooler.") else set()
+        found |= {"language_model"} if has(names, "cls.predictions.") else set()
+        found |= {"next_sentence", "pooler"} if has(names, "cls.seq_relationship.") else set()
+        task = ""
+        if has(names, "qa_outputs."):
+            task = "question_answering"
+        elif has(names, "classifier."):
+            task = named or ("sequence_classification" if "pooler" in found else "token_classification")
+        if task == "sequence_classification":
+            found.add("pooler")
+        return found, task
+
+    def head(self, name, num_labels, config, path):
+        if name == "question_answering":  # without dropout
+            return Task(name, num_labels, "pooler", dropout=0.0)
+        rate = dropout_of(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
+        return Task(name, num_labels, "pooler", rate)
+
+    def from_task(self, task, spec, original):
+        return classifier_dropout(task, spec, original)
+
+    def table(self, config, task=""):
+        head = decoder(config, "cls.predictions", "bert.embeddings.word_embeddings.weight")
+        names = (
+            *embeddings("bert"),
+            *layers("bert"),
+            Module("pooler/dense", "bert.pooler.dense"),
+            Module("mlm/transform", "cls.predictions.transform.dense"),
+            Module("mlm/norm", "cls.predictions.transform.LayerNorm"),
+            *head["names"],
+            Module("next_sentence", "cls.seq_relationship"),
+            *(ANSWERS if task == "question_answering" else CLASSIFIER),
+        )
+        return Table("bert", names, head["tied"], head["copies"])
+
+
+def classifier_dropout(task, spec, original) -> dict:
+    """{"classifier_dropout": rate} where hidden_dropout_prob does not say it."""
+    if task.name == "question_answering":
+        return {}
+    said = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None
+    return {} if said else {"classifier_dropout": task.dropout}
+
+
+FAMILIES = (Bert(),)

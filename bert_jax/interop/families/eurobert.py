@@ -1,0 +1,127 @@
+"""EuroBERT (Boizard et al. 2025): Llama's layers seeing both ways, with RMSNorm, SwiGLU, rotary positions and GQA."""
+
+from collections.abc import Mapping
+
+from bert_jax.errors import UserError
+from bert_jax.interop.families import bert
+from bert_jax.interop.families.family import Family, Key, has, modules, read_key, refuse
+from bert_jax.interop.weights import Module, Table
+from bert_jax.model import Task
+
+_POOLING = {"bos": ("cls", False), "mean": ("mean", False), "late": ("mean", True)}
+
+
+class EuroBert(Family):
+    """The decoder is the whole language-model head. transformers has no question answering."""
+
+    model_type = "eurobert"
+    class_prefix = "EuroBert"
+    prefix = "model"
+    rank = 10
+    pad_id = 128001
+    tied_by_default = False
+    keys = (
+        Key("vocab_size", "vocab_size", 128256),
+        Key("hidden_size", "hidden_size", 768),
+        Key("num_layers", "num_hidden_layers", 12),
+        Key("num_heads", "num_attention_heads", 12),
+        Key("intermediate_size", "intermediate_size", 3072),
+        Key("activation", "hidden_act", "silu", "activation"),
+        Key("max_positions", "max_position_embeddings", 8192),
+        Key("norm_epsilon", "rms_norm_eps", 1e-5, "positive"),
+        Key("attention_bias", "attention_bias", False, "switch"),
+        Key("mlp_bias", "mlp_bias", False, "switch"),
+        Key("decoder_bias", "mlp_bias", False, "switch"),
+        Key("hidden_dropout", "hidden_dropout", 0.0, "rate"),
+        Key("attention_dropout", "attention_dropout", 0.0, "rate"),
+        Key("initializer_range", "initializer_range", 0.02, "number"),
+    )
+    fixed = {
+        "type_vocab_size": 0,
+        "positions": "rotary",
+        "embedding_norm": False,
+        "norm": "rms_norm",
+        "norm_place": "pre",
+        "mlp": "gated",
+        "mlm_transform": False,
+    }
+    tasks = ("sequence_classification", "token_classification")
+
+    def more_to_model(self, config, model, path):
+        sizes = {
+            "num_kv_heads": Key("num_kv_heads", "num_key_value_heads", 0),
+            "head_size": Key("head_size", "head_dim", 0),
+        }
+        found = {key: read_key(config, said, path) if config.get(said.theirs) is not None else 0
+                 for key, said in sizes.items()}  # fmt: skip
+        if found["num_kv_heads"] and model["num_heads"] % found["num_kv_heads"]:
+            raise UserError(
+                f"{path}: num_attention_heads {model['num_heads']} is not divisible by num_key_value_heads "
+                f"{found['num_kv_heads']}"
+            )
+        if model["hidden_size"] % model["num_heads"]:
+            raise refuse(path, "hidden_size", model["hidden_size"], f"a multiple of {model['num_heads']} heads")
+        return found | {"rotary_base": _base(config, path)}
+
+    def more_from_spec(self, spec, original):
+        parameters = {"rope_type": "default", "rope_theta": spec.rotary_base}
+        return {
+            "num_key_value_heads": spec.num_kv_heads,
+            "head_dim": spec.head_size,
+            "mlp_bias": spec.mlp_bias,
+            "rope_parameters": parameters,
+            "rope_theta": spec.rotary_base,  # what the code of the published files reads
+        }
+
+    def heads(self, names, config, named):
+        architectures = config.get("architectures") or []
+        if has(names, "classifier."):
+            return set(), "sequence_classification" if has(names, "dense.") else "token_classification"
+        # A tied decoder without a bias leaves nothing in the file.
+        tied = self.class_prefix + "ForMaskedLM" in architectures and config.get("tie_word_embeddings", False)
+        return ({"language_model"} if tied or has(names, "lm_head.") else set()), ""
+
+    def head(self, name, num_labels, config, path):
+        if name != "sequence_classification":
+            return Task(name, num_labels, "cls", dropout=0.0)
+        said = config.get("classifier_pooling", config.get("clf_pooling", "late"))
+        if said not in _POOLING:
+            raise refuse(path, "classifier_pooling", said, ", ".join(_POOLING))
+        pooling, late = _POOLING[said]
+        return Task(name, num_labels, pooling, 0.0, transform=True, transform_activation="gelu", late=late)
+
+    def from_task(self, task, spec, original):
+        said = {found: name for name, found in _POOLING.items()}.get((task.pooling, task.late), "late")
+        if task.name != "sequence_classification":
+            return {}
+        return {"classifier_pooling": said} | ({"clf_pooling": said} if "clf_pooling" in original else {})
+
+    def table(self, config, task=""):
+        layer = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+        layer |= {f"attention/{ours}": f"self_attn.{ours[0]}_proj" for ours in ("query", "key", "value", "output")}
+        layer |= {f"mlp/{ours}": f"mlp.{ours}_proj" for ours in ("gate", "up", "down")}
+        names = (
+            Module("encoder/embeddings/word", "model.embed_tokens"),
+            *modules("encoder/layers/{layer}", "model.layers.{layer}", layer),
+            Module("encoder/norm", "model.norm"),
+            Module("mlm", "lm_head"),
+            Module("mlm/decoder", "lm_head"),
+            Module("task/dense", "dense"),
+            *bert.CLASSIFIER,
+        )
+        tied = config.get("tie_word_embeddings", False)
+        return Table("model", names, {"lm_head.weight": "model.embed_tokens.weight"} if tied else {})
+
+
+def _base(config, path):
+    """The base of the rotary positions; stretched ones (scaling) are not known here."""
+    if config.get("rope_scaling") is not None:
+        raise refuse(path, "rope_scaling", config["rope_scaling"], "none")
+    parameters = config.get("rope_parameters") or {}
+    if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
+        raise refuse(path, "rope_parameters", parameters, "rope_type default")
+    theirs = {"rope_theta": config.get("rope_theta", 10_000.0)} | dict(parameters)
+    return float(read_key(theirs, Key("rotary_base", "rope_theta", 10_000.0, "positive"), path))
+
+
+FAMILIES = (EuroBert(),)

@@ -1,0 +1,169 @@
+"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, windows on most layers, few biases."""
+
+from collections.abc import Mapping
+
+from bert_jax.errors import UserError
+from bert_jax.interop.families import bert
+from bert_jax.interop.families.family import (
+    Family,
+    Key,
+    dropout_of,
+    has,
+    modules,
+    read_activation,
+    read_key,
+    refuse,
+    spelled,
+)
+from bert_jax.interop.weights import Module, Table, fused
+from bert_jax.model import Task
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+# (key of rope_parameters, how older files say it, base where nothing is said)
+_BASES = {"rotary_base": (_GLOBAL, "global_rope_theta", 160_000.0), "local_rotary_base": (_LOCAL, "local_rope_theta", 10_000.0)}  # fmt: skip # noqa: E501
+
+
+class ModernBert(Family):
+    """Classifiers of sequences and of tokens have a layer of their own, with activation and norm."""
+
+    model_type = "modernbert"
+    class_prefix = "ModernBert"
+    prefix = "model"
+    rank = 9
+    pad_id = 50283
+    keys = (
+        Key("vocab_size", "vocab_size", 50368),
+        Key("hidden_size", "hidden_size", 768),
+        Key("num_layers", "num_hidden_layers", 22),
+        Key("num_heads", "num_attention_heads", 12),
+        Key("intermediate_size", "intermediate_size", 1152),
+        Key("activation", "hidden_activation", "gelu", "activation"),
+        Key("max_positions", "max_position_embeddings", 8192),
+        Key("norm_epsilon", "norm_eps", 1e-5, "positive"),
+        Key("norm_bias", "norm_bias", False, "switch"),
+        Key("attention_bias", "attention_bias", False, "switch"),
+        Key("mlp_bias", "mlp_bias", False, "switch"),
+        Key("hidden_dropout", "embedding_dropout", 0.0, "rate"),
+        Key("attention_dropout", "attention_dropout", 0.0, "rate"),
+        Key("initializer_range", "initializer_range", 0.02, "number"),
+        Key("head_activation", "classifier_activation", "gelu", "activation"),
+        Key("head_bias", "classifier_bias", False, "switch"),
+        Key("decoder_bias", "decoder_bias", True, "switch"),
+    )
+    fixed = {
+        "type_vocab_size": 0,
+        "positions": "rotary",
+        "norm_place": "pre",
+        "first_norm": False,
+        "mlp": "gated",
+        "scaled_initializer": True,
+    }
+
+    def more_to_model(self, config, model, path):
+        rate = model["hidden_dropout"]
+        if read_key(config, Key("", "mlp_dropout", 0.0, "rate"), path) != rate:
+            raise refuse(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
+        window, every = self._windows(config, model["num_layers"], path)
+        found = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
+        if not window:
+            found["local_rotary_base"] = 0.0
+        return found | {"local_window": window, "global_every": every}
+
+    def _windows(self, config, layers, path):
+        """(local_window, global_every)."""
+        window = read_key(config, Key("local_window", "local_attention", 128), path)
+        kinds = config.get("layer_types")
+        if kinds is None:
+            every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
+        else:
+            if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {_GLOBAL, _LOCAL}:
+                raise refuse(path, "layer_types", kinds, f"{layers} of {_GLOBAL} and {_LOCAL}")
+            after = [i for i, kind in enumerate(kinds) if kind == _GLOBAL][1:2]
+            every = after[0] if after else layers
+            if kinds != _kinds(layers, every):
+                raise refuse(path, "layer_types", kinds, f"{_GLOBAL} at every n-th layer from the first on")
+        if every == 1:
+            return 0, 3
+        return window, every
+
+    def more_from_spec(self, spec, original):
+        every = spec.global_every if spec.local_window else 1
+        bases = {name: getattr(spec, ours) for ours, (name, _, _) in _BASES.items()}
+        config = {
+            "local_attention": spec.local_window or 128,
+            "mlp_dropout": spec.hidden_dropout,
+            "layer_types": _kinds(spec.num_layers, every),
+            "rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()},
+        }
+        old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": every}
+        if "layer_types" not in original:  # what an older transformers reads
+            config |= old
+        else:
+            config |= {name: value for name, value in old.items() if name in original}
+        return config
+
+    def heads(self, names, config, named):
+        if has(names, "classifier."):
+            return set(), named or "sequence_classification"
+        return ({"language_model"} if has(names, "head.", "decoder.") else set()), ""
+
+    def head(self, name, num_labels, config, path):
+        pooling = config.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise refuse(path, "classifier_pooling", pooling, "cls or mean")
+        act = config.get("classifier_activation", "gelu")
+        return Task(
+            name,
+            num_labels,
+            pooling,
+            dropout_of(config, ("classifier_dropout",), 0.0, path),
+            transform=True,
+            transform_activation=read_activation("classifier_activation", act, path),
+            transform_bias=read_key(config, Key("transform_bias", "classifier_bias", False, "switch"), path),
+            transform_norm=True,
+        )
+
+    def from_task(self, task, spec, original):
+        config = {"classifier_dropout": task.dropout, "classifier_bias": task.transform_bias}
+        config["classifier_activation"] = spelled(task.transform_activation, original.get("classifier_activation"))
+        return config | ({"classifier_pooling": task.pooling} if task.name == "sequence_classification" else {})
+
+    def table(self, config, task=""):
+        ours, theirs = "encoder/layers/{layer}", "model.layers.{layer}"
+        layer = {"attention_norm": "attn_norm", "attention/output": "attn.Wo", "mlp_norm": "mlp_norm", "mlp/down": "mlp.Wo"}  # fmt: skip # noqa: E501
+        names = (
+            *modules("encoder/embeddings", "model.embeddings", {"word": "tok_embeddings", "norm": "norm"}),
+            *modules(ours, theirs, layer),
+            *fused([f"{ours}/attention/{name}" for name in ("query", "key", "value")], f"{theirs}.attn.Wqkv"),
+            *fused([f"{ours}/mlp/{name}" for name in ("gate", "up")], f"{theirs}.mlp.Wi"),
+            Module("encoder/norm", "model.final_norm"),
+            *modules("task" if task else "mlm", "head", {"dense" if task else "transform": "dense", "norm": "norm"}),
+            Module("mlm", "decoder"),
+            Module("mlm/decoder", "decoder"),
+            *bert.CLASSIFIER,
+        )
+        tied = config.get("tie_word_embeddings", True)
+        return Table("model", names, {"decoder.weight": "model.embeddings.tok_embeddings.weight"} if tied else {})
+
+
+def _kinds(layers, every):
+    return [_GLOBAL if i % every == 0 else _LOCAL for i in range(layers)]
+
+
+def _base(config, kind, old_name, default, path):
+    """The base of a kind of layer's rotary positions."""
+    if config.get("rope_scaling") is not None:
+        raise refuse(path, "rope_scaling", config["rope_scaling"], "none")
+    if old_name == "local_rope_theta" and config.get(old_name, default) is None:
+        return _base(config, *_BASES["rotary_base"], path)  # that of global layers
+    said = config.get("rope_parameters")
+    if said is not None and not isinstance(said, Mapping):
+        raise UserError(f"{path}: rope_parameters {said!r}; expected an object")
+    parameters = (said or {}).get(kind) or {}
+    if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
+        raise refuse(path, f"rope_parameters.{kind}", parameters, "rope_type default")
+    theirs = {"rope_theta": config.get(old_name, default)} | dict(parameters)
+    return float(read_key(theirs, Key("rotary_base", "rope_theta", default, "positive"), path))
+
+
+FAMILIES = (ModernBert(),)

@@ -1,0 +1,243 @@
+"""Every family's directories: published settings are understood, bytes survive both ways, mistakes are told."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.interop import formats, huggingface, model_config, tensors
+from bert_jax.interop.families import FAMILIES
+from bert_jax.model.spec import make_spec
+
+TASKS = ("sequence_classification", "token_classification", "question_answering")
+SIZES = {"hidden_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
+         "vocab_size": 17, "max_position_embeddings": 11, "pad_token_id": 0}  # fmt: skip
+DEBERTA = {"relative_attention": True, "pos_att_type": "c2p|p2c", "position_biased_input": False}
+V3 = DEBERTA | {"share_att_key": True, "position_buckets": 4, "norm_rel_ebd": "layer_norm"}
+# model_type: what its config.json says beside the sizes, the changes of a second one, and the heads it can have.
+MADE = {
+    "distilbert": ({}, {"tie_word_embeddings": False}, ["language_model"]),
+    "albert": (
+        {"embedding_size": 6, "num_hidden_groups": 1},
+        {"embedding_size": 6, "num_hidden_groups": 2, "inner_group_num": 2},
+        ["language_model", "pooler sentence_order language_model", "pooler"],
+    ),
+    "electra": ({"embedding_size": 6}, {"embedding_size": 12}, ["language_model", "replaced_tokens"]),
+    "deberta": (
+        DEBERTA,
+        DEBERTA | {"legacy": False, "pos_att_type": ["p2c"], "position_biased_input": True, "type_vocab_size": 2},
+        ["language_model"],
+    ),
+    "deberta-v2": (
+        V3,
+        DEBERTA | {"conv_kernel_size": 3, "conv_groups": 2, "conv_act": "gelu", "pos_att_type": ["c2p"],
+                   "legacy": False},
+        ["language_model"],
+    ),
+    "modernbert": (
+        {"local_attention": 4, "global_attn_every_n_layers": 2},
+        {"norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "decoder_bias": False,
+         "tie_word_embeddings": False, "layer_types": ["full_attention"] * 4},
+        ["language_model"],
+    ),
+    "eurobert": (
+        {"num_key_value_heads": 1},
+        {"head_dim": 8, "tie_word_embeddings": True, "mlp_bias": True, "attention_bias": True},
+        ["language_model"],
+    ),
+}  # fmt: skip
+CASES = [
+    (name, second, head)
+    for name, (_, _, heads) in MADE.items()
+    for second in (0, 1)
+    for head in ("", *heads, *(task for task in TASKS if task in FAMILIES[name].tasks))
+]
+
+
+def sizes_of(model_type):
+    if model_type != "distilbert":
+        return SIZES
+    names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads",
+             "intermediate_size": "hidden_dim"}  # fmt: skip
+    return {names.get(key, key): value for key, value in SIZES.items()}
+
+
+def made_like(make, model_type, second, head, **changes):
+    heads = {} if head in TASKS else dict.fromkeys(head.split(), True)
+    task = head if head in TASKS else None
+    pooler = heads.pop("pooler", False) or (model_type == "albert" and head == "sequence_classification")
+    config = sizes_of(model_type) | MADE[model_type][second] | changes
+    ending = {"sequence_classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering",
+              "token_classification": "ForTokenClassification", "language_model": "ForMaskedLM",
+              "": "Model"}.get(head, "ForPreTraining" if len(head.split()) > 1 or "replaced" in head else "Model")  # fmt: skip # noqa: E501
+    config["architectures"] = [FAMILIES[model_type].class_prefix + ending]
+    return make(model_type, task=task, pooler=pooler, only=True, **heads, **config)
+
+
+@pytest.mark.parametrize(("model_type", "second", "head"), CASES)
+def test_there_and_back(make, tmp_path, model_type, second, head):
+    made = made_like(make, model_type, second, head, dtype="bfloat16")
+    found = huggingface.read(made.path)
+    assert found.model.spec == made.model.spec
+    assert found.family == model_type
+    huggingface.write(found, tmp_path / "out")
+    written = tensors.read(tmp_path / "out")[0]
+    begin = f"{made.table.prefix}." if made.config["architectures"][0].endswith("Model") else " "
+    expected = {name.removeprefix(begin): array for name, array in made.arrays.items()}
+    assert written.keys() == expected.keys()
+    assert all(written[name].tobytes() == array.tobytes() for name, array in expected.items())
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["architectures"] == made.config["architectures"] and config["dtype"] == "bfloat16"
+    again = huggingface.read(tmp_path / "out")
+    assert again.model.spec == found.model.spec
+    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+
+
+# As published: read in stored copies of these files, or recalled where none was found.
+PUBLISHED = {
+    "microsoft/deberta-v3-base": (
+        {"model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
+         "hidden_dropout_prob": 0.1, "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072,
+         "max_position_embeddings": 512, "relative_attention": True, "position_buckets": 256,
+         "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p", "layer_norm_eps": 1e-7,
+         "max_relative_positions": -1, "position_biased_input": False, "num_attention_heads": 12,
+         "num_hidden_layers": 12, "type_vocab_size": 0, "vocab_size": 128100},
+        {"positions": "relative", "relative_buckets": 256, "relative_shared": True, "relative_norm": True,
+         "relative_terms": "c2p+p2c", "relative_span": 0, "type_vocab_size": 0, "key_bias": True},
+    ),
+    "answerdotai/ModernBERT-base": (
+        {"model_type": "modernbert", "attention_bias": False, "classifier_activation": "gelu",
+         "classifier_pooling": "mean", "decoder_bias": True, "embedding_dropout": 0.0, "global_attn_every_n_layers": 3,
+         "global_rope_theta": 160000.0, "local_rope_theta": 10000.0, "local_attention": 128, "layer_norm_eps": 1e-05,
+         "norm_eps": 1e-05, "position_embedding_type": "absolute", "num_hidden_layers": 22, "vocab_size": 50368},
+        {"local_window": 128, "global_every": 3, "rotary_base": 160000.0, "local_rotary_base": 10000.0,
+         "first_norm": False, "norm_bias": False, "mlp": "gated", "norm_place": "pre", "head_bias": False},
+    ),
+    "EuroBERT/EuroBERT-210m": (
+        {"model_type": "eurobert", "clf_pooling": "late", "head_dim": 64, "hidden_act": "silu", "hidden_dropout": 0.0,
+         "hidden_size": 768, "mlp_bias": False, "num_attention_heads": 12, "num_hidden_layers": 12,
+         "num_key_value_heads": 12, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 250000,
+         "tie_word_embeddings": False, "vocab_size": 128256},
+        {"rotary_base": 250000.0, "norm": "rms_norm", "tied_decoder": False, "num_kv_heads": 0, "head_size": 0},
+    ),
+    "albert/albert-base-v2": (
+        {"model_type": "albert", "attention_probs_dropout_prob": 0, "classifier_dropout_prob": 0.1,
+         "down_scale_factor": 1, "embedding_size": 128, "gap_size": 0, "hidden_act": "gelu_new",
+         "hidden_dropout_prob": 0, "hidden_size": 768, "inner_group_num": 1, "intermediate_size": 3072,
+         "net_structure_type": 0, "num_attention_heads": 12, "num_hidden_groups": 1, "num_hidden_layers": 12,
+         "num_memory_blocks": 0, "type_vocab_size": 2, "vocab_size": 30000},
+        {"layer_groups": 1, "group_layers": 1, "num_layers": 12, "embedding_size": 128, "activation": "gelu_tanh"},
+    ),
+    "google/electra-small-discriminator": (
+        {"model_type": "electra", "embedding_size": 128, "hidden_size": 256, "intermediate_size": 1024,
+         "num_attention_heads": 4, "num_hidden_layers": 12, "summary_activation": "gelu", "vocab_size": 30522},
+        {"embedding_size": 128, "hidden_size": 256, "type_vocab_size": 2, "head_activation": ""},
+    ),
+    "distilbert-base-uncased": (
+        {"model_type": "distilbert", "activation": "gelu", "attention_dropout": 0.1, "dim": 768, "dropout": 0.1,
+         "hidden_dim": 3072, "n_heads": 12, "n_layers": 6, "qa_dropout": 0.1, "seq_classif_dropout": 0.2,
+         "sinusoidal_pos_embds": False, "tie_weights_": True, "vocab_size": 30522},
+        {"num_layers": 6, "type_vocab_size": 0, "norm_epsilon": 1e-12, "intermediate_size": 3072},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_settings_are_understood_and_said_again(name):
+    config, expected = PUBLISHED[name]
+    found = model_config.to_model(config, "config.json")
+    assert {key: found[key] for key in expected} == expected
+    spec = make_spec(found | {"pooler": False}, found["vocab_size"], next_sentence=False)
+    family = config["model_type"]
+    assert formats.choose(spec) == family and not formats.differences(spec, family)
+    again = model_config.from_model(spec, family, original=config)
+    assert model_config.to_model(again, "config.json") == found
+    assert again.items() >= {key: value for key, value in config.items() if key != "rope_theta"}.items()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "message"),
+    [
+        ("albert", {"embedding_size": 12}, "embedding_size 12 is not supported; expected one that is not hidden_size"),
+        ("albert", {"num_hidden_groups": 5}, "num_hidden_groups 5 is not supported; expected at most"),
+        ("deberta", {"talking_head": True}, "talking_head True is not supported; expected False"),
+        ("deberta", {"embedding_size": 5}, "embedding_size 5 is not supported; expected hidden_size 12"),
+        ("deberta", {"pos_att_type": "c2p|p2p"}, "pos_att_type 'c2p|p2p' is not supported; expected a list"),
+        ("deberta", {"relative_attention": False}, "pos_att_type 'c2p|p2c' is not supported; expected none without"),
+        ("deberta", {"pos_att_type": None}, "pos_att_type None is not supported; expected c2p, p2c or both"),
+        ("deberta-v2", {"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd 'batch_norm' is not supported; expected none"),
+        ("deberta-v2", {"attention_head_size": 5}, "attention_head_size 5 is not supported; expected 6"),
+        ("deberta-v2", {"conv_kernel_size": 2}, "conv_kernel_size 2 is not supported; expected an odd one"),
+        ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling {'type': 'linear'} is not supported"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "expected rope_type default"),
+        ("modernbert", {"local_attention": 0}, "local_attention 0; expected a positive number"),
+        ("modernbert", {"mlp_dropout": 0.2}, "mlp_dropout 0.2 is not supported; expected embedding_dropout, 0.0"),
+        ("modernbert", {"layer_types": ["sliding_attention"] * 4}, "expected full_attention at every n-th layer"),
+        ("modernbert", {"norm_bias": 1}, "norm_bias 1; expected true or false"),
+        ("eurobert", {"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling {'rope_type': 'llama3'} is not"),
+        ("eurobert", {"num_key_value_heads": 3}, "num_attention_heads 2 is not divisible by num_key_value_heads 3"),
+        ("eurobert", {"rope_theta": "x"}, "rope_theta 'x'; expected a positive number"),
+        ("distilbert", {"dim": 13}, "dim 13 is not divisible by n_heads 2"),
+        ("bert", {"is_decoder": True}, "is_decoder True is not supported"),
+    ],
+)
+def test_settings_that_change_the_model_are_refused(model_type, changes, message):
+    config = {"model_type": model_type} | sizes_of(model_type) | MADE.get(model_type, ({},))[0] | changes
+    with pytest.raises(UserError) as raised:
+        model_config.to_model(config, "folder/config.json")
+    assert str(raised.value).startswith("folder/config.json: ") and message in str(raised.value)
+
+
+@pytest.mark.parametrize(("theirs", "said"), [("electra", "bert"), ("bert", "electra"), ("modernbert", "eurobert")])
+def test_weights_of_another_family_are_told(make, theirs, said):
+    changes = {"max_position_embeddings": 11, "hidden_size": 12, "num_attention_heads": 2}
+    made = make(theirs, only=True, **sizes_of(theirs) | changes | MADE.get(theirs, ({},))[0])
+    made.write_config(model_type=said)
+    with pytest.raises(UserError, match=f"model_type is {said}, but the names in .* are those of {theirs}"):
+        huggingface.read(made.path)
+
+
+def test_arrays_that_no_model_reads_are_passed_over(make):
+    made = made_like(make, "deberta-v2", 0, "")
+    extra = {
+        "mask_predictions.dense.weight": np.zeros((12, 12), np.float32),
+        "lm_predictions.lm_head.bias": np.zeros(17, np.float32),
+        "deberta.embeddings.position_embeddings.weight": np.zeros((11, 12), np.float32),
+    }
+    made.write(made.arrays | extra)
+    assert not huggingface.read(made.path).model.spec.language_model
+
+
+def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
+    made = make(language_model=True, tie_word_embeddings=False)
+    spare = made.arrays["cls.predictions.bias"] + 1
+    made.write(made.arrays | {"cls.predictions.bias": spare})
+    found = huggingface.read(made.path)
+    np.testing.assert_array_equal(found.params["mlm"]["bias"], made.arrays["cls.predictions.decoder.bias"])
+    assert not found.model.spec.tied_decoder
+
+
+def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):
+    made = made_like(make, "eurobert", 0, "token_classification")
+    found = huggingface.read(made.path)
+    head = formats.head_of(found, "question_answering", 2, 0.0)
+    spec = dataclasses.replace(found.model.spec, task=head)
+    with pytest.raises(UserError, match="config.task.name=question_answering, where it is one of sequence"):
+        huggingface.write(dataclasses.replace(found, model=dataclasses.replace(found.model, spec=spec)), tmp_path / "o")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", *MADE])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
+    if task not in FAMILIES[model_type].tasks:
+        return
+    changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": int(model_type == "roberta")}
+    found = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
+    head = formats.head_of(found, task, 2, 0.25)
+    assert head.dropout == 0.25
+    pooler = head.pooling == "pooler" and task == "sequence_classification"
+    spec = dataclasses.replace(found.model.spec, task=head, pooler=pooler)
+    assert formats.differences(spec, model_type) == []
