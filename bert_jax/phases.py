@@ -1,6 +1,7 @@
 """The stretches of a run that differ in their data: length, batch, masks. No jax here."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,7 +148,7 @@ def _phase_stops(config, overrides, datas):
     total = config.train.num_steps
     if config.train.num_tokens:
         per_step = sum(s * d.batch_size * d.sequence_length for s, d in zip(shares, datas, strict=True))
-        total = -(-config.train.num_tokens // max(1, round(per_step)))
+        total = math.ceil(config.train.num_tokens / max(1.0, per_step) - 1e-6)  # shares are rounded numbers
     stops, passed = [], 0.0
     for share in shares:
         passed += share
