@@ -94,7 +94,7 @@ def test_rows_on_the_mesh():
     np.testing.assert_array_equal(placed, batch["rows"])
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("name", ["adamw", "lamb", "stable_adamw"])
 def test_every_leaf_has_one_rule_and_moments_lie_like_their_parameters(name):
     shapes = state_shapes(name)
     names = [sharding.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)]

@@ -1,6 +1,7 @@
 """Batches as functions of the step: layout, hosts, epochs, phases, mixtures (promises P1 and P3)."""
 
 import collections
+import dataclasses
 import multiprocessing
 import shutil
 import signal
@@ -243,9 +244,25 @@ def test_ltr_batches_are_the_text_itself(config):
     assert Corpus.open(config.data.corpus).tokenizer.mask_id not in batch["input_ids"]
 
 
-def test_a_model_without_segments_gets_none(config):
+@pytest.mark.parametrize("masking", ["token", "whole_word"])
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_separator_that_also_pads(config, masking, packing):
+    """What is text and what is padding, attention_mask says, not the token: EuroBERT pads with its end of text."""
+    formatted(config, "doc_sentences").data.update(mask_unit=masking, packing=packing)
+    stream = loader.Stream(config)
+    (source,) = stream.sources(stream.phases[0])
+    usual = stream.batch(3)
+    source._layout = dataclasses.replace(source._layout, pad_id=source._layout.sep_id)
+    padding = usual["attention_mask"] == 0
+    assert padding.any() and (usual["input_ids"][padding] != source._layout.sep_id).all()
+    usual["input_ids"][padding] = source._layout.sep_id
+    same(stream.batch(3), usual)
+
+
+@pytest.mark.parametrize("types", [0, 1])
+def test_a_model_without_segments_gets_none(config, types):
     config.objective.next_sentence = False
-    config.model.type_vocab_size = 1
+    config.model.type_vocab_size = types
     assert not batch_at(config, 0)["token_type_ids"].any()
 
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from bert_jax import config as config_lib
+from bert_jax import sharding
 from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 from bert_jax.training import optimizer as optimizer_lib
 
@@ -124,6 +126,32 @@ def test_stable_adamw_in_float64(clip):
             params = jax.tree.map(jnp.add, params, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12), params, expected)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float64)}
+
+
+def test_stable_adamw_divides_by_the_ratio_of_whole_arrays():
+    """Of those that eight devices share, too."""
+    optimizer = optimizer_lib.make_optimizer(settings(name="stable_adamw", warmup_steps=0, b2=0.99), 10)
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
+    specs = {"kernel": P("fsdp", "tensor"), "embedding": P(None, "fsdp")}
+    gradients = [tree(1, 0.1), tree(2, 10.0)]
+
+    def spread(leaves):
+        return {
+            module: {
+                name: jax.device_put(leaf, jax.NamedSharding(mesh, specs.get(name, P())))
+                for name, leaf in named.items()
+            }
+            for module, named in leaves.items()
+        }
+
+    def updated(placed):
+        params = placed(tree(0))
+        state = jax.jit(optimizer.init)(params)
+        for gradient in gradients:
+            updates, state = jax.jit(optimizer.update)(placed(gradient), state, params)
+        return jax.device_get(updates)
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated(spread), updated(lambda x: x))
 
 
 @pytest.mark.parametrize("name", ["adamw", "lamb", "stable_adamw"])
