@@ -77,8 +77,10 @@ def load(directory: pathlib.Path, lower_case: bool | None = None) -> Vocabulary 
     settings = _json(directory / CONFIG)
     name = _class_name(directory, settings)
     if lower_case is not None:
-        if name not in _LOWER_CASING or (directory / STATE).is_file():
+        if name not in _BUILDERS or not _BUILDERS[name].model:
             return None
+        if name not in _LOWER_CASING:
+            raise UserError(f"--lower_case: {directory}: a {name} leaves letters as they are; expected auto")
         settings["do_lower_case"] = lower_case
     if name is None:
         return None

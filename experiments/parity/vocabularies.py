@@ -198,7 +198,8 @@ def unigram(path: pathlib.Path, special: list[str]) -> pathlib.Path:
         if piece.endswith("?"):
             model.trainer_spec.unk_id = i
     ordinary = ["\u2581", *(f"\u2581{word}" for word in _WORDS), *(word for word in _WORDS if len(word) > 1)]
-    for i, piece in enumerate([*ordinary, *_CHARACTERS]):
+    there = {piece.piece for piece in model.pieces}
+    for i, piece in enumerate(piece for piece in [*ordinary, *_CHARACTERS] if piece not in there):
         model.pieces.add(piece=piece, score=-4.0 - i / 16)  # exact in float32
     model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
     model.normalizer_spec.name = "identity"

@@ -27,6 +27,12 @@ TEXTS = [
     *random_texts(60, seed=0),
 ]  # fmt: skip
 
+# Texts alone and in pairs.
+PAIRS = [
+    *((text,) for text in TEXTS[:40]), ("don't", "the [MASK] sat"), ("a", " "), ("", "b"),
+    ("\u212b \ufb01ne caf\u00e9 \u00bd 1,900.00 ``x''", "\u1112\u1161\u11ab  <|mask|> [MASK] <mask>\n\nThe CAT (12345)"),
+]  # fmt: skip
+
 VOCABULARY = [
     "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "world", "mask", "the", "sat", "don", "ing", "##ing", "fi",
     *"abcdefghijklmnopqrstuvwxyzABCXYZ0123456789.,!?[]<>#_-'/`\u4e2d\u6587\u00e9\u00df\u03c3\u03c2\u0301\u0308",
