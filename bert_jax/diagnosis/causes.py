@@ -205,10 +205,11 @@ def _text(run):
 def fill_rows(run: Run) -> str:
     """What fills rows that are mostly padding."""
     data = run.phase.data
-    if run.config.objective.next_sentence:
+    pairs = [f"objective.{key}" for key in ("next_sentence", "sentence_order") if run.config.objective[key]]
+    if pairs:
         change = (
             "prepare longer documents (--documents=file), shorten --config.data.sequence_length="
-            f"{data.sequence_length}, or leave out pairs: --config.objective.next_sentence=False "
+            f"{data.sequence_length}, or leave out pairs: --config.{pairs[0]}=False "
             "--config.data.format=full_sentences"
         )
     elif data.format != "full_sentences":
@@ -229,7 +230,7 @@ def _others(run, diverged):
         text = f"a narrow start for a width of {model.hidden_size}: config.model.initializer_range="
         text += f"{model.initializer_range:g}; try --config.model.initializer_range={wide:.1g}"
         yield Cause(0.35, text, "")
-    if run.config.objective.name == "mlm" and not 0.05 <= data.mask_rate <= 0.5:
+    if run.config.objective.name != "ltr" and not 0.05 <= data.mask_rate <= 0.5:
         text = f"{percent(data.mask_rate)} of the tokens are masked; try --config.data.mask_rate=0.15"
         yield Cause(0.6 if data.mask_rate > 0.5 else 0.3, text, "")
     dropout = max(model.hidden_dropout, model.attention_dropout)

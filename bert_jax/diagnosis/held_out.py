@@ -84,7 +84,7 @@ def _held_out_predictions(run):
     asked = rows * run.predictions / data.batch_size
     if run.texts and len(run.readable_texts) == len(run.texts):
         there = sum(text.tokens("eval") for text in run.texts)
-        asked = min(asked, there * (data.mask_rate if run.config.objective.name == "mlm" else 1.0))
+        asked = min(asked, there * (1.0 if run.config.objective.name == "ltr" else data.mask_rate))
     return max(1.0, asked)
 
 

@@ -128,7 +128,7 @@ class Run:
         """Tokens that a step of the last phase predicts, about."""
         data = self.phase.data
         tokens = data.batch_size * data.sequence_length * (1 - (self.padding or 0.0))
-        return max(1.0, tokens * (data.mask_rate if self.config.objective.name == "mlm" else 1.0))
+        return max(1.0, tokens * (1.0 if self.config.objective.name == "ltr" else data.mask_rate))
 
     @functools.cached_property
     def _frequencies(self):

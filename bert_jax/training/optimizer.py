@@ -93,7 +93,8 @@ def _scale_by_stable_adam(b1, b2, eps, decay):
     Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", algorithm 2, as
     in optimi, which ModernBERT was trained with: the RMS is the mean over the array of g^2 / max(v, eps^2), where v is
     the second moment after this step without its bias, and dividing the rate divides weight decay too. The state is
-    Adam's.
+    Adam's. Weight decay is times the rate, as everywhere here; ModernBERT's 1e-5 is times the rate over its peak of
+    8e-4 (optimi's decouple_lr), which is 0.0125 here.
 
     Args:
       b1, b2, eps: Adam's.
