@@ -32,8 +32,7 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
         decay = optax.cosine_decay_schedule(peak, left, alpha=config["final_fraction"])
     elif config["schedule"] == "trapezoidal":
         length = min(left, config["decay_steps"] or max(1, num_steps // 10))
-        end = _falls(config["decay_shape"], peak, config["final_fraction"], length)
-        decay = optax.join_schedules([optax.constant_schedule(peak), end], [left - length])
+        decay = _falls(config["decay_shape"], peak, final, left - length, length)
     else:
         decay = optax.constant_schedule(peak)
     if warmup:
@@ -78,13 +77,17 @@ def is_weight(params):
     )
 
 
-def _falls(shape, peak, final_fraction, length):
-    """A schedule from the peak to its fraction in `length` steps."""
+def _falls(shape, peak, final, begin, length):
+    """A schedule that is the peak until `begin`, and falls in `length` steps."""
     if shape == "linear":
-        return optax.linear_schedule(peak, peak * final_fraction, length)
-    if shape == "cosine":
-        return optax.cosine_decay_schedule(peak, length, alpha=final_fraction)
-    return lambda t: peak * (1 - (1 - final_fraction) * jnp.sqrt(jnp.clip(t / length, 0.0, 1.0)))
+        return optax.linear_schedule(peak, final, length, transition_begin=begin)
+
+    def decay(t):
+        passed = jnp.clip((t - begin) / length, 0.0, 1.0)
+        left = 1 - jnp.sqrt(passed) if shape == "sqrt" else (1 + jnp.cos(jnp.pi * passed)) / 2
+        return final + (peak - final) * left
+
+    return decay
 
 
 def _scale_by_stable_adam(b1, b2, eps, decay):
