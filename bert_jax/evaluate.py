@@ -5,7 +5,8 @@
 
 The corpus must have been prepared with the model's vocabulary (prepare --tokenizer=MODEL). Its rows and masks are a
 function of the flags alone: two models with one vocabulary are asked for the same tokens. Perplexity is the
-exponential of the loss, so it is that of masked tokens, not of a text.
+exponential of the loss, so it is that of masked tokens, not of a text. Of a run of replaced-token detection these are
+the generator's figures, beside the model's own.
 
 A pair is a line {"good": "The cats sleep.", "bad": "The cats sleeps."}; the model is right where the good sentence
 has the higher pseudo-log-likelihood, half right where both have the same. The output has a line for each pair, in
@@ -53,25 +54,26 @@ def main(argv):
         raise UserError("--corpus, --pairs: found both or neither; expected one of them")
     if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
         raise UserError(f"--output={_OUTPUT.value}: no such folder; expected a file in one that exists")
-    from bert_jax.training import minimal_pairs
+    from bert_jax.training import minimal_pairs, workdir
     from bert_jax.training.models import open_model  # after the flags: importing jax takes a second
 
     pairs = minimal_pairs.read(_PAIRS.value, _GROUP.value) if _PAIRS.value else None
-    step = _STEP.value
-    model = open_model(_MODEL.value, int(step) if step and step.isdigit() else step)
+    step = int(_STEP.value) if _STEP.value and _STEP.value.isdigit() else _STEP.value
+    model = open_model(_MODEL.value, step)
     if pairs is None:
-        _evaluate_corpus(model)
+        of_run = model.model.spec.replaced_tokens and workdir.holds_run(_MODEL.value)
+        _evaluate_corpus(model, open_model(_MODEL.value, step, part="generator") if of_run else None)
     else:
         _evaluate_pairs(model, pairs)
 
 
-def _evaluate_corpus(model):
+def _evaluate_corpus(model, generator):
     from bert_jax.training import evaluation
 
     data = {key: flag.value for key, flag in _DATA.items() if flag.value is not None}
     try:
         figures = evaluation.evaluate(
-            model, _CORPUS.value, _SPLIT.value, _BATCHES.value, _SEED.value, progress=True, **data
+            model, _CORPUS.value, _SPLIT.value, _BATCHES.value, _SEED.value, progress=True, generator=generator, **data
         )
     except UserError as error:
         raise UserError(str(error).replace("config.data.", "--")) from error
@@ -84,6 +86,9 @@ def _evaluate_corpus(model):
         "mlm_perplexity": "perplexity",
         "mlm_accuracy": "accuracy",
         "nsp_accuracy": "next-sentence accuracy",
+        "sop_accuracy": "sentence-order accuracy",
+        "rtd_loss": "replaced tokens: loss, nats a token",
+        "rtd_accuracy": "replaced tokens: accuracy",
         "mlm_count": "tokens predicted",
         "rows": "rows",
     }

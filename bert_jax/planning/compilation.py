@@ -19,8 +19,9 @@ from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.devices import devices as devices_of
-from bert_jax.training import flops
+from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
+from bert_jax.training import teacher as teacher_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Memory:
     """What a step takes on one device, in bytes, by the compiler's account.
 
     Attributes:
-      parameters, optimizer, batch: of the arguments, in logical sizes; the state is updated in place.
+      parameters, optimizer, batch: of the arguments, in logical sizes; the state is updated in place. A teacher's
+        parameters are counted too.
       padding: of the arguments' layouts, and the step's number; less what the step was given and does not read.
       outputs: that are not in the arguments' place.
       temporaries: activations, gradients and all else that lives within the step.
@@ -69,6 +71,8 @@ class Compiled:
       products: FLOPs of a device's matrix products in a step, rematerialised ones too.
       kernels: Pallas kernels run in a step, whose products are not in `products`.
       unknown_loops: loops counted as one round.
+      beside: specs of what is trained with the model: a generator.
+      parameters: numbers that are trained, in all.
       seconds: that tracing and compiling took.
     """
 
@@ -87,6 +91,8 @@ class Compiled:
     products: float = 0.0
     kernels: int = 0
     unknown_loops: int = 0
+    beside: tuple[model_lib.Spec, ...] = ()
+    parameters: int = 0
 
     @property
     def attention_kernel(self) -> str:
@@ -134,15 +140,19 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """One phase's step, traced for a topology: what the compiler is given, and abstract values of what it takes."""
+    """One phase's step, traced for a topology: what the compiler is given, and abstract values of what it takes.
+
+    `taught` holds the parameters of a teacher, if there is one.
+    """
 
     step: jax.stages.Lowered
     topology: Topology
     phase: config_lib.Phase
-    spec: model_lib.Spec
+    objective: objective_lib.Objective
     state: dict
     batch: dict[str, jax.ShapeDtypeStruct]
     devices: list
+    taught: list
 
 
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
@@ -156,7 +166,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     try:
         found = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
-        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch)))
+        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch, lowered.taught)))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
@@ -169,7 +179,11 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
     num_steps = config_lib.num_steps(config)
     mesh = sharding.make_mesh(config.mesh, devices_of(topology))
     model = model_lib.build(
-        config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence, platform="tpu"
+        config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"
+    )
+    teacher = teacher_lib.read(config)
+    taught_by = teacher and dataclasses.replace(
+        teacher.model, spec=dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
     )
     state = step_lib.abstract_state(config, model, mesh, num_steps)
     layout = sharding.batch_sharding(mesh)
@@ -178,9 +192,18 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
         for name, (shape, dtype) in batch_shapes(config, phase.data).items()
     }
     key = jax.eval_shape(lambda: step_lib.dropout_key(config))
-    train_step = step_lib.make_train_step(config, model, mesh, num_steps)
-    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key)
-    return Lowered(lowered, topology, phase, model.spec, state, batch, list(mesh.devices.flat))
+    train_step = step_lib.make_train_step(config, model, mesh, num_steps, taught_by)
+    taught = [_placed(teacher.params, mesh)] if teacher else []
+    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *taught)
+    objective = objective_lib.make(config, model, taught_by)
+    return Lowered(lowered, topology, phase, objective, state, batch, list(mesh.devices.flat), taught)
+
+
+def _placed(params, mesh):
+    layout = sharding.tree_shardings(params, mesh)
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), params, layout
+    )
 
 
 def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
@@ -220,17 +243,19 @@ def _found(lowered, needed):
     return Compiled(
         needed=needed,
         usable=lowered.topology.chip.usable_hbm,
-        spec=lowered.spec,
+        spec=lowered.objective.specs[0],
+        beside=lowered.objective.specs[1:],
+        parameters=model_lib.parameter_count(lowered.state["params"]),
         rows=data.batch_size,
         sequence=data.sequence_length,
         slots=data.sequence_length if labels is None else labels.shape[1],
-        model_flops=flops.pretraining_flops(lowered.spec, lowered.batch),
+        model_flops=lowered.objective.flops(lowered.batch),
         state=_held(lowered.state),
     )
 
 
 def _memory(analysis, lowered):
-    parameters, optimizer = _held(lowered.state["params"]), _held(lowered.state["opt_state"])
+    parameters, optimizer = _held((lowered.state["params"], lowered.taught)), _held(lowered.state["opt_state"])
     rows = _held(lowered.batch)
     return Memory(
         parameters=parameters,

@@ -4,11 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import jax
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.planning import apart, compilation, fit
 from bert_jax.planning.chips import GIB, Topology
@@ -162,9 +160,8 @@ def _mesh(sizes, num_devices):
 
 def _model(config, compiled):
     spec = compiled.spec
-    shapes = jax.eval_shape(model_lib.Model(spec).init, jax.random.key(0))
     return {
-        "parameters": model_lib.parameter_count(shapes),
+        "parameters": compiled.parameters,
         "vocab_size": spec.vocab_size,
         "dtype": spec.dtype,
         "scan_layers": spec.scan_layers,

@@ -54,8 +54,8 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     products = compiled.products
     if compiled.kernels:
         passes = 3.5 if compiled.spec.remat == "none" else 4.5
-        attention = flops.attention_flops(compiled.spec, compiled.rows, compiled.sequence, passes)
-        products += attention / topology.num_devices
+        for spec in (compiled.spec, *compiled.beside):
+            products += flops.attention_flops(spec, compiled.rows, compiled.sequence, passes) / topology.num_devices
     share = compiled.model_flops / topology.num_devices
     seconds = {
         "products": max(products, share) / chip.flops,

@@ -18,6 +18,7 @@ from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.training import step as step_lib
+from bert_jax.training.replaced_tokens import ReplacedTokens
 
 RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # of `evaluate`; the rest is base()'s
 NEW, OLD = "eval", "eval_old"  # in metrics.jsonl: before the figures of the run's corpora, and of data.old_corpus
@@ -68,8 +69,9 @@ class Evaluation:
         }
 
     def __call__(self, params: dict, step: int) -> dict[str, float]:
-        """eval/mlm_loss, mlm_accuracy, mlm_perplexity, unigram_loss, and with pairs eval/nsp_accuracy.
+        """eval/mlm_loss, mlm_accuracy, mlm_perplexity, unigram_loss, and with pairs eval/nsp_accuracy or sop_accuracy.
 
+        Of replaced-token detection these are the generator's, and rtd_loss and rtd_accuracy the model's.
         The same of config.data.old_corpus, if there is one, as eval_old/...
 
         Args:
@@ -142,12 +144,14 @@ def evaluate(
     batches: int = 0,
     seed: int = 0,
     progress: bool = False,
+    generator: Pretrained | None = None,
     **data: Any,
 ) -> dict[str, float]:
     """Figures of any model on a prepared corpus, with masks that are a function of the arguments after the model.
 
-    A left-to-right model is asked for each next token. A model with a next-sentence head is also asked about pairs:
-    those of the rows, or, where the format has none, those of segment_pair rows of the same text, if it gives any.
+    A left-to-right model is asked for each next token. A model with a head for pairs is also asked about those of the
+    rows, or, where the format has none, about segment_pair rows of the same text, if it gives any. A discriminator is
+    asked which tokens its generator replaced, and the generator for the masked ones.
 
     Args:
       model: as training.models.open_model gives it.
@@ -156,32 +160,44 @@ def evaluate(
       batches: how many of data["batch_size"] rows; 0 for as many as there are.
       seed: of rows and masks; 0 gives those that a run with config.seed=0 is evaluated on.
       progress: shows a bar on a terminal.
+      generator: of a model that tells replaced tokens: what replaces them.
       data: keys of config.data that are not to be as they are in RECIPE.
 
     Returns:
-      mlm_loss (nats), mlm_accuracy, mlm_perplexity, unigram_loss, with a next-sentence head nsp_accuracy, and
-      mlm_count and rows: how many tokens were predicted, in how many rows.
+      mlm_loss (nats), mlm_accuracy, mlm_perplexity, unigram_loss, with heads for pairs nsp_accuracy or sop_accuracy,
+      of a discriminator rtd_loss and rtd_accuracy, and mlm_count and rows: how many tokens were predicted, in how many
+      rows.
 
     Raises:
       UserError: the model has no head that predicts tokens, the corpus another vocabulary or no such documents, or a
         setting cannot work.
     """
-    config, corpora = _settings(model, corpus, batches, seed, data)
+    config, corpora = _settings(model, corpus, batches, seed, data, generator)
     if not sum(one.split(split).num_documents for one in corpora):
         raise UserError(f"--corpus={corpus}: no document in its {split} split; prepare it with --eval_share over 0")
+    if model.model.spec.replaced_tokens:
+        return _pass(model, config, corpora, split, progress, generator)
     pairs = config.data.format in config_lib.PAIR_FORMATS
-    config.objective.next_sentence = model.model.spec.next_sentence and pairs
+    figures = {"next_sentence": "nsp_accuracy", "sentence_order": "sop_accuracy"}
+    head = next((name for name in figures if getattr(model.model.spec, name)), None)
+    if head:
+        config.objective[head] = pairs
     found = _pass(model, config, corpora, split, progress)
-    if model.model.spec.next_sentence and not pairs:
-        config.objective.next_sentence, config.data.format = True, "segment_pair"
+    if head and not pairs:
+        config.objective[head], config.data.format = True, "segment_pair"
         with contextlib.suppress(UserError):  # a text that gives no pairs
-            found["nsp_accuracy"] = _pass(model, config, corpora, split, progress)["nsp_accuracy"]
+            found[figures[head]] = _pass(model, config, corpora, split, progress)[figures[head]]
     return found
 
 
-def _settings(model, corpus, batches, seed, data):
+def _settings(model, corpus, batches, seed, data, generator):
     spec = model.model.spec
-    if not spec.language_model:
+    if spec.replaced_tokens and not generator:
+        raise UserError(
+            f"--model={model.name}: tells replaced tokens and predicts none, and what replaces them is not there; "
+            "expected the workdir of its run, or its generator"
+        )
+    if not (spec.language_model or spec.replaced_tokens):
         raise UserError(f"--model={model.name}: has no head that predicts tokens; expected a model with one")
     config = config_lib.base()
     config.model.update({key: model.config[key] for key in config.model})
@@ -210,12 +226,16 @@ def _check_vocabulary(model, corpus):
         )
 
 
-def _pass(model, config, corpora, split, progress):
+def _pass(model, config, corpora, split, progress, generator=None):
     devices = jax.devices()[: math.gcd(config.data.batch_size, jax.device_count())]  # the rows are the same on any
     mesh = sharding.make_mesh(config.mesh, devices)
     rows = sharding.batch_sharding(mesh)
-    params = jax.device_put(model.params, sharding.tree_shardings(model.params, mesh))
-    eval_step = step_lib.make_eval_step(config, model.model, mesh)
+    params, objective = model.params, None
+    if generator:
+        objective = ReplacedTokens(model.model, generator.model, "none", 1.0)
+        params = params | {"generator": generator.params}
+    params = jax.device_put(params, sharding.tree_shardings(params, mesh))
+    eval_step = step_lib.make_eval_step(config, model.model, mesh, objective)
     losses = unigram_losses(loader.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}
 
@@ -253,8 +273,11 @@ def _figures(total, unigram_loss):
         "mlm_perplexity": math.exp(min(loss, 700)),  # of float64
         "unigram_loss": unigram_loss,
     }
-    if total.get("nsp_count"):
-        figures["nsp_accuracy"] = total["nsp_correct"] / total["nsp_count"]
+    for task in ("nsp", "sop", "rtd"):
+        if total.get(f"{task}_count"):
+            figures[f"{task}_accuracy"] = total[f"{task}_correct"] / total[f"{task}_count"]
+    if "rtd_count" in total:
+        figures["rtd_loss"] = total["rtd_loss_sum"] / max(1, total["rtd_count"])
     return figures
 
 

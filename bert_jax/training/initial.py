@@ -12,9 +12,11 @@ from bert_jax.data import new_tokens
 from bert_jax.data.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
-from bert_jax.training import checkpoint
+from bert_jax.training import checkpoint, transplant
 from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.models import open_model
+from bert_jax.training.objective import Objective
+from bert_jax.training.replaced_tokens import ReplacedTokens
 
 # Of config.model: what the corpus or the recipe decides. The rest is the model's architecture, which init_from fixes.
 _FREE = {
@@ -62,7 +64,10 @@ def resolve(config: ml_collections.ConfigDict, found: Pretrained | None, workdir
     taken = found.config if found else workdir_lib.read(workdir)[1].model
     for key in _architecture(config):
         config.model[key] = taken[key]
-    config.model.pooler = bool(config.objective.next_sentence or taken["pooler"])
+    if config.init_layers and not config.model.layer_groups:
+        config.model.num_layers = len(config.init_layers)
+    pairs = config.objective.next_sentence or config.objective.sentence_order
+    config.model.pooler = bool(pairs or taken["pooler"])
 
 
 def params(
@@ -71,8 +76,12 @@ def params(
     model: model_lib.Model,
     tokenizer: Tokenizer,
     say: Callable[[str], None],
+    objective: Objective | None = None,
 ) -> dict:
     """The run's first parameters: those of `found`, with fresh heads where it has none, which is said.
+
+    With config.init_layers or config.init_grow they are first made into those of a model of the run's sizes. A run of
+    replaced-token detection starts its generator from that of init_from, where that is such a run, and else anew.
 
     Vocabulary entries that the corpus has beyond the model's start as the mean of the rows of the pieces that the
     model's own tokenizer writes them with, in the word embedding and in the bias of the language-model head (Koto et
@@ -84,9 +93,11 @@ def params(
       model: the run's.
       tokenizer: the corpus's.
       say: called with a line that says what is new.
+      objective: the run's; None where the model is all that is trained.
 
     Raises:
-      UserError: the corpus was prepared with another vocabulary, or a parameter has no place or another shape.
+      UserError: config.init_layers names a layer that is not there, the corpus was prepared with another vocabulary, or
+        a parameter has no place or another shape.
     """
     if not new_tokens.begins_with(tokenizer, found.tokenizer):
         raise UserError(
@@ -94,6 +105,8 @@ def params(
             f"with --tokenizer={found.name}"
         )
     grown, notes = _grown(found, tokenizer)
+    grown, more = _transplanted(config, found, grown, model)
+    notes += more
     key = jax.random.split(jax.random.key(config.seed))[0]  # fresh heads are those of a run without init_from
     taken, fresh, left = transfer(grown, model, key)
     wrong = [name for name in (*fresh, *left) if name.startswith("encoder")]
@@ -103,8 +116,50 @@ def params(
             "shape; expected a model of the same architecture"
         )
     notes = [f"fresh: {', '.join(fresh)}"] * bool(fresh) + [f"left out: {', '.join(left)}"] * bool(left) + notes
+    of_generator = _generator(config, tokenizer, objective, key) if isinstance(objective, ReplacedTokens) else None
+    if isinstance(objective, ReplacedTokens):
+        notes.append("its generator too" if of_generator else "a fresh generator")
     say(f"starts from {found.name}" + "".join(f"; {note}" for note in notes))
-    return taken
+    return objective.started(taken, key, of_generator) if objective else taken
+
+
+def _transplanted(config, found, params, model):
+    """The parameters as a model of the run's sizes has them, and in words what was done."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    if config.init_layers:
+        there = len(params["encoder"]["layers"])
+        absent = [number for number in config.init_layers if number >= there]
+        if absent:
+            raise UserError(
+                f"config.init_layers: found {absent[0]}; expected layers of config.init_from={found.name}, which has 0 "
+                f"to {there - 1}"
+            )
+        params = transplant.pick_layers(params, config.init_layers, shapes)
+        notes = [f"its layers {', '.join(map(str, config.init_layers))}"]
+        embeddings = params["encoder"]["embeddings"]
+        if "token_type" in embeddings and not model.spec.type_vocab_size:
+            kept = {name: part for name, part in embeddings.items() if name != "token_type"}
+            params = params | {"encoder": params["encoder"] | {"embeddings": kept}}
+            notes.append("left out: its token types")
+        return params, notes
+    if config.init_grow:
+        small, large = found.model.spec, model.spec
+        grown = [key for key in transplant.SIZES if getattr(small, key) != getattr(large, key)]
+        sizes = ", ".join(f"{key} from {getattr(small, key)} to {getattr(large, key)}" for key in grown)
+        return transplant.grow(params, small, large, shapes), [f"grown: {sizes}"]
+    return params, []
+
+
+def _generator(config, tokenizer, objective, key):
+    """The parameters of the generator of init_from, where that is a run with one of the same sizes."""
+    if not workdir_lib.holds_run(config.init_from):
+        return None
+    objective_there = workdir_lib.read(workdir_lib.path_of(config.init_from))[1].get("objective", {})
+    if objective_there.get("name") != "rtd":
+        return None
+    found = open_model(config.init_from, part="generator")
+    taken, fresh, left = transfer(_grown(found, tokenizer)[0], objective.generator, key)
+    return None if fresh or left else taken
 
 
 def _architecture(config):
@@ -112,14 +167,45 @@ def _architecture(config):
 
 
 def _check(config, found):
+    # 0 and the size that it stands for are the same; which heads there are makes no difference.
+    here = model_lib.build(config.model.to_dict() | {"vocab_size": 0}, 1, next_sentence=False).spec
+    there = found.model.spec
     wrong = [key for key in _architecture(config) if config.model[key] != found.config[key]]
+    wrong = [key for key in wrong if getattr(here, key) != getattr(there, key)]
+    if config.init_layers:
+        lacks_types = here.type_vocab_size == 0
+        wrong = [key for key in wrong if key != "num_layers" and not (key == "type_vocab_size" and lacks_types)]
+    if config.init_grow:
+        _check_grows(config, found, here)
+        wrong = [key for key in wrong if key not in transplant.SIZES]
     if wrong:
-        there = ", ".join(f"{key}={found.config[key]}" for key in wrong)
-        here = ", ".join(f"{key}={config.model[key]}" for key in wrong)
-        flags = " ".join(f"--config.model.{key}={found.config[key]}" for key in wrong)
+        flags = " ".join(f"--config.model.{key}={getattr(there, key)}" for key in wrong)
+        there, here = (", ".join(f"{key}={getattr(spec, key)}" for key in wrong) for spec in (there, here))
         raise UserError(
             f"config.init_from={found.name}: its model has {there}, but config.model has {here}; expected {flags}, "
             "or --config.model_from_init=True, which takes them from there"
+        )
+
+
+def _check_grows(config, found, large):
+    small = found.model.spec
+    for key in transplant.SIZES:
+        here, there = getattr(large, key), getattr(small, key)
+        if here < there:
+            raise UserError(
+                f"config.init_grow: config.model.{key} is {here}, smaller than the {there} of "
+                f"config.init_from={found.name}; expected a model that is nowhere smaller"
+            )
+    served = [spec.num_heads // spec.num_kv_heads for spec in (small, large)]
+    if served[1] < served[0]:
+        raise UserError(
+            f"config.init_grow: {served[1]} heads share keys and values in config.model, {served[0]} in "
+            f"config.init_from={found.name}; expected as many or more"
+        )
+    if "rotary" in large.positions and large.head_size != small.head_size:
+        raise UserError(
+            f"config.init_grow: heads of {large.head_size} units in config.model, of {small.head_size} in "
+            f"config.init_from={found.name}; expected the same, as rotary positions give each unit its own frequency"
         )
 
 
@@ -140,7 +226,12 @@ def _grown(found, tokenizer):
     embeddings = params["encoder"]["embeddings"] | {"word": {"embedding": rows(word)}}
     params["encoder"] = params["encoder"] | {"embeddings": embeddings}
     if "mlm" in params:
-        params["mlm"] = params["mlm"] | {"bias": rows(params["mlm"]["bias"])}
+        head = dict(params["mlm"])
+        if "bias" in head:
+            head["bias"] = rows(head["bias"])
+        if "decoder" in head:
+            head["decoder"] = {"embedding": rows(head["decoder"]["embedding"])}
+        params["mlm"] = head
     notes = [f"{new:,} new vocabulary entries, each the mean of its pieces"] if new else []
     if len(word) > size:
         notes.append(f"{len(word) - size:,} rows of its word embedding that no token has are left out")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from bert_jax.model import Model
+from bert_jax.model import Model, Spec
 from bert_jax.training import flops
 from bert_jax.training.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
 
@@ -46,6 +46,11 @@ class LanguageModeling:
     @property
     def tasks(self) -> tuple[str, ...]:
         return tuple(self.weights)
+
+    @property
+    def specs(self) -> tuple[Spec, ...]:
+        """Of the models that are trained."""
+        return (self.model.spec,)
 
     @property
     def evaluated(self) -> "LanguageModeling":
@@ -139,7 +144,7 @@ class LanguageModeling:
 
     def flops(self, batch: Mapping) -> float:
         """FLOPs of the matrix products of a training step; the batch's arrays may be shapes alone."""
-        return flops.pretraining_flops(self.model.spec, batch)
+        return sum(flops.pretraining_flops(spec, batch) for spec in self.specs)
 
     def _pair_sums(self, outputs, batch):
         found = {}

@@ -14,9 +14,11 @@ from bert_jax import distributed, sharding
 from bert_jax import model as model_lib
 from bert_jax.data import loader
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, compilation_cache, flops, initial
+from bert_jax.training import checkpoint, compilation_cache, initial
 from bert_jax.training import metrics as metrics_lib
+from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
+from bert_jax.training import teacher as teacher_lib
 from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation, old_corpora
@@ -53,19 +55,24 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     mesh = sharding.make_mesh(config.mesh)
     corpora = loader.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
-    workdir_lib.check_same_run(workdir, config, corpora)
+    teacher = teacher_lib.read(config, corpora[0].tokenizer)
+    identity = teacher.identity if teacher else None
+    workdir_lib.check_same_run(workdir, config, corpora, identity)
 
     with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
-        workdir_lib.check(workdir, config, corpora)
+        workdir_lib.check(workdir, config, corpora, identity)
         # Finds what the corpus cannot give before the workdir becomes this run's, and makes indexes that are not there.
         distributed.first_then_all(lambda: loader.Loader(config))
         if config.data.old_corpus:
             old_corpora(config, corpora[0].tokenizer)
-        model = model_lib.build(config.model, config.model.vocab_size, next_sentence=config.objective.next_sentence)
+        model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
         template = step_lib.saved(step_lib.abstract_state(config, model, mesh, num_steps), mesh)
         checkpoints = checkpoint.Checkpoints(workdir, config, say)
-        start = initial.params(config, source, model, corpora[0].tokenizer, say) if source else None
-        distributed.once(lambda: workdir_lib.write(workdir, config, corpora))
+        start = None
+        if source:
+            objective = objective_lib.make(config, model)
+            start = initial.params(config, source, model, corpora[0].tokenizer, say, objective)
+        distributed.once(lambda: workdir_lib.write(workdir, config, corpora, identity))
 
         found = checkpoints.restore(template)
         if found:
@@ -82,7 +89,8 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
             return
         say(f"{described(model, state['params'])}; step {done:,} of {num_steps:,}, in {workdir}")
 
-        run = _Pretraining(config, workdir, num_steps, mesh, model, corpora, checkpoints)
+        run = _Pretraining(config, workdir, num_steps, mesh, model, corpora, checkpoints, teacher)
+        del teacher  # its parameters lie on the mesh
         run.begin(state, done)
         figures = train(run, state, done)
         if figures is not None:
@@ -229,13 +237,18 @@ class Run:
 
 
 class _Pretraining(Run):
-    def __init__(self, config, workdir, num_steps, mesh, model, corpora, checkpoints):
+    def __init__(self, config, workdir, num_steps, mesh, model, corpora, checkpoints, teacher):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, num_steps, mesh
         self.checkpoints = checkpoints
-        self.train_step = step_lib.make_train_step(config, model, mesh, num_steps)
-        self.norms = make_norms(config, model, mesh) if config.train.log_norms else None
+        taught_by = teacher and teacher.model
+        self.train_step = step_lib.make_train_step(config, model, mesh, num_steps, taught_by)
+        self.norms = make_norms(config, model, mesh, taught_by) if config.train.log_norms else None
+        if teacher:
+            taught = sharding.put(teacher.params, sharding.tree_shardings(teacher.params, mesh))
+            self.train_step = _with_last(self.train_step, taught)
+            self.norms = self.norms and _with_last(self.norms, taught)
         self.key = step_lib.dropout_key(config)
-        self._spec, self._hosts = model.spec, sharding.hosts_of_rows(mesh)
+        self._objective, self._hosts = objective_lib.make(config, model, taught_by), sharding.hosts_of_rows(mesh)
         eval_step = step_lib.make_eval_step(config, model, mesh)
         self._evaluation = Evaluation(config, corpora, eval_step, self.put, self._hosts)
         self._has_held_out = config.train.eval_every > 0 and self._evaluation.possible
@@ -254,7 +267,7 @@ class _Pretraining(Run):
         return iter(loader.Loader(self.config, done, *self._hosts))
 
     def flops(self, batch):
-        return flops.pretraining_flops(self._spec, batch)
+        return self._objective.flops(batch)
 
     def due(self, done):
         settings, last = self.config.train, done == self.num_steps
@@ -286,6 +299,10 @@ class _Pretraining(Run):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(figures or self._evaluation(state["params"], done))
         super().save(step_lib.saved(state, self.mesh), done, figures)
+
+
+def _with_last(function, last):
+    return lambda *arguments: function(*arguments, last)
 
 
 def described(model: model_lib.Model, params: dict) -> str:

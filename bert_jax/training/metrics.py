@@ -46,7 +46,10 @@ def mlm_headline(row: Mapping) -> str:
     """What a pre-training row's evaluation found, in words; "" where there was none."""
     if row.get("eval/mlm_loss") is None:
         return ""
-    return f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+    found = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+    if row.get("eval/rtd_accuracy") is not None:
+        found += f", replaced tokens {row['eval/rtd_accuracy']:.1%} right"
+    return found
 
 
 def open_loggers(

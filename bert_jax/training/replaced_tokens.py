@@ -20,7 +20,6 @@ from bert_jax import model as model_lib
 from bert_jax.errors import UserError
 from bert_jax.model import Model
 from bert_jax.objective_config import GENERATOR_SIZES
-from bert_jax.training import flops
 from bert_jax.training.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
 _OF_GENERATOR = "generator"
@@ -48,6 +47,10 @@ class ReplacedTokens(LanguageModeling):
         self.generator = generator
         self.sharing = sharing
         self.weights = {"mlm": 1.0, "rtd": weight}
+
+    @property
+    def specs(self):
+        return self.model.spec, self.generator.spec
 
     def init(self, key):
         of_model, of_generator = jax.random.split(key)
@@ -81,9 +84,6 @@ class ReplacedTokens(LanguageModeling):
         if activations:
             found["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
         return found
-
-    def flops(self, batch):
-        return super().flops(batch) + flops.pretraining_flops(self.generator.spec, batch)
 
     def _own(self, params):
         """What a generator's parameters hold that the model's do not."""

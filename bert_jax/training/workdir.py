@@ -1,7 +1,8 @@
 """A run's directory, and what makes it that run's: its config, its corpora, its tokenizer.
 
-    WORKDIR/run.json        format version; path and fingerprint of each corpus; of fine-tuning ("kind": "finetune")
-                            the model, its head, labels and what else opening it needs
+    WORKDIR/run.json        format version; path and fingerprint of each corpus; of distillation, name and digest of
+                            the teacher; of fine-tuning ("kind": "finetune") the model, its head, labels and what else
+                            opening it needs
     WORKDIR/config.json     every setting; of pre-training, model.vocab_size filled in
     WORKDIR/tokenizer/      what tokenizers.load reads
     WORKDIR/checkpoints/    see checkpoint.py
@@ -43,11 +44,12 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
-# What may change when a run continues: layout, length, cadence. Corpora are compared by fingerprint instead.
+# What may change when a run continues: layout, length, cadence. Corpora and teachers are compared by what they hold.
 MAY_CHANGE = {
     "data.corpus",
     "data.old_corpus",
     "data.prefetch",
+    "distillation.teacher",
     "seeds_at_once",
     "task.data_dir",
     "data.workers",
@@ -75,7 +77,8 @@ MAY_CHANGE = {
     "train.tensorboard",
 }
 
-_OF_A_MACHINE = ("data.corpus", "data.old_corpus", "task.data_dir", "train.compilation_cache")  # may be paths there
+# May be paths there.
+_OF_A_MACHINE = ("data.corpus", "data.old_corpus", "distillation.teacher", "task.data_dir", "train.compilation_cache")
 
 
 def path_of(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
@@ -177,17 +180,30 @@ def _lock(workdir, stack):
     return mark
 
 
-def check_same_run(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "Sequence[Corpus]" = ()) -> None:
-    """Raises UserError if not every process of the run was given this workdir, this config and these corpora."""
+def check_same_run(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    corpora: "Sequence[Corpus]" = (),
+    teacher: Mapping[str, str] | None = None,
+) -> None:
+    """Raises UserError if not every process of the run was given this workdir, this config, corpora and teacher."""
     from bert_jax import distributed
 
     values = {f"config.{key}": value for key, value in _flat(config.to_dict()) if key not in _OF_A_MACHINE}
     fingerprints = [corpus.fingerprint for corpus in corpora]
-    distributed.check_same({"--workdir": str(workdir), "config.data.corpus (fingerprint)": fingerprints} | values)
+    held = {"config.data.corpus (fingerprint)": fingerprints}
+    if teacher:
+        held["config.distillation.teacher (digest)"] = teacher["digest"]
+    distributed.check_same({"--workdir": str(workdir)} | held | values)
 
 
-def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
-    """Raises UserError if the directory holds the run of another config or corpus; it may hold none."""
+def check(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    corpora: "list[Corpus]",
+    teacher: Mapping[str, str] | None = None,
+) -> None:
+    """Raises UserError if the directory holds the run of another config, corpus or teacher; it may hold none."""
     run = check_config(workdir, config)
     if run is None:
         return
@@ -196,6 +212,13 @@ def check(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "li
         raise UserError(
             f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
             f"{_named(new)}; give the old corpus, or another --workdir"
+        )
+    if teacher and run["teacher"]["digest"] != teacher["digest"]:
+        old = run["teacher"]
+        raise UserError(
+            f"--workdir={workdir}: its run began with the teacher {old['name']} (digest {old['digest'][:12]}), but "
+            f"config.distillation.teacher={teacher['name']} has other parameters ({teacher['digest'][:12]}); give the "
+            "old teacher, or another --workdir"
         )
 
 
@@ -220,12 +243,16 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     return run
 
 
-def write(workdir: pathlib.Path, config: ml_collections.ConfigDict, corpora: "list[Corpus]") -> None:
+def write(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    corpora: "list[Corpus]",
+    teacher: Mapping[str, str] | None = None,
+) -> None:
     """Writes tokenizer/, run.json and config.json of pre-training, each whole or not at all. Raises UserError."""
     tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
-    write_run(
-        workdir, config, {"corpora": _identities(corpora)}, lambda directory: shutil.copytree(tokenizer, directory)
-    )
+    run = {"corpora": _identities(corpora)} | ({"teacher": dict(teacher)} if teacher else {})
+    write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,87 @@
+"""The teacher of a run of distillation: read when the run starts and when it goes on, and the same both times."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from bert_jax.data import new_tokens
+from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.model import Model
+from bert_jax.sharding import path_name
+from bert_jax.training.models import open_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model that a run learns from.
+
+    Attributes:
+      model: it.
+      params: its parameters, layer by layer.
+      identity: "name", and "digest" of its parameters: what run.json knows it by.
+    """
+
+    model: Model
+    params: dict
+    identity: Mapping[str, str]
+
+
+def read(config, tokenizer: Tokenizer | None = None) -> Teacher | None:
+    """The teacher of config.distillation, which can teach the run; None where the objective has none.
+
+    Args:
+      config: the run's.
+      tokenizer: the corpus's; None: its vocabulary is not compared.
+
+    Raises:
+      UserError: no such model, or its vocabulary, its sizes or its heads do not go with the run.
+    """
+    if config.objective.name != "distillation":
+        return None
+    name = config.distillation.teacher
+    where = f"config.distillation.teacher={name}"
+    try:
+        found = open_model(name)
+    except UserError as error:
+        raise UserError(f"config.distillation.teacher: {error}") from error
+    spec = found.model.spec
+    if not spec.language_model or spec.attention == "causal":
+        raise UserError(f"{where}: has no head that predicts masked tokens; expected a model with one")
+    if tokenizer and not (
+        new_tokens.begins_with(tokenizer, found.tokenizer) and new_tokens.begins_with(found.tokenizer, tokenizer)
+    ):
+        raise UserError(
+            f"{where}: its vocabulary ({found.tokenizer.vocab_size:,} entries) is not that of config.data.corpus="
+            f"{config.data.corpus} ({tokenizer.vocab_size:,}); prepare the corpus with --tokenizer={name}"
+        )
+    if config.distillation.cosine_weight and spec.hidden_size != config.model.hidden_size:
+        raise UserError(
+            f"config.distillation.cosine_weight: {config.distillation.cosine_weight}, but hidden states of the teacher "
+            f"{name} have {spec.hidden_size} numbers and those of config.model {config.model.hidden_size}; expected 0"
+        )
+    if spec.max_positions < config.data.sequence_length:
+        raise UserError(
+            f"{where}: reads {spec.max_positions} tokens at most, config.data.sequence_length is "
+            f"{config.data.sequence_length}; expected no more than it reads"
+        )
+    if config.mesh.tensor > 1 and spec.num_kv_heads % config.mesh.tensor:
+        raise UserError(
+            f"config.mesh: tensor={config.mesh.tensor} does not divide the teacher's num_heads={spec.num_kv_heads}; "
+            f"expected a divisor of it for {where}"
+        )
+    return Teacher(found.model, found.params, {"name": name, "digest": digest(found.params)})
+
+
+def digest(params: Mapping) -> str:
+    """A hash of parameters: their paths, shapes, types and numbers."""
+    found = hashlib.sha256()
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    for name in sorted(leaves):
+        leaf = np.ascontiguousarray(leaves[name])
+        found.update(f"{name} {leaf.shape} {leaf.dtype};".encode())
+        found.update(leaf.view(np.uint8).data)
+    return found.hexdigest()
