@@ -1,6 +1,5 @@
 """Models against transformers' in torch: hidden states, logits, loss, gradients and a step of AdamW."""
 
-import json
 import pathlib
 
 import jax
@@ -18,38 +17,20 @@ from experiments.parity.report import Row
 
 BARS = {"hidden states": 1e-5, "logits": 1e-5, "loss": 1e-5, "gradients": 1e-4, "AdamW step": 1e-5}
 LEARNING_RATE, WEIGHT_DECAY, EPSILON = 1e-4, 0.01, 1e-6
-# (model_type, head, problem of sequence classification)
-CASES = (
-    *(("bert", head, "") for head in ("Model", "ForPreTraining", "ForMaskedLM", "ForNextSentencePrediction")),
-    *(("roberta", head, "") for head in ("Model", "ForMaskedLM")),
-    *(
-        (family, "ForSequenceClassification", problem)
-        for family in ("bert", "roberta")
-        for problem in ("single_label", "multi_label", "regression")
-    ),
-    ("bert", "ForTokenClassification", ""),
-    ("bert", "ForQuestionAnswering", ""),
-    ("roberta", "ForTokenClassification", ""),
-    ("roberta", "ForQuestionAnswering", ""),
-    ("xlm-roberta", "ForMaskedLM", ""),
-    ("camembert", "ForTokenClassification", ""),
-)
-
-
 def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row:
     """The errors of a model of the hub's format against transformers' class for its heads."""
     import torch
 
     torch.manual_seed(seed)
     ours = huggingface.read(directory)
-    theirs = _torch_model(ours, torch.float32)
-    batch = _batch(ours, np.random.default_rng(seed))
-    expected = _reference(theirs, ours, batch)
-    found = _found(ours, batch)
+    theirs = torch_model(ours, torch.float32)
+    batch = batch_of(ours, np.random.default_rng(seed))
+    expected = reference(theirs, ours, batch)
+    found = found_here(ours, batch)
     figures = {
-        "hidden states": max(_error(a, b) for a, b in zip(found["hidden"], expected["hidden"], strict=True)),
-        "logits": max((_error(found[key], expected[key]) for key in expected if "logits" in key), default=0.0),
-        "loss": _error(found["loss"], expected["loss"]),
+        "hidden states": max(error(a, b) for a, b in zip(found["hidden"], expected["hidden"], strict=True)),
+        "logits": max((error(found[key], expected[key]) for key in expected if "logits" in key), default=0.0),
+        "loss": error(found["loss"], expected["loss"]),
         "gradients": _gradient_error(found["gradients"], expected["gradients"], lambda: _exact(ours, batch)),
         "AdamW step": _step_error(found["after"], expected["after"]),
     }
@@ -57,54 +38,12 @@ def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row
     return Row(name or ours.name, figures, failed)
 
 
-def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, problem: str = "") -> str:
-    """Saves a random model of transformers, of odd sizes drawn by the seed, with a small vocabulary.
-
-    Returns:
-      its name: what it is and its sizes.
-    """
-    import torch
-    import transformers
-
-    random = np.random.default_rng(seed)
-    heads = int(random.choice([1, 2, 3, 5, 7]))
-    sizes = {
-        "num_attention_heads": heads,
-        "hidden_size": heads * int(random.choice([3, 5, 8, 11, 16, 21])),
-        "intermediate_size": int(random.integers(9, 130)),
-        "num_hidden_layers": int(random.integers(1, 6)),
-        "vocab_size": int(random.integers(40, 700)),
-        "max_position_embeddings": int(random.integers(14, 80)),
-    }
-    bert = model_type == "bert"
-    fixed = {
-        "type_vocab_size": int(random.choice([1, 2, 3])) if bert else 1,
-        "layer_norm_eps": float(random.choice([1e-12, 1e-5])),
-        "hidden_act": str(random.choice(["gelu", "gelu_new", "relu"])) if bert else "gelu",
-        "pad_token_id": 0 if bert else 1,
-        "num_labels": {"regression": 1, "": 2}.get(problem, int(random.integers(2, 7))),
-    }
-    problem_type = f"{problem}_classification" if problem.endswith("label") else problem or None
-    prefix = model_config.MODEL_TYPES[model_type].class_prefix
-    config = transformers.AutoConfig.for_model(model_type, **sizes, **fixed, problem_type=problem_type)
-    torch.manual_seed(seed)
-    model = getattr(transformers, prefix + head)(config)
-    scale = str(random.choice(["initial", "trained", "large"]))
-    if scale != "initial":
-        _rescale(torch, model, {"trained": 0.05, "large": 0.1}[scale])
-    model.save_pretrained(directory)
-    _tiny_vocabulary(directory, bert)
-    shape = " ".join(f"{value}" for value in sizes.values())
-    return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights"
-
-
-def _torch_model(ours, dtype):
+def torch_model(ours, dtype):
+    """transformers' model of a directory that was read."""
     import transformers
 
     spec = ours.model.spec
-    kind = getattr(
-        transformers, model_config.architecture(ours.family, spec.task, spec.language_model, spec.next_sentence)
-    )
+    kind = getattr(transformers, model_config.architecture(ours.family, spec))
     model = kind.from_pretrained(ours.origin.directory, dtype=dtype, attn_implementation="eager")
     return model.eval()
 
@@ -113,10 +52,10 @@ def _exact(ours, batch):
     """torch's gradients in float64."""
     import torch
 
-    return _reference(_torch_model(ours, torch.float64), ours, batch)["gradients"]
+    return reference(torch_model(ours, torch.float64), ours, batch)["gradients"]
 
 
-def _batch(ours, random):
+def batch_of(ours, random):
     """Rows of several lengths with padding, and labels for every head. No padding token stands inside a text."""
     spec, pad_id = ours.model.spec, ours.tokenizer.pad_id
     length = min(spec.max_positions, 33)
@@ -125,7 +64,7 @@ def _batch(ours, random):
     ids = random.choice(np.delete(np.arange(spec.vocab_size), pad_id), (3, length))
     slots = max(1, length // 6)
     positions = np.stack([np.sort(random.choice(n, slots, replace=False)) for n in lengths])
-    segments = random.integers(0, spec.type_vocab_size, (3, length))
+    segments = random.integers(0, max(1, spec.type_vocab_size), (3, length))
     batch = {
         "input_ids": np.where(present, ids, pad_id),
         "attention_mask": present,
@@ -133,6 +72,8 @@ def _batch(ours, random):
         "masked_positions": positions,
         "masked_labels": random.integers(0, spec.vocab_size, positions.shape),
         "next_sentence_label": random.integers(0, 2, 3),
+        "sentence_order_label": random.integers(0, 2, 3),
+        "replaced": random.integers(0, 2, (3, length)),
     }
     batch = {name: np.asarray(array, np.int32) for name, array in batch.items()}
     batch["masked_weights"] = np.ones(positions.shape, np.float32)
@@ -165,18 +106,20 @@ def _directions(ours, length):
     return random.normal(size=(3, length, ours.model.spec.hidden_size)).astype(np.float32)
 
 
-def _reference(model, ours, batch):
-    """What torch makes of a batch."""
+def reference(model, ours, batch) -> dict:
+    """What torch makes of a batch: hidden states, logits, loss, and by name gradients and parameters after a step."""
     import torch
 
     spec, inputs = ours.model.spec, {}
-    for name in ("input_ids", "attention_mask", "token_type_ids"):
+    for name in ("input_ids", "attention_mask", *["token_type_ids"] * (spec.type_vocab_size > 0)):
         inputs[name] = torch.from_numpy(batch[name]).long()
     for name, array in _torch_labels(spec, batch).items():
         inputs[name] = torch.from_numpy(array).to(model.dtype if array.dtype == np.float32 else torch.long)
     output = model(**inputs, output_hidden_states=True)
     present = batch["attention_mask"] > 0
     loss = getattr(output, "loss", None)
+    if spec.task and spec.task.name == "question_answering":
+        loss = _loss_of_places(torch, output, inputs, present)
     if loss is None:
         loss = _bare_loss(ours, batch, output.last_hidden_state, output.pooler_output if spec.pooler else None, torch)
     loss.backward()
@@ -186,7 +129,7 @@ def _reference(model, ours, batch):
         "loss": loss.detach().numpy(),
         "gradients": {name: _numpy(p.grad) for name, p in named.items() if p.grad is not None},
     }
-    names = ("prediction_logits", "seq_relationship_logits", "logits", "start_logits", "end_logits")
+    names = ("prediction_logits", "seq_relationship_logits", "sop_logits", "logits", "start_logits", "end_logits")
     for name in names:
         if getattr(output, name, None) is not None:
             found[f"logits {name}"] = _masked(_numpy(getattr(output, name)), present)
@@ -198,10 +141,24 @@ def _reference(model, ours, batch):
     return _with_prefix(found, ours)
 
 
+def _loss_of_places(torch, output, inputs, present):
+    """Theirs lets padding be an answer, so that how far a row is padded changes the loss; ours does not."""
+    absent = torch.from_numpy(~present)
+    pairs = ((output.start_logits, "start_positions"), (output.end_logits, "end_positions"))
+    losses = [
+        torch.nn.functional.cross_entropy(logits.masked_fill(absent, -1e30), inputs[name]) for logits, name in pairs
+    ]
+    return sum(losses) / 2
+
+
 def _torch_labels(spec, batch):
     if spec.task:
         return {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
     found, next_sentence = {}, batch["next_sentence_label"]
+    if spec.replaced_tokens:
+        return {"labels": batch["replaced"]}
+    if spec.sentence_order:
+        found["sentence_order_label"] = batch["sentence_order_label"]
     if spec.language_model:
         labels = np.full(batch["input_ids"].shape, -100, np.int32)
         np.put_along_axis(labels, batch["masked_positions"], batch["masked_labels"], axis=1)
@@ -213,31 +170,28 @@ def _torch_labels(spec, batch):
     return found
 
 
-def _found(ours, batch):
-    """What bert_jax makes of a batch."""
+def found_here(ours, batch, step: bool = True) -> dict:
+    """What bert_jax makes of a batch, as `reference`; "after" only with `step`."""
     model, spec = ours.model, ours.model.spec
     every = {name: array for name, array in batch.items() if name != "masked_positions"}
     outputs = jax.jit(lambda params: model.apply(params, every, hidden_states=True))(ours.params)
     present = batch["attention_mask"] > 0
     loss, gradients = jax.jit(jax.value_and_grad(lambda params: _our_loss(ours, params, batch)))(ours.params)
-    config = config_lib.base().optimizer
-    config.update(learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, clip_norm=0.0)
-    config.update(weight_decay=WEIGHT_DECAY, epsilon=EPSILON)
-    optimizer = optimizer_lib.make_optimizer(config, 1)
-
-    def stepped(params, gradients):
-        return optax.apply_updates(params, optimizer.update(gradients, optimizer.init(params), params)[0])
-
-    family = weights.FAMILIES[model_config.MODEL_TYPES[ours.family].family]
-    task = spec.task and spec.task.name
+    table, task = huggingface.table_of(ours.origin.config, spec), spec.task and spec.task.name
     found = {
         "hidden": [hidden[present] for hidden in np.asarray(outputs["hidden_states"])],
         "loss": np.asarray(loss),
-        "gradients": weights.to_state_dict(gradients, family, task),
-        "after": weights.to_state_dict(jax.jit(stepped)(ours.params, gradients), family, task),
+        "gradients": weights.to_state_dict(gradients, table),
     }
+    if step:
+        found["after"] = weights.to_state_dict(_stepped(ours.params, gradients), table)
+    pairs = spec.next_sentence or spec.sentence_order
     if spec.language_model:
-        found[f"logits {'prediction_logits' if spec.next_sentence else 'logits'}"] = outputs["mlm_logits"]
+        found[f"logits {'prediction_logits' if pairs else 'logits'}"] = outputs["mlm_logits"]
+    if spec.sentence_order:
+        found["logits sop_logits"] = outputs["sentence_order_logits"]
+    if spec.replaced_tokens:
+        found["logits logits"] = outputs["replaced_logits"]
     if spec.next_sentence:
         found[f"logits {'seq_relationship_logits' if spec.language_model else 'logits'}"] = outputs[
             "next_sentence_logits"
@@ -249,15 +203,30 @@ def _found(ours, batch):
     return {k: _masked(np.asarray(v), present) if k.startswith("logits") else v for k, v in found.items()}
 
 
+def _stepped(params, gradients):
+    """The parameters after a step of AdamW."""
+    config = config_lib.base().optimizer
+    config.update(learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, clip_norm=0.0)
+    config.update(weight_decay=WEIGHT_DECAY, epsilon=EPSILON)
+    optimizer = optimizer_lib.make_optimizer(config, 1)
+    step = jax.jit(lambda p, g: optax.apply_updates(p, optimizer.update(g, optimizer.init(p), p)[0]))
+    return step(params, gradients)
+
+
 def _our_loss(ours, params, batch):
     model, spec = ours.model, ours.model.spec
     if spec.task:
         total = task_objective.loss_sum(model, params, batch, ours.problem)
         return total / task_objective.count(batch, model, ours.problem)
     if spec.language_model:
-        objective = LanguageModeling(model, {"name": "mlm", "next_sentence": spec.next_sentence})
+        pairs = {"next_sentence": spec.next_sentence, "sentence_order": spec.sentence_order}
+        objective = LanguageModeling(model, {"name": "mlm"} | pairs)
         return objective.mean_loss(objective.sums(params, batch), objective.counts(batch))
     outputs = model.apply(params, batch)
+    if spec.replaced_tokens:
+        present = jnp.asarray(batch["attention_mask"], jnp.float32)
+        losses = optax.sigmoid_binary_cross_entropy(outputs["replaced_logits"], jnp.float32(batch["replaced"]))
+        return (losses * present).sum() / present.sum()
     if spec.next_sentence:
         losses = token_cross_entropy(outputs["next_sentence_logits"], batch["next_sentence_label"])[0]
         return losses.mean()
@@ -279,15 +248,15 @@ def _masked(array, present):
 
 def _with_prefix(found, ours):
     """A bare encoder's names as those of one with heads."""
-    family = weights.FAMILIES[model_config.MODEL_TYPES[ours.family].family]
+    table = huggingface.table_of(ours.origin.config, ours.model.spec)
     for key in ("gradients", "after"):
-        found[key] = {weights.canonical(name, family): array for name, array in found[key].items()}
-        for copy in family.tied.keys() & found[key].keys():
+        found[key] = {weights.canonical(name, table): array for name, array in found[key].items()}
+        for copy in table.tied.keys() & found[key].keys():
             found[key].pop(copy)
     return found
 
 
-def _error(ours, theirs):
+def error(ours, theirs):
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if ours.shape != theirs.shape:
         raise ValueError(f"shapes {ours.shape} and {theirs.shape}")
@@ -296,17 +265,17 @@ def _error(ours, theirs):
 
 def _gradient_error(ours, theirs, exact):
     """The largest of the parameters'; `exact` gives the gradients that those over the bar are held against."""
-    errors = _gradient_errors(ours, theirs)
+    errors = gradient_errors(ours, theirs)
     if max(errors.values()) > BARS["gradients"]:
         true = exact()
-        whole, others = _whole(true), _gradient_errors(ours, true)
+        whole, others = _whole(true), gradient_errors(ours, true)
         for name in errors:
             zero = np.linalg.norm(true[name]) < 1e-12 * whole and np.linalg.norm(ours[name]) < 1e-7 * whole
             errors[name] = 0.0 if zero else min(errors[name], others[name])
     return max(errors.values())
 
 
-def _gradient_errors(ours, theirs):
+def gradient_errors(ours, theirs):
     floor = 1e-6 * _whole(theirs)
     return {
         name: float(np.linalg.norm(ours[name] - array) / max(np.linalg.norm(array), floor))
@@ -327,26 +296,3 @@ def _step_error(ours, theirs):
 
 def _numpy(tensor):
     return tensor.detach().numpy().copy()
-
-
-def _rescale(torch, model, scale):
-    """Weights as training leaves them: biases and norms that are not 0 and 1, and a few large directions."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape)
-            norm = "norm" in name.lower() and name.endswith("weight")
-            parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)
-            if norm:
-                parameter[:: max(1, len(parameter) // 2)] *= 4
-
-
-def _tiny_vocabulary(directory, bert):
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] if bert else ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    if bert:
-        (directory / "vocab.txt").write_text("\n".join([*tokens, *"abcdefgh"]) + "\n")
-        return
-    model = {"type": "WordLevel", "vocab": {token: i for i, token in enumerate(tokens)}, "unk_token": "<unk>"}
-    state = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
-             "post_processor": None, "decoder": None, "model": model}  # fmt: skip
-    (directory / "tokenizer.json").write_text(json.dumps(state))
-    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))

@@ -27,9 +27,9 @@ TEXTS = ["the cat sat", "a dog, on the mat: caf\u00e9", "Nobody [MASK] the <mask
 
 @pytest.mark.parametrize("case", [0, 1, 5, 8, 14])
 def test_random_models_of_odd_sizes(case, tmp_path):
-    from experiments.parity import models
+    from experiments.parity import models, random_models
 
-    name = models.make_random(tmp_path / "model", 1000 + case, *models.CASES[case])
+    name = random_models.make_random(tmp_path / "model", 1000 + case, *random_models.CASES[case])
     row = models.compare(tmp_path / "model", case, name)
     assert not row.failed, row
 
