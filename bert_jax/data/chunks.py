@@ -1,19 +1,27 @@
 """Encoding by cached chunks: text is cut at spaces that no token crosses, and each distinct chunk is encoded once.
 
 Natural text repeats its words, so a bounded dictionary from chunk to ids does most of the work at dictionary speed
-(`tokenizers` alone reaches 2 MB/s on a core). Which cuts are safe depends on the pipeline; `encoder_for` knows two:
+(`tokenizers` alone reaches 2 MB/s on a core). Which cuts are safe depends on the pipeline; `encoder_for` knows three:
 
 WordPiece behind BertNormalizer and BertPreTokenizer. Every step before the pre-tokenizer maps single characters
 (cleaning, spacing CJK, lower case, canonical decomposition, in which a space is a starter that nothing reorders
 across), and the pre-tokenizer drops white space: any ASCII space can be cut at and left out.
 
-Byte-level BPE with GPT-2's regular expression and no normalizer. The expression keeps a single space between two
-non-space characters with what follows; longer white space it divides. So text whose only white space is single
-ASCII spaces can be cut before each of them; other text is encoded directly.
+Byte-level BPE with GPT-2's or Llama 3's regular expression, behind NFC or nothing. The expressions keep a single
+space between two non-space characters with what follows, or apart; longer white space they divide. So text whose only
+white space is single ASCII spaces can be cut before each of them; other text is encoded directly.
+
+Unigram over words that Metaspace makes (ALBERT, DeBERTa v2, XLM-RoBERTa). A space ends a word and is no part of it, and
+no normalizer looks across it, but for characters that join the space before or after them to one grapheme, which
+SentencePiece's character maps are asked for: text with one of those beside a space is encoded directly. DeBERTa's
+shortens runs of white space; only text whose white space is all ASCII spaces is cut there.
 """
 
 import itertools
 import json
+import re
+import sys
+import unicodedata
 
 import numpy as np
 import tokenizers as hf
@@ -24,6 +32,11 @@ _IDS = np.uint32(_END - 1)
 _MAX_CHUNKS = 1 << 17  # some 30 MB
 _MAX_CHUNK_LENGTH = 64  # longer ones are encoded, never kept
 _DIRECT = "  "  # before a text that is encoded as it is
+_LLAMA_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NORMALIZERS = {"Replace", "NFKD", "StripAccents", "Lowercase", "Precompiled"}  # none looks across a space
 
 
 def word_starts(word_ids: list[int | None]) -> np.ndarray:
@@ -32,18 +45,69 @@ def word_starts(word_ids: list[int | None]) -> np.ndarray:
     return np.diff(words, prepend=-2) != 0
 
 
+def cuts_words(tokenizer: hf.Tokenizer) -> bool:
+    """Whether the pre-tokenizer of a pipeline makes a pre-token of each word."""
+    return tokenizer.pre_tokenizer is not None and len(tokenizer.pre_tokenizer.pre_tokenize_str("a a")) > 1
+
+
 def encoder_for(tokenizer: hf.Tokenizer):
     """The chunk encoder whose result equals the tokenizer's own, or None if its pipeline is not a known one."""
     state = json.loads(tokenizer.to_str())
-    if any(not token["special"] for token in state["added_tokens"]):
-        return None  # added words match across spaces
     normalizer, pre_tokenizer, model = state["normalizer"], state["pre_tokenizer"], state["model"]
     kinds = [(step or {}).get("type") for step in (normalizer, pre_tokenizer, model)]
-    if kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
+    added = [token for token in state["added_tokens"] if not token["special"]]
+    if kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not added:
         return SpacedChunks(tokenizer, model["continuing_subword_prefix"])
-    if kinds == [None, "ByteLevel", "BPE"] and pre_tokenizer.get("use_regex", True) and not model.get("dropout"):
+    if any(_crosses_spaces(token) for token in added):
+        return None
+    cuts = _steps(pre_tokenizer, "pretokenizers")
+    if kinds[0] in (None, "NFC") and kinds[2] == "BPE" and _divides_bytes(cuts) and not model.get("dropout"):
         return ByteLevelChunks(tokenizer)
+    names = [step["type"] for step in cuts]
+    if kinds[2] == "Unigram" and names[-1:] == ["Metaspace"] and cuts[-1]["prepend_scheme"] == "always":
+        before = _steps(normalizer, "normalizers")
+        if names == ["WhitespaceSplit", "Metaspace"] and all(_is_local(step) for step in before):
+            return UnigramChunks(tokenizer, only_spaces=False)
+        if names == ["Metaspace"] and [step["type"] for step in before] == ["Replace", "NFC", "Strip"] and not added:
+            return UnigramChunks(tokenizer, only_spaces=True)
     return None
+
+
+def _steps(step, members):
+    """The steps of a Sequence, or the one step that it is."""
+    return step[members] if step and step["type"] == "Sequence" else [step] if step else []
+
+
+def _crosses_spaces(token):
+    """Whether an added token could match where text is cut, or asks what stands beside it."""
+    blank = len(token["content"]) > 1 and token["content"].isspace()  # single spaces alone are cut at
+    text = "".join(token["content"].split()) == token["content"]
+    return not (blank or text) or token["lstrip"] or token["rstrip"] or token["single_word"]
+
+
+def _divides_bytes(cuts):
+    *before, last = cuts or [{"type": ""}]
+    if last["type"] != "ByteLevel":
+        return False
+    if not before:
+        return last.get("use_regex", True)
+    known = {"type": "Split", "pattern": {"Regex": _LLAMA_WORDS}, "behavior": "Isolated", "invert": False}
+    return before == [known] and not last.get("use_regex", True) and not last["add_prefix_space"]
+
+
+def _is_local(step):
+    literal = step.get("pattern", {}).get("String", "x") if step["type"] == "Replace" else "x"
+    return step["type"] in _NORMALIZERS and " " not in literal and "Regex" not in step.get("pattern", {})
+
+
+def _clinging():
+    """Finds a space beside a character that makes one grapheme with it (UAX 29: Extend, SpacingMark, Prepend)."""
+    joiners = {0x200C, 0x200D, 0xFF9E, 0xFF9F, *range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080)}
+    prepended = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0xD4E, *range(0x11000, 0x12000)}
+    marks = (i for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i))[0] == "M")
+    # Thai and Lao vowels are spacing marks by name though letters by category.
+    after = "".join(map(chr, sorted({*marks, *joiners, 0xE33, 0xEB3})))
+    return re.compile(f" [{after}]|[{''.join(map(chr, sorted(prepended)))}] ")
 
 
 class SpacedChunks:
@@ -118,14 +182,35 @@ class ByteLevelChunks(SpacedChunks):
 
     def _encoded(self, keys):
         # Only the slower encode_batch knows which word a token belongs to.
-        encodings = self._tokenizer.encode_batch([_text(key) for key in keys], add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch([self._text(key) for key in keys], add_special_tokens=False)
         for key, encoding in zip(keys, encodings, strict=True):
             ids = np.array(encoding.ids, np.uint32)
             ids[word_starts(encoding.word_ids)] |= _STARTS_WORD
             yield key, ids.tobytes()
 
+    def _text(self, key):
+        if key.startswith(_DIRECT):
+            return key[len(_DIRECT) :]
+        return key[1:] if key.startswith(" ") else " " + key
 
-def _text(key):
-    if key.startswith(_DIRECT):
-        return key[len(_DIRECT) :]
-    return key[1:] if key.startswith(" ") else " " + key
+
+class UnigramChunks(ByteLevelChunks):
+    """For unigram models, of whose words a space is no part."""
+
+    _CLINGING = None  # made when first needed: a look at every character
+
+    def __init__(self, tokenizer: hf.Tokenizer, only_spaces: bool):
+        super().__init__(tokenizer)
+        self._only_spaces = only_spaces
+        if UnigramChunks._CLINGING is None:
+            UnigramChunks._CLINGING = _clinging()
+
+    def _keys(self, text):
+        if not text.isascii() and self._CLINGING.search(text):
+            return [_DIRECT + text]
+        if self._only_spaces and ("\u2581" in text or sum(map(len, text.split())) + text.count(" ") != len(text)):
+            return [_DIRECT + text]  # a space before the mark of a space is a word too
+        return text.split(" ")
+
+    def _text(self, key):
+        return key.removeprefix(_DIRECT)

@@ -175,10 +175,10 @@ class HuggingFaceTokenizer(Tokenizer):
         else:
             cls, sep = self.token(self.cls_id), self.token(self.sep_id)
             tokenizer.post_processor = published.template(tokenizer, cls, sep, len(self.frame.between))
-        # Vocabularies that name no pre-token boundary inside a text still mark words by a first character.
+        # Where the pipeline cuts no words, their first pieces tell them.
         self._marked = np.zeros(self.vocab_size, bool)
-        self._marked[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
-        self._chunks = chunks.encoder_for(tokenizer)
+        if not chunks.cuts_words(tokenizer):
+            self._marked[[i for token, i in vocab.items() if token.startswith(("▁", "Ġ"))]] = True
         pipeline = json.dumps(json.loads(tokenizer.to_str())["pre_tokenizer"])
         self.leading_space = "ByteLevel" in pipeline
         self._holds_spaces = self.leading_space or "Metaspace" in pipeline
@@ -212,6 +212,10 @@ class HuggingFaceTokenizer(Tokenizer):
     def _without_spaces(self, text, offsets):
         """The offsets without the white space that is part of a token (some post-processors take it off)."""
         return [trimmed(text, *offset) for offset in offsets] if self._holds_spaces else offsets
+
+    @functools.cached_property
+    def _chunks(self):
+        return chunks.encoder_for(self._plain)
 
     @functools.cached_property
     def _plain(self):

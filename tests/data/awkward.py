@@ -30,7 +30,10 @@ TEXTS = [
 # Texts alone and in pairs.
 PAIRS = [
     *((text,) for text in TEXTS[:40]), ("don't", "the [MASK] sat"), ("a", " "), ("", "b"),
-    ("\u212b \ufb01ne caf\u00e9 \u00bd 1,900.00 ``x''", "\u1112\u1161\u11ab  <|mask|> [MASK] <mask>\n\nThe CAT (12345)"),
+    (
+        "\u212b \ufb01ne caf\u00e9 \u00bd 1,900.00 ``x''",
+        "\u1112\u1161\u11ab  <|mask|> [MASK] <mask>\n\nThe CAT (12345)",
+    ),
 ]  # fmt: skip
 
 VOCABULARY = [

@@ -1,17 +1,24 @@
-"""Vocabularies of every family without transformers: its ids, their words and places in the text, names, bare models."""
+"""Vocabularies of every family without transformers: ids, words, places in the text, names, bare models."""
 
 import hashlib
 import json
 import pathlib
+import random
 
 import pytest
 
-from bert_jax.data import rows, sentencepiece_models, tokenizer_training, tokenizers
+from bert_jax.data import chunks, rows, sentencepiece_models, tokenizer_training, tokenizers
 from bert_jax.errors import UserError
 from experiments.parity import vocabularies
 from tests.data.awkward import PAIRS, TEXTS, random_texts
 
 GOLDEN = pathlib.Path(__file__).with_name("golden_tokens.json")
+# What may look across a space: combining marks, joiners, prepended signs, other white space, added tokens.
+BESIDE_SPACES = [
+    *"ab (-.)12' ", " ", " ", "  ", " the", " cat", "``", "''", "\u0301", " \u0301", "\u0600", "\u0600 ", "\u200d",
+    "\ufe0f", "\u0e33", "\u3000", "\u00a0", "\u2581", "\u0130", "\u1112", "\u1161", "\u00a8", "\U0001f3fd", "\n",
+    "[unused0]", "1234", " \u0903", "\uff9e", "\U000111c2",
+]  # fmt: skip
 NAMES = [
     "distilbert", "electra", "mbert", "deberta", "deberta, prefix space", "modernbert", "eurobert",
     "eurobert, end of text too", "xlm-r", "albert", "albert, cased", "deberta-v3", "deberta-v2, punctuation split",
@@ -49,6 +56,19 @@ def test_every_way_to_encode_agrees(loaded, name):
     for text, row, (placed, offsets, begins) in zip(texts, named, tokenizer.encode_with_places(texts), strict=True):
         assert placed == row == tokenizer.encode_with_offsets(text)[0] and len(begins) == len(row)
         assert all(text[a:b] == text[a:b].strip() and 0 <= a <= b <= len(text) for a, b in offsets)
+
+
+@pytest.mark.parametrize("name", NAMES[:-1])
+def test_cached_chunks_equal_direct_encoding(loaded, name):
+    tokenizer, rng = loaded[name], random.Random(3)
+    assert tokenizer._chunks is not None
+    texts = TEXTS + ["".join(rng.choices(BESIDE_SPACES, k=rng.randint(0, 14))) for _ in range(1000)]
+    direct = tokenizer._plain.encode_batch(texts, add_special_tokens=False)
+    for _ in range(2):  # the second time from the cache
+        ids, starts = tokenizer.encode_with_words(texts)
+        for encoding, row, words in zip(direct, ids, starts, strict=True):
+            assert row.tolist() == encoding.ids
+            assert words.tolist() == chunks.word_starts(encoding.word_ids).tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,10 +128,8 @@ def test_tokens_of_the_end_and_of_padding_may_be_one(loaded, directories, tmp_pa
 def test_names_are_taken_from_every_file_beside(directories, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((directories["eurobert"] / "tokenizer.json").read_bytes())
     assert tokenizers.load(tmp_path).token(tokenizers.load(tmp_path).pad_id) == "<|end_of_text|>"
-    named = {
-        "mask_token": {"content": "<|parallel_sep|>", "lstrip": False},
-        "pad_token": "<|reserved_special_token_0|>",
-    }
+    mask = {"content": "<|parallel_sep|>", "lstrip": False}
+    named = {"mask_token": mask, "pad_token": "<|reserved_special_token_0|>"}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         tokenizer = tokenizers.load(path)
