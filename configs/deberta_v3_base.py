@@ -1,0 +1,47 @@
+"""DeBERTa Base, v3 (He et al. 2021, arXiv 2111.09543, sections 3 and 4).
+
+    python -m bert_jax.pretrain --config=deberta_v3_base --config.data.corpus=DIR --workdir=DIR
+
+The corpus is made with the published vocabulary: --tokenizer=FOLDER that holds its spm.model (128,100 rows,
+SentencePiece).
+
+Published setting: v2's attention (256 log buckets, shared projections, a norm of the table of distances) without its
+convolution; replaced tokens with gradient-disentangled embeddings, a generator of the same width and half the layers
+with an enhanced mask decoder; single tokens masked, all of which become the mask token; rows of 512, 10,000 steps of
+warm-up (checked in experiments/language_model/rtd_base.json and rtd.sh, and rtd_task.py of microsoft/DeBERTa); 8,192
+rows, 500,000 steps, Adam 6e-4, beta 0.9/0.98, epsilon 1e-6, decay 0.01, linear decay, discriminator weight 50 (recalled;
+rtd.sh demonstrates 256 rows, 1 M steps and 1e-4, rtd_task.py has weight 10 by default). There, the detector's head adds
+the first token's state and a norm before its layer, and the decoder's positions are shared too; here the head is
+ELECTRA's, and the generator's positions are its own. Published scores: MNLI 90.6/90.7, SQuAD 2.0 88.4/85.4 F1/EM (README
+of microsoft/DeBERTa). 183,831,552 parameters, and no pooler. Not trained to the end by this project.
+"""
+
+from bert_jax.config import base
+
+
+def get_config():
+    config = base()
+    config.model.vocab_size = 128100
+    config.model.positions = "relative"
+    config.model.relative_buckets = 256
+    config.model.relative_shared = True
+    config.model.relative_norm = True
+    config.model.mask_decoder = "enhanced"
+    config.model.type_vocab_size = 0
+    config.model.norm_epsilon = 1e-7
+    config.model.pooler = False
+    config.objective.name = "rtd"
+    config.objective.next_sentence = False
+    config.objective.embedding_sharing = "gradient_disentangled"
+    config.generator.num_layers = 6
+    config.data.format = "full_sentences"
+    config.data.batch_size = 8192
+    config.data.mask_token_share = 1.0
+    config.data.random_token_share = 0.0
+    config.data.workers = 8
+    config.data.prefetch = 8
+    config.optimizer.learning_rate = 6e-4
+    config.optimizer.b2 = 0.98
+    config.train.num_steps = 500_000
+    config.train.keep_every = 100_000
+    return config

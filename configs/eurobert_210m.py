@@ -1,0 +1,64 @@
+"""EuroBERT 210m (Boizard et al. 2025, arXiv 2503.05500, sections 2 and 3).
+
+    python -m bert_jax.pretrain --config=eurobert_210m --config.data.corpus=DIR,DIR,... --workdir=DIR
+
+One corpus for each language, code or mathematics, all made with the published vocabulary: --tokenizer=FOLDER that holds
+its tokenizer.json (128,256 rows, Llama 3's).
+
+Published setting: RMSNorm, SwiGLU, rotary positions of base 250,000, no biases, no dropout, an untied decoder (checked
+in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, then 200 billion with 10 % while the rate
+falls (checked in a review of the paper), in rows of 2,048, then of up to 8,192, by half a cosine (recalled); all that is
+chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1 (checked in
+docs/trainer.md of Nicolas-BZRD/EuroBERT), 2,000 steps of warm-up (recalled). The batch, 4 million tokens here, is this
+project's choice, as is the mixture of the corpora, which changes in the second phase there and cannot here.
+211,766,016 parameters without the decoder. Not trained to the end by this project.
+"""
+
+from bert_jax.config import base, by_tokens
+
+
+def get_config():
+    config = base()
+    config.model.vocab_size = 128256
+    config.model.activation = "silu"
+    config.model.mlp = "gated"
+    config.model.max_positions = 8192
+    config.model.type_vocab_size = 0
+    config.model.positions = "rotary"
+    config.model.rotary_base = 250_000.0
+    config.model.norm = "rms_norm"
+    config.model.norm_place = "pre"
+    config.model.norm_epsilon = 1e-5
+    config.model.embedding_norm = False
+    config.model.attention_bias = False
+    config.model.mlp_bias = False
+    config.model.hidden_dropout = 0.0
+    config.model.attention_dropout = 0.0
+    config.model.pooler = False
+    config.model.mlm_transform = False
+    config.model.decoder_bias = False
+    config.model.tied_decoder = False
+    config.objective.next_sentence = False
+    config.data.format = "full_sentences"
+    config.data.mask_token_share = 1.0
+    config.data.random_token_share = 0.0
+    config.data.sequence_length = 8192
+    config.data.phases = by_tokens(
+        {"tokens": 4_800e9, "batch_size": 2048, "sequence_length": 2048, "mask_rate": 0.5},
+        {"tokens": 200e9, "batch_size": 512, "sequence_length": 8192, "mask_rate": 0.1},
+    )
+    config.data.workers = 8
+    config.data.prefetch = 8
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.schedule = "trapezoidal"
+    config.optimizer.warmup_steps = 2_000
+    config.optimizer.decay_steps = 47_684  # the second phase
+    config.optimizer.decay_shape = "cosine"
+    config.optimizer.b2 = 0.95
+    config.optimizer.epsilon = 1e-5
+    config.optimizer.weight_decay = 0.1
+    config.train.num_steps = 0
+    config.train.num_tokens = 5_000_000_000_000
+    config.train.eval_batch_size = 64
+    config.train.keep_every = 100_000
+    return config

@@ -1,0 +1,179 @@
+"""The recipes of configs/: each can be trained, and is of the published architecture and size."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+import configs
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.interop import model_config
+from bert_jax.planning import compilation
+from bert_jax.training import objective
+from bert_jax.training import step as step_lib
+
+# Parameters of the bare encoder, as the parity test below finds them in transformers' bare class. With a pooler: ALBERT
+# and BERT (mbert); the objectives of the others train none. Published are those of ALBERT Base, DistilBERT, ELECTRA
+# Small (the discriminator), ModernBERT Base and EuroBERT 210m.
+PARAMETERS = {
+    "albert_base": 11_683_584,
+    "albert_large": 17_683_968,
+    "albert_xlarge": 58_724_864,
+    "albert_xxlarge": 222_595_584,
+    "deberta_base": 138_601_728,
+    "deberta_large": 405_163_008,
+    "deberta_v2_xlarge": 884_593_152,
+    "deberta_v3_base": 183_831_552,
+    "deberta_v3_large": 434_012_160,
+    "deberta_v3_small": 141_304_320,
+    "deberta_v3_xsmall": 70_682_112,
+    "distilbert": 66_362_880,
+    "electra_base": 108_891_648,
+    "electra_large": 334_092_288,
+    "electra_small": 13_483_008,
+    "eurobert_210m": 211_766_016,
+    "eurobert_610m": 607_874_688,
+    "eurobert_2b": 2_107_590_912,
+    "mbert": 177_853_440,
+    "modernbert_base": 149_014_272,
+    "modernbert_large": 394_781_696,
+    "xlm_r_base": 277_453_056,
+    "xlm_r_large": 558_840_832,
+}
+
+
+def _sizes(hidden, layers, heads, inner):
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    return dict(zip(names, (hidden, layers, heads, inner), strict=True))
+
+
+_ALBERT = {"model_type": "albert"}  # the class's defaults are those of XXLarge v2
+_ELECTRA = {"model_type": "electra"}
+_RELATIVE = {
+    "relative_attention": True,
+    "position_biased_input": False,
+    "pos_att_type": "c2p|p2c",
+    "max_relative_positions": -1,
+}
+_DEBERTA = {"model_type": "deberta"} | _RELATIVE
+_V2 = {"position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
+_DEBERTA_V2 = {"model_type": "deberta-v2", "vocab_size": 128100} | _RELATIVE | _V2
+_MODERNBERT = {"model_type": "modernbert", "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
+_EUROBERT = {"model_type": "eurobert", "rope_theta": 250_000, "tie_word_embeddings": False}
+_XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
+_XLM_R |= {"layer_norm_eps": 1e-5}
+
+# What the published config.json files say that is not their class's default.
+PUBLISHED = {
+    "albert_base": _ALBERT | _sizes(768, 12, 12, 3072),
+    "albert_large": _ALBERT | _sizes(1024, 24, 16, 4096),
+    "albert_xlarge": _ALBERT | _sizes(2048, 24, 16, 8192),
+    "albert_xxlarge": _ALBERT | _sizes(4096, 12, 64, 16384),
+    "deberta_base": _DEBERTA | _sizes(768, 12, 12, 3072),
+    "deberta_large": _DEBERTA | _sizes(1024, 24, 16, 4096),
+    "deberta_v2_xlarge": _DEBERTA_V2 | _sizes(1536, 24, 24, 6144) | {"conv_kernel_size": 3, "conv_act": "gelu"},
+    "deberta_v3_xsmall": _DEBERTA_V2 | _sizes(384, 12, 6, 1536),
+    "deberta_v3_small": _DEBERTA_V2 | _sizes(768, 6, 12, 3072),
+    "deberta_v3_base": _DEBERTA_V2 | _sizes(768, 12, 12, 3072),
+    "deberta_v3_large": _DEBERTA_V2 | _sizes(1024, 24, 16, 4096),
+    "distilbert": {"model_type": "distilbert"},
+    "electra_small": _ELECTRA | _sizes(256, 12, 4, 1024),
+    "electra_base": _ELECTRA | _sizes(768, 12, 12, 3072) | {"embedding_size": 768},
+    "electra_large": _ELECTRA | _sizes(1024, 24, 16, 4096) | {"embedding_size": 1024},
+    "eurobert_210m": _EUROBERT | _sizes(768, 12, 12, 3072) | {"num_key_value_heads": 12},
+    "eurobert_610m": _EUROBERT | _sizes(1152, 26, 18, 4096) | {"num_key_value_heads": 6},
+    "eurobert_2b": _EUROBERT | _sizes(2304, 32, 18, 6144) | {"num_key_value_heads": 6},
+    "mbert": {"model_type": "bert", "vocab_size": 119547},
+    "modernbert_base": _MODERNBERT | _sizes(768, 22, 12, 1152),
+    "modernbert_large": _MODERNBERT | _sizes(1024, 28, 16, 2624),
+    "xlm_r_base": _XLM_R | _sizes(768, 12, 12, 3072),
+    "xlm_r_large": _XLM_R | _sizes(1024, 24, 16, 4096),
+}
+# Keys of config.model that no config.json says: how the model is trained and run.
+_OWN = {"pooler", "scan_layers", "mask_decoder", "dtype", "attention_kernel", "remat", "attention"}
+
+RECIPES = sorted(path.stem for path in pathlib.Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_valid(name):
+    config = config_lib.load_recipe(name)
+    config.data.corpus = "DIR"
+    config_lib.validate(config)
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_recipes_have_the_published_architecture_and_size(name):
+    config = config_lib.load_recipe(name)
+    published = model_config.to_model(PUBLISHED[name], pathlib.Path("config.json"))
+    assert {key: value for key, value in config.model.items() if key not in _OWN} == {
+        key: value for key, value in published.items() if key not in _OWN
+    }
+    assert model_lib.parameter_count(_bare(config)) == PARAMETERS[name]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_recipes_have_as_many_parameters_as_transformers(name):
+    import torch
+    import transformers
+
+    pooler = {"add_pooling_layer": False} if name.startswith("xlm_r") else {}
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**PUBLISHED[name]), **pooler)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_a_step_of_every_recipe_traces(name):
+    """On abstract values of the recipe's sizes, on 8 devices; phases that differ in batch size are the same program."""
+    config = config_lib.load_recipe(name)
+    config.model.num_layers = min(4, config.model.num_layers)  # of every kind one
+    config.generator.num_layers = min(2, config.generator.num_layers)
+    num_steps, mesh = config_lib.num_steps(config), sharding.make_mesh(config.mesh)
+    config_lib.check_devices(config, mesh.size)
+    heads = objective.heads(config.objective)
+    model = model_lib.build(config.model, config.model.vocab_size, platform="cpu", **heads)
+    teacher = _teacher(config) if config.objective.name == "distillation" else None
+    state = step_lib.abstract_state(config, model, mesh, num_steps)
+    train_step = step_lib.make_train_step(config, model, mesh, num_steps, teacher)
+    key = jax.eval_shape(lambda: step_lib.dropout_key(config))
+    for phase in config_lib.phases(config):
+        if phase.index != phase.stream:
+            continue
+        shapes = compilation.batch_shapes(config, phase.data)
+        batch = {array: jax.ShapeDtypeStruct(*shape) for array, shape in shapes.items()}
+        taught = [jax.eval_shape(teacher.init, jax.random.key(0))] if teacher else []
+        new, metrics = jax.eval_shape(train_step, state, batch, jax.ShapeDtypeStruct((), np.int32), key, *taught)
+        assert jax.tree.structure(new) == jax.tree.structure(state)
+        assert metrics["loss"].shape == ()
+
+
+def test_published_course_of_the_recipes():
+    load = config_lib.load_recipe
+    modern, euro, albert, electra = map(load, ("modernbert_base", "eurobert_210m", "albert_base", "electra_base"))
+    phases = config_lib.phases(modern)
+    assert [phase.data.batch_size for phase in phases] == [768, 2048, 3328, 4608, 64]
+    tokens = [(p.stop - p.start) * p.data.batch_size * p.data.sequence_length for p in phases]
+    np.testing.assert_allclose([sum(tokens[:3]), sum(tokens[:4]), tokens[4]], [50e9, 1_719e9, 300e9], rtol=1e-3)
+    assert modern.optimizer.decay_steps < phases[-1].stop - phases[-1].start
+    pretraining, annealing = config_lib.phases(euro)
+    assert (pretraining.data.mask_rate, annealing.data.mask_rate) == (0.5, 0.1)
+    assert euro.optimizer.decay_steps == annealing.stop - annealing.start
+    assert (albert.optimizer.name, albert.optimizer.learning_rate, albert.data.batch_size) == ("lamb", 1.76e-3, 4096)
+    assert (electra.generator.hidden_size, electra.objective.discriminator_weight) == (256, 50.0)
+
+
+def _bare(config):
+    heads = {"next_sentence": False, "language_model": False}
+    model = model_lib.build(config.model, config.model.vocab_size, **heads, platform="cpu")
+    return jax.eval_shape(model.init, jax.random.key(0))
+
+
+def _teacher(config):
+    settings = config_lib.base().model
+    settings.num_layers = 4
+    return model_lib.build(settings, config.model.vocab_size, next_sentence=False, platform="cpu")
