@@ -33,8 +33,8 @@ REFUSALS = (
     Refusal(
         "num_kv_heads",
         lambda m: m["num_kv_heads"] and m["num_heads"] % m["num_kv_heads"] != 0,
-        "each head of keys and values serves as many of the config.model.num_heads={num_heads} queries' heads; expected "
-        "a divisor of {num_heads}",
+        "each head of keys and values serves as many of the config.model.num_heads={num_heads} queries' heads; "
+        "expected a divisor of {num_heads}",
     ),
     Refusal(
         "positions",
@@ -45,8 +45,8 @@ REFUSALS = (
     Refusal(
         "positions",
         lambda m: "relative" in m["positions"] and m["local_window"],
-        "relative positions score all pairs of tokens, and config.model.local_window={local_window} asks for those of a "
-        "window alone; expected local_window=0, or rotary or learned positions",
+        "relative positions score all pairs of tokens, and config.model.local_window={local_window} asks for those of "
+        "a window alone; expected local_window=0, or rotary or learned positions",
     ),
     Refusal(
         "attention_kernel",
@@ -114,8 +114,8 @@ REFUSALS = (
     Refusal(
         "tied_decoder",
         lambda m: m["tied_decoder"] and not m["mlm_transform"] and m["embedding_size"] not in (0, m["hidden_size"]),
-        "without config.model.mlm_transform the decoder reads hidden states of {hidden_size}, and the word embedding has "
-        "config.model.embedding_size={embedding_size}; expected False, or mlm_transform=True",
+        "without config.model.mlm_transform the decoder reads hidden states of {hidden_size}, and the word embedding "
+        "has config.model.embedding_size={embedding_size}; expected False, or mlm_transform=True",
     ),
 )
 

@@ -76,7 +76,7 @@ def base() -> ml_collections.ConfigDict:
     model.position_offset = 0  # row of the first token's position; RoBERTa: 2
     model.type_vocab_size = 2  # 0: no token types
     model.embedding_size = 0  # of the tables of words, positions and token types; 0: hidden_size
-    model.positions = "learned"  # what tells places apart: a table, rotary queries and keys, relative distances, nothing
+    model.positions = "learned"  # what tells places apart: a table, rotations of queries and keys, distances, nothing
     model.rotary_base = 10_000.0
     model.local_rotary_base = 0.0  # of layers with a window; 0: rotary_base
     model.relative_span = 0  # the largest distance told apart, relative positions; 0: max_positions
@@ -360,8 +360,9 @@ def check_layout(
 def _check_positive(found, where=""):
     at_least_one = (
         "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
-        "model.max_positions", "model.group_layers", "model.conv_groups", "data.sequence_length", "data.batch_size", "data.pair_repeats",
-        "data.dupe_factor", "data.span_max_words", "data.ngram_max", "train.microbatches", "train.log_every",
+        "model.max_positions", "model.group_layers", "model.conv_groups", "data.sequence_length", "data.batch_size",
+        "data.pair_repeats", "data.dupe_factor", "data.span_max_words", "data.ngram_max", "train.microbatches",
+        "train.log_every",
         "train.checkpoint_every", "train.keep_newest", "train.eval_batches",
     )  # fmt: skip
     for key, value in found.items():

@@ -23,7 +23,8 @@ from bert_jax.model.stack import STACKED
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
 RULES = (
     (r"(embeddings/word|mlm/decoder)/embedding", P("tensor", "fsdp"), P(None, ("fsdp", "tensor"))),
-    (r"(embeddings/(position|token_type)|encoder/relative|mask_decoder/position)/embedding", P(None, ("fsdp", "tensor"))),
+    (r"embeddings/(position|token_type)/embedding", P(None, ("fsdp", "tensor"))),
+    (r"(encoder/relative|mask_decoder/position)/embedding", P(None, ("fsdp", "tensor"))),
     (r"embeddings/projection/kernel", P(None, "fsdp")),
     (r"attention/(position_)?(query|key|value)/kernel", P("fsdp", "tensor")),
     (r"attention/(position_)?(query|key|value)/bias", P("tensor")),
@@ -32,9 +33,9 @@ RULES = (
     (r"mlp/(up|gate)/bias", P("tensor")),
     (r"conv/(kernel|bias)", P()),
     (r"mlp/down/kernel", P("tensor", "fsdp")),
-    (r"(pooler/dense|mlm/transform|next_sentence|sentence_order|replaced/dense|replaced/output)/kernel", P("fsdp", None)),
-    (r"(attention/output|mlp/down|projection|pooler/dense|mlm/transform|next_sentence|sentence_order)/bias", P()),
-    (r"replaced/(dense|output)/bias", P()),
+    (r"(pooler/dense|mlm/transform|next_sentence|sentence_order|replaced/(dense|output))/kernel", P("fsdp", None)),
+    (r"(attention/output|mlp/down|embeddings/projection)/bias", P()),
+    (r"(pooler/dense|mlm/transform|next_sentence|sentence_order|replaced/(dense|output))/bias", P()),
     (r"task/dense/kernel", P("fsdp", None)),
     (r"task/.*", P()),
     (r"mlm/bias", P("tensor"), P()),

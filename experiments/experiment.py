@@ -20,6 +20,7 @@ from bert_jax.errors import UserError
 from experiments import published
 
 _OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
+MODEL = "the launcher's --model"  # as a value of an override: a model that is not part of the experiment
 _TAKEN = ("corpus", "tasks", "compiled", "report", "cloud", "slurm", "lock", "experiment.json")  # in the folder
 
 

@@ -34,6 +34,7 @@ _SEEDS = flags.DEFINE_integer("seeds", None, "how many seeds, from 0, instead of
 _TEXT = flags.DEFINE_string("text", None, "what to prepare the corpus from, instead of the experiment's: see prepare")
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare wrote, instead of one made here")
 _TASKS = flags.DEFINE_list("tasks", None, "what to fine-tune on, instead of the experiment's: bigram_shift, sst2, ...")
+_MODEL = flags.DEFINE_string("model", None, "a model that the experiment begins with, such as a teacher: see its file")
 _SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the pre-training recipe, in every arm")
 _SET_TASK = flags.DEFINE_multi_string("set_task", [], "TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "says what would run, and writes nothing")
@@ -94,9 +95,26 @@ def _asked():
         changes["overrides"] = {**found.overrides, **everywhere}
     if _SET_TASK.value:
         changes["fine_tuning"] = _with_settings(found.fine_tuning)
-    found = dataclasses.replace(found, **changes)
+    found = _with_model(dataclasses.replace(found, **changes))
     experiment_lib.check(found, _EXPERIMENT.value)
     return found
+
+
+def _with_model(experiment):
+    """The experiment with --model where its file leaves a place for one."""
+
+    def filled(overrides):
+        return {key: model if value == experiment_lib.MODEL else value for key, value in overrides.items()}
+
+    places = [experiment.overrides, *experiment.arms.values()]
+    asks, model = any(experiment_lib.MODEL in place.values() for place in places), _MODEL.value
+    if asks != bool(model):
+        found, expected = (f"--model={model}", "no --model") if model else ("no --model", "a model, as its file says")
+        raise UserError(f"--experiment={_EXPERIMENT.value}: found {found}; expected {expected}")
+    if model and pathlib.Path(model).exists():
+        model = str(pathlib.Path(model).absolute())  # jobs run in another folder
+    arms = {arm: filled(changes) for arm, changes in experiment.arms.items()}
+    return dataclasses.replace(experiment, overrides=filled(experiment.overrides), arms=arms)
 
 
 def _with_settings(tasks):

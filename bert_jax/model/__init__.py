@@ -78,10 +78,11 @@ class Model:
           [batch, slots, vocabulary] (every position of the sequence where there are no masked_positions); with a
           pooler, pooled [batch, hidden]; with a next-sentence or sentence-order head, next_sentence_logits or
           sentence_order_logits float32 [batch, 2]; with a replaced-token head, replaced_logits float32 [batch,
-          sequence], over 0 where a token was replaced; with a task, its logits float32 [batch, labels] (of a sequence) or [batch, sequence, labels] (of tokens; question
-          answering: start and end); where asked for, hidden_states [1 + layers, batch, sequence, hidden], the
-          embeddings' first, and attention_weights float32 [layers, batch, heads, query, key], before dropout (those of
-          a query add up to 1; those of a query that is padding are of no meaning).
+          sequence], over 0 where a token was replaced; with a task, its logits float32 [batch, labels] (of a sequence)
+          or [batch, sequence, labels] (of tokens; question answering: start and end); where asked for, hidden_states
+          [1 + layers, batch, sequence, hidden], the embeddings' first, and attention_weights float32 [layers, batch,
+          heads, query, key], before dropout (those of a query add up to 1; those of a query that is padding are of no
+          meaning).
         """
         module = self._module(params)
         return module(batch, dropout_key, hidden_states, attention_weights, mlm_logits)
@@ -100,9 +101,10 @@ class Model:
         return module.mlm.logits(module.mlm.features(hidden), module.encoder.embeddings.word.embedding[...])
 
     def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """What makes logits of mlm_features: a table [vocabulary, size] and a bias [vocabulary], zeros where it has none.
+        """What makes logits of mlm_features: a table [vocabulary, size] and a bias [vocabulary].
 
-        The table is the word embedding, or the decoder's own; mlm_logits are mlm_features @ table.T + bias.
+        A decoder without a bias has one of zeros. The table is the word embedding, or the decoder's own; mlm_logits are
+        mlm_features @ table.T + bias.
         """
         head, table = params["mlm"], params["encoder"]["embeddings"]["word"]["embedding"]
         if not self.spec.tied_decoder:

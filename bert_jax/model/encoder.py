@@ -213,15 +213,15 @@ class Encoder(nnx.Module):
     def __call__(
         self, batch: dict, dropout_key: jax.Array | None, every: bool = False, absolute: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Hidden states of the last layer, [batch, sequence, hidden], in the compute dtype, and what else is asked for.
+        """Hidden states of the last layer, [batch, sequence, hidden] in the compute dtype; what `absolute` asks for.
 
         Args:
           batch: the model's input.
           dropout_key: turns dropout on.
           every: for the states of the embeddings and of each layer, [1 + layers, batch, sequence, hidden], in place of
             the last one's.
-          absolute: [batch or 1, sequence, hidden]: also gives what the last layer makes of them, see `_read_again`; else
-            None.
+          absolute: [batch or 1, sequence, hidden]: gives also what the last layer makes of them (see `_read_again`);
+            None for None.
         """
         spec, embedding_seed, seeds, seeds_again = self.spec, None, None, None
         if dropout_key is not None:

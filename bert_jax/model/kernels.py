@@ -147,8 +147,8 @@ def _shifted(blocks, by, axis):
     """Blocks moved along their axis, zeros (no token) where none comes from."""
     padding = [(0, 0)] * blocks.ndim
     padding[axis] = (1, 0) if by > 0 else (0, 1)
-    kept = jax.lax.slice_in_dim(blocks, 0, -1, axis=axis) if by > 0 else jax.lax.slice_in_dim(blocks, 1, None, axis=axis)
-    return jnp.pad(kept, padding)
+    start, stop = (0, -1) if by > 0 else (1, None)
+    return jnp.pad(jax.lax.slice_in_dim(blocks, start, stop, axis=axis), padding)
 
 
 def _window_block(reach):

@@ -1,6 +1,6 @@
 """How the layers are run: one after the other or in loops, and what each keeps for the backward pass.
 
-A stack is a row of segments: single layers, and patterns of layers that repeat (one layer 12 times; a local, a local and
+A stack is a row of segments: single layers, and patterns of layers that repeat (one layer 12 times; two local ones and
 a global one 7 times), which a loop can run. Layers that share their parameters repeat without being stacked.
 """
 

@@ -1,0 +1,44 @@
+"""A student with a teacher and without (DistilBERT: Sanh et al. 2019, sections 3 and 4.2).
+
+    python -m experiments.launch --experiment=experiments/distillation.py --workdir=DIR --scale=cpu --corpus=CORPUS \\
+        --model=TEACHER --tasks=sst2
+
+TEACHER is a model with the vocabulary of CORPUS and twice the student's layers; at cpu scale, what this trains:
+
+    python -m bert_jax.pretrain --config=quickstart --workdir=TEACHER --config.data.corpus=CORPUS \\
+        --config.data.format=full_sentences --config.model.num_layers=4 --config.train.num_steps=6000
+
+The student begins as every other layer of the teacher, with the losses of distillation or with masked language modeling
+alone; a third arm begins fresh. Steps and rows are the same in all arms.
+"""
+
+from bert_jax.config import load_recipe
+from experiments import scales
+from experiments.experiment import MODEL
+
+ALONE, DISTILLED, FRESH = "no teacher", "distilled", "no teacher, fresh"
+
+
+def get_experiment(scale):
+    found = scales.get(scale)
+    layers = found.overrides.get("model.num_layers", load_recipe(found.recipe).model.num_layers)
+    layers = layers if scale in ("smoke", "cpu") else layers // 2
+    every_other = tuple(range(0, 2 * layers, 2))
+    return scales.experiment(
+        scale,
+        question="What does a teacher add to a student that begins as half of its layers?",
+        overrides={
+            "model.num_layers": layers,
+            "model.pooler": False,
+            "objective.next_sentence": False,
+            "data.format": "full_sentences",
+            "init_layers": every_other,
+            "init_from": MODEL,
+        },
+        arms={
+            ALONE: {},
+            DISTILLED: {"objective.name": "distillation", "distillation.teacher": MODEL},
+            FRESH: {"init_from": "", "init_layers": ()},
+        },
+        notes=("The student has half of the teacher's layers; it reads as many rows in every arm.",),
+    )

@@ -1,0 +1,55 @@
+"""Replaced-token detection against masked language modeling, at equal FLOPs (ELECTRA: Clark et al. 2020, section 3).
+
+    python -m experiments.launch --experiment=experiments/electra.py --workdir=DIR --scale=cpu --tasks=sst2
+
+The discriminator is of BERT's size; what the generator and the discriminator's pass over every token cost besides is
+taken from the steps. The generator has a quarter of the width, as ELECTRA-small's. The arms are compared by
+fine-tuning: their losses are of different questions.
+"""
+
+import dataclasses
+
+from bert_jax import model as model_lib
+from bert_jax.training import flops, replaced_tokens
+from experiments import scales
+from experiments.experiment import configured
+
+BERT, ELECTRA = "BERT", "ELECTRA"
+_OF_SCALE = {
+    "smoke": {"generator.hidden_size": 8, "generator.num_heads": 1, "generator.intermediate_size": 16},
+    "cpu": {"generator.hidden_size": 32, "generator.num_heads": 1, "generator.intermediate_size": 64},
+    "gpu": {"generator.hidden_size": 192, "generator.num_heads": 3, "generator.intermediate_size": 768},
+}
+
+
+def get_experiment(scale):
+    sizes = _OF_SCALE.get(scale, _OF_SCALE["gpu"])
+    both = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
+    both["data.format"] = "full_sentences"
+    found = scales.experiment(
+        scale,
+        question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",
+        overrides=both,
+        arms={BERT: {}, ELECTRA: {"objective.name": "rtd", **sizes}},
+        notes=("Both arms are trained with the same FLOPs; the ELECTRA arm makes fewer steps.",),
+    )
+    steps = _steps_of_equal_cost(scale, found)
+    arms = {**found.arms, ELECTRA: {**found.arms[ELECTRA], "train.num_steps": steps}}
+    measures = [measure for measure in found.measures if not measure.key.startswith("common/")]
+    return dataclasses.replace(found, arms=arms, measures=measures, evaluation=None)
+
+
+def _steps_of_equal_cost(scale, experiment):
+    vocabulary = int(scales.get(scale).text.tokenizer.split(":")[-1])
+    config = configured(experiment.recipe, {**experiment.overrides, **experiment.arms[ELECTRA]})
+    config.model.vocab_size = vocabulary
+    data, length = config.data, config.data.sequence_length
+    slots = round(data.mask_rate * length)
+    build = {"vocab_size": vocabulary, "next_sentence": False}
+    bert = model_lib.build(config.model, **build).spec
+    both = (
+        model_lib.build(config.model, **build, language_model=False, replaced_tokens=True).spec,
+        replaced_tokens.generator_model(config, vocabulary).spec,
+    )
+    cost = sum(flops.step_flops(spec, data.batch_size, length, slots) for spec in both)
+    return round(config.train.num_steps * flops.step_flops(bert, data.batch_size, length, slots) / cost)
