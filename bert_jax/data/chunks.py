@@ -101,13 +101,17 @@ def _is_local(step):
 
 
 def _clinging():
-    """Finds a space beside a character that makes one grapheme with it (UAX 29: Extend, SpacingMark, Prepend)."""
+    """(the characters that make one grapheme with a space beside them, an expression that finds one beside a space).
+
+    UAX 29: Extend and SpacingMark behind it, Prepend before it; rather too many than too few.
+    """
     joiners = {0x200C, 0x200D, 0xFF9E, 0xFF9F, *range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080)}
     prepended = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0xD4E, *range(0x11000, 0x12000)}
     marks = (i for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i))[0] == "M")
     # Thai and Lao vowels are spacing marks by name though letters by category.
     after = "".join(map(chr, sorted({*marks, *joiners, 0xE33, 0xEB3})))
-    return re.compile(f" [{after}]|[{''.join(map(chr, sorted(prepended)))}] ")
+    before = "".join(map(chr, sorted(prepended)))
+    return frozenset(after + before), re.compile(f" [{after}]|[{before}] ")
 
 
 class SpacedChunks:
@@ -197,16 +201,17 @@ class ByteLevelChunks(SpacedChunks):
 class UnigramChunks(ByteLevelChunks):
     """For unigram models, of whose words a space is no part."""
 
-    _CLINGING = None  # made when first needed: a look at every character
+    _clinging = None  # made when first needed: a look at every character
 
     def __init__(self, tokenizer: hf.Tokenizer, only_spaces: bool):
         super().__init__(tokenizer)
         self._only_spaces = only_spaces
-        if UnigramChunks._CLINGING is None:
-            UnigramChunks._CLINGING = _clinging()
+        if UnigramChunks._clinging is None:
+            UnigramChunks._clinging = _clinging()
 
     def _keys(self, text):
-        if not text.isascii() and self._CLINGING.search(text):
+        characters, beside_space = self._clinging
+        if not text.isascii() and not characters.isdisjoint(text) and beside_space.search(text):
             return [_DIRECT + text]
         if self._only_spaces and ("\u2581" in text or sum(map(len, text.split())) + text.count(" ") != len(text)):
             return [_DIRECT + text]  # a space before the mark of a space is a word too
