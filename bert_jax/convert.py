@@ -3,8 +3,9 @@
 Writes a model as a Hugging Face directory: config.json, model.safetensors and the tokenizer's files, which
 transformers loads, and sentence-transformers where the model came from there. MODEL is a run's workdir, a Hugging Face
 directory or a name on the hub. Weights in a pickle (pytorch_model.bin) are read here alone, by torch's safe reader.
-Of a run of replaced-token detection either of its models is written. What the format has no place for is left out, and
-said so (an enhanced mask decoder), or refused (anything that would change what the encoder computes).
+Of a run of replaced-token detection either of its models is written. Of DeBERTa's pre-training heads the format knows
+neither that for replaced tokens nor the enhanced mask decoder: the encoder alone is written then, and said so. Whatever
+else the format cannot say is refused, with every reason.
 """
 
 from absl import flags
@@ -38,8 +39,9 @@ def main(argv):
         raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
     else:
         model = huggingface.read(name, pickles=True)
-    if model.model.spec.mask_decoder == "enhanced" and model.model.spec.language_model:
-        print(f"{name}: an enhanced mask decoder has no place in the format; the encoder alone is written")
+    left_out = formats.nameless_heads(model)
+    if left_out:
+        print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
         model = formats.encoder_of(model)
     huggingface.write(model, _OUTPUT.value, _DTYPE.value)
     print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")

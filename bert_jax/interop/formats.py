@@ -90,6 +90,17 @@ def head_of(source: Pretrained, name: str, num_labels: int, dropout: float) -> T
     return dataclasses.replace(head, dropout=dropout, **twice)
 
 
+def nameless_heads(source: Pretrained) -> list[str]:
+    """Heads of pre-training, in words, that keep a model from being written, and that its encoder can do without."""
+    spec = source.model.spec
+    heads = {
+        "the head for replaced tokens": spec.replaced_tokens,
+        "the enhanced mask decoder": spec.language_model and spec.mask_decoder == "enhanced",
+    }
+    found = [name for name, there in heads.items() if there]
+    return found if found and differences(spec, source.family) else []
+
+
 def encoder_of(source: Pretrained) -> Pretrained:
     """A model without the heads of its pre-training."""
     spec = source.model.spec

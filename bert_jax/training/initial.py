@@ -24,6 +24,7 @@ _FREE = {
     "hidden_dropout",
     "attention_dropout",
     "initializer_range",
+    "scaled_initializer",
     "pooler",
     "attention",
     "dtype",

@@ -1,0 +1,77 @@
+"""Workdirs' models: which of a run's two is opened, and what is written where the format lacks a head."""
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax.data import tokenizer_training
+from bert_jax.errors import UserError
+from bert_jax.interop import formats, huggingface
+from bert_jax.training import models, objective
+
+PROSE = ["The cat sat on the mat, and the dog looked at the cat.", "Nobody knew why the cat had chosen that mat."] * 20
+TOKENIZER = tokenizer_training.train("wordpiece", PROSE, 60)
+ELECTRA = {"embedding_size": 6, "type_vocab_size": 2, "pooler": False}
+DEBERTA = {"positions": "relative", "relative_buckets": 4, "relative_norm": True, "type_vocab_size": 0,
+           "mask_decoder": "enhanced", "pooler": False}  # fmt: skip
+
+
+@pytest.fixture
+def workdir(monkeypatch):
+    """workdir(...) -> what stands for a run's workdir with fresh parameters."""
+
+    def made(name, sharing="tied", width=4, **switches):
+        config = config_lib.base()
+        config.model.update(hidden_size=8, num_layers=2, num_heads=2, intermediate_size=12, max_positions=20)
+        config.model.update(switches)
+        config.objective.update(name=name, embedding_sharing=sharing, next_sentence=False)
+        config.generator.update(hidden_size=width, num_heads=1, intermediate_size=6)
+        heads = objective.heads(config.objective)
+        model = model_lib.build(config.model, TOKENIZER.vocab_size, **heads)
+        params = jax.tree.map(np.asarray, objective.make(config, model).init(jax.random.key(0)))
+        monkeypatch.setattr(models.workdir_lib, "holds_run", lambda _: True)
+        monkeypatch.setattr(models.workdir_lib, "path_of", lambda name: name)
+        monkeypatch.setattr(models.workdir_lib, "read", lambda _: ({}, config))
+        monkeypatch.setattr(models.checkpoint, "load", lambda *_: (params, config, None))
+        monkeypatch.setattr(models, "tokenizer_of", lambda _: TOKENIZER)
+        return params
+
+    return made
+
+
+def test_both_models_of_replaced_token_detection(workdir, tmp_path):
+    params = workdir("rtd", **ELECTRA)
+    for part, head in (("discriminator", "replaced_tokens"), ("generator", "language_model")):
+        found = models.open_model("run", part=part)
+        assert found.family == "electra" and getattr(found.model.spec, head)
+        huggingface.write(found, tmp_path / part)
+        again = huggingface.read(tmp_path / part)
+        jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+        word = again.params["encoder"]["embeddings"]["word"]["embedding"]
+        np.testing.assert_array_equal(word, params["encoder"]["embeddings"]["word"]["embedding"])
+    assert (again.model.spec.hidden_size, again.model.spec.embedding_size) == (4, 6)
+
+
+def test_heads_that_deberta_has_no_name_for_are_left_out(workdir, tmp_path):
+    workdir("rtd", "gradient_disentangled", width=8, **DEBERTA)
+    for part, left in (("discriminator", "the head for replaced tokens"), ("generator", "the enhanced mask decoder")):
+        found = models.open_model("run", part=part)
+        assert found.family == "deberta-v2"
+        assert formats.nameless_heads(found) == [left]
+        with pytest.raises(UserError, match="cannot be said in the format of deberta-v2"):
+            huggingface.write(found, tmp_path / "refused")
+        bare = formats.encoder_of(found)
+        huggingface.write(bare, tmp_path / part)
+        again = huggingface.read(tmp_path / part)
+        jax.tree.map(np.testing.assert_array_equal, found.params["encoder"], again.params["encoder"])
+
+
+def test_a_model_that_no_format_can_say(workdir, tmp_path):
+    workdir("mlm", positions="rotary", pooler=False)
+    found = models.open_model("run")
+    with pytest.raises(UserError, match="positions=rotary, where it is .*stays usable in bert_jax"):
+        huggingface.write(found, tmp_path / "out")
+    with pytest.raises(UserError, match="trains no generator; expected rtd"):
+        models.open_model("run", part="generator")
