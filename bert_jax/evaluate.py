@@ -87,8 +87,8 @@ def _evaluate_corpus(model, generator):
         "mlm_accuracy": "accuracy",
         "nsp_accuracy": "next-sentence accuracy",
         "sop_accuracy": "sentence-order accuracy",
-        "rtd_loss": "replaced tokens: loss, nats a token",
-        "rtd_accuracy": "replaced tokens: accuracy",
+        "rtd_loss": "replaced tokens, loss in nats",
+        "rtd_accuracy": "replaced tokens, accuracy",
         "mlm_count": "tokens predicted",
         "rows": "rows",
     }

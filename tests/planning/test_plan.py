@@ -310,3 +310,17 @@ def run(*arguments):
 def test_mistakes_in_the_command_are_one_line(arguments, message):
     code, error = run(*arguments)
     assert code == 2 and error.startswith(message) and "\n" not in error
+
+
+@pytest.mark.slow
+def test_a_generator_is_counted(config, libtpu):
+    config.model.update(embedding_size=64, pooler=False)
+    config.objective.update(name="rtd", next_sentence=False)
+    config.generator.update(hidden_size=64, num_heads=1, intermediate_size=64)
+    config.data.format = "full_sentences"
+    (phase,) = config_lib.phases(config)
+    found = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
+    (generator,) = found.beside
+    assert generator.hidden_size == 64 and found.spec.hidden_size == 128
+    expected = sum(flops.step_flops(spec, found.rows, 128, 8) for spec in (found.spec, generator))
+    assert found.model_flops == expected and found.parameters * 4 == found.memory.parameters

@@ -114,18 +114,18 @@ def test_losses_against_numpy(sharing):
 
 
 def test_gradients_flow_where_they_should():
-    """The generator learns nothing from the discriminator, and disentangled the word table not from it either."""
+    """The generator learns nothing from the discriminator, whose loss does not change a table that is its own."""
+    objective, batch = make_objective(make_config("gradient_disentangled")), make_batch()
+
+    def rtd(params):
+        return objective.sums(params, batch, step_key=jax.random.key(5))["rtd_loss"]
+
+    gradient = jax.jit(jax.grad(rtd))(fresh("gradient_disentangled"))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["generator"]))
+    assert np.any(gradient["encoder"]["embeddings"]["word"]["embedding"])
     for sharing in ("tied", "gradient_disentangled"):
-        objective, batch = make_objective(make_config(sharing)), make_batch()
-
-        def rtd(params, objective=objective, batch=batch):
-            return objective.sums(params, batch, step_key=jax.random.key(5))["rtd_loss"]
-
-        gradient = jax.jit(jax.grad(rtd))(fresh(sharing))
-        assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["generator"]))
-        assert np.any(gradient["encoder"]["embeddings"]["word"]["embedding"])
-        whole = reference(sharing)[3]
-        assert all(np.any(leaf) for leaf in jax.tree.leaves(whole["generator"]["mlm"]))
+        learned = reference(sharing)[3]["generator"]
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(learned["mlm"]))
 
 
 def test_samples_follow_the_softmax():
@@ -176,7 +176,10 @@ def run(sharing="tied", mesh_sizes=(1, 1, 1), microbatches=1, scan_layers=False,
     return jax.device_get(step_lib.saved(state, mesh)), jax.device_get(metrics)
 
 
-@pytest.mark.parametrize(("mesh_sizes", "microbatches", "scan_layers"), [((8, 1, 1), 2, False), ((2, 2, 2), 4, True)])
+@pytest.mark.parametrize(
+    ("mesh_sizes", "microbatches", "scan_layers"),
+    [pytest.param((8, 1, 1), 2, False, marks=pytest.mark.slow), ((2, 2, 2), 4, True)],
+)
 def test_shards_and_microbatches_change_nothing(mesh_sizes, microbatches, scan_layers):
     found, expected = run("tied", mesh_sizes, microbatches, scan_layers), run()
     assert {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_accuracy"} < set(found[1])
