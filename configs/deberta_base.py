@@ -7,10 +7,10 @@ merges.txt.
 
 Published setting: relative positions in queries and keys, a row for each distance up to 512; absolute ones in the
 enhanced mask decoder alone; no token types, norms with epsilon 1e-7, dropout 0.1 (checked in config.json of
-microsoft/deberta-base and masked_language_model.py of microsoft/DeBERTa); 2,048 rows of 512, 1,000,000 steps; Adam 2e-4,
-beta 0.9/0.999, epsilon 1e-6, decay 0.01, clipping at 1, 10,000 steps of warm-up, linear decay; n-gram masks of up to 3
-words (recalled; 96 V100s). Published scores: MNLI 88.8/88.5, SQuAD 2.0 86.2/83.1 F1/EM (README and model cards of
-microsoft/DeBERTa). 138,601,728 parameters, and no pooler. Not trained to the end by this project.
+microsoft/deberta-base and masked_language_model.py of microsoft/DeBERTa); 2,048 rows of 512, 1,000,000 steps; Adam
+2e-4, beta 0.9/0.999, epsilon 1e-6, decay 0.01, clipping at 1, 10,000 steps of warm-up, linear decay; n-gram masks of
+up to 3 words (recalled; 96 V100s). Published scores: MNLI 88.8/88.5, SQuAD 2.0 86.2/83.1 F1/EM (README and model cards
+of microsoft/DeBERTa). 138,601,728 parameters, and no pooler. Not trained to the end by this project.
 """
 
 from bert_jax.config import base

@@ -9,11 +9,12 @@ Published setting: v2's attention (256 log buckets, shared projections, a norm o
 convolution; replaced tokens with gradient-disentangled embeddings, a generator of the same width and half the layers
 with an enhanced mask decoder; single tokens masked, all of which become the mask token; rows of 512, 10,000 steps of
 warm-up (checked in experiments/language_model/rtd_base.json and rtd.sh, and rtd_task.py of microsoft/DeBERTa); 8,192
-rows, 500,000 steps, Adam 6e-4, beta 0.9/0.98, epsilon 1e-6, decay 0.01, linear decay, discriminator weight 50 (recalled;
-rtd.sh demonstrates 256 rows, 1 M steps and 1e-4, rtd_task.py has weight 10 by default). There, the detector's head adds
-the first token's state and a norm before its layer, and the decoder's positions are shared too; here the head is
-ELECTRA's, and the generator's positions are its own. Published scores: MNLI 90.6/90.7, SQuAD 2.0 88.4/85.4 F1/EM (README
-of microsoft/DeBERTa). 183,831,552 parameters, and no pooler. Not trained to the end by this project.
+rows, 500,000 steps, Adam 6e-4, beta 0.9/0.98, epsilon 1e-6, decay 0.01, linear decay, discriminator weight 50
+(recalled; rtd.sh demonstrates 256 rows, 1 M steps and 1e-4, rtd_task.py has weight 10 by default). There, the
+detector's head adds the first token's state and a norm before its layer, and the decoder's positions are shared too;
+here the head is ELECTRA's, and the generator's positions are its own. Published scores: MNLI 90.6/90.7, SQuAD 2.0
+88.4/85.4 F1/EM (README of microsoft/DeBERTa). 183,831,552 parameters, and no pooler. Not trained to the end by this
+project.
 """
 
 from bert_jax.config import base

@@ -3,9 +3,9 @@
     python -m bert_jax.pretrain --config=deberta_v3_xsmall --config.data.corpus=DIR --workdir=DIR
 
 The setting is Base's (configs/deberta_v3_base.py) with layers of 384 and 6 heads (checked in
-experiments/language_model/rtd_xsmall.json of microsoft/DeBERTa; rate and batch of this size are not published, Base's are
-taken). Published scores: MNLI 88.1/88.3, SQuAD 2.0 84.8/82.0 F1/EM (README of microsoft/DeBERTa). 70,682,112 parameters,
-and no pooler. Not trained to the end by this project.
+experiments/language_model/rtd_xsmall.json of microsoft/DeBERTa; rate and batch of this size are not published, Base's
+are taken). Published scores: MNLI 88.1/88.3, SQuAD 2.0 84.8/82.0 F1/EM (README of microsoft/DeBERTa). 70,682,112
+parameters, and no pooler. Not trained to the end by this project.
 """
 
 from bert_jax.config import load_recipe

@@ -6,9 +6,9 @@ One corpus for each language, code or mathematics, all made with the published v
 its tokenizer.json (128,256 rows, Llama 3's).
 
 Published setting: RMSNorm, SwiGLU, rotary positions of base 250,000, no biases, no dropout, an untied decoder (checked
-in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, then 200 billion with 10 % while the rate
-falls (checked in a review of the paper), in rows of 2,048, then of up to 8,192, by half a cosine (recalled); all that is
-chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1 (checked in
+in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, then 200 billion with 10 % while the
+rate falls (checked in a review of the paper), in rows of 2,048, then of up to 8,192, by half a cosine (recalled); all
+that is chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1 (checked in
 docs/trainer.md of Nicolas-BZRD/EuroBERT), 2,000 steps of warm-up (recalled). The batch, 4 million tokens here, is this
 project's choice, as is the mixture of the corpora, which changes in the second phase there and cannot here.
 211,766,016 parameters without the decoder. Not trained to the end by this project.

@@ -6,10 +6,10 @@
 The setting is Base's (configs/modernbert_base.py) with 28 layers of 1,024, 16 heads and 2,624 in the gated MLP, 448 to
 4,928 rows over the first 10 billion tokens, and rate 5e-4 after 2 billion tokens of warm-up. BASE, a run of
 modernbert_base or answerdotai/ModernBERT-base, is what the published model grew from: its parameters are tiled.
-Published: after 900 billion tokens the run went back and on at rate 5e-5 and decay 1e-6, which the rows of 8,192 had too
-(rate and warm-up checked in copies of section 3; batches, later rates and decay recalled); here it is one run at 5e-4
-and 1e-5. Published scores: GLUE 90.4 on average (recalled). 394,781,696 parameters. Not trained to the end by this
-project.
+Published: after 900 billion tokens the run went back and on at rate 5e-5 and decay 1e-6, which the rows of 8,192 had
+too (rate and warm-up checked in copies of section 3; batches, later rates and decay recalled); here it is one run at
+5e-4 and 1e-5. Published scores: GLUE 90.4 on average (recalled). 394,781,696 parameters. Not trained to the end by
+this project.
 """
 
 from bert_jax.config import batch_warmup, by_tokens, load_recipe
