@@ -181,6 +181,8 @@ def _meaning(spec):
     for key in ("head_activation", "head_bias"):
         unread[key] |= not spec.mlm_transform
     found |= {key: None for key, none in unread.items() if none}
+    if spec.local_window:
+        found["global_every"] = min(spec.global_every, spec.num_layers)
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
         found["layer_groups"] = 0
         found["group_layers"] = None

@@ -205,7 +205,7 @@ OWN = {
         "bpe",
         dict(
             family="modernbert", pooler=False, type_vocab_size=0, positions="rotary", local_window=8, first_norm=False,
-            norm_place="pre", mlp="gated", head_bias=False, scaled_initializer=True, rotary_base=160_000.0, hidden_size=24,
+            norm_place="pre", mlp="gated", head_bias=False, rotary_base=160_000.0, hidden_size=24,
             task=model_lib.Task(
                 "question_answering", 2, "cls", dropout=0.0, transform=True, transform_activation="gelu",
                 transform_norm=True, transform_bias=False,

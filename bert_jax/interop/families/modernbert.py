@@ -73,9 +73,8 @@ class ModernBert(Family):
         """(local_window, global_every)."""
         window = read_key(config, Key("local_window", "local_attention", 128), path)
         kinds = config.get("layer_types")
-        if kinds is None:
-            every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
-        else:
+        every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
+        if kinds is not None and kinds != _kinds(layers, every):
             if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {_GLOBAL, _LOCAL}:
                 raise refuse(path, "layer_types", kinds, f"{layers} of {_GLOBAL} and {_LOCAL}")
             after = [i for i, kind in enumerate(kinds) if kind == _GLOBAL][1:2]
