@@ -71,7 +71,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-@pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", "none"])
+@pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.slow)])
 def test_losses_against_numpy(sharing):
     """With the two models' own outputs, of parameters put together by hand."""
     config, batch, params = make_config(sharing), make_batch(), fresh(sharing)
@@ -295,6 +295,7 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
         evaluation.evaluate(model, str(corpus), **short)
 
 
+@pytest.mark.slow
 def test_a_run_continues_another_ones_models(trained, corpus, tmp_path, capfd):
     config = tiny(corpus)
     config.init_from, config.optimizer.learning_rate, config.seed = str(trained), 0.0, 1
