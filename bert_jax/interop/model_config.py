@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import FAMILIES
-from bert_jax.interop.families.family import TASKS
+from bert_jax.interop.families.family import HEADS, TASKS
 from bert_jax.model import Spec, Task
 
 _PROBLEMS = {
@@ -145,8 +145,7 @@ def from_model(
 
 
 def _heads(spec):
-    return {head for head in ("pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens")
-            if getattr(spec, head)}  # fmt: skip
+    return {head for head in HEADS if getattr(spec, head)}
 
 
 def _labels(config, path):

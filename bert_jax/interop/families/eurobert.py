@@ -18,7 +18,6 @@ class EuroBert(Family):
     class_prefix = "EuroBert"
     prefix = "model"
     rank = 10
-    pad_id = 128001
     tied_by_default = False
     keys = (
         Key("vocab_size", "vocab_size", 128256),

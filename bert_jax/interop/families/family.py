@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.interop.weights import Array, Module, Table
+from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Spec, Task
 
 # Our activations: how Hugging Face calls each, the name that is written first.
@@ -27,7 +27,7 @@ TASKS = {
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
 }
-# A head of ours: the end of the name of the class that has it, where nothing is pre-trained beside it.
+# Heads of ours that pre-training has, and the pooler that they may read.
 HEADS = ("pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens")
 # Keys that change what any model computes, and the values that mean "an encoder as it was trained".
 _REFUSED = {
@@ -102,8 +102,8 @@ class Family:
       fixed: keys of config.model that the format cannot vary, where that is not BERT's value.
       refused: keys of config.json that change what the model computes, and the values that are supported, the last of
         which is named.
-      max_positions: the key of max_position_embeddings and its default.
-      pad_id: what a config.json without it means.
+      tied_by_default: what a config.json without tie_word_embeddings means.
+      tasks: what transformers has classes for.
       classes: the ends of the names of its classes by what they hold; a model with other heads is not expressible.
     """
 
@@ -114,7 +114,6 @@ class Family:
     keys: tuple[Key, ...] = ()
     fixed: Mapping[str, Any] = {}
     refused: Mapping[str, tuple] = {}
-    pad_id: int | None = 0
     tied_by_default: bool = True
     classes: Mapping[str, frozenset[str]] = {
         "Model": frozenset(),
@@ -225,6 +224,3 @@ def has(names: Collection[str], *prefixes: str) -> bool:
 def modules(ours: str, theirs: str, pairs: Mapping[str, str]) -> tuple[Module, ...]:
     """Modules under two paths: {our path: theirs}."""
     return tuple(Module(f"{ours}/{mine}", f"{theirs}.{other}") for mine, other in pairs.items())
-
-
-__all__ = ["ACTIVATIONS", "Array", "Family", "HEADS", "Key", "Module", "TASKS", "Table", "dropout_of", "has", "modules"]

@@ -30,7 +30,6 @@ class ModernBert(Family):
     class_prefix = "ModernBert"
     prefix = "model"
     rank = 9
-    pad_id = 50283
     keys = (
         Key("vocab_size", "vocab_size", 50368),
         Key("hidden_size", "hidden_size", 768),

@@ -14,7 +14,7 @@ class Roberta(Family):
     rank = 1
     refused = {"position_embedding_type": (None, "absolute")}
     fixed = {"head_activation": "gelu"}
-    pad_id = 1
+    pad_id = 1  # where config.json names none
 
     def __init__(self, model_type, class_prefix, vocab_size, rank):
         self.model_type, self.class_prefix, self.rank = model_type, class_prefix, rank
