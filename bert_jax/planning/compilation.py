@@ -15,6 +15,7 @@ from bert_jax import sharding
 from bert_jax.data import loader, packing
 from bert_jax.errors import UserError
 from bert_jax.model.attention import kernel_of
+from bert_jax.model.kernels import Visibility
 from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
@@ -96,8 +97,9 @@ class Compiled:
 
     @property
     def attention_kernel(self) -> str:
-        """The one that the phase's rows allow."""
-        return kernel_of(self.spec, self.sequence, packed=False, dropping=True)
+        """The one that the phase's rows allow, of layers without a window."""
+        rows = Visibility(np.ones((self.rows, self.sequence), bool), padding_last=True)
+        return kernel_of(self.spec, self.sequence, rows, dropping=True)
 
     @property
     def fits(self) -> bool:
