@@ -96,7 +96,7 @@ def test_there_and_back(make, tmp_path, model_type, second, head):
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
 
 
-# As published: read in stored copies of these files, or recalled where none was found.
+# As published; recalled, as no stored copies of these files were found.
 PUBLISHED = {
     "microsoft/deberta-v3-base": (
         {"model_type": "deberta-v2", "attention_probs_dropout_prob": 0.1, "hidden_act": "gelu",
