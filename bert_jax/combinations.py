@@ -55,9 +55,10 @@ REFUSALS = (
     ),
     Refusal(
         "relative_buckets",
-        lambda m: m["relative_buckets"] and not 4 <= m["relative_buckets"] <= _span(m),
-        "half of the buckets hold one distance each and half the logarithms of those up to relative_span (0: "
-        "max_positions={max_positions}); expected 0, or at least 4 and at most relative_span={relative_span}",
+        lambda m: m["relative_buckets"] and (m["relative_buckets"] < 2 or _lacks_logarithms(m)),
+        "half of the buckets hold one distance each, and the other half the logarithms of the distances up to "
+        "config.model.relative_span={relative_span} (0: max_positions={max_positions}), which must be further; expected "
+        "0, or at least 2 and less than twice that",
     ),
     Refusal(
         "first_norm",
@@ -132,5 +133,7 @@ def _head_size(model):
     return model["head_size"] or model["hidden_size"] // model["num_heads"]
 
 
-def _span(model):
-    return model["relative_span"] or model["max_positions"]
+def _lacks_logarithms(model):
+    """Whether rows have distances beyond the buckets of one each, and the span ends before them."""
+    single, span = model["relative_buckets"] // 2, model["relative_span"] or model["max_positions"]
+    return span - 1 <= single < model["max_positions"] - 1

@@ -49,10 +49,13 @@ def rows_of_distances(spec: Spec, sequence: int) -> np.ndarray:
 def _buckets(distances, buckets, span):
     """Signed buckets of distances. In float32 as published: a distance on the border of two is in one or the other."""
     middle = buckets // 2
-    far = np.maximum(np.abs(distances), middle).astype(np.float32) / np.float32(middle)
+    far = np.abs(distances) > middle
+    if not far.any():
+        return distances
+    times = np.where(far, np.abs(distances), middle).astype(np.float32) / np.float32(middle)
     scale = np.log(np.float32((span - 1) / middle))
-    logarithmic = np.ceil(np.log(far) / scale * np.float32(middle - 1)) + middle
-    return np.where(np.abs(distances) <= middle, distances, logarithmic * np.sign(distances)).astype(np.int64)
+    logarithmic = np.ceil(np.log(times) / scale * np.float32(middle - 1)) + middle
+    return np.where(far, logarithmic * np.sign(distances), distances).astype(np.int64)
 
 
 def by_key(scores: jax.Array) -> jax.Array:

@@ -264,7 +264,11 @@ def test_layers_are_run_as_the_fewest_patterns():
         ({"positions": "rotary", "head_size": 5}, "positions: found rotary, .*an even number"),
         ({"positions": "relative", **WINDOWS}, "positions: found relative, .*local_window=6"),
         ({"positions": "relative", "attention_kernel": "splash"}, "attention_kernel: found splash, .*auto or xla"),
-        ({"positions": "relative", "relative_buckets": 2}, "relative_buckets: found 2, .*at least 4"),
+        ({"positions": "relative", "relative_buckets": 1}, "relative_buckets: found 1, .*at least 2"),
+        (
+            {"positions": "relative", "relative_buckets": 10, "relative_span": 5},
+            "relative_buckets: found 10, .*relative_span=5",
+        ),
         ({"first_norm": False}, "first_norm: found False, .*norm_place=pre"),
         ({**PRE, "layer_groups": 1}, "first_norm: found False, .*layer_groups=1"),
         ({"layer_groups": 1, "group_layers": 2}, "layer_groups: found 1, .*num_layers=3 is not a multiple"),
