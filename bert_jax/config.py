@@ -76,6 +76,7 @@ def base() -> ml_collections.ConfigDict:
     model.position_offset = 0  # row of the first token's position; RoBERTa: 2
     model.type_vocab_size = 2  # 0: no token types
     model.embedding_size = 0  # of the tables of words, positions and token types; 0: hidden_size
+    model.embedding_projection = False  # a linear map behind the tables also where they have hidden_size
     model.positions = "learned"  # what tells places apart: a table, rotations of queries and keys, distances, nothing
     model.rotary_base = 10_000.0
     model.local_rotary_base = 0.0  # of layers with a window; 0: rotary_base

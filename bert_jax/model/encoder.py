@@ -30,7 +30,7 @@ class Embeddings(nnx.Module):
             self.token_type = Embedding(spec.type_vocab_size, size, stddev=stddev, rngs=rngs)
         if spec.embedding_norm:
             self.norm = make_norm(spec, size)
-        if size != spec.hidden_size:
+        if spec.embedding_projection:
             self.projection = Linear(size, spec.hidden_size, stddev=stddev, rngs=rngs)
         self.spec = spec
 
@@ -46,7 +46,7 @@ class Embeddings(nnx.Module):
         if spec.embedding_norm:
             hidden = self.norm(hidden)
         hidden = dropout(hidden.astype(spec.dtype), spec.hidden_dropout, seed)
-        if spec.embedding_size != spec.hidden_size:
+        if spec.embedding_projection:
             hidden = self.projection(hidden)
         return constrained(hidden, "hidden")
 

@@ -86,6 +86,7 @@ class Spec:
     replaced_tokens: bool = False
     task: Task | None = None
     embedding_size: int = 0
+    embedding_projection: bool = False
     positions: str = "learned"
     rotary_base: float = 10_000.0
     local_rotary_base: float = 0.0
@@ -121,7 +122,7 @@ class Spec:
     mask_decoder: str = "plain"
 
     def __post_init__(self):
-        """Fills in the sizes that 0 stands for."""
+        """Fills in what follows from other fields."""
         filled = {
             "embedding_size": self.hidden_size,
             "num_kv_heads": self.num_heads,
@@ -133,6 +134,8 @@ class Spec:
         for name, value in filled.items():
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
+        if self.embedding_size != self.hidden_size:
+            object.__setattr__(self, "embedding_projection", True)
 
     @property
     def has_learned_positions(self) -> bool:

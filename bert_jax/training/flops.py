@@ -39,7 +39,7 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
     maps = 3 if spec.mlp == "gated" else 2
     layer = 2 * hidden * (queries + keys) + maps * hidden * spec.intermediate_size  # a token, without attention
     convolution = spec.conv_kernel_size * hidden * hidden // spec.conv_groups  # a token
-    embedded = 0 if size == hidden else size * hidden  # a token
+    embedded = size * hidden if spec.embedding_projection else 0  # a token
     head = 0  # a row
     if spec.language_model:
         read = size if spec.mlm_transform else hidden

@@ -40,12 +40,10 @@ class Albert(Family):
     }
 
     def more_to_model(self, config, model, path):
-        if model["embedding_size"] == model["hidden_size"]:
-            raise refuse(path, "embedding_size", model["embedding_size"], "one that is not hidden_size")
         runs, groups = model["num_layers"], model["layer_groups"]
         if groups > runs:
             raise refuse(path, "num_hidden_groups", groups, f"at most num_hidden_layers {runs}")
-        return {"num_layers": runs * model["group_layers"]}
+        return {"num_layers": runs * model["group_layers"], "embedding_projection": True}
 
     def more_from_spec(self, spec, original):
         inner = spec.group_layers if spec.layer_groups else 1
