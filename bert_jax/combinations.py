@@ -57,8 +57,8 @@ REFUSALS = (
         "relative_buckets",
         lambda m: m["relative_buckets"] and (m["relative_buckets"] < 2 or _lacks_logarithms(m)),
         "half of the buckets hold one distance each, and the other half the logarithms of the distances up to "
-        "config.model.relative_span={relative_span} (0: max_positions={max_positions}), which must be further; expected "
-        "0, or at least 2 and less than twice that",
+        "config.model.relative_span={relative_span} (0: max_positions={max_positions}), which must be further; "
+        "expected 0, or at least 2 and less than twice that",
     ),
     Refusal(
         "first_norm",

@@ -47,7 +47,7 @@ class Spec:
       max_positions: tokens that a row can hold; the position table has `position_offset` more rows.
       position_offset: the first token's row of that table (RoBERTa: 2); where it is not 0, the id before it is the
         padding's, which is not counted.
-      activation: "gelu" (exact, by erf), "gelu_tanh" or "relu".
+      activation: of MLPs: a key of layers.ACTIVATIONS ("gelu" is exact, by erf).
       attention: "bidirectional" or "causal".
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       scan_layers: one compiled layer run in a loop, or each layer written out.
@@ -57,7 +57,35 @@ class Spec:
       platform: where the model runs, see kernel_choice.LIMITS.
       pooler, next_sentence: whether the model has the pooled [CLS] and the head that reads it.
       language_model: whether it has the head that predicts masked tokens.
+      sentence_order: whether it has the head that tells swapped segments (ALBERT, Lan et al. 2019, section 3.1).
+      replaced_tokens: whether it has the head that tells replaced tokens (ELECTRA, Clark et al. 2020, section 3.1).
       task: the head of a fine-tuned model, or None.
+      embedding_size, embedding_projection: of the tables of words, positions and token types, and whether a linear
+        map follows them, as it must where that is not hidden_size (ALBERT, section 3.1, factorized embeddings).
+      type_vocab_size: 0 for no token types (DistilBERT, Sanh et al. 2019, section 3).
+      positions: what tells places apart: "learned" (a table), "rotary" (Su et al. 2021, section 3.2), "relative"
+        (scores of distances: DeBERTa, He et al. 2021, section 3.1), "learned+rotary", "learned+relative" or "none".
+      rotary_base, local_rotary_base: of layers that see all tokens, and of those that see a window (ModernBERT,
+        Warner et al. 2024, section 2.1).
+      relative_span, relative_buckets, relative_terms, relative_shared, relative_norm: the largest distance told apart;
+        buckets of their logarithms; "c2p" (content to position), "p2c" or "c2p+p2c"; whether distances use the
+        content's projections; whether their table is normed (all DeBERTa; the last four as of its v2).
+      local_window, global_every: layers see a window of so many tokens, but for every n-th from the first on
+        (Beltagy et al. 2020, section 3; ModernBERT, section 2.1); 0: all layers see all tokens.
+      num_kv_heads: heads of keys and values (grouped queries: Ainslie et al. 2023, section 2.2).
+      mlp: "dense" or "gated" (Shazeer 2020: GeGLU with gelu, SwiGLU with silu).
+      norm, norm_place: "layer_norm" or "rms_norm" (Zhang & Sennrich 2019), "post" or "pre" (Xiong et al. 2020): after
+        each residual, or before attention and MLP and once at the end.
+      embedding_norm, first_norm: whether there is a norm behind the embeddings, and one before the first layer's
+        attention, which ModernBERT (section 2.1) leaves out behind the first.
+      norm_bias, attention_bias, key_bias, mlp_bias, head_bias, decoder_bias: which maps and norms have one.
+      layer_groups, group_layers: how many groups of layers have parameters of their own, 0 for each layer its own, and
+        how many layers are in each (ALBERT, section 3.1, cross-layer sharing).
+      conv_kernel_size, conv_groups, conv_activation: of a convolution beside the first layer (DeBERTa v2); 0: none.
+      scaled_initializer: projections that layers give out begin smaller by sqrt(2 num_layers) (Radford et al. 2019).
+      mlm_transform, head_activation, tied_decoder: whether a linear map, activation and norm stand before the decoder,
+        and whether the decoder is the word embedding.
+      mask_decoder: "enhanced": absolute positions enter in masked prediction alone (DeBERTa, section 3.2).
     """
 
     vocab_size: int
