@@ -5,7 +5,7 @@
 The corpus is made with the published vocabulary: --tokenizer=FOLDER that holds its tokenizer.json (50,368 rows).
 
 Published setting: 22 layers, pre-norm, GeGLU, no biases but the decoder's, windows of 128 tokens on two layers of
-three; 30 % masks; StableAdamW, beta 0.9/0.98, epsilon 1e-6, decay 1e-5, no clipping; 1,719 billion tokens in rows of
+three; 30 % masks; StableAdamW, beta 0.9/0.98, epsilon 1e-6, decay 1e-5 a step, no clipping; 1,719 billion tokens in rows of
 1,024, packed, 768 to 4,608 of them over the first 50 billion; rate 8e-4 after 3 billion tokens of warm-up, constant
 (checked in yamls/modernbert/modernbert-base-pretrain.yaml of AnswerDotAI/ModernBERT). Then 250 billion tokens in rows
 of 8,192, 72 of them, and 50 billion more over which the rate falls as 1 - sqrt, both at 3e-4 (recalled). Published as
@@ -63,7 +63,7 @@ def get_config():
     config.optimizer.decay_steps = 95_367  # 50 billion tokens of the last
     config.optimizer.decay_shape = "sqrt"
     config.optimizer.b2 = 0.98
-    config.optimizer.weight_decay = 1e-5
+    config.optimizer.weight_decay = 1e-5 / 8e-4  # a share of the rate, as all decay is here
     config.optimizer.clip_norm = 0.0
     config.train.num_steps = 0
     config.train.num_tokens = 2_019_000_000_000

@@ -27,5 +27,6 @@ def get_config():
         {"tokens": 300e9, "batch_size": 64, "sequence_length": 8192},
     )
     config.optimizer.learning_rate = 5e-4
+    config.optimizer.weight_decay = 1e-5 / 5e-4  # a share of the rate, as all decay is here
     config.optimizer.warmup_steps = 2_300
     return config

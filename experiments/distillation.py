@@ -1,7 +1,7 @@
 """A student with a teacher and without (DistilBERT: Sanh et al. 2019, sections 3 and 4.2).
 
     python -m experiments.launch --experiment=experiments/distillation.py --workdir=DIR --scale=cpu --corpus=CORPUS \\
-        --model=TEACHER --tasks=sst2
+        --model=TEACHER
 
 TEACHER is a model with the vocabulary of CORPUS and twice the student's layers; at cpu scale, what this trains:
 
@@ -24,7 +24,7 @@ def get_experiment(scale):
     layers = found.overrides.get("model.num_layers", load_recipe(found.recipe).model.num_layers)
     layers = layers if scale in ("smoke", "cpu") else layers // 2
     every_other = tuple(range(0, 2 * layers, 2))
-    return scales.experiment(
+    found = scales.experiment(
         scale,
         question="What does a teacher add to a student that begins as half of its layers?",
         overrides={
@@ -34,6 +34,7 @@ def get_experiment(scale):
             "data.format": "full_sentences",
             "init_layers": every_other,
             "init_from": MODEL,
+            **({"train.num_steps": 3_000, "optimizer.decay_steps": 1_000} if scale == "cpu" else {}),
         },
         arms={
             ALONE: {},
@@ -42,3 +43,4 @@ def get_experiment(scale):
         },
         notes=("The student has half of the teacher's layers; it reads as many rows in every arm.",),
     )
+    return scales.on_sst2(found, scale)

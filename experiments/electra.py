@@ -1,6 +1,6 @@
 """Replaced-token detection against masked language modeling, at equal FLOPs (ELECTRA: Clark et al. 2020, section 3).
 
-    python -m experiments.launch --experiment=experiments/electra.py --workdir=DIR --scale=cpu --tasks=sst2
+    python -m experiments.launch --experiment=experiments/electra.py --workdir=DIR --scale=cpu
 
 The discriminator is of BERT's size; what the generator and the discriminator's pass over every token cost besides is
 taken from the steps. The generator has a quarter of the width, as ELECTRA-small's. The arms are compared by
@@ -25,7 +25,7 @@ _OF_SCALE = {
 def get_experiment(scale):
     sizes = _OF_SCALE.get(scale, _OF_SCALE["gpu"])
     both = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
-    both["data.format"] = "full_sentences"
+    both |= {"data.format": "full_sentences", **({"train.num_steps": 4_000} if scale == "cpu" else {})}
     found = scales.experiment(
         scale,
         question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",
@@ -36,7 +36,7 @@ def get_experiment(scale):
     steps = _steps_of_equal_cost(scale, found)
     arms = {**found.arms, ELECTRA: {**found.arms[ELECTRA], "train.num_steps": steps}}
     measures = [measure for measure in found.measures if not measure.key.startswith("common/")]
-    return dataclasses.replace(found, arms=arms, measures=measures, evaluation=None)
+    return scales.on_sst2(dataclasses.replace(found, arms=arms, measures=measures, evaluation=None), scale)
 
 
 def _steps_of_equal_cost(scale, experiment):

@@ -80,6 +80,18 @@ def with_tasks(experiment: Experiment, names: Sequence[str], scale: str) -> Expe
     return dataclasses.replace(experiment, fine_tuning=tasks, measures=(*kept, *map(score, tasks)))
 
 
+def on_sst2(experiment: Experiment, scale: str) -> Experiment:
+    """An experiment that is decided by fine-tuning on SST-2: five seeds of pre-training, each fine-tuned once.
+
+    Smoke runs keep the task that is made from any text.
+    """
+    if scale == "smoke":
+        return experiment
+    found = with_tasks(experiment, ("sst2",), scale)
+    tasks = tuple(dataclasses.replace(task, seeds=1) for task in found.fine_tuning)
+    return dataclasses.replace(found, fine_tuning=tasks, seeds=tuple(range(5)))
+
+
 SCALES = {
     "smoke": Scale(
         "quickstart",
