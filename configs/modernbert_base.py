@@ -5,15 +5,15 @@
 The corpus is made with the published vocabulary: --tokenizer=FOLDER that holds its tokenizer.json (50,368 rows).
 
 Published setting: 22 layers, pre-norm, GeGLU, no biases but the decoder's, windows of 128 tokens on two layers of
-three; 30 % masks; StableAdamW, beta 0.9/0.98, epsilon 1e-6, decay 1e-5 a step, no clipping; 1,719 billion tokens in rows of
-1,024, packed, 768 to 4,608 of them over the first 50 billion; rate 8e-4 after 3 billion tokens of warm-up, constant
-(checked in yamls/modernbert/modernbert-base-pretrain.yaml of AnswerDotAI/ModernBERT). Then 250 billion tokens in rows
-of 8,192, 72 of them, and 50 billion more over which the rate falls as 1 - sqrt, both at 3e-4 (recalled). Published as
-runs, each started from the one before; here it is one, whose peak rate and rotary base do not change: 8e-4 until the
-decay, and the final 160,000 on global layers from the start, where the rows of 1,024 had 10,000. Nor is there a key
-for the dropout of attention's output alone (0.1 there, 0 here). The batch grows in three steps, and the long rows are
-64, which most numbers of devices divide. Published: 194 hours on 8 H100s for the rows of 1,024; GLUE 88.5 on average
-(recalled). 149,014,272 parameters. Not trained to the end by this project.
+three; 30 % masks; StableAdamW, beta 0.9/0.98, epsilon 1e-6, decay 1e-5 a step, no clipping; 1,719 billion tokens in
+rows of 1,024, packed, 768 to 4,608 of them over the first 50 billion; rate 8e-4 after 3 billion tokens of warm-up,
+constant (checked in yamls/modernbert/modernbert-base-pretrain.yaml of AnswerDotAI/ModernBERT). Then 250 billion tokens
+in rows of 8,192, 72 of them, and 50 billion more over which the rate falls as 1 - sqrt, both at 3e-4 (recalled).
+Published as runs, each started from the one before; here it is one, whose peak rate and rotary base do not change:
+8e-4 until the decay, and the final 160,000 on global layers from the start, where the rows of 1,024 had 10,000. Nor is
+there a key for the dropout of attention's output alone (0.1 there, 0 here). The batch grows in three steps, and the
+long rows are 64, which most numbers of devices divide. Published: 194 hours on 8 H100s for the rows of 1,024; GLUE
+88.5 on average (recalled). 149,014,272 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import base, batch_warmup, by_tokens
