@@ -24,6 +24,7 @@ def get_config():
     config = base()
     config.model.vocab_size = 30000
     config.model.embedding_size = 128
+    config.model.embedding_projection = True
     config.model.layer_groups = 1
     config.model.activation = "gelu_tanh"
     config.model.hidden_dropout = 0.0
