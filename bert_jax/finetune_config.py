@@ -97,7 +97,7 @@ def base() -> ml_collections.ConfigDict:
     tuning.reinit_layers = 0  # top layers (and pooler) to start fresh (Zhang et al. 2021, section 5)
     tuning.lora_rank = 0  # 0: no adapters; else the encoder is frozen and only adapters and heads train
     tuning.lora_alpha = 16.0
-    tuning.lora_targets = ("query", "value")  # linear maps of each layer: query, key, value, output, up, down
+    tuning.lora_targets = ("query", "value")  # linear maps of each layer: query, key, value, output, gate, up, down
 
     train = config.train = ml_collections.ConfigDict()
     train.num_epochs = 3.0
@@ -123,7 +123,7 @@ def base() -> ml_collections.ConfigDict:
     return config
 
 
-ADAPTABLE = ("query", "key", "value", "output", "up", "down")  # linear maps of a layer
+ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")  # linear maps of a layer
 
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),

@@ -14,14 +14,25 @@ import numpy as np
 from bert_jax.config import listed
 from bert_jax.errors import UserError
 from bert_jax.model import Model, Spec
+from bert_jax.model.stack import sources_of
 from bert_jax.sharding import path_name
 
-_PLACES = {"up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
+_PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
 
 
 def check(config: Mapping, spec: Spec) -> None:
-    """Raises UserError if config.tuning asks for more layers than the model has."""
+    """Raises UserError if config.tuning asks for layers, or parts of them, that the model has not of their own."""
     freeze, layers = config["freeze"], spec.num_layers
+    if spec.layer_groups and (freeze.startswith("layers:") or config["reinit_layers"]):
+        key = "reinit_layers" if config["reinit_layers"] else "freeze"
+        raise UserError(
+            f"config.tuning.{key}: found {config[key]}, but the model's layers share the parameters of "
+            f"{spec.layer_groups} groups; expected a regular expression in freeze, or none"
+        )
+    if config["lora_rank"] and "gate" in listed(config["lora_targets"]) and spec.mlp != "gated":
+        raise UserError(
+            f"config.tuning.lora_targets: found gate, but the model has config.model.mlp={spec.mlp}; expected others"
+        )
     if freeze.startswith("layers:") and int(freeze.removeprefix("layers:")) > layers:
         raise UserError(f"config.tuning.freeze: found {freeze}; the model has {layers} layers")
     if config["reinit_layers"] > layers:
@@ -87,12 +98,13 @@ def layer_share(decay: float, spec: Spec) -> Callable[[str], float] | None:
     """
     if decay == 1.0:
         return None
+    last_use = {source: layer for layer, source in enumerate(sources_of(spec))}
 
     def share(name):
         layer = re.search(r"(?:^|/)encoder/layers/(\d+)/", name)
         if layer:
-            return decay ** (spec.num_layers - 1 - int(layer[1]))
-        return decay**spec.num_layers if re.search(r"(?:^|/)encoder/embeddings/", name) else 1.0
+            return decay ** (spec.num_layers - 1 - last_use[int(layer[1])])
+        return decay**spec.num_layers if re.search(r"(?:^|/)encoder/(embeddings|relative\w*)/", name) else 1.0
 
     return share
 
@@ -134,7 +146,8 @@ def effective(params: Mapping, config: Mapping) -> dict:
         if not isinstance(tree, Mapping):
             return tree
         if "lora_a" in tree:
-            return {"kernel": tree["kernel"] + tree["lora_a"] @ tree["lora_b"] * scale, "bias": tree["bias"]}
+            others = {name: leaf for name, leaf in tree.items() if name not in ("lora_a", "lora_b")}
+            return others | {"kernel": tree["kernel"] + tree["lora_a"] @ tree["lora_b"] * scale}
         return {name: of(value) for name, value in tree.items()}
 
     return of(params)

@@ -14,8 +14,8 @@ from bert_jax.training import optimizer as optimizer_lib
 from bert_jax.training import task_objective, tuning
 
 
-def make_model(layers=3, **task):
-    config = config_lib.base().model.to_dict()
+def make_model(layers=3, switches=None, **task):
+    config = config_lib.base().model.to_dict() | (switches or {})
     config |= {"hidden_size": 8, "num_layers": layers, "num_heads": 2, "intermediate_size": 16, "max_positions": 8}
     head = model_lib.Task(**({"name": "sequence_classification", "num_labels": 3} | task))
     return model_lib.build(config, 20, next_sentence=False, language_model=False, task=head)
@@ -76,6 +76,35 @@ def test_passes_of_a_step(tuned, passes):
 def test_more_layers_than_there_are(tuned):
     with pytest.raises(UserError, match="config.tuning.*; the model has 3"):
         tuning.check(settings(**tuned), make_model().spec)
+
+
+def test_layers_that_share_parameters_learn_as_the_last_of_them():
+    share = tuning.layer_share(0.5, make_model(4, {"layer_groups": 2}).spec)
+    assert [share(f"encoder/layers/{i}/mlp/up/kernel") for i in range(2)] == [0.25, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("switches", "tuned", "message"),
+    [
+        ({"layer_groups": 1}, {"freeze": "layers:1"}, "freeze: found layers:1, .*share the parameters of 1 groups"),
+        ({"layer_groups": 1}, {"reinit_layers": 1}, "reinit_layers: found 1, .*share"),
+        ({}, {"lora_rank": 2, "lora_targets": ("gate",)}, "lora_targets: found gate, .*mlp=dense"),
+    ],
+)
+def test_layers_and_maps_that_a_model_has_not_of_its_own(switches, tuned, message):
+    with pytest.raises(UserError, match=f"config.tuning.{message}"):
+        tuning.check(settings(**tuned), make_model(switches=switches).spec)
+
+
+def test_adapters_of_maps_without_bias():
+    model = make_model(switches={"mlp": "gated", "mlp_bias": False, "norm_place": "pre"})
+    config, params = settings(lora_rank=2, lora_targets=("gate", "query")), filled(model, np.ones)
+    frozen = tuning.split(params, tuning.frozen_names(params, config))[1]
+    adapters = tuning.adapters(config, frozen, jax.random.key(0))
+    assert set(adapters["encoder"]["layers"]["0"]["mlp"]) == {"gate"}
+    whole = tuning.effective(tuning.merge(adapters, params), config)
+    assert jax.tree.structure(whole) == jax.tree.structure(params)
+    np.testing.assert_array_equal(whole["encoder"]["layers"]["1"]["mlp"]["gate"]["kernel"], np.ones((8, 16)))
 
 
 def test_targets_of_adapters_as_a_flag_gives_them():
