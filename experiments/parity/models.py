@@ -268,11 +268,18 @@ def _gradient_error(ours, theirs, exact):
     errors = gradient_errors(ours, theirs)
     if max(errors.values()) > BARS["gradients"]:
         true = exact()
+        if np.isnan(_whole(true)):  # transformers' windows in float64: padding that sees no token
+            return max(0.0 if _is_rounding(name, ours, theirs) else error for name, error in errors.items())
         whole, others = _whole(true), gradient_errors(ours, true)
         for name in errors:
             zero = np.linalg.norm(true[name]) < 1e-12 * whole and np.linalg.norm(ours[name]) < 1e-7 * whole
             errors[name] = 0.0 if zero else min(errors[name], others[name])
     return max(errors.values())
+
+
+def _is_rounding(name, *sides):
+    """Whether a gradient is nothing beside the others' on all sides, as of a bias that a softmax takes away again."""
+    return all(np.linalg.norm(side[name]) < 1e-7 * _whole(side) for side in sides)
 
 
 def gradient_errors(ours, theirs):
