@@ -25,6 +25,10 @@ TOPOLOGIES = (
     ("tpu7x:2x2x2", 1),
 )
 
+# One of each family beyond those, on the slice that is the easiest to be granted.
+FAMILIES = ("albert_base", "electra_base", "deberta_v3_base", "modernbert_base", "eurobert_210m")
+_OF_FAMILIES = (("v5e:4x4", 1),)
+
 _HEAD = """# Plans
 
 `python -m bert_jax.plan --topology=all --output=experiments/results/plan.md`, with {versions}. Nothing has run: each
@@ -49,17 +53,18 @@ def write(
     Args:
       output: a Markdown file; what was found is kept beside it, as .json, and not looked for again while recipe,
         jax and libtpu are the same.
-      recipes: by name; None for RECIPES.
+      recipes: by name; None for RECIPES, and for FAMILIES on the first slice of v5e alone.
       say: told what is being done.
       topologies: names and numbers of slices.
     """
-    recipes = recipes or {name: config_lib.load_recipe(name) for name in RECIPES}
+    slices = dict.fromkeys(recipes or RECIPES, topologies) | ({} if recipes else dict.fromkeys(FAMILIES, _OF_FAMILIES))
+    recipes = recipes or {name: config_lib.load_recipe(name) for name in slices}
     kept = output.with_suffix(".json")
     entries = json.loads(kept.read_text()) if kept.exists() else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     wanted = []
     for name, config in recipes.items():
-        for topology_name, num_slices in topologies:
+        for topology_name, num_slices in slices[name]:
             topology = chips.parse(topology_name, num_slices)
             key = f"{name} on {topology.label}"
             wanted.append(key)
