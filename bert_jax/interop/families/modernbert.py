@@ -87,6 +87,8 @@ class ModernBert(Family):
     def more_from_spec(self, spec, original):
         every = spec.global_every if spec.local_window else 1
         bases = {name: getattr(spec, ours) for ours, (name, _, _) in _BASES.items()}
+        if not spec.local_window:  # no layer turns by the other base
+            bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
         config = {
             "local_attention": spec.local_window or 128,
             "mlp_dropout": spec.hidden_dropout,
