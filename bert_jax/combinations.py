@@ -43,6 +43,16 @@ REFUSALS = (
         "or hidden_size={hidden_size} / num_heads={num_heads}); expected an even number",
     ),
     Refusal(
+        "rotary_base",
+        lambda m: "rotary" in m["positions"] and m["rotary_base"] < 1,
+        "it is what the wavelengths of rotary positions grow to, nearly; expected at least 1, such as 10000.0",
+    ),
+    Refusal(
+        "local_rotary_base",
+        lambda m: "rotary" in m["positions"] and 0 < m["local_rotary_base"] < 1,
+        "as config.model.rotary_base, of layers with a window; expected at least 1, or 0 for rotary_base",
+    ),
+    Refusal(
         "positions",
         lambda m: "relative" in m["positions"] and m["local_window"],
         "relative positions score all pairs of tokens, and config.model.local_window={local_window} asks for those of "

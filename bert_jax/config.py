@@ -308,18 +308,19 @@ def check_schema(
 def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
     batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
-    check_layout(config, num_devices, config.model.num_kv_heads or config.model.num_heads, batches)
+    key = "num_kv_heads" if config.model.num_kv_heads else "num_heads"
+    check_layout(config, num_devices, (key, config.model[key]), batches)
 
 
 def check_layout(
-    config: ml_collections.ConfigDict, num_devices: int, heads: int, batches: Sequence[tuple[int, str]]
+    config: ml_collections.ConfigDict, num_devices: int, heads: tuple[str, int], batches: Sequence[tuple[int, str]]
 ) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or batches do not divide among them.
 
     Args:
       config: with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
       num_devices: there are.
-      heads: of the model's attention.
+      heads: the key of config.model that says how many heads of keys and values there are, and their number.
       batches: rows of each global batch, and what follows them in a message.
     """
     sizes = {axis: config.mesh[axis] for axis in AXES}
@@ -337,10 +338,11 @@ def check_layout(
         )
     sizes = {axis: num_devices // product if size == -1 else size for axis, size in sizes.items()}
     parts = sizes["tensor"]
-    if heads % parts:
+    key, count = heads
+    if count % parts:
         raise UserError(
-            f"config.mesh: tensor={parts} does not divide the model's num_heads={heads}; expected one of "
-            f"{', '.join(str(size) for size in range(1, heads + 1) if heads % size == 0)}"
+            f"config.mesh: tensor={parts} does not divide the model's {key}={count}; expected one of "
+            f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
         )
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
     for size, name in batches:

@@ -171,9 +171,9 @@ def without_search(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     return kept
 
 
-def check_devices(config: ml_collections.ConfigDict, num_devices: int, num_heads: int) -> None:
+def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: tuple[str, int]) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or the batch do not divide among them."""
-    config_lib.check_layout(config, num_devices, num_heads, [(config.data.batch_size, "")])
+    config_lib.check_layout(config, num_devices, heads, [(config.data.batch_size, "")])
 
 
 def rate_warning(config: ml_collections.ConfigDict) -> str:

@@ -61,7 +61,9 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
     dtypes = {weights.canonical(key, table): array.dtype.name for key, array in arrays.items()}
     dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
-    origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {})
+    unread = {weights.canonical(key, table): array for key, array in arrays.items()}
+    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
+    origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {}, unread)
     return Pretrained(
         str(name), config["model_type"], settings, model, params, tokenizer, labels, problem, scheme, use, origin
     )
@@ -123,7 +125,7 @@ def _check_names(arrays, config, path, file):
     said = config["model_type"]
     found = {name: weights.known(arrays, family.table(config)) for name, family in FAMILIES.items()}
     nearest = max(found, key=found.get)
-    if found[said] < min(found[nearest], len(arrays) / 2):
+    if found[said] < found[nearest] and (found[nearest] == len(arrays) or found[said] < len(arrays) / 2):
         raise UserError(
             f"{path}: model_type is {said}, but the names in {file.name} are those of {nearest} "
             f"({found[nearest]} of {len(arrays)}, of {said} {found[said]}); expected the config.json of these weights"
@@ -140,15 +142,18 @@ def _model(config, path, names):
     settings["pooler"] = "pooler" in heads
     if task_name:
         task, labels, problem, scheme = model_config.to_task(config, task_name, path)
-    model = model_lib.build(
-        settings,
-        settings["vocab_size"],
-        next_sentence="next_sentence" in heads,
-        sentence_order="sentence_order" in heads,
-        replaced_tokens="replaced_tokens" in heads,
-        language_model="language_model" in heads,
-        task=task,
-    )
+    try:
+        model = model_lib.build(
+            settings,
+            settings["vocab_size"],
+            next_sentence="next_sentence" in heads,
+            sentence_order="sentence_order" in heads,
+            replaced_tokens="replaced_tokens" in heads,
+            language_model="language_model" in heads,
+            task=task,
+        )
+    except UserError as error:
+        raise UserError(f"{path}: a model that cannot be: {error}") from error
     return settings, model, labels, problem, scheme
 
 
@@ -190,6 +195,7 @@ def _arrays(pretrained, config, dtype):
     bare = not any(heads)
     arrays = {}
     for name, array in weights.to_state_dict(pretrained.params, table).items():
+        array = origin.unread.get(name, array) if origin else array
         kind = dtype or stored.get(name, "float32")
         with np.errstate(over="ignore"):
             converted = array.astype(DTYPES[kind])

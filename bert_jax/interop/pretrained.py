@@ -21,12 +21,14 @@ class Origin:
       config: what config.json says.
       dtypes: what each array was stored as, by today's name of it: "float32", "float16" or "bfloat16".
       prompts: what config_sentence_transformers.json says, if there is one.
+      unread: arrays that transformers keeps and does not read, by name; written back as they were.
     """
 
     directory: pathlib.Path
     config: Mapping
     dtypes: Mapping[str, str]
     prompts: Mapping = dataclasses.field(default_factory=dict)
+    unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

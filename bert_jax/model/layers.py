@@ -199,7 +199,7 @@ ACTIVATIONS = {
 
 
 # Odd, so that each axis runs through all of 2 ** 32 before it repeats; last axis last.
-_AXIS_MULTIPLIERS = (0xC2B2AE35, 0x85EBCA6B, 0x27D4EB2F, 0x9E3779B1)
+_AXIS_MULTIPLIERS = (0x165667B1, 0xC2B2AE35, 0x85EBCA6B, 0x27D4EB2F, 0x9E3779B1)
 
 
 def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:

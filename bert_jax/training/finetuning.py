@@ -78,7 +78,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         _check_rows(config, model.spec, tokenizer)
         if task.test is not None and "test" in task.held_out:
             raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
-        finetune_config.check_devices(config, jax.device_count(), model.spec.num_kv_heads)
+        finetune_config.check_devices(config, jax.device_count(), _key_heads(model.spec))
         num_steps = _num_steps(config, task)
 
         mesh = sharding.make_mesh(config.mesh)
@@ -103,6 +103,11 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
             say(f"nothing to do: step {done:,} of {num_steps:,} is done; its checkpoint is in {workdir}")
         del state
         return _finish(config, workdir, learner, task, reached)
+
+
+def _key_heads(spec):
+    """The key of config.model that says how many heads of keys and values there are, and their number."""
+    return "num_heads" if spec.num_kv_heads == spec.num_heads else "num_kv_heads", spec.num_kv_heads
 
 
 class _Finetuning(loop.Run):

@@ -70,7 +70,7 @@ def read(config, tokenizer: Tokenizer | None = None) -> Teacher | None:
         )
     if config.mesh.tensor > 1 and spec.num_kv_heads % config.mesh.tensor:
         raise UserError(
-            f"config.mesh: tensor={config.mesh.tensor} does not divide the teacher's num_heads={spec.num_kv_heads}; "
+            f"config.mesh: tensor={config.mesh.tensor} does not divide the teacher's {spec.num_kv_heads} heads; "
             f"expected a divisor of it for {where}"
         )
     return Teacher(found.model, found.params, {"name": name, "digest": digest(found.params)})

@@ -184,6 +184,27 @@ def test_dropout_is_the_same_however_layers_are_run_and_bfloat16_is_near(name):
     assert error < 0.05
 
 
+def test_long_rows_of_windows_are_those_of_masked_scores_and_may_drop_weights():
+    """Rows beyond three blocks are scored block by block: here with shared keys, packed too, and with dropout."""
+    length, switches = 230, {**SWITCHES["windows"], "num_kv_heads": 2, "num_layers": 2, "max_positions": 256}
+    model = make_model(switches)
+    params, random = model.init(jax.random.key(6)), np.random.default_rng(1)
+    ids = random.integers(1, VOCABULARY, (2, length)).astype(np.int32)
+    batch = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "attention_mask": np.ones_like(ids)}
+    batch["sequence_ids"] = np.where(np.arange(length) < 100, 1, 2)[None].repeat(2, 0).astype(np.int32)
+    batch["position_ids"] = np.where(np.arange(length) < 100, np.arange(length), np.arange(length) - 100)[None]
+    batch["position_ids"] = batch["position_ids"].repeat(2, 0).astype(np.int32)
+    batch["cls_positions"] = np.array([[0, 100]] * 2, np.int32)
+    whole = outputs_of(model, params, batch)["hidden"]
+    for begin, stop in ((0, 100), (100, length)):  # short enough to be masked scores
+        part = {"input_ids": ids[:, begin:stop]}
+        part |= {name: batch[name][:, begin:stop] for name in ("token_type_ids", "attention_mask")}
+        assert_close(outputs_of(model, params, part)["hidden"], np.asarray(whole)[:, begin:stop])
+    dropping = make_model(switches, attention_dropout=0.5)
+    dropped = outputs_of(dropping, params, batch, dropout_key=jax.random.key(7))["hidden"]
+    assert np.isfinite(dropped).all() and not np.allclose(dropped, whole)
+
+
 @pytest.mark.parametrize("name", ["windows", "relative", "windows, shared, post-norm"])
 def test_attention_weights_are_of_what_attention_reads(name):
     """Weights are taken from the hidden states alone: with the values and what follows they give the next state."""
@@ -262,6 +283,8 @@ def test_layers_are_run_as_the_fewest_patterns():
         ({"num_heads": 3}, "hidden_size: found 16, .*num_heads=3"),
         ({"num_kv_heads": 3}, "num_kv_heads: found 3, .*a divisor of 4"),
         ({"positions": "rotary", "head_size": 5}, "positions: found rotary, .*an even number"),
+        ({"positions": "rotary", "rotary_base": 0.0}, "rotary_base: found 0.0, .*at least 1"),
+        ({"positions": "rotary", "local_rotary_base": 0.5}, "local_rotary_base: found 0.5, .*at least 1"),
         ({"positions": "relative", **WINDOWS}, "positions: found relative, .*local_window=6"),
         ({"positions": "relative", "attention_kernel": "splash"}, "attention_kernel: found splash, .*auto or xla"),
         ({"positions": "relative", "relative_buckets": 1}, "relative_buckets: found 1, .*at least 2"),

@@ -37,17 +37,20 @@ class Deberta(Family):
             if not isinstance(value, bool):
                 raise UserError(f"{path}: {name} {value!r}; expected true or false")
         positions = [*["learned"] * absolute, *["relative"] * relative] or ["none"]
+        found = {"positions": "+".join(positions)}
+        if config.get("legacy", True) is False:  # that head reads the word embedding, whatever tie_word_embeddings says
+            found["tied_decoder"] = True
         terms = self._terms(config, path)
         if not relative:
             if terms:  # they would scale the scores
                 raise refuse(path, "pos_att_type", config["pos_att_type"], "none without relative_attention")
-            return {"positions": "+".join(positions)}
+            return found
         span = config.get("max_relative_positions", -1)
         if not isinstance(span, int):
             raise UserError(f"{path}: max_relative_positions {span!r}; expected a number")
         if not terms:
             raise refuse(path, "pos_att_type", config.get("pos_att_type"), "c2p, p2c or both")
-        found = {"positions": "+".join(positions), "relative_terms": "+".join(terms), "relative_span": max(span, 0)}
+        found |= {"relative_terms": "+".join(terms), "relative_span": max(span, 0)}
         return found | self._relative(config, path)
 
     def _terms(self, config, path):
@@ -72,6 +75,8 @@ class Deberta(Family):
         if relative:
             short = spec.relative_span == spec.max_positions and original.get("max_relative_positions", -1) < 1
             config["max_relative_positions"] = -1 if short else spec.relative_span
+        if original.get("legacy", True) is False and "tie_word_embeddings" in original:
+            config["tie_word_embeddings"] = original["tie_word_embeddings"]
         return config | {"pooler_hidden_size": spec.hidden_size}
 
     def heads(self, names, config, named):
@@ -207,7 +212,9 @@ class DebertaV2(Deberta):
             leaf("encoder/layers/0/conv/bias", "deberta.encoder.conv.conv.bias"),
             Module("encoder/layers/0/conv/norm", "deberta.encoder.conv.LayerNorm"),
         )
-        return Table(found.prefix, found.names + more, found.tied, found.copies, found.ignored)
+        # Made for a table of distances, and there without one.
+        ignored = () if config.get("relative_attention", False) else (r"deberta\.encoder\.LayerNorm\.(weight|bias)",)
+        return Table(found.prefix, found.names + more, found.tied, found.copies, found.ignored + ignored)
 
     def _attention(self, config):
         theirs = {"query": "query", "key": "key", "value": "value"}

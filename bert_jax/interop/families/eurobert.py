@@ -114,8 +114,9 @@ class EuroBert(Family):
 
 def _base(config, path):
     """The base of the rotary positions; stretched ones (scaling) are not known here."""
-    if config.get("rope_scaling") is not None:
-        raise refuse(path, "rope_scaling", config["rope_scaling"], "none")
+    scaling = config.get("rope_scaling")
+    if scaling is not None and (not isinstance(scaling, Mapping) or scaling.get("rope_type") != "default"):
+        raise refuse(path, "rope_scaling", scaling, "none")
     parameters = config.get("rope_parameters") or {}
     if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
         raise refuse(path, "rope_parameters", parameters, "rope_type default")

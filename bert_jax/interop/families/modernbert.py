@@ -90,7 +90,7 @@ class ModernBert(Family):
         if not spec.local_window:  # no layer turns by the other base
             bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
         config = {
-            "local_attention": spec.local_window or 128,
+            "local_attention": spec.local_window or original.get("local_attention", 128),
             "mlp_dropout": spec.hidden_dropout,
             "layer_types": _kinds(spec.num_layers, every),
             "rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()},
@@ -157,8 +157,8 @@ def _base(config, kind, old_name, default, path):
     if old_name == "local_rope_theta" and config.get(old_name, default) is None:
         return _base(config, *_BASES["rotary_base"], path)  # that of global layers
     said = config.get("rope_parameters")
-    if said is not None and not isinstance(said, Mapping):
-        raise UserError(f"{path}: rope_parameters {said!r}; expected an object")
+    if said is not None and (not isinstance(said, Mapping) or said.keys() - {_GLOBAL, _LOCAL}):
+        raise UserError(f"{path}: rope_parameters {said!r}; expected an object with {_GLOBAL} and {_LOCAL}")
     parameters = (said or {}).get(kind) or {}
     if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
         raise refuse(path, f"rope_parameters.{kind}", parameters, "rope_type default")
