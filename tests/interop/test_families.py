@@ -96,6 +96,26 @@ def test_there_and_back(make, tmp_path, model_type, second, head):
     jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
 
 
+def test_an_array_that_nothing_reads_is_written_back_as_it_was(make, tmp_path):
+    made = made_like(make, "albert", 0, "language_model", tie_word_embeddings=False)
+    arrays = {name: np.array(array) for name, array in tensors.read(made.path)[0].items()}
+    arrays["predictions.bias"] += 1.0  # its decoder has a bias of its own
+    tensors.write(arrays, made.path)
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    written = tensors.read(tmp_path / "out")[0]
+    assert written.keys() == arrays.keys()
+    assert all(written[name].tobytes() == array.tobytes() for name, array in arrays.items())
+
+
+def test_a_head_of_debertas_own_reads_the_word_embedding_whatever_is_said(make, tmp_path):
+    made = made_like(make, "deberta", 1, "language_model")
+    made.write_config(tie_word_embeddings=False)
+    found = huggingface.read(made.path)
+    assert found.model.spec.tied_decoder
+    huggingface.write(found, tmp_path / "out")
+    assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
+
+
 # As published; recalled, as no stored copies of these files were found.
 PUBLISHED = {
     "microsoft/deberta-v3-base": (
@@ -172,6 +192,7 @@ def test_published_settings_are_understood_and_said_again(name):
         ("deberta-v2", {"conv_kernel_size": 2}, "conv_kernel_size 2 is not supported; expected an odd one"),
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling {'type': 'linear'} is not supported"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "expected rope_type default"),
+        ("modernbert", {"rope_parameters": {"rope_theta": 99.0}}, "expected an object with full_attention and sliding"),
         ("modernbert", {"local_attention": 0}, "local_attention 0; expected a positive number"),
         ("modernbert", {"mlp_dropout": 0.2}, "mlp_dropout 0.2 is not supported; expected embedding_dropout, 0.0"),
         ("modernbert", {"layer_types": ["sliding_attention"] * 4}, "expected full_attention at every n-th layer"),
@@ -190,7 +211,8 @@ def test_settings_that_change_the_model_are_refused(model_type, changes, message
     assert str(raised.value).startswith("folder/config.json: ") and message in str(raised.value)
 
 
-@pytest.mark.parametrize(("theirs", "said"), [("electra", "bert"), ("bert", "electra"), ("modernbert", "eurobert")])
+@pytest.mark.parametrize(("theirs", "said"), [("electra", "bert"), ("bert", "electra"), ("modernbert", "eurobert"),
+                                            ("deberta", "deberta-v2"), ("deberta-v2", "deberta")])  # fmt: skip
 def test_weights_of_another_family_are_told(make, theirs, said):
     changes = {"max_position_embeddings": 11, "hidden_size": 12, "num_attention_heads": 2}
     made = make(theirs, only=True, **sizes_of(theirs) | changes | MADE.get(theirs, ({},))[0])
