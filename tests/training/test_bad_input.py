@@ -42,7 +42,7 @@ CONFIGS = {
         {"data.sequence_length": 64},
         "config.data.sequence_length: 64 is over config.model.max_positions=32",
     ),
-    "heads": ({"model.num_heads": 5}, "config.model.hidden_size: 32 is not divisible by config.model.num_heads=5"),
+    "heads": ({"model.num_heads": 5}, "config.model.hidden_size: found 32, but it is not divisible"),
     "type": ({"train.num_steps": 0}, "config.train.num_steps: found 0"),
     "init_from": ({"init_from": "/no/such"}, "/no/such: no such directory"),
 }
