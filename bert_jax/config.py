@@ -200,7 +200,7 @@ def base() -> ml_collections.ConfigDict:
     train.eval_batch_size = 0  # 0: data.batch_size
     train.checkpoint_every = 1_000
     train.keep_newest = 3
-    train.keep_best = 1  # by eval/mlm_loss, among the checkpoints of steps that were evaluated
+    train.keep_best = 1  # by eval/mlm_loss, or eval/rtd_loss, among the checkpoints of steps that were evaluated
     train.keep_every = 0  # every n-th step's checkpoint is kept for ever; a multiple of checkpoint_every
     train.tensorboard = True
     train.progress = True

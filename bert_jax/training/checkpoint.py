@@ -38,7 +38,7 @@ from bert_jax.data import storage
 from bert_jax.errors import UserError
 from bert_jax.training import workdir as workdir_lib
 
-METRIC = "eval/mlm_loss"  # smaller is better
+METRIC = "eval/mlm_loss"  # what a checkpoint is judged by, as it is kept; smaller is better
 _NOT_SAVED = ("bad_step", "active")
 _PARTIAL = ".orbax-checkpoint-tmp"
 _COMMITTED = "commit_success.txt"  # Orbax writes it in gs://, last of all
@@ -50,7 +50,7 @@ class Checkpoints:
     """The checkpoints of a run that trains.
 
     Kept are the newest train.keep_newest and, where the config has such keys, the train.keep_best lowest in
-    eval/mlm_loss among those that were evaluated at their own step, and every train.keep_every-th step's.
+    what they are `judged` by among those that were evaluated at their own step, and every train.keep_every-th step's.
 
     Args:
       workdir: the run's.
@@ -113,7 +113,7 @@ class Checkpoints:
           record: what else belongs to the step, as JSON; `record` gives it back.
         """
         self.settle()
-        loss = (metrics or {}).get(METRIC, math.nan)
+        loss = judged(metrics or {})
         items = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
         if record is not None:
             items["record"] = ocp.args.JsonSave(dict(record))
@@ -256,7 +256,7 @@ def load(
 
     Args:
       workdir: the run's.
-      step: one that was saved, "best" (lowest eval/mlm_loss; the newest where none was evaluated), or None:
+      step: one that was saved, "best" (the best of those that were evaluated; the newest where none was evaluated), or None:
         the newest.
 
     Returns:
@@ -383,8 +383,16 @@ def _damage_found(path, item):
 _UNREADABLE = object()
 
 
+def judged(metrics: Mapping[str, float]) -> float:
+    """What a checkpoint is judged by: the held-out loss of the model that is kept; NaN where there is none.
+
+    With replaced tokens eval/mlm_loss is the generator's, and the model's is eval/rtd_loss.
+    """
+    return metrics.get("eval/rtd_loss", metrics.get(METRIC, math.nan))
+
+
 def _loss(path):
-    """A checkpoint's eval/mlm_loss; None where it was not evaluated."""
+    """What a checkpoint was judged by; None where it was not evaluated."""
     try:
         return float(json.loads((path / "metrics" / "metrics").read_text())[METRIC])
     except FileNotFoundError:

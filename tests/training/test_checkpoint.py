@@ -62,6 +62,11 @@ def test_what_is_kept(tmp_path):
     assert kept == [20, 40, 80, 90, 100]  # the best; every 40th; the newest two
 
 
+def test_a_model_that_tells_replaced_tokens_is_judged_by_that():
+    assert checkpoint.judged({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}) == 0.3
+    assert checkpoint.judged({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoint.judged({}))
+
+
 def test_best_is_known_after_a_restart(tmp_path):
     config = make_config(keep_newest=1, keep_best=1)
     save_steps(tmp_path, [10, 20], config, metrics={10: 1.0, 20: 2.0})
