@@ -256,8 +256,7 @@ def load(
 
     Args:
       workdir: the run's.
-      step: one that was saved, "best" (the best of those that were evaluated; the newest where none was evaluated), or None:
-        the newest.
+      step: one that was saved, "best" (of those that were evaluated; the newest where none was), or None: the newest.
 
     Returns:
       (params, config, step).
