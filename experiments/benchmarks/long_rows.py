@@ -75,7 +75,7 @@ def memory(length):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens a row")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--print", action="store_true", help="print the table and leave the recorded one as it is")
     arguments = parser.parse_args()
     device = jax.devices()[0]
