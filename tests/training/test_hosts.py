@@ -158,6 +158,7 @@ def test_each_process_reads_its_rows_and_all_make_the_global_batch(recipe, envir
                 assert {row for _, _, a, b, _ in parts for row in range(int(a), int(b))} == set(range(len(array)))
 
 
+@pytest.mark.slow
 def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
     """P2: two processes, killed, continue as one and as two, on other meshes; the same layout gives the same bits."""
     whole = pretrain(2, environment, recipe, tmp_path / "whole", "--config.mesh.fsdp=4")
