@@ -193,7 +193,7 @@ class Layers:
         def by_turn(x):  # [layers, ...] -> [repeats, period, ...]
             return x if period == 1 else x.reshape(segment.repeats, period, *x.shape[1:])
 
-        graph = self._single(segment.sources[0], abstract=True)[0]
+        graph = self._parts[str(segment.sources[0]) if segment.sources[0] < self._apart else STACKED][0]
         runs = [_layer(graph, context, local, self._remat, in_loop=True) for local in segment.local]
         states = self._shared(segment, hidden.dtype) if segment.shared else None
         inputs = None if segment.shared else jax.tree.map(by_turn, self._stack(segment, hidden.dtype))
@@ -211,11 +211,12 @@ class Layers:
         hidden, outputs = jax.lax.scan(body, hidden, (inputs, seeds), length=segment.repeats)
         return hidden, outputs.reshape(-1, *outputs.shape[2:]) if every else None
 
-    def _single(self, source, abstract=False):
+    def _single(self, source):
+        """(graph, parameters) of one layer."""
         if source < self._apart:
             return self._parts[str(source)]
         graph, state = self._parts[STACKED]
-        return graph, None if abstract else jax.tree.map(lambda leaf: leaf[source - self._apart], state)
+        return graph, jax.tree.map(lambda leaf: leaf[source - self._apart], state)
 
     def _shared(self, segment, dtype):
         states = [self._single(source)[1] for source in segment.sources[: len(segment.local)]]

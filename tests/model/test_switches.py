@@ -206,8 +206,7 @@ def test_long_rows_of_windows_are_those_of_masked_scores_and_may_drop_weights():
 
 
 @pytest.mark.parametrize("name", ["windows", "relative", "windows, shared, post-norm"])
-def test_attention_weights_are_of_what_attention_reads(name):
-    """Weights are taken from the hidden states alone: with the values and what follows they give the next state."""
+def test_attention_weights_are_of_what_a_layer_sees(name):
     model, batch = make_model(SWITCHES[name]), make_batch(2)
     params = model.init(jax.random.key(5))
     weights = outputs_of(model, params, batch, attention_weights=True)["attention_weights"]

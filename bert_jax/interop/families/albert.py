@@ -58,14 +58,7 @@ class Albert(Family):
         found = {"pooler"} if has(names, "albert.pooler.") else set()
         found |= {"language_model"} if has(names, "predictions.") else set()
         found |= {"sentence_order", "pooler"} if has(names, "sop_classifier.") else set()
-        task = ""
-        if has(names, "qa_outputs."):
-            task = "question_answering"
-        elif has(names, "classifier."):
-            task = named or ("sequence_classification" if "pooler" in found else "token_classification")
-        if task == "sequence_classification":
-            found.add("pooler")
-        return found, task
+        return bert.with_pooled_task(found, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout

@@ -51,6 +51,22 @@ CLASSIFIER = (Module("task/output", "classifier"),)
 ANSWERS = (Module("task/output", "qa_outputs"),)
 
 
+def with_pooled_task(found: set, names, named: str) -> tuple[set, str]:
+    """(heads, task) of a family whose classifiers of sequences read the pooler, which is then one of the heads.
+
+    Args:
+      found: the heads of pre-training and the pooler, as far as the weights hold them.
+      names: of the arrays.
+      named: the task that config.json names; "" for none.
+    """
+    task = ""
+    if has(names, "qa_outputs."):
+        task = "question_answering"
+    elif has(names, "classifier."):
+        task = named or ("sequence_classification" if "pooler" in found else "token_classification")
+    return (found | {"pooler"} if task == "sequence_classification" else found), task
+
+
 def decoder(config, head: str, embedding: str) -> dict:
     """Table's names of a decoder with a bias of its own and the arguments tied and copies.
 
@@ -81,14 +97,7 @@ class Bert(Family):
         found = {"pooler"} if has(names, "bert.pooler.") else set()
         found |= {"language_model"} if has(names, "cls.predictions.") else set()
         found |= {"next_sentence", "pooler"} if has(names, "cls.seq_relationship.") else set()
-        task = ""
-        if has(names, "qa_outputs."):
-            task = "question_answering"
-        elif has(names, "classifier."):
-            task = named or ("sequence_classification" if "pooler" in found else "token_classification")
-        if task == "sequence_classification":
-            found.add("pooler")
-        return found, task
+        return with_pooled_task(found, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
