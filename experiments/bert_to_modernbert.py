@@ -20,10 +20,10 @@ _OF_SCALE = {
     "smoke": {"optimizer.learning_rate": 1e-3},
     "cpu": {
         "model.num_layers": 3,
-        "optimizer.warmup_steps": 400,
-        "optimizer.decay_steps": 1_000,
-        "train.num_steps": 4_000,
-        "train.eval_every": 2_000,
+        "optimizer.warmup_steps": 150,
+        "optimizer.decay_steps": 400,
+        "train.num_steps": 1_500,
+        "train.eval_every": 500,
     },
 }
 

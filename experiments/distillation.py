@@ -34,7 +34,7 @@ def get_experiment(scale):
             "data.format": "full_sentences",
             "init_layers": every_other,
             "init_from": MODEL,
-            **({"train.num_steps": 3_000, "optimizer.decay_steps": 1_000} if scale == "cpu" else {}),
+            **({"train.num_steps": 2_000, "optimizer.decay_steps": 700} if scale == "cpu" else {}),
         },
         arms={
             ALONE: {},
