@@ -122,8 +122,10 @@ def _row(entry):
 
 
 def _mark(config):
-    """What an entry depends on beside its topology."""
-    text = json.dumps(config.to_dict(), sort_keys=True, default=list) + _versions()
+    """What an entry depends on beside its topology: what the recipe changes, so that a new key leaves entries alone."""
+    defaults = config_lib.flat(config_lib.base())
+    changed = {key: value for key, value in config_lib.flat(config).items() if value != defaults[key]}
+    text = json.dumps(changed, sort_keys=True, default=list) + _versions()
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
