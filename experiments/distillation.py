@@ -6,7 +6,7 @@
 TEACHER is a model with the vocabulary of CORPUS and twice the student's layers; at cpu scale, what this trains:
 
     python -m bert_jax.pretrain --config=quickstart --workdir=TEACHER --config.data.corpus=CORPUS \\
-        --config.data.format=full_sentences --config.model.num_layers=4 --config.train.num_steps=6000
+        --config.data.format=full_sentences --config.model.num_layers=4 --config.train.num_steps=4000
 
 The student begins as every other layer of the teacher, with the losses of distillation or with masked language modeling
 alone; a third arm begins fresh. Steps and rows are the same in all arms.
