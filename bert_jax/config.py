@@ -309,18 +309,22 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
     batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
     key = "num_kv_heads" if config.model.num_kv_heads else "num_heads"
-    check_layout(config, num_devices, (key, config.model[key]), batches)
+    heads = {f"model.{key}": config.model[key]}
+    if config.objective.name == "rtd":
+        own = config.generator.num_heads or config.model.num_heads
+        heads["generator.num_heads"] = own * config.model[key] // config.model.num_heads
+    check_layout(config, num_devices, heads, batches)
 
 
 def check_layout(
-    config: ml_collections.ConfigDict, num_devices: int, heads: tuple[str, int], batches: Sequence[tuple[int, str]]
+    config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int], batches: Sequence[tuple[int, str]]
 ) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or batches do not divide among them.
 
     Args:
       config: with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
       num_devices: there are.
-      heads: the key of config.model that says how many heads of keys and values there are, and their number.
+      heads: of keys and values, of each model that the run has, by the key of the config that says their number.
       batches: rows of each global batch, and what follows them in a message.
     """
     sizes = {axis: config.mesh[axis] for axis in AXES}
@@ -338,12 +342,12 @@ def check_layout(
         )
     sizes = {axis: num_devices // product if size == -1 else size for axis, size in sizes.items()}
     parts = sizes["tensor"]
-    key, count = heads
-    if count % parts:
-        raise UserError(
-            f"config.mesh: tensor={parts} does not divide the model's {key}={count}; expected one of "
-            f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
-        )
+    for key, count in heads.items():
+        if count % parts:
+            raise UserError(
+                f"config.mesh: tensor={parts} does not divide config.{key}={count}; expected one of "
+                f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
+            )
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
     for size, name in batches:
         per_step = config.train.microbatches * shards
@@ -393,6 +397,14 @@ def _check_model(found):
 
 def check_optimizer(found: Mapping[str, Any]) -> None:
     """Raises UserError for values of config.optimizer, by dotted key, that do not go together."""
+    for key in ("optimizer.b1", "optimizer.b2"):
+        if found[key] >= 1:
+            raise UserError(f"config.{key}: found {found[key]}; expected a number in [0, 1), a moving mean's memory")
+    if found["optimizer.final_fraction"] > 1:
+        raise UserError(
+            f"config.optimizer.final_fraction: found {found['optimizer.final_fraction']}; expected a share of the peak "
+            "rate, at most 1"
+        )
     shape, schedule = found["optimizer.decay_shape"], found["optimizer.schedule"]
     if shape != "linear" and schedule != "trapezoidal":
         raise UserError(
@@ -486,5 +498,8 @@ def _next_multiple(number, of):
 
 
 def _first_line(error):
-    line = (str(error).strip("'\"").splitlines() or [""])[0].partition(" Other fields present")[0]
+    text = str(error)
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):  # a KeyError's
+        text = text[1:-1]
+    line = (text.splitlines() or [""])[0].partition(" Other fields present")[0]
     return f"{type(error).__name__}: {line}"

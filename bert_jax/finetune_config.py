@@ -171,7 +171,7 @@ def without_search(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     return kept
 
 
-def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: tuple[str, int]) -> None:
+def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int]) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or the batch do not divide among them."""
     config_lib.check_layout(config, num_devices, heads, [(config.data.batch_size, "")])
 

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax.errors import UserError
-from bert_jax.schema import check_type, closest
+from bert_jax.schema import check_type, closest, is_number
 
 _NOT_OF_A_PHASE = ("phases", "corpus", "old_corpus")
 
@@ -101,13 +101,18 @@ def batch_warmup(
       **data: keys of config.data that the phases have in common; their sequence_length at least.
 
     Raises:
-      UserError: the sizes do not rise.
+      UserError: something is no number over 0, or the sizes do not rise.
     """
-    sizes = [multiple * round((first + i * (last - first) / max(1, stages)) / multiple) for i in range(stages)]
-    if not sizes or any(a >= b for a, b in zip([0, *sizes], [*sizes, last], strict=True)):
+    for name, value in {"first": first, "last": last, "stages": stages, "multiple": multiple, "tokens": tokens}.items():
+        whole = name == "tokens" or isinstance(value, int)
+        if not (is_number(value) and value > 0 and whole):
+            expected = "a number" if name == "tokens" else "a whole number"
+            raise UserError(f"batch_warmup: {name}: found {value!r}; expected {expected} over 0")
+    sizes = [multiple * round((first + i * (last - first) / stages) / multiple) for i in range(stages)]
+    if any(a >= b for a, b in zip([0, *sizes], [*sizes, last], strict=True)):
         raise UserError(
             f"batch_warmup: found first={first}, last={last}, stages={stages}, multiple={multiple}, which makes sizes "
-            f"{[*sizes, last]}; expected at least one stage, and sizes that rise"
+            f"{[*sizes, last]}; expected sizes that rise"
         )
     return tuple({"tokens": tokens * size / sum(sizes), "batch_size": size, **data} for size in sizes)
 
@@ -119,12 +124,17 @@ def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     the same shares.
 
     Raises:
-      UserError: a phase does not say its tokens, batch_size and sequence_length.
+      UserError: a phase does not say its tokens, batch_size and sequence_length, or says its share.
     """
     for i, phase in enumerate(phases):
-        missing = [key for key in ("tokens", "batch_size", "sequence_length") if not phase.get(key, 0) > 0]
+        if not isinstance(phase, Mapping):
+            raise UserError(f"by_tokens: phase {i + 1}: found {phase!r}; expected a dict")
+        given = {key: phase.get(key) for key in ("tokens", "batch_size", "sequence_length")}
+        missing = [key for key, value in given.items() if not (is_number(value) and value > 0)]
         if missing:
             raise UserError(f"by_tokens: phase {i + 1}: found {dict(phase)}; expected numbers over 0 of {missing}")
+        if "share" in phase:
+            raise UserError(f"by_tokens: phase {i + 1}: found {dict(phase)}; expected no share, which tokens make")
     steps = [phase["tokens"] / (phase["batch_size"] * phase["sequence_length"]) for phase in phases]
     return tuple(
         {"share": number / sum(steps)} | {key: value for key, value in phase.items() if key != "tokens"}
@@ -143,7 +153,7 @@ def num_steps(config: ml_collections.ConfigDict) -> int:
 
 def _phase_stops(config, overrides, datas):
     shares = [override.get("share") for override in overrides]
-    if any(not isinstance(share, int | float) or share <= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+    if not all(is_number(share) and share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise UserError(f"config.data.phases: found shares {shares}; expected positive numbers that add up to 1")
     total = config.train.num_steps
     if config.train.num_tokens:

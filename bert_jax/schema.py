@@ -1,6 +1,7 @@
 """What a config's keys and values are held against: types, and the names that a misspelled one is closest to."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +20,11 @@ def check_type(where: str, value: Any, default: Any) -> None:
         raise UserError(
             f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}"
         )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def closest(word: str, names: Iterable[str]) -> str:

@@ -47,6 +47,11 @@ def test_a_length_in_tokens():
         ({"data.phases": ({"share": 1.0, "dupe_factor": 0},)}, "config.data.dupe_factor: found 0"),
         ({"data.phases": ({"share": 1.0, "sequence_length": 513},)}, "513 is over config.model.max_positions=512"),
         ({"data.phases": ({"share": 0.5},)}, r"found shares \[0.5\]; expected positive numbers that add up to 1"),
+        ({"data.phases": ({"share": float("nan")}, {"share": 1.0})}, r"found shares \[nan, 1.0\]"),
+        ({"data.phases": ({"share": True},)}, r"found shares \[True\]"),
+        ({"optimizer.b1": 1.5}, r"config.optimizer.b1: found 1.5; expected a number in \[0, 1\)"),
+        ({"optimizer.b2": 1.0}, r"config.optimizer.b2: found 1.0; expected a number in \[0, 1\)"),
+        ({"optimizer.final_fraction": 3.0}, "config.optimizer.final_fraction: found 3.0"),
         ({"data.weights": ("a",)}, "config.data.weights: found"),
         ({"data.max_predictions": 100_000}, "config.data.max_predictions: found 100000"),
         ({"optimizer.learning_rate": float("inf")}, "config.optimizer.learning_rate: found inf"),
@@ -135,7 +140,12 @@ def test_the_recipe_comes_first_whatever_the_order():
 def test_heads_are_split_evenly(mesh):
     config = config_lib.base()
     config.mesh.update(mesh)
-    with pytest.raises(UserError, match="config.mesh: tensor=8 does not divide the model's num_heads=12; .* 1, 2, 3"):
+    with pytest.raises(UserError, match="config.mesh: tensor=8 does not divide config.model.num_heads=12; .* 1, 2, 3"):
         config_lib.check_devices(config, 8)
     config.model.num_heads = 16
     config_lib.check_devices(config, 8)
+    config.objective.name = "rtd"
+    config_lib.check_devices(config, 8)
+    config.generator.num_heads = 4
+    with pytest.raises(UserError, match="tensor=8 does not divide config.generator.num_heads=4; .* 1, 2, 4"):
+        config_lib.check_devices(config, 8)

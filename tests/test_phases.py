@@ -58,11 +58,38 @@ def test_sizes_are_rounded_to_what_devices_and_microbatches_divide():
 
 
 @pytest.mark.parametrize(
-    ("first", "last", "stages", "multiple"), [(8, 8, 2, 1), (16, 8, 2, 1), (8, 16, 0, 1), (1, 16, 2, 8), (8, 12, 4, 4)]
+    ("first", "last", "stages", "multiple"), [(8, 8, 2, 1), (16, 8, 2, 1), (1, 16, 2, 8), (8, 12, 4, 4)]
 )
 def test_sizes_that_do_not_rise_are_refused(first, last, stages, multiple):
     with pytest.raises(UserError, match=f"batch_warmup: found first={first}, last={last}, stages={stages}"):
         config_lib.batch_warmup(first, last, tokens=1e6, stages=stages, multiple=multiple, sequence_length=32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": 2.5}, "batch_warmup: stages: found 2.5; expected a whole number over 0"),
+        ({"stages": 0}, "batch_warmup: stages: found 0"),
+        ({"multiple": 0}, "batch_warmup: multiple: found 0"),
+        ({"multiple": -1}, "batch_warmup: multiple: found -1"),
+        ({"first": "8"}, "batch_warmup: first: found '8'"),
+        ({"tokens": None}, "batch_warmup: tokens: found None; expected a number over 0"),
+        ({"tokens": float("inf")}, "batch_warmup: tokens: found inf"),
+    ],
+)
+def test_what_is_no_number_is_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        config_lib.batch_warmup(**{"first": 8, "last": 16, "tokens": 1e6, "stages": 2, **changes})
+
+
+def test_phases_by_tokens_have_no_share_of_their_own():
+    phase = {"tokens": 5, "batch_size": 8, "sequence_length": 32}
+    with pytest.raises(UserError, match="by_tokens: phase 1: .* expected no share"):
+        config_lib.by_tokens(phase | {"share": 0.5})
+    with pytest.raises(UserError, match=r"by_tokens: phase 1: .* expected numbers over 0 of \['tokens'\]"):
+        config_lib.by_tokens(phase | {"tokens": float("inf")})
+    with pytest.raises(UserError, match="by_tokens: phase 1: found 5; expected a dict"):
+        config_lib.by_tokens(5)
 
 
 def test_a_phase_that_does_not_say_its_tokens_is_refused():

@@ -127,7 +127,7 @@ def from_model(
         config["architectures"] = [kind]
     if tokenizer is not None:
         config["pad_token_id"] = original.get("pad_token_id", tokenizer.pad_id)
-        if model_type != "bert" and not original:
+        if family.names_ends and not original:
             config |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     config |= family.from_spec(spec, original)
     task = spec.task

@@ -23,6 +23,10 @@ class Task:
         weights over the tokens).
       dropout: of the classifier's input.
       crf: token classification alone: transitions between labels are learned too (a linear-chain CRF).
+      transform: whether a linear map and an activation stand between what is pooled and the classifier.
+      transform_activation, transform_bias, transform_norm, transform_dropout: of that map: its activation, whether it
+        has a bias, whether a norm follows, and the dropout of its input.
+      late: whether every token is classified, and the logits pooled (EuroBERT).
     """
 
     name: str
@@ -69,7 +73,7 @@ class Spec:
         Warner et al. 2024, section 2.1).
       relative_span, relative_buckets, relative_terms, relative_shared, relative_norm: the largest distance told apart;
         buckets of their logarithms; "c2p" (content to position), "p2c" or "c2p+p2c"; whether distances use the
-        content's projections; whether their table is normed (all DeBERTa; the last four as of its v2).
+        content's projections; whether their table is normed (all DeBERTa; buckets, shared and norm as of its v2).
       local_window, global_every: layers see a window of so many tokens, but for every n-th from the first on
         (Beltagy et al. 2020, section 3; ModernBERT, section 2.1); 0: all layers see all tokens.
       num_kv_heads: heads of keys and values (grouped queries: Ainslie et al. 2023, section 2.2).
@@ -208,11 +212,12 @@ def make_spec(
       next_sentence: whether there is a next-sentence head (config.objective.next_sentence).
       language_model: whether there is a head that predicts masked tokens.
       task: the head of a fine-tuned model.
+      sentence_order, replaced_tokens: whether there are the heads that tell swapped segments, and replaced tokens.
       platform: where the model will run, as kernel_choice.LIMITS names it; None: this process's.
 
     Raises:
-      UserError: two vocabulary sizes, a head that reads the pooler without a pooler, or an attention kernel that
-        cannot do what the config asks, or not here.
+      UserError: two vocabulary sizes, a head that reads the pooler without a pooler, switches that do not go together
+        (combinations.py), or an attention kernel that cannot do what the config asks, or not here.
     """
     fields = {key: config[key] for key in config}
     if fields["vocab_size"] not in (0, vocab_size):

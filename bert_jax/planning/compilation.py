@@ -183,7 +183,7 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
     model = model_lib.build(
         config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"
     )
-    teacher = teacher_lib.read(config)
+    teacher = teacher_lib.read(config, mesh)
     taught_by = teacher and dataclasses.replace(
         teacher.model, spec=dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
     )

@@ -106,8 +106,8 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
 
 def _key_heads(spec):
-    """The key of config.model that says how many heads of keys and values there are, and their number."""
-    return "num_heads" if spec.num_kv_heads == spec.num_heads else "num_kv_heads", spec.num_kv_heads
+    """How many heads of keys and values there are, by the key of the config that says it."""
+    return {"model.num_heads" if spec.num_kv_heads == spec.num_heads else "model.num_kv_heads": spec.num_kv_heads}
 
 
 class _Finetuning(loop.Run):

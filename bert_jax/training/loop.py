@@ -55,7 +55,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     mesh = sharding.make_mesh(config.mesh)
     corpora = loader.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
-    teacher = teacher_lib.read(config, corpora[0].tokenizer)
+    teacher = teacher_lib.read(config, mesh, corpora[0].tokenizer)
     identity = teacher.identity if teacher else None
     workdir_lib.check_same_run(workdir, config, corpora, identity)
 
@@ -323,9 +323,13 @@ def _summary(figures, done, workdir):
     parts = [f"done: step {done:,}"]
     if figures:
         loss, baseline = figures["eval/mlm_loss"], figures["eval/unigram_loss"]
-        side = "under" if loss < baseline else "over"
+        side, of = "under" if loss < baseline else "over", ""
+        if "eval/rtd_loss" in figures:
+            told, of = figures["eval/rtd_accuracy"], "the generator's "
+            parts.append(f"held-out loss of replaced tokens {figures['eval/rtd_loss']:.4f}, {told:.1%} told right")
         parts.append(
-            f"held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of {baseline:.4f}"
+            f"{of}held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of "
+            f"{baseline:.4f}"
         )
     return "; ".join([*parts, f"checkpoint in {workdir / 'checkpoints' / str(done)}"])
 

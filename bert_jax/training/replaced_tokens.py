@@ -66,7 +66,7 @@ class ReplacedTokens(LanguageModeling):
         return params | {_OF_GENERATOR: own}
 
     def counts(self, batch):
-        return super().counts(batch) | {"rtd_count": (batch["attention_mask"] != 0).sum().astype(jnp.float32)}
+        return super().counts(batch) | {"rtd_count": _told_apart(batch).sum()}
 
     def sums(self, params, batch, dropout_key=None, *, step_key=None, teacher=None, activations=False):
         del teacher
@@ -78,7 +78,7 @@ class ReplacedTokens(LanguageModeling):
             discriminator(params, self.sharing), inputs, dropout_key=keys[1], hidden_states=activations
         )
         logits = outputs["replaced_logits"]
-        weights = (batch["attention_mask"] != 0).astype(jnp.float32)
+        weights = _told_apart(batch)
         found["rtd_loss"] = (jax.nn.softplus(jnp.where(replaced, -logits, logits)) * weights).sum()
         found["rtd_correct"] = (((logits > 0) == replaced).astype(jnp.float32) * weights).sum()
         if activations:
@@ -181,6 +181,12 @@ def filled_in(batch: Mapping, tokens: jax.Array) -> tuple[dict, jax.Array]:
     filled, original = put(tokens), put(batch["masked_labels"])
     rest = {name: array for name, array in batch.items() if not name.startswith("masked_")}
     return rest | {"input_ids": filled}, filled != original
+
+
+def _told_apart(batch):
+    """1.0 for each token whose origin is to be told; rows without a masked token fill up a held-out batch."""
+    rows = (batch["masked_weights"] > 0).any(1)
+    return ((batch["attention_mask"] != 0) & rows[:, None]).astype(jnp.float32)
 
 
 def _seed(step_key):

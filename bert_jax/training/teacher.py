@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from bert_jax.data import new_tokens
 from bert_jax.data.tokenizers import Tokenizer
@@ -30,11 +31,12 @@ class Teacher:
     identity: Mapping[str, str]
 
 
-def read(config, tokenizer: Tokenizer | None = None) -> Teacher | None:
+def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | None:
     """The teacher of config.distillation, which can teach the run; None where the objective has none.
 
     Args:
       config: the run's.
+      mesh: of the run.
       tokenizer: the corpus's; None: its vocabulary is not compared.
 
     Raises:
@@ -68,9 +70,9 @@ def read(config, tokenizer: Tokenizer | None = None) -> Teacher | None:
             f"{where}: reads {spec.max_positions} tokens at most, config.data.sequence_length is "
             f"{config.data.sequence_length}; expected no more than it reads"
         )
-    if config.mesh.tensor > 1 and spec.num_kv_heads % config.mesh.tensor:
+    if spec.num_kv_heads % mesh.shape["tensor"]:
         raise UserError(
-            f"config.mesh: tensor={config.mesh.tensor} does not divide the teacher's {spec.num_kv_heads} heads; "
+            f"config.mesh: tensor={mesh.shape['tensor']} does not divide the teacher's {spec.num_kv_heads} heads; "
             f"expected a divisor of it for {where}"
         )
     return Teacher(found.model, found.params, {"name": name, "digest": digest(found.params)})

@@ -193,6 +193,12 @@ def test_published_settings_are_understood_and_said_again(name):
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling {'type': 'linear'} is not supported"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "expected rope_type default"),
         ("modernbert", {"rope_parameters": {"rope_theta": 99.0}}, "expected an object with full_attention and sliding"),
+        ("modernbert", {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}},
+         "rope_parameters.sliding_attention {'type': 'linear', 'factor': 2.0} is not supported"),
+        ("modernbert", {"sliding_window": 0}, "sliding_window 0; expected a positive number"),
+        ("eurobert", {"rope_parameters": {"type": "linear", "factor": 3.0}}, "rope_parameters {'type': 'linear'"),
+        ("eurobert", {"rope_parameters": [1]}, "rope_parameters [1] is not supported"),
+        ("distilbert", {"n_heads": 2, "num_attention_heads": 3}, "n_heads 2 and num_attention_heads 3; expected one"),
         ("modernbert", {"local_attention": 0}, "local_attention 0; expected a positive number"),
         ("modernbert", {"mlp_dropout": 0.2}, "mlp_dropout 0.2 is not supported; expected embedding_dropout, 0.0"),
         ("modernbert", {"layer_types": ["sliding_attention"] * 4}, "expected full_attention at every n-th layer"),
@@ -209,6 +215,30 @@ def test_settings_that_change_the_model_are_refused(model_type, changes, message
     with pytest.raises(UserError) as raised:
         model_config.to_model(config, "folder/config.json")
     assert str(raised.value).startswith("folder/config.json: ") and message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "expected"),
+    [
+        ("eurobert", {"rope_scaling": {"rope_type": "default", "rope_theta": 7.0}}, {"rotary_base": 7.0}),
+        ("eurobert", {"rope_scaling": {"type": "default"}, "rope_theta": 50}, {"rotary_base": 50.0}),
+        ("eurobert", {"rope_scaling": {"rope_theta": 7.0}, "rope_parameters": {"rope_theta": 8.0}},
+         {"rotary_base": 7.0}),
+        ("modernbert", {"local_attention": 12, "sliding_window": 1}, {"local_window": 2}),
+        ("modernbert", {"rope_parameters": {"full_attention": {"type": "default", "rope_theta": 9}}},
+         {"rotary_base": 9.0}),
+    ],
+)  # fmt: skip
+def test_older_words_mean_what_transformers_takes_them_for(model_type, said, expected):
+    config = {"model_type": model_type} | sizes_of(model_type) | MADE.get(model_type, ({},))[0]
+    for key in ("rope_parameters", "rope_theta", "rope_scaling"):
+        config.pop(key, None)
+    config |= said
+    found = model_config.to_model(config, "config.json")
+    assert {key: found[key] for key in expected} == expected
+    spec = make_spec(found | {"pooler": False}, found["vocab_size"], next_sentence=False)
+    again = model_config.from_model(spec, model_type, original=config)
+    assert model_config.to_model(again, "config.json") == found
 
 
 @pytest.mark.parametrize(("theirs", "said"), [("electra", "bert"), ("bert", "electra"), ("modernbert", "eurobert"),

@@ -187,7 +187,7 @@ def test_teachers_that_cannot_teach(distilled, corpus, tmp_path):
     message = refused(config)
     assert message.startswith("config.distillation.cosine_weight: 1.0") and "32" in message and "64" in message
     config.distillation.cosine_weight = 0.0
-    assert teacher_lib.read(config).model.spec.hidden_size == 32
+    assert teacher_lib.read(config, sharding.make_mesh(config.mesh)).model.spec.hidden_size == 32
     config = tiny(corpus, teacher)
     config.model.max_positions = config.data.sequence_length = 64
     assert "reads 32 tokens at most" in refused(config)

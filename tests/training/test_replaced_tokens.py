@@ -291,6 +291,13 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
     last = rows(trained)[-1]
     for name in ("mlm_loss", "rtd_loss", "rtd_accuracy"):
         assert found[name] == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
+    few, many = (
+        evaluation.evaluate(model, str(corpus), batches=64, generator=generator, sequence_length=32, batch_size=size)
+        for size in (8, 128)
+    )
+    assert few["rows"] == many["rows"] and few["rows"] % 128  # so that the last batch is filled up
+    for name in ("mlm_loss", "rtd_loss", "rtd_accuracy"):
+        assert few[name] == pytest.approx(many[name], rel=1e-5), name
     with pytest.raises(UserError, match="tells replaced tokens"):
         evaluation.evaluate(model, str(corpus), **short)
 

@@ -85,6 +85,7 @@ class Bert(Family):
     class_prefix = "Bert"
     rank = 0
     keys = KEYS
+    names_ends = False
     refused = {"position_embedding_type": (None, "absolute")}
     classes = {
         "Model": frozenset(),

@@ -1,10 +1,8 @@
 """EuroBERT (Boizard et al. 2025): Llama's layers seeing both ways, with RMSNorm, SwiGLU, rotary positions and GQA."""
 
-from collections.abc import Mapping
-
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, has, modules, read_key, refuse
+from bert_jax.interop.families.family import Family, Key, has, modules, read_key, read_rotary_base, refuse
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -113,15 +111,9 @@ class EuroBert(Family):
 
 
 def _base(config, path):
-    """The base of the rotary positions; stretched ones (scaling) are not known here."""
-    scaling = config.get("rope_scaling")
-    if scaling is not None and (not isinstance(scaling, Mapping) or scaling.get("rope_type") != "default"):
-        raise refuse(path, "rope_scaling", scaling, "none")
-    parameters = config.get("rope_parameters") or {}
-    if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
-        raise refuse(path, "rope_parameters", parameters, "rope_type default")
-    theirs = {"rope_theta": config.get("rope_theta", 10_000.0)} | dict(parameters)
-    return float(read_key(theirs, Key("rotary_base", "rope_theta", 10_000.0, "positive"), path))
+    """The base of the rotary positions."""
+    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # the older name goes before
+    return read_rotary_base(name, config.get(name) or {}, config.get("rope_theta", 10_000.0), path)
 
 
 FAMILIES = (EuroBert(),)

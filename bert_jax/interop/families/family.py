@@ -1,7 +1,8 @@
 """What a family of models says of itself: the keys of its config.json, the names of its weights, its heads.
 
 A family is a class of one file beside this one, with an instance for each `model_type` in the file's FAMILIES. Its keys
-and names are data; what no table can say is a method. Nothing outside its file needs to know of it.
+and names are data; what no table can say is a method. Nothing outside its file needs to know of it, but for the class
+of its published tokenizer, which data/published.py lists.
 """
 
 import dataclasses
@@ -67,8 +68,11 @@ class Key:
 
 def read_key(config: Mapping, key: Key, path) -> Any:
     """What config.json says for a key, in our words. Raises UserError for no sensible value."""
-    name = next((name for name in (key.theirs, *key.aliases) if name in config), key.theirs)
-    value = config.get(name, key.default)
+    names = [name for name in (key.theirs, *key.aliases) if name in config] or [key.theirs]
+    name, value = names[0], config.get(names[0], key.default)
+    other = next((name for name in names if config.get(name, value) != value), "")
+    if other:
+        raise UserError(f"{path}: {name} {value!r} and {other} {config[other]!r}; expected one value of both")
     if key.kind == "activation":
         return read_activation(name, value, path)
     kinds, good, expected = _KINDS[key.kind]
@@ -83,6 +87,23 @@ def read_activation(name: str, value: Any, path) -> str:
     if not isinstance(value, str) or value not in known:
         raise UserError(f"{path}: {name} {value!r} is not supported; expected one of {', '.join(known)}")
     return known[value]
+
+
+def read_rotary_base(name: str, said: Any, default: Any, path) -> float:
+    """The base that an object of rotary settings says; of stretched positions there is nothing here.
+
+    Args:
+      name: of the object in config.json.
+      said: the object.
+      default: where it has no rope_theta.
+      path: of config.json.
+
+    Raises:
+      UserError: it is no object, asks for a scaling, or has no sensible base.
+    """
+    if not isinstance(said, Mapping) or said.get("rope_type", said.get("type", "default")) != "default":
+        raise refuse(path, name, said, "rope_type default")
+    return float(read_key({"rope_theta": default} | dict(said), Key("", "rope_theta", default, "positive"), path))
 
 
 def refuse(path, name: str, found: Any, expected: str) -> UserError:
@@ -104,6 +125,7 @@ class Family:
         which is named.
       tied_by_default: what a config.json without tie_word_embeddings means.
       tasks: what transformers has classes for.
+      names_ends: whether a config.json that is made here names the ids that begin and end a text.
       classes: the ends of the names of its classes by what they hold; a model with other heads is not expressible.
     """
 
@@ -115,6 +137,7 @@ class Family:
     fixed: Mapping[str, Any] = {}
     refused: Mapping[str, tuple] = {}
     tied_by_default: bool = True
+    names_ends: bool = True
     classes: Mapping[str, frozenset[str]] = {
         "Model": frozenset(),
         "ForMaskedLM": frozenset({"language_model"}),

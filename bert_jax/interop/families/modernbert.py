@@ -12,6 +12,7 @@ from bert_jax.interop.families.family import (
     modules,
     read_activation,
     read_key,
+    read_rotary_base,
     refuse,
     spelled,
 )
@@ -71,6 +72,8 @@ class ModernBert(Family):
     def _windows(self, config, layers, path):
         """(local_window, global_every)."""
         window = read_key(config, Key("local_window", "local_attention", 128), path)
+        if config.get("sliding_window") is not None:  # half of a window, which transformers takes before the whole one
+            window = 2 * read_key(config, Key("", "sliding_window", 64), path)
         kinds = config.get("layer_types")
         every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
         if kinds is not None and kinds != _kinds(layers, every):
@@ -96,6 +99,8 @@ class ModernBert(Family):
             "rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()},
         }
         old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": every}
+        if original.get("sliding_window") is not None:
+            config["sliding_window"] = config["local_attention"] // 2
         if "layer_types" not in original:  # what an older transformers reads
             config |= old
         else:
@@ -160,10 +165,7 @@ def _base(config, kind, old_name, default, path):
     if said is not None and (not isinstance(said, Mapping) or said.keys() - {_GLOBAL, _LOCAL}):
         raise UserError(f"{path}: rope_parameters {said!r}; expected an object with {_GLOBAL} and {_LOCAL}")
     parameters = (said or {}).get(kind) or {}
-    if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
-        raise refuse(path, f"rope_parameters.{kind}", parameters, "rope_type default")
-    theirs = {"rope_theta": config.get(old_name, default)} | dict(parameters)
-    return float(read_key(theirs, Key("rotary_base", "rope_theta", default, "positive"), path))
+    return read_rotary_base(f"rope_parameters.{kind}", parameters, config.get(old_name, default), path)
 
 
 FAMILIES = (ModernBert(),)
