@@ -146,5 +146,11 @@ def _resolved(argv):
         return [argv[0], *rest]
     schema = finetune_config.schema_of(config_lib.load_recipe(recipe))
     for argument in overrides:
-        config_lib.check_key(argument.lstrip("-").partition("=")[0].removeprefix("config."), schema)
+        key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
+        if "task" in schema and key in config_lib.flat(config_lib.base()) and key not in config_lib.flat(schema):
+            raise UserError(
+                f"--config={recipe}: a fine-tuning recipe, which has no config.{key}; expected one of pre-training, or "
+                "keys of fine-tuning"
+            )
+        config_lib.check_key(key, schema)
     return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]

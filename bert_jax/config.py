@@ -265,9 +265,7 @@ def check_key(key: str, schema: ml_collections.ConfigDict | None = None) -> None
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for an unknown or ill-typed key, or a value that cannot work."""
-    if "task" in config:
-        raise UserError("--config: a fine-tuning recipe, for python -m bert_jax.finetune; expected one of pre-training")
-    found = check_schema(config, base(), CHOICES)
+    found = check_keys(config)
     _check_positive(found)
     if found["seed"] >= 2**32:
         raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
@@ -278,6 +276,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _check_positive(flat(phase.data, "data."), phase.name)
         _check_data(phase.data, phase.name, found)
     _check_train(found)
+
+
+def check_keys(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The values by dotted key. Raises UserError for a recipe of fine-tuning, or an unknown or ill-typed key."""
+    if "task" in config:
+        raise UserError("--config: a fine-tuning recipe, for python -m bert_jax.finetune; expected one of pre-training")
+    return check_schema(config, base(), CHOICES)
 
 
 def check_schema(

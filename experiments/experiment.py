@@ -135,6 +135,8 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
       UserError: there is no such file, it has no get_experiment, or what that returns cannot be run.
     """
     path = pathlib.Path(path)
+    if not path.suffix and not path.exists():  # by its name, as recipes
+        path = pathlib.Path(__file__).parent / f"{path}.py"
     if not path.is_file():
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale)")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)

@@ -261,8 +261,8 @@ class HuggingFaceTokenizer(Tokenizer):
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if max_length is not None:
             config["model_max_length"] = max_length
-        if not (segments and self.frame.segments[1]):
-            config["model_input_names"] = ["input_ids", "attention_mask"]
+        types = ["token_type_ids"] if segments and self.frame.segments[1] else []
+        config["model_input_names"] = ["input_ids", *types, "attention_mask"]  # by default there are no types
         for role, token_id in self.roles().items():
             config[f"{role}_token"] = self.token(token_id)
         normalizer = self._tokenizer.normalizer

@@ -12,7 +12,7 @@ from bert_jax.inference.predictor import Example, Predictor, Where, heads, short
 
 
 class FillMask(Predictor):
-    """Predicts the tokens behind the mask tokens of a text.
+    """Predicts the tokens behind the mask tokens of a text; of a run of replaced-token detection, its generator does.
 
     Its calls take and give:
 
@@ -23,6 +23,7 @@ class FillMask(Predictor):
 
     POSITIONS = "masked_positions"
     OUTPUTS = "slot"
+    PART = "language_model"
 
     def __call__(self, text: str | Sequence[str], top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
         """The most probable tokens of each mask; of several texts, a list in their order.

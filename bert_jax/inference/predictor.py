@@ -37,6 +37,7 @@ class Predictor:
     FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts, for messages
     POSITIONS: ClassVar[str] = ""  # see Program
     OUTPUTS: ClassVar[str] = "text"
+    PART: ClassVar[str] = "discriminator"  # see open_model
 
     def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
         if dtype not in (None, "float32", "bfloat16"):
@@ -60,7 +61,7 @@ class Predictor:
         Raises:
           UserError: no such model, one without the head that this needs, or an option that does not fit it.
         """
-        return cls(open_model(name), **options)
+        return cls(open_model(name, part=cls.PART), **options)
 
     def stream(
         self,
@@ -160,6 +161,8 @@ def heads(model: Pretrained) -> str:
     found = [f"a head for {spec.task.name.replace('_', ' ')}"] if spec.task else []
     found += ["a masked-language-model head"] if spec.language_model else []
     found += ["a next-sentence head"] if spec.next_sentence else []
+    found += ["a sentence-order head"] if spec.sentence_order else []
+    found += ["a head for replaced tokens"] if spec.replaced_tokens else []
     return " and ".join(found) or "no head (a bare encoder)"
 
 

@@ -219,7 +219,7 @@ def _write_files(pretrained, config, arrays, directory):
             if (origin.directory / name).is_file():
                 shutil.copyfile(origin.directory / name, directory / name)
     else:
-        pretrained.tokenizer.save(directory, max_length=spec.max_positions, segments=spec.type_vocab_size > 0)
+        pretrained.tokenizer.save(directory, max_length=spec.max_positions, segments=spec.type_vocab_size > 1)
     if "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
         prompts = origin.prompts if origin else {}
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)

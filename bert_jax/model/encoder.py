@@ -42,7 +42,8 @@ class Embeddings(nnx.Module):
         if spec.has_learned_positions:
             hidden = hidden + self._positions(batch)
         if spec.type_vocab_size:
-            hidden = hidden + self.token_type(batch["token_type_ids"])
+            types = batch["token_type_ids"]  # the one type of RoBERTa is that of both segments
+            hidden = hidden + self.token_type(types if spec.type_vocab_size > 1 else jnp.zeros_like(types))
         if spec.embedding_norm:
             hidden = self.norm(hidden)
         hidden = dropout(hidden.astype(spec.dtype), spec.hidden_dropout, seed)

@@ -25,8 +25,8 @@ TOPOLOGIES = (
     ("tpu7x:2x2x2", 1),
 )
 
-# One of each family beyond those, on the slice that is the easiest to be granted; as one layer in a loop, which compiles
-# in a fraction of the time.
+# One of each family beyond those, on the slice that is the easiest to be granted; as one layer in a loop, which takes
+# a fraction of the time to compile.
 FAMILIES = ("albert_base", "electra_base", "deberta_v3_base", "modernbert_base", "eurobert_210m")
 _OF_FAMILIES = (("v5e:4x4", 1),)
 
@@ -79,7 +79,8 @@ def write(
 
 def markdown(entries: list[dict]) -> str:
     """The table of entries, as Markdown."""
-    return _HEAD.format(versions=_versions(), families=", ".join(FAMILIES)) + "\n" + _COLUMNS + "".join(map(_row, entries))
+    head = _HEAD.format(versions=_versions(), families=", ".join(FAMILIES))
+    return f"{head}\n{_COLUMNS}" + "".join(map(_row, entries))
 
 
 def _recipe(name):

@@ -75,7 +75,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         distributed.check_same({"config.task (the data)": _data(task)})
         model = fine_tuned(run)
         tuning.check(config.tuning, model.spec)
-        _check_rows(config, model.spec, tokenizer)
+        _check_rows(config, model.spec)
         if task.test is not None and "test" in task.held_out:
             raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
         finetune_config.check_devices(config, jax.device_count(), _key_heads(model.spec))
@@ -338,17 +338,12 @@ def _check_data(workdir, run, task):
     )
 
 
-def _check_rows(config, spec, tokenizer):
+def _check_rows(config, spec):
     length, positions = config.data.sequence_length, spec.max_positions
     if length > positions:
         raise UserError(
             f"config.data.sequence_length: {length} is over the {positions} positions of config.init_from="
             f"{config.init_from}; expected at most {positions}"
-        )
-    pairs = bool(config.task.text_pair) or config.task.name == "question_answering"
-    if pairs and tokenizer.frame.segments[1] == 1 and spec.type_vocab_size == 1:
-        raise UserError(
-            f"config.init_from={config.init_from}: its model knows one segment; pairs of texts need 2"
         )
 
 

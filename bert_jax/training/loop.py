@@ -45,6 +45,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """
     config = config.copy_and_resolve_references()
     workdir = workdir_lib.path_of(workdir, "--workdir=")
+    config_lib.check_keys(config)
     source = initial.source(config, workdir)
     initial.resolve(config, source, workdir)
     config_lib.validate(config)
@@ -55,6 +56,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     mesh = sharding.make_mesh(config.mesh)
     corpora = loader.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
+    _check_padding(config, corpora[0].tokenizer)
     teacher = teacher_lib.read(config, mesh, corpora[0].tokenizer)
     identity = teacher.identity if teacher else None
     workdir_lib.check_same_run(workdir, config, corpora, identity)
@@ -299,6 +301,16 @@ class _Pretraining(Run):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(figures or self._evaluation(state["params"], done))
         super().save(step_lib.saved(state, self.mesh), done, figures)
+
+
+def _check_padding(config, tokenizer):
+    first, padding = config.model.position_offset, tokenizer.pad_id
+    if first and padding != first - 1:
+        raise UserError(
+            f"config.model.position_offset: found {first}, but the padding token of config.data.corpus="
+            f"{config.data.corpus} has id {padding}, and positions are counted from the id behind it; expected "
+            f"{padding + 1}, or 0 for positions from 0"
+        )
 
 
 def _with_last(function, last):

@@ -28,7 +28,8 @@ def open_model(
       step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
         the best parameters until its step, and these are what is opened.
       seed: of fine-tuning: whose; None for that of the best seed.
-      part: of a run of replaced-token detection: "discriminator" or "generator".
+      part: of a run of replaced-token detection: "discriminator", "generator", or "language_model" for the one that
+        predicts masked tokens, which is the generator there and the model elsewhere.
 
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
@@ -44,7 +45,7 @@ def open_model(
     tokenizer = tokenizer_of(workdir)
     settings = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
     sharing = config.objective.embedding_sharing
-    if config.objective.name == "rtd" and part == "generator":
+    if config.objective.name == "rtd" and part in ("generator", "language_model"):
         config.model.update(settings)
         model = replaced_tokens.generator_model(config, tokenizer.vocab_size)
         settings = {key: getattr(model.spec, key) for key in settings}

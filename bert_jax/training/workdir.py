@@ -225,6 +225,8 @@ def check(
 def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict | None:
     """What run.json holds; None if there is no run yet. Raises UserError for the run of another config."""
     if not (workdir / "config.json").exists():
+        if (workdir / "manifest.json").exists():
+            raise UserError(f"--workdir={workdir}: holds a prepared corpus (manifest.json); expected another folder")
         return None
     run, before = read(workdir)
     if ("task" in before) != ("task" in config):

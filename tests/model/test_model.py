@@ -108,6 +108,13 @@ def test_padding_changes_nothing(params, scan_layers):
     np.testing.assert_array_equal(outputs["hidden"][~absent], other["hidden"][~absent])
 
 
+def test_a_model_of_one_token_type_reads_pairs():
+    model = build(**ROBERTA)
+    params, pairs = model.init(jax.random.key(0)), make_batch([17, 5], 17)
+    single = pairs | {"token_type_ids": np.zeros_like(pairs["token_type_ids"])}
+    np.testing.assert_array_equal(model.apply(params, pairs)["hidden"], model.apply(params, single)["hidden"])
+
+
 def test_a_batch_and_its_members_agree(params):
     apply = jax.jit(build().apply)
     batch = make_batch([17, 5, 11], 17)

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from bert_jax.config import load_recipe
 from bert_jax.errors import UserError
 from bert_jax.training import loop, workdir
 from tests.training.conftest import make_corpus
@@ -44,6 +45,10 @@ CONFIGS = {
     ),
     "heads": ({"model.num_heads": 5}, "config.model.hidden_size: found 32, but it is not divisible"),
     "type": ({"train.num_steps": 0}, "config.train.num_steps: found 0"),
+    "padding": (
+        {"model.position_offset": 2},
+        "config.model.position_offset: found 2, but the padding token",
+    ),
     "init_from": ({"init_from": "/no/such"}, "/no/such: no such directory"),
 }
 
@@ -54,6 +59,15 @@ def test_configs(config, tmp_path, mistake):
     config.update_from_flattened_dict(changes)
     assert expected in refused(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()  # so that the mistake can be put right there
+
+
+def test_a_recipe_of_fine_tuning(tmp_path):
+    assert refused(load_recipe("finetune/sst2"), tmp_path / "run").startswith("--config: a fine-tuning recipe")
+
+
+def test_the_corpus_as_workdir(config):
+    message = refused(config, pathlib.Path(config.data.corpus))
+    assert message.startswith("--workdir=") and "holds a prepared corpus" in message
 
 
 def test_single_document_with_pairs(config, tmp_path):

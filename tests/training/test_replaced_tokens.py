@@ -12,6 +12,7 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.errors import UserError
+from bert_jax.inference.fill_mask import FillMask
 from bert_jax.training import checkpoint, evaluation, loop, models, replaced_tokens
 from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
@@ -298,6 +299,12 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
     assert few["rows"] == many["rows"] and few["rows"] % 128  # so that the last batch is filled up
     for name in ("mlm_loss", "rtd_loss", "rtd_accuracy"):
         assert few[name] == pytest.approx(many[name], rel=1e-5), name
+    filler = FillMask.from_pretrained(trained)
+    assert filler.model.model.spec == generator.model.spec
+    text = f"the {filler.tokenizer.token(filler.tokenizer.mask_id)}"
+    assert len(filler(text, top_k=2)["masks"][0]) == 2
+    with pytest.raises(UserError, match="fill-mask needs .* this one has a head for replaced tokens"):
+        FillMask(model)
     with pytest.raises(UserError, match="tells replaced tokens"):
         evaluation.evaluate(model, str(corpus), **short)
 

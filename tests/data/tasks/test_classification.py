@@ -94,6 +94,12 @@ def test_single_label_scores_and_predictions(tmp_path, load):
     json.dumps(first)
 
 
+def test_the_baseline_is_the_better_of_two_constant_answers(tmp_path, load):
+    train = tsv(tmp_path, "a.tsv", ["a\tno", "b\tyes", "c\tyes"])
+    held_out = tsv(tmp_path, "b.tsv", ["a\tno", "b\tno", "c\tno", "d\tyes"])
+    assert load(train=train, held_out=held_out).baseline == 3 / 4
+
+
 def test_several_held_out_sets(tmp_path, load):
     train = tsv(tmp_path, "a.tsv", ["a\t0", "b\t1"])
     other = tsv(tmp_path, "b.tsv", ["c\t1"])
