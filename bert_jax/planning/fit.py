@@ -14,6 +14,7 @@ from bert_jax.planning.compilation import Compiled
 
 # What a layer keeps, from most to least: the less, the more is computed again.
 REMAT = ("none", "dots", "dots_no_batch", "full")
+_LOGITS = {"train.logits_chunk": 1024}  # predictions: some hundred MiB of a vocabulary's logits
 _GRAIN = 8  # rows that the search for the largest microbatch is exact to
 
 
@@ -72,7 +73,8 @@ def search(
 def changes(
     config: ml_collections.ConfigDict, topology: Topology, compiled: list[Compiled]
 ) -> Iterator[dict[str, int | str]]:
-    """Changes to try, the cheapest first: microbatches, then remat policies, then fsdp, then these together."""
+    """Changes to try, the cheapest first: microbatches, then logits in parts, remat policies, fsdp, and these together.
+    """
     state_fits = all(phase.state < phase.usable for phase in compiled)
     now = config.train.microbatches
     parts = [
@@ -82,10 +84,13 @@ def changes(
     ]
     keeps = REMAT.index("none" if config.model.remat == "attention" else config.model.remat)  # nearly everything
     remat = [{"model.remat": name} for name in REMAT[keeps + 1 :]] if state_fits else []
+    chunks = config.objective.name in ("mlm", "ltr") and not config.train.logits_chunk and state_fits
+    logits = [_LOGITS] if chunks else []
     fsdp = list(_fsdp(config, topology))
     finest = [{"train.microbatches": n} for n in _microbatches(config, topology)][-1:]
-    yield from itertools.chain(parts, remat, fsdp)
-    yield from (part | policy for part in finest for policy in remat)
+    yield from itertools.chain(parts, logits, remat, fsdp)
+    yield from (part | policy for part in finest for policy in logits + remat)
+    yield from (part | policy | some for part in finest for policy in remat[-1:] for some in logits)
     leanest = [{"model.remat": REMAT[-1]}] if config.model.remat != REMAT[-1] else []
     for layout in fsdp:
         yield from (layout | more for more in finest + leanest)

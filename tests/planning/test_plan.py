@@ -66,16 +66,19 @@ def test_changes_come_cheapest_first(config):
     config.data.batch_size = 16
     step = compilation.Compiled(80, 50, None, 16, 128, 8, model_flops=1.0, state=10)
     found = list(fit.changes(config, topology, [step]))
-    assert found[:8] == [
-        {"train.microbatches": 2}, {"train.microbatches": 4},
+    assert found[:10] == [
+        {"train.microbatches": 2}, {"train.microbatches": 4}, {"train.logits_chunk": 1024},
         {"model.remat": "dots"}, {"model.remat": "dots_no_batch"}, {"model.remat": "full"},
         {"mesh.fsdp": 2}, {"mesh.fsdp": 4},
-        {"train.microbatches": 4, "model.remat": "dots"},
+        {"train.microbatches": 4, "train.logits_chunk": 1024}, {"train.microbatches": 4, "model.remat": "dots"},
     ]  # fmt: skip
+    assert {"train.microbatches": 4, "model.remat": "full", "train.logits_chunk": 1024} in found
     assert found[-1] == {"mesh.fsdp": 4, "train.microbatches": 4, "model.remat": "full"}
     # Counts that cannot be enough are left out, but not their finest with a policy.
     over = list(fit.changes(config, topology, [dataclasses.replace(step, needed=400)]))
     assert {"train.microbatches": 4} not in over and {"train.microbatches": 4, "model.remat": "dots"} in over
+    config.objective.update(name="rtd", next_sentence=False)  # which needs whole distributions
+    assert not any("train.logits_chunk" in change for change in fit.changes(config, topology, [step]))
     large = dataclasses.replace(step, state=60)  # parameters and moments alone are too much
     assert next(fit.changes(config, topology, [large])) == {"mesh.fsdp": 2}
 
