@@ -1,0 +1,172 @@
+"""The encoder written out for one sequence in float64 numpy: slow, plain, and independent of bert_jax.model.
+
+Every switch is one line or two where the papers say so; there is no padding, no batch, no scan and no kernel.
+"""
+
+import math
+
+import numpy as np
+
+_erf = np.vectorize(math.erf)
+ACTIVATIONS = {
+    "gelu": lambda x: 0.5 * x * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "tanh": np.tanh,
+}
+
+
+def forward(config, params, ids, types):
+    """(hidden states of the embeddings and of each layer, logits over the vocabulary at every token) of one sequence.
+
+    Args:
+      config: every key of config.model.
+      params: of the model, float64.
+      ids, types: [sequence].
+    """
+    encoder, places = params["encoder"], np.arange(len(ids))
+    tables = encoder["embeddings"]
+    x = tables["word"]["embedding"][ids]
+    if "learned" in config["positions"]:
+        x = x + tables["position"]["embedding"][places + config["position_offset"]]
+    if config["type_vocab_size"]:
+        x = x + tables["token_type"]["embedding"][types]
+    if config["embedding_norm"]:
+        x = _norm(config, tables["norm"], x)
+    if "projection" in tables:
+        x = _linear(tables["projection"], x)
+    states, before = [x], x
+    for i in range(config["num_layers"]):
+        before, x = x, _layer(config, encoder, i, x, x)
+        states.append(x)
+    read = x
+    if config["mask_decoder"] == "enhanced":
+        read = before + params["mask_decoder"]["position"]["embedding"][places]
+        for _ in range(2):
+            read = _layer(config, encoder, config["num_layers"] - 1, before, read)
+    if config["norm_place"] == "pre":
+        states[-1], read = _norm(config, encoder["norm"], x), _norm(config, encoder["norm"], read)
+    return states, _decoded(config, params, read)
+
+
+def _decoded(config, params, x):
+    head, word = params.get("mlm", {}), params["encoder"]["embeddings"]["word"]["embedding"]
+    if config["mlm_transform"]:
+        activation = ACTIVATIONS[config["head_activation"] or config["activation"]]
+        x = _norm(config, head["norm"], activation(_linear(head["transform"], x)))
+    logits = x @ (word if config["tied_decoder"] else head["decoder"]["embedding"]).T
+    return logits + head["bias"] if config["decoder_bias"] else logits
+
+
+def _layer(config, encoder, i, x, stream):
+    """Layer i: `stream` attends to x and is added to."""
+    params, pre = encoder["layers"][str(_source(config, i))], config["norm_place"] == "pre"
+    first = pre and (config["first_norm"] or i > 0)
+    keys, queries = (_norm(config, params["attention_norm"], y) if first else y for y in (x, stream))
+    h = stream + _attention(config, encoder, params["attention"], i, queries, keys)
+    h = h if pre else _norm(config, params["attention_norm"], h)
+    h = h + _mlp(config, params["mlp"], _norm(config, params["mlp_norm"], h) if pre else h)
+    h = h if pre else _norm(config, params["mlp_norm"], h)
+    if i == 0 and config["conv_kernel_size"]:
+        mixed = ACTIVATIONS[config["conv_activation"]](_convolution(config, params["conv"], x))
+        h = _norm(config, params["conv"]["norm"], h + mixed)
+    return h
+
+
+def _source(config, i):
+    """Whose parameters layer i has."""
+    groups, inner = config["layer_groups"], config["group_layers"]
+    if not groups:
+        return i
+    rounds = config["num_layers"] // inner
+    return int((i // inner) / (rounds / groups)) * inner + i % inner
+
+
+def _attention(config, encoder, params, i, queries, keys):
+    length, heads = len(keys), config["num_heads"]
+    groups, size = config["num_kv_heads"] or heads, config["head_size"] or config["hidden_size"] // heads
+    local = config["local_window"] and i % config["global_every"]
+    query = _linear(params["query"], queries).reshape(length, heads, size)
+    key, value = (_linear(params[name], keys).reshape(length, groups, size) for name in ("key", "value"))
+    if "rotary" in config["positions"]:
+        base = config["local_rotary_base"] if local and config["local_rotary_base"] else config["rotary_base"]
+        query, key = _rotated(query, base), _rotated(key, base)
+    key, value = (np.repeat(x, heads // groups, 1) for x in (key, value))
+    scores, terms = np.einsum("qhd,khd->hqk", query, key), 1
+    if "relative" in config["positions"]:
+        named = config["relative_terms"].split("+")
+        scores, terms = scores + _distances(config, encoder, params, query, key, named), 1 + len(named)
+    distance = np.arange(length)[:, None] - np.arange(length)
+    seen = np.abs(distance) <= config["local_window"] // 2 if local else np.full((length, length), True)
+    if config["attention"] == "causal":
+        seen = seen & (distance >= 0)
+    weights = np.exp(np.where(seen, scores / math.sqrt(size * terms), -np.inf))
+    weights = weights / weights.sum(-1, keepdims=True)
+    return _linear(params["output"], np.einsum("hqk,khd->qhd", weights, value).reshape(length, -1))
+
+
+def _distances(config, encoder, params, query, key, terms):
+    """Scores of distances, [heads, query, key] (He et al. 2021, DeBERTa, equation 4)."""
+    (length, heads, size), shared = query.shape, config["relative_shared"]
+    table = encoder["relative"]["embedding"]
+    table = _norm(config, encoder["relative_norm"], table) if config["relative_norm"] else table
+    rows = [[_row(config, a - b) for b in range(length)] for a in range(length)]
+    found = 0.0
+    if "c2p" in terms:
+        places = _linear(params["key" if shared else "position_key"], table)
+        places = np.repeat(places.reshape(len(table), -1, size), heads // (places.shape[1] // size), 1)
+        found = found + np.einsum("qhd,qkhd->hqk", query, places[np.array(rows)])
+    if "p2c" in terms:
+        places = _linear(params["query" if shared else "position_query"], table).reshape(len(table), heads, size)
+        found = found + np.einsum("khd,qkhd->hqk", key, places[np.array(rows)])
+    return found
+
+
+def _row(config, distance):
+    """The table's row of a distance: itself, or the bucket of its logarithm (DeBERTa v2)."""
+    span, buckets = config["relative_span"] or config["max_positions"], config["relative_buckets"]
+    half, single = buckets or span, buckets // 2
+    if buckets and abs(distance) > single:
+        logarithm = math.log(abs(distance) / single) / math.log((span - 1) / single)
+        distance = int(math.copysign(math.ceil(logarithm * (single - 1)) + single, distance))
+    return min(max(distance + half, 0), 2 * half - 1)
+
+
+def _rotated(x, base):
+    """[sequence, heads, size], pairs being a unit of the first half and one of the second (Su et al. 2021)."""
+    half = x.shape[-1] // 2
+    angle = np.arange(len(x))[:, None, None] * base ** (-np.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    return np.concatenate(
+        [first * np.cos(angle) - second * np.sin(angle), second * np.cos(angle) + first * np.sin(angle)], -1
+    )
+
+
+def _mlp(config, params, x):
+    activation, up = ACTIVATIONS[config["activation"]], _linear(params["up"], x)
+    inside = activation(_linear(params["gate"], x)) * up if config["mlp"] == "gated" else activation(up)
+    return _linear(params["down"], inside)
+
+
+def _convolution(config, params, x):
+    """Each group of units from the same group of the tokens around (DeBERTa v2)."""
+    kernel, width = params["kernel"], config["hidden_size"] // config["conv_groups"]
+    around = np.pad(x, ((len(kernel) // 2,) * 2, (0, 0)))
+    found = np.zeros_like(x)
+    for first in range(0, config["hidden_size"], width):
+        units = slice(first, first + width)
+        for tap, weights in enumerate(kernel):
+            found[:, units] += around[tap : tap + len(x), units] @ weights[:, units]
+    return found + params["bias"]
+
+
+def _linear(params, x):
+    return x @ params["kernel"] + params.get("bias", 0.0)
+
+
+def _norm(config, params, x):
+    if config["norm"] == "layer_norm":
+        x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + config["norm_epsilon"]) * params["scale"]
+    return x + params.get("bias", 0.0)

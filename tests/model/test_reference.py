@@ -1,0 +1,106 @@
+"""Switches that no family combines, against the encoder written out in float64: padded, packed and scanned."""
+
+import jax
+import numpy as np
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from tests.model import reference
+
+VOCABULARY = 53
+LENGTHS = (11, 7)
+COMBINED = {
+    "BERT": {},
+    "shared layers, rotary, windows, SwiGLU": dict(
+        layer_groups=2, num_layers=6, positions="rotary", local_window=5, local_rotary_base=50.0, mlp="gated",
+        norm="rms_norm", norm_place="pre", embedding_size=7, activation="silu", type_vocab_size=0),
+    "groups of two layers, windows, learned and rotary": dict(
+        num_layers=8, layer_groups=2, group_layers=2, positions="learned+rotary", local_window=7, global_every=2),
+    "relative, pre-norm, grouped queries, GeGLU": dict(
+        positions="relative", norm_place="pre", num_kv_heads=2, mlp="gated", relative_buckets=6, relative_norm=True),
+    "relative with the content's projections, one head of keys, one layer's parameters": dict(
+        positions="learned+relative", num_kv_heads=1, relative_shared=True, relative_terms="p2c", layer_groups=1,
+        num_layers=3, relative_span=4, key_bias=False, position_offset=2),
+    "enhanced mask decoder, shared layers, relative": dict(
+        positions="relative", mask_decoder="enhanced", layer_groups=2, relative_terms="c2p"),
+    "enhanced mask decoder, rotary, windows, causal": dict(
+        positions="rotary", mask_decoder="enhanced", norm_place="pre", local_window=4, global_every=2,
+        attention="causal", first_norm=False, num_layers=5),
+    "enhanced mask decoder whose layer has a window": dict(
+        positions="none", mask_decoder="enhanced", local_window=4, num_layers=5, head_size=5),
+    "convolution, pre-norm, RMSNorm, rotary, no biases": dict(
+        positions="rotary", conv_kernel_size=5, conv_groups=3, norm_place="pre", norm="rms_norm", mlp="gated",
+        attention_bias=False, mlp_bias=False),
+    "convolution, windows, own decoder, no norm of embeddings": dict(
+        conv_kernel_size=3, local_window=6, global_every=2, embedding_norm=False, head_size=7, num_kv_heads=2,
+        tied_decoder=False, decoder_bias=False),
+    "own decoder without a transform, small embeddings": dict(
+        embedding_size=9, mlm_transform=False, tied_decoder=False, num_layers=2),
+    "odd heads, learned and relative, projection": dict(
+        hidden_size=21, num_heads=3, positions="learned+relative", norm_place="pre", norm="rms_norm",
+        embedding_projection=True, relative_buckets=7, relative_span=30),
+}  # fmt: skip
+
+
+# These six hold every switch; the others, which hold them in other company, are slow ones.
+SIX = (1, 3, 4, 6, 8, 9)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if i in SIX else pytest.mark.slow) for i, name in enumerate(COMBINED)]
+)
+def test_hidden_states_and_logits(name):
+    config = config_lib.base().model
+    config.update(hidden_size=24, num_layers=4, num_heads=4, intermediate_size=10, max_positions=40, pooler=False)
+    config.update(norm_epsilon=1e-6, hidden_dropout=0.0, attention_dropout=0.0, dtype="float32", **COMBINED[name])
+    model = model_lib.build(config, VOCABULARY, next_sentence=False)
+    random = np.random.default_rng(0)
+    params = jax.tree.map(  # so that biases and norms are none of 0 and 1
+        lambda leaf: leaf + 0.25 * random.normal(size=leaf.shape).astype(np.float32),
+        jax.jit(model.init)(jax.random.key(3)),
+    )
+    first = max(5, config.position_offset)
+    texts = [
+        (random.integers(first, VOCABULARY, length), random.integers(0, max(1, config.type_vocab_size), length))
+        for length in LENGTHS
+    ]
+    exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    expected = [reference.forward(config.to_dict(), exact, *text) for text in texts]
+
+    batch = padded(texts, max(LENGTHS) + 4, pad=max(0, config.position_offset - 1))
+    found = jax.jit(lambda params: model.apply(params, batch, hidden_states=True))(params)
+    for i, (states, logits) in enumerate(expected):
+        assert_close(found["hidden_states"][:, i, : LENGTHS[i]], np.stack(states[-config.num_layers - 1 :]))
+        assert_close(found["mlm_logits"][i, : LENGTHS[i]], logits)
+
+    config.scan_layers = True
+    scanned = model_lib.build(config, VOCABULARY, next_sentence=False)
+    found = jax.jit(scanned.apply)(params, packed(texts))["mlm_logits"][0]
+    assert_close(found, np.concatenate([logits for _, logits in expected]))
+
+
+def padded(texts, width, pad):
+    batch = {name: np.zeros((len(texts), width), np.int32) for name in ("attention_mask", "token_type_ids")}
+    batch["input_ids"] = np.full((len(texts), width), pad, np.int32)
+    for i, (ids, types) in enumerate(texts):
+        for name, values in {"input_ids": ids, "token_type_ids": types, "attention_mask": 1}.items():
+            batch[name][i, : len(ids)] = values
+    return batch
+
+
+def packed(texts):
+    """All texts in one row."""
+    parts = {
+        "input_ids": [ids for ids, _ in texts],
+        "token_type_ids": [types for _, types in texts],
+        "attention_mask": [np.ones_like(ids) for ids, _ in texts],
+        "sequence_ids": [np.full_like(ids, i + 1) for i, (ids, _) in enumerate(texts)],
+        "position_ids": [np.arange(len(ids)) for ids, _ in texts],
+    }
+    return {name: np.concatenate(values)[None].astype(np.int32) for name, values in parts.items()}
+
+
+def assert_close(found, expected):
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
