@@ -67,6 +67,7 @@ def get_config():
     config.optimizer.clip_norm = 0.0
     config.train.num_steps = 0
     config.train.num_tokens = 2_019_000_000_000
+    config.train.logits_chunk = 2048  # at a time, of many predictions over a large vocabulary
     config.train.eval_batch_size = 64
     config.train.keep_every = 100_000
     return config
