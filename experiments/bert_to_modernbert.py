@@ -21,8 +21,8 @@ _OF_SCALE = {
     "cpu": {
         "data.batch_size": 8,  # a change shows itself after so many steps, and half of the rows are half of the time
         "optimizer.warmup_steps": 200,
-        "optimizer.decay_steps": 500,
-        "train.num_steps": 2_000,
+        "optimizer.decay_steps": 400,
+        "train.num_steps": 1_500,
         "train.eval_every": 500,
     },
 }
