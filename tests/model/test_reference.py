@@ -43,7 +43,7 @@ COMBINED = {
 }  # fmt: skip
 
 
-# These six hold every switch; the others, which hold them in other company, are slow ones.
+# What make test has time for; the others are slow ones.
 SIX = (1, 3, 4, 6, 8, 9)
 
 
