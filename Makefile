@@ -9,7 +9,7 @@ quickstart: .venv/.runtime
 
 test: .venv/.test
 	$(RUN) -m ruff check .
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -n 2 --dist loadfile
+	JAX_PLATFORMS=cpu BERT_JAX_TEST_COMPILER=quick $(RUN) -m pytest -n 2 --dist loadfile
 
 test-parity: .venv/.parity
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -m parity

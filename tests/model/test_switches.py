@@ -51,9 +51,10 @@ EVERY = pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_quickly():
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def make_model(switches, **others):
