@@ -6,16 +6,20 @@
 TEACHER is a model with the vocabulary of CORPUS and twice the student's layers; at cpu scale, what this trains:
 
     python -m bert_jax.pretrain --config=quickstart --workdir=TEACHER --config.data.corpus=CORPUS \\
-        --config.data.format=full_sentences --config.model.num_layers=4 --config.train.num_steps=4000
+        --config.data.format=full_sentences --config.model.num_layers=4 --config.train.num_steps=4000 \\
+        --config.model.positions=rotary
 
-The student begins as every other layer of the teacher, with the losses of distillation or with masked language modeling
-alone; a third arm begins fresh. Steps and rows are the same in all arms.
+Positions are rotary at that scale: with learned ones so short a run has hardly left the loss of word frequencies, and a
+teacher that knows little has little to teach. The student begins as every other layer of the teacher, with the losses
+of distillation or with masked language modeling alone; a third arm begins fresh. Steps and rows are the same in all
+arms.
 """
 
 from bert_jax.config import load_recipe
 from experiments import scales
 from experiments.experiment import MODEL
 
+_CPU = {"train.num_steps": 2_000, "optimizer.decay_steps": 700, "model.positions": "rotary"}
 ALONE, DISTILLED, FRESH = "no teacher", "distilled", "no teacher, fresh"
 
 
@@ -34,7 +38,7 @@ def get_experiment(scale):
             "data.format": "full_sentences",
             "init_layers": every_other,
             "init_from": MODEL,
-            **({"train.num_steps": 2_000, "optimizer.decay_steps": 700} if scale == "cpu" else {}),
+            **(_CPU if scale == "cpu" else {}),
         },
         arms={
             ALONE: {},
