@@ -6,6 +6,7 @@ on the step, so that any host makes its slice of any step's global batch without
 
 import dataclasses
 import functools
+import gc
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -75,13 +76,18 @@ class Loader:
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
             batches = batches.mp_prefetch(options)
-        iterator = iter(batches)
+        iterator, batch = iter(batches), None
         try:
             for step, batch in iterator:
                 # Copies, because shared memory must be let go of before the program ends.
                 yield step, {name: np.array(array) for name, array in batch.items()} if data.workers else batch
         finally:
-            iterator.close()  # ends the processes and frees the memory that they share
+            iterator.close()  # ends the processes
+            if data.workers:
+                # The iterators hold each other and the last batch of each process, in memory that all share: collected
+                # here, or Python warns at its end of what was left.
+                del iterator, batches, batch
+                gc.collect()
 
 
 @dataclasses.dataclass
