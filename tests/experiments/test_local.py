@@ -40,11 +40,7 @@ class Launcher:
         self.file.write_text(FILE.format(arms=arms, steps=steps))
 
     def start(self, *options):
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1",
-            "JAX_COMPILATION_CACHE_DIR": str(self.workdir.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }  # fmt: skip
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "OMP_NUM_THREADS": "1"}
         command = [
             sys.executable, "-m", "experiments.launch", f"--experiment={self.file}", f"--workdir={self.workdir}",
             f"--corpus={self.corpus}", "--jobs=2", *options,
