@@ -22,7 +22,7 @@ from absl import flags
 from bert_jax import clusters, command, signals
 from bert_jax.errors import UserError
 from experiments.experiment import configured
-from experiments.launching import folders, provenance
+from experiments.launching import folders, local, provenance
 
 STOPPED = 75  # EX_TEMPFAIL: to be started again
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")
@@ -33,6 +33,7 @@ class Stopped(Exception):
 
 
 def main(argv):
+    local.end_with_launcher()
     folder = pathlib.Path(argv[1])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one that experiments.launch made")
@@ -183,7 +184,7 @@ def _note_start(folder):
         "packages": {package: _version(package) for package in PACKAGES},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(local.cores_here()),
     }
     with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")

@@ -116,10 +116,13 @@ def _installed(module):
 
 
 def holds_run(name: str | os.PathLike) -> bool:
-    """Whether this is a run's workdir. Raises UserError for remote storage that is none."""
+    """Whether this is a run's workdir. Raises UserError for remote storage that is none, and where run.json is lost."""
     path = path_of(name)
     with storage.reporting(str(name)):
         found = (path / "run.json").exists()
+        lost = not found and (path / "checkpoints").is_dir()
+    if lost:
+        raise UserError(f"{name}: it has checkpoints/, but no run.json; expected both, as the run wrote them")
     if not found and storage.is_remote(name):
         raise UserError(f"{name}: no run.json there; expected a run's workdir, or a model on a local disk")
     return found

@@ -17,6 +17,7 @@ from experiments.launching import folders
 from experiments.launching.provenance import ROOT
 
 _MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
+_LAUNCHER = "BERT_JAX_LAUNCHER"  # in a job's environment: the process id of what started it here
 _PR_SET_PDEATHSIG = 1
 _WAIT = 0.2  # seconds between looks
 
@@ -109,26 +110,36 @@ def _pass_on(running):
 def _start(folder, share):
     cores, environment = share
     (folder / "failed.json").unlink(missing_ok=True)
-    parent = os.getpid()
-
-    def before():  # in the child: its share of the machine, and no life without its parent
-        os.setpgid(0, 0)  # Ctrl-C reaches the launcher alone, which passes it on
-        if cores and hasattr(os, "sched_setaffinity"):
-            os.sched_setaffinity(0, cores)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return subprocess.Popen(
+    # No preexec_fn: Python code between fork and exec may wait for ever for a lock that another thread held.
+    process = subprocess.Popen(
         command(folder),
         cwd=ROOT,
-        env=os.environ | environment,
-        preexec_fn=before,
+        env=os.environ | environment | {_LAUNCHER: str(os.getpid())},
+        process_group=0,  # Ctrl-C reaches the launcher alone, which passes it on
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # it speaks into its log
         stderr=subprocess.DEVNULL,
     )
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)  # before it has threads, which inherit it
+    return process
+
+
+def cores_here() -> list[int]:
+    """Those that this process may run on, by number; where no system tells, as on macOS, all."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def end_with_launcher() -> None:
+    """In a job that was started here: it is sent SIGTERM as soon as its launcher is no more, however that ended."""
+    launcher = os.environ.pop(_LAUNCHER, "")
+    if not launcher:
+        return
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(launcher):  # it ended before
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _ended(folder, code, called_off, say):
@@ -152,7 +163,7 @@ def _name(folder):
 
 def _shares(jobs):
     """[(cores, environment)] of each job that runs at a time."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = cores_here()
     gpus = _gpus()
     if gpus:
         number = jobs or len(gpus)

@@ -116,6 +116,15 @@ def test_a_head_of_debertas_own_reads_the_word_embedding_whatever_is_said(make, 
     assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("inner", [0, "2", None])
+def test_a_count_that_the_names_depend_on_is_refused_by_its_file(make, inner):
+    made = made_like(make, "albert", 0, "language_model")
+    made.write_config(inner_group_num=inner)
+    with pytest.raises(UserError) as raised:
+        huggingface.read(made.path)
+    assert str(raised.value) == f"{made.path}/config.json: inner_group_num {inner!r}; expected a positive number"
+
+
 # As published; recalled, as no stored copies of these files were found.
 PUBLISHED = {
     "microsoft/deberta-v3-base": (

@@ -12,7 +12,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, workdir
+from bert_jax.training import checkpoint, models, workdir
 
 
 def make_state(step, size=40):
@@ -110,6 +110,13 @@ def test_load(tmp_path):
 def test_load_outside_a_run(tmp_path):
     with pytest.raises(UserError, match="not the workdir of a run"):
         checkpoint.load(tmp_path)
+
+
+def test_a_workdir_that_lost_its_description(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match="it has checkpoints/, but no run.json; expected both"):
+        models.open_model(tmp_path)
 
 
 def test_restore_lays_the_state_out_anew(tmp_path):

@@ -1,7 +1,7 @@
 """ALBERT (Lan et al. 2020): small embeddings, layers that share parameters, sentence-order prediction."""
 
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules, read_key, refuse
+from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules, refuse
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -93,7 +93,8 @@ class Albert(Family):
             Module("sentence_order", "sop_classifier.classifier"),
             *(bert.ANSWERS if task == "question_answering" else bert.CLASSIFIER),
         )
-        inner = read_key(config, _INNER, "config.json")
+        inner = config.get(_INNER.theirs)
+        inner = inner if isinstance(inner, int) and inner > 0 else _INNER.default  # what else it is, to_model refuses
         return Table("albert", names, head["tied"], head["copies"], group_layers=inner)
 
 
