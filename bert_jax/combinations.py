@@ -38,29 +38,29 @@ REFUSALS = (
     ),
     Refusal(
         "positions",
-        lambda m: "rotary" in m["positions"] and _head_size(m) % 2 != 0,
+        lambda m: _has(m, "rotary") and _head_size(m) % 2 != 0,
         "rotary positions turn pairs of a head's units, and heads have an odd number of them (config.model.head_size, "
         "or hidden_size={hidden_size} / num_heads={num_heads}); expected an even number",
     ),
     Refusal(
         "rotary_base",
-        lambda m: "rotary" in m["positions"] and m["rotary_base"] < 1,
+        lambda m: _has(m, "rotary") and m["rotary_base"] < 1,
         "it is what the wavelengths of rotary positions grow to, nearly; expected at least 1, such as 10000.0",
     ),
     Refusal(
         "local_rotary_base",
-        lambda m: "rotary" in m["positions"] and 0 < m["local_rotary_base"] < 1,
+        lambda m: _has(m, "rotary") and 0 < m["local_rotary_base"] < 1,
         "as config.model.rotary_base, of layers with a window; expected at least 1, or 0 for rotary_base",
     ),
     Refusal(
         "positions",
-        lambda m: "relative" in m["positions"] and m["local_window"],
+        lambda m: _has(m, "relative") and m["local_window"],
         "relative positions score all pairs of tokens, and config.model.local_window={local_window} asks for those of "
         "a window alone; expected local_window=0, or rotary or learned positions",
     ),
     Refusal(
         "attention_kernel",
-        lambda m: "relative" in m["positions"] and m["attention_kernel"] not in ("auto", "xla"),
+        lambda m: _has(m, "relative") and m["attention_kernel"] not in ("auto", "xla"),
         "a fused kernel has no place for the scores of config.model.positions={positions}; expected auto or xla",
     ),
     Refusal(
@@ -137,6 +137,10 @@ def check(model: Mapping) -> None:
         if refusal.when(model):
             reason = refusal.reason.format(**model)
             raise UserError(f"config.model.{refusal.key}: found {model[refusal.key]}, but {reason}")
+
+
+def _has(model, kind):
+    return kind in model["positions"].split("+")
 
 
 def _head_size(model):

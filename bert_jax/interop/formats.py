@@ -52,7 +52,7 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
             read, spec.vocab_size, next_sentence=False, language_model=spec.language_model, platform=spec.platform
         )
     except UserError as error:
-        return [Difference("model", "this", f"not possible: {str(error).removeprefix('config.json: ')}")]
+        return [Difference("model", "this", _refusal(error))]
     found = _different("model", _meaning(spec), _meaning(read))
     entries = FAMILIES[model_type].table(config).names
     if spec.pooler and not any(isinstance(e, Module) and e.ours.startswith("pooler/") for e in entries):
@@ -132,9 +132,17 @@ def _of_heads(spec, model_type):
     return [Difference(names[head], True, False) for head in foreign] or [Difference("model.pooler", spec.pooler, None)]
 
 
+def _refusal(error):
+    """Why what a format would say is not read again."""
+    return f"not possible: {str(error).removeprefix('config.json: ')}"
+
+
 def _of_task(spec, config):
     task = spec.task
-    read = FAMILIES[config["model_type"]].head(task.name, task.num_labels, config, "config.json")
+    try:
+        read = FAMILIES[config["model_type"]].head(task.name, task.num_labels, config, "config.json")
+    except UserError as error:
+        return [Difference("task.pooling", task.pooling, _refusal(error))]
     found = _different("task", _task_meaning(task), _task_meaning(read))
     return [Difference("task.pooling", task.pooling, read.pooling)] if found and _dense(task) else found
 

@@ -107,7 +107,7 @@ class Layer(nnx.Module):
 
     Norms before (Xiong et al. 2020, figure 1) leave the residual stream alone; `first` may then do without the norm
     before its attention, behind that of the embeddings (ModernBERT section 2.1.1). `first` may also have a convolution
-    beside it (DeBERTa v2, microsoft/DeBERTa).
+    beside it, of what the layer is given, before any norm (DeBERTa v2, microsoft/DeBERTa).
     """
 
     def __init__(self, spec: Spec, *, first: bool = False, rngs: nnx.Rngs):
@@ -139,10 +139,11 @@ class Layer(nnx.Module):
           local: whether tokens see a window alone.
           queries: what attends to `hidden`, and what is added to, where that is another stream of the same shape.
         """
-        weights_seed, attention_seed, mlp_seed, *others = (None,) * 5 if seeds is None else seeds
+        seeds = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
+        weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = seeds
         stream = hidden if queries is None else queries
         read = [x if x is None else self._before_attention(x) for x in (hidden, queries)]
-        mixed = self.attention(read[0], context, weights_seed, local, read[1], others[0] if others else None)
+        mixed = self.attention(read[0], context, weights_seed, local, read[1], distance_seed)
         stream = stream + dropout(constrained(mixed, "hidden"), self.dropout, attention_seed)
         if not self.before:
             stream = self.attention_norm(stream)
@@ -151,7 +152,7 @@ class Layer(nnx.Module):
         if not self.before:
             stream = self.mlp_norm(stream)
         if self.convolved:
-            stream = self.conv(hidden, stream, context.visibility, others[1] if others else None)
+            stream = self.conv(hidden, stream, context.visibility, conv_seed)
         return stream
 
     def attention_weights(self, hidden: jax.Array, context: Context, local: bool) -> jax.Array:
@@ -163,7 +164,7 @@ class Layer(nnx.Module):
 
 
 def layer_seeds(spec: Spec) -> int:
-    """How many seeds of dropout a layer takes."""
+    """How many seeds of dropout a layer takes: those of distances and of the convolution only where it has one."""
     return 5 if spec.has_relative_positions or spec.conv_kernel_size else 3
 
 
@@ -270,7 +271,8 @@ class Encoder(nnx.Module):
     def _reorders(self, visibility, sequence, dropping):
         """Whether rows are run with their padding at the end, which a kernel needs and only learned positions allow."""
         spec = self.spec
-        order_counts = spec.local_window or spec.has_rotary_positions or spec.conv_kernel_size
+        order_counts = spec.has_rotary_positions or spec.has_relative_positions
+        order_counts = order_counts or spec.local_window or spec.conv_kernel_size
         if visibility.sequence_ids is not None or order_counts:
             return False
         moved = dataclasses.replace(visibility, padding_last=True)

@@ -171,15 +171,15 @@ class Spec:
 
     @property
     def has_learned_positions(self) -> bool:
-        return "learned" in self.positions
+        return "learned" in self.positions.split("+")
 
     @property
     def has_rotary_positions(self) -> bool:
-        return "rotary" in self.positions
+        return "rotary" in self.positions.split("+")
 
     @property
     def has_relative_positions(self) -> bool:
-        return "relative" in self.positions
+        return "relative" in self.positions.split("+")
 
     @property
     def relative_score_terms(self) -> int:

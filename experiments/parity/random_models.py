@@ -7,9 +7,8 @@ import numpy as np
 
 from bert_jax.interop.families import FAMILIES
 
-_BERT = ("bert", "roberta")
 _HEADS = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
-# (model_type, head, problem of sequence classification)
+# (model_type, head, problem of sequence classification). A family without _SWITCHES has those of BERT.
 CASES = (
     *(("bert", head, "") for head in (*_HEADS, "ForPreTraining", "ForNextSentencePrediction")),
     *(("roberta", head, "") for head in _HEADS),
@@ -52,17 +51,17 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
         "vocab_size": int(random.integers(40, 700)),
         "max_position_embeddings": int(random.integers(14, 80)),
     }
-    bert, fairseq = model_type in _BERT, FAMILIES[model_type].prefix == "roberta"
+    fairseq = FAMILIES[model_type].prefix == "roberta"
     fixed = {"pad_token_id": int(fairseq)}
     fixed["num_labels"] = {"regression": 1, "": 2}.get(problem, int(random.integers(2, 7)))
     if model_type in _SWITCHES:
         fixed |= _SWITCHES[model_type](random, sizes)
     else:
         fixed |= {
-            "type_vocab_size": int(random.choice([1, 2, 3])) if model_type == "bert" else 1,
+            "type_vocab_size": 1 if fairseq else int(random.choice([1, 2, 3])),
             "layer_norm_eps": float(random.choice([1e-12, 1e-5])),
             "hidden_act": str(random.choice(["gelu", "gelu_new", "relu"])),
-            "tie_word_embeddings": bool(not bert or random.random() < 0.7),
+            "tie_word_embeddings": _flag(random, 0.7),
         }
     problem_type = f"{problem}_classification" if problem.endswith("label") else problem or None
     prefix = FAMILIES[model_type].class_prefix
@@ -190,13 +189,19 @@ def named(model_type: str, sizes: dict) -> dict:
 
 def rescale(torch, model, scale: float) -> None:
     """Weights as training leaves them: biases and norms that are not 0 and 1, and a few large directions."""
+    norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape)
-            norm = "norm" in name.lower() and name.endswith("weight")
+            norm = name in norms
             parameter.copy_(1 + 2 * scale * noise if norm else scale * noise)
             if norm:
                 parameter[:: max(1, len(parameter) // 2)] *= 4
+
+
+def norm_weights(model) -> set[str]:
+    """The names of the weights of a torch model's norms, which are known by their class: some are called "ln"."""
+    return {f"{name}.weight" for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
 
 
 def tiny_vocabulary(directory: pathlib.Path, fairseq: bool) -> None:

@@ -10,7 +10,9 @@ import pytest
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, model_config, tensors
 from bert_jax.interop.families import FAMILIES
+from bert_jax.model import Task
 from bert_jax.model.spec import make_spec
+from experiments.parity import random_models
 
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 SIZES = {"hidden_size": 12, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16,
@@ -68,13 +70,21 @@ def sizes_of(model_type):
 def made_like(make, model_type, second, head, **changes):
     heads = {} if head in TASKS else dict.fromkeys(head.split(), True)
     task = head if head in TASKS else None
-    pooler = heads.pop("pooler", False) or (model_type == "albert" and head == "sequence_classification")
     config = sizes_of(model_type) | MADE[model_type][second] | changes
+    pooler = heads.pop("pooler", False)
+    if head == "sequence_classification":
+        pooler = FAMILIES[model_type].head(head, 2, config, "config.json").pooling == "pooler"
     ending = {"sequence_classification": "ForSequenceClassification", "question_answering": "ForQuestionAnswering",
               "token_classification": "ForTokenClassification", "language_model": "ForMaskedLM",
               "": "Model"}.get(head, "ForPreTraining" if len(head.split()) > 1 or "replaced" in head else "Model")  # fmt: skip # noqa: E501
     config["architectures"] = [FAMILIES[model_type].class_prefix + ending]
     return make(model_type, task=task, pooler=pooler, only=True, **heads, **config)
+
+
+def test_every_family_is_held_against_transformers_and_here():
+    bert_like = {"bert", "roberta", "xlm-roberta", "camembert"}  # tested in test_huggingface.py
+    assert set(MADE) | bert_like == set(FAMILIES)
+    assert {case[0] for case in random_models.CASES} == set(FAMILIES)
 
 
 @pytest.mark.parametrize(("model_type", "second", "head"), CASES)
@@ -278,6 +288,15 @@ def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
     found = huggingface.read(made.path)
     np.testing.assert_array_equal(found.params["mlm"]["bias"], made.arrays["cls.predictions.decoder.bias"])
     assert not found.model.spec.tied_decoder
+
+
+@pytest.mark.parametrize("pooling", ["max", "attention"])
+def test_a_classifier_that_a_family_has_no_word_for_is_told_by_its_key(make, pooling):
+    spec = made_like(make, "modernbert", 0, "sequence_classification").model.spec
+    spec = dataclasses.replace(spec, task=Task("sequence_classification", 2, pooling))
+    (found,) = formats.differences(spec, "modernbert")
+    assert str(found).startswith(f"config.task.pooling={pooling}, where it is not possible: classifier_pooling")
+    formats.choose(spec)  # of what none can say, the nearest
 
 
 def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):

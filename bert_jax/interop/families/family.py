@@ -118,7 +118,8 @@ class Family:
       model_type: as config.json has it.
       class_prefix: how the names of its classes in transformers begin.
       prefix: how the names of its encoder's arrays begin.
-      rank: of several families whose format can say a model, the one of the lowest is chosen.
+      rank: of several families whose format can say a model, the one of the lowest is chosen; without one of its own,
+        a family is behind all others.
       keys: what is said by one key here and there.
       fixed: keys of config.model that the format cannot vary, where that is not BERT's value.
       refused: keys of config.json that change what the model computes, and the values that are supported, the last of
@@ -132,7 +133,7 @@ class Family:
     model_type: str
     class_prefix: str
     prefix: str
-    rank: int = 9
+    rank: int = 99
     keys: tuple[Key, ...] = ()
     fixed: Mapping[str, Any] = {}
     refused: Mapping[str, tuple] = {}
