@@ -89,7 +89,8 @@ def report(of_models, of_tokenizers):
     """The page of results, in Markdown."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers", "tokenizers"))
     bars = ", ".join(f"{name} {bar:.0e}" if bar else f"{name} 0" for name, bar in models.BARS.items())
-    command = " ".join(["python -m experiments.parity", *sys.argv[1:]])
+    arguments = [word for word in sys.argv[1:] if not word.startswith(("--vocab", "--output"))]  # where things lie here
+    command = " ".join(["python -m experiments.parity", *arguments])
     return f"""# Parity with transformers
 
 `{command}`: float32 on the CPU, {versions}.
