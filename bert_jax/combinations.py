@@ -68,7 +68,7 @@ REFUSALS = (
         lambda m: m["relative_buckets"] and (m["relative_buckets"] < 2 or _lacks_logarithms(m)),
         "half of the buckets hold one distance each, and the other half the logarithms of the distances up to "
         "config.model.relative_span={relative_span} (0: max_positions={max_positions}), which must be further; "
-        "expected 0, or at least 2 and less than twice that",
+        "expected 0, or at least 2 and less than 2 (that - 1)",
     ),
     Refusal(
         "first_norm",

@@ -26,6 +26,8 @@ from bert_jax.phases import phases as phases
 from bert_jax.schema import check_type as check_type
 from bert_jax.schema import closest
 
+_LEAST_EPSILON = 1e-15  # whose square is a number in float32
+_LONGEST_SPAN = 512
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
 PAIR_FORMATS = FORMATS[:2]
 ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
@@ -267,8 +269,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for an unknown or ill-typed key, or a value that cannot work."""
     found = check_keys(config)
     _check_positive(found)
-    if found["seed"] >= 2**32:
-        raise UserError(f"config.seed: found {found['seed']}; expected less than 2**32")  # jax drops the higher bits
     _check_model(found)
     check_objective(found)
     check_optimizer(found)
@@ -369,6 +369,13 @@ def check_layout(
         )
 
 
+def check_whole(key: str, value: Any, where: str = "") -> None:
+    """Raises UserError for a whole number that the arrays of a step cannot hold."""
+    most = {"seed": 2**32, "train.num_tokens": 2**63}.get(key, 2**31)
+    if isinstance(value, int) and value >= most:
+        raise UserError(f"config.{key}: found {value}{where}; expected less than {most:,}")
+
+
 def _check_positive(found, where=""):
     at_least_one = (
         "model.hidden_size", "model.num_layers", "model.num_heads", "model.intermediate_size",
@@ -380,6 +387,7 @@ def _check_positive(found, where=""):
     for key, value in found.items():
         if key.startswith("mesh.") or not isinstance(value, int | float) or isinstance(value, bool):
             continue
+        check_whole(key, value, where)
         least = 1 if key in at_least_one else 0
         if not least <= value or not math.isfinite(value):  # NaN too
             raise UserError(f"config.{key}: found {value}{where}; expected a number of at least {least}")
@@ -405,6 +413,12 @@ def check_optimizer(found: Mapping[str, Any]) -> None:
     for key in ("optimizer.b1", "optimizer.b2"):
         if found[key] >= 1:
             raise UserError(f"config.{key}: found {found[key]}; expected a number in [0, 1), a moving mean's memory")
+    epsilon = found["optimizer.epsilon"]
+    if epsilon < _LEAST_EPSILON:
+        raise UserError(
+            f"config.optimizer.epsilon: found {epsilon}; expected at least {_LEAST_EPSILON}, without which a parameter "
+            "whose gradients are zero is divided by zero"
+        )
     if found["optimizer.final_fraction"] > 1:
         raise UserError(
             f"config.optimizer.final_fraction: found {found['optimizer.final_fraction']}; expected a share of the peak "
@@ -459,8 +473,11 @@ def _check_data(data, name, found):
         raise UserError(f"{where}.short_target_share: found {data.short_target_share}{name}; expected at most 1")
     if not 0 < data.span_p <= 1:
         raise UserError(f"{where}.span_p: found {data.span_p}{name}; expected a probability in (0, 1]")
-    if data.temperature <= 0:
-        raise UserError(f"{where}.temperature: found {data.temperature}{name}; expected a number over 0")
+    for unit, key in (("span", "span_max_words"), ("ngram", "ngram_max")):
+        if data.mask_unit == unit and data[key] > _LONGEST_SPAN:
+            raise UserError(f"{where}.{key}: found {data[key]}{name}; expected at most {_LONGEST_SPAN} words")
+    if data.temperature < 0.1:  # whose powers of sizes may be infinite
+        raise UserError(f"{where}.temperature: found {data.temperature}{name}; expected a number of at least 0.1")
 
 
 def _check_train(found):

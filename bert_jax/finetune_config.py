@@ -240,6 +240,7 @@ _RANGES = {
 def _check_numbers(found):
     for key, (least, most) in _RANGES.items():
         value = found[key]
+        config_lib.check_whole(key, value)
         if not least <= value <= (math.inf if most is None else most) or not math.isfinite(value):  # NaN too
             expected = f"a number of at least {least}" if most is None else f"a number from {least} to {most}"
             raise UserError(f"config.{key}: found {value}; expected {expected}")

@@ -10,7 +10,7 @@ import ml_collections
 from bert_jax.errors import UserError
 from bert_jax.schema import check_type, closest, is_number
 
-_NOT_OF_A_PHASE = ("phases", "corpus", "old_corpus")
+_OF_THE_RUN = ("phases", "corpus", "old_corpus", "workers", "prefetch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,11 +55,12 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             if key == "share":
                 continue
             where = f"config.data.phases[{i}].{key}"
-            if key in _NOT_OF_A_PHASE or key not in data:
-                names = [name for name in data if name not in _NOT_OF_A_PHASE]
-                raise UserError(
-                    f"{where}: unknown key{closest(key, names)}; a phase has share and keys of config.data"
-                )
+            if key in _OF_THE_RUN:
+                raise UserError(f"{where}: it is the whole run's; expected config.data.{key}")
+            if key not in data:
+                names = [name for name in data if name not in _OF_THE_RUN]
+                near = closest(key, names) if isinstance(key, str) else ""
+                raise UserError(f"{where}: unknown key{near}; a phase has share and keys of config.data")
             check_type(where, value, data[key])
             data[key] = value
         if "sequence_length" in override and data.sequence_length > config.model.max_positions:
@@ -143,7 +144,8 @@ def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
 
 
 def _but_batch_size(data):
-    return {key: value for key, value in data.items() if key != "batch_size"}
+    unread = {"batch_size", "dupe_factor"} if data.masking == "dynamic" else {"batch_size"}
+    return {key: value for key, value in data.items() if key not in unread}
 
 
 def num_steps(config: ml_collections.ConfigDict) -> int:

@@ -49,6 +49,17 @@ def test_a_length_in_tokens():
         ({"data.phases": ({"share": 0.5},)}, r"found shares \[0.5\]; expected positive numbers that add up to 1"),
         ({"data.phases": ({"share": float("nan")}, {"share": 1.0})}, r"found shares \[nan, 1.0\]"),
         ({"data.phases": ({"share": True},)}, r"found shares \[True\]"),
+        ({"data.phases": ({"share": 1.0, "workers": 2},)}, r"phases\[0\].workers: it is the whole run's; expected"),
+        ({"data.phases": ({"share": 1.0, 1: 2},)}, r"config.data.phases\[0\].1: unknown key"),
+        ({"data.batch_size": 10**12}, "config.data.batch_size: found 1000000000000; expected less than 2,147,483,648"),
+        ({"optimizer.warmup_steps": 2**31}, "config.optimizer.warmup_steps: found 2147483648; expected"),
+        ({"train.num_steps": 0, "train.num_tokens": 10**400}, "config.train.num_tokens: found 1000"),
+        ({"optimizer.epsilon": 0.0}, "config.optimizer.epsilon: found 0.0; expected at least 1e-15"),
+        ({"data.temperature": 0.01}, "config.data.temperature: found 0.01; expected a number"),
+        ({"data.mask_unit": "ngram", "data.ngram_max": 1000}, "config.data.ngram_max: found 1000; expected"),
+        ({"data.mask_unit": "span", "data.span_max_words": 1000}, "config.data.span_max_words: found 1000; expected at"),
+        ({"model.positions": "relative", "model.relative_buckets": 30, "model.relative_span": 16},
+         r"config.model.relative_buckets: found 30.* \(0: max_positions=512\).*less than 2 \(that - 1\)"),
         ({"optimizer.b1": 1.5}, r"config.optimizer.b1: found 1.5; expected a number in \[0, 1\)"),
         ({"optimizer.b2": 1.0}, r"config.optimizer.b2: found 1.0; expected a number in \[0, 1\)"),
         ({"optimizer.final_fraction": 3.0}, "config.optimizer.final_fraction: found 3.0"),
@@ -63,7 +74,7 @@ def test_a_length_in_tokens():
         ({"data.format": "half_sentences"}, "expected one of segment_pair"),
         ({"train.keep_every": 1500}, "1500 is not a multiple of"),
     ],
-)
+)  # fmt: skip
 def test_values_that_cannot_work(changes, message):
     config = config_lib.base()
     for key, value in changes.items():
@@ -71,6 +82,13 @@ def test_values_that_cannot_work(changes, message):
         (config[group] if group else config)[name] = value
     with pytest.raises(UserError, match=message):
         config_lib.validate(config)
+
+
+def test_tokens_of_a_run_may_be_more_than_an_array_holds():
+    config = config_lib.base()
+    config.train.update(num_steps=0, num_tokens=2 * 10**12)
+    config.model.update(positions="relative", relative_buckets=29, relative_span=16)
+    config_lib.validate(config)
 
 
 @pytest.mark.parametrize(

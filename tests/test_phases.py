@@ -110,3 +110,11 @@ def test_phases_that_differ_in_batch_size_alone_are_one_stream_of_rows():
     )
     phases = config_lib.phases(config)
     assert [(phase.stream, phase.first_row) for phase in phases] == [(0, 0), (0, 80), (2, 0), (2, 480)]
+
+
+def test_what_nothing_reads_begins_no_stream_of_its_own():
+    config = config_lib.base()
+    config.data.phases = ({"share": 0.5}, {"share": 0.5, "dupe_factor": 3})
+    assert [phase.stream for phase in config_lib.phases(config)] == [0, 0]
+    config.data.masking = "static"
+    assert [phase.stream for phase in config_lib.phases(config)] == [0, 1]

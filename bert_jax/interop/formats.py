@@ -170,11 +170,12 @@ def _meaning(spec):
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
         del found[key]
     kinds = spec.positions.split("+")
+    local = spec.local_window and min(spec.global_every, spec.num_layers) > 1
     unread = {
         "position_offset": "learned" not in kinds,
         "rotary_base": "rotary" not in kinds,
-        "local_rotary_base": "rotary" not in kinds or not spec.local_window,
-        "global_every": not spec.local_window,
+        "local_rotary_base": "rotary" not in kinds or not local,
+        "global_every": not local,
         "conv_groups": not spec.conv_kernel_size,
         "conv_activation": not spec.conv_kernel_size,
         "first_norm": spec.norm_place == "post",
@@ -189,7 +190,9 @@ def _meaning(spec):
     for key in ("head_activation", "head_bias"):
         unread[key] |= not spec.mlm_transform
     found |= {key: None for key, none in unread.items() if none}
-    if spec.local_window:
+    if not local:
+        found["local_window"] = 0
+    else:
         found["global_every"] = min(spec.global_every, spec.num_layers)
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
         found["layer_groups"] = 0

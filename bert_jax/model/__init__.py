@@ -106,10 +106,9 @@ class Model:
         A decoder without a bias has one of zeros. The table is the word embedding, or the decoder's own; mlm_logits are
         mlm_features @ table.T + bias.
         """
-        head, table = params["mlm"], params["encoder"]["embeddings"]["word"]["embedding"]
-        if not self.spec.tied_decoder:
-            table = head["decoder"]["embedding"]
-        return table, head["bias"] if self.spec.decoder_bias else jnp.zeros((self.spec.vocab_size,))
+        spec = self.spec
+        table = params["encoder"]["embeddings"]["word"] if spec.tied_decoder else params["mlm"]["decoder"]
+        return table["embedding"], params["mlm"]["bias"] if spec.decoder_bias else jnp.zeros((spec.vocab_size,))
 
     def _module(self, params):
         names = tuple(params["encoder"]["layers"])

@@ -225,7 +225,7 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropped(x, rate, seed):
-    threshold = round((1.0 - rate) * 2**32)
+    threshold = min(max(1, round((1.0 - rate) * 2**32)), 2**32 - 1)
     kept = _hash(_element_index(x.shape), seed) < jnp.uint32(threshold)
     return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
 

@@ -114,7 +114,7 @@ def params(
     if wrong:
         raise UserError(
             f"config.init_from={found.name}: {wrong[0]} ({len(wrong)} in all) is absent there or here, or has another "
-            "shape; expected a model of the same architecture"
+            f"shape; expected a model of the same architecture{', sizes apart' if config.init_grow else ''}"
         )
     notes = [f"fresh: {', '.join(fresh)}"] * bool(fresh) + [f"left out: {', '.join(left)}"] * bool(left) + notes
     of_generator = _generator(config, tokenizer, objective, key) if isinstance(objective, ReplacedTokens) else None

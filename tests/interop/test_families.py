@@ -290,6 +290,13 @@ def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
     assert not found.model.spec.tied_decoder
 
 
+@pytest.mark.parametrize("changes", [{"global_every": 1}, {"num_layers": 1}])
+def test_windows_that_no_layer_has_stand_in_no_formats_way(make, changes):
+    spec = made_like(make, "modernbert", 0, "language_model").model.spec
+    spec = dataclasses.replace(spec, local_window=6, **changes)
+    assert formats.differences(spec, "modernbert") == []
+
+
 @pytest.mark.parametrize("pooling", ["max", "attention"])
 def test_a_classifier_that_a_family_has_no_word_for_is_told_by_its_key(make, pooling):
     spec = made_like(make, "modernbert", 0, "sequence_classification").model.spec

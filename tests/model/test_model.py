@@ -178,6 +178,12 @@ def test_dropout_keeps_the_mean_and_draws_freely():
     assert abs((kept[0] & kept[1]).mean() - 0.81) < 5 * (0.81 * 0.19 / size) ** 0.5
 
 
+@pytest.mark.parametrize(("rate", "kept"), [(1e-11, 1.0), (1 - 1e-11, 0.0)])
+def test_dropout_at_rates_beyond_its_bits(rate, kept):
+    out = layers.dropout(jnp.ones((8, 8)), rate, layers.dropout_seeds(jax.random.key(0)))
+    np.testing.assert_allclose(out, np.full((8, 8), kept), rtol=1e-6)
+
+
 def test_dropout_gradient_uses_the_same_mask():
     seed = layers.dropout_seeds(jax.random.key(5))
     x = jnp.linspace(1.0, 2.0, 600).reshape(20, 30)

@@ -103,6 +103,11 @@ def test_chunks_of_logits_change_nothing(mesh_sizes, microbatches, chunk):
     assert_same(run(config, mesh_sizes), reference(config.model.hidden_dropout))
 
 
+def test_chunks_of_logits_without_parameters_of_their_own():
+    head = {"mlm_transform": False, "decoder_bias": False}
+    assert_same(run(make_config(logits_chunk=4), **head), run(make_config(), **head))
+
+
 def test_the_initial_state_is_the_same_on_every_mesh_and_never_whole():
     config = make_config()
     model = model_lib.build(config.model, VOCAB)
