@@ -57,7 +57,7 @@ def test_a_length_in_tokens():
         ({"optimizer.epsilon": 0.0}, "config.optimizer.epsilon: found 0.0; expected at least 1e-15"),
         ({"data.temperature": 0.01}, "config.data.temperature: found 0.01; expected a number"),
         ({"data.mask_unit": "ngram", "data.ngram_max": 1000}, "config.data.ngram_max: found 1000; expected"),
-        ({"data.mask_unit": "span", "data.span_max_words": 1000}, "config.data.span_max_words: found 1000; expected at"),
+        ({"data.mask_unit": "span", "data.span_max_words": 1000}, "config.data.span_max_words: found 1000; expected"),
         ({"model.positions": "relative", "model.relative_buckets": 30, "model.relative_span": 16},
          r"config.model.relative_buckets: found 30.* \(0: max_positions=512\).*less than 2 \(that - 1\)"),
         ({"optimizer.b1": 1.5}, r"config.optimizer.b1: found 1.5; expected a number in \[0, 1\)"),

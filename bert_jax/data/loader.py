@@ -299,13 +299,15 @@ class Source:
         tokenizer = corpus.tokenizer
         is_special = np.zeros(corpus.vocab_size, bool)
         is_special[list(tokenizer.special_ids)] = True
+        # A teacher may have the segments that its student lacks; a model without them does not read them.
+        segments = 2 if config.objective.name == "distillation" else config.model.type_vocab_size
         self._layout = Layout(
             data.sequence_length,
             tokenizer.cls_id,
             tokenizer.sep_id,
             tokenizer.pad_id,
             is_special,
-            config.model.type_vocab_size,
+            segments,
         )
         self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name != "ltr" else None
         self._packs = None

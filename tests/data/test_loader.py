@@ -291,6 +291,15 @@ def test_a_model_without_segments_gets_none(config, types):
     assert not batch_at(config, 0)["token_type_ids"].any()
 
 
+def test_a_teacher_gets_the_segments_that_its_student_lacks(config):
+    config.objective.next_sentence = False
+    expected = batch_at(config, 0)["token_type_ids"]
+    config.model.type_vocab_size = 0
+    config.objective.name, config.distillation.teacher = "distillation", "a model"
+    assert expected.any()
+    np.testing.assert_array_equal(batch_at(config, 0)["token_type_ids"], expected)
+
+
 @pytest.mark.parametrize("num_hosts", [1, 2])
 def test_held_out_batches_are_fixed_and_count_every_row_once(config, num_hosts):
     config.train.eval_batch_size = 8
