@@ -26,6 +26,7 @@ from bert_jax.phases import phases as phases
 from bert_jax.schema import check_type as check_type
 from bert_jax.schema import closest
 
+MOST = 2**31 - 1  # of a whole number
 _LEAST_EPSILON = 1e-15  # whose square is a number in float32
 _LONGEST_SPAN = 512
 FORMATS = ("segment_pair", "sentence_pair", "full_sentences", "doc_sentences")
@@ -371,9 +372,9 @@ def check_layout(
 
 def check_whole(key: str, value: Any, where: str = "") -> None:
     """Raises UserError for a whole number that the arrays of a step cannot hold."""
-    most = {"seed": 2**32, "train.num_tokens": 2**63}.get(key, 2**31)
-    if isinstance(value, int) and value >= most:
-        raise UserError(f"config.{key}: found {value}{where}; expected less than {most:,}")
+    most = {"seed": 2**32 - 1, "train.num_tokens": 2**63 - 1}.get(key, MOST)
+    if isinstance(value, int) and value > most:
+        raise UserError(f"config.{key}: found {value}{where}; expected at most {most:,}")
 
 
 def _check_positive(found, where=""):

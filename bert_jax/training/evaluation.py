@@ -206,7 +206,7 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.objective.name = "ltr" if spec.attention == "causal" else "mlm"
     config.data.update(RECIPE | {"sequence_length": min(RECIPE["sequence_length"], spec.max_positions)} | data)
     config.data.corpus = corpus
-    config.train.eval_batches = batches or 1 << 62
+    config.train.eval_batches = batches or config_lib.MOST
     config.objective.next_sentence = False
     config_lib.validate(config)
     corpora = loader.open_corpora(config)
