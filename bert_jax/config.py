@@ -372,7 +372,7 @@ def check_layout(
 
 def check_whole(key: str, value: Any, where: str = "") -> None:
     """Raises UserError for a whole number that the arrays of a step cannot hold."""
-    most = {"seed": 2**32 - 1, "train.num_tokens": 2**63 - 1}.get(key, MOST)
+    most = {"seed": 2**32 - 1, "train.num_tokens": 2**63 - 1}.get(key, MOST)  # jax drops a seed's higher bits
     if isinstance(value, int) and value > most:
         raise UserError(f"config.{key}: found {value}{where}; expected at most {most:,}")
 
