@@ -5,6 +5,8 @@ The names below are imported on first use, so that bert_jax.model needs jax, fla
 
 import importlib
 
+from bert_jax import _moved
+
 _HOMES = {
     "Classifier": "bert_jax.inference",
     "Embedder": "bert_jax.inference",
@@ -18,10 +20,12 @@ _HOMES = {
 
 __all__ = [*_HOMES, "data"]
 
+_moved.install()
+
 
 def __getattr__(name):
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "data":
-        return importlib.import_module("bert_jax.data")
+    if name == "data" or name in _moved.MODULES:
+        return importlib.import_module(f"bert_jax.{name}")
     raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")

@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
 _default: str | None = None  # the recipe where --config is not given
@@ -38,7 +38,7 @@ def define_process_flags() -> None:
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Joins the run's processes, as flags or the environment tell of them; what ends one ends all, and one says why."""
-    from bert_jax import distributed
+    from bert_jax.processes import distributed
 
     values = flags.FLAGS
     distributed.initialize(values.coordinator_address, values.num_processes, values.process_id)

@@ -27,8 +27,8 @@ def main(argv):
     del argv
     from bert_jax.errors import UserError
     from bert_jax.interop import formats, huggingface
-    from bert_jax.training import workdir
-    from bert_jax.training.models import open_model
+    from bert_jax.runs import workdir
+    from bert_jax.runs.models import open_model
 
     name, step = _INPUT.value, _STEP.value
     if workdir.holds_run(name):

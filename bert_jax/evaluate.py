@@ -54,8 +54,9 @@ def main(argv):
         raise UserError("--corpus, --pairs: found both or neither; expected one of them")
     if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
         raise UserError(f"--output={_OUTPUT.value}: no such folder; expected a file in one that exists")
-    from bert_jax.training import minimal_pairs, workdir
-    from bert_jax.training.models import open_model  # after the flags: importing jax takes a second
+    from bert_jax.runs import workdir
+    from bert_jax.runs.models import open_model  # after the flags: importing jax takes a second
+    from bert_jax.training import minimal_pairs
 
     pairs = minimal_pairs.read(_PAIRS.value, _GROUP.value) if _PAIRS.value else None
     step = int(_STEP.value) if _STEP.value and _STEP.value.isdigit() else _STEP.value
@@ -113,7 +114,7 @@ def _write(records):
     """Beside the target, then renamed: a failure leaves an older output as it was."""
     if not _OUTPUT.value:
         return
-    from bert_jax.data.json_lines import object_line
+    from bert_jax.files import object_line
 
     path = pathlib.Path(_OUTPUT.value)
     partial = path.with_name(path.name + ".partial")

@@ -8,8 +8,9 @@ MODEL is a run's workdir, a Hugging Face directory, or a name on its hub.
 
 from absl import flags
 
-from bert_jax import command, signals
+from bert_jax import command
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, scores and predictions go")
 
@@ -19,7 +20,7 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
     with signals.ending(), command.processes():
-        from bert_jax.training import finetuning  # here, so that a mistake in the flags is told at once
+        from bert_jax.finetuning import run as finetuning  # here, so that a mistake in the flags is told at once
 
         finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)
 

@@ -15,8 +15,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import command
-from bert_jax.data import storage
+from bert_jax import command, storage
 from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 

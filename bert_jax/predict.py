@@ -139,7 +139,7 @@ def _run(verb, predictor, source, output, total):
 
 def _form(verb):
     """How an answer becomes a line."""
-    from bert_jax.data import json_lines
+    from bert_jax import files as json_lines
     from bert_jax.inference import records
 
     return records.vector_line if verb.predictor == "Embedder" else json_lines.object_line

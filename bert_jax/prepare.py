@@ -15,9 +15,10 @@ import pathlib
 from absl import flags
 
 from bert_jax import command
-from bert_jax.data import beam, preparation
-from bert_jax.data.sentences import MODES
-from bert_jax.data.sources import DOCUMENTS
+from bert_jax.data.preparation import beam
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation.sentences import MODES
+from bert_jax.data.preparation.sources import DOCUMENTS
 from bert_jax.errors import UserError
 from bert_jax.interop import hub
 

@@ -5,8 +5,9 @@
 
 from absl import flags
 
-from bert_jax import command, signals
+from bert_jax import command
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and logs go; continued if it holds a run")
 

@@ -24,7 +24,7 @@ TEXTS = (
 
 def main(argv):
     del argv
-    from bert_jax.data import preparation
+    from bert_jax.data.preparation import pipeline as preparation
 
     folder = pathlib.Path(_FOLDER.value)
     print(f"1. The corpus: the documentation of Python, in {folder / 'corpus'}")

@@ -15,8 +15,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bert_jax.config.mesh import AXES, BATCH_AXES
 from bert_jax.errors import UserError
-from bert_jax.mesh_axes import AXES, BATCH_AXES
 from bert_jax.model.stack import STACKED
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.

@@ -10,8 +10,7 @@ their cost. ModernBERT's alternation is of 128 tokens in 8,192; here the window 
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
-from bert_jax.config import phases
-from bert_jax.training import flops
+from bert_jax.model import flops
 from experiments import scales
 from experiments.experiment import configured
 
@@ -100,7 +99,7 @@ def _flops(config, vocabulary):
     pair = config.objective.next_sentence
     spec = model_lib.build({**config.model, "vocab_size": 0}, vocabulary, next_sentence=pair).spec
     total = 0.0
-    for phase in phases(config):
+    for phase in config_lib.phases(config):
         data = phase.data
         slots = data.max_predictions or round(data.mask_rate * data.sequence_length)
         cost = flops.step_flops(spec, data.batch_size, data.sequence_length, slots)

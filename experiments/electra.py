@@ -10,7 +10,8 @@ fine-tuning: their losses are of different questions.
 import dataclasses
 
 from bert_jax import model as model_lib
-from bert_jax.training import flops, replaced_tokens
+from bert_jax.model import flops
+from bert_jax.objectives import replaced_tokens
 from experiments import scales
 from experiments.experiment import configured
 

@@ -13,8 +13,8 @@ import pathlib
 import statistics
 
 from bert_jax import config as config_lib
-from bert_jax.training import metrics
-from bert_jax.training.finetuning import finetune
+from bert_jax.finetuning.run import finetune
+from bert_jax.runs import loggers as metrics
 
 TASKS = {
     "SST-2": ("finetune/sst2", {

@@ -19,8 +19,9 @@ from importlib import metadata
 
 from absl import flags
 
-from bert_jax import clusters, command, signals
+from bert_jax import command
 from bert_jax.errors import UserError
+from bert_jax.processes import clusters, signals
 from experiments.experiment import configured
 from experiments.launching import folders, local, provenance
 
@@ -40,7 +41,7 @@ def main(argv):
     _say_it_in(folder)
     job = folders.read_job(folder)
     with signals.ending(), command.processes():
-        from bert_jax import distributed
+        from bert_jax.processes import distributed
 
         with folders.locked(folder) as mine:
             if not mine and not distributed.several():
@@ -53,7 +54,7 @@ def main(argv):
 
 
 def _run(job, folder):
-    from bert_jax import distributed
+    from bert_jax.processes import distributed
 
     stage = "pretrain"
     try:
@@ -89,7 +90,8 @@ def _run(job, folder):
 def _pretrained(job, folder):
     """The figures of the run's last evaluation, by their names in metrics.jsonl."""
     from bert_jax import config as config_lib
-    from bert_jax.training import checkpoint, loop
+    from bert_jax.runs import checkpoints as checkpoint
+    from bert_jax.training import loop
 
     config = configured(job.recipe, job.overrides)
     _share_programs(config, folder)
@@ -105,9 +107,9 @@ def _pretrained(job, folder):
 
 def _evaluated(job, folder):
     """The figures of the evaluation that is the same for all arms."""
-    from bert_jax import distributed
+    from bert_jax.processes import distributed
+    from bert_jax.runs.models import open_model
     from bert_jax.training import evaluation
-    from bert_jax.training.models import open_model
 
     if job.evaluation is None:
         return {}
@@ -122,7 +124,7 @@ def _evaluated(job, folder):
 
 
 def _fine_tuned(task, folder):
-    from bert_jax.training.finetuning import finetune
+    from bert_jax.finetuning.run import finetune
 
     config = configured(task["recipe"], task["overrides"])
     config.init_from = str(folder / "pretrain")

@@ -48,7 +48,7 @@ def cut(path, workdir):
 
 def ours(flags, files, workdir):
     from bert_jax import config as config_lib
-    from bert_jax.training.finetuning import finetune
+    from bert_jax.finetuning.run import finetune
 
     config = config_lib.load_recipe("finetune/sst2")
     config.init_from, config.seeds = flags.model, flags.seeds

@@ -9,10 +9,10 @@ import pytest
 import configs
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective
 from bert_jax import sharding
 from bert_jax.interop import model_config
 from bert_jax.planning import compilation
-from bert_jax.training import objective
 from bert_jax.training import step as step_lib
 
 # Parameters of the bare encoder, as the parity test below finds them in transformers' bare class. With a pooler: ALBERT

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bert_jax
-from bert_jax.data import tokenizers
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
 from tests.inference.conftest import VOCABULARY, make_model, texts

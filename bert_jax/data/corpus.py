@@ -19,7 +19,7 @@ import pathlib
 
 import numpy as np
 
-from bert_jax.data import tokenizers
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.errors import UserError
 
 FORMAT_VERSION = 1

@@ -16,12 +16,12 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax import signals
 from bert_jax.data import hashing, instances, packing, packs, staging
 from bert_jax.data.batches import LABELS, Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 _PERIOD = 4096  # positions in which a mixture's shares are exact
 

@@ -13,8 +13,8 @@ import pathlib
 import shutil
 import sys
 
+from bert_jax import storage
 from bert_jax.data import corpus as corpus_lib
-from bert_jax.data import storage
 from bert_jax.errors import UserError
 
 _AT_ONCE = 8  # files that are copied at the same time

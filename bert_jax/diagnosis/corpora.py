@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from bert_jax import config as config_lib
-from bert_jax.data import storage
+from bert_jax import storage
 from bert_jax.errors import UserError
 
 _SAMPLE = 100_000  # instances of an index that are looked at

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax.data import storage
+from bert_jax import storage
 from bert_jax.diagnosis import corpora as corpora_lib
 from bert_jax.errors import UserError
-from bert_jax.training import workdir as workdir_lib
+from bert_jax.runs import workdir as workdir_lib
 
 
 @dataclasses.dataclass(frozen=True)

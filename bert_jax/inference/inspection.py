@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference.batching import LENGTHS
 from bert_jax.inference.predictor import check_texts, heads, shortened
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training.models import open_model
+from bert_jax.runs.models import open_model
 
 _ROWS = 16  # texts of word_vectors that are run together
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, ClassVar, Self
 
 from bert_jax import model as model_lib
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Program, Row
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training.models import open_model
+from bert_jax.runs.models import open_model
 
 Example = tuple[str, ...]
 Where = Callable[[int], str]

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.data import published, tokenizers
+from bert_jax.data.vocabularies import published, tokenizers
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, hub, model_config, sentence_transformers, tensors, weights
 from bert_jax.interop.families import FAMILIES

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
-from bert_jax.kernel_choice import resolve_kernel
 from bert_jax.model.kernels import Visibility, attend, weights
 from bert_jax.model.layers import Linear, dropout
 from bert_jax.model.layouts import constrained

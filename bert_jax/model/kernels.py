@@ -1,7 +1,7 @@
 """Softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
 
 All take queries, keys and values [batch, heads, sequence, head_size] and a Visibility, and give
-[batch, heads, sequence, head_size]. What each can do is in bert_jax.kernel_choice.
+[batch, heads, sequence, head_size]. What each can do is in bert_jax.config.kernels.
 """
 
 import dataclasses

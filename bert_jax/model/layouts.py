@@ -6,7 +6,7 @@ import jax
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.mesh_axes import BATCH_AXES
+from bert_jax.config.mesh import BATCH_AXES
 
 ROWS = BATCH_AXES  # axes over which the rows of a batch are split
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import jax
 
-from bert_jax import combinations
+from bert_jax.config import architecture as combinations
+from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
-from bert_jax.kernel_choice import resolve_kernel
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,11 +13,11 @@ import traceback
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import signals
 from bert_jax.errors import UserError
 from bert_jax.planning import compilation, devices
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
+from bert_jax.processes import signals
 
 _worker = None
 

@@ -2,7 +2,7 @@
 
 Sources: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM, bidirectional ICI
 bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings close). FLOP/s are
-in bert_jax.training.flops, whose table the training log reads too.
+in bert_jax.model.flops, whose table the training log reads too.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import math
 import re
 
 from bert_jax.errors import UserError
-from bert_jax.training import flops
+from bert_jax.model import flops
 
 GIB = 2**30
 

@@ -11,6 +11,7 @@ from jax.errors import JaxRuntimeError
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.data import loader, packing
 from bert_jax.errors import UserError
@@ -20,7 +21,6 @@ from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.devices import devices as devices_of
-from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
 

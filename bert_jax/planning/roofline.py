@@ -5,10 +5,10 @@ import dataclasses
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax.model import flops
 from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
-from bert_jax.training import flops
 
 BOUNDS = ("products", "hbm", "ici", "dcn")
 

@@ -15,8 +15,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from bert_jax.errors import UserError
+from bert_jax.runs.workdir import write_json
 from bert_jax.training.evaluation import NEW, OLD, Evaluation
-from bert_jax.training.workdir import write_json
 
 FILE = "adaptation.json"
 _PREFIXES = {"new": NEW, "old": OLD}

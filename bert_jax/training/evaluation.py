@@ -11,14 +11,16 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax import distributed, sharding
-from bert_jax.data import loader, new_tokens
+from bert_jax import sharding
+from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.vocabularies import new_tokens
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.objectives.replaced_tokens import ReplacedTokens
+from bert_jax.processes import distributed
 from bert_jax.training import step as step_lib
-from bert_jax.training.replaced_tokens import ReplacedTokens
 
 RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # of `evaluate`; the rest is base()'s
 NEW, OLD = "eval", "eval_old"  # in metrics.jsonl: before the figures of the run's corpora, and of data.old_corpus

@@ -8,15 +8,16 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.data import new_tokens
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.vocabularies import new_tokens
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
-from bert_jax.training import checkpoint, transplant
-from bert_jax.training import workdir as workdir_lib
-from bert_jax.training.models import open_model
-from bert_jax.training.objective import Objective
-from bert_jax.training.replaced_tokens import ReplacedTokens
+from bert_jax.objectives import Objective
+from bert_jax.objectives.replaced_tokens import ReplacedTokens
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.models import open_model
+from bert_jax.training import transplant
 
 # Of config.model: what the corpus or the recipe decides. The rest is the model's architecture, which init_from fixes.
 _FREE = {

@@ -10,20 +10,22 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax import distributed, sharding
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
+from bert_jax import sharding
 from bert_jax.data import loader
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, compilation_cache, initial
-from bert_jax.training import metrics as metrics_lib
-from bert_jax.training import objective as objective_lib
+from bert_jax.processes import distributed
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import loggers as metrics_lib
+from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.loggers import say
+from bert_jax.training import compilation_cache, initial
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
-from bert_jax.training import workdir as workdir_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation, old_corpora
 from bert_jax.training.host_memory import keep_freed_memory
-from bert_jax.training.metrics import say
 from bert_jax.training.norms import make_norms
 from bert_jax.training.profiling import Trace
 from bert_jax.training.timing import Clock

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import sharding
+from bert_jax.config.mesh import AXES
 from bert_jax.data import rows
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.mesh_axes import AXES
 
 _BATCH = 64  # rows, each with one token to predict
 _SIDES = ("good", "bad")

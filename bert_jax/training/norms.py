@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.model import Model, unstack_layers
-from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from bert_jax import distributed
-from bert_jax.data import storage
+from bert_jax import storage
+from bert_jax.processes import distributed
 
 
 class Trace:

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.model import Model, stack_layers, unstack_layers
-from bert_jax.training import objective as objective_lib
+from bert_jax.objectives import Objective
 from bert_jax.training import padding
-from bert_jax.training.objective import Objective
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from bert_jax.data import new_tokens
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.vocabularies import new_tokens
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model import Model
+from bert_jax.runs.models import open_model
 from bert_jax.sharding import path_name
-from bert_jax.training.models import open_model
 
 
 @dataclasses.dataclass(frozen=True)

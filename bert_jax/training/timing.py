@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 import jax
 from jax.sharding import Mesh
 
-from bert_jax.training import flops
-from bert_jax.training.metrics import ACTIVITIES
+from bert_jax.model import flops
+from bert_jax.runs.loggers import ACTIVITIES
 
 
 class Clock:

@@ -11,7 +11,7 @@ RoBERTa a warm-up of 6 %. (BERT: arXiv 1810.04805. Scores read in copies of the 
 against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -14,7 +14,7 @@ warm-up of 6 %. (BERT: arXiv 1810.04805. Scores read in copies of the tables; se
 text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -11,7 +11,7 @@ config.search has, RoBERTa a warm-up of 6 %. (BERT: arXiv 1810.04805. Scores rea
 recalled, to check against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -11,7 +11,7 @@ appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT:
 copies of the tables; settings recalled, to check against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -11,7 +11,7 @@ epochs in batches of 32 at 5e-5 (section 4.2); rows of 384 tokens, windows 128 a
 measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

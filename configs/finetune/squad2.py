@@ -10,7 +10,7 @@ tokens, windows 128 apart (google-research/bert, README). (BERT: arXiv 1810.0480
 tables; settings recalled, to check against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

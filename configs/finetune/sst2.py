@@ -12,7 +12,7 @@ Published: BERT-Base 92.7 on the held-out set (table 5), BERT-Large 94.9 on the 
 Scores read in copies of the tables; settings recalled, to check against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -12,7 +12,7 @@ arXiv 1810.04805. Scores read in copies of the tables; settings recalled, to che
 here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -11,7 +11,7 @@ beats the commonest label. BERT trained 3 epochs in batches of 32 at the best of
 in copies of the tables; settings recalled, to check against the text. Not measured here.)
 """
 
-from bert_jax.finetune_config import base
+from bert_jax.config.finetuning import base
 
 
 def get_config():

@@ -40,8 +40,8 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     """(a function that makes one step and waits for it, FLOPs of the step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
+    from bert_jax.finetuning.step import Learner
     from bert_jax.training.host_memory import keep_freed_memory
-    from bert_jax.training.seeds_step import Learner
 
     keep_freed_memory()  # as the training loop does
     model_config = model_settings(layers, hidden, heads, intermediate)

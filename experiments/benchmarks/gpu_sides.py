@@ -31,7 +31,7 @@ def our_training(job):
     """(a function that starts a step and returns what to wait for, FLOPs of a step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
-    from bert_jax.training import flops
+    from bert_jax.model import flops
     from bert_jax.training import step as step_lib
 
     config = run_settings(_our_model(job), microbatches=job["microbatches"], logits_chunk=job["logits_chunk"])
@@ -57,7 +57,7 @@ def our_inference(job):
 
     from bert_jax import model as model_lib
     from bert_jax import sharding
-    from bert_jax.training import flops
+    from bert_jax.model import flops
 
     config = model_settings(
         *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], attention_dropout=0.0, pooler=False
@@ -132,7 +132,7 @@ def torch_inference(job):
 
 def our_facts():
     """The card's dense FLOP/s by its data sheet, and the most memory that was in use, None where not known."""
-    from bert_jax.training.flops import peak_flops
+    from bert_jax.model.flops import peak_flops
 
     (device,) = _one_device()
     return {"peak_flops": peak_flops(device), "peak_memory": (device.memory_stats() or {}).get("peak_bytes_in_use")}

@@ -23,8 +23,11 @@ from absl import app, flags
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.data import loader, preparation
-from bert_jax.training import checkpoint, loop, step, workdir
+from bert_jax.data import loader
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import workdir
+from bert_jax.training import loop, step
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a prepared corpus")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "processes at each step, taken in turns")

@@ -50,7 +50,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length, slots):
     """(a function that makes one step and waits for it, FLOPs of the step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
-    from bert_jax.training import flops
+    from bert_jax.model import flops
     from bert_jax.training import step as step_lib
     from bert_jax.training.host_memory import keep_freed_memory
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bert_jax.data import loader, preparation
+from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus, Split
-from bert_jax.data.tokenizers import Tokenizer
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
 from bert_jax.errors import UserError
 from experiments.experiment import Experiment, Text, configured
 

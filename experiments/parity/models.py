@@ -10,11 +10,11 @@ import numpy as np
 import optax
 
 from bert_jax import config as config_lib
+from bert_jax.finetuning import losses as task_objective
 from bert_jax.interop import huggingface, model_config, tensors, weights
+from bert_jax.objectives.cross_entropy import token_cross_entropy
+from bert_jax.objectives.language_modeling import LanguageModeling
 from bert_jax.training import optimizer as optimizer_lib
-from bert_jax.training import task_objective
-from bert_jax.training.cross_entropy import token_cross_entropy
-from bert_jax.training.language_modeling import LanguageModeling
 from experiments.parity.random_models import norm_weights
 from experiments.parity.report import Row
 

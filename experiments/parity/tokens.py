@@ -3,7 +3,8 @@
 import pathlib
 from collections.abc import Iterator
 
-from bert_jax.data import rows, tokenizers
+from bert_jax.data import rows
+from bert_jax.data.vocabularies import tokenizers
 from experiments.parity import vocabularies as vocabularies_lib
 from experiments.parity.report import Row
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data import tokenizer_training
+from bert_jax.data.vocabularies import training as tokenizer_training
 
 Named = tuple[str, pathlib.Path]
 

@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from bert_jax.data import preparation
+from bert_jax.data.preparation import pipeline as preparation
 
 LETTERS = string.ascii_lowercase
 VOCABULARY = [

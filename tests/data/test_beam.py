@@ -8,7 +8,9 @@ import time
 
 import pytest
 
-from bert_jax.data import beam, preparation, storage
+from bert_jax import storage
+from bert_jax.data.preparation import beam
+from bert_jax.data.preparation import pipeline as preparation
 from bert_jax.errors import UserError
 from tests.data.test_prepare import contents, make_text, small_shards, vocab  # noqa: F401
 

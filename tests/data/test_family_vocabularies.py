@@ -7,7 +7,9 @@ import random
 
 import pytest
 
-from bert_jax.data import chunks, rows, sentencepiece_models, tokenizer_training, tokenizers
+from bert_jax.data import rows
+from bert_jax.data.vocabularies import chunks, sentencepiece_models, tokenizers
+from bert_jax.data.vocabularies import training as tokenizer_training
 from bert_jax.errors import UserError
 from experiments.parity import vocabularies
 from tests.data.awkward import PAIRS, TEXTS, random_texts

@@ -7,8 +7,10 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers
 
-from bert_jax.data import new_tokens, preparation, tokenizer_training, tokenizers
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.vocabularies import new_tokens, tokenizers
+from bert_jax.data.vocabularies import training as tokenizer_training
 from bert_jax.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -14,9 +14,11 @@ import time
 import numpy as np
 import pytest
 
-from bert_jax.data import joining, preparation, shards, sources, tokenizers
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.sentences import sentences_of
+from bert_jax.data.preparation import joining, shards, sources
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation.sentences import sentences_of
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.errors import UserError
 from tests.data.awkward import VOCABULARY, bpe_files, random_texts, shared
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import sentencepiece
 
-from bert_jax.data import tokenizers
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.errors import UserError
 from tests.data.awkward import VOCABULARY, bpe_files
 

@@ -7,7 +7,8 @@ import pytest
 import tokenizers as hf
 from tokenizers import models, pre_tokenizers, processors
 
-from bert_jax.data import rows, tokenizers
+from bert_jax.data import rows
+from bert_jax.data.vocabularies import tokenizers
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bert_jax.data.sentences import sentences_of
+from bert_jax.data.preparation.sentences import sentences_of
 from tests.data.awkward import random_texts, shared
 
 

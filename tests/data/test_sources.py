@@ -12,7 +12,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bert_jax.data import python_docs, sources
+from bert_jax.data.preparation import python_docs, sources
 from bert_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -16,8 +16,11 @@ from fsspec.spec import AbstractBufferedFile
 from pyarrow import parquet
 
 from bert_jax import config as config_lib
-from bert_jax.data import loader, preparation, sources, staging, storage
+from bert_jax import storage
+from bert_jax.data import loader, staging
 from bert_jax.data.corpus import Corpus, file_sizes
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import sources
 from bert_jax.errors import UserError
 from tests.data.test_prepare import contents, documents_of, make_text, prepare, small_shards, vocab  # noqa: F401
 
@@ -273,7 +276,7 @@ def loader_rows(corpus):
 
 
 def test_two_attempts_at_a_shard_leave_one(tmp_path, bucket, vocab):  # noqa: F811
-    from bert_jax.data.beam import Worker
+    from bert_jax.data.preparation.beam import Worker
 
     (tmp_path / "a.txt").write_text(make_text(9))
     settings = preparation.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bert_jax.data import chunks, sentencepiece_models, tokenizer_training, tokenizers
+from bert_jax.data.vocabularies import chunks, sentencepiece_models, tokenizers
+from bert_jax.data.vocabularies import training as tokenizer_training
 from bert_jax.errors import UserError
 from tests.data.awkward import TEXTS, VOCABULARY, bpe_files, random_texts, shared
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bert_jax.data import preparation
+from bert_jax.data.preparation import pipeline as preparation
 from bert_jax.diagnosis import reading, report
 from tests.training.conftest import WORDS, compiled_quickly, make_config, programs  # noqa: F401
 

@@ -12,11 +12,12 @@ import time
 import numpy as np
 import pytest
 
-from bert_jax import finetune_config
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import loader
 from bert_jax.diagnosis import corpora, plans, reading
 from bert_jax.errors import UserError
-from bert_jax.training import finetuning, loop
+from bert_jax.finetuning import run as finetuning
+from bert_jax.training import loop
 from tests.diagnosis.conftest import chains, findings, prepared, recipe, soup
 from tests.training.conftest import WORDS
 

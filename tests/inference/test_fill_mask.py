@@ -13,7 +13,8 @@ import pytest
 import bert_jax
 from bert_jax import config as config_lib
 from bert_jax import show_batch
-from bert_jax.data import batch_at, loader, preparation
+from bert_jax.data import batch_at, loader
+from bert_jax.data.preparation import pipeline as preparation
 from bert_jax.errors import UserError
 
 ANIMALS = {"cat": "purrs", "dog": "barks", "cow": "moos", "duck": "quacks", "owl": "hoots", "lion": "roars"}

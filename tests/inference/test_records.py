@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from bert_jax.data import json_lines
+from bert_jax import files as json_lines
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 

@@ -6,7 +6,7 @@ from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
-from bert_jax.data import tokenizer_training
+from bert_jax.data.vocabularies import training as tokenizer_training
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
 from tests.inference.conftest import LONGEST, make_model, reference, texts

@@ -13,7 +13,7 @@ from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, model_config, tensors
 from bert_jax.model.spec import make_spec
-from bert_jax.training.models import open_model
+from bert_jax.runs.models import open_model
 
 # What a model can hold: the pairs that a file's names must tell apart.
 HEADS = {

@@ -10,7 +10,8 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
-from bert_jax.data import rows, tokenizer_training
+from bert_jax.data import rows
+from bert_jax.data.vocabularies import training as tokenizer_training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, tensors
 from bert_jax.interop.pretrained import Pretrained

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_jax.data import tokenizers
+from bert_jax.data.vocabularies import tokenizers
 from tests.data.awkward import TEXTS, random_texts, shared
 
 pytestmark = pytest.mark.parity

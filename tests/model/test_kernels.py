@@ -11,8 +11,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bert_jax import config as config_lib
-from bert_jax import kernel_choice, sharding
 from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.config import kernels as kernel_choice
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
 from bert_jax.model.attention import kernel_of

@@ -11,8 +11,8 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.interop import families, weights
+from bert_jax.objectives.language_modeling import LanguageModeling
 from bert_jax.training import optimizer as optimizer_lib
-from bert_jax.training.language_modeling import LanguageModeling
 
 FOLDER = pathlib.Path(__file__).parent
 FAMILIES = {name: families.FAMILIES[name].table({}) for name in ("bert", "roberta")}

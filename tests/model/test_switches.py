@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bert_jax import combinations, sharding
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.config import architecture as combinations
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
 from bert_jax.model.positions import by_key, rows_of_distances

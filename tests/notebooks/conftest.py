@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bert_jax.interop import huggingface
-from bert_jax.training.models import open_model
+from bert_jax.runs.models import open_model
 from experiments.notebooks.tidy import FOLDER
 
 PATHS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}

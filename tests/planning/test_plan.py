@@ -15,9 +15,9 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
+from bert_jax.model import flops
 from bert_jax.planning import apart, chips, compilation, fit, report, roofline, table
 from bert_jax.planning.collectives import Collective
-from bert_jax.training import flops
 
 
 def test_memory_is_the_compilers_and_products_are_the_models(compiled):

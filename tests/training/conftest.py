@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.data import preparation
+from bert_jax.data.preparation import pipeline as preparation
 from tests.compiled_programs import programs_in
 
 WORDS = [consonant + vowel + end for consonant in "klmrt" for vowel in "aio" for end in "nst"]

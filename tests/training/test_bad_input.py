@@ -10,7 +10,8 @@ import pytest
 
 from bert_jax.config import load_recipe
 from bert_jax.errors import UserError
-from bert_jax.training import loop, workdir
+from bert_jax.runs import workdir
+from bert_jax.training import loop
 from tests.training.conftest import make_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -12,7 +12,8 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, models, workdir
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import models, workdir
 
 
 def make_state(step, size=40):

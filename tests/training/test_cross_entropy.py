@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from bert_jax import sharding
 from bert_jax.model.heads import decode
 from bert_jax.model.layers import add_bias
-from bert_jax.training.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
+from bert_jax.objectives.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
 
 ROWS, SLOTS, HIDDEN, VOCABULARY = 8, 9, 8, 50
 

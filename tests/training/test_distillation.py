@@ -10,10 +10,11 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, loop
-from bert_jax.training import objective as objective_lib
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.training import loop
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
 from tests.training.conftest import make_config as run_config

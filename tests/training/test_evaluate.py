@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.data import loader, tokenizers
+from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.errors import UserError
-from bert_jax.training import evaluation, minimal_pairs, models
+from bert_jax.runs import models
+from bert_jax.training import evaluation, minimal_pairs
 from tests.training.conftest import WORDS, make_corpus
 
 SHORT = {"sequence_length": 32, "batch_size": 8}

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from bert_jax import finetune_config, sharding
+from bert_jax import sharding
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning.step import Learner
 from bert_jax.interop import huggingface
-from bert_jax.training import task_objective
-from bert_jax.training.seeds_step import Learner
 
 pytestmark = pytest.mark.parity
 

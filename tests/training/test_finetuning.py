@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
 from bert_jax import model as model_lib
-from bert_jax.data import tasks, tokenizers
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.data import tasks
 from bert_jax.data.tasks import batches
+from bert_jax.data.vocabularies import tokenizers
 from bert_jax.errors import UserError
+from bert_jax.finetuning import run as finetuning
 from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training import checkpoint, finetuning
-from bert_jax.training.metrics import TIMINGS
-from bert_jax.training.models import open_model
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs.loggers import TIMINGS
+from bert_jax.runs.models import open_model
 from tests.training.conftest import WORDS, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]

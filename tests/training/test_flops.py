@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from bert_jax import model as model_lib
-from bert_jax.training import flops
+from bert_jax.model import flops
 
 
 @pytest.mark.parametrize("slots", [5, 20])

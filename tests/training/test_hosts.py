@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from bert_jax.data import loader
-from bert_jax.training import checkpoint
-from bert_jax.training.metrics import TIMINGS
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs.loggers import TIMINGS
 from tests.training.conftest import make_config, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]

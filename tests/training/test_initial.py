@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from bert_jax import model as model_lib
-from bert_jax.data import new_tokens, preparation, tokenizers
+from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.vocabularies import new_tokens, tokenizers
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.training import checkpoint, evaluation, initial, loop, models
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import models
+from bert_jax.training import evaluation, initial, loop
 from tests.training.conftest import make_corpus
 
 FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}

@@ -15,8 +15,9 @@ import pytest
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
-from bert_jax.training import checkpoint, evaluation, loop
-from bert_jax.training.metrics import TIMINGS
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs.loggers import TIMINGS
+from bert_jax.training import evaluation, loop
 from tests.training.conftest import make_corpus
 
 FIGURES = {"eval/mlm_loss", "eval/mlm_accuracy", "eval/mlm_perplexity", "eval/unigram_loss", "eval/nsp_accuracy"}

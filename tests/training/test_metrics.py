@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.training import metrics
+from bert_jax.runs import loggers as metrics
 
 
 def rows(path):

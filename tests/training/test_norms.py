@@ -6,9 +6,9 @@ import optax
 import pytest
 
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.training import norms as norms_lib
-from bert_jax.training import objective as objective_lib
 from bert_jax.training import step as step_lib
 from tests.training.test_step import VOCAB, initial_state, make_batch, make_config
 

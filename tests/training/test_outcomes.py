@@ -3,7 +3,7 @@
 import json
 import math
 
-from bert_jax.training import outcomes
+from bert_jax.runs import outcomes
 
 
 def reached(failed_below=-1.0, baseline=0.5, number=3):

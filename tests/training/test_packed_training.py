@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
 from bert_jax import model as model_lib
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import batch_at, packing, tasks
 from bert_jax.data.tasks import batches
+from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import run as finetuning
 from bert_jax.model import Task
-from bert_jax.training import finetuning, loop, padding, task_objective
-from bert_jax.training.language_modeling import LanguageModeling
-from bert_jax.training.models import open_model
+from bert_jax.objectives.language_modeling import LanguageModeling
+from bert_jax.runs.models import open_model
+from bert_jax.training import loop, padding
 from tests.training.conftest import WORDS
 
 PAD, CLS, SEP, VOCAB = 1, 0, 2, 40  # RoBERTa's ids: the padding is the one before its first position

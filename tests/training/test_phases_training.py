@@ -10,8 +10,8 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax.data import batch_at
 from bert_jax.errors import UserError
+from bert_jax.runs.loggers import TIMINGS
 from bert_jax.training import loop
-from bert_jax.training.metrics import TIMINGS
 from bert_jax.training.optimizer import make_schedule
 
 

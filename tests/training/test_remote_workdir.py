@@ -20,7 +20,8 @@ import pytest
 import safetensors.numpy
 
 from bert_jax.errors import UserError
-from bert_jax.training import metrics, workdir
+from bert_jax.runs import loggers as metrics
+from bert_jax.runs import workdir
 from tests.training.conftest import make_config, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -10,11 +10,14 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.inference.fill_mask import FillMask
-from bert_jax.training import checkpoint, evaluation, loop, models, replaced_tokens
-from bert_jax.training import objective as objective_lib
+from bert_jax.objectives import replaced_tokens
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import models
+from bert_jax.training import evaluation, loop
 from bert_jax.training import step as step_lib
 from tests.training.conftest import make_config as run_config
 from tests.training.test_step import VOCAB, assert_same

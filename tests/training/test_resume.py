@@ -15,7 +15,7 @@ import time
 
 import pytest
 
-from bert_jax.training.metrics import TIMINGS
+from bert_jax.runs.loggers import TIMINGS
 from tests.training.conftest import write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]

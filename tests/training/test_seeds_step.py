@@ -9,11 +9,13 @@ import optax
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config, sharding
 from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
-from bert_jax.training import task_objective, tuning
-from bert_jax.training.seeds_step import Learner, all_finite
+from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import trainable as tuning
+from bert_jax.finetuning.step import Learner, all_finite
 
 VOCAB, ROWS, LENGTH, LABELS = 40, 8, 10, 3
 SEEDS = (1, 3, 4, 6)

@@ -10,9 +10,9 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
-from bert_jax.training import language_modeling
-from bert_jax.training import objective as objective_lib
+from bert_jax.objectives import language_modeling
 from bert_jax.training import step as step_lib
 
 VOCAB, ROWS, LENGTH, SLOTS = 64, 16, 12, 3

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bert_jax import sharding
+from bert_jax.runs.loggers import ACTIVITIES, TIMINGS
 from bert_jax.training import loop, timing
-from bert_jax.training.metrics import ACTIVITIES, TIMINGS
 
 
 def rows(workdir):

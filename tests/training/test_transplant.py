@@ -122,7 +122,7 @@ def test_the_smaller_model_is_in_the_middle():
 
 @pytest.fixture(scope="module")
 def source():
-    from bert_jax.data import tokenizers
+    from bert_jax.data.vocabularies import tokenizers
 
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS[:5]]
     config = config_of()

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
 from bert_jax import model as model_lib
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
+from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import trainable as tuning
 from bert_jax.sharding import path_name
 from bert_jax.training import optimizer as optimizer_lib
-from bert_jax.training import task_objective, tuning
 
 
 def make_model(layers=3, switches=None, **task):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from bert_jax import finetune_config
-from bert_jax.data import tasks, tokenizers
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.data import tasks
+from bert_jax.data.vocabularies import tokenizers
 from tests.data.awkward import VOCABULARY, shared
 
 

@@ -6,7 +6,7 @@ import pytest
 
 import configs
 from bert_jax import config as config_lib
-from bert_jax import finetune_config
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import metrics, records
 
 GLUE = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]

@@ -97,7 +97,7 @@ def test_long_sentences_lose_no_word(tmp_path, load):
 
 
 def test_every_word_has_its_leading_space(tmp_path, load):
-    from bert_jax.data import tokenizers
+    from bert_jax.data.vocabularies import tokenizers
     from tests.data.awkward import bpe_files
 
     bpe_files(tmp_path)

@@ -1,0 +1,93 @@
+"""Keeps imports from a module's old place working: the one list of what has moved, and where to.
+
+`bert_jax` installs `MovedModules` behind the ordinary import system, so a module that still exists is never touched.
+"""
+
+import importlib
+import importlib.abc
+import importlib.util
+import sys
+import types
+
+# Old module -> the modules that its names are in today, searched in order. Names are below bert_jax.
+MODULES = {
+    "clusters": ("processes.clusters",),
+    "combinations": ("config.architecture",),
+    "data.beam": ("data.preparation.beam",),
+    "data.chunks": ("data.vocabularies.chunks",),
+    "data.joining": ("data.preparation.joining",),
+    "data.json_lines": ("files",),
+    "data.new_tokens": ("data.vocabularies.new_tokens",),
+    "data.preparation": ("data.preparation.pipeline",),
+    "data.published": ("data.vocabularies.published",),
+    "data.python_docs": ("data.preparation.python_docs",),
+    "data.sentencepiece_models": ("data.vocabularies.sentencepiece_models",),
+    "data.sentences": ("data.preparation.sentences",),
+    "data.shards": ("data.preparation.shards",),
+    "data.sources": ("data.preparation.sources",),
+    "data.storage": ("storage",),
+    "data.tokenizer_training": ("data.vocabularies.training",),
+    "data.tokenizers": ("data.vocabularies.tokenizers",),
+    "distributed": ("processes.distributed",),
+    "finetune_config": ("config.finetuning",),
+    "kernel_choice": ("config.kernels",),
+    "mesh_axes": ("config.mesh",),
+    "objective_config": ("config.objective",),
+    "phases": ("config.run_phases",),
+    "schema": ("config.schema",),
+    "signals": ("processes.signals",),
+    "training.checkpoint": ("runs.checkpoints",),
+    "training.cross_entropy": ("objectives.cross_entropy",),
+    "training.distillation": ("objectives.distillation",),
+    "training.finetuning": ("finetuning.run",),
+    "training.flops": ("model.flops",),
+    "training.language_modeling": ("objectives.language_modeling",),
+    "training.metrics": ("runs.loggers",),
+    "training.models": ("runs.models",),
+    "training.objective": ("objectives",),
+    "training.outcomes": ("runs.outcomes",),
+    "training.replaced_tokens": ("objectives.replaced_tokens",),
+    "training.seeds_step": ("finetuning.step",),
+    "training.task_objective": ("finetuning.losses",),
+    "training.tuning": ("finetuning.trainable",),
+    "training.workdir": ("runs.workdir",),
+}
+
+# Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
+NAMES: dict[str, tuple[str, str]] = {}
+
+
+def find(module: str, name: str) -> object:
+    """Returns what `name` of the old module `module` (below bert_jax) is today. Raises AttributeError."""
+    if f"{module}.{name}" in NAMES:
+        home, today = NAMES[f"{module}.{name}"]
+        return getattr(importlib.import_module(f"bert_jax.{home}"), today)
+    for home in MODULES.get(module, ()):
+        members = vars(importlib.import_module(f"bert_jax.{home}"))
+        if name in members:
+            return members[name]
+    raise AttributeError(f"module 'bert_jax.{module}' has no attribute {name!r}")
+
+
+class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports an old module as an empty one whose names are looked up where they are today."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, module = fullname.partition(".")
+        if package == "bert_jax" and module in MODULES:
+            return importlib.util.spec_from_loader(fullname, self)
+        return None
+
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name, f"Moved: see {', '.join(MODULES[spec.name.partition('.')[2]])}.")
+        module.__getattr__ = lambda name: find(spec.name.partition(".")[2], name)
+        return module
+
+    def exec_module(self, module):
+        pass
+
+
+def install() -> None:
+    """Makes old modules importable."""
+    if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+        sys.meta_path.append(MovedModules())

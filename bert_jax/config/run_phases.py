@@ -1,0 +1,168 @@
+"""The stretches of a run that differ in their data: length, batch, masks. No jax here."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from bert_jax.config.schema import check_type, closest, is_number
+from bert_jax.errors import UserError
+
+_OF_THE_RUN = ("phases", "corpus", "old_corpus", "workers", "prefetch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of the run with one shape of batch.
+
+    Attributes:
+      index: its place among the phases, from 0.
+      start, stop: its steps, stop excluded.
+      data: config.data with the phase's own values in place.
+      name: "" for a run of one phase, else " (phase 1)", for messages.
+      stream: the phase whose rows it goes on with: the first of those before it that differ in batch_size alone;
+        else itself.
+      first_row: how many of these rows come before it.
+    """
+
+    index: int
+    start: int
+    stop: int
+    data: ml_collections.ConfigDict
+    name: str
+    stream: int = 0
+    first_row: int = 0
+
+
+def phases(config: ml_collections.ConfigDict) -> list[Phase]:
+    """The run's phases; a run without `data.phases` has one.
+
+    A phase's `share` is of the run's steps. `data.sequence_length` bounds every phase's own length.
+    """
+    for i, phase in enumerate(config.data.phases):
+        if not isinstance(phase, Mapping):
+            raise UserError(
+                f"config.data.phases[{i}]: found {phase!r}; expected a dict such as "
+                "{'share': 0.9, 'sequence_length': 128}"
+            )
+    overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
+    datas = []
+    for i, override in enumerate(overrides):
+        data = ml_collections.ConfigDict(config.data.to_dict())
+        for key, value in override.items():
+            if key == "share":
+                continue
+            where = f"config.data.phases[{i}].{key}"
+            if key in _OF_THE_RUN:
+                raise UserError(f"{where}: it is the whole run's; expected config.data.{key}")
+            if key not in data:
+                names = [name for name in data if name not in _OF_THE_RUN]
+                near = closest(key, names) if isinstance(key, str) else ""
+                raise UserError(f"{where}: unknown key{near}; a phase has share and keys of config.data")
+            check_type(where, value, data[key])
+            data[key] = value
+        if "sequence_length" in override and data.sequence_length > config.model.max_positions:
+            raise UserError(
+                f"config.data.phases[{i}].sequence_length: {data.sequence_length} is over "
+                f"config.model.max_positions={config.model.max_positions}"
+            )
+        data.phases = ()
+        data.sequence_length = min(data.sequence_length, config.data.sequence_length)
+        datas.append(data)
+    stops = _phase_stops(config, overrides, datas)
+    found = []
+    for i, (start, stop, data) in enumerate(zip([0, *stops], stops, datas, strict=False)):
+        stream, first_row = i, 0
+        if found and _but_batch_size(found[-1].data) == _but_batch_size(data):
+            before = found[-1]
+            stream = before.stream
+            first_row = before.first_row + (before.stop - before.start) * before.data.batch_size
+        name = f" (phase {i + 1})" if len(overrides) > 1 else ""
+        found.append(Phase(i, start, stop, data, name, stream, first_row))
+    return found
+
+
+def batch_warmup(
+    first: int, last: int, tokens: float, stages: int, multiple: int = 1, **data
+) -> tuple[dict[str, Any], ...]:
+    """A warm-up of the batch size, from `first` to the last stage before `last`, as phases for `by_tokens`.
+
+    ModernBERT (Warner et al. 2024, table 3: 768 to 4,608 rows over 50 billion tokens; its large model 448 to 4,928
+    over 10 billion) takes equally many steps with each batch size between the two, and so shows it tokens in
+    proportion to it (`BatchSizeWarmupScheduler` of its sequence_packer.py). So does this with `stages` sizes, evenly
+    apart: each is a program of its own to compile.
+
+    Args:
+      first, last: rows of the first batches, and of those after the warm-up.
+      tokens: of the whole warm-up.
+      stages: how many sizes there are before `last`.
+      multiple: what every size is rounded to, such as the run's devices times its microbatches.
+      **data: keys of config.data that the phases have in common; their sequence_length at least.
+
+    Raises:
+      UserError: something is no number over 0, or the sizes do not rise.
+    """
+    for name, value in {"first": first, "last": last, "stages": stages, "multiple": multiple, "tokens": tokens}.items():
+        whole = name == "tokens" or isinstance(value, int)
+        if not (is_number(value) and value > 0 and whole):
+            expected = "a number" if name == "tokens" else "a whole number"
+            raise UserError(f"batch_warmup: {name}: found {value!r}; expected {expected} over 0")
+    sizes = [multiple * round((first + i * (last - first) / stages) / multiple) for i in range(stages)]
+    if any(a >= b for a, b in zip([0, *sizes], [*sizes, last], strict=True)):
+        raise UserError(
+            f"batch_warmup: found first={first}, last={last}, stages={stages}, multiple={multiple}, which makes sizes "
+            f"{[*sizes, last]}; expected sizes that rise"
+        )
+    return tuple({"tokens": tokens * size / sum(sizes), "batch_size": size, **data} for size in sizes)
+
+
+def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Phases given by their `tokens` instead of their `share` of the steps, as config.data.phases has them.
+
+    A run of train.num_tokens=SUM (with train.num_steps=0) has exactly these, to a step; a run of another length has
+    the same shares.
+
+    Raises:
+      UserError: a phase does not say its tokens, batch_size and sequence_length, or says its share.
+    """
+    for i, phase in enumerate(phases):
+        if not isinstance(phase, Mapping):
+            raise UserError(f"by_tokens: phase {i + 1}: found {phase!r}; expected a dict")
+        given = {key: phase.get(key) for key in ("tokens", "batch_size", "sequence_length")}
+        missing = [key for key, value in given.items() if not (is_number(value) and value > 0)]
+        if missing:
+            raise UserError(f"by_tokens: phase {i + 1}: found {dict(phase)}; expected numbers over 0 of {missing}")
+        if "share" in phase:
+            raise UserError(f"by_tokens: phase {i + 1}: found {dict(phase)}; expected no share, which tokens make")
+    steps = [phase["tokens"] / (phase["batch_size"] * phase["sequence_length"]) for phase in phases]
+    return tuple(
+        {"share": number / sum(steps)} | {key: value for key, value in phase.items() if key != "tokens"}
+        for number, phase in zip(steps, phases, strict=True)
+    )
+
+
+def _but_batch_size(data):
+    unread = {"batch_size", "dupe_factor"} if data.masking == "dynamic" else {"batch_size"}
+    return {key: value for key, value in data.items() if key not in unread}
+
+
+def num_steps(config: ml_collections.ConfigDict) -> int:
+    """Steps of the whole run, from train.num_steps or train.num_tokens."""
+    return phases(config)[-1].stop
+
+
+def _phase_stops(config, overrides, datas):
+    shares = [override.get("share") for override in overrides]
+    if not all(is_number(share) and share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise UserError(f"config.data.phases: found shares {shares}; expected positive numbers that add up to 1")
+    total = config.train.num_steps
+    if config.train.num_tokens:
+        per_step = sum(s * d.batch_size * d.sequence_length for s, d in zip(shares, datas, strict=True))
+        total = math.ceil(config.train.num_tokens / max(1.0, per_step) - 1e-6)  # shares are rounded numbers
+    stops, passed = [], 0.0
+    for share in shares:
+        passed += share
+        stops.append(round(passed * total))
+    return stops

@@ -1,0 +1,165 @@
+"""SentencePiece models, encoded by the `sentencepiece` package itself."""
+
+import hashlib
+import json
+import pathlib
+import unicodedata
+
+import numpy as np
+
+from bert_jax.data.vocabularies import published
+from bert_jax.data.vocabularies.tokenizers import Tokenizer, trimmed
+from bert_jax.errors import UserError
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece `.model`.
+
+    With `lower_case`, text is prepared as ALBERT's published code does for its uncased models: `` and '' become
+    double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py).
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, proto: bytes, where: str, lower_case: bool | None = None):
+        import sentencepiece
+
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=proto)
+        except RuntimeError as error:
+            raise UserError(f"{where}: not a SentencePiece model; expected a .model file that it trained") from error
+        self.proto = proto
+        processor = self._processor
+        self.vocab_size = processor.vocab_size()
+        tokens = [processor.id_to_piece(i) for i in range(self.vocab_size)]
+        ids = {token: i for i, token in enumerate(tokens)}
+        control = (i for i in range(self.vocab_size) if processor.is_control(i) or processor.is_unknown(i))
+        self._set_special_ids(ids.get, control, where)
+        self._special = sorted(((tokens[i], i) for i in self.special_ids if i != self.unk_id), key=lambda t: -len(t[0]))
+        self._word_piece = np.array([token.startswith("▁") for token in tokens])
+        if any(i in self._processor.encode(token) for token, i in self._special):
+            self._processor = _without_user_symbols(proto, self.special_ids)
+        self.lower_case = published.has_no_capitals(tokens, self.special_ids) if lower_case is None else lower_case
+
+    def encode(self, texts, special=False):
+        if special:
+            return [self.encode_with_offsets(text)[0] for text in texts]
+        if self.lower_case:
+            texts = [_lowered(text) for text in texts]
+        return self._processor.encode(texts, num_threads=1)
+
+    def encode_flat(self, texts):
+        rows = self.encode(texts)
+        lengths = np.array([len(row) for row in rows], np.int64)
+        ids = np.fromiter((i for row in rows for i in row), np.uint32, lengths.sum())
+        starts = self._word_piece[ids]
+        starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+        return ids, starts, lengths
+
+    def encode_with_offsets(self, text, special=True):
+        ids, offsets = [], []
+        for start, stop, token_id in self._spans(text) if special else [(0, len(text), None)]:
+            if token_id is not None:
+                ids.append(token_id)
+                offsets.append((start, stop))
+                continue
+            stretch = text[start:stop]
+            characters, origins = _lowered_characters(stretch) if self.lower_case else (stretch, range(stop - start))
+            mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
+            origins = [*origins, stop - start]
+            ids += mapping["ids"]
+            offsets += [trimmed(text, start + origins[a], start + origins[b]) for a, b in mapping["offsets"]]
+        return ids, offsets
+
+    def encode_with_places(self, texts):
+        found = []
+        for text in texts:
+            ids, offsets = self.encode_with_offsets(text)
+            starts = self._word_piece[ids]
+            starts[:1] = True
+            found.append((ids, offsets, starts))
+        return found
+
+    def _spans(self, text):
+        """(start, stop, special id or None) of the stretches of a text that special tokens' texts cut it into."""
+        position = 0
+        while position < len(text):
+            found = [(text.find(token, position), -len(token), i) for token, i in self._special]
+            found = [hit for hit in found if hit[0] >= 0]
+            if not found:
+                break
+            at, negative, token_id = min(found)
+            if text[position:at].strip():
+                yield position, at, None
+            yield at, at - negative, token_id
+            position = at - negative
+        if text[position:].strip():
+            yield position, len(text), None
+
+    def token(self, token_id):
+        return self._processor.id_to_piece(int(token_id))
+
+    def decode(self, ids):
+        parts, run = [], []
+        special = dict((i, token) for token, i in self._special)
+        for token_id in map(int, ids):
+            if token_id in special:
+                parts += [self._processor.decode(run)] if run else []
+                parts.append(special[token_id])
+                run = []
+            else:
+                run.append(token_id)
+        return " ".join(parts + ([self._processor.decode(run)] if run else []))
+
+    def digest(self):
+        return hashlib.blake2b(self.proto + bytes([self.lower_case]), digest_size=16).hexdigest()
+
+    def save(self, directory, max_length=None, segments=True):
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "spiece.model").write_bytes(self.proto)
+        config = {"do_lower_case": bool(self.lower_case)}
+        (directory / published.CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _without_user_symbols(proto, special_ids):
+    """The model with its special tokens as control symbols, which no text turns into."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(proto)
+    for i in special_ids:
+        if model.pieces[i].type == model.SentencePiece.USER_DEFINED:
+            model.pieces[i].type = model.SentencePiece.CONTROL
+    return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+def _lowered(text):
+    """ALBERT's preparation of uncased text."""
+    if "\u03a3" in text:  # capital sigma: the one letter that str.lower treats by its neighbours
+        return "".join(_lowered_characters(text)[0])
+    text = text.replace("``", '"').replace("''", '"')
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(character for character in decomposed if not unicodedata.combining(character))
+    return text.lower()
+
+
+def _lowered_characters(text):
+    """The same, character by character: (characters, where each came from)."""
+    characters, origins = [], []
+    i = 0
+    while i < len(text):
+        if text[i : i + 2] in ("``", "''"):
+            characters.append('"')
+            origins.append(i)
+            i += 2
+            continue
+        for part in unicodedata.normalize("NFKD", text[i]):
+            if not unicodedata.combining(part):
+                lowered = part.lower()
+                characters += lowered
+                origins += [i] * len(lowered)
+        i += 1
+    return characters, origins

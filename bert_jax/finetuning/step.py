@@ -1,0 +1,340 @@
+"""One step of fine-tuning and of its evaluation, for several seeds side by side, compiled for a mesh.
+
+The state is a plain dict. Each leaf has an axis of seeds in front, but those of `frozen`, which all share:
+
+    params, opt_state   what is trained (see tuning.py), and its moments
+    best                params as they were at each seed's best evaluation
+    frozen              the rest
+    bad_step            int32, the step whose loss or gradient was not finite first; -1 while all were
+    active              bool, whether the seed still learns
+
+A seed that is not active, or that met a number that is not finite, keeps the parameters that it has.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bert_jax import sharding
+from bert_jax.data.tasks import batches
+from bert_jax.errors import UserError
+from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import trainable as tuning
+from bert_jax.model import Model, flops
+from bert_jax.training import padding
+from bert_jax.training import step as step_lib
+from bert_jax.training.optimizer import make_optimizer, make_schedule
+
+
+@jax.jit
+def all_finite(params: dict) -> jax.Array:
+    """Whether every parameter of a seed is a finite number, bool [seeds]; leaves [seeds, ...]."""
+    leaves = jax.tree.leaves(params)
+    return jnp.stack([jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
+
+
+@dataclasses.dataclass
+class Learner:
+    """How some seeds of one model learn a task.
+
+    Attributes:
+      config: a fine-tuning config; reads seeds_at_once, optimizer, tuning and train.microbatches.
+      model: with the task's head.
+      problem: of sequence classification; "" otherwise.
+      seeds: trained side by side.
+      mesh: where the state lies.
+      num_steps: of the whole run.
+    """
+
+    config: Any
+    model: Model
+    problem: str
+    seeds: Sequence[int]
+    mesh: Mesh
+    num_steps: int
+
+    def init_state(self, source: Mapping) -> tuple[dict, list[str], list[str]]:
+        """The state at step 0.
+
+        Args:
+          source: parameters of the model to start from; {} to draw every one.
+
+        Returns:
+          (state, names of parameters that each seed drew, names of the source's that have no place).
+
+        Raises:
+          UserError: config.tuning.freeze would keep parameters that are drawn.
+        """
+        reinit = tuning.reinitialised(self.config.tuning, self.model.spec)
+        taken, draw, fresh, left = tuning.start(self.model, source, reinit)
+        random = sorted(self._frozen.intersection(fresh))
+        if random:
+            raise UserError(
+                f"config.tuning: would keep {random[0]} as it is ({len(random)} such), but it is fresh; expected "
+                "parameters that the model of config.init_from has"
+            )
+        trained, frozen = tuning.split(taken, self._frozen)
+        keys = [step_lib.keys(seed)[0] for seed in self.seeds]
+        drawn = [tuning.merge(draw(key), tuning.adapters(self.config.tuning, frozen, key)) for key in keys]
+        shardings = self._shardings
+        trained = sharding.put(trained, sharding.tree_shardings(trained, self.mesh))
+        drawn = sharding.put(drawn, sharding.replicated(self.mesh))
+
+        def stacked(trained, drawn):
+            shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)
+            return tuning.merge(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn))
+
+        params = jax.jit(stacked, out_shardings=shardings["params"])(trained, drawn)
+        state = {
+            "params": params,
+            "opt_state": jax.jit(jax.vmap(self._optimizer().init), out_shardings=shardings["opt_state"])(params),
+            "best": jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["best"])(params),
+            "frozen": sharding.put(frozen, shardings["frozen"]),
+        }
+        return state | self.marks(np.full(len(self.seeds), -1), np.ones(len(self.seeds), bool)), fresh, left
+
+    def marks(self, bad_step: np.ndarray, active: np.ndarray) -> dict[str, jax.Array]:
+        """The part of the state that checkpoints do not hold."""
+        marks = {"bad_step": np.asarray(bad_step, np.int32), "active": np.asarray(active, bool)}
+        return sharding.put(marks, sharding.replicated(self.mesh))
+
+    def to_items(self, state: Mapping) -> dict:
+        """The state as checkpoints hold it: the best parameters of each seed apart, so that one can be loaded alone."""
+        return {name: state[name] for name in self._whole} | self._apart(state["best"])
+
+    def from_items(self, items: Mapping, bad_step: np.ndarray, active: np.ndarray) -> dict:
+        """The state of what a checkpoint held."""
+        best = self._together([items[name] for name in self._best])
+        whole = {name: items[name] for name in self._whole}
+        return whole | {"frozen": whole.get("frozen", {}), "best": best} | self.marks(bad_step, active)
+
+    def abstract_items(self) -> dict:
+        """Shape, dtype and sharding of what checkpoints hold."""
+        layouts, state = self._shardings, self._shapes
+
+        def described(tree, layouts):
+            return jax.tree.map(
+                lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), tree, layouts
+            )
+
+        best = described(self._one, sharding.tree_shardings(self._one, self.mesh))
+        return {name: described(state[name], layouts[name]) for name in self._whole} | dict.fromkeys(self._best, best)
+
+    @functools.cached_property
+    def _whole(self):
+        """Parts of the state that are saved as they are; a part without arrays is not saved."""
+        return [name for name in ("params", "opt_state", "frozen") if jax.tree.leaves(self._shapes[name])]
+
+    @property
+    def _best(self):
+        return [f"best-{i}" for i in range(len(self.seeds))]
+
+    @functools.cached_property
+    def _apart(self):
+        layouts = self.abstract_items()
+
+        def slice_of(best, i):
+            return jax.tree.map(lambda leaf: leaf[i], best)
+
+        return jax.jit(
+            lambda best: {name: slice_of(best, i) for i, name in enumerate(self._best)},
+            out_shardings={name: jax.tree.map(lambda leaf: leaf.sharding, layouts[name]) for name in self._best},
+        )
+
+    @functools.cached_property
+    def _together(self):
+        return jax.jit(
+            lambda parts: jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts),
+            out_shardings=self._shardings["best"],
+        )
+
+    def dropout_keys(self) -> jax.Array:
+        """Each seed's key, [seeds]: the same for every step, and after a restart."""
+        return jnp.stack([step_lib.keys(seed)[1] for seed in self.seeds])
+
+    @functools.cached_property
+    def train_step(self) -> Callable:
+        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it moves of the state.
+
+        `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
+        are learning_rate, a scalar, and [seeds] loss and grad_norm (before clipping); of packed batches
+        padding.shares. Losses and gradients are sums over a seed's whole batch divided by its count, whatever the
+        number of microbatches and shards.
+        """
+        config, model, problem = self.config, self.model, self.problem
+        optimizer, schedule = self._optimizer(), make_schedule(self._rates(), self.num_steps)
+
+        def of_seed(mine, active, batch, key, frozen, step):
+            count = jnp.maximum(task_objective.count(batch, model, problem), 1.0)
+
+            def loss_of(trained, rows, key):
+                params = tuning.effective(tuning.merge(trained, frozen), config.tuning)
+                loss = task_objective.loss_sum(model, params, rows, problem, key) / count
+                return loss, loss
+
+            params, opt_state, bad_step = mine["params"], mine["opt_state"], mine["bad_step"]
+            key = jax.random.fold_in(key, step)
+            grads, loss = step_lib.gradient_and_sums(loss_of, params, batch, key, config.train.microbatches)
+            updates, moved = optimizer.update(grads, opt_state, params)
+            grad_norm = optax.tree.norm(grads)
+            learns = active & (bad_step < 0)
+            finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+            def kept(new, old):
+                return jnp.where(learns & finite, new, old)
+
+            mine = {
+                "params": jax.tree.map(kept, optax.apply_updates(params, updates), params),
+                "opt_state": jax.tree.map(kept, moved, opt_state),
+                "bad_step": jnp.where(learns & ~finite, step, bad_step),
+            }
+            return mine, {"loss": loss, "grad_norm": grad_norm} | padding.shares(batch, batches.buckets(config))
+
+        def step_on_mesh(moving, active, frozen, batch, step, keys):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                moved, metrics = self._over_seeds(
+                    lambda mine, learns, rows, key: of_seed(mine, learns, rows, key, frozen, step),
+                    moving, active, batch, keys,
+                )  # fmt: skip
+            return moved, metrics | {"learning_rate": schedule(step)}
+
+        parts = ("params", "opt_state", "bad_step")
+        shardings, replicated = self._shardings, sharding.replicated(self.mesh)
+        moving = {name: shardings[name] for name in parts}
+        compiled = jax.jit(
+            step_on_mesh,
+            in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),
+            out_shardings=(moving, replicated),
+            donate_argnums=0,
+        )
+
+        def advance(state, batch, step, keys):
+            moving = {name: state[name] for name in parts}
+            moved, metrics = compiled(moving, state["active"], state["frozen"], batch, step, keys)
+            return state | moved, metrics
+
+        return advance
+
+    @functools.cached_property
+    def eval_step(self) -> Callable:
+        """A compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
+
+        `batch` holds arrays [batch, ...], the same for each seed; see task_objective.outputs.
+        """
+
+        def of_seed(trained, frozen, batch):
+            params = tuning.effective(tuning.merge(trained, frozen), self.config.tuning)
+            return task_objective.outputs(self.model, params, batch)
+
+        def evaluate(params, frozen, batch):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                return self._over_seeds(lambda trained: of_seed(trained, frozen, batch), params)
+
+        shardings, replicated = self._shardings, sharding.replicated(self.mesh)
+        outputs = self.batch_sharding if jax.process_count() == 1 else replicated  # every process reads all of them
+        return jax.jit(
+            evaluate,
+            in_shardings=(shardings["params"], shardings["frozen"], sharding.batch_sharding(self.mesh)),
+            out_shardings=(outputs, replicated),
+        )
+
+    @functools.cached_property
+    def keep_best(self) -> Callable:
+        """A compiled function (best, params, better [seeds]) -> best; it consumes the old one."""
+
+        def keep(best, params, better):
+            def kept(new, old):
+                return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(kept, params, best)
+
+        layout = self._shardings["params"]
+        return jax.jit(
+            keep,
+            in_shardings=(layout, layout, sharding.replicated(self.mesh)),
+            out_shardings=layout,
+            donate_argnums=0,
+        )
+
+    def parts(self) -> tuple[dict, dict]:
+        """Shapes of the (trained, frozen) parameters of one seed, adapters included."""
+        return self._one, self._shapes["frozen"]
+
+    def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
+        """(trained, frozen) parameters of one model on the mesh, as those of the only seed."""
+        stacked = jax.tree.map(lambda leaf: leaf[None], params)
+        return sharding.put(stacked, self._shardings["params"]), sharding.put(frozen, self._shardings["frozen"])
+
+    def flops(self, batch: Mapping) -> float:
+        """FLOPs of a step on a batch [seeds, batch, ...]."""
+        seeds, rows, sequence = batch["input_ids"].shape
+        return seeds * flops.step_flops(self.model.spec, rows, sequence, 0, self._passes)
+
+    @functools.cached_property
+    def _passes(self):
+        return tuning.passes(tuning.merge(*self.parts()), self._frozen)
+
+    @property
+    def batch_sharding(self) -> jax.sharding.NamedSharding:
+        """Of arrays [seeds, batch, ...]."""
+        return sharding.batch_sharding(self.mesh, leading=1)
+
+    @functools.cached_property
+    def _frozen(self):
+        params = jax.eval_shape(self.model.init, jax.random.key(0))
+        return tuning.frozen_names(params, self.config.tuning)
+
+    def _over_seeds(self, function, *arguments):
+        """`function` of each seed's slice of trees, its results stacked; seeds_at_once of them side by side."""
+        number, at_once = len(self.seeds), self.config.seeds_at_once or len(self.seeds)
+        if number == 1:
+            result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
+            return jax.tree.map(lambda leaf: leaf[None], result)
+        if at_once >= number:
+            return jax.vmap(function)(*arguments)
+        batches = {} if at_once == 1 else {"batch_size": at_once}
+        return jax.lax.map(lambda slices: function(*slices), arguments, **batches)
+
+    def _optimizer(self):
+        share = tuning.layer_share(self.config.optimizer.layer_decay, self.model.spec)
+        return make_optimizer(self._rates(), self.num_steps, share)
+
+    def _rates(self):
+        """config.optimizer with the warm-up in steps."""
+        rates = dict(self.config.optimizer)
+        if rates["warmup_steps"] < 0:
+            rates["warmup_steps"] = int(np.ceil(rates["warmup_share"] * self.num_steps))
+        return rates
+
+    @functools.cached_property
+    def _one(self):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self._shapes["best"])
+
+    @functools.cached_property
+    def _shapes(self):
+        def make():
+            trained, frozen = tuning.split(self.model.init(jax.random.key(0)), self._frozen)
+            trained = tuning.merge(trained, tuning.adapters(self.config.tuning, frozen, jax.random.key(0)))
+            stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), trained)
+            opt_state = jax.vmap(self._optimizer().init)(stacked)
+            marks = {"bad_step": jnp.zeros(number, jnp.int32), "active": jnp.zeros(number, bool)}
+            return {"params": stacked, "opt_state": opt_state, "best": stacked, "frozen": frozen} | marks
+
+        number = len(self.seeds)
+        return jax.eval_shape(make)
+
+    @functools.cached_property
+    def _shardings(self):
+        return {
+            name: sharding.tree_shardings(tree, self.mesh, leading=0 if name == "frozen" else 1)
+            if isinstance(tree, tuple | Mapping)
+            else sharding.replicated(self.mesh)
+            for name, tree in self._shapes.items()
+        }

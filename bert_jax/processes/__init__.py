@@ -1,0 +1,1 @@
+"""How several processes are one run: launchers, coordination, signals."""

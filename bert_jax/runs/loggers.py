@@ -1,0 +1,312 @@
+"""Where a run's metrics go: metrics.jsonl, TensorBoard events, a progress line.
+
+A row is a flat dict of JSON values that begins with `step`, the number of steps done. A full disk costs a
+logger its rows at most, never the run.
+
+In gs://, where no file grows, metrics.jsonl and TensorBoard's events are written anew at every `flush`, that is with
+every checkpoint and at the end.
+"""
+
+import contextlib
+import io
+import json
+import math
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol, TextIO
+
+import ml_collections
+
+from bert_jax import storage
+from bert_jax.errors import UserError
+from bert_jax.processes import distributed
+
+Say = Callable[[str], None]
+# What a run's time goes to: waiting for the next batch; steps; steps that were compiled first; held-out text;
+# checkpoints (of asynchronous ones what the run waits for); the log, and the norms that it asks for.
+ACTIVITIES = ("data", "step", "compilation", "evaluation", "saving", "logging")
+# The keys that differ between two runs of one config. Seconds since the last row that had them.
+TIMINGS = ("tokens_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
+
+
+class Logger(Protocol):
+    def write(self, row: Mapping) -> None: ...
+
+    def flush(self) -> None:
+        """What was written survives the machine, not only the process."""
+
+    def close(self) -> None: ...
+
+
+def mlm_headline(row: Mapping) -> str:
+    """What a pre-training row's evaluation found, in words; "" where there was none."""
+    if row.get("eval/mlm_loss") is None:
+        return ""
+    found = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+    if row.get("eval/rtd_accuracy") is not None:
+        found += f", replaced tokens {row['eval/rtd_accuracy']:.1%} right"
+    return found
+
+
+def open_loggers(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    step: int,
+    num_steps: int,
+    say: Say,
+    headline: Callable[[Mapping], str] = mlm_headline,
+) -> list[Logger]:
+    """The loggers of a run that has done `step` steps; what they hold of later steps is cut off.
+
+    `headline` says in words what a row's evaluation found, for the progress line.
+    """
+    remote = storage.is_remote(workdir)
+    loggers = [(MetricsObject if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
+    if config.train.tensorboard:
+        loggers.append((RemoteTensorBoard if remote else TensorBoard)(workdir / "tensorboard", step, say))
+    if config.train.progress:
+        loggers.append(Progress(num_steps, headline=headline))
+    return loggers
+
+
+class MetricsFile:
+    """metrics.jsonl: one row a line, in the order of steps, each step once."""
+
+    def __init__(self, path: pathlib.Path, step: int, say: Say):
+        self._say = say
+        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
+        self._size = _end_of_step(self._file, step)
+        self._file.truncate(self._size)
+        self._waiting, self._told = b"", False
+
+    def write(self, row: Mapping) -> None:
+        self._waiting += _line(row)
+        self._write_waiting()
+
+    def flush(self) -> None:
+        self._write_waiting()
+        with contextlib.suppress(OSError):  # what could not be written has been told
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+    def _write_waiting(self):
+        try:
+            written = self._file.write(self._waiting)
+            if written < len(self._waiting):
+                raise OSError("No space left on device")
+        except OSError as error:
+            os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
+            if not self._told:
+                self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows wait in memory")
+            self._told = True
+            return
+        self._size += written
+        self._waiting, self._told = b"", False
+
+
+class MetricsObject:
+    """metrics.jsonl in an object store: all its rows are kept here, and `flush` writes them."""
+
+    def __init__(self, path: pathlib.Path, step: int, say: Say):
+        self._path, self._say, self._told = str(path), say, False
+        try:
+            self._rows = bytearray(storage.read(self._path))
+        except FileNotFoundError:
+            self._rows = bytearray()
+        end = _end_of_step(io.BytesIO(self._rows), step)
+        self._waiting = end < len(self._rows)
+        del self._rows[end:]
+
+    def write(self, row: Mapping) -> None:
+        self._rows += _line(row)
+        self._waiting = True
+
+    def flush(self) -> None:
+        if not self._waiting:
+            return
+        try:
+            storage.write(self._path, bytes(self._rows))
+        except (UserError, OSError) as error:
+            if not self._told:
+                self._say(f"warning: {error}; rows of metrics wait in memory")
+            self._told = True
+            return
+        self._waiting = self._told = False
+
+    def close(self) -> None:
+        self.flush()
+
+
+class TensorBoard:
+    """Event files in WORKDIR/tensorboard: every number of a row is a scalar."""
+
+    def __init__(self, directory: pathlib.Path, step: int, say: Say):
+        self._directory = directory
+        self._step = step
+        self._say = say
+        self._writer = None
+        self._full = False
+
+    def write(self, row: Mapping) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        scalars = {key: value for key, value in row.items() if key != "step" and value is not None}
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
+        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+        self._try(lambda: self._open().write_event(event))
+
+    def flush(self) -> None:
+        if self._writer is not None:
+            self._try(self._writer.flush)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._try(self._writer.close)
+
+    def _open(self):
+        # At the first row: the import is slow. The writer of events itself, because SummaryWriter hands
+        # them to a thread that a full disk ends, and then blocks.
+        if self._writer is None:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(self._directory / "events"), f".{os.getpid()}")
+            start = SessionLog(status=SessionLog.START)  # hides rows of these steps in older files
+            self._writer.write_event(Event(wall_time=time.time(), step=self._step + 1, session_log=start))
+        return self._writer
+
+    def _try(self, action):
+        if self._full:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._full = True
+            self._say(f"warning: {self._directory}: {error.strerror}; TensorBoard gets no more rows")
+
+
+class RemoteTensorBoard(TensorBoard):
+    """Event files in an object store: written to a local folder, and copied at `flush`."""
+
+    def __init__(self, directory: pathlib.Path, step: int, say: Say):
+        self._folder = tempfile.TemporaryDirectory(prefix="bert_jax-tensorboard-")
+        self._url, self._told = str(directory), False
+        super().__init__(pathlib.Path(self._folder.name), step, say)
+
+    def flush(self) -> None:
+        super().flush()
+        self._copy()
+
+    def close(self) -> None:
+        super().close()
+        self._copy()
+        self._folder.cleanup()
+
+    def _copy(self):
+        try:
+            storage.upload_folder(self._directory, self._url)
+            self._told = False
+        except (UserError, OSError) as error:
+            if not self._told:
+                self._say(f"warning: {error}; TensorBoard's events wait in {self._directory}")
+            self._told = True
+
+
+class Progress:
+    """One line on the terminal, rewritten in place; elsewhere a line for each row."""
+
+    def __init__(
+        self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline
+    ):
+        self._num_steps = num_steps
+        self._headline = headline
+        self._stream = stream or sys.stdout
+        self._first = None  # (step, time) of the first row
+
+    def write(self, row: Mapping) -> None:
+        now = time.monotonic()
+        text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now), self._headline)
+        self._first = self._first or (row["step"], now)
+        if self._stream.isatty():
+            self._stream.write(f"\r\x1b[K{text}")
+        else:
+            self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._stream.isatty() and self._first is not None:
+            self._stream.write("\n")
+            self._stream.flush()
+
+    def _seconds_left(self, step, now):
+        if self._first is None:
+            return None
+        return (now - self._first[1]) / (step - self._first[0]) * (self._num_steps - step)
+
+
+def progress_line(
+    row: Mapping, num_steps: int, seconds_left: float | None, headline: Callable[[Mapping], str] = mlm_headline
+) -> str:
+    """A row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
+    parts = [f"step {row['step']:,}/{num_steps:,}"]
+    if row.get("loss") is not None:
+        parts.append(f"loss {row['loss']:.4f}")
+    if headline(row):
+        parts.append(headline(row))
+    if row.get("tokens_per_second") is not None:
+        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
+    if row.get("mfu") is not None:
+        parts.append(f"MFU {row['mfu']:.1%}")
+    if seconds_left is not None:
+        parts.append(f"{_clock(seconds_left)} left")
+    return "  ".join(parts)
+
+
+def say(text: str) -> None:
+    """A line for the user, clear of a progress line on the terminal; of several processes, one says it."""
+    if not distributed.is_first():
+        return
+    sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
+    sys.stdout.flush()
+
+
+def _line(row):
+    finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
+    return json.dumps(finite).encode() + b"\n"
+
+
+def _end_of_step(file, step):
+    """Bytes up to and with the last whole row that is not past `step`."""
+    file.seek(0)
+    lines = file.read().splitlines(keepends=True)
+    end = sum(map(len, lines))
+    for line in reversed(lines):
+        try:
+            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+                break
+        except (ValueError, KeyError, TypeError):
+            pass  # torn
+        end -= len(line)
+    return end
+
+
+def _is_not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _clock(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,104 @@
+"""MODEL, wherever it lies: a run's workdir, a Hugging Face directory, or a name on the hub."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+
+from bert_jax import model as model_lib
+from bert_jax import objectives as objective
+from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.errors import UserError
+from bert_jax.finetuning import trainable as tuning
+from bert_jax.interop import formats, huggingface
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.objectives import replaced_tokens
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import outcomes
+from bert_jax.runs import workdir as workdir_lib
+
+# Of config.model: what suited the devices of the run, and need not suit those that open its model.
+_HERE = {"attention_kernel": "auto", "remat": "none"}
+
+
+def open_model(
+    name: str | os.PathLike, step: int | str | None = None, seed: int | None = None, part: str = "discriminator"
+) -> Pretrained:
+    """The model of a workdir, of a Hugging Face directory, or of a hub name.
+
+    Args:
+      name: where it lies. A directory with run.json is a workdir, which may lie in gs://; any other is read as Hugging
+        Face's.
+      step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
+        the best parameters until its step, and these are what is opened.
+      seed: of fine-tuning: whose; None for that of the best seed.
+      part: of a run of replaced-token detection: "discriminator", "generator", or "language_model" for the one that
+        predicts masked tokens, which is the generator there and the model elsewhere.
+
+    Raises:
+      UserError: no such model, a damaged one, or one of a kind that is not supported.
+    """
+    if not workdir_lib.holds_run(name):
+        if step is not None:
+            raise UserError(f"{name}: no run's workdir, which a step ({step}) is of; expected one, or no step")
+        return huggingface.read(name)
+    workdir = workdir_lib.path_of(name)
+    if workdir_lib.read(workdir)[0].get("kind") == "finetune":
+        return _finetuned(workdir, None if step == "best" else step, seed)
+    params, config, _ = checkpoint.load(name, step)
+    tokenizer = tokenizer_of(workdir)
+    settings = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
+    sharing = config.objective.embedding_sharing
+    if config.objective.name == "rtd" and part in ("generator", "language_model"):
+        config.model.update(settings)
+        model = replaced_tokens.generator_model(config, tokenizer.vocab_size)
+        settings = {key: getattr(model.spec, key) for key in settings}
+        params = replaced_tokens.generator(params, sharing)
+    elif part == "generator":
+        raise UserError(f"{name}: config.objective.name={config.objective.name} trains no generator; expected rtd")
+    else:
+        model = model_lib.build(settings, tokenizer.vocab_size, **objective.heads(config.objective))
+        if config.objective.name == "rtd":
+            params = replaced_tokens.discriminator(params, sharing)
+    return Pretrained(str(name), formats.choose(model.spec), settings, model, params, tokenizer)
+
+
+def tokenizer_of(workdir: pathlib.Path) -> Tokenizer:
+    """A run's."""
+    with workdir_lib.tokenizer_of(workdir) as folder:
+        return tokenizers.load(folder)
+
+
+def fine_tuned(run: Mapping) -> model_lib.Model:
+    """The model with its task's head that a fine-tuning workdir's run.json describes."""
+    head = model_lib.Task(**run["head"])
+    vocab_size = run["model"]["vocab_size"]
+    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
+
+
+def _finetuned(workdir, step, seed):
+    run, config = workdir_lib.read(workdir)
+    step = checkpoint.find(workdir, step)
+    reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, step))
+    seeds = [one.seed for one in reached.seeds]
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{workdir}: no seed {seed}; expected one of {', '.join(map(str, seeds))}")
+    index = reached.best() if seed is None else seeds.index(seed)
+    items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
+    params = tuning.effective(tuning.merge(items[f"best-{index}"], items["frozen"]), config.tuning)
+    settings = dict(run["settings"])
+    thresholds = [value for name, value in reached.seeds[index].best.items() if name.endswith("/null_threshold")]
+    if thresholds:
+        settings["null_threshold"] = thresholds[0]  # of the first held-out set, as the score that chose the seed
+    return Pretrained(
+        str(workdir),
+        run["family"],
+        run["model"] | _HERE,
+        fine_tuned(run | {"model": run["model"] | _HERE}),
+        params,
+        tokenizer_of(workdir),
+        tuple(run["labels"]),
+        run["problem"],
+        run["scheme"],
+        settings,
+    )

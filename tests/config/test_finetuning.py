@@ -1,0 +1,78 @@
+"""Fine-tuning configs: what they may not say, and which of the two schemas a command line follows."""
+
+import subprocess
+import sys
+
+import pytest
+
+import configs.finetune.sst2
+from bert_jax import config as config_lib
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.errors import UserError
+
+
+def make_config(**changes):
+    config = finetune_config.base()
+    config.init_from, config.task.train = "model", "train.tsv"
+    for key, value in changes.items():
+        group, _, name = key.rpartition(".")
+        (config[group] if group else config)[name] = value
+    return config
+
+
+def test_the_schema_is_valid_once_it_names_model_and_data():
+    finetune_config.validate(make_config())
+    assert finetune_config.schema_of(make_config()).to_dict() == finetune_config.base().to_dict()
+    assert finetune_config.schema_of(config_lib.base().to_dict()).to_dict() == config_lib.base().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer.layer_decay": 1.5}, "config.optimizer.layer_decay: found 1.5; expected a number from 0 to 1"),
+        ({"optimizer.learning_rate_range": (1.0,)}, "config.optimizer.learning_rate_range: found"),
+        ({"model.hidden_dropout": 1.0}, "config.model.hidden_dropout: found 1.0; expected a rate"),
+        ({"seed": 2**32 - 1, "seeds": 2}, "config.seeds: found 2; expected config.seed"),
+        ({"train.num_epochs": 0.0}, "config.train.num_epochs: 0, and"),
+        ({"task.name": "question_answering", "task.problem": "regression"}, "regression is for sequence_class"),
+        ({"task.name": "question_answering", "task.pooling": "mean"}, "mean is for sequence_classification"),
+        ({"task.held_out_share": 0.0}, "config.task.held_out_share: found 0.0"),
+        ({"tuning.freeze": "layers:x"}, "config.tuning.freeze: found 'layers:x'; expected layers:N"),
+        ({"tuning.freeze": "layers:2", "tuning.lora_rank": 4}, "which freezes the encoder"),
+        ({"tuning.lora_rank": 4, "tuning.reinit_layers": 1}, "config.tuning.reinit_layers: 1 layers would"),
+        ({"data.buckets": (0,)}, "config.data.buckets: found"),
+        ({"search": {"optimizer": {"rate": (1,)}}}, "config.optimizer.rate: unknown key"),
+        ({"search": {"data": {"batch_size": (16, "32")}}}, "config.search.data.batch_size: found '32' "),
+    ],
+)
+def test_values_that_cannot_work(changes, message):
+    with pytest.raises(UserError) as caught:
+        finetune_config.validate(make_config(**changes))
+    assert message in str(caught.value)
+
+
+def test_names_with_commas_as_a_flag_gives_them():
+    finetune_config.validate(make_config(**{"tuning.lora_targets": ("query,down",)}))
+    with pytest.raises(UserError, match="config.tuning.lora_targets: found"):
+        finetune_config.validate(make_config(**{"tuning.lora_targets": ("query,k",)}))
+
+
+def test_each_command_takes_its_own_recipes():
+    with pytest.raises(UserError, match="--config: a fine-tuning recipe, for python -m bert_jax.finetune"):
+        config_lib.validate(configs.finetune.sst2.get_config())
+    with pytest.raises(UserError, match="--config: a pre-training recipe, for python -m bert_jax.pretrain"):
+        finetune_config.validate(config_lib.load_recipe("bert_base"))
+
+
+def test_the_closest_key_of_the_recipe_is_named():
+    command = [sys.executable, "-m", "bert_jax.finetune", "--config.tuning.lora_rnk=3", "--config=finetune/sst2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: config.tuning.lora_rnk: unknown key, expected a known key; did you mean tuning.lora_rank?\n"
+    )
+
+
+def test_what_was_searched_is_no_part_of_a_run():
+    config = configs.finetune.sst2.get_config()
+    assert config.search and not finetune_config.without_search(config).search

@@ -1,0 +1,35 @@
+"""Imports from the places that names had before the library was laid out anew keep working."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from bert_jax import _moved
+
+NAMES = pathlib.Path(__file__).with_name("public_names.txt").read_text().split()  # module.name, as they were
+COMMANDS = {"convert", "doctor", "evaluate", "finetune", "plan", "predict", "prepare", "pretrain", "show_batch"}
+
+
+@pytest.mark.parametrize("module", sorted({name.rpartition(".")[0] for name in NAMES}))
+def test_every_public_name_is_found_in_its_old_place(module):
+    if module.removeprefix("bert_jax.") in COMMANDS:
+        pytest.skip("a command: its flags can be defined once in a process")
+    there = importlib.import_module(module)
+    missing = [name for name in NAMES if name.rpartition(".")[0] == module and not hasattr(there, name.rpartition(".")[2])]
+    assert not missing
+
+
+def test_an_unknown_name_of_a_moved_module_is_an_attribute_error():
+    from bert_jax import distributed
+
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        distributed.nothing  # noqa: B018
+
+
+def test_every_entry_leads_somewhere():
+    for module, homes in _moved.MODULES.items():
+        for home in homes:
+            assert importlib.import_module(f"bert_jax.{home}"), module
+    for name in _moved.NAMES:
+        assert _moved.find(*name.rsplit(".", 1)) is not None
