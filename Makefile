@@ -8,7 +8,7 @@ quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
 
 test: .venv/.test
-	$(RUN) -m ruff check .
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 	JAX_PLATFORMS=cpu BERT_JAX_TEST_COMPILER=quick $(RUN) -m pytest -n 2 --dist loadfile
 
 test-parity: .venv/.parity
@@ -24,7 +24,7 @@ test-cloud: .venv-cloud/.test
 	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest -m cloud tests/experiments/test_cloud.py
 
 lint: .venv/.test
-	$(RUN) -m ruff check .
+	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("bert_jax needs Python 3.11 or later; found %d.%d. Name another with: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

@@ -45,7 +45,8 @@ _DATA = {
 _PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs by whose values the accuracy is broken down, such as field")
 _WITHIN_WORD = flags.DEFINE_bool(
-    "within_word", False, "masks with a token the rest of its word to the right (PLL-word-l2r)")
+    "within_word", False, "masks with a token the rest of its word to the right (PLL-word-l2r)"
+)
 
 
 def main(argv):

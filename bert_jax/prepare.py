@@ -34,14 +34,16 @@ _ADD_TOKENS = flags.DEFINE_string(
     "to take from the text: the words of letters whose occurrences x (pieces - 1) are most")  # fmt: skip
 _DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a document of .txt: {' or '.join(DOCUMENTS)}")
 _SENTENCES = flags.DEFINE_string(
-    "sentences", "split", f"{' or '.join(MODES)}: found by a splitter, or one on each line")
+    "sentences", "split", f"{' or '.join(MODES)}: found by a splitter, or one on each line"
+)
 _LANGUAGE = flags.DEFINE_string("language", "en", "of the sentence splitter: a code such as en or de")
 _TEXT_FIELD = flags.DEFINE_string("text_field", "text", "the field or column of .jsonl, .parquet and tfds")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where tfds keeps its datasets")
 _EVAL_SHARE = flags.DEFINE_float("eval_share", 0.02, "of the documents, held out by a hash of their text")
 _DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of equal documents")
 _LOWER_CASE = flags.DEFINE_string(
-    "lower_case", "auto", "true or false: for vocab.txt, .model, train:wordpiece and train:unigram")
+    "lower_case", "auto", "true or false: for vocab.txt, .model, train:wordpiece and train:unigram"
+)
 _WORKERS = flags.DEFINE_integer("workers", None, "processes; by default as many as there are cores")
 _STRICT = flags.DEFINE_bool("strict", False, "text that cannot be read is an error, not skipped and counted")
 _RUNNER = flags.DEFINE_string(

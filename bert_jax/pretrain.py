@@ -1,6 +1,6 @@
 """Pre-trains a model, or continues where its workdir stands.
 
-    python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=DIR [--config.KEY=VALUE ...]
+python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=DIR [--config.KEY=VALUE ...]
 """
 
 from absl import flags

@@ -20,9 +20,7 @@ def show(batch: dict, row: int, tokenizer) -> str:
     labels = {}
     if "masked_positions" in batch:
         weights = batch["masked_weights"][row] > 0
-        labels = dict(
-            zip(batch["masked_positions"][row][weights], batch["masked_labels"][row][weights], strict=True)
-        )
+        labels = dict(zip(batch["masked_positions"][row][weights], batch["masked_labels"][row][weights], strict=True))
     words = []
     for position in range(length):
         token = tokenizer.token(int(ids[position]))

@@ -1,6 +1,6 @@
 """What the chosen tokens become: the mask token, themselves, a random one (BERT appendix C.2, table 8).
 
-    python -m experiments.launch --experiment=experiments/mask_mix.py --workdir=DIR --scale=cpu
+python -m experiments.launch --experiment=experiments/mask_mix.py --workdir=DIR --scale=cpu
 """
 
 from experiments import scales

@@ -1,6 +1,6 @@
 """How many tokens to mask: 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
 
-    python -m experiments.launch --experiment=experiments/mask_rate.py --workdir=DIR --scale=cpu
+python -m experiments.launch --experiment=experiments/mask_rate.py --workdir=DIR --scale=cpu
 """
 
 from experiments import scales

@@ -31,9 +31,7 @@ def get_experiment(scale):
             "In fine-tuning for classification every arm reads the mean of the last hidden states.",
         ),
     )
-    tasks = [
-        task if task.name.startswith("squad") else _of_all_tokens(task) for task in found.fine_tuning
-    ]
+    tasks = [task if task.name.startswith("squad") else _of_all_tokens(task) for task in found.fine_tuning]
     return dataclasses.replace(found, fine_tuning=tuple(tasks))
 
 

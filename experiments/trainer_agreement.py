@@ -69,9 +69,7 @@ def theirs(flags, files, workdir):
 
     def examples(path):
         rows = [line.rstrip("\n").split("\t") for line in path.read_text("utf-8").splitlines()]
-        return [
-            tokenizer(text, truncation=True, max_length=LENGTH) | {"labels": int(label)} for text, label in rows
-        ]
+        return [tokenizer(text, truncation=True, max_length=LENGTH) | {"labels": int(label)} for text, label in rows]
 
     train, test = examples(files["train"]), examples(files["test"])
     scores = []

@@ -16,7 +16,9 @@ def test_every_public_name_is_found_in_its_old_place(module):
     if module.removeprefix("bert_jax.") in COMMANDS:
         pytest.skip("a command: its flags can be defined once in a process")
     there = importlib.import_module(module)
-    missing = [name for name in NAMES if name.rpartition(".")[0] == module and not hasattr(there, name.rpartition(".")[2])]
+    missing = [
+        name for name in NAMES if name.rpartition(".")[0] == module and not hasattr(there, name.rpartition(".")[2])
+    ]
     assert not missing
 
 

@@ -112,9 +112,7 @@ def test_every_leaf_has_one_rule_and_moments_lie_like_their_parameters(name):
 def test_no_large_leaf_is_whole_on_a_sharded_mesh():
     shapes = state_shapes()["params"]
     layouts = sharding.tree_shardings(shapes, mesh(1, 4, 2))
-    for (path, leaf), layout in zip(
-        jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(layouts), strict=True
-    ):
+    for (path, leaf), layout in zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(layouts), strict=True):
         if leaf.size > 64:
             assert layout.num_devices == 8 and not layout.is_fully_replicated, path
 

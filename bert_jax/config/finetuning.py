@@ -294,7 +294,7 @@ def _check_tuning(found):
         raise UserError(f"config.tuning.freeze: {freeze!r} is no regular expression: {error}") from error
     if rank and freeze not in ("", "encoder"):
         raise UserError(
-            f'config.tuning.freeze: found {freeze!r} with config.tuning.lora_rank={rank}, which freezes the encoder; '
+            f"config.tuning.freeze: found {freeze!r} with config.tuning.lora_rank={rank}, which freezes the encoder; "
             'expected ""'
         )
     unknown = [name for name in config_lib.listed(found["tuning.lora_targets"]) if name not in ADAPTABLE]

@@ -36,9 +36,7 @@ def check(config: Mapping, spec: Spec) -> None:
     if freeze.startswith("layers:") and int(freeze.removeprefix("layers:")) > layers:
         raise UserError(f"config.tuning.freeze: found {freeze}; the model has {layers} layers")
     if config["reinit_layers"] > layers:
-        raise UserError(
-            f"config.tuning.reinit_layers: found {config['reinit_layers']}; the model has {layers}"
-        )
+        raise UserError(f"config.tuning.reinit_layers: found {config['reinit_layers']}; the model has {layers}")
 
 
 def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:

@@ -136,9 +136,7 @@ def _model(config, path, names):
     """(config.model, model, labels, problem, scheme) of a config.json and the names in its weights file."""
     settings = model_config.to_model(config, path)
     task, labels, problem, scheme = None, (), "", ""
-    heads, task_name = FAMILIES[config["model_type"]].heads(
-        names, config, model_config.architecture_task(config, path)
-    )
+    heads, task_name = FAMILIES[config["model_type"]].heads(names, config, model_config.architecture_task(config, path))
     settings["pooler"] = "pooler" in heads
     if task_name:
         task, labels, problem, scheme = model_config.to_task(config, task_name, path)

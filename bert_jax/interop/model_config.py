@@ -89,8 +89,7 @@ def architecture_task(config: Mapping, path: pathlib.Path) -> str:
 
 
 def architecture(model_type: str, spec: Spec) -> str | None:
-    """The transformers class whose heads a model has; a pooler that no head reads may be left out. None: there is none.
-    """
+    """The transformers class whose heads a model has; a pooler that no head reads may be left out. None: there is none."""
     family = FAMILIES[model_type]
     if spec.task:
         endings = {name: ending for ending, name in TASKS.items() if name in family.tasks}
@@ -165,7 +164,7 @@ def _labels(config, path):
 
 
 def _scheme(labels):
-    """"BIO" or "BIOES" where the labels have such prefixes; "" where they are plain tags, or of another scheme."""
+    """ "BIO" or "BIOES" where the labels have such prefixes; "" where they are plain tags, or of another scheme."""
     prefixes = {label.split("-")[0] for label in labels if re.fullmatch(r"[A-Z]-.+", label)}
     others = [label for label in labels if label != "O" and not re.fullmatch(r"[A-Z]-.+", label)]
     if not prefixes or others or prefixes - set("BIES"):

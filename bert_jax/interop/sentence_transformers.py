@@ -1,9 +1,9 @@
 """Directories of sentence-transformers: which modules follow the encoder, and what an embedder does with them.
 
-    modules.json                          the modules and their folders
-    sentence_bert_config.json             longest text, lower case; beside the encoder's config.json
-    1_Pooling/config.json                 how vectors of tokens become one
-    config_sentence_transformers.json     prompts
+modules.json                          the modules and their folders
+sentence_bert_config.json             longest text, lower case; beside the encoder's config.json
+1_Pooling/config.json                 how vectors of tokens become one
+config_sentence_transformers.json     prompts
 """
 
 import dataclasses

@@ -41,9 +41,7 @@ class Visibility:
 
     def with_padding_last(self, order: jax.Array) -> "Visibility":
         """That of the same rows in the first order of `padding_last`, [batch, sequence]; causality stays as it is."""
-        return dataclasses.replace(
-            self, present=jnp.take_along_axis(self.present, order, axis=1), padding_last=True
-        )
+        return dataclasses.replace(self, present=jnp.take_along_axis(self.present, order, axis=1), padding_last=True)
 
     def within(self, reach: int) -> "Visibility":
         """The same with a window: of tokens at most `reach` places away."""

@@ -76,9 +76,7 @@ def segments_of(spec: Spec) -> tuple[Segment, ...]:
     while first < count:
         period, repeats = _longest_repeat(kinds[first:])
         stop = first + period * repeats
-        found.append(
-            Segment(first, tuple(sources[first:stop]), tuple(local[first : first + period]), repeats, shared)
-        )
+        found.append(Segment(first, tuple(sources[first:stop]), tuple(local[first : first + period]), repeats, shared))
         first = stop
     return tuple(found)
 

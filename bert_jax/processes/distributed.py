@@ -77,7 +77,6 @@ def initialize(
     atexit.register(lambda: (_ended.set(), watch.join()))  # no thread may be in a call while Python ends
 
 
-
 def is_first() -> bool:
     """Whether this process is the one that logs and writes what is written once."""
     return _state.process_id == 0

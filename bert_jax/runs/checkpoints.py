@@ -249,9 +249,7 @@ class Checkpoints:
         self._say(f"warning: the checkpoint of step {step} is damaged ({reason}); moved to {aside}")
 
 
-def load(
-    workdir: str | os.PathLike, step: int | str | None = None
-) -> tuple[dict, ml_collections.ConfigDict, int]:
+def load(workdir: str | os.PathLike, step: int | str | None = None) -> tuple[dict, ml_collections.ConfigDict, int]:
     """Parameters of a run, without optimizer state, on the default device; needs no corpus.
 
     Args:

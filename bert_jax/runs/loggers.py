@@ -224,9 +224,7 @@ class RemoteTensorBoard(TensorBoard):
 class Progress:
     """One line on the terminal, rewritten in place; elsewhere a line for each row."""
 
-    def __init__(
-        self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline
-    ):
+    def __init__(self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline):
         self._num_steps = num_steps
         self._headline = headline
         self._stream = stream or sys.stdout

@@ -242,8 +242,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     ]
     if changed:
         raise UserError(
-            f"--workdir={workdir}: its run began with {'; '.join(changed)}; "
-            "give the old value, or another --workdir"
+            f"--workdir={workdir}: its run began with {'; '.join(changed)}; give the old value, or another --workdir"
         )
     return run
 

@@ -1,18 +1,18 @@
 """What lies in an experiment's folder, and who may write there.
 
-    WORKDIR/experiment.json       what was asked, and the command that asked
-    WORKDIR/corpus/, tasks/       made by the launcher, unless it was given them
-    WORKDIR/lock                  held by the launcher
-    WORKDIR/ARM/seed-SEED/        a job's:
-        job.json                  what experiments.run_job runs
-        starts.jsonl              each start: when, where, of which code, with which packages
-        diff-SHA.patch            of the working tree against the commit at a start, if it had any
-        log.txt                   what all starts said
-        pretrain/, finetune-TASK/ workdirs
-        common.json               figures of the evaluation that is the same for all arms
-        result.json               of a job that is done
-        failed.json               of one that failed at its last start
-        lock                      held by the process that runs it
+WORKDIR/experiment.json       what was asked, and the command that asked
+WORKDIR/corpus/, tasks/       made by the launcher, unless it was given them
+WORKDIR/lock                  held by the launcher
+WORKDIR/ARM/seed-SEED/        a job's:
+    job.json                  what experiments.run_job runs
+    starts.jsonl              each start: when, where, of which code, with which packages
+    diff-SHA.patch            of the working tree against the commit at a start, if it had any
+    log.txt                   what all starts said
+    pretrain/, finetune-TASK/ workdirs
+    common.json               figures of the evaluation that is the same for all arms
+    result.json               of a job that is done
+    failed.json               of one that failed at its last start
+    lock                      held by the process that runs it
 """
 
 import contextlib

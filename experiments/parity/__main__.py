@@ -43,7 +43,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the random models' sizes and weights, and the batches")
     parser.add_argument("--rounds", type=int, default=1, help="random models of each kind")
     parser.add_argument("--vocab", default=os.environ.get("BERT_JAX_TEST_DATA", ""), help="folder that holds vocab/")
-    parser.add_argument("--output", default="", help="a file for the results; \"\": as said above")
+    parser.add_argument("--output", default="", help='a file for the results; "": as said above')
     options = parser.parse_args()
     import transformers
 

@@ -1,5 +1,4 @@
-"""Models against transformers' in torch: hidden states, logits, loss, gradients, a step of AdamW, and what is exported.
-"""
+"""Models against transformers' in torch: hidden states, logits, loss, gradients, a step of AdamW, and what is exported."""
 
 import pathlib
 import tempfile

@@ -92,9 +92,7 @@ def test_masks_need_a_masked_language_model(tokenizer, model):
 def test_any_kernel_and_dtype_is_looked_into_in_float32(model, inspector):
     spec = dataclasses.replace(model.model.spec, dtype="bfloat16", scan_layers=True)
     narrow = dataclasses.replace(model, model=dataclasses.replace(model.model, spec=spec))
-    np.testing.assert_allclose(
-        Inspector(narrow).attention("aa bb")[1], inspector.attention("aa bb")[1], atol=1e-6
-    )
+    np.testing.assert_allclose(Inspector(narrow).attention("aa bb")[1], inspector.attention("aa bb")[1], atol=1e-6)
 
 
 def test_the_package_names_it():

@@ -212,8 +212,11 @@ def test_published_settings_are_understood_and_said_again(name):
         ("modernbert", {"rope_scaling": {"type": "linear"}}, "rope_scaling {'type': 'linear'} is not supported"),
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "expected rope_type default"),
         ("modernbert", {"rope_parameters": {"rope_theta": 99.0}}, "expected an object with full_attention and sliding"),
-        ("modernbert", {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}},
-         "rope_parameters.sliding_attention {'type': 'linear', 'factor': 2.0} is not supported"),
+        (
+            "modernbert",
+            {"rope_parameters": {"sliding_attention": {"type": "linear", "factor": 2.0}}},
+            "rope_parameters.sliding_attention {'type': 'linear', 'factor': 2.0} is not supported",
+        ),
         ("modernbert", {"sliding_window": 0}, "sliding_window 0; expected a positive number"),
         ("eurobert", {"rope_parameters": {"type": "linear", "factor": 3.0}}, "rope_parameters {'type': 'linear'"),
         ("eurobert", {"rope_parameters": [1]}, "rope_parameters [1] is not supported"),

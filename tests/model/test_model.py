@@ -205,7 +205,5 @@ def test_custom_gradients_against_automatic_ones():
         def plain(x, kernel, bias):
             return jnp.sin(x @ kernel + bias[None, None]).sum()
 
-        for one, other in zip(
-            *(jax.grad(f, argnums=(0, 1, 2))(x, kernel, bias) for f in (ours, plain)), strict=True
-        ):
+        for one, other in zip(*(jax.grad(f, argnums=(0, 1, 2))(x, kernel, bias) for f in (ours, plain)), strict=True):
             assert_close(one, other)

@@ -144,9 +144,7 @@ def test_padding_changes_nothing_and_packed_rows_are_the_unpacked(switches):
         packed["sequence_ids"][0, start : start + length] = number
         packed["position_ids"][0, start : start + length] = np.arange(length)
     packed["cls_positions"] = np.array([starts], np.int32)
-    packed["masked_positions"] = np.concatenate(
-        [batch["masked_positions"][i + 1] + starts[i] for i in range(2)]
-    )[None]
+    packed["masked_positions"] = np.concatenate([batch["masked_positions"][i + 1] + starts[i] for i in range(2)])[None]
     found = outputs_of(model, params, packed, hidden_states=True)
     for number, (length, start) in enumerate(zip(lengths, starts, strict=True), 1):
         states = np.asarray(found["hidden_states"])[:, 0, start : start + length]

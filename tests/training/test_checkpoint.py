@@ -124,9 +124,7 @@ def test_restore_lays_the_state_out_anew(tmp_path):
     mesh = jax.make_mesh((1,), ("data",))
     save_steps(tmp_path, [10])
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    template = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), make_state(0)
-    )
+    template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), make_state(0))
     state, _ = checkpoint.Checkpoints(tmp_path, make_config()).restore(template)
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(state))
 
@@ -223,8 +221,7 @@ def test_full_disk_costs_no_checkpoint(small_disk):
     checkpoints.save(20, noise(20))
     checkpoints.settle()
     assert said == [
-        "warning: saving the checkpoint of step 20 failed: No space left on device; "
-        "the last good one is step 10"
+        "warning: saving the checkpoint of step 20 failed: No space left on device; the last good one is step 10"
     ]
     assert [path.name for path in pathlib.Path(small_disk / "checkpoints").iterdir()] == ["10"]
     state, step = checkpoint.Checkpoints(small_disk, config).restore(first)

@@ -55,9 +55,7 @@ def gradients(function, chunk, mesh=None):
     rows, table = sharding.batch_sharding(mesh), NamedSharding(mesh, P("tensor", "fsdp"))
     learned = rows, table, NamedSharding(mesh, P("tensor"))
     everywhere = sharding.replicated(mesh)
-    return jax.jit(
-        on_mesh, in_shardings=(learned, (rows, rows)), out_shardings=((everywhere, everywhere), learned)
-    )
+    return jax.jit(on_mesh, in_shardings=(learned, (rows, rows)), out_shardings=((everywhere, everywhere), learned))
 
 
 @functools.cache

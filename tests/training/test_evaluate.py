@@ -236,8 +236,13 @@ def test_a_hugging_face_model_in_torch(tmp_path, corpus):
     vocabulary = Corpus.open(corpus).tokenizer
     theirs = transformers.BertForPreTraining(
         transformers.BertConfig(
-            vocab_size=vocabulary.vocab_size + 3, hidden_size=24, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=40, max_position_embeddings=32, initializer_range=0.3,
+            vocab_size=vocabulary.vocab_size + 3,
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=40,
+            max_position_embeddings=32,
+            initializer_range=0.3,
         )  # fmt: skip
     ).eval()
     theirs.save_pretrained(tmp_path)

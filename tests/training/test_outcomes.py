@@ -45,9 +45,7 @@ def test_failed_runs_and_the_spread():
     lines = outcomes.table(summary)
     assert lines[1].endswith("failed: 0.5000 is not better than the commonest answer's 0.5000")
     assert lines[2].endswith("failed: not finite at step 25") and "failed" not in lines[3]
-    assert lines[4] == (
-        "accuracy of 3 seeds: median 0.8000, 0.6000 to 0.9000, standard deviation 0.1528; failed: 5, 6"
-    )
+    assert lines[4] == ("accuracy of 3 seeds: median 0.8000, 0.6000 to 0.9000, standard deviation 0.1528; failed: 5, 6")
     json.dumps(summary, allow_nan=False)
 
 

@@ -87,9 +87,7 @@ def _packed(config, train, rows, host, num_hosts, unit):
         mine = first[begin : end + 1] if begin < len(first) else first[-1:]
         examples = train.batch(members[mine[0] : mine[-1]], longest)
         tokenizer = train.tokenizer
-        parts.append(
-            packing.pack(examples, mine - mine[0], end - begin, most, tokenizer.pad_id, tokenizer.cls_id)
-        )
+        parts.append(packing.pack(examples, mine - mine[0], end - begin, most, tokenizer.pad_id, tokenizer.cls_id))
     return parts
 
 

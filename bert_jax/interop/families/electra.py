@@ -37,9 +37,7 @@ class Electra(Family):
         rate = dropout_of(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         if name == "token_classification":
             return Task(name, num_labels, "cls", rate)
-        return Task(
-            name, num_labels, "cls", rate, transform=True, transform_activation="gelu", transform_dropout=rate
-        )
+        return Task(name, num_labels, "cls", rate, transform=True, transform_activation="gelu", transform_dropout=rate)
 
     def from_task(self, task, spec, original):
         return bert.classifier_dropout(task, spec, original)

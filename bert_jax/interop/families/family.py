@@ -161,9 +161,7 @@ class Family:
         hidden, heads = model["hidden_size"], model["num_heads"]
         if not model["head_size"] and hidden % heads:
             names = {key.ours: key.theirs for key in self.keys}
-            raise UserError(
-                f"{path}: {names['hidden_size']} {hidden} is not divisible by {names['num_heads']} {heads}"
-            )
+            raise UserError(f"{path}: {names['hidden_size']} {hidden} is not divisible by {names['num_heads']} {heads}")
         same = {"embedding_size": hidden, "head_size": hidden // heads, "num_kv_heads": heads}
         same |= {"local_rotary_base": model["rotary_base"], "relative_span": model["max_positions"]}
         same |= {"head_activation": model["activation"]}
