@@ -89,7 +89,7 @@ def architecture_task(config: Mapping, path: pathlib.Path) -> str:
 
 
 def architecture(model_type: str, spec: Spec) -> str | None:
-    """The transformers class whose heads a model has; a pooler that no head reads may be left out. None: there is none."""
+    """The transformers class whose heads a model has; a pooler that no head reads may be left out. None for none."""
     family = FAMILIES[model_type]
     if spec.task:
         endings = {name: ending for ending, name in TASKS.items() if name in family.tasks}

@@ -73,7 +73,7 @@ def search(
 def changes(
     config: ml_collections.ConfigDict, topology: Topology, compiled: list[Compiled]
 ) -> Iterator[dict[str, int | str]]:
-    """Changes to try, the cheapest first: microbatches, then logits in parts, remat policies, fsdp, and these together."""
+    """Lists changes to try, cheapest first: microbatches, then logits in parts, remat policies, fsdp, then all."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
     now = config.train.microbatches
     parts = [

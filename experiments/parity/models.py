@@ -1,4 +1,4 @@
-"""Models against transformers' in torch: hidden states, logits, loss, gradients, a step of AdamW, and what is exported."""
+"""Compares models with transformers: hidden states, logits, loss, gradients, a step of AdamW, exports."""
 
 import pathlib
 import tempfile
