@@ -2,29 +2,41 @@
 PYTHON ?= python3
 RUN = .venv/bin/python
 
-.PHONY: quickstart test test-parity test-slow test-beam test-cloud lint
+# Eight forced CPU devices; what a target promises to test and cannot, it fails on.
+PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
+
+.PHONY: quickstart test test-full test-parity test-slow test-beam test-cloud lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
 
 test: .venv/.test
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
-	JAX_PLATFORMS=cpu BERT_JAX_TEST_COMPILER=quick $(RUN) -m pytest -n 2 --dist loadfile
+	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile
+
+test-full: .venv/.test
+	$(PYTEST) -n 2 --dist loadfile -m full
 
 test-parity: .venv/.parity
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m parity
+	$(PYTEST) -m parity
 
 test-slow: .venv/.test
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 test-beam: .venv-beam/.test
-	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest -m beam tests/data
+	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest --no-skips -m beam tests/data
 
 test-cloud: .venv-cloud/.test
-	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest -m cloud tests/experiments/test_cloud.py
+	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest --no-skips -m cloud tests/experiments/test_cloud.py
 
-lint: .venv/.test
+lint: .venv/.test types
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+
+types: .venv/.test
+	$(RUN) -m tests.types
+
+docs: .venv/.docs
+	$(RUN) -m mkdocs build --strict
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("bert_jax needs Python 3.11 or later; found %d.%d. Name another with: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

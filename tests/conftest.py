@@ -3,6 +3,8 @@
 import importlib.metadata
 import os
 
+import pytest
+
 _flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 # Most of the time of `make test` is the compiler's: it asks for programs that are made quickly. The other targets
 # compile as users do. XLA ends the process over a flag that it does not know: this one is for versions that do.
@@ -16,3 +18,35 @@ os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it only compiles: se
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
+# A test may lack something that no installation brings. Its reason to skip begins with one of these.
+ALLOWED_SKIPS = ("this machine: ", "outside data: ")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--no-skips", action="store_true", help="fail where a test skips because something is missing")
+
+
+def _fail_if_skipped(report, config):
+    """Turns a skip into a failure: what a make target promises runs, or the target fails."""
+    if not (config.getoption("--no-skips") and report.skipped) or hasattr(report, "wasxfail"):
+        return
+    path, line, reason = report.longrepr
+    reason = reason.removeprefix("Skipped: ")
+    if not reason.startswith(ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"{path}:{line}: skipped under --no-skips: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    _fail_if_skipped(report, item.config)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    _fail_if_skipped(report, collector.config)
+    return report

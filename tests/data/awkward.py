@@ -60,5 +60,5 @@ def shared(path):
     root = pathlib.Path(__file__).resolve().parents[2]
     data = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", root.parent / "shared" / "data"))
     if not (data / path).exists():
-        pytest.skip(f"{data / path} is not there; BERT_JAX_TEST_DATA names the folder of the shared data")
+        pytest.skip(f"outside data: {data / path} is missing; BERT_JAX_TEST_DATA names the folder of the shared data")
     return data / path

@@ -298,7 +298,7 @@ def large(tmp_path, vocab):
 def workers_of(process):
     """Process ids of a running prepare's workers."""
     if not os.path.isdir("/proc/self/task"):
-        pytest.skip("needs /proc to find the worker processes")
+        pytest.skip("this machine: no /proc, which names the worker processes")
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()]
 

@@ -112,7 +112,7 @@ def test_not_finite(chain_corpus, tmp_path):
     assert "learning rate too high" in found["nonfinite"].causes[0]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_warm_up_longer_than_the_run(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__warmup_steps=10_000, train__num_steps=30, train__eval_every=30)
     found, _ = findings(trained(config, tmp_path / "run"))
@@ -349,7 +349,7 @@ def test_what_copying_gains():
     assert corpora.copying_loss(p, Data) == pytest.approx(corpora.entropy(p))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fine_tuning_at_a_rate_far_too_high(healthy, tmp_path):
     lines = ["text\tlabel", *(f"{text.splitlines()[0]}\t{i % 2}" for i, text in enumerate(chains(64)))]
     (tmp_path / "train.tsv").write_text("\n".join(lines) + "\n")

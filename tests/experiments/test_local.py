@@ -136,7 +136,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_killed_and_started_again(whole, corpus, tmp_path):
     """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
     expected = whole[0].results()

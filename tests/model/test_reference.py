@@ -43,12 +43,12 @@ COMBINED = {
 }  # fmt: skip
 
 
-# What make test has time for; the others are slow ones.
+# What make test has time for; make test-full runs the others.
 SIX = (1, 3, 4, 6, 8, 9)
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if i in SIX else pytest.mark.slow) for i, name in enumerate(COMBINED)]
+    "name", [pytest.param(name, marks=() if i in SIX else pytest.mark.full) for i, name in enumerate(COMBINED)]
 )
 def test_hidden_states_and_logits(name):
     config = config_lib.base().model

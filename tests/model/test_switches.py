@@ -115,7 +115,7 @@ def test_every_parameter_learns_and_scanned_layers_are_those_one_by_one(switches
     assert jax.tree.structure(model_lib.unstack_layers(stacked)) == jax.tree.structure(params)
 
 
-@pytest.mark.parametrize("name", ["windows", pytest.param("relative", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["windows", pytest.param("relative", marks=pytest.mark.full)])
 def test_layers_that_are_computed_again_give_the_same_gradient(name):
     batch, remat = make_batch(), make_model(SWITCHES[name], scan_layers=True, remat="full")
     params = remat.init(jax.random.key(0))

@@ -315,7 +315,7 @@ def test_mistakes_in_the_command_are_one_line(arguments, message):
     assert code == 2 and error.startswith(message) and "\n" not in error
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_generator_is_counted(config, libtpu):
     config.model.update(embedding_size=64, pooler=False)
     config.objective.update(name="rtd", next_sentence=False)

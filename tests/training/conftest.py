@@ -106,8 +106,8 @@ def small_disk(tmp_path):
     try:
         done = subprocess.run(mount, capture_output=True, text=True)
     except OSError as error:
-        pytest.skip(f"cannot mount a small file system here: {error}")
+        pytest.skip(f"this machine: cannot mount a small file system: {error}")
     if done.returncode:
-        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
+        pytest.skip(f"this machine: cannot mount a small file system: {done.stderr.strip()}")
     yield path
     subprocess.run(["umount", "-l", str(path)], check=True)

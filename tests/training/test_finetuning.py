@@ -324,7 +324,9 @@ def test_kill_and_start_again(folder, tmp_path, environment):
 def test_the_command_on_sst2(folder, tmp_path, environment):
     files = {split: DATA / "sst2" / f"{split}.tsv" for split in ("train", "dev")}
     if not files["train"].exists():
-        pytest.skip(f"{files['train']} is not there; BERT_JAX_TEST_DATA names the folder of the shared data")
+        pytest.skip(
+            f"outside data: {files['train']} is missing; BERT_JAX_TEST_DATA names the folder of the shared data"
+        )
     cut = tmp_path / "train.tsv"
     cut.write_text("".join(files["train"].read_text().splitlines(keepends=True)[:128]))
     output = finish(start(

@@ -158,7 +158,7 @@ def test_each_process_reads_its_rows_and_all_make_the_global_batch(recipe, envir
                 assert {row for _, _, a, b, _ in parts for row in range(int(a), int(b))} == set(range(len(array)))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
     """P2: two processes, killed, continue as one and as two, on other meshes; the same layout gives the same bits."""
     whole = pretrain(2, environment, recipe, tmp_path / "whole", "--config.mesh.fsdp=4")
@@ -201,7 +201,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     [
         ([[], ["--config.seed=3"]], "process 1 of 2: config.seed: found 3; process 0 has 0"),
         pytest.param(
-            [[], ["--config.data.corpus=/nowhere"]], "process 1 of 2: /nowhere: no such corpus", marks=pytest.mark.slow
+            [[], ["--config.data.corpus=/nowhere"]], "process 1 of 2: /nowhere: no such corpus", marks=pytest.mark.full
         ),
     ],
 )
@@ -241,7 +241,7 @@ def test_an_error_of_one_process_between_checkpoints_ends_all(recipe, environmen
     assert checkpoint.steps_in(tmp_path / "checkpoints") == [4]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_four_processes_train_as_one(recipe, environment, tmp_path):
     """With a tensor axis inside of each process, and an fsdp axis across them."""
     pretrain(1, environment, recipe, tmp_path / "one").wait()
@@ -249,7 +249,7 @@ def test_four_processes_train_as_one(recipe, environment, tmp_path):
     assert_same_to_rounding(logged(tmp_path / "four"), logged(tmp_path / "one"))
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_fine_tuning_on_two_processes(finished, environment, tmp_path):
     labels = {"kan": "good", "mot": "bad"}
     rows = [(f"{word} lo{i} ri", label) for i in range(40) for word, label in labels.items()]

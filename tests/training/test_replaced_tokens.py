@@ -75,7 +75,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-@pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.full)])
 def test_losses_against_numpy(sharing):
     """With the two models' own outputs, of parameters put together by hand."""
     config, batch, params = make_config(sharing), make_batch(), fresh(sharing)
@@ -182,7 +182,7 @@ def run(sharing="tied", mesh_sizes=(1, 1, 1), microbatches=1, scan_layers=False,
 
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "scan_layers"),
-    [pytest.param((8, 1, 1), 2, False, marks=pytest.mark.slow), ((2, 2, 2), 4, True)],
+    [pytest.param((8, 1, 1), 2, False, marks=pytest.mark.full), ((2, 2, 2), 4, True)],
 )
 def test_shards_and_microbatches_change_nothing(mesh_sizes, microbatches, scan_layers):
     found, expected = run("tied", mesh_sizes, microbatches, scan_layers), run()
@@ -312,7 +312,7 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
         evaluation.evaluate(model, str(corpus), **short)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_run_continues_another_ones_models(trained, corpus, tmp_path, capfd):
     config = tiny(corpus)
     config.init_from, config.optimizer.learning_rate, config.seed = str(trained), 0.0, 1
