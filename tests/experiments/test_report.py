@@ -6,13 +6,13 @@ import struct
 import subprocess
 import sys
 
-import made_folders
 import pytest
-from made_folders import ACCURACY, LOSS
 
 from bert_jax.errors import UserError
 from experiments import report
 from experiments.reporting import comparisons, results
+from tests.experiments import made_folders
+from tests.experiments.made_folders import ACCURACY, LOSS
 
 BETTER = {"static": [5.10, 5.30, 5.20], "dynamic": [5.00, 5.21, 5.09]}
 
