@@ -15,8 +15,7 @@ import pathlib
 from absl import flags
 
 from bert_jax import command
-from bert_jax.data.preparation import beam
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import beam, pipeline
 from bert_jax.data.preparation.sentences import MODES
 from bert_jax.data.preparation.sources import DOCUMENTS
 from bert_jax.errors import UserError
@@ -55,7 +54,7 @@ def main(argv):
     for flag in (_INPUT, _OUTPUT, _TOKENIZER):
         if not flag.value:
             raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
-    settings = preparation.Settings(
+    settings = pipeline.Settings(
         input=_INPUT.value,
         tokenizer=_found(_TOKENIZER.value),
         documents=_DOCUMENTS.value,
@@ -71,8 +70,8 @@ def main(argv):
     if argv[1:] and not _RUNNER.value:
         raise UserError(f"{argv[1]}: unexpected argument after --, where Beam's options stand; expected --runner=NAME")
     cluster = beam.Cluster(_RUNNER.value, argv[1:]) if _RUNNER.value else None
-    manifest = preparation.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster)
-    print(preparation.summary(manifest, _OUTPUT.value))
+    manifest = pipeline.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster)
+    print(pipeline.summary(manifest, _OUTPUT.value))
 
 
 def _found(tokenizer):

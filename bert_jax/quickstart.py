@@ -24,12 +24,12 @@ TEXTS = (
 
 def main(argv):
     del argv
-    from bert_jax.data.preparation import pipeline as preparation
+    from bert_jax.data.preparation import pipeline
 
     folder = pathlib.Path(_FOLDER.value)
     print(f"1. The corpus: the documentation of Python, in {folder / 'corpus'}")
-    settings = preparation.Settings(input="python-docs", tokenizer="train:wordpiece:4096", eval_share=0.05)
-    preparation.prepare(settings, folder / "corpus")
+    settings = pipeline.Settings(input="python-docs", tokenizer="train:wordpiece:4096", eval_share=0.05)
+    pipeline.prepare(settings, folder / "corpus")
 
     from bert_jax.training import loop
 

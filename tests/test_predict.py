@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bert_jax
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
 from tests.inference.conftest import VOCABULARY, make_model, texts
@@ -50,7 +50,7 @@ ASKED = texts(40, seed=9, most=9)
 def folder(tmp_path_factory):
     """A Hugging Face directory for each verb, and inputs."""
     folder = tmp_path_factory.mktemp("predict")
-    tokenizer = tokenizers.wordpiece(VOCABULARY, True, "test")
+    tokenizer = hugging_face.wordpiece(VOCABULARY, True, "test")
     for verb, task in TASKS.items():
         model = make_model(tokenizer, task, LABELS[verb], problem="single_label" * (verb == "classify"))
         huggingface.write(model, folder / verb)

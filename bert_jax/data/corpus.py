@@ -1,7 +1,7 @@
 """The corpus on disk: flat memory-mapped arrays of tokens, with sentence and document offsets.
 
     DIR/manifest.json                    written last: its presence means the corpus is whole
-    DIR/tokenizer/                       what tokenizers.load reads
+    DIR/tokenizer/                       what loading.load reads
     DIR/{train,eval}/sentences.npy       int64 [S+1] token offsets of the split's sentences, from 0
     DIR/{train,eval}/documents.npy       int64 [D+1] sentence indices of the split's documents, from 0
     DIR/{train,eval}/NNNNN.tokens.npy    uint16, or uint32 for vocabularies over 65,535; no special tokens
@@ -19,7 +19,8 @@ import pathlib
 
 import numpy as np
 
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 FORMAT_VERSION = 1
@@ -103,8 +104,8 @@ class Corpus:
         return cls(path, read_manifest(manifest_path.read_bytes(), str(manifest_path)))
 
     @functools.cached_property
-    def tokenizer(self) -> tokenizers.Tokenizer:
-        return tokenizers.load(self.path / "tokenizer")
+    def tokenizer(self) -> Tokenizer:
+        return loading.load(self.path / "tokenizer")
 
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:

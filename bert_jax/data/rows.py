@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 

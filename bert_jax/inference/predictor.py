@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from typing import Any, ClassVar, Self
 
 from bert_jax import model as model_lib
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Program, Row
 from bert_jax.interop.pretrained import Pretrained

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
 

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.data.vocabularies import published, tokenizers
+from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, hub, model_config, sentence_transformers, tensors, weights
 from bert_jax.interop.families import FAMILIES
@@ -52,11 +52,11 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     settings, model, labels, problem, scheme = _model(config, path, {weights.canonical(key, table) for key in arrays})
     table = table_of(config, model.spec)
     params = weights.from_state_dict(model, arrays, table, str(file))
-    tokenizer = tokenizers.load(directory)
+    tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
     use = dict(embedder.settings) if embedder else {}
     if use.get("lower_case"):
-        tokenizer = tokenizers.lower_cased(tokenizer)
+        tokenizer = hugging_face.lower_cased(tokenizer)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
     dtypes = {weights.canonical(key, table): array.dtype.name for key, array in arrays.items()}
@@ -169,7 +169,7 @@ def _check_expressible(pretrained):
             f"{name}: cannot be said in the format of {family}, the nearest: {reasons}; the model stays usable in "
             "bert_jax"
         )
-    if not original and not isinstance(pretrained.tokenizer, tokenizers.HuggingFaceTokenizer):
+    if not original and not isinstance(pretrained.tokenizer, hugging_face.HuggingFaceTokenizer):
         raise UserError(
             f"{name}: its vocabulary is a SentencePiece .model, whose ids no tokenizer of {family} gives; "
             "the model stays usable in bert_jax"

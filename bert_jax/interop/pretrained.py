@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.sharding import path_name
 
 

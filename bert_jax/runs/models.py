@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective
-from bert_jax.data.vocabularies import tokenizers
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies import loading
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable as tuning
 from bert_jax.interop import formats, huggingface
@@ -66,7 +66,7 @@ def open_model(
 def tokenizer_of(workdir: pathlib.Path) -> Tokenizer:
     """A run's."""
     with workdir_lib.tokenizer_of(workdir) as folder:
-        return tokenizers.load(folder)
+        return loading.load(folder)
 
 
 def fine_tuned(run: Mapping) -> model_lib.Model:

@@ -4,7 +4,7 @@
                             the teacher; of fine-tuning ("kind": "finetune") the model, its head, labels and what else
                             opening it needs
     WORKDIR/config.json     every setting; of pre-training, model.vocab_size filled in
-    WORKDIR/tokenizer/      what tokenizers.load reads
+    WORKDIR/tokenizer/      the tokenizer, read by vocabularies.loading.load
     WORKDIR/checkpoints/    see checkpoint.py
     WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see metrics.py
     WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning.py

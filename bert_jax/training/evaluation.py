@@ -15,7 +15,7 @@ from bert_jax import sharding
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.objectives.replaced_tokens import ReplacedTokens

@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies import new_tokens
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
 from bert_jax.objectives import Objective

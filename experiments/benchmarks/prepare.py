@@ -32,8 +32,8 @@ _SIZES = (20_000_000, 200_000_000)
 # What a Hugging Face pipeline does: batches of lines through the Rust tokenizer, on as many threads.
 _TOKENIZERS_ALONE = """
 import sys, time
-from bert_jax.data import tokenizers
-tokenizer = tokenizers.load(sys.argv[1])._tokenizer
+from bert_jax.data.vocabularies import loading
+tokenizer = loading.load(sys.argv[1])._tokenizer
 lines = [line.strip() for line in open(sys.argv[2], encoding="utf-8") if line.strip()]
 tokenizer.encode_batch_fast(lines[:100], add_special_tokens=False)
 start, cpu, tokens = time.perf_counter(), time.process_time(), 0

@@ -24,7 +24,7 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.data import loader
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import pipeline
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir
 from bert_jax.training import loop, step
@@ -52,7 +52,7 @@ def main(argv):
         corpus = _CORPUS.value
         if not corpus:
             corpus = folder / "corpus"
-            preparation.prepare(preparation.Settings("python-docs", "train:wordpiece:8192"), corpus)
+            pipeline.prepare(pipeline.Settings("python-docs", "train:wordpiece:8192"), corpus)
         config = make_config(corpus)
         corpora = loader.open_corpora(config)
         config.model.vocab_size = corpora[0].vocab_size

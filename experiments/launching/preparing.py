@@ -10,8 +10,8 @@ import numpy as np
 
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus, Split
-from bert_jax.data.preparation import pipeline as preparation
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.preparation import pipeline
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from experiments.experiment import Experiment, Text, configured
 
@@ -23,8 +23,8 @@ _SHORTEST, _LONGEST = 5, 30  # words of a sentence of the task
 
 def make_corpus(text: Text, folder: pathlib.Path) -> None:
     """Prepares the corpus, or goes on; nothing where it is whole."""
-    settings = preparation.Settings(input=text.input, tokenizer=text.tokenizer, **text.settings)
-    preparation.prepare(settings, folder)
+    settings = pipeline.Settings(input=text.input, tokenizer=text.tokenizer, **text.settings)
+    pipeline.prepare(settings, folder)
 
 
 def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator
 
 from bert_jax.data import rows
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
 from experiments.parity import vocabularies as vocabularies_lib
 from experiments.parity.report import Row
 
@@ -34,7 +34,7 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
     """How many texts, pairs and pairs cut to length AutoTokenizer encodes otherwise."""
     import transformers
 
-    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), tokenizers.load(directory)
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), loading.load(directory)
     others = [*PAGE[3:], *PAGE[:3]]
     ids, other_ids = ours.encode(PAGE, special=True), ours.encode(others, special=True)
     pairs = list(zip(ids, other_ids, strict=True))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import training
 
 Named = tuple[str, pathlib.Path]
 
@@ -69,7 +69,7 @@ def trained(folder: pathlib.Path, lines: list[str]) -> Iterator[Named]:
 
     for kind, size in (("wordpiece", 150), ("bpe", 400), ("bert-bpe", 400), ("unigram", 300)):
         path = folder / f"trained_{kind}"
-        tokenizer_training.train(kind, lines, size).save(path)
+        training.train(kind, lines, size).save(path)
         (path / "config.json").write_text('{"model_type": "bert"}')
         yield f"trained {kind}", path
     layouts = {

@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import pipeline
 
 LETTERS = string.ascii_lowercase
 VOCABULARY = [
@@ -45,13 +45,13 @@ def make_corpus(tmp_path_factory):
 
     def make(content, name, eval_share=0.1):
         (folder / f"{name}.txt").write_text(content)
-        settings = preparation.Settings(
+        settings = pipeline.Settings(
             input=str(folder / f"{name}.txt"),
             tokenizer=str(folder / "vocab.txt"),
             sentences="line",
             eval_share=eval_share,
         )
-        preparation.prepare(settings, folder / name, workers=1, progress=False)
+        pipeline.prepare(settings, folder / name, workers=1, progress=False)
         return folder / name
 
     return make

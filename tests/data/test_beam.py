@@ -9,8 +9,7 @@ import time
 import pytest
 
 from bert_jax import storage
-from bert_jax.data.preparation import beam
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import beam, pipeline
 from bert_jax.errors import UserError
 from tests.data.test_prepare import contents, make_text, small_shards, vocab  # noqa: F401
 
@@ -22,7 +21,7 @@ PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 def prepare(settings, output, runner=None, options=(), strict=False):
     cluster = beam.Cluster(runner, options) if runner else None
     workers = None if runner else 1
-    return preparation.prepare(settings, output, workers, strict, progress=False, cluster=cluster)
+    return pipeline.prepare(settings, output, workers, strict, progress=False, cluster=cluster)
 
 
 def command(*flags):
@@ -37,7 +36,7 @@ def test_the_corpus_is_the_same_bytes(tmp_path, vocab, monkeypatch, options):  #
     text = make_text(150)
     (tmp_path / "a.txt").write_text(f"{text}\n\n{text[:2000]}")
     (tmp_path / "b.txt").write_bytes(b"\xff")
-    settings = preparation.Settings(
+    settings = pipeline.Settings(
         input=f"{tmp_path}/?.txt", tokenizer="train:wordpiece:300", eval_share=0.2, drop_duplicates=True
     )
     manifest = prepare(settings, tmp_path / "pool")
@@ -54,7 +53,7 @@ def test_what_a_worker_refuses_is_one_line_and_the_work_goes_on(tmp_path, vocab,
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text(make_text(20, seed=i))
     (tmp_path / "4.txt").write_bytes(b"ends badly \xff")
-    settings = preparation.Settings(input=f"{tmp_path}/?.txt", tokenizer=str(vocab))
+    settings = pipeline.Settings(input=f"{tmp_path}/?.txt", tokenizer=str(vocab))
     for output in (tmp_path / "out", f"file://{tmp_path}/remote"):
         with pytest.raises(UserError, match=r"4\.txt: not UTF-8 at byte 11 .*without --strict") as error:
             prepare(settings, output, "DirectRunner", PROCESSES, strict=True)
@@ -110,8 +109,8 @@ def test_mistakes_are_one_line(tmp_path, vocab, flags, message):  # noqa: F811
 
 def test_workers_that_do_not_see_the_files_say_so(tmp_path, vocab):  # noqa: F811
     (tmp_path / "a.txt").write_text(make_text(3))
-    settings = preparation.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab))
-    shards = dict(enumerate(preparation.sources.plan(settings.input, settings.reading).shards))
+    settings = pipeline.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab))
+    shards = dict(enumerate(pipeline.sources.plan(settings.input, settings.reading).shards))
     with pytest.raises(UserError, match="--output: no .*/parts on a worker"):
         list(beam.Cluster("DirectRunner").write_all(shards, f"{tmp_path}/parts", str(vocab), settings, False))
     (tmp_path / "parts").mkdir()

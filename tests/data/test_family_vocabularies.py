@@ -8,8 +8,7 @@ import random
 import pytest
 
 from bert_jax.data import rows
-from bert_jax.data.vocabularies import chunks, sentencepiece_models, tokenizers
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import chunks, loading, sentencepiece_models, training
 from bert_jax.errors import UserError
 from experiments.parity import vocabularies
 from tests.data.awkward import PAIRS, TEXTS, random_texts
@@ -36,7 +35,7 @@ def directories(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(directories):
-    return {name: tokenizers.load(directory) for name, directory in directories.items()}
+    return {name: loading.load(directory) for name, directory in directories.items()}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,7 +76,7 @@ def test_cached_chunks_equal_direct_encoding(loaded, name):
 def test_saved_is_loaded_the_same(loaded, name, tmp_path):
     tokenizer = loaded[name]
     tokenizer.save(tmp_path, segments=False)
-    again = tokenizers.load(tmp_path)
+    again = loading.load(tmp_path)
     assert again.encode(TEXTS, special=True) == tokenizer.encode(TEXTS, special=True)
     assert again.encode(TEXTS) == tokenizer.encode(TEXTS)
     facts = ("frame", "special_ids", "vocab_size", "leading_space", "kind")
@@ -129,18 +128,18 @@ def test_tokens_of_the_end_and_of_padding_may_be_one(loaded, directories, tmp_pa
         assert rows.num_special(tokenizer, pair=True) == (4 if "end" in name else 2)
         batch = rows.pad(tokenizer, [rows.join(tokenizer, [5, 6])], 8)
         assert batch["attention_mask"].sum() == 2 + rows.num_special(tokenizer, pair=False)
-    bare = tokenizers.load(directories["eurobert"] / "tokenizer.json")
+    bare = loading.load(directories["eurobert"] / "tokenizer.json")
     assert bare.roles() == loaded["eurobert"].roles() and bare.frame == loaded["eurobert"].frame
 
 
 def test_names_are_taken_from_every_file_beside(directories, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((directories["eurobert"] / "tokenizer.json").read_bytes())
-    assert tokenizers.load(tmp_path).token(tokenizers.load(tmp_path).pad_id) == "<|end_of_text|>"
+    assert loading.load(tmp_path).token(loading.load(tmp_path).pad_id) == "<|end_of_text|>"
     mask = {"content": "<|parallel_sep|>", "lstrip": False}
     named = {"mask_token": mask, "pad_token": "<|reserved_special_token_0|>"}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
     for path in (tmp_path, tmp_path / "tokenizer.json"):
-        tokenizer = tokenizers.load(path)
+        tokenizer = loading.load(path)
         assert tokenizer.token(tokenizer.mask_id) == "<|parallel_sep|>"
         assert tokenizer.token(tokenizer.pad_id) == "<|reserved_special_token_0|>"
 
@@ -149,25 +148,23 @@ def test_a_class_of_another_name_is_no_matter_to_modernbert(directories, tmp_pat
     (tmp_path / "tokenizer.json").write_bytes((directories["modernbert"] / "tokenizer.json").read_bytes())
     (tmp_path / "config.json").write_text('{"model_type": "modernbert"}')
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    assert tokenizers.load(tmp_path).digest() == tokenizers.load(directories["modernbert"]).digest()
+    assert loading.load(tmp_path).digest() == loading.load(directories["modernbert"]).digest()
 
 
 def test_models_of_albert_and_deberta_are_known_by_their_pieces(directories, tmp_path):
     (tmp_path / "x.model").write_bytes((directories["albert"] / "spiece.model").read_bytes())
-    cased = tokenizers.load(tmp_path / "x.model")  # its pieces have capitals
+    cased = loading.load(tmp_path / "x.model")  # its pieces have capitals
     assert cased.kind == "unigram" and cased.encode(["The"]) != cased.encode(["the"])
-    uncased = tokenizers.load(tmp_path / "x.model", lower_case=True)
-    assert (
-        uncased.digest() == tokenizers.load(directories["albert"]).digest() == tokenizers.load(tmp_path, True).digest()
-    )
+    uncased = loading.load(tmp_path / "x.model", lower_case=True)
+    assert uncased.digest() == loading.load(directories["albert"]).digest() == loading.load(tmp_path, True).digest()
     (tmp_path / "x.model").write_bytes((directories["deberta-v3"] / "spm.model").read_bytes())
-    assert tokenizers.load(tmp_path / "x.model").digest() == tokenizers.load(directories["deberta-v3"]).digest()
+    assert loading.load(tmp_path / "x.model").digest() == loading.load(directories["deberta-v3"]).digest()
 
 
 def test_a_model_beside_its_familys_config_is_the_familys(directories):
     for name, file in (("albert", "spiece.model"), ("deberta-v3", "spm.model"), ("xlm-r", "sentencepiece.bpe.model")):
-        assert tokenizers.load(directories[name] / file).digest() == tokenizers.load(directories[name]).digest()
-    lowered = tokenizers.load(directories["deberta-v3"], lower_case=True)
+        assert loading.load(directories[name] / file).digest() == loading.load(directories[name]).digest()
+    lowered = loading.load(directories["deberta-v3"], lower_case=True)
     assert lowered.encode(["THE"]) == lowered.encode(["the"])
 
 
@@ -175,23 +172,23 @@ def test_models_that_users_trained_and_old_corpora_stay_sentencepiece(directorie
     proto = (directories["albert"] / "spiece.model").read_bytes()
     sentencepiece_models.SentencePieceTokenizer(proto, "test", lower_case=True).save(tmp_path)
     for path in (tmp_path, tmp_path / "spiece.model"):
-        tokenizer = tokenizers.load(path)
+        tokenizer = loading.load(path)
         assert tokenizer.kind == "sentencepiece"
         assert tokenizer.digest() == hashlib.blake2b(proto + b"\1", digest_size=16).hexdigest()
     pieces = ["<unk>?", "[CLS]", "[SEP]", "[MASK]", "[PAD]"]
     vocabularies.unigram(tmp_path / "own.model", pieces)
     (tmp_path / "tokenizer_config.json").unlink()
-    assert tokenizers.load(tmp_path / "own.model").kind == "sentencepiece"
+    assert loading.load(tmp_path / "own.model").kind == "sentencepiece"
 
 
 def test_trained_unigram_keeps_or_drops_capitals_and_accents():
     text = ["The caf\u00e9 sat on the mat, ``The'' cat."] * 20
-    lowered = tokenizer_training.train("unigram", text, 40)
+    lowered = training.train("unigram", text, 40)
     assert lowered.encode(["THE CAFE\u0301"]) == lowered.encode(["the cafe"])
-    kept = tokenizer_training.train("unigram", text, 40, lower_case=False)
+    kept = training.train("unigram", text, 40, lower_case=False)
     assert kept.encode(["THE"]) != kept.encode(["the"]) and kept.unk_id not in kept.encode(["The caf\u00e9"])[0]
     assert [kept.token(i) for i in range(5)] == ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
-    byte_level = tokenizer_training.train("bert-bpe", text, 270)
+    byte_level = training.train("bert-bpe", text, 270)
     assert byte_level.token(byte_level.mask_id) == "[MASK]" and byte_level.leading_space
     assert rows.join(byte_level, [9], [10]) == ([2, 9, 3, 10, 3], [0, 0, 0, 1, 1])
 
@@ -200,9 +197,9 @@ def test_what_is_wrong_with_a_directory_is_told(directories, tmp_path):
     for model_type, file in (("albert", "spiece.model"), ("deberta-v2", "spm.model"), ("deberta", "vocab.json")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
         with pytest.raises(UserError, match=f"{file}: no such file"):
-            tokenizers.load(tmp_path)
+            loading.load(tmp_path)
     with pytest.raises(UserError, match="--lower_case: .*XLMRobertaTokenizer leaves letters as they are"):
-        tokenizers.load(directories["xlm-r"], lower_case=True)
+        loading.load(directories["xlm-r"], lower_case=True)
     (tmp_path / "bad.model").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="bad.model: not a SentencePiece model"):
-        tokenizers.load(tmp_path / "bad.model")
+        loading.load(tmp_path / "bad.model")

@@ -8,9 +8,8 @@ import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers
 
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.preparation import pipeline as preparation
-from bert_jax.data.vocabularies import new_tokens, tokenizers
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.preparation import pipeline
+from bert_jax.data.vocabularies import hugging_face, loading, new_tokens, training
 from bert_jax.errors import UserError
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -19,11 +18,11 @@ TEXTS = ["The zebra saw a zebra, zebras, and ZEBRA.", "zebra first", "a  zebra\t
 
 def _wordpiece():
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", ",", "-", "the", "and", "ze", "##bra"]
-    return tokenizers.wordpiece([*special, *LETTERS, *(f"##{letter}" for letter in LETTERS)], True, "test")
+    return hugging_face.wordpiece([*special, *LETTERS, *(f"##{letter}" for letter in LETTERS)], True, "test")
 
 
 def _bpe():
-    return tokenizer_training.train("bpe", ["the zen of bread, a saw and a word"] * 3, 300)
+    return training.train("bpe", ["the zen of bread, a saw and a word"] * 3, 300)
 
 
 def _unigram():
@@ -34,7 +33,7 @@ def _unigram():
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.add_special_tokens(special)
-    return tokenizers.HuggingFaceTokenizer(tokenizer, "test")
+    return hugging_face.HuggingFaceTokenizer(tokenizer, "test")
 
 
 @pytest.mark.parametrize("make", [_wordpiece, _bpe, _unigram])
@@ -57,7 +56,7 @@ def test_new_words_are_one_token_and_the_rest_stays(make, tmp_path):
         assert start[np.isin(row, [zebra, quagga])].all()
 
     new.save(tmp_path)
-    again = tokenizers.load(tmp_path)
+    again = loading.load(tmp_path)
     assert again.digest() == new.digest()
 
 
@@ -112,7 +111,7 @@ def test_words_that_cannot_be_added(tmp_path, words, message):
 
 
 def test_sentencepiece_is_refused():
-    model = tokenizer_training.train("sentencepiece", ["the zen of bread, a saw and a word"] * 20, 40)
+    model = training.train("sentencepiece", ["the zen of bread, a saw and a word"] * 20, 40)
     with pytest.raises(UserError, match="--add_tokens=3: a sentencepiece .model cannot be extended"):
         new_tokens.extend(model, ["zebra"], "--add_tokens=3")
 
@@ -120,10 +119,10 @@ def test_sentencepiece_is_refused():
 def test_other_vocabularies_do_not_begin_alike():
     old = _wordpiece()
     tokens = [old.token(i) for i in range(old.vocab_size)]
-    assert new_tokens.begins_with(tokenizers.wordpiece([*tokens, "x1"], True, ""), old)
-    assert not new_tokens.begins_with(tokenizers.wordpiece(tokens, False, ""), old)  # reads capitals differently
+    assert new_tokens.begins_with(hugging_face.wordpiece([*tokens, "x1"], True, ""), old)
+    assert not new_tokens.begins_with(hugging_face.wordpiece(tokens, False, ""), old)  # reads capitals differently
     tokens[20], tokens[21] = tokens[21], tokens[20]
-    assert not new_tokens.begins_with(tokenizers.wordpiece(tokens, True, ""), old)
+    assert not new_tokens.begins_with(hugging_face.wordpiece(tokens, True, ""), old)
 
 
 @pytest.fixture
@@ -134,7 +133,7 @@ def settings(tmp_path):
     (tmp_path / "text.txt").write_text("the okapi saw the zebra\n" * 4)
 
     def make(**changes):
-        return preparation.Settings(
+        return pipeline.Settings(
             **{
                 "input": str(tmp_path / "text.txt"),
                 "tokenizer": str(tmp_path / "run"),
@@ -150,35 +149,35 @@ def settings(tmp_path):
 def test_prepare_with_a_file_of_words(settings, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("Okapi\nthe\n")
-    manifest = preparation.prepare(settings(add_tokens=str(words)), tmp_path / "corpus", workers=1, progress=False)
+    manifest = pipeline.prepare(settings(add_tokens=str(words)), tmp_path / "corpus", workers=1, progress=False)
     old = _wordpiece()
     corpus = Corpus.open(tmp_path / "corpus")
     assert corpus.vocab_size == old.vocab_size + 1
     assert np.count_nonzero(corpus.split("train").shards[0].tokens == old.vocab_size) == 4
     assert manifest["tokenizer"]["new_tokens"] == ["okapi"]
-    assert "1 new tokens: okapi" in preparation.summary(manifest, tmp_path / "corpus")
+    assert "1 new tokens: okapi" in pipeline.summary(manifest, tmp_path / "corpus")
 
     words.write_text("okapi\nsaw\n")  # the same command with other words is other work
     with pytest.raises(UserError, match="holds a corpus, perhaps unfinished, made with tokenizer="):
-        preparation.prepare(settings(add_tokens=str(words)), tmp_path / "corpus", workers=1, progress=False)
+        pipeline.prepare(settings(add_tokens=str(words)), tmp_path / "corpus", workers=1, progress=False)
 
 
 def test_prepare_with_words_of_the_text(settings, tmp_path):
-    manifest = preparation.prepare(settings(add_tokens="2"), tmp_path / "corpus", workers=1, progress=False)
+    manifest = pipeline.prepare(settings(add_tokens="2"), tmp_path / "corpus", workers=1, progress=False)
     assert manifest["tokenizer"]["new_tokens"] == ["okapi", "saw"]  # 4 x 4, 4 x 2; zebra 4 x 1
     assert json.loads((tmp_path / "corpus" / "tokenizer" / "new_tokens.json").read_text()) == ["okapi", "saw"]
-    assert preparation.prepare(settings(add_tokens="2"), tmp_path / "corpus", workers=1, progress=False) == manifest
+    assert pipeline.prepare(settings(add_tokens="2"), tmp_path / "corpus", workers=1, progress=False) == manifest
     with pytest.raises(UserError, match="add_tokens=2"):
-        preparation.prepare(settings(), tmp_path / "corpus", workers=1, progress=False)
+        pipeline.prepare(settings(), tmp_path / "corpus", workers=1, progress=False)
 
 
 def test_a_corpus_from_before_new_tokens_is_still_whole(settings, tmp_path):
-    manifest = preparation.prepare(settings(), tmp_path / "corpus", workers=1, progress=False)
+    manifest = pipeline.prepare(settings(), tmp_path / "corpus", workers=1, progress=False)
     del manifest["settings"]["add_tokens"]
     (tmp_path / "corpus" / "manifest.json").write_text(json.dumps(manifest))
-    assert preparation.prepare(settings(), tmp_path / "corpus", workers=1, progress=False) == manifest
+    assert pipeline.prepare(settings(), tmp_path / "corpus", workers=1, progress=False) == manifest
 
 
 def test_new_tokens_need_a_vocabulary_to_extend(settings, tmp_path):
     with pytest.raises(UserError, match="--add_tokens=3: not with --tokenizer=train:wordpiece:100"):
-        preparation.prepare(settings(tokenizer="train:wordpiece:100", add_tokens="3"), tmp_path / "corpus")
+        pipeline.prepare(settings(tokenizer="train:wordpiece:100", add_tokens="3"), tmp_path / "corpus")

@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.preparation import joining, shards, sources
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import joining, pipeline, shards, sources
 from bert_jax.data.preparation.sentences import sentences_of
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 from tests.data.awkward import VOCABULARY, bpe_files, random_texts, shared
 
@@ -42,8 +41,8 @@ def make_text(documents, seed=0):
 
 
 def prepare(spec, output, vocab, workers=1, strict=False, **settings):
-    settings = preparation.Settings(input=str(spec), tokenizer=str(vocab), **settings)
-    return preparation.prepare(settings, output, workers, strict, progress=False)
+    settings = pipeline.Settings(input=str(spec), tokenizer=str(vocab), **settings)
+    return pipeline.prepare(settings, output, workers, strict, progress=False)
 
 
 def contents(path):
@@ -102,7 +101,7 @@ def test_the_corpus_holds_the_text(tmp_path, vocab, monkeypatch, kind, mode):
     texts = [text for text in [*make_text(120).split("\n\n"), *awkward] if text]
     (tmp_path / "a.txt").write_text("\n\n".join(texts), "utf-8")
     manifest = prepare(tmp_path / "a.txt", tmp_path / "out", vocab, sentences=mode, eval_share=0.2)
-    tokenizer = tokenizers.load(vocab)
+    tokenizer = loading.load(vocab)
     expected = expected_documents(texts, tokenizer, mode)
     assert collections.Counter(documents_of(tmp_path / "out")) == collections.Counter(expected)
     for split in ("train", "eval"):  # in the text's order
@@ -126,7 +125,7 @@ def test_long_documents_are_written_in_pieces(tmp_path, vocab, monkeypatch):
     monkeypatch.setattr(shards, "_BATCH_BYTES", 700)
     monkeypatch.setattr(shards, "_HASHED_BYTES", 1000)
     prepare(f"{tmp_path}/?.txt", tmp_path / "out", vocab, documents="file")
-    expected = expected_documents([text, make_text(3, seed=1)], tokenizers.load(vocab))
+    expected = expected_documents([text, make_text(3, seed=1)], loading.load(vocab))
     assert sorted(documents_of(tmp_path / "out")) == sorted(expected)
 
 
@@ -267,7 +266,7 @@ def test_a_trained_vocabulary_and_what_it_was_trained_on(tmp_path, monkeypatch):
     assert training["sample_is_everything"] and training["sample_bytes"] == pytest.approx(len(text), rel=0.1)
     assert manifest["unknown_token_share"] == 0
     assert (tmp_path / "whole" / "tokenizer" / "vocab.txt").is_file()
-    monkeypatch.setattr(preparation, "_SAMPLE_BYTES", 5000)
+    monkeypatch.setattr(pipeline, "_SAMPLE_BYTES", 5000)
     sampled = prepare(tmp_path / "a.txt", tmp_path / "sampled", "train:wordpiece:500")["tokenizer"]["training"]
     assert not sampled["sample_is_everything"] and 0 < sampled["sample_bytes"] <= 5000
 
@@ -396,7 +395,7 @@ def test_two_at_once_are_refused(tmp_path, vocab):
     (tmp_path / "a.txt").write_text(make_text(5))
     parts = tmp_path / "out" / "parts"
     parts.mkdir(parents=True)
-    with preparation._lock(parts / "lock", tmp_path), pytest.raises(UserError, match="another prepare"):
+    with pipeline._lock(parts / "lock", tmp_path), pytest.raises(UserError, match="another prepare"):
         prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
 
 

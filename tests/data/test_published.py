@@ -5,7 +5,8 @@ import json
 import pytest
 import sentencepiece
 
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import hugging_face, loading
+from bert_jax.data.vocabularies.tokenizer import Frame
 from bert_jax.errors import UserError
 from tests.data.awkward import VOCABULARY, bpe_files
 
@@ -38,21 +39,21 @@ def test_xlm_roberta_ids_are_behind_the_models(directory, pieces):
     path, names = pieces
     folder = directory("xlm-roberta")
     (folder / "sentencepiece.bpe.model").write_bytes(path.read_bytes())
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
     assert tokens == ["<s>", "<pad>", "</s>", "<unk>", *names[3:], "<mask>"]
     assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (0, 1, 2, 3)
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     text = "The dog sat on the cat."
     assert tokenizer.encode([text])[0] == [i + 1 for i in processor.encode(text)]
-    assert tokenizer.frame == tokenizers.Frame.usual(0, 2, 2)
+    assert tokenizer.frame == Frame.usual(0, 2, 2)
 
 
 def test_camembert_has_special_tokens_of_its_own(directory, pieces):
     path, names = pieces
     folder = directory("camembert")
     (folder / "sentencepiece.bpe.model").write_bytes(path.read_bytes())
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
     first = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
     assert tokens == [*first, *names[1:], "<mask>"]
@@ -67,33 +68,33 @@ def test_camembert_has_special_tokens_of_its_own(directory, pieces):
 def test_special_pieces_in_text_are_text(directory, pieces, model_type, tmp_path):
     folder = directory(model_type)
     (folder / "sentencepiece.bpe.model").write_bytes(pieces[0].read_bytes())
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     special = set(tokenizer.special_ids) - {tokenizer.unk_id}
     texts = [f"cat {tokenizer.token(i)}dog" for i in special]
     assert not special & set(tokenizer.encode_flat(texts)[0].tolist())
     assert all(special & set(row) for row in tokenizer.encode(texts, special=True))
     tokenizer.save(tmp_path / "saved")
-    again = tokenizers.load(tmp_path / "saved")
+    again = loading.load(tmp_path / "saved")
     assert again.encode(texts) == tokenizer.encode(texts) and again.digest() == tokenizer.digest()
     assert again.roles() == tokenizer.roles()
 
 
 def test_settings_win_over_the_file(directory):
     folder = directory("bert", tokenizer_class="BertTokenizer", do_lower_case=False)
-    tokenizers.wordpiece(VOCABULARY, True, "test").save(folder)
+    hugging_face.wordpiece(VOCABULARY, True, "test").save(folder)
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    assert tokenizers.load(folder).encode(["X"]) == [[VOCABULARY.index("x")]]
+    assert loading.load(folder).encode(["X"]) == [[VOCABULARY.index("x")]]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
-    assert tokenizers.load(folder).encode(["X"]) == [[VOCABULARY.index("X")]]
+    assert loading.load(folder).encode(["X"]) == [[VOCABULARY.index("X")]]
     (folder / "tokenizer_config.json").unlink()  # a BERT, so lower case unless something says otherwise
-    assert tokenizers.load(folder).encode(["X"]) == [[VOCABULARY.index("x")]]
+    assert loading.load(folder).encode(["X"]) == [[VOCABULARY.index("x")]]
 
 
 def test_added_tokens_of_every_file(directory):
     folder = directory("bert", additional_special_tokens=["[E1]"])
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", "utf-8")
     (folder / "added_tokens.json").write_text(json.dumps({"worldly": len(VOCABULARY)}))
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     new = len(VOCABULARY)
     assert tokenizer.encode(["hello worldly"])[0][-1] == new
     assert tokenizer.encode(["hello[E1]"], special=True)[0][-1] == new + 1
@@ -102,13 +103,13 @@ def test_added_tokens_of_every_file(directory):
     content = {"lstrip": False, "rstrip": False, "single_word": False, "normalized": False, "special": True}
     decoder = {str(new): {"content": "[NEW]", **content}}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
-    assert tokenizers.load(folder).encode(["a[NEW]"], special=True)[0] == [VOCABULARY.index("a"), new]
+    assert loading.load(folder).encode(["a[NEW]"], special=True)[0] == [VOCABULARY.index("a"), new]
 
 
 def test_roberta_with_a_space_before_the_first_word(directory):
     folder = directory("roberta", add_prefix_space=True)
     bpe_files(folder)
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     assert tokenizer.encode(["hello"]) == tokenizer.encode([" hello"])
     assert tokenizer.encode_flat(["hello the", ""])[0].tolist() == tokenizer.encode(["hello the"])[0]
 
@@ -116,14 +117,14 @@ def test_roberta_with_a_space_before_the_first_word(directory):
 def test_names_of_special_tokens_are_those_of_the_settings(directory):
     folder = directory("bert", cls_token="hello", sep_token="world")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", "utf-8")
-    tokenizer = tokenizers.load(folder)
+    tokenizer = loading.load(folder)
     assert tokenizer.token(tokenizer.cls_id) == "hello" and tokenizer.token(tokenizer.sep_id) == "world"
 
 
 def test_bad_directories_are_told_in_one_line(directory, pieces):
     def message(folder):
         with pytest.raises(UserError) as raised:
-            tokenizers.load(folder)
+            loading.load(folder)
         assert "\n" not in str(raised.value)
         return str(raised.value)
 

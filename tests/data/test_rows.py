@@ -8,7 +8,7 @@ import tokenizers as hf
 from tokenizers import models, pre_tokenizers, processors
 
 from bert_jax.data import rows
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies.tokenizer import Frame
 
 
 @pytest.fixture(scope="module")
@@ -24,17 +24,17 @@ def reference():
 
 
 class Bert:
-    cls_id, pad_id, frame = 0, 9, tokenizers.Frame.usual(0, 1, 1)
+    cls_id, pad_id, frame = 0, 9, Frame.usual(0, 1, 1)
 
 
 class Roberta(Bert):
-    frame = tokenizers.Frame.usual(0, 1, 2)
+    frame = Frame.usual(0, 1, 2)
 
 
 class Llama(Bert):
     """Begin-of-text before each text, nothing behind."""
 
-    frame = tokenizers.Frame((0,), (), (0,), (), ((1,), 1, ()))
+    frame = Frame((0,), (), (0,), (), ((1,), 1, ()))
 
 
 def test_pairs_are_cut_and_joined_as_tokenizers_does(reference):

@@ -19,8 +19,7 @@ from bert_jax import config as config_lib
 from bert_jax import storage
 from bert_jax.data import loader, staging
 from bert_jax.data.corpus import Corpus, file_sizes
-from bert_jax.data.preparation import pipeline as preparation
-from bert_jax.data.preparation import sources
+from bert_jax.data.preparation import pipeline, sources
 from bert_jax.errors import UserError
 from tests.data.test_prepare import contents, documents_of, make_text, prepare, small_shards, vocab  # noqa: F401
 
@@ -279,7 +278,7 @@ def test_two_attempts_at_a_shard_leave_one(tmp_path, bucket, vocab):  # noqa: F8
     from bert_jax.data.preparation.beam import Worker
 
     (tmp_path / "a.txt").write_text(make_text(9))
-    settings = preparation.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab))
+    settings = pipeline.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab))
     (shard,) = sources.plan(settings.input, settings.reading).shards
     (tmp_path / "parts").mkdir()
     storage.upload_folder(vocab.parent, f"{bucket}/tokenizer", last="vocab.txt")

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from bert_jax.data.vocabularies import chunks, sentencepiece_models, tokenizers
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import chunks, hugging_face, loading, sentencepiece_models, training
 from bert_jax.errors import UserError
 from tests.data.awkward import TEXTS, VOCABULARY, bpe_files, random_texts, shared
 
@@ -40,15 +39,15 @@ def bpe_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sentencepiece_tokenizer():
-    return tokenizer_training.train("sentencepiece", PROSE, 60)
+    return training.train("sentencepiece", PROSE, 60)
 
 
 @pytest.fixture(scope="module")
 def loaded(wordpiece_file, bpe_folder, sentencepiece_tokenizer):
     return {
-        "uncased": tokenizers.load(wordpiece_file, lower_case=True),
-        "cased": tokenizers.load(wordpiece_file, lower_case=False),
-        "bpe": tokenizers.load(bpe_folder),
+        "uncased": loading.load(wordpiece_file, lower_case=True),
+        "cased": loading.load(wordpiece_file, lower_case=False),
+        "bpe": loading.load(bpe_folder),
         "sentencepiece": sentencepiece_tokenizer,
     }
 
@@ -76,7 +75,7 @@ def test_cached_chunks_equal_direct_encoding(loaded, name):
 def test_a_full_cache_is_emptied_and_nothing_changes(loaded, monkeypatch):
     monkeypatch.setattr(chunks, "_MAX_CHUNKS", 20)
     monkeypatch.setattr(chunks, "_MAX_CHUNK_LENGTH", 3)
-    tokenizer = tokenizers.wordpiece(VOCABULARY, True, "test")
+    tokenizer = hugging_face.wordpiece(VOCABULARY, True, "test")
     for start in range(0, 60, 4):
         texts = TEXTS[start : start + 4]
         assert [row.tolist() for row in tokenizer.encode_with_words(texts)[0]] == loaded["uncased"].encode(texts)
@@ -84,10 +83,10 @@ def test_a_full_cache_is_emptied_and_nothing_changes(loaded, monkeypatch):
 
 
 def test_another_pipeline_is_encoded_directly(tmp_path):
-    state = json.loads(tokenizers.wordpiece(VOCABULARY, True, "test")._tokenizer.to_str())
+    state = json.loads(hugging_face.wordpiece(VOCABULARY, True, "test")._tokenizer.to_str())
     state["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, state["normalizer"]]}
     (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
-    tokenizer = tokenizers.load(tmp_path)
+    tokenizer = loading.load(tmp_path)
     assert tokenizer._chunks is None
     ids, starts = tokenizer.encode_with_words(["hello worlds", "", "the[MASK]"])
     assert [row.tolist() for row in ids] == tokenizer.encode(["hello worlds", "", "the[MASK]"])
@@ -139,7 +138,7 @@ def test_words_of_each_kind(loaded):
 def test_saved_is_loaded_the_same(loaded, name, tmp_path):
     tokenizer = loaded[name]
     tokenizer.save(tmp_path)
-    again = tokenizers.load(tmp_path)
+    again = loading.load(tmp_path)
     assert again.encode(TEXTS) == tokenizer.encode(TEXTS)
     assert again.encode(TEXTS, special=True) == tokenizer.encode(TEXTS, special=True)
     assert again.digest() == tokenizer.digest()
@@ -150,12 +149,12 @@ def test_saved_is_loaded_the_same(loaded, name, tmp_path):
 def test_case_is_decided_by_the_file_beside_or_the_letters(tmp_path):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(VOCABULARY) + "\n", "utf-8")
-    assert tokenizers.load(path).encode(["X"]) == [[VOCABULARY.index("X")]]  # it has capitals: cased
+    assert loading.load(path).encode(["X"]) == [[VOCABULARY.index("X")]]  # it has capitals: cased
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true}')
-    assert tokenizers.load(path).encode(["X"]) == [[VOCABULARY.index("x")]]
+    assert loading.load(path).encode(["X"]) == [[VOCABULARY.index("x")]]
     (tmp_path / "tokenizer_config.json").unlink()
     path.write_text("\n".join(token for token in VOCABULARY if token == token.lower() or "[" in token) + "\n", "utf-8")
-    tokenizer = tokenizers.load(path)
+    tokenizer = loading.load(path)
     assert tokenizer.encode(["X"]) == tokenizer.encode(["x"])
 
 
@@ -164,7 +163,7 @@ def test_user_symbols_of_a_sentencepiece_model_are_text_too(tmp_path):
         sentence_iterator=iter(PROSE), model_prefix=f"{tmp_path}/m", vocab_size=60, hard_vocab_limit=False,
         pad_id=0, unk_id=1, bos_id=-1, eos_id=-1, user_defined_symbols=["[CLS]", "[SEP]", "[MASK]"], minloglevel=2,
     )  # fmt: skip
-    tokenizer = tokenizers.load(tmp_path / "m.model")
+    tokenizer = loading.load(tmp_path / "m.model")
     assert tokenizer.mask_id not in tokenizer.encode(["the [MASK] sat"])[0]
     assert tokenizer.mask_id in tokenizer.encode(["the [MASK] sat"], special=True)[0]
 
@@ -174,13 +173,13 @@ def test_lower_casing_by_line_and_by_character_agree():
         assert sentencepiece_models._lowered(text) == "".join(sentencepiece_models._lowered_characters(text)[0])
 
 
-@pytest.mark.parametrize("kind", tokenizer_training.KINDS)
+@pytest.mark.parametrize("kind", training.KINDS)
 def test_training_twice_gives_the_same_bytes(kind, tmp_path):
     size = {"wordpiece": 120, "bpe": 300, "bert-bpe": 300, "unigram": 60, "sentencepiece": 60}[kind]
     script = (
-        "import sys\nfrom bert_jax.data import tokenizer_training\n"
+        "import sys\nfrom bert_jax.data.vocabularies import training\n"
         "from tests.data.test_tokenizers import PROSE\n"
-        "tokenizer_training.train(sys.argv[1], iter(PROSE), int(sys.argv[2])).save(sys.argv[3])\n"
+        "training.train(sys.argv[1], iter(PROSE), int(sys.argv[2])).save(sys.argv[3])\n"
     )
     for run in "ab":  # other processes: other hash seeds
         command = [sys.executable, "-c", script, kind, str(size), str(tmp_path / run)]
@@ -189,7 +188,7 @@ def test_training_twice_gives_the_same_bytes(kind, tmp_path):
     assert names == sorted(path.name for path in (tmp_path / "b").iterdir())
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    tokenizer = tokenizers.load(tmp_path / "a")
+    tokenizer = loading.load(tmp_path / "a")
     assert tokenizer.vocab_size <= size
     text = "the cat sat"
     assert tokenizer.unk_id not in tokenizer.encode([text])[0]
@@ -197,10 +196,10 @@ def test_training_twice_gives_the_same_bytes(kind, tmp_path):
 
 
 def test_trained_wordpiece_prefers_frequent_words():
-    tokenizer = tokenizer_training.train("wordpiece", PROSE, 120)
+    tokenizer = training.train("wordpiece", PROSE, 120)
     assert len(tokenizer.encode(["the cat"])[0]) == 2
     assert tokenizer.encode(["THE CAT"]) == tokenizer.encode(["the cat"])
-    cased = tokenizer_training.train("wordpiece", PROSE, 120, lower_case=False)
+    cased = training.train("wordpiece", PROSE, 120, lower_case=False)
     assert cased.encode(["The"]) != cased.encode(["the"])
 
 
@@ -217,7 +216,7 @@ def test_trained_wordpiece_prefers_frequent_words():
 )
 def test_training_that_cannot_work_is_refused(kind, texts, size, message):
     with pytest.raises(UserError, match=message) as error:
-        tokenizer_training.train(kind, texts, size)
+        training.train(kind, texts, size)
     assert "\n" not in str(error.value)
 
 
@@ -226,14 +225,14 @@ def test_a_vocabulary_without_a_special_token_is_refused(tmp_path, missing):
     path = tmp_path / "vocab.txt"
     path.write_text("\n".join(token for token in VOCABULARY if token != missing) + "\n", "utf-8")
     with pytest.raises(UserError, match=r"vocab\.txt: the vocabulary has no") as error:
-        tokenizers.load(path)
+        loading.load(path)
     assert missing in str(error.value)
 
 
 def test_bad_vocabulary_files_are_named(tmp_path):
     def message(path):
         with pytest.raises(UserError) as error:
-            tokenizers.load(path)
+            loading.load(path)
         assert "\n" not in str(error.value)
         assert str(tmp_path) in str(error.value)
         return str(error.value)
@@ -258,7 +257,7 @@ def test_bad_vocabulary_files_are_named(tmp_path):
 
 
 def test_albert_specials_are_found_in_the_model():
-    tokenizer = tokenizers.load(shared("vocab/albert/spiece.model"))
+    tokenizer = loading.load(shared("vocab/albert/spiece.model"))
     ids = (tokenizer.pad_id, tokenizer.unk_id, tokenizer.cls_id, tokenizer.sep_id, tokenizer.mask_id)
     assert ids == (0, 1, 2, 3, 4) == tokenizer.special_ids
     assert tokenizer.decode(tokenizer.encode(["Hello World"])[0]) == "hello world"
@@ -275,11 +274,11 @@ def test_published_vocabularies_agree_with_transformers(name, tmp_path):
         shutil.copy(shared("vocab/gpt2/merges.txt"), tmp_path)
         mask = AddedToken("<mask>", lstrip=True, special=True)
         files = (f"{tmp_path}/vocab.json", f"{tmp_path}/merges.txt")
-        theirs, ours = transformers.RobertaTokenizerFast(*files, mask_token=mask), tokenizers.load(tmp_path)
+        theirs, ours = transformers.RobertaTokenizerFast(*files, mask_token=mask), loading.load(tmp_path)
     else:
         path = shared(f"vocab/{name}/vocab.txt")
         theirs = transformers.BertTokenizerFast(str(path), do_lower_case=name.endswith("uncased"))
-        ours = tokenizers.load(path)
+        ours = loading.load(path)
     with open(shared("books/00011_alices-adventures-in-wonderland.txt"), encoding="utf-8") as file:
         texts = TEXTS + random_texts(5000, seed=3) + list(itertools.islice(file, 2000))
     for special in (False, True):
@@ -294,7 +293,7 @@ def test_transformers_loads_what_is_saved(tmp_path):
     import transformers
 
     for kind, size in (("wordpiece", 120), ("bpe", 300), ("bert-bpe", 300), ("unigram", 60)):
-        ours = tokenizer_training.train(kind, PROSE, size)
+        ours = training.train(kind, PROSE, size)
         ours.save(tmp_path / kind)
         theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / kind)
         assert theirs(PROSE[:3], add_special_tokens=False)["input_ids"] == ours.encode(PROSE[:3])

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import pipeline
 from bert_jax.diagnosis import reading, report
 from tests.training.conftest import WORDS, compiled_quickly, make_config, programs  # noqa: F401
 
@@ -45,8 +45,8 @@ def prepared(path, texts, vocabulary=WORDS, **settings):
     (path / "text.txt").write_text("\n\n".join(texts) + "\n")
     (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *vocabulary]) + "\n")
     settings = {"eval_share": 0.1, "sentences": "line"} | settings
-    settings = preparation.Settings(input=str(path / "text.txt"), tokenizer=str(path / "vocab.txt"), **settings)
-    preparation.prepare(settings, path / "corpus", workers=1, progress=False)
+    settings = pipeline.Settings(input=str(path / "text.txt"), tokenizer=str(path / "vocab.txt"), **settings)
+    pipeline.prepare(settings, path / "corpus", workers=1, progress=False)
     return path / "corpus"
 
 

@@ -11,7 +11,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop.pretrained import Pretrained
 from tests.compiled_programs import programs_in
 
@@ -39,7 +39,7 @@ def compiled(programs):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return tokenizers.wordpiece(VOCABULARY, True, "test")
+    return hugging_face.wordpiece(VOCABULARY, True, "test")
 
 
 def texts(count, seed=0, most=30):

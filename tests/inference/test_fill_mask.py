@@ -14,7 +14,7 @@ import bert_jax
 from bert_jax import config as config_lib
 from bert_jax import show_batch
 from bert_jax.data import batch_at, loader
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import pipeline
 from bert_jax.errors import UserError
 
 ANIMALS = {"cat": "purrs", "dog": "barks", "cow": "moos", "duck": "quacks", "owl": "hoots", "lion": "roars"}
@@ -47,8 +47,8 @@ def workdir(tmp_path_factory):
     (folder / "text.txt").write_text("\n".join(lines))
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", ".", *itertools.chain(*ANIMALS.items())]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
-    settings = preparation.Settings(str(folder / "text.txt"), str(folder / "vocab.txt"), sentences="line")
-    preparation.prepare(settings, folder / "corpus", workers=1, progress=False)
+    settings = pipeline.Settings(str(folder / "text.txt"), str(folder / "vocab.txt"), sentences="line")
+    pipeline.prepare(settings, folder / "corpus", workers=1, progress=False)
     (folder / "recipe.py").write_text(RECIPE.format(corpus=folder / "corpus"))
     command = [sys.executable, "-m", "bert_jax.pretrain", f"--config={folder}/recipe.py", f"--workdir={folder}/run"]
     # One device: eight forced ones on few cores take many times as long for a model this small.

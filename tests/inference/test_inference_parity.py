@@ -30,9 +30,9 @@ def save(tmp_path_factory):
         path = folder / f"{architecture}{len(list(folder.iterdir()))}"
         torch.manual_seed(0)
         if architecture.startswith("Roberta"):
-            from bert_jax.data.vocabularies import training as tokenizer_training
+            from bert_jax.data.vocabularies import training
 
-            tokenizer_training.train("bpe", texts(100), 400).save(path)
+            training.train("bpe", texts(100), 400).save(path)
             model = json.loads((path / "tokenizer.json").read_text())["model"]
             merges = [tuple(merge) for merge in model["merges"]]
             transformers.RobertaTokenizer(model["vocab"], merges).save_pretrained(path)

@@ -6,7 +6,7 @@ from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import training
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
 from tests.inference.conftest import LONGEST, make_model, reference, texts
@@ -111,7 +111,7 @@ def test_words_longer_than_the_model(tokenizer):
 
 @pytest.mark.parametrize("kind", ["bpe", "sentencepiece"])
 def test_other_vocabularies_find_the_same_words(kind):
-    vocabulary = tokenizer_training.train(kind, [text.lower() for text in texts(200)], 400 if kind == "bpe" else 150)
+    vocabulary = training.train(kind, [text.lower() for text in texts(200)], 400 if kind == "bpe" else 150)
     every = tagger(vocabulary, labels=("A", "B"), scheme="")
     asked = [text.replace(".", "") for text in texts(6, seed=7, most=4)]
     for text, answer in zip(asked, every(asked), strict=True):

@@ -11,7 +11,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.data import rows
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, tensors
 from bert_jax.interop.pretrained import Pretrained
@@ -54,7 +54,7 @@ def saved(path, architecture, **changes):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))
     model.save_pretrained(path)
-    tokenizer_training.train("wordpiece", PROSE, 120).save(path)
+    training.train("wordpiece", PROSE, 120).save(path)
     return model.eval()
 
 
@@ -155,7 +155,7 @@ def test_both_ways_through_torchs_half_precision(architecture, dtype, tmp_path):
 
 def own(kind, *, family="bert", task=None, labels=(), problem="", **changes):
     """A model as bert_jax trains them, with a trained vocabulary."""
-    tokenizer = tokenizer_training.train(kind, PROSE, {"wordpiece": 120, "bpe": 300}[kind])
+    tokenizer = training.train(kind, PROSE, {"wordpiece": 120, "bpe": 300}[kind])
     config = config_lib.base().model
     config.update(hidden_size=20, num_layers=2, num_heads=4, intermediate_size=36, max_positions=40)
     heads = {"language_model": task is None, "next_sentence": changes.pop("next_sentence", False)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
 from tests.data.awkward import TEXTS, random_texts, shared
 
 pytestmark = pytest.mark.parity
@@ -19,11 +19,11 @@ def test_every_vocabulary(tmp_path):
         # The same through what transformers makes of it, and through our own copy.
         theirs = transformers.AutoTokenizer.from_pretrained(directory)
         theirs.save_pretrained(directory / "theirs")
-        ours = tokenizers.load(directory)
+        ours = loading.load(directory)
         ours.save(directory / "ours")
         texts = TEXTS + random_texts(300, seed=7)
         expected = theirs(texts, add_special_tokens=False)["input_ids"]
         for folder in (directory, directory / "theirs", directory / "ours"):
-            assert tokenizers.load(folder).encode(texts, special=True) == expected, folder
+            assert loading.load(folder).encode(texts, special=True) == expected, folder
             again = transformers.AutoTokenizer.from_pretrained(folder)
             assert again(texts, add_special_tokens=False)["input_ids"] == expected, folder

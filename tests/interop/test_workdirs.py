@@ -7,13 +7,13 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from bert_jax.runs import models
 
 PROSE = ["The cat sat on the mat, and the dog looked at the cat.", "Nobody knew why the cat had chosen that mat."] * 20
-TOKENIZER = tokenizer_training.train("wordpiece", PROSE, 60)
+TOKENIZER = training.train("wordpiece", PROSE, 60)
 ELECTRA = {"embedding_size": 6, "type_vocab_size": 2, "pooler": False}
 DEBERTA = {"positions": "relative", "relative_buckets": 4, "relative_norm": True, "type_vocab_size": 0,
            "mask_decoder": "enhanced", "pooler": False}  # fmt: skip

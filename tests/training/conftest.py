@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.data.preparation import pipeline as preparation
+from bert_jax.data.preparation import pipeline
 from tests.compiled_programs import programs_in
 
 WORDS = [consonant + vowel + end for consonant in "klmrt" for vowel in "aio" for end in "nst"]
@@ -27,10 +27,10 @@ def make_corpus(path, seed=0, documents=120, eval_share=0.1):
     path.mkdir(parents=True)
     (path / "text.txt").write_text("\n\n".join(texts) + "\n")
     (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]) + "\n")
-    settings = preparation.Settings(
+    settings = pipeline.Settings(
         input=str(path / "text.txt"), tokenizer=str(path / "vocab.txt"), sentences="line", eval_share=eval_share
     )
-    preparation.prepare(settings, path / "corpus", workers=1, progress=False)
+    pipeline.prepare(settings, path / "corpus", workers=1, progress=False)
     return path / "corpus"
 
 

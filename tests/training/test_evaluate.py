@@ -13,7 +13,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import hugging_face
 from bert_jax.errors import UserError
 from bert_jax.runs import models
 from bert_jax.training import evaluation, minimal_pairs
@@ -117,7 +117,7 @@ def test_the_rest_of_a_word_is_hidden_too(sharp):
     size, special = sharp.tokenizer.vocab_size, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [*"klmrtaions.", *(f"##{letter}" for letter in "klmrtaions")]
     tokens = [*special, *letters, *(f"x{i}" for i in range(size - len(letters) - len(special)))]
-    model = dataclasses.replace(sharp, tokenizer=tokenizers.wordpiece(tokens, True, "test"))
+    model = dataclasses.replace(sharp, tokenizer=hugging_face.wordpiece(tokens, True, "test"))
 
     def rest(token, starts):
         after = [i for i in range(token + 1, len(starts)) if starts[i]]

@@ -18,7 +18,7 @@ from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
 from bert_jax.data.tasks import batches
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.interop import huggingface
@@ -57,7 +57,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *WORDS]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
-    tokenizer = tokenizers.load(folder / "vocab.txt")
+    tokenizer = loading.load(folder / "vocab.txt")
     config = config_lib.base().model.to_dict() | {"vocab_size": tokenizer.vocab_size, "initializer_range": 0.1}
     config |= {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64, "max_positions": 32}
     model = model_lib.build(config, tokenizer.vocab_size)

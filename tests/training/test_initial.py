@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from bert_jax import model as model_lib
-from bert_jax.data.preparation import pipeline as preparation
-from bert_jax.data.vocabularies import new_tokens, tokenizers
+from bert_jax.data.preparation import pipeline
+from bert_jax.data.vocabularies import hugging_face, new_tokens
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs import checkpoints as checkpoint
@@ -78,7 +78,7 @@ def test_nothing_to_take_the_architecture_from(config, tmp_path):
 def source():
     """A model of a vocabulary with pieces, whose embedding has three rows more."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ze", "##bra", "the"]
-    tokenizer = tokenizers.wordpiece(tokens, True, "test")
+    tokenizer = hugging_face.wordpiece(tokens, True, "test")
     config = {
         "vocab_size": 0, "hidden_size": 8, "num_layers": 1, "num_heads": 2, "intermediate_size": 16,
         "activation": "gelu", "max_positions": 16, "position_offset": 0, "type_vocab_size": 2, "norm_epsilon": 1e-12,
@@ -122,14 +122,14 @@ def new_corpus(finished, tmp_path_factory):
     path = tmp_path_factory.mktemp("new")
     sentences = ["zebra kan lon okapi .", "okapi mis tot .", "kan zebra ros ."]
     (path / "text.txt").write_text("\n\n".join("\n".join(sentences[i % 3 :] * 4) for i in range(80)) + "\n")
-    settings = preparation.Settings(
+    settings = pipeline.Settings(
         input=str(path / "text.txt"),
         tokenizer=str(finished),
         sentences="line",
         eval_share=0.2,
         add_tokens="2",
     )
-    preparation.prepare(settings, path / "corpus", workers=1, progress=False)
+    pipeline.prepare(settings, path / "corpus", workers=1, progress=False)
     return path / "corpus"
 
 

@@ -122,13 +122,13 @@ def test_the_smaller_model_is_in_the_middle():
 
 @pytest.fixture(scope="module")
 def source():
-    from bert_jax.data.vocabularies import tokenizers
+    from bert_jax.data.vocabularies import hugging_face
 
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS[:5]]
     config = config_of()
     model, params, _ = numbered(config)
     settings = config.model.to_dict() | {"vocab_size": 11}
-    return Pretrained("source", "bert", settings, model, params, tokenizers.wordpiece(tokens, True, "test"))
+    return Pretrained("source", "bert", settings, model, params, hugging_face.wordpiece(tokens, True, "test"))
 
 
 def start(config, source):

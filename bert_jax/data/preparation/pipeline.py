@@ -23,8 +23,7 @@ from bert_jax import storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, shards, sources
 from bert_jax.data.preparation.sentences import MODES
-from bert_jax.data.vocabularies import new_tokens, tokenizers
-from bert_jax.data.vocabularies import training as tokenizer_training
+from bert_jax.data.vocabularies import loading, new_tokens, training
 from bert_jax.errors import UserError
 
 _SAMPLE_BYTES = 64 << 20  # of text that a vocabulary is trained on at most
@@ -254,18 +253,18 @@ def _tokenizer_spec(settings):
         folder = pathlib.Path(settings.tokenizer)
         if (folder / "run.json").is_file():  # a run's workdir
             folder /= "tokenizer"
-        loaded, added = tokenizers.load(folder, lower_case), []
+        loaded, added = loading.load(folder, lower_case), []
         if settings.add_tokens and not _asked(settings):
             words = new_tokens.read(settings.add_tokens)
             loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
         return None, loaded, added
     kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
-    if kind not in tokenizer_training.KINDS or not size.isdigit() or int(size) < 1:
+    if kind not in training.KINDS or not size.isdigit() or int(size) < 1:
         raise UserError(
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
-            f"{', '.join(tokenizer_training.KINDS)}, such as train:wordpiece:8192"
+            f"{', '.join(training.KINDS)}, such as train:wordpiece:8192"
         )
-    if lower_case is not None and kind not in tokenizer_training.LOWER_CASING:
+    if lower_case is not None and kind not in training.LOWER_CASING:
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
     return (kind, int(size)), None, []
 
@@ -282,7 +281,7 @@ def _tokenizer(output, job):
     trained, loaded, added = job.vocabulary
     folder = output / "tokenizer"
     if folder.is_dir():
-        return tokenizers.load(folder)
+        return loading.load(folder)
     temporary = output / "parts" / "tokenizer.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     if trained:
@@ -290,7 +289,7 @@ def _tokenizer(output, job):
         sample = _Sample(plan, settings)
         if progress:
             print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
-        loaded = tokenizer_training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
+        loaded = training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
         loaded.save(temporary)
         facts = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
         _write_json(temporary / "training.json", facts)
@@ -305,7 +304,7 @@ def _tokenizer(output, job):
         if settings.add_tokens:
             _write_json(temporary / "new_tokens.json", added)
     os.replace(temporary, folder)
-    return tokenizers.load(folder)
+    return loading.load(folder)
 
 
 class _Sample:
@@ -338,9 +337,9 @@ class _Sample:
 
 def _tokenizer_facts(output, tokenizer, source):
     facts = {"source": source, "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
-    training = output / "tokenizer" / "training.json"
-    if training.is_file():
-        facts["training"] = json.loads(training.read_text("utf-8"))
+    training_facts = output / "tokenizer" / "training.json"
+    if training_facts.is_file():
+        facts["training"] = json.loads(training_facts.read_text("utf-8"))
     added = output / "tokenizer" / "new_tokens.json"
     if added.is_file():
         facts["new_tokens"] = json.loads(added.read_text("utf-8"))

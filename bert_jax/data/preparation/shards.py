@@ -25,7 +25,7 @@ from bert_jax import storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
 from bert_jax.data.preparation import sources
 from bert_jax.data.preparation.sentences import sentences_of
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 
 FACTS = "facts.json"
@@ -106,7 +106,7 @@ class ShardMaker:
         self._parts = parts
         self._settings = settings
         self._strict = strict
-        self._tokenizer = tokenizers.load(tokenizer)
+        self._tokenizer = loading.load(tokenizer)
         self._eval_below = int(settings.eval_share * 2**64)
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> dict:

@@ -6,7 +6,7 @@ from typing import Protocol
 import ml_collections
 import numpy as np
 
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 
 class Examples(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 _AT_ONCE = 4096  # texts that are tokenized together

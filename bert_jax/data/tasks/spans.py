@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 _SPANS = 400  # of a window that are looked at for n best different texts, at least; run_squad.py's 20 x 20
 

@@ -8,7 +8,7 @@ import numpy as np
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records, schemes, words
 from bert_jax.data.tasks.classification import class_id
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies.tokenizers import Tokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 T = TypeVar("T")
 

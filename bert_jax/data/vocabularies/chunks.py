@@ -1,20 +1,20 @@
-"""Encoding by cached chunks: text is cut at spaces that no token crosses, and each distinct chunk is encoded once.
+"""Speeds encoding up: cuts text at spaces that no token crosses, and encodes each distinct chunk once.
 
-Natural text repeats its words, so a bounded dictionary from chunk to ids does most of the work at dictionary speed
-(`tokenizers` alone reaches 2 MB/s on a core). Which cuts are safe depends on the pipeline; `encoder_for` knows three:
+Natural text repeats its words, so a bounded dictionary from chunk to ids does most of the work (`tokenizers` alone
+reaches 2 MB/s on a core). Which cuts are safe depends on the pipeline; `encoder_for` knows three:
 
 WordPiece behind BertNormalizer and BertPreTokenizer. Every step before the pre-tokenizer maps single characters
 (cleaning, spacing CJK, lower case, canonical decomposition, in which a space is a starter that nothing reorders
 across), and the pre-tokenizer drops white space: any ASCII space can be cut at and left out.
 
 Byte-level BPE with GPT-2's or Llama 3's regular expression, behind NFC or nothing. The expressions keep a single
-space between two non-space characters with what follows, or apart; longer white space they divide. So text whose only
-white space is single ASCII spaces can be cut before each of them; other text is encoded directly.
+space between two non-space characters together with what follows, or apart from both; longer white space is divided.
+So text whose only white space is single ASCII spaces can be cut before each of them; other text is encoded directly.
 
-Unigram over words that Metaspace makes (ALBERT, DeBERTa v2, XLM-RoBERTa). A space ends a word and is no part of it, and
-no normalizer looks across it, but for characters that join the space before or after them to one grapheme, which
-SentencePiece's character maps are asked for: text with one of those beside a space is encoded directly. DeBERTa's
-shortens runs of white space; only text whose white space is all ASCII spaces is cut there.
+Unigram over the words that Metaspace cuts (ALBERT, DeBERTa v2, XLM-RoBERTa). A space ends a word and is no part of it,
+and no normalizer looks across it, except where a character forms one grapheme with the space beside it, because
+SentencePiece's character maps work on graphemes: text with such a character beside a space is encoded directly.
+DeBERTa's normalizer shortens runs of white space, so text for it is cut only if all its white space is ASCII spaces.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _END = np.uint32(1 << 30)
 _IDS = np.uint32(_END - 1)
 _MAX_CHUNKS = 1 << 17  # some 30 MB
 _MAX_CHUNK_LENGTH = 64  # longer ones are encoded, never kept
-_DIRECT = "  "  # before a text that is encoded as it is
+_DIRECT = "  "  # prefix of a key that is a whole text, encoded without cuts
 _LLAMA_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -40,18 +40,18 @@ _NORMALIZERS = {"Replace", "NFKD", "StripAccents", "Lowercase", "Precompiled"}  
 
 
 def word_starts(word_ids: list[int | None]) -> np.ndarray:
-    """Where a pre-token begins: bool [n], from the word index of each token."""
+    """Returns whether each token starts a pre-token, bool [n], from the index of each token's pre-token."""
     words = np.array([-1 if word is None else word for word in word_ids], np.int64)
     return np.diff(words, prepend=-2) != 0
 
 
 def cuts_words(tokenizer: hf.Tokenizer) -> bool:
-    """Whether the pre-tokenizer of a pipeline makes a pre-token of each word."""
+    """Returns whether a pipeline's pre-tokenizer cuts text into words."""
     return tokenizer.pre_tokenizer is not None and len(tokenizer.pre_tokenizer.pre_tokenize_str("a a")) > 1
 
 
 def encoder_for(tokenizer: hf.Tokenizer):
-    """The chunk encoder whose result equals the tokenizer's own, or None if its pipeline is not a known one."""
+    """Returns a chunk encoder with the same results as the tokenizer, or None if its pipeline is not a known one."""
     state = json.loads(tokenizer.to_str())
     normalizer, pre_tokenizer, model = state["normalizer"], state["pre_tokenizer"], state["model"]
     kinds = [(step or {}).get("type") for step in (normalizer, pre_tokenizer, model)]
@@ -74,18 +74,19 @@ def encoder_for(tokenizer: hf.Tokenizer):
 
 
 def _steps(step, members):
-    """The steps of a Sequence, or the one step that it is."""
+    """Returns the steps of a Sequence, or a single step as a list."""
     return step[members] if step and step["type"] == "Sequence" else [step] if step else []
 
 
 def _crosses_spaces(token):
-    """Whether an added token could match where text is cut, or asks what stands beside it."""
+    """Returns whether an added token could match across a cut, or depends on the text beside it."""
     blank = len(token["content"]) > 1 and token["content"].isspace()  # single spaces alone are cut at
     text = "".join(token["content"].split()) == token["content"]
     return not (blank or text) or token["lstrip"] or token["rstrip"] or token["single_word"]
 
 
 def _divides_bytes(cuts):
+    """Returns whether pre-tokenizer steps are byte-level with GPT-2's or Llama 3's regular expression."""
     *before, last = cuts or [{"type": ""}]
     if last["type"] != "ByteLevel":
         return False
@@ -96,26 +97,28 @@ def _divides_bytes(cuts):
 
 
 def _is_local(step):
+    """Returns whether a normalizer's step looks at no space."""
     literal = step.get("pattern", {}).get("String", "x") if step["type"] == "Replace" else "x"
     return step["type"] in _NORMALIZERS and " " not in literal and "Regex" not in step.get("pattern", {})
 
 
-def _clinging():
-    """(the characters that make one grapheme with a space beside them, an expression that finds one beside a space).
+def _grapheme_joiners():
+    """Returns the characters that form one grapheme with a space beside them, and an expression that finds such a pair.
 
-    UAX 29: Extend and SpacingMark behind it, Prepend before it; rather too many than too few.
+    UAX 29: Extend and SpacingMark after the space, Prepend before it. Too many characters cost speed, too few would
+    change ids.
     """
     joiners = {0x200C, 0x200D, 0xFF9E, 0xFF9F, *range(0x1F3FB, 0x1F400), *range(0xE0020, 0xE0080)}
     prepended = {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0xD4E, *range(0x11000, 0x12000)}
     marks = (i for i in range(sys.maxunicode + 1) if unicodedata.category(chr(i))[0] == "M")
-    # Thai and Lao vowels are spacing marks by name though letters by category.
+    # Two Thai and Lao vowels are spacing marks of UAX 29 although their category is letter.
     after = "".join(map(chr, sorted({*marks, *joiners, 0xE33, 0xEB3})))
     before = "".join(map(chr, sorted(prepended)))
     return frozenset(after + before), re.compile(f" [{after}]|[{before}] ")
 
 
 class SpacedChunks:
-    """For WordPiece, in whose pipeline ASCII spaces only separate."""
+    """Encodes for WordPiece, in whose pipeline ASCII spaces only separate words."""
 
     def __init__(self, tokenizer: hf.Tokenizer, prefix: str):
         self._tokenizer = tokenizer
@@ -125,11 +128,15 @@ class SpacedChunks:
         self._clear()
 
     def _clear(self):
-        # Chunk -> its ids with their flags, as bytes. None marks the end of a text.
+        # Chunk -> the bytes of its ids, each with its flags. None stands for the end of a text.
         self._known = {"": b"", None: _END.tobytes()}
 
     def encode_flat(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """ids uint32 [n], which of them start a word bool [n], and the tokens of each text int64 [texts]."""
+        """Encodes texts.
+
+        Returns:
+          ids uint32 [n]; whether each starts a word, bool [n]; the number of tokens of each text, int64 [texts].
+        """
         keys = []
         for text in texts:
             keys += self._keys(text)
@@ -155,7 +162,7 @@ class SpacedChunks:
         return text.split(" ")
 
     def _encoded(self, keys):
-        """(key, packed ids and flags) of each key."""
+        """Encodes chunks: yields (key, bytes of its ids and their flags)."""
         encodings = self._tokenizer.encode_batch_fast(keys, add_special_tokens=False)
         rows = [encoding.ids for encoding in encodings]
         ids = np.fromiter(itertools.chain.from_iterable(rows), np.uint32)
@@ -165,10 +172,10 @@ class SpacedChunks:
 
 
 class ByteLevelChunks(SpacedChunks):
-    """For byte-level BPE, in which a space belongs to the word after it.
+    """Encodes for byte-level BPE, in which a space belongs to the word after it.
 
-    A key "word" stands for the chunk " word", and " word" for "word" at the beginning of a text:
-    keys hold no other space, so that the two cannot be confused.
+    The key "word" stands for the chunk " word", and the key " word" for "word" at the beginning of a text: keys hold
+    no other space, so the two cannot be confused.
     """
 
     def __init__(self, tokenizer: hf.Tokenizer):
@@ -185,7 +192,7 @@ class ByteLevelChunks(SpacedChunks):
         return words
 
     def _encoded(self, keys):
-        # Only the slower encode_batch knows which word a token belongs to.
+        # Not encode_batch_fast, which does not return the word that a token belongs to.
         encodings = self._tokenizer.encode_batch([self._text(key) for key in keys], add_special_tokens=False)
         for key, encoding in zip(keys, encodings, strict=True):
             ids = np.array(encoding.ids, np.uint32)
@@ -199,22 +206,22 @@ class ByteLevelChunks(SpacedChunks):
 
 
 class UnigramChunks(ByteLevelChunks):
-    """For unigram models, of whose words a space is no part."""
+    """Encodes for unigram models, in whose words a space is no part."""
 
-    _clinging = None  # made when first needed: a look at every character
+    _joiners = None  # computed once, when first needed, because it goes through all of Unicode
 
     def __init__(self, tokenizer: hf.Tokenizer, only_spaces: bool):
         super().__init__(tokenizer)
         self._only_spaces = only_spaces
-        if UnigramChunks._clinging is None:
-            UnigramChunks._clinging = _clinging()
+        if UnigramChunks._joiners is None:
+            UnigramChunks._joiners = _grapheme_joiners()
 
     def _keys(self, text):
-        characters, beside_space = self._clinging
+        characters, beside_space = self._joiners
         if not text.isascii() and not characters.isdisjoint(text) and beside_space.search(text):
             return [_DIRECT + text]
         if self._only_spaces and ("\u2581" in text or sum(map(len, text.split())) + text.count(" ") != len(text)):
-            return [_DIRECT + text]  # a space before the mark of a space is a word too
+            return [_DIRECT + text]  # a space before a literal U+2581 is a word too
         return text.split(" ")
 
     def _text(self, key):

@@ -1,8 +1,8 @@
-"""New entries of a vocabulary that a model was trained with: old ids stay, new ones follow them.
+"""Adds words to the vocabulary of a trained model: old ids stay, new ones follow them.
 
-A WordPiece vocabulary takes a word as an entry like its own, which also begins longer words. Of the other kinds it
-becomes an added token of the `tokenizers` package, which stands for the whole word alone, with the white space before
-it. Text without new words is encoded as before.
+In a WordPiece vocabulary a new word is an ordinary entry, which may also begin longer words. In other kinds it becomes
+an added token of the `tokenizers` package, which matches the whole word alone, with the white space before it. Text
+without new words is encoded as before.
 """
 
 import collections
@@ -15,21 +15,22 @@ from collections.abc import Iterable
 import tokenizers as hf
 from tokenizers import pre_tokenizers
 
-from bert_jax.data.vocabularies.tokenizers import HuggingFaceTokenizer, Tokenizer
+from bert_jax.data.vocabularies.hugging_face import HuggingFaceTokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-# Tells lower case, accents, control characters, spaces and digits apart.
+# Tokenizers that treat lower case, accents, control characters, spaces or digits differently encode these differently.
 _PROBES = [
     "The quick BROWN fox's na\u00efve cafe\u0301, 2,500 %",
     " \u6771\u4eac \u00df\u0130 \u0627\t\u200bx--y_z",
     "[MASK]<mask>",
 ]
-# Thai, Lao, Burmese, Khmer, kana and Chinese characters: their words follow each other without a space.
+# Thai, Lao, Burmese, Khmer, kana and Chinese characters: scripts without spaces between words.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def read(path: str | pathlib.Path) -> list[str]:
-    """The words of a file, one a line. Raises UserError if it cannot be read or a line holds several."""
+    """Reads words from a file, one a line. Raises UserError if it cannot be read or a line holds several."""
     words = []
     try:
         with open(path, encoding="utf-8") as file:
@@ -45,14 +46,14 @@ def read(path: str | pathlib.Path) -> list[str]:
 
 
 def find(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> list[str]:
-    """The words of a text whose entries would save the most tokens: occurrences x (pieces - 1), largest first.
+    """Returns the words that would save the most tokens as entries: occurrences x (pieces - 1), largest first.
 
-    Words are made of letters alone. The pieces are those of the word inside a sentence; an unknown one counts twice.
+    Words consist of letters alone. They are encoded as inside a sentence; an unknown piece counts twice.
 
     Args:
-      tokenizer: whose pieces they are.
+      tokenizer: the vocabulary that is to be extended.
       texts: read once.
-      count: words wanted; little text may not give as many.
+      count: how many words are wanted; little text may have fewer.
     """
     chunks = collections.Counter()
     for text in texts:
@@ -63,26 +64,27 @@ def find(tokenizer: Tokenizer, texts: Iterable[str], count: int) -> list[str]:
             if len(word) > 1 and all(unicodedata.category(character)[0] in "LM" for character in word):
                 words[word] += times
     tokens = _tokens(tokenizer)
-    found = [word for word in words if word not in tokens]
-    rows = tokenizer.encode([_in_sentence(tokenizer, word) for word in found])
+    candidates = [word for word in words if word not in tokens]
+    rows = tokenizer.encode([_in_sentence(tokenizer, word) for word in candidates])
     saved = {
         word: words[word] * (len(ids) - 1 + list(ids).count(tokenizer.unk_id))
-        for word, ids in zip(found, rows, strict=True)
+        for word, ids in zip(candidates, rows, strict=True)
     }
-    ranked = sorted((word for word in found if saved[word] > 0), key=lambda word: (-saved[word], word))
+    ranked = sorted((word for word in candidates if saved[word] > 0), key=lambda word: (-saved[word], word))
     return ranked[:count]
 
 
 def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Tokenizer, list[str]]:
-    """(the tokenizer with the words as tokens of their own, those that were new to it).
+    """Returns a tokenizer in which each word is one token, and the words that were new to it.
 
     Args:
-      tokenizer: stays as it is.
-      words: in the order of their ids; those that are one token already, or come again, are passed over.
+      tokenizer: not changed.
+      words: in the order of their ids; a word that is one token already, or a repeated one, is skipped.
       where: the flag and its value, for messages.
 
     Raises:
-      UserError: a SentencePiece model, or a word that the pipeline before the vocabulary takes apart or drops.
+      UserError: the tokenizer is a SentencePiece model, or its pipeline splits or drops a word before the vocabulary
+        is consulted.
     """
     if not isinstance(tokenizer, HuggingFaceTokenizer):
         raise UserError(
@@ -128,9 +130,9 @@ def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Toke
 
 
 def begins_with(tokenizer: Tokenizer, other: Tokenizer) -> bool:
-    """Whether `tokenizer` has every token of `other` under the same id, and reads text as it does.
+    """Returns whether `tokenizer` has every token of `other` under the same id and encodes text as it does.
 
-    It may have more tokens, behind those of the other.
+    It may have more tokens, with higher ids.
     """
     if tokenizer.digest() == other.digest():
         return True
@@ -145,14 +147,14 @@ def begins_with(tokenizer: Tokenizer, other: Tokenizer) -> bool:
 
 
 def pieces(tokenizer: Tokenizer, old: Tokenizer) -> list[list[int]]:
-    """How `old` writes each token that `tokenizer` has beyond it, as ids of `old`."""
+    """Returns, for each token that only `tokenizer` has, its encoding by `old`, whose ids `tokenizer` continues."""
     words = [tokenizer.token(i) or "" for i in range(old.vocab_size, tokenizer.vocab_size)]
     words = [word.removeprefix("##").lstrip("\u0120\u2581") for word in words]
     return [list(ids) for ids in old.encode([_in_sentence(old, word) for word in words])]
 
 
 def _splitter(tokenizer):
-    """A function that gives the words of a text without white space, as the vocabulary is asked for them."""
+    """Returns a function that splits text without white space into words, as the pipeline does."""
     pipeline = hf.Tokenizer.from_str(tokenizer.json()) if tokenizer.kind == "wordpiece" else None
     normalizer = pipeline and pipeline.normalizer
     pre_tokenizer = (pipeline and pipeline.pre_tokenizer) or pre_tokenizers.BertPreTokenizer()

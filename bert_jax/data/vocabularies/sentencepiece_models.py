@@ -1,4 +1,4 @@
-"""SentencePiece models, encoded by the `sentencepiece` package itself."""
+"""Runs SentencePiece models with the `sentencepiece` package itself."""
 
 import hashlib
 import json
@@ -8,20 +8,28 @@ import unicodedata
 import numpy as np
 
 from bert_jax.data.vocabularies import published
-from bert_jax.data.vocabularies.tokenizers import Tokenizer, trimmed
+from bert_jax.data.vocabularies.tokenizer import Tokenizer, trimmed
 from bert_jax.errors import UserError
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A SentencePiece `.model`.
-
-    With `lower_case`, text is prepared as ALBERT's published code does for its uncased models: `` and '' become
-    double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py).
-    """
+    """A tokenizer that the `sentencepiece` package runs."""
 
     kind = "sentencepiece"
 
     def __init__(self, proto: bytes, where: str, lower_case: bool | None = None):
+        """Opens a model.
+
+        Args:
+          proto: content of the .model file.
+          where: its name, for messages.
+          lower_case: whether text is prepared as ALBERT's published code does for uncased models: `` and '' become
+            double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py). None
+            lets the letters of the pieces decide.
+
+        Raises:
+          UserError: it is no SentencePiece model, or lacks a special token.
+        """
         import sentencepiece
 
         try:
@@ -36,7 +44,7 @@ class SentencePieceTokenizer(Tokenizer):
         control = (i for i in range(self.vocab_size) if processor.is_control(i) or processor.is_unknown(i))
         self._set_special_ids(ids.get, control, where)
         self._special = sorted(((tokens[i], i) for i in self.special_ids if i != self.unk_id), key=lambda t: -len(t[0]))
-        self._word_piece = np.array([token.startswith("▁") for token in tokens])
+        self._begins_word = np.array([token.startswith("▁") for token in tokens])
         if any(i in self._processor.encode(token) for token, i in self._special):
             self._processor = _without_user_symbols(proto, self.special_ids)
         self.lower_case = published.has_no_capitals(tokens, self.special_ids) if lower_case is None else lower_case
@@ -52,7 +60,7 @@ class SentencePieceTokenizer(Tokenizer):
         rows = self.encode(texts)
         lengths = np.array([len(row) for row in rows], np.int64)
         ids = np.fromiter((i for row in rows for i in row), np.uint32, lengths.sum())
-        starts = self._word_piece[ids]
+        starts = self._begins_word[ids]
         starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
         return ids, starts, lengths
 
@@ -63,8 +71,8 @@ class SentencePieceTokenizer(Tokenizer):
                 ids.append(token_id)
                 offsets.append((start, stop))
                 continue
-            stretch = text[start:stop]
-            characters, origins = _lowered_characters(stretch) if self.lower_case else (stretch, range(stop - start))
+            part = text[start:stop]
+            characters, origins = _lowered_characters(part) if self.lower_case else (part, range(stop - start))
             mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
             origins = [*origins, stop - start]
             ids += mapping["ids"]
@@ -72,27 +80,27 @@ class SentencePieceTokenizer(Tokenizer):
         return ids, offsets
 
     def encode_with_places(self, texts):
-        found = []
+        encoded = []
         for text in texts:
             ids, offsets = self.encode_with_offsets(text)
-            starts = self._word_piece[ids]
+            starts = self._begins_word[ids]
             starts[:1] = True
-            found.append((ids, offsets, starts))
-        return found
+            encoded.append((ids, offsets, starts))
+        return encoded
 
     def _spans(self, text):
-        """(start, stop, special id or None) of the stretches of a text that special tokens' texts cut it into."""
+        """Cuts a text at the names of special tokens: yields (start, stop, id of the special token, or None)."""
         position = 0
         while position < len(text):
-            found = [(text.find(token, position), -len(token), i) for token, i in self._special]
-            found = [hit for hit in found if hit[0] >= 0]
-            if not found:
+            hits = [(text.find(token, position), -len(token), i) for token, i in self._special]
+            hits = [hit for hit in hits if hit[0] >= 0]
+            if not hits:
                 break
-            at, negative, token_id = min(found)
-            if text[position:at].strip():
-                yield position, at, None
-            yield at, at - negative, token_id
-            position = at - negative
+            start, negative_length, token_id = min(hits)  # the first, and the longest of those
+            if text[position:start].strip():
+                yield position, start, None
+            position = start - negative_length
+            yield start, position, token_id
         if text[position:].strip():
             yield position, len(text), None
 
@@ -123,7 +131,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 def _without_user_symbols(proto, special_ids):
-    """The model with its special tokens as control symbols, which no text turns into."""
+    """Returns a processor whose special tokens are control symbols, to which no text is encoded."""
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
 
@@ -136,8 +144,8 @@ def _without_user_symbols(proto, special_ids):
 
 
 def _lowered(text):
-    """ALBERT's preparation of uncased text."""
-    if "\u03a3" in text:  # capital sigma: the one letter that str.lower treats by its neighbours
+    """Returns text prepared as ALBERT's published code prepares it for uncased models."""
+    if "\u03a3" in text:  # capital sigma is the one letter whose lower case depends on its neighbours
         return "".join(_lowered_characters(text)[0])
     text = text.replace("``", '"').replace("''", '"')
     if not text.isascii():
@@ -147,7 +155,7 @@ def _lowered(text):
 
 
 def _lowered_characters(text):
-    """The same, character by character: (characters, where each came from)."""
+    """Does what `_lowered` does, character by character: returns (characters, the index in `text` of each)."""
     characters, origins = [], []
     i = 0
     while i < len(text):

@@ -1,4 +1,4 @@
-"""Vocabularies made from text: WordPiece, byte-level BPE, unigram, SentencePiece."""
+"""Trains vocabularies on text: WordPiece, byte-level BPE, unigram, SentencePiece."""
 
 import collections
 import io
@@ -8,24 +8,26 @@ from collections.abc import Iterable, Iterator
 import tokenizers as hf
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from bert_jax.data.vocabularies import published, sentencepiece_models, tokenizers
+from bert_jax.data.vocabularies import hugging_face, tokenizer_classes
+from bert_jax.data.vocabularies.sentencepiece_models import SentencePieceTokenizer
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "bert-bpe", "unigram", "sentencepiece")
 LOWER_CASING = ("wordpiece", "unigram")
-_MOST_CHARACTERS = 1000  # a trained WordPiece vocabulary's alphabet; of small ones, a quarter of the vocabulary
+_MAX_ALPHABET = 1000  # characters of a trained WordPiece vocabulary, of which they are at most a quarter
 
 
-def train(kind: str, texts: Iterable[str], vocab_size: int, lower_case: bool = True) -> tokenizers.Tokenizer:
-    """Makes a vocabulary from text. The same text gives the same vocabulary, on any number of threads.
+def train(kind: str, texts: Iterable[str], vocab_size: int, lower_case: bool = True) -> Tokenizer:
+    """Trains a vocabulary. The same text gives the same vocabulary, on any number of threads.
 
     Args:
       kind: "wordpiece" (as BERT's), "bpe" (byte-level, as RoBERTa's), "bert-bpe" (the same with BERT's special tokens,
         as DeBERTa's and ModernBERT's), "unigram" (as ALBERT's in transformers), or "sentencepiece" (the same for the
         sentencepiece package, which no other program reads).
       texts: read once.
-      vocab_size: with the special tokens. Little text may not give as many.
-      lower_case: for wordpiece and unigram.
+      vocab_size: includes the special tokens. Little text may give fewer.
+      lower_case: whether wordpiece and unigram lower-case text; other kinds do not.
 
     Raises:
       UserError: vocab_size is too small for the text's characters, or there is no text.
@@ -52,28 +54,28 @@ def _train_wordpiece(texts, vocab_size, lower_case):
     for word, count in words.items():
         for character in tokenizer.normalizer.normalize_str(word):
             characters[character] += count
-    most = min(_MOST_CHARACTERS, vocab_size // 4)
+    most = min(_MAX_ALPHABET, vocab_size // 4)
     ranked = sorted((-count, character) for character, count in characters.items() if not character.isspace())
     alphabet = sorted(character for _, character in ranked[:most])
     if not alphabet:
         _refuse_training(vocab_size, "the text holds no character to learn")
-    # The trainer numbers continuing characters as a hash map happens to order the words, and breaks ties by these
-    # numbers: given beforehand, they are the same every time.
-    given = [*special, *(f"##{character}" for character in alphabet)]
+    # The trainer numbers continuing characters in the order of a hash map, and breaks ties by these numbers: listed as
+    # special tokens, they have the same numbers every time.
+    numbered = [*special, *(f"##{character}" for character in alphabet)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=given,
+        special_tokens=numbered,
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_repeated(words), trainer)
     vocab = tokenizer.get_vocab(with_added_tokens=True)
-    return tokenizers.wordpiece(sorted(vocab, key=vocab.get), lower_case, f"train:wordpiece:{vocab_size}")
+    return hugging_face.wordpiece(sorted(vocab, key=vocab.get), lower_case, f"train:wordpiece:{vocab_size}")
 
 
 def _repeated(words: collections.Counter) -> Iterator[str]:
-    """Text with the same words, each as often, in an order of its own."""
+    """Yields text with the same words in sorted order, each as often as counted."""
     at_once = 10_000
     for word in sorted(words):
         for start in range(0, words[word], at_once):
@@ -82,15 +84,16 @@ def _repeated(words: collections.Counter) -> Iterator[str]:
 
 def _train_byte_level(texts, vocab_size, lower_case):
     vocab, merges = _merges(texts, vocab_size, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
-    return tokenizers.byte_level(vocab, merges, f"train:bpe:{vocab_size}")
+    return hugging_face.byte_level(vocab, merges, f"train:bpe:{vocab_size}")
 
 
 def _train_bert_byte_level(texts, vocab_size, lower_case):
     vocab, merges = _merges(texts, vocab_size, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    return tokenizers.byte_level(vocab, merges, f"train:bert-bpe:{vocab_size}")
+    return hugging_face.byte_level(vocab, merges, f"train:bert-bpe:{vocab_size}")
 
 
 def _merges(texts, vocab_size, special):
+    """Trains byte-level BPE: returns (ids of the tokens, pairs of tokens that are joined)."""
     if vocab_size < 256 + len(special):
         _refuse_training(vocab_size, "byte-level BPE begins with 256 bytes and 5 special tokens")
     tokenizer = hf.Tokenizer(models.BPE())
@@ -109,19 +112,19 @@ def _merges(texts, vocab_size, special):
 
 def _train_unigram(texts, vocab_size, lower_case):
     where = f"train:unigram:{vocab_size}"
-    prepare = published.albert_normalizer(None, {"do_lower_case": lower_case, "keep_accents": not lower_case})
-    proto = _sentencepiece(map(prepare.normalize_str, texts), vocab_size, pad="<pad>", unk="<unk>")
-    return tokenizers.unigram(proto, lower_case, where)
+    settings = {"do_lower_case": lower_case, "keep_accents": not lower_case}
+    normalizer = tokenizer_classes.albert_normalizer(None, settings)
+    proto = _train_model(map(normalizer.normalize_str, texts), vocab_size, pad="<pad>", unk="<unk>")
+    return hugging_face.unigram(proto, lower_case, where)
 
 
 def _train_sentencepiece(texts, vocab_size, lower_case):
-    proto = _sentencepiece(texts, vocab_size, pad="[PAD]", unk="[UNK]")
-    where = f"train:sentencepiece:{vocab_size}"
-    return sentencepiece_models.SentencePieceTokenizer(proto, where, lower_case=False)
+    proto = _train_model(texts, vocab_size, pad="[PAD]", unk="[UNK]")
+    return SentencePieceTokenizer(proto, f"train:sentencepiece:{vocab_size}", lower_case=False)
 
 
-def _sentencepiece(texts, vocab_size, pad, unk):
-    """The bytes of a model with five special tokens first, laid out as ALBERT's."""
+def _train_model(texts, vocab_size, pad, unk):
+    """Trains a SentencePiece model that begins with five special tokens; returns the content of the .model file."""
     import sentencepiece
 
     proto = io.BytesIO()

@@ -2,7 +2,7 @@
 
 A family is a class of one file beside this one, with an instance for each `model_type` in the file's FAMILIES. Its keys
 and names are data; what no table can say is a method. Nothing outside its file needs to know of it, but for the class
-of its published tokenizer, which data/published.py lists.
+of its published tokenizer, which data/vocabularies/published.py lists.
 """
 
 import dataclasses

@@ -4,19 +4,19 @@ import pytest
 
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
-from bert_jax.data.vocabularies import tokenizers
+from bert_jax.data.vocabularies import hugging_face, loading
 from tests.data.awkward import VOCABULARY, shared
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     """WordPiece whose words are mostly single letters."""
-    return tokenizers.wordpiece(VOCABULARY, lower_case=True, where="test")
+    return hugging_face.wordpiece(VOCABULARY, lower_case=True, where="test")
 
 
 @pytest.fixture(scope="session")
 def uncased():
-    return tokenizers.load(shared("vocab/bert-base-uncased/vocab.txt"))
+    return loading.load(shared("vocab/bert-base-uncased/vocab.txt"))
 
 
 def config(name="sequence_classification", length=32, batch_size=4, **task):

@@ -97,11 +97,11 @@ def test_long_sentences_lose_no_word(tmp_path, load):
 
 
 def test_every_word_has_its_leading_space(tmp_path, load):
-    from bert_jax.data.vocabularies import tokenizers
+    from bert_jax.data.vocabularies import loading
     from tests.data.awkward import bpe_files
 
     bpe_files(tmp_path)
-    tokenizer = tokenizers.load(tmp_path)
+    tokenizer = loading.load(tmp_path)
     path = conll(tmp_path, "a.conll", [["hello", "hello"]], [["B-A", "O"]])
     task = load("token_classification", train=path, held_out=path, tokenizer=tokenizer)
     ids = task.train.batch(np.array([0]), 16)["input_ids"][0]
