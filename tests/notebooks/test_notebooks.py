@@ -68,7 +68,7 @@ def test_tidying_takes_out_what_running_put_in(monkeypatch):
     monkeypatch.setattr(tidy, "REPOSITORY", "ada/fork")
     moved = tidy.tidied(before, "look_inside")
     assert "github/ada/fork/blob/main/experiments/notebooks/look_inside.ipynb" in moved
-    assert "git+https://github.com/ada/fork" in moved and "OWNER" not in moved
+    assert "git+https://github.com/ada/fork" in moved and moved.count("ada/fork") == 2
 
 
 def set_up(monkeypatch, devices, installed, loaded):
