@@ -58,7 +58,47 @@ MODULES = {
 }
 
 # Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
-NAMES: dict[str, tuple[str, str]] = {}
+NAMES: dict[str, tuple[str, str]] = {
+    "finetuning.losses.count": ("finetuning.losses", "loss_denominator"),
+    "finetuning.losses.outputs": ("finetuning.losses", "task_outputs"),
+    "finetuning.trainable.adapters": ("finetuning.trainable", "init_adapters"),
+    "finetuning.trainable.check": ("finetuning.trainable", "check_tuning"),
+    "finetuning.trainable.effective": ("finetuning.trainable", "merge_adapters"),
+    "finetuning.trainable.layer_share": ("finetuning.trainable", "rate_multiplier"),
+    "finetuning.trainable.merge": ("finetuning.trainable", "merge_trees"),
+    "finetuning.trainable.passes": ("finetuning.trainable", "forward_passes"),
+    "finetuning.trainable.reinitialised": ("finetuning.trainable", "reinitialised_pattern"),
+    "finetuning.trainable.split": ("finetuning.trainable", "split_params"),
+    "finetuning.trainable.start": ("finetuning.trainable", "fit_parameters"),
+    "processes.clusters.find": ("processes.clusters", "detect"),
+    "processes.distributed.Notice": ("processes.distributed", "StopNotice"),
+    "processes.distributed.agreed": ("processes.distributed", "broadcast"),
+    "processes.distributed.call_off": ("processes.distributed", "cancel"),
+    "processes.distributed.check": ("processes.distributed", "raise_on_all"),
+    "processes.distributed.gathered": ("processes.distributed", "all_gather"),
+    "processes.distributed.leave": ("processes.distributed", "exit_now"),
+    "processes.distributed.meet": ("processes.distributed", "barrier"),
+    "processes.distributed.once": ("processes.distributed", "run_on_first"),
+    "processes.distributed.several": ("processes.distributed", "is_multiprocess"),
+    "processes.distributed.speaks": ("processes.distributed", "reports_errors"),
+    "processes.distributed.where": ("processes.distributed", "process_label"),
+    "processes.signals.ending": ("processes.signals", "exit_on_sigterm"),
+    "processes.signals.live_as_long_as_the_parent": ("processes.signals", "end_with_parent"),
+    "runs.checkpoints.find": ("runs.checkpoints", "find_step"),
+    "runs.checkpoints.judged": ("runs.checkpoints", "selection_loss"),
+    "runs.checkpoints.load": ("runs.checkpoints", "load_params"),
+    "runs.checkpoints.record": ("runs.checkpoints", "load_record"),
+    "runs.checkpoints.steps_in": ("runs.checkpoints", "saved_steps"),
+    "runs.loggers.MetricsObject": ("runs.loggers", "RemoteMetricsFile"),
+    "runs.models.fine_tuned": ("runs.models", "build_fine_tuned"),
+    "runs.models.tokenizer_of": ("runs.models", "load_tokenizer"),
+    "runs.outcomes.figures_row": ("runs.outcomes", "metrics_row"),
+    "runs.outcomes.table": ("runs.outcomes", "format_table"),
+    "runs.workdir.check": ("runs.workdir", "check_run"),
+    "runs.workdir.path_of": ("runs.workdir", "to_path"),
+    "runs.workdir.tokenizer_of": ("runs.workdir", "local_tokenizer"),
+    "runs.workdir.write": ("runs.workdir", "write_pretraining"),
+}
 
 
 def find(module: str, name: str) -> object:
@@ -70,6 +110,8 @@ def find(module: str, name: str) -> object:
         members = vars(importlib.import_module(f"bert_jax.{home}"))
         if name in members:
             return members[name]
+        if f"{home}.{name}" in NAMES:  # renamed after it moved
+            return find(home, name)
     raise AttributeError(f"module 'bert_jax.{module}' has no attribute {name!r}")
 
 

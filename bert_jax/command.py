@@ -45,15 +45,15 @@ def processes() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not distributed.several():
+        if not distributed.is_multiprocess():
             raise
         users = isinstance(error, UserError)
-        if distributed.speaks():
+        if distributed.reports_errors():
             if users:
-                _say(f"{distributed.where()}{str(error).removeprefix(distributed.where())}")
+                _say(f"{distributed.process_label()}{str(error).removeprefix(distributed.process_label())}")
             else:
                 traceback.print_exception(error)
-        distributed.leave(2 if users else 1)
+        distributed.exit_now(2 if users else 1)
 
 
 def run(main, passes_on: bool = False, positional: str = "") -> None:

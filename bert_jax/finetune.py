@@ -19,7 +19,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    with signals.ending(), command.processes():
+    with signals.exit_on_sigterm(), command.processes():
         from bert_jax.finetuning import run as finetuning  # here, so that a mistake in the flags is told at once
 
         finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)

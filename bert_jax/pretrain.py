@@ -16,7 +16,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
-    with signals.ending(), command.processes():
+    with signals.exit_on_sigterm(), command.processes():
         from bert_jax.training import loop  # here, so that a mistake in the flags is told at once
 
         loop.pretrain(flags.FLAGS.config, _WORKDIR.value)

@@ -40,11 +40,11 @@ def main(argv):
         raise UserError(f"{folder}: no such folder; expected one that experiments.launch made")
     _say_it_in(folder)
     job = folders.read_job(folder)
-    with signals.ending(), command.processes():
+    with signals.exit_on_sigterm(), command.processes():
         from bert_jax.processes import distributed
 
         with folders.locked(folder) as mine:
-            if not mine and not distributed.several():
+            if not mine and not distributed.is_multiprocess():
                 print(f"{folder}: another process runs this job", flush=True)
                 sys.exit(STOPPED)
             if distributed.is_first():
@@ -82,7 +82,7 @@ def _run(job, folder):
         sys.stderr.flush()
         if distributed.is_first():
             folders.write_failed(folder, stage, 2 if isinstance(error, UserError) else 1)
-        if distributed.several():
+        if distributed.is_multiprocess():
             raise
         sys.exit(2 if isinstance(error, UserError) else 1)
 
@@ -98,7 +98,7 @@ def _pretrained(job, folder):
     workdir = folder / "pretrain"
     loop.pretrain(config, workdir)
     num_steps = config_lib.num_steps(config)
-    if checkpoint.steps_in(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
+    if checkpoint.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
         raise Stopped
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     last = rows[-1] if rows and rows[-1]["step"] == num_steps else {}
@@ -159,7 +159,7 @@ def _amount(job, folder):
 def _say_it_in(folder):
     """From here on, what this process says goes into the folder's log."""
     values = flags.FLAGS
-    found = clusters.find(os.environ, values.coordinator_address, values.num_processes, values.process_id)
+    found = clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id)
     index = found.process_id if found else 0
     log = folder / ("log.txt" if not index else f"log-{index}.txt")
     sys.stdout.flush()

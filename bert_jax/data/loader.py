@@ -101,7 +101,7 @@ class _Job:
     def __setstate__(self, state):
         self.__dict__.update(state)
         if multiprocessing.parent_process():
-            signals.live_as_long_as_the_parent()
+            signals.end_with_parent()
 
     def stream(self):
         return _cached_stream(self.config_json)

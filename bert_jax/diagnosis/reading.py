@@ -164,7 +164,7 @@ def read(name: str) -> Run:
     Raises:
       UserError: there is no run, it cannot be read, or no step of it has been logged yet.
     """
-    workdir = workdir_lib.path_of(name)
+    workdir = workdir_lib.to_path(name)
     if not storage.is_remote(workdir) and not (workdir / "run.json").exists():
         raise UserError(f"{name}: no run there: it holds no run.json; expected the workdir of one{_runs_in(workdir)}")
     run, config = workdir_lib.read(workdir)

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from bert_jax import _moved
 from bert_jax.model import Model, crf
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 
 
-def count(batch: Mapping, model: Model, problem: str) -> jax.Array:
+def loss_denominator(batch: Mapping, model: Model, problem: str) -> jax.Array:
     """What the sum of losses is divided by, float32: labelled tokens, rows, or of several labels each of each row.
 
     It depends on no parameter, so it is known for the whole batch before its first microbatch.
@@ -62,7 +63,7 @@ def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_k
     return (token_cross_entropy(logits, labels)[0] * weights).sum()
 
 
-def outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array, jax.Array]:
+def task_outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array, jax.Array]:
     """What a task is scored by, and whether all of it is finite.
 
     Returns:
@@ -102,3 +103,7 @@ def _place_cross_entropy(logits, batch, places):
     among = jax.nn.logsumexp(jnp.where(members, logits[:, None, :], -1e30), axis=-1)
     chosen = jnp.take_along_axis(logits, places.reshape(among.shape), axis=1)
     return (among - chosen).reshape(places.shape)
+
+
+def __getattr__(name):
+    return _moved.find("finetuning.losses", name)

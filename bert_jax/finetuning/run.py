@@ -22,23 +22,21 @@ import jax
 import ml_collections
 import numpy as np
 
-from bert_jax import files as json_lines
+from bert_jax import files, sharding, storage
 from bert_jax import model as model_lib
-from bert_jax import sharding, storage
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
 from bert_jax.data.tasks import Examples, TaskData, answering, batches
 from bert_jax.errors import UserError
-from bert_jax.finetuning import trainable as tuning
+from bert_jax.finetuning import trainable
 from bert_jax.finetuning.step import Learner, all_finite
 from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import outcomes
+from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.loggers import say
-from bert_jax.runs.models import fine_tuned, open_model, tokenizer_of
+from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
 from bert_jax.training import compilation_cache, loop
 from bert_jax.training.host_memory import keep_freed_memory
 
@@ -60,7 +58,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         last checkpoint could not be saved.
     """
     config = finetune_config.without_search(config.copy_and_resolve_references())
-    workdir = workdir_lib.path_of(workdir, "--workdir=")
+    workdir = workdir_lib.to_path(workdir, "--workdir=")
     finetune_config.validate(config)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -70,17 +68,17 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
     with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
         run = workdir_lib.check_config(workdir, config)
-        begun = distributed.agreed(lambda: bool(checkpoint.steps_in(workdir / "checkpoints")))
+        begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)
-        tokenizer = source.tokenizer if source else tokenizer_of(workdir)
+        tokenizer = source.tokenizer if source else load_tokenizer(workdir)
         task = tasks.load(config, tokenizer)
         for note in task.notes:
             say(note)
         run = _described(config, source, task) if source else run
         _check_data(workdir, run, task)
         distributed.check_same({"config.task (the data)": _data(task)})
-        model = fine_tuned(run)
-        tuning.check(config.tuning, model.spec)
+        model = build_fine_tuned(run)
+        trainable.check_tuning(config.tuning, model.spec)
         _check_rows(config, model.spec)
         if task.test is not None and "test" in task.held_out:
             raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
@@ -90,17 +88,17 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         mesh = sharding.make_mesh(config.mesh)
         seeds = range(config.seed, config.seed + config.seeds)
         learner = Learner(config, model, task.problem, seeds, mesh, num_steps)
-        checkpoints = checkpoint.Checkpoints(workdir, config, say)
+        saver = checkpoints.Checkpoints(workdir, config, say)
         if begun:
-            items, done = checkpoints.restore(learner.abstract_items())
-            reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, done))
+            items, done = saver.restore(learner.abstract_items())
+            reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, done))
             state = learner.from_items(items, *_marks(reached))
         else:
             state, done = _first_state(config, learner, source, run), 0
             reached = _nothing_yet(config, task)
             source = None  # its arrays are not held while training
-        distributed.once(lambda: workdir_lib.write_run(workdir, config, run, tokenizer.save))
-        training = _Finetuning(config, workdir, learner, task, checkpoints, reached)
+        distributed.run_on_first(lambda: workdir_lib.write_run(workdir, config, run, tokenizer.save))
+        training = _Finetuning(config, workdir, learner, task, saver, reached)
         if done < num_steps and not training.over:
             say(f"{_size(learner)}; step {done:,} of {num_steps:,}, in {workdir}")
             if loop.train(training, state, done) is None:
@@ -117,7 +115,7 @@ def _key_heads(spec):
 
 
 class _Finetuning(loop.Run):
-    def __init__(self, config, workdir, learner, task, checkpoints, reached):
+    def __init__(self, config, workdir, learner, task, saver, reached):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh
         self.checkpoints = checkpoints
         self.train_step, self.key = learner.train_step, learner.dropout_keys()
@@ -181,19 +179,19 @@ class _Finetuning(loop.Run):
             for found, rows, good in zip(figures, outputs, finite, strict=True):
                 scores = self._task.score(examples, rows) if good else {self._task.metric: math.nan}
                 found |= {_figure(name, key): value for key, value in scores.items()}
-        figures = distributed.agreed(lambda: figures)
-        better = self._reached.note(done, figures, self.config.train.patience)
+        figures = distributed.broadcast(lambda: figures)
+        better = self._reached.record_evaluation(done, figures, self.config.train.patience)
         if better.any():
             better = sharding.put(better, sharding.replicated(self.mesh))
             best = self._learner.keep_best(state["best"], state["params"], better)
             state = state | {"best": best}
-        return state | self._learner.marks(*_marks(self._reached)), outcomes.figures_row(self._reached, figures)
+        return state | self._learner.marks(*_marks(self._reached)), outcomes.metrics_row(self._reached, figures)
 
     def save(self, state, done, figures):
         self.checkpoints.save(done, self._learner.to_items(state), record=self._reached.to_json())
 
     def _all_failed(self, bad):
-        self.checkpoints.settle()
+        self.checkpoints.finish_save()
         seed = self._reached.seeds[-1].seed
         rows = batches.batch_rows(self.config, self._task.train, seed, bad)
         number = len(self._reached.seeds)
@@ -359,7 +357,7 @@ def _first_state(config, learner, source, run):
     if config.from_scratch:
         say(f"every parameter fresh; architecture and vocabulary are those of {source.name}")
         return state
-    anew = tuning.reinitialised(config.tuning, learner.model.spec)
+    anew = trainable.reinitialised_pattern(config.tuning, learner.model.spec)
     wrong = [name for name in fresh if name.startswith("encoder") and not re.search(anew, name)]
     if wrong:
         raise UserError(f"config.init_from={source.name}: it lacks {wrong[0]} ({len(wrong)} parameters in all)")
@@ -370,7 +368,7 @@ def _first_state(config, learner, source, run):
 
 def _size(learner):
     trained, frozen = learner.parts()
-    size = loop.described(learner.model, tuning.merge(trained, frozen))
+    size = loop.described(learner.model, trainable.merge_trees(trained, frozen))
     some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
     return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some
 
@@ -393,19 +391,19 @@ def _modules(names: Sequence[str]) -> str:
 
 def _finish(config, workdir, learner, task, reached):
     """Writes predictions of the best seed's best checkpoint, then the summary; unless they are there."""
-    step = distributed.agreed(lambda: checkpoint.find(workdir, None))
+    step = distributed.broadcast(lambda: checkpoints.find_step(workdir, None))
     path = workdir / "summary.json"
-    summary = distributed.agreed(lambda: json.loads(path.read_text()) if path.exists() else {})
+    summary = distributed.broadcast(lambda: json.loads(path.read_text()) if path.exists() else {})
     if summary.get("step") == step:
         return summary
     index = reached.best()
     seed = reached.seeds[index]
     summary = {"step": step, **reached.summary(), "predictions": {}}
-    for line in outcomes.table(summary):
+    for line in outcomes.format_table(summary):
         say(line)
 
     alone = learner if len(reached.seeds) == 1 else dataclasses.replace(learner, seeds=[seed.seed])
-    items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
+    items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
     params, frozen = alone.place(items[f"best-{index}"], items["frozen"])
     outputs = Outputs(config, alone)
     if hasattr(task, "null_threshold"):
@@ -415,12 +413,12 @@ def _finish(config, workdir, learner, task, reached):
     for name, examples, labelled in splits:
         (rows,), _ = outputs(params, frozen, examples)
         write = functools.partial(_write_predictions, workdir, name, task, examples, rows, config.task.name)
-        written = {"file": distributed.agreed(write)}
+        written = {"file": distributed.broadcast(write)}
         if labelled:
             scores = task.score(examples, rows)
             written["scores"] = {key: value if math.isfinite(value) else None for key, value in scores.items()}
         summary["predictions"][name] = written
-    distributed.once(lambda: workdir_lib.write_json(path, summary))
+    distributed.run_on_first(lambda: workdir_lib.write_json(path, summary))
     files = ", ".join(written["file"] for written in summary["predictions"].values())
     whose = f"seed {seed.seed}, " if len(reached.seeds) > 1 else ""
     say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {files}")
@@ -435,7 +433,7 @@ def _write_predictions(workdir, name, task, examples, rows, task_name):
     answers, odds = {}, {}
     with workdir_lib.whole(path) as file:
         for row in task.predictions(examples, rows):
-            file.write(json_lines.object_line(row) + "\n")
+            file.write(files.object_line(row) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([row])
                 odds |= answering.squad_null_odds([row])

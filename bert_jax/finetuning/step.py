@@ -25,8 +25,7 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.data.tasks import batches
 from bert_jax.errors import UserError
-from bert_jax.finetuning import losses as task_objective
-from bert_jax.finetuning import trainable as tuning
+from bert_jax.finetuning import losses, trainable
 from bert_jax.model import Model, flops
 from bert_jax.training import padding
 from bert_jax.training import step as step_lib
@@ -72,24 +71,26 @@ class Learner:
         Raises:
           UserError: config.tuning.freeze would keep parameters that are drawn.
         """
-        reinit = tuning.reinitialised(self.config.tuning, self.model.spec)
-        taken, draw, fresh, left = tuning.start(self.model, source, reinit)
+        reinit = trainable.reinitialised_pattern(self.config.tuning, self.model.spec)
+        taken, draw, fresh, left = trainable.fit_parameters(self.model, source, reinit)
         random = sorted(self._frozen.intersection(fresh))
         if random:
             raise UserError(
                 f"config.tuning: would keep {random[0]} as it is ({len(random)} such), but it is fresh; expected "
                 "parameters that the model of config.init_from has"
             )
-        trained, frozen = tuning.split(taken, self._frozen)
+        trained, frozen = trainable.split_params(taken, self._frozen)
         keys = [step_lib.keys(seed)[0] for seed in self.seeds]
-        drawn = [tuning.merge(draw(key), tuning.adapters(self.config.tuning, frozen, key)) for key in keys]
+        drawn = [
+            trainable.merge_trees(draw(key), trainable.init_adapters(self.config.tuning, frozen, key)) for key in keys
+        ]
         shardings = self._shardings
         trained = sharding.put(trained, sharding.tree_shardings(trained, self.mesh))
         drawn = sharding.put(drawn, sharding.replicated(self.mesh))
 
         def stacked(trained, drawn):
             shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)
-            return tuning.merge(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn))
+            return trainable.merge_trees(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn))
 
         params = jax.jit(stacked, out_shardings=shardings["params"])(trained, drawn)
         state = {
@@ -172,11 +173,11 @@ class Learner:
         optimizer, schedule = self._optimizer(), make_schedule(self._rates(), self.num_steps)
 
         def of_seed(mine, active, batch, key, frozen, step):
-            count = jnp.maximum(task_objective.count(batch, model, problem), 1.0)
+            count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
 
             def loss_of(trained, rows, key):
-                params = tuning.effective(tuning.merge(trained, frozen), config.tuning)
-                loss = task_objective.loss_sum(model, params, rows, problem, key) / count
+                params = trainable.merge_adapters(trainable.merge_trees(trained, frozen), config.tuning)
+                loss = losses.loss_sum(model, params, rows, problem, key) / count
                 return loss, loss
 
             params, opt_state, bad_step = mine["params"], mine["opt_state"], mine["bad_step"]
@@ -226,12 +227,12 @@ class Learner:
     def eval_step(self) -> Callable:
         """A compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
 
-        `batch` holds arrays [batch, ...], the same for each seed; see task_objective.outputs.
+        `batch` holds arrays [batch, ...], the same for each seed; see losses.task_outputs.
         """
 
         def of_seed(trained, frozen, batch):
-            params = tuning.effective(tuning.merge(trained, frozen), self.config.tuning)
-            return task_objective.outputs(self.model, params, batch)
+            params = trainable.merge_adapters(trainable.merge_trees(trained, frozen), self.config.tuning)
+            return losses.task_outputs(self.model, params, batch)
 
         def evaluate(params, frozen, batch):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -279,7 +280,7 @@ class Learner:
 
     @functools.cached_property
     def _passes(self):
-        return tuning.passes(tuning.merge(*self.parts()), self._frozen)
+        return trainable.forward_passes(trainable.merge_trees(*self.parts()), self._frozen)
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -289,7 +290,7 @@ class Learner:
     @functools.cached_property
     def _frozen(self):
         params = jax.eval_shape(self.model.init, jax.random.key(0))
-        return tuning.frozen_names(params, self.config.tuning)
+        return trainable.frozen_names(params, self.config.tuning)
 
     def _over_seeds(self, function, *arguments):
         """`function` of each seed's slice of trees, its results stacked; seeds_at_once of them side by side."""
@@ -303,7 +304,7 @@ class Learner:
         return jax.lax.map(lambda slices: function(*slices), arguments, **batches)
 
     def _optimizer(self):
-        share = tuning.layer_share(self.config.optimizer.layer_decay, self.model.spec)
+        share = trainable.rate_multiplier(self.config.optimizer.layer_decay, self.model.spec)
         return make_optimizer(self._rates(), self.num_steps, share)
 
     def _rates(self):
@@ -320,8 +321,10 @@ class Learner:
     @functools.cached_property
     def _shapes(self):
         def make():
-            trained, frozen = tuning.split(self.model.init(jax.random.key(0)), self._frozen)
-            trained = tuning.merge(trained, tuning.adapters(self.config.tuning, frozen, jax.random.key(0)))
+            trained, frozen = trainable.split_params(self.model.init(jax.random.key(0)), self._frozen)
+            trained = trainable.merge_trees(
+                trained, trainable.init_adapters(self.config.tuning, frozen, jax.random.key(0))
+            )
             stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), trained)
             opt_state = jax.vmap(self._optimizer().init)(stacked)
             marks = {"bad_step": jnp.zeros(number, jnp.int32), "active": jnp.zeros(number, bool)}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.config import listed
 from bert_jax.errors import UserError
 from bert_jax.model import Model, Spec
@@ -20,7 +21,7 @@ from bert_jax.sharding import path_name
 _PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
 
 
-def check(config: Mapping, spec: Spec) -> None:
+def check_tuning(config: Mapping, spec: Spec) -> None:
     """Raises UserError if config.tuning asks for layers, or parts of them, that the model has not of their own."""
     freeze, layers = config["freeze"], spec.num_layers
     if spec.layer_groups and (freeze.startswith("layers:") or config["reinit_layers"]):
@@ -56,12 +57,12 @@ def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
     return frozen
 
 
-def split(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
+def split_params(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
     """(trained, frozen) parts of a tree of parameters."""
     return _pick(params, lambda name: name not in frozen), _pick(params, lambda name: name in frozen)
 
 
-def passes(shapes: Mapping, frozen: frozenset[str]) -> float:
+def forward_passes(shapes: Mapping, frozen: frozenset[str]) -> float:
     """What a step costs in forward passes of the layers: 3 where all is trained.
 
     One forward, one for the gradients that pass down to the lowest layer with something to train below or in it, and
@@ -76,7 +77,7 @@ def passes(shapes: Mapping, frozen: frozenset[str]) -> float:
     return 1 + (len(layers) - lowest) / len(layers) + trained_kernels / sum(kernels.values())
 
 
-def reinitialised(config: Mapping, spec: Spec) -> str:
+def reinitialised_pattern(config: Mapping, spec: Spec) -> str:
     """A regular expression of the parameters that start fresh though the model to start from has them.
 
     The top config.tuning.reinit_layers layers and, with any of them, the pooler (Zhang et al. 2021, section 5).
@@ -88,7 +89,7 @@ def reinitialised(config: Mapping, spec: Spec) -> str:
     return rf"^(encoder/layers/({layers})|pooler)/"
 
 
-def layer_share(decay: float, spec: Spec) -> Callable[[str], float] | None:
+def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
     """The share of the learning rate that a parameter has, by its path; None where each has all of it.
 
     Layer k of L, counted from 1 at the bottom, has decay ** (L - k), so the top layer has all of it, as have pooler and
@@ -107,7 +108,7 @@ def layer_share(decay: float, spec: Spec) -> Callable[[str], float] | None:
     return share
 
 
-def adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
+def init_adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
     """Fresh adapters of rank config.tuning.lora_rank for each of its lora_targets (Hu et al. 2021, section 4.1).
 
     A [inputs, rank] is normal with variance 1 / inputs, B [rank, outputs] is zero. {} for a rank of 0.
@@ -125,16 +126,16 @@ def adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
     return found
 
 
-def merge(trained: Mapping, frozen: Mapping) -> dict:
+def merge_trees(trained: Mapping, frozen: Mapping) -> dict:
     """Both parts as one tree."""
     merged = dict(trained)
     for name, value in frozen.items():
         both = name in trained and isinstance(value, Mapping)
-        merged[name] = merge(trained[name], value) if both else value
+        merged[name] = merge_trees(trained[name], value) if both else value
     return merged
 
 
-def effective(params: Mapping, config: Mapping) -> dict:
+def merge_adapters(params: Mapping, config: Mapping) -> dict:
     """Parameters whose adapters are worked into their kernels: W + lora_alpha / lora_rank x A B, without lora_*."""
     if not config["lora_rank"]:
         return dict(params)
@@ -151,7 +152,7 @@ def effective(params: Mapping, config: Mapping) -> dict:
     return of(params)
 
 
-def start(
+def fit_parameters(
     model: Model, source: Mapping, reinit: str = r"(?!)"
 ) -> tuple[dict, Callable[[jax.Array], dict], list[str], list[str]]:
     """What a model takes from the parameters of another, and what it draws itself.
@@ -213,3 +214,7 @@ def _put(tree, name, leaf):
     for module in modules:
         tree = tree.setdefault(module, {})
     tree[last] = leaf
+
+
+def __getattr__(name):
+    return _moved.find("finetuning.trainable", name)

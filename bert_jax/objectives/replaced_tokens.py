@@ -118,7 +118,7 @@ def generator_model(config, vocab_size: int, platform: str | None = None) -> Mod
 
 
 def discriminator(params: Mapping, sharing: str) -> dict:
-    """The discriminator's parameters as a model of its own has them, of those of a run (training.checkpoint.load).
+    """The discriminator's parameters as a model of its own has them, of those of a run (runs.checkpoints.load_params).
 
     Args:
       params: of the run.

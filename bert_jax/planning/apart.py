@@ -103,7 +103,7 @@ class _Worker:
 
 def _compile_all(connection, said):
     """In the new process: hundreds of lines of a crash go into a file."""
-    signals.live_as_long_as_the_parent()
+    signals.end_with_parent()
     file = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 2)
     os.close(file)

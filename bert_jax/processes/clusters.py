@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 
 _PORT = 8476  # of process 0, where the launcher names none
@@ -43,7 +44,7 @@ class Processes:
         return f"process {self.process_id} of {self.num_processes} at {self.coordinator_address}"
 
 
-def find(
+def detect(
     environment: Mapping[str, str],
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -326,3 +327,7 @@ def _checked(name, address, count, process, environment=None, gpus=()):
     if not 0 <= process < count:
         raise UserError(f"{name}: found {process} of {count} processes; expected from 0 to {count - 1}")
     return Processes(name, address, count, process, gpus)
+
+
+def __getattr__(name):
+    return _moved.find("processes.clusters", name)

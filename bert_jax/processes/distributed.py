@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed as jax_distributed  # the coordination service has no public name
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.processes import clusters
 
@@ -50,7 +51,7 @@ def initialize(
     Raises:
       UserError: the arguments or the environment contradict themselves, or process 0 cannot be reached.
     """
-    found = clusters.find(os.environ, coordinator_address, num_processes, process_id)
+    found = clusters.detect(os.environ, coordinator_address, num_processes, process_id)
     if found is None or jax.distributed.is_initialized():
         return
     # Its handler of SIGTERM would take the place of the one that ends training with a checkpoint.
@@ -82,7 +83,7 @@ def is_first() -> bool:
     return _state.process_id == 0
 
 
-def agreed(make: Callable[[], T]) -> T:
+def broadcast(make: Callable[[], T]) -> T:
     """What process 0 makes, on every process; a JSON value.
 
     Raises:
@@ -103,19 +104,19 @@ def agreed(make: Callable[[], T]) -> T:
     return value["value"]
 
 
-def once(do: Callable[[], object]) -> None:
-    """Process 0 does it, and the others wait until it is done. Raises UserError as `agreed` does."""
-    agreed(lambda: (do(), None)[1])
+def run_on_first(do: Callable[[], object]) -> None:
+    """Process 0 does it, and the others wait until it is done. Raises UserError as `broadcast` does."""
+    broadcast(lambda: (do(), None)[1])
 
 
 def first_then_all(make: Callable[[], T]) -> T:
     """Every process makes it; the others once process 0 has, so that they find what it left on the disk."""
     made = make() if is_first() else None
-    agreed(lambda: None)
+    broadcast(lambda: None)
     return made if is_first() else make()
 
 
-def gathered(value: Any) -> list:
+def all_gather(value: Any) -> list:
     """Each process's JSON value, in the order of processes, on every process."""
     client = _state.client
     if client is None:
@@ -126,9 +127,9 @@ def gathered(value: Any) -> list:
     return [json.loads(told) for _, told in sorted(client.key_value_dir_get(name))]
 
 
-def check(message: str) -> None:
+def raise_on_all(message: str) -> None:
     """Raises UserError, on every process, if any gives a message; the first one's."""
-    said = [one for one in gathered(message) if one]
+    said = [one for one in all_gather(message) if one]
     if said:
         raise UserError(said[0])
 
@@ -136,18 +137,22 @@ def check(message: str) -> None:
 def check_same(values: Mapping[str, Any]) -> None:
     """Raises UserError, on every process, if a process has not the values that process 0 has; JSON values, by name."""
     mine = json.loads(json.dumps(dict(values)))
-    wanted = agreed(lambda: mine)
+    wanted = broadcast(lambda: mine)
     odd = [name for name in wanted | mine if wanted.get(name) != mine.get(name)]
-    check("".join(f"{where()}{name}: found {mine.get(name)!r}; process 0 has {wanted.get(name)!r}" for name in odd[:1]))
+    raise_on_all(
+        "".join(
+            f"{process_label()}{name}: found {mine.get(name)!r}; process 0 has {wanted.get(name)!r}" for name in odd[:1]
+        )
+    )
 
 
-def meet(what: str, name: str, seconds: float) -> None:
+def barrier(what: str, name: str, seconds: float) -> None:
     """Waits, in any thread, for every process to come to the meeting of this name.
 
     Raises:
       RuntimeError: a process has called off `what`, with its reason, or they have not come in time.
     """
-    if not several():
+    if not is_multiprocess():
         return
     _set(_state.client, f"bert_jax/meeting/{name}/{_state.process_id}", "")
     until = time.monotonic() + seconds
@@ -159,13 +164,13 @@ def meet(what: str, name: str, seconds: float) -> None:
         time.sleep(_POLL_SECONDS / 10)
 
 
-def call_off(what: str, reason: str) -> None:
+def cancel(what: str, reason: str) -> None:
     """Ends the meetings about `what`, on every process."""
-    if several():
+    if is_multiprocess():
         _set(_state.client, f"bert_jax/off/{what}", reason)
 
 
-class Notice:
+class StopNotice:
     """A word that any process may give, and a step after which all have heard it.
 
     Each process tells its own `after` how many steps it has done. Once any has given the word, they exchange these
@@ -183,8 +188,8 @@ class Notice:
         if self._client is not None:
             self._listener.start()
 
-    def give(self, word: str) -> None:
-        self._mine = self._mine or word
+    def request_stop(self, reason: str) -> None:
+        self._mine = self._mine or reason
 
     def after(self, done: int) -> str:
         """The word, if all processes hear it after this step; "" before."""
@@ -220,18 +225,18 @@ class Notice:
             time.sleep(_POLL_SECONDS / 10)
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
     """Whether this process is one of several of its run."""
     return _state.client is not None
 
 
-def speaks() -> bool:
+def reports_errors() -> bool:
     """Whether this process, which ends in an error, is to say so: the first to ask is. It tells the others to end."""
     _leaving.set()
     return _set(_state.client, "bert_jax/error", str(_state.process_id))
 
 
-def leave(code: int) -> None:
+def exit_now(code: int) -> None:
     """Ends this process after an error, without waiting for work that others have part in."""
     client = _state.client
     _leaving.set()
@@ -246,7 +251,7 @@ def leave(code: int) -> None:
     os._exit(code)
 
 
-def where() -> str:
+def process_label() -> str:
     """Which process this is, in words, for a message; "" of process 0, and of one alone."""
     return "" if _state.process_id == 0 else f"process {_state.process_id} of {_state.num_processes}: "
 
@@ -256,7 +261,7 @@ def _end_with_the_others():
     while not _ended.wait(_POLL_SECONDS):
         if _get(_state.client, "bert_jax/error"):
             if not _leaving.wait(_GRACE_SECONDS):
-                leave(2)
+                exit_now(2)
             return
 
 
@@ -305,3 +310,7 @@ def _all(client, folder):
         return client.key_value_dir_get(folder)
     except jax.errors.JaxRuntimeError:  # none is set
         return []
+
+
+def __getattr__(name):
+    return _moved.find("processes.distributed", name)

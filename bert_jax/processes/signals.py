@@ -13,11 +13,13 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from bert_jax import _moved
+
 _EXIT_CODE = 128 + signal.SIGTERM
 
 
 @contextlib.contextmanager
-def ending() -> Iterator[None]:
+def exit_on_sigterm() -> Iterator[None]:
     """SIGTERM inside ends the program with a line and code 143, once no compilation holds Python up."""
     before = signal.signal(signal.SIGTERM, _end)
     try:
@@ -27,7 +29,7 @@ def ending() -> Iterator[None]:
 
 
 @functools.cache
-def live_as_long_as_the_parent() -> None:
+def end_with_parent() -> None:
     """A worker process ends when the first one does, not at Ctrl-C, which reaches all but is the first one's affair."""
     with contextlib.suppress(ValueError):  # not its main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -41,12 +43,16 @@ def live_as_long_as_the_parent() -> None:
 
 def _end(number, frame):
     distributed = sys.modules.get("bert_jax.processes.distributed")
-    several = getattr(distributed, "several", bool)()  # not while it is being imported
-    if not several or distributed.speaks():
+    several = getattr(distributed, "is_multiprocess", bool)()  # not while it is being imported
+    if not several or distributed.reports_errors():
         message = "SIGTERM: ended while no step ran; what is saved stays; start the same command again to continue"
         os.write(2, f"{message}\n".encode())  # whatever print may be in the middle of
     if several:
-        distributed.leave(_EXIT_CODE)
+        distributed.exit_now(_EXIT_CODE)
     with contextlib.suppress(RuntimeError):  # it is being written to
         sys.stdout.flush()
     os._exit(_EXIT_CODE)  # threads of jax may not outlive a Python that tidies up
+
+
+def __getattr__(name):
+    return _moved.find("processes.signals", name)

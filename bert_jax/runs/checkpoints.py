@@ -33,7 +33,7 @@ from absl import logging as absl_logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from bert_jax import storage
+from bert_jax import _moved, storage
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs import workdir as workdir_lib
@@ -49,8 +49,8 @@ _MIN_SLICE_BYTES = 1 << 20
 class Checkpoints:
     """The checkpoints of a run that trains.
 
-    Kept are the newest train.keep_newest and, where the config has such keys, the train.keep_best lowest in
-    what they are `judged` by among those that were evaluated at their own step, and every train.keep_every-th step's.
+    It keeps the newest train.keep_newest checkpoints and, where the config has these keys, the train.keep_best with the
+    lowest `selection_loss` among those that were evaluated at their own step, and every train.keep_every-th step.
 
     Args:
       workdir: the run's.
@@ -82,12 +82,12 @@ class Checkpoints:
         Raises:
           UserError: there are checkpoints, and every one is damaged.
         """
-        step = distributed.agreed(self._newest_whole)
+        step = distributed.broadcast(self._newest_whole)
         return None if step is None else (_restore(self._directory / str(step), template), step)
 
     def _newest_whole(self):
         damaged = []
-        for step in reversed(steps_in(self._directory)):
+        for step in reversed(saved_steps(self._directory)):
             damage = _damage(self._directory / str(step))
             if damage is None:
                 for bad, reason in damaged:
@@ -110,10 +110,10 @@ class Checkpoints:
           step: steps done.
           state: {"params", "opt_state", ...}; may be donated as soon as this returns.
           metrics: the evaluation at this very step, if there was one.
-          record: what else belongs to the step, as JSON; `record` gives it back.
+          record: what else belongs to the step, as JSON; `load_record` gives it back.
         """
-        self.settle()
-        loss = judged(metrics or {})
+        self.finish_save()
+        loss = selection_loss(metrics or {})
         items = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
         if record is not None:
             items["record"] = ocp.args.JsonSave(dict(record))
@@ -127,38 +127,40 @@ class Checkpoints:
                 custom_metadata={"format_version": workdir_lib.FORMAT_VERSION},
             )
         except Exception as error:  # Orbax raises whatever its backends do
-            if distributed.several():  # which are out of step from here on
+            if distributed.is_multiprocess():  # which are out of step from here on
                 raise UserError(f"the checkpoint of step {step} cannot be saved: {_reason(error)}") from error
             self._failed(_reason(error))
             self._saving = None
 
-    def settle(self, wait: bool = True) -> None:
+    def finish_save(self, wait: bool = True) -> None:
         """Reports a save that failed; waits for one that is under way, or leaves it be.
 
         Several processes look together, when they wait: a save that failed in one of them has failed.
         """
-        if self._saving is None or (not wait and (distributed.several() or self._manager.is_saving_in_progress())):
+        if self._saving is None or (
+            not wait and (distributed.is_multiprocess() or self._manager.is_saving_in_progress())
+        ):
             return
         reason = ""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             reason = _reason(error)
-            distributed.call_off(f"save/{self._saving}", reason)  # the others may wait for this process
-        reasons = [one for one in distributed.gathered(reason) if one]
+            distributed.cancel(f"save/{self._saving}", reason)  # the others may wait for this process
+        reasons = [one for one in distributed.all_gather(reason) if one]
         if reasons:
             self._failed(reasons[0])
         self._saving = None
 
     def newest(self) -> int | None:
         """The step of the newest checkpoint that is complete."""
-        return max(steps_in(self._directory), default=None)
+        return max(saved_steps(self._directory), default=None)
 
     def close(self, together: bool = True) -> None:
         """Waits for the save that is under way; not for other processes, where they do not come here `together`."""
-        if distributed.several() and not together:
+        if distributed.is_multiprocess() and not together:
             return  # an error has ended this process alone, and ends the others
-        self.settle()
+        self.finish_save()
         self._close()
 
     def _close(self):
@@ -169,7 +171,7 @@ class Checkpoints:
 
     def _open(self):
         if self._manager is None:
-            distributed.once(self._set_unreadable_aside)
+            distributed.run_on_first(self._set_unreadable_aside)
             _set_up_orbax()
             keep = [policies.LatestN(self._train.keep_newest)]
             if self._train.get("keep_best"):
@@ -195,7 +197,7 @@ class Checkpoints:
         return self._manager
 
     def _set_unreadable_aside(self):
-        for step in steps_in(self._directory):
+        for step in saved_steps(self._directory):
             if _loss(self._directory / str(step)) is _UNREADABLE:  # Orbax would not start
                 self._set_aside(step, "metrics cannot be read")
 
@@ -220,7 +222,7 @@ class Checkpoints:
 
     def _meet(self, *, key, timeout_ms):
         """What the processes wait at when they save; it lets them go where one of them has failed."""
-        distributed.meet(f"save/{self._saving}", key, timeout_ms / 1000)
+        distributed.barrier(f"save/{self._saving}", key, timeout_ms / 1000)
 
     def _failed(self, reason):
         self._close()  # what else it failed at would be raised by the next save
@@ -249,7 +251,9 @@ class Checkpoints:
         self._say(f"warning: the checkpoint of step {step} is damaged ({reason}); moved to {aside}")
 
 
-def load(workdir: str | os.PathLike, step: int | str | None = None) -> tuple[dict, ml_collections.ConfigDict, int]:
+def load_params(
+    workdir: str | os.PathLike, step: int | str | None = None
+) -> tuple[dict, ml_collections.ConfigDict, int]:
     """Parameters of a run, without optimizer state, on the default device; needs no corpus.
 
     Args:
@@ -262,21 +266,21 @@ def load(workdir: str | os.PathLike, step: int | str | None = None) -> tuple[dic
     Raises:
       UserError: no such run or checkpoint, or it is damaged.
     """
-    workdir = workdir_lib.path_of(workdir)
+    workdir = workdir_lib.to_path(workdir)
     config = workdir_lib.read(workdir)[1]
     if step == "best":
         directory = _directory_of(workdir)
-        losses = {saved: _loss(directory / str(saved)) for saved in steps_in(directory)}
+        losses = {saved: _loss(directory / str(saved)) for saved in saved_steps(directory)}
         evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
         step = min(evaluated, key=losses.get, default=None)
-    step = find(workdir, step)
+    step = find_step(workdir, step)
     return load_items(workdir, step, ["params"])["params"], config, step
 
 
-def find(workdir: pathlib.Path, step: int | None) -> int:
+def find_step(workdir: pathlib.Path, step: int | None) -> int:
     """The step of a checkpoint: the given one, or the newest. Raises UserError if there is none."""
     directory = _directory_of(workdir)
-    steps = steps_in(directory)
+    steps = saved_steps(directory)
     if not steps:
         raise UserError(f"{directory}: no checkpoint yet")
     if step is not None and step not in steps:
@@ -299,7 +303,7 @@ def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
     for name in names:
         damage = _damage(path, name)
         if damage is not None:
-            there = ", ".join(map(str, steps_in(directory)))
+            there = ", ".join(map(str, saved_steps(directory)))
             raise UserError(f"{path}: damaged ({damage}); the run has the steps {there}")
         if (path / name).is_dir():
             stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / name)).tree
@@ -309,7 +313,7 @@ def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
     return dict.fromkeys(names, {}) | _restore(path, template)
 
 
-def record(workdir: pathlib.Path, step: int) -> dict:
+def load_record(workdir: pathlib.Path, step: int) -> dict:
     """The record that was saved with a checkpoint. Raises UserError if it is damaged."""
     path = workdir / "checkpoints" / str(step)
     damage = _damage(path, "record")
@@ -318,7 +322,7 @@ def record(workdir: pathlib.Path, step: int) -> dict:
     return json.loads((path / "record" / "metadata").read_text())
 
 
-def steps_in(directory: pathlib.Path) -> list[int]:
+def saved_steps(directory: pathlib.Path) -> list[int]:
     """The steps of the complete checkpoints in a directory, ascending."""
     if storage.is_remote(directory):
         folders = [name.removesuffix(f"/{_COMMITTED}") for name in _sizes(directory) if name.endswith(_COMMITTED)]
@@ -380,7 +384,7 @@ def _damage_found(path, item):
 _UNREADABLE = object()
 
 
-def judged(metrics: Mapping[str, float]) -> float:
+def selection_loss(metrics: Mapping[str, float]) -> float:
     """What a checkpoint is judged by: the held-out loss of the model that is kept; NaN where there is none.
 
     With replaced tokens eval/mlm_loss is the generator's, and the model's is eval/rtd_loss.
@@ -444,3 +448,7 @@ def _unraisable(found):
     """A write that fails once its save was given up finds no event loop to tell."""
     if not (isinstance(found.exc_value, RuntimeError) and "Event loop is closed" in str(found.exc_value)):
         sys.__unraisablehook__(found)
+
+
+def __getattr__(name):
+    return _moved.find("runs.checkpoints", name)

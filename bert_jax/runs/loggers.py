@@ -21,7 +21,7 @@ from typing import Protocol, TextIO
 
 import ml_collections
 
-from bert_jax import storage
+from bert_jax import _moved, storage
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 
@@ -65,7 +65,7 @@ def open_loggers(
     `headline` says in words what a row's evaluation found, for the progress line.
     """
     remote = storage.is_remote(workdir)
-    loggers = [(MetricsObject if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
+    loggers = [(RemoteMetricsFile if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
     if config.train.tensorboard:
         loggers.append((RemoteTensorBoard if remote else TensorBoard)(workdir / "tensorboard", step, say))
     if config.train.progress:
@@ -111,7 +111,7 @@ class MetricsFile:
         self._waiting, self._told = b"", False
 
 
-class MetricsObject:
+class RemoteMetricsFile:
     """metrics.jsonl in an object store: all its rows are kept here, and `flush` writes them."""
 
     def __init__(self, path: pathlib.Path, step: int, say: Say):
@@ -308,3 +308,7 @@ def _clock(seconds):
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def __getattr__(name):
+    return _moved.find("runs.loggers", name)

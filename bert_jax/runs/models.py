@@ -4,17 +4,17 @@ import os
 import pathlib
 from collections.abc import Mapping
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective
 from bert_jax.data.vocabularies import loading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.finetuning import trainable as tuning
+from bert_jax.finetuning import trainable
 from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.objectives import replaced_tokens
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import outcomes
+from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
 # Of config.model: what suited the devices of the run, and need not suit those that open its model.
@@ -42,11 +42,11 @@ def open_model(
         if step is not None:
             raise UserError(f"{name}: no run's workdir, which a step ({step}) is of; expected one, or no step")
         return huggingface.read(name)
-    workdir = workdir_lib.path_of(name)
+    workdir = workdir_lib.to_path(name)
     if workdir_lib.read(workdir)[0].get("kind") == "finetune":
         return _finetuned(workdir, None if step == "best" else step, seed)
-    params, config, _ = checkpoint.load(name, step)
-    tokenizer = tokenizer_of(workdir)
+    params, config, _ = checkpoints.load_params(name, step)
+    tokenizer = load_tokenizer(workdir)
     settings = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
     sharing = config.objective.embedding_sharing
     if config.objective.name == "rtd" and part in ("generator", "language_model"):
@@ -63,13 +63,13 @@ def open_model(
     return Pretrained(str(name), formats.choose(model.spec), settings, model, params, tokenizer)
 
 
-def tokenizer_of(workdir: pathlib.Path) -> Tokenizer:
+def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
     """A run's."""
-    with workdir_lib.tokenizer_of(workdir) as folder:
+    with workdir_lib.local_tokenizer(workdir) as folder:
         return loading.load(folder)
 
 
-def fine_tuned(run: Mapping) -> model_lib.Model:
+def build_fine_tuned(run: Mapping) -> model_lib.Model:
     """The model with its task's head that a fine-tuning workdir's run.json describes."""
     head = model_lib.Task(**run["head"])
     vocab_size = run["model"]["vocab_size"]
@@ -78,14 +78,14 @@ def fine_tuned(run: Mapping) -> model_lib.Model:
 
 def _finetuned(workdir, step, seed):
     run, config = workdir_lib.read(workdir)
-    step = checkpoint.find(workdir, step)
-    reached = outcomes.Outcomes.from_json(checkpoint.record(workdir, step))
+    step = checkpoints.find_step(workdir, step)
+    reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
     seeds = [one.seed for one in reached.seeds]
     if seed is not None and seed not in seeds:
         raise UserError(f"{workdir}: no seed {seed}; expected one of {', '.join(map(str, seeds))}")
     index = reached.best() if seed is None else seeds.index(seed)
-    items = checkpoint.load_items(workdir, step, [f"best-{index}", "frozen"])
-    params = tuning.effective(tuning.merge(items[f"best-{index}"], items["frozen"]), config.tuning)
+    items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
+    params = trainable.merge_adapters(trainable.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
     settings = dict(run["settings"])
     thresholds = [value for name, value in reached.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:
@@ -94,11 +94,15 @@ def _finetuned(workdir, step, seed):
         str(workdir),
         run["family"],
         run["model"] | _HERE,
-        fine_tuned(run | {"model": run["model"] | _HERE}),
+        build_fine_tuned(run | {"model": run["model"] | _HERE}),
         params,
-        tokenizer_of(workdir),
+        load_tokenizer(workdir),
         tuple(run["labels"]),
         run["problem"],
         run["scheme"],
         settings,
     )
+
+
+def __getattr__(name):
+    return _moved.find("runs.models", name)

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from bert_jax import _moved
+
 
 @dataclasses.dataclass
 class Seed:
@@ -58,7 +60,7 @@ class Outcomes:
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
 
-    def note(self, done: int, figures: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
+    def record_evaluation(self, done: int, figures: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
         """Takes in an evaluation of every seed; which of them are better than before, bool [seeds].
 
         A seed stops after `patience` evaluations in a row that were not better; 0: never.
@@ -128,7 +130,7 @@ class Outcomes:
         }
 
 
-def figures_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def metrics_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """An evaluation as a row: of each figure the median over seeds and, of several, each one's as FIGURE/seed_N."""
     row = {}
     for name in dict.fromkeys(name for found in figures for name in found):
@@ -139,7 +141,7 @@ def figures_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> d
     return row
 
 
-def table(summary: Mapping) -> list[str]:
+def format_table(summary: Mapping) -> list[str]:
     """A summary in lines: one for each seed, and one for all."""
     lines = [f"{'seed':>10}  {summary['metric']:>10}  {'at step':>9}  {'last':>8}"]
     for seed in summary["seeds"]:
@@ -176,3 +178,7 @@ def _finite(value):
 
 def _shown(value):
     return "-" if value is None else f"{value:.4f}"
+
+
+def __getattr__(name):
+    return _moved.find("runs.outcomes", name)

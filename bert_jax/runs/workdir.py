@@ -33,8 +33,8 @@ from typing import TYPE_CHECKING, TextIO
 import ml_collections
 from etils import epath
 
+from bert_jax import _moved, storage
 from bert_jax import config as config_lib
-from bert_jax import storage
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.mesh import AXES
 from bert_jax.errors import UserError
@@ -81,7 +81,7 @@ MAY_CHANGE = {
 _OF_A_MACHINE = ("data.corpus", "data.old_corpus", "distillation.teacher", "task.data_dir", "train.compilation_cache")
 
 
-def path_of(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
+def to_path(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
     """A workdir's path: of pathlib, or of epath, which knows the same verbs, for gs://BUCKET/FOLDER.
 
     Args:
@@ -117,7 +117,7 @@ def _installed(module):
 
 def holds_run(name: str | os.PathLike) -> bool:
     """Whether this is a run's workdir. Raises UserError for remote storage that is none, and where run.json is lost."""
-    path = path_of(name)
+    path = to_path(name)
     with storage.reporting(str(name)):
         found = (path / "run.json").exists()
         lost = not found and (path / "checkpoints").is_dir()
@@ -140,14 +140,15 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
     from bert_jax.processes import distributed  # here, because it imports jax, which reading a run needs none of
 
     with contextlib.ExitStack() as stack:
-        mark = distributed.agreed(lambda: _lock(workdir, stack))
+        mark = distributed.broadcast(lambda: _lock(workdir, stack))
         try:
             with storage.reporting(str(workdir)):
                 seen = (workdir / "lock").read_text()
         except OSError:
             seen = ""
-        other = f"{distributed.where()}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
-        distributed.check("" if seen == mark else other)
+        label = distributed.process_label()
+        other = f"{label}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
+        distributed.raise_on_all("" if seen == mark else other)
         yield
 
 
@@ -200,7 +201,7 @@ def check_same_run(
     distributed.check_same({"--workdir": str(workdir)} | held | values)
 
 
-def check(
+def check_run(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
     corpora: "list[Corpus]",
@@ -247,7 +248,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     return run
 
 
-def write(
+def write_pretraining(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
     corpora: "list[Corpus]",
@@ -260,7 +261,7 @@ def write(
 
 
 @contextlib.contextmanager
-def tokenizer_of(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
+def local_tokenizer(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     """The local directory with a run's tokenizer, for as long as it takes to read it."""
     if not storage.is_remote(workdir):
         yield workdir / "tokenizer"
@@ -399,3 +400,7 @@ def _named(identities):
 def _not_writable(workdir, error):
     reason = error.strerror or error
     return UserError(f"--workdir={workdir}: cannot be written: {reason}; name another, or make room")
+
+
+def __getattr__(name):
+    return _moved.find("runs.workdir", name)

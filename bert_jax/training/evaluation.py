@@ -106,7 +106,7 @@ class _Text:
         if phase.index not in self._made:
             # One process looks at every row for the baseline; the others need but their own.
             whole = functools.cache(lambda: loader.eval_batches(self._config, step))
-            unigram_loss = distributed.agreed(lambda: self._unigram_loss(phase, whole()))
+            unigram_loss = distributed.broadcast(lambda: self._unigram_loss(phase, whole()))
             mine = whole() if self._hosts[1] == 1 else loader.eval_batches(self._config, step, *self._hosts)
             self._made[phase.index] = mine, unigram_loss
         return self._made[phase.index]

@@ -43,7 +43,7 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
     """
     if config.model_from_init and not config.init_from:
         raise UserError("config.model_from_init: True, but config.init_from is empty; expected a model")
-    if not config.init_from or checkpoint.steps_in(workdir / "checkpoints"):
+    if not config.init_from or checkpoint.saved_steps(workdir / "checkpoints"):
         return None
     return open_model(config.init_from)
 
@@ -156,7 +156,7 @@ def _generator(config, tokenizer, objective, key):
     """The parameters of the generator of init_from, where that is a run with one of the same sizes."""
     if not workdir_lib.holds_run(config.init_from):
         return None
-    objective_there = workdir_lib.read(workdir_lib.path_of(config.init_from))[1].get("objective", {})
+    objective_there = workdir_lib.read(workdir_lib.to_path(config.init_from))[1].get("objective", {})
     if objective_there.get("name") != "rtd":
         return None
     found = open_model(config.init_from, part="generator")

@@ -46,7 +46,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         checkpoint could not be saved.
     """
     config = config.copy_and_resolve_references()
-    workdir = workdir_lib.path_of(workdir, "--workdir=")
+    workdir = workdir_lib.to_path(workdir, "--workdir=")
     config_lib.check_keys(config)
     source = initial.source(config, workdir)
     initial.resolve(config, source, workdir)
@@ -64,7 +64,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     workdir_lib.check_same_run(workdir, config, corpora, identity)
 
     with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
-        workdir_lib.check(workdir, config, corpora, identity)
+        workdir_lib.check_run(workdir, config, corpora, identity)
         # Finds what the corpus cannot give before the workdir becomes this run's, and makes indexes that are not there.
         distributed.first_then_all(lambda: loader.Loader(config))
         if config.data.old_corpus:
@@ -76,7 +76,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         if source:
             objective = objective_lib.make(config, model)
             start = initial.params(config, source, model, corpora[0].tokenizer, say, objective)
-        distributed.once(lambda: workdir_lib.write(workdir, config, corpora, identity))
+        distributed.run_on_first(lambda: workdir_lib.write_pretraining(workdir, config, corpora, identity))
 
         found = checkpoints.restore(template)
         if found:
@@ -156,7 +156,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             for logger in loggers if row or figures else ():
                 logger.write({"step": done} | row | figures)
             clock.turn_to("saving")
-            checkpoints.settle(wait=False)
+            checkpoints.finish_save(wait=False)
             last = done == num_steps or bool(stop) or run.over
             if saves or last:
                 for logger in loggers:
@@ -166,8 +166,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             if last:
                 break
 
-        checkpoints.settle()
-        if distributed.agreed(checkpoints.newest) != done:
+        checkpoints.finish_save()
+        if distributed.broadcast(checkpoints.newest) != done:
             raise UserError(
                 f"{run.workdir}: the checkpoint of step {done} could not be saved; "
                 f"{last_good(checkpoints)}; make room and start the same command again"
@@ -289,7 +289,7 @@ class _Pretraining(Run):
         if distributed.is_first():
             with contextlib.suppress(OSError):  # a full disk must not hide what happened
                 workdir_lib.write_text(path, "".join(f"{row}\n" for row in rows))
-        self.checkpoints.settle()
+        self.checkpoints.finish_save()
         raise UserError(
             f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
             f"(bert_jax.data.batch_at(config, {bad})) has {rows[0]}; ... ({len(rows)} rows, listed in {path}); "
@@ -352,7 +352,7 @@ class _StopSignals:
     """Hears SIGTERM and SIGINT, of any process of the run; another one does what it does by default."""
 
     def __enter__(self):
-        self._notice, self._before = distributed.Notice(), {}
+        self._notice, self._before = distributed.StopNotice(), {}
         with contextlib.suppress(ValueError):  # not the main thread: nothing to catch
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._before[number] = signal.signal(number, self._caught)
@@ -363,7 +363,7 @@ class _StopSignals:
         return self._notice.after(done)
 
     def _caught(self, number, frame):
-        self._notice.give(signal.Signals(number).name)
+        self._notice.request_stop(signal.Signals(number).name)
         for caught in self._before:
             signal.signal(caught, signal.SIG_DFL)
 

@@ -87,7 +87,7 @@ def make_config(corpus):
 def make_run(path, config, corpora, done):
     """A workdir whose only checkpoint says that `done` steps are done."""
     path.mkdir()
-    workdir.write(path, config, corpora)
+    workdir.write_pretraining(path, config, corpora)
     model = model_lib.build(config.model, config.model.vocab_size, next_sentence=True)
     mesh = sharding.make_mesh(config.mesh)
     checkpoints = checkpoint.Checkpoints(path, config)

@@ -256,7 +256,7 @@ def _our_loss(ours, params, batch):
     model, spec = ours.model, ours.model.spec
     if spec.task:
         total = task_objective.loss_sum(model, params, batch, ours.problem)
-        return total / task_objective.count(batch, model, ours.problem)
+        return total / task_objective.loss_denominator(batch, model, ours.problem)
     if spec.language_model:
         pairs = {"next_sentence": spec.next_sentence, "sentence_order": spec.sentence_order}
         objective = LanguageModeling(model, {"name": "mlm"} | pairs)

@@ -33,10 +33,10 @@ def workdir(monkeypatch):
         model = model_lib.build(config.model, TOKENIZER.vocab_size, **heads)
         params = jax.tree.map(np.asarray, objective.make(config, model).init(jax.random.key(0)))
         monkeypatch.setattr(models.workdir_lib, "holds_run", lambda _: True)
-        monkeypatch.setattr(models.workdir_lib, "path_of", lambda name: name)
+        monkeypatch.setattr(models.workdir_lib, "to_path", lambda name: name)
         monkeypatch.setattr(models.workdir_lib, "read", lambda _: ({}, config))
-        monkeypatch.setattr(models.checkpoint, "load", lambda *_: (params, config, None))
-        monkeypatch.setattr(models, "tokenizer_of", lambda _: TOKENIZER)
+        monkeypatch.setattr(models.checkpoints, "load_params", lambda *_: (params, config, None))
+        monkeypatch.setattr(models, "load_tokenizer", lambda _: TOKENIZER)
         return params
 
     return made

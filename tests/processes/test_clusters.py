@@ -23,7 +23,7 @@ JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
 
 
 def found(environment, *flags):
-    processes = clusters.find(environment, *flags)
+    processes = clusters.detect(environment, *flags)
     return processes and (processes.coordinator_address, processes.num_processes, processes.process_id)
 
 
@@ -41,7 +41,7 @@ def found(environment, *flags):
     ],
 )
 def test_one_process_needs_nothing(environment):
-    assert clusters.find(environment) is None
+    assert clusters.detect(environment) is None
 
 
 def test_slurm():
@@ -52,10 +52,10 @@ def test_slurm():
 
 def test_slurm_divides_the_gpus_of_a_node_among_its_tasks():
     here = {"SLURM_NODEID": "0", "SLURM_LOCALID": "1", "SLURM_PROCID": "1"}
-    assert clusters.find(SLURM).local_device_ids == ()  # alone on its node
-    assert clusters.find(SLURM | here).local_device_ids == (1,)
-    assert clusters.find(SLURM | here | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device_ids == (2, 3)
-    assert clusters.find(SLURM | here | {"CUDA_VISIBLE_DEVICES": "1"}).local_device_ids == ()  # Slurm did
+    assert clusters.detect(SLURM).local_device_ids == ()  # alone on its node
+    assert clusters.detect(SLURM | here).local_device_ids == (1,)
+    assert clusters.detect(SLURM | here | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device_ids == (2, 3)
+    assert clusters.detect(SLURM | here | {"CUDA_VISIBLE_DEVICES": "1"}).local_device_ids == ()  # Slurm did
 
 
 def test_open_mpi():
@@ -112,7 +112,7 @@ def test_tpu_pods(monkeypatch):
 )
 def test_flags_by_halves(flags, message):
     with pytest.raises(UserError) as caught:
-        clusters.find({}, *flags)
+        clusters.detect({}, *flags)
     assert str(caught.value).startswith(message)
 
 
@@ -128,7 +128,7 @@ def test_flags_by_halves(flags, message):
 )
 def test_an_environment_that_contradicts_itself(environment, message):
     with pytest.raises(UserError) as caught:
-        clusters.find(environment)
+        clusters.detect(environment)
     assert str(caught.value).startswith(message)
 
 
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken():
 
 def test_a_pod_of_an_indexed_job_is_told_that_it_works_alone(capsys, monkeypatch):
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
-    assert clusters.find({"JOB_COMPLETION_INDEX": "0"}) is None
+    assert clusters.detect({"JOB_COMPLETION_INDEX": "0"}) is None
     assert "set JAX_NUM_PROCESSES" in capsys.readouterr().err
-    assert clusters.find({"JOB_COMPLETION_INDEX": "0", "JAX_NUM_PROCESSES": "1"}) is clusters.find({}) is None
+    assert clusters.detect({"JOB_COMPLETION_INDEX": "0", "JAX_NUM_PROCESSES": "1"}) is clusters.detect({}) is None
     assert not capsys.readouterr().err

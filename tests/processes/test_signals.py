@@ -8,7 +8,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PROGRAM = """
 import os, signal
 from bert_jax import signals
-with signals.ending():
+with signals.exit_on_sigterm():
     print("inside")
     os.kill(os.getpid(), signal.SIGTERM)
     print("beyond")

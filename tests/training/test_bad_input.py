@@ -86,7 +86,7 @@ def run(config, tmp_path):
     begun = config.copy_and_resolve_references()
     begun.model.vocab_size = corpora[0].vocab_size
     (tmp_path / "run").mkdir()
-    workdir.write(tmp_path / "run", begun, corpora)
+    workdir.write_pretraining(tmp_path / "run", begun, corpora)
     return tmp_path / "run"
 
 

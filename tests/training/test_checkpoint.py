@@ -44,7 +44,7 @@ def save_steps(path, steps, config=None, say=print, metrics=None):
         loss = (metrics or {}).get(step)
         checkpoints.save(step, make_state(step), loss and {checkpoint.METRIC: loss})
     checkpoints.close()
-    return checkpoint.steps_in(path / "checkpoints")
+    return checkpoint.saved_steps(path / "checkpoints")
 
 
 def restored(path, say=print):
@@ -64,8 +64,8 @@ def test_what_is_kept(tmp_path):
 
 
 def test_a_model_that_tells_replaced_tokens_is_judged_by_that():
-    assert checkpoint.judged({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}) == 0.3
-    assert checkpoint.judged({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoint.judged({}))
+    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}) == 0.3
+    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoint.selection_loss({}))
 
 
 def test_best_is_known_after_a_restart(tmp_path):
@@ -88,7 +88,7 @@ def test_state_may_be_donated_once_save_returns(tmp_path):
     checkpoints.close()
     for step in (10, 20, 30):
         write_run(tmp_path, make_config())
-        params = checkpoint.load(tmp_path, step)[0]
+        params = checkpoint.load_params(tmp_path, step)[0]
         assert np.unique(params["layers"]["0"]["kernel"]) == [step]
 
 
@@ -97,20 +97,20 @@ def test_load(tmp_path):
     config.data.weights = (1.0, 2.0)
     write_run(tmp_path, config)
     with pytest.raises(UserError, match="no checkpoint yet"):
-        checkpoint.load(tmp_path)
+        checkpoint.load_params(tmp_path)
     save_steps(tmp_path, [10, 20, 30], config, metrics={10: 3.0, 20: 1.0, 30: 2.0})
     for wanted, expected in ((None, 30), ("best", 20), (10, 10)):
-        params, loaded, step = checkpoint.load(tmp_path, wanted)
+        params, loaded, step = checkpoint.load_params(tmp_path, wanted)
         assert step == expected and loaded == config
         jax.tree.map(np.testing.assert_array_equal, params, make_state(expected)["params"])
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     with pytest.raises(UserError, match="no checkpoint of step 40; expected one of 10, 20, 30"):
-        checkpoint.load(tmp_path, 40)
+        checkpoint.load_params(tmp_path, 40)
 
 
 def test_load_outside_a_run(tmp_path):
     with pytest.raises(UserError, match="not the workdir of a run"):
-        checkpoint.load(tmp_path)
+        checkpoint.load_params(tmp_path)
 
 
 def test_a_workdir_that_lost_its_description(tmp_path):
@@ -198,8 +198,8 @@ def test_load_refuses_damage(tmp_path):
     save_steps(tmp_path, [10, 20])
     cut(largest(tmp_path / "checkpoints" / "20" / "params"))
     with pytest.raises(UserError, match=r"20: damaged \(params/.* bytes, expected"):
-        checkpoint.load(tmp_path)
-    assert checkpoint.load(tmp_path, 10)[2] == 10
+        checkpoint.load_params(tmp_path)
+    assert checkpoint.load_params(tmp_path, 10)[2] == 10
 
 
 def test_full_disk_costs_no_checkpoint(small_disk):
@@ -214,12 +214,12 @@ def test_full_disk_costs_no_checkpoint(small_disk):
     checkpoints = checkpoint.Checkpoints(small_disk, config, said.append)
     first = noise(10)
     checkpoints.save(10, first)
-    checkpoints.settle()
+    checkpoints.finish_save()
     assert said == []
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 300_000))
     checkpoints.save(20, noise(20))
-    checkpoints.settle()
+    checkpoints.finish_save()
     assert said == [
         "warning: saving the checkpoint of step 20 failed: No space left on device; the last good one is step 10"
     ]
@@ -230,4 +230,4 @@ def test_full_disk_costs_no_checkpoint(small_disk):
     filler.unlink()
     checkpoints.save(30, noise(30))
     checkpoints.close()
-    assert len(said) == 1 and checkpoint.steps_in(small_disk / "checkpoints") == [30]
+    assert len(said) == 1 and checkpoint.saved_steps(small_disk / "checkpoints") == [30]

@@ -146,7 +146,7 @@ def test_a_run_learns_from_its_teacher(distilled):
     assert {"nsp_loss", "mlm_accuracy", "eval/mlm_loss", "eval/nsp_accuracy"} < set(last)
     weighted = 5 * last["soft_loss"] + 2 * last["mlm_loss"] + last["nsp_loss"] + last["cosine_loss"]
     assert last["loss"] == pytest.approx(weighted, rel=1e-5)
-    student, teacher = checkpoint.load(distilled / "run")[0], checkpoint.load(distilled / "teacher")[0]
+    student, teacher = checkpoint.load_params(distilled / "run")[0], checkpoint.load_params(distilled / "teacher")[0]
     assert jax.tree.structure(student) == jax.tree.structure(teacher)  # nothing of the teacher's is kept
 
 

@@ -80,7 +80,7 @@ def test_losses(tmp_path, kind, settings, labels):
         batch["attention_mask"][:] = 1  # theirs chooses among the padding too, ours among the text alone
     expected = float(model(**as_torch(batch, 6)).loss.detach())
     batch["weights"][6:] = 0
-    count = task_objective.count(batch, opened.model, opened.problem)
+    count = task_objective.loss_denominator(batch, opened.model, opened.problem)
     loss = jax.jit(lambda: task_objective.loss_sum(opened.model, opened.params, batch, opened.problem))()
     np.testing.assert_allclose(loss / count, expected, rtol=1e-5)
 

@@ -114,7 +114,7 @@ def test_a_run(finished, folder):
     assert min(summary["scores"]) > max(0.9, summary["baseline"]) and summary["median"] == np.median(summary["scores"])
     best = max(summary["seeds"], key=lambda seed: seed["score"])
     assert summary["best_seed"] == best["seed"]
-    assert checkpoint.steps_in(workdir / "checkpoints") == [40]
+    assert checkpoint.saved_steps(workdir / "checkpoints") == [40]
 
 
 def test_predictions_are_those_of_what_is_opened(finished, folder):

@@ -193,7 +193,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     ((out, _), _) = run.wait()
     last = logged(tmp_path)[-1]["step"]
     assert f"SIGTERM: stopped at step {last} with a checkpoint; start the same command again" in out
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [last] and last < 4000
+    assert checkpoint.saved_steps(tmp_path / "checkpoints") == [last] and last < 4000
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_an_error_of_one_process_between_checkpoints_ends_all(recipe, environmen
     run = Processes(2, environment, ["-c", _LOSES_ITS_CORPUS, "--", f"--config={recipe}", f"--workdir={tmp_path}"])
     errors = [line for _, err in run.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
     assert errors == ["error: process 1 of 2: tokens.bin: cannot be read"]
-    assert checkpoint.steps_in(tmp_path / "checkpoints") == [4]
+    assert checkpoint.saved_steps(tmp_path / "checkpoints") == [4]
 
 
 @pytest.mark.full

@@ -36,13 +36,13 @@ def test_the_same_parameters(config, finished, tmp_path, capfd):
     config.init_from = str(tmp_path / "first")
     loop.pretrain(config, tmp_path / "second")
     assert f"starts from {tmp_path / 'first'}\n" in capfd.readouterr().out
-    first, second = (checkpoint.load(tmp_path / name)[0] for name in ("first", "second"))
+    first, second = (checkpoint.load_params(tmp_path / name)[0] for name in ("first", "second"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
     shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
     config.train.num_steps = 13
     loop.pretrain(config, tmp_path / "second")
-    assert checkpoint.steps_in(tmp_path / "second" / "checkpoints")[-1] == 13
+    assert checkpoint.saved_steps(tmp_path / "second" / "checkpoints")[-1] == 13
 
 
 def test_another_vocabulary(config, finished, tmp_path):

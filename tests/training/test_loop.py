@@ -30,7 +30,7 @@ def rows(workdir, timings=False):
 
 
 def steps(workdir):
-    return checkpoint.steps_in(workdir / "checkpoints")
+    return checkpoint.saved_steps(workdir / "checkpoints")
 
 
 def test_a_run(config, tmp_path, capfd):
@@ -50,7 +50,7 @@ def test_a_run(config, tmp_path, capfd):
             assert row["eval/mlm_perplexity"] == pytest.approx(math.exp(row["eval/mlm_loss"]))
     assert steps(tmp_path) == [12]
     assert list((tmp_path / "tensorboard").iterdir())
-    params, stored, step = checkpoint.load(tmp_path, "best")
+    params, stored, step = checkpoint.load_params(tmp_path, "best")
     assert step == 12 and stored.model.vocab_size == Corpus.open(config.data.corpus).vocab_size
     assert (tmp_path / "tokenizer").is_dir()
     output = capfd.readouterr().out
@@ -110,7 +110,7 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
             loop.pretrain(config, tmp_path / name)
         losses[name] = [row["loss"] for row in rows(tmp_path / name)]
     np.testing.assert_allclose(losses["changed"], losses["whole"], rtol=1e-5)
-    params, _, _ = checkpoint.load(tmp_path / "changed")
+    params, _, _ = checkpoint.load_params(tmp_path / "changed")
     assert set(params["encoder"]["layers"]) == {"0", "1"}
 
     config.update(init_from=str(tmp_path / "whole"))
@@ -191,7 +191,7 @@ def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
     assert listing.read_text().splitlines() == described and described[0] in message
     assert bad > 1 and steps(tmp_path)[-1] == bad - 1
     assert f"the last good checkpoint is step {bad - 1}" in message
-    params, _, _ = checkpoint.load(tmp_path)
+    params, _, _ = checkpoint.load_params(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
 

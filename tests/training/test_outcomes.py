@@ -13,7 +13,9 @@ def reached(failed_below=-1.0, baseline=0.5, number=3):
 
 
 def note(found, done, scores, patience=0):
-    return found.note(done, [{"eval/accuracy": score, "eval/f1": 0.1} for score in scores], patience).tolist()
+    return found.record_evaluation(
+        done, [{"eval/accuracy": score, "eval/f1": 0.1} for score in scores], patience
+    ).tolist()
 
 
 def test_best_and_patience():
@@ -42,7 +44,7 @@ def test_failed_runs_and_the_spread():
     assert summary["last"]["median"] == 0.7
     assert summary["best_seed"] == 7  # the best of those that did not fail
     assert summary["seeds"][2]["scores"] == {"accuracy": 0.8, "f1": 0.1}
-    lines = outcomes.table(summary)
+    lines = outcomes.format_table(summary)
     assert lines[1].endswith("failed: 0.5000 is not better than the commonest answer's 0.5000")
     assert lines[2].endswith("failed: not finite at step 25") and "failed" not in lines[3]
     assert lines[4] == ("accuracy of 3 seeds: median 0.8000, 0.6000 to 0.9000, standard deviation 0.1528; failed: 5, 6")
@@ -59,7 +61,7 @@ def test_failed_below_and_no_baseline():
 
 def test_rows_hold_the_median_and_each_seed():
     found = [{"eval/accuracy": 0.5}, {"eval/accuracy": math.nan}, {"eval/accuracy": 0.7}]
-    row = outcomes.figures_row(reached(), found)
+    row = outcomes.metrics_row(reached(), found)
     assert row["eval/accuracy"] == 0.6 and row["eval/accuracy/seed_7"] == 0.7
     assert list(row) == ["eval/accuracy", *(f"eval/accuracy/seed_{seed}" for seed in (5, 6, 7))]
-    assert outcomes.figures_row(reached(number=1), found[:1]) == {"eval/accuracy": 0.5}
+    assert outcomes.metrics_row(reached(number=1), found[:1]) == {"eval/accuracy": 0.5}

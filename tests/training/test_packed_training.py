@@ -104,10 +104,10 @@ def test_a_task_learns_the_same(name, pooling, problem):
 
     @jax.jit
     def learned(batch):
-        count = task_objective.count(batch, model, problem)
+        count = task_objective.loss_denominator(batch, model, problem)
         loss_of = functools.partial(task_objective.loss_sum, model, batch=batch, problem=problem)
         loss, gradient = jax.value_and_grad(loss_of)(params)
-        return loss, count, gradient, task_objective.outputs(model, params, batch)[0]
+        return loss, count, gradient, task_objective.task_outputs(model, params, batch)[0]
 
     loss, count, gradient, outputs = learned(batch)
     rows = packed(batch)

@@ -158,10 +158,10 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
 
 def test_other_storage_is_refused(monkeypatch):
     with pytest.raises(UserError, match="^--workdir=s3://b/run: no place for a run; expected .* gs://BUCKET/FOLDER"):
-        workdir.path_of("s3://b/run", "--workdir=")
+        workdir.to_path("s3://b/run", "--workdir=")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="^gs://b/run: not installed: gcsfs, google-cloud-storage;"):
-        workdir.path_of("gs://b/run")
+        workdir.to_path("gs://b/run")
 
 
 @pytest.fixture
@@ -173,7 +173,7 @@ def memory():
 
 def test_metrics_are_written_whole_at_flush_and_cut_at_a_step(memory):
     url = "memory://bucket/metrics.jsonl"
-    file = metrics.MetricsObject(url, 0, pytest.fail)
+    file = metrics.RemoteMetricsFile(url, 0, pytest.fail)
     for step in (1, 2, 3):
         file.write({"step": step, "loss": float("nan") if step == 2 else 0.5})
     assert not memory.exists(url)
@@ -181,14 +181,14 @@ def test_metrics_are_written_whole_at_flush_and_cut_at_a_step(memory):
     content = memory.cat_file(url)
     assert content == b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n{"step": 3, "loss": 0.5}\n'
     memory.pipe_file(url, content + b'{"ste')
-    file = metrics.MetricsObject(url, 2, pytest.fail)
+    file = metrics.RemoteMetricsFile(url, 2, pytest.fail)
     file.close()
     assert memory.cat_file(url) == content[: content.index(b'{"step": 3')]
 
 
 def test_metrics_wait_for_storage_that_does_not_answer(memory, monkeypatch):
     said = []
-    file = metrics.MetricsObject("memory://bucket/metrics.jsonl", 0, said.append)
+    file = metrics.RemoteMetricsFile("memory://bucket/metrics.jsonl", 0, said.append)
 
     def fail(*arguments, **options):
         raise RuntimeError("503")

@@ -274,7 +274,7 @@ def test_a_killed_run_goes_on_bit_by_bit(trained, corpus, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "8")
     loop.pretrain(tiny(corpus), workdir)
     assert rows(workdir) == rows(trained)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load(workdir)[0], checkpoint.load(trained)[0])
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_params(workdir)[0], checkpoint.load_params(trained)[0])
     last = rows(trained)[-1]
     assert {"eval/rtd_loss", "eval/rtd_accuracy", "eval/mlm_loss", "rtd_loss", "grad_norm/generator"} < set(last)
     squares = sum(value**2 for name, value in last.items() if name.startswith("grad_norm/"))
@@ -285,7 +285,7 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
     """The model's held-out figures are those of the run; without a generator there are none."""
     model, generator = models.open_model(trained), models.open_model(trained, part="generator")
     assert model.model.spec.replaced_tokens and not model.model.spec.language_model
-    params = checkpoint.load(trained)[0]
+    params = checkpoint.load_params(trained)[0]
     word = params["generator"]["encoder"]["embeddings"]["word"]["embedding"]
     difference = params["encoder"]["embeddings"]["word"]["embedding"]
     np.testing.assert_array_equal(generator.params["encoder"]["embeddings"]["word"]["embedding"], word)

@@ -170,7 +170,9 @@ def test_adapters_alone_are_trained_and_merged():
     plain = jax.eval_shape(learner.model.init, jax.random.key(0))
 
     def effective(state):
-        found = tuning.effective(tuning.merge(of_seed(state["params"], 1), state["frozen"]), learner.config.tuning)
+        found = tuning.merge_adapters(
+            tuning.merge_trees(of_seed(state["params"], 1), state["frozen"]), learner.config.tuning
+        )
         assert jax.tree.structure(found) == jax.tree.structure(plain)
         return found["encoder"]
 

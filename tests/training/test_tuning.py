@@ -34,7 +34,7 @@ def settings(**changes):
 
 
 def test_rates_fall_from_the_top_layer_down():
-    share = tuning.layer_share(0.5, make_model().spec)
+    share = tuning.rate_multiplier(0.5, make_model().spec)
     shares = {
         "encoder/embeddings/word/embedding": 0.125,
         "encoder/layers/0/mlp/up/kernel": 0.25,
@@ -44,7 +44,7 @@ def test_rates_fall_from_the_top_layer_down():
         "task/output/bias": 1.0,
     }
     assert {name: share(name) for name in shares} == shares
-    assert tuning.layer_share(1.0, make_model().spec) is None
+    assert tuning.rate_multiplier(1.0, make_model().spec) is None
     params = {"encoder": {"layers": {str(i): {"mlp": {"up": {"kernel": jnp.ones((2, 2))}}} for i in range(3)}}}
     config = config_lib.base().optimizer
     config.update(learning_rate=1.0, schedule="constant", warmup_steps=0, clip_norm=0.0, weight_decay=0.5)
@@ -69,18 +69,20 @@ def test_passes_of_a_step(tuned, passes):
     config = settings(**tuned)
     params = jax.eval_shape(make_model().init, jax.random.key(0))
     names = tuning.frozen_names(params, config)
-    adapters = jax.eval_shape(lambda: tuning.adapters(config, tuning.split(params, names)[1], jax.random.key(0)))
-    assert tuning.passes(tuning.merge(params, adapters), names) == pytest.approx(passes)
+    adapters = jax.eval_shape(
+        lambda: tuning.init_adapters(config, tuning.split_params(params, names)[1], jax.random.key(0))
+    )
+    assert tuning.forward_passes(tuning.merge_trees(params, adapters), names) == pytest.approx(passes)
 
 
 @pytest.mark.parametrize("tuned", [{"freeze": "layers:4"}, {"reinit_layers": 4}])
 def test_more_layers_than_there_are(tuned):
     with pytest.raises(UserError, match="config.tuning.*; the model has 3"):
-        tuning.check(settings(**tuned), make_model().spec)
+        tuning.check_tuning(settings(**tuned), make_model().spec)
 
 
 def test_layers_that_share_parameters_learn_as_the_last_of_them():
-    share = tuning.layer_share(0.5, make_model(4, {"layer_groups": 2}).spec)
+    share = tuning.rate_multiplier(0.5, make_model(4, {"layer_groups": 2}).spec)
     assert [share(f"encoder/layers/{i}/mlp/up/kernel") for i in range(2)] == [0.25, 1.0]
 
 
@@ -94,16 +96,16 @@ def test_layers_that_share_parameters_learn_as_the_last_of_them():
 )
 def test_layers_and_maps_that_a_model_has_not_of_its_own(switches, tuned, message):
     with pytest.raises(UserError, match=f"config.tuning.{message}"):
-        tuning.check(settings(**tuned), make_model(switches=switches).spec)
+        tuning.check_tuning(settings(**tuned), make_model(switches=switches).spec)
 
 
 def test_adapters_of_maps_without_bias():
     model = make_model(switches={"mlp": "gated", "mlp_bias": False, "norm_place": "pre"})
     config, params = settings(lora_rank=2, lora_targets=("gate", "query")), filled(model, np.ones)
-    frozen = tuning.split(params, tuning.frozen_names(params, config))[1]
-    adapters = tuning.adapters(config, frozen, jax.random.key(0))
+    frozen = tuning.split_params(params, tuning.frozen_names(params, config))[1]
+    adapters = tuning.init_adapters(config, frozen, jax.random.key(0))
     assert set(adapters["encoder"]["layers"]["0"]["mlp"]) == {"gate"}
-    whole = tuning.effective(tuning.merge(adapters, params), config)
+    whole = tuning.merge_adapters(tuning.merge_trees(adapters, params), config)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
     np.testing.assert_array_equal(whole["encoder"]["layers"]["1"]["mlp"]["gate"]["kernel"], np.ones((8, 16)))
 
@@ -114,7 +116,7 @@ def test_targets_of_adapters_as_a_flag_gives_them():
         targets: [
             path_name(path)
             for path, _ in jax.tree_util.tree_leaves_with_path(
-                tuning.adapters(settings(lora_rank=2, lora_targets=targets), frozen, jax.random.key(0))
+                tuning.init_adapters(settings(lora_rank=2, lora_targets=targets), frozen, jax.random.key(0))
             )
         ]
         for targets in (("query", "down"), ("query,down",))
@@ -125,14 +127,14 @@ def test_targets_of_adapters_as_a_flag_gives_them():
 def test_what_starts_fresh():
     model, config = make_model(), settings(reinit_layers=2)
     source = filled(make_model(num_labels=2), lambda shape: np.full(shape, 7.0, np.float32))
-    taken, draw, fresh, left = tuning.start(model, source, tuning.reinitialised(config, model.spec))
+    taken, draw, fresh, left = tuning.fit_parameters(model, source, tuning.reinitialised_pattern(config, model.spec))
     assert {"/".join(name.split("/")[:3]) for name in fresh} == {
         "encoder/layers/1", "encoder/layers/2", "pooler/dense/bias", "pooler/dense/kernel", "task/output/bias",
         "task/output/kernel",
     }  # fmt: skip
     assert not left and set(taken["encoder"]["layers"]) == {"0"}
     drawn = draw(jax.random.key(2))
-    assert jax.tree.structure(tuning.merge(taken, drawn)) == jax.tree.structure(filled(model))
+    assert jax.tree.structure(tuning.merge_trees(taken, drawn)) == jax.tree.structure(filled(model))
     assert all((leaf == 7.0).all() for leaf in jax.tree.leaves(taken))
     assert not any((leaf == 7.0).any() for leaf in jax.tree.leaves(drawn))
     assert drawn["task"]["output"]["kernel"].std() > 0.01
@@ -202,7 +204,7 @@ def test_losses_against_their_definitions(task, problem, labels, expected):
     @jax.jit
     def found():
         sums = [task_objective.loss_sum(model, params, rows, problem) for rows in (batch, *halves)]
-        return sums, task_objective.count(batch, model, problem), model.apply(params, batch)["logits"]
+        return sums, task_objective.loss_denominator(batch, model, problem), model.apply(params, batch)["logits"]
 
     (total, *parts), count, logits = found()
     np.testing.assert_allclose(total / count, expected(np.asarray(logits, np.float64)), rtol=1e-4)
@@ -222,10 +224,12 @@ def test_a_crf_is_scored_by_its_labels():
     params = filled(model, lambda shape: np.full(shape, 0.1, np.float32))
     params["task"]["transitions"] = jnp.array([[-9.0, 9, -9], [-9, -9, 9], [9, -9, -9]])  # each label after the last
     (found, finite), loss = jax.jit(
-        lambda: (task_objective.outputs(model, params, batch), task_objective.loss_sum(model, params, batch, ""))
+        lambda: (task_objective.task_outputs(model, params, batch), task_objective.loss_sum(model, params, batch, ""))
     )()
     assert finite and found.dtype == np.int32
     for row, chosen in enumerate(np.asarray(found)):
         chain = chosen[TAGS[row] >= 0]
         assert ((chain[1:] - chain[:-1]) % 3 == 1).all() and not chosen[TAGS[row] < 0].any()
-    assert loss > 0 and task_objective.count(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()
+    assert (
+        loss > 0 and task_objective.loss_denominator(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()
+    )
