@@ -117,7 +117,7 @@ def _key_heads(spec):
 class _Finetuning(loop.Run):
     def __init__(self, config, workdir, learner, task, saver, reached):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh
-        self.checkpoints = checkpoints
+        self.checkpoints = saver
         self.train_step, self.key = learner.train_step, learner.dropout_keys()
         self.flops = learner.flops
         self._learner, self._task, self._reached = learner, task, reached
