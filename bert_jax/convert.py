@@ -39,10 +39,10 @@ def main(argv):
         raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
     else:
         model = huggingface.read(name, pickles=True)
-    left_out = formats.nameless_heads(model)
+    left_out = formats.inexpressible_heads(model)
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
-        model = formats.encoder_of(model)
+        model = formats.encoder_only(model)
     huggingface.write(model, _OUTPUT.value, _DTYPE.value)
     print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from bert_jax.config.mesh import AXES, BATCH_AXES
 from bert_jax.errors import UserError
+from bert_jax.model.layouts import num_shards
 from bert_jax.model.stack import STACKED
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
@@ -133,7 +134,7 @@ def hosts_of_rows(mesh: Mesh) -> tuple[tuple[int, ...], int]:
 
     Several processes hold the same rows where an axis that splits no rows spans them.
     """
-    parts = _parts(BATCH_AXES, mesh)
+    parts = num_shards(mesh, BATCH_AXES)
     mine = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
     hosts = tuple(sorted({rows.start or 0 for (rows,) in mine}))
     count = len(hosts)
@@ -208,16 +209,10 @@ def _sharding(name, shape, mesh, leading):
         raise UserError(f"{name}: no rule of bert_jax.sharding.RULES matches this array of shape {shape}")
     leading += leading_axes(name)
     for layout in layouts:
-        if all(size % _parts(axes, mesh) == 0 for size, axes in zip(shape[leading:], layout, strict=False)):
+        if all(size % num_shards(mesh, axes) == 0 for size, axes in zip(shape[leading:], layout, strict=False)):
             return NamedSharding(mesh, P(*[None] * leading, *layout) if len(layout) else layout)
     sizes = ", ".join(f"{axis}={mesh.shape[axis]}" for axis in AXES)
     raise UserError(
         f"config.mesh: {sizes} does not divide {name} of shape {shape}, laid out as {layouts[-1]}; expected "
         "axes that divide it"
     )
-
-
-def _parts(axes, mesh):
-    if axes is None:
-        return 1
-    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))

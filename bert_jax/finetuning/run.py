@@ -291,7 +291,7 @@ def _described(config: ml_collections.ConfigDict, source: Pretrained, task: Task
     of_sequence = config.task.name == "sequence_classification"
     dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
     if config.task.pooling == "auto":
-        head = formats.head_of(source, config.task.name, len(task.labels), dropout)
+        head = formats.task_head(source, config.task.name, len(task.labels), dropout)
     else:
         head = model_lib.Task(config.task.name, len(task.labels), config.task.pooling, dropout)
     head = dataclasses.replace(head, crf=config.task.crf)

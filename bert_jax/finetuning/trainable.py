@@ -15,7 +15,7 @@ from bert_jax import _moved
 from bert_jax.config import listed
 from bert_jax.errors import UserError
 from bert_jax.model import Model, Spec
-from bert_jax.model.stack import sources_of
+from bert_jax.model.stack import parameter_layers
 from bert_jax.sharding import path_name
 
 _PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
@@ -97,7 +97,7 @@ def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
     """
     if decay == 1.0:
         return None
-    last_use = {source: layer for layer, source in enumerate(sources_of(spec))}
+    last_use = {source: layer for layer, source in enumerate(parameter_layers(spec))}
 
     def share(name):
         layer = re.search(r"(?:^|/)encoder/layers/(\d+)/", name)

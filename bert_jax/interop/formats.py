@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.interop import model_config
 from bert_jax.interop.families import FAMILIES
@@ -64,14 +65,14 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
     return found
 
 
-def choose(spec: Spec) -> str:
+def choose_family(spec: Spec) -> str:
     """The model_type of the first family whose format can say a model; of the nearest one where none can."""
     found = {name: differences(spec, name) for name in FAMILIES}
     # One that cannot even be written down is the farthest.
     return min(found, key=lambda name: (any(one.key == "model" for one in found[name]), len(found[name])))
 
 
-def head_of(source: Pretrained, name: str, num_labels: int, dropout: float) -> Task:
+def task_head(source: Pretrained, name: str, num_labels: int, dropout: float) -> Task:
     """The task's head that a model's family has in transformers, or a plain one where it has none for the task.
 
     Args:
@@ -90,7 +91,7 @@ def head_of(source: Pretrained, name: str, num_labels: int, dropout: float) -> T
     return dataclasses.replace(head, dropout=dropout, **twice)
 
 
-def nameless_heads(source: Pretrained) -> list[str]:
+def inexpressible_heads(source: Pretrained) -> list[str]:
     """Heads of pre-training, in words, that keep a model from being written, and that its encoder can do without."""
     spec = source.model.spec
     heads = {
@@ -101,13 +102,13 @@ def nameless_heads(source: Pretrained) -> list[str]:
     return found if found and differences(spec, source.family) else []
 
 
-def encoder_of(source: Pretrained) -> Pretrained:
+def encoder_only(source: Pretrained) -> Pretrained:
     """A model without the heads of its pre-training."""
     spec = source.model.spec
     heads = dict.fromkeys(("language_model", "next_sentence", "sentence_order", "replaced_tokens", "pooler"), False)
     spec = dataclasses.replace(spec, mask_decoder="plain", **heads)
     params = {"encoder": source.params["encoder"]}
-    return dataclasses.replace(source, family=choose(spec), model=Model(spec), params=params)
+    return dataclasses.replace(source, family=choose_family(spec), model=Model(spec), params=params)
 
 
 def _different(group, ours, theirs):
@@ -198,3 +199,7 @@ def _meaning(spec):
         found["layer_groups"] = 0
         found["group_layers"] = None
     return found
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.formats", name)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
@@ -49,8 +50,10 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     arrays, file = tensors.read(directory, pickles)
     _check_names(arrays, config, path, file)
     table = FAMILIES[config["model_type"]].table(config)
-    settings, model, labels, problem, scheme = _model(config, path, {weights.canonical(key, table) for key in arrays})
-    table = table_of(config, model.spec)
+    settings, model, labels, problem, scheme = _model(
+        config, path, {weights.canonical_name(key, table) for key in arrays}
+    )
+    table = weight_table(config, model.spec)
     params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
@@ -59,9 +62,9 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         tokenizer = hugging_face.lower_cased(tokenizer)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
-    dtypes = {weights.canonical(key, table): array.dtype.name for key, array in arrays.items()}
+    dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
     dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
-    unread = {weights.canonical(key, table): array for key, array in arrays.items()}
+    unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
     unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
     origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {}, unread)
     return Pretrained(
@@ -115,7 +118,7 @@ def _check_vocabulary(directory, tokens, file_name, rows):
         print(f"warning: {found}; is it the model's own?", file=sys.stderr)
 
 
-def table_of(config: Mapping, spec: model_lib.Spec) -> weights.Table:
+def weight_table(config: Mapping, spec: model_lib.Spec) -> weights.Table:
     """The names of the arrays of a model with this config.json."""
     return FAMILIES[config["model_type"]].table(config, spec.task.name if spec.task else "")
 
@@ -123,7 +126,7 @@ def table_of(config: Mapping, spec: model_lib.Spec) -> weights.Table:
 def _check_names(arrays, config, path, file):
     """Refuses weights whose names are another family's, which would otherwise be a page of mismatches."""
     said = config["model_type"]
-    found = {name: weights.known(arrays, family.table(config)) for name, family in FAMILIES.items()}
+    found = {name: weights.count_known(arrays, family.table(config)) for name, family in FAMILIES.items()}
     nearest = max(found, key=found.get)
     if found[said] < found[nearest] and (found[nearest] == len(arrays) or found[said] < len(arrays) / 2):
         raise UserError(
@@ -187,7 +190,7 @@ def _config(pretrained):
 
 def _arrays(pretrained, config, dtype):
     spec, origin = pretrained.model.spec, pretrained.origin
-    table = table_of(config, spec)
+    table = weight_table(config, spec)
     stored = origin.dtypes if origin else {}
     heads = (spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens, spec.task)
     bare = not any(heads)
@@ -205,7 +208,7 @@ def _arrays(pretrained, config, dtype):
 
 def _write_files(pretrained, config, arrays, directory):
     spec, origin = pretrained.model.spec, pretrained.origin
-    entries = table_of(config, spec).names
+    entries = weight_table(config, spec).names
     words = next(e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "encoder/embeddings/word")
     embedding = next(array for name, array in arrays.items() if f"{words}.weight".endswith(name))
     config = config | {"torch_dtype" if "torch_dtype" in config else "dtype": embedding.dtype.name}
@@ -221,3 +224,7 @@ def _write_files(pretrained, config, arrays, directory):
     if "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
         prompts = origin.prompts if origin else {}
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.huggingface", name)

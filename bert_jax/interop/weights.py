@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.model import Model
 
@@ -184,7 +185,7 @@ def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
     return named | {copy: named[name] for copy, name in table.copies.items() if name in named}
 
 
-def canonical(name: str, table: Table) -> str:
+def canonical_name(name: str, table: Table) -> str:
     """The name that today's transformers gives an array: with the prefix, without gamma and beta."""
     if name.split(".")[0] in _first_parts(table):
         name = f"{table.prefix}.{name}"
@@ -194,13 +195,13 @@ def canonical(name: str, table: Table) -> str:
     return name
 
 
-def known(names: Sequence[str], table: Table) -> int:
+def count_known(names: Sequence[str], table: Table) -> int:
     """How many of `names` the table could hold, whatever the number of layers."""
     patterns = set()
     for entry in table.names:
         theirs = re.sub(r"\{\w+\}", "0", entry.theirs)
         patterns |= {f"{theirs}.{last}" for last in set(_LEAVES.values())} if isinstance(entry, Module) else {theirs}
-    return sum(re.sub(r"(?<=\.)\d+(?=\.)", "0", canonical(name, table)) in patterns for name in names)
+    return sum(re.sub(r"(?<=\.)\d+(?=\.)", "0", canonical_name(name, table)) in patterns for name in names)
 
 
 def _first_parts(table):
@@ -242,7 +243,7 @@ def _spellings(state_dict, table):
     """({today's name: the file's}, problems), without buffers and what is ignored."""
     spellings, problems = {}, []
     for name in state_dict:
-        today = canonical(name, table)
+        today = canonical_name(name, table)
         if _BUFFERS.fullmatch(today) or any(re.fullmatch(pattern, today) for pattern in table.ignored):
             continue
         if today in spellings:
@@ -280,3 +281,7 @@ def _nested(flat):
             node = node.setdefault(parent, {})
         node[last] = value
     return tree
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.weights", name)

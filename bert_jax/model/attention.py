@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and what every layer of a row's encoding knows of the row."""
+"""Multi-head self-attention, and the per-row inputs that all layers share."""
 
 import dataclasses
 import functools
@@ -8,39 +8,43 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax import _moved
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
-from bert_jax.model.kernels import Visibility, attend, weights
-from bert_jax.model.layers import Linear, dropout
-from bert_jax.model.layouts import constrained
-from bert_jax.model.positions import by_key, rotated, rotations, rows_of_distances
+from bert_jax.model.dropout import dropout
+from bert_jax.model.kernels import AttentionMask, attend, attention_weights
+from bert_jax.model.layers import Linear
+from bert_jax.model.layouts import constrain
+from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift, rotary_angles
 from bert_jax.model.spec import Spec
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the layers are told of the rows beside their hidden states.
+    """What every layer reads of the rows beside their hidden states.
 
     Attributes:
-      visibility: which tokens may see each other, windows aside.
-      rotation, local_rotation: of queries and keys, as positions.rotations gives them, in layers that see all tokens
-        and in those that see a window; None without rotary positions.
-      distances: the table of relative distances, [rows, hidden]; None without relative positions.
+      mask: which tokens attend to which, without the window of local layers.
+      rotation: cosines and sines of rotary positions (see positions.rotary_angles) for layers without a window; None
+        for a model without rotary positions.
+      local_rotation: the same for layers with a window.
+      relative_table: embeddings of relative distances, [rows, hidden]; None for a model without relative positions.
     """
 
-    visibility: Visibility
+    mask: AttentionMask
     rotation: tuple[jax.Array, jax.Array] | None = None
     local_rotation: tuple[jax.Array, jax.Array] | None = None
-    distances: jax.Array | None = None
+    relative_table: jax.Array | None = None
 
 
 class SelfAttention(nnx.Module):
     """softmax(Q K^T / sqrt(head_size)) V over num_heads heads (Vaswani et al. 2017, section 3.2).
 
-    Keys and values may have fewer heads, each of which serves several heads of queries (Ainslie et al. 2023, section
-    2.2). With relative positions, a score is the sum of that product and of the products of the query with the key of
-    the distance, and of the key with the query of the distance (disentangled attention, He et al. 2021, section 3.1).
+    There may be fewer heads of keys and values than of queries, each of which then serves several query heads (grouped
+    queries, Ainslie et al. 2023, section 2.2). With relative positions a score has further terms: the query times the
+    key of the distance, and the key times the query of the distance (disentangled attention, He et al. 2021, section
+    3.1).
     """
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
@@ -52,10 +56,10 @@ class SelfAttention(nnx.Module):
         self.key = linear(size, keys, bias=key_bias)
         self.value = linear(size, keys, bias=bias)
         self.output = Linear(queries, size, stddev=spec.output_stddev, bias=bias, rngs=rngs)
-        own = spec.has_relative_positions and not spec.relative_shared
-        if own and "c2p" in spec.relative_terms:
+        own_projections = spec.has_relative_positions and not spec.relative_shared
+        if own_projections and "c2p" in spec.relative_terms:
             self.position_key = linear(size, keys, bias=key_bias)
-        if own and "p2c" in spec.relative_terms:
+        if own_projections and "p2c" in spec.relative_terms:
             self.position_query = linear(size, queries, bias=bias)
         self.spec = spec
 
@@ -68,121 +72,122 @@ class SelfAttention(nnx.Module):
         queries: jax.Array | None = None,
         distance_seed: jax.Array | None = None,
     ) -> jax.Array:
-        """[batch, sequence, hidden], before dropout and residual.
+        """Returns the attention output, [batch, sequence, hidden], before dropout and residual.
 
         Args:
           hidden: [batch, sequence, hidden].
-          context: of the rows.
-          seed: of the dropout of the attention weights; None for none.
-          local: whether tokens see a window alone.
-          queries: what the queries are made of, where that is not `hidden`.
-          distance_seed: of the dropout of the table of distances; None for none.
+          context: attention mask and positions of the rows.
+          seed: dropout seed of the attention weights, uint32 [2]; None for no dropout.
+          local: whether attention is limited to the window.
+          queries: [batch, sequence, hidden], the input of the query projection; None for `hidden`.
+          distance_seed: dropout seed of the relative table; None for no dropout.
         """
-        query, key, value = self._projected(hidden, context, local, queries)
-        visibility, spec = self._visibility(context, local), self.spec
-        kernel = kernel_of(spec, hidden.shape[1], visibility, seed is not None)
+        query, key, value = self._project(hidden, context, local, queries)
+        mask, spec = self._mask(context, local), self.spec
+        kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
         bias = None
         if spec.has_relative_positions:
-            bias = self._distance_scores(query, key, context.distances, distance_seed)
-            run = functools.partial(run, terms=spec.relative_score_terms)
+            bias = self._relative_scores(query, key, context.relative_table, distance_seed)
+            run = functools.partial(run, num_terms=spec.relative_score_terms)
         if spec.remat == "attention":
             run = jax.checkpoint(run)
-        mixed = run(query, key, value, visibility, seed=seed, bias=bias)
+        mixed = run(query, key, value, mask, seed=seed, bias=bias)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
 
     def weights(self, hidden: jax.Array, context: Context, local: bool = False) -> jax.Array:
-        """The attention weights before dropout, float32 [batch, heads, query, key], by plain XLA whatever the kernel.
+        """Returns attention weights before dropout, float32 [batch, heads, query, key], by plain XLA.
 
         Args:
-          hidden, context, local: as of `__call__`.
+          hidden: [batch, sequence, hidden].
+          context, local: see `__call__`.
         """
-        query, key, _ = self._projected(hidden, context, local)
-        bias, terms = None, 1
+        query, key, _ = self._project(hidden, context, local)
+        bias, num_terms = None, 1
         if self.spec.has_relative_positions:
-            bias = self._distance_scores(query, key, context.distances, None)
-            terms = self.spec.relative_score_terms
-        return weights(query, key, self._visibility(context, local), bias, terms)
+            bias = self._relative_scores(query, key, context.relative_table, None)
+            num_terms = self.spec.relative_score_terms
+        return attention_weights(query, key, self._mask(context, local), bias, num_terms)
 
-    def _visibility(self, context, local):
-        return context.visibility.within(self.spec.local_window // 2) if local else context.visibility
+    def _mask(self, context, local):
+        return context.mask.with_window(self.spec.local_window // 2) if local else context.mask
 
-    def _projected(self, hidden, context, local, queries=None):
-        """Queries, keys and values, [batch, heads, sequence, head_size]."""
+    def _project(self, hidden, context, local, queries=None):
+        """Returns queries, keys and values, [batch, heads, sequence, head_size] each."""
         query = self._heads(self.query(hidden if queries is None else queries))
         value = self._heads(self.value(hidden))
-        # The key's bias adds the same to all scores of a query where places do not enter, which the softmax takes away
-        # again: left out, its gradient is zero and not rounding.
-        plain = not (self.spec.has_rotary_positions or self.spec.has_relative_positions)
-        key = self._heads(self.key.unbiased(hidden) if plain else self.key(hidden))
+        # The key bias adds the same number to all scores of a query unless positions enter the product, and softmax
+        # cancels it: left out, its gradient is exactly zero instead of rounding noise.
+        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions)
+        key = self._heads(self.key.unbiased(hidden) if cancels else self.key(hidden))
         rotation = context.local_rotation if local else context.rotation
         if rotation is not None:
-            query, key = rotated(query, rotation), rotated(key, rotation)
-        return query, *(constrained(self._for_all_queries(x), "heads") for x in (key, value))
+            query, key = apply_rotary(query, rotation), apply_rotary(key, rotation)
+        return query, *(constrain(self._repeat_heads(x), "heads") for x in (key, value))
 
-    def _distance_scores(self, query, key, distances, seed):
-        """The terms of the scores that positions enter, float32 [batch, heads, query, key], before they are scaled."""
+    def _relative_scores(self, query, key, table, seed):
+        """Returns the terms of the scores that depend on distances, float32 [batch, heads, query, key], unscaled."""
         spec, sequence = self.spec, query.shape[2]
-        rows = rows_of_distances(spec, sequence)  # of each distance from 1 - sequence to sequence - 1
-        distances = dropout(distances, spec.hidden_dropout, seed).astype(query.dtype)[None]
+        rows = relative_rows(spec, sequence)  # for the distances 1 - sequence ... sequence - 1
+        table = dropout(table, spec.hidden_dropout, seed).astype(query.dtype)[None]
         scores = jnp.zeros((1, 1, 1, 1), jnp.float32)
         product = functools.partial(jnp.einsum, "bnqd,ntd->bnqt", preferred_element_type=jnp.float32)
         if "c2p" in spec.relative_terms:
-            keys = self.key if spec.relative_shared else self.position_key
-            of_distance = self._for_all_queries(self._split(keys(distances)))[0][:, rows]
-            scores = scores + by_key(product(query, of_distance))
+            projection = self.key if spec.relative_shared else self.position_key
+            distance_keys = self._repeat_heads(self._split(projection(table)))[0][:, rows]
+            scores = scores + relative_shift(product(query, distance_keys))
         if "p2c" in spec.relative_terms:
-            queries = self.query if spec.relative_shared else self.position_query
-            # The j-th key, scored by the query of its distance from each query's place: that of i - j at j - i.
-            of_distance = self._split(queries(distances))[0][:, rows[::-1]]
-            scores = scores + by_key(product(key, of_distance)).swapaxes(2, 3)
+            projection = self.query if spec.relative_shared else self.position_query
+            # Key j is scored by the query of its distance i - j from each query i, which is at j - i here.
+            distance_queries = self._split(projection(table))[0][:, rows[::-1]]
+            scores = scores + relative_shift(product(key, distance_queries)).swapaxes(2, 3)
         return scores
 
     def _heads(self, x):
-        """[batch, sequence, heads x head_size] -> [batch, heads, sequence, head_size]."""
-        return constrained(self._split(x), "heads")
+        """[batch, sequence, heads x head_size] -> [batch, heads, sequence, head_size], split over the mesh."""
+        return constrain(self._split(x), "heads")
 
     def _split(self, x):
         return x.reshape(*x.shape[:2], -1, self.spec.head_size).transpose(0, 2, 1, 3)
 
-    def _for_all_queries(self, x):
-        """Heads of keys or values as many times as they serve a head of queries."""
+    def _repeat_heads(self, x):
+        """Repeats each head of keys or values for the query heads that it serves."""
         times = self.spec.num_heads // self.spec.num_kv_heads
         return x if times == 1 else jnp.repeat(x, times, axis=1)
 
 
-def context_of(spec: Spec, batch: Mapping, distances: jax.Array | None = None) -> Context:
-    """What the layers of a model know of a batch's rows.
+def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = None) -> Context:
+    """Returns what all layers of a model read of a batch's rows.
 
     Args:
-      spec: the model's.
-      batch: attention_mask [batch, sequence]; where rows are packed, sequence_ids and position_ids of the same shape.
-      distances: the table of relative distances [rows, hidden], of a model that has one.
+      spec: the model's spec.
+      batch: attention_mask int32 [batch, sequence]; of packed rows also sequence_ids and position_ids of that shape.
+      relative_table: embeddings of relative distances [rows, hidden], for a model with relative positions.
     """
-    visibility = Visibility(batch["attention_mask"] != 0, batch.get("sequence_ids"), causal=spec.attention == "causal")
+    mask = AttentionMask(batch["attention_mask"] != 0, batch.get("sequence_ids"), causal=spec.attention == "causal")
     if not spec.has_rotary_positions:
-        return Context(visibility, distances=distances)
-    # Only differences count, so that packed rows could count on through their sequences; from 0 each they are what the
-    # unpacked rows are, to the bit.
-    places = batch.get("position_ids")
-    if places is None:
-        places = jnp.arange(batch["attention_mask"].shape[1], dtype=jnp.int32)[None]
-    rotation = rotations(places, spec.head_size, spec.rotary_base)
-    local = rotations(places, spec.head_size, spec.local_rotary_base) if spec.local_window else None
-    return Context(visibility, rotation, local, distances)
+        return Context(mask, relative_table=relative_table)
+    # Attention depends on differences of rotary positions alone, so packed rows could count on through their
+    # sequences; counted from 0 in each sequence they give the same bits as unpacked rows.
+    positions = batch.get("position_ids")
+    if positions is None:
+        positions = jnp.arange(batch["attention_mask"].shape[1], dtype=jnp.int32)[None]
+    rotation = rotary_angles(positions, spec.head_size, spec.rotary_base)
+    local = rotary_angles(positions, spec.head_size, spec.local_rotary_base) if spec.local_window else None
+    return Context(mask, rotation, local, relative_table)
 
 
-def kernel_of(spec: Spec, sequence_length: int, visibility: Visibility, dropping: bool) -> str:
-    """The kernel of one call, "xla" or a name of kernels.FUSED.
+def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, dropping: bool) -> str:
+    """Returns the attention kernel of one call: "xla" or a key of kernels.FUSED.
 
     Args:
-      spec: the model's; its attention_kernel "auto" is resolved here, as not every call allows the same.
-      sequence_length: tokens a row.
-      visibility: of the rows.
-      dropping: whether attention weights are dropped at the spec's rate.
+      spec: the model's spec; attention_kernel "auto" is resolved here, because not every call supports every kernel.
+      sequence_length: tokens in a row.
+      mask: which tokens attend to which.
+      dropping: whether dropout is applied to the attention weights.
 
     Raises:
-      UserError: the spec names a kernel that cannot do it.
+      UserError: the spec names a kernel that does not support the call.
     """
     if spec.has_relative_positions:
         return "xla"
@@ -194,14 +199,18 @@ def kernel_of(spec: Spec, sequence_length: int, visibility: Visibility, dropping
         sequence_length=sequence_length,
         dropout=spec.attention_dropout if dropping else 0.0,
     )
-    if visibility.reach is not None and kernel != "splash":
-        return "xla"  # whose products are of the window alone, which no other kernel's are
-    if kernel != "cudnn" or visibility.padding_last or not spec.task:
+    if mask.window is not None and kernel != "splash":
+        return "xla"  # which alone, beside splash, computes no scores outside the window
+    if kernel != "cudnn" or mask.padding_last or not spec.task:
         return kernel
-    # Fine-tuning maps over seeds, and the batching rule of cuDNN's attention takes no mask.
+    # Fine-tuning runs several seeds under vmap, and the batching rule of cuDNN's attention takes no mask.
     if spec.attention_kernel == "cudnn":
         raise UserError(
             "config.model.attention_kernel: found cudnn, but it cannot fine-tune on packed rows, nor with windows or "
             "rotary positions; expected auto or xla, or of learned positions config.data.packing=False"
         )
     return "xla"
+
+
+def __getattr__(name: str):
+    return _moved.find("model.attention", name)

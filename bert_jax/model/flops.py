@@ -1,12 +1,13 @@
-"""How much arithmetic a step is, counted from the model's sizes, and how much a device can do."""
+"""Floating-point operations of a step, counted from the model's sizes, and the published peaks of devices."""
 
 from collections.abc import Mapping
 
 import jax
 
+from bert_jax import _moved
 from bert_jax.model import Spec
 
-# Dense bfloat16 FLOP/s as the makers publish them; the first name that the device's kind contains.
+# Dense bfloat16 FLOP/s per device as the makers publish them; the first name that the device's kind contains counts.
 PEAKS = (
     ("TPU7x", 2307e12 / 2),  # a chip is two devices
     ("TPU v6 lite", 918e12),
@@ -25,22 +26,22 @@ PEAKS = (
 
 
 def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float = 3.0) -> float:
-    """FLOPs of the matrix products of one training step; the backward pass costs two forward passes.
+    """Returns the FLOPs of the matrix products of one training step; a backward pass counts as two forward passes.
 
     Args:
-      spec: the model's.
-      batch: rows.
-      sequence: tokens a row, padding included.
-      slots: positions a row whose vocabulary logits are computed.
-      passes: what a step costs in forward passes of the layers; fewer than 3 where some are frozen.
+      spec: the model's spec.
+      batch: number of rows.
+      sequence: tokens in a row, padding included.
+      slots: positions in a row whose vocabulary logits are computed.
+      passes: cost of a step in forward passes of the layers; less than 3 where some layers are frozen.
     """
     hidden, size = spec.hidden_size, spec.embedding_size
     queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
     maps = 3 if spec.mlp == "gated" else 2
-    layer = 2 * hidden * (queries + keys) + maps * hidden * spec.intermediate_size  # a token, without attention
-    convolution = spec.conv_kernel_size * hidden * hidden // spec.conv_groups  # a token
-    embedded = size * hidden if spec.embedding_projection else 0  # a token
-    head = 0  # a row
+    layer = 2 * hidden * (queries + keys) + maps * hidden * spec.intermediate_size  # per token, without attention
+    convolution = spec.conv_kernel_size * hidden * hidden // spec.conv_groups  # per token
+    embedded = size * hidden if spec.embedding_projection else 0  # per token
+    head = 0  # per row
     if spec.language_model:
         read = size if spec.mlm_transform else hidden
         head = slots * ((hidden * read if spec.mlm_transform else 0) + read * spec.vocab_size)
@@ -56,16 +57,17 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
 
 
 def pretraining_flops(spec: Spec, batch: Mapping) -> float:
-    """As step_flops, of a step of pre-training on a global batch; its arrays may be shapes alone."""
+    """Returns `step_flops` of a pre-training step on a global batch, whose arrays may be jax.ShapeDtypeStruct."""
     rows, sequence = batch["input_ids"].shape
     slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
     return step_flops(spec, rows, sequence, slots)
 
 
 def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) -> float:
-    """Of step_flops, those of scores and weighted values: of all pairs of a row's tokens, also where a mask is on.
+    """Returns the share of `step_flops` that attention scores and weighted values take.
 
-    Of layers with a window, of the pairs within it; of relative positions, with the products for each distance.
+    All pairs of a row's tokens count, masked or not; in layers with a window, the pairs within the window. Relative
+    positions add their products with each distance. Arguments as of `step_flops`.
     """
     queries = spec.num_heads * spec.head_size
     near = min(sequence, 2 * (spec.local_window // 2) + 1)
@@ -78,15 +80,19 @@ def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) 
 
 
 def _layers_run(spec):
-    """Layers that a token goes through; the enhanced mask decoder runs the last one twice more."""
+    """Returns the layers that a token passes through; the enhanced mask decoder runs the last one twice more."""
     return spec.num_layers + (2 if spec.language_model and spec.mask_decoder == "enhanced" else 0)
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """The device's published bfloat16 FLOP/s; None where it is not known, as of any CPU."""
-    return peak_of(device.device_kind)
+    """Returns the device's published bfloat16 FLOP/s; None where it is not known, as for any CPU."""
+    return peak_flops_of_kind(device.device_kind)
 
 
-def peak_of(kind: str) -> float | None:
-    """As peak_flops, of a kind of device as JAX names it."""
+def peak_flops_of_kind(kind: str) -> float | None:
+    """Returns the published bfloat16 FLOP/s of a device kind as JAX names it (`Device.device_kind`), or None."""
     return next((peak for name, peak in PEAKS if name in kind), None)
+
+
+def __getattr__(name: str):
+    return _moved.find("model.flops", name)

@@ -1,20 +1,22 @@
-"""What is read from the hidden states: masked tokens, whether B follows A, and the answers of fine-tuned tasks."""
+"""Output heads: masked tokens, sentence pairs, replaced tokens, and the tasks of fine-tuning."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
-from bert_jax.model.layers import ACTIVATIONS, Embedding, Linear, add_bias, dropout, dropout_seeds, make_norm
-from bert_jax.model.layouts import constrained
+from bert_jax.model.layers import ACTIVATIONS, Embedding, Linear, add_bias, make_norm
+from bert_jax.model.layouts import constrain
 from bert_jax.model.pooling import pool
 from bert_jax.model.spec import Spec
 
 
 class LanguageModelHead(nnx.Module):
-    """Transform, norm, and the word embedding transposed as decoder, with a bias of its own (BERT section 3.1).
+    """Predicts masked tokens: a linear map, activation, norm and decoder (BERT section 3.1).
 
-    Without a transform the decoder reads the hidden states; untied, it is a table of its own.
+    The decoder is the transposed word embedding, or a table of its own where it is not tied. Without a transform the
+    decoder reads the hidden states directly.
     """
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
@@ -24,66 +26,66 @@ class LanguageModelHead(nnx.Module):
             self.transform = Linear(size, read, stddev=stddev, bias=spec.head_bias, rngs=rngs)
             self.norm = make_norm(spec, read)
         if not spec.tied_decoder:
-            self.decoder = Embedding(spec.vocab_size, read, stddev=stddev, place="vocabulary", rngs=rngs)
+            self.decoder = Embedding(spec.vocab_size, read, stddev=stddev, layout="vocabulary", rngs=rngs)
         if spec.decoder_bias:
             self.bias = nnx.Param(jnp.zeros((spec.vocab_size,)))
         self.spec = spec
 
     def features(self, hidden: jax.Array) -> jax.Array:
-        """What the decoder reads, [batch, positions, size], of hidden states [batch, positions, hidden]."""
+        """Maps hidden states [batch, positions, hidden] to the decoder's input, [batch, positions, size]."""
         if not self.spec.mlm_transform:
             return hidden
         return self.norm(ACTIVATIONS[self.spec.head_activation](self.transform(hidden)))
 
     def logits(self, features: jax.Array, embedding: jax.Array) -> jax.Array:
-        """Float32 logits [batch, positions, vocabulary].
+        """Returns float32 logits [batch, positions, vocabulary].
 
         Args:
-          features: as `features` gives them.
-          embedding: the word embedding [vocabulary, size], which a decoder of its own does not read.
+          features: [batch, positions, size], as `features` returns them.
+          embedding: word embedding [vocabulary, size]; unused where the decoder is not tied.
         """
         logits = decode(features, embedding if self.spec.tied_decoder else self.decoder.embedding[...])
-        return constrained(add_bias(logits, self.bias[...]) if self.spec.decoder_bias else logits, "logits")
+        return constrain(add_bias(logits, self.bias[...]) if self.spec.decoder_bias else logits, "logits")
 
 
 @jax.custom_vjp
 def decode(features: jax.Array, embedding: jax.Array) -> jax.Array:
-    """features [batch, positions, hidden] times embedding [vocabulary, hidden] transposed, in float32.
+    """Returns features [batch, positions, size] times embedding [vocabulary, size] transposed, in float32.
 
-    The product is one of the features' dtype, and so are those of its gradient, but the embedding's is summed and kept
-    in float32: what the lookup of tokens adds to it is too.
+    The product and those of its gradient multiply numbers of the features' dtype. The gradient of the embedding is
+    summed and kept in float32, as is what the lookup of tokens adds to it.
     """
-    table = constrained(embedding.astype(features.dtype), "vocabulary")
+    table = constrain(embedding.astype(features.dtype), "vocabulary")
     return jnp.einsum("bph,vh->bpv", features, table, preferred_element_type=jnp.float32)
 
 
 def _decode_backward(saved, gradient):
     features, embedding = saved
     gradient = gradient.astype(features.dtype)
-    table = constrained(embedding.astype(features.dtype), "vocabulary")
-    if features.dtype == jnp.float32:  # the narrower one on the left, as in layers.project
-        by_embedding = jnp.einsum("bph,bpv->hv", features, gradient).T
-    else:  # XLA on CPU has no such product of bfloat16 numbers, transposed, to float32 ones
-        by_embedding = jnp.einsum("bpv,bph->vh", gradient, features, preferred_element_type=jnp.float32)
-    return jnp.einsum("bpv,vh->bph", gradient, table), constrained(by_embedding, "vocabulary_gradient")
+    table = constrain(embedding.astype(features.dtype), "vocabulary")
+    if features.dtype == jnp.float32:  # the narrower operand on the left, as in layers.project
+        embedding_gradient = jnp.einsum("bph,bpv->hv", features, gradient).T
+    else:  # XLA on CPU has no such transposed product of bfloat16 numbers with a float32 result
+        embedding_gradient = jnp.einsum("bpv,bph->vh", gradient, features, preferred_element_type=jnp.float32)
+    return jnp.einsum("bpv,vh->bph", gradient, table), constrain(embedding_gradient, "vocabulary_gradient")
 
 
 decode.defvjp(lambda features, embedding: (decode(features, embedding), (features, embedding)), _decode_backward)
 
 
 class Pooler(nnx.Module):
-    """tanh of a linear map of the first token's hidden state."""
+    """The pooled output: tanh of a linear map of the first token's hidden state (BERT section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.dense = Linear(spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
 
     def __call__(self, first: jax.Array) -> jax.Array:
-        """[..., hidden], of each sequence's first token, to the same shape."""
-        return constrained(jnp.tanh(self.dense(first)), "hidden")
+        """Maps the hidden state of each sequence's first token, [..., hidden], to the same shape."""
+        return constrain(jnp.tanh(self.dense(first)), "hidden")
 
 
 class ReplacedTokenHead(nnx.Module):
-    """Whether each token is another than the text's: two linear maps, one logit (ELECTRA section 3.1)."""
+    """Tells whether each token was replaced: two linear maps and one logit (ELECTRA section 3.1)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.dense = Linear(spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
@@ -91,28 +93,29 @@ class ReplacedTokenHead(nnx.Module):
         self.activation = ACTIVATIONS[spec.activation]
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
-        """Float32 logits [batch, sequence] of hidden states [batch, sequence, hidden]."""
+        """Maps hidden states [batch, sequence, hidden] to float32 logits [batch, sequence]."""
         return self.output(self.activation(self.dense(hidden)))[..., 0].astype(jnp.float32)
 
 
 class MaskDecoder(nnx.Module):
-    """The absolute positions that enter in masked prediction alone (DeBERTa section 3.2)."""
+    """Absolute position embeddings that enter masked prediction only (DeBERTa section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.position = Embedding(spec.max_positions, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
 
     def __call__(self, batch: dict) -> jax.Array:
-        """[batch or 1, sequence, hidden]."""
-        places = batch.get("position_ids")
-        if places is None:
-            return constrained(self.position.embedding[...], "table")[None, : batch["input_ids"].shape[1]]
-        return self.position(places)
+        """Returns position embeddings [1 or batch, sequence, hidden] for the model's input."""
+        positions = batch.get("position_ids")
+        if positions is None:
+            return constrain(self.position.embedding[...], "table")[None, : batch["input_ids"].shape[1]]
+        return self.position(positions)
 
 
 class TaskHead(nnx.Module):
-    """The output layer of a fine-tuned model (BERT section 3.2), and what it reads.
+    """The head of a fine-tuned model (BERT section 3.2).
 
-    Sequence classification reads one vector of the text, token classification and question answering each token's.
+    Sequence classification reads one vector for each text; token classification and question answering read one for
+    each token.
     """
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
@@ -132,13 +135,17 @@ class TaskHead(nnx.Module):
         self.task = task
 
     def __call__(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
-        """Float32 logits [batch, labels] of a sequence (packed: [batch, k, labels]), or [batch, sequence, labels].
+        """Returns float32 logits.
 
         Args:
-          hidden: [batch, sequence, hidden], of the last layer.
-          pooled: [batch, hidden] (packed: [batch, k, hidden]), or None where the model has no pooler.
+          hidden: the last layer's output, [batch, sequence, hidden].
+          pooled: [batch, hidden] ([batch, k, hidden] of packed rows), or None for a model without a pooler.
           batch: the model's input.
-          dropout_key: turns dropout on.
+          dropout_key: a jax.random key turns dropout on; None turns it off.
+
+        Returns:
+          Of sequence classification [batch, labels] ([batch, k, labels] of packed rows), else [batch, sequence,
+          labels].
         """
         task, present = self.task, batch["attention_mask"]
         seeds = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2)
@@ -158,7 +165,7 @@ class TaskHead(nnx.Module):
         return self._output(read, *seeds)
 
     def _output(self, read, seed, transform_seed):
-        """Float32 logits of vectors, [..., labels]."""
+        """Maps vectors [..., hidden] to float32 logits [..., labels]."""
         task = self.task
         if task.transform:
             read = self.dense(dropout(read, task.transform_dropout, transform_seed))
@@ -169,7 +176,11 @@ class TaskHead(nnx.Module):
 
 
 class Heads(nnx.Module):
-    """The encoder with the heads that its spec names: of pre-training (BERT section 3.1), of a task, or none."""
+    """The encoder with the heads that its spec names: of pre-training (BERT section 3.1), of a task, or none.
+
+    Its attributes give the parameters their names: encoder, pooler, mlm, next_sentence, sentence_order, replaced,
+    mask_decoder and task.
+    """
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.encoder = Encoder(spec, rngs=rngs)
@@ -192,21 +203,23 @@ class Heads(nnx.Module):
     def __call__(
         self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, attention_weights: bool, mlm_logits: bool
     ) -> dict[str, jax.Array]:
+        """Returns the outputs that Model.apply describes; the arguments are its own."""
         outputs, spec = {}, self.spec
-        every = hidden_states or attention_weights
-        absolute = None
+        return_all_layers = hidden_states or attention_weights
+        absolute_positions = None
         if spec.language_model and spec.mask_decoder == "enhanced":
-            absolute = self.mask_decoder(batch)
-        found, again = self.encoder(batch, dropout_key, every, absolute)
-        hidden = outputs["hidden"] = found[-1] if every else found
+            absolute_positions = self.mask_decoder(batch)
+        states, mask_decoder_output = self.encoder(batch, dropout_key, return_all_layers, absolute_positions)
+        hidden = outputs["hidden"] = states[-1] if return_all_layers else states
         if hidden_states:
-            outputs["hidden_states"] = found
+            outputs["hidden_states"] = states
         if attention_weights:
-            outputs["attention_weights"] = self.encoder.attention_weights(batch, found)
+            outputs["attention_weights"] = self.encoder.attention_weights(batch, states)
         if spec.language_model:
-            read = hidden if again is None else again
+            read = hidden if mask_decoder_output is None else mask_decoder_output
             if "masked_positions" in batch:
-                read = constrained(jnp.take_along_axis(read, batch["masked_positions"][:, :, None], axis=1), "hidden")
+                positions = batch["masked_positions"][:, :, None]
+                read = constrain(jnp.take_along_axis(read, positions, axis=1), "hidden")
             features = self.mlm.features(read)
             if mlm_logits:
                 outputs["mlm_logits"] = self.mlm.logits(features, self.encoder.embeddings.word.embedding[...])
@@ -216,7 +229,7 @@ class Heads(nnx.Module):
             outputs["pooled"] = self.pooler(first_tokens(hidden, batch))
         for name in ("next_sentence", "sentence_order"):
             if getattr(spec, name):
-                logits = constrained(getattr(self, name)(outputs["pooled"]), "hidden")
+                logits = constrain(getattr(self, name)(outputs["pooled"]), "hidden")
                 outputs[f"{name}_logits"] = logits.astype(jnp.float32)
         if spec.replaced_tokens:
             outputs["replaced_logits"] = self.replaced(hidden)
@@ -227,10 +240,12 @@ class Heads(nnx.Module):
 
 
 def first_tokens(hidden: jax.Array, batch: dict) -> jax.Array:
-    """Hidden states of the first token of each row, [batch, hidden], or of each packed sequence, [batch, k, hidden].
+    """Returns hidden states of the first token of each row, [batch, hidden], or packed sequence, [batch, k, hidden].
 
-    Packed rows name them in cls_positions [batch, k].
+    Args:
+      hidden: [batch, sequence, hidden].
+      batch: the model's input; packed rows name the first tokens in cls_positions int32 [batch, k].
     """
     if "cls_positions" not in batch:
-        return constrained(hidden[:, 0], "hidden")
-    return constrained(jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1), "hidden")
+        return constrain(hidden[:, 0], "hidden")
+    return constrain(jnp.take_along_axis(hidden, batch["cls_positions"][:, :, None], axis=1), "hidden")

@@ -1,7 +1,7 @@
 """Softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
 
-All take queries, keys and values [batch, heads, sequence, head_size] and a Visibility, and give
-[batch, heads, sequence, head_size]. What each can do is in bert_jax.config.kernels.
+Every kernel takes queries, keys and values [batch, heads, sequence, head_size] and an AttentionMask, and returns
+[batch, heads, sequence, head_size]. bert_jax.config.kernels lists what each kernel supports.
 """
 
 import dataclasses
@@ -12,151 +12,190 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax.model.layers import dropout
-from bert_jax.model.layouts import LAYOUTS, ROWS, parts, split_mesh
+from bert_jax import _moved
+from bert_jax.model.dropout import dropout
+from bert_jax.model.layouts import BATCH_AXES, LAYOUTS, active_mesh, num_shards
 
-_LEAST_BLOCK = 64  # queries of a windowed product: fewer make small products, more score pairs that are out of reach
-RESULTS = "attention_results"  # what a fused kernel keeps for its backward pass, to remat policies
+# Queries in a block of windowed attention: smaller blocks make small products, larger ones score pairs outside the
+# window.
+_LEAST_BLOCK = 64
+RESULTS = "attention_results"  # the name that remat policies know a fused kernel's saved results by
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Visibility:
-    """Which tokens of a row may see each other.
+class AttentionMask:
+    """Which tokens of a row may attend to which.
 
     Attributes:
-      present: bool [batch, sequence], False at padding, which may stand anywhere and which no token sees. What
-        attention gives at padding is of no meaning.
-      sequence_ids: int32 [batch, sequence] where rows are packed: a token sees its own sequence alone.
-      causal: whether a token sees those before it and itself alone.
-      reach: how many places away on either side a token sees another; None: any number.
+      present: bool [batch, sequence], False at padding, which may stand anywhere in a row and which no token attends
+        to. The attention output at padding is undefined.
+      sequence_ids: int32 [batch, sequence] for packed rows, in which tokens attend within their own sequence only;
+        None for rows of one text.
+      causal: whether a token attends only to itself and to the tokens before it.
+      window: the largest distance, on either side, between a token and one that it attends to; None for no limit.
       padding_last: whether padding is known to stand at the end of each row.
     """
 
     present: jax.Array
     sequence_ids: jax.Array | None = None
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
-    reach: int | None = dataclasses.field(default=None, metadata={"static": True})
+    window: int | None = dataclasses.field(default=None, metadata={"static": True})
     padding_last: bool = dataclasses.field(default=False, metadata={"static": True})
 
-    def with_padding_last(self, order: jax.Array) -> "Visibility":
-        """That of the same rows in the first order of `padding_last`, [batch, sequence]; causality stays as it is."""
+    def with_padding_last(self, order: jax.Array) -> "AttentionMask":
+        """Returns the mask of the same rows with padding moved to the end; causality is unaffected.
+
+        Args:
+          order: int32 [batch, sequence], the first result of `padding_last_order`.
+        """
         return dataclasses.replace(self, present=jnp.take_along_axis(self.present, order, axis=1), padding_last=True)
 
-    def within(self, reach: int) -> "Visibility":
-        """The same with a window: of tokens at most `reach` places away."""
-        return dataclasses.replace(self, reach=reach)
+    def with_window(self, window: int) -> "AttentionMask":
+        """Returns the same mask, limited to tokens at most `window` positions away."""
+        return dataclasses.replace(self, window=window)
 
-    def mask(self) -> jax.Array:
-        """bool [batch, 1, query or 1, key]; True where the query may see the key."""
-        mask = self.present[:, None, None, :]
+    def to_array(self) -> jax.Array:
+        """Returns bool [batch, 1, query or 1, key], True where the query may attend to the key."""
+        allowed = self.present[:, None, None, :]
         if self.sequence_ids is not None:
-            mask = mask & (self.sequence_ids[:, None, :, None] == self.sequence_ids[:, None, None, :])
-        if self.causal or self.reach is not None:
-            places = np.arange(self.present.shape[1])
-            mask = mask & self.allows(places[:, None], places)[None, None]
-        return mask
+            allowed = allowed & (self.sequence_ids[:, None, :, None] == self.sequence_ids[:, None, None, :])
+        if self.causal or self.window is not None:
+            positions = np.arange(self.present.shape[1])
+            allowed = allowed & self.allows(positions[:, None], positions)[None, None]
+        return allowed
 
     def allows(self, query: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Whether places in a row are near enough, and not hidden by causality; bool, of the two broadcast."""
-        near = np.abs(query - key) <= (np.iinfo(np.int32).max if self.reach is None else self.reach)
+        """Returns whether the window and causality let a query at one position attend to a key at another.
+
+        Args:
+          query, key: int, positions in a row, of shapes that broadcast.
+
+        Returns:
+          bool, of the broadcast shape.
+        """
+        near = np.abs(query - key) <= (np.iinfo(np.int32).max if self.window is None else self.window)
         return near & (key <= query) if self.causal else near
 
     def segments(self) -> jax.Array:
-        """int32 [batch, sequence], equal where tokens may see each other; padding is a segment of its own, 0."""
+        """Returns int32 [batch, sequence], equal for tokens that may attend to each other, and 0 at padding."""
         present = self.present.astype(jnp.int32)
         return present if self.sequence_ids is None else present * self.sequence_ids
 
 
 def xla(
-    query,
-    key,
-    value,
-    visibility: Visibility,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
     rate: float = 0.0,
     seed: jax.Array | None = None,
     bias: jax.Array | None = None,
-    terms: int = 1,
+    num_terms: int = 1,
 ) -> jax.Array:
-    """The reference: scores, softmax in float32, weights, all of them in memory; of a window, those near it alone.
+    """Returns attention outputs by plain products: scores, a softmax in float32, and a weighted sum of the values.
+
+    Scores of all pairs are held in memory, or with a window those of nearby pairs only.
 
     Args:
       query, key, value: [batch, heads, sequence, head_size].
-      visibility: of the rows.
-      rate, seed: of the dropout of the attention weights; a seed of None for none.
-      bias, terms: as of `weights`.
+      mask: which tokens attend to which.
+      rate: dropout rate of the attention weights.
+      seed: dropout seed, uint32 [2]; None for no dropout.
+      bias, num_terms: see `attention_weights`.
+
+    Returns:
+      [batch, heads, sequence, head_size] in the values' dtype.
     """
-    if visibility.reach is not None and bias is None and query.shape[2] > 3 * _window_block(visibility.reach):
-        return windowed(query, key, value, visibility, rate, seed)
-    kept = dropout(weights(query, key, visibility, bias, terms), rate, seed).astype(value.dtype)
+    if mask.window is not None and bias is None and query.shape[2] > 3 * _window_block(mask.window):
+        return windowed_attention(query, key, value, mask, rate, seed)
+    kept = dropout(attention_weights(query, key, mask, bias, num_terms), rate, seed).astype(value.dtype)
     return jnp.einsum("bnqk,bnkd->bnqd", kept, value)
 
 
-def weights(query, key, visibility: Visibility, bias: jax.Array | None = None, terms: int = 1) -> jax.Array:
-    """How much each query takes from each key's value, float32 [batch, heads, query, key]; a query's add up to 1.
+def attention_weights(
+    query: jax.Array, key: jax.Array, mask: AttentionMask, bias: jax.Array | None = None, num_terms: int = 1
+) -> jax.Array:
+    """Returns attention weights, float32 [batch, heads, query, key]; those of each query sum to 1.
 
     Args:
       query, key: [batch, heads, sequence, head_size].
-      visibility: of the rows.
-      bias: added to the product of query and key before it is scaled, [batch, heads, query, key].
-      terms: of which the scores are the sum, each with a variance of head_size.
+      mask: which tokens attend to which.
+      bias: float32 [batch, heads, query, key], added to the product of query and key before scaling.
+      num_terms: number of terms in an attention score, each with a variance of head_size; scores are divided by
+        sqrt(head_size x num_terms).
     """
     scores = jnp.einsum("bnqd,bnkd->bnqk", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
-    scores = jnp.where(visibility.mask(), scores / math.sqrt(query.shape[-1] * terms), -1e30)
+    scores = jnp.where(mask.to_array(), scores / math.sqrt(query.shape[-1] * num_terms), -1e30)
     return jax.nn.softmax(scores, axis=-1)
 
 
-def windowed(query, key, value, visibility: Visibility, rate: float = 0.0, seed: jax.Array | None = None) -> jax.Array:
-    """As `xla`, of a window: time and memory grow with sequence x window (Beltagy et al. 2020, section 3.1).
+def windowed_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    rate: float = 0.0,
+    seed: jax.Array | None = None,
+) -> jax.Array:
+    """Returns what `xla` does for a mask with a window, in time and memory that grow with sequence x window.
 
-    Rows are cut into blocks of queries, each of which is scored against its own keys and those within reach before and
-    behind it.
+    Rows are cut into blocks of queries (Beltagy et al. 2020, section 3.1); each block is scored against its own keys
+    and those within the window before and behind it.
+
+    Args:
+      query, key, value, rate, seed: see `xla`.
+      mask: with a window.
+
+    Returns:
+      [batch, heads, sequence, head_size] in the values' dtype.
     """
-    reach, sequence = visibility.reach, query.shape[2]
-    block = _window_block(reach)
+    window, sequence = mask.window, query.shape[2]
+    assert window is not None
+    block = _window_block(window)
     blocks = -(-sequence // block)
-    filled = blocks * block - sequence
+    missing = blocks * block - sequence
 
-    def cut(x, axis):  # into blocks of queries
+    def cut(x, axis):  # [..., sequence, ...] -> [..., blocks, block, ...]
         shape = (*x.shape[:axis], blocks, block, *x.shape[axis + 1 :])
-        return jnp.pad(x, [(0, filled if i == axis else 0) for i in range(x.ndim)]).reshape(shape)
+        return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]).reshape(shape)
 
-    def around(x, axis):  # what is within reach of each block, [..., blocks, reach + block + reach, ...]
+    def around(x, axis):  # [..., sequence, ...] -> [..., blocks, window + block + window, ...]
         x = cut(x, axis)
-        before = jax.lax.slice_in_dim(x, block - reach, block, axis=axis + 1)
-        behind = jax.lax.slice_in_dim(x, 0, reach, axis=axis + 1)
-        return jnp.concatenate([_shifted(before, 1, axis), x, _shifted(behind, -1, axis)], axis=axis + 1)
+        before = jax.lax.slice_in_dim(x, block - window, block, axis=axis + 1)
+        behind = jax.lax.slice_in_dim(x, 0, window, axis=axis + 1)
+        return jnp.concatenate([_shift_blocks(before, 1, axis), x, _shift_blocks(behind, -1, axis)], axis=axis + 1)
 
     scores = jnp.einsum("bncqd,bnckd->bncqk", cut(query, 2), around(key, 2), preferred_element_type=jnp.float32)
-    near = visibility.allows(np.arange(block)[:, None], np.arange(-reach, block + reach))
-    mask = around(visibility.present, 1)[:, None, :, None, :] & near[None, None, None]
-    if visibility.sequence_ids is not None:
-        ids = visibility.sequence_ids
-        mask = mask & (cut(ids, 1)[:, None, :, :, None] == around(ids, 1)[:, None, :, None, :])
-    scores = jnp.where(mask, scores / math.sqrt(query.shape[-1]), -1e30)
+    near = mask.allows(np.arange(block)[:, None], np.arange(-window, block + window))
+    allowed = around(mask.present, 1)[:, None, :, None, :] & near[None, None, None]
+    if mask.sequence_ids is not None:
+        ids = mask.sequence_ids
+        allowed = allowed & (cut(ids, 1)[:, None, :, :, None] == around(ids, 1)[:, None, :, None, :])
+    scores = jnp.where(allowed, scores / math.sqrt(query.shape[-1]), -1e30)
     kept = dropout(jax.nn.softmax(scores, axis=-1), rate, seed).astype(value.dtype)
     mixed = jnp.einsum("bncqk,bnckd->bncqd", kept, around(value, 2))
     return mixed.reshape(*query.shape[:2], -1, value.shape[-1])[:, :, :sequence]
 
 
-def _shifted(blocks, by, axis):
-    """Blocks moved along their axis, zeros (no token) where none comes from."""
+def _shift_blocks(blocks, by, axis):
+    """Moves blocks by one place along their axis; zeros, which are no token, fill the free place."""
     padding = [(0, 0)] * blocks.ndim
     padding[axis] = (1, 0) if by > 0 else (0, 1)
     start, stop = (0, -1) if by > 0 else (1, None)
     return jnp.pad(jax.lax.slice_in_dim(blocks, start, stop, axis=axis), padding)
 
 
-def _window_block(reach):
-    return max(reach, _LEAST_BLOCK)
+def _window_block(window):
+    return max(window, _LEAST_BLOCK)
 
 
-def splash(query, key, value, visibility: Visibility) -> jax.Array:
-    """The splash attention of jax.experimental.pallas.ops.tpu."""
+def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Returns attention outputs by jax.experimental.pallas.ops.tpu's splash attention; arguments as of `xla`."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
     heads, sequence, head_size = query.shape[1:]
     block, wide = _block(sequence, 512), _block(sequence, 1024)
@@ -174,13 +213,13 @@ def splash(query, key, value, visibility: Visibility) -> jax.Array:
         block_kv_dq=None if fused else wide,
         use_fused_bwd_kernel=fused,
     )
-    shape, reach = (sequence, sequence), visibility.reach
-    if reach is None:
-        mask = (masks.CausalMask if visibility.causal else masks.FullMask)(shape)
+    shape, window = (sequence, sequence), mask.window
+    if window is None:
+        pattern = (splash_masks.CausalMask if mask.causal else splash_masks.FullMask)(shape)
     else:
-        mask = masks.LocalMask(shape, window_size=(reach, 0 if visibility.causal else reach), offset=0)
+        pattern = splash_masks.LocalMask(shape, window_size=(window, 0 if mask.causal else window), offset=0)
     attention = library.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads),
+        splash_masks.MultiHeadMask([pattern] * heads),
         head_shards=1,
         q_seq_shards=1,
         block_sizes=sizes,
@@ -188,57 +227,71 @@ def splash(query, key, value, visibility: Visibility) -> jax.Array:
     )
     # The kernel does not scale its scores.
     query = (query.astype(jnp.float32) * head_size**-0.5).astype(query.dtype)
-    segments = visibility.segments()
+    segments = mask.segments()
     return jax.vmap(attention)(query, key, value, library.SegmentIds(segments, segments))
 
 
-def flash(query, key, value, visibility: Visibility) -> jax.Array:
-    """The flash attention of jax.experimental.pallas.ops.tpu."""
+def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Returns attention outputs by jax.experimental.pallas.ops.tpu's flash attention; arguments as of `xla`."""
     from jax.experimental.pallas.ops.tpu import flash_attention as library
 
     sequence, head_size = query.shape[2:]
-    block, segments = _block(sequence, 512), visibility.segments()
+    block, segments = _block(sequence, 512), mask.segments()
     names = [field.name for field in dataclasses.fields(library.BlockSizes)]
     return library.flash_attention(
         query,
         key,
         value,
         segment_ids=library.SegmentIds(segments, segments),
-        causal=visibility.causal,
+        causal=mask.causal,
         sm_scale=head_size**-0.5,
         block_sizes=library.BlockSizes(**{name: 1 if name == "block_b" else block for name in names}),
     )
 
 
-def cudnn(query, key, value, visibility: Visibility) -> jax.Array:
-    """cuDNN's flash attention, by lengths where padding is known to stand at the end of rows, else by a mask."""
-    masking = {"is_causal": visibility.causal}
-    if visibility.padding_last:
+def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Returns attention outputs by cuDNN's flash attention; arguments as of `xla`.
+
+    Where padding is known to stand at the end of rows it is told by lengths, otherwise by a dense mask.
+    """
+    options = {"is_causal": mask.causal}
+    if mask.padding_last:
         # Under vmap the lengths must have the query's axes, as the kernel's batching rule folds those of all operands
         # alike: hence the zeros. A row of padding alone has one key, so that nothing is divided by zero.
         zeros = 0 * query[:, 0, 0, 0].astype(jnp.int32)
-        masking["query_seq_lengths"] = query.shape[2] + zeros
-        masking["key_value_seq_lengths"] = jnp.maximum(visibility.present.sum(1, dtype=jnp.int32), 1) + zeros
+        options["query_seq_lengths"] = query.shape[2] + zeros
+        options["key_value_seq_lengths"] = jnp.maximum(mask.present.sum(1, dtype=jnp.int32), 1) + zeros
     else:
-        mask = visibility.mask()
-        masking = {"mask": jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[2], mask.shape[3]))}
-    # [batch, sequence, heads, head_size] is what the projections gave: the two transposes cancel.
+        allowed = mask.to_array()
+        options = {"mask": jnp.broadcast_to(allowed, (*allowed.shape[:2], query.shape[2], allowed.shape[3]))}
+    # The projections gave [batch, sequence, heads, head_size]: the two transposes cancel.
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **masking).swapaxes(1, 2)
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn", **options).swapaxes(1, 2)
 
 
-def padding_last(present: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two orders for `reordered`, int32 [batch, sequence]: one moves each row's padding to its end, one moves it back.
+def padding_last_order(present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns two orders for `reorder`: one moves each row's padding to its end, the other moves it back.
 
-    The order of the other tokens stays, so that causal attention sees what it saw.
+    The order of the other tokens is kept, so that causal attention is unaffected.
+
+    Args:
+      present: bool [batch, sequence], False at padding.
+
+    Returns:
+      Two int32 arrays [batch, sequence].
     """
     order = jnp.argsort(~present, axis=1, stable=True).astype(jnp.int32)
     return order, jnp.argsort(order, axis=1).astype(jnp.int32)
 
 
-def reordered(hidden: jax.Array, order: jax.Array) -> jax.Array:
-    """[batch, sequence, hidden] with the tokens of each row in another order, [batch, sequence]."""
-    # No place is taken twice, and the backward pass may know it.
+def reorder(hidden: jax.Array, order: jax.Array) -> jax.Array:
+    """Returns [batch, sequence, hidden] with each row's tokens permuted.
+
+    Args:
+      hidden: [batch, sequence, hidden].
+      order: int32 [batch, sequence], the position that each token is taken from.
+    """
+    # No position is taken twice, and the backward pass may know it.
     return jax.vmap(lambda x, order: x.at[order].get(unique_indices=True, mode="promise_in_bounds"))(hidden, order)
 
 
@@ -247,37 +300,46 @@ FUSED = {"splash": splash, "flash": flash, "cudnn": cudnn}
 
 def attend(
     kernel: str,
-    query,
-    key,
-    value,
-    visibility: Visibility,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
     rate: float = 0.0,
     seed: jax.Array | None = None,
     bias: jax.Array | None = None,
-    terms: int = 1,
-):
-    """Attention by the kernel of a name, each device with its own rows and heads of the ambient mesh.
+    num_terms: int = 1,
+) -> jax.Array:
+    """Returns attention outputs by the named kernel, each device of the active mesh computing its own rows and heads.
 
     Args:
-      kernel: "xla", or a name of FUSED, which do no dropout and know no bias.
-      query, key, value, visibility, rate, seed, bias, terms: as `xla` takes them.
+      kernel: "xla", or a key of FUSED; fused kernels support neither dropout nor `bias`.
+      query, key, value, mask, rate, seed, bias, num_terms: see `xla`.
+
+    Returns:
+      [batch, heads, sequence, head_size] in the values' dtype.
     """
-    mesh = split_mesh()
-    if mesh is not None and (query.shape[0] % parts(mesh, ROWS) or key.shape[1] % parts(mesh, "tensor")):
-        kernel = "xla"  # such as the few rows of a sample; the layouts of a run are checked before it
+    mesh = active_mesh()
+    if mesh is not None and (
+        query.shape[0] % num_shards(mesh, BATCH_AXES) or key.shape[1] % num_shards(mesh, "tensor")
+    ):
+        kernel = "xla"  # such as the few rows of a sample; a run checks its own layout before it starts
     if kernel == "xla":
-        return xla(query, key, value, visibility, rate, seed, bias, terms)
+        return xla(query, key, value, mask, rate, seed, bias, num_terms)
     run = FUSED[kernel]
     if mesh is None:
-        return run(query, key, value, visibility)
-    # The compiler cannot split a kernel, so it is told how.
+        return run(query, key, value, mask)
+    # The compiler cannot split a kernel over devices by itself.
     heads, rows = LAYOUTS["heads"], LAYOUTS["hidden"]
     return jax.shard_map(run, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
-        query, key, value, visibility
+        query, key, value, mask
     )
 
 
 @functools.cache
 def _block(size, at_most):
-    """The largest multiple of 128 that divides a multiple of 128 and is at most `at_most`."""
+    """Returns the largest multiple of 128 that divides `size`, a multiple of 128, and is at most `at_most`."""
     return max(block for block in range(128, at_most + 1, 128) if size % block == 0)
+
+
+def __getattr__(name: str):
+    return _moved.find("model.kernels", name)

@@ -1,20 +1,19 @@
-"""Where activations lie on the ambient mesh: the few places that are constrained, and how."""
+"""Sharding of activations over the active mesh: the few places that are constrained, and how."""
 
 import math
 
 import jax
-from jax.sharding import AxisType
+from jax.sharding import AbstractMesh, AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
+from bert_jax import _moved
 from bert_jax.config.mesh import BATCH_AXES
 
-ROWS = BATCH_AXES  # axes over which the rows of a batch are split
-
 LAYOUTS = {
-    "hidden": P(ROWS),  # [batch, ..., hidden]: hidden states between layers, and what is read from them
-    "heads": P(ROWS, "tensor"),  # [batch, heads, sequence, head_size]: queries, keys, values
-    "units": P(ROWS, None, "tensor"),  # [batch, sequence, units]: inside the MLP
-    "logits": P(ROWS, None, "tensor"),  # [batch, positions, vocabulary]
+    "hidden": P(BATCH_AXES),  # [batch, ..., hidden]: hidden states between layers, and what is read from them
+    "heads": P(BATCH_AXES, "tensor"),  # [batch, heads, sequence, head_size]: queries, keys, values
+    "units": P(BATCH_AXES, None, "tensor"),  # [batch, sequence, units]: inside the MLP
+    "logits": P(BATCH_AXES, None, "tensor"),  # [batch, positions, vocabulary]
     # Tables where they are read, gathered over fsdp like any parameter: a lookup in a table whose hidden dimension is
     # split would leave the hidden states split the same way, each row's on all devices.
     "vocabulary": P("tensor"),  # [vocabulary, hidden]
@@ -23,24 +22,28 @@ LAYOUTS = {
 }
 
 
-def constrained(x: jax.Array, place: str) -> jax.Array:
-    """x, to be laid out as LAYOUTS says; without a mesh, x.
+def constrain(x: jax.Array, layout: str) -> jax.Array:
+    """Returns x with the sharding that LAYOUTS[layout] names; x itself where no mesh is active.
 
-    A dimension that its axes do not divide, such as a vocabulary or a few rows, is split unevenly by the compiler.
+    The compiler splits a dimension unevenly that its mesh axes do not divide, such as a vocabulary or a few rows.
+
+    Args:
+      x: an activation or a table, of the shape that the comment at its layout gives.
+      layout: a key of LAYOUTS.
     """
-    mesh = split_mesh()
+    mesh = active_mesh()
     if mesh is None:
         return x
-    if place == "vocabulary" and x.shape[0] % parts(mesh, "tensor"):
-        # The table lies split by its other dimension (see sharding.RULES), and is gathered on the way.
+    if layout == "vocabulary" and x.shape[0] % num_shards(mesh, "tensor"):
+        # The table itself is then split over its other dimension (see sharding.RULES), and is gathered first.
         x = jax.lax.with_sharding_constraint(x, LAYOUTS["table"])
-    return jax.lax.with_sharding_constraint(x, LAYOUTS[place])
+    return jax.lax.with_sharding_constraint(x, LAYOUTS[layout])
 
 
-def split_mesh():
-    """The ambient mesh (jax.sharding.AbstractMesh), or None where there is nothing to split over.
+def active_mesh() -> AbstractMesh | None:
+    """Returns the mesh that the current computation is split over by the compiler.
 
-    None too where the axes are not the compiler's to place, as inside a shard_map.
+    None for a single device, and inside a shard_map, where the axes are not the compiler's to place.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or any(kind != AxisType.Auto for kind in mesh.axis_types):
@@ -48,6 +51,12 @@ def split_mesh():
     return mesh
 
 
-def parts(mesh, axes: str | tuple[str, ...]) -> int:
-    """Into how many parts one or several of a mesh's axes split a dimension."""
+def num_shards(mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
+    """Returns the number of shards that a dimension split over one or several mesh axes has; 1 for None."""
+    if axes is None:
+        return 1
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes))
+
+
+def __getattr__(name: str):
+    return _moved.find("model.layouts", name)

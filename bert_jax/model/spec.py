@@ -55,7 +55,7 @@ class Spec:
       attention: "bidirectional" or "causal".
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
       scan_layers: one compiled layer run in a loop, or each layer written out.
-      attention_kernel: "xla", "splash" or "flash" (TPU), "cudnn" (GPU), or "auto", which attention.kernel_of
+      attention_kernel: "xla", "splash" or "flash" (TPU), "cudnn" (GPU), or "auto", which attention.choose_kernel
         resolves call by call.
       remat: what a layer keeps for the backward pass, see stack.REMAT.
       platform: where the model runs, see kernel_choice.LIMITS.

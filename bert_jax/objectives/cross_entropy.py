@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from bert_jax.model.layouts import ROWS, constrained, parts, split_mesh
+from bert_jax.model.layouts import BATCH_AXES, active_mesh, constrain, num_shards
 
 
 @jax.custom_vjp
@@ -39,8 +39,8 @@ def chunks_of(batch: int, slots: int, chunk: int) -> tuple[int, int, int]:
 
     A shard is what a device holds of the rows, so no row moves. Of one size all, as near to `chunk` as fills them.
     """
-    mesh = split_mesh()
-    shards = parts(mesh, ROWS) if mesh is not None else 1
+    mesh = active_mesh()
+    shards = num_shards(mesh, BATCH_AXES) if mesh is not None else 1
     shards = shards if batch % shards == 0 else 1
     of_shard = batch // shards * slots
     number = -(-of_shard // min(chunk or of_shard, of_shard))
@@ -90,7 +90,7 @@ def _chunked_forward(features, embedding, bias, labels, weights, chunk):
     totals, (losses, right, by_x) = jax.lax.scan(body, _apart(*zeros), rows)
     by_features = by_x.swapaxes(0, 1).reshape(shards, -1, features.shape[-1])
     by_features = by_features[:, : features.size // shards // features.shape[-1]].reshape(features.shape)
-    saved = constrained(by_features, "hidden"), constrained(totals[0].sum(0).T, "vocabulary_gradient"), totals[1].sum(0)
+    saved = constrain(by_features, "hidden"), constrain(totals[0].sum(0).T, "vocabulary_gradient"), totals[1].sum(0)
     return (losses.sum(), right.sum()), saved
 
 
@@ -105,13 +105,13 @@ chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
 
 def _decoder(features, embedding, bias):
     # Gathered once, not in every turn of the loop.
-    return constrained(embedding.astype(features.dtype), "vocabulary"), bias[None, None]
+    return constrain(embedding.astype(features.dtype), "vocabulary"), bias[None, None]
 
 
 def _losses_of_chunk(table, bias, x, labels, weights):
     """Weighted losses and right predictions [shards, chunk], and the gradient of their sum by the logits."""
     logits = jnp.einsum("sch,vh->scv", x, table, preferred_element_type=jnp.float32)
-    logits = constrained(logits + bias, "logits")
+    logits = constrain(logits + bias, "logits")
     is_label = _is_label(labels, logits)
     largest = logits.max(-1)
     log_normaliser = largest + jnp.log(jnp.exp(logits - largest[..., None]).sum(-1))
@@ -131,16 +131,16 @@ def _chunks(chunk, *arrays):
         array = jnp.pad(array, [(0, 0), (0, missing)] + [(0, 0)] * (array.ndim - 2))
         return array.reshape(shards, number, size, *array.shape[2:]).swapaxes(0, 1)
 
-    return _laid_out([cut(array) for array in arrays], None, ROWS)
+    return _laid_out([cut(array) for array in arrays], None, BATCH_AXES)
 
 
 def _apart(by_table, by_bias):
-    return _laid_out(by_table, ROWS, None, "tensor"), _laid_out(by_bias, ROWS, "tensor")
+    return _laid_out(by_table, BATCH_AXES, None, "tensor"), _laid_out(by_bias, BATCH_AXES, "tensor")
 
 
 def _laid_out(tree, *layout):
     """Arrays whose shards lie where their rows do."""
-    shards = jax.tree.leaves(tree)[0].shape[layout.index(ROWS)]
+    shards = jax.tree.leaves(tree)[0].shape[layout.index(BATCH_AXES)]
     return tree if shards == 1 else jax.lax.with_sharding_constraint(tree, P(*layout))
 
 

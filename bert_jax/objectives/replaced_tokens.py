@@ -20,6 +20,7 @@ from bert_jax import model as model_lib
 from bert_jax.config.objective import GENERATOR_SIZES
 from bert_jax.errors import UserError
 from bert_jax.model import Model
+from bert_jax.model.dropout import hash_bits
 from bert_jax.objectives.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
 _OF_GENERATOR = "generator"
@@ -151,9 +152,9 @@ def samples(logits: jax.Array, batch: Mapping, seed: jax.Array) -> jax.Array:
       seed: uint32 [2].
     """
     place = batch["masked_positions"].astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
-    of_slot = [_hash(place + row[:, None], seed[i]) for i, row in enumerate(_row_hash(batch))]
+    of_slot = [hash_bits(place + row[:, None], seed[i]) for i, row in enumerate(_row_hash(batch))]
     token = jax.lax.broadcasted_iota(jnp.uint32, logits.shape, 2) * jnp.uint32(0x27D4EB2F)
-    bits = _hash(token + of_slot[0][:, :, None], of_slot[1][:, :, None])
+    bits = hash_bits(token + of_slot[0][:, :, None], of_slot[1][:, :, None])
     # Half a step off both ends; the small numbers, which make the large noise, are told apart to the last bit.
     uniform = bits.astype(jnp.float32) * 2.0**-32 + 2.0**-33
     noise = -jnp.log(-jnp.log1p(-uniform))
@@ -200,15 +201,10 @@ def _row_hash(batch):
     ids = batch["input_ids"].astype(jnp.uint32)
     place = jax.lax.broadcasted_iota(jnp.uint32, ids.shape, 1)
     present = batch["attention_mask"] != 0
-    words = (_hash(ids * jnp.uint32(factor) + place, place * jnp.uint32(factor)) for factor in (0x85EBCA6B, 0xC2B2AE35))
+    words = (
+        hash_bits(ids * jnp.uint32(factor) + place, place * jnp.uint32(factor)) for factor in (0x85EBCA6B, 0xC2B2AE35)
+    )
     return [jnp.where(present, word, jnp.uint32(0)).sum(1, dtype=jnp.uint32) for word in words]
-
-
-def _hash(x, seed):
-    """32 mixed bits of two words: multiply and xor-shift ("lowbias32"), with the second between the rounds."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
-    x = (x ^ (x >> 15) ^ seed) * jnp.uint32(0x846CA68B)
-    return x ^ (x >> 16)
 
 
 def _word(params):

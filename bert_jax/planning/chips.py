@@ -55,7 +55,7 @@ class Chip:
     @property
     def flops(self) -> float:
         """Dense bfloat16 FLOP/s of one device."""
-        return flops.peak_of(self.kind)
+        return flops.peak_flops_of_kind(self.kind)
 
 
 CHIPS = (

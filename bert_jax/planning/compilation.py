@@ -15,8 +15,8 @@ from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.data import loader, packing
 from bert_jax.errors import UserError
-from bert_jax.model.attention import kernel_of
-from bert_jax.model.kernels import Visibility
+from bert_jax.model.attention import choose_kernel
+from bert_jax.model.kernels import AttentionMask
 from bert_jax.planning import collectives as collectives_lib
 from bert_jax.planning import hlo, traffic
 from bert_jax.planning.chips import Topology
@@ -98,8 +98,8 @@ class Compiled:
     @property
     def attention_kernel(self) -> str:
         """The one that the phase's rows allow, of layers without a window."""
-        rows = Visibility(np.ones((self.rows, self.sequence), bool), padding_last=True)
-        return kernel_of(self.spec, self.sequence, rows, dropping=True)
+        rows = AttentionMask(np.ones((self.rows, self.sequence), bool), padding_last=True)
+        return choose_kernel(self.spec, self.sequence, rows, dropping=True)
 
     @property
     def fits(self) -> bool:

@@ -60,7 +60,7 @@ def open_model(
         model = model_lib.build(settings, tokenizer.vocab_size, **objective.heads(config.objective))
         if config.objective.name == "rtd":
             params = replaced_tokens.discriminator(params, sharing)
-    return Pretrained(str(name), formats.choose(model.spec), settings, model, params, tokenizer)
+    return Pretrained(str(name), formats.choose_family(model.spec), settings, model, params, tokenizer)
 
 
 def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:

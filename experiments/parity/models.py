@@ -74,9 +74,9 @@ def torch_model(ours, dtype, directory=None):
 
 def _other_bytes(ours, directory):
     """How many arrays of a directory are not, by name and byte, what the model was read from."""
-    table = huggingface.table_of(ours.origin.config, ours.model.spec)
+    table = huggingface.weight_table(ours.origin.config, ours.model.spec)
     read, written = (
-        {weights.canonical(name, table): array for name, array in tensors.read(folder)[0].items()}
+        {weights.canonical_name(name, table): array for name, array in tensors.read(folder)[0].items()}
         for folder in (ours.origin.directory, directory)
     )
     same = [name for name, array in written.items() if name in read and read[name].tobytes() == array.tobytes()]
@@ -216,7 +216,7 @@ def found_here(ours, batch, step: bool = True) -> dict:
     outputs = jax.jit(lambda params: model.apply(params, every, hidden_states=True))(ours.params)
     present = batch["attention_mask"] > 0
     loss, gradients = jax.jit(jax.value_and_grad(lambda params: _our_loss(ours, params, batch)))(ours.params)
-    table, task = huggingface.table_of(ours.origin.config, spec), spec.task and spec.task.name
+    table, task = huggingface.weight_table(ours.origin.config, spec), spec.task and spec.task.name
     found = {
         "hidden": [hidden[present] for hidden in np.asarray(outputs["hidden_states"])],
         "loss": np.asarray(loss),
@@ -296,9 +296,10 @@ def _as_saved(model, arrays):
 
 def _with_prefix(found, ours, model):
     """By the names of a file with heads, of which a bare encoder's have no prefix."""
-    table = huggingface.table_of(ours.origin.config, ours.model.spec)
+    table = huggingface.weight_table(ours.origin.config, ours.model.spec)
     for key in ("gradients", "after"):
-        found[key] = {weights.canonical(name, table): array for name, array in _as_saved(model, found[key]).items()}
+        saved = _as_saved(model, found[key])
+        found[key] = {weights.canonical_name(name, table): array for name, array in saved.items()}
         for copy in table.tied.keys() & found[key].keys():
             found[key].pop(copy)
     return found

@@ -40,7 +40,7 @@ class Directory:
         ours = model_config.to_model(self.config, path) | {"pooler": pooler}
         task = task and model_config.to_task(self.config, task, path)[0]
         self.model = model_lib.build(ours, ours["vocab_size"], task=task, **heads)
-        self.table = huggingface.table_of(self.config, self.model.spec)
+        self.table = huggingface.weight_table(self.config, self.model.spec)
         random = np.random.default_rng(0)
         shapes = jax.eval_shape(self.model.init, jax.random.key(0))
         params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(np.float32), shapes)

@@ -191,7 +191,7 @@ def test_published_settings_are_understood_and_said_again(name):
     assert {key: found[key] for key in expected} == expected
     spec = make_spec(found | {"pooler": False}, found["vocab_size"], next_sentence=False)
     family = config["model_type"]
-    assert formats.choose(spec) == family and not formats.differences(spec, family)
+    assert formats.choose_family(spec) == family and not formats.differences(spec, family)
     again = model_config.from_model(spec, family, original=config)
     assert model_config.to_model(again, "config.json") == found
     assert again.items() >= {key: value for key, value in config.items() if key != "rope_theta"}.items()
@@ -306,13 +306,13 @@ def test_a_classifier_that_a_family_has_no_word_for_is_told_by_its_key(make, poo
     spec = dataclasses.replace(spec, task=Task("sequence_classification", 2, pooling))
     (found,) = formats.differences(spec, "modernbert")
     assert str(found).startswith(f"config.task.pooling={pooling}, where it is not possible: classifier_pooling")
-    formats.choose(spec)  # of what none can say, the nearest
+    formats.choose_family(spec)  # of what none can say, the nearest
 
 
 def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):
     made = made_like(make, "eurobert", 0, "token_classification")
     found = huggingface.read(made.path)
-    head = formats.head_of(found, "question_answering", 2, 0.0)
+    head = formats.task_head(found, "question_answering", 2, 0.0)
     spec = dataclasses.replace(found.model.spec, task=head)
     with pytest.raises(UserError, match="config.task.name=question_answering, where it is one of sequence"):
         huggingface.write(dataclasses.replace(found, model=dataclasses.replace(found.model, spec=spec)), tmp_path / "o")
@@ -325,7 +325,7 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
         return
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": int(model_type == "roberta")}
     found = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
-    head = formats.head_of(found, task, 2, 0.25)
+    head = formats.task_head(found, task, 2, 0.25)
     assert head.dropout == 0.25
     pooler = head.pooling == "pooler" and task == "sequence_classification"
     spec = dataclasses.replace(found.model.spec, task=head, pooler=pooler)

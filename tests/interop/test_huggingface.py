@@ -351,10 +351,10 @@ def test_a_switch_of_the_model_is_said_by_the_format_or_told():
     }  # fmt: skip
     base = config_lib.base().model.to_dict() | {"num_heads": 4, "pooler": False, "hidden_size": 24}
     spec = make_spec(base, 17, next_sentence=False)
-    assert formats.choose(spec) == "bert"
+    assert formats.choose_family(spec) == "bert"
     for key, value in others.items():
         changed = dataclasses.replace(spec, **{key: value})
-        family = formats.choose(changed)
+        family = formats.choose_family(changed)
         found = formats.differences(changed, family)
         if found:
             assert any(one.key == f"model.{key}" for one in found), (key, family)
@@ -362,9 +362,9 @@ def test_a_switch_of_the_model_is_said_by_the_format_or_told():
         config = model_config.from_model(changed, family)
         settings = model_config.to_model(config, "config.json") | {"pooler": False}
         assert getattr(make_spec(settings, 17, next_sentence=False), key) == value, (key, family)
-    assert formats.choose(dataclasses.replace(spec, embedding_size=4)) == "electra"
-    assert formats.choose(dataclasses.replace(spec, embedding_size=4, layer_groups=1)) == "albert"
-    assert formats.choose(dataclasses.replace(spec, type_vocab_size=0)) == "distilbert"
+    assert formats.choose_family(dataclasses.replace(spec, embedding_size=4)) == "electra"
+    assert formats.choose_family(dataclasses.replace(spec, embedding_size=4, layer_groups=1)) == "albert"
+    assert formats.choose_family(dataclasses.replace(spec, type_vocab_size=0)) == "distilbert"
 
 
 def test_nothing_is_overwritten_and_nothing_left_behind(make, tmp_path, monkeypatch):

@@ -60,10 +60,10 @@ def test_heads_that_deberta_has_no_name_for_are_left_out(workdir, tmp_path):
     for part, left in (("discriminator", "the head for replaced tokens"), ("generator", "the enhanced mask decoder")):
         found = models.open_model("run", part=part)
         assert found.family == "deberta-v2"
-        assert formats.nameless_heads(found) == [left]
+        assert formats.inexpressible_heads(found) == [left]
         with pytest.raises(UserError, match="cannot be said in the format of deberta-v2"):
             huggingface.write(found, tmp_path / "refused")
-        bare = formats.encoder_of(found)
+        bare = formats.encoder_only(found)
         huggingface.write(bare, tmp_path / part)
         again = huggingface.read(tmp_path / part)
         jax.tree.map(np.testing.assert_array_equal, found.params["encoder"], again.params["encoder"])

@@ -16,8 +16,8 @@ from bert_jax import sharding
 from bert_jax.config import kernels as kernel_choice
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
-from bert_jax.model.attention import kernel_of
-from bert_jax.model.kernels import Visibility
+from bert_jax.model.attention import choose_kernel
+from bert_jax.model.kernels import AttentionMask
 from bert_jax.training import step as step_lib
 
 ROWS, HEADS = 2, 2
@@ -42,11 +42,11 @@ def cudnn_by_xla(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", attention)
 
 
-def make_visibility(kind, causal, rows, length, seed=0):
+def make_mask(kind, causal, rows, length, seed=0):
     random = np.random.default_rng(seed)
     if kind == "packed":
         ids = np.sort(random.integers(0, 5, (rows, length)))[:, ::-1]  # in order, padding (0) at the end
-        return Visibility(jnp.asarray(ids != 0), jnp.asarray(np.where(ids, 5 - ids, 0), jnp.int32), causal)
+        return AttentionMask(jnp.asarray(ids != 0), jnp.asarray(np.where(ids, 5 - ids, 0), jnp.int32), causal)
     lengths = random.integers(length // 2, length, (rows, 1))
     present = {
         "whole": np.ones((rows, length)),
@@ -54,17 +54,17 @@ def make_visibility(kind, causal, rows, length, seed=0):
         "left": np.arange(length) >= length - lengths,
         "anywhere": random.random((rows, length)) < 0.7,
     }[kind]
-    return Visibility(jnp.asarray(present, bool), causal=causal)
+    return AttentionMask(jnp.asarray(present, bool), causal=causal)
 
 
-def output_and_gradients(kernel, visibility, length, head_size, dtype=jnp.float32, rows=ROWS):
+def output_and_gradients(kernel, mask, length, head_size, dtype=jnp.float32, rows=ROWS):
     """Of a loss that reads the tokens that are present."""
     drawn = jax.random.normal(jax.random.key(1), (4, rows, HEADS, length, head_size))
     *arrays, read = drawn.astype(dtype)
-    there = visibility.present[:, None, :, None]
+    there = mask.present[:, None, :, None]
 
     def loss(query, key, value):
-        found = jnp.where(there, kernels.attend(kernel, query, key, value, visibility), jnp.zeros((), dtype))
+        found = jnp.where(there, kernels.attend(kernel, query, key, value, mask), jnp.zeros((), dtype))
         return (found * read).astype(jnp.float32).sum(), found
 
     gradients, found = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
@@ -80,46 +80,44 @@ def assert_same(one, other, tolerance=2e-5):
 @pytest.mark.parametrize(("kind", "causal"), [("anywhere", False), ("packed", False), ("packed", True), ("left", True)])
 def test_tpu_kernels_agree_with_the_reference(interpreted, kernel, kind, causal):
     length = 256 if kind == "packed" else 128
-    visibility = make_visibility(kind, causal, ROWS, length)
-    one, other = (output_and_gradients(name, visibility, length, 16) for name in (kernel, "xla"))
+    mask = make_mask(kind, causal, ROWS, length)
+    one, other = (output_and_gradients(name, mask, length, 16) for name in (kernel, "xla"))
     assert_same(one, other)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_splash_over_several_blocks_of_keys(interpreted, causal):
-    visibility = make_visibility("packed", causal, 1, 1536)  # not one block: two kernels for the gradients
-    one, other = (output_and_gradients(name, visibility, 1536, 8, rows=1) for name in ("splash", "xla"))
+    mask = make_mask("packed", causal, 1, 1536)  # not one block: two kernels for the gradients
+    one, other = (output_and_gradients(name, mask, 1536, 8, rows=1) for name in ("splash", "xla"))
     assert_same(one, other)
 
 
 def test_splash_in_bfloat16(interpreted):
-    visibility = make_visibility("anywhere", False, ROWS, 128)
-    one = output_and_gradients("splash", visibility, 128, 48, jnp.bfloat16)
-    assert_same(one, output_and_gradients("xla", visibility, 128, 48), 0.03)
+    mask = make_mask("anywhere", False, ROWS, 128)
+    one = output_and_gradients("splash", mask, 128, 48, jnp.bfloat16)
+    assert_same(one, output_and_gradients("xla", mask, 128, 48), 0.03)
 
 
 @pytest.mark.parametrize(
     ("kind", "causal"), [("whole", False), ("right", True), ("anywhere", False), ("left", True), ("packed", True)]
 )
 def test_cudnn_is_asked_for_what_the_reference_does(cudnn_by_xla, kind, causal):
-    visibility = make_visibility(kind, causal, 3, 20)
-    order, back = kernels.padding_last(visibility.present)
+    mask = make_mask(kind, causal, 3, 20)
+    order, back = kernels.padding_last_order(mask.present)
     drawn = jax.random.normal(jax.random.key(1), (3, 3, HEADS, 20, 8))
 
     def moved(arrays, order):
         def move(x):
-            return kernels.reordered(x.swapaxes(1, 2).reshape(3, 20, -1), order).reshape(3, 20, HEADS, 8).swapaxes(1, 2)
+            return kernels.reorder(x.swapaxes(1, 2).reshape(3, 20, -1), order).reshape(3, 20, HEADS, 8).swapaxes(1, 2)
 
         return [move(x) for x in arrays]
 
     if kind == "packed":
-        found = kernels.cudnn(*drawn, visibility)
+        found = kernels.cudnn(*drawn, mask)
     else:
-        found = moved([kernels.cudnn(*moved(drawn, order), visibility.with_padding_last(order))], back)[0]
-    there = visibility.present[:, None, :, None]
-    np.testing.assert_allclose(
-        jnp.where(there, found, 0), jnp.where(there, kernels.xla(*drawn, visibility), 0), atol=2e-6
-    )
+        found = moved([kernels.cudnn(*moved(drawn, order), mask.with_padding_last(order))], back)[0]
+    there = mask.present[:, None, :, None]
+    np.testing.assert_allclose(jnp.where(there, found, 0), jnp.where(there, kernels.xla(*drawn, mask), 0), atol=2e-6)
 
 
 def make_model(platform, **changes):
@@ -131,7 +129,7 @@ def make_model(platform, **changes):
 
 def kernel_named(spec, length, dropping):
     present = jnp.ones((1, length), bool)
-    return kernel_of(spec, length, kernels.Visibility(present, padding_last=True), dropping)
+    return choose_kernel(spec, length, kernels.AttentionMask(present, padding_last=True), dropping)
 
 
 def make_batch(rows=4, length=128, packed=False):
@@ -201,10 +199,10 @@ def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
 def test_cudnn_lowers_for_a_gpu(monkeypatch, kind):
     library = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(library, "check_cudnn_version", lambda: 91000)
-    visibility = make_visibility(kind, False, ROWS, 64)
+    mask = make_mask(kind, False, ROWS, 64)
 
     def loss(query):
-        return (kernels.cudnn(query, query, query, visibility) * query).astype(jnp.float32).sum()
+        return (kernels.cudnn(query, query, query, mask) * query).astype(jnp.float32).sum()
 
     query = jnp.zeros((3, ROWS, HEADS, 64, 16), jnp.bfloat16)
     gradient = jax.vmap(jax.grad(loss)) if kind == "right" else lambda query: jax.grad(loss)(query[0])

@@ -11,8 +11,8 @@ from bert_jax import sharding
 from bert_jax.config import architecture as combinations
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
-from bert_jax.model.positions import by_key, rows_of_distances
-from bert_jax.model.stack import segments_of
+from bert_jax.model.positions import relative_rows, relative_shift
+from bert_jax.model.stack import layer_patterns
 
 VOCABULARY, LENGTH = 61, 24
 SIZES = {
@@ -227,10 +227,10 @@ def test_a_window_is_that_of_the_masked_scores(reach, causal):
     present = jnp.asarray(random.random((2, sequence)) < 0.9)
     ids = jnp.asarray(np.sort(random.integers(1, 4, (2, sequence)), axis=1).astype(np.int32))
     for sequence_ids in (None, ids):
-        visibility = kernels.Visibility(present, sequence_ids, causal, reach)
-        found = kernels.windowed(query, key, value, visibility)
-        masked = jnp.einsum("bnqk,bnkd->bnqd", kernels.weights(query, key, visibility), value)
-        seen = (np.asarray(visibility.mask()).any(-1) & np.asarray(present)[:, None])[..., None]
+        mask = kernels.AttentionMask(present, sequence_ids, causal, reach)
+        found = kernels.windowed_attention(query, key, value, mask)
+        masked = jnp.einsum("bnqk,bnkd->bnqd", kernels.attention_weights(query, key, mask), value)
+        seen = (np.asarray(mask.to_array()).any(-1) & np.asarray(present)[:, None])[..., None]
         np.testing.assert_allclose(np.where(seen, found, 0), np.where(seen, masked, 0), atol=1e-5)
 
 
@@ -240,7 +240,7 @@ def test_windowed_memory_grows_with_the_length():
         present = jax.ShapeDtypeStruct((1, length), bool)
 
         def loss(query, key, value, present):
-            return kernels.xla(query, key, value, kernels.Visibility(present, reach=64)).sum()
+            return kernels.xla(query, key, value, kernels.AttentionMask(present, window=64)).sum()
 
         return jax.jit(jax.grad(loss, (0, 1, 2))).lower(*shapes, present).compile().memory_analysis().temp_size_in_bytes
 
@@ -249,7 +249,7 @@ def test_windowed_memory_grows_with_the_length():
 
 def test_scores_of_distances_go_to_their_keys():
     scores = np.random.default_rng(0).normal(size=(2, 5, 9)).astype(np.float32)
-    found = by_key(jnp.asarray(scores))
+    found = relative_shift(jnp.asarray(scores))
     for i in range(5):
         for j in range(5):
             np.testing.assert_array_equal(found[:, i, j], scores[:, i, (i - j) + 4])
@@ -257,15 +257,15 @@ def test_scores_of_distances_go_to_their_keys():
 
 def test_rows_of_distances():
     spec = make_model({"positions": "relative", "relative_span": 3}).spec
-    np.testing.assert_array_equal(rows_of_distances(spec, 6), [0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 5])
+    np.testing.assert_array_equal(relative_rows(spec, 6), [0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 5])
     spec = make_model({"positions": "relative", "relative_buckets": 4, "relative_span": 16}).spec
     # One bucket each up to two places, and one for all that is further.
-    np.testing.assert_array_equal(rows_of_distances(spec, 6)[5:], [4, 5, 6, 7, 7, 7])
+    np.testing.assert_array_equal(relative_rows(spec, 6)[5:], [4, 5, 6, 7, 7, 7])
 
 
 def test_layers_are_run_as_the_fewest_patterns():
     def patterns(**switches):
-        return [(s.first, len(s.local), s.repeats) for s in segments_of(make_model(switches).spec)]
+        return [(s.first, len(s.local), s.repeats) for s in layer_patterns(make_model(switches).spec)]
 
     assert patterns(num_layers=12) == [(0, 1, 12)]
     assert patterns(num_layers=22, **PRE, **WINDOWS) == [(0, 1, 1), (1, 3, 7)]

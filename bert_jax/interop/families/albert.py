@@ -1,7 +1,7 @@
 """ALBERT (Lan et al. 2020): small embeddings, layers that share parameters, sentence-order prediction."""
 
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules, refuse
+from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout, unsupported
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -41,7 +41,7 @@ class Albert(Family):
     def more_to_model(self, config, model, path):
         runs, groups = model["num_layers"], model["layer_groups"]
         if groups > runs:
-            raise refuse(path, "num_hidden_groups", groups, f"at most num_hidden_layers {runs}")
+            raise unsupported(path, "num_hidden_groups", groups, f"at most num_hidden_layers {runs}")
         return {"num_layers": runs * model["group_layers"], "embedding_projection": True}
 
     def more_from_spec(self, spec, original):
@@ -54,10 +54,10 @@ class Albert(Family):
         }
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has(names, "albert.pooler.") else set()
-        found |= {"language_model"} if has(names, "predictions.") else set()
-        found |= {"sentence_order", "pooler"} if has(names, "sop_classifier.") else set()
-        return bert.with_pooled_task(found, names, named)
+        found = {"pooler"} if has_prefix(names, "albert.pooler.") else set()
+        found |= {"language_model"} if has_prefix(names, "predictions.") else set()
+        found |= {"sentence_order", "pooler"} if has_prefix(names, "sop_classifier.") else set()
+        return bert.heads_with_pooled_task(found, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
@@ -65,7 +65,7 @@ class Albert(Family):
         names = ("classifier_dropout_prob",)
         if name == "token_classification" and "classifier_dropout_prob" in config:  # null: that of the hidden states
             names += ("hidden_dropout_prob",) if config["classifier_dropout_prob"] is None else ()
-        return Task(name, num_labels, "pooler", dropout_of(config, names, 0.1, path))
+        return Task(name, num_labels, "pooler", read_dropout(config, names, 0.1, path))
 
     def from_task(self, task, spec, original):
         return {} if task.name == "question_answering" else {"classifier_dropout_prob": task.dropout}

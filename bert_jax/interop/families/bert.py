@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2019), and what BERT-like families share."""
 
-from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules
+from bert_jax import _moved
+from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -36,11 +37,11 @@ def embeddings(prefix: str) -> tuple[Module, ...]:
 def layers(prefix: str) -> tuple[Module, ...]:
     """Names of the layers of BERT-like families."""
     attention = {f"attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
-    return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | AROUND)
+    return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | LAYER_REST)
 
 
 # Of a layer, all but queries, keys and values.
-AROUND = {
+LAYER_REST = {
     "attention/output": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
     "mlp/up": "intermediate.dense",
@@ -51,7 +52,7 @@ CLASSIFIER = (Module("task/output", "classifier"),)
 ANSWERS = (Module("task/output", "qa_outputs"),)
 
 
-def with_pooled_task(found: set, names, named: str) -> tuple[set, str]:
+def heads_with_pooled_task(found: set, names, named: str) -> tuple[set, str]:
     """(heads, task) of a family whose classifiers of sequences read the pooler, which is then one of the heads.
 
     Args:
@@ -60,9 +61,9 @@ def with_pooled_task(found: set, names, named: str) -> tuple[set, str]:
       named: the task that config.json names; "" for none.
     """
     task = ""
-    if has(names, "qa_outputs."):
+    if has_prefix(names, "qa_outputs."):
         task = "question_answering"
-    elif has(names, "classifier."):
+    elif has_prefix(names, "classifier."):
         task = named or ("sequence_classification" if "pooler" in found else "token_classification")
     return (found | {"pooler"} if task == "sequence_classification" else found), task
 
@@ -95,15 +96,15 @@ class Bert(Family):
     }
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has(names, "bert.pooler.") else set()
-        found |= {"language_model"} if has(names, "cls.predictions.") else set()
-        found |= {"next_sentence", "pooler"} if has(names, "cls.seq_relationship.") else set()
-        return with_pooled_task(found, names, named)
+        found = {"pooler"} if has_prefix(names, "bert.pooler.") else set()
+        found |= {"language_model"} if has_prefix(names, "cls.predictions.") else set()
+        found |= {"next_sentence", "pooler"} if has_prefix(names, "cls.seq_relationship.") else set()
+        return heads_with_pooled_task(found, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
             return Task(name, num_labels, "pooler", dropout=0.0)
-        rate = dropout_of(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
+        rate = read_dropout(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         return Task(name, num_labels, "pooler", rate)
 
     def from_task(self, task, spec, original):
@@ -133,3 +134,7 @@ def classifier_dropout(task, spec, original) -> dict:
 
 
 FAMILIES = (Bert(),)
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.families.bert", name)

@@ -7,7 +7,16 @@ before the linear map), and the masked-language head of pre-training (lm_predict
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules, read_activation, refuse, spelled
+from bert_jax.interop.families.family import (
+    Family,
+    Key,
+    activation_name,
+    has_prefix,
+    modules,
+    read_activation,
+    read_dropout,
+    unsupported,
+)
 from bert_jax.interop.weights import Module, Table, interleaved, leaf
 from bert_jax.model import Task
 
@@ -31,7 +40,7 @@ class Deberta(Family):
         hidden = model["hidden_size"]
         for name in ("embedding_size", "pooler_hidden_size"):
             if config.get(name, hidden) != hidden:
-                raise refuse(path, name, config[name], f"hidden_size {hidden}")
+                raise unsupported(path, name, config[name], f"hidden_size {hidden}")
         absolute, relative = config.get("position_biased_input", True), config.get("relative_attention", False)
         for name, value in (("position_biased_input", absolute), ("relative_attention", relative)):
             if not isinstance(value, bool):
@@ -43,13 +52,13 @@ class Deberta(Family):
         terms = self._terms(config, path)
         if not relative:
             if terms:  # they would scale the scores
-                raise refuse(path, "pos_att_type", config["pos_att_type"], "none without relative_attention")
+                raise unsupported(path, "pos_att_type", config["pos_att_type"], "none without relative_attention")
             return found
         span = config.get("max_relative_positions", -1)
         if not isinstance(span, int):
             raise UserError(f"{path}: max_relative_positions {span!r}; expected a number")
         if not terms:
-            raise refuse(path, "pos_att_type", config.get("pos_att_type"), "c2p, p2c or both")
+            raise unsupported(path, "pos_att_type", config.get("pos_att_type"), "c2p, p2c or both")
         found |= {"relative_terms": "+".join(terms), "relative_span": max(span, 0)}
         return found | self._relative(config, path)
 
@@ -58,7 +67,7 @@ class Deberta(Family):
         if isinstance(found, str):
             found = [term.strip() for term in found.lower().split("|")]
         if not isinstance(found, list) or any(term not in _TERMS for term in found) or len(found) > len(set(found)):
-            raise refuse(path, "pos_att_type", config["pos_att_type"], "a list of c2p and p2c, or c2p|p2c")
+            raise unsupported(path, "pos_att_type", config["pos_att_type"], "a list of c2p and p2c, or c2p|p2c")
         return [term for term in _TERMS if term in found]
 
     def _relative(self, config, path):
@@ -81,19 +90,19 @@ class Deberta(Family):
 
     def heads(self, names, config, named):
         own = config.get("legacy", True) is False
-        found = {"language_model"} if has(names, "lm_predictions." if own else "cls.predictions.") else set()
-        if has(names, "qa_outputs."):
+        found = {"language_model"} if has_prefix(names, "lm_predictions." if own else "cls.predictions.") else set()
+        if has_prefix(names, "qa_outputs."):
             return found, "question_answering"
-        if has(names, "pooler."):
+        if has_prefix(names, "pooler."):
             return found, "sequence_classification"
-        return found, (named or "token_classification") if has(names, "classifier.") else ""
+        return found, (named or "token_classification") if has_prefix(names, "classifier.") else ""
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
             return Task(name, num_labels, "cls", dropout=0.0)
         if name == "token_classification":
-            return Task(name, num_labels, "cls", dropout_of(config, ("hidden_dropout_prob",), 0.1, path))
-        rate = dropout_of(config, ("cls_dropout", "hidden_dropout_prob"), 0.1, path)
+            return Task(name, num_labels, "cls", read_dropout(config, ("hidden_dropout_prob",), 0.1, path))
+        rate = read_dropout(config, ("cls_dropout", "hidden_dropout_prob"), 0.1, path)
         return Task(
             name,
             num_labels,
@@ -101,7 +110,7 @@ class Deberta(Family):
             rate,
             transform=True,
             transform_activation=read_activation("pooler_hidden_act", config.get("pooler_hidden_act", "gelu"), path),
-            transform_dropout=dropout_of(config, ("pooler_dropout",), 0.0, path),
+            transform_dropout=read_dropout(config, ("pooler_dropout",), 0.0, path),
         )
 
     def from_task(self, task, spec, original):
@@ -110,7 +119,7 @@ class Deberta(Family):
         said = task.dropout == spec.hidden_dropout and original.get("cls_dropout") is None
         return ({} if said else {"cls_dropout": task.dropout}) | {
             "pooler_dropout": task.transform_dropout,
-            "pooler_hidden_act": spelled(task.transform_activation, original.get("pooler_hidden_act")),
+            "pooler_hidden_act": activation_name(task.transform_activation, original.get("pooler_hidden_act")),
         }
 
     def table(self, config, task=""):
@@ -124,7 +133,7 @@ class Deberta(Family):
             mlm += head["names"]
         names = (
             *bert.embeddings("deberta"),
-            *modules("encoder/layers/{layer}", "deberta.encoder.layer.{layer}", bert.AROUND),
+            *modules("encoder/layers/{layer}", "deberta.encoder.layer.{layer}", bert.LAYER_REST),
             *self._attention(config),
             leaf("encoder/relative/embedding", "deberta.encoder.rel_embeddings.weight"),
             *mlm,
@@ -172,10 +181,10 @@ class DebertaV2(Deberta):
     def more_to_model(self, config, model, path):
         size = model["hidden_size"] // model["num_heads"]
         if config.get("attention_head_size", size) != size:
-            raise refuse(path, "attention_head_size", config["attention_head_size"], f"{size}")
+            raise unsupported(path, "attention_head_size", config["attention_head_size"], f"{size}")
         kernel = model["conv_kernel_size"]
         if kernel and kernel % 2 == 0:
-            raise refuse(path, "conv_kernel_size", kernel, "an odd one")
+            raise unsupported(path, "conv_kernel_size", kernel, "an odd one")
         return super().more_to_model(config, model, path)
 
     def _relative(self, config, path):
@@ -187,7 +196,7 @@ class DebertaV2(Deberta):
         norm = config.get("norm_rel_ebd", "none")
         kinds = {part.strip() for part in norm.lower().split("|")} if isinstance(norm, str) else {norm}
         if kinds - {"none", "layer_norm"}:
-            raise refuse(path, "norm_rel_ebd", norm, "none or layer_norm")
+            raise unsupported(path, "norm_rel_ebd", norm, "none or layer_norm")
         return {
             "relative_buckets": max(buckets, 0),
             "relative_shared": shared,

@@ -1,7 +1,7 @@
 """DistilBERT (Sanh et al. 2019): BERT's layers without token types and pooler, under other names."""
 
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, dropout_of, has, modules
+from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -25,19 +25,19 @@ class DistilBert(Family):
     fixed = {"type_vocab_size": 0, "norm_epsilon": 1e-12}
 
     def heads(self, names, config, named):
-        found = {"language_model"} if has(names, "vocab_") else set()
-        if has(names, "qa_outputs."):
+        found = {"language_model"} if has_prefix(names, "vocab_") else set()
+        if has_prefix(names, "qa_outputs."):
             return found, "question_answering"
-        if has(names, "pre_classifier."):
+        if has_prefix(names, "pre_classifier."):
             return found, "sequence_classification"
-        return found, (named or "token_classification") if has(names, "classifier.") else ""
+        return found, (named or "token_classification") if has_prefix(names, "classifier.") else ""
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":
-            return Task(name, num_labels, "cls", dropout_of(config, ("qa_dropout",), 0.1, path))
+            return Task(name, num_labels, "cls", read_dropout(config, ("qa_dropout",), 0.1, path))
         if name == "token_classification":
-            return Task(name, num_labels, "cls", dropout_of(config, ("dropout",), 0.1, path))
-        rate = dropout_of(config, ("seq_classif_dropout",), 0.2, path)
+            return Task(name, num_labels, "cls", read_dropout(config, ("dropout",), 0.1, path))
+        rate = read_dropout(config, ("seq_classif_dropout",), 0.2, path)
         return Task(name, num_labels, "cls", rate, transform=True, transform_activation="relu")
 
     def from_task(self, task, spec, original):

@@ -1,7 +1,7 @@
 """ELECTRA (Clark et al. 2020): discriminators and generators, with embeddings of a size of their own."""
 
 from bert_jax.interop.families import bert, roberta
-from bert_jax.interop.families.family import Family, Key, dropout_of, has
+from bert_jax.interop.families.family import Family, Key, has_prefix, read_dropout
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -27,14 +27,14 @@ class Electra(Family):
     }
 
     def heads(self, names, config, named):
-        found = {"language_model"} if has(names, "generator_") else set()
-        found |= {"replaced_tokens"} if has(names, "discriminator_predictions.") else set()
-        return found, roberta.task_of(names, named)
+        found = {"language_model"} if has_prefix(names, "generator_") else set()
+        found |= {"replaced_tokens"} if has_prefix(names, "discriminator_predictions.") else set()
+        return found, roberta.task_from_names(names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
             return Task(name, num_labels, "cls", dropout=0.0)
-        rate = dropout_of(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
+        rate = read_dropout(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         if name == "token_classification":
             return Task(name, num_labels, "cls", rate)
         return Task(name, num_labels, "cls", rate, transform=True, transform_activation="gelu", transform_dropout=rate)

@@ -2,7 +2,7 @@
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, has, modules, read_key, read_rotary_base, refuse
+from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_key, read_rotary_base, unsupported
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -57,7 +57,7 @@ class EuroBert(Family):
                 f"{found['num_kv_heads']}"
             )
         if model["hidden_size"] % model["num_heads"]:
-            raise refuse(path, "hidden_size", model["hidden_size"], f"a multiple of {model['num_heads']} heads")
+            raise unsupported(path, "hidden_size", model["hidden_size"], f"a multiple of {model['num_heads']} heads")
         return found | {"rotary_base": _base(config, path)}
 
     def more_from_spec(self, spec, original):
@@ -72,18 +72,18 @@ class EuroBert(Family):
 
     def heads(self, names, config, named):
         architectures = config.get("architectures") or []
-        if has(names, "classifier."):
-            return set(), "sequence_classification" if has(names, "dense.") else "token_classification"
+        if has_prefix(names, "classifier."):
+            return set(), "sequence_classification" if has_prefix(names, "dense.") else "token_classification"
         # A tied decoder without a bias leaves nothing in the file.
         tied = self.class_prefix + "ForMaskedLM" in architectures and config.get("tie_word_embeddings", False)
-        return ({"language_model"} if tied or has(names, "lm_head.") else set()), ""
+        return ({"language_model"} if tied or has_prefix(names, "lm_head.") else set()), ""
 
     def head(self, name, num_labels, config, path):
         if name != "sequence_classification":
             return Task(name, num_labels, "cls", dropout=0.0)
         said = config.get("classifier_pooling", config.get("clf_pooling", "late"))
         if said not in _POOLING:
-            raise refuse(path, "classifier_pooling", said, ", ".join(_POOLING))
+            raise unsupported(path, "classifier_pooling", said, ", ".join(_POOLING))
         pooling, late = _POOLING[said]
         return Task(name, num_labels, pooling, 0.0, transform=True, transform_activation="gelu", late=late)
 

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.interop.weights import Module, Table
@@ -102,11 +103,11 @@ def read_rotary_base(name: str, said: Any, default: Any, path) -> float:
       UserError: it is no object, asks for a scaling, or has no sensible base.
     """
     if not isinstance(said, Mapping) or said.get("rope_type", said.get("type", "default")) != "default":
-        raise refuse(path, name, said, "rope_type default")
+        raise unsupported(path, name, said, "rope_type default")
     return float(read_key({"rope_theta": default} | dict(said), Key("", "rope_theta", default, "positive"), path))
 
 
-def refuse(path, name: str, found: Any, expected: str) -> UserError:
+def unsupported(path, name: str, found: Any, expected: str) -> UserError:
     """The error for a value that the encoder cannot do."""
     return UserError(f"{path}: {name} {found!r} is not supported; expected {expected}")
 
@@ -151,7 +152,7 @@ class Family:
         """All keys of config.model but `pooler`, which the weights decide. Raises UserError."""
         for key, allowed in (_REFUSED | dict(self.refused)).items():
             if config.get(key) not in allowed:
-                raise refuse(path, key, config[key], repr(allowed[-1]))
+                raise unsupported(path, key, config[key], repr(allowed[-1]))
         model = config_lib.base().model.to_dict() | dict(self.fixed)
         model |= {key.ours: read_key(config, key, path) for key in self.keys}
         model["tied_decoder"] = read_key(
@@ -184,7 +185,7 @@ class Family:
         config = {}
         for key in self.keys:
             value = getattr(spec, key.ours)
-            config[key.theirs] = spelled(value, original.get(key.theirs)) if key.kind == "activation" else value
+            config[key.theirs] = activation_name(value, original.get(key.theirs)) if key.kind == "activation" else value
         return config | {"tie_word_embeddings": spec.tied_decoder} | self.more_from_spec(spec, original)
 
     def more_from_spec(self, spec: Spec, original: Mapping) -> dict:
@@ -225,20 +226,20 @@ class Family:
         raise NotImplementedError
 
 
-def spelled(activation: str, original: Any = None) -> str:
+def activation_name(activation: str, original: Any = None) -> str:
     """Their name of an activation; the original's own word where it means the same."""
     names = ACTIVATIONS[activation]
     return original if isinstance(original, str) and original in names else names[0]
 
 
-def dropout_of(config: Mapping, names: tuple[str, ...], default: float, path) -> float:
+def read_dropout(config: Mapping, names: tuple[str, ...], default: float, path) -> float:
     """The first rate of `names` that config.json gives. Raises UserError."""
     name = next((name for name in names if config.get(name) is not None), names[-1])
     return read_key({key: value for key, value in config.items() if value is not None},
                     Key("dropout", name, default, "rate"), path)  # fmt: skip
 
 
-def has(names: Collection[str], *prefixes: str) -> bool:
+def has_prefix(names: Collection[str], *prefixes: str) -> bool:
     """Whether a name begins with one of the prefixes."""
     return any(name.startswith(prefixes) for name in names)
 
@@ -246,3 +247,7 @@ def has(names: Collection[str], *prefixes: str) -> bool:
 def modules(ours: str, theirs: str, pairs: Mapping[str, str]) -> tuple[Module, ...]:
     """Modules under two paths: {our path: theirs}."""
     return tuple(Module(f"{ours}/{mine}", f"{theirs}.{other}") for mine, other in pairs.items())
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.families.family", name)

@@ -7,14 +7,14 @@ from bert_jax.interop.families import bert
 from bert_jax.interop.families.family import (
     Family,
     Key,
-    dropout_of,
-    has,
+    activation_name,
+    has_prefix,
     modules,
     read_activation,
+    read_dropout,
     read_key,
     read_rotary_base,
-    refuse,
-    spelled,
+    unsupported,
 )
 from bert_jax.interop.weights import Module, Table, fused
 from bert_jax.model import Task
@@ -62,7 +62,7 @@ class ModernBert(Family):
     def more_to_model(self, config, model, path):
         rate = model["hidden_dropout"]
         if read_key(config, Key("", "mlp_dropout", 0.0, "rate"), path) != rate:
-            raise refuse(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
+            raise unsupported(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
         window, every = self._windows(config, model["num_layers"], path)
         found = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
         if not window:
@@ -78,11 +78,11 @@ class ModernBert(Family):
         every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
         if kinds is not None and kinds != _kinds(layers, every):
             if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {_GLOBAL, _LOCAL}:
-                raise refuse(path, "layer_types", kinds, f"{layers} of {_GLOBAL} and {_LOCAL}")
+                raise unsupported(path, "layer_types", kinds, f"{layers} of {_GLOBAL} and {_LOCAL}")
             after = [i for i, kind in enumerate(kinds) if kind == _GLOBAL][1:2]
             every = after[0] if after else layers
             if kinds != _kinds(layers, every):
-                raise refuse(path, "layer_types", kinds, f"{_GLOBAL} at every n-th layer from the first on")
+                raise unsupported(path, "layer_types", kinds, f"{_GLOBAL} at every n-th layer from the first on")
         if every == 1:
             return 0, 3
         return window, every
@@ -108,20 +108,20 @@ class ModernBert(Family):
         return config
 
     def heads(self, names, config, named):
-        if has(names, "classifier."):
+        if has_prefix(names, "classifier."):
             return set(), named or "sequence_classification"
-        return ({"language_model"} if has(names, "head.", "decoder.") else set()), ""
+        return ({"language_model"} if has_prefix(names, "head.", "decoder.") else set()), ""
 
     def head(self, name, num_labels, config, path):
         pooling = config.get("classifier_pooling", "cls")
         if pooling not in ("cls", "mean"):
-            raise refuse(path, "classifier_pooling", pooling, "cls or mean")
+            raise unsupported(path, "classifier_pooling", pooling, "cls or mean")
         act = config.get("classifier_activation", "gelu")
         return Task(
             name,
             num_labels,
             pooling,
-            dropout_of(config, ("classifier_dropout",), 0.0, path),
+            read_dropout(config, ("classifier_dropout",), 0.0, path),
             transform=True,
             transform_activation=read_activation("classifier_activation", act, path),
             transform_bias=read_key(config, Key("transform_bias", "classifier_bias", False, "switch"), path),
@@ -130,7 +130,9 @@ class ModernBert(Family):
 
     def from_task(self, task, spec, original):
         config = {"classifier_dropout": task.dropout, "classifier_bias": task.transform_bias}
-        config["classifier_activation"] = spelled(task.transform_activation, original.get("classifier_activation"))
+        config["classifier_activation"] = activation_name(
+            task.transform_activation, original.get("classifier_activation")
+        )
         return config | ({"classifier_pooling": task.pooling} if task.name == "sequence_classification" else {})
 
     def table(self, config, task=""):
@@ -158,7 +160,7 @@ def _kinds(layers, every):
 def _base(config, kind, old_name, default, path):
     """The base of a kind of layer's rotary positions."""
     if config.get("rope_scaling") is not None:
-        raise refuse(path, "rope_scaling", config["rope_scaling"], "none")
+        raise unsupported(path, "rope_scaling", config["rope_scaling"], "none")
     if old_name == "local_rope_theta" and config.get(old_name, default) is None:
         return _base(config, *_BASES["rotary_base"], path)  # that of global layers
     said = config.get("rope_parameters")

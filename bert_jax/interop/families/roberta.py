@@ -1,8 +1,9 @@
 """RoBERTa (Liu et al. 2019) and the families with its format: XLM-RoBERTa and CamemBERT."""
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
-from bert_jax.interop.families.family import Family, Key, dropout_of, has
+from bert_jax.interop.families.family import Family, Key, has_prefix, read_dropout
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Task
 
@@ -35,14 +36,14 @@ class Roberta(Family):
         return {"max_position_embeddings": spec.max_positions + offset, "pad_token_id": offset - 1}
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has(names, "roberta.pooler.") else set()
-        found |= {"language_model"} if has(names, "lm_head.") else set()
-        return found, task_of(names, named)
+        found = {"pooler"} if has_prefix(names, "roberta.pooler.") else set()
+        found |= {"language_model"} if has_prefix(names, "lm_head.") else set()
+        return found, task_from_names(names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
             return Task(name, num_labels, "dense", dropout=0.0)
-        rate = dropout_of(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
+        rate = read_dropout(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         return Task(name, num_labels, "dense", rate)
 
     def from_task(self, task, spec, original):
@@ -62,13 +63,13 @@ class Roberta(Family):
         return Table("roberta", names, head["tied"], head["copies"])
 
 
-def task_of(names, named: str) -> str:
+def task_from_names(names, named: str) -> str:
     """The task that weights are of where a classifier of sequences has a layer of its own."""
-    if has(names, "qa_outputs."):
+    if has_prefix(names, "qa_outputs."):
         return "question_answering"
-    if has(names, "classifier.dense.", "classifier.out_proj."):
+    if has_prefix(names, "classifier.dense.", "classifier.out_proj."):
         return "sequence_classification"
-    return (named or "token_classification") if has(names, "classifier.") else ""
+    return (named or "token_classification") if has_prefix(names, "classifier.") else ""
 
 
 def classifier(task: str) -> tuple[Module, ...]:
@@ -83,3 +84,7 @@ FAMILIES = (
     Roberta("xlm-roberta", "XLMRoberta", 30522, 2),
     Roberta("camembert", "Camembert", 30522, 3),
 )
+
+
+def __getattr__(name: str):
+    return _moved.find("interop.families.roberta", name)

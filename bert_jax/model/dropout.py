@@ -1,0 +1,68 @@
+"""Dropout whose random bits are a hash of a seed and an element's index, and that hash."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+# Odd, so that each axis runs through all of 2 ** 32 before it repeats; last axis last.
+_AXIS_MULTIPLIERS = (0x165667B1, 0xC2B2AE35, 0x85EBCA6B, 0x27D4EB2F, 0x9E3779B1)
+
+
+def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
+    """Zeroes elements with probability `rate` and scales the others by 1 / (1 - rate), which keeps the mean.
+
+    The bits are a hash of the element's index and the seed: they fuse into the arithmetic around them, they depend
+    neither on sharding nor on the platform, and the backward pass computes them again, from the seed alone.
+
+    Args:
+      x: any shape.
+      rate: in [0, 1); realised in steps of 2 ** -32.
+      seed: uint32 [2], different for each call of a step and for each step; None returns x unchanged.
+
+    Returns:
+      Shape and dtype of x.
+    """
+    if seed is None or rate == 0.0:
+        return x
+    return _dropped(x, rate, seed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _dropped(x, rate, seed):
+    threshold = min(max(1, round((1.0 - rate) * 2**32)), 2**32 - 1)
+    kept = hash_bits(_element_index(x.shape) + seed[0], seed[1]) < jnp.uint32(threshold)
+    return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
+
+
+_dropped.defvjp(
+    lambda x, rate, seed: (_dropped(x, rate, seed), seed),
+    lambda rate, seed, gradient: (_dropped(gradient, rate, seed), None),
+)
+
+
+def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:
+    """Returns seeds for `dropout`, uint32 [*shape, 2], drawn at once from a jax.random key."""
+    return jax.random.bits(key, (*shape, 2), jnp.uint32)
+
+
+def hash_bits(x: jax.Array, word: jax.Array) -> jax.Array:
+    """Returns 32 well-mixed bits of two words: multiply and xor-shift ("lowbias32"), the second word in between.
+
+    Args:
+      x, word: uint32, of shapes that broadcast.
+
+    Returns:
+      uint32, of the broadcast shape.
+    """
+    x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15) ^ word) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def _element_index(shape):
+    """Numbers each element in a way that does not depend on the shape, so that padding changes no element's bits."""
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(_AXIS_MULTIPLIERS[axis - len(shape)])
+    return index
