@@ -33,7 +33,7 @@ lint: .venv/.test types
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 
 types: .venv/.test
-	$(RUN) -m tests.types
+	$(RUN) -m tests.type_errors
 
 docs: .venv/.docs
 	$(RUN) -m mkdocs build --strict
