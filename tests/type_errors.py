@@ -3,8 +3,8 @@
     python -m tests.type_errors             # make types
     python -m tests.type_errors --update    # after errors were removed, or their modules renamed
 
-The checker is pyrefly, its settings are in pyproject.toml. Modules of CLEAN have no errors. tests/type_errors.txt has the
-number that each of the others may have; a module that it does not list has none.
+The checker is pyrefly, its settings are in pyproject.toml. Modules of CLEAN have no errors. tests/type_errors.txt has
+the number that each of the others may have; a module that it does not list has none.
 """
 
 import collections
