@@ -126,7 +126,7 @@ def done(folder):
     """name -> (exit code, what it printed, what it said) of each command."""
     names, lines = zip(*commands(folder).items(), strict=True)
     process = subprocess.run(
-        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=600
     )
     outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
     assert len(outs) == len(names), process.stderr

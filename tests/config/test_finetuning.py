@@ -66,7 +66,7 @@ def test_each_command_takes_its_own_recipes():
 
 def test_the_closest_key_of_the_recipe_is_named():
     command = [sys.executable, "-m", "bert_jax.finetune", "--config.tuning.lora_rnk=3", "--config=finetune/sst2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2
     assert done.stderr == (
         "error: config.tuning.lora_rnk: unknown key, expected a known key; did you mean tuning.lora_rank?\n"

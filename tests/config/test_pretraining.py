@@ -140,7 +140,7 @@ def test_command_lines(tmp_path):
     ]
     for arguments, message in cases:
         done = subprocess.run(
-            [sys.executable, "-m", "bert_jax.pretrain", *arguments], capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "bert_jax.pretrain", *arguments], capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ") and message in done.stderr, done.stderr

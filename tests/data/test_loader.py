@@ -256,7 +256,7 @@ def test_workers_leave_no_shared_memory_behind(config):
         "time.sleep(1)\n"
         "print(*steps, len(names) > 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=True)
     assert done.stdout == "0 1 2 3 4 True\n" and done.stderr == ""
 
 

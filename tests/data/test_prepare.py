@@ -310,7 +310,7 @@ def is_running(pid):
 
 
 def wait_for_shards(process, output, count):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while len(list(output.glob("parts/[0-9]*[0-9]"))) < count:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -329,7 +329,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, large):
         process.kill()
         process.communicate()
         assert not (output / "manifest.json").exists()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while any(is_running(worker) for worker in workers):
             assert time.monotonic() < deadline, "a worker outlives its parent"
             time.sleep(0.05)
@@ -345,7 +345,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(tmp_path, large):
     process = start(*large, f"--output={output}")
     wait_for_shards(process, output, 1)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert errors.strip().splitlines()[-1].startswith("error: a worker process was killed")
 

@@ -119,7 +119,7 @@ def test_processes_of_a_host_copy_once(tmp_path, small_corpus):
     url = f"file://{small_corpus}"
     command = [sys.executable, "-c", f"from bert_jax.data import staging; print(staging.stage({url!r}))"]
     started = [subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=60) for process in started]
+    outputs = [process.communicate(timeout=600) for process in started]
     assert all(process.returncode == 0 for process in started), outputs
     assert len({out for out, _ in outputs}) == 1
     assert sum("copying file://" in err for _, err in outputs) == 1

@@ -103,7 +103,7 @@ def test_the_scripts_are_valid_and_the_job_finds_its_folder(job, tmp_path, num_n
 
     def shell(script):
         script = script.replace(cloud._BUCKET, str(bucket))
-        return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=20)
+        return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=600)
 
     assert shell(content["setup"]).returncode == 0
     assert (home / "installed").read_text().split()[:2] == ["pip", "install"]

@@ -129,7 +129,7 @@ def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
     assert code == 2 and "holds another experiment: arms.dynamic is {} there, but null was asked for" in output
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -163,7 +163,7 @@ def test_a_signal_is_passed_on(corpus, tmp_path):
     log = launcher.workdir / "static/seed-0/pretrain/metrics.jsonl"
     wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 2)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 143 and "SIGTERM: stopped; start the same command again" in output
     assert not launcher.children()
     states = [folders.state(launcher.workdir / arm / "seed-0") for arm in ("static", "dynamic")]

@@ -67,7 +67,7 @@ def submit(job, said=None, **options):
     return " ".join(said)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=600):
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it does not come"

@@ -255,7 +255,7 @@ if __name__ == "__main__":
         print(apart._worker._process.pid, error, flush=True)
     os.kill(os.getpid(), 9)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert run.returncode == -signal.SIGKILL and "config.mesh: found" in run.stdout, run.stderr
     pid = int(run.stdout.split()[0])
     for _ in range(100):
@@ -296,7 +296,7 @@ def test_the_report_has_words_and_json(compiled):
 
 def run(*arguments):
     command = [sys.executable, "-m", "bert_jax.plan", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return done.returncode, done.stderr.strip()
 
 

@@ -16,6 +16,6 @@ with signals.exit_on_sigterm():
 
 
 def test_sigterm_ends_the_program_with_a_line():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (143, "inside\n")
     assert done.stderr.startswith("SIGTERM: ended while no step ran;") and done.stderr.count("\n") == 1

@@ -171,7 +171,7 @@ def test_workdir_is_a_file_or_remote(config, tmp_path):
 def test_the_command(arguments, expected, tmp_path):
     arguments = [argument.replace("=W", f"={tmp_path / 'run'}") for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "bert_jax.pretrain", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "bert_jax.pretrain", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

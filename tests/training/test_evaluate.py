@@ -181,7 +181,7 @@ def test_texts_that_the_model_cannot_read(model, tmp_path):
 
 def run(*arguments, folder):
     return subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", *arguments], capture_output=True, text=True, timeout=120, cwd=folder
+        [sys.executable, "-m", "bert_jax.evaluate", *arguments], capture_output=True, text=True, timeout=600, cwd=folder
     )
 
 

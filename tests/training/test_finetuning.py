@@ -286,7 +286,7 @@ def start(workdir, environment, *options):
 
 
 def finish(process):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     return output
 

@@ -63,7 +63,7 @@ class Processes:
 
     def wait(self, codes=(0,)):
         """What each wrote to (standard output, standard error), without what gloo says of its connections."""
-        found = [process.communicate(timeout=300) for process in self.all]
+        found = [process.communicate(timeout=600) for process in self.all]
         for process, (out, err) in zip(self.all, found, strict=True):
             assert process.returncode in codes, out + err
         return [(_without_gloo(out), err) for out, err in found]

@@ -41,7 +41,7 @@ def bucket():
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while True:
         try:
             urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o").close()
@@ -70,7 +70,7 @@ def command(environment, name, *options):
 
 
 def finish(process, code=0):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == code, output
     return output
 

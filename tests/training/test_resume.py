@@ -48,7 +48,7 @@ def start(recipe, workdir, environment, *options):
 
 
 def finish(process):
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     return output
 
@@ -147,5 +147,5 @@ def test_second_signal_ends_the_process():
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "SIGTERM\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=10) == -signal.SIGINT
+    assert process.wait(timeout=600) == -signal.SIGINT
     process.stdout.close()
