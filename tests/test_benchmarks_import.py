@@ -34,7 +34,7 @@ class Missing:
         while caller and "importlib" in caller.f_code.co_filename:
             caller = caller.f_back
         ours = caller and caller.f_globals.get("__name__", "").startswith(("bert_jax", "experiments", "__main__"))
-        own = ("bert_jax.data", "bert_jax.interop", "bert_jax.config", "bert_jax.inference")
+        own = ("bert_jax.data", "bert_jax.interop", "bert_jax.runs", "bert_jax.inference")
         if name.startswith(own) or (name.split(".")[0] in {MISSING!r} and ours) or name.startswith("orbax") and ours:
             raise ImportError(f"{{name}} is missing here")
 sys.meta_path.insert(0, Missing())

@@ -1,6 +1,15 @@
-"""What makes config.objective and the groups that belong to it valid. No jax here: configs are read without."""
+"""What each objective needs, and which settings of config.objective and the groups beside it can work.
 
-from collections.abc import Mapping
+No jax here: configs, the data pipeline and the doctor ask for these facts without it. A new objective touches three
+files beside its tests:
+
+    bert_jax/objectives/NAME.py     its class, named in its entry of OBJECTIVES
+    bert_jax/config/objective.py    its entry of OBJECTIVES, with a check of its own settings
+    bert_jax/config/pretraining.py  the config keys that it alone reads, if it has any
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bert_jax.errors import UserError
@@ -8,111 +17,189 @@ from bert_jax.errors import UserError
 GENERATOR_SIZES = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
 
 
-def check_objective(found: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class ObjectiveFacts:
+    """What an objective needs from data, model and checkpoints; the same for every run that names it.
+
+    Attributes:
+      implementation: the class that computes it, "module.Class" in bert_jax.objectives.
+      masked: whether rows carry masked tokens to predict; without them every token predicts the next one.
+      attention: the value of config.model.attention that it works with.
+      heads: the heads that the model has for it, beside those of sentence pairs: arguments of model.build.
+      logits_chunks: whether config.train.logits_chunk works, which never holds a whole distribution over the
+        vocabulary.
+      generator: whether a second model, sized by config.generator, is trained beside the model.
+      teacher: whether it reads another model, config.distillation.teacher.
+      segments: number of segments that token_type_ids tell apart; 0: config.model.type_vocab_size.
+      language_model: the part of a run that predicts masked tokens: "discriminator" (the model) or "generator".
+      best_metric: the held-out metric that chooses the best checkpoint; smaller is better.
+      copying_baseline: whether the doctor compares the loss with that of a model which copies the tokens that masking
+        left as they are.
+      check: raises UserError for settings of this objective that cannot work, given the config's values by dotted key.
+    """
+
+    implementation: str
+    masked: bool = True
+    attention: str = "bidirectional"
+    heads: tuple[str, ...] = ("language_model",)
+    logits_chunks: bool = True
+    generator: bool = False
+    teacher: bool = False
+    segments: int = 0
+    language_model: str = "discriminator"
+    best_metric: str = "eval/mlm_loss"
+    copying_baseline: bool = False
+    check: Callable[[Mapping[str, Any]], None] = lambda config_values: None
+
+    def predicted_share(self, mask_rate: float) -> float:
+        """Returns the share of the tokens of a row that are predicted, given config.data.mask_rate."""
+        return mask_rate if self.masked else 1.0
+
+
+def facts(config: Mapping[str, Any]) -> ObjectiveFacts:
+    """Returns what the objective of a config (of pre-training, with the group `objective`) needs."""
+    return OBJECTIVES[config["objective"]["name"]]
+
+
+def predicting(attention: str) -> str:
+    """Returns the name of the objective that predicts tokens with this value of config.model.attention."""
+    return "ltr" if attention == "causal" else "mlm"
+
+
+def heads(settings: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns the heads that the model of a config.objective has, as keyword arguments of model.build."""
+    own = OBJECTIVES[settings["name"]].heads
+    pairs = {name: settings[name] for name in ("next_sentence", "sentence_order")}
+    return pairs | {name: name in own for name in ("language_model", "replaced_tokens")}
+
+
+def check_objective(config_values: Mapping[str, Any]) -> None:
     """Raises UserError for settings of an objective, or of a run's start, that cannot work.
 
     Args:
-      found: the values of a config by dotted key.
+      config_values: the values of a config by dotted key.
     """
-    _check_task(found)
-    name = found["objective.name"]
-    if name in ("rtd", "distillation") and found["train.logits_chunk"]:
+    _check_task(config_values)
+    name = config_values["objective.name"]
+    if config_values["train.logits_chunk"] and not OBJECTIVES[name].logits_chunks:
         raise UserError(
-            f"config.train.logits_chunk: {found['train.logits_chunk']} with config.objective.name={name}, which needs "
-            "whole distributions over the vocabulary; expected 0"
+            f"config.train.logits_chunk: {config_values['train.logits_chunk']} with config.objective.name={name}, "
+            "which needs whole distributions over the vocabulary; expected 0"
         )
-    if name == "rtd":
-        _check_replaced_tokens(found)
-    if name == "distillation":
-        _check_distillation(found)
-    _check_start(found)
+    OBJECTIVES[name].check(config_values)
+    _check_start(config_values)
 
 
-def pair_objective(found: Mapping[str, Any]) -> str:
-    """The key of the objective that needs sentence pairs; "" where none does."""
+def pair_objective(config_values: Mapping[str, Any]) -> str:
+    """Returns the config key of the objective that needs sentence pairs; "" where none does."""
     keys = ("objective.next_sentence", "objective.sentence_order")
-    return next((f"config.{key}" for key in keys if found[key]), "")
+    return next((f"config.{key}" for key in keys if config_values[key]), "")
 
 
-def _check_task(found):
-    causal = found["model.attention"] == "causal"
-    if (found["objective.name"] == "ltr") != causal:
+def _check_task(config_values):
+    name, attention = config_values["objective.name"], config_values["model.attention"]
+    if OBJECTIVES[name].attention != attention:
+        causal = ", ".join(known for known, needs in OBJECTIVES.items() if needs.attention == "causal")
         raise UserError(
-            f"config.objective.name: {found['objective.name']} does not go with config.model.attention="
-            f"{found['model.attention']}; expected ltr with causal, or another with bidirectional"
+            f"config.objective.name: {name} does not go with config.model.attention={attention}; expected {causal} "
+            "with causal, or another with bidirectional"
         )
-    pairs = pair_objective(found)
-    if found["objective.next_sentence"] and found["objective.sentence_order"]:
+    pairs = pair_objective(config_values)
+    if config_values["objective.next_sentence"] and config_values["objective.sentence_order"]:
         raise UserError(
             "config.objective.sentence_order: True with config.objective.next_sentence=True; expected one of them: "
             "a pair has one label"
         )
     if pairs:
-        if not found["model.pooler"]:
+        if not config_values["model.pooler"]:
             raise UserError(f"config.model.pooler: False, but {pairs} reads the pooled [CLS]")
-        if causal:
+        if attention == "causal":
             raise UserError(f"{pairs}: True with causal attention, where [CLS] sees nothing but itself; expected False")
-        if found["model.type_vocab_size"] < 2:
+        if config_values["model.type_vocab_size"] < 2:
             raise UserError(
-                f"config.model.type_vocab_size: {found['model.type_vocab_size']}; {pairs} needs 2, one for each segment"
+                f"config.model.type_vocab_size: {config_values['model.type_vocab_size']}; {pairs} needs 2, one for "
+                "each segment"
             )
 
 
-def _check_replaced_tokens(found):
+def _check_replaced_tokens(config_values):
     for key in ("next_sentence", "sentence_order"):
-        if found[f"objective.{key}"]:
+        if config_values[f"objective.{key}"]:
             raise UserError(f"config.objective.{key}: True with config.objective.name=rtd; expected False")
     for key in GENERATOR_SIZES:
-        size, limit = found[f"generator.{key}"], found[f"model.{key}"]
+        size, limit = config_values[f"generator.{key}"], config_values[f"model.{key}"]
         if size > limit:
             raise UserError(
                 f"config.generator.{key}: {size} is over config.model.{key}={limit}; expected a generator that is no "
                 "larger than the model"
             )
-    hidden = found["generator.hidden_size"] or found["model.hidden_size"]
-    heads = found["generator.num_heads"] or found["model.num_heads"]
-    if not found["model.head_size"] and hidden % heads:
+    hidden = config_values["generator.hidden_size"] or config_values["model.hidden_size"]
+    heads = config_values["generator.num_heads"] or config_values["model.num_heads"]
+    if not config_values["model.head_size"] and hidden % heads:
         raise UserError(
             f"config.generator.hidden_size: {hidden} is not divisible by config.generator.num_heads={heads}"
         )
-    serves = found["model.num_heads"] // (found["model.num_kv_heads"] or found["model.num_heads"])
+    queries = config_values["model.num_heads"]
+    serves = queries // (config_values["model.num_kv_heads"] or queries)
     if heads % max(1, serves):
         raise UserError(
             f"config.generator.num_heads: found {heads}; expected a multiple of {serves}, the heads that one of "
-            f"config.model.num_kv_heads={found['model.num_kv_heads']} serves"
+            f"config.model.num_kv_heads={config_values['model.num_kv_heads']} serves"
         )
 
 
-def _check_distillation(found):
-    settings = {key: found[f"distillation.{key}"] for key in ("temperature", "soft_weight", "cosine_weight")}
+def _check_distillation(config_values):
+    settings = {key: config_values[f"distillation.{key}"] for key in ("temperature", "soft_weight", "cosine_weight")}
     if settings["temperature"] <= 0:
         raise UserError(f"config.distillation.temperature: found {settings['temperature']}; expected a number over 0")
     if not (settings["soft_weight"] or settings["cosine_weight"]):
         raise UserError(
             "config.distillation.soft_weight, cosine_weight: both are 0, which leaves no teacher; expected one over 0"
         )
-    if not found["distillation.teacher"]:
+    if not config_values["distillation.teacher"]:
         raise UserError(
             "config.distillation.teacher: empty; expected a model that config.objective.name=distillation reads"
         )
 
 
-def _check_start(found):
-    layers, grow = found["init_layers"], found["init_grow"]
+def _check_start(config_values):
+    layers, grow = config_values["init_layers"], config_values["init_grow"]
     for key, value in (("init_layers", tuple(layers)), ("init_grow", grow)):
-        if value and not found["init_from"]:
+        if value and not config_values["init_from"]:
             raise UserError(f"config.{key}: {value}, but config.init_from is empty; expected a model")
     if layers and grow:
         raise UserError(f"config.init_grow: True with config.init_layers={tuple(layers)}; expected one of them")
-    if grow and found["model_from_init"]:
+    if grow and config_values["model_from_init"]:
         raise UserError("config.init_grow: True with config.model_from_init=True, which takes the small model's sizes")
     if not all(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0 for layer in layers):
         raise UserError(f"config.init_layers: found {tuple(layers)}; expected numbers of layers, from 0")
-    groups = found["model.layer_groups"] * found["model.group_layers"]
-    expected = groups or found["model.num_layers"]
+    groups = config_values["model.layer_groups"] * config_values["model.group_layers"]
+    expected = groups or config_values["model.num_layers"]
     if layers and len(layers) != expected:
         of = "layer_groups x group_layers" if groups else "num_layers"
         raise UserError(
             f"config.init_layers: found {len(layers)} layers, {tuple(layers)}; expected {expected}, one for each of "
             f"config.model's {of}"
         )
+
+
+OBJECTIVES = {
+    "mlm": ObjectiveFacts("language_modeling.LanguageModeling", copying_baseline=True),
+    "ltr": ObjectiveFacts("language_modeling.LanguageModeling", masked=False, attention="causal"),
+    "rtd": ObjectiveFacts(
+        "replaced_tokens.ReplacedTokens",
+        heads=("replaced_tokens",),
+        logits_chunks=False,
+        generator=True,
+        language_model="generator",
+        best_metric="eval/rtd_loss",
+        check=_check_replaced_tokens,
+    ),
+    "distillation": ObjectiveFacts(
+        "distillation.Distillation",
+        logits_chunks=False,
+        teacher=True,
+        segments=2,  # a teacher may read segments that its student lacks; a model without them ignores them
+        check=_check_distillation,
+    ),
+}

@@ -16,7 +16,7 @@ import ml_collections
 from bert_jax.config import architecture as combinations
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.config.mesh import AXES, BATCH_AXES
-from bert_jax.config.objective import check_objective, pair_objective
+from bert_jax.config.objective import OBJECTIVES, check_objective, facts, pair_objective
 from bert_jax.config.run_phases import Phase as Phase
 from bert_jax.config.run_phases import batch_warmup as batch_warmup
 from bert_jax.config.run_phases import by_tokens as by_tokens
@@ -47,7 +47,7 @@ CHOICES = {
     "model.attention_kernel": ("auto", "xla", "splash", "flash", "cudnn"),
     "model.remat": ("none", "attention", "dots", "dots_no_batch", "full"),
     "mesh.across_slices": ("data", "fsdp"),
-    "objective.name": ("mlm", "ltr", "rtd", "distillation"),
+    "objective.name": tuple(OBJECTIVES),
     "objective.embedding_sharing": ("tied", "gradient_disentangled", "none"),
     "distillation.positions": ("masked", "all"),
     "data.format": FORMATS,
@@ -129,7 +129,7 @@ def base() -> ml_collections.ConfigDict:
     objective.next_sentence = True  # whether B follows A or is another document's (pairs of data.format)
     objective.sentence_order = False  # instead: whether two segments that follow each other were swapped
     objective.discriminator_weight = 50.0  # rtd: of the loss of replaced tokens, beside the generator's
-    objective.embedding_sharing = "tied"  # rtd: of generator and model; see training/replaced_tokens.py
+    objective.embedding_sharing = "tied"  # rtd: of generator and model; see objectives/replaced_tokens.py
 
     generator = config.generator = ml_collections.ConfigDict()  # of rtd; what else it is made of, config.model says
     generator.hidden_size = 0  # 0, here and below: the model's
@@ -316,7 +316,7 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
     key = "num_kv_heads" if config.model.num_kv_heads else "num_heads"
     heads = {f"model.{key}": config.model[key]}
-    if config.objective.name == "rtd":
+    if facts(config).generator:
         own = config.generator.num_heads or config.model.num_heads
         heads["generator.num_heads"] = own * config.model[key] // config.model.num_heads
     check_layout(config, num_devices, heads, batches)

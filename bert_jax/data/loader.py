@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax.config import objective
 from bert_jax.data import hashing, instances, packing, packs, staging
 from bert_jax.data.batches import LABELS, Layout, make_batch
 from bert_jax.data.corpus import Corpus
@@ -299,17 +300,16 @@ class Source:
         tokenizer = corpus.tokenizer
         is_special = np.zeros(corpus.vocab_size, bool)
         is_special[list(tokenizer.special_ids)] = True
-        # A teacher may have the segments that its student lacks; a model without them does not read them.
-        segments = 2 if config.objective.name == "distillation" else config.model.type_vocab_size
+        needs = objective.facts(config)
         self._layout = Layout(
             data.sequence_length,
             tokenizer.cls_id,
             tokenizer.sep_id,
             tokenizer.pad_id,
             is_special,
-            segments,
+            needs.segments or config.model.type_vocab_size,
         )
-        self._masking = _masking(data, tokenizer.mask_id, is_special) if config.objective.name != "ltr" else None
+        self._masking = _masking(data, tokenizer.mask_id, is_special) if needs.masked else None
         self._packs = None
         if packed:
             self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)

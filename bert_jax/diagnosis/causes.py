@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
+from bert_jax.config import objective
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
 
@@ -230,7 +231,7 @@ def _others(run, diverged):
         text = f"a narrow start for a width of {model.hidden_size}: config.model.initializer_range="
         text += f"{model.initializer_range:g}; try --config.model.initializer_range={wide:.1g}"
         yield Cause(0.35, text, "")
-    if run.config.objective.name != "ltr" and not 0.05 <= data.mask_rate <= 0.5:
+    if objective.facts(run.config).masked and not 0.05 <= data.mask_rate <= 0.5:
         text = f"{percent(data.mask_rate)} of the tokens are masked; try --config.data.mask_rate=0.15"
         yield Cause(0.6 if data.mask_rate > 0.5 else 0.3, text, "")
     dropout = max(model.hidden_dropout, model.attention_dropout)

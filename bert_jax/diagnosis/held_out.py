@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from bert_jax.config import objective
 from bert_jax.diagnosis import causes, curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
@@ -84,7 +85,7 @@ def _held_out_predictions(run):
     asked = rows * run.predictions / data.batch_size
     if run.texts and len(run.readable_texts) == len(run.texts):
         there = sum(text.tokens("eval") for text in run.texts)
-        asked = min(asked, there * (1.0 if run.config.objective.name == "ltr" else data.mask_rate))
+        asked = min(asked, there * objective.facts(run.config).predicted_share(data.mask_rate))
     return max(1.0, asked)
 
 

@@ -14,6 +14,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax import storage
+from bert_jax.config import objective
 from bert_jax.diagnosis import corpora as corpora_lib
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
@@ -128,7 +129,7 @@ class Run:
         """Tokens that a step of the last phase predicts, about."""
         data = self.phase.data
         tokens = data.batch_size * data.sequence_length * (1 - (self.padding or 0.0))
-        return max(1.0, tokens * (1.0 if self.config.objective.name == "ltr" else data.mask_rate))
+        return max(1.0, tokens * objective.facts(self.config).predicted_share(data.mask_rate))
 
     @functools.cached_property
     def _frequencies(self):
@@ -142,7 +143,7 @@ class Run:
     @functools.cached_property
     def copying_gain(self) -> float | None:
         """Nats under the unigram loss that a model reaches without a look at a masked token's neighbours."""
-        if self.config.objective.name != "mlm":
+        if not objective.facts(self.config).copying_baseline:
             return 0.0
         if self._frequencies is None:
             return None

@@ -1,42 +1,36 @@
-"""What is learned: the objective that a config names. It sums losses, and counts what they are divided by."""
+"""Objectives of pre-training: each sums its losses over a batch and counts what they are divided by.
 
-from collections.abc import Mapping
+What an objective needs is stated in `bert_jax.config.objective.OBJECTIVES`, which also names its class here; that
+module says which three files a new objective touches.
+"""
 
+import importlib
+
+from bert_jax.config.objective import OBJECTIVES
+from bert_jax.config.objective import heads as heads
 from bert_jax.model import Model
-from bert_jax.objectives.distillation import Distillation
 from bert_jax.objectives.language_modeling import LanguageModeling
-from bert_jax.objectives.replaced_tokens import ReplacedTokens, generator_model
 
-Objective = LanguageModeling  # what all of them are made of
+Objective = LanguageModeling  # the base class of all objectives
+
+
+def implementation(name: str) -> type[Objective]:
+    """Returns the class of the objective that config.objective.name calls `name`."""
+    module, _, class_name = OBJECTIVES[name].implementation.rpartition(".")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
 
 
 def make(config, model: Model, teacher: Model | None = None) -> Objective:
-    """The objective of a run.
+    """Builds the objective of a config.
 
     Args:
-      config: the run's; reads objective, generator, distillation, train.logits_chunk, and model where a second one is
-        made like it.
-      model: with the heads that `heads` says.
-      teacher: of distillation; without one, only what needs none works: `init` and `evaluated`.
+      config: a pre-training config; reads objective, train.logits_chunk, the groups of the objective's own settings,
+        and model where a second model is derived from it.
+      model: a model with the heads that `heads` names.
+      teacher: the model to learn from. Without one, an objective that needs it can `init` parameters and be
+        `evaluated`, and no more.
 
     Raises:
       UserError: the generator's sizes do not go with config.model's switches.
     """
-    settings = config.objective
-    if settings.name == "rtd":
-        generator = generator_model(config, model.spec.vocab_size, model.spec.platform)
-        return ReplacedTokens(model, generator, settings.embedding_sharing, settings.discriminator_weight)
-    if settings.name == "distillation":
-        return Distillation(model, settings, config.distillation, teacher)
-    return LanguageModeling(model, settings, config.train.logits_chunk)
-
-
-def heads(settings: Mapping) -> dict[str, bool]:
-    """Which heads the model of config.objective has: arguments of model.build."""
-    replaced = settings["name"] == "rtd"
-    return {
-        "next_sentence": settings["next_sentence"],
-        "sentence_order": settings["sentence_order"],
-        "language_model": not replaced,
-        "replaced_tokens": replaced,
-    }
+    return implementation(config.objective["name"]).from_config(config, model, teacher)

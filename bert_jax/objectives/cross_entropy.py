@@ -1,4 +1,4 @@
-"""Cross-entropy: of logits that are there, and of a vocabulary whose logits are made a chunk at a time."""
+"""Cross-entropy of given logits, and of a vocabulary whose logits are computed a chunk at a time."""
 
 import functools
 
@@ -11,9 +11,14 @@ from bert_jax.model.layouts import BATCH_AXES, active_mesh, constrain, num_shard
 
 @jax.custom_vjp
 def token_cross_entropy(logits, labels):
-    """Cross-entropy of each label, and how far its logit lies under the largest (0: the prediction is right).
+    """Returns the cross-entropy of each label, and how far its logit lies below the largest.
 
-    logits float32 [..., classes], labels int32 [...]; both results float32 [...].
+    Args:
+      logits: float32 [..., classes].
+      labels: int32 [...].
+
+    Returns:
+      (nats, largest logit - the label's logit), both float32 [...]; the second is 0 where the prediction is right.
     """
     return _token_cross_entropy_forward(logits, labels)[0]
 
@@ -35,31 +40,31 @@ token_cross_entropy.defvjp(_token_cross_entropy_forward, _token_cross_entropy_ba
 
 
 def chunks_of(batch: int, slots: int, chunk: int) -> tuple[int, int, int]:
-    """(shards, chunks, size) in which predictions [batch, slots] are taken: `size` of each shard at a time.
+    """Returns (shards, chunks, size): predictions [batch, slots] are computed `size` of each shard at a time.
 
-    A shard is what a device holds of the rows, so no row moves. Of one size all, as near to `chunk` as fills them.
+    A shard is the rows that a device holds, so no row moves. All chunks have one size, at most `chunk`.
     """
     mesh = active_mesh()
     shards = num_shards(mesh, BATCH_AXES) if mesh is not None else 1
     shards = shards if batch % shards == 0 else 1
-    of_shard = batch // shards * slots
-    number = -(-of_shard // min(chunk or of_shard, of_shard))
-    return shards, number, -(-of_shard // number)
+    predictions = batch // shards * slots  # of a shard
+    number = -(-predictions // min(chunk or predictions, predictions))
+    return shards, number, -(-predictions // number)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
 def chunked_cross_entropy(features, embedding, bias, labels, weights, chunk):
-    """Sums of weights x cross-entropy and of weights x (the prediction is right); float32 scalars.
+    """Sums weights x cross-entropy and weights x (the prediction is right); float32 scalars.
 
-    At most `chunk` predictions' logits exist on a device at any time, forward and backward: the gradient by the logits
-    is known as soon as they are, up to the factor that the sum's own gradient is, so both passes are one.
+    At most `chunk` predictions' logits exist on a device at any time, forward and backward: the gradient with respect
+    to the logits is known as soon as they are, up to the factor of the sum's own gradient, so one pass does both.
 
     Args:
-      features: [batch, slots, hidden] in the compute dtype, what the decoder reads.
+      features: the decoder's input, [batch, slots, hidden] in the compute dtype.
       embedding: float32 [vocabulary, hidden]; logits are features @ embedding.T + bias.
       bias: float32 [vocabulary].
       labels, weights: int32 and float32 [batch, slots].
-      chunk: predictions of a device, at least 1.
+      chunk: number of predictions of a device, at least 1.
     """
     body = functools.partial(_losses_of_chunk, *_decoder(features, embedding, bias))
     _, (losses, right) = jax.lax.scan(
@@ -85,7 +90,7 @@ def _chunked_forward(features, embedding, bias, labels, weights, chunk):
         totals = jax.tree.map(jnp.add, totals, (by_table, by_bias))
         return _apart(*totals), (losses, right, by_x)
 
-    # Each shard sums its own part in float32; the parts meet once, behind the loop.
+    # Each shard sums its own part in float32; the parts are added once, after the loop.
     zeros = jnp.zeros((shards, *embedding.shape[::-1]), jnp.float32), jnp.zeros((shards, *bias.shape), jnp.float32)
     totals, (losses, right, by_x) = jax.lax.scan(body, _apart(*zeros), rows)
     by_features = by_x.swapaxes(0, 1).reshape(shards, -1, features.shape[-1])
@@ -104,12 +109,12 @@ chunked_cross_entropy.defvjp(_chunked_forward, _chunked_backward)
 
 
 def _decoder(features, embedding, bias):
-    # Gathered once, not in every turn of the loop.
+    # Gathered once, not in every iteration.
     return constrain(embedding.astype(features.dtype), "vocabulary"), bias[None, None]
 
 
 def _losses_of_chunk(table, bias, x, labels, weights):
-    """Weighted losses and right predictions [shards, chunk], and the gradient of their sum by the logits."""
+    """Returns weighted losses and right predictions [shards, chunk], and the gradient of their sum by the logits."""
     logits = jnp.einsum("sch,vh->scv", x, table, preferred_element_type=jnp.float32)
     logits = constrain(logits + bias, "logits")
     is_label = _is_label(labels, logits)
@@ -121,7 +126,7 @@ def _losses_of_chunk(table, bias, x, labels, weights):
 
 
 def _chunks(chunk, *arrays):
-    """Arrays [batch, slots, ...] as [chunks, shards, size, ...], the last chunk filled with zeros."""
+    """Cuts arrays [batch, slots, ...] into [chunks, shards, size, ...]; the last chunk is filled with zeros."""
     batch, slots = arrays[0].shape[:2]
     shards, number, size = chunks_of(batch, slots, chunk)
     missing = number * size - batch // shards * slots
@@ -139,7 +144,7 @@ def _apart(by_table, by_bias):
 
 
 def _laid_out(tree, *layout):
-    """Arrays whose shards lie where their rows do."""
+    """Places the shards of each array on the devices that hold their rows."""
     shards = jax.tree.leaves(tree)[0].shape[layout.index(BATCH_AXES)]
     return tree if shards == 1 else jax.lax.with_sharding_constraint(tree, P(*layout))
 

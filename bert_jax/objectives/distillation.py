@@ -1,4 +1,4 @@
-"""Distillation: a model learns what a teacher makes of the same masked rows (Sanh et al. 2019, DistilBERT)."""
+"""Distillation: a student learns a teacher's outputs on the same masked rows (Sanh et al. 2019, DistilBERT)."""
 
 from collections.abc import Mapping
 
@@ -10,42 +10,44 @@ from bert_jax.objectives.language_modeling import LanguageModeling, activation_s
 
 
 class Distillation(LanguageModeling):
-    """Three weighted means (sections 2 and 3), beside those of pairs.
+    """Adds up to three weighted mean losses (sections 2 and 3), beside those of sentence pairs.
 
-    "soft" is the divergence of the model's distribution from the teacher's, KL(teacher || model), both at a
-    temperature, times its square; "mlm" the loss on masked tokens; "cosine" one less the cosine of the angle between
-    the last hidden states of both, over the tokens that are no padding. Of weight 0 the two that read the teacher are
-    left out.
+    "soft" is KL(teacher || student) of the token distributions, both at a temperature, times the temperature squared;
+    "mlm" is the loss on masked tokens; "cosine" is one minus the cosine between the last hidden states of student and
+    teacher, over the tokens that are not padding. "soft" and "cosine" are left out where their weight is 0.
 
     Args:
       model: the student.
       settings: config.objective.
-      distillation: config.distillation. Its `positions` are those whose distributions are compared: "masked", or "all"
-        that are no padding, as the published script does unless told otherwise (transformers,
+      distillation: config.distillation. Its `positions` chooses whose distributions are compared: "masked", or "all"
+        that are not padding, as the published script does by default (transformers,
         research_projects/distillation/distiller.py, restrict_ce_to_mask).
       teacher: a model with a language-model head and the same vocabulary, perhaps with more rows. Its parameters are
         given to `sums`; it runs without dropout.
     """
 
     def __init__(self, model: Model, settings: Mapping, distillation: Mapping, teacher: Model | None):
-        pairs = {name: settings[name] for name in ("next_sentence", "sentence_order")}
-        self._settings = {"name": "mlm"} | pairs
-        super().__init__(model, self._settings)
+        super().__init__(model, settings)
+        self._settings = settings
         self._teacher = teacher
         self._temperature = distillation["temperature"]
         self._all = distillation["positions"] == "all"
         extra = {task: distillation[f"{task}_weight"] for task in ("soft", "cosine")}
         self.weights |= {"mlm": distillation["mlm_weight"]} | {task: weight for task, weight in extra.items() if weight}
 
+    @classmethod
+    def from_config(cls, config, model, teacher=None):
+        return cls(model, config.objective, config.distillation, teacher)
+
     @property
     def evaluated(self):
-        """The student's own figures, which need no teacher."""
+        """The student's own language modeling, which needs no teacher."""
         return LanguageModeling(self.model, self._settings)
 
     def counts(self, batch):
         weights = {"soft": self._compared(batch), "cosine": _present(batch)}
-        found = {f"{task}_count": weights[task].sum() for task in weights if task in self.weights}
-        return super().counts(batch) | found
+        own = {f"{task}_count": weights[task].sum() for task in weights if task in self.weights}
+        return super().counts(batch) | own
 
     def sums(self, params, batch, dropout_key=None, *, step_key=None, teacher=None, activations=False):
         del step_key
@@ -54,39 +56,41 @@ class Distillation(LanguageModeling):
         taught = self._teacher.apply(teacher, rows)
         logits = outputs["mlm_logits"]
         guesses = jnp.take_along_axis(logits, batch["masked_positions"][:, :, None], axis=1) if self._all else logits
-        found = cross_entropy("mlm", guesses, *self._targets(batch)) | self._pair_sums(outputs, batch)
+        sums = cross_entropy("mlm", guesses, *self._targets(batch)) | self._pair_sums(outputs, batch)
         if "soft" in self.weights:
             soft = divergence(taught["mlm_logits"][..., : logits.shape[-1]], logits, self._temperature)
-            found["soft_loss"] = (soft * self._compared(batch)).sum()
+            sums["soft_loss"] = (soft * self._compared(batch)).sum()
         if "cosine" in self.weights:
-            found["cosine_loss"] = ((1.0 - cosine(outputs["hidden"], taught["hidden"])) * _present(batch)).sum()
+            sums["cosine_loss"] = ((1.0 - cosine(outputs["hidden"], taught["hidden"])) * _present(batch)).sum()
         if activations:
-            found["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
-        return found
+            sums["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
+        return sums
 
     def flops(self, batch):
         slots = {name: array for name, array in batch.items() if not (self._all and name.startswith("masked_"))}
-        of_teacher = flops.pretraining_flops(self._teacher.spec, slots) / 3  # one pass of a step's three
-        return flops.pretraining_flops(self.model.spec, slots) + of_teacher
+        teacher_flops = flops.pretraining_flops(self._teacher.spec, slots) / 3  # a forward pass, one of a step's three
+        return flops.pretraining_flops(self.model.spec, slots) + teacher_flops
 
     def _compared(self, batch):
         return _present(batch) if self._all else batch["masked_weights"]
 
 
 def divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> jax.Array:
-    """KL(teacher || student) in nats at a temperature, times its square, so that its gradient keeps its size.
+    """Returns KL(teacher || student) in nats at a temperature, times its square; float32 [...].
+
+    The square keeps the size of the gradient independent of the temperature.
 
     Args:
-      teacher, student: logits float32 [..., classes].
-      temperature: both are divided by it.
+      teacher, student: logits, float32 [..., classes].
+      temperature: what both are divided by.
     """
-    wanted = jax.nn.log_softmax(teacher / temperature)
-    found = jax.nn.log_softmax(student / temperature)
-    return (jnp.exp(wanted) * (wanted - found)).sum(-1) * temperature**2
+    teacher_log = jax.nn.log_softmax(teacher / temperature)
+    student_log = jax.nn.log_softmax(student / temperature)
+    return (jnp.exp(teacher_log) * (teacher_log - student_log)).sum(-1) * temperature**2
 
 
 def cosine(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Cosines of the angles between vectors [..., size], float32 [...]; 0 where one is zero."""
+    """Returns cosines of the angles between vectors [..., size]; float32 [...], 0 where a vector is zero."""
     one, other = one.astype(jnp.float32), other.astype(jnp.float32)
     squares = (jnp.square(one).sum(-1) + 1e-12) * (jnp.square(other).sum(-1) + 1e-12)
     return (one * other).sum(-1) * jax.lax.rsqrt(squares)

@@ -1,17 +1,21 @@
-"""What BERT learns: masked tokens or each next one, and a label of each pair of segments.
+"""BERT's objectives: masked or next tokens, and a label for each pair of segments.
 
-The other objectives are made of this one: see objective.make.
+The other objectives extend this one; `bert_jax.objectives.make` builds the one that a config names.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bert_jax import model as model_lib
+from bert_jax.config.objective import OBJECTIVES, heads
+from bert_jax.errors import UserError
 from bert_jax.model import Model, Spec, flops
 from bert_jax.objectives.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
 
-# Tasks of a pair: what says that a model is asked, where its label stands in a batch, and the head's output.
+# Tasks on sentence pairs: the setting that adds one, its label in the batch, and the model's logits for it.
 _PAIR_TASKS = {
     "nsp": ("next_sentence", "next_sentence_label", "next_sentence_logits"),
     "sop": ("sentence_order", "sentence_order_label", "sentence_order_logits"),
@@ -25,30 +29,65 @@ class LanguageModeling:
     2020, ALBERT, section 3.1), with equal weight; rows labelled -1 are not counted.
 
     Attributes:
-      model: what is trained, and opened from the workdir afterwards.
-      weights: of each task's mean loss, in order; the tasks are "mlm", perhaps "nsp" or "sop".
-      evaluated: the objective that held-out figures are of.
+      facts: what config.objective.OBJECTIVES states about this objective.
+      model: the model that is trained and that is opened from the workdir afterwards.
+      weights: weight of each task's mean loss in the loss, in order; the tasks are "mlm" and perhaps "nsp" or "sop".
+      evaluated: the objective that computes held-out metrics.
 
     Args:
       model: the model.
-      settings: config.objective, or a mapping with its `name` and what of the rest is not False.
-      logits_chunk: predictions whose vocabulary logits a device holds at once; 0 for all.
+      settings: config.objective, or a mapping with its `name` and those of its other keys that are not False.
+      logits_chunk: number of predictions whose vocabulary logits a device holds at once; 0 for all.
     """
 
     def __init__(self, model: Model, settings: Mapping, logits_chunk: int = 0):
+        self.facts = OBJECTIVES[settings["name"]]
         self.model = model
-        self._causal = settings["name"] == "ltr"
         self._chunk = logits_chunk
         self._pairs = {task: names[1:] for task, names in _PAIR_TASKS.items() if settings.get(names[0])}
         self.weights = {"mlm": 1.0} | dict.fromkeys(self._pairs, 1.0)
 
+    @classmethod
+    def from_config(cls, config, model: Model, teacher: Model | None = None) -> "LanguageModeling":
+        """Builds the objective of a config; arguments as of `bert_jax.objectives.make`."""
+        del teacher
+        return cls(model, config.objective, config.train.logits_chunk)
+
+    @classmethod
+    def trained_part(
+        cls, config, vocab_size: int, params: Mapping, part: str = "discriminator"
+    ) -> tuple[dict[str, Any], Model, dict]:
+        """Returns one of the models that a run with this objective has trained.
+
+        Args:
+          config: the run's config; reads model and what `make` reads.
+          vocab_size: number of entries of the run's vocabulary.
+          params: the run's parameters, as its checkpoints hold them.
+          part: "discriminator", the model itself, or "generator".
+
+        Returns:
+          (values of config.model, the model, its parameters).
+
+        Raises:
+          UserError: the objective trains no such part.
+        """
+        if part == "generator":
+            generators = ", ".join(name for name, facts in OBJECTIVES.items() if facts.generator)
+            raise UserError(
+                f"config.objective.name={config.objective['name']} trains no generator; expected {generators}"
+            )
+        model_settings = config.model.to_dict()
+        model = model_lib.build(model_settings, vocab_size, **heads(config.objective))
+        return model_settings, model, dict(params)
+
     @property
     def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks whose weighted losses add up to the loss."""
         return tuple(self.weights)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        """Of the models that are trained."""
+        """Specs of the models that are trained, the main one first."""
         return (self.model.spec,)
 
     @property
@@ -56,29 +95,29 @@ class LanguageModeling:
         return self
 
     def init(self, key: jax.Array) -> dict:
-        """Fresh parameters of all that is trained, layer by layer."""
+        """Draws the parameters of every model that is trained, with a subtree for each layer."""
         return self.model.init(key)
 
     def started(self, params: dict, key: jax.Array, generator: dict | None = None) -> dict:
-        """Parameters of all that is trained, the model's being given.
+        """Returns the parameters of every model that is trained, starting from given ones of the main model.
 
         Args:
-          params: the model's.
-          key: of what is fresh.
-          generator: a generator's, where there is one.
+          params: the main model's parameters.
+          key: PRNG key of what is drawn anew.
+          generator: a generator's parameters; None to draw them, where the objective has one.
         """
         del key, generator
         return params
 
     def counts(self, batch: Mapping) -> dict[str, jax.Array]:
-        """How many predictions a batch holds, TASK_count, float32.
+        """Counts the predictions of each task in a batch; TASK_count, float32 scalars.
 
         They depend on no parameter, so they are known for the whole batch before its first microbatch.
         """
-        found = {"mlm_count": self._targets(batch)[1].sum()}
+        counts = {"mlm_count": self._targets(batch)[1].sum()}
         for task, (label, _) in self._pairs.items():
-            found[f"{task}_count"] = (batch[label] >= 0).sum().astype(jnp.float32)
-        return found
+            counts[f"{task}_count"] = (batch[label] >= 0).sum().astype(jnp.float32)
+        return counts
 
     def sums(
         self,
@@ -90,19 +129,20 @@ class LanguageModeling:
         teacher: dict | None = None,
         activations: bool = False,
     ) -> dict[str, jax.Array]:
-        """Losses in nats and correct predictions, summed over a batch; float32 scalars.
+        """Sums losses in nats and correct predictions over a batch; float32 scalars.
 
         Args:
-          params: of all that is trained.
-          batch: as the loader makes it; left to right, without masked_* arrays.
-          dropout_key: turns dropout on.
-          step_key: of what else is drawn at random, the same for all parts of a step's batch; None: always the same.
-          teacher: its parameters, where there is one.
-          activations: whether the squares of the hidden states are summed too.
+          params: parameters of every model that is trained.
+          batch: arrays as the loader makes them; without masked_* arrays where the objective is not masked.
+          dropout_key: PRNG key of dropout; None turns dropout off.
+          step_key: PRNG key of other random draws, the same for all microbatches of a step; None draws the same
+            numbers every time.
+          teacher: the teacher's parameters, where the objective has one.
+          activations: whether to sum the squares of the hidden states too.
 
         Returns:
-          TASK_loss and, of tasks with right answers, TASK_correct; where asked for, activation_squares [1 + layers],
-          the embeddings' first, over the tokens that are no padding.
+          TASK_loss and, for tasks with right answers, TASK_correct; with `activations` also activation_squares
+          [1 + layers], the embeddings' first, over the tokens that are not padding.
         """
         del step_key, teacher
         labels, weights = self._targets(batch)
@@ -114,16 +154,16 @@ class LanguageModeling:
             loss, correct = chunked_cross_entropy(
                 outputs["mlm_features"], *self.model.decoder(params), labels, weights, self._chunk
             )
-            found = {"mlm_loss": loss, "mlm_correct": correct}
+            sums = {"mlm_loss": loss, "mlm_correct": correct}
         else:
-            found = cross_entropy("mlm", outputs["mlm_logits"], labels, weights)
-        found |= self._pair_sums(outputs, batch)
+            sums = cross_entropy("mlm", outputs["mlm_logits"], labels, weights)
+        sums |= self._pair_sums(outputs, batch)
         if activations:
-            found["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
-        return found
+            sums["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
+        return sums
 
     def mean_loss(self, sums: Mapping, counts: Mapping) -> jax.Array:
-        """The loss that is minimised: each task's mean, times its weight."""
+        """Returns the loss that is minimised: the weighted sum of the tasks' means; float32 scalar."""
 
         def weighted(task, weight):
             mean = sums[f"{task}_loss"] / jnp.maximum(counts[f"{task}_count"], 1.0)
@@ -132,30 +172,30 @@ class LanguageModeling:
         return sum(weighted(task, weight) for task, weight in self.weights.items())
 
     def metrics(self, sums: Mapping, counts: Mapping) -> dict[str, jax.Array]:
-        """TASK_loss and, where there are right answers, TASK_accuracy, means over a batch."""
-        found = {}
+        """Returns TASK_loss and, for tasks with right answers, TASK_accuracy: means over a batch, float32 scalars."""
+        metrics = {}
         for task in self.tasks:
             count = jnp.maximum(counts[f"{task}_count"], 1.0)
-            found[f"{task}_loss"] = sums[f"{task}_loss"] / count
+            metrics[f"{task}_loss"] = sums[f"{task}_loss"] / count
             if f"{task}_correct" in sums:
-                found[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
-        return found
+                metrics[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
+        return metrics
 
     def flops(self, batch: Mapping) -> float:
-        """FLOPs of the matrix products of a training step; the batch's arrays may be shapes alone."""
+        """Returns the FLOPs of a training step's matrix products; the batch's arrays may be shapes alone."""
         return sum(flops.pretraining_flops(spec, batch) for spec in self.specs)
 
     def _pair_sums(self, outputs, batch):
-        found = {}
+        sums = {}
         for task, (name, logits) in self._pairs.items():
             label = batch[name]
             weights = (label >= 0).astype(jnp.float32)
-            found |= cross_entropy(task, outputs[logits], jnp.maximum(label, 0), weights)
-        return found
+            sums |= cross_entropy(task, outputs[logits], jnp.maximum(label, 0), weights)
+        return sums
 
     def _targets(self, batch):
-        """Labels and float32 weights of the positions that the model gives logits for."""
-        if not self._causal:
+        """Labels int32 and weights float32 of the positions that the model gives logits for, [batch, positions]."""
+        if self.facts.masked:
             return batch["masked_labels"], batch["masked_weights"]
         # Position t predicts token t + 1 where its sequence has one; a sequence's last position predicts nothing.
         labels = jnp.roll(batch["input_ids"], -1, axis=1)
@@ -167,14 +207,21 @@ class LanguageModeling:
 
 
 def cross_entropy(task: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
-    """TASK_loss and TASK_correct of logits float32 [..., classes] and labels [...], summed with weights [...]."""
+    """Sums weighted losses and correct predictions; TASK_loss and TASK_correct, float32 scalars.
+
+    Args:
+      task: the prefix of both names.
+      logits: float32 [..., classes].
+      labels: int32 [...].
+      weights: float32 [...].
+    """
     losses, behind = token_cross_entropy(logits, labels)
     correct = (behind == 0).astype(jnp.float32)
     return {f"{task}_loss": (losses * weights).sum(), f"{task}_correct": (correct * weights).sum()}
 
 
 def activation_squares(states: jax.Array, batch: Mapping) -> jax.Array:
-    """Sums of squares of hidden states [layers, batch, sequence, hidden] over what is no padding; float32 [layers]."""
+    """Sums the squares of hidden states [layers, batch, sequence, hidden] over real tokens; float32 [layers]."""
     present = (batch["attention_mask"] != 0)[None, :, :, None]
     squares = jnp.square(states.astype(jnp.float32))
     return jnp.where(present, squares, 0.0).sum((1, 2, 3))

@@ -1,13 +1,13 @@
-"""Replaced-token detection: a small model fills in masked tokens, and the model tells which tokens it put there.
+"""Replaced-token detection: a small generator fills in masked tokens, and the model tells which it replaced.
 
-Clark et al. 2020 (ELECTRA), section 3. The parameters of a run are those of the model, the discriminator, and under
-"generator" what the generator has of its own. What both read is there once:
+Clark et al. 2020 (ELECTRA), section 3. The parameters of a run are those of the model, which is the discriminator, and
+under "generator" those that the generator does not share with it. Shared parameters are stored once:
 
     tied                    the generator reads the model's embeddings: tables and norm, not the projection (section
                             3.2)
-    gradient_disentangled   the generator has embeddings of its own, and the model's word table is theirs, which its
-                            loss does not change, plus a difference that is zero at first (He et al. 2021, DeBERTaV3,
-                            section 3.2)
+    gradient_disentangled   the generator has embeddings of its own; the model's word table is the generator's, which
+                            the model's loss does not change, plus a difference that starts at zero (He et al. 2021,
+                            DeBERTaV3, section 3.2)
     none                    nothing is shared
 """
 
@@ -23,71 +23,87 @@ from bert_jax.model import Model
 from bert_jax.model.dropout import hash_bits
 from bert_jax.objectives.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
-_OF_GENERATOR = "generator"
-_SAMPLES = 0x73616D70  # folded into a step's key: no number of a microbatch
-_FIXED_SEED = (0x243F6A88, 0x85A308D3)  # of samples where no step is known, as in evaluation
+_GENERATOR = "generator"
+_SAMPLES = 0x73616D70  # folded into a step's key; no microbatch has this number
+_FIXED_SEED = (0x243F6A88, 0x85A308D3)  # seeds the samples where no step is known, as in evaluation
 
 
 class ReplacedTokens(LanguageModeling):
-    """The generator's mean loss on masked tokens, plus the weighted mean loss of telling every token's origin.
+    """Adds the generator's mean loss on masked tokens and the discriminator's weighted mean loss on all tokens.
 
-    The tasks are "mlm", the generator's, and "rtd": every token that is no padding, special ones too, as in the
-    published code (google-research/electra, run_pretraining.py). A masked token that the generator guessed right counts
-    as original. Samples are a function of the step's key, of the row's masked tokens and of the position alone, so that
-    neither shards nor microbatches change them.
+    The tasks are "mlm", the generator's, and "rtd", the discriminator's: whether each token that is not padding,
+    special ones too, is the original one, as in the published code (google-research/electra, run_pretraining.py). A
+    masked token that the generator guessed right counts as original. Samples are a function of the step's key, of the
+    row's masked tokens and of the position alone, so that neither shards nor microbatches change them.
 
     Args:
       model: the discriminator.
       generator: a model with a language-model head.
       sharing: config.objective.embedding_sharing.
-      weight: of the discriminator's loss.
+      weight: weight of the discriminator's loss.
     """
 
     def __init__(self, model: Model, generator: Model, sharing: str, weight: float):
-        super().__init__(model, {"name": "mlm"})
+        super().__init__(model, {"name": "rtd"})
         self.generator = generator
         self.sharing = sharing
         self.weights = {"mlm": 1.0, "rtd": weight}
+
+    @classmethod
+    def from_config(cls, config, model, teacher=None):
+        del teacher
+        settings = config.objective
+        generator = generator_model(config, model.spec.vocab_size, model.spec.platform)
+        return cls(model, generator, settings.embedding_sharing, settings.discriminator_weight)
+
+    @classmethod
+    def trained_part(cls, config, vocab_size, params, part="discriminator"):
+        sharing = config.objective.embedding_sharing
+        if part == "generator":
+            model = generator_model(config, vocab_size)
+            return {key: getattr(model.spec, key) for key in config.model}, model, generator(params, sharing)
+        model_settings, model, _ = super().trained_part(config, vocab_size, params, part)
+        return model_settings, model, discriminator(params, sharing)
 
     @property
     def specs(self):
         return self.model.spec, self.generator.spec
 
     def init(self, key):
-        of_model, of_generator = jax.random.split(key)
-        params = self.model.init(of_model)
+        model_key, generator_key = jax.random.split(key)
+        params = self.model.init(model_key)
         if self.sharing == "gradient_disentangled":
             params = _with_word(params, jnp.zeros_like(_word(params)))
-        return params | {_OF_GENERATOR: self._own(self.generator.init(of_generator))}
+        return params | {_GENERATOR: self._own(self.generator.init(generator_key))}
 
     def started(self, params, key, generator=None):
-        own = self.init(key)[_OF_GENERATOR] if generator is None else self._own(generator)
+        own = self.init(key)[_GENERATOR] if generator is None else self._own(generator)
         if self.sharing == "gradient_disentangled":
             params = _with_word(params, _word(params) - _word(own))
-        return params | {_OF_GENERATOR: own}
+        return params | {_GENERATOR: own}
 
     def counts(self, batch):
-        return super().counts(batch) | {"rtd_count": _told_apart(batch).sum()}
+        return super().counts(batch) | {"rtd_count": _classified(batch).sum()}
 
     def sums(self, params, batch, dropout_key=None, *, step_key=None, teacher=None, activations=False):
         del teacher
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
         guesses = self.generator.apply(generator(params, self.sharing), batch, dropout_key=keys[0])["mlm_logits"]
-        found = cross_entropy("mlm", guesses, batch["masked_labels"], batch["masked_weights"])
+        sums = cross_entropy("mlm", guesses, batch["masked_labels"], batch["masked_weights"])
         inputs, replaced = filled_in(batch, samples(guesses, batch, _seed(step_key)))
         outputs = self.model.apply(
             discriminator(params, self.sharing), inputs, dropout_key=keys[1], hidden_states=activations
         )
         logits = outputs["replaced_logits"]
-        weights = _told_apart(batch)
-        found["rtd_loss"] = (jax.nn.softplus(jnp.where(replaced, -logits, logits)) * weights).sum()
-        found["rtd_correct"] = (((logits > 0) == replaced).astype(jnp.float32) * weights).sum()
+        weights = _classified(batch)
+        sums["rtd_loss"] = (jax.nn.softplus(jnp.where(replaced, -logits, logits)) * weights).sum()
+        sums["rtd_correct"] = (((logits > 0) == replaced).astype(jnp.float32) * weights).sum()
         if activations:
-            found["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
-        return found
+            sums["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
+        return sums
 
     def _own(self, params):
-        """What a generator's parameters hold that the model's do not."""
+        """Returns the parameters of a generator that are not shared with the model."""
         if self.sharing != "tied":
             return params
         embeddings = params["encoder"]["embeddings"]
@@ -95,12 +111,12 @@ class ReplacedTokens(LanguageModeling):
 
 
 def generator_model(config, vocab_size: int, platform: str | None = None) -> Model:
-    """The generator of a config: config.model with the sizes of config.generator.
+    """Builds the generator of a config: config.model with the sizes of config.generator.
 
     Args:
-      config: reads model, generator, objective.embedding_sharing.
-      vocab_size: the corpus's.
-      platform: as of model.build.
+      config: a pre-training config; reads model, generator and objective.embedding_sharing.
+      vocab_size: number of entries of the corpus's vocabulary.
+      platform: the platform to choose kernels for; see model.build.
 
     Raises:
       UserError: the sizes do not go with the switches of config.model.
@@ -114,26 +130,26 @@ def generator_model(config, vocab_size: int, platform: str | None = None) -> Mod
     try:
         return model_lib.build(fields | sizes | {"pooler": False}, vocab_size, next_sentence=False, platform=platform)
     except UserError as error:
-        found = ", ".join(f"{key}={sizes[key]}" for key in GENERATOR_SIZES)
-        raise UserError(f"config.generator: a generator with {found} cannot be made: {error}") from error
+        wanted = ", ".join(f"{key}={sizes[key]}" for key in GENERATOR_SIZES)
+        raise UserError(f"config.generator: a generator with {wanted} cannot be made: {error}") from error
 
 
 def discriminator(params: Mapping, sharing: str) -> dict:
-    """The discriminator's parameters as a model of its own has them, of those of a run (runs.checkpoints.load_params).
+    """Returns the discriminator's parameters in a model's own layout.
 
     Args:
-      params: of the run.
+      params: the run's parameters, as its checkpoints hold them.
       sharing: config.objective.embedding_sharing.
     """
-    own = {name: part for name, part in params.items() if name != _OF_GENERATOR}
+    own = {name: part for name, part in params.items() if name != _GENERATOR}
     if sharing != "gradient_disentangled":
         return own
-    return _with_word(own, jax.lax.stop_gradient(_word(params[_OF_GENERATOR])) + _word(own))
+    return _with_word(own, jax.lax.stop_gradient(_word(params[_GENERATOR])) + _word(own))
 
 
 def generator(params: Mapping, sharing: str) -> dict:
-    """The generator's parameters as a model of its own has them; arguments as of `discriminator`."""
-    own = params[_OF_GENERATOR]
+    """Returns the generator's parameters in a model's own layout; arguments as of `discriminator`."""
+    own = params[_GENERATOR]
     if sharing != "tied":
         return own
     shared = {name: part for name, part in params["encoder"]["embeddings"].items() if name != "projection"}
@@ -141,51 +157,54 @@ def generator(params: Mapping, sharing: str) -> dict:
 
 
 def samples(logits: jax.Array, batch: Mapping, seed: jax.Array) -> jax.Array:
-    """A token for each slot, drawn from the softmax of its logits; int32 [batch, slots].
+    """Draws a token for each slot from the softmax of its logits; int32 [batch, slots].
 
-    The largest of logits plus Gumbel noise, which is a hash of the seed, of the row's masked tokens, of the slot's
-    position and of the token: no gradient passes.
+    It is the argmax of logits plus Gumbel noise. The noise is a hash of the seed, of the row's masked tokens, of the
+    slot's position and of the token. No gradient passes.
 
     Args:
       logits: float32 [batch, slots, vocabulary].
-      batch: input_ids, attention_mask [batch, sequence], masked_positions [batch, slots].
+      batch: input_ids and attention_mask int32 [batch, sequence], masked_positions int32 [batch, slots].
       seed: uint32 [2].
     """
     place = batch["masked_positions"].astype(jnp.uint32) * jnp.uint32(0x9E3779B1)
-    of_slot = [hash_bits(place + row[:, None], seed[i]) for i, row in enumerate(_row_hash(batch))]
+    slots = [hash_bits(place + row[:, None], seed[i]) for i, row in enumerate(_row_hash(batch))]
     token = jax.lax.broadcasted_iota(jnp.uint32, logits.shape, 2) * jnp.uint32(0x27D4EB2F)
-    bits = hash_bits(token + of_slot[0][:, :, None], of_slot[1][:, :, None])
-    # Half a step off both ends; the small numbers, which make the large noise, are told apart to the last bit.
+    bits = hash_bits(token + slots[0][:, :, None], slots[1][:, :, None])
+    # Half a step off both ends; small numbers, which give large noise, keep their last bit.
     uniform = bits.astype(jnp.float32) * 2.0**-32 + 2.0**-33
     noise = -jnp.log(-jnp.log1p(-uniform))
     return jnp.argmax(jax.lax.stop_gradient(logits) + noise, axis=-1).astype(jnp.int32)
 
 
 def filled_in(batch: Mapping, tokens: jax.Array) -> tuple[dict, jax.Array]:
-    """The batch with tokens in its masked slots, and which of its tokens are not the original ones.
+    """Puts tokens into the masked slots of a batch, and marks those that differ from the original ones.
 
     Args:
-      batch: as the loader makes it.
+      batch: arrays as the loader makes them.
       tokens: int32 [batch, slots].
 
     Returns:
-      (the batch without masked_* arrays, bool [batch, sequence]).
+      (the batch without masked_* arrays, which tokens were replaced as bool [batch, sequence]).
     """
     ids = batch["input_ids"]
     place = jax.lax.broadcasted_iota(jnp.int32, (*tokens.shape, ids.shape[1]), 2)
-    here = (batch["masked_positions"][:, :, None] == place) & (batch["masked_weights"] > 0)[:, :, None]
+    is_slot = (batch["masked_positions"][:, :, None] == place) & (batch["masked_weights"] > 0)[:, :, None]
 
     def put(values):  # no scatter: rows lie on different devices
-        found = jnp.where(here, values[:, :, None], -1).max(1)
-        return jnp.where(found < 0, ids, found)
+        slot_values = jnp.where(is_slot, values[:, :, None], -1).max(1)
+        return jnp.where(slot_values < 0, ids, slot_values)
 
     filled, original = put(tokens), put(batch["masked_labels"])
     rest = {name: array for name, array in batch.items() if not name.startswith("masked_")}
     return rest | {"input_ids": filled}, filled != original
 
 
-def _told_apart(batch):
-    """1.0 for each token whose origin is to be told; rows without a masked token fill up a held-out batch."""
+def _classified(batch):
+    """Weights of the tokens that the discriminator classifies, float32 [batch, sequence].
+
+    Rows without a masked token are those that fill up a held-out batch; they weigh 0.
+    """
     rows = (batch["masked_weights"] > 0).any(1)
     return ((batch["attention_mask"] != 0) & rows[:, None]).astype(jnp.float32)
 
@@ -197,7 +216,7 @@ def _seed(step_key):
 
 
 def _row_hash(batch):
-    """Two words of each row's tokens and their places, padding left out; uint32 [batch]."""
+    """Hashes each row's tokens and their places, without padding, into two words; uint32 [batch] each."""
     ids = batch["input_ids"].astype(jnp.uint32)
     place = jax.lax.broadcasted_iota(jnp.uint32, ids.shape, 1)
     present = batch["attention_mask"] != 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax.config import objective
 from bert_jax.errors import UserError
 from bert_jax.planning import apart, compilation
 from bert_jax.planning.chips import Topology
@@ -83,7 +84,7 @@ def changes(
     ]
     keeps = REMAT.index("none" if config.model.remat == "attention" else config.model.remat)  # nearly everything
     remat = [{"model.remat": name} for name in REMAT[keeps + 1 :]] if state_fits else []
-    chunks = config.objective.name in ("mlm", "ltr") and not config.train.logits_chunk and state_fits
+    chunks = objective.facts(config).logits_chunks and not config.train.logits_chunk and state_fits
     logits = [_LOGITS] if chunks else []
     fsdp = list(_fsdp(config, topology))
     finest = [{"train.microbatches": n} for n in _microbatches(config, topology)][-1:]

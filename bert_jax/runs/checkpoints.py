@@ -38,7 +38,7 @@ from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs import workdir as workdir_lib
 
-METRIC = "eval/mlm_loss"  # what a checkpoint is judged by, as it is kept; smaller is better
+METRIC = "eval/mlm_loss"  # the name under which checkpoints store what they are judged by; smaller is better
 _NOT_SAVED = ("bad_step", "active")
 _PARTIAL = ".orbax-checkpoint-tmp"
 _COMMITTED = "commit_success.txt"  # Orbax writes it in gs://, last of all
@@ -56,6 +56,7 @@ class Checkpoints:
       workdir: the run's.
       config: the run's; reads train.keep_*.
       say: called with each line that the user should see.
+      best_metric: the held-out metric that chooses the best checkpoint; smaller is better.
     """
 
     def __init__(
@@ -63,10 +64,12 @@ class Checkpoints:
         workdir: pathlib.Path,
         config: ml_collections.ConfigDict,
         say: Callable[[str], None] = print,
+        best_metric: str = METRIC,
     ):
         self._directory = _directory_of(workdir)
         self._train = config.train
         self._say = say
+        self._best_metric = best_metric
         self._saving = None
         self._manager = None
 
@@ -113,7 +116,7 @@ class Checkpoints:
           record: what else belongs to the step, as JSON; `load_record` gives it back.
         """
         self.finish_save()
-        loss = selection_loss(metrics or {})
+        loss = selection_loss(metrics or {}, self._best_metric)
         items = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
         if record is not None:
             items["record"] = ocp.args.JsonSave(dict(record))
@@ -384,12 +387,9 @@ def _damage_found(path, item):
 _UNREADABLE = object()
 
 
-def selection_loss(metrics: Mapping[str, float]) -> float:
-    """What a checkpoint is judged by: the held-out loss of the model that is kept; NaN where there is none.
-
-    With replaced tokens eval/mlm_loss is the generator's, and the model's is eval/rtd_loss.
-    """
-    return metrics.get("eval/rtd_loss", metrics.get(METRIC, math.nan))
+def selection_loss(metrics: Mapping[str, float], best_metric: str = METRIC) -> float:
+    """Returns the metric that a checkpoint is judged by; NaN where it was not evaluated."""
+    return metrics.get(best_metric, math.nan)
 
 
 def _loss(path):

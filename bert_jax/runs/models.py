@@ -4,16 +4,15 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from bert_jax import _moved
+from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
-from bert_jax import objectives as objective
+from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data.vocabularies import loading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.objectives import replaced_tokens
 from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
@@ -47,19 +46,15 @@ def open_model(
         return _finetuned(workdir, None if step == "best" else step, seed)
     params, config, _ = checkpoints.load_params(name, step)
     tokenizer = load_tokenizer(workdir)
-    settings = config.model.to_dict() | {"vocab_size": tokenizer.vocab_size} | _HERE
-    sharing = config.objective.embedding_sharing
-    if config.objective.name == "rtd" and part in ("generator", "language_model"):
-        config.model.update(settings)
-        model = replaced_tokens.generator_model(config, tokenizer.vocab_size)
-        settings = {key: getattr(model.spec, key) for key in settings}
-        params = replaced_tokens.generator(params, sharing)
-    elif part == "generator":
-        raise UserError(f"{name}: config.objective.name={config.objective.name} trains no generator; expected rtd")
-    else:
-        model = model_lib.build(settings, tokenizer.vocab_size, **objective.heads(config.objective))
-        if config.objective.name == "rtd":
-            params = replaced_tokens.discriminator(params, sharing)
+    config.model.update({"vocab_size": tokenizer.vocab_size} | _HERE)
+    if part == "language_model":
+        part = objective_facts(config).language_model
+    try:
+        settings, model, params = objectives.implementation(config.objective.name).trained_part(
+            config, tokenizer.vocab_size, params, part
+        )
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
     return Pretrained(str(name), formats.choose_family(model.spec), settings, model, params, tokenizer)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax import sharding
+from bert_jax.config.objective import predicting
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
@@ -205,7 +206,7 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.model.update({key: model.config[key] for key in config.model})
     config.model.vocab_size = 0  # the model may have rows for more tokens than the corpus
     config.seed = seed
-    config.objective.name = "ltr" if spec.attention == "causal" else "mlm"
+    config.objective.name = predicting(spec.attention)
     config.data.update(RECIPE | {"sequence_length": min(RECIPE["sequence_length"], spec.max_positions)} | data)
     config.data.corpus = corpus
     config.train.eval_batches = batches or config_lib.MOST

@@ -8,12 +8,12 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
+from bert_jax.config.objective import facts
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
 from bert_jax.objectives import Objective
-from bert_jax.objectives.replaced_tokens import ReplacedTokens
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.models import open_model
@@ -118,11 +118,12 @@ def params(
             f"shape; expected a model of the same architecture{', sizes apart' if config.init_grow else ''}"
         )
     notes = [f"fresh: {', '.join(fresh)}"] * bool(fresh) + [f"left out: {', '.join(left)}"] * bool(left) + notes
-    of_generator = _generator(config, tokenizer, objective, key) if isinstance(objective, ReplacedTokens) else None
-    if isinstance(objective, ReplacedTokens):
-        notes.append("its generator too" if of_generator else "a fresh generator")
+    generator = None
+    if objective and objective.facts.generator:
+        generator = _generator(config, tokenizer, objective, key)
+        notes.append("its generator too" if generator else "a fresh generator")
     say(f"starts from {found.name}" + "".join(f"; {note}" for note in notes))
-    return objective.started(taken, key, of_generator) if objective else taken
+    return objective.started(taken, key, generator) if objective else taken
 
 
 def _transplanted(config, found, params, model):
@@ -156,8 +157,8 @@ def _generator(config, tokenizer, objective, key):
     """The parameters of the generator of init_from, where that is a run with one of the same sizes."""
     if not workdir_lib.holds_run(config.init_from):
         return None
-    objective_there = workdir_lib.read(workdir_lib.to_path(config.init_from))[1].get("objective", {})
-    if objective_there.get("name") != "rtd":
+    source_config = workdir_lib.read(workdir_lib.to_path(config.init_from))[1]
+    if "objective" not in source_config or not facts(source_config).generator:  # fine-tuning has no objective
         return None
     found = open_model(config.init_from, part="generator")
     taken, fresh, left = transfer(_grown(found, tokenizer)[0], objective.generator, key)

@@ -13,6 +13,7 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
+from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data import loader
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
@@ -71,7 +72,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
             old_corpora(config, corpora[0].tokenizer)
         model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
         template = step_lib.saved(step_lib.abstract_state(config, model, mesh, num_steps), mesh)
-        checkpoints = checkpoint.Checkpoints(workdir, config, say)
+        checkpoints = checkpoint.Checkpoints(workdir, config, say, objective_facts(config).best_metric)
         start = None
         if source:
             objective = objective_lib.make(config, model)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from bert_jax.config.objective import facts
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -42,7 +43,7 @@ def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | No
     Raises:
       UserError: no such model, or its vocabulary, its sizes or its heads do not go with the run.
     """
-    if config.objective.name != "distillation":
+    if not facts(config).teacher:
         return None
     name = config.distillation.teacher
     where = f"config.distillation.teacher={name}"

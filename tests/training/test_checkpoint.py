@@ -63,8 +63,8 @@ def test_what_is_kept(tmp_path):
     assert kept == [20, 40, 80, 90, 100]  # the best; every 40th; the newest two
 
 
-def test_a_model_that_tells_replaced_tokens_is_judged_by_that():
-    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}) == 0.3
+def test_a_checkpoint_is_judged_by_the_metric_of_its_objective():
+    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}, "eval/rtd_loss") == 0.3
     assert checkpoint.selection_loss({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoint.selection_loss({}))
 
 

@@ -17,9 +17,9 @@ from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.training import loop
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
+from tests.objectives.test_replaced_tokens import make_batch
 from tests.training.conftest import make_config as run_config
 from tests.training.conftest import make_corpus
-from tests.training.test_replaced_tokens import make_batch
 from tests.training.test_step import VOCAB, assert_same
 from tests.training.test_step import make_config as step_config
 
