@@ -1,6 +1,6 @@
 """BERT-family encoders in JAX: pre-train, ablate, fine-tune, use and export them.
 
-The names below are imported on first use, so that bert_jax.model needs jax, flax and numpy alone.
+The names of the public API are imported on first use, so that bert_jax.model needs jax, flax and numpy alone.
 """
 
 import importlib
@@ -18,7 +18,11 @@ _HOMES = {
     "UserError": "bert_jax.errors",
 }
 
-__all__ = [*_HOMES, "data"]
+__all__ = [
+    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "TokenTagger", "UserError", "__version__",
+    "data", "load",
+]  # fmt: skip
+__version__ = "0.1.0"
 
 _moved.install()
 
@@ -29,3 +33,7 @@ def __getattr__(name):
     if name == "data" or name in _moved.MODULES:
         return importlib.import_module(f"bert_jax.{name}")
     raise AttributeError(f"module 'bert_jax' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

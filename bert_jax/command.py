@@ -1,4 +1,4 @@
-"""What all commands share: recipe flags, and one clear line for a user's mistake."""
+"""Shared parts of the commands: recipe flags, and one clear line for a mistake of the user."""
 
 import contextlib
 import glob
@@ -16,28 +16,38 @@ from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
-_default: str | None = None  # the recipe where --config is not given
+_default: str | None = None  # the recipe to use if --config is not given
+_schema = ""  # the schema whose keys --help_keys lists; "" where the command has no such flag
 
 
-def define_config_flag(default: str | None = None) -> None:
-    """Defines --config=FILE|NAME and --config.KEY=VALUE; without a default recipe, --config is required."""
-    global _default  # not the flag's own: overrides would be read before they are checked
-    _default = default
-    config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
+def define_config_flag(default: str | None = None, schema: str = "pretraining") -> None:
+    """Defines --config=FILE|NAME, --config.KEY=VALUE and --help_keys[=PREFIX].
+
+    Args:
+      default: the recipe to use if --config is not given; None: --config is required.
+      schema: whose keys --help_keys lists: "pretraining" or "finetuning".
+    """
+    global _default, _schema  # not the flag's own default: overrides would be read before they are checked
+    _default, _schema = default, schema
+    config_flags.DEFINE_config_file("config", None, "recipe: a file, or a name such as bert_base (bert-jax recipes)")
+    flags.DEFINE_string("help_keys", None, "list the configuration keys, or with =PREFIX those of a group such as data")
     if not default:
         flags.mark_flag_as_required("config")
 
 
 def define_process_flags() -> None:
-    """Defines the flags that `processes` reads."""
-    flags.DEFINE_string("coordinator_address", None, "of a run of several processes: HOST:PORT of the first")
-    flags.DEFINE_integer("num_processes", None, "of a run of several processes: how many")
-    flags.DEFINE_integer("process_id", None, "of a run of several processes: which one this is, from 0")
+    """Defines the flags that `processes` reads, for runs of several processes that no cluster manager starts."""
+    flags.DEFINE_string("coordinator_address", None, "for a run of several processes: HOST:PORT of the first one")
+    flags.DEFINE_integer("num_processes", None, "for a run of several processes: their number")
+    flags.DEFINE_integer("process_id", None, "for a run of several processes: the index of this one, from 0")
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Joins the run's processes, as flags or the environment tell of them; what ends one ends all, and one says why."""
+    """Joins the processes of the run, which the flags or the environment name.
+
+    An exception that ends one process ends all of them, and is reported once.
+    """
     from bert_jax.processes import distributed
 
     values = flags.FLAGS
@@ -47,33 +57,34 @@ def processes() -> Iterator[None]:
     except BaseException as error:
         if not distributed.is_multiprocess():
             raise
-        users = isinstance(error, UserError)
+        is_users = isinstance(error, UserError)
         if distributed.reports_errors():
-            if users:
+            if is_users:
                 _say(f"{distributed.process_label()}{str(error).removeprefix(distributed.process_label())}")
             else:
                 traceback.print_exception(error)
-        distributed.exit_now(2 if users else 1)
+        distributed.exit_now(2 if is_users else 1)
 
 
 def run(main, passes_on: bool = False, positional: str = "") -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
     Args:
-      main: called with the program's name and, with `passes_on`, the options that stand after a lone "--"; with
-        `positional`, the argument that is no option.
-      positional: what the one argument is that the command takes beside its options, such as WORKDIR, or [WORKDIR]
-        where it may be left out; "" for none.
+      main: called with the program's name, then the positional argument if `positional` is given, and the options after
+        a lone "--" if `passes_on` is.
+      passes_on: whether options after a lone "--" are accepted and passed to `main`.
+      positional: name of the command's one positional argument, such as WORKDIR, or [WORKDIR] if it may be left out;
+        "" for none.
     """
-    _look_for_no_missing_tpu()
+    _skip_tpu_search()
     try:
         app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
     except UserError as error:
         _report(error)
 
 
-def _look_for_no_missing_tpu():
-    """Keeps libtpu, which `plan` compiles with, from telling at length that a machine without accelerators has none."""
+def _skip_tpu_search():
+    """Keeps an installed libtpu (`plan` compiles with it) from logging at length that a machine has no TPU."""
     accelerators = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
     if importlib.util.find_spec("libtpu") and not any(glob.glob(device) for device in accelerators):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -84,7 +95,7 @@ def _reporting(main, passes_on, positional):
         try:
             expected = 2 if positional else 1
             if len(argv) < expected and not positional.startswith("["):
-                raise UserError(f"{positional}: missing; expected python -m ... {positional} (see --help)")
+                raise UserError(f"{positional}: missing; expected COMMAND {positional} (see --help)")
             if len(argv) > expected and not (passes_on and argv[1].startswith("--")):
                 raise UserError(f"{argv[expected]}: unexpected argument; options look like --name=value (see --help)")
             return main(argv)
@@ -93,6 +104,9 @@ def _reporting(main, passes_on, positional):
         except KeyboardInterrupt:
             _say("interrupted")
             sys.exit(130)
+        except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
 
     return wrapped
 
@@ -109,10 +123,12 @@ def _say(error):
 
 def _parse(argv):
     try:
-        sys.argv = _resolved([argv[0], *map(_underscored, argv[1:])])  # config_flags looks for overrides there
+        arguments = [argv[0], *map(_underscored, argv[1:])]
+        _show_keys(arguments)
+        sys.argv = _resolved(arguments)  # config_flags looks for overrides there
         rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            flags.FLAGS.verbosity = -1  # warnings; absl would show jax's search for accelerators too
+            flags.FLAGS.verbosity = -1  # warnings only: jax logs its search for accelerators at a lower level
         return rest
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
@@ -122,14 +138,28 @@ def _parse(argv):
         raise UserError(message) from error
 
 
+def _show_keys(arguments):
+    """Prints the configuration keys and exits if --help_keys[=PREFIX] is among the arguments."""
+    asked = [argument for argument in arguments[1:] if re.match(r"--?help_keys(=|$)", argument)]
+    if _schema and asked:
+        prefix = asked[-1].partition("=")[2]
+        if hasattr(config_lib, "help_keys"):
+            lines = config_lib.help_keys(_schema, prefix)
+        else:
+            keys = config_lib.flat(finetune_config.base() if _schema == "finetuning" else config_lib.base())
+            lines = [f"config.{key}={value!r}" for key, value in keys.items() if key.startswith(prefix)]
+        print("\n".join(lines))
+        sys.exit(0)
+
+
 def _underscored(argument):
-    """--dry-run as --dry_run."""
+    """Returns an argument with the dashes of its flag's name as underscores: --dry-run becomes --dry_run."""
     name, equals, value = argument.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--\w", name) else argument
 
 
 def _resolved(argv):
-    """The arguments with the recipe first and as a file, its keys checked before absl sees them."""
+    """Returns the arguments with the file of the recipe first, after checking the keys of all overrides."""
     recipe, rest, overrides = _default, [], []
     arguments = iter(argv[1:])
     for argument in arguments:
@@ -149,8 +179,8 @@ def _resolved(argv):
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         if "task" in schema and key in config_lib.flat(config_lib.base()) and key not in config_lib.flat(schema):
             raise UserError(
-                f"--config={recipe}: a fine-tuning recipe, which has no config.{key}; expected one of pre-training, or "
-                "keys of fine-tuning"
+                f"--config={recipe}: a fine-tuning recipe, which has no config.{key}; expected a recipe of "
+                "pre-training, or keys of fine-tuning"
             )
         config_lib.check_key(key, schema)
     return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]

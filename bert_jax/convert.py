@@ -1,25 +1,35 @@
-"""python -m bert_jax.convert --input=MODEL --output=DIR
+"""Writes a model as a Hugging Face directory that transformers loads.
 
-Writes a model as a Hugging Face directory: config.json, model.safetensors and the tokenizer's files, which
-transformers loads, and sentence-transformers where the model came from there. MODEL is a run's workdir, a Hugging Face
-directory or a name on the hub. Weights in a pickle (pytorch_model.bin) are read here alone, by torch's safe reader.
-Of a run of replaced-token detection either of its models is written. Of DeBERTa's pre-training heads the format knows
-neither that for replaced tokens nor the enhanced mask decoder: the encoder alone is written then, and said so. Whatever
-else the format cannot say is refused, with every reason.
+    python -m bert_jax.convert --input=MODEL --output=DIR
+
+The directory holds config.json, model.safetensors and the tokenizer's files, and those of sentence-transformers if the
+model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled weights
+(pytorch_model.bin) are read by this command alone, with torch's weights_only reader. Of a run of replaced-token
+detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-training
+heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that the
+format cannot express otherwise is refused, with every reason.
 """
 
 from absl import flags
 
 from bert_jax import command
 
-_INPUT = flags.DEFINE_string("input", None, "a run's workdir, a Hugging Face directory, or a hub name", required=True)
+_INPUT = flags.DEFINE_string(
+    "input", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
+)
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to write; new or empty", required=True)
 _DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "float16", "bfloat16"], "of the weights; default: as stored, or a run's float32"
+    "dtype",
+    None,
+    ["float32", "float16", "bfloat16"],
+    "dtype of the written weights; default: as stored, which is float32 for a run",
 )
-_STEP = flags.DEFINE_string("step", None, "of a workdir: the step of a checkpoint, or best; default: see open_model")
+_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, or best; default: the newest")
 _PART = flags.DEFINE_enum(
-    "part", "discriminator", ["discriminator", "generator"], "of a run of replaced-token detection: which model"
+    "part",
+    "discriminator",
+    ["discriminator", "generator"],
+    "for a run of replaced-token detection: which of its models to write",
 )
 
 
@@ -48,7 +58,7 @@ def main(argv):
 
 
 def _parts(spec):
-    """What was written, in words."""
+    """Returns the names of what was written: the encoder and its heads."""
     heads = {"masked-language head": spec.language_model, "next-sentence head": spec.next_sentence}
     heads |= {"sentence-order head": spec.sentence_order, "replaced-token head": spec.replaced_tokens}
     parts = [f"encoder of {spec.num_layers} layers", *(name for name, there in heads.items() if there)]

@@ -1,13 +1,14 @@
-"""What is wrong with a run, in plain words and with its own figures: the most serious first, and what to change.
+"""Diagnoses a run from its logs: what went wrong, the likely causes, and what to change.
 
     python -m bert_jax.doctor WORKDIR [--plan=FILE.json] [--output=FILE.json]
 
-WORKDIR is a run's of pre-training or fine-tuning, finished or not, local or gs://. Its metrics, config and the
-manifest of its corpus are read; nothing is changed. --output gets a list, the most serious first, of
+WORKDIR is the workdir of pre-training or fine-tuning, finished or not, local or gs://. The command reads its metrics,
+its config and the manifest of its corpus, and changes nothing. --output writes the findings as a JSON list, the most
+serious first; each is an object
 
     {"name": "stuck_at_unigram", "severity": "error" | "warning" | "note", "message", "causes": [...], "figures": {...}}
 
-A note is nothing wrong. The exit code is 0 whatever is found, 2 where there is no run that can be read.
+A note reports nothing wrong. The exit code is 0 whatever is found, and 2 if WORKDIR holds no readable run.
 """
 
 import json
@@ -19,10 +20,12 @@ from absl import flags
 from bert_jax import command
 from bert_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run's, if it is not given as an argument")
-_PLAN = flags.DEFINE_string("plan", None, "what bert_jax.plan --json=FILE wrote, to compare the run's speed with")
-_ENTRY = flags.DEFINE_string("plan_entry", "", 'of a --plan of several: which, such as "bert_base on v5e:4x4"')
-_OUTPUT = flags.DEFINE_string("output", None, "a JSON file for the findings")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the workdir to read, if it is not given as an argument")
+_PLAN = flags.DEFINE_string(
+    "plan", None, "file written by bert_jax.plan --json=FILE, whose bound the run's speed is compared with"
+)
+_ENTRY = flags.DEFINE_string("plan_entry", "", 'entry of a --plan that holds several, such as "bert_base on v5e:4x4"')
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings to")
 
 
 def main(argv):
@@ -39,11 +42,11 @@ def main(argv):
     print(report.in_words(run, findings, plan))
 
 
-def _write(path, found):
-    """Beside the target, then renamed: a failure leaves an older output as it was."""
+def _write(path, findings):
+    """Writes beside the target, then renames: a failure leaves an older output as it was."""
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        partial.write_text(json.dumps(findings, indent=1, ensure_ascii=False) + "\n", "utf-8")
         os.replace(partial, path)
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error

@@ -1,9 +1,10 @@
-"""Fine-tunes a model on a labelled task, or continues where its workdir stands.
+"""Fine-tunes a model on a labelled task, or continues a run from its last checkpoint.
 
-    python -m bert_jax.finetune --config=configs/finetune/sst2.py --workdir=DIR --config.init_from=MODEL
+    python -m bert_jax.finetune --config=finetune/sst2 --workdir=DIR --config.init_from=MODEL
         --config.task.train=FILE [--config.KEY=VALUE ...]
 
-MODEL is a run's workdir, a Hugging Face directory, or a name on its hub.
+MODEL is the workdir of a run, a Hugging Face directory, or a name on the Hugging Face hub. --help-keys=task lists the
+configuration keys of a group with their defaults; --help-keys lists all.
 """
 
 from absl import flags
@@ -12,7 +13,9 @@ from bert_jax import command
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, scores and predictions go")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder for checkpoints, scores and predictions; a run in it is continued"
+)
 
 
 def main(argv):
@@ -20,13 +23,13 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
     with signals.exit_on_sigterm(), command.processes():
-        from bert_jax.finetuning import run as finetuning  # here, so that a mistake in the flags is told at once
+        from bert_jax.finetuning import run as finetuning  # after the flags: importing jax takes a second
 
         finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)
 
 
 if __name__ == "__main__":
-    command.define_config_flag()
+    command.define_config_flag(schema="finetuning")
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
     command.run(main)

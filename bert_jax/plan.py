@@ -1,11 +1,11 @@
-"""What a recipe would take on a TPU slice that is not there: memory, collectives, a bound on speed, days, chip-hours.
+"""Plans a recipe for a TPU slice without one: memory, collectives, bound on speed, days and chip-hours.
 
     python -m bert_jax.plan --config=bert_base --topology=v5e:4x4 [--num_slices=2] [--json=FILE|-] [--config.KEY=...]
     python -m bert_jax.plan --config=bert_base --topology=v5e:2x2 --largest_microbatch
     python -m bert_jax.plan --topology=all --output=FILE.md
 
-The training step itself is compiled for the topology's devices; nothing runs, and no corpus is read. A recipe that does
-not fit is a result: by how much, and what makes it fit.
+The training step is compiled ahead of time for the topology's devices; nothing runs, and no corpus is read. For a
+recipe that does not fit, the plan says by how much and what makes it fit.
 """
 
 import json
@@ -20,12 +20,18 @@ from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
-_TOPOLOGY = flags.DEFINE_string("topology", None, f"such as {', '.join(chips.examples())}; or all, for a table")
-_NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "slices of this topology, joined by the data centre network")
-_JSON = flags.DEFINE_string("json", "", "a file for the plan as JSON; - prints it instead of the text")
-_SEARCH = flags.DEFINE_bool("search", True, "looks for a change that makes it fit, where it does not")
-_LARGEST = flags.DEFINE_bool("largest_microbatch", False, "looks for the most rows that a device takes at once")
-_OUTPUT = flags.DEFINE_string("output", "", "of --topology=all: a Markdown file; its entries are kept beside it")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None, f"TPU slice, such as {', '.join(chips.examples())}; or all, for a table"
+)
+_NUM_SLICES = flags.DEFINE_integer(
+    "num_slices", 1, "number of slices of this topology, joined by the data centre network"
+)
+_JSON = flags.DEFINE_string("json", "", "JSON file to write the plan to; - prints it instead of the text")
+_SEARCH = flags.DEFINE_bool("search", True, "search for a change that makes the recipe fit if it does not")
+_LARGEST = flags.DEFINE_bool("largest_microbatch", False, "search for the most rows that fit a device at once")
+_OUTPUT = flags.DEFINE_string(
+    "output", "", "with --topology=all: Markdown file to write; its entries are kept beside it as JSON"
+)
 
 
 def main(argv):
@@ -40,13 +46,13 @@ def main(argv):
     if config is None:
         raise UserError("--config: missing; expected a recipe such as bert_base")
     devices.prepare_environment()
-    from bert_jax.planning import fit, report  # here: jax reads the environment when it is imported
+    from bert_jax.planning import fit, report  # jax reads the environment when it is imported
 
     if _LARGEST.value:
         _write(report.largest(config, topology, *fit.largest_microbatch(config, topology, _say)), report.largest_text)
     else:
-        found = report.plan(config, topology, name=_recipe_name(), search=_SEARCH.value, say=_say)
-        _write(found, report.text)
+        plan = report.plan(config, topology, name=_recipe_name(), search=_SEARCH.value, say=_say)
+        _write(plan, report.text)
 
 
 def _table(config):
@@ -66,8 +72,8 @@ def _recipe_name():
     return pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
 
 
-def _write(found, text):
-    encoded = json.dumps(found, indent=1)
+def _write(plan, text):
+    encoded = json.dumps(plan, indent=1)
     if _JSON.value == "-":
         print(encoded)
         return
@@ -78,7 +84,7 @@ def _write(found, text):
             storage.write(str(path), encoded.encode() + b"\n")
         except OSError as error:
             raise UserError(f"--json={path}: cannot be written: {error.strerror or error}") from error
-    print(text(found))
+    print(text(plan))
 
 
 def _say(line):

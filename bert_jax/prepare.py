@@ -1,10 +1,10 @@
-"""Tokenizes text into a corpus that bert_jax.pretrain reads.
+"""Tokenizes text into a corpus that pretrain reads.
 
     python -m bert_jax.prepare --input='books/*.txt' --output=corpora/books --tokenizer=train:wordpiece:8192
 
 The corpus holds no decision about sequence length, pairs or masks: one corpus serves every experiment.
 
-On a cluster, by Apache Beam, whose own options stand after a lone "--":
+On a cluster it runs under Apache Beam, whose own options follow a lone "--":
 
     python -m bert_jax.prepare --input='gs://bucket/text/*.jsonl.gz' --output=gs://bucket/corpus \\
         --tokenizer=train:wordpiece:30522 --runner=DataflowRunner -- --project=NAME --region=REGION ...
@@ -23,31 +23,35 @@ from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
     "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds:NAME[/CONFIG]:SPLIT, or python-docs; "
-    "several separated by commas; globs of gs:// and other URLs too")  # fmt: skip
-_OUTPUT = flags.DEFINE_string("output", None, "the corpus's folder or URL: new, or begun by the same command")
+    "several may be separated by commas, and globs may be gs:// or other URLs")  # fmt: skip
+_OUTPUT = flags.DEFINE_string("output", None, "folder or URL of the corpus: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them: a folder, a run's workdir, a "
     "name on the hub; or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
-    "add_tokens", None, "words that the vocabulary gets as tokens behind its own: a file with one a line, or how many "
-    "to take from the text: the words of letters whose occurrences x (pieces - 1) are most")  # fmt: skip
+    "add_tokens", None, "words to append to the vocabulary as whole tokens: a file with one a line, or a number of "
+    "words to take from the text: those with the largest occurrences x (pieces - 1)")  # fmt: skip
 _DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a document of .txt: {' or '.join(DOCUMENTS)}")
 _SENTENCES = flags.DEFINE_string(
-    "sentences", "split", f"{' or '.join(MODES)}: found by a splitter, or one on each line"
+    "sentences", "split", f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
 )
-_LANGUAGE = flags.DEFINE_string("language", "en", "of the sentence splitter: a code such as en or de")
-_TEXT_FIELD = flags.DEFINE_string("text_field", "text", "the field or column of .jsonl, .parquet and tfds")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "where tfds keeps its datasets")
-_EVAL_SHARE = flags.DEFINE_float("eval_share", 0.02, "of the documents, held out by a hash of their text")
-_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of equal documents")
+_LANGUAGE = flags.DEFINE_string("language", "en", "language of the sentence splitter, a code such as en or de")
+_TEXT_FIELD = flags.DEFINE_string(
+    "text_field", "text", "field or column of .jsonl, .parquet and tfds that holds the text"
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder in which tfds keeps its datasets")
+_EVAL_SHARE = flags.DEFINE_float(
+    "eval_share", 0.02, "share of the documents that are held out, chosen by a hash of their text"
+)
+_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of several equal documents")
 _LOWER_CASE = flags.DEFINE_string(
-    "lower_case", "auto", "true or false: for vocab.txt, .model, train:wordpiece and train:unigram"
+    "lower_case", "auto", "true or false; applies to vocab.txt, .model, train:wordpiece and train:unigram"
 )
-_WORKERS = flags.DEFINE_integer("workers", None, "processes; by default as many as there are cores")
-_STRICT = flags.DEFINE_bool("strict", False, "text that cannot be read is an error, not skipped and counted")
+_WORKERS = flags.DEFINE_integer("workers", None, "number of processes; default: the number of cores")
+_STRICT = flags.DEFINE_bool("strict", False, "stop at text that cannot be read, instead of skipping and counting it")
 _RUNNER = flags.DEFINE_string(
-    "runner", None, "of Apache Beam, not processes here: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ...; "
-    "its options follow a lone --")  # fmt: skip
+    "runner", None, "run under Apache Beam with this runner (DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, "
+    "...) instead of local processes; Beam's options follow a lone --")  # fmt: skip
 
 
 def main(argv):
@@ -56,7 +60,7 @@ def main(argv):
             raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
     settings = pipeline.Settings(
         input=_INPUT.value,
-        tokenizer=_found(_TOKENIZER.value),
+        tokenizer=_tokenizer_path(_TOKENIZER.value),
         documents=_DOCUMENTS.value,
         sentences=_SENTENCES.value,
         language=_LANGUAGE.value,
@@ -74,8 +78,8 @@ def main(argv):
     print(pipeline.summary(manifest, _OUTPUT.value))
 
 
-def _found(tokenizer):
-    """The flag, with a name on the hub replaced by where its files lie."""
+def _tokenizer_path(tokenizer):
+    """Returns the value of --tokenizer, with a name on the hub replaced by the folder of its files."""
     path = pathlib.Path(tokenizer)
     is_file = path.is_absolute() or len(path.parts) > 2 or path.suffix in (".txt", ".json", ".model")
     if tokenizer.startswith("train:") or is_file or path.exists():

@@ -1,6 +1,8 @@
-"""Pre-trains a model, or continues where its workdir stands.
+"""Pre-trains a model from a recipe and a corpus, or continues a run from its last checkpoint.
 
-python -m bert_jax.pretrain --config=configs/bert_base.py --workdir=DIR [--config.KEY=VALUE ...]
+    python -m bert_jax.pretrain --config=bert_base --config.data.corpus=DIR --workdir=DIR [--config.KEY=VALUE ...]
+
+--help-keys=data lists the configuration keys of a group with their defaults; --help-keys lists all.
 """
 
 from absl import flags
@@ -9,7 +11,7 @@ from bert_jax import command
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "where checkpoints, metrics and logs go; continued if it holds a run")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder for checkpoints, metrics and logs; a run in it is continued")
 
 
 def main(argv):
@@ -17,7 +19,7 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
     with signals.exit_on_sigterm(), command.processes():
-        from bert_jax.training import loop  # here, so that a mistake in the flags is told at once
+        from bert_jax.training import loop  # after the flags: importing jax takes a second
 
         loop.pretrain(flags.FLAGS.config, _WORKDIR.value)
 

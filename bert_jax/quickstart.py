@@ -1,9 +1,9 @@
-"""make quickstart: a small BERT from nothing but an installed Python, in minutes on two CPU cores.
+"""Pre-trains a small BERT on Python's documentation and fills masks with it: minutes on two CPU cores.
 
     python -m bert_jax.quickstart [--folder=runs/quickstart] [--config.KEY=VALUE ...]
 
-Prepares the documentation of Python as a corpus, pre-trains configs/quickstart.py on it, fills a few masks. Started
-again it continues where it stopped.
+Prepares the documentation of the installed Python as a corpus, pre-trains the recipe `quickstart` on it and predicts a
+few masked words. The same command started again continues where it stopped.
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from absl import flags
 
 from bert_jax import command
 
-_FOLDER = flags.DEFINE_string("folder", "runs/quickstart", "where corpus and run go")
+_FOLDER = flags.DEFINE_string("folder", "runs/quickstart", "folder for the corpus and the run")
 
 TEXTS = (
     "return true if the [MASK] is empty.",
@@ -43,7 +43,7 @@ def main(argv):
     print("3. Filling masks")
     answers = FillMask.from_pretrained(folder / "run")(TEXTS, top_k=5)
     for text, answer in zip(TEXTS, answers, strict=True):
-        best = "  ".join(f"{one['token']} {one['score']:.2f}" for one in answer["masks"][0])
+        best = "  ".join(f"{token['token']} {token['score']:.2f}" for token in answer["masks"][0])
         print(f"   {text}\n      {best}")
 
 

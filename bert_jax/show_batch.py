@@ -1,20 +1,28 @@
-"""python -m bert_jax.show_batch --config=RECIPE --config.data.corpus=DIR [--step=0] [--rows=3]
+"""Prints the decoded rows of a training batch: segments, masks, labels and padding.
 
-Prints rows of a step's batch decoded: segments, masks, labels and padding, as the model gets them.
+    python -m bert_jax.show_batch --config=RECIPE --config.data.corpus=DIR [--step=0] [--rows=3]
+
+The batch is the one that `pretrain` gives the model at this step with the same config.
 """
 
 from absl import flags
 
 from bert_jax import command
 
-_STEP = flags.DEFINE_integer("step", 0, "whose batch", lower_bound=0)
-_ROWS = flags.DEFINE_integer("rows", 3, "how many of its rows", lower_bound=1)
+_STEP = flags.DEFINE_integer("step", 0, "training step whose batch is shown", lower_bound=0)
+_ROWS = flags.DEFINE_integer("rows", 3, "number of rows to show", lower_bound=1)
 
-LEGEND = "{shown=label}: a predicted token, what stands in its place and what it was; {same=}: left as it is"
+LEGEND = "{shown=label}: a predicted token: what the model sees, and the original; {same=}: left unchanged"
 
 
 def show(batch: dict, row: int, tokenizer) -> str:
-    """One row of a batch as text: a heading, then a line per segment or, of a packed row, per sequence."""
+    """Returns a row of a batch as text: a heading, then a line for each segment, or for each sequence if packed.
+
+    Args:
+      batch: the arrays that `bert_jax.data.batch_at` returns, [batch, sequence] and so on.
+      row: index of the row.
+      tokenizer: the corpus's tokenizer.
+    """
     ids = batch["input_ids"][row]
     length = int(batch["attention_mask"][row].sum())
     labels = {}

@@ -17,7 +17,8 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from experiments import published
+
+from . import published
 
 _OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
 MODEL = "the launcher's --model"  # as a value of an override: a model that is not part of the experiment

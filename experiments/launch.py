@@ -18,9 +18,10 @@ from absl import flags
 
 from bert_jax import command
 from bert_jax.errors import UserError
-from experiments import experiment as experiment_lib
-from experiments import scales
-from experiments.launching import folders, local
+
+from . import experiment as experiment_lib
+from . import scales
+from .launching import folders, local, provenance
 
 _EXPERIMENT = flags.DEFINE_string("experiment", None, "a file with get_experiment(scale)")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the experiment's folder; continued if it holds one", required=True)
@@ -46,7 +47,7 @@ def main(argv):
     del argv
     workdir = pathlib.Path(_WORKDIR.value).absolute()  # jobs run in the repository's root
     if _STATUS.value:
-        from experiments.launching import status
+        from .launching import status
 
         status.watch(workdir)
         return
@@ -72,7 +73,7 @@ def main(argv):
         _say(f"{ended}: stopped; start the same command again to continue")
         sys.exit(130 if ended == "SIGINT" else 143)
     if set(states) == {"done"}:
-        _say(f"the report: python -m experiments.report --workdir={shlex.quote(str(workdir))}")
+        _say(f"the report: python -m {provenance.module('report')} --workdir={shlex.quote(str(workdir))}")
     elif "failed" in states:
         sys.exit(1)
 
@@ -154,7 +155,7 @@ def _parsed(settings, flag):
 
 def _written(experiment, workdir):
     """The jobs' folders, with all that they need."""
-    from experiments.launching import preparing
+    from .launching import preparing
 
     corpus = _CORPUS.value or ""
     if corpus and "://" not in corpus:
@@ -173,7 +174,7 @@ def _written(experiment, workdir):
             made = preparing.make_bigram_shift(preparing.Corpus.open(where), workdir / "tasks" / task.name)
             files[task.name] = {key: _from_workdir(value, workdir) for key, value in made.items()}
     corpus = corpus or f"{folders.HERE}/corpus"
-    line = shlex.join(["python", "-m", "experiments.launch", *sys.argv[1:]])
+    line = shlex.join(["python", "-m", provenance.module("launch"), *sys.argv[1:]])
     name = pathlib.Path(_EXPERIMENT.value).stem
     changed = [flag for flag in ("seeds", "text", "corpus", "tasks", "set", "set_task") if flags.FLAGS[flag].present]
     folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line, changed))
@@ -198,11 +199,11 @@ def _say_what_would_run(experiment, workdir):
 
 def _executor():
     if _EXECUTOR.value == "slurm":
-        from experiments.launching import slurm
+        from .launching import slurm
 
         return slurm
     if _EXECUTOR.value == "cloud":
-        from experiments.launching import cloud
+        from .launching import cloud
 
         return cloud
     return local

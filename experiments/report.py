@@ -34,7 +34,7 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: there is no experiment in the folder, a file in it is damaged, or the report cannot be written.
     """
-    from experiments.reporting import comparisons, curves, markdown, results  # after the flags: matplotlib is slow
+    from .reporting import comparisons, curves, markdown, results  # after the flags: matplotlib is slow
 
     found = results.read(workdir)
     compared = comparisons.compare(found)

@@ -22,8 +22,9 @@ from absl import flags
 from bert_jax import command
 from bert_jax.errors import UserError
 from bert_jax.processes import clusters, signals
-from experiments.experiment import configured
-from experiments.launching import folders, local, provenance
+
+from .experiment import configured
+from .launching import folders, local, provenance
 
 STOPPED = 75  # EX_TEMPFAIL: to be started again
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")

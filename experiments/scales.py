@@ -14,7 +14,8 @@ from typing import Any
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from experiments.experiment import Experiment, FineTuning, Measure, Text, configured
+
+from .experiment import Experiment, FineTuning, Measure, Text, configured
 
 _OFF = {"train.tensorboard": False, "train.progress": False}
 _OF_SMALL_MODELS = {

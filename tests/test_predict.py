@@ -113,7 +113,7 @@ MISTAKES = {
     "same": "asked.jsonl: is --input itself",
     "npy": "only embed writes .npy",
     "folder": "absent/out.jsonl: no directory",
-    "other's flag": "--top_k: not of tag; expected with fill-mask",
+    "other's flag": "--top_k: not a flag of tag; expected with fill-mask",
     "half": "--input and --output belong together",
     "half typed": "--context: missing",
     "top_k": "top_k: found 0; expected 1 to",

@@ -29,7 +29,8 @@ from typing import Any
 import yaml
 
 from bert_jax.errors import UserError
-from experiments.launching import folders, local, provenance
+
+from . import folders, local, provenance
 
 _STOPPED = 75  # of experiments.run_job: to be started again
 _RESTARTS = 2  # of a job that fails by itself
@@ -236,7 +237,7 @@ def _run_script(folder, values):
             f'export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{_PORT}"',
             'export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"',
         ]
-    lines += [f'exec {_ENVIRONMENT}/bin/python -m experiments.run_job "$here"', ""]
+    lines += [f'exec {_ENVIRONMENT}/bin/python -m {provenance.module("run_job")} "$here"', ""]
     return "\n".join(lines)
 
 
@@ -322,6 +323,11 @@ def _sky():
 
 def _checked(options):
     """The options as values, with what they leave out."""
+    if not provenance.IS_CHECKOUT:
+        raise UserError(
+            "--executor=cloud: SkyPilot uploads the repository, but bert_jax is an installed package here; expected to "
+            "be started in a checkout of the repository"
+        )
     found = {"use_spot": True, "num_nodes": 1, "max_restarts": _RESTARTS}
     for key, text in options.items():
         if key not in KEYS:

@@ -26,7 +26,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from experiments.experiment import Experiment, Job
+
+from ..experiment import Experiment, Job
 
 FORMAT_VERSION = 1
 HERE = "$WORKDIR"  # the experiment's folder, where job.json names what lies in it: the folder may be moved or mounted

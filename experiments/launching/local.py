@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from bert_jax.errors import UserError
-from experiments.launching import folders
-from experiments.launching.provenance import ROOT
+
+from . import folders
+from .provenance import ROOT, module
 
 _MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
 _LAUNCHER = "BERT_JAX_LAUNCHER"  # in a job's environment: the process id of what started it here
@@ -23,8 +24,8 @@ _WAIT = 0.2  # seconds between looks
 
 
 def command(folder: pathlib.Path) -> list[str]:
-    """What runs a job, wherever it runs."""
-    return [sys.executable, "-m", "experiments.run_job", str(folder)]
+    """Returns the command line that runs a job, on whatever machine it runs."""
+    return [sys.executable, "-m", module("run_job"), str(folder)]
 
 
 def commands(job_folders: Sequence[pathlib.Path], jobs: int = 0) -> list[str]:

@@ -13,7 +13,8 @@ from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.preparation import pipeline
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from experiments.experiment import Experiment, Text, configured
+
+from ..experiment import Experiment, Text, configured
 
 TASK_ROWS = {"train": 4000, "held_out": 1000}
 _BATCHES_LOOKED_AT = 16

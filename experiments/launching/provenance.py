@@ -1,28 +1,39 @@
-"""Of which code a job is."""
+"""Records which code a job runs: the package, its repository, the commit and the uncommitted changes."""
 
 import hashlib
 import pathlib
 import subprocess
 
-ROOT = pathlib.Path(__file__).parents[2]
+PACKAGE = __package__.rpartition(".")[0]  # "experiments", or "bert_jax.experiments" of an installed wheel
+_FOLDER = pathlib.Path(__file__).resolve().parents[2]
+IS_CHECKOUT = (_FOLDER / "pyproject.toml").is_file()
+# The folder that jobs start in. An installed package has no repository: jobs start where the launcher was started.
+ROOT = _FOLDER if IS_CHECKOUT else pathlib.Path.cwd()
+
+
+def module(name: str) -> str:
+    """Returns the full name of a module of this package for `python -m`, such as "experiments.report"."""
+    return f"{PACKAGE}.{name}"
 
 
 def code(folder: pathlib.Path) -> dict[str, str]:
-    """The "commit" of this repository, and the name of the "diff" against it, which is written into the folder.
+    """Returns the "commit" of the repository and the file name of the "diff" against it, written into `folder`.
 
-    Both are "" where there is none.
+    Both are "" outside a repository and for an installed package.
     """
-    found = {"commit": _git("rev-parse", "HEAD").strip(), "diff": ""}
+    if not IS_CHECKOUT:
+        return {"commit": "", "diff": ""}
+    record = {"commit": _git("rev-parse", "HEAD").strip(), "diff": ""}
     diff = _git("diff", "HEAD")
     if diff:
-        found["diff"] = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
-        (folder / found["diff"]).write_text(diff, "utf-8")
-    return found
+        record["diff"] = f"diff-{hashlib.sha1(diff.encode()).hexdigest()[:12]}.patch"
+        (folder / record["diff"]).write_text(diff, "utf-8")
+    return record
 
 
 def _git(*arguments):
     try:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, errors="replace")
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, errors="replace")
     except OSError:
         return ""
-    return done.stdout if done.returncode == 0 else ""
+    return result.stdout if result.returncode == 0 else ""

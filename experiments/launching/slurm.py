@@ -19,7 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from experiments.launching import folders, local
+
+from . import folders, local
 
 _SAVING_SECONDS = 60  # of the time between the signal and the end: for a last checkpoint
 _UNDECIDED_SECONDS = 600  # after a SIGTERM: for Slurm to queue the job again, or to end it

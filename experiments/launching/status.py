@@ -14,7 +14,8 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from experiments.launching import folders
+
+from . import folders
 
 _COLUMNS = ("arm", "seed", "state", "stage", "step", "loss", "held-out", "tokens/s", "left", "changed", "job")
 _STATES = ("done", "running", "stopped", "waiting", "failed")

@@ -4,9 +4,9 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from experiments.experiment import Measure
-from experiments.reporting import statistics
-from experiments.reporting.results import Results
+from ..experiment import Measure
+from . import statistics
+from .results import Results
 
 # Settings of data that leave the rows of the runs' own evaluation, and what is masked in them, as they are.
 _SAME_ROWS = {"data.masking", "data.dupe_factor", "data.batch_size"}

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.reporting.comparisons import Compared
-from experiments.reporting.results import Results
-from experiments.reporting.sentences import direction
+from .comparisons import Compared
+from .results import Results
+from .sentences import direction
 
 # Colours that the colour-blind can tell apart (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -5,12 +5,13 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from experiments import published
-from experiments.reporting import comparisons, sentences, statistics
-from experiments.reporting.comparisons import Compared
-from experiments.reporting.curves import Picture
-from experiments.reporting.results import FAILED, UNFINISHED, Results
-from experiments.reporting.sentences import counted, direction, listed, number
+from .. import published
+from ..launching.provenance import module
+from . import comparisons, sentences, statistics
+from .comparisons import Compared
+from .curves import Picture
+from .results import FAILED, UNFINISHED, Results
+from .sentences import counted, direction, listed, number
 
 _LONGEST_LINE = 300
 
@@ -292,7 +293,7 @@ def _every_figure(results, compared):
 
 
 def _commands(results):
-    return f"    {shlex.join(_launch(results)[0])}\n    python -m experiments.report --workdir=WORKDIR"
+    return f"    {shlex.join(_launch(results)[0])}\n    python -m {module('report')} --workdir=WORKDIR"
 
 
 def _launch(results):

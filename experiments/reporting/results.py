@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bert_jax.errors import UserError
-from experiments.experiment import FineTuning, Measure
-from experiments.launching import folders
-from experiments.published import TABLES
+
+from ..experiment import FineTuning, Measure
+from ..launching import folders
+from ..published import TABLES
 
 DONE, FAILED, UNFINISHED, NOT_STARTED = "done", "failed", "unfinished", "not started"
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from experiments.experiment import Measure
-from experiments.reporting import statistics
-from experiments.reporting.comparisons import Compared, Comparison
+from ..experiment import Measure
+from . import statistics
+from .comparisons import Compared, Comparison
 
 ALPHA = 1 - statistics.CONFIDENCE
 

@@ -1,0 +1,97 @@
+"""The console script `bert-jax COMMAND ...`: the same commands as `python -m bert_jax.COMMAND ...`.
+
+Only the chosen command is imported: each defines its own flags when it is imported, and `bert-jax --help` needs no jax.
+"""
+
+import ast
+import difflib
+import importlib.util
+import os
+import runpy
+import sys
+
+# In the order in which a project needs them.
+COMMANDS = (
+    "quickstart", "recipes", "prepare", "show_batch", "pretrain", "doctor", "evaluate", "finetune", "predict",
+    "convert", "plan",
+)  # fmt: skip
+EXPERIMENT_COMMANDS = ("launch", "report")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs the command that the arguments name, or prints the list of commands.
+
+    Args:
+      argv: the arguments after the program's name; None: those of this process.
+
+    Raises:
+      SystemExit: with code 2 after one line on stderr if there is no such command, else with the command's own code.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else ""
+    if not name:
+        print(usage(), file=sys.stderr)
+        sys.exit(2)
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return
+    if name == "--version":
+        from bert_jax import __version__
+
+        print(f"bert_jax {__version__}")
+        return
+    module = module_of(name)
+    if module is None:
+        known = [command.replace("_", "-") for command in (*COMMANDS, *EXPERIMENT_COMMANDS)]
+        close = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        print(f"error: {name}: unknown command{hint}; expected one of {', '.join(known)}", file=sys.stderr)
+        sys.exit(2)
+    if importlib.util.find_spec(module) is None:
+        print(f"error: {name}: {module} is not installed with this package", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"bert-jax {name}", *arguments[1:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def module_of(name: str) -> str | None:
+    """Returns the module that runs a command, such as "bert_jax.show_batch" for "show-batch"; None if unknown."""
+    name = name.replace("-", "_")
+    if name in COMMANDS:
+        return f"bert_jax.{name}"
+    if name in EXPERIMENT_COMMANDS:
+        return f"{experiments_package()}.{name}"
+    return None
+
+
+def experiments_package() -> str:
+    """Returns the package of the experiment launcher: bert_jax.experiments where installed, else the checkout's."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if os.path.isfile(os.path.join(root, "experiments", "launch.py")):  # a checkout
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        return "experiments"
+    return "bert_jax.experiments"
+
+
+def usage() -> str:
+    """Returns the text of `bert-jax --help`: every command with the first line of its module's docstring."""
+    lines = ["usage: bert-jax COMMAND [--flag=value ...]", ""]
+    for title, names in (("commands", COMMANDS), ("experiments", EXPERIMENT_COMMANDS)):
+        lines += [f"{title}:", *(f"  {name.replace('_', '-'):<12}{summary(name)}" for name in names), ""]
+    lines += ["bert-jax COMMAND --help lists a command's flags; bert-jax --version prints the version."]
+    return "\n".join(lines)
+
+
+def summary(name: str) -> str:
+    """Returns the first line of a command's docstring, read from its file without importing it."""
+    spec = importlib.util.find_spec(module_of(name))
+    if spec is None or not spec.origin:
+        return ""
+    with open(spec.origin, encoding="utf-8") as file:
+        docstring = ast.get_docstring(ast.parse(file.read())) or ""
+    return docstring.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    main()

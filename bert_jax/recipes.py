@@ -1,0 +1,95 @@
+"""Lists the recipes that --config takes by name, with their sizes.
+
+    bert-jax recipes [pretraining|finetuning]
+
+Parameters are counted by building each model's shapes, with the heads that the recipe trains and the published
+vocabulary. Where the vocabulary is the corpus's own, "+ N a token" is what each of its entries adds. The generator of
+replaced-token detection is not counted.
+"""
+
+import ast
+import pathlib
+from collections.abc import Iterator
+
+from bert_jax import command
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError
+
+KINDS = ("pretraining", "finetuning")
+
+
+def main(argv):
+    kinds = argv[1:] or list(KINDS)
+    if kinds[0] not in KINDS:
+        raise UserError(f"{kinds[0]}: unknown kind of recipe; expected {' or '.join(KINDS)}")
+    for kind in kinds:
+        lines = pretraining_lines() if kind == "pretraining" else finetuning_lines()
+        for line in lines:
+            print(line, flush=True)
+        if kind != kinds[-1]:
+            print()
+
+
+def pretraining_lines() -> Iterator[str]:
+    """Yields the table of pre-training recipes line by line: name, parameters, layers x hidden size, description."""
+    yield "Pre-training: bert-jax pretrain --config=NAME"
+    yield f"  {'NAME':<22}{'PARAMETERS':<20}{'LAYERS':<12}DESCRIPTION"
+    for name in recipe_names():
+        if not name.startswith("finetune/"):
+            config = config_lib.load_recipe(name)
+            size = f"{config.model.num_layers} x {config.model.hidden_size}"
+            parameters = parameter_words(config)
+            if config.model_from_init:
+                size = parameters = "MODEL's"
+            yield f"  {name:<22}{parameters:<20}{size:<12}{description(name)}"
+
+
+def finetuning_lines() -> Iterator[str]:
+    """Yields the table of fine-tuning recipes line by line: name, task, description."""
+    yield "Fine-tuning: bert-jax finetune --config=NAME --config.init_from=MODEL"
+    yield f"  {'NAME':<22}{'TASK':<26}DESCRIPTION"
+    for name in recipe_names():
+        if name.startswith("finetune/"):
+            config = config_lib.load_recipe(name)
+            yield f"  {name:<22}{config.task.name:<26}{description(name)}"
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of all recipes, sorted, such as "bert_base" and "finetune/sst2"."""
+    folder = config_lib.recipe_path("quickstart").parent
+    paths = (path.relative_to(folder) for path in folder.rglob("*.py") if not path.stem.startswith("_"))
+    return sorted(path.with_suffix("").as_posix() for path in paths)
+
+
+def description(name: str) -> str:
+    """Returns the first line of a recipe's docstring."""
+    tree = ast.parse(pathlib.Path(config_lib.recipe_path(name)).read_text("utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def parameter_words(config) -> str:
+    """Returns the size of a pre-training recipe's model, such as "110.1M", or "0.5M + 129 a token"."""
+    if config.model.vocab_size:
+        return millions(count(config, config.model.vocab_size))
+    base, more = count(config, 1024), count(config, 1025)
+    return f"{millions(base - 1024 * (more - base))} + {more - base} a token"
+
+
+def count(config, vocab_size: int) -> int:
+    """Returns the number of parameters of a pre-training recipe's model, without allocating any."""
+    import jax
+
+    from bert_jax import model as model_lib
+    from bert_jax import objectives
+
+    model = model_lib.build(config.model, vocab_size, **objectives.heads(config.objective), platform="cpu")
+    return model_lib.parameter_count(jax.eval_shape(model.init, jax.random.key(0)))
+
+
+def millions(number: int) -> str:
+    """Returns a count in millions with one decimal, such as "110.1M"."""
+    return f"{number / 1e6:,.1f}M"
+
+
+if __name__ == "__main__":
+    command.run(main, positional="[KIND]")
