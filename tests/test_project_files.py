@@ -6,6 +6,7 @@ import tomllib
 
 import yaml
 
+import bert_jax
 from bert_jax import _moved
 from experiments.notebooks import tidy
 
@@ -25,7 +26,7 @@ def test_links_lead_to_the_repository_of_pyproject():
 
 def test_citation_and_licence_agree_with_the_metadata():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert citation["version"] == PROJECT["version"]
+    assert citation["version"] == bert_jax.__version__
     assert citation["license"] == PROJECT["license"] == "Apache-2.0"
     assert citation["authors"] == PROJECT["authors"] == [{"name": "The bert_jax Authors"}]
     assert citation["repository-code"] == PROJECT["urls"]["Repository"]
@@ -37,7 +38,7 @@ def test_citation_and_licence_agree_with_the_metadata():
 def test_the_changelog_has_this_version_and_the_moved_modules():
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
     released = re.findall(r"^## (\d+\.\d+\.\d+) - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)
-    assert released[0] == PROJECT["version"]
+    assert released[0] == bert_jax.__version__
     listed = set(re.findall(r"^  \| `([\w.]+)` \|", changelog, re.MULTILINE))
     assert listed <= set(_moved.MODULES)
 
