@@ -1,4 +1,4 @@
-"""The notebooks run as a user runs them: in a kernel of their own, in an empty folder, with settings of seconds."""
+"""Runs each notebook as a user does, in its own kernel and an empty folder, with settings that take seconds."""
 
 import base64
 import io
@@ -7,7 +7,7 @@ import os
 import pathlib
 import random
 
-import matplotlib.font_manager  # finds the fonts once, here: a slow kernel would tell about it
+import matplotlib.font_manager  # builds the font cache once, here: a kernel would print a notice about it
 import matplotlib.image
 import nbclient
 import nbformat
@@ -23,14 +23,14 @@ SUBJECTS = {"river": ("boat", "water", "reed"), "money": ("loan", "cheque", "acc
 
 
 class Executed:
-    """A notebook that has run.
+    """Holds what a notebook printed and showed when it ran.
 
     Attributes:
-      folder: that it ran in.
-      cells: its code cells.
-      stdout, stderr: all that they printed there.
-      errors: outputs that tell of one.
-      pictures: arrays [height, width, channels] in [0, 1] of the PNGs that they showed, in order.
+      folder: working directory of the kernel.
+      cells: code cells with their outputs.
+      stdout, stderr: everything that the cells printed.
+      errors: outputs of type "error".
+      pictures: the PNGs shown, in order, as arrays [height, width, channels] in [0, 1].
     """
 
     def __init__(self, notebook, folder):
@@ -45,12 +45,12 @@ class Executed:
 
 
 def execute(name, folder, /, **settings):
-    """Runs a notebook in `folder`, its settings changed as papermill changes them: by a cell behind the tagged one."""
+    """Runs a notebook in `folder`; `settings` go into a cell behind the one tagged "parameters", as with papermill."""
     notebook = nbformat.read(PATHS[name], as_version=4)
     place = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
     source = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
-    # A machine with one CPU device, as most have; JAX_PLATFORMS is the notebook's to set.
+    # One CPU device, as most machines have; the notebook itself sets JAX_PLATFORMS.
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiled quickly
     folder.mkdir(parents=True)
@@ -60,7 +60,7 @@ def execute(name, folder, /, **settings):
 
 
 def write_text(path):
-    """Documents of made-up sentences about banks, of rivers or of money."""
+    """Writes documents of made-up sentences about the banks of rivers and banks for money."""
     chance = random.Random(0)
 
     def sentence(subject):
@@ -74,7 +74,7 @@ def write_text(path):
 
 
 def write_task(path, number, seed):
-    """Texts with one word that tells their label, river or money."""
+    """Writes texts in which one word decides the label, river or money."""
     chance = random.Random(seed)
     with path.open("w") as file:
         for _ in range(number):
@@ -86,7 +86,7 @@ def write_task(path, number, seed):
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory) -> pathlib.Path:
-    """A folder with text.txt, train.jsonl and dev.jsonl."""
+    """Makes a folder with text.txt, train.jsonl and dev.jsonl."""
     folder = tmp_path_factory.mktemp("material")
     write_text(folder / "text.txt")
     write_task(folder / "train.jsonl", 120, seed=0)
@@ -111,7 +111,7 @@ def pretrained(material, tmp_path_factory) -> Executed:
 
 @pytest.fixture(scope="session")
 def checkpoint(pretrained) -> str:
-    """A small Hugging Face directory."""
+    """Writes the pre-trained model as a small Hugging Face directory."""
     path = pretrained.folder / "huggingface"
     huggingface.write(open_model(pretrained.folder / "work" / "run"), path)
     return str(path)
@@ -146,7 +146,7 @@ def looked(material, checkpoint, tmp_path_factory) -> Executed:
 
 
 def interesting(picture: np.ndarray) -> bool:
-    """Whether a picture shows more than an empty frame: many colours, on more than a hundredth of its area."""
+    """Tells whether a picture shows more than an empty frame: many colours, on more than a hundredth of its area."""
     colours = np.unique((picture[..., :3].reshape(-1, 3) * 255).round().astype(int), axis=0)
     drawn = (picture[..., :3] < 0.95).any(-1).mean()
     return min(picture.shape[:2]) > 150 and len(colours) > 20 and drawn > 0.01

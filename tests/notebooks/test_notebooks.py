@@ -1,4 +1,4 @@
-"""The committed notebooks: their form, what they install, and what they show when they run."""
+"""Tests the committed notebooks: their form, what they install, and what they show when they run."""
 
 import builtins
 import importlib.util
@@ -23,12 +23,12 @@ def read(name):
     return nbformat.read(PATHS[name], as_version=4)
 
 
-def test_there_are_three():
+def test_the_three_notebooks_exist():
     assert set(PATHS) == {"pretrain_on_tpu", "finetune_and_export", "look_inside"}
 
 
 @pytest.mark.parametrize("name", PATHS)
-def test_what_is_committed_is_valid_and_holds_no_outputs(name):
+def test_committed_notebooks_are_valid_and_have_no_outputs(name):
     notebook = read(name)
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -56,7 +56,7 @@ def test_a_notebook_opens_with_its_own_badge(name):
     assert set(re.findall(r"github\.com/([\w.-]+/[\w.-]+)", content)) == {tidy.REPOSITORY}
 
 
-def test_tidying_takes_out_what_running_put_in(monkeypatch):
+def test_tidying_removes_outputs_and_rewrites_links(monkeypatch):
     path = PATHS["look_inside"]
     before = path.read_text("utf-8")
     ran = json.loads(before)
@@ -72,25 +72,25 @@ def test_tidying_takes_out_what_running_put_in(monkeypatch):
 
 
 def set_up(monkeypatch, devices, installed, loaded):
-    """(packages that the setup cell installs, JAX_PLATFORMS behind it, what it prints) on a pretended machine."""
+    """Runs the setup cell as on a given machine: returns its magics, JAX_PLATFORMS afterwards, and what it prints."""
     source = {read(name).cells[SETUP].source for name in PATHS}
     assert len(source) == 1  # the same in each
-    ran, said = [], []
+    magics, printed = [], []
 
     class Shell:
         def run_line_magic(self, magic, line, *_, **__):
-            ran.append((magic, line.format(**namespace) if "{" in line else line))
+            magics.append((magic, line.format(**namespace) if "{" in line else line))
 
     monkeypatch.setattr("glob.glob", lambda pattern: [d for d in devices if re.match(pattern.replace("*", ".*"), d)])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
     monkeypatch.setattr(builtins, "get_ipython", Shell, raising=False)
     monkeypatch.setattr(sys, "modules", {k: v for k, v in sys.modules.items() if loaded or k not in ("jax", "numpy")})
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setattr(builtins, "print", lambda *words, **_: said.append(" ".join(words)))
+    monkeypatch.setattr(builtins, "print", lambda *words, **_: printed.append(" ".join(words)))
     namespace = {}
     manager = IPython.core.inputtransformer2.TransformerManager()
     exec(manager.transform_cell(source.pop()), namespace)
-    return ran, os.environ.get("JAX_PLATFORMS"), "\n".join(said)
+    return magics, os.environ.get("JAX_PLATFORMS"), "\n".join(printed)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +103,12 @@ def set_up(monkeypatch, devices, installed, loaded):
     ],
 )
 def test_setup_installs_the_jax_of_the_machine(monkeypatch, devices, jax_here, platforms):
-    ran, found, said = set_up(monkeypatch, devices, installed=False, loaded=True)
-    ((magic, line),) = ran
+    magics, platform, printed = set_up(monkeypatch, devices, installed=False, loaded=True)
+    ((magic, line),) = magics
     assert magic == "pip"
     assert f'"bert_jax @ git+https://github.com/{tidy.REPOSITORY}" "{jax_here}" matplotlib' in line
-    assert found == platforms
-    assert "Restart session" in said
+    assert platform == platforms
+    assert "Restart session" in printed
 
 
 def test_setup_installs_nothing_where_bert_jax_is(monkeypatch):
@@ -130,8 +130,8 @@ def test_pretraining(pretrained):
     check(pretrained, pictures=1)
     assert "150 documents, 1,200 sentences" in pretrained.stdout
     assert "{[MASK]=" in pretrained.stdout and "done: step 60" in pretrained.stdout
-    found = re.search(r"step 60: held-out loss ([\d.]+), ([+-][\d.]+) nats", pretrained.stdout)
-    loss, gain = map(float, found.groups())
+    match = re.search(r"step 60: held-out loss ([\d.]+), ([+-][\d.]+) nats", pretrained.stdout)
+    loss, gain = map(float, match.groups())
     assert 0 < loss < 4 and gain > 0.1
     guesses = re.findall(r"^    (\S+ [01]\.\d\d(?:  \S+ [01]\.\d\d){4})$", pretrained.stdout, re.MULTILINE)
     assert len(guesses) == 3  # one of the first sentence, two of the second
@@ -145,7 +145,7 @@ def test_finetuning_and_export(finetuned, checkpoint):
     assert f"{checkpoint}: 2 layers of 32, 2 heads" in finetuned.stdout
     assert "labels money, river; 120 texts to learn from" in finetuned.stdout
     score, baseline = map(
-        float, re.search(r"held-out accuracy ([\d.]+), commonest label ([\d.]+)", finetuned.stdout).groups()
+        float, re.search(r"held-out accuracy ([\d.]+), most frequent label ([\d.]+)", finetuned.stdout).groups()
     )
     assert score > 0.9 > baseline
     assert re.search(r"\d+ of 40 wrong", finetuned.stdout)
@@ -164,13 +164,13 @@ def test_looking_inside(looked):
     assert "2 layers of 32, 2 heads" in looked.stdout
     assert re.search(r"^  A  \[CLS\] .*\[SEP\]$", looked.stdout, re.MULTILINE)
     assert re.search(r"^  B  .*\[SEP\]$", looked.stdout, re.MULTILINE)
-    counts = dict(re.findall(r"(padding|segment A|segment B|\[MASK\]|random token|left as it is) (\d+)", looked.stdout))
+    counts = dict(re.findall(r"(padding|segment A|segment B|\[MASK\]|random token|unchanged) (\d+)", looked.stdout))
     assert len(counts) == 6 and all(int(count) > 0 for count in counts.values())
     assert sum(map(int, counts.values())) < 16 * 64
     assert float(re.search(r"predicted: ([\d.]+)% of", looked.stdout)[1]) == pytest.approx(15, abs=2)
     assert "[CLS] the boat is near the bank . [SEP]" in looked.stdout
-    assert len(re.findall(r": layer [12], head [12] gives it \d+%$", looked.stdout, re.MULTILINE)) == 5
-    bits = [float(found) for found in re.findall(r"(?:embeddings|layer \d) +([\d.]+) bits", looked.stdout)]
-    assert len(bits) == 3 and all(0 < found <= np.log2(120) for found in bits)
+    assert len(re.findall(r": layer [12], head [12] attends to it with \d+%$", looked.stdout, re.MULTILINE)) == 5
+    bits = [float(bits) for bits in re.findall(r"(?:embeddings|layer \d) +([\d.]+) bits", looked.stdout)]
+    assert len(bits) == 3 and all(0 < value <= np.log2(120) for value in bits)
     same, other = map(float, re.search(r"mean cosine ([\d.-]+) in the same sense, ([\d.-]+)", looked.stdout).groups())
     assert -1 <= other <= 1 and -1 <= same <= 1
