@@ -18,6 +18,7 @@ MODULES = {
     "data.joining": ("data.preparation.joining",),
     "data.json_lines": ("files",),
     "data.new_tokens": ("data.vocabularies.new_tokens",),
+    "data.packs": ("data.packing",),
     "data.preparation": ("data.preparation.pipeline",),
     "data.published": ("data.vocabularies.published", "data.vocabularies.tokenizer_classes"),
     "data.python_docs": ("data.preparation.python_docs",),
@@ -59,6 +60,7 @@ MODULES = {
 
 # Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
 NAMES: dict[str, tuple[str, str]] = {
+    "data.packs.build": ("data.packing", "build_packs"),
     "finetuning.losses.count": ("finetuning.losses", "loss_denominator"),
     "finetuning.losses.outputs": ("finetuning.losses", "task_outputs"),
     "finetuning.trainable.adapters": ("finetuning.trainable", "init_adapters"),

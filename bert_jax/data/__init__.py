@@ -1,5 +1,12 @@
-"""From text to masked batches. numpy and grain; no jax."""
+"""Turns text into masked batches: vocabularies, preparation of corpora, instances, masking, loading. It needs no jax.
 
-from bert_jax.data.loader import batch_at, describe_batch
+    batch = bert_jax.data.batch_at(config, step=7, host=0, num_hosts=4)    # the batch of any step, without training
+    for step, batch in bert_jax.data.Loader(config, start_step=7):         # prefetched, to the end of the run
+        ...
 
-__all__ = ["batch_at", "describe_batch"]
+`config` is a pre-training config whose data.corpus is a directory that `python -m bert_jax.prepare` wrote.
+"""
+
+from bert_jax.data.loader import Loader, batch_at, describe_batch
+
+__all__ = ["Loader", "batch_at", "describe_batch"]

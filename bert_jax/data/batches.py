@@ -1,4 +1,4 @@
-"""Instances -> rows: [CLS] piece [SEP] (piece [SEP] ...), padded; then masked."""
+"""Turns instances of a corpus into rows of token ids: [CLS] piece [SEP] (piece [SEP] ...), padded, then masked."""
 
 import dataclasses
 
@@ -7,19 +7,19 @@ import numpy as np
 from bert_jax.data.corpus import Split
 from bert_jax.data.masking import Masking
 
-# Labels of pairs, and the field of an instance that says each.
+# Label of a pair -> the field of an instance's record that holds it.
 LABELS = {"next_sentence_label": "is_random", "sentence_order_label": "is_swapped"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How rows are laid out.
+    """The length of rows and the ids of their special tokens.
 
     Attributes:
-      sequence_length: tokens a row.
-      cls_id, sep_id, pad_id: of the tokenizer.
+      sequence_length: tokens of a row.
+      cls_id, sep_id, pad_id: ids of the tokenizer.
       is_special: bool [vocabulary], the tokenizer's special tokens.
-      type_vocab_size: 0 or 1 where the model has no segments: token_type_ids are then all 0.
+      type_vocab_size: segments of the model; with 0 or 1, all token_type_ids are 0.
     """
 
     sequence_length: int
@@ -33,31 +33,31 @@ class Layout:
 def make_batch(
     split: Split, instances: np.ndarray, keys: np.ndarray, layout: Layout, masking: Masking | None
 ) -> dict[str, np.ndarray]:
-    """The batch of the given instances.
+    """Builds the batch of the given instances.
 
     Args:
-      split: where the tokens lie.
+      split: holds the tokens.
       instances: [batch] records of dtype instances.PAIR, ORDERED_PAIR or SPAN.
-      keys: uint64 [batch], what the masks are a function of.
+      keys: uint64 [batch], the keys from which each row's masks are drawn.
       layout: see Layout.
-      masking: None leaves the text as it is (LTR).
+      masking: None leaves the text as it is (left-to-right objective).
 
     Returns:
       int32 input_ids, attention_mask, token_type_ids [batch, sequence]; with masking, int32 masked_positions,
-      masked_labels and float32 masked_weights [batch, slots]; of pairs, int32 next_sentence_label [batch] (1: B is
-      another document's) or, of those whose order may be swapped, sentence_order_label (1: B stands before A).
+      masked_labels and float32 masked_weights [batch, slots]; for PAIR, int32 next_sentence_label [batch] (1 where B
+      is another document's); for ORDERED_PAIR, int32 sentence_order_label [batch] (1 where B precedes A).
     """
     is_pair = "a_start" in instances.dtype.names
     rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
     needs_words = masking is not None and masking.unit != "token"
     batch, sequence = len(instances), layout.sequence_length
 
-    # Each piece is followed by one [SEP]; the first stands after [CLS].
+    # One [SEP] follows each piece; [CLS] precedes the first.
     ends = np.cumsum(lengths + 1)
-    pieces_before = np.searchsorted(rows, np.arange(batch))  # of each row's first piece
-    row_begin = (ends - lengths - 1)[pieces_before]
+    first_piece = np.searchsorted(rows, np.arange(batch))
+    row_begin = (ends - lengths - 1)[first_piece]
     columns = 1 + (ends - lengths - 1) - row_begin[rows]
-    row_length = np.append(ends[pieces_before[1:] - 1], ends[-1]) - row_begin + 1
+    row_length = np.append(ends[first_piece[1:] - 1], ends[-1]) - row_begin + 1
 
     input_ids = np.full((batch, sequence), layout.pad_id, np.int32)
     input_ids[:, 0] = layout.cls_id
@@ -66,13 +66,13 @@ def make_batch(
     word_starts = np.zeros(batch * sequence, bool) if needs_words else None
     shards = np.searchsorted(split.shard_starts, starts, side="right") - 1
     local = starts - split.shard_starts[shards]
-    for shard, at, to, length in zip(
+    for shard, begin, destination, length in zip(
         shards.tolist(), local.tolist(), destinations.tolist(), lengths.tolist(), strict=True
     ):
-        flat[to : to + length] = split.shards[shard].tokens[at : at + length]
+        end = begin + length
+        flat[destination : destination + length] = split.shards[shard].tokens[begin:end]
         if needs_words:
-            bits = np.unpackbits(split.shards[shard].word_starts[at // 8 : (at + length + 7) // 8])
-            word_starts[to : to + length] = bits[at % 8 : at % 8 + length]
+            word_starts[destination : destination + length] = split.shards[shard].word_starts_between(begin, end)
     flat[destinations + lengths] = layout.sep_id
 
     position = np.arange(sequence)
@@ -80,20 +80,21 @@ def make_batch(
     token_type_ids = np.zeros((batch, sequence), np.int32)
     if is_pair and layout.type_vocab_size > 1:
         token_type_ids[inside & (position >= columns[1::2, None])] = 1
-    made = {"input_ids": input_ids, "attention_mask": inside.astype(np.int32), "token_type_ids": token_type_ids}
+    result = {"input_ids": input_ids, "attention_mask": inside.astype(np.int32), "token_type_ids": token_type_ids}
     if masking is not None:
         maskable = inside & ~layout.is_special[input_ids]
         if needs_words:
             word_starts = word_starts.reshape(batch, sequence)
-        made["input_ids"], *slots = masking(input_ids, maskable, word_starts, keys)
-        made["masked_positions"], made["masked_labels"], made["masked_weights"] = slots
-    for name, of_record in LABELS.items():
-        if of_record in instances.dtype.names:
-            made[name] = instances[of_record].astype(np.int32)
-    return made
+        result["input_ids"], *slots = masking(input_ids, maskable, word_starts, keys)
+        result["masked_positions"], result["masked_labels"], result["masked_weights"] = slots
+    for name, field in LABELS.items():
+        if field in instances.dtype.names:
+            result[name] = instances[field].astype(np.int32)
+    return result
 
 
 def _pair_pieces(instances):
+    """Returns (row, start, length) of the two pieces of each pair, int64 [2 * batch] each."""
     rows = np.repeat(np.arange(len(instances)), 2)
     starts = np.stack([instances["a_start"], instances["b_start"]], 1).ravel()
     lengths = np.stack([instances["a_length"], instances["b_length"]], 1).ravel().astype(np.int64)
@@ -101,7 +102,7 @@ def _pair_pieces(instances):
 
 
 def _document_pieces(split, instances):
-    """A row's tokens cut where one document ends and the next begins."""
+    """Returns (row, start, length) of each row's pieces, int64 [pieces] each: a piece is part of one document."""
     count = instances["num_documents"]
     rows = np.repeat(np.arange(len(instances)), count)
     nth = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)

@@ -1,6 +1,6 @@
-"""The corpus on disk: flat memory-mapped arrays of tokens, with sentence and document offsets.
+"""Defines the corpus on disk: flat memory-mapped arrays of tokens, with sentence and document offsets.
 
-    DIR/manifest.json                    written last: its presence means the corpus is whole
+    DIR/manifest.json                    written last, so a corpus with a manifest is whole
     DIR/tokenizer/                       what loading.load reads
     DIR/{train,eval}/sentences.npy       int64 [S+1] token offsets of the split's sentences, from 0
     DIR/{train,eval}/documents.npy       int64 [D+1] sentence indices of the split's documents, from 0
@@ -8,7 +8,7 @@
     DIR/{train,eval}/NNNNN.word_starts.npy  uint8, packed bits: 1 where the token starts a word
     DIR/train/unigram.npy                int64 [V] counts of the train split's tokens
 
-No document crosses a shard. Numbers of shards may have gaps: a shard without documents of a split has no files in it.
+No document crosses a shard. The numbers of shards may have gaps: a shard without documents of a split has no files.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ _HEADER_BYTES = 128
 
 
 class Shard:
-    """One shard of a split: `tokens` [n] and packed `word_starts` [ceil(n / 8)], memory-mapped when first read."""
+    """One shard of a split: its arrays are memory-mapped when they are first read."""
 
     def __init__(self, path: pathlib.Path, num_tokens: int):
         self._path = path
@@ -37,11 +37,18 @@ class Shard:
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
+        """Token ids, uint16 or uint32 [num_tokens]."""
         return _mapped(self._path.with_name(self._path.name + ".tokens.npy"), self.num_tokens)
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
+        """One bit per token, 1 where it starts a word: uint8 [ceil(num_tokens / 8)], the first token's bit highest."""
         return _mapped(self._path.with_name(self._path.name + ".word_starts.npy"), -(-self.num_tokens // 8))
+
+    def word_starts_between(self, begin: int, end: int) -> np.ndarray:
+        """Returns whether each of the tokens begin..end (end excluded) starts a word, uint8 0 or 1 [end - begin]."""
+        bits = np.unpackbits(self.word_starts[begin // 8 : (end + 7) // 8])
+        return bits[begin % 8 :][: end - begin]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +56,10 @@ class Split:
     """The documents of one split.
 
     Attributes:
-      sentences: int64 [S+1], token offsets over the whole split.
-      documents: int64 [D+1], indices into sentences.
-      shard_starts: int64 [n+1], token offset at which each shard begins.
-      shards: the n shards, in order.
+      sentences: int64 [sentences + 1], the token offset at which each sentence begins, over the whole split.
+      documents: int64 [documents + 1], the index in `sentences` at which each document begins.
+      shard_starts: int64 [shards + 1], the token offset at which each shard begins.
+      shards: the shards, in order.
     """
 
     sentences: np.ndarray
@@ -79,8 +86,8 @@ class Corpus:
     Attributes:
       path: its directory.
       manifest: the parsed manifest.json.
-      fingerprint: str, equal for equal tokens and tokenizer.
-      vocab_size: of its tokenizer.
+      fingerprint: a hash of tokens and tokenizer, equal where these are.
+      vocab_size: the number of ids of its tokenizer.
     """
 
     def __init__(self, path: pathlib.Path, manifest: dict):
@@ -91,7 +98,7 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "Corpus":
-        """Raises UserError if no whole corpus of this format is there."""
+        """Opens the corpus in a directory. Raises UserError if it holds no whole corpus of this format version."""
         path = pathlib.Path(path)
         manifest_path = path / "manifest.json"
         if not path.is_dir():
@@ -105,15 +112,16 @@ class Corpus:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer that encoded the corpus."""
         return loading.load(self.path / "tokenizer")
 
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:
-        """int64 [vocab_size]: how often the train split has each token."""
+        """How often each token occurs in the train split, int64 [vocab_size]."""
         return _mapped(self.path / "train" / "unigram.npy", self.vocab_size)
 
     def split(self, name: str) -> Split:
-        """The "train" or "eval" split; eval may be empty."""
+        """Opens the "train" or "eval" split; eval may be empty."""
         facts = self.manifest["splits"][name]
         folder = self.path / name
         counts = [shard["tokens"] for shard in facts["shards"]]
@@ -125,7 +133,7 @@ class Corpus:
         )
 
     def computed_fingerprint(self) -> str:
-        """What the fingerprint of the files as they are now is, as joining.py makes it; reads them all."""
+        """Computes the fingerprint from the files, as preparation/joining.py does; it reads them all."""
         digest = hashlib.blake2b(self.tokenizer.digest().encode(), digest_size=16)
         for name in SPLITS:
             split = self.split(name)
@@ -140,7 +148,7 @@ class Corpus:
 
 
 def read_manifest(content: bytes, where: str) -> dict:
-    """The manifest of a corpus. Raises UserError, which names `where`, if it is none or of another format."""
+    """Parses a corpus's manifest. Raises UserError, which names `where`, if it is none or of another format version."""
     try:
         manifest = json.loads(content)
         version = manifest["format_version"]
@@ -154,7 +162,7 @@ def read_manifest(content: bytes, where: str) -> dict:
 
 
 def file_sizes(manifest: dict) -> dict[str, int]:
-    """Bytes of every array of a corpus, by its path in the corpus's folder."""
+    """Returns the size in bytes of every array file of a corpus, by its path below the corpus's folder."""
     vocab_size = manifest["tokenizer"]["vocab_size"]
     sizes = {"train/unigram.npy": 8 * vocab_size}
     for name in SPLITS:
@@ -168,12 +176,12 @@ def file_sizes(manifest: dict) -> dict[str, int]:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """What token ids are stored as: uint16 where they fit."""
+    """Returns the dtype in which token ids are stored: uint16 where they fit, else uint32."""
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
 
 
 class ArrayFile:
-    """A one- or two-dimensional .npy file written as a stream: append, go back, close."""
+    """Writes a one- or two-dimensional .npy file as a stream: rows are appended, or cut off again, until `close`."""
 
     def __init__(self, path: pathlib.Path, dtype, columns: int | None = None):
         self._dtype = np.dtype(dtype)
@@ -187,7 +195,7 @@ class ArrayFile:
         self.rows += len(rows)
 
     def truncate(self, rows: int) -> None:
-        """Forgets all but the first rows."""
+        """Removes all but the first `rows` rows."""
         self._file.seek(_HEADER_BYTES + rows * self._dtype.itemsize * (self._columns or 1))
         self._file.truncate()
         self.rows = rows
@@ -202,10 +210,14 @@ class ArrayFile:
 
 
 class SplitWriter:
-    """Writes one split's part of one shard: tokens, word starts, and the lengths from which offsets are made.
+    """Writes one split's part of one shard: tokens, word starts, and the lengths from which offsets are computed.
 
-    Files, PREFIX being DIR/SPLIT: PREFIX.tokens.npy, PREFIX.word_starts.npy, PREFIX.sentences.npy (tokens of each
-    sentence, int32), PREFIX.documents.npy (sentences of each document, int32), PREFIX.hashes.npy (uint64 [D, 2]).
+    The files, for a prefix such as DIR/train:
+      PREFIX.tokens.npy       token_dtype [tokens]
+      PREFIX.word_starts.npy  packed bits, uint8 [ceil(tokens / 8)]
+      PREFIX.sentences.npy    tokens of each sentence, int32 [sentences]
+      PREFIX.documents.npy    sentences of each document, int32 [documents]
+      PREFIX.hashes.npy       hash of each document, uint64 [documents, 2]
     """
 
     def __init__(self, prefix: str, vocab_size: int):
@@ -216,11 +228,20 @@ class SplitWriter:
             "documents": ArrayFile(f"{prefix}.documents.npy", "<i4"),
             "hashes": ArrayFile(f"{prefix}.hashes.npy", "<u8", columns=2),
         }
-        self._bits = np.zeros(0, bool)  # word starts that fill no byte yet
+        self._bits = np.zeros(0, bool)  # word starts of the last tokens, which do not fill a byte yet
 
     def add(self, tokens, starts, sentences, documents, hashes) -> None:
-        """Appends tokens [n], whether each starts a word [n], the lengths of sentences [s], of documents [d], and
-        the documents' hashes [d, 2]. A document's sentences may come in several calls, its length in the last."""
+        """Appends sentences and documents.
+
+        A document's sentences may be passed in several calls; its length and hash come with the last.
+
+        Args:
+          tokens: ids [n].
+          starts: bool [n], whether each token starts a word.
+          sentences: int [s], tokens of each sentence.
+          documents: int [d], sentences of each document.
+          hashes: uint64 [d, 2], the documents' hashes.
+        """
         self._files["tokens"].append(tokens)
         bits = np.concatenate([self._bits, starts])
         whole = len(bits) // 8 * 8
@@ -231,10 +252,11 @@ class SplitWriter:
         self._files["hashes"].append(hashes)
 
     def mark(self):
-        """What `rewind` takes to forget everything that was added since."""
+        """Returns a position to which `rewind` can go back."""
         return {name: file.rows for name, file in self._files.items()}, self._bits
 
     def rewind(self, mark) -> None:
+        """Removes everything that was added since `mark` was returned."""
         rows, self._bits = mark
         for name, file in self._files.items():
             file.truncate(rows[name])

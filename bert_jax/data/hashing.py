@@ -1,6 +1,6 @@
-"""Counter-based random numbers and permutations: pure functions of a key, on uint64 arrays.
+"""Computes random numbers and permutations as pure functions of a key and a counter, on uint64 arrays.
 
-Whatever the pipeline draws is `draw(key, counter)`, so any row of any epoch can be made on any host without
+Everything random in the pipeline is `draw(key, counter)`, so any row of any epoch can be computed on any host without
 state. The mixer is SplitMix64's finaliser (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
 generators", figure 14).
 """
@@ -15,36 +15,47 @@ _FEISTEL_ROUNDS = 6
 
 
 def fold(*parts: int | str) -> np.uint64:
-    """One key from integers and strings; another order or type gives another key."""
+    """Returns one key from integers and strings; another order or type gives another key."""
     return np.uint64(int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little"))
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """A bijection of uint64 in which every input bit moves every output bit."""
+    """Maps uint64 to uint64 one to one, so that every input bit affects every output bit; any shape."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def draw(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """64 random bits for each pair of key and counter, which broadcast against each other."""
+    """Returns 64 random bits (uint64) for each pair of key and counter, which are broadcast against each other."""
     with np.errstate(over="ignore"):
         step = np.asarray(counter).astype(np.uint64) * _GOLDEN
         return mix(mix(np.asarray(key, np.uint64) + step) ^ step)
 
 
 def uniform(bits: np.ndarray) -> np.ndarray:
-    """float64 in [0, 1) from 64 random bits."""
+    """Returns float64 in [0, 1), in the shape of `bits`: 64 random bits each."""
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
-    """int64 in [0, bound) from 64 random bits; bound at most 2**31, off uniform by at most bound / 2**32."""
+    """Returns int64 in [0, bound) from 64 random bits each, broadcast against `bound`.
+
+    The bound is at most 2**31; a probability is off by at most bound / 2**32 of itself.
+    """
     return (((bits >> np.uint64(32)) * np.asarray(bound).astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def coin_flips(key: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """int64: how many of `counts` fair coins fall on one side, exactly binomial."""
+    """Returns how many of `counts` fair coins show heads, exactly binomial.
+
+    Args:
+      key: uint64 [n].
+      counts: int [n], coins.
+
+    Returns:
+      int64 [n].
+    """
     heads = np.zeros(len(counts), np.int64)
     left = np.array(counts, np.int64)
     word = 0
@@ -58,9 +69,9 @@ def coin_flips(key: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
-    """Where a pseudo-random permutation of range(size) sends each index (int64), in constant memory.
+    """Returns the image of each index under a pseudo-random permutation of range(size), int64, in constant memory.
 
-    A Feistel network on a grid of rows x columns just larger than `size`, walked until it lands inside (Black and
+    It is a Feistel network on a grid of rows x columns just larger than `size`, walked until it lands inside (Black and
     Rogaway 2002, "Ciphers with arbitrary finite domains", sections 4 and 5).
     """
     rows = np.uint64(max(1, math.isqrt(max(size - 1, 0)) + 1))

@@ -1,11 +1,11 @@
-"""Which tokens of a corpus make up each model input: an index of a few integers per instance.
+"""Builds the index of instances: a few integers per model input say which tokens of the corpus it consists of.
 
 An index is a pure function of (corpus split, format, sequence length, seed, repeat). It is built once, in
 parallel over blocks of documents whose borders depend on the corpus alone, and cached beside the corpus.
 
 The pair formats follow google-research/bert's create_pretraining_data.py, `create_instances_from_document`, and for
-sentence order ALBERT, section 3.1; the others RoBERTa, section 4.2. Documents advance in lock-step, so that numpy
-does the work: step k of every document at once.
+sentence order ALBERT, section 3.1; the others RoBERTa, section 4.2. All documents advance together, step k of every
+document at once, so that numpy does the work.
 """
 
 import concurrent.futures
@@ -24,27 +24,28 @@ from bert_jax.errors import UserError
 
 PAIR = np.dtype(
     [("a_start", "<i8"), ("b_start", "<i8"), ("a_length", "<i4"), ("b_length", "<i4"), ("is_random", "<i4")]
-)  # token offsets into the split; is_random 1: B is another document's
-ORDERED_PAIR = np.dtype([*PAIR.descr[:-1], ("is_swapped", "<i4")])  # is_swapped 1: A follows B in their document
+)  # starts are token offsets in the split; is_random is 1 where B is another document's
+ORDERED_PAIR = np.dtype([*PAIR.descr[:-1], ("is_swapped", "<i4")])  # is_swapped is 1 where A follows B in the document
+# The tokens [start, stop) of the split, which begin in document number `document`.
 SPAN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("document", "<i8"), ("num_documents", "<i4")])
 
-_VERSION = 1  # of what build() makes; part of the cached file's name
+_VERSION = 1  # of what build() computes; part of the cached file's name
 _BLOCK_TOKENS = 1 << 22
-_POOL_TOKENS = 1 << 25  # below this a pool takes longer to start than it saves
+_POOL_TOKENS = 1 << 25  # with fewer tokens, starting a process pool takes longer than it saves
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What an index depends on, apart from the corpus.
+    """The settings that an index depends on, apart from the corpus.
 
     Attributes:
       format: segment_pair, sentence_pair, full_sentences or doc_sentences.
       sequence_length: tokens of a row, special tokens included.
-      seed: of the run; the formats without pairs draw nothing and ignore it.
+      seed: the run's seed; formats without pairs draw nothing and ignore it.
       repeat: which of the different pairings of the same text.
-      short_target_share: documents whose pairs aim at a random shorter length (segment_pair).
-      sentence_order: pairs of segments that follow each other, one half of them swapped, instead of pairs of which
-        one half have another document's text second.
+      short_target_share: share of documents whose pairs aim at a random shorter length (segment_pair).
+      sentence_order: whether the two segments of a pair always follow each other, half of the pairs being swapped
+        (ALBERT), instead of half of the pairs having another document's text as B (BERT).
     """
 
     format: str
@@ -56,17 +57,18 @@ class Recipe:
 
     @property
     def is_random(self) -> bool:
+        """Whether instances are pairs, which depend on the seed."""
         return self.format in ("segment_pair", "sentence_pair")
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the records."""
+        """Record dtype of the index."""
         if not self.is_random:
             return SPAN
         return ORDERED_PAIR if self.sentence_order else PAIR
 
     def key(self) -> tuple:
-        """What of the recipe changes the index."""
+        """Returns the settings that change the index in this format."""
         if not self.is_random:
             return (_VERSION, self.format, self.sequence_length)
         short = self.short_target_share if self.format == "segment_pair" else 0.0
@@ -75,19 +77,20 @@ class Recipe:
 
 
 def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | None = None) -> np.ndarray:
-    """The memory-mapped index, built first where it is not cached yet.
+    """Opens an index, memory-mapped; it is built first where it is not cached yet.
 
     Args:
-      corpus: the corpus; its `index` folder is the cache, or the user's cache folder where it is read-only.
+      corpus: the corpus; its `index` folder is the cache, or the user's cache folder where the corpus is read-only.
       split_name: "train" or "eval".
       recipe: see Recipe.
-      workers: processes to build with; None takes the machine's cores. Changes no byte of the index.
+      workers: processes that build it; None takes the machine's cores. It changes no byte of the index.
 
     Returns:
       [instances] records of the recipe's dtype.
 
     Raises:
-      UserError: the training split has a single document and the format needs another one's sentences.
+      UserError: the training split has a single document and the format needs another one's sentences, or the cache
+        cannot be written.
     """
     path = cache_folder(corpus) / _file_name(split_name, recipe)
     index = open_array(path)
@@ -109,14 +112,18 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
 
 
 def cached_index(corpus: Corpus, split_name: str, recipe: Recipe) -> np.ndarray | None:
-    """As open_index, where the index was built before; else None. Writes nothing."""
+    """Opens an index that is in the cache, as `open_index` does; returns None where it is not. Writes nothing."""
     folders = (pathlib.Path(corpus.path) / "index", _user_folder(corpus))
-    found = (open_array(folder / _file_name(split_name, recipe)) for folder in folders)
-    return next((index for index in found if index is not None), None)
+    candidates = (open_array(folder / _file_name(split_name, recipe)) for folder in folders)
+    return next((index for index in candidates if index is not None), None)
 
 
 def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None) -> np.ndarray:
-    """The instances of documents first..last (last excluded) of a split, in document order."""
+    """Builds the instances of a split's documents first..last (last excluded), in document order.
+
+    Returns:
+      [instances] records of the recipe's dtype.
+    """
     last = split.num_documents if last is None else last
     if first == last:
         return np.zeros(0, recipe.dtype)
@@ -126,7 +133,7 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
 
 
 def open_array(path: pathlib.Path) -> np.ndarray | None:
-    """The array in a file, memory-mapped; None where there is none, or one that a crash of the machine cut off."""
+    """Opens a .npy file, memory-mapped; returns None where there is none, or one that a crash left incomplete."""
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -157,7 +164,7 @@ def _build_block(job):
 
 
 def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path) -> None:
-    """Writes the arrays of the files `parts` as one to the file `path`, by way of `whole` on the same disk."""
+    """Concatenates arrays: writes those of the files `parts` to the temporary file `whole`, then renames it to `path`."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     out = np.lib.format.open_memmap(
         whole, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)
@@ -171,7 +178,7 @@ def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path)
 
 
 def _blocks(split):
-    """Document ranges of some _BLOCK_TOKENS each, a function of the split alone."""
+    """Returns document ranges (first, last) of about _BLOCK_TOKENS tokens each, a function of the split alone."""
     documents = np.asarray(split.sentences)[np.asarray(split.documents)]
     borders = np.searchsorted(documents, np.arange(0, split.num_tokens, _BLOCK_TOKENS), side="left")
     borders = np.unique(np.append(borders, split.num_documents))
@@ -179,7 +186,7 @@ def _blocks(split):
 
 
 def cache_folder(corpus: Corpus) -> pathlib.Path:
-    """Where what is made from a corpus is kept: beside it, or the user's cache folder where it is read-only."""
+    """Returns the folder for a corpus's indexes: `index` in the corpus, or in the user's cache if it is read-only."""
     folder = pathlib.Path(corpus.path) / "index"
     try:
         folder.mkdir(exist_ok=True)
@@ -200,7 +207,10 @@ def _file_name(split_name, recipe):
 
 
 def _pairs(split, recipe, first, last):
-    """Instances of the pair formats; all arrays below have one entry per document still running."""
+    """Builds pairs of which half have another document's text as B.
+
+    Every array below has one entry for each document whose text is not used up.
+    """
     sentences, documents = split.sentences, split.documents
     num_documents = split.num_documents
     room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
@@ -242,7 +252,7 @@ def _pairs(split, recipe, first, last):
         parts.append(part)
         order.append(document)
 
-        # What a random B left over of the chunk goes back, so that no text is lost.
+        # The sentences that a random B replaced are used again in the next pair, so that no text is lost.
         at = np.where(is_random, at + a_sentences, stop)
         running = at < end
         document, key, at, end, target = (x[running] for x in (document, key, at, end, target))
@@ -251,23 +261,23 @@ def _pairs(split, recipe, first, last):
     return instances[np.argsort(np.concatenate(order), kind="stable")]
 
 
-# Counters of the draws of a document, apart from each other.
+# Counters of a document's draws; those of different purposes do not overlap.
 _SHORT = np.uint64(1)
 _STEP = np.uint64(1 << 20)
 
 
 def _targets(recipe, key, room):
-    """The length that each document's pairs aim at; drawn once per document, as the published code does."""
+    """Returns the length that each document's pairs aim at, drawn once per document, as the published code does."""
     short = hashing.uniform(hashing.draw(key, _SHORT)) < recipe.short_target_share
     return np.where(short, 2 + hashing.below(hashing.draw(key, _SHORT + 1), max(room - 1, 1)), room)
 
 
 def _ordered_pairs(split, recipe, first, last):
-    """Instances of the pair formats for sentence order: the two segments of a pair follow each other in a document.
+    """Builds pairs for sentence order: the two segments of a pair follow each other in a document.
 
-    To a chunk of one sentence google-research/albert's create_pretraining_data.py adds another document's text, and
-    labels it as swapped. Here such a chunk takes a second sentence: the next one, or at a document's end the one
-    before, which two pairs then share. A document of one sentence gives no pair.
+    google-research/albert's create_pretraining_data.py adds another document's text to a chunk of one sentence, and
+    labels the pair as swapped. Here such a chunk takes a second sentence: the next one, or at a document's end the one
+    before, which two pairs then share. A document of one sentence has no pair.
     """
     sentences, documents = split.sentences, split.documents
     room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
@@ -304,7 +314,10 @@ def _ordered_pairs(split, recipe, first, last):
 
 
 def _truncated(a_start, a_length, b_start, b_length, room, a_key, b_key, dtype):
-    """Cuts the longer segment (the second where equal) until the pair fits; each token goes from either end."""
+    """Returns records of pairs cut to `room` tokens.
+
+    The longer segment loses a token (the second where both are equal) until the pair fits, each time at a random end.
+    """
     excess = np.maximum(a_length + b_length - room, 0)
     gap = np.minimum(excess, np.abs(a_length - b_length))
     rest = excess - gap
@@ -320,7 +333,7 @@ def _truncated(a_start, a_length, b_start, b_length, room, a_key, b_key, dtype):
 
 
 def _packed(split, recipe, first, last):
-    """full_sentences and doc_sentences: as many whole sentences as fit; one over-long is cut into rows."""
+    """Builds full_sentences and doc_sentences: as many whole sentences as fit; a longer sentence is cut into rows."""
     room = recipe.sequence_length - 2  # [CLS] and the last [SEP]
     sentence_first, sentence_last = int(split.documents[first]), int(split.documents[last])
     offsets = np.asarray(split.sentences[sentence_first : sentence_last + 1])
@@ -347,16 +360,16 @@ def _packed(split, recipe, first, last):
 
 
 def _cut_long(offsets, room):
-    """Starts of the sentences, and of the further parts of those over `room` tokens."""
+    """Returns the starts of sentences, and of the further parts of those longer than `room` tokens, int64 [parts]."""
     parts = -(-np.diff(offsets) // room)
     within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
     return np.repeat(offsets[:-1], parts) + within * room
 
 
 def _chase(following):
-    """Indices reached from 0 by following the links to the end."""
-    links, rows, at = following.tolist(), [], 0
-    while at < len(links):
-        rows.append(at)
-        at = links[at]
+    """Returns the indexes reached from 0 by following links (index -> the next index) to the end, int64 [rows]."""
+    links, rows, index = following.tolist(), [], 0
+    while index < len(links):
+        rows.append(index)
+        index = links[index]
     return np.array(rows, np.int64)

@@ -1,7 +1,7 @@
-"""step -> batch, as a pure function; and the iterator that runs it ahead of the model.
+"""Computes the batch of any step as a pure function of the step, and prefetches batches for a training loop.
 
 The run's phases, the mixture of corpora, the epoch, the shuffled place within it and the mask are all arithmetic
-on the step, so that any host makes its slice of any step's global batch without having seen the steps before.
+on the step, so any host computes its slice of any step's global batch without having seen the steps before.
 """
 
 import dataclasses
@@ -17,35 +17,44 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax.config import objective
-from bert_jax.data import hashing, instances, packing, packs, staging
+from bert_jax.data import hashing, instances, packing, staging
 from bert_jax.data.batches import LABELS, Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
-_PERIOD = 4096  # positions in which a mixture's shares are exact
+_PERIOD = 4096  # a mixture of corpora repeats after so many rows, in which the shares are exact
 
 
 def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
-    """Host `host`'s slice of the global batch of a step: see make_batch for its arrays.
+    """Returns one host's slice of the global batch of a step.
+
+    Args:
+      config: a pre-training config.
+      step: counts from 0; a step past the end is in the last phase.
+      host: which host, from 0.
+      num_hosts: data.batch_size is divided by it; host h has rows h * batch_size / num_hosts and following.
+
+    Returns:
+      The arrays of `batches.make_batch`, or of `packing.pack` where data.packing is on, [batch_size / num_hosts, ...].
 
     Raises:
-      UserError: the config or the corpus cannot work, or the step lies outside the run.
+      UserError: the config or the corpus cannot work, or the step is negative.
     """
     return _cached_stream(_as_json(config)).batch(step, host, num_hosts)
 
 
 def describe_batch(config: ml_collections.ConfigDict, step: int) -> list[str]:
-    """Names each row of a step's global batch: its corpus, index, repeat and epoch."""
+    """Describes each row of a step's global batch: its corpus, index, repeat and mask epoch."""
     return _cached_stream(_as_json(config)).describe(step)
 
 
 class Loader:
     """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
 
-    Starting costs the same at any step. config.data.workers processes make the batches, or a thread. `host` may be
-    several, whose rows follow each other.
+    Starting costs the same at any step. config.data.workers processes compute the batches, or one thread where it is
+    0. With several hosts in `host`, a batch holds the rows of the first, then of the second, and so on.
     """
 
     def __init__(
@@ -59,14 +68,15 @@ class Loader:
         self._start = start_step
         self._job = _Job(_as_json(config), host, num_hosts)
         stream = self._job.stream()
-        for phase in stream.phases:  # mistakes are reported, and indexes made, here and not by a worker or midway
+        # Errors are raised and indexes built here, not in a worker process or in the middle of the run.
+        for phase in stream.phases:
             if phase.stop > start_step:
                 stream.sources(phase)
                 if config.train.eval_every:
                     stream.sources(phase, "eval", packed=False)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        import grain  # here, because it is slow to import and most of this module works without
+        import grain  # here, because importing it is slow and most of this module works without
 
         data = self._config.data
         steps = grain.MapDataset.range(self._start, config_lib.num_steps(self._config))
@@ -80,20 +90,20 @@ class Loader:
         iterator, batch = iter(batches), None
         try:
             for step, batch in iterator:
-                # Copies, because shared memory must be let go of before the program ends.
+                # Copied, because the workers' shared memory must be released before the program ends.
                 yield step, {name: np.array(array) for name, array in batch.items()} if data.workers else batch
         finally:
             iterator.close()  # ends the processes
             if data.workers:
-                # The iterators hold each other and the last batch of each process, in memory that all share: collected
-                # here, or Python warns at its end of what was left.
+                # The iterators refer to each other and to the last batch of each process, in shared memory: without
+                # a collection here, Python warns of leaked shared memory when it ends.
                 del iterator, batches, batch
                 gc.collect()
 
 
 @dataclasses.dataclass
 class _Job:
-    """What a worker process is sent: it opens the memory-mapped files itself."""
+    """Computes batches in a worker process, which is sent this object and opens the memory-mapped files itself."""
 
     config_json: str
     host: int | Sequence[int]
@@ -109,37 +119,38 @@ class _Job:
 
     def __call__(self, step):
         stream, step = self.stream(), int(step)
-        return step, _joined([stream.batch(step, host, self.num_hosts) for host in _hosts(self.host)])
+        return step, _concatenate([stream.batch(step, host, self.num_hosts) for host in _hosts(self.host)])
 
 
 def eval_batches(
     config: ml_collections.ConfigDict, step: int, host: int | Sequence[int] = 0, num_hosts: int = 1
 ) -> list[dict]:
-    """The held-out batches, shaped as the phase of `step` has them; the same rows and masks at every step.
+    """Returns the held-out batches: the same rows and masks at every step, in the shapes of the step's phase.
 
-    One instance a row, also where the run packs several: the figures are those of a run that does not.
+    A row holds one instance, also where the run packs several, so that metrics can be compared with unpacked runs.
 
-    At most train.eval_batches batches of train.eval_batch_size rows. The last is filled up with rows that count
-    nothing: their masked_weights are 0, their pairs' label is -1, and only their first token is attended to.
+    There are at most train.eval_batches batches of train.eval_batch_size rows. The last is filled up with rows that
+    add nothing to a loss: their masked_weights are 0, their pair label is -1, and attention_mask is 1 on their first
+    token alone.
 
     Returns:
-      batches as of batch_at; empty where no document was held out.
+      Batches as `batch_at` returns them; an empty list where no document was held out.
     """
-    of_hosts = [fixed_batches(config, step, "eval", one, num_hosts) for one in _hosts(host)]
-    return [_joined(parts) for parts in zip(*of_hosts, strict=True)]
+    per_host = [fixed_batches(config, step, "eval", number, num_hosts) for number in _hosts(host)]
+    return [_concatenate(parts) for parts in zip(*per_host, strict=True)]
 
 
 def fixed_batches(
     config: ml_collections.ConfigDict, step: int, split: str, host: int = 0, num_hosts: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """As eval_batches, of either split and one at a time."""
+    """Yields the batches of `eval_batches` one at a time, of the "train" or the "eval" split."""
     stream = _cached_stream(_as_json(config))
     phase = stream.phase(step)
     size = config.train.eval_batch_size or phase.data.batch_size
     sources = stream.sources(phase, split, packed=False)
     which = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
     index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [which])
-    if len(sources) > 1:  # so that a cut takes from each
+    if len(sources) > 1:  # mixed, so that the first train.eval_batches batches hold rows of every corpus
         mixed = hashing.permute(np.arange(len(which)), len(which), hashing.fold("eval"))
         which, index = which[mixed], index[mixed]
     for begin in range(0, min(len(which), size * config.train.eval_batches), size):
@@ -152,7 +163,7 @@ def fixed_batches(
             zeros = np.zeros(len(rows), np.int64)
             if len(rows):
                 parts.append((rows, source.batch(zeros, index[place[rows]], zeros)))
-        batch = _merge(parts, len(place))
+        batch = _interleave(parts, len(place))
         batch["attention_mask"][filler, 1:] = 0
         if "masked_weights" in batch:
             batch["masked_weights"][filler] = 0
@@ -163,7 +174,12 @@ def fixed_batches(
 
 
 def mixture_shares(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np.ndarray:
-    """The share of the training rows that each corpus has, [corpora], of a phase's `data`."""
+    """Returns the share of the training rows that each corpus has in a phase, float64 [corpora].
+
+    Args:
+      data: the phase's config.data: its weights, or without them its temperature, decide.
+      corpora: the corpora.
+    """
     shares = np.array(data.weights, np.float64)
     if not len(shares):
         sizes = np.array([corpus.split("train").num_tokens for corpus in corpora], np.float64)
@@ -172,9 +188,9 @@ def mixture_shares(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np
 
 
 def unigram_counts(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np.ndarray:
-    """How often each token occurs in the training text, corpora weighed as the mixture weighs them; [vocabulary].
+    """Returns how often each token occurs in the training text, float64 [vocabulary].
 
-    Adds up to the number of tokens of all corpora.
+    Each corpus counts by its share of the mixture. The counts add up to the number of tokens of all corpora.
     """
     counts = [np.asarray(corpus.unigram_counts, np.float64) for corpus in corpora]
     if len(counts) == 1:
@@ -185,7 +201,7 @@ def unigram_counts(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np
 
 
 class Stream:
-    """The batches of a run. Opens corpora and indexes on first use; not to be pickled."""
+    """Computes the batches of a run. It opens corpora and indexes when they are first needed; it cannot be pickled."""
 
     def __init__(self, config: ml_collections.ConfigDict):
         config_lib.validate(config)
@@ -196,15 +212,21 @@ class Stream:
         self._mixtures = {}
 
     def phase(self, step: int) -> config_lib.Phase:
-        """The phase of a step; a step past the end counts to the last. Raises UserError for a negative step."""
+        """Returns the phase of a step; the last one for a step past the end. Raises UserError for a negative step."""
         if step < 0:
             raise UserError(f"step: found {step}; expected 0 or more")
         return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
 
     def sources(self, phase: config_lib.Phase, split: str = "train", packed: bool = True) -> list["Source"]:
-        """The phase's corpora, ready to give rows; held-out splits without a document are left out.
+        """Opens a split of the phase's corpora; held-out splits without a document are left out.
 
-        `packed` says whether the rows are packed where the phase's data.packing is on.
+        Args:
+          phase: its data and indexes are opened.
+          split: "train" or "eval".
+          packed: whether rows are packed where the phase's data.packing is on.
+
+        Raises:
+          UserError: a split has no instance.
         """
         key = (phase.stream, split, packed)
         if key not in self._sources:
@@ -216,22 +238,26 @@ class Stream:
         return self._sources[key]
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
-        """See batch_at."""
+        """Returns one host's slice of a step's batch; see batch_at."""
         phase = self.phase(step)
-        parts = [(at, source.batch(*places)) for source, at, places in self._rows(phase, step, host, num_hosts)]
-        return _merge(parts, phase.data.batch_size // num_hosts)
+        parts = [(rows, source.batch(*places)) for source, rows, places in self._rows(phase, step, host, num_hosts)]
+        return _interleave(parts, phase.data.batch_size // num_hosts)
 
     def describe(self, step: int) -> list[str]:
-        """See describe_batch."""
+        """Describes each row of a step's batch; see describe_batch."""
         phase = self.phase(step)
         lines = [""] * phase.data.batch_size
-        for source, at, (repeat, index, mask_epoch) in self._rows(phase, step, 0, 1):
-            for row, r, i, e in zip(at.tolist(), repeat.tolist(), index.tolist(), mask_epoch.tolist(), strict=True):
+        for source, rows, (repeat, index, mask_epoch) in self._rows(phase, step, 0, 1):
+            for row, r, i, e in zip(rows.tolist(), repeat.tolist(), index.tolist(), mask_epoch.tolist(), strict=True):
                 lines[row] = f"row {row}: {source.corpus.path} {source.describe(r, i)}, mask epoch {e}"
         return lines
 
     def _rows(self, phase, step, host, num_hosts):
-        """[(source, rows of the host's batch, (repeat, index, mask epoch))], each array [rows of this source]."""
+        """Says where the rows of a host's batch come from.
+
+        Returns:
+          For each corpus, (source, its rows in the batch, (repeat, index, mask epoch)); arrays [rows of this source].
+        """
         if num_hosts < 1 or not 0 <= host < num_hosts:
             raise UserError(f"host: found {host} of num_hosts={num_hosts}; expected 0 <= host < num_hosts")
         if phase.data.batch_size % num_hosts:
@@ -247,14 +273,19 @@ class Stream:
         period, within = place // _PERIOD, place % _PERIOD
         rows = []
         for i, source in enumerate(sources):
-            at = np.flatnonzero(turn[within] == i)
-            if not len(at):
+            mine = np.flatnonzero(turn[within] == i)
+            if not len(mine):
                 continue
-            rows.append((source, at, source.places(period[at] * per_period[i] + rank[within[at]])))
+            rows.append((source, mine, source.places(period[mine] * per_period[i] + rank[within[mine]])))
         return rows
 
     def _mixture(self, phase):
-        """Whose turn each place of a period is, its rank among that corpus's turns, and each corpus's turns."""
+        """Returns the order in which the corpora of a phase take turns.
+
+        Returns:
+          (the corpus of each row of a period, [_PERIOD]; that row's rank among the corpus's own rows, [_PERIOD]; rows
+          of each corpus in a period, [corpora]), all int64.
+        """
         if phase.stream not in self._mixtures:
             self._mixtures[phase.stream] = self._make_mixture(phase)
         return self._mixtures[phase.stream]
@@ -272,9 +303,9 @@ class Stream:
 
 
 class Source:
-    """One corpus split in one phase: place -> (repeat, index, mask epoch) -> rows.
+    """Computes the rows of one corpus split in one phase: place -> (repeat, index, mask epoch) -> rows.
 
-    An index is of an instance or, where rows are packed, of a row of several.
+    The index counts instances or, where rows are packed, rows of several.
     """
 
     def __init__(
@@ -313,16 +344,19 @@ class Source:
         self._packs = None
         if packed:
             self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
-            self._packs = packs.open_packs(corpus, split, recipes[0], self._most, self._masking, is_special)
+            self._packs = packing.open_packs(corpus, split, recipes[0], self._most, self._masking, is_special)
         self.counts = np.array([len(self._packs)] if packed else list(map(len, self._indexes)), np.int64)
         self._first = np.cumsum(self.counts) - self.counts
 
     def places(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(repeat, index, mask epoch) of the n-th row taken from this source, for each n in `place`.
+        """Returns what the n-th row taken from this source is, for each n in `place`, int64 [rows].
 
         A cycle goes through every repeat once, an epoch through one repeat's rows in an order of its own.
-        The mask epoch of dynamic masking is the epoch. That of static masking counts how often this very instance
+        The mask epoch of dynamic masking is the epoch. That of static masking counts how often the same instance
         has been seen, modulo dupe_factor, so that each has dupe_factor masks whatever pair_repeats is.
+
+        Returns:
+          (repeat, index, mask epoch), int64 [rows] each.
         """
         cycle, rest = np.divmod(place, self.counts.sum())
         repeat = np.searchsorted(self._first, rest, side="right") - 1
@@ -334,21 +368,21 @@ class Source:
         return repeat, index, cycle % self._dupe_factor if self._dupe_factor else epoch
 
     def order(self, epoch: int, rank: np.ndarray) -> np.ndarray:
-        """The indexes at the given ranks of an epoch's order."""
+        """Returns the indexes at the given ranks of an epoch's order, int64 [rows]."""
         count = int(self.counts[epoch % len(self._indexes)])
         return hashing.permute(rank, count, hashing.draw(self._order_key, np.uint64(epoch))[()])
 
     def batch(self, repeat: np.ndarray, index: np.ndarray, mask_epoch: np.ndarray) -> dict[str, np.ndarray]:
-        """The rows of these indexes, [rows] each."""
+        """Returns the rows of the given repeats, indexes and mask epochs, int64 [rows] each."""
         if self._packs is None:
             return self._instances(repeat, index, mask_epoch)
-        members, first = self._packs.of(index)
+        members, first = self._packs.members_of(index)
         counts = np.diff(first)
         batch = self._instances(np.repeat(repeat, counts), members, np.repeat(mask_epoch, counts))
         return packing.pack(batch, first, len(index), self._most, self._layout.pad_id, self._layout.cls_id)
 
     def _instances(self, repeat, index, mask_epoch):
-        """The rows of the given instances, [rows] each; their masks are a function of these three alone."""
+        """Returns the rows of the given instances, int64 [rows] each; masks are a function of these three alone."""
         records = np.empty(len(index), self._indexes[0].dtype)
         for r in np.unique(repeat).tolist():
             records[repeat == r] = self._indexes[r][index[repeat == r]]
@@ -357,18 +391,18 @@ class Source:
         return make_batch(self._split, records, keys, self._layout, self._masking)
 
     def describe(self, repeat: int, index: int) -> str:
-        """Where a row's tokens lie."""
-        members = [index] if self._packs is None else self._packs.of(np.array([index]))[0].tolist()
-        found = []
+        """Returns the record of each instance in a row as text: where its tokens lie in the corpus."""
+        members = [index] if self._packs is None else self._packs.members_of(np.array([index]))[0].tolist()
+        parts = []
         for member in members:
             record = self._indexes[repeat][member]
             values = ", ".join(f"{name} {record[name]}" for name in record.dtype.names)
-            found.append(f"instance {member} ({values})")
-        return f"repeat {repeat}, {'; '.join(found)}"
+            parts.append(f"instance {member} ({values})")
+        return f"repeat {repeat}, {'; '.join(parts)}"
 
 
 def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
-    """The corpora of a config, checked against its model and each other. Raises UserError."""
+    """Opens the corpora of a config. Raises UserError if they do not fit its model or each other."""
     paths = [path.strip() for path in config.data.corpus.split(",") if path.strip()]
     if not paths:
         raise UserError(
@@ -397,7 +431,13 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
 def instance_recipe(
     config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, repeat: int = 0
 ) -> instances.Recipe:
-    """What the index of a repeat is made by, of a phase's `data`."""
+    """Returns the recipe of an instance index.
+
+    Args:
+      config: gives the seed and the objective.
+      data: config.data of a phase.
+      repeat: which of data.pair_repeats.
+    """
     return instances.Recipe(
         data.format,
         data.sequence_length,
@@ -409,7 +449,7 @@ def instance_recipe(
 
 
 def prediction_slots(data: ml_collections.ConfigDict) -> int:
-    """How many tokens a row of one instance can predict, of a phase's `data`."""
+    """Returns how many tokens a row of one instance can predict in a phase whose config.data is `data`."""
     room = data.sequence_length - (3 if data.format in config_lib.PAIR_FORMATS else 2)
     return data.max_predictions or max(1, int(np.rint(data.mask_rate * room)))
 
@@ -429,8 +469,8 @@ def _masking(data, mask_id, is_special):
     )
 
 
-def _merge(parts, size):
-    """One batch from [(rows, batch)]."""
+def _interleave(parts, size):
+    """Returns a batch of `size` rows from [(rows, batch of these rows)]."""
     if len(parts) == 1:
         return parts[0][1]
     merged = {}
@@ -445,8 +485,8 @@ def _hosts(host):
     return [host] if isinstance(host, int) else host
 
 
-def _joined(batches):
-    """One batch of the rows of several."""
+def _concatenate(batches):
+    """Returns one batch with the rows of several."""
     if len(batches) == 1:
         return batches[0]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
@@ -462,7 +502,7 @@ def _cached_stream(config_json):
 
 
 def _mark_flags_as_parsed():
-    """grain's worker processes read absl's flags, which a notebook never parses."""
+    """Marks absl's flags as parsed where they are not, as in a notebook: grain's worker processes read them."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

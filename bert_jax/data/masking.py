@@ -1,7 +1,7 @@
-"""Which tokens are predicted and what stands in their place, for a whole batch at once.
+"""Chooses the tokens that are predicted and what replaces them, for a whole batch at once.
 
-Everything drawn is a function of the row's key and the token's position, so static and dynamic masking are the
-same function called with keys that repeat or do not (BERT, section 3.1; RoBERTa, section 4.1).
+Everything random is a function of the row's key and the token's position, so static and dynamic masking are the
+same function, called with keys that repeat or do not (BERT, section 3.1; RoBERTa, section 4.1).
 """
 
 import dataclasses
@@ -10,27 +10,27 @@ import numpy as np
 
 from bert_jax.data import hashing
 
-# Counters of a row's draws; positions stay below 1 << 20.
+# Counters of a row's draws; positions are below 1 << 20.
 _CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN = (i << 20 for i in range(4))
 _SPAN_ROUNDS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """The masking of a phase.
+    """The masking of a phase: call it to mask a batch.
 
     Attributes:
       unit: "token"; "whole_word", all of a word's tokens or none; "span", runs of whole words whose number is
-        geometric, one fate for the whole run (SpanBERT, section 3.1); or "ngram", runs of n whole words, p(n) ~ 1/n,
-        each token with a fate of its own (ALBERT, section 3.1, and google-research/albert's
+        geometric, all tokens of a run being replaced alike (SpanBERT, section 3.1); or "ngram", runs of n whole words,
+        p(n) ~ 1/n, each token being replaced independently (ALBERT, section 3.1, and google-research/albert's
         create_pretraining_data.py).
-      rate: share of the maskable tokens that is predicted, rounded, at least one token a row.
-      mask_token_share: of these, the share that becomes the mask token.
-      random_token_share: of these, the share that becomes a random ordinary token; the rest stay.
+      rate: share of the maskable tokens that is predicted, rounded, at least one token per row.
+      mask_token_share: share of the predicted tokens that becomes the mask token.
+      random_token_share: share of the predicted tokens that becomes a random ordinary token; the rest stay.
       slots: prediction slots of a row; no row predicts more.
-      mask_id: the mask token.
+      mask_id: id of the mask token.
       ordinary_ids: int64 [n], the vocabulary without its special tokens.
-      span_p, span_max_words: the clipped geometric distribution of a span's words.
+      span_p, span_max_words: the clipped geometric distribution of a span's number of words.
       ngram_max: words of the longest n-gram.
     """
 
@@ -52,40 +52,44 @@ class Masking:
           input_ids: int32 [batch, sequence].
           maskable: bool [batch, sequence], False on special tokens and padding.
           word_starts: bool [batch, sequence], True on a word's first token; None for unit "token".
-          keys: uint64 [batch]; equal keys mask equal rows equally.
+          keys: uint64 [batch]; equal rows with equal keys get equal masks.
 
         Returns:
-          (input_ids with the replacements, masked_positions, masked_labels, masked_weights), the last three
-          [batch, slots] as in a batch, positions ascending, unused slots all zero.
+          (input_ids with replacements, int32 [batch, sequence]; masked_positions int32 [batch, slots], ascending;
+          masked_labels int32 [batch, slots]; masked_weights float32 [batch, slots]); unused slots are zero in all.
         """
         wanted = self.wanted(maskable.sum(1))
         if self.unit == "token":
             chosen = _smallest(_scores(keys, maskable), wanted, self.slots)
-            fate = None
+            anchor_column = None
         else:
             words = _Words(maskable, word_starts)
-            fate = None
+            anchor_column = None
             if self.unit == "whole_word":
                 picked = _pick_words(words, keys, wanted)
             elif self.unit == "ngram":
                 picked = self._pick_ngrams(words, keys, wanted)
             else:
                 picked, anchor = self._pick_spans(words, keys, wanted)
-                fate = words.start_column[anchor]
+                anchor_column = words.start_column[anchor]
             _pick_at_least_one(words, picked, wanted, self.slots, keys)
             chosen = words.to_tokens(picked)
             _mask_part_of_long_words(chosen, maskable, wanted)
-            if fate is not None:
-                fate = words.spread(fate)
-        return self._replace(input_ids, chosen, keys, fate)
+            if anchor_column is not None:
+                anchor_column = words.spread(anchor_column)
+        return self._replace(input_ids, chosen, keys, anchor_column)
 
     def wanted(self, maskable: np.ndarray) -> np.ndarray:
-        """How many tokens are to be predicted of so many maskable ones, int64 of the same shape."""
+        """Returns how many tokens are to be predicted of `maskable` ones (int, any shape), int64 of the same shape."""
         share = np.rint(self.rate * maskable).astype(np.int64)
         return np.minimum(np.maximum(share, maskable > 0), self.slots)
 
     def _pick_spans(self, words, keys, wanted):
-        """Spans from random words on until the budget is used; none crosses a special token."""
+        """Picks spans that begin at random words until the budget is used; none crosses a special token.
+
+        Returns:
+          (bool [words], whether each is picked; int64 [words], the first word of the span that each is in)
+        """
         lengths = np.arange(1, self.span_max_words + 1)
         weights = self.span_p * (1 - self.span_p) ** (lengths - 1)
         cumulative = np.cumsum(weights / weights.sum())
@@ -112,10 +116,13 @@ class Masking:
         return picked, anchor
 
     def _pick_ngrams(self, words, keys, wanted):
-        """N-grams that begin at the words in random order, each taken if it still fits, as the published code does.
+        """Picks n-grams that begin at words in random order, each if it still fits, as the published code does.
 
-        One over the budget is shortened, one that meets another is left out; unlike the published code's, none
-        crosses a special token. There too one at the end of the text has fewer words than were drawn.
+        An n-gram over the budget is shortened, one that overlaps another is left out, and one at the end of the text
+        has fewer words than were drawn. Unlike in the published code, none crosses a special token.
+
+        Returns:
+          bool [words], whether each is picked.
         """
         weights = 1 / np.arange(1, self.ngram_max + 1)
         cumulative = np.cumsum(weights / weights.sum())
@@ -131,7 +138,7 @@ class Masking:
                 break
             first = column[rows]
             left = wanted[rows] - used[rows]
-            # The longest n-gram within both what was drawn and the budget; none where its first word is too long.
+            # The longest n-gram within the drawn length and the budget; none where its first word is too long.
             last = np.searchsorted(tokens_before, tokens_before[first] + left, side="right") - 1
             last = np.minimum(last, stop[first])
             free = last > first
@@ -144,7 +151,12 @@ class Masking:
             used[rows[free]] += tokens_before[last[free]] - tokens_before[first[free]]
         return picked
 
-    def _replace(self, input_ids, chosen, keys, fate):
+    def _replace(self, input_ids, chosen, keys, anchor_column):
+        """Replaces the chosen tokens, bool [batch, sequence], and lists them in slots; see `__call__`.
+
+        Whether a token becomes the mask token, a random one or stays is drawn for its own column, or for
+        `anchor_column` [batch, sequence], which the tokens of a span share.
+        """
         batch = len(input_ids)
         rows, columns = np.nonzero(chosen)
         count = np.bincount(rows, minlength=batch)
@@ -157,8 +169,8 @@ class Masking:
         labels[rows, slot] = originals
         weights[rows, slot] = 1.0
 
-        of = columns if fate is None else fate[rows, columns]
-        share = hashing.uniform(hashing.draw(keys[rows], _REPLACEMENT + of))
+        counters = columns if anchor_column is None else anchor_column[rows, columns]
+        share = hashing.uniform(hashing.draw(keys[rows], _REPLACEMENT + counters))
         bits = hashing.draw(keys[rows], _RANDOM_TOKEN + columns)
         random_ids = self.ordinary_ids[hashing.below(bits, len(self.ordinary_ids))]
         random_until = self.mask_token_share + self.random_token_share
@@ -171,7 +183,15 @@ class Masking:
 
 
 class _Words:
-    """The words of a batch, numbered through it: runs of maskable tokens between two word starts."""
+    """The words of a batch, numbered row by row: runs of maskable tokens between two word starts.
+
+    Attributes:
+      count: number of words.
+      row, start_column: int64 [count], where each word begins.
+      length: int64 [count], tokens of each word.
+      run: int64 [count], equal for words with only maskable tokens between them.
+      per_row, row_first: int64 [batch], words of each row, and the number of its first.
+    """
 
     def __init__(self, maskable, word_starts):
         before = np.zeros_like(maskable)
@@ -185,29 +205,29 @@ class _Words:
         self.per_row = np.bincount(self.row, minlength=len(maskable))
         self.row_first = np.cumsum(self.per_row) - self.per_row
         self._maskable = maskable
-        self._of_token = np.cumsum(starts.ravel()) - 1
-        self.length = np.bincount(self._of_token[maskable.ravel()], minlength=self.count)
-        # Words in an unbroken row of maskable tokens share a run.
+        self._word_of_token = np.cumsum(starts.ravel()) - 1
+        self.length = np.bincount(self._word_of_token[maskable.ravel()], minlength=self.count)
         self.run = np.cumsum((maskable & ~before).ravel())[flat]
 
     def spread(self, values):
-        """[batch, sequence]: each token's word's value; anything on tokens that are not maskable."""
-        return values[np.maximum(self._of_token, 0)].reshape(self._maskable.shape)
+        """Returns the value of each token's word, [batch, sequence]; undefined on tokens that are not maskable."""
+        return values[np.maximum(self._word_of_token, 0)].reshape(self._maskable.shape)
 
     def to_tokens(self, picked):
-        """bool [batch, sequence]: the tokens of the picked words."""
+        """Returns whether each token is part of a picked word, bool [batch, sequence]."""
         if not self.count:
             return np.zeros_like(self._maskable)
         return self._maskable & self.spread(picked)
 
 
 def _scores(keys, maskable):
+    """Returns a random number for each token, uint64 [batch, sequence]; the largest number where it is not maskable."""
     scores = hashing.draw(keys[:, None], _CHOICE + np.arange(maskable.shape[1])[None])
     return np.where(maskable, scores, np.uint64(2**64 - 1))
 
 
 def _smallest(scores, wanted, slots):
-    """bool [batch, sequence]: the `wanted` smallest scores of each row, at most `slots`."""
+    """Returns whether each score is one of its row's `wanted` smallest, at most `slots`, bool [batch, sequence]."""
     slots = min(slots, scores.shape[1])
     best = np.argpartition(scores, slots - 1, axis=1)[:, :slots]
     rank = np.argsort(np.take_along_axis(scores, best, 1), axis=1)
@@ -218,17 +238,17 @@ def _smallest(scores, wanted, slots):
 
 
 def _in_random_order(words, keys):
-    """int64 [batch, words of the fullest row]: each row's words, shuffled; -1 behind them."""
+    """Returns the numbers of each row's words, shuffled, int64 [batch, most words of a row]; -1 fills up a row."""
     scores = hashing.draw(keys[words.row], _CHOICE + words.start_column)
     order = np.lexsort((scores, words.row))
     rank = np.arange(words.count) - words.row_first[words.row]
     table = np.full((len(keys), int(words.per_row.max(initial=0))), -1)
-    table[words.row, rank] = order  # order keeps rows together, so row[order] is row
+    table[words.row, rank] = order  # sorted by row first, so words.row[order] equals words.row
     return table
 
 
 def _pick_words(words, keys, wanted):
-    """Words in random order, each taken if it still fits, as the published whole-word code does."""
+    """Picks words in random order, each if it still fits, as the published whole-word code does; bool [words]."""
     picked = np.zeros(words.count, bool)
     used = np.zeros(len(keys), np.int64)
     for column in _in_random_order(words, keys).T:
@@ -243,9 +263,9 @@ def _pick_words(words, keys, wanted):
 
 
 def _pick_at_least_one(words, picked, wanted, slots, keys):
-    """In a row where no word fits the budget, its shortest word is predicted, if the slots hold it."""
-    some = np.bincount(words.row[picked], minlength=len(wanted)) > 0
-    for row in np.flatnonzero((wanted > 0) & ~some):
+    """Picks the shortest word, if the slots hold it, in rows where no word fits the budget; changes `picked`."""
+    has_word = np.bincount(words.row[picked], minlength=len(wanted)) > 0
+    for row in np.flatnonzero((wanted > 0) & ~has_word):
         mine = np.arange(words.row_first[row], words.row_first[row] + words.per_row[row])
         shortest = mine[words.length[mine] == words.length[mine].min()]
         word = shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]
@@ -253,6 +273,6 @@ def _pick_at_least_one(words, picked, wanted, slots, keys):
 
 
 def _mask_part_of_long_words(chosen, maskable, wanted):
-    """In a row that is all one endless word, its first tokens are predicted: at least one token a row."""
+    """Chooses the first tokens in rows that are one endless word, so that every row predicts; changes `chosen`."""
     for row in np.flatnonzero((wanted > 0) & ~chosen.any(1)):
         chosen[row, np.flatnonzero(maskable[row])[: wanted[row]]] = True

@@ -1,24 +1,39 @@
-"""Several sequences in one row: which ones share a row, and a batch's arrays put together. numpy; no jax.
+"""Packs several sequences into one row: which sequences share a row, and the arrays of a packed batch.
 
-A packed row holds its sequences one after the other. Three arrays say where they lie: sequence_ids, position_ids and
-cls_positions, as in a batch.
+A packed row holds its sequences one after the other. Three arrays of the batch say where they are: `sequence_ids`,
+`position_ids` and `cls_positions`.
+
+Which instances of a corpus share a row is a pure function of (instance index, limits of a row, masking). It is computed
+once, in windows of the instance index, so that neither memory nor the time for a window grows with the corpus, and
+cached beside the corpus as the instance index is. Each instance is in one row.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-_TOKENS_A_SEQUENCE = 4  # a row has room for one sequence for so many of its tokens
-_SPARE = 8  # one prediction slot for so many more than a row of one sequence has: short sequences round up
+from bert_jax.data import hashing, instances
+from bert_jax.data.corpus import Corpus, Split
+from bert_jax.data.masking import Masking
+from bert_jax.errors import UserError
+
+_TOKENS_PER_SEQUENCE = 4  # a row has room for one sequence per so many tokens
+_SPARE_SLOTS = 8  # a row gets one more prediction slot per so many, because short sequences round their number up
+_VERSION = 1  # of what build_packs() computes; part of the cached files' names
+_WINDOW = 1 << 15  # instances that may share rows
+_INSTANCES_AT_ONCE = 1 << 11  # whose words are read together
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a row holds at most: the shapes of packed batches, whatever the text is.
+    """The capacity of a packed row, and so the shapes of packed batches.
 
     Attributes:
-      tokens: special ones included.
+      tokens: tokens of a row, special ones included.
       sequences: places in cls_positions.
       masks: prediction slots; 0 where nothing is masked.
     """
@@ -29,12 +44,12 @@ class Limits:
 
 
 def limits(tokens: int, slots: int = 0) -> Limits:
-    """The limits of rows of `tokens` tokens, where a row of a single sequence has `slots` prediction slots."""
-    return Limits(tokens, max(1, tokens // _TOKENS_A_SEQUENCE), slots - (-slots // _SPARE))
+    """Returns the limits of rows of `tokens` tokens, where a row of a single sequence has `slots` prediction slots."""
+    return Limits(tokens, max(1, tokens // _TOKENS_PER_SEQUENCE), slots - (-slots // _SPARE_SLOTS))
 
 
 def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarray, np.ndarray]:
-    """Which sequences share a row: best fit, the longest first, for all sequences of one size at once.
+    """Assigns sequences to rows: best fit, the longest first, for all sequences of one size at once.
 
     The published packings for BERT (Krell et al. 2021, "Efficient sequence packing without cross-contamination") work
     on a histogram of lengths for the same reason.
@@ -42,11 +57,11 @@ def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarr
     Args:
       lengths: int [n], tokens of each sequence, at least 1 and at most most.tokens.
       masks: int [n], prediction slots that each may use; none over most.masks.
-      most: what a row holds.
+      most: the capacity of a row.
 
     Returns:
-      (members int64 [n], the sequences row by row, in ascending order in each; first int64 [rows + 1], where each row
-      begins among them)
+      (members int64 [n], indexes of the sequences row by row, ascending within a row; first int64 [rows + 1], where
+      each row begins in `members`)
     """
     lengths, masks = np.asarray(lengths, np.int64), np.asarray(masks, np.int64)
     order = np.lexsort((-masks, -lengths))
@@ -63,70 +78,74 @@ def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarr
 
 
 class _Rows:
-    """Rows being filled, kept by the tokens that they have left."""
+    """Rows being filled, grouped by the number of tokens that still fit (their room)."""
 
     def __init__(self, most, number, shortest, fewest_masks):
         self.count = 0
-        self._most, self._shortest, self._fewest = most, shortest, fewest_masks
-        self._sequences = np.empty(number, np.int64)  # that each row still takes
-        self._masks = np.empty(number, np.int64)
+        self._most, self._shortest, self._fewest_masks = most, shortest, fewest_masks
+        self._sequences = np.empty(number, np.int64)  # how many sequences each row still takes
+        self._masks = np.empty(number, np.int64)  # how many masks each row still takes
         self._with_room = [[] for _ in range(most.tokens + 1)]
-        self._rooms = 0  # one bit for each room that some row has
+        self._rooms = 0  # bit r is set where some row has room r
 
     def place(self, number, length, masks):
-        """The rows of `number` sequences of one size, [number]; those with the least room are filled first."""
+        """Places `number` sequences of one size, in rows with the least room first; returns their rows, [number]."""
         parts, room = [], length
         rooms = self._rooms >> length
         while number and rooms:
             skipped = (rooms & -rooms).bit_length() - 1
             room, rooms = room + skipped, rooms >> (skipped + 1)
-            parts.append(self._add(self._taken(room), room, number, length, masks))
+            parts.append(self._add(self._take(room), room, number, length, masks))
             number -= len(parts[-1])
             room += 1
         if number:
             most = self._most
-            each = self._fitting(most.tokens, most.sequences, most.masks, length, masks)
-            new = np.arange(self.count, self.count - (-number // each))
+            per_row = self._num_fitting(most.tokens, most.sequences, most.masks, length, masks)
+            new = np.arange(self.count, self.count - (-number // per_row))
             self.count += len(new)
             self._sequences[new], self._masks[new] = most.sequences, most.masks
             parts.append(self._add(new, most.tokens, number, length, masks))
         return np.concatenate(parts)
 
-    def _fitting(self, room, sequences, left, length, masks):
-        """How many sequences of a size fit in rows with this left."""
-        fitting = np.minimum(room // length, sequences)
-        return np.minimum(fitting, left // masks) if masks else fitting
+    def _num_fitting(self, room, sequences_left, masks_left, length, masks):
+        """Returns how many sequences of a size fit in rows with such capacity left."""
+        fitting = np.minimum(room // length, sequences_left)
+        return np.minimum(fitting, masks_left // masks) if masks else fitting
 
-    def _taken(self, room):
+    def _take(self, room):
+        """Removes the rows with this room from their group and returns them."""
         parts, self._with_room[room] = self._with_room[room], []
         self._rooms &= ~(1 << room)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _add(self, rows, room, number, length, masks):
-        """The row of each sequence that goes to these rows, which all have this room; they are kept by what is left."""
-        fitting = self._fitting(room, self._sequences[rows], self._masks[rows], length, masks)
+        """Adds up to `number` sequences to rows that all have this room, and regroups the rows.
+
+        Returns the row of each sequence that was added.
+        """
+        fitting = self._num_fitting(room, self._sequences[rows], self._masks[rows], length, masks)
         added = np.minimum(fitting, np.maximum(number - (np.cumsum(fitting) - fitting), 0))
         self._sequences[rows] -= added
         self._masks[rows] -= added * masks
-        more = (self._sequences[rows] > 0) & (self._masks[rows] >= self._fewest)
+        open_rows = (self._sequences[rows] > 0) & (self._masks[rows] >= self._fewest_masks)
         for times in np.unique(added).tolist():
             left = room - times * length
-            some = rows[(added == times) & more] if left >= self._shortest else ()
-            if len(some):
-                self._with_room[left].append(some)
+            group = rows[(added == times) & open_rows] if left >= self._shortest else ()
+            if len(group):
+                self._with_room[left].append(group)
                 self._rooms |= 1 << left
         return np.repeat(rows, added)
 
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the sequences of packed rows lie; all int64 [n], in the order of the rows.
+    """Where the sequences of packed rows lie; every array is int64 [n], in the order of the rows.
 
     Attributes:
-      row: which row.
-      number: which of the row's sequences, from 0.
-      begin: its first token's column.
-      lengths: its tokens.
+      row: the row of each sequence.
+      number: which of its row's sequences it is, from 0.
+      begin: the column of its first token.
+      lengths: its number of tokens.
     """
 
     row: np.ndarray
@@ -136,7 +155,12 @@ class Places:
 
     @classmethod
     def of(cls, lengths: np.ndarray, first: np.ndarray) -> "Places":
-        """Of sequences of these lengths [n], those from first[i] to first[i + 1] in row i, none of which is empty."""
+        """Returns the places of sequences that are packed one after the other.
+
+        Args:
+          lengths: int [n], tokens of each sequence, row by row.
+          first: int64 [rows + 1]: row i holds the sequences first[i] to first[i + 1], at least one.
+        """
         lengths, counts = np.asarray(lengths, np.int64), np.diff(first)
         row = np.repeat(np.arange(len(counts)), counts)
         before = np.cumsum(lengths) - lengths
@@ -146,20 +170,20 @@ class Places:
 def pack(
     batch: Mapping[str, np.ndarray], first: np.ndarray, num_rows: int, most: Limits, pad_id: int, cls_id: int
 ) -> dict[str, np.ndarray]:
-    """A batch's rows, each of one sequence, put together in rows of several.
+    """Packs a batch whose rows hold one sequence each into rows of several.
 
     Args:
-      batch: arrays as the loader, data.tasks.Examples or rows.pad makes them, [n, ...], in the order of the new rows.
-      first: int64 [rows + 1], the sequences first[i] to first[i + 1] are in row i, as `fill` gives it.
-      num_rows: of the packed batch. Those behind the filled ones hold [CLS] alone, so that attention has something to
-        see, and count nothing.
-      most: the shapes of the packed batch; none of its limits is exceeded.
-      pad_id, cls_id: of the tokenizer.
+      batch: arrays [n, ...] of the loader, of data.tasks.Examples or of rows.pad, in the order of the packed rows.
+      first: int64 [rows + 1]: row i holds the sequences first[i] to first[i + 1], as `fill` returns it.
+      num_rows: rows of the packed batch. Those behind the filled ones hold [CLS] alone, so that attention is defined,
+        and add nothing to a loss.
+      most: the shapes of the packed batch; no row exceeds them.
+      pad_id, cls_id: ids of the tokenizer.
 
     Returns:
-      the same arrays: of tokens [num_rows, most.tokens], of masks [num_rows, most.masks], of sequences [num_rows,
-      most.sequences, ...] with zeros where a row has fewer; positions are those in the new row. And int32 sequence_ids,
-      position_ids [num_rows, most.tokens] and cls_positions [num_rows, most.sequences].
+      The same arrays: per-token ones [num_rows, most.tokens], of masks [num_rows, most.masks], per-sequence ones
+      [num_rows, most.sequences, ...], zero where a row has fewer sequences; positions count in the packed row. Also
+      int32 sequence_ids, position_ids [num_rows, most.tokens] and cls_positions [num_rows, most.sequences].
     """
     batch = dict(batch)
     present = batch["attention_mask"] != 0
@@ -168,53 +192,208 @@ def pack(
     shape = (num_rows, most.tokens)
     total = int(lengths.sum())
     within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    to = np.repeat(places.row * most.tokens + places.begin, lengths) + within
+    destination = np.repeat(places.row * most.tokens + places.begin, lengths) + within
 
-    def of_tokens(values, fill=0):
+    def per_token(values, fill=0):
         out = np.full(shape, fill, np.int32)
-        out.reshape(-1)[to] = values
+        out.reshape(-1)[destination] = values
         return out
 
-    def of_sequences(values):
+    def per_sequence(values):
         out = np.zeros((num_rows, most.sequences, *values.shape[1:]), values.dtype)
         out[places.row, places.number] = values
         return out
 
     packed = {
-        "sequence_ids": of_tokens(np.repeat(places.number + 1, lengths)),
-        "position_ids": of_tokens(within),
-        "cls_positions": of_sequences(places.begin.astype(np.int32)),
+        "sequence_ids": per_token(np.repeat(places.number + 1, lengths)),
+        "position_ids": per_token(within),
+        "cls_positions": per_sequence(places.begin.astype(np.int32)),
     }
     if "masked_positions" in batch:
-        packed |= _masks(batch, places, num_rows, most)
+        packed |= _pack_masks(batch, places, num_rows, most)
     fillers = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
-    if "first_subwords" in batch:  # of token classification, whose labels are the tokens'
+    if "first_subwords" in batch:  # token classification, which has a label per token
         fillers |= {"first_subwords": 0, "labels": -100}
     for name, filler in fillers.items():
-        packed[name] = of_tokens(batch.pop(name)[present], filler)
+        packed[name] = per_token(batch.pop(name)[present], filler)
     for name in ("start_positions", "end_positions"):
         if name in batch:
-            packed[name] = of_sequences((batch.pop(name) + places.begin).astype(np.int32))
-    packed |= {name: of_sequences(array) for name, array in batch.items() if name not in packed}
+            packed[name] = per_sequence((batch.pop(name) + places.begin).astype(np.int32))
+    packed |= {name: per_sequence(array) for name, array in batch.items() if name not in packed}
     for name, value in (("input_ids", cls_id), ("attention_mask", 1), ("sequence_ids", 1)):
         packed[name][len(first) - 1 :, 0] = value
     return packed
 
 
-def _masks(batch, places, num_rows, most):
-    """masked_positions, masked_labels and masked_weights of packed rows, [num_rows, most.masks]."""
+def _pack_masks(batch, places, num_rows, most):
+    """Returns masked_positions, masked_labels and masked_weights of packed rows, [num_rows, most.masks]."""
     used = batch["masked_weights"] > 0
     sequence, slot = np.nonzero(used)
     row = places.row[sequence]
     counts = np.bincount(row, minlength=num_rows)
-    at = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
-    values = {
+    packed_slot = np.arange(len(row)) - (np.cumsum(counts) - counts)[row]
+    columns = {
         "masked_positions": batch["masked_positions"][sequence, slot] + places.begin[sequence],
         "masked_labels": batch["masked_labels"][sequence, slot],
         "masked_weights": batch["masked_weights"][sequence, slot],
     }
     packed = {}
-    for name, found in values.items():
+    for name, values in columns.items():
         packed[name] = np.zeros((num_rows, most.masks), batch[name].dtype)
-        packed[name][row, at] = found
+        packed[name][row, packed_slot] = values
     return packed
+
+
+@dataclasses.dataclass(frozen=True)
+class Packs:
+    """The packed rows of a corpus's instances, memory-mapped.
+
+    Attributes:
+      first: int64 [rows + 1], where each row's instances begin in `members`.
+      members: int64 [instances], indexes of instances, row by row.
+    """
+
+    first: np.ndarray
+    members: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.first) - 1
+
+    def members_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the instances of some rows.
+
+        Args:
+          rows: int64 [rows].
+
+        Returns:
+          (indexes of instances, row by row, int64 [n]; int64 [rows + 1], where each row begins in them)
+        """
+        begin = np.asarray(self.first[rows])
+        counts = np.asarray(self.first[rows + 1]) - begin
+        first = np.append(0, np.cumsum(counts))
+        return self.members[np.arange(first[-1]) + np.repeat(begin - first[:-1], counts)], first
+
+
+def open_packs(
+    corpus: Corpus,
+    split_name: str,
+    recipe: instances.Recipe,
+    most: Limits,
+    masking: Masking | None,
+    is_special: np.ndarray,
+) -> Packs:
+    """Opens the packed rows of a corpus's instances, which are computed first where they are not cached yet.
+
+    Args:
+      corpus: the corpus, beside whose instance index they are cached.
+      split_name: "train" or "eval".
+      recipe: of the instances, in a format without pairs.
+      most: the capacity of a row.
+      masking: bounds how many tokens of an instance are masked; None where none is.
+      is_special: bool [vocabulary], the tokenizer's special tokens.
+
+    Raises:
+      UserError: the cache cannot be written.
+    """
+    index = instances.open_index(corpus, split_name, recipe)
+    masks = (masking.unit == "token", masking.rate, masking.slots) if masking else ()
+    key = hashing.fold("packs", _VERSION, *recipe.key(), *dataclasses.astuple(most), *masks)
+    stem = f"{split_name}-{recipe.format}-{recipe.sequence_length}-packs-{key:016x}"
+    folder = instances.cache_folder(corpus)
+    paths = folder / f"{stem}.first.npy", folder / f"{stem}.members.npy"
+    packs = _open_files(*paths)
+    if packs is None:
+        try:
+            _write_files(build_packs(corpus.split(split_name), index, most, masking, is_special), len(index), *paths)
+        except OSError as error:
+            raise UserError(f"{paths[1]}: cannot be written: {error.strerror or error}; make room") from error
+        packs = _open_files(*paths)
+    return packs
+
+
+def build_packs(
+    split: Split, index: np.ndarray, most: Limits, masking: Masking | None, is_special: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Assigns instances to rows, window by window.
+
+    Args:
+      split: the split of the corpus.
+      index: [instances] records of dtype instances.SPAN.
+      most, masking, is_special: see open_packs.
+
+    Yields:
+      (members, first) of a window, as `fill` returns them; members are indexes into `index`.
+    """
+    for begin in range(0, len(index), _WINDOW):
+        window = np.asarray(index[begin : begin + _WINDOW])
+        # One [CLS], and a [SEP] behind each document.
+        lengths = window["stop"] - window["start"] + window["num_documents"] + 1
+        if masking is None:
+            masks = np.zeros(len(window), np.int64)
+        elif masking.unit == "token":
+            masks = masking.wanted(window["stop"] - window["start"])
+        else:
+            starts = range(0, len(window), _INSTANCES_AT_ONCE)
+            parts = [window[i : i + _INSTANCES_AT_ONCE] for i in starts]
+            masks = np.concatenate([_max_masks(split, part, masking, is_special) for part in parts])
+        members, first = fill(lengths, masks, most)
+        yield begin + members, first
+
+
+def _open_files(first, members):
+    """Returns the Packs of two files; None where they are missing or do not belong together."""
+    arrays = instances.open_array(first), instances.open_array(members)
+    if any(array is None for array in arrays) or arrays[0][-1] != len(arrays[1]):
+        return None
+    return Packs(*arrays)
+
+
+def _write_files(windows, num_instances, first_path, members_path):
+    """Writes what `build_packs` yields to two files, each of which appears when it is whole."""
+    first_path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=first_path.parent, prefix=f".{first_path.stem}-") as name:
+        folder = pathlib.Path(name)
+
+        def mapped(file, length):
+            return np.lib.format.open_memmap(folder / file, mode="w+", dtype=np.int64, shape=(length,))
+
+        # The number of rows is not known before the end: at most one for each instance.
+        members, all_first = mapped("members.npy", num_instances), mapped("longest.npy", num_instances + 1)
+        done = rows = 0
+        for window_members, window_first in windows:
+            members[done : done + len(window_members)] = window_members
+            all_first[rows : rows + len(window_first)] = done + window_first
+            done, rows = done + len(window_members), rows + len(window_first) - 1
+        first = mapped("first.npy", rows + 1)
+        first[:] = all_first[: rows + 1]
+        for array, path in ((members, members_path), (first, first_path)):
+            array.flush()
+            os.replace(array.filename, path)
+
+
+def _max_masks(split, records, masking, is_special):
+    """Returns the largest number of tokens that whole-word masking may predict in each instance, int64 [instances].
+
+    Where every word is longer than the wanted number, the shortest is predicted (masking.py). Neighbours in an index of
+    a format without pairs are neighbours in the text, so their tokens are read at once.
+    """
+    begin, end = int(records["start"][0]), int(records["stop"][-1])
+    tokens, starts = np.empty(end - begin, np.int64), np.empty(end - begin, bool)
+    for shard, first in zip(split.shards, split.shard_starts.tolist(), strict=False):
+        low, high = max(begin, first), min(end, first + shard.num_tokens)
+        if low < high:
+            tokens[low - begin : high - begin] = shard.tokens[low - first : high - first]
+            starts[low - begin : high - begin] = shard.word_starts_between(low - first, high - first)
+    maskable = ~is_special[tokens]
+    last_document = records["document"][-1] + records["num_documents"][-1]
+    documents = split.sentences[split.documents[records["document"][0] : last_document]]
+    starts[records["start"] - begin] = True
+    starts[documents[documents > begin] - begin] = True  # a [SEP] stands before it
+    starts[1:] |= ~maskable[:-1]
+    words = np.flatnonzero(starts & maskable)
+    word_lengths = np.diff(np.append(np.append(0, np.cumsum(maskable))[words], maskable.sum()))
+    instance = np.searchsorted(records["start"] - begin, words, side="right") - 1
+    shortest = np.full(len(records), np.iinfo(np.int64).max)
+    np.minimum.at(shortest, instance, word_lengths)
+    wanted = masking.wanted(np.bincount(instance, word_lengths, len(records)).astype(np.int64))
+    return np.where((shortest > wanted) & (shortest <= masking.slots), shortest, wanted)

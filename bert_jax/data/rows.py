@@ -1,4 +1,4 @@
-"""Model inputs of texts and pairs, for fine-tuning and inference: special tokens, truncation, padding, buckets."""
+"""Builds model inputs from encoded texts and pairs: special tokens, truncation, padding. For tasks and inference."""
 
 import array
 import copy
@@ -14,13 +14,13 @@ Ids = Sequence[int]
 
 
 class Ragged:
-    """Lists of integers of different lengths, kept as two flat arrays; `ragged[i]` is the i-th, int32."""
+    """Lists of integers of different lengths, stored as flat arrays; `ragged[i]` is the i-th list, int32 [its length]."""
 
     def __init__(self, lists: Iterable[Ids]):
         values = array.array("i")
         ends = array.array("q", [0])
-        for one in lists:
-            values.extend(one)
+        for integers in lists:
+            values.extend(integers)
             ends.append(len(values))
         self._values = np.array(values, np.int32)
         bounds = np.array(ends, np.int64)
@@ -34,32 +34,32 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """int32, of each list."""
+        """Length of each list, int32 [lists]."""
         return (self._ends - self._starts).astype(np.int32)
 
     def every(self, first: int, step: int) -> "Ragged":
-        """The lists first, first + step, ..., sharing memory."""
+        """Returns the lists first, first + step, ...; they share memory with these."""
         part = copy.copy(self)
         part._starts, part._ends = self._starts[first::step], self._ends[first::step]
         return part
 
 
 def num_special(tokenizer: Tokenizer, pair: bool) -> int:
-    """Special tokens that `join` adds."""
+    """Returns how many special tokens `join` adds to a text, or to a pair."""
     frame = tokenizer.frame
     return len(frame.before) + len(frame.between + frame.after_pair if pair else frame.after)
 
 
 def second_begins(tokenizer: Tokenizer, first: int) -> int:
-    """Where the second text of a pair begins in its row, behind a first one of so many tokens."""
+    """Returns the column at which the second text of a pair begins, behind a first text of `first` tokens."""
     return len(tokenizer.frame.before) + first + len(tokenizer.frame.between)
 
 
 def join(tokenizer: Tokenizer, first: Ids, second: Ids | None = None) -> tuple[list[int], list[int]]:
-    """(ids, segments) of a text or a pair with the special tokens of the tokenizer's frame.
+    """Returns (ids, segments) of a text or a pair with the special tokens of the tokenizer's frame.
 
     BERT: [CLS] first [SEP] second [SEP], the second in segment 1. RoBERTa puts two separators between the texts and
-    knows no segments; Llama's vocabularies put a begin-of-text before each text and nothing behind.
+    has no segments; Llama's vocabularies put a begin-of-text before each text and nothing behind.
     """
     frame = tokenizer.frame
     ids = [*frame.before, *first]
@@ -72,9 +72,9 @@ def join(tokenizer: Tokenizer, first: Ids, second: Ids | None = None) -> tuple[l
 
 
 def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text stay when both may have `room` together: the longer one gives first.
+    """Returns how many tokens of each text stay when both together may have `room`: the longer text is cut first.
 
-    As the `tokenizers` package truncates pairs ("longest_first").
+    The `tokenizers` package truncates pairs in the same way ("longest_first").
     """
     if first + second <= room:
         return first, second
@@ -87,20 +87,23 @@ def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def bucket(length: int, longest: int, buckets: Sequence[int] = BUCKETS) -> int:
-    """The padded length of rows of up to `length` tokens: one of the buckets, or `longest`, the model's own limit."""
+    """Returns the padded length for rows of up to `length` tokens: a bucket, or `longest`, the model's own limit."""
     return min([size for size in buckets if length <= size] + [longest])
 
 
 def pad(
     tokenizer: Tokenizer, rows: Sequence[tuple[Ids, Ids]], length: int, num_rows: int | None = None
 ) -> dict[str, np.ndarray]:
-    """input_ids, attention_mask and token_type_ids int32 [rows, length] of (ids, segments).
+    """Pads rows to one length.
 
     Args:
-      tokenizer: whose padding is used.
-      rows: none longer than `length`.
-      length: tokens of a row.
-      num_rows: with as many rows; the ones added hold [CLS] alone, so that attention has something to see.
+      tokenizer: gives the ids of padding and [CLS].
+      rows: (ids, segments) of each row, none longer than `length`.
+      length: tokens of a padded row.
+      num_rows: rows of the batch; those added hold [CLS] alone, so that attention is defined. None adds none.
+
+    Returns:
+      input_ids, attention_mask and token_type_ids, int32 [num_rows, length].
     """
     shape = (num_rows or len(rows), length)
     input_ids = np.full(shape, tokenizer.pad_id, np.int32)

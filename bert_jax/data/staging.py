@@ -1,7 +1,7 @@
-"""Corpora of remote storage, copied to this host's disk: nothing maps a bucket.
+"""Copies corpora from remote storage to this host's disk, because files in a bucket cannot be memory-mapped.
 
-The copy lies in storage.cache_directory(), so that a second start, and every process of the host, finds it. Its
-folder is named by the corpus's manifest: a corpus that was prepared anew is copied anew.
+The copy is in storage.cache_directory(), where a second start, and every process of the host, finds it. The name of its
+folder is a hash of the corpus's manifest: a corpus that was prepared again is copied again.
 """
 
 import concurrent.futures
@@ -21,18 +21,18 @@ _AT_ONCE = 8  # files that are copied at the same time
 
 
 def open_corpus(path: str) -> corpus_lib.Corpus:
-    """The corpus in a local folder or at a URL. Raises UserError if there is none, or no room for its copy."""
+    """Opens the corpus in a local folder or at a URL. Raises UserError if there is none, or no room for its copy."""
     return corpus_lib.Corpus.open(stage(path) if storage.is_remote(path) else path)
 
 
 def stage(url: str) -> pathlib.Path:
-    """The local folder that holds a remote corpus, copied there unless it was before.
+    """Copies a remote corpus, unless it was copied before; returns the local folder.
 
-    Copying goes on where a killed process left off; one process of a host copies, the others wait for it.
+    Copying continues where a killed process stopped; one process of a host copies, the others wait for it.
 
     Raises:
-      UserError: no whole corpus there, storage that cannot be read, a copy that is not what the manifest says, or
-        no room for it.
+      UserError: there is no whole corpus at the URL, storage cannot be read, the copy differs from what the manifest
+        says, or there is no room for it.
     """
     url = url.rstrip("/")
     try:
@@ -64,9 +64,9 @@ def stage(url: str) -> pathlib.Path:
 
 
 def _missing(folder, sizes):
-    """The files that are not there in their full size."""
-    there = {name: folder / name for name in sizes}
-    return [name for name, path in there.items() if not path.is_file() or path.stat().st_size != sizes[name]]
+    """Returns the names of the files in `sizes` that the folder does not hold in their full size."""
+    paths = {name: folder / name for name in sizes}
+    return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
 @contextlib.contextmanager
@@ -78,18 +78,18 @@ def _lock(path):
 
 def _copy(url, folder, sizes):
     """Copies the files of `sizes` and the tokenizer; stops at the first that fails."""
-    there = storage.sizes(url)
+    remote_sizes = storage.sizes(url)
     for name, size in sizes.items():
-        if there.get(name) != size:
-            found = f"{there[name]:,} bytes" if name in there else "no such file"
-            raise UserError(f"{url}/{name}: {found}; expected {size:,} bytes, as manifest.json says; prepare it again")
+        if remote_sizes.get(name) != size:
+            actual = f"{remote_sizes[name]:,} bytes" if name in remote_sizes else "no such file"
+            raise UserError(f"{url}/{name}: {actual}; expected {size:,} bytes, as manifest.json says; prepare it again")
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
     needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(None, f"no room: {free / 1e9:,.1f} GB are free", str(folder))
     print(f"copying {url} ({needed / 1e9:,.1f} GB) to {folder}", file=sys.stderr, flush=True)
-    names = [*(name for name in there if name.startswith("tokenizer/")), *sizes]
+    names = [*(name for name in remote_sizes if name.startswith("tokenizer/")), *sizes]
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -103,7 +103,7 @@ def _copy(url, folder, sizes):
 
 
 def _check_and_finish(url, folder, content):
-    """Writes the manifest, by which a corpus is whole, if the files are those that it was written for."""
+    """Writes the manifest, which makes the corpus whole, if the files have its fingerprint; else removes the copy."""
     manifest = corpus_lib.read_manifest(content, f"{url}/manifest.json")
     if corpus_lib.Corpus(folder, manifest).computed_fingerprint() != manifest["fingerprint"]:
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as random-access sources, read through ArrayRecord without TensorFlow."""
+"""Opens TensorFlow Datasets as random-access sources, read through ArrayRecord without TensorFlow."""
 
 import contextlib
 import importlib
@@ -13,20 +13,25 @@ from absl import flags, logging
 from bert_jax.errors import UserError
 
 SPEC = re.compile(r"tfds:(?P<name>[^\[\]]+):(?P<split>[^:\[\]]+(\[[^\]]*\])?)")
-_BYTES_PER_RECORD = 1000  # where the dataset does not say
+_BYTES_PER_RECORD = 1000  # assumed where the dataset gives no size
 _CONNECT_SECONDS = 10
 
 
 def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input", folder: str = "--data_dir"):
-    """(a split as a data source with len() and __getitems__, estimated bytes per record)
+    """Opens a split, which is downloaded and built where it is not on disk.
 
     Args:
-      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION. split: such as train or train[:10%].
+      name: NAME, NAME/CONFIG or NAME/CONFIG:VERSION.
+      split: such as train or train[:10%].
       data_dir: where TFDS keeps datasets; None for its default.
-      flag, folder: what the user set, for messages.
+      flag: the flag or key that names the dataset, for messages.
+      folder: the flag or key that names `data_dir`, for messages.
+
+    Returns:
+      (a data source with len() and __getitems__, estimated bytes per record)
 
     Raises:
-      UserError: unknown dataset or split, or one that is neither on disk nor can be built.
+      UserError: the dataset or split is unknown, or neither on disk nor can it be built.
     """
     import tensorflow_datasets as tfds
 
@@ -34,7 +39,7 @@ def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input
         flags.FLAGS.mark_as_parsed()
     where = f"{flag}=tfds:{name}:{split}"
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)  # tfds tells of its attempts
+    logging.set_verbosity(logging.ERROR)  # tfds logs each attempt
     try:
         builder = _builder(tfds, name, data_dir, flag, folder)
         if not builder.info.splits:
@@ -53,21 +58,21 @@ def open_split(name: str, split: str, data_dir: str | None, flag: str = "--input
 
 
 def _builder(tfds, name, data_dir, flag, folder):
-    there = f" under {folder}={data_dir}" if data_dir else ""
+    location = f" under {folder}={data_dir}" if data_dir else ""
     for attempt in ("known", "imported"):
         try:
             return tfds.builder(name, data_dir=data_dir, file_format="array_record")
         except tfds.core.DatasetNotFoundError as error:
             if attempt == "imported" or not _import_dataset(tfds, name.split("/")[0].split(":")[0]):
                 raise UserError(
-                    f"{flag}=tfds:{name}: no dataset of this name{there}; expected one that `tfds` knows or that lies "
+                    f"{flag}=tfds:{name}: no dataset of this name{location}; expected one that `tfds` knows or that lies "
                     f"prepared in {folder}"
                 ) from error
 
 
 @contextlib.contextmanager
 def _unreachable_hosts_fail():
-    """Without it, tfds tries a host that does not answer ten times, for minutes."""
+    """Makes downloads fail at once if a host does not answer; tfds would try ten times, for minutes."""
     from tensorflow_datasets.core.download import downloader
 
     open_url = downloader._open_url
@@ -84,7 +89,7 @@ def _unreachable_hosts_fail():
 
 
 def _connect(url):
-    """Raises OSError if the host of a URL, or the proxy that stands before it, does not answer."""
+    """Raises OSError if the host of a URL, or the proxy in front of it, does not answer."""
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
     if proxy and not urllib.request.proxy_bypass(parts.hostname):
@@ -98,7 +103,7 @@ def _connect(url):
 
 
 def _import_dataset(tfds, name):
-    """Imports the module that registers a dataset which tfds finds only once imported, such as glue."""
+    """Imports the module that registers a dataset, such as glue, which tfds does not find before; returns success."""
     package = pathlib.Path(tfds.__file__).parent
     modules = [*package.glob(f"*/{name}/__init__.py"), *package.glob(f"*/{name}.py")]
     imported = False

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import show_batch
-from bert_jax.data import batch_at, describe_batch, loader, packing, packs
+from bert_jax.data import batch_at, describe_batch, loader, packing
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 
@@ -128,7 +128,7 @@ def test_each_instance_once_an_epoch_with_the_masks_it_has_alone(config, format,
         rows = source_of(config)
         place = epoch * rows.counts[0] + np.arange(rows.counts[0])
         repeat, index, mask_epoch = rows.places(place)
-        members, _ = rows._packs.of(index)
+        members, _ = rows._packs.members_of(index)
         assert sorted(members.tolist()) == every.tolist()
         batch = rows.batch(repeat, index, mask_epoch)
         assert batch["input_ids"].shape == (rows.counts[0], LENGTH)
@@ -184,7 +184,7 @@ def test_the_index_is_made_once_and_again_if_it_is_cut_off(config, monkeypatch):
     source = source_of(config)
     expected = batch_at(config, 3)
     folder = Corpus.open(config.data.corpus).path / "index"
-    monkeypatch.setattr(packs, "build", None)
+    monkeypatch.setattr(packing, "build_packs", None)
     assert len(source_of(config)._packs) == len(source._packs)
     monkeypatch.undo()
     files = sorted(folder.glob("*packs*.npy"))
@@ -198,11 +198,11 @@ def test_the_index_is_made_once_and_again_if_it_is_cut_off(config, monkeypatch):
 
 
 def test_windows_are_packed_one_by_one(config, monkeypatch):
-    monkeypatch.setattr(packs, "_WINDOW", 64)
-    monkeypatch.setattr(packs, "_AT_ONCE", 7)
+    monkeypatch.setattr(packing, "_WINDOW", 64)
+    monkeypatch.setattr(packing, "_INSTANCES_AT_ONCE", 7)
     config.data.update(mask_unit="span", mask_rate=0.2)
     source = source_of(config)
-    members, first = source._packs.of(np.arange(source.counts[0]))
+    members, first = source._packs.members_of(np.arange(source.counts[0]))
     assert sorted(members.tolist()) == list(range(len(members)))
     for begin, end in zip(first[:-1], first[1:], strict=True):
         assert len({member // 64 for member in members[begin:end].tolist()}) == 1
