@@ -164,7 +164,7 @@ def _build_block(job):
 
 
 def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path) -> None:
-    """Concatenates arrays: writes those of the files `parts` to the temporary file `whole`, then renames it to `path`."""
+    """Concatenates the arrays of the files `parts`: writes the temporary file `whole`, then renames it to `path`."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     out = np.lib.format.open_memmap(
         whole, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)

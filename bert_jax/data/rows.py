@@ -14,7 +14,7 @@ Ids = Sequence[int]
 
 
 class Ragged:
-    """Lists of integers of different lengths, stored as flat arrays; `ragged[i]` is the i-th list, int32 [its length]."""
+    """Lists of integers of different lengths, stored as flat arrays; `ragged[i]` is the i-th list, int32 [length]."""
 
     def __init__(self, lists: Iterable[Ids]):
         values = array.array("i")

@@ -65,8 +65,8 @@ def _builder(tfds, name, data_dir, flag, folder):
         except tfds.core.DatasetNotFoundError as error:
             if attempt == "imported" or not _import_dataset(tfds, name.split("/")[0].split(":")[0]):
                 raise UserError(
-                    f"{flag}=tfds:{name}: no dataset of this name{location}; expected one that `tfds` knows or that lies "
-                    f"prepared in {folder}"
+                    f"{flag}=tfds:{name}: no dataset of this name{location}; expected one that `tfds` knows or that "
+                    f"lies prepared in {folder}"
                 ) from error
 
 
