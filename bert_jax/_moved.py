@@ -137,6 +137,13 @@ NAMES: dict[str, tuple[str, str]] = {
     "model.stack.segments_of": ("model.stack", "layer_patterns"),
     "model.stack.sources_of": ("model.stack", "parameter_layers"),
     "training.flops.peak_of": ("model.flops", "peak_flops_of_kind"),
+    "config.CHOICES": ("config.deprecated", "CHOICES"),
+    "config.MOST": ("config.deprecated", "MOST"),
+    "config.check_schema": ("config.deprecated", "check_schema"),
+    "config.check_whole": ("config.deprecated", "check_whole"),
+    "finetune_config.CHOICES": ("config.deprecated", "FINETUNING_CHOICES"),
+    "objective_config.GENERATOR_SIZES": ("config.keys", "GENERATOR_SIZES"),
+    "training.workdir.MAY_CHANGE": ("config.keys", "RESUMABLE"),
 }
 
 

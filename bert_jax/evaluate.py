@@ -19,7 +19,7 @@ import pathlib
 from absl import flags
 
 from bert_jax import command
-from bert_jax.config import CHOICES
+from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
 
 _MODEL = flags.DEFINE_string(
@@ -34,12 +34,13 @@ _BATCHES = flags.DEFINE_integer("batches", 0, "number of batches to evaluate; 0:
 _SEED = flags.DEFINE_integer("seed", 0, "seed of rows and masks", lower_bound=0)
 _DATA = {
     "format": flags.DEFINE_enum(
-        "format", "full_sentences", CHOICES["data.format"], "input format of the rows; if it has no sentence pairs, a "
-        "next-sentence head is evaluated on segment_pair rows"),
+        "format", "full_sentences", PRETRAINING["data.format"].choices,
+        "input format of the rows; if it has no sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
     "sequence_length": flags.DEFINE_integer(
         "sequence_length", None, "tokens in a row; default: 128, or fewer if the model reads no more", lower_bound=1),
     "batch_size": flags.DEFINE_integer("batch_size", 32, "rows in a batch", lower_bound=1),
-    "mask_unit": flags.DEFINE_enum("mask_unit", "token", CHOICES["data.mask_unit"], "unit that is masked as a whole"),
+    "mask_unit": flags.DEFINE_enum(
+        "mask_unit", "token", PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
     "mask_rate": flags.DEFINE_float("mask_rate", 0.15, "share of tokens that are predicted"),
     "mask_token_share": flags.DEFINE_float("mask_token_share", 0.8, "share of these replaced by the mask token"),
     "random_token_share": flags.DEFINE_float("random_token_share", 0.1, "share of these replaced by a random token"),

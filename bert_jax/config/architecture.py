@@ -1,7 +1,4 @@
-"""Which switches of config.model do not go together, and why: the one list of them.
-
-What is not refused here can be combined. No jax here: configs are checked by it too.
-"""
+"""Lists the switches of config.model that cannot be combined, and why; all others can be. No jax here."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,12 +8,12 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A combination that cannot work.
+    """Describes a combination of switches that cannot work.
 
     Attributes:
-      key: of config.model, what the message names first.
-      when: whether a config.model has it.
-      reason: what stands in the way and what is expected; fields in braces are keys of config.model.
+      key: Key of config.model that the message names first.
+      when: Returns whether a mapping like config.model has the combination.
+      reason: What stands in the way and what is expected; fields in braces are keys of config.model.
     """
 
     key: str
@@ -148,6 +145,6 @@ def _head_size(model):
 
 
 def _lacks_logarithms(model):
-    """Whether rows have distances beyond the buckets of one each, and the span ends before them."""
+    """Returns whether rows have distances beyond the buckets of one each, and the span ends before them."""
     single, span = model["relative_buckets"] // 2, model["relative_span"] or model["max_positions"]
     return span - 1 <= single < model["max_positions"] - 1

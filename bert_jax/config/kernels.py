@@ -1,6 +1,6 @@
-"""Which attention kernel runs: what each one can do, and what "auto" takes.
+"""Chooses the attention kernel that runs: what each kernel can do, and what "auto" takes.
 
-No jax here: configs are checked by it too. The kernels themselves are in bert_jax.model.kernels.
+No jax here, since configs are checked with it too. The kernels themselves are in bert_jax.model.kernels.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a kernel can do; "xla" can do everything.
+    """Describes what a kernel can do; "xla" can do everything.
 
     Attributes:
-      platform: where it runs.
-      dtypes: of queries, keys and values.
-      sequence_multiple: a row's tokens must be a multiple of it.
-      head_multiple, largest_head: of the size of a head.
+      platform: Platform that it runs on.
+      dtypes: Dtypes of queries, keys and values.
+      sequence_multiple: The number of tokens of a row must be a multiple of it.
+      head_multiple, largest_head: The size of a head must be a multiple of the first, and at most the second.
     """
 
     platform: str
@@ -26,7 +26,7 @@ class Limits:
     largest_head: int
 
 
-# No kernel here drops attention weights: a rate above zero is XLA's. Platforms are "tpu" (v4 and later), "cuda"
+# No fused kernel drops attention weights: a rate above zero takes XLA. Platforms are "tpu" (v4 and later), "cuda"
 # (NVIDIA, Ampere and later), "gpu" (any other) and "cpu".
 LIMITS = {
     "splash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
@@ -45,16 +45,16 @@ def resolve_kernel(
     sequence_length: int | None = None,
     dropout: float = 0.0,
 ) -> str:
-    """The kernel that config.model.attention_kernel means: "auto" takes the platform's where that can do what is asked.
+    """Returns the kernel that config.model.attention_kernel means; "auto" is the platform's where that can do the call.
 
     Args:
-      name: "auto", "xla", or one of LIMITS.
-      platform: where the program runs; None where that is not known yet, which only a named kernel may ask.
-      dtype, head_size, sequence_length: of the call; None what is not known yet, which refuses nothing.
-      dropout: of attention weights, in this call.
+      name: "auto", "xla", or a key of LIMITS.
+      platform: Platform that the program runs on; None where that is not known yet, which needs a named kernel.
+      dtype, head_size, sequence_length: Properties of the call; None where not known yet, which refuses nothing.
+      dropout: Dropout rate of the attention weights in this call.
 
     Raises:
-      UserError: a kernel was named that cannot do it.
+      UserError: A kernel was named that cannot do it.
     """
     kernel = PREFERRED.get(platform, "xla") if name == "auto" else name
     if kernel == "xla":

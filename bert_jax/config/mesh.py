@@ -1,8 +1,8 @@
-"""The axes of the mesh, by name: for what checks configs without jax, and for what lays arrays out.
+"""Names the axes of the mesh, for checks of configs, which need no jax, and for the layout of arrays.
 
-To add an axis: name it here, give it a size of 1 in `config.mesh` (config.py and finetune_config.py), and write it into
-the layouts that it splits: of parameters in sharding.RULES, of activations in model/layouts.LAYOUTS.
+To add an axis: name it here, give it a size of 1 in the group `mesh` of config/keys.py, and write it into the layouts
+that it splits: those of parameters in sharding.RULES, those of activations in model/layouts.LAYOUTS.
 """
 
-AXES = ("data", "fsdp", "tensor")  # outermost first: what is last has the nearest devices
-BATCH_AXES = ("data", "fsdp")  # of these, what splits the rows of a batch
+AXES = ("data", "fsdp", "tensor")  # outermost first: the last axis has the nearest devices
+BATCH_AXES = ("data", "fsdp")  # the axes that split the rows of a batch

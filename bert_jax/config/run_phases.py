@@ -1,4 +1,4 @@
-"""The stretches of a run that differ in their data: length, batch, masks. No jax here."""
+"""Divides a run into phases: stretches of steps that differ in their data (length, batch, masks). No jax here."""
 
 import dataclasses
 import math
@@ -7,24 +7,23 @@ from typing import Any
 
 import ml_collections
 
+from bert_jax.config.keys import NOT_IN_PHASES
 from bert_jax.config.schema import check_type, closest, is_number
 from bert_jax.errors import UserError
-
-_OF_THE_RUN = ("phases", "corpus", "old_corpus", "workers", "prefetch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of the run with one shape of batch.
+    """Describes a stretch of the run with one shape of batch.
 
     Attributes:
-      index: its place among the phases, from 0.
-      start, stop: its steps, stop excluded.
+      index: Position among the phases, from 0.
+      start, stop: First step, and the step after the last.
       data: config.data with the phase's own values in place.
-      name: "" for a run of one phase, else " (phase 1)", for messages.
-      stream: the phase whose rows it goes on with: the first of those before it that differ in batch_size alone;
-        else itself.
-      first_row: how many of these rows come before it.
+      name: "" in a run of one phase, else such as " (phase 1)", for messages.
+      stream: Index of the phase whose rows it continues: the first of the phases directly before it that differ only in
+        batch_size; its own index where there is none.
+      first_row: Number of rows of that stream that earlier phases have used.
     """
 
     index: int
@@ -37,9 +36,12 @@ class Phase:
 
 
 def phases(config: ml_collections.ConfigDict) -> list[Phase]:
-    """The run's phases; a run without `data.phases` has one.
+    """Returns the phases of a run; a run without `data.phases` has one.
 
-    A phase's `share` is of the run's steps. `data.sequence_length` bounds every phase's own length.
+    The `share` of a phase is its share of the run's steps. No phase has longer rows than `data.sequence_length`.
+
+    Raises:
+      UserError: A phase is no dict, has an unknown key or one of the whole run, or the shares do not add up to 1.
     """
     for i, phase in enumerate(config.data.phases):
         if not isinstance(phase, Mapping):
@@ -55,10 +57,10 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             if key == "share":
                 continue
             where = f"config.data.phases[{i}].{key}"
-            if key in _OF_THE_RUN:
+            if key in NOT_IN_PHASES:
                 raise UserError(f"{where}: it is the whole run's; expected config.data.{key}")
             if key not in data:
-                names = [name for name in data if name not in _OF_THE_RUN]
+                names = [name for name in data if name not in NOT_IN_PHASES]
                 near = closest(key, names) if isinstance(key, str) else ""
                 raise UserError(f"{where}: unknown key{near}; a phase has share and keys of config.data")
             check_type(where, value, data[key])
@@ -72,37 +74,37 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
         data.sequence_length = min(data.sequence_length, config.data.sequence_length)
         datas.append(data)
     stops = _phase_stops(config, overrides, datas)
-    found = []
+    run_phases = []
     for i, (start, stop, data) in enumerate(zip([0, *stops], stops, datas, strict=False)):
         stream, first_row = i, 0
-        if found and _but_batch_size(found[-1].data) == _but_batch_size(data):
-            before = found[-1]
+        if run_phases and _but_batch_size(run_phases[-1].data) == _but_batch_size(data):
+            before = run_phases[-1]
             stream = before.stream
             first_row = before.first_row + (before.stop - before.start) * before.data.batch_size
         name = f" (phase {i + 1})" if len(overrides) > 1 else ""
-        found.append(Phase(i, start, stop, data, name, stream, first_row))
-    return found
+        run_phases.append(Phase(i, start, stop, data, name, stream, first_row))
+    return run_phases
 
 
 def batch_warmup(
     first: int, last: int, tokens: float, stages: int, multiple: int = 1, **data
 ) -> tuple[dict[str, Any], ...]:
-    """A warm-up of the batch size, from `first` to the last stage before `last`, as phases for `by_tokens`.
+    """Returns a warm-up of the batch size, from `first` to the last stage before `last`, as phases for `by_tokens`.
 
     ModernBERT (Warner et al. 2024, table 3: 768 to 4,608 rows over 50 billion tokens; its large model 448 to 4,928
     over 10 billion) takes equally many steps with each batch size between the two, and so shows it tokens in
-    proportion to it (`BatchSizeWarmupScheduler` of its sequence_packer.py). So does this with `stages` sizes, evenly
-    apart: each is a program of its own to compile.
+    proportion to it (`BatchSizeWarmupScheduler` of its sequence_packer.py). This function does the same with `stages`
+    evenly spaced sizes, each of which is compiled as a program of its own.
 
     Args:
-      first, last: rows of the first batches, and of those after the warm-up.
-      tokens: of the whole warm-up.
-      stages: how many sizes there are before `last`.
-      multiple: what every size is rounded to, such as the run's devices times its microbatches.
-      **data: keys of config.data that the phases have in common; their sequence_length at least.
+      first, last: Rows of the first batches, and of the batches after the warm-up.
+      tokens: Tokens of the whole warm-up.
+      stages: Number of sizes before `last`.
+      multiple: Every size is a multiple of it, such as the number of devices times the number of microbatches.
+      **data: Keys of config.data that the phases have in common; at least sequence_length.
 
     Raises:
-      UserError: something is no number over 0, or the sizes do not rise.
+      UserError: An argument is not a number over 0, or the sizes do not rise.
     """
     for name, value in {"first": first, "last": last, "stages": stages, "multiple": multiple, "tokens": tokens}.items():
         whole = name == "tokens" or isinstance(value, int)
@@ -119,13 +121,13 @@ def batch_warmup(
 
 
 def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-    """Phases given by their `tokens` instead of their `share` of the steps, as config.data.phases has them.
+    """Returns phases given by their `tokens` in the form of config.data.phases, by their `share` of the steps.
 
     A run of train.num_tokens=SUM (with train.num_steps=0) has exactly these, to a step; a run of another length has
     the same shares.
 
     Raises:
-      UserError: a phase does not say its tokens, batch_size and sequence_length, or says its share.
+      UserError: A phase does not say its tokens, batch_size and sequence_length, or says its share.
     """
     for i, phase in enumerate(phases):
         if not isinstance(phase, Mapping):
@@ -149,7 +151,7 @@ def _but_batch_size(data):
 
 
 def num_steps(config: ml_collections.ConfigDict) -> int:
-    """Steps of the whole run, from train.num_steps or train.num_tokens."""
+    """Returns the number of steps of the whole run, from train.num_steps or train.num_tokens."""
     return phases(config)[-1].stop
 
 

@@ -1,34 +1,194 @@
-"""What a config's keys and values are held against: types, and the names that a misspelled one is closest to."""
+"""Describes one configuration key, and checks values against its description.
 
+`bert_jax.config.keys` holds the keys themselves. This module needs nothing but the standard library, so that
+`bert_jax.model` takes its defaults from the same table.
+"""
+
+import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bert_jax.errors import UserError
 
+LARGEST_INTEGER = 2**31 - 1  # of the int32 arrays that a step computes with
+
+ROLES = {
+    "start": "where the first parameters and the random numbers come from",
+    "vocabulary": "follows from the tokenizer",
+    "architecture": "what the parameters are and what is computed from them; init_from fixes it",
+    "objective": "what is learned, and the parts of the model that only the objective decides",
+    "training": "how parameters are initialized and regularized; a trained model computes the same without it",
+    "computation": "how the same function is computed; results agree to rounding",
+    "device": "suits the devices of the run; a model that is opened elsewhere takes the default",
+    "data": "which rows a batch has",
+    "layout": "how arrays and work are spread over devices and processes",
+    "optimizer": "how gradients change parameters",
+    "length": "how long the run is",
+    "logging": "what is reported, and when",
+    "checkpoints": "what is saved, and when",
+    "task": "the labelled task, its data and its scores",
+    "tuning": "which parameters fine-tuning trains",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Key:
+    """States everything that is known of one key.
+
+    Attributes:
+      default: Default value; its type is the key's type (an int is accepted where a float is expected).
+      doc: One sentence that says what the key means, with the paper's section where there is one.
+      role: A key of ROLES.
+      choices: Allowed values of a key that has only a few.
+      at_least, above, at_most, below: Bounds of a number, inclusive, exclusive, inclusive, exclusive. A number whose
+        lower bound is not given is at least 0, and an integer without an upper bound at most LARGEST_INTEGER.
+      noun: What the number is called in a message about its bounds.
+      empty: What the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
+      empty_value: An empty value that the bounds would refuse, such as -1.
+      falls_back_to: The key whose value the empty value stands for; sets `empty`.
+      resumable: Whether the value may change when a run continues in its workdir.
+      in_phases: Whether an entry of data.phases may set it.
+      is_path: Whether it is a path, which may differ between the hosts of one run.
+    """
+
+    default: Any
+    doc: str
+    role: str
+    choices: tuple[str, ...] = ()
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    noun: str = "a number"
+    empty: str = ""
+    empty_value: Any = None
+    falls_back_to: str = ""
+    resumable: bool = False
+    in_phases: bool = False
+    is_path: bool = False
+
+    def __post_init__(self):
+        if self.role not in ROLES:
+            raise ValueError(f"{self.role}: not one of {', '.join(ROLES)}")
+        if self.falls_back_to:
+            object.__setattr__(self, "empty", self.falls_back_to)
+        if self.empty and self.empty_value is None:
+            object.__setattr__(self, "empty_value", type(self.default)())
+
+    @property
+    def type(self) -> type:
+        """Type of the values."""
+        return type(self.default)
+
+    @property
+    def is_number(self) -> bool:
+        return self.type in (int, float)
+
+    def check(self, where: str, value: Any, suffix: str = "") -> None:
+        """Raises UserError if a value is ill-typed, none of the choices, or out of bounds.
+
+        Args:
+          where: What the message begins with, such as "config.seed".
+          value: Value of the key.
+          suffix: What follows the value in the message, such as " (phase 1)".
+        """
+        check_type(where, value, self.default)
+        if self.choices and value not in self.choices:
+            raise UserError(f"{where}{suffix}: found {value!r}; expected one of {', '.join(self.choices)}")
+        if self.is_number:
+            self._check_bounds(where, value, suffix)
+
+    def _check_bounds(self, where, value, suffix):
+        if self.empty_value is not None and value == self.empty_value:
+            return
+        largest = LARGEST_INTEGER if self.at_most is None else self.at_most
+        if isinstance(value, int) and self.below is None and value > largest:
+            raise UserError(f"{where}: found {value}{suffix}; expected at most {largest:,}")
+        low, low_open, high, high_open = self._bounds()
+        good = math.isfinite(value) and (value > low if low_open else value >= low)
+        if high is not None:
+            good = good and (value < high if high_open else value <= high)
+        if not good:
+            raise UserError(f"{where}: found {value}{suffix}; expected {self.bounds}{self._or_empty()}")
+
+    def _bounds(self):
+        low = 0 if self.at_least is None else self.at_least
+        high = self.at_most if self.below is None else self.below
+        if self.above is not None:
+            low = self.above
+        return low, self.above is not None, high, self.below is not None
+
+    @property
+    def bounds(self) -> str:
+        """Bounds in words, such as "a rate in [0, 1)" or "a number of at least 1"; "" for what is no number."""
+        if not self.is_number:
+            return ""
+        low, low_open, high, high_open = self._bounds()
+        if high is None or (self.type is int and high > LARGEST_INTEGER):
+            return f"{self.noun} over {low:g}" if low_open else f"{self.noun} of at least {low:g}"
+        if not low_open and not high_open:
+            return f"{self.noun} from {low:g} to {high:g}"
+        return f"{self.noun} in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
+
+    def _or_empty(self):
+        low = self._bounds()[0]
+        outside = isinstance(self.empty_value, int | float) and self.empty_value < low
+        return f", or {self.empty_value:g} for {self.empty}" if outside else ""
+
 
 def check_type(where: str, value: Any, default: Any) -> None:
-    """Raises UserError, which begins with `where`, if a value has not the type of its default."""
-    kind = type(default)
-    good = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    """Raises UserError, which begins with `where`, if a value does not have the type of its default."""
+    expected = type(default)
+    good = isinstance(value, expected) and (expected is bool or not isinstance(value, bool))
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
         good = True
-    if kind is tuple and isinstance(value, list):
+    if expected is tuple and isinstance(value, list):
         good = True
     if not good:
         raise UserError(
-            f"{where}: found {value!r} ({type(value).__name__}); expected a {kind.__name__} such as {default!r}"
+            f"{where}: found {value!r} ({type(value).__name__}); expected a {expected.__name__} such as {default!r}"
         )
 
 
+def check_values(values: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
+    """Checks the values of a config, one by one.
+
+    Args:
+      values: Values by dotted key.
+      keys: Every key that a config must have.
+
+    Raises:
+      UserError: An unknown, missing or ill-typed key, or a value that is none of its choices or out of its bounds.
+    """
+    for name in values:
+        check_name(name, keys)
+    for name, key in keys.items():
+        if name not in values:
+            raise UserError(f"config.{name}: missing; expected a {key.type.__name__} such as {key.default!r}")
+        check_type(f"config.{name}", values[name], key.default)
+    for name, key in keys.items():
+        key.check(f"config.{name}", values[name])
+
+
+def check_name(name: str, keys: Iterable[str]) -> None:
+    """Raises UserError, with the closest valid name, if there is no such dotted key."""
+    keys = list(keys)
+    if name in keys:
+        return
+    groups = {".".join(key.split(".")[:i]) for key in keys for i in range(1, key.count(".") + 1)}
+    expected = "a key inside this group" if name in groups else "a known key"
+    raise UserError(f"config.{name}: unknown key, expected {expected}{closest(name, keys)}")
+
+
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number; True and False are none."""
+    """Returns whether a value is a finite number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def closest(word: str, names: Iterable[str]) -> str:
-    """What a message about an unknown name ends with: the dotted name or group that was meant, or ""."""
+    """Returns the end of a message about an unknown name: the dotted name or group that was meant, or ""."""
     names = list(names)
     group, _, last = word.rpartition(".")
     same = [name for name in names if name.rpartition(".")[2] == last]  # the right key in a wrong group
@@ -39,3 +199,56 @@ def closest(word: str, names: Iterable[str]) -> str:
         close = [inside[key] for key in difflib.get_close_matches(last, inside, n=1)] or [f"{near}." for near in groups]
     close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def help_lines(keys: Mapping[str, Key], prefix: str = "", config: Mapping | None = None) -> list[str]:
+    """Returns what --help-keys=PREFIX prints: of each key that begins so its default, values and meaning.
+
+    Args:
+      keys: Table of keys.
+      prefix: Beginning of a dotted key, with or without "config.".
+      config: A config whose values are shown beside the defaults where they differ; None for the defaults alone.
+
+    Raises:
+      UserError: No key begins with the prefix; the message names the closest one.
+    """
+    prefix = prefix.removeprefix("config.")
+    chosen = {name: key for name, key in keys.items() if name.startswith(prefix)}
+    if not chosen:
+        groups = sorted({name.partition(".")[0] for name in keys})
+        raise UserError(
+            f"--help-keys={prefix}: no key begins so{closest(prefix, keys)}; expected the beginning of a key, such as "
+            f"{', '.join(groups)}"
+        )
+    lines = []
+    for name, key in chosen.items():
+        value = key.default if config is None else _value_of(config, name, key.default)
+        differs = "" if value == key.default else f"  (default {key.default!r})"
+        lines.append(f"config.{name} = {value!r}{differs}")
+        lines += [f"    {line}" for line in (key.doc, *details(key))]
+    return lines
+
+
+def _value_of(config, name, default):
+    for part in name.split("."):
+        if part not in config:
+            return default
+        config = config[part]
+    return config
+
+
+def details(key: Key) -> list[str]:
+    """Returns what is known of a key beside its default and its meaning, one sentence each."""
+    sentences = []
+    if key.choices:
+        sentences.append(f"One of {', '.join(choice or repr(choice) for choice in key.choices)}.")
+    elif key.is_number:
+        sentences.append(f"{key.type.__name__}, {key.bounds}.")
+    else:
+        sentences.append(f"{key.type.__name__}.")
+    if key.empty:
+        sentences.append(f"{key.empty_value!r} stands for {key.empty}.")
+    occasions = {"when a run continues": key.resumable, "in a phase": key.in_phases}
+    if any(occasions.values()):
+        sentences.append(f"May change {' and '.join(name for name, allowed in occasions.items() if allowed)}.")
+    return sentences

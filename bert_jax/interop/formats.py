@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from bert_jax import _moved
+from bert_jax.config.keys import NOT_IN_FORMATS
 from bert_jax.errors import UserError
 from bert_jax.interop import model_config
 from bert_jax.interop.families import FAMILIES
@@ -12,11 +13,8 @@ from bert_jax.interop.weights import Module
 from bert_jax.model import Model, Spec, Task
 from bert_jax.model.spec import make_spec
 
-# Of a spec: how it runs, trains and begins, which a format need not say.
-_RUNNING = {
-    "dtype", "scan_layers", "attention_kernel", "remat", "platform", "initializer_range", "scaled_initializer",
-    "hidden_dropout", "attention_dropout",
-}  # fmt: skip
+# Fields of a spec that a format need not express.
+_NOT_IN_FORMATS = NOT_IN_FORMATS | {"platform"}
 _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 
@@ -167,7 +165,9 @@ def _task_meaning(task):
 
 def _meaning(spec):
     """What a spec's switches come to: those that nothing reads have no value."""
-    found = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in _RUNNING}
+    found = {
+        field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in _NOT_IN_FORMATS
+    }
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
         del found[key]
     kinds = spec.positions.split("+")

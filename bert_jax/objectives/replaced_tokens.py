@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax import model as model_lib
-from bert_jax.config.objective import GENERATOR_SIZES
+from bert_jax.config.keys import GENERATOR_SIZES
 from bert_jax.errors import UserError
 from bert_jax.model import Model
 from bert_jax.model.dropout import hash_bits

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
+from bert_jax.config.keys import DEVICE_DEFAULTS
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data.vocabularies import loading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -15,9 +16,6 @@ from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
-
-# Of config.model: what suited the devices of the run, and need not suit those that open its model.
-_HERE = {"attention_kernel": "auto", "remat": "none"}
 
 
 def open_model(
@@ -46,7 +44,7 @@ def open_model(
         return _finetuned(workdir, None if step == "best" else step, seed)
     params, config, _ = checkpoints.load_params(name, step)
     tokenizer = load_tokenizer(workdir)
-    config.model.update({"vocab_size": tokenizer.vocab_size} | _HERE)
+    config.model.update({"vocab_size": tokenizer.vocab_size} | DEVICE_DEFAULTS)
     if part == "language_model":
         part = objective_facts(config).language_model
     try:
@@ -88,8 +86,8 @@ def _finetuned(workdir, step, seed):
     return Pretrained(
         str(workdir),
         run["family"],
-        run["model"] | _HERE,
-        build_fine_tuned(run | {"model": run["model"] | _HERE}),
+        run["model"] | DEVICE_DEFAULTS,
+        build_fine_tuned(run | {"model": run["model"] | DEVICE_DEFAULTS}),
         params,
         load_tokenizer(workdir),
         tuple(run["labels"]),

@@ -36,49 +36,13 @@ from etils import epath
 from bert_jax import _moved, storage
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.config.mesh import AXES
+from bert_jax.config.keys import PATHS, RESUMABLE
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
     from bert_jax.data.corpus import Corpus
 
 FORMAT_VERSION = 1
-
-# What may change when a run continues: layout, length, cadence. Corpora and teachers are compared by what they hold.
-MAY_CHANGE = {
-    "data.corpus",
-    "data.old_corpus",
-    "data.prefetch",
-    "distillation.teacher",
-    "seeds_at_once",
-    "task.data_dir",
-    "data.workers",
-    "mesh.across_slices",
-    *(f"mesh.{axis}" for axis in AXES),
-    "model.attention_kernel",
-    "model.remat",
-    "model.scan_layers",
-    "profile.first_step",
-    "profile.num_steps",
-    "train.checkpoint_every",
-    "train.compilation_cache",
-    "train.eval_every",
-    "train.keep_best",
-    "train.keep_every",
-    "train.keep_newest",
-    "train.log_every",
-    "train.log_norms",
-    "train.logits_chunk",
-    "train.microbatches",
-    "train.num_epochs",
-    "train.num_steps",
-    "train.num_tokens",
-    "train.progress",
-    "train.tensorboard",
-}
-
-# May be paths there.
-_OF_A_MACHINE = ("data.corpus", "data.old_corpus", "distillation.teacher", "task.data_dir", "train.compilation_cache")
 
 
 def to_path(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
@@ -193,7 +157,7 @@ def check_same_run(
     """Raises UserError if not every process of the run was given this workdir, this config, corpora and teacher."""
     from bert_jax.processes import distributed
 
-    values = {f"config.{key}": value for key, value in _flat(config.to_dict()) if key not in _OF_A_MACHINE}
+    values = {f"config.{key}": value for key, value in _flat(config.to_dict()) if key not in PATHS}
     fingerprints = [corpus.fingerprint for corpus in corpora]
     held = {"config.data.corpus (fingerprint)": fingerprints}
     if teacher:
@@ -239,7 +203,7 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     changed = [
         f"config.{key}={old!r}, found {new!r}"
         for key, (old, new) in _differences(before, _plain(config)).items()
-        if key not in MAY_CHANGE
+        if key not in RESUMABLE
     ]
     if changed:
         raise UserError(

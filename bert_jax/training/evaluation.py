@@ -13,6 +13,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import sharding
 from bert_jax.config.objective import predicting
+from bert_jax.config.schema import LARGEST_INTEGER
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
@@ -209,7 +210,7 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.objective.name = predicting(spec.attention)
     config.data.update(RECIPE | {"sequence_length": min(RECIPE["sequence_length"], spec.max_positions)} | data)
     config.data.corpus = corpus
-    config.train.eval_batches = batches or config_lib.MOST
+    config.train.eval_batches = batches or LARGEST_INTEGER
     config.objective.next_sentence = False
     config_lib.validate(config)
     corpora = loader.open_corpora(config)

@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
+from bert_jax.config.keys import NOT_ARCHITECTURE
 from bert_jax.config.objective import facts
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -18,21 +19,6 @@ from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.models import open_model
 from bert_jax.training import transplant
-
-# Of config.model: what the corpus or the recipe decides. The rest is the model's architecture, which init_from fixes.
-_FREE = {
-    "vocab_size",
-    "hidden_dropout",
-    "attention_dropout",
-    "initializer_range",
-    "scaled_initializer",
-    "pooler",
-    "attention",
-    "dtype",
-    "scan_layers",
-    "attention_kernel",
-    "remat",
-}
 
 
 def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrained | None:
@@ -166,7 +152,7 @@ def _generator(config, tokenizer, objective, key):
 
 
 def _architecture(config):
-    return [key for key in config.model if key not in _FREE]
+    return [key for key in config.model if key not in NOT_ARCHITECTURE]
 
 
 def _check(config, found):

@@ -54,7 +54,7 @@ def test_a_length_in_tokens():
         ({"data.batch_size": 10**12}, "config.data.batch_size: found 1000000000000; expected at most 2,147,483,647"),
         ({"optimizer.warmup_steps": 2**31}, "config.optimizer.warmup_steps: found 2147483648; expected"),
         ({"train.num_steps": 0, "train.num_tokens": 10**400}, "config.train.num_tokens: found 1000"),
-        ({"optimizer.epsilon": 0.0}, "config.optimizer.epsilon: found 0.0; expected at least 1e-15"),
+        ({"optimizer.epsilon": 0.0}, "config.optimizer.epsilon: found 0.0; expected a number of at least 1e-15"),
         ({"data.temperature": 0.01}, "config.data.temperature: found 0.01; expected a number"),
         ({"data.mask_unit": "ngram", "data.ngram_max": 1000}, "config.data.ngram_max: found 1000; expected"),
         ({"data.mask_unit": "span", "data.span_max_words": 1000}, "config.data.span_max_words: found 1000; expected"),

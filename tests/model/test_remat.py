@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
+from bert_jax.config.keys import MODEL
 from bert_jax.model.stack import REMAT
 
 ROWS, LENGTH = 4, 16
@@ -63,4 +64,4 @@ def test_policies_keep_less_one_after_the_other():
 
 
 def test_recipes_know_the_policies():
-    assert set(config_lib.CHOICES["model.remat"]) == set(REMAT)
+    assert set(MODEL["remat"].choices) == set(REMAT)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax.config.keys import MODEL
 from bert_jax.errors import UserError
 from bert_jax.model import flops
 from bert_jax.planning import apart, chips, compilation, fit, report, roofline, table
@@ -87,7 +88,7 @@ def test_every_remat_policy_has_leaner_ones_but_the_last(config):
     config.data.batch_size = 4
     step = compilation.Compiled(80, 50, None, 4, 128, 8, model_flops=1.0, state=10)
     leaner = {}
-    for name in config_lib.CHOICES["model.remat"]:
+    for name in MODEL["remat"].choices:
         config.model.remat = name
         found = fit.changes(config, chips.parse("v5e:2x2"), [step])
         leaner[name] = [change["model.remat"] for change in found if set(change) == {"model.remat"}]

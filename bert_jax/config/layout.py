@@ -1,0 +1,61 @@
+"""Checks that a config's mesh, heads and batches fit a number of devices."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import ml_collections
+
+from bert_jax.config.mesh import AXES, BATCH_AXES
+from bert_jax.errors import UserError
+
+
+def check_layout(
+    config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int], batches: Sequence[tuple[int, str]]
+) -> None:
+    """Raises UserError if the mesh does not fit the devices, or heads or batches do not divide among them.
+
+    Args:
+      config: A config with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
+      num_devices: Number of devices of all processes.
+      heads: Number of key and value heads of each model of the run, by the config key that sets it.
+      batches: Rows of each global batch, and what follows them in a message.
+    """
+    sizes = {axis: config.mesh[axis] for axis in AXES}
+    fixed = [size for size in sizes.values() if size != -1]
+    given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    if len(fixed) < len(sizes) - 1 or any(size < 1 for size in fixed):
+        raise UserError(
+            f"config.mesh: found {given}; expected positive sizes, and -1 (what is left) for one axis at most"
+        )
+    product = math.prod(fixed)
+    if (len(fixed) == len(sizes) and product != num_devices) or num_devices % product:
+        raise UserError(
+            f"config.mesh: {given.replace(', ', ' x ')} does not fit {num_devices} devices; "
+            "set one axis to -1 to take what is left"
+        )
+    sizes = {axis: num_devices // product if size == -1 else size for axis, size in sizes.items()}
+    parts = sizes["tensor"]
+    for key, count in heads.items():
+        if count % parts:
+            raise UserError(
+                f"config.mesh: tensor={parts} does not divide config.{key}={count}; expected one of "
+                f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
+            )
+    shards = math.prod(sizes[axis] for axis in BATCH_AXES)
+    for size, name in batches:
+        per_step = config.train.microbatches * shards
+        if size % per_step:
+            raise UserError(
+                f"config.data.batch_size: {size}{name} is not divisible by {shards} device shards x "
+                f"{config.train.microbatches} microbatches = {per_step}; try {_next_multiple(size, per_step)}"
+            )
+    eval_batch = config.train.eval_batch_size or config.data.batch_size
+    if eval_batch % shards:
+        raise UserError(
+            f"config.train.eval_batch_size: {eval_batch} is not divisible by {shards} device shards; "
+            f"try {_next_multiple(eval_batch, shards)}"
+        )
+
+
+def _next_multiple(number, of):
+    return -(-number // of) * of

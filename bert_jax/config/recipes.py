@@ -1,0 +1,101 @@
+"""Finds recipes, files with `get_config()`, by path or by name, and builds configs from the table of keys."""
+
+import importlib.util
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from bert_jax.config.schema import Key, closest
+from bert_jax.errors import UserError
+
+
+def build(keys: Mapping[str, Key]) -> ml_collections.ConfigDict:
+    """Returns a config with every key of a table at its default; dotted keys become groups."""
+    config = ml_collections.ConfigDict()
+    for name, key in keys.items():
+        owner = config
+        *groups, last = name.split(".")
+        for group in groups:
+            if group not in owner:
+                owner[group] = ml_collections.ConfigDict()
+            owner = owner[group]
+        owner[last] = key.default
+    return config
+
+
+def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a config by dotted key."""
+    values = {}
+    for key in config:
+        value = config[key]
+        if isinstance(value, ml_collections.ConfigDict):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = value
+    return values
+
+
+def listed(names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names in a key's value; ("a,b",), which --config.KEY=a,b makes, has two."""
+    return tuple(names[0].split(",")) if len(names) == 1 else tuple(names)
+
+
+def load_recipe(recipe: str) -> ml_collections.ConfigDict:
+    """Returns the config of a recipe given as a file (configs/bert_base.py) or by name (bert_base).
+
+    Raises:
+      UserError: There is no such recipe (the closest name is given), or the file has no get_config().
+    """
+    path = recipe_path(recipe)
+    if path.suffix != ".py":
+        raise UserError(f"--config={path}: not a recipe; expected a Python file with get_config()")
+    spec = importlib.util.spec_from_file_location(f"recipe_{path.stem}", path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # a recipe is a program: anything may be wrong with it
+        raise UserError(f"{path}: the recipe does not load: {_first_line(error)}") from error
+    return config
+
+
+def recipe_path(recipe: str) -> pathlib.Path:
+    """Returns the file of a recipe given as a file or by name. Raises UserError if there is none."""
+    path = pathlib.Path(recipe)
+    if path.is_file():
+        return path
+    for folder in recipe_folders():
+        named = folder / f"{recipe.removeprefix('configs/').removesuffix('.py')}.py"
+        if named.is_file():
+            return named
+    names = recipe_names()
+    raise UserError(f"--config={recipe}: no such file or recipe{closest(recipe, names)}; recipes: {', '.join(names)}")
+
+
+def recipe_names() -> list[str]:
+    """Returns the names of the recipes that come with bert_jax, sorted, such as "bert_base" and "finetune/sst2"."""
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for folder in recipe_folders()
+        for path in folder.rglob("*.py")
+        if path.stem != "__init__"
+    )
+
+
+def recipe_folders() -> list[pathlib.Path]:
+    """Returns the folders that hold recipes: configs/ of a checkout, or of the installed package."""
+    package = pathlib.Path(__file__).parents[1]
+    return [folder for folder in (package.parent / "configs", package / "configs") if folder.is_dir()][:1]
+
+
+def _first_line(error):
+    text = str(error)
+    if text[:1] == text[-1:] and text[:1] in ("'", '"'):  # a KeyError's
+        text = text[1:-1]
+    line = (text.splitlines() or [""])[0].partition(" Other fields present")[0]
+    return f"{type(error).__name__}: {line}"
