@@ -35,7 +35,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "seed of rows and masks", lower_bound=0)
 _DATA = {
     "format": flags.DEFINE_enum(
         "format", "full_sentences", PRETRAINING["data.format"].choices,
-        "input format of the rows; if it has no sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
+        "input format of the rows; without sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
     "sequence_length": flags.DEFINE_integer(
         "sequence_length", None, "tokens in a row; default: 128, or fewer if the model reads no more", lower_bound=1),
     "batch_size": flags.DEFINE_integer("batch_size", 32, "rows in a batch", lower_bound=1),
