@@ -61,6 +61,7 @@ MODULES = {
 # Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
 NAMES: dict[str, tuple[str, str]] = {
     "data.packs.build": ("data.packing", "build_packs"),
+    "files.object_line": ("files", "json_line"),
     "finetuning.losses.count": ("finetuning.losses", "loss_denominator"),
     "finetuning.losses.outputs": ("finetuning.losses", "task_outputs"),
     "finetuning.trainable.adapters": ("finetuning.trainable", "init_adapters"),
@@ -99,6 +100,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "runs.workdir.check": ("runs.workdir", "check_run"),
     "runs.workdir.path_of": ("runs.workdir", "to_path"),
     "runs.workdir.tokenizer_of": ("runs.workdir", "local_tokenizer"),
+    "runs.workdir.whole": ("storage", "atomic_open"),
     "runs.workdir.write": ("runs.workdir", "write_pretraining"),
     "interop.families.bert.AROUND": ("interop.families.bert", "LAYER_REST"),
     "interop.families.bert.with_pooled_task": ("interop.families.bert", "heads_with_pooled_task"),
@@ -144,6 +146,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "finetune_config.CHOICES": ("config.deprecated", "FINETUNING_CHOICES"),
     "objective_config.GENERATOR_SIZES": ("config.keys", "GENERATOR_SIZES"),
     "training.workdir.MAY_CHANGE": ("config.keys", "RESUMABLE"),
+    "runs.workdir.write_json": ("storage", "write_json"),
+    "runs.workdir.write_text": ("storage", "write_text"),
 }
 
 

@@ -11,13 +11,11 @@ serious first; each is an object
 A note reports nothing wrong. The exit code is 0 whatever is found, and 2 if WORKDIR holds no readable run.
 """
 
-import json
-import os
 import pathlib
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir to read, if it is not given as an argument")
@@ -43,11 +41,8 @@ def main(argv):
 
 
 def _write(path, findings):
-    """Writes beside the target, then renames: a failure leaves an older output as it was."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(json.dumps(findings, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        os.replace(partial, path)
+        files.write_json(path, findings, indent=1)
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
 

@@ -13,12 +13,11 @@ sentence has the higher pseudo-log-likelihood, and half right if both are equal.
 input order, with good_score, bad_score (nats) and correct (1, 0.5 or 0) added.
 """
 
-import os
 import pathlib
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
 
@@ -115,16 +114,11 @@ def _evaluate_pairs(model, pairs):
 
 
 def _write(records):
-    """Writes beside the target, then renames: a failure leaves an older output as it was."""
     if not _OUTPUT.value:
         return
-    from bert_jax.files import object_line
-
     path = pathlib.Path(_OUTPUT.value)
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text("".join(object_line(record) + "\n" for record in records), "utf-8")
-        os.replace(partial, path)
+        files.atomic_write(path, "".join(files.json_line(record) + "\n" for record in records))
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
 

@@ -1,11 +1,245 @@
-"""JSON, one object a line."""
+"""Local files that are whole or absent, whatever ends the process; locks; and JSON Lines.
 
+A file or folder is written beside its place, as NAME.XXXXXXXX.partial, flushed to the disk and renamed. A crash, a kill
+or a full disk therefore leaves what was there before. The writer holds a lock on what it writes, so that the next one
+can tell what a killed process left behind, and removes it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import glob
 import json
+import os
+import pathlib
 import re
-from typing import Any
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO, Any, BinaryIO
+
+from bert_jax import _moved
+
+# EBADF: NFS, asked to lock a folder.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+_RETRY_SECONDS = 0.02
 
 
-def object_line(answer: Any) -> str:
-    """An answer as JSON that is one line to everybody: what Unicode calls a line end is escaped too."""
-    line = json.dumps(answer, ensure_ascii=False)
+def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes a file whole or not at all; text as UTF-8. Raises OSError, and then leaves what was there."""
+    with atomic_open(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
+    """Writes a value as indented JSON, whole or not at all. Raises OSError."""
+    atomic_write(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """Opens a file for writing, in mode "w" (UTF-8) or "wb", that takes its place when the block ends without an error.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    with atomic_path(path) as partial, open(partial, mode, **text) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields an empty file beside `path` to write to, which replaces `path` when the block ends without an error.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    with _partial(path, is_folder=False) as partial:
+        yield partial
+        replace(partial, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike, keep_existing: bool = False) -> Iterator[pathlib.Path]:
+    """Yields an empty folder beside `path`, which becomes `path` when the block ends without an error.
+
+    Args:
+      path: must not exist by then, or be an empty folder.
+      keep_existing: where another process has made `path` meanwhile, its folder stays and this one is dropped.
+
+    Raises:
+      OSError: it cannot be written, or `path` exists.
+    """
+    path = pathlib.Path(path)
+    with _partial(path, is_folder=True) as partial:
+        yield partial
+        for file in partial.rglob("*"):
+            _sync(file)
+        try:
+            replace(partial, path)
+        except OSError:
+            if not (keep_existing and path.is_dir()):
+                raise
+
+
+def replace(source: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Moves a finished file or folder to its place on the same disk, so that a crash leaves the old or the new one."""
+    _sync(source)
+    os.replace(source, path)
+    with contextlib.suppress(OSError):  # a file system whose folders cannot be flushed
+        _sync(pathlib.Path(path).parent)
+
+
+@contextlib.contextmanager
+def lock(path: str | os.PathLike, seconds: float | None = 0.0, shared: bool = False) -> Iterator[BinaryIO]:
+    """Holds the lock on a file, which is made where there is none, until the block or the process ends.
+
+    Args:
+      path: the file; its content is left as it is.
+      seconds: how long to wait for another process; None: for ever.
+      shared: whether others may hold it, shared, at the same time.
+
+    Yields:
+      the open file, unbuffered, at its end.
+
+    Raises:
+      BlockingIOError: another process holds it.
+      OSError: the file cannot be opened.
+      NoLocksError: the file system knows no locks.
+    """
+    with open(path, "a+b", buffering=0) as file:
+        _acquire(file.fileno(), seconds, shared)
+        yield file
+
+
+class NoLocksError(OSError):
+    """The file system does not support locks."""
+
+
+def is_locked(path: str | os.PathLike) -> bool | None:
+    """Returns whether a process holds the lock on a file; None where that cannot be told.
+
+    The lock is taken, shared, and given back within microseconds.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        _acquire(descriptor, 0.0, shared=True)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def json_line(value: Any) -> str:
+    """Returns a value as JSON on one line, without its end; other line ends that Unicode knows are escaped."""
+    line = json.dumps(value, ensure_ascii=False)
     return line if line.isascii() else re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", line)
+
+
+def parse_object(line: str | bytes) -> dict[str, Any]:
+    """Returns the object of a line of JSON Lines. Raises ValueError, whose text is a reason: "not JSON (...)"."""
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON {type(value).__name__}")
+    return value
+
+
+def whole_objects(content: bytes) -> list[dict[str, Any]]:
+    """Returns the objects of a file of JSON Lines, without lines that are torn or hold none, as after a kill."""
+    objects = []
+    for line in content.split(b"\n"):
+        with contextlib.suppress(ValueError):
+            objects.append(parse_object(line))
+    return objects
+
+
+@contextlib.contextmanager
+def _partial(path, is_folder):
+    """Yields a new, locked file or folder beside `path`, and removes it if it is still there at the end."""
+    for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
+        _remove_if_abandoned(leftover)
+    partial, descriptor = None, None
+    while partial is None:
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+        if is_folder:
+            partial.mkdir()
+        descriptor = os.open(partial, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _acquire(descriptor, None, shared=False)
+        except NoLocksError:
+            break
+        if not partial.exists():  # another writer took it for abandoned before it was locked
+            os.close(descriptor)
+            partial = None
+    try:
+        yield partial
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+        os.close(descriptor)
+
+
+def _remove_if_abandoned(partial):
+    """Removes what a killed process was writing; what is being written is locked."""
+    try:
+        descriptor = os.open(partial, os.O_RDONLY if partial.is_dir() else os.O_RDWR)
+    except OSError:
+        return
+    try:
+        _acquire(descriptor, 0.0, shared=False)
+        _remove(partial)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path):
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _acquire(descriptor, seconds, shared):
+    end = None if seconds is None else time.monotonic() + seconds
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    while True:
+        try:
+            fcntl.flock(descriptor, kind if end is None else kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise NoLocksError(error.errno, os.strerror(error.errno)) from error
+            raise
+
+
+def _sync(path):
+    """Flushes a file or folder to the disk. A disk that is full may say so only then."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def __getattr__(name):
+    return _moved.find("files", name)

@@ -153,10 +153,10 @@ def _run(verb, predictor, source, output, total):
 
 def _encoder(verb):
     """Returns the function that makes a line of an answer."""
-    from bert_jax import files as json_lines
+    from bert_jax import files
     from bert_jax.inference import records
 
-    return records.vector_line if verb.predictor == "Embedder" else json_lines.object_line
+    return records.vector_line if verb.predictor == "Embedder" else files.json_line
 
 
 def _open(verb):

@@ -5,12 +5,15 @@ is written last is there.
 """
 
 import contextlib
+import errno
 import io
+import json
 import os
 import pathlib
-import uuid
 from collections.abc import Iterator
+from typing import Any, TextIO
 
+from bert_jax import files
 from bert_jax.errors import UserError
 
 _BLOCK_BYTES = 16 << 20  # copied at once
@@ -81,14 +84,44 @@ def read(path: str) -> bytes:
 def write(path: str, content: bytes) -> None:
     """A whole, small file, local or remote."""
     if not is_remote(path):
-        temporary = f"{path}.{uuid.uuid4().hex}.tmp"
-        pathlib.Path(temporary).write_bytes(content)
-        os.replace(temporary, path)
+        files.atomic_write(path, content)
         return
     with reporting(path):
         system, place = _system(path)
         system.makedirs(system._parent(place), exist_ok=True)
         system.pipe_file(place, content)
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike) -> Iterator[TextIO]:
+    """Opens a local or remote text file for writing, which takes its place when the block ends without an error.
+
+    Raises:
+      OSError: it cannot be written, also where the storage's package raises something else.
+    """
+    if not is_remote(path):
+        with files.atomic_open(path) as file:
+            yield file
+        return
+    text = io.StringIO()
+    yield text
+    try:
+        write(str(path), text.getvalue().encode())
+    except FileNotFoundError as error:
+        raise OSError(errno.ENOENT, "no such bucket") from error
+    except UserError as error:
+        raise OSError(errno.EIO, str(error)) from error
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a local or remote text file whole or not at all. Raises OSError."""
+    with atomic_open(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Writes a local or remote JSON file whole or not at all. Raises OSError."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def remove(folder: str) -> None:
@@ -102,18 +135,13 @@ def remove(folder: str) -> None:
 
 def download(url: str, target: pathlib.Path) -> None:
     """Copies a remote file; `target` appears when it is whole. OSError of the local disk is passed on."""
-    temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.tmp")
     try:
         source = open_binary(url)
     except FileNotFoundError as error:
         raise UserError(f"{url}: no such file any more; was it removed, or is it being written anew?") from error
-    try:
-        with source, open(temporary, "wb") as copy:
-            while block := _read_block(url, source):
-                copy.write(block)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with source, files.atomic_open(target, "wb") as copy:
+        while block := _read_block(url, source):
+            copy.write(block)
 
 
 def upload(source: pathlib.Path, url: str) -> None:

@@ -7,12 +7,11 @@ report says what is missing. The same folders give the same bytes.
 """
 
 import importlib.util
-import os
 import pathlib
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "an experiment's folder", required=True)
@@ -43,9 +42,7 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in [*((one.name, one.content) for one in pictures), ("report.md", text.encode())]:
-            partial = output / f"{name}.partial"
-            partial.write_bytes(content)
-            os.replace(partial, output / name)
+            files.atomic_write(output / name, content)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error
     return output / "report.md"

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.data import hashing
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.errors import UserError
@@ -174,7 +175,7 @@ def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path)
         out[position : position + len(array)] = array
         position += len(array)
     out.flush()
-    os.replace(whole, path)
+    files.replace(whole, path)
 
 
 def _blocks(split):

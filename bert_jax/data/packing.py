@@ -9,13 +9,13 @@ cached beside the corpus as the instance index is. Each instance is in one row.
 """
 
 import dataclasses
-import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.data import hashing, instances
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.masking import Masking
@@ -368,7 +368,7 @@ def _write_files(windows, num_instances, first_path, members_path):
         first[:] = all_first[: rows + 1]
         for array, path in ((members, members_path), (first, first_path)):
             array.flush()
-            os.replace(array.filename, path)
+            files.replace(array.filename, path)
 
 
 def _max_masks(split, records, masking, is_special):

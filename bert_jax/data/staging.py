@@ -5,15 +5,12 @@ folder is a hash of the corpus's manifest: a corpus that was prepared again is c
 """
 
 import concurrent.futures
-import contextlib
-import fcntl
 import hashlib
-import os
 import pathlib
 import shutil
 import sys
 
-from bert_jax import storage
+from bert_jax import files, storage
 from bert_jax.data import corpus as corpus_lib
 from bert_jax.errors import UserError
 
@@ -48,7 +45,7 @@ def stage(url: str) -> pathlib.Path:
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder.with_name(f"{folder.name}.lock")):
+        with files.lock(folder.with_name(f"{folder.name}.lock"), seconds=None):
             missing = _missing(folder, sizes)
             if missing or not (folder / "manifest.json").is_file():
                 _copy(url, folder, {name: sizes[name] for name in missing})
@@ -69,13 +66,6 @@ def _missing(folder, sizes):
     return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != sizes[name]]
 
 
-@contextlib.contextmanager
-def _lock(path):
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _copy(url, folder, sizes):
     """Copies the files of `sizes` and the tokenizer; stops at the first that fails."""
     remote_sizes = storage.sizes(url)
@@ -83,7 +73,7 @@ def _copy(url, folder, sizes):
         if remote_sizes.get(name) != size:
             actual = f"{remote_sizes[name]:,} bytes" if name in remote_sizes else "no such file"
             raise UserError(f"{url}/{name}: {actual}; expected {size:,} bytes, as manifest.json says; prepare it again")
-    for leftover in folder.rglob("*.tmp"):
+    for leftover in folder.rglob("*.partial"):
         leftover.unlink()
     needed, free = sum(sizes.values()), shutil.disk_usage(folder).free
     if needed > free:
@@ -111,6 +101,4 @@ def _check_and_finish(url, folder, content):
             f"{url}: its files are not those that manifest.json was written for (another fingerprint), or were damaged "
             "on the way; start again, or prepare it again"
         )
-    temporary = folder / "manifest.json.tmp"
-    temporary.write_bytes(content)
-    os.replace(temporary, folder / "manifest.json")
+    files.atomic_write(folder / "manifest.json", content)

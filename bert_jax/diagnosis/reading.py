@@ -1,11 +1,9 @@
 """A run as it lies on disk: its rows, its config, its text. Nothing is written, and no training run is disturbed."""
 
 import dataclasses
-import fcntl
 import functools
 import json
 import math
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import storage
+from bert_jax import files, storage
 from bert_jax.config import objective
 from bert_jax.diagnosis import corpora as corpora_lib
 from bert_jax.errors import UserError
@@ -237,16 +235,4 @@ def _trains(workdir):
     """Whether the workdir's lock is held. It is tried, shared, and let go of within microseconds."""
     if storage.is_remote(workdir):
         return None
-    try:
-        lock = os.open(workdir / "lock", os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(lock)
-    return False
+    return files.is_locked(workdir / "lock")

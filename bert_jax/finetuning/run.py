@@ -418,7 +418,7 @@ def _finish(config, workdir, learner, task, reached):
             scores = task.score(examples, rows)
             written["scores"] = {key: value if math.isfinite(value) else None for key, value in scores.items()}
         summary["predictions"][name] = written
-    distributed.run_on_first(lambda: workdir_lib.write_json(path, summary))
+    distributed.run_on_first(lambda: storage.write_json(path, summary))
     files = ", ".join(written["file"] for written in summary["predictions"].values())
     whose = f"seed {seed.seed}, " if len(reached.seeds) > 1 else ""
     say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {files}")
@@ -431,14 +431,14 @@ def _write_predictions(workdir, name, task, examples, rows, task_name):
     if not storage.is_remote(workdir):
         path.parent.mkdir(exist_ok=True)
     answers, odds = {}, {}
-    with workdir_lib.whole(path) as file:
+    with storage.atomic_open(path) as file:
         for row in task.predictions(examples, rows):
-            file.write(files.object_line(row) + "\n")
+            file.write(files.json_line(row) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([row])
                 odds |= answering.squad_null_odds([row])
     if answers:
-        workdir_lib.write_json(path.with_suffix(".json"), answers)
+        storage.write_json(path.with_suffix(".json"), answers)
     if odds:
-        workdir_lib.write_json(path.with_suffix(".null_odds.json"), odds)
+        storage.write_json(path.with_suffix(".null_odds.json"), odds)
     return path.relative_to(workdir).as_posix()

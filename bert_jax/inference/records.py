@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.errors import UserError
 from bert_jax.inference.predictor import Example, check_texts, shortened
 
@@ -110,15 +111,11 @@ def vector_line(vector: np.ndarray) -> str:
 @contextlib.contextmanager
 def _replacing(path):
     """A path beside `path` to write to, which replaces it in the end; a failure leaves what was there."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        yield partial
-        partial.replace(path)
+        with files.atomic_path(path) as partial:
+            yield partial
     except OSError as error:
         raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def _named(fields):

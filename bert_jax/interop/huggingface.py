@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from bert_jax import _moved
+from bert_jax import _moved, files
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
@@ -94,16 +94,10 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
         raise UserError(f"{directory}: is there already; expected a new or an empty directory")
     config = _config(pretrained)
     arrays = _arrays(pretrained, config, dtype)
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        try:
-            _write_files(pretrained, config, arrays, partial)
-            partial.rename(directory)
-        except BaseException:
-            shutil.rmtree(partial)
-            raise
+        with files.atomic_folder(directory) as folder:
+            _write_files(pretrained, config, arrays, folder)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
 

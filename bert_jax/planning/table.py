@@ -3,13 +3,13 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import files
 from bert_jax.errors import UserError
 from bert_jax.planning import apart, chips, report
 from bert_jax.planning.chips import GIB
@@ -73,8 +73,8 @@ def write(
             mark = _mark(config)
             if entries.get(key, {}).get("mark") != mark:
                 entries[key] = {"mark": mark} | _entry(config, topology, name, say)
-                _replace(kept, json.dumps(entries, indent=1) + "\n")
-            _replace(output, markdown([entries[key] for key in wanted]))
+                files.atomic_write(kept, json.dumps(entries, indent=1) + "\n")
+            files.atomic_write(output, markdown([entries[key] for key in wanted]))
 
 
 def markdown(entries: list[dict]) -> str:
@@ -141,9 +141,3 @@ def _mark(config):
 
 def _versions():
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "libtpu"))
-
-
-def _replace(path, text):
-    beside = path.with_name(f"{path.name}.new")
-    beside.write_text(text)
-    os.replace(beside, path)

@@ -214,7 +214,7 @@ class Checkpoints:
         with storage.reporting(str(partial)), concurrent.futures.ThreadPoolExecutor(4) as pool:
             sums = pool.map(lambda name: _crc32(partial / name), sizes)
             found = {name: [sizes[name], crc] for name, crc in zip(sizes, sums, strict=True)}
-        workdir_lib.write_json(
+        storage.write_json(
             partial / "manifest.json",
             {"format_version": workdir_lib.FORMAT_VERSION, "step": self._saving, "files": found},
         )

@@ -15,10 +15,8 @@ locked: that no two runs train in one is the user's to see to; `lock` names who 
 """
 
 import contextlib
-import errno
 import fcntl
 import importlib.util
-import io
 import json
 import os
 import pathlib
@@ -28,12 +26,12 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import ml_collections
 from etils import epath
 
-from bert_jax import _moved, storage
+from bert_jax import _moved, files, storage
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.keys import PATHS, RESUMABLE
@@ -121,7 +119,7 @@ def _lock(workdir, stack):
     if storage.is_remote(workdir):
         mark = f"{os.getpid()} on {socket.gethostname()}\n{uuid.uuid4()}\n"
         try:
-            write_text(workdir / "lock", mark)
+            storage.write_text(workdir / "lock", mark)
         except OSError as error:
             raise _not_writable(workdir, error) from error
         return mark
@@ -221,7 +219,7 @@ def write_pretraining(
     """Writes tokenizer/, run.json and config.json of pre-training, each whole or not at all. Raises UserError."""
     tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
     run = {"corpora": _identities(corpora)} | ({"teacher": dict(teacher)} if teacher else {})
-    write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory))
+    write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory, dirs_exist_ok=True))
 
 
 @contextlib.contextmanager
@@ -247,7 +245,7 @@ def write_run(
       workdir: the run's.
       config: the run's.
       run: what run.json holds beside the format version.
-      save_tokenizer: makes a directory of the given name with the tokenizer's files.
+      save_tokenizer: writes the tokenizer's files into a directory, which it makes where it is missing.
 
     Raises:
       UserError: the directory cannot be written.
@@ -260,12 +258,10 @@ def write_run(
                     save_tokenizer(pathlib.Path(folder) / "tokenizer")
                     storage.upload_folder(pathlib.Path(folder) / "tokenizer", str(tokenizer))
         elif not tokenizer.exists():
-            partial = workdir / "tokenizer.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            save_tokenizer(partial)
-            partial.rename(tokenizer)
-        write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, **run})
-        write_json(workdir / "config.json", config.to_dict())
+            with files.atomic_folder(tokenizer) as folder:
+                save_tokenizer(folder)
+        storage.write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, **run})
+        storage.write_json(workdir / "config.json", config.to_dict())
     except OSError as error:
         raise _not_writable(workdir, error) from error
 
@@ -287,42 +283,6 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
             f"{FORMAT_VERSION}"
         )
     return run, _from_plain(stored)
-
-
-def write_json(path: pathlib.Path, value) -> None:
-    """Writes a JSON file whole or not at all. Raises OSError."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all. Raises OSError."""
-    with whole(path) as file:
-        file.write(text)
-
-
-@contextlib.contextmanager
-def whole(path: pathlib.Path) -> Iterator[TextIO]:
-    """A text file to write, which is there, or takes the place of the one that is, once all is written.
-
-    Raises:
-      OSError: it cannot be written, also where the storage's package raises something else.
-    """
-    if storage.is_remote(path):
-        text = io.StringIO()
-        yield text
-        try:
-            storage.write(str(path), text.getvalue().encode())
-        except FileNotFoundError as error:
-            raise OSError(errno.ENOENT, "no such bucket") from error
-        except UserError as error:
-            raise OSError(errno.EIO, str(error)) from error
-        return
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _from_plain(stored):

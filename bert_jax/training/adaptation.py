@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 
 from bert_jax.errors import UserError
-from bert_jax.runs.workdir import write_json
+from bert_jax.storage import write_json
 from bert_jax.training.evaluation import NEW, OLD, Evaluation
 
 FILE = "adaptation.json"

@@ -12,7 +12,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
-from bert_jax import sharding
+from bert_jax import sharding, storage
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data import loader
 from bert_jax.errors import UserError
@@ -289,7 +289,7 @@ class _Pretraining(Run):
         path = self.workdir / f"nonfinite-{bad + 1}.txt"
         if distributed.is_first():
             with contextlib.suppress(OSError):  # a full disk must not hide what happened
-                workdir_lib.write_text(path, "".join(f"{row}\n" for row in rows))
+                storage.write_text(path, "".join(f"{row}\n" for row in rows))
         self.checkpoints.finish_save()
         raise UserError(
             f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "

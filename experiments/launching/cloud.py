@@ -28,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from bert_jax import files
 from bert_jax.errors import UserError
 
 from . import folders, local, provenance
@@ -275,9 +276,7 @@ def _write(folder, values):
     shutil.copyfile(folder / "job.json", inputs / "job.json")
     # SkyPilot uploads no .git: the job could not say it.
     folders.write_json(inputs / "submitted.json", {"time": _now()} | provenance.code(inputs))
-    partial = path.with_suffix(".partial")
-    partial.write_text(text_of(task(folder, values)), "utf-8")
-    partial.replace(path)
+    files.atomic_write(path, text_of(task(folder, values)))
     return path
 
 

@@ -17,14 +17,13 @@ WORKDIR/ARM/seed-SEED/        a job's:
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from bert_jax import files
 from bert_jax.errors import UserError
 
 from ..experiment import Experiment, Job
@@ -141,41 +140,29 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Beside the target, then renamed: never half a file."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
-        os.replace(partial, path)
+        files.write_json(path, content)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def locked(folder: pathlib.Path, kind: int = fcntl.LOCK_EX) -> Iterator[bool]:
+def locked(folder: pathlib.Path) -> Iterator[bool]:
     """Holds the folder's lock; False where another process holds it. Ends with the process, however it ends."""
-    with open(folder / "lock", "a") as file:
-        yield _is_free(file, kind)
-
-
-def _is_free(file, kind):
-    end = time.monotonic() + (_A_LOOK if kind == fcntl.LOCK_EX else 0)
-    while True:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-            return True
+            stack.enter_context(files.lock(folder / "lock", seconds=_A_LOOK))  # somebody may only be looking at it
         except BlockingIOError:
-            if time.monotonic() >= end:
-                return False
-            time.sleep(_A_LOOK / 10)  # somebody may but look whether the lock is held
-        except OSError:  # storage that knows no locks
-            return True
+            yield False
+            return
+        except files.NoLocksError:
+            pass
+        yield True
 
 
 def is_locked(folder: pathlib.Path) -> bool:
     """Whether another process holds the folder's lock."""
-    if not (folder / "lock").exists():
-        return False
-    with locked(folder, fcntl.LOCK_SH) as free:
-        return not free
+    return bool(files.is_locked(folder / "lock"))
 
 
 def _first_difference(name, there, asked):

@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-import os
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.preparation import pipeline
@@ -52,9 +52,7 @@ def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
             )
         random = np.random.default_rng(0)
         lines = [json.dumps(_example(words, shifted=bool(i % 2), random=random)) for i, words in enumerate(rows)]
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
-        os.replace(partial, path)
+        files.atomic_write(path, "".join(f"{line}\n" for line in lines))
     return overrides
 
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from bert_jax import files as json_lines
+from bert_jax import files
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 
@@ -80,7 +80,7 @@ def test_a_failure_leaves_what_was_there(tmp_path):
         raise UserError("half-way")
     assert path.read_text() == "older\n" and list(tmp_path.iterdir()) == [path]
     with records.line_writer(path) as put:
-        put(json_lines.object_line({"a": "é"}))
+        put(files.json_line({"a": "é"}))
         assert path.read_text() == "older\n"
     assert path.read_text("utf-8") == '{"a": "é"}\n' and list(tmp_path.iterdir()) == [path]
     with pytest.raises(UserError, match="cannot be written"), records.line_writer(tmp_path / "no" / "out.jsonl"):
@@ -102,5 +102,5 @@ def test_vectors(tmp_path):
 
 def test_an_answer_is_one_line_however_lines_are_told_apart():
     answer = {"text": "é\u2028\u2029\x85\x0b\x1c\r\n"}
-    line = json_lines.object_line(answer)
+    line = files.json_line(answer)
     assert len(line.splitlines()) == 1 and json.loads(line) == answer and "é" in line

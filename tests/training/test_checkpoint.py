@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax import storage
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import models, workdir
@@ -34,8 +35,8 @@ def make_config(**train):
 def write_run(path, config):
     """A workdir as `workdir.write` leaves it, without a corpus."""
     path.mkdir(parents=True, exist_ok=True)
-    workdir.write_json(path / "run.json", {"format_version": workdir.FORMAT_VERSION, "corpora": []})
-    workdir.write_json(path / "config.json", config.to_dict())
+    storage.write_json(path / "run.json", {"format_version": workdir.FORMAT_VERSION, "corpora": []})
+    storage.write_json(path / "config.json", config.to_dict())
 
 
 def save_steps(path, steps, config=None, say=print, metrics=None):

@@ -7,12 +7,12 @@ may be repeated after a kill: what decides is in the shards' directories, which 
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import shutil
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.data.corpus import SPLITS, ArrayFile, SplitWriter, token_dtype
 
 _HASHES_AT_ONCE = 1 << 14
@@ -153,8 +153,16 @@ def _fill_empty_split(kept, eval_share):
 def _write_split(output, split, kept, vocab_size, fingerprint):
     folder = output / split
     folder.mkdir(exist_ok=True)
-    sentences = ArrayFile(folder / "sentences.npy.tmp", "<i8")
-    documents = ArrayFile(folder / "documents.npy.tmp", "<i8")
+    with (
+        files.atomic_path(folder / "sentences.npy") as sentences_path,
+        files.atomic_path(folder / "documents.npy") as documents_path,
+    ):
+        return _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, documents_path)
+
+
+def _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, documents_path):
+    """Moves a split's shards to their place, and writes the offsets of all its sentences and documents."""
+    sentences, documents = ArrayFile(sentences_path, "<i8"), ArrayFile(documents_path, "<i8")
     for offsets in (sentences, documents):
         offsets.append(np.zeros(1, np.int64))
     counts = np.zeros(vocab_size, np.int64)
@@ -172,7 +180,7 @@ def _write_split(output, split, kept, vocab_size, fingerprint):
         for kind in ("tokens", "word_starts"):
             source, target = prefix.with_name(f"{prefix.name}.{kind}.npy"), folder / f"{name}.{kind}.npy"
             if source.exists() or not target.exists():
-                os.replace(source, target)
+                files.replace(source, target)
         for array in (lengths, _load(prefix.with_name(prefix.name + ".documents.npy"))):
             into, start = (sentences, num_tokens) if array is lengths else (documents, num_sentences)
             for block in _blocks(array):
@@ -190,12 +198,11 @@ def _write_split(output, split, kept, vocab_size, fingerprint):
                     counts += np.bincount(block, minlength=vocab_size)
         shards.append({"name": name, "tokens": shard_tokens})
     facts = {"documents": documents.rows - 1, "sentences": sentences.rows - 1, "tokens": num_tokens, "shards": shards}
-    for name, file in (("sentences", sentences), ("documents", documents)):
-        file.close()
-        os.replace(folder / f"{name}.npy.tmp", folder / f"{name}.npy")
+    sentences.close()
+    documents.close()
     if split == "train":
-        np.save(folder / "unigram.npy.tmp.npy", counts)
-        os.replace(folder / "unigram.npy.tmp.npy", folder / "unigram.npy")
+        with files.atomic_open(folder / "unigram.npy", "wb") as file:
+            np.save(file, counts)
     return facts, counts
 
 

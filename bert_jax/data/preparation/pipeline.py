@@ -8,7 +8,6 @@ may be repeated; the manifest is written last, then the shards' directory is rem
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -19,7 +18,7 @@ import sys
 
 import tqdm
 
-from bert_jax import storage
+from bert_jax import files, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, shards, sources
 from bert_jax.data.preparation.sentences import MODES
@@ -127,7 +126,7 @@ def _prepare(job, output, write_all):
             "skipped": skipped,
             "tokenizer": _tokenizer_facts(output, tokenizer, job.identity["tokenizer"]),
         }  # fmt: skip
-        _write_json(output / "manifest.json", manifest)
+        files.write_json(output / "manifest.json", manifest)
         shutil.rmtree(parts)
     return manifest
 
@@ -225,9 +224,9 @@ def _check_ours(output):
 
 @contextlib.contextmanager
 def _lock(path, output):
-    with open(path, "w") as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(files.lock(path))
         except BlockingIOError as error:
             raise UserError(f"--output={output}: another prepare is writing there; wait for it") from error
         yield
@@ -237,13 +236,7 @@ def _claim(path, output, identity):
     if path.is_file():
         _check_same(json.loads(path.read_text("utf-8")), identity, output)
     else:
-        _write_json(path, identity)
-
-
-def _write_json(path, value):
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    os.replace(temporary, path)
+        files.write_json(path, identity)
 
 
 def _tokenizer_spec(settings):
@@ -282,28 +275,26 @@ def _tokenizer(output, job):
     folder = output / "tokenizer"
     if folder.is_dir():
         return loading.load(folder)
-    temporary = output / "parts" / "tokenizer.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    if trained:
-        kind, size = trained
-        sample = _Sample(plan, settings)
-        if progress:
-            print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
-        loaded = training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
-        loaded.save(temporary)
-        facts = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
-        _write_json(temporary / "training.json", facts)
-        if progress and loaded.vocab_size < size:
-            print(f"the text gave {loaded.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
-    else:
-        if _asked(settings):
+    with files.atomic_folder(folder) as temporary:
+        if trained:
+            kind, size = trained
             sample = _Sample(plan, settings)
-            words = new_tokens.find(loaded, sample.texts(), _asked(settings))
-            loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
-        loaded.save(temporary)
-        if settings.add_tokens:
-            _write_json(temporary / "new_tokens.json", added)
-    os.replace(temporary, folder)
+            if progress:
+                print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
+            loaded = training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
+            loaded.save(temporary)
+            facts = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
+            files.write_json(temporary / "training.json", facts)
+            if progress and loaded.vocab_size < size:
+                print(f"the text gave {loaded.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
+        else:
+            if _asked(settings):
+                sample = _Sample(plan, settings)
+                words = new_tokens.find(loaded, sample.texts(), _asked(settings))
+                loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
+            loaded.save(temporary)
+            if settings.add_tokens:
+                files.write_json(temporary / "new_tokens.json", added)
     return loading.load(folder)
 
 
@@ -356,7 +347,7 @@ def _skipped(facts):
 
 def _write_shards(output, job, write_all):
     parts, every = output / "parts", job.plan.shards
-    for leftover in parts.glob("*.tmp"):  # of what was killed
+    for leftover in parts.glob("*.partial"):  # of what was killed
         shutil.rmtree(leftover, ignore_errors=True)
     todo = {i: shard for i, shard in enumerate(every) if not (parts / f"{i:05d}").is_dir()}
     sizes = [sum(part.size for part in shard) for shard in every]

@@ -12,16 +12,14 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import pathlib
-import shutil
 import signal
 import tempfile
 import threading
-import uuid
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bert_jax import storage
+from bert_jax import files, storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
 from bert_jax.data.preparation import sources
 from bert_jax.data.preparation.sentences import sentences_of
@@ -237,14 +235,5 @@ def new_folder(parts: str, name: str) -> Iterator[pathlib.Path]:
             yield pathlib.Path(folder)
             storage.upload_folder(pathlib.Path(folder), f"{parts}/{name}", last=FACTS)
         return
-    folder = pathlib.Path(parts) / f"{name}.{uuid.uuid4().hex}.tmp"
-    folder.mkdir()
-    try:
+    with files.atomic_folder(pathlib.Path(parts) / name, keep_existing=True) as folder:
         yield folder
-        try:
-            os.rename(folder, folder.with_name(name))
-        except OSError:
-            if not folder.with_name(name).is_dir():
-                raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
