@@ -119,7 +119,8 @@ def from_model(
       problem: as Pretrained's.
       original: the config.json that the model came with: what it says besides is kept.
     """
-    family, original = FAMILIES[model_type], dict(original or {})
+    family = FAMILIES[model_type]
+    original = dict(family.kept(original or {}))
     config = {"model_type": model_type, "is_decoder": False}
     kind = architecture(model_type, spec)
     if kind:

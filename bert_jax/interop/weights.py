@@ -64,6 +64,8 @@ class Table:
       copies: the same of names that their model has, but does not read: passed over, and written.
       ignored: regular expressions of names that are dropped on purpose.
       group_layers: layers of a group.
+      old_prefixes: other prefixes that files have had for the encoder's names.
+      zeros: names of biases that a file may lack, which then are zeros.
     """
 
     prefix: str
@@ -72,6 +74,8 @@ class Table:
     copies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     group_layers: int = 1
+    old_prefixes: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
 
 
 def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
@@ -136,6 +140,9 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
     found = {}
     for entry in entries:
         name = entry.theirs if entry.theirs in spellings else _tied_copy(entry.theirs, spellings, table)
+        if name is None and entry.theirs in table.zeros:
+            found |= {path: np.zeros(shapes[path].shape, np.float32) for path in entry.ours}
+            continue
         if name is None:
             problems.append(f"missing {entry.theirs if prefixed else entry.theirs.removeprefix(f'{table.prefix}.')}")
             continue
@@ -187,7 +194,10 @@ def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
 
 def canonical_name(name: str, table: Table) -> str:
     """The name that today's transformers gives an array: with the prefix, without gamma and beta."""
-    if name.split(".")[0] in _first_parts(table):
+    first, _, rest = name.partition(".")
+    if first in table.old_prefixes:
+        name = f"{table.prefix}.{rest}"
+    elif first in _first_parts(table):
         name = f"{table.prefix}.{name}"
     module, _, last = name.rpartition(".")
     if module.endswith("LayerNorm"):

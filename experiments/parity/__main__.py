@@ -1,7 +1,7 @@
 """Agreement with transformers in torch, in float32 on the CPU: models and tokenizers, as a table.
 
     python -m experiments.parity                random models of odd sizes, and the vocabularies of --vocab
-    python -m experiments.parity --family=albert --family=bert      random models of these alone
+    python -m experiments.parity --family=albert --family=bert      random models and vocabularies of these alone
     python -m experiments.parity --model=DIR    any checkpoint, a hub name too; several may be given
 
 Of a model: the hidden states of each layer, the logits, the loss, the gradient of each parameter, and the parameters
@@ -19,6 +19,7 @@ too.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import sys
@@ -78,10 +79,10 @@ def compare(options, folder):
         seed = options.seed * 1000 + number
         name = random_models.make_random(directory, seed, *case)
         of_models.append(printed(models.compare(directory, seed, name)))
-    if options.family:
-        return of_models, of_tokenizers
     for name, directory in tokens.vocabularies(folder, pathlib.Path(options.vocab)):
-        of_tokenizers.append(printed(tokens.compare(directory, name)))
+        model_type = json.loads((directory / "config.json").read_text("utf-8"))["model_type"]
+        if not options.family or model_type in options.family:
+            of_tokenizers.append(printed(tokens.compare(directory, name)))
     return of_models, of_tokenizers
 
 

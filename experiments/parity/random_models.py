@@ -6,10 +6,12 @@ import pathlib
 import numpy as np
 
 from bert_jax.interop.families import FAMILIES
+from bert_jax.interop.families.family import TASKS
 
 _HEADS = ("Model", "ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")
-# (model_type, head, problem of sequence classification). A family without _SWITCHES has those of BERT.
-CASES = (
+# (model_type, head, problem of sequence classification), in an order that never changes: a case's number is its seed.
+# A family without _SWITCHES draws from its own `examples`, or where it has none from BERT's settings.
+_LISTED = (
     *(("bert", head, "") for head in (*_HEADS, "ForPreTraining", "ForNextSentencePrediction")),
     *(("roberta", head, "") for head in _HEADS),
     *((family, "ForSequenceClassification", problem)
@@ -27,6 +29,22 @@ CASES = (
         ("distilbert", "single_label"), ("albert", "multi_label"), ("electra", "regression"),
         ("deberta", "single_label"), ("deberta-v2", "multi_label"), ("modernbert", "regression"),
         ("modernbert", "single_label"), ("eurobert", "single_label"), ("eurobert", "multi_label"))),
+)  # fmt: skip
+
+
+def _cases_of(family):
+    """Returns a case for each class of a family that _LISTED leaves out."""
+    heads = [(family.model_type, head, "") for head in family.classes]
+    heads += [(family.model_type, head, "") for head, task in TASKS.items()
+              if task in family.tasks and task != "sequence_classification"]  # fmt: skip
+    problems = ("single_label", "multi_label", "regression") if "sequence_classification" in family.tasks else ()
+    return (*heads, *((family.model_type, "ForSequenceClassification", problem) for problem in problems))
+
+
+CASES = (
+    *_LISTED,
+    *(case for name, family in FAMILIES.items() if name not in {case[0] for case in _LISTED}
+      for case in _cases_of(family)),
 )  # fmt: skip
 
 
@@ -56,6 +74,11 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     fixed["num_labels"] = {"regression": 1, "": 2}.get(problem, int(random.integers(2, 7)))
     if model_type in _SWITCHES:
         fixed |= _SWITCHES[model_type](random, sizes)
+    elif FAMILIES[model_type].examples:
+        drawn = {
+            key: values[int(random.integers(len(values)))] for key, values in FAMILIES[model_type].examples.items()
+        }
+        fixed |= drawn
     else:
         fixed |= {
             "type_vocab_size": 1 if fairseq else int(random.choice([1, 2, 3])),
@@ -75,7 +98,8 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     model.save_pretrained(directory)
     tiny_vocabulary(directory, fairseq)
     shape = " ".join(f"{value}" for value in sizes.values())
-    switches = ", ".join(f"{key}={value}" for key, value in fixed.items() if key in _TOLD)
+    shown = _TOLD | set(FAMILIES[model_type].examples)
+    switches = ", ".join(f"{key}={value}" for key, value in fixed.items() if key in shown)
     told = f", {switches}" if switches else ""
     return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights{told}"
 

@@ -59,7 +59,7 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
 def vocabularies(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[vocabularies_lib.Named]:
     """Writes directories of published, trained and hand-written vocabularies; yields (name, directory)."""
     parts = (
-        lambda part: vocabularies_lib.published(part, shared),
+        lambda part: vocabularies_lib.released(part, shared),
         lambda part: vocabularies_lib.trained(part, [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]),
         vocabularies_lib.written,
     )

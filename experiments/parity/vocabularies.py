@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tokenizers as hf
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-from bert_jax.data.vocabularies import training
+from bert_jax.data.vocabularies import published, training
 
 Named = tuple[str, pathlib.Path]
 
@@ -34,7 +34,7 @@ _LLAMA_WORDS = (
 )
 
 
-def published(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[Named]:
+def released(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[Named]:
     """Those under shared/vocab, as the families lay them out; as many as are there."""
     vocab = shared / "vocab"
     uncased, cased = (vocab / f"bert-base-{kind}" / "vocab.txt" for kind in ("uncased", "cased"))
@@ -119,6 +119,10 @@ def written(folder: pathlib.Path) -> Iterator[Named]:
     yield directory(folder, "deberta-v3", "deberta-v2", v2, do_lower_case=False, vocab_type="spm")
     split = {"do_lower_case": True, "split_by_punct": True, "add_prefix_space": False}
     yield directory(folder, "deberta-v2, punctuation split", "deberta-v2", v2, **split)
+    named = {"bert", "distilbert", "electra"}
+    for model_type, name in published.CLASS_OF_MODEL_TYPE.items():  # families that have BERT's vocabulary too
+        if name == "BertTokenizer" and model_type not in named:
+            yield directory(folder, model_type, model_type, uncased)
 
 
 def directory(folder: pathlib.Path, name: str, model_type: str, files=(), **settings) -> Named:

@@ -22,7 +22,7 @@ FILES = (
 )  # fmt: skip
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # The class that goes with a model_type; a tokenizer_config.json may name another.
-_CLASS_OF_MODEL = {
+CLASS_OF_MODEL_TYPE = {
     "bert": "BertTokenizer",
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
@@ -34,6 +34,7 @@ _CLASS_OF_MODEL = {
     "deberta-v2": "DebertaV2Tokenizer",
     "modernbert": "TokenizersBackend",
     "eurobert": "TokenizersBackend",
+    "nomic_bert": "BertTokenizer",
 }
 # Classes that take tokenizer.json as it is, and the models for which they do, whatever class the settings name.
 _GENERIC = ("PreTrainedTokenizer", "TokenizersBackend")
@@ -172,7 +173,7 @@ def _class_name(directory, settings):
     model_type = config.get("model_type")
     if model_type in _ALWAYS_GENERIC:
         return "TokenizersBackend"
-    default = _CLASS_OF_MODEL.get(model_type) if isinstance(model_type, str) else None
+    default = CLASS_OF_MODEL_TYPE.get(model_type) if isinstance(model_type, str) else None
     name = settings.get("tokenizer_class") or (config.get("tokenizer_class") if default else None) or default
     name = name and str(name).removesuffix("Fast")
     return _ALIASES.get(name, name)

@@ -127,6 +127,8 @@ class Family:
         which is named.
       tied_by_default: what a config.json without tie_word_embeddings means.
       tasks: what transformers has classes for.
+      examples: {key of config.json: values} of random models that tests and experiments.parity make, the first values
+        of a plain one; for a family that experiments.parity.random_models has no function for.
       names_ends: whether a config.json that is made here names the ids that begin and end a text.
       classes: the ends of the names of its classes by what they hold; a model with other heads is not expressible.
     """
@@ -145,6 +147,7 @@ class Family:
         "ForMaskedLM": frozenset({"language_model"}),
     }
     tasks: Collection[str] = tuple(TASKS.values())
+    examples: Mapping[str, tuple] = {}
 
     # config.json
 
@@ -191,6 +194,10 @@ class Family:
     def more_from_spec(self, spec: Spec, original: Mapping) -> dict:
         """The inverse of more_to_model."""
         return {}
+
+    def kept(self, original: Mapping) -> Mapping:
+        """Returns what is kept of a config.json that is written again, beside what the model itself says."""
+        return original
 
     # heads
 
