@@ -36,7 +36,7 @@ types: .venv/.test
 	$(RUN) -m tests.type_errors
 
 docs: .venv/.docs
-	$(RUN) -m mkdocs build --strict
+	$(RUN) docs/build.py
 
 .venv/.created:
 	@$(PYTHON) -c 'import sys; sys.exit("bert_jax needs Python 3.11 or later; found %d.%d. Name another with: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -49,6 +49,10 @@ docs: .venv/.docs
 
 .venv/.test: .venv/.runtime
 	$(RUN) -m pip install --quiet -e '.[test]'
+	@touch $@
+
+.venv/.docs: .venv/.runtime
+	$(RUN) -m pip install --quiet -e '.[docs]'
 	@touch $@
 
 .venv-beam/.test: .venv/.created requirements.txt pyproject.toml

@@ -1,0 +1,69 @@
+"""Writes the tables of config keys and of recipes, from the schema in bert_jax/config/ and the files in configs/."""
+
+MARKERS = {"<!-- table of keys -->": "keys", "<!-- table of recipes -->": "recipes"}
+
+
+def filled(page: str) -> str:
+    """Returns a page with its markers replaced by tables."""
+    for marker, table in MARKERS.items():
+        if marker in page:
+            page = page.replace(marker, globals()[table]())
+    return page
+
+
+def keys() -> str:
+    """Returns a section for each kind of run with a table of its keys."""
+    from bert_jax import config as config_lib
+    from bert_jax.config import finetuning
+
+    parts = []
+    for title, base, choices in (
+        ("Pre-training", config_lib.base(), config_lib.CHOICES),
+        ("Fine-tuning", finetuning.base(), finetuning.CHOICES),
+    ):
+        parts.append(f"## {title}\n\n| key | default | choices |\n|---|---|---|")
+        for key, value in config_lib.flat(base).items():
+            parts.append(f"| `{key}` | `{value!r}` | {', '.join(f'`{c}`' for c in choices.get(key, ()))} |")
+        parts.append("")
+    return "\n".join(parts)
+
+
+def recipes() -> str:
+    """Returns the table of pre-training recipes with their sizes."""
+    import jax
+
+    from bert_jax import config as config_lib
+    from bert_jax import model as model_lib
+    from bert_jax import objectives
+
+    rows = [
+        "| recipe | layers x width, heads | vocabulary | parameters | steps | rows | tokens a row |",
+        "|---|---|---|---:|---:|---|---|",
+    ]
+    for path in sorted(config_lib.recipe_path("bert_base").parent.glob("[!_]*.py")):
+        config = config_lib.load_recipe(path.stem)
+        model, phases = config.model, config_lib.phases(config)
+        size, vocabulary, parameters = (
+            f"{model.num_layers} x {model.hidden_size}, {model.num_heads}",
+            "the corpus's",
+            "",
+        )
+        if config.model_from_init:
+            size = vocabulary = "of `init_from`"
+        if model.vocab_size:
+            network = model_lib.build(model.to_dict(), model.vocab_size, **objectives.heads(config.objective))
+            shapes = jax.eval_shape(network.init, jax.random.key(0))
+            vocabulary, parameters = f"{model.vocab_size:,}", f"{model_lib.parameter_count(shapes):,}"
+        batches = _range({phase.data.batch_size for phase in phases})
+        lengths = _range({phase.data.sequence_length for phase in phases})
+        rows.append(
+            f"| [`{path.stem}`](../configs/{path.name}) | {size} | {vocabulary} | {parameters} | "
+            f"{config_lib.num_steps(config):,} | {batches} | {lengths} |"
+        )
+    return "\n".join(rows)
+
+
+def _range(numbers):
+    """Returns the numbers in words: one, two, or from the lowest to the highest."""
+    ordered = [f"{number:,}" for number in sorted(numbers)]
+    return ", ".join(ordered) if len(ordered) < 3 else f"{ordered[0]} to {ordered[-1]}"

@@ -1,0 +1,179 @@
+"""Runs the commands of a page, made small, in a folder that has the files which the pages name."""
+
+import contextlib
+import csv
+import json
+import os
+import pathlib
+import pydoc_data.topics
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from bert_jax.interop import huggingface
+from bert_jax.model import Task
+from tests.docs.blocks import ROOT, blocks
+from tests.inference import conftest as tiny
+
+_MODEL = {
+    "model.hidden_size": 32, "model.num_layers": 2, "model.num_heads": 2, "model.intermediate_size": 48,
+    "model.vocab_size": 0,
+}  # fmt: skip
+_PRETRAIN = {
+    "data.phases": "()", "data.sequence_length": 32, "data.batch_size": 8, "data.max_predictions": 0, "data.workers": 0,
+    "data.prefetch": 2, "optimizer.warmup_steps": 1, "train.num_steps": 4, "train.log_every": 2, "train.eval_every": 4,
+    "train.eval_batches": 1, "train.eval_batch_size": 8, "train.checkpoint_every": 4, "train.keep_every": 0,
+}  # fmt: skip
+_FINETUNE = {
+    "data.sequence_length": 24, "data.batch_size": 4, "train.num_steps": 4, "train.log_every": 2,
+    "task.max_query_length": 8, "task.doc_stride": 8,
+}  # fmt: skip
+_QUICKSTART = {key: _PRETRAIN[key] for key in _PRETRAIN if key.startswith("train.")}
+_SECONDS = 600
+
+
+def environment() -> dict[str, str]:
+    """Returns the environment of a user who has installed the checkout and has one CPU device."""
+    values = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    return values | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+
+
+def make(folder: pathlib.Path) -> pathlib.Path:
+    """Fills a folder with what the pages take for granted: texts, labelled data, models and a run."""
+    paragraphs = [
+        " ".join(paragraph.split())
+        for topic in sorted(pydoc_data.topics.topics)
+        for paragraph in pydoc_data.topics.topics[topic].split("\n\n")
+        if len(paragraph) > 200
+    ]
+    for i, name in enumerate(("books", "wiki", "papers")):
+        (folder / name).mkdir()
+        for part in range(2):
+            some = paragraphs[200 * i + 100 * part :][:100]
+            (folder / name / f"{part}.txt").write_text("\n\n".join(some) + "\n", "utf-8")
+    _make_labelled(folder)
+    tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
+    huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tiny.VOCABULARY), "utf-8")
+    for name, task, labels, more in (
+        ("sst2", Task("sequence_classification", 2), ("negative", "positive"), {"problem": "single_label"}),
+        ("conll2003", Task("token_classification", 3), ("O", "B-PER", "I-PER"), {"scheme": "BIO"}),
+        ("squad1", Task("question_answering", 2), ("start", "end"), {}),
+    ):
+        (folder / "runs").mkdir(exist_ok=True)
+        huggingface.write(tiny.make_model(tokenizer, task, labels, **more), folder / "runs" / name)
+    _run(["prepare", "--input=books/*.txt", "--output=corpora/books", "--tokenizer=train:wordpiece:400"], folder)
+    _run(["pretrain", "--config=bert_base", "--config.data.corpus=corpora/books", "--workdir=runs/books"], folder)
+    return folder
+
+
+def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
+    """Runs the commands of a page in order, then its Python blocks as one program."""
+    shutil.copytree(base, folder)
+    marked = [block for block in blocks(page) if not block.not_run]
+    commands = [words for block in marked if block.language == "bash" for words in block.commands]
+    for words in commands:  # what a page makes itself is not there before
+        for made in re.findall(r"^--(?:workdir|output)=(\w\S+)$", "\n".join(words), re.MULTILINE):
+            shutil.rmtree(folder / made, ignore_errors=True)
+            (folder / made).parent.mkdir(parents=True, exist_ok=True)
+    for block in marked:
+        if block.file:
+            (folder / block.file).write_text(block.text + "\n", "utf-8")
+    for words in commands:
+        if "-m" in words:
+            module = words[words.index("-m") + 1]
+            _run([module.removeprefix("bert_jax."), *words[words.index("-m") + 2 :]], folder)
+        elif words[0] == "python":
+            _call([sys.executable, str(ROOT / words[1]), *words[2:]], folder)
+        elif words == ["make", "quickstart"]:
+            _run(["quickstart"], folder)
+    programs = [block.text for block in marked if block.language == "python" and not block.file]
+    if programs:
+        if "runs/quickstart/run" in "".join(programs) and not (folder / "runs/quickstart").exists():
+            _run(["quickstart"], folder)
+        (folder / "page.py").write_text("\n\n".join(programs), "utf-8")
+        _call([sys.executable, "page.py"], folder)
+
+
+@contextlib.contextmanager
+def shown_files(found):
+    """A folder with the files that blocks show."""
+    with tempfile.TemporaryDirectory() as folder:
+        for block in found:
+            if block.file:
+                (pathlib.Path(folder) / block.file).write_text(block.text + "\n", "utf-8")
+        yield folder
+
+
+def small(command: str, arguments: list[str]) -> list[str]:
+    """Returns the arguments with sizes that seconds are enough for."""
+    recipe = next((a.partition("=")[2] for a in arguments if a.startswith("--config=")), "")
+    values = {}
+    if command == "pretrain":
+        values = _PRETRAIN if recipe == "continue_pretraining" else _MODEL | _PRETRAIN
+    elif command == "finetune":
+        values = _FINETUNE
+    elif command == "quickstart":
+        values = _QUICKSTART
+    elif command == "plan":
+        values = _MODEL | {"model.hidden_size": 128, "model.intermediate_size": 256, "model.vocab_size": 512}
+    elif command == "experiments.launch" and "--status" not in arguments:
+        kept = [a for a in arguments if not a.startswith(("--scale=", "--seeds="))]
+        return [*kept, "--scale=smoke", "--seeds=1"]
+    elif command == "prepare":
+        return [re.sub(r"^(--tokenizer=train:[\w-]+):\d+$", r"\1:400", argument) for argument in arguments]
+    kept = [a for a in arguments if a.partition("=")[0].removeprefix("--config.") not in values]
+    if command == "finetune":
+        kept = ["--config.seeds=2" if a.startswith("--config.seeds=") else a for a in kept]
+    return [*kept, *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+def _run(words, folder):
+    module = words[0] if "." in words[0] else f"bert_jax.{words[0]}"
+    _call([sys.executable, "-m", module, *small(words[0], words[1:])], folder)
+
+
+def _call(command, folder):
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, f"{' '.join(command[1:])}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+def _make_labelled(folder):
+    """Writes the labelled files that the pages name: CSV, GLUE's TSV, CoNLL columns, SQuAD JSON, JSONL."""
+    texts = ["ab cd ef.", "be ca da.", "ac bd ab, ca.", "fa gb he?"] * 3
+    labelled = [(text, i % 2) for i, text in enumerate(texts)]
+    for name in ("train.csv", "dev.csv"):
+        with open(folder / name, "w", newline="") as file:
+            csv.writer(file).writerows([("review", "stars"), *((text, ("one", "two")[i]) for text, i in labelled)])
+    for part in ("train", "dev"):
+        for task, head in (("SST-2", "sentence\tlabel"), ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String")):
+            (folder / task).mkdir(exist_ok=True)
+            rows = [f"{text}\t{i}" if task == "SST-2" else f"{i}\t1\t2\t{text}\tab cd." for text, i in labelled]
+            (folder / task / f"{part}.tsv").write_text("\n".join([head, *rows]) + "\n", "utf-8")
+    sentence = "Ab NN I-NP I-PER\ncd VB I-VP O\nef NN I-NP I-LOC\n\n"
+    answered = {"context": "ab cd ef be ca da", "qas": []}
+    for i in range(8):
+        answers = [{"text": "cd ef", "answer_start": 3}]
+        answered["qas"].append({"id": str(i), "question": "fa gb", "answers": answers})
+    squad = {"version": "1.1", "data": [{"title": "t", "paragraphs": [answered]}]}
+    for name in ("eng.train", "eng.testa"):
+        (folder / name).write_text("-DOCSTART- -X- O O\n\n" + 6 * sentence, "utf-8")
+    for name in ("train-v1.1.json", "dev-v1.1.json"):
+        (folder / name).write_text(json.dumps(squad), "utf-8")
+    (folder / "texts.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    for name, row in (
+        ("texts.jsonl", {"text": "ab cd."}),
+        ("questions.jsonl", {"question": "fa gb", "context": "ab cd ef be"}),
+        ("pairs.jsonl", {"good": "ab cd.", "bad": "cd ab."}),
+    ):
+        (folder / name).write_text(4 * (json.dumps(row) + "\n"), "utf-8")
