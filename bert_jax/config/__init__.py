@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bert_jax.config.keys import ACTIVATIONS, FORMATS, PAIR_FORMATS
     from bert_jax.config.layout import check_layout
     from bert_jax.config.pretraining import base, check_devices, check_keys, check_optimizer, validate
-    from bert_jax.config.recipes import flat, listed, load_recipe, recipe_names, recipe_path
+    from bert_jax.config.recipes import flat, listed, load_recipe, recipe_names, recipe_path, value
     from bert_jax.config.run_phases import Phase, batch_warmup, by_tokens, num_steps, phases
     from bert_jax.config.schema import check_type, closest, is_number
 
@@ -25,7 +25,7 @@ _HOMES = {
     "keys": ("ACTIVATIONS", "FORMATS", "PAIR_FORMATS"),
     "layout": ("check_layout",),
     "pretraining": ("base", "check_devices", "check_keys", "check_optimizer", "validate"),
-    "recipes": ("flat", "listed", "load_recipe", "recipe_names", "recipe_path"),
+    "recipes": ("flat", "listed", "load_recipe", "recipe_names", "recipe_path", "value"),
     "run_phases": ("Phase", "batch_warmup", "by_tokens", "num_steps", "phases"),
     "schema": ("check_type", "closest", "is_number"),
 }
@@ -56,6 +56,7 @@ __all__ = [
     "recipe_names",
     "recipe_path",
     "validate",
+    "value",
 ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import ml_collections
 
 from bert_jax.config.mesh import AXES, BATCH_AXES
+from bert_jax.config.recipes import value
 from bert_jax.errors import UserError
 
 
@@ -49,7 +50,7 @@ def check_layout(
                 f"config.data.batch_size: {size}{name} is not divisible by {shards} device shards x "
                 f"{config.train.microbatches} microbatches = {per_step}; try {_next_multiple(size, per_step)}"
             )
-    eval_batch = config.train.eval_batch_size or config.data.batch_size
+    eval_batch = value(config, "train.eval_batch_size")
     if eval_batch % shards:
         raise UserError(
             f"config.train.eval_batch_size: {eval_batch} is not divisible by {shards} device shards; "

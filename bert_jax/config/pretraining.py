@@ -56,7 +56,7 @@ def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     key = "num_kv_heads" if config.model.num_kv_heads else "num_heads"
     heads = {f"model.{key}": config.model[key]}
     if facts(config).generator:
-        own = config.generator.num_heads or config.model.num_heads
+        own = recipes.value(config, "generator.num_heads")
         heads["generator.num_heads"] = own * config.model[key] // config.model.num_heads
     check_layout(config, num_devices, heads, batches)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key, closest
 from bert_jax.errors import UserError
 
@@ -35,6 +36,16 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
         else:
             values[prefix + key] = value
     return values
+
+
+def value(config: Mapping, name: str) -> Any:
+    """Returns the value of a dotted key; where it is empty and stands for another key's value, returns that one."""
+    keys = FINETUNING if "task" in config else PRETRAINING
+    setting: Any = config
+    for part in name.split("."):
+        setting = setting[part]
+    key = keys[name]
+    return value(config, key.falls_back_to) if key.falls_back_to and setting == key.empty_value else setting
 
 
 def listed(names: Sequence[str]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from bert_jax import config as config_lib
 from bert_jax import files, sharding, storage
 from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
@@ -225,7 +226,7 @@ class Outputs:
           frozen: the others.
           examples: a split.
         """
-        size = self._config.train.eval_batch_size or self._config.data.batch_size
+        size = config_lib.value(self._config, "train.eval_batch_size")
         found = [[None] * len(examples.lengths) for _ in range(self._number)]
         finite, running = np.ones(self._number, bool), None
         for rows, batch in batches.eval_batches(self._config, examples, size):

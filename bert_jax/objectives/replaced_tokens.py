@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.config.keys import GENERATOR_SIZES
 from bert_jax.errors import UserError
@@ -122,7 +123,7 @@ def generator_model(config, vocab_size: int, platform: str | None = None) -> Mod
       UserError: the sizes do not go with the switches of config.model.
     """
     fields = config.model.to_dict()
-    sizes = {key: config.generator[key] or fields[key] for key in GENERATOR_SIZES}
+    sizes = {key: config_lib.value(config, f"generator.{key}") for key in GENERATOR_SIZES}
     shared = config.objective.embedding_sharing != "none"
     if fields["num_kv_heads"]:
         sizes["num_kv_heads"] = sizes["num_heads"] * fields["num_kv_heads"] // fields["num_heads"]
