@@ -20,11 +20,12 @@ BASELINE = pathlib.Path(__file__).with_suffix(".txt")
 SHAPE = re.compile(r"\[[\w*+/. ,…-]*\w[\w*+/. ,…-]*\]|\b[Ss]calar|\bshape\b")
 ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray)\b")
 VERB = re.compile(r"[A-Z][a-z]+s\b(?!')")
-NO_VERBS = set(
-    "Always Arrays As Batches Bits Bytes Chips Figures Heads Ids Its Kernels Keys Logits Losses Modules Names Nats Numbers "
-    "Others Pairs Paragraphs Parameters Paths Positions Process Programs Rows Seeds Shapes Specs Steps This Those Tokens "
-    "Vectors Weights Whose Windows".split()
-)
+NO_VERBS = {
+    "Always", "Arrays", "As", "Batches", "Bits", "Bytes", "Chips", "Figures", "Heads", "Ids", "Its", "Kernels",
+    "Keys", "Logits", "Losses", "Modules", "Names", "Nats", "Numbers", "Others", "Pairs", "Paragraphs",
+    "Parameters", "Paths", "Positions", "Process", "Programs", "Rows", "Seeds", "Shapes", "Specs", "Steps",
+    "This", "Those", "Tokens", "Vectors", "Weights", "Whose", "Windows",
+}  # fmt: skip
 
 
 def public_functions(tree: ast.Module | ast.ClassDef, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:

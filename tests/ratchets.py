@@ -40,7 +40,7 @@ def grown(flaws: Iterable[tuple[str, str]], baseline: pathlib.Path) -> list[str]
 
 
 def main(flaws: Iterable[tuple[str, str]], baseline: pathlib.Path, title: str, arguments: list[str]) -> int:
-    """Runs a check as a command: prints what has grown, or with --update records what has shrunk. Returns the exit code."""
+    """Runs a check as a command that prints what has grown, or records what has shrunk. Returns the exit code."""
     flaws = list(flaws)
     total, recorded = len(flaws), sum(read(baseline).values())
     if arguments == ["--update"] and total <= recorded:
