@@ -122,9 +122,7 @@ def test_help_tells_every_key_once():
     lines = config_lib.help_keys(config_lib.base())
     told = [line.removeprefix("config.").partition(" = ")[0] for line in lines if not line.startswith(" ")]
     assert told == list(keys.PRETRAINING)
-    assert all(
-        line.startswith("    ") for line in itertools.filterfalse(lambda line: line.startswith("config."), lines)
-    )
+    assert all(line.startswith(("config.", "    ")) for line in lines)
 
 
 def test_help_of_a_group_shows_what_the_recipe_changed():
