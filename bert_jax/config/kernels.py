@@ -56,7 +56,7 @@ def resolve_kernel(
     Raises:
       UserError: A kernel was named that cannot do it.
     """
-    kernel = PREFERRED.get(platform, "xla") if name == "auto" else name
+    kernel = PREFERRED.get(platform or "", "xla") if name == "auto" else name
     if kernel == "xla":
         return kernel
     limits, reason = LIMITS[kernel], None

@@ -30,7 +30,8 @@ def _group(name: str, role: str, /, **keys: Key | tuple) -> dict[str, Key]:
 
 
 def _key(role: str, default: Any, doc: str, properties: Mapping[str, Any] | None = None) -> Key:
-    return Key(**({"default": default, "doc": doc, "role": role} | dict(properties or {})))
+    given: dict[str, Any] = {"default": default, "doc": doc, "role": role} | dict(properties or {})
+    return Key(**given)
 
 
 _RATE = {"below": 1, "noun": "a rate"}

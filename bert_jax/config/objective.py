@@ -10,9 +10,12 @@ files beside its tests:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bert_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +57,7 @@ class ObjectiveFacts:
         return mask_rate if self.masked else 1.0
 
 
-def facts(config: Mapping[str, Any]) -> ObjectiveFacts:
+def facts(config: "Mapping[str, Any] | ml_collections.ConfigDict") -> ObjectiveFacts:
     """Returns what the objective of a config (of pre-training, with the group `objective`) needs."""
     return OBJECTIVES[config["objective"]["name"]]
 
@@ -64,7 +67,7 @@ def predicting(attention: str) -> str:
     return "ltr" if attention == "causal" else "mlm"
 
 
-def heads(settings: Mapping[str, Any]) -> dict[str, bool]:
+def heads(settings: "Mapping[str, Any] | ml_collections.ConfigDict") -> dict[str, bool]:
     """Returns the heads that the model of a config.objective has, as keyword arguments of model.build."""
     own = OBJECTIVES[settings["name"]].heads
     pairs = {name: settings[name] for name in ("next_sentence", "sentence_order")}

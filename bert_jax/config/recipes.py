@@ -26,7 +26,7 @@ def build(keys: Mapping[str, Key]) -> ml_collections.ConfigDict:
     return config
 
 
-def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping | ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Returns the values of a config by dotted key."""
     values = {}
     for key in config:
@@ -38,7 +38,7 @@ def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def value(config: Mapping, name: str) -> Any:
+def value(config: Mapping | ml_collections.ConfigDict, name: str) -> Any:
     """Returns the value of a dotted key; where it is empty and stands for another key's value, returns that one."""
     keys = FINETUNING if "task" in config else PRETRAINING
     setting: Any = config

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from bert_jax.errors import UserError
 
@@ -182,7 +182,7 @@ def check_name(name: str, keys: Iterable[str]) -> None:
     raise UserError(f"config.{name}: unknown key, expected {expected}{closest(name, keys)}")
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Returns whether a value is a finite number; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
