@@ -12,20 +12,40 @@ def filled(page: str) -> str:
 
 
 def keys() -> str:
-    """Returns a section for each kind of run with a table of its keys."""
-    from bert_jax import config as config_lib
-    from bert_jax.config import finetuning
+    """Returns the roles of keys, and for each kind of run and each group a table of its keys."""
+    from bert_jax.config.keys import FINETUNING, PRETRAINING
+    from bert_jax.config.schema import ROLES
 
-    parts = []
-    for title, base, choices in (
-        ("Pre-training", config_lib.base(), config_lib.CHOICES),
-        ("Fine-tuning", finetuning.base(), finetuning.CHOICES),
-    ):
-        parts.append(f"## {title}\n\n| key | default | choices |\n|---|---|---|")
-        for key, value in config_lib.flat(base).items():
-            parts.append(f"| `{key}` | `{value!r}` | {', '.join(f'`{c}`' for c in choices.get(key, ()))} |")
-        parts.append("")
+    parts = ["## Roles\n\n| role | |\n|---|---|", *(f"| {role} | {meaning} |" for role, meaning in ROLES.items()), ""]
+    for title, table in (("Pre-training", PRETRAINING), ("Fine-tuning", FINETUNING)):
+        parts += [f"## {title}", ""]
+        for group in dict.fromkeys(name.rpartition(".")[0] for name in table):
+            parts += [f"### {title}: {f'`{group}`' if group else 'the run'}", ""]
+            parts += ["| key | default | values | meaning |", "|---|---|---|---|"]
+            parts += [_row(name, key) for name, key in table.items() if name.rpartition(".")[0] == group]
+            parts.append("")
     return "\n".join(parts)
+
+
+def _row(name, key):
+    marks = [f"*{key.role}*"]
+    marks += ["may change on resuming"] if key.resumable else []
+    marks += ["may be set in a phase"] if key.in_phases else []
+    empty = f" {_code(key.empty_value)} stands for {key.empty}." if key.empty else ""
+    return f"| `{name}` | {_code(key.default)} | {_values(key)} | {key.doc}{empty} ({'; '.join(marks)}) |"
+
+
+def _code(value):
+    return f"`{value!r}`".replace("'", '"')
+
+
+def _values(key):
+    """Returns the values that a key takes, in words."""
+    if key.choices:
+        return ", ".join(f"`{choice}`" if choice else '`""`' for choice in key.choices)
+    names = {bool: "`True`, `False`", int: "integer", float: "number", str: "text", tuple: "sequence"}
+    bounds = key.bounds.removeprefix(key.noun).removeprefix(" of").strip()
+    return names[key.type] + (f", {bounds}" if bounds else "")
 
 
 def recipes() -> str:
