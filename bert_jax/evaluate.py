@@ -21,6 +21,11 @@ from bert_jax import command, files
 from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
 
+
+def _default(key):
+    return PRETRAINING[f"data.{key}"].default
+
+
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
 _STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, or best; default: the newest")
@@ -39,10 +44,12 @@ _DATA = {
         "sequence_length", None, "tokens in a row; default: 128, or fewer if the model reads no more", lower_bound=1),
     "batch_size": flags.DEFINE_integer("batch_size", 32, "rows in a batch", lower_bound=1),
     "mask_unit": flags.DEFINE_enum(
-        "mask_unit", "token", PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
-    "mask_rate": flags.DEFINE_float("mask_rate", 0.15, "share of tokens that are predicted"),
-    "mask_token_share": flags.DEFINE_float("mask_token_share", 0.8, "share of these replaced by the mask token"),
-    "random_token_share": flags.DEFINE_float("random_token_share", 0.1, "share of these replaced by a random token"),
+        "mask_unit", _default("mask_unit"), PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
+    "mask_rate": flags.DEFINE_float("mask_rate", _default("mask_rate"), "share of tokens that are predicted"),
+    "mask_token_share": flags.DEFINE_float(
+        "mask_token_share", _default("mask_token_share"), "share of these replaced by the mask token"),
+    "random_token_share": flags.DEFINE_float(
+        "random_token_share", _default("random_token_share"), "share of these replaced by a random token"),
 }  # fmt: skip
 _PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs whose values group the reported accuracy, such as field")

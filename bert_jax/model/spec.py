@@ -33,7 +33,7 @@ class Task:
     name: str
     num_labels: int
     pooling: str = "pooler"
-    dropout: float = 0.1
+    dropout: float = keys.FINETUNING["task.dropout"].default
     crf: bool = False
     transform: bool = False
     transform_activation: str = "tanh"
