@@ -1,4 +1,4 @@
-"""Where a model directory lies: given as such, or as a name on the Hugging Face hub."""
+"""Finds a model's directory: a path, or a download from the Hugging Face hub."""
 
 import os
 import pathlib
@@ -11,16 +11,20 @@ _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "spm.model",
 )  # fmt: skip
-# No "*.json": a repository may hold the same model in other frameworks' formats, each as large.
+# Not simply everything: a repository may hold the same model in other frameworks' formats, each as large.
 _FILES = (
     "config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", *_TOKENIZER_FILES,
     "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
     "0_*/*.safetensors", "0_*/vocab.txt", "0_*/merges.txt", "0_*/*.model",
 )  # fmt: skip
+_FLAX_FILES = ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json")
+_PICKLE_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 
 
 def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
-    """The directory of a model, downloaded or taken from the hub's cache where `name` is no directory.
+    """Returns the directory of a model, downloaded or taken from the hub's cache where `name` is no directory.
+
+    What transformers' Flax classes saved is fetched where there is no safetensors file.
 
     Args:
       name: a directory, or a name on the hub such as "google-bert/bert-base-uncased".
@@ -37,10 +41,10 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
             f"{name}: no such directory; expected a run's workdir, a directory with config.json and model.safetensors, "
             "or a name on the Hugging Face hub"
         )
-    found = _snapshot(name, _FILES)
-    if pickles and not any(found.rglob("*.safetensors")):
-        return _snapshot(name, (*_FILES, "pytorch_model*.bin", "pytorch_model.bin.index.json"))
-    return found
+    snapshot = _snapshot(name, _FILES)
+    if any(snapshot.rglob("*.safetensors")):
+        return snapshot
+    return _snapshot(name, (*_FILES, *(_PICKLE_FILES if pickles else ()), *_FLAX_FILES))
 
 
 def _snapshot(name, patterns):

@@ -1,4 +1,8 @@
-"""The arrays of a model directory: safetensors in and out, and torch's pickles in, for convert alone."""
+"""Reads and writes the weights of a model directory.
+
+Weights are read from safetensors files, from the files of transformers' Flax classes, and for convert alone from
+torch's pickles; they are written as safetensors.
+"""
 
 import json
 import math
@@ -13,6 +17,7 @@ import numpy as np
 import safetensors.numpy
 
 from bert_jax.errors import UserError
+from bert_jax.interop import flax_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -27,37 +32,43 @@ _DTYPES = {
 
 
 def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.ndarray], pathlib.Path]:
-    """Every array of a directory's weights, mapped into memory rather than copied, and the file that names them.
+    """Returns the arrays of a directory's weights by their torch names, and the file that names them.
+
+    The arrays of safetensors files are mapped into memory rather than copied. What Flax classes saved, in a
+    safetensors file or in flax_model.msgpack, gets its torch names and layout.
 
     Args:
-      directory: with model.safetensors, or its shards and their index.
+      directory: holds model.safetensors or flax_model.msgpack, or shards of one of them and their index.
       pickles: whether pytorch_model.bin is read where there is no safetensors file.
 
     Raises:
-      UserError: no weights, a pickle, a missing shard, or a file that is cut off or is no safetensors file.
+      UserError: no weights, a pickle, a missing shard, or a file that is cut off or of another format.
     """
     if (directory / SINGLE).is_file():
         return read_file(directory / SINGLE), directory / SINGLE
     if (directory / INDEX).is_file():
         return _read_shards(directory / INDEX, read_file), directory / INDEX
-    found = [directory / name for name in PICKLES if (directory / name).is_file()]
-    if not found:
-        raise UserError(f"{directory}: no weights; expected {SINGLE} or {INDEX}")
-    if not pickles:
-        raise UserError(
-            f"{found[0]}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
-            f"python -m bert_jax.convert --input={directory} --output=DIR reads it safely and writes that"
-        )
-    if found[0].suffix == ".json":
-        return _read_shards(found[0], _read_pickle), found[0]
-    return _read_pickle(found[0]), found[0]
+    pickle = next((directory / name for name in PICKLES if (directory / name).is_file()), None)
+    if pickles and pickle:
+        return (_read_shards(pickle, _read_pickle) if pickle.suffix == ".json" else _read_pickle(pickle)), pickle
+    if (directory / flax_weights.SINGLE).is_file():
+        return flax_weights.read_file(directory / flax_weights.SINGLE), directory / flax_weights.SINGLE
+    if (directory / flax_weights.INDEX).is_file():
+        index = directory / flax_weights.INDEX
+        return _read_shards(index, flax_weights.read_file, flax_weights.torch_name), index
+    if not pickle:
+        raise UserError(f"{directory}: no weights; expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
+    raise UserError(
+        f"{pickle}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
+        f"python -m bert_jax.convert --input={directory} --output=DIR reads it safely and writes that"
+    )
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of one safetensors file, mapped into memory. Raises UserError if it is cut off or damaged.
+    """Returns the arrays of one safetensors file, mapped into memory. Raises UserError if it is cut off or damaged.
 
-    The layout: eight bytes with the length of a JSON header, the header, the arrays (huggingface.co/docs/safetensors).
-    Read here, as the package's own reader for numpy knows no bfloat16.
+    The layout is eight bytes with the length of a JSON header, the header, and the arrays
+    (huggingface.co/docs/safetensors). It is read here because the package's own reader for numpy knows no bfloat16.
     """
     try:
         size = path.stat().st_size
@@ -74,16 +85,24 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         entries = [(name, str(entry["dtype"]), [*map(operator.index, entry["shape"])],
                     *map(operator.index, entry["data_offsets"]))
                    for name, entry in header.items() if name != "__metadata__"]  # fmt: skip
+        saved_by_flax = header.get("__metadata__", {}).get("format") == "flax"
         if any(len(entry) != 5 for entry in entries):
             raise ValueError("data_offsets are not two")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, "its header is not that of a safetensors file") from error
     body = data[8 + length :]
-    return {name: _array(path, body, name, *entry) for name, *entry in entries}
+    arrays = {name: _array(path, body, name, *entry) for name, *entry in entries}
+    return flax_weights.to_torch(arrays) if saved_by_flax else arrays
 
 
 def write(arrays: Mapping[str, np.ndarray], directory: pathlib.Path, shard_bytes: int = SHARD_BYTES) -> None:
-    """Writes model.safetensors, or shards of at most `shard_bytes` (one array at least) with their index."""
+    """Writes model.safetensors, or shards and their index.
+
+    Args:
+      arrays: by name.
+      directory: exists.
+      shard_bytes: most bytes in a file; a larger array is in a file by itself.
+    """
     shards = list(_shards(arrays, shard_bytes))
     if len(shards) == 1:
         safetensors.numpy.save_file(shards[0], directory / SINGLE, metadata={"format": "pt"})
@@ -120,9 +139,11 @@ def _array(path, body, name, kind, shape, start, stop):
     return body[start:stop].view(dtype).reshape(shape)
 
 
-def _read_shards(index, read_shard):
+def _read_shards(index, read_shard, rename=str):
+    """Returns the arrays of all shards; `rename` turns the index's names into those that `read_shard` gives."""
     try:
         names = json.loads(index.read_text("utf-8"))["weight_map"]
+        names = {rename(name): file for name, file in names.items()}
         files = sorted(set(map(os.fspath, names.values())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of shards; expected JSON with a weight_map") from error
