@@ -1,11 +1,11 @@
-"""What each objective needs, and which settings of config.objective and the groups beside it can work.
+"""States what each objective needs, and checks the settings of config.objective and the groups beside it.
 
 No jax here: configs, the data pipeline and the doctor ask for these facts without it. A new objective touches three
 files beside its tests:
 
-    bert_jax/objectives/NAME.py     its class, named in its entry of OBJECTIVES
-    bert_jax/config/objective.py    its entry of OBJECTIVES, with a check of its own settings
-    bert_jax/config/keys.py         the config keys that it alone reads, if it has any
+    bert_jax/objectives/NAME.py          its class, named in its entry of OBJECTIVES
+    bert_jax/config/objective.py         its entry of OBJECTIVES, with a check of its own settings
+    bert_jax/config/pretraining_keys.py  its own config keys, if it has any
 """
 
 import dataclasses
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveFacts:
-    """What an objective needs from data, model and checkpoints; the same for every run that names it.
+    """States what an objective needs from data, model and checkpoints; the same for every run that names it.
 
     Attributes:
-      implementation: the class that computes it, "module.Class" in bert_jax.objectives.
-      masked: whether rows carry masked tokens to predict; without them every token predicts the next one.
-      attention: the value of config.model.attention that it works with.
-      heads: the heads that the model has for it, beside those of sentence pairs: arguments of model.build.
-      logits_chunks: whether config.train.logits_chunk works, which never holds a whole distribution over the
+      implementation: Class that computes it, "module.Class" in bert_jax.objectives.
+      masked: Whether rows carry masked tokens to predict; without them every token predicts the next one.
+      attention: Value of config.model.attention that it works with.
+      heads: Heads that the model has for it, beside those of sentence pairs: arguments of model.build.
+      logits_chunks: Whether config.train.logits_chunk works, which never holds a whole distribution over the
         vocabulary.
-      generator: whether a second model, sized by config.generator, is trained beside the model.
-      teacher: whether it reads another model, config.distillation.teacher.
-      segments: number of segments that token_type_ids tell apart; 0: config.model.type_vocab_size.
-      language_model: the part of a run that predicts masked tokens: "discriminator" (the model) or "generator".
-      best_metric: the held-out metric that chooses the best checkpoint; smaller is better.
-      copying_baseline: whether the doctor compares the loss with that of a model which copies the tokens that masking
-        left as they are.
-      check: raises UserError for settings of this objective that cannot work, given the config's values by dotted key.
+      generator: Whether a second model, sized by config.generator, is trained beside the model.
+      teacher: Whether it reads another model, config.distillation.teacher.
+      segments: Number of segments that token_type_ids distinguish; 0: config.model.type_vocab_size.
+      language_model: Part of a run that predicts masked tokens: "discriminator" (the model) or "generator".
+      best_metric: Held-out metric that chooses the best checkpoint; smaller is better.
+      copying_baseline: Whether the doctor compares the loss with that of a model which copies the tokens that masking
+        left unchanged.
+      check: Raises UserError for settings of this objective that cannot work, given the config's values by dotted key.
     """
 
     implementation: str
@@ -78,7 +78,7 @@ def check_objective(config_values: Mapping[str, Any]) -> None:
     """Raises UserError for settings of an objective, or of a run's start, that cannot work.
 
     Args:
-      config_values: the values of a config by dotted key.
+      config_values: Values of a config by dotted key.
     """
     _check_task(config_values)
     name = config_values["objective.name"]

@@ -1,0 +1,178 @@
+"""The configuration keys of fine-tuning, many of which are pre-training's with another default.
+
+`bert_jax.config.keys` says what is derived from them.
+"""
+
+import dataclasses
+from typing import Any
+
+from bert_jax.config.pretraining_keys import COUNT, MAY_CHANGE, MESH, PRETRAINING, PROFILE, RATE, group, key_of
+from bert_jax.config.schema import LARGEST_INTEGER, Key
+
+
+def _as_in_pretraining(*names: str, **changes: Any) -> dict[str, Key]:
+    """Returns entries of pre-training's table, with other properties where given."""
+    return {name: dataclasses.replace(PRETRAINING[name], **changes) for name in names}
+
+
+TASKS = ("sequence_classification", "token_classification", "question_answering")
+PROBLEMS = ("single_label", "multi_label", "regression")
+# What a classifier reads; see model.spec.Task.
+POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
+# Linear maps of a layer that LoRA can adapt.
+ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")
+
+FINETUNING: dict[str, Key] = {
+    **_as_in_pretraining("seed"),
+    "seeds": key_of(
+        "start", 1, "Seeds seed, seed + 1, ... that are trained side by side in one compiled step.", {"at_least": 1}
+    ),
+    "seeds_at_once": key_of(
+        "layout", 0, "How many seeds share a step.", {"empty": "all"} | MAY_CHANGE
+    ),
+    "init_from": key_of(
+        "start", "", "Starts from the encoder, the vocabulary and the fitting heads of this model."
+    ),
+    "from_scratch": key_of(
+        "start", False, "Takes the architecture and the vocabulary of init_from, but fresh parameters."
+    ),
+    **_as_in_pretraining("model.dtype", "model.scan_layers", "model.attention_kernel", "model.remat"),
+    **_as_in_pretraining(
+        "model.hidden_dropout", "model.attention_dropout", default=-1.0, empty="init_from's", empty_value=-1.0
+    ),
+    **group(
+        "task",
+        "task",
+        name=("sequence_classification", "Kind of task.", {"choices": TASKS}),
+        problem=("single_label", "Kind of sequence classification.", {"choices": PROBLEMS}),
+        train=("", "Training data: tfds:NAME[/CONFIG]:SPLIT, or a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file."),
+        held_out=(
+            "",
+            'Data that chooses the best checkpoint; several sets as "matched=...,mismatched=...".',
+            {"empty": "held_out_share of train"},
+        ),
+        held_out_share=(0.1, "Share of train that is held out where held_out is empty."),
+        test=("", "Data that predictions are written for; its labels may be absent.", {"empty": "none"}),
+        data_dir=(
+            "",
+            "Where TFDS keeps its data sets.",
+            {"is_path": True, "empty": "TFDS's default"} | MAY_CHANGE,
+        ),
+        columns=((), "Names of the columns of a file without a header.", {"empty": "the file's header"}),
+        text=("text", "Column of the text."),
+        text_pair=("", "Column of the second text.", {"empty": "single texts"}),
+        label=("label", "Column of the label."),
+        labels=(
+            (),
+            "Names of the labels in the order of their ids.",
+            {"empty": "as the data says, else sorted as they occur in train"},
+        ),
+        metrics=((), "Scores to compute.", {"empty": "the problem's"}),
+        metric=("", "Score that chooses the best checkpoint.", {"empty": "the first of metrics"}),
+        pooling=(
+            "auto",
+            'What the classifier reads; "auto": the head of init_from\'s family.',
+            {"choices": POOLING},
+        ),
+        dropout=(0.1, "Dropout of the classifier's input; question answering has none, as published.", RATE),
+        token_column=(0, "CoNLL files: column of the word.", {"at_least": -LARGEST_INTEGER}),
+        label_column=(-1, "CoNLL files: column of the tag.", {"at_least": -LARGEST_INTEGER}),
+        scheme=(
+            "auto",
+            'Tagging scheme of the file; "auto": recognised from the tags.',
+            {"choices": ("auto", "IOB1", "BIO", "BIOES")},
+        ),
+        crf=(False, "Puts a conditional random field over the tags (Lafferty et al. 2001)."),
+        doc_stride=(128, "Question answering: tokens between the starts of a context's windows.", COUNT),
+        max_query_length=(64, "Question answering: tokens of the longest question.", COUNT),
+        max_answer_length=(30, "Question answering: tokens of the longest answer.", COUNT),
+        n_best=(20, "Question answering: candidates that are kept of each question.", COUNT),
+        unanswerable=(
+            "auto",
+            'Question answering: whether there may be no answer (SQuAD 2.0); "auto": as in the training data.',
+            {"choices": ("auto", "yes", "no")},
+        ),
+        bad_answers=(
+            "skip",
+            "Question answering: an answer that is not at its offset is skipped, counted and named, or an error.",
+            {"choices": ("skip", "error")},
+        ),
+    ),
+    **_as_in_pretraining("data.sequence_length", default=128, doc="Tokens of the longest row, special tokens included.",
+                         at_least=3, in_phases=False),
+    **_as_in_pretraining("data.batch_size", default=32, in_phases=False),
+    **group("data", "data", buckets=((), "Lengths that rows are padded to.", {"empty": "bert_jax.data.rows.BUCKETS"})),
+    **_as_in_pretraining("data.packing", in_phases=False,
+                         doc="Puts several short texts in one row, with attention and positions apart."),
+    **_as_in_pretraining("data.prefetch"),
+    **MESH,
+    **_as_in_pretraining("optimizer.name"),
+    **_as_in_pretraining("optimizer.learning_rate", default=2e-5),
+    **group(
+        "optimizer",
+        "optimizer",
+        learning_rate_range=((1e-6, 1e-4), "Published range of rates; a rate outside is warned about."),
+    ),
+    **_as_in_pretraining("optimizer.schedule"),
+    **group(
+        "optimizer",
+        "optimizer",
+        warmup_share=(0.1, "Share of the run's steps that warm-up takes.", {"at_most": 1, "noun": "a share"}),
+    ),
+    **_as_in_pretraining("optimizer.warmup_steps", default=-1, empty="warmup_share of the run", empty_value=-1),
+    **_as_in_pretraining(*(f"optimizer.{name}" for name in (
+        "decay_steps", "decay_shape", "final_fraction", "b1", "b2", "epsilon", "weight_decay", "clip_norm"))),
+    **group(
+        "optimizer",
+        "optimizer",
+        layer_decay=(
+            1.0,
+            "Rate of a layer / rate of the layer above it; the top layer and the heads have the full rate.",
+            {"at_most": 1},
+        ),
+    ),
+    **group(
+        "tuning",
+        "tuning",
+        freeze=(
+            "",
+            'What is not trained: "encoder", "embeddings", "layers:N" (embeddings and the lowest N layers), or a '
+            "regular expression over parameter paths.",
+            {"empty": "nothing"},
+        ),
+        reinit_layers=(0, "Top layers (and pooler) to start fresh (Zhang et al. 2021, section 5)."),
+        lora_rank=(
+            0,
+            "Rank of LoRA adapters (Hu et al. 2022, section 4.1); the encoder is frozen, adapters and heads train.",
+            {"empty": "no adapters"},
+        ),
+        lora_alpha=(16.0, "Scale of the adapters: their product is multiplied by lora_alpha / lora_rank."),
+        lora_targets=(("query", "value"), f"Linear maps of each layer to adapt, of {', '.join(ADAPTABLE)}."),
+    ),
+    **group(
+        "train",
+        "length",
+        num_epochs=(3.0, "Length of the run in epochs.", MAY_CHANGE),
+    ),
+    **_as_in_pretraining("train.num_steps", default=0, doc="Length of the run in steps, instead of num_epochs.",
+                         empty="num_epochs"),
+    **_as_in_pretraining("train.microbatches"),
+    **_as_in_pretraining("train.log_every", default=50),
+    **_as_in_pretraining("train.eval_every", default=0, empty="an evaluation after each epoch"),
+    **_as_in_pretraining("train.eval_batch_size"),
+    **_as_in_pretraining("train.checkpoint_every", default=0, at_least=0, empty="a checkpoint at each evaluation",
+                         empty_value=0),
+    **group(
+        "train",
+        "length",
+        patience=(0, "Evaluations without a better score before a seed stops.", {"empty": "never"}),
+        failed_below=(
+            -1.0,
+            "A seed whose score ends below has failed.",
+            {"at_least": -1, "empty": "no better than the commonest answer", "empty_value": -1.0},
+        ),
+    ),
+    **_as_in_pretraining("train.keep_newest", default=1),
+    **_as_in_pretraining("train.compilation_cache", "train.tensorboard", "train.progress"),
+    **PROFILE,
+}  # fmt: skip

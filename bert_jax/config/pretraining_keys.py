@@ -1,0 +1,447 @@
+"""The configuration keys of pre-training; `bert_jax.config.keys` says what is derived from them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bert_jax.config.kernels import LIMITS
+from bert_jax.config.mesh import BATCH_AXES
+from bert_jax.config.objective import OBJECTIVES
+from bert_jax.config.schema import Key
+
+ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
+PAIR_FORMATS = ("segment_pair", "sentence_pair")
+FORMATS = (*PAIR_FORMATS, "full_sentences", "doc_sentences")
+
+SMALLEST_EPSILON = 1e-15  # its square is a number in float32
+LARGEST_SEED = 2**32 - 1  # jax drops the higher bits of a seed
+
+
+def group(name: str, role: str, /, **keys: tuple) -> dict[str, Key]:
+    """Returns the keys of a group by dotted name, each given as the arguments of `key_of` behind the role."""
+    return {f"{name}.{key}": key_of(role, *value) for key, value in keys.items()}
+
+
+def key_of(role: str, default: Any, doc: str, properties: Mapping[str, Any] | None = None) -> Key:
+    """Returns a Key with the given properties, which may name another role."""
+    given: dict[str, Any] = {"default": default, "doc": doc, "role": role} | dict(properties or {})
+    return Key(**given)
+
+
+RATE = {"below": 1, "noun": "a rate"}
+COUNT = {"at_least": 1}
+MAY_CHANGE = {"resumable": True}
+
+_START = {
+    "seed": key_of(
+        "start", 0, "Seeds parameters, dropout, masks and the order of the data.", {"at_most": LARGEST_SEED}
+    ),
+    "init_from": key_of(
+        "start",
+        "",
+        "Starts from the parameters of this model: a run's workdir, or a Hugging Face directory or hub name.",
+        {"empty": "random parameters"},
+    ),
+    "model_from_init": key_of("start", False, "Takes the architecture (config.model) from init_from too."),
+    "init_layers": key_of(
+        "start", (), "Starts the layers here from these layers of init_from, counted from 0.", {"empty": "all layers"}
+    ),
+    "init_grow": key_of(
+        "start", False, "Starts a larger model than init_from by tiling its parameters (ModernBERT, section 2.2)."
+    ),
+}
+
+_MODEL = group(
+    "model",
+    "architecture",
+    vocab_size=(0, "Rows of the word embedding.", {"role": "vocabulary", "empty": "the corpus's vocabulary"}),
+    hidden_size=(768, "Units of a hidden state.", COUNT),
+    num_layers=(12, "Layers of the encoder.", COUNT),
+    num_heads=(12, "Attention heads of a layer.", COUNT),
+    intermediate_size=(3072, "Units inside the MLP of a layer.", COUNT),
+    activation=("gelu", 'Activation of the MLPs; "gelu" is exact, by erf.', {"choices": ACTIVATIONS}),
+    max_positions=(512, "Tokens that a row can hold; the position table has position_offset more rows.", COUNT),
+    position_offset=(
+        0,
+        "Row of the first token in the position table; with 2 (RoBERTa) the id before it, 1, is the padding token's, "
+        "which is not counted.",
+    ),
+    type_vocab_size=(2, "Rows of the token type (segment) table; 0 for a model without (DistilBERT, section 3)."),
+    embedding_size=(
+        0,
+        "Units of the tables of words, positions and token types (ALBERT, section 3.1, factorized embeddings).",
+        {"falls_back_to": "model.hidden_size"},
+    ),
+    embedding_projection=(
+        False,
+        "Puts a linear map behind the embedding tables even where they already have hidden_size units.",
+    ),
+    positions=(
+        "learned",
+        'How positions enter: "learned" (a table), "rotary" (rotations of queries and keys; Su et al. 2021, section '
+        '3.2), "relative" (scores of distances; DeBERTa, section 3.1), two of these, or "none".',
+        {"choices": ("learned", "rotary", "relative", "none", "learned+rotary", "learned+relative")},
+    ),
+    rotary_base=(10_000.0, "Base of the wavelengths of rotary positions."),
+    local_rotary_base=(
+        0.0,
+        "Base of the wavelengths in layers that see a window (ModernBERT, section 2.1).",
+        {"falls_back_to": "model.rotary_base"},
+    ),
+    relative_span=(
+        0,
+        "Largest distance that relative positions distinguish.",
+        {"falls_back_to": "model.max_positions"},
+    ),
+    relative_buckets=(
+        0,
+        "Rows of the distance table on each side, logarithmic beyond half of them (DeBERTa v2).",
+        {"empty": "one row for each distance"},
+    ),
+    relative_terms=(
+        "c2p+p2c",
+        "Terms that relative positions add to attention scores: content to position, position to content (DeBERTa, "
+        "section 3.1).",
+        {"choices": ("c2p", "p2c", "c2p+p2c")},
+    ),
+    relative_shared=(False, "Projects distances with the content's query and key maps (DeBERTa v2)."),
+    relative_norm=(False, "Normalizes the distance table (DeBERTa v2)."),
+    local_window=(
+        0,
+        "Tokens that a local layer sees, half of them on each side (Beltagy et al. 2020, section 3).",
+        {"empty": "all tokens in all layers"},
+    ),
+    global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1)."),
+    num_kv_heads=(
+        0,
+        "Heads of keys and values, each of which serves several query heads (Ainslie et al. 2023, section 2.2).",
+        {"falls_back_to": "model.num_heads"},
+    ),
+    head_size=(0, "Units of an attention head.", {"empty": "hidden_size / num_heads"}),
+    mlp=(
+        "dense",
+        'MLP of a layer: "dense", or "gated", activation(gate(x)) * up(x) (GeGLU and SwiGLU; Shazeer 2020).',
+        {"choices": ("dense", "gated")},
+    ),
+    norm=(
+        "layer_norm",
+        "Normalization: LayerNorm, or RMSNorm (Zhang & Sennrich 2019).",
+        {"choices": ("layer_norm", "rms_norm")},
+    ),
+    norm_place=(
+        "post",
+        'Place of the norms: "post", after each residual, or "pre", before attention and MLP and once after the last '
+        "layer (Xiong et al. 2020).",
+        {"choices": ("post", "pre")},
+    ),
+    embedding_norm=(True, "Puts a norm behind the embeddings."),
+    first_norm=(
+        True,
+        'With norm_place="pre": puts a norm before the first layer\'s attention (ModernBERT, section 2.1: none).',
+    ),
+    norm_bias=(True, "Gives norms a bias."),
+    attention_bias=(True, "Gives the linear maps of attention a bias."),
+    key_bias=(True, "Gives the key map a bias, where attention_bias does."),
+    mlp_bias=(True, "Gives the linear maps of the MLPs a bias."),
+    layer_groups=(
+        0,
+        "Groups of layers with parameters of their own, which the layers share (ALBERT, section 3.1).",
+        {"empty": "parameters of its own for each layer"},
+    ),
+    group_layers=(1, "Layers in a group.", COUNT),
+    conv_kernel_size=(0, "Tokens of a convolution beside the first layer (DeBERTa v2).", {"empty": "no convolution"}),
+    conv_groups=(1, "Groups of the convolution's channels.", COUNT),
+    conv_activation=("tanh", "Activation of the convolution.", {"choices": ACTIVATIONS}),
+    norm_epsilon=(1e-12, "Added to the variance in norms."),
+    hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE),
+    attention_dropout=(0.1, "Dropout of attention weights.", {"role": "training"} | RATE),
+    initializer_range=(0.02, "Standard deviation of fresh parameters.", {"role": "training"}),
+    scaled_initializer=(
+        False,
+        "Starts the projections that layers add to the residual smaller by sqrt(2 num_layers) (Radford et al. 2019).",
+        {"role": "training"},
+    ),
+    pooler=(True, "Gives the model the tanh layer over [CLS] that pair objectives read.", {"role": "objective"}),
+    mlm_transform=(True, "Puts a linear map, an activation and a norm between hidden states and decoder."),
+    head_activation=(
+        "",
+        "Activation of that map.",
+        {"falls_back_to": "model.activation", "choices": ("", *ACTIVATIONS)},
+    ),
+    head_bias=(True, "Gives that map a bias."),
+    decoder_bias=(True, "Gives the decoder a bias."),
+    tied_decoder=(True, "Uses the word embedding as the decoder."),
+    mask_decoder=(
+        "plain",
+        '"enhanced": absolute positions enter only in two last layers for masked prediction (DeBERTa, section 3.2).',
+        {"choices": ("plain", "enhanced")},
+    ),
+    attention=(
+        "bidirectional",
+        "Which tokens a token sees: all, or those before it.",
+        {"role": "objective", "choices": ("bidirectional", "causal")},
+    ),
+    dtype=(
+        "auto",
+        'Dtype of the computation; parameters are float32. "auto": bfloat16 on accelerators, float32 on CPUs.',
+        {"role": "computation", "choices": ("auto", "float32", "bfloat16")},
+    ),
+    scan_layers=(
+        False,
+        "Compiles one layer and runs it in a loop, which compiles faster, instead of writing each layer out.",
+        {"role": "computation"} | MAY_CHANGE,
+    ),
+    attention_kernel=(
+        "auto",
+        'Attention kernel; "auto": the platform\'s fused one where it can do what is asked, else XLA.',
+        {"role": "device", "choices": ("auto", "xla", *LIMITS)} | MAY_CHANGE,
+    ),
+    remat=(
+        "none",
+        "What a layer keeps for the backward pass, from everything to nothing; the rest is computed again.",
+        {"role": "device", "choices": ("none", "attention", "dots", "dots_no_batch", "full")} | MAY_CHANGE,
+    ),
+)
+
+_OBJECTIVE = group(
+    "objective",
+    "objective",
+    name=("mlm", "What is learned from tokens; the objectives are listed in the documentation.",
+          {"choices": tuple(OBJECTIVES)}),
+    next_sentence=(True, "Learns whether segment B follows segment A or is another document's (BERT, section 3.1)."),
+    sentence_order=(False, "Learns whether two consecutive segments were swapped (ALBERT, section 3.1)."),
+    discriminator_weight=(
+        50.0,
+        "rtd: weight of the discriminator's loss beside the generator's (ELECTRA, section 3.1).",
+    ),
+    embedding_sharing=(
+        "tied",
+        "rtd: how generator and discriminator share embeddings (ELECTRA, section 3.2; DeBERTa v3, section 3.3).",
+        {"choices": ("tied", "gradient_disentangled", "none")},
+    ),
+)  # fmt: skip
+
+_GENERATOR = {
+    f"generator.{size}": key_of("objective", 0, doc, {"falls_back_to": f"model.{size}"})
+    for size, doc in {
+        "hidden_size": "rtd: units of the generator's hidden states; what else it is made of, config.model says.",
+        "num_layers": "rtd: layers of the generator.",
+        "num_heads": "rtd: attention heads of the generator.",
+        "intermediate_size": "rtd: units inside the MLPs of the generator.",
+    }.items()
+}
+GENERATOR_SIZES = tuple(name.partition(".")[2] for name in _GENERATOR)
+
+_DISTILLATION = group(
+    "distillation",
+    "objective",
+    teacher=("", "Teacher model, with the corpus's vocabulary.", {"is_path": True} | MAY_CHANGE),
+    temperature=(2.0, "Temperature of the distributions that are compared (DistilBERT, section 2).", {"above": 0}),
+    soft_weight=(5.0, "Weight of the divergence from the teacher's distributions."),
+    mlm_weight=(2.0, "Weight of the masked-token loss."),
+    cosine_weight=(1.0, "Weight of the cosine distance between the last hidden states."),
+    positions=(
+        "masked",
+        "Tokens whose distributions are compared.",
+        {"choices": ("masked", "all")},
+    ),
+)
+
+_PHASE = {"in_phases": True}
+_DATA = group(
+    "data",
+    "data",
+    corpus=(
+        "",
+        "Directory that `prepare` wrote, or several separated by commas.",
+        {"is_path": True} | MAY_CHANGE,
+    ),
+    old_corpus=(
+        "",
+        "Corpus of the text that init_from learned; its held-out part is evaluated too (eval_old/...).",
+        {"is_path": True, "empty": "none"} | MAY_CHANGE,
+    ),
+    weights=((), "Shares of several corpora.", _PHASE | {"empty": "shares by size and temperature"}),
+    temperature=(
+        1.0,
+        "Flattens the shares of several corpora: share ~ size ** (1 / temperature).",
+        _PHASE | {"at_least": 0.1},
+    ),
+    format=(
+        "segment_pair",
+        "How sentences make an input (RoBERTa, section 4.2).",
+        _PHASE | {"choices": FORMATS},
+    ),
+    sequence_length=(512, "Tokens of a row, special tokens included; no phase is longer.", _PHASE | COUNT),
+    batch_size=(256, "Rows of the global batch.", _PHASE | COUNT),
+    phases=((), "Dicts of `share` (of the run's steps) and the keys of config.data that differ, in order.",
+            {"empty": "one phase"}),
+    pair_repeats=(1, "Different pairings of the same text that epochs cycle through.", _PHASE | COUNT),
+    short_target_share=(
+        0.1,
+        "Share of pairs that are made shorter (BERT, appendix A.2).",
+        _PHASE | {"at_most": 1, "noun": "a share"},
+    ),
+    masking=(
+        "dynamic",
+        "Fresh masks each epoch, or dupe_factor fixed ones for each instance (RoBERTa, section 4.1).",
+        _PHASE | {"choices": ("dynamic", "static")},
+    ),
+    dupe_factor=(10, "Static masking: masks that each instance is seen with.", _PHASE | COUNT),
+    mask_unit=(
+        "token",
+        "What is masked together: tokens, whole words, spans of words (SpanBERT, section 3.1) or n-grams (ALBERT, "
+        "section 3.1).",
+        _PHASE | {"choices": ("token", "whole_word", "span", "ngram")},
+    ),
+    mask_rate=(
+        0.15,
+        "Share of the tokens that are predicted, of those that are neither special nor padding.",
+        _PHASE | {"above": 0, "below": 1, "noun": "a share"},
+    ),
+    mask_token_share=(
+        0.8,
+        "Share of the predicted tokens that become the mask token.",
+        _PHASE | {"at_most": 1, "noun": "a share"},
+    ),
+    random_token_share=(
+        0.1,
+        "Share of the predicted tokens that become a random ordinary token; the rest stay.",
+        _PHASE | {"at_most": 1, "noun": "a share"},
+    ),
+    max_predictions=(0, "Prediction slots of a row.", _PHASE | {"empty": "as many as mask_rate can ask for"}),
+    span_p=(
+        0.2,
+        "Span lengths in words are geometric with this p, clipped (SpanBERT, section 3.1).",
+        _PHASE | {"above": 0, "at_most": 1, "noun": "a probability"},
+    ),
+    span_max_words=(10, "Words of the longest span.", _PHASE | COUNT),
+    ngram_max=(3, "Words of the longest n-gram; p(n) ~ 1/n (ALBERT, section 3.1).", _PHASE | COUNT),
+    packing=(
+        False,
+        "Puts several short instances in one row, with attention and positions apart; for formats without pairs.",
+        _PHASE,
+    ),
+    workers=(0, "Processes that prepare batches.", {"empty": "a thread of the run's process"} | MAY_CHANGE),
+    prefetch=(2, "Batches held ready.", MAY_CHANGE),
+)  # fmt: skip
+
+MESH = group(
+    "mesh",
+    "layout",
+    **{
+        axis: (default, doc, {"at_least": -1, "empty": "the devices that the other axes leave", "empty_value": -1})
+        for axis, default, doc in (
+            ("data", -1, "Devices among which rows are divided."),
+            ("fsdp", 1, "Devices among which rows and each parameter are divided."),
+            ("tensor", 1, "Devices among which heads and MLP units are divided."),
+        )
+    },
+    across_slices=(
+        "data",
+        "Axis that spans TPU slices (DCN); the others stay within one (ICI).",
+        {"choices": BATCH_AXES},
+    ),
+)
+MESH = {name: dataclasses.replace(key, resumable=True) for name, key in MESH.items()}
+
+_OPTIMIZER = group(
+    "optimizer",
+    "optimizer",
+    name=(
+        "adamw",
+        "Update rule: AdamW, LAMB (You et al. 2020) or StableAdamW (Wortsman et al. 2023, algorithm 2).",
+        {"choices": ("adamw", "lamb", "stable_adamw")},
+    ),
+    learning_rate=(1e-4, "Peak learning rate."),
+    schedule=(
+        "linear",
+        "Course of the rate after warm-up; trapezoidal: constant, then a final decay.",
+        {"choices": ("linear", "cosine", "trapezoidal", "constant")},
+    ),
+    warmup_steps=(10_000, "Steps over which the rate rises to its peak."),
+    decay_steps=(0, "trapezoidal: steps of the final decay.", {"empty": "a tenth of the run"}),
+    decay_shape=("linear", "trapezoidal: shape of the final decay.", {"choices": ("linear", "sqrt", "cosine")}),
+    final_fraction=(0.0, "Share of the peak rate at the last step.", {"at_most": 1, "noun": "a share of the peak"}),
+    b1=(0.9, "Decay of the first moment.", {"below": 1}),
+    b2=(0.999, "Decay of the second moment.", {"below": 1}),
+    epsilon=(
+        1e-6,
+        "Added to the root of the second moment; zero would divide by zero where gradients are zero.",
+        {"at_least": SMALLEST_EPSILON},
+    ),
+    weight_decay=(0.01, "Decoupled weight decay of matrices; biases and norms have none."),
+    clip_norm=(1.0, "Largest global norm of a gradient.", {"empty": "no clipping"}),
+)
+
+_TRAIN = group(
+    "train",
+    "logging",
+    num_steps=(
+        1_000_000,
+        "Steps of the run.",
+        {"role": "length", "empty": "what num_tokens makes"} | MAY_CHANGE,
+    ),
+    num_tokens=(
+        0,
+        "Length of the run in tokens (rows x sequence_length x steps), instead of num_steps.",
+        {"role": "length", "empty": "what num_steps makes", "at_most": 2**63 - 1} | MAY_CHANGE,
+    ),
+    microbatches=(
+        1,
+        "Parts of the batch whose gradients are summed before a step.",
+        {"role": "layout"} | COUNT | MAY_CHANGE,
+    ),
+    logits_chunk=(
+        0,
+        "Predictions whose vocabulary logits a device holds at once.",
+        {"role": "layout", "empty": "all of a microbatch"} | MAY_CHANGE,
+    ),
+    log_norms=(
+        False,
+        "Logs the norms of each layer's gradient and output; costs one more pass on each step that is logged.",
+        MAY_CHANGE,
+    ),
+    compilation_cache=(
+        "auto",
+        'Directory of compiled programs; "auto": JAX\'s own if set, else WORKDIR/compiled.',
+        {"role": "layout", "is_path": True, "empty": "no cache"} | MAY_CHANGE,
+    ),
+    log_every=(100, "Steps between logged rows.", COUNT | MAY_CHANGE),
+    eval_every=(10_000, "Steps between evaluations.", {"empty": "no evaluation"} | MAY_CHANGE),
+    eval_batches=(32, "Batches of an evaluation.", COUNT),
+    eval_batch_size=(0, "Rows of an evaluation's batch.", {"falls_back_to": "data.batch_size"}),
+    checkpoint_every=(1_000, "Steps between checkpoints.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
+    keep_newest=(3, "Newest checkpoints to keep.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
+    keep_best=(
+        1,
+        "Best checkpoints to keep, by the objective's held-out loss, of the steps that were evaluated.",
+        {"role": "checkpoints"} | MAY_CHANGE,
+    ),
+    keep_every=(
+        0,
+        "Keeps the checkpoint of every n-th step for ever; a multiple of checkpoint_every.",
+        {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
+    ),
+    tensorboard=(True, "Writes TensorBoard events.", MAY_CHANGE),
+    progress=(True, "Prints a progress line.", MAY_CHANGE),
+)
+
+PROFILE = group(
+    "profile",
+    "logging",
+    first_step=(10, "First traced step, counted from where this process starts.", MAY_CHANGE),
+    num_steps=(
+        0,
+        "Steps that the JAX profiler traces into WORKDIR/profile.",
+        {"empty": "no trace"} | MAY_CHANGE,
+    ),
+)
+
+PRETRAINING: dict[str, Key] = {
+    **_START, **_MODEL, **_OBJECTIVE, **_GENERATOR, **_DISTILLATION, **_DATA, **MESH, **_OPTIMIZER, **_TRAIN,
+    **PROFILE,
+}  # fmt: skip
+
+# The model's keys alone, by the field of the spec that they set.
+MODEL: dict[str, Key] = {name.partition(".")[2]: key for name, key in _MODEL.items()}
