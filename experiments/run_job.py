@@ -6,7 +6,6 @@ Pre-training, the evaluation that is the same for all arms, fine-tuning; then re
 again. Exit codes: 0 done; 1 or 2 failed, with failed.json; 75 stopped by a signal, or run by another process.
 """
 
-import json
 import os
 import pathlib
 import platform
@@ -19,7 +18,7 @@ from importlib import metadata
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 from bert_jax.errors import UserError
 from bert_jax.processes import clusters, signals
 
@@ -101,7 +100,7 @@ def _pretrained(job, folder):
     num_steps = config_lib.num_steps(config)
     if checkpoint.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
         raise Stopped
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = files.whole_objects((workdir / "metrics.jsonl").read_bytes())
     last = rows[-1] if rows and rows[-1]["step"] == num_steps else {}
     return {name: value for name, value in last.items() if name.startswith("eval") and value is not None}
 
@@ -190,7 +189,7 @@ def _note_start(folder):
         "cores": len(local.cores_here()),
     }
     with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(start) + "\n")
+        file.write(files.json_line(start) + "\n")
 
 
 def _version(package):

@@ -215,16 +215,12 @@ def _json(path):
 
 def _rows(content):
     """Lines that are torn or no rows are passed over; of two rows of a step the later one stands."""
-    found = {}
-    for line in content.splitlines():
-        try:
-            row = json.loads(line)
-            step = row["step"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    rows = {}
+    for row in files.whole_objects(content):
+        step = row.get("step")
         if isinstance(step, int) and not isinstance(step, bool) and step > 0:
-            found[step] = {key: value for key, value in row.items() if _is_number(value)}
-    return [found[step] for step in sorted(found)]
+            rows[step] = {key: value for key, value in row.items() if _is_number(value)}
+    return [rows[step] for step in sorted(rows)]
 
 
 def _is_number(value):

@@ -2,7 +2,6 @@
 
 import contextlib
 import gzip
-import json
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
@@ -69,13 +68,11 @@ class Records:
 
     def _example(self, line, where):
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = files.parse_object(line)
+        except ValueError as error:
             raise UserError(
-                f"{where}: not JSON ({error}) in {shortened(line)!r}; expected an object with {_named(self._fields)}"
+                f"{where}: {error} in {shortened(line)!r}; expected an object with {_named(self._fields)}"
             ) from error
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: found {shortened(line)!r}; expected an object with {_named(self._fields)}")
         required, optional = self._fields[: self._required], self._fields[self._required :]
         for name in required:
             if not isinstance(record.get(name), str):

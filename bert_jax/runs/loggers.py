@@ -9,7 +9,6 @@ every checkpoint and at the end.
 
 import contextlib
 import io
-import json
 import math
 import os
 import pathlib
@@ -21,7 +20,7 @@ from typing import Protocol, TextIO
 
 import ml_collections
 
-from bert_jax import _moved, storage
+from bert_jax import _moved, files, storage
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 
@@ -282,7 +281,7 @@ def say(text: str) -> None:
 
 def _line(row):
     finite = {key: None if _is_not_finite(value) else value for key, value in row.items()}
-    return json.dumps(finite).encode() + b"\n"
+    return files.json_line(finite).encode() + b"\n"
 
 
 def _end_of_step(file, step):
@@ -292,7 +291,7 @@ def _end_of_step(file, step):
     end = sum(map(len, lines))
     for line in reversed(lines):
         try:
-            if line.endswith(b"\n") and json.loads(line)["step"] <= step:
+            if line.endswith(b"\n") and files.parse_object(line)["step"] <= step:
                 break
         except (ValueError, KeyError, TypeError):
             pass  # torn

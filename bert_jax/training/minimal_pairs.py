@@ -6,7 +6,6 @@ of the word to the right of the token is masked too, so that a word of several p
 """
 
 import functools
-import json
 import math
 import pathlib
 import re
@@ -16,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bert_jax import sharding
+from bert_jax import files, sharding
 from bert_jax.config.mesh import AXES
 from bert_jax.data import rows
 from bert_jax.errors import UserError
@@ -143,10 +142,10 @@ def _pair(line, where, group, expected):
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; expected {expected}") from error
     try:
-        pair = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: not JSON ({error}); expected {expected}") from error
-    good = isinstance(pair, dict) and all(isinstance(pair.get(side), str) for side in _SIDES)
+        pair = files.parse_object(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}; expected {expected}") from error
+    good = all(isinstance(pair.get(side), str) for side in _SIDES)
     if not good or (group and group not in pair):
         raise UserError(f"{where}: found {text[:60]!r}; expected {expected}")
     for side in _SIDES:

@@ -1,7 +1,6 @@
 """What the runs of an experiment share and the launcher makes before them: the corpus, tasks, equal batches."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -51,7 +50,7 @@ def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
                 "task bigram_shift needs 20; expected more text, a larger eval_share, or other --tasks"
             )
         random = np.random.default_rng(0)
-        lines = [json.dumps(_example(words, shifted=bool(i % 2), random=random)) for i, words in enumerate(rows)]
+        lines = [files.json_line(_example(words, shifted=bool(i % 2), random=random)) for i, words in enumerate(rows)]
         files.atomic_write(path, "".join(f"{line}\n" for line in lines))
     return overrides
 

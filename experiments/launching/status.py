@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import files
 from bert_jax.errors import UserError
 
 from . import folders
@@ -133,16 +134,10 @@ def _rows(path) -> list[dict[str, Any]]:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
             file.seek(start)
-            lines = file.read().splitlines()
+            content = file.read()
     except OSError:
         return []
-    found = []
-    for line in lines[1:] if start else lines:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                found.append(row)
-    return found
+    return [row for row in files.whole_objects(content) if isinstance(row.get("step"), int)]
 
 
 def _seconds_left(rows: Sequence[Mapping[str, Any]], total: int) -> float | None:

@@ -1,12 +1,12 @@
 """What an experiment's folder says (the layout is in experiments/launching/folders.py)."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bert_jax import files
 from bert_jax.errors import UserError
 
 from ..experiment import FineTuning, Measure
@@ -287,9 +287,7 @@ def _lines(path):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError("no object")
+            row = files.parse_object(line)
         except ValueError as error:
             if number == len(lines):
                 continue

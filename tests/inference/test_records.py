@@ -45,7 +45,7 @@ def test_objects(tmp_path):
         ("a.txt", b"one\nb\xff\n", "a.txt:2: not UTF-8 at byte 1 of the line; expected UTF-8 text"),
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl:2: not JSON .* expected an object with `text`"),
         ("a.jsonl", b'{"text": "a"}\n\n', "a.jsonl:2: not JSON"),
-        ("a.jsonl", b"[1]\n", r"a.jsonl:1: found '\[1\]'; expected an object with `text`"),
+        ("a.jsonl", b"[1]\n", r"a.jsonl:1: a JSON list in '\[1\]'; expected an object with `text`"),
         ("a.jsonl", b'{"txet": "a"}\n', "a.jsonl:1: no `text` string in .*; expected an object with `text`"),
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl:1: no `text` string"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1: half a surrogate pair at character 0"),

@@ -9,13 +9,12 @@ import dataclasses
 import glob
 import gzip
 import hashlib
-import json
 import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterator
 
-from bert_jax import storage
+from bert_jax import files, storage
 from bert_jax.data import tfds_source
 from bert_jax.data.preparation import python_docs
 from bert_jax.errors import UserError
@@ -333,13 +332,9 @@ def _read_jsonl(part, options, skip):
 
 def _record_text(line, field):
     try:
-        record = json.loads(line)
-    except UnicodeDecodeError:
-        return None, "not UTF-8"
-    except (ValueError, RecursionError) as error:
-        return None, f"not JSON ({error})"
-    if not isinstance(record, dict):
-        return None, f"a JSON {type(record).__name__}; expected an object with the field {field!r}"
+        record = files.parse_object(line)
+    except ValueError as error:
+        return None, f"{error}; expected an object with the field {field!r}"
     return _field_text(record, field)
 
 

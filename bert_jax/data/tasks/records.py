@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax import files
 from bert_jax.config import listed
 from bert_jax.data import hashing, tfds_source
 from bert_jax.errors import UserError
@@ -283,12 +284,10 @@ def _jsonl(path, wanted, optional):
         if not text.strip():
             continue
         try:
-            record = _from_json(text)
-        except (ValueError, RecursionError) as error:
-            hint = "; is it a list? expected one object a line" if text.lstrip()[:1] == "[" else ""
-            raise UserError(f"{path} line {number}: not JSON ({error}){hint}") from error
-        if not isinstance(record, dict):
-            raise UserError(f"{path} line {number}: a JSON {type(record).__name__}; expected an object")
+            record = _encodable(text, files.parse_object(text))
+        except ValueError as error:
+            hint = "is it a list? expected one object a line" if text.lstrip()[:1] == "[" else "expected an object"
+            raise UserError(f"{path} line {number}: {error}; {hint}") from error
         missing = [name for name in wanted if name not in record]
         if missing:
             found = ", ".join(map(str, record)) or "none"
@@ -296,9 +295,8 @@ def _jsonl(path, wanted, optional):
         yield number, tuple(record.get(name) for name in (*wanted, *optional))
 
 
-def _from_json(text):
-    """JSON's value, with a replacement character for each half of a surrogate pair: no UTF-8 can hold one."""
-    value = json.loads(text)
+def _encodable(text, value):
+    """Returns the value of JSON text with each half of a surrogate pair replaced, which no UTF-8 can hold."""
     return _without_halves(value) if re.search(r"\\u[dD][89a-fA-F]", text) else value
 
 
@@ -403,7 +401,8 @@ def _squad(path, wanted, optional):
     with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
         content = file.read()
     try:
-        articles = _from_json(content.decode("utf-8-sig"))["data"]
+        text = content.decode("utf-8-sig")
+        articles = _encodable(text, json.loads(text))["data"]
         for article in articles:
             for paragraph in article["paragraphs"]:
                 context = paragraph["context"]
