@@ -1,7 +1,13 @@
-"""Trained models at work: fill-mask, classify, tag, answer, embed; and looked into (inspection).
+"""Inference with trained models: fill masks, classify, tag, answer, embed, and look into layers and attention.
 
-`batching` runs rows of any lengths in few compiled shapes, `predictor` is what the five classes share, `records` reads
-and writes the files of `python -m bert_jax.predict`.
+Every class opens a MODEL with `from_pretrained` and is then called with one text or a list of texts:
+
+    import bert_jax
+    embedder = bert_jax.Embedder.from_pretrained("runs/bert")
+    vectors = embedder.encode(["first text", "second text"])  # float32 [2, hidden]
+
+`batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, and
+`records` reads and writes the files of `python -m bert_jax.predict`.
 """
 
 from bert_jax.inference.answer import QuestionAnswerer

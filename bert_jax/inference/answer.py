@@ -1,4 +1,4 @@
-"""The stretch of a context that answers a question."""
+"""Extractive question answering: finds the span of a context that answers a question."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,24 +11,26 @@ from bert_jax.inference.batching import Row
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 
-# run_squad.py's, where a model does not say its own.
+# The defaults of google-research/bert's run_squad.py, for a model that does not say its own.
 _DEFAULTS = {"max_length": 384, "doc_stride": 128, "max_query_length": 64, "max_answer_length": 30, "n_best": 20}
 
 
 class QuestionAnswerer(Predictor):
-    """Finds answers in contexts with a model fine-tuned for question answering.
+    """Finds answers in contexts with a model fine-tuned for extractive question answering (SQuAD).
 
-    Each answer is {"answer": str, "start": int, "end": int, "score": float}: context[start:end], in code points, and
-    its probability among the n best answers; {"answer": "", "start": None, "end": None, "score": ...} where there is
-    none, with the probability of that. A long context is read in overlapping windows of the length and stride that the
-    model was fine-tuned with, else 384 and 128 tokens, and the best span of all of them counts.
+        answer = bert_jax.QuestionAnswerer.from_pretrained(MODEL)
+        answer("Who sat?", "The cat sat on the mat.")
+        # {"answer": "The cat", "start": 0, "end": 7, "score": 0.8}
+
+    A long context is read in overlapping windows of the length and stride that the model was fine-tuned with, else of
+    384 and 128 tokens; the best span of all windows is the answer.
 
     Args:
-      model: as open_model gives it.
-      null_threshold: how much the null answer must score above the best other one to be given; None: what the model
-        was fine-tuned with; where it knows no null answers, there are none.
-      max_answer_length: in tokens; None: what the model was fine-tuned with, else 30.
-      dtype, packing: see Predictor.
+      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      null_threshold: margin in logits by which the null answer must outscore the best span to be returned; None: the
+        one chosen in fine-tuning. A model fine-tuned without unanswerable questions gives no null answers.
+      max_answer_length: longest answer in tokens; None: as in fine-tuning, else 30.
+      dtype, packing: see `Predictor`.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("question", "context")
@@ -50,18 +52,24 @@ class QuestionAnswerer(Predictor):
             raise UserError(f"max_answer_length: found {max_answer_length}; expected 1 or more tokens")
         self._max_answer_length = max_answer_length or settings["max_answer_length"]
         self._n_best, self._stride = settings["n_best"], settings["doc_stride"]
-        # At least half of a row is left to the context.
+        # The context gets at least half of a row.
         self._max_query_length = min(settings["max_query_length"], max(1, self.max_length // 2 - 3))
         self._null_threshold = model.settings.get("null_threshold") if null_threshold is None else null_threshold
 
     def __call__(
         self, question: str | Sequence[str], context: str | Sequence[str]
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """The answer to a question, or a list of answers to several in their order.
+        """Returns the best answer to a question in a context.
 
         Args:
-          question: one or several.
-          context: as many.
+          question: one question or several.
+          context: the text to search, or one for each question.
+
+        Returns:
+          {"answer": str, "start": int, "end": int, "score": float}: the answer is context[start:end], counted in code
+          points, and its score is its probability among the n best spans. Without an answer, "answer" is "", "start"
+          and "end" are None, and the score is the probability of the null answer. For several questions, a list of
+          these in order.
 
         Raises:
           UserError: a text is empty, or the numbers of texts differ.
@@ -76,6 +84,7 @@ class QuestionAnswerer(Predictor):
         require_task(model, "question_answering", "answer")
 
     def _compute(self, network, params, batch, static):
+        """Returns the logits of start and end, float32 [batch, sequence, 2]."""
         return network.apply(params, batch)["logits"].astype(jnp.float32)
 
     def _rows(self, examples, where, options):
@@ -91,21 +100,21 @@ class QuestionAnswerer(Predictor):
         return rows, notes
 
     def _answers(self, examples, rows, notes, outputs, options):
-        cut = (logits[: len(row.ids)] for row, logits in zip(rows, outputs, strict=True))
+        row_logits = (logits[: len(row.ids)] for row, logits in zip(rows, outputs, strict=True))
         for (_, context), (offsets, windows, begins) in zip(examples, notes, strict=True):
-            found = spans.best_answers(
+            candidates = spans.best_answers(
                 context,
                 offsets,
                 windows,
                 begins,
-                [next(cut) for _ in windows],
+                [next(row_logits) for _ in windows],
                 self._n_best,
                 self._max_answer_length,
                 null=self._null_threshold is not None,
             )
-            best = found.choose(self._null_threshold)
+            best = candidates.choose(self._null_threshold)
             if best is None:
-                # Where null answers do not compete and there is no other, the context holds no token to answer with.
-                yield {"answer": "", "start": None, "end": None, "score": found.null_probability}
+                # Also without null answers: then no token of the context can be part of an answer.
+                yield {"answer": "", "start": None, "end": None, "score": candidates.null_probability}
             else:
                 yield {"answer": best.text, "start": best.start, "end": best.end, "score": best.probability}

@@ -1,4 +1,4 @@
-"""The label, the labels or the number that a text or a pair of texts gets."""
+"""Classifies texts or pairs of texts, or scores them (regression)."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,26 +14,23 @@ from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 
 MERGES = {"mean": np.mean, "max": np.max}
-_PRESENT = 0.5  # probability from which one of several labels is given
+_THRESHOLD = 0.5  # multi-label: labels with at least this probability are returned
 
 
 class Classifier(Predictor):
-    """Labels texts or pairs of texts with a model fine-tuned for sequence classification.
+    """Classifies texts or pairs of texts with a model fine-tuned for sequence classification.
 
-    Each answer is {"label", "score", "scores"}; scores has a value for every label. By the model's problem:
-
-      single_label: the most probable label and its probability; probabilities that sum to 1. A model with one label
-        gives the sigmoid of its logit, as transformers' pipeline does.
-      multi_label: the list of labels with a probability of 0.5 or more, most probable first, and the highest
-        probability of any label; each label's own probability.
-      regression: None and the number.
+        classify = bert_jax.Classifier.from_pretrained(MODEL)
+        classify("A fine film.")
+        # {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, "positive": 0.97}}
+        classify(["It rains.", "It snows."], ["It is wet.", "It is warm."])  # pairs: a list of answers
 
     Args:
-      model: as open_model gives it.
-      long: what happens to a text that is longer than the model. "windows": its overlapping windows' logits are
-        merged; "truncate": its beginning counts. A pair is always truncated, the longer text first, as in fine-tuning.
-      merge: of the logits of windows: "mean" or "max".
-      dtype, packing: see Predictor.
+      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      long: what happens to a text that is longer than the model: "windows" combines the logits of overlapping windows,
+        "truncate" reads the beginning alone. A pair is always truncated, the longer text first, as in fine-tuning.
+      merge: how the logits of windows are combined: "mean" or "max".
+      dtype, packing: see `Predictor`.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text", "text_pair")
@@ -56,18 +53,28 @@ class Classifier(Predictor):
     def __call__(
         self, text: str | Sequence[str], text_pair: str | Sequence[str] | None = None
     ) -> dict[str, Any] | list[dict[str, Any]]:
-        """The answer to a text, or a list of answers to several in their order.
+        """Returns the label and the scores of a text or a pair of texts.
 
         Args:
           text: one text or several.
-          text_pair: the second text of a pair, or as many of them as there are texts.
+          text_pair: the second text of a pair, or one for each text.
+
+        Returns:
+          {"label", "score", "scores"} for one text, a list of these for several, in the order of the texts. "scores"
+          has a value for every label. By the problem that the model was fine-tuned for:
+
+          - single_label: the most probable label, its probability, and probabilities that sum to 1. A model with one
+            label gives the sigmoid of its logit, as the pipeline of transformers does.
+          - multi_label: the list of labels with a probability of at least 0.5, most probable first; the highest
+            probability of any label; and the probability of each label on its own.
+          - regression: None, the predicted value, and {label: value}.
 
         Raises:
           UserError: a text is empty, or the numbers of texts differ.
         """
         firsts = [text] if isinstance(text, str) else list(text)
         if text_pair is None:
-            return self._call([(one,) for one in firsts], isinstance(text, str))
+            return self._call([(first,) for first in firsts], isinstance(text, str))
         seconds = [text_pair] if isinstance(text_pair, str) else list(text_pair)
         if len(firsts) != len(seconds):
             raise UserError(f"text_pair: found {len(seconds)} texts; expected {len(firsts)}, one for each text")
@@ -77,6 +84,7 @@ class Classifier(Predictor):
         require_task(model, "sequence_classification", "classify")
 
     def _compute(self, network, params, batch, static):
+        """Returns logits float32 [batch, labels]."""
         return network.apply(params, batch)["logits"]
 
     def _rows(self, examples, where, options):
@@ -85,13 +93,13 @@ class Classifier(Predictor):
         seconds = dict(zip(pairs, self.tokenizer.encode([examples[i][1] for i in pairs], special=True), strict=True))
         rows, counts = [], []
         for i, first in enumerate(firsts):
-            some = [self._pair(first, seconds[i])] if i in seconds else self._single(first)
-            rows += some
-            counts.append(len(some))
+            own_rows = [self._pair(first, seconds[i])] if i in seconds else self._single(first)
+            rows += own_rows
+            counts.append(len(own_rows))
         return rows, counts
 
     def _single(self, ids):
-        return windows.single(self.tokenizer, ids, self.max_length, self._long)
+        return windows.rows_of_text(self.tokenizer, ids, self.max_length, self._long)
 
     def _pair(self, first, second):
         room = self.max_length - rows_lib.num_special(self.tokenizer, pair=True)
@@ -99,7 +107,7 @@ class Classifier(Predictor):
         return Row(*rows_lib.join(self.tokenizer, first[:first_size], second[:second_size]))
 
     def _answers(self, examples, rows, counts, outputs, options):
-        for logits in windows.grouped(outputs, counts):
+        for logits in windows.group_by_text(outputs, counts):
             yield self._answer(MERGES[self._merge](logits, axis=0))
 
     def _answer(self, logits):
@@ -107,9 +115,9 @@ class Classifier(Predictor):
         if problem == "regression":
             values = logits.tolist()
             return {"label": None, "score": values[0], "scores": dict(zip(labels, values, strict=True))}
-        several = problem == "multi_label"
-        chances = special.expit(logits) if several or len(logits) == 1 else special.softmax(logits)
-        scores = dict(zip(labels, chances.tolist(), strict=True))
-        ranked = sorted(scores, key=scores.get, reverse=True)
-        label = [one for one in ranked if scores[one] >= _PRESENT] if several else ranked[0]
+        multi_label = problem == "multi_label"
+        probabilities = special.expit(logits) if multi_label or len(logits) == 1 else special.softmax(logits)
+        scores = dict(zip(labels, probabilities.tolist(), strict=True))
+        ranked = sorted(scores, key=scores.__getitem__, reverse=True)
+        label = [name for name in ranked if scores[name] >= _THRESHOLD] if multi_label else ranked[0]
         return {"label": label, "score": scores[ranked[0]], "scores": scores}

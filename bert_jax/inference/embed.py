@@ -1,4 +1,4 @@
-"""One vector for a text."""
+"""Embeds texts: one vector for each."""
 
 import re
 from collections.abc import Sequence
@@ -17,23 +17,30 @@ _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 
 
 class Embedder(Predictor):
-    """Embeds texts: one vector from the hidden states of each.
+    """Embeds texts: pools the hidden states of each text into one vector.
 
-    Ways of pooling: "cls" (the first token), "mean" and "max" over the tokens of the last layer; "second_to_last" (the
-    mean over the tokens of the layer below it); "last_4" (of the average of the last four layers; any number) and
-    "last_4_concat" (of their concatenation, the topmost layer last: four times as wide); "attention" (the learned
-    weights of a model that was fine-tuned with task.pooling=attention); and sentence-transformers'
-    "mean_sqrt_len_tokens", "weightedmean" and "lasttoken". Several together are concatenated.
+        embedder = bert_jax.Embedder.from_pretrained(MODEL, normalize=True)
+        vectors = embedder.encode(["A cat sat.", "A dog ran."])  # float32 [2, embedder.size]
+        similarity = vectors @ vectors.T
+
+    Ways of pooling, over the tokens of a text, special tokens included:
+
+    - "cls", "mean", "max": the first token, the mean or the maximum of the last layer.
+    - "second_to_last": the mean of the layer below the last.
+    - "last_4": the mean of the average of the last four layers (any number: "last_2", ...).
+    - "last_4_concat": the means of the last four layers, concatenated, the last layer last.
+    - "attention": the learned weights of a model fine-tuned with task.pooling=attention.
+    - "mean_sqrt_len_tokens", "weightedmean", "lasttoken": as sentence-transformers defines them.
 
     Args:
-      model: as open_model gives it.
-      pooling: one of these or a sequence of them; None: what the directory of a sentence-transformers model says, the
-        pooling of a fine-tuned classifier that reads the last layer, else "mean".
-      normalize: whether vectors have length 1; None: as such a directory says, else not.
-      long: what happens to a text that is longer than the model: "windows" (the mean of its overlapping windows'
-        vectors, then normalised) or "truncate" (its beginning counts); None: "truncate" for a sentence-transformers
-        model, as that library does, else "windows".
-      dtype, packing: see Predictor.
+      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      pooling: one of these, or a sequence of them whose vectors are concatenated; None: the pooling of a
+        sentence-transformers model, else that of a fine-tuned classifier on the last layer, else "mean".
+      normalize: whether vectors are scaled to length 1; None: as a sentence-transformers model says, else no.
+      long: what happens to a text that is longer than the model: "windows" averages the vectors of overlapping windows
+        (before normalizing), "truncate" reads the beginning alone; None: "truncate" for a sentence-transformers model,
+        as that library does, else "windows".
+      dtype, packing: see `Predictor`.
     """
 
     def __init__(
@@ -47,44 +54,46 @@ class Embedder(Predictor):
         packing: str | bool = "auto",
     ):
         settings = model.settings
-        theirs = "pooling" in settings
-        self._long = long or ("truncate" if theirs else "windows")
+        is_sentence_transformer = "pooling" in settings
+        self._long = long or ("truncate" if is_sentence_transformer else "windows")
         windows.check_long(self._long)
-        pooling = pooling or settings.get("pooling") or _own_pooling(model)
+        pooling = pooling or settings.get("pooling") or _default_pooling(model)
         self._pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         for kind in self._pooling:
             _check_pooling(kind, model)
         self._normalize = bool(settings.get("normalize", False)) if normalize is None else normalize
         super().__init__(model, dtype=dtype, packing=packing)
-        if theirs:
+        if is_sentence_transformer:
             self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
 
     @property
     def size(self) -> int:
-        """Numbers in a vector."""
+        """Length of a vector."""
         layers = (_LAST.fullmatch(kind) for kind in self._pooling)
         return self.model.model.spec.hidden_size * sum(int(last[1]) if last and last[2] else 1 for last in layers)
 
     def encode(
         self, texts: str | Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
     ) -> np.ndarray:
-        """Vectors of texts, float32 [texts, size], in their order; of a single string, [size].
+        """Returns the vectors of texts.
 
         Args:
-          texts: one or several.
-          prompt: put before each text, such as "query: ".
-          prompt_name: instead, the name of a prompt of a sentence-transformers model. Without either, the model's
-            own default prompt, if it has one.
+          texts: one text or several.
+          prompt: text put before each input, such as "query: "; None: see prompt_name.
+          prompt_name: name of a prompt that a sentence-transformers model defines; None: its default prompt, if any.
+
+        Returns:
+          float32 [texts, size] in the order of the texts; for a single string, float32 [size].
 
         Raises:
-          UserError: a text is empty, or the model has no such prompt.
+          UserError: a text is empty, the prompt leaves no room for text, or the model has no prompt of that name.
         """
         single = isinstance(texts, str)
         texts = [texts] if single else list(texts)
         vectors = np.empty((len(texts), self.size), np.float32)
         stream = self.stream(((text,) for text in texts), prompt=prompt, prompt_name=prompt_name)
-        for vector, found in zip(vectors, stream, strict=True):
-            vector[:] = found
+        for i, vector in enumerate(stream):
+            vectors[i] = vector
         return vectors[0] if single else vectors
 
     __call__ = encode
@@ -93,7 +102,7 @@ class Embedder(Predictor):
         pass  # every model has an encoder
 
     def _static(self, prompt=None, prompt_name=None):
-        """Tokens at a row's beginning that are not pooled."""
+        """Returns the number of tokens at the beginning of a row that are not pooled."""
         prompt = self._prompt(prompt, prompt_name)
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
         if size + 2 >= self.max_length:
@@ -113,11 +122,12 @@ class Embedder(Predictor):
         return prompts[name] or ""
 
     def _compute(self, network, params, batch, skipped):
-        deep = any(kind not in POOLING for kind in self._pooling)
-        outputs = network.apply(params, batch, hidden_states=deep)
+        """Returns pooled vectors float32 [batch, size]; of packed rows [batch, k, size]."""
+        all_layers = any(kind not in POOLING for kind in self._pooling)
+        outputs = network.apply(params, batch, hidden_states=all_layers)
         present = batch["attention_mask"]
-        places = batch.get("position_ids", jnp.arange(present.shape[1])[None])
-        present = jnp.where(places >= skipped, present, 0)
+        positions = batch.get("position_ids", jnp.arange(present.shape[1])[None])
+        present = jnp.where(positions >= skipped, present, 0)
         pooled = [self._pooled(kind, outputs, present, params, batch) for kind in self._pooling]
         return jnp.concatenate(pooled, axis=-1)
 
@@ -140,24 +150,24 @@ class Embedder(Predictor):
 
     def _rows(self, examples, where, options):
         prompt = self._prompt(**options)
-        before = self.tokenizer.encode([prompt], special=True)[0] if prompt else []
+        prompt_ids = self.tokenizer.encode([prompt], special=True)[0] if prompt else []
         rows, counts = [], []
         for ids in self.tokenizer.encode([prompt + text for (text,) in examples], special=True):
-            some = windows.single(self.tokenizer, ids, self.max_length, self._long, len(before))
-            rows += some
-            counts.append(len(some))
+            text_rows = windows.rows_of_text(self.tokenizer, ids, self.max_length, self._long, len(prompt_ids))
+            rows += text_rows
+            counts.append(len(text_rows))
         return rows, counts
 
     def _answers(self, examples, rows, counts, outputs, options):
-        for vectors in windows.grouped(outputs, counts):
+        for vectors in windows.group_by_text(outputs, counts):
             vector = vectors.mean(0)
             yield vector / max(float(np.linalg.norm(vector)), 1e-12) if self._normalize else vector
 
 
-def _own_pooling(model):
+def _default_pooling(model):
     task = model.model.spec.task
-    direct = task and task.name == "sequence_classification" and task.pooling in POOLING
-    return task.pooling if direct else "mean"
+    reads_last_layer = task and task.name == "sequence_classification" and task.pooling in POOLING
+    return task.pooling if reads_last_layer else "mean"
 
 
 def _check_pooling(kind: Any, model):

@@ -1,4 +1,4 @@
-"""The tokens behind the mask tokens of a text."""
+"""Predicts masked tokens."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,17 +8,21 @@ import jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Example, Predictor, Where, heads, shortened
+from bert_jax.inference.predictor import Example, Predictor, Where, head_names, shortened
 
 
 class FillMask(Predictor):
-    """Predicts the tokens behind the mask tokens of a text; of a run of replaced-token detection, its generator does.
+    """Predicts the tokens at the masks of a text.
 
-    Its calls take and give:
+        fill = bert_jax.FillMask.from_pretrained(MODEL)
+        fill("The [MASK] sat on the mat.", top_k=2)
+        # {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, {"token": "dog", "id": 3899, "score": 0.12}]]}
 
-        {"masks": [[{"token": str, "id": int, "score": float}, ...], ...]}
+    The model needs a masked-language-model head. In a run of replaced-token detection (ELECTRA) the generator has it.
 
-    a list per mask, best first, scores being probabilities over the whole vocabulary.
+    Args:
+      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      dtype, packing: see `Predictor`.
     """
 
     POSITIONS = "masked_positions"
@@ -26,20 +30,25 @@ class FillMask(Predictor):
     PART = "language_model"
 
     def __call__(self, text: str | Sequence[str], top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
-        """The most probable tokens of each mask; of several texts, a list in their order.
+        """Returns the most probable tokens of each mask.
 
         Args:
-          text: one text or several, each with at least one mask token ("[MASK]", or what the vocabulary calls it).
-          top_k: tokens per mask.
+          text: one text or several, each with at least one mask token ("[MASK]", or the vocabulary's own).
+          top_k: number of tokens to return for each mask.
+
+        Returns:
+          {"masks": [[{"token": str, "id": int, "score": float}, ...], ...]}: a list for each mask of the text, most
+          probable first. Scores are probabilities over the whole vocabulary. For several texts, a list of these in the
+          order of the texts.
 
         Raises:
           UserError: a text is empty, has no mask or is longer than the model; or top_k is out of range.
         """
         texts = [text] if isinstance(text, str) else text
-        return self._call(((one,) for one in texts), isinstance(text, str), top_k=top_k)
+        return self._call(((one_text,) for one_text in texts), isinstance(text, str), top_k=top_k)
 
     def check(self, examples: Iterable[Example], where: Where, **options) -> None:
-        """Raises UserError for the first text without a mask, or longer than the model."""
+        """Raises UserError for an invalid option, or the first text without a mask or longer than the model."""
         super().check(examples, where, **options)
         for _ in self._prepared(examples, where, options):
             pass
@@ -49,7 +58,7 @@ class FillMask(Predictor):
         if not spec.language_model:
             raise UserError(
                 f"{model.name}: fill-mask needs a model with a masked-language-model head, but this one has "
-                f"{heads(model)}"
+                f"{head_names(model)}"
             )
         if spec.attention == "causal":
             raise UserError(
@@ -63,6 +72,7 @@ class FillMask(Predictor):
         return top_k
 
     def _compute(self, network, params, batch, top_k):
+        """Returns (probabilities float32, ids int32), both [batch, slots, top_k]."""
         logits = network.apply(params, batch)["mlm_logits"]
         return jax.lax.top_k(jax.nn.softmax(logits, axis=-1), top_k)
 
@@ -81,15 +91,16 @@ class FillMask(Predictor):
                 f"{where}: {len(ids)} tokens with the special ones, but the model reads at most {self.max_length}; "
                 "shorten it"
             )
-        masks = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_id]
-        if not masks:
+        positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_id]
+        if not positions:
             mask = self.tokenizer.token(self.tokenizer.mask_id)
             raise UserError(f"{where}: no {mask} in {shortened(text)!r}; expected at least one")
-        return Row(ids, types, masks)
+        return Row(ids, types, positions)
 
     def _answers(self, examples, rows, notes, outputs, options):
         for row, (scores, ids) in zip(rows, outputs, strict=True):
-            yield {"masks": [self._mask(*one) for one in zip(ids, scores, strict=True)][: len(row.positions)]}
+            masks = [self._mask(*mask) for mask in zip(ids, scores, strict=True)]
+            yield {"masks": masks[: len(row.positions)]}
 
     def _mask(self, ids, scores):
         return [

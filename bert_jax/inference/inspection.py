@@ -1,4 +1,4 @@
-"""A model looked into: where its heads look, what it would say after each layer, a word's vectors layer by layer."""
+"""Inspects a model: attention weights, masked-token predictions after each layer, and contextual word vectors."""
 
 import dataclasses
 import functools
@@ -15,22 +15,27 @@ from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import LENGTHS
-from bert_jax.inference.predictor import check_texts, heads, shortened
+from bert_jax.inference.predictor import check_texts, head_names, shortened
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
 
-_ROWS = 16  # texts of word_vectors that are run together
+_ROWS = 16  # texts of word_vectors in a batch
 
 
 class Inspector:
-    """What happens inside a model for single texts; computed in float32, with attention by plain XLA.
+    """Looks into a model: attention weights, predictions after each layer, and word vectors of every layer.
+
+        inspector = bert_jax.Inspector.from_pretrained(MODEL)
+        tokens, weights = inspector.attention("The cat sat.")  # weights [layers, heads, tokens, tokens]
+
+    Everything is computed in float32 with plain XLA attention, whatever the model runs with otherwise.
 
     Args:
-      model: as open_model gives it.
+      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
 
     Attributes:
-      model: as it was given.
-      tokenizer: the model's.
+      model: the opened model.
+      tokenizer: the model's tokenizer.
     """
 
     def __init__(self, model: Pretrained):
@@ -45,23 +50,23 @@ class Inspector:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike) -> Self:
-        """Opens a run's workdir (its best or newest checkpoint), a Hugging Face directory, or a name on the hub.
+        """Opens a model by name: the workdir of a run, a Hugging Face directory, or a name on the Hugging Face hub.
 
         Raises:
-          UserError: no such model.
+          UserError: there is no such model.
         """
         return cls(open_model(name))
 
     def attention(self, text: str, text_pair: str | None = None) -> tuple[list[str], np.ndarray]:
-        """Where each head looks while it reads a text, or a pair of texts.
+        """Returns the attention weights of every head for a text or a pair of texts.
 
         Args:
           text: one text; it may hold special tokens, such as "[MASK]".
-          text_pair: the second text of the row, if there is one.
+          text_pair: the second text of a pair.
 
         Returns:
-          the row's tokens, and weights float32 [layers, heads, tokens, tokens]: how much the token of the third axis
-          takes from that of the fourth; they add up to 1 over the fourth.
+          (tokens, weights): the tokens of the input, special tokens included, and the weights float32 [layers, heads,
+          query, key], which sum to 1 over the keys.
 
         Raises:
           UserError: a text is empty, or the row is longer than the model.
@@ -73,72 +78,77 @@ class Inspector:
         return [self.token(i) for i in ids], weights[:, 0, :, : len(ids), : len(ids)]
 
     def mask_probabilities(self, text: str) -> np.ndarray:
-        """What the language-model head makes of the mask tokens of a text after each layer.
+        """Returns what the language-model head predicts for the masks of a text from the output of each layer.
 
-        The head was trained on the last layer alone; given another layer's hidden states, it says how much of the
-        answer is there already in the form that it reads.
+        The head was trained on the last layer alone. Applied to an earlier layer, it shows how much of the prediction
+        that layer already holds in the form that the head reads.
+
+        Args:
+          text: one text with at least one mask token.
 
         Returns:
-          probabilities float32 [1 + layers, masks, vocabulary]; the embeddings' first. The last are those of FillMask.
+          Probabilities float32 [1 + layers, masks, vocabulary]: first from the embeddings, last as FillMask has them.
 
         Raises:
           UserError: the model has no masked-language-model head; the text is empty, has no mask token or is longer than
             the model.
         """
         if not self._spec.language_model or self._spec.attention == "causal":
-            why = "reads left to right" if self._spec.language_model else f"has {heads(self.model)}"
+            why = "reads left to right" if self._spec.language_model else f"has {head_names(self.model)}"
             raise UserError(f"{self.model.name}: masks need a masked language model, but this one {why}")
         check_texts((text,), ("text",), "text")
         ids, types = rows_lib.join(self.tokenizer, self.tokenizer.encode([text], special=True)[0])
-        places = [place for place, token in enumerate(ids) if token == self.tokenizer.mask_id]
-        if not places:
+        positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_id]
+        if not positions:
             raise UserError(
                 f"text: no {self.token(self.tokenizer.mask_id)} in {shortened(text)!r}; expected at least one"
             )
         batch = self._batch([(ids, types)], ["text"])
-        return jax.device_get(self._masks(self._params, batch, np.array(places, np.int32)))
+        return jax.device_get(self._masks(self._params, batch, np.array(positions, np.int32)))
 
     def word_vectors(self, texts: Sequence[str], word: str) -> np.ndarray:
-        """A word's vectors in several texts, layer by layer: the mean of the hidden states of its tokens.
+        """Returns the contextual vectors of a word in several texts, from every layer.
+
+        A vector is the mean of the hidden states of the word's tokens.
 
         Args:
-          texts: each with the word, whatever its case; where it stands several times, the first counts.
-          word: letters or digits at both ends, so that "bank" is not found in "banks".
+          texts: texts that contain the word, in any case; its first occurrence counts.
+          word: the word, matched as a whole: "bank" does not match "banks".
 
         Returns:
-          float32 [texts, 1 + layers, hidden]; the embeddings' first.
+          float32 [texts, 1 + layers, hidden]: first from the embeddings, then the output of each layer.
 
         Raises:
-          UserError: there is no text, or one is empty, does not hold the word, or is longer than the model.
+          UserError: there is no text, or one is empty, does not contain the word, or is longer than the model.
         """
         if isinstance(texts, str) or not texts:
             raise UserError(f"texts: found {texts!r}; expected a list of one text or more")
         names = [f"text {i + 1}" for i in range(len(texts))]
-        rows, places = zip(*map(functools.partial(self._with_word, word=word), texts, names), strict=True)
-        found = []
+        rows, word_tokens = zip(*map(functools.partial(self._with_word, word=word), texts, names), strict=True)
+        vectors = []
         for begin in range(0, len(rows), _ROWS):
-            some = slice(begin, begin + _ROWS)
-            batch = self._batch(rows[some], names[some], min(_ROWS, len(rows)))
-            shares = np.zeros(batch["input_ids"].shape, np.float32)
-            for share, tokens in zip(shares, places[some], strict=False):  # the batch may be filled up
-                share[tokens] = 1 / len(tokens)
-            found.append(jax.device_get(self._vectors(self._params, batch, shares))[: len(rows[some])])
-        return np.concatenate(found)
+            part = slice(begin, begin + _ROWS)
+            batch = self._batch(rows[part], names[part], min(_ROWS, len(rows)))
+            weights = np.zeros(batch["input_ids"].shape, np.float32)
+            for weight, tokens in zip(weights, word_tokens[part], strict=False):  # the batch may be filled up
+                weight[tokens] = 1 / len(tokens)
+            vectors.append(jax.device_get(self._vectors(self._params, batch, weights))[: len(rows[part])])
+        return np.concatenate(vectors)
 
     def token(self, token_id: int) -> str:
-        """The vocabulary's text of an id; "" of a row of the embedding that has none."""
+        """Returns the token of an id; "" for a row of the embedding beyond the vocabulary."""
         return self.tokenizer.token(token_id) if token_id < self.tokenizer.vocab_size else ""
 
     def _with_word(self, text, where, word):
-        """A row of ids and segments, and which of its tokens are the word's."""
+        """Returns a row (ids, segments), and the positions of the word's tokens in it."""
         check_texts((text,), ("text",), where)
-        found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+        match = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
         ids, offsets = self.tokenizer.encode_with_offsets(text)
-        start, end = found.span() if found else (0, 0)
+        start, end = match.span() if match else (0, 0)
         tokens = [i for i, (begin, stop) in enumerate(offsets) if begin < end and stop > start]
         if not tokens:
             raise UserError(f"{where}: no word {word!r} in {shortened(text)!r}; expected it at least once")
-        return rows_lib.join(self.tokenizer, ids), [1 + i for i in tokens]  # behind [CLS]
+        return rows_lib.join(self.tokenizer, ids), [1 + i for i in tokens]  # after [CLS]
 
     def _batch(self, rows, names, num_rows=None):
         longest = self._spec.max_positions
@@ -156,11 +166,11 @@ def _attention(network, params, batch):
     return network.apply(params, batch, attention_weights=True, mlm_logits=False)["attention_weights"]
 
 
-def _masks(network, params, batch, places):
+def _masks(network, params, batch, positions):
     states = network.apply(params, batch, hidden_states=True, mlm_logits=False)["hidden_states"]
-    return jax.nn.softmax(network.language_model(params, states[:, 0, places]), axis=-1)
+    return jax.nn.softmax(network.language_model(params, states[:, 0, positions]), axis=-1)
 
 
-def _vectors(network, params, batch, shares):
+def _vectors(network, params, batch, weights):
     states = network.apply(params, batch, hidden_states=True, mlm_logits=False)["hidden_states"]
-    return jnp.einsum("lbsh,bs->blh", states, shares)
+    return jnp.einsum("lbsh,bs->blh", states, weights)

@@ -1,10 +1,11 @@
-"""What fill-mask, classify, tag, answer and embed share: opening a model, streaming examples through it, errors."""
+"""The base of fill-mask, classify, tag, answer and embed: opens a model and streams examples through it."""
 
 import concurrent.futures
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -15,29 +16,32 @@ from bert_jax.runs.models import open_model
 Example = tuple[str, ...]
 Where = Callable[[int], str]
 
-_EXAMPLES, _CHARACTERS = 4096, 1 << 23  # of a chunk; it ends at whichever comes first
+_CHUNK_EXAMPLES, _CHUNK_CHARACTERS = 4096, 1 << 23  # a chunk ends at whichever is reached first
 
 
 class Predictor:
-    """A model with one head, fed with examples: tuples of texts.
+    """Runs a model with one head on examples, each a tuple of texts.
+
+    A subclass gives the head's computation on the device (`_compute`), the rows of a chunk of examples (`_rows`) and
+    the answers from the outputs of these rows (`_answers`).
 
     Args:
-      model: as open_model gives it.
-      dtype: of the computation, "float32" or "bfloat16"; None: as the model says (config.model.dtype, where "auto"
-        is bfloat16 on accelerators).
-      packing: whether several texts share a row, which changes no answer: True, False, or "auto", where it saves time
-        (see Program).
+      model: an opened model (`bert_jax.load`).
+      dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says (config.model.dtype,
+        whose "auto" is bfloat16 on accelerators and float32 elsewhere).
+      packing: whether several texts may share a row, which changes no answer: True, False, or "auto": where it saves
+        time (see `batching.Program`).
 
     Attributes:
-      model: as it was given.
-      tokenizer: the model's.
-      max_length: tokens of a row, special tokens included.
+      model: the opened model.
+      tokenizer: the model's tokenizer.
+      max_length: the most tokens of a row, special tokens included.
     """
 
-    FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts, for messages
-    POSITIONS: ClassVar[str] = ""  # see Program
-    OUTPUTS: ClassVar[str] = "text"
-    PART: ClassVar[str] = "discriminator"  # see open_model
+    FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts, for error messages
+    POSITIONS: ClassVar[str] = ""  # argument `positions` of Program
+    OUTPUTS: ClassVar[str] = "text"  # argument `outputs` of Program
+    PART: ClassVar[str] = "discriminator"  # argument `part` of open_model
 
     def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
         if dtype not in (None, "float32", "bfloat16"):
@@ -52,14 +56,15 @@ class Predictor:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike, **options) -> Self:
-        """Opens a run's workdir (its best or newest checkpoint), a Hugging Face directory, or a name on the hub.
+        """Opens a model by name.
 
         Args:
-          name: MODEL.
-          **options: of the class.
+          name: the workdir of a run (its newest checkpoint; of fine-tuning, the best parameters), a Hugging Face
+            directory, or a name on the Hugging Face hub.
+          **options: keyword arguments of the class.
 
         Raises:
-          UserError: no such model, one without the head that this needs, or an option that does not fit it.
+          UserError: there is no such model, it lacks the head that this class reads, or an option does not fit it.
         """
         return cls(open_model(name, part=cls.PART), **options)
 
@@ -70,16 +75,16 @@ class Predictor:
         done: Callable[[int], None] = lambda count: None,
         **options,
     ) -> Iterator[Any]:
-        """The answers to examples, in order, read and held some thousands at a time.
+        """Yields the answer to each example, in order, holding a few thousand examples in memory at a time.
 
         Args:
-          examples: tuples of texts, as many as the class reads.
-          where: what to call the i-th one in an error.
-          done: called with the number of examples whenever some are finished.
-          **options: of the class's call.
+          examples: tuples of texts, as many as the class reads (FIELDS).
+          where: returns the name of the i-th example (from 0) for error messages.
+          done: called with the number of newly finished examples.
+          **options: keyword arguments of the class's call, such as top_k of FillMask.
 
         Raises:
-          UserError: an example that cannot be answered.
+          UserError: an example cannot be answered.
         """
         static = self._static(**options)
         for chunk, rows, notes in _ahead(self._prepared(examples, where, options)):
@@ -87,7 +92,7 @@ class Predictor:
             yield from self._answers(chunk, rows, notes, outputs, options)
 
     def check(self, examples: Iterable[Example], where: Where, **options) -> None:
-        """Raises UserError for what `stream` with these arguments would refuse, as far as it shows without running."""
+        """Raises UserError for examples and options that `stream` would refuse, as far as can be seen without a run."""
         self._static(**options)
 
     def _prepared(self, examples, where, options):
@@ -100,39 +105,58 @@ class Predictor:
             first += len(chunk)
 
     def _check_head(self, model: Pretrained) -> None:
-        """Raises UserError if the model has not what this class reads."""
+        """Raises UserError if the model lacks the head that this class reads."""
 
     def _static(self, **options) -> Hashable:
-        """What `_compute` is compiled for besides shapes. Raises UserError for options out of range."""
+        """Returns the static argument of `_compute` for a call's options. Raises UserError for an invalid option."""
         return None
 
     def _compute(self, network: model_lib.Model, params: dict, batch: dict, static: Hashable) -> Any:
-        """Traced: what is fetched for each row."""
+        """Returns the outputs to fetch for a batch; traced by jax, once for each shape and static argument."""
         raise NotImplementedError
 
     def _rows(self, examples: Sequence[Example], where: Where, options: Mapping) -> tuple[list[Row], Any]:
-        """The rows of a chunk, and what `_answers` needs to know of them. Runs in a thread, beside the device."""
+        """Returns the rows of a chunk, and notes for `_answers`. Runs in a thread while the device works."""
         raise NotImplementedError
 
     def _answers(
         self, examples: Sequence[Example], rows: Sequence[Row], notes: Any, outputs: Sequence[Any], options: Mapping
     ) -> Iterable[Any]:
-        """An answer for each example, from the outputs of its rows."""
+        """Returns an answer for each example of a chunk, from the outputs of its rows."""
         raise NotImplementedError
 
     def _call(self, examples, single, **options):
-        found = list(self.stream(examples, **options))
-        return found[0] if single else found
+        answers = list(self.stream(examples, **options))
+        return answers[0] if single else answers
 
 
 def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
-    """A model with its parameters, and its vocabulary; see training.models.open_model for names and errors."""
+    """Opens a model and returns it with its tokenizer.
+
+        model, tokenizer = bert_jax.load("runs/bert")
+        outputs = model.apply(batch)  # hidden [batch, sequence, hidden], logits of each head
+
+    Args:
+      name: the workdir of a run, a Hugging Face directory, or a name on the Hugging Face hub.
+
+    Returns:
+      (model, tokenizer): the model with its float32 parameters (`model.params`), and its tokenizer.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or it is of a kind that is not supported.
+    """
     model = open_model(name)
     return model, model.tokenizer
 
 
 def check_texts(example: Example, fields: Sequence[str], where: str) -> None:
-    """Raises UserError if a text of an example is no string, empty, only white space, or not Unicode."""
+    """Raises UserError if a text of an example is not a string, is empty or blank, or is not valid Unicode.
+
+    Args:
+      example: the texts.
+      fields: their names, for the message if there are several.
+      where: name of the example, such as "text 3" or "file.jsonl:3".
+    """
     for name, text in zip(fields, example, strict=True):
         what = where if len(fields) == 1 else f"{where}: {name}"
         if not isinstance(text, str):
@@ -146,28 +170,28 @@ def check_texts(example: Example, fields: Sequence[str], where: str) -> None:
 
 
 def require_task(model: Pretrained, task: str, purpose: str) -> None:
-    """Raises UserError unless the model was fine-tuned for `task`."""
-    found = model.model.spec.task
-    if found is None or found.name != task:
+    """Raises UserError unless the model was fine-tuned for `task`, such as "token_classification"."""
+    head = model.model.spec.task
+    if head is None or head.name != task:
         raise UserError(
             f"{model.name}: {purpose} needs a model fine-tuned for {task.replace('_', ' ')}, but this one has "
-            f"{heads(model)}"
+            f"{head_names(model)}"
         )
 
 
-def heads(model: Pretrained) -> str:
-    """What a model can do, in words."""
+def head_names(model: Pretrained) -> str:
+    """Returns the heads of a model in words, such as "a masked-language-model head and a next-sentence head"."""
     spec = model.model.spec
-    found = [f"a head for {spec.task.name.replace('_', ' ')}"] if spec.task else []
-    found += ["a masked-language-model head"] if spec.language_model else []
-    found += ["a next-sentence head"] if spec.next_sentence else []
-    found += ["a sentence-order head"] if spec.sentence_order else []
-    found += ["a head for replaced tokens"] if spec.replaced_tokens else []
-    return " and ".join(found) or "no head (a bare encoder)"
+    names = [f"a head for {spec.task.name.replace('_', ' ')}"] if spec.task else []
+    names += ["a masked-language-model head"] if spec.language_model else []
+    names += ["a next-sentence head"] if spec.next_sentence else []
+    names += ["a sentence-order head"] if spec.sentence_order else []
+    names += ["a head for replaced tokens"] if spec.replaced_tokens else []
+    return " and ".join(names) or "no head (a bare encoder)"
 
 
 def shortened(text: str, length: int = 60) -> str:
-    """The beginning of a text, for a message."""
+    """Returns the beginning of a text, at most `length` characters, for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
@@ -176,7 +200,7 @@ def _chunks(examples):
     for example in examples:
         chunk.append(example)
         characters += sum(len(text) for text in example if isinstance(text, str))
-        if len(chunk) == _EXAMPLES or characters >= _CHARACTERS:
+        if len(chunk) == _CHUNK_EXAMPLES or characters >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
     if chunk:
@@ -184,7 +208,7 @@ def _chunks(examples):
 
 
 def _ahead(items: Iterator) -> Iterator:
-    """The same items, each made in a thread while the one before it is used."""
+    """Yields the same items, computing the next one in a thread while the caller uses the current one."""
     end = object()
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         future = pool.submit(next, items, end)
@@ -194,14 +218,18 @@ def _ahead(items: Iterator) -> Iterator:
 
 
 def _in_examples(examples, rows, done):
-    """A function of rows done that tells `done` of examples done."""
-    finished = reported = 0
+    """Returns a callback for numbers of finished rows that calls `done` with numbers of finished examples."""
+    finished_rows = reported = 0
 
     def report(count):
-        nonlocal finished, reported
-        finished += count
-        reached = examples * finished // rows
-        done(reached - reported)
-        reported = reached
+        nonlocal finished_rows, reported
+        finished_rows += count
+        finished = examples * finished_rows // rows
+        done(finished - reported)
+        reported = finished
 
     return report
+
+
+def __getattr__(name):
+    return _moved.find("inference.predictor", name)

@@ -1,4 +1,4 @@
-"""The files of `python -m bert_jax.predict`: examples read line by line, answers written beside the target."""
+"""Reads and writes the files of `python -m bert_jax.predict`, line by line."""
 
 import contextlib
 import gzip
@@ -16,16 +16,16 @@ _KINDS = {".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "js
 
 
 class Records:
-    """The examples of a file, one a line: .txt or .jsonl, each may be .gz. Can be iterated again and again.
+    """Iterates over the examples of a file, one a line; may be iterated repeatedly.
 
     Args:
-      path: the file.
-      fields: of an object of JSONL. A .txt has room for one text alone.
+      path: a .txt or .jsonl file; either may be .gz.
+      fields: keys of the objects of a JSONL file. A .txt holds one text a line.
       optional: how many of the last fields may be missing.
 
     Raises:
-      UserError: here, no such file or one of another kind; while iterating, a line that cannot be read, is not what
-        was expected or is empty, by file and line number.
+      UserError: in the constructor, if there is no such file or its kind is unknown; while iterating, if a line cannot
+        be read, lacks a field or is empty: the message names the file and the line number.
     """
 
     def __init__(self, path: pathlib.Path, fields: tuple[str, ...], optional: int = 0):
@@ -33,14 +33,14 @@ class Records:
         if kind is None:
             raise UserError(f"--input={path}: unknown kind of file; expected a name in {', '.join(_KINDS)}")
         if not path.is_file():
-            found = "not a file" if path.exists() else "no such file"
-            raise UserError(f"--input={path}: {found}; expected texts, in a name in {', '.join(_KINDS)}")
+            problem = "not a file" if path.exists() else "no such file"
+            raise UserError(f"--input={path}: {problem}; expected texts, in a name in {', '.join(_KINDS)}")
         if kind == "text" and len(fields) - optional > 1:
             raise UserError(f"--input={path}: one text a line; expected .jsonl with {_named(fields)}")
         self.path, self._kind, self._fields, self._required = path, kind, fields, len(fields) - optional
 
     def where(self, index: int) -> str:
-        """How the example of an index, from 0, is called."""
+        """Returns the name of the example of an index (from 0) for messages: file and line number."""
         return f"{self.path}:{index + 1}"
 
     def __iter__(self) -> Iterator[Example]:
@@ -55,7 +55,7 @@ class Records:
             yield example
 
     def _lines(self):
-        """Bytes of each line, without its end and without a byte-order mark."""
+        """Yields the bytes of each line, without line end and byte-order mark."""
         opened = gzip.open if self.path.name.endswith(".gz") else open
         number = 0
         try:
@@ -85,7 +85,7 @@ class Records:
 
 @contextlib.contextmanager
 def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
-    """A function that adds a line to a file that appears, whole, at the end. A .gz is compressed."""
+    """Yields a function that adds a line to a file, which appears only once it is complete. A .gz is compressed."""
     opened = gzip.open if path.name.endswith(".gz") else open
     with _replacing(path) as partial, opened(partial, "wt", encoding="utf-8", newline="\n") as file:
         yield lambda line: file.write(line + "\n")
@@ -93,7 +93,7 @@ def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that adds a vector to a .npy of float32 [rows, size] that appears, whole, at the end."""
+    """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
     with _replacing(path) as partial, open(partial, "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
         np.lib.format.write_array_header_1_0(file, header)
@@ -101,13 +101,13 @@ def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable
 
 
 def vector_line(vector: np.ndarray) -> str:
-    """A vector as JSON, its numbers with the fewest digits that give back the same float32."""
+    """Returns a vector as JSON; each number has the fewest digits that give back the same float32."""
     return f'{{"embedding": [{", ".join(map(str, vector))}]}}'
 
 
 @contextlib.contextmanager
 def _replacing(path):
-    """A path beside `path` to write to, which replaces it in the end; a failure leaves what was there."""
+    """Yields a path beside `path` that replaces it at the end; a failure leaves an older file as it was."""
     try:
         with files.atomic_path(path) as partial:
             yield partial

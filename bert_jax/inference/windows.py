@@ -1,9 +1,10 @@
-"""Texts longer than the model: cut, or read in overlapping windows."""
+"""Splits texts that are longer than the model into rows: truncated, or in overlapping windows."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -13,43 +14,53 @@ LONG = ("windows", "truncate")
 
 
 def check_long(long: str) -> None:
-    """Raises UserError unless `long` is a way to treat long texts."""
+    """Raises UserError unless `long` is "windows" or "truncate"."""
     if long not in LONG:
         raise UserError(f"long: found {long!r}; expected {' or '.join(LONG)}")
 
 
-def cut(ids: Sequence[int], room: int) -> list[Sequence[int]]:
-    """Windows of `room` tokens that begin three quarters of `room` apart; the last one ends with the text.
+def overlapping_windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Splits token ids into windows of `size` tokens, each starting three quarters of `size` after the one before.
 
-    All are full, so that each has as much context as the model can see; a text that fits is its only window.
+    A text of at most `size` tokens is one window. In a longer text every window is full, the last one ending with the
+    text, so that each token is read with as much context as the model allows.
     """
-    if len(ids) <= room:
+    if len(ids) <= size:
         return [ids]
-    starts = [*range(0, len(ids) - room, room - room // 4), len(ids) - room]
-    return [ids[start : start + room] for start in starts]
+    starts = [*range(0, len(ids) - size, size - size // 4), len(ids) - size]
+    return [ids[start : start + size] for start in starts]
 
 
-def single(tokenizer: Tokenizer, ids: Sequence[int], longest: int, long: str, repeated: int = 0) -> list[Row]:
-    """The rows of one text: all its windows, or (truncate) its beginning alone.
+def rows_of_text(tokenizer: Tokenizer, ids: Sequence[int], max_length: int, long: str, prompt: int = 0) -> list[Row]:
+    """Returns the rows of one text: all its windows, or its beginning alone.
 
     Args:
-      tokenizer: the model's.
-      ids: of the text.
-      longest: tokens of a row.
-      long: "windows" or "truncate".
-      repeated: tokens at the beginning of the text, a prompt, that every window begins with.
+      tokenizer: the model's tokenizer.
+      ids: token ids of the text, without special tokens.
+      max_length: the most tokens of a row, special tokens included.
+      long: "windows" or "truncate": what happens to a text that does not fit a row.
+      prompt: number of tokens at the beginning of the text that belong to a prompt, which every window repeats.
     """
-    room = longest - rows_lib.num_special(tokenizer, pair=False)
+    room = max_length - rows_lib.num_special(tokenizer, pair=False)
     if len(ids) <= room or long == "truncate":
         parts = [ids[:room]]
     else:
-        parts = [[*ids[:repeated], *part] for part in cut(ids[repeated:], room - repeated)]
+        parts = [[*ids[:prompt], *part] for part in overlapping_windows(ids[prompt:], room - prompt)]
     return [Row(*rows_lib.join(tokenizer, part)) for part in parts]
 
 
-def grouped(outputs: Sequence[np.ndarray], counts: Sequence[int]) -> Iterator[np.ndarray]:
-    """The outputs of each text's rows, [rows, ...], from those of all rows and the rows of each text."""
+def group_by_text(outputs: Sequence[np.ndarray], counts: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yields the stacked outputs of each text's rows, [rows, ...].
+
+    Args:
+      outputs: one array for each row of all texts, in order.
+      counts: the number of rows of each text.
+    """
     begin = 0
     for count in counts:
         yield np.stack(outputs[begin : begin + count])
         begin += count
+
+
+def __getattr__(name):
+    return _moved.find("inference.windows", name)

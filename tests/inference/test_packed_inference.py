@@ -102,17 +102,17 @@ def test_packed_plan_holds_every_row_once(seed):
     lengths = rng.integers(1, [100, 513, 900][seed], 1000)
     counts = rng.integers(0, 4, 1000) % np.maximum(lengths, 1)
     batches, rest = batching.plan_packed(lengths.tolist(), counts.tolist(), 900, 4096, 256)
-    assert sorted([*rest, *(i for batch in batches for i in batch.some)]) == list(range(1000))
+    assert sorted([*rest, *(i for batch in batches for i in batch.rows)]) == list(range(1000))
     assert all(lengths[i] > 512 for i in rest)
-    assert len({(batch.most, batch.size) for batch in batches}) <= 2
+    assert len({(batch.limits, batch.size) for batch in batches}) <= 2
     for batch in batches:
-        assert batch.size * batch.most.tokens <= 4096 and batch.size * batch.most.masks <= 256
-        assert len(batch.first) - 1 <= batch.size
-        for begin, end in zip(batch.first[:-1], batch.first[1:], strict=True):
-            row = batch.some[begin:end]
-            assert lengths[row].sum() <= batch.most.tokens and counts[row].sum() <= batch.most.masks
-    filled = sum(lengths[batch.some].sum() for batch in batches)
-    assert filled > 0.9 * sum((len(batch.first) - 1) * batch.most.tokens for batch in batches)
+        assert batch.size * batch.limits.tokens <= 4096 and batch.size * batch.limits.masks <= 256
+        assert len(batch.starts) - 1 <= batch.size
+        for begin, end in zip(batch.starts[:-1], batch.starts[1:], strict=True):
+            row = batch.rows[begin:end]
+            assert lengths[row].sum() <= batch.limits.tokens and counts[row].sum() <= batch.limits.masks
+    filled = sum(lengths[batch.rows].sum() for batch in batches)
+    assert filled > 0.9 * sum((len(batch.starts) - 1) * batch.limits.tokens for batch in batches)
 
 
 def test_rows_too_long_to_share_one_stand_alone(tokenizer, monkeypatch):
