@@ -19,9 +19,9 @@ def main(argv):
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
     with signals.exit_on_sigterm(), command.processes():
-        from bert_jax.training import loop  # after the flags: importing jax takes a second
+        from bert_jax.training import pretraining  # after the flags: importing jax takes a second
 
-        loop.pretrain(flags.FLAGS.config, _WORKDIR.value)
+        pretraining.pretrain(flags.FLAGS.config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ def main(argv):
     settings = pipeline.Settings(input="python-docs", tokenizer="train:wordpiece:4096", eval_share=0.05)
     pipeline.prepare(settings, folder / "corpus")
 
-    from bert_jax.training import loop
+    from bert_jax.training import pretraining
 
     config = flags.FLAGS.config
     config.data.corpus = str(folder / "corpus")
     print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
-    loop.pretrain(config, folder / "run")
+    pretraining.pretrain(config, folder / "run")
 
     from bert_jax.inference import FillMask
 

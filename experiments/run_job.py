@@ -91,12 +91,12 @@ def _pretrained(job, folder):
     """The figures of the run's last evaluation, by their names in metrics.jsonl."""
     from bert_jax import config as config_lib
     from bert_jax.runs import checkpoints as checkpoint
-    from bert_jax.training import loop
+    from bert_jax.training import pretraining
 
     config = configured(job.recipe, job.overrides)
     _share_programs(config, folder)
     workdir = folder / "pretrain"
-    loop.pretrain(config, workdir)
+    pretraining.pretrain(config, workdir)
     num_steps = config_lib.num_steps(config)
     if checkpoint.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
         raise Stopped

@@ -50,6 +50,15 @@ def describe_batch(config: ml_collections.ConfigDict, step: int) -> list[str]:
     return _cached_stream(_as_json(config)).describe(step)
 
 
+def prepare_indexes(config: ml_collections.ConfigDict, start_step: int = 0) -> None:
+    """Builds the indexes that the run's phases need and that do not exist yet.
+
+    Raises:
+      UserError: a corpus has no text for a phase that begins after `start_step`, or its held-out part has none.
+    """
+    _open_phases(_cached_stream(_as_json(config)), start_step)
+
+
 class Loader:
     """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
 
@@ -67,13 +76,7 @@ class Loader:
         self._config = config
         self._start = start_step
         self._job = _Job(_as_json(config), host, num_hosts)
-        stream = self._job.stream()
-        # Errors are raised and indexes built here, not in a worker process or in the middle of the run.
-        for phase in stream.phases:
-            if phase.stop > start_step:
-                stream.sources(phase)
-                if config.train.eval_every:
-                    stream.sources(phase, "eval", packed=False)
+        _open_phases(self._job.stream(), start_step)  # here, so that no worker builds indexes or fails midway
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         import grain  # here, because importing it is slow and most of this module works without
@@ -499,6 +502,15 @@ def _as_json(config):
 @functools.lru_cache(maxsize=4)
 def _cached_stream(config_json):
     return Stream(ml_collections.ConfigDict(json.loads(config_json)))
+
+
+def _open_phases(stream, start_step):
+    """Opens the rows of every phase that ends after a step, which builds their indexes where they are missing."""
+    for phase in stream.phases:
+        if phase.stop > start_step:
+            stream.sources(phase)
+            if stream.config.train.eval_every:
+                stream.sources(phase, "eval", packed=False)
 
 
 def _mark_flags_as_parsed():

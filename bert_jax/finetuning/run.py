@@ -38,8 +38,7 @@ from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.loggers import say
 from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
-from bert_jax.training import compilation_cache, loop
-from bert_jax.training.host_memory import keep_freed_memory
+from bert_jax.training import loop, runtime
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
@@ -62,12 +61,12 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     workdir = workdir_lib.to_path(workdir, "--workdir=")
     finetune_config.validate(config)
     if jax.default_backend() == "cpu":
-        keep_freed_memory()
+        runtime.keep_freed_memory()
     if finetune_config.rate_warning(config):
         say(finetune_config.rate_warning(config))
     workdir_lib.check_same_run(workdir, config)
 
-    with workdir_lib.claim(workdir), compilation_cache.used(config.train.compilation_cache, workdir):
+    with workdir_lib.claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
         run = workdir_lib.check_config(workdir, config)
         begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)
@@ -369,7 +368,7 @@ def _first_state(config, learner, source, run):
 
 def _size(learner):
     trained, frozen = learner.parts()
-    size = loop.described(learner.model, trainable.merge_trees(trained, frozen))
+    size = loop.describe_model(learner.model, trainable.merge_trees(trained, frozen))
     some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
     return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some
 

@@ -27,8 +27,8 @@ from bert_jax.data.tasks import batches
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses, trainable
 from bert_jax.model import Model, flops
-from bert_jax.training import padding
 from bert_jax.training import step as step_lib
+from bert_jax.training import throughput
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 
@@ -196,7 +196,9 @@ class Learner:
                 "opt_state": jax.tree.map(kept, moved, opt_state),
                 "bad_step": jnp.where(learns & ~finite, step, bad_step),
             }
-            return mine, {"loss": loss, "grad_norm": grad_norm} | padding.shares(batch, batches.buckets(config))
+            return mine, {"loss": loss, "grad_norm": grad_norm} | throughput.padding_shares(
+                batch, batches.buckets(config)
+            )
 
         def step_on_mesh(moving, active, frozen, batch, step, keys):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):

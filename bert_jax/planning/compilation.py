@@ -188,18 +188,17 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
     taught_by = teacher and dataclasses.replace(
         teacher.model, spec=dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
     )
-    state = step_lib.abstract_state(config, model, mesh, num_steps)
+    learner = step_lib.Learner.from_config(config, model, mesh, num_steps, taught_by)
+    state = learner.abstract_state()
     layout = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
         for name, (shape, dtype) in batch_shapes(config, phase.data).items()
     }
-    key = jax.eval_shape(lambda: step_lib.dropout_key(config))
-    train_step = step_lib.make_train_step(config, model, mesh, num_steps, taught_by)
+    key = jax.eval_shape(lambda: learner.dropout_key)
     taught = [_placed(teacher.params, mesh)] if teacher else []
-    lowered = train_step.lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *taught)
-    objective = objective_lib.make(config, model, taught_by)
-    return Lowered(lowered, topology, phase, objective, state, batch, list(mesh.devices.flat), taught)
+    lowered = learner.train_step().lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *taught)
+    return Lowered(lowered, topology, phase, learner.objective, state, batch, list(mesh.devices.flat), taught)
 
 
 def _placed(params, mesh):

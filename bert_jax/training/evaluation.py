@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.objective import predicting
 from bert_jax.config.schema import LARGEST_INTEGER
@@ -234,12 +235,12 @@ def _pass(model, config, corpora, split, progress, generator=None):
     devices = jax.devices()[: math.gcd(config.data.batch_size, jax.device_count())]  # the rows are the same on any
     mesh = sharding.make_mesh(config.mesh, devices)
     rows = sharding.batch_sharding(mesh)
-    params, objective = model.params, None
+    params, objective = model.params, objective_lib.make(config, model.model).evaluated
     if generator:
         objective = ReplacedTokens(model.model, generator.model, "none", 1.0)
         params = params | {"generator": generator.params}
     params = jax.device_put(params, sharding.tree_shardings(params, mesh))
-    eval_step = step_lib.make_eval_step(config, model.model, mesh, objective)
+    eval_step = step_lib.compile_evaluation(objective, mesh)
     losses = unigram_losses(loader.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}
 

@@ -1,7 +1,7 @@
-"""How large gradients and hidden states are, layer by layer, for the log.
+"""Norms of gradients and hidden states, layer by layer, for the log.
 
-A program of its own beside the training step, run before the steps that are logged: the step's program, and with it
-every bit of the run, is the same whether norms are logged or not. It costs a forward and a backward pass each time,
+They are computed by a program of their own before the steps that are logged: the training step's program, and with it
+every bit of the run, is the same whether norms are logged or not. They cost a forward and a backward pass each time,
 and memory for every layer's output.
 """
 
@@ -12,28 +12,27 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.model import Model, unstack_layers
 from bert_jax.training import step as step_lib
 
 
 def make_norms(config, model: Model, mesh: Mesh, teacher: Model | None = None) -> Callable:
-    """A compiled function (params, batch, step, key) -> norms of the training step of these arguments.
+    """Returns `norms_step` of a config; arguments as of step.Learner.from_config."""
+    return norms_step(step_lib.Learner.from_config(config, model, mesh, 1, teacher))
 
-    They are device scalars: grad_norm/embeddings, grad_norm/layers/0, ..., grad_norm/heads, the L2 norm of each part's
+
+def norms_step(learner: step_lib.Learner) -> Callable:
+    """Returns a compiled function (params, batch, step, key) -> norms of the training step with these arguments.
+
+    Norms are device scalars: grad_norm/embeddings, grad_norm/layers/0, ..., grad_norm/heads, the L2 norm of each part's
     gradient before clipping, whose squares add up to that of grad_norm; and activation_norm/embeddings,
-    activation_norm/layers/0, ..., the root mean square of the numbers that each gives out for tokens that are no
-    padding, dropout included. Layers that share parameters have one gradient; of replaced-token detection the model is
-    the discriminator, and grad_norm/generator is of all that the generator has of its own.
-
-    Args:
-      config: the run's; reads what objective.make does and train.microbatches.
-      model: the model.
-      mesh: of parameters and batch.
-      teacher: of distillation; its parameters are then the last argument, as of the training step.
+    activation_norm/layers/0, ..., the root mean square of the hidden states [batch, sequence, hidden] that each gives
+    out for tokens that are not padding, dropout included. Layers that share parameters have one gradient. With
+    replaced-token detection the layers are the discriminator's, and grad_norm/generator covers the generator's own
+    parameters. A teacher's parameters are the last argument, as of the training step.
     """
-    objective, microbatches = objective_lib.make(config, model, teacher), config.train.microbatches
+    objective, mesh, spec = learner.objective, learner.mesh, learner.model.spec
 
     def norms(params, batch, step, key, taught=None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -46,29 +45,31 @@ def make_norms(config, model: Model, mesh: Mesh, teacher: Model | None = None) -
             sums = objective.sums(params, rows, key, step_key=step_key, teacher=taught, activations=True)
             return objective.mean_loss(sums, counts), sums
 
-        gradient, sums = step_lib.gradient_and_sums(loss_of, params, batch, step_key, microbatches)
-        numbers = (batch["attention_mask"] != 0).sum().astype(jnp.float32) * model.spec.hidden_size
-        found = {f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(unstack_layers(gradient)).items()}
-        names = ["embeddings", *(f"layers/{i}" for i in range(model.spec.num_layers))]
+        gradient, sums = step_lib.gradient_and_sums(loss_of, params, batch, step_key, learner.microbatches)
+        numbers = (batch["attention_mask"] != 0).sum().astype(jnp.float32) * spec.hidden_size
+        gradients = {
+            f"grad_norm/{name}": optax.tree.norm(part) for name, part in _parts(unstack_layers(gradient)).items()
+        }
+        names = ["embeddings", *(f"layers/{i}" for i in range(spec.num_layers))]
         sizes = jnp.sqrt(sums["activation_squares"] / jnp.maximum(numbers, 1.0))
-        return found | {f"activation_norm/{name}": sizes[i] for i, name in enumerate(names)}
+        return gradients | {f"activation_norm/{name}": sizes[i] for i, name in enumerate(names)}
 
     replicated = sharding.replicated(mesh)
     return jax.jit(
         norms,
         in_shardings=(
-            None,  # where they lie
+            None,  # parameters stay where they lie
             sharding.batch_sharding(mesh),
             replicated,
             replicated,
-            *(() if teacher is None else (None,)),
+            *learner.teacher_shardings,
         ),
         out_shardings=replicated,
     )
 
 
 def _parts(tree):
-    """The parts of a tree like the parameters, from the input to the output; each parameter in one."""
+    """Splits a tree like the parameters into named parts, from input to output; each parameter is in one of them."""
     encoder = tree["encoder"]
     layers = encoder["layers"]
     heads = {name: part for name, part in tree.items() if name not in ("encoder", "generator")}

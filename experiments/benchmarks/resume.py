@@ -27,7 +27,7 @@ from bert_jax.data import loader
 from bert_jax.data.preparation import pipeline
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir
-from bert_jax.training import loop, step
+from bert_jax.training import pretraining, step
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a prepared corpus")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "processes at each step, taken in turns")
@@ -136,7 +136,7 @@ def epoch_table(path, config):
     (source,) = stream.sources(stream.phases[0])
     epoch = int(source.counts[0]) / config.data.batch_size
     config.train.update(num_steps=int(3 * epoch) + 20, progress=False)
-    loop.pretrain(config, path)
+    pretraining.pretrain(config, path)
     rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     tokens = config.data.batch_size * config.data.sequence_length
     times = {row["step"]: 1000 * tokens / row["tokens_per_second"] for row in rows if row["tokens_per_second"]}

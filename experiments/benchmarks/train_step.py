@@ -52,7 +52,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length, slots):
     from bert_jax import sharding
     from bert_jax.model import flops
     from bert_jax.training import step as step_lib
-    from bert_jax.training.host_memory import keep_freed_memory
+    from bert_jax.training.runtime import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
     config = run_settings(model_settings(layers, hidden, heads, intermediate))

@@ -17,7 +17,7 @@ from bert_jax.data import loader
 from bert_jax.diagnosis import corpora, plans, reading
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
-from bert_jax.training import loop
+from bert_jax.training import pretraining
 from tests.diagnosis.conftest import chains, findings, prepared, recipe, soup
 from tests.training.conftest import WORDS
 
@@ -25,7 +25,7 @@ SERIOUS = ("error", "warning")
 
 
 def trained(config, path):
-    loop.pretrain(config, path)
+    pretraining.pretrain(config, path)
     return path
 
 
@@ -105,7 +105,7 @@ def test_warm_up_too_short(chain_corpus, tmp_path):
 def test_not_finite(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__learning_rate=1e36)
     with pytest.raises(UserError, match="not finite"):
-        loop.pretrain(config, tmp_path / "run")
+        pretraining.pretrain(config, tmp_path / "run")
     found, _ = findings(tmp_path / "run")  # no row was logged
     assert list(found) == ["nonfinite"]
     assert "ended at step 3" in found["nonfinite"].message

@@ -14,7 +14,7 @@ from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.training import loop
+from bert_jax.training import pretraining
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
 from tests.objectives.test_replaced_tokens import make_batch
@@ -136,7 +136,7 @@ def rows(workdir):
 def distilled(corpus, finished, compiled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distilled")
     shutil.copytree(finished, folder / "teacher")
-    loop.pretrain(tiny(corpus, folder / "teacher"), folder / "run")
+    pretraining.pretrain(tiny(corpus, folder / "teacher"), folder / "run")
     return folder
 
 
@@ -155,15 +155,15 @@ def test_it_goes_on_with_the_same_teacher_alone(distilled, corpus, tmp_path):
     shutil.copytree(distilled / "run", workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
     shutil.copytree(distilled / "teacher", moved)
-    loop.pretrain(tiny(corpus, moved), workdir)
+    pretraining.pretrain(tiny(corpus, moved), workdir)
     assert rows(workdir) == rows(distilled / "run")
     shutil.rmtree(moved / "checkpoints" / "12")  # the newest step is then another
     with pytest.raises(UserError, match=r"its run began with the teacher .* has other parameters") as caught:
-        loop.pretrain(tiny(corpus, moved), workdir)
+        pretraining.pretrain(tiny(corpus, moved), workdir)
     assert "\n" not in str(caught.value)
     shutil.rmtree(moved)
     with pytest.raises(UserError, match="^config.distillation.teacher: ") as caught:
-        loop.pretrain(tiny(corpus, moved), workdir)
+        pretraining.pretrain(tiny(corpus, moved), workdir)
     assert "\n" not in str(caught.value)
 
 
@@ -171,7 +171,7 @@ def test_teachers_that_cannot_teach(distilled, corpus, tmp_path):
     def refused(config):
         config.model.vocab_size = 0
         with pytest.raises(UserError) as caught:
-            loop.pretrain(config, tmp_path / "run")
+            pretraining.pretrain(config, tmp_path / "run")
         assert "\n" not in str(caught.value) and not (tmp_path / "run" / "config.json").exists()
         return str(caught.value)
 

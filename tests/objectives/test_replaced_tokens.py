@@ -17,7 +17,7 @@ from bert_jax.inference.fill_mask import FillMask
 from bert_jax.objectives import replaced_tokens
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import models
-from bert_jax.training import evaluation, loop
+from bert_jax.training import evaluation, pretraining
 from bert_jax.training import step as step_lib
 from tests.training.conftest import make_config as run_config
 from tests.training.test_step import VOCAB, assert_same
@@ -263,7 +263,7 @@ def rows(workdir):
 @pytest.fixture(scope="module")
 def trained(corpus, compiled, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("rtd") / "run"
-    loop.pretrain(tiny(corpus), workdir)
+    pretraining.pretrain(tiny(corpus), workdir)
     return workdir
 
 
@@ -272,7 +272,7 @@ def test_a_killed_run_goes_on_bit_by_bit(trained, corpus, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
-    loop.pretrain(tiny(corpus), workdir)
+    pretraining.pretrain(tiny(corpus), workdir)
     assert rows(workdir) == rows(trained)
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load_params(workdir)[0], checkpoint.load_params(trained)[0])
     last = rows(trained)[-1]
@@ -317,7 +317,7 @@ def test_a_run_continues_another_ones_models(trained, corpus, tmp_path, capfd):
     config = tiny(corpus)
     config.init_from, config.optimizer.learning_rate, config.seed = str(trained), 0.0, 1
     config.train.update(num_steps=1, eval_every=0)
-    loop.pretrain(config, tmp_path / "run")
+    pretraining.pretrain(config, tmp_path / "run")
     assert f"starts from {trained}; its generator too\n" in capfd.readouterr().out
     for part in ("discriminator", "generator"):
         one, other = (models.open_model(path, part=part).params for path in (trained, tmp_path / "run"))

@@ -89,11 +89,11 @@ def config(corpus):
 @pytest.fixture(scope="session")
 def finished(corpus, programs, tmp_path_factory):
     """The workdir of a finished run of `config`; to be copied, not to be trained in."""
-    from bert_jax.training import loop
+    from bert_jax.training import pretraining
 
     workdir = tmp_path_factory.mktemp("finished") / "run"
     with compiled_quickly(programs):  # pytest makes what is the session's before what is a module's, `compiled`
-        loop.pretrain(make_config(corpus), workdir)
+        pretraining.pretrain(make_config(corpus), workdir)
     return workdir
 
 

@@ -11,7 +11,7 @@ import pytest
 from bert_jax.config import load_recipe
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir
-from bert_jax.training import loop
+from bert_jax.training import pretraining
 from tests.training.conftest import make_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def refused(config, path):
     """The one line that pretrain refuses with."""
     with pytest.raises(UserError) as caught:
-        loop.pretrain(config, path)
+        pretraining.pretrain(config, path)
     message = str(caught.value)
     assert "\n" not in message
     return message

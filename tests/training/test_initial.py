@@ -14,7 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import models
-from bert_jax.training import evaluation, initial, loop
+from bert_jax.training import evaluation, initial, pretraining
 from tests.training.conftest import make_corpus
 
 FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
@@ -22,7 +22,7 @@ FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
 
 def refused(config, path):
     with pytest.raises(UserError) as caught:
-        loop.pretrain(config, path)
+        pretraining.pretrain(config, path)
     message = str(caught.value)
     assert "\n" not in message
     assert not (path / "config.json").exists()
@@ -34,14 +34,14 @@ def test_the_same_parameters(config, finished, tmp_path, capfd):
     config.optimizer.learning_rate = 0.0
     config.seed = 1
     config.init_from = str(tmp_path / "first")
-    loop.pretrain(config, tmp_path / "second")
+    pretraining.pretrain(config, tmp_path / "second")
     assert f"starts from {tmp_path / 'first'}\n" in capfd.readouterr().out
     first, second = (checkpoint.load_params(tmp_path / name)[0] for name in ("first", "second"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
     shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
     config.train.num_steps = 13
-    loop.pretrain(config, tmp_path / "second")
+    pretraining.pretrain(config, tmp_path / "second")
     assert checkpoint.saved_steps(tmp_path / "second" / "checkpoints")[-1] == 13
 
 
@@ -150,7 +150,7 @@ def continued(config, finished, corpus, new_corpus):
 
 def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
     """Also with another kill in it: the figures before the first step are those that were found then."""
-    loop.pretrain(continued, tmp_path / "run")
+    pretraining.pretrain(continued, tmp_path / "run")
     output = capfd.readouterr().out
     assert f"starts from {finished}; left out: next_sentence; 2 new vocabulary entries" in output
     report = json.loads((tmp_path / "run" / "adaptation.json").read_text())
@@ -178,14 +178,14 @@ def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")  # killed before it was written
     changed = report | {"new": report["new"] | {"before": report["new"]["before"] | {"mlm_loss": 9.0}}}
     (tmp_path / "run" / "adaptation.json").write_text(json.dumps(changed))
-    loop.pretrain(continued, tmp_path / "run")
+    pretraining.pretrain(continued, tmp_path / "run")
     again = json.loads((tmp_path / "run" / "adaptation.json").read_text())
     assert again["new"]["before"]["mlm_loss"] == 9.0 and again["new"]["after"] == report["new"]["after"]
 
     continued.data.old_corpus = str(continued.data.corpus)
     continued.train.num_steps = 9
     with pytest.raises(UserError, match="the figures before the first step are of the corpus"):
-        loop.pretrain(continued, tmp_path / "run")
+        pretraining.pretrain(continued, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("vocabulary", "message"), [("other", "its vocabulary is neither that of"), ("same", "held")])

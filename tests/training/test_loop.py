@@ -17,7 +17,7 @@ from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs.loggers import TIMINGS
-from bert_jax.training import evaluation, loop
+from bert_jax.training import evaluation, pretraining
 from tests.training.conftest import make_corpus
 
 FIGURES = {"eval/mlm_loss", "eval/mlm_accuracy", "eval/mlm_perplexity", "eval/unigram_loss", "eval/nsp_accuracy"}
@@ -35,7 +35,7 @@ def steps(workdir):
 
 def test_a_run(config, tmp_path, capfd):
     config.train.update(log_every=2, keep_newest=1, checkpoint_every=3, eval_every=6)
-    loop.pretrain(config, tmp_path)
+    pretraining.pretrain(config, tmp_path)
     found = rows(tmp_path, timings=True)
     assert [row["step"] for row in found] == [2, 4, 6, 8, 10, 12]
     for row in found:
@@ -58,7 +58,7 @@ def test_a_run(config, tmp_path, capfd):
     assert "step 12/12  loss" in output
 
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    loop.pretrain(config, tmp_path)
+    pretraining.pretrain(config, tmp_path)
     assert "nothing to do: step 12 of 12 is done" in capfd.readouterr().out
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
@@ -71,11 +71,11 @@ def test_longer_and_past_a_damaged_checkpoint(config, finished, tmp_path, capfd)
     data = max((run / "checkpoints" / "12" / "opt_state").rglob("*"), key=lambda path: path.stat().st_size)
     os.truncate(data, 100)
     config.train.num_steps = 16
-    loop.pretrain(config, run)
+    pretraining.pretrain(config, run)
     output = capfd.readouterr().out
     assert "warning: the checkpoint of step 12 is damaged" in output and "; step 8 of 16, in" in output
     assert (run / "checkpoints" / "corrupt-12").is_dir()
-    loop.pretrain(config, tmp_path / "whole")
+    pretraining.pretrain(config, tmp_path / "whole")
     assert rows(run) == rows(tmp_path / "whole")
 
 
@@ -89,7 +89,7 @@ def test_what_may_change(config, finished, tmp_path):
     config.data.update(corpus=str(tmp_path / "moved"), prefetch=4)
     config.mesh.update(data=2, fsdp=2, tensor=2)
     config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
-    loop.pretrain(config, run)
+    pretraining.pretrain(config, run)
     expected, found = rows(finished), rows(run)
     assert [row["step"] for row in found] == list(range(1, 13))
     assert found[:4] == expected[:4]
@@ -107,7 +107,7 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
     for name, switches in (("whole", scanned[:1] * 2), ("changed", scanned)):
         for num_steps, scan in zip((4, 8), switches, strict=True):
             config.model.scan_layers, config.train.num_steps = scan, num_steps
-            loop.pretrain(config, tmp_path / name)
+            pretraining.pretrain(config, tmp_path / name)
         losses[name] = [row["loss"] for row in rows(tmp_path / name)]
     np.testing.assert_allclose(losses["changed"], losses["whole"], rtol=1e-5)
     params, _, _ = checkpoint.load_params(tmp_path / "changed")
@@ -116,7 +116,7 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
     config.update(init_from=str(tmp_path / "whole"))
     for scan in scanned:
         config.model.scan_layers, config.train.num_steps = scan, 1
-        loop.pretrain(config, tmp_path / f"from-{scan}")
+        pretraining.pretrain(config, tmp_path / f"from-{scan}")
     first = [rows(tmp_path / f"from-{scan}")[0] for scan in scanned]
     assert first[0] == pytest.approx(first[1], rel=1e-5) and first[0]["loss"] < losses["whole"][0]
 
@@ -154,7 +154,7 @@ def test_left_to_right(config, tmp_path):
     config.model.update(attention="causal", pooler=False)
     config.objective.update(name="ltr", next_sentence=False)
     config.data.format = "full_sentences"
-    loop.pretrain(config, tmp_path)
+    pretraining.pretrain(config, tmp_path)
     last = rows(tmp_path)[-1]
     assert "nsp_loss" not in last and "eval/nsp_accuracy" not in last
     corpus = Corpus.open(config.data.corpus)
@@ -171,7 +171,7 @@ def test_left_to_right(config, tmp_path):
 def test_nothing_held_out(config, tmp_path, capfd):
     config.data.corpus = str(make_corpus(tmp_path / "text", eval_share=0.0))
     assert not Corpus.open(config.data.corpus).split("eval").num_documents
-    loop.pretrain(config, tmp_path / "run")
+    pretraining.pretrain(config, tmp_path / "run")
     assert "no document of the corpus is held out: no evaluation" in capfd.readouterr().out
     assert not any(key.startswith("eval/") for row in rows(tmp_path / "run") for key in row)
 
@@ -180,7 +180,7 @@ def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
     config.optimizer.update(learning_rate=1e38, warmup_steps=6, schedule="constant", clip_norm=0.0)
     config.train.update(checkpoint_every=1, log_every=5, eval_every=0)
     with pytest.raises(UserError) as caught:
-        loop.pretrain(config, tmp_path)
+        pretraining.pretrain(config, tmp_path)
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600
     bad = int(message.split()[1].rstrip(":"))
@@ -201,7 +201,7 @@ def test_an_update_that_overflows_is_not_saved(config, tmp_path):
     config.optimizer.update(learning_rate=3.4e38, warmup_steps=0, weight_decay=1.0)
     config.train.update(num_steps=1, eval_every=0, checkpoint_every=1)
     with pytest.raises(UserError, match="step 1: the loss, a gradient or a parameter is not finite"):
-        loop.pretrain(config, tmp_path)
+        pretraining.pretrain(config, tmp_path)
     assert steps(tmp_path) == []
 
 
@@ -222,7 +222,7 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     filling = threading.Thread(target=fill)
     filling.start()
     with pytest.raises(UserError) as caught:
-        loop.pretrain(config, run)
+        pretraining.pretrain(config, run)
     filling.join()
     good = steps(run)[-1]
     assert str(caught.value) == (
@@ -233,6 +233,6 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     assert output.count("failed: No space left on device; the last good one is") >= 2
     assert good < 400
     filler.unlink()
-    loop.pretrain(config, run)
+    pretraining.pretrain(config, run)
     assert f"; step {good} of 400, in" in capfd.readouterr().out
     assert [row["step"] for row in rows(run)] == list(range(20, 401, 20)) and steps(run) == [400]

@@ -17,7 +17,7 @@ from bert_jax.finetuning import run as finetuning
 from bert_jax.model import Task
 from bert_jax.objectives.language_modeling import LanguageModeling
 from bert_jax.runs.models import open_model
-from bert_jax.training import loop, padding
+from bert_jax.training import pretraining, throughput
 from tests.training.conftest import WORDS
 
 PAD, CLS, SEP, VOCAB = 1, 0, 2, 40  # RoBERTa's ids: the padding is the one before its first position
@@ -151,9 +151,9 @@ def test_pretraining_learns_the_same(name, offset):
 
 def test_shares_of_padding():
     batch = texts() | {"weights": np.ones(len(LENGTHS), np.float32)}
-    assert padding.shares(batch, (WIDTH,)) == {}
+    assert throughput.padding_shares(batch, (WIDTH,)) == {}
     rows = packed(batch, filler_rows=2)
-    found = padding.shares(rows, (8, WIDTH, 99))
+    found = throughput.padding_shares(rows, (8, WIDTH, 99))
     assert float(found["padding_share"]) == pytest.approx(1 - LENGTHS.sum() / rows["input_ids"].size)
     assert float(found["padding_share_unpacked"]) == pytest.approx(1 - LENGTHS.mean() / WIDTH)
 
@@ -163,7 +163,7 @@ def test_a_run_of_pretraining(config, tmp_path):
     config.data.update(format="doc_sentences", packing=True)
     config.objective.next_sentence = False
     config.train.update(num_steps=4, log_every=2, checkpoint_every=4, tensorboard=False)
-    loop.pretrain(config, tmp_path / "run")
+    pretraining.pretrain(config, tmp_path / "run")
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     batch = batch_at(config, 3)
     assert rows[-1]["padding_share"] == pytest.approx(1 - batch["attention_mask"].mean(), abs=1e-6)

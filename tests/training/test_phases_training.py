@@ -11,7 +11,7 @@ from bert_jax import config as config_lib
 from bert_jax.data import batch_at
 from bert_jax.errors import UserError
 from bert_jax.runs.loggers import TIMINGS
-from bert_jax.training import loop
+from bert_jax.training import pretraining
 from bert_jax.training.optimizer import make_schedule
 
 
@@ -42,7 +42,7 @@ def test_a_run_through_them_and_one_that_is_resumed_inside(recipe, tmp_path):
     recipe.data.phases = ({**first, "share": 0.5}, {**last, "share": 0.5})
     recipe.train.num_tokens = (16 + 32) * 4 * 32
     assert [(phase.start, phase.stop) for phase in config_lib.phases(recipe)] == [(0, 4), (4, 8)]
-    loop.pretrain(recipe, tmp_path / "whole")
+    pretraining.pretrain(recipe, tmp_path / "whole")
     whole = rows_of(tmp_path / "whole")
     assert [row["step"] for row in whole] == list(range(1, 9))
     rates = make_schedule(recipe.optimizer, 8)(jnp.arange(8))  # by step, whatever the batch is
@@ -53,7 +53,7 @@ def test_a_run_through_them_and_one_that_is_resumed_inside(recipe, tmp_path):
     for checkpoint in (tmp_path / "resumed" / "checkpoints").iterdir():
         if checkpoint.name.isdigit() and int(checkpoint.name) > 6:  # in the second phase
             shutil.rmtree(checkpoint)
-    loop.pretrain(recipe, tmp_path / "resumed")
+    pretraining.pretrain(recipe, tmp_path / "resumed")
     assert rows_of(tmp_path / "resumed") == whole
 
 

@@ -135,8 +135,8 @@ def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
 
 def test_second_signal_ends_the_process():
     program = (
-        "import time; from bert_jax.training.loop import _StopSignals\n"
-        "with _StopSignals() as stop:\n"
+        "import time; from bert_jax.training.loop import StopSignals\n"
+        "with StopSignals() as stop:\n"
         "    print('ready', flush=True)\n"
         "    while not stop.after(0): time.sleep(0.01)\n"
         "    print(stop.after(0), flush=True)\n"

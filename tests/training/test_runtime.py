@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.training import compilation_cache, loop
+from bert_jax.training import pretraining, runtime
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def test_a_run_that_starts_again_compiles_nothing(config, tmp_path):
     for name in ("one", "other"):
         jax.clear_caches()  # as a process that has just started
         with events() as counts:
-            loop.pretrain(config, tmp_path / name)
+            pretraining.pretrain(config, tmp_path / name)
         seen.append(counts)
     assert seen[0]["cache_misses"] and not seen[1]["cache_misses"]
     assert seen[1]["cache_hits"] >= seen[0]["cache_misses"]
@@ -45,11 +45,11 @@ def test_where_programs_are_kept(tmp_path, compiled):
     def now():
         return jax.config.jax_compilation_cache_dir
 
-    with compilation_cache.used("auto", tmp_path):
+    with runtime.compilation_cache("auto", tmp_path):
         assert now() == str(compiled)  # the user's own
-    with compilation_cache.used("", tmp_path):
+    with runtime.compilation_cache("", tmp_path):
         assert now() is None
-        with compilation_cache.used("auto", tmp_path):
+        with runtime.compilation_cache("auto", tmp_path):
             assert now().startswith(str(tmp_path / "compiled"))
             jax.jit(lambda x: x * 3)(1.0)
         assert now() is None
@@ -61,6 +61,6 @@ def test_a_directory_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(UserError, match="config.train.compilation_cache: .*file/x cannot be written: Not a directory"),
-        compilation_cache.used(str(tmp_path / "file" / "x"), tmp_path),
+        runtime.compilation_cache(str(tmp_path / "file" / "x"), tmp_path),
     ):
         pass

@@ -11,7 +11,8 @@ import pytest
 
 from bert_jax import sharding
 from bert_jax.runs.loggers import ACTIVITIES, TIMINGS
-from bert_jax.training import loop, timing
+from bert_jax.training import loop, pretraining, throughput
+from bert_jax.training import step as step_lib
 
 
 def rows(workdir):
@@ -30,10 +31,10 @@ def of_training(row):
 def clock(monkeypatch):
     """A clock, and the seconds that it sees."""
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(timing.flops, "peak_flops", lambda device: 100.0)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(throughput.flops, "peak_flops", lambda device: 100.0)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 1, "tensor": 1}, jax.devices()[:2])
-    return timing.Clock(lambda batch: batch["input_ids"].size * 10.0, mesh), now
+    return throughput.Clock(lambda batch: batch["input_ids"].size * 10.0, mesh), now
 
 
 def test_every_second_has_its_activity(clock):
@@ -41,10 +42,10 @@ def test_every_second_has_its_activity(clock):
     batches = [{"input_ids": np.zeros(shape)} for shape in ((4, 8), (4, 8), (4, 16), (4, 16))]
     for batch in batches:
         for activity, seconds in (("data", 1), ("step", 2)):
-            clock.turn_to(activity)
+            clock.start(activity)
             now[0] += seconds
         clock.count(batch, {})
-    clock.turn_to("evaluation")
+    clock.start("evaluation")
     now[0] += 5
     row = clock.take()
     assert set(row) == set(TIMINGS)
@@ -77,9 +78,9 @@ def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monke
         seconds.append(tick() - began)
         return state
 
-    monkeypatch.setattr(timing, "time", types.SimpleNamespace(perf_counter=tick))
+    monkeypatch.setattr(throughput, "time", types.SimpleNamespace(perf_counter=tick))
     monkeypatch.setattr(loop, "train", slow)
-    loop.pretrain(config, tmp_path)
+    pretraining.pretrain(config, tmp_path)
     kept = [of_training(row) for row in rows(tmp_path)]
     expected = {row["step"]: of_training(row) for row in rows(finished)}
     assert [row["step"] for row in kept] == [3, 4, 6, 8, 9, 12]
@@ -118,10 +119,10 @@ def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch)
             return method(self, *arguments, **named)
 
         monkeypatch.setattr(array, name, property(noted) if isinstance(original, property) else noted)
-    make = loop.step_lib.make_train_step
+    make = step_lib.Learner.train_step
 
-    def counted(*arguments):
-        step = make(*arguments)
+    def counted(learner):
+        step = make(learner)
 
         def train_step(*inputs):
             done[0] += 1
@@ -129,8 +130,8 @@ def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch)
 
         return train_step
 
-    monkeypatch.setattr(loop.step_lib, "make_train_step", counted)
-    loop.pretrain(config, tmp_path)
+    monkeypatch.setattr(step_lib.Learner, "train_step", counted)
+    pretraining.pretrain(config, tmp_path)
     assert set(fetched) == {4, 6, 8, 12}
 
 
@@ -141,6 +142,6 @@ def test_a_profile_that_cannot_be_written_costs_a_warning(config, finished, tmp_
     shutil.rmtree(run / "checkpoints" / "12")
     (run / "profile").write_text("in the way")
     config.profile.update(first_step=1, num_steps=100)
-    loop.pretrain(config, run)
+    pretraining.pretrain(config, run)
     assert f"warning: {run}/profile: no profile: " in capfd.readouterr().out
     assert rows(run)[-1]["step"] == 12 and (run / "profile").read_text() == "in the way"

@@ -1,0 +1,244 @@
+"""Pre-training, from top to bottom: check, open, build, restore, train."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+import numpy as np
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
+from bert_jax import sharding, storage
+from bert_jax.data import loader
+from bert_jax.data.corpus import Corpus
+from bert_jax.errors import UserError
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.processes import distributed
+from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.loggers import say
+from bert_jax.training import initial, loop, runtime
+from bert_jax.training import step as step_lib
+from bert_jax.training import teacher as teacher_lib
+from bert_jax.training.adaptation import Adaptation
+from bert_jax.training.evaluation import Evaluation, old_corpora
+from bert_jax.training.norms import norms_step
+
+
+def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Trains as the config says, or continues the run that the workdir holds; returns when it is done.
+
+    SIGTERM or SIGINT ends it early, after the current step and with a checkpoint; a second one ends it at once.
+    Each process of a multi-process run calls this, after distributed.initialize; one of them writes the files.
+
+    Args:
+      config: the config of a recipe.
+      workdir: a local directory, or gs://BUCKET/FOLDER; see runs/workdir.py for its files.
+
+    Raises:
+      UserError: config, corpus, workdir and devices do not go together; the loss is not finite; or the last
+        checkpoint could not be saved.
+    """
+    config, workdir, source = _check(config, workdir)
+    inputs = _open(config, workdir)
+    with workdir_lib.claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
+        run = _build(config, workdir, inputs)
+        state, done = _restore(run, inputs, source)
+        del source, inputs  # parameters as large as the model
+        _train(run, state, done)
+
+
+@dataclasses.dataclass
+class _Inputs:
+    """What a run reads: its corpora, and the teacher that it learns from, if any; and the mesh that it runs on."""
+
+    mesh: jax.sharding.Mesh
+    corpora: Sequence[Corpus]
+    teacher: teacher_lib.Teacher | None
+
+    @property
+    def identity(self):
+        return self.teacher.identity if self.teacher else None
+
+
+def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pretrained | None]:
+    """Completes the config and holds it against itself and the devices.
+
+    Returns:
+      (a copy of the config, whose config.model is complete except for vocab_size, the workdir's path, the model of
+      config.init_from that a run without checkpoints starts from).
+    """
+    config = config.copy_and_resolve_references()
+    workdir = workdir_lib.to_path(workdir, "--workdir=")
+    config_lib.check_keys(config)
+    source = initial.source(config, workdir)
+    initial.resolve(config, source, workdir)
+    config_lib.validate(config)
+    config_lib.check_devices(config, jax.device_count())
+    if jax.default_backend() == "cpu":
+        runtime.keep_freed_memory()
+    return config, workdir, source
+
+
+def _open(config, workdir) -> _Inputs:
+    """Opens corpora and teacher, completes config.model.vocab_size, and refuses a workdir of another run."""
+    mesh = sharding.make_mesh(config.mesh)
+    corpora = loader.open_corpora(config)
+    config.model.vocab_size = corpora[0].vocab_size
+    _check_padding(config, corpora[0].tokenizer)
+    inputs = _Inputs(mesh, corpora, teacher_lib.read(config, mesh, corpora[0].tokenizer))
+    workdir_lib.check_same_run(workdir, config, corpora, inputs.identity)
+    return inputs
+
+
+def _build(config, workdir, inputs) -> "_Pretraining":
+    """Builds indexes, model, objective, optimizer and steps; writes nothing into the workdir."""
+    workdir_lib.check_run(workdir, config, inputs.corpora, inputs.identity)
+    distributed.first_then_all(lambda: loader.prepare_indexes(config))
+    if config.data.old_corpus:
+        old_corpora(config, inputs.corpora[0].tokenizer)
+    model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
+    teacher = inputs.teacher and inputs.teacher.model
+    learner = step_lib.Learner.from_config(config, model, inputs.mesh, config_lib.num_steps(config), teacher)
+    return _Pretraining(config, workdir, learner, inputs)
+
+
+def _restore(run, inputs, source) -> tuple[dict, int]:
+    """Makes the workdir this run's, and returns the state to train from and the number of steps done.
+
+    The state is that of the newest checkpoint; where there is none, it is drawn, and parameters are taken from
+    `source`, the model of config.init_from, if it is given.
+    """
+    config, learner, tokenizer = run.config, run.learner, inputs.corpora[0].tokenizer
+    template = step_lib.saved(learner.abstract_state(), learner.mesh)
+    start = None
+    if source:
+        start = initial.params(config, source, learner.model, tokenizer, say, learner.objective)
+    distributed.run_on_first(
+        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.identity)
+    )
+    restored = run.checkpoints.restore(template)
+    if restored:
+        state, done = restored
+        state = step_lib.restored(state, learner.model, learner.mesh)
+        state["bad_step"] = sharding.put(np.int32(-1), template["bad_step"].sharding)
+        return state, done
+    state = learner.init_state()
+    if start:
+        start = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, template["params"]))
+        state["params"] = step_lib.restored(start, learner.model, learner.mesh)
+    return state, 0
+
+
+def _train(run, state, done) -> None:
+    """Trains from step `done` on, and says how it ended."""
+    if done >= run.num_steps:
+        say(f"nothing to do: step {done:,} of {run.num_steps:,} is done; its checkpoint is in {run.workdir}")
+        return
+    described = loop.describe_model(run.learner.model, state["params"])
+    say(f"{described}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
+    run.begin(state, done)
+    held_out = loop.train(run, state, done)
+    if held_out is not None:
+        say(_summary(held_out, run.num_steps, run.workdir))
+
+
+class _Pretraining(loop.Run):
+    """Pre-training, as the loop runs it."""
+
+    def __init__(self, config, workdir, learner, inputs):
+        self.config, self.workdir, self.learner, self.mesh = config, workdir, learner, learner.mesh
+        self.num_steps = config_lib.num_steps(config)
+        self.checkpoints = checkpoint.Checkpoints(workdir, config, say, learner.objective.facts.best_metric)
+        self.train_step = learner.train_step()
+        self.norms = norms_step(learner) if config.train.log_norms else None
+        if inputs.teacher:
+            params = inputs.teacher.params
+            params = sharding.put(params, sharding.tree_shardings(params, self.mesh))
+            self.train_step = _with_last(self.train_step, params)
+            self.norms = self.norms and _with_last(self.norms, params)
+        self.key = learner.dropout_key
+        self._hosts = sharding.hosts_of_rows(self.mesh)
+        self._evaluation = Evaluation(config, inputs.corpora, learner.eval_step(), self.put, self._hosts)
+        self._evaluates = config.train.eval_every > 0 and self._evaluation.possible
+        self._adaptation = None
+        if config.data.old_corpus:
+            self._adaptation = Adaptation(workdir, self._evaluation, self.num_steps, say)
+
+    def begin(self, state, done):
+        """Evaluates before the first step, where the run reports on old text."""
+        if self.config.train.eval_every and not self._evaluates:
+            say("no document of the corpus is held out: no evaluation")
+        if self._adaptation:
+            self._adaptation.before(state["params"], done)
+
+    def batches(self, done):
+        return iter(loader.Loader(self.config, done, *self._hosts))
+
+    def flops(self, batch):
+        return self.learner.objective.flops(batch)
+
+    def due(self, done):
+        settings, last = self.config.train, done == self.num_steps
+        evaluates = self._evaluates and (done % settings.eval_every == 0 or last)
+        return evaluates, done % settings.checkpoint_every == 0 or last
+
+    def check(self, state, done, saves):
+        bad = int(jax.device_get(state["bad_step"]))
+        if bad < 0 and saves and not step_lib.all_finite(state["params"]):
+            bad = done - 1
+        if bad < 0:
+            return
+        rows = loader.describe_batch(self.config, bad)
+        path = self.workdir / f"nonfinite-{bad + 1}.txt"
+        if distributed.is_first():
+            with contextlib.suppress(OSError):  # a full disk must not hide what happened
+                storage.write_text(path, "".join(f"{row}\n" for row in rows))
+        self.checkpoints.finish_save()
+        raise UserError(
+            f"step {bad + 1}: the loss, a gradient or a parameter is not finite; its batch "
+            f"(bert_jax.data.batch_at(config, {bad})) has {rows[0]}; ... ({len(rows)} rows, listed in {path}); "
+            f"{loop.last_good(self.checkpoints)}"
+        )
+
+    def evaluate(self, state, done):
+        return state, self._evaluation(state["params"], done)
+
+    def save(self, state, done, held_out):
+        if self._adaptation and done == self.num_steps:
+            self._adaptation.after(held_out or self._evaluation(state["params"], done))
+        super().save(step_lib.saved(state, self.mesh), done, held_out)
+
+
+def _check_padding(config, tokenizer):
+    first, padding = config.model.position_offset, tokenizer.pad_id
+    if first and padding != first - 1:
+        raise UserError(
+            f"config.model.position_offset: found {first}, but the padding token of config.data.corpus="
+            f"{config.data.corpus} has id {padding}, and positions are counted from the id behind it; expected "
+            f"{padding + 1}, or 0 for positions from 0"
+        )
+
+
+def _with_last(function, last):
+    return lambda *arguments: function(*arguments, last)
+
+
+def _summary(held_out, done, workdir):
+    parts = [f"done: step {done:,}"]
+    if held_out:
+        loss, baseline = held_out["eval/mlm_loss"], held_out["eval/unigram_loss"]
+        side, whose = "under" if loss < baseline else "over", ""
+        if "eval/rtd_loss" in held_out:
+            right, whose = held_out["eval/rtd_accuracy"], "the generator's "
+            parts.append(f"held-out loss of replaced tokens {held_out['eval/rtd_loss']:.4f}, {right:.1%} told right")
+        parts.append(
+            f"{whose}held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of "
+            f"{baseline:.4f}"
+        )
+    return "; ".join([*parts, f"checkpoint in {workdir / 'checkpoints' / str(done)}"])

@@ -1,0 +1,101 @@
+"""Measures of a run's speed for the log: where wall time goes, tokens per second, MFU, and the share of padding."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bert_jax.model import flops
+
+
+class Clock:
+    """Splits the wall time between two rows of the log among runs.loggers.ACTIVITIES, each second counted once.
+
+    Args:
+      flops_of: returns the FLOPs of a step on a batch of global shape.
+      mesh: the devices, whose published peak rates MFU is relative to.
+    """
+
+    def __init__(self, flops_of: Callable[[Mapping], float], mesh: Mesh):
+        from bert_jax.runs.loggers import ACTIVITIES  # here: a compiled step, which counts padding, needs no loggers
+
+        self._activities = ACTIVITIES
+        self._flops_of = flops_of
+        peak = flops.peak_flops(mesh.devices.flat[0])
+        self._peak = peak and peak * mesh.size
+        self._compiled = set()
+        self._activity, self._since, self._waited = "logging", time.perf_counter(), 0.0
+        self._restart()
+
+    def start(self, activity: str) -> None:
+        """Counts the time from now on as spent on `activity`, one of runs.loggers.ACTIVITIES."""
+        now = time.perf_counter()
+        passed = now - self._since
+        self._seconds[self._activity] += passed
+        if self._activity == "data":
+            self._waited = passed
+        self._activity, self._since = activity, now
+
+    turn_to = start  # the method's name in earlier versions
+
+    def count(self, batch: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array]) -> None:
+        """Counts a step that was just started.
+
+        The first step of each shape is waited for, and its time counts as compilation.
+        """
+        shape = tuple(array.shape for array in batch.values())
+        if shape in self._compiled:
+            self._tokens += batch["input_ids"].size
+            self._flops += self._flops_of(batch)
+            return
+        self._compiled.add(shape)
+        jax.block_until_ready(metrics)
+        self._uncounted += self._waited
+        self._activity = "compilation"
+        self.start("step")
+
+    def take(self) -> dict[str, float | None]:
+        """Returns the timings of a row of the log (runs.loggers.TIMINGS) and starts counting anew.
+
+        Tokens per second and MFU refer to the time in steps and waiting for data; they are None where every step
+        compiled, and MFU also where the devices' peak is not known.
+        """
+        self.start(self._activity)
+        training = self._seconds["step"] + self._seconds["data"] - self._uncounted
+        row = {"tokens_per_second": None, "mfu": None}
+        if self._tokens:
+            row["tokens_per_second"] = round(self._tokens / training, 1)
+            row["mfu"] = round(self._flops / training / self._peak, 4) if self._peak else None
+        row |= {f"time/{activity}": round(seconds, 4) for activity, seconds in self._seconds.items()}
+        self._restart()
+        return row
+
+    def _restart(self):
+        self._seconds = dict.fromkeys(self._activities, 0.0)
+        self._tokens, self._flops, self._uncounted = 0, 0.0, 0.0  # uncounted: seconds for data of compiled steps
+
+
+def padding_shares(batch: Mapping, lengths: Sequence[int]) -> dict[str, jax.Array]:
+    """Returns padding_share and padding_share_unpacked of a packed batch, float32 scalars; {} of an unpacked one.
+
+    The second is the share of padding that the same sequences would have with a row for each.
+
+    Args:
+      batch: the global batch, arrays [batch, sequence]. Rows that fill it up, whose `weights` are 0, count as padding.
+      lengths: the lengths that rows of a single sequence can be padded to, ascending; all rows get the same.
+    """
+    if "sequence_ids" not in batch:
+        return {}
+    present = batch["attention_mask"] != 0
+    if "weights" in batch:
+        present = present & (batch["weights"] > 0).any(axis=1, keepdims=True)
+    tokens = present.sum().astype(jnp.float32)
+    sequences = (present & (batch["position_ids"] == 0)).sum()
+    longest = jnp.where(present, batch["position_ids"] + 1, 0).max()
+    sizes = np.asarray(lengths, np.int32)
+    padded = jnp.asarray(sizes)[jnp.minimum(jnp.searchsorted(sizes, longest), len(sizes) - 1)]
+    unpacked = jnp.maximum(sequences * padded, 1).astype(jnp.float32)
+    return {"padding_share": 1.0 - tokens / present.size, "padding_share_unpacked": 1.0 - tokens / unpacked}
