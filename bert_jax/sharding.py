@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from bert_jax.config.mesh import AXES, BATCH_AXES
 from bert_jax.errors import UserError
 from bert_jax.model.layouts import num_shards
+from bert_jax.model.parameters import path_name as path_name
 from bert_jax.model.stack import STACKED
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
@@ -195,11 +196,6 @@ def _put_rows(rows, layout, leading, hosts, number):
 
 def _assembled(shape, layout, places, parts):
     return jax.make_array_from_single_device_arrays(shape, layout, jax.device_put(parts, list(places)))
-
-
-def path_name(path) -> str:
-    """A tree path as names joined by "/", such as "opt_state/1/mu/encoder/layers/0/mlp/up/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _sharding(name, shape, mesh, leading):

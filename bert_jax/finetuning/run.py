@@ -33,6 +33,7 @@ from bert_jax.finetuning import trainable
 from bert_jax.finetuning.step import Learner, all_finite
 from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model import parameters
 from bert_jax.processes import distributed
 from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
@@ -368,7 +369,7 @@ def _first_state(config, learner, source, run):
 
 def _size(learner):
     trained, frozen = learner.parts()
-    size = loop.describe_model(learner.model, trainable.merge_trees(trained, frozen))
+    size = loop.describe_model(learner.model, parameters.merge_trees(trained, frozen))
     some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
     return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some
 

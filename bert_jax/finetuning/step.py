@@ -26,7 +26,7 @@ from bert_jax import sharding
 from bert_jax.data.tasks import batches
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses, trainable
-from bert_jax.model import Model, flops
+from bert_jax.model import Model, flops, parameters
 from bert_jax.training import step as step_lib
 from bert_jax.training import throughput
 from bert_jax.training.optimizer import make_optimizer, make_schedule
@@ -72,7 +72,7 @@ class Learner:
           UserError: config.tuning.freeze would keep parameters that are drawn.
         """
         reinit = trainable.reinitialised_pattern(self.config.tuning, self.model.spec)
-        taken, draw, fresh, left = trainable.fit_parameters(self.model, source, reinit)
+        taken, draw, fresh, left = parameters.fit_parameters(self.model, source, reinit)
         random = sorted(self._frozen.intersection(fresh))
         if random:
             raise UserError(
@@ -82,7 +82,7 @@ class Learner:
         trained, frozen = trainable.split_params(taken, self._frozen)
         keys = [step_lib.keys(seed)[0] for seed in self.seeds]
         drawn = [
-            trainable.merge_trees(draw(key), trainable.init_adapters(self.config.tuning, frozen, key)) for key in keys
+            parameters.merge_trees(draw(key), trainable.init_adapters(self.config.tuning, frozen, key)) for key in keys
         ]
         shardings = self._shardings
         trained = sharding.put(trained, sharding.tree_shardings(trained, self.mesh))
@@ -90,7 +90,7 @@ class Learner:
 
         def stacked(trained, drawn):
             shared = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (len(drawn), *leaf.shape)), trained)
-            return trainable.merge_trees(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn))
+            return parameters.merge_trees(shared, jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn))
 
         params = jax.jit(stacked, out_shardings=shardings["params"])(trained, drawn)
         state = {
@@ -176,7 +176,7 @@ class Learner:
             count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
 
             def loss_of(trained, rows, key):
-                params = trainable.merge_adapters(trainable.merge_trees(trained, frozen), config.tuning)
+                params = parameters.merge_adapters(parameters.merge_trees(trained, frozen), config.tuning)
                 loss = losses.loss_sum(model, params, rows, problem, key) / count
                 return loss, loss
 
@@ -233,7 +233,7 @@ class Learner:
         """
 
         def of_seed(trained, frozen, batch):
-            params = trainable.merge_adapters(trainable.merge_trees(trained, frozen), self.config.tuning)
+            params = parameters.merge_adapters(parameters.merge_trees(trained, frozen), self.config.tuning)
             return losses.task_outputs(self.model, params, batch)
 
         def evaluate(params, frozen, batch):
@@ -282,7 +282,7 @@ class Learner:
 
     @functools.cached_property
     def _passes(self):
-        return trainable.forward_passes(trainable.merge_trees(*self.parts()), self._frozen)
+        return trainable.forward_passes(parameters.merge_trees(*self.parts()), self._frozen)
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
@@ -324,7 +324,7 @@ class Learner:
     def _shapes(self):
         def make():
             trained, frozen = trainable.split_params(self.model.init(jax.random.key(0)), self._frozen)
-            trained = trainable.merge_trees(
+            trained = parameters.merge_trees(
                 trained, trainable.init_adapters(self.config.tuning, frozen, jax.random.key(0))
             )
             stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), trained)

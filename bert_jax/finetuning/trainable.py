@@ -9,14 +9,13 @@ import zlib
 from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
 
 from bert_jax import _moved
 from bert_jax.config import listed
 from bert_jax.errors import UserError
-from bert_jax.model import Model, Spec
+from bert_jax.model import Spec
+from bert_jax.model.parameters import leaves_by_name, select_leaves, set_leaf
 from bert_jax.model.stack import parameter_layers
-from bert_jax.sharding import path_name
 
 _PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: attention/NAME
 
@@ -47,7 +46,7 @@ def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
       UserError: the regular expression matches no parameter, or leaves none to train.
     """
     pattern = _frozen_pattern(config)
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    names = list(leaves_by_name(params))
     frozen = frozenset(name for name in names if pattern and re.search(pattern, name))
     if pattern and not frozen:
         found = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
@@ -59,7 +58,7 @@ def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
 
 def split_params(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
     """(trained, frozen) parts of a tree of parameters."""
-    return _pick(params, lambda name: name not in frozen), _pick(params, lambda name: name in frozen)
+    return select_leaves(params, lambda name: name not in frozen), select_leaves(params, lambda name: name in frozen)
 
 
 def forward_passes(shapes: Mapping, frozen: frozenset[str]) -> float:
@@ -68,7 +67,7 @@ def forward_passes(shapes: Mapping, frozen: frozenset[str]) -> float:
     One forward, one for the gradients that pass down to the lowest layer with something to train below or in it, and
     one for those of the kernels that are trained.
     """
-    sizes = {path_name(path): leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
+    sizes = {name: leaf.size for name, leaf in leaves_by_name(shapes).items()}
     kernels = {name: size for name, size in sizes.items() if re.search(r"^encoder/layers/\d+/.*kernel$", name)}
     layers = {int(name.split("/")[2]) for name in kernels}
     trained = [name for name in sizes if name not in frozen and name.startswith("encoder/")]
@@ -115,70 +114,14 @@ def init_adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
     """
     rank = config["lora_rank"]
     found = {}
-    for path, kernel in jax.tree_util.tree_leaves_with_path(frozen):
-        name = path_name(path)
+    for name, kernel in leaves_by_name(frozen).items():
         if not rank or not re.search(_adapted_pattern(config), name):
             continue
         inputs, outputs = kernel.shape
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        _put(found, name.removesuffix("kernel") + "lora_a", jax.random.normal(own, (inputs, rank)) * inputs**-0.5)
-        _put(found, name.removesuffix("kernel") + "lora_b", jax.numpy.zeros((rank, outputs)))
+        set_leaf(found, name.removesuffix("kernel") + "lora_a", jax.random.normal(own, (inputs, rank)) * inputs**-0.5)
+        set_leaf(found, name.removesuffix("kernel") + "lora_b", jax.numpy.zeros((rank, outputs)))
     return found
-
-
-def merge_trees(trained: Mapping, frozen: Mapping) -> dict:
-    """Both parts as one tree."""
-    merged = dict(trained)
-    for name, value in frozen.items():
-        both = name in trained and isinstance(value, Mapping)
-        merged[name] = merge_trees(trained[name], value) if both else value
-    return merged
-
-
-def merge_adapters(params: Mapping, config: Mapping) -> dict:
-    """Parameters whose adapters are worked into their kernels: W + lora_alpha / lora_rank x A B, without lora_*."""
-    if not config["lora_rank"]:
-        return dict(params)
-    scale = config["lora_alpha"] / config["lora_rank"]
-
-    def of(tree):
-        if not isinstance(tree, Mapping):
-            return tree
-        if "lora_a" in tree:
-            others = {name: leaf for name, leaf in tree.items() if name not in ("lora_a", "lora_b")}
-            return others | {"kernel": tree["kernel"] + tree["lora_a"] @ tree["lora_b"] * scale}
-        return {name: of(value) for name, value in tree.items()}
-
-    return of(params)
-
-
-def fit_parameters(
-    model: Model, source: Mapping, reinit: str = r"(?!)"
-) -> tuple[dict, Callable[[jax.Array], dict], list[str], list[str]]:
-    """What a model takes from the parameters of another, and what it draws itself.
-
-    Args:
-      model: whose parameters are wanted.
-      source: parameters of another model; a leaf of another shape counts as absent.
-      reinit: a regular expression of the leaves that are drawn though the source has them.
-
-    Returns:
-      (leaves that are taken, a compiled function from a key to those that are fresh, names of the fresh ones, names of
-      the source's that have no place).
-    """
-    there = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source)}
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    wanted = {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    fits = {
-        name
-        for name, shape in wanted.items()
-        if name in there and np.shape(there[name]) == shape and not re.search(reinit, name)
-    }
-    draw = jax.jit(lambda key: _pick(model.init(key), lambda name: name not in fits))
-    taken = {}
-    for name in sorted(fits):
-        _put(taken, name, there[name])
-    return taken, draw, sorted(wanted.keys() - fits), sorted(there.keys() - wanted.keys())
 
 
 def _frozen_pattern(config):
@@ -194,26 +137,6 @@ def _frozen_pattern(config):
 def _adapted_pattern(config):
     places = "|".join(_PLACES.get(name, f"attention/{name}") for name in listed(config["lora_targets"]))
     return rf"layers/\d+/({places})/kernel$"
-
-
-def _pick(tree, wanted, prefix=""):
-    """The leaves whose names are wanted, without the dicts that this leaves empty."""
-    picked = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            inside = _pick(value, wanted, f"{prefix}{name}/")
-            if inside:
-                picked[name] = inside
-        elif wanted(prefix + name):
-            picked[name] = value
-    return picked
-
-
-def _put(tree, name, leaf):
-    *modules, last = name.split("/")
-    for module in modules:
-        tree = tree.setdefault(module, {})
-    tree[last] = leaf
 
 
 def __getattr__(name):

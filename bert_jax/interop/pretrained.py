@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
-from bert_jax.sharding import path_name
+from bert_jax.model import parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,29 +68,19 @@ class Pretrained:
 
 
 def transfer(source: Mapping, model: model_lib.Model, key: jax.Array) -> tuple[dict, list[str], list[str]]:
-    """Parameters of `model`, from `source` where it has them and fresh where it does not.
+    """Returns parameters of a model, from `source` where it has them and drawn where it does not.
 
     Args:
       source: parameters of another model with the same encoder; a leaf of another shape counts as absent.
-      model: whose parameters are wanted.
-      key: of the fresh ones.
+      model: the model whose parameters are wanted.
+      key: PRNG key of the drawn ones.
 
     Returns:
-      (params, modules that are fresh, modules of the source that have no place), modules such as "task" or "mlm".
+      (params, modules that are drawn, modules of the source that are not taken), modules such as "task" or "mlm".
     """
-    found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(source)}
-    fresh, used = set(), set()
-
-    def take(path, leaf):
-        name = path_name(path)
-        if name in found and np.shape(found[name]) == leaf.shape:
-            used.add(name)
-            return found[name]
-        fresh.add(name)
-        return leaf
-
-    params = jax.tree_util.tree_map_with_path(take, jax.jit(model.init)(key))
-    return params, _modules(fresh), _modules(found.keys() - used)
+    taken, draw, drawn, _ = parameters.fit_parameters(model, source)
+    left = parameters.leaves_by_name(source).keys() - parameters.leaves_by_name(taken).keys()
+    return parameters.merge_trees(taken, draw(key)), _modules(drawn), _modules(left)
 
 
 def _modules(names):

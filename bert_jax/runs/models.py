@@ -11,9 +11,9 @@ from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data.vocabularies import loading
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-from bert_jax.finetuning import trainable
 from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model import parameters
 from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
@@ -78,7 +78,7 @@ def _finetuned(workdir, step, seed):
         raise UserError(f"{workdir}: no seed {seed}; expected one of {', '.join(map(str, seeds))}")
     index = reached.best() if seed is None else seeds.index(seed)
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
-    params = trainable.merge_adapters(trainable.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
+    params = parameters.merge_adapters(parameters.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
     settings = dict(run["settings"])
     thresholds = [value for name, value in reached.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -13,8 +12,8 @@ from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.model import Model
+from bert_jax.model.parameters import leaves_by_name
 from bert_jax.runs.models import open_model
-from bert_jax.sharding import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | No
 def digest(params: Mapping) -> str:
     """A hash of parameters: their paths, shapes, types and numbers."""
     found = hashlib.sha256()
-    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = leaves_by_name(params)
     for name in sorted(leaves):
         leaf = np.ascontiguousarray(leaves[name])
         found.update(f"{name} {leaf.shape} {leaf.dtype};".encode())

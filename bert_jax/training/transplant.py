@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from bert_jax.model import Spec
-from bert_jax.sharding import path_name
+from bert_jax.model.parameters import leaves_by_name, path_name
 
 SIZES = (
     "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "intermediate_size", "embedding_size",
@@ -48,11 +48,11 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
     there, here = params["encoder"]["layers"], shapes["encoder"]["layers"]
     numbers = [min(round(i * len(there) / len(here)), len(there) - 1) for i in range(len(here))]
     spread = _with_layers(params, _layers(there, numbers, here))
-    found = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(spread)}
+    leaves = leaves_by_name(spread)
 
     def tiled(path, leaf):
         name = path_name(path)
-        return _tiled(name, found[name], leaf.shape, small, large) if name in found else None
+        return _tiled(name, leaves[name], leaf.shape, small, large) if name in leaves else None
 
     grown = jax.tree_util.tree_map_with_path(tiled, shapes)
     return spread | {name: part for name, part in grown.items() if name in spread}

@@ -14,8 +14,8 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses as task_objective
-from bert_jax.finetuning import trainable as tuning
 from bert_jax.finetuning.step import Learner, all_finite
+from bert_jax.model import parameters
 
 VOCAB, ROWS, LENGTH, LABELS = 40, 8, 10, 3
 SEEDS = (1, 3, 4, 6)
@@ -170,8 +170,8 @@ def test_adapters_alone_are_trained_and_merged():
     plain = jax.eval_shape(learner.model.init, jax.random.key(0))
 
     def effective(state):
-        found = tuning.merge_adapters(
-            tuning.merge_trees(of_seed(state["params"], 1), state["frozen"]), learner.config.tuning
+        found = parameters.merge_adapters(
+            parameters.merge_trees(of_seed(state["params"], 1), state["frozen"]), learner.config.tuning
         )
         assert jax.tree.structure(found) == jax.tree.structure(plain)
         return found["encoder"]

@@ -11,6 +11,7 @@ from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses as task_objective
 from bert_jax.finetuning import trainable as tuning
+from bert_jax.model import parameters
 from bert_jax.sharding import path_name
 from bert_jax.training import optimizer as optimizer_lib
 
@@ -72,7 +73,7 @@ def test_passes_of_a_step(tuned, passes):
     adapters = jax.eval_shape(
         lambda: tuning.init_adapters(config, tuning.split_params(params, names)[1], jax.random.key(0))
     )
-    assert tuning.forward_passes(tuning.merge_trees(params, adapters), names) == pytest.approx(passes)
+    assert tuning.forward_passes(parameters.merge_trees(params, adapters), names) == pytest.approx(passes)
 
 
 @pytest.mark.parametrize("tuned", [{"freeze": "layers:4"}, {"reinit_layers": 4}])
@@ -105,7 +106,7 @@ def test_adapters_of_maps_without_bias():
     frozen = tuning.split_params(params, tuning.frozen_names(params, config))[1]
     adapters = tuning.init_adapters(config, frozen, jax.random.key(0))
     assert set(adapters["encoder"]["layers"]["0"]["mlp"]) == {"gate"}
-    whole = tuning.merge_adapters(tuning.merge_trees(adapters, params), config)
+    whole = parameters.merge_adapters(parameters.merge_trees(adapters, params), config)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
     np.testing.assert_array_equal(whole["encoder"]["layers"]["1"]["mlp"]["gate"]["kernel"], np.ones((8, 16)))
 
@@ -127,14 +128,16 @@ def test_targets_of_adapters_as_a_flag_gives_them():
 def test_what_starts_fresh():
     model, config = make_model(), settings(reinit_layers=2)
     source = filled(make_model(num_labels=2), lambda shape: np.full(shape, 7.0, np.float32))
-    taken, draw, fresh, left = tuning.fit_parameters(model, source, tuning.reinitialised_pattern(config, model.spec))
+    taken, draw, fresh, left = parameters.fit_parameters(
+        model, source, tuning.reinitialised_pattern(config, model.spec)
+    )
     assert {"/".join(name.split("/")[:3]) for name in fresh} == {
         "encoder/layers/1", "encoder/layers/2", "pooler/dense/bias", "pooler/dense/kernel", "task/output/bias",
         "task/output/kernel",
     }  # fmt: skip
     assert not left and set(taken["encoder"]["layers"]) == {"0"}
     drawn = draw(jax.random.key(2))
-    assert jax.tree.structure(tuning.merge_trees(taken, drawn)) == jax.tree.structure(filled(model))
+    assert jax.tree.structure(parameters.merge_trees(taken, drawn)) == jax.tree.structure(filled(model))
     assert all((leaf == 7.0).all() for leaf in jax.tree.leaves(taken))
     assert not any((leaf == 7.0).any() for leaf in jax.tree.leaves(drawn))
     assert drawn["task"]["output"]["kernel"].std() > 0.01
