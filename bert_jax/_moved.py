@@ -39,6 +39,7 @@ MODULES = {
     "mesh_axes": ("config.mesh",),
     "objective_config": ("config.objective",),
     "phases": ("config.run_phases",),
+    "planning.apart": ("planning.isolated",),
     "schema": ("config.schema",),
     "signals": ("processes.signals",),
     "training.checkpoint": ("runs.checkpoints",),

@@ -54,7 +54,7 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
 
     Args:
       sizes: config.mesh, or a mapping with its keys.
-      devices: of this machine, of all processes, or of a topology that is not there; None for all of jax's.
+      devices: devices of this machine, of all processes, or of a topology to compile for; None for jax.devices().
 
     Raises:
       UserError: the sizes do not fit the devices, or the axis across slices is no multiple of their number.

@@ -1,1 +1,1 @@
-"""What a recipe would need, and how fast it could be, on a TPU slice that is not there."""
+"""Ahead-of-time plans: what a recipe needs on a TPU topology, and how fast it can be there, without any TPU."""

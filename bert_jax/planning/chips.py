@@ -1,4 +1,4 @@
-"""What the makers publish about TPU chips, and the topologies that are made of them.
+"""Published data of TPU chips, and topologies of them.
 
 Sources: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM, bidirectional ICI
 bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings close). FLOP/s are
@@ -17,24 +17,25 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A generation of TPUs. Bandwidths in bytes/s.
+    """A generation of TPUs. Bandwidths are in bytes/s.
 
     Attributes:
-      name: as Google Cloud calls it.
-      libtpu: as libtpu calls it in topologies.
-      kind: what JAX calls its devices.
-      devices: that JAX sees on one chip.
-      hbm: bytes per chip, of the data sheet.
+      name: Google Cloud's name.
+      libtpu: libtpu's name in topologies.
+      kind: JAX's name of its devices (device_kind).
+      devices: number of JAX devices on a chip.
+      hbm: bytes per chip, from the data sheet.
       usable_hbm: bytes per device that the compiler lets a program fill.
-      hbm_bandwidth: per chip.
-      link_bandwidth: of one ICI link in one direction; a chip has two links along each dimension of its slices.
-      dimensions: of its slices.
-      ring: a dimension whose size this divides is a closed ring, others are lines; of slices with three dimensions
-        all or none are, being cubes joined by switches.
-      dcn_bandwidth: per chip, of its share of the host's network.
-      largest: chips of the largest slice.
-      options: of libtpu's description of a topology.
-      examples: topologies to name in messages and tables.
+      hbm_bandwidth: HBM bandwidth per chip.
+      link_bandwidth: bandwidth of one ICI link in one direction; a chip has two links along each dimension of its
+        slice.
+      dimensions: number of dimensions of a slice.
+      ring: a dimension of a slice is a closed ring if this divides its size, and a line otherwise; in slices of three
+        dimensions, which are cubes joined by switches, all or none are rings.
+      dcn_bandwidth: a chip's share of its host's network bandwidth.
+      largest: number of chips of the largest slice.
+      options: arguments of libtpu's description of a topology.
+      examples: topologies that messages and tables name.
     """
 
     name: str
@@ -54,7 +55,7 @@ class Chip:
 
     @property
     def flops(self) -> float:
-        """Dense bfloat16 FLOP/s of one device."""
+        """Peak FLOP/s of one device, dense bfloat16."""
         return flops.peak_flops_of_kind(self.kind)
 
 
@@ -91,12 +92,12 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """One slice or several equal ones.
+    """One slice, or several equal ones.
 
     Attributes:
-      chip: of which generation.
-      shape: chips along each dimension of a slice.
-      num_slices: joined by the data centre network.
+      chip: the generation.
+      shape: number of chips along each dimension of a slice.
+      num_slices: number of slices, joined by the data centre network.
     """
 
     chip: Chip
@@ -105,12 +106,12 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As libtpu calls one slice, such as "v5e:4x4"."""
+        """Libtpu's name of one slice, such as "v5e:4x4"."""
         return f"{self.chip.libtpu}:{'x'.join(map(str, self.shape))}"
 
     @property
     def label(self) -> str:
-        """The name with the number of slices, where there are several."""
+        """The name, with the number of slices if there are several."""
         return self.name if self.num_slices == 1 else f"{self.num_slices} x {self.name}"
 
     @property
@@ -123,19 +124,19 @@ class Topology:
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Which dimensions are closed."""
+        """Whether each dimension of a slice is a closed ring."""
         closed = tuple(size % self.chip.ring == 0 for size in self.shape)
         return closed if self.chip.dimensions == 2 else (all(closed),) * len(closed)
 
     @property
     def host(self) -> tuple[int, int, int]:
-        """Chips of one host along each dimension: four, or all of a smaller slice."""
+        """Number of chips of one host along each dimension: four in all, or those of a smaller slice."""
         sizes = (*self.shape, 1)[:3]
         return (sizes[0] if sizes[0] < 2 else 2, sizes[1] if sizes[1] < 2 else 2, 1)
 
 
 def parse(name: str, num_slices: int = 1) -> Topology:
-    """The topology of a name such as "v5e:4x4" or "tpu7x:2x2x1".
+    """Returns the topology of a name such as "v5e:4x4" or "tpu7x:2x2x1".
 
     Raises:
       UserError: no such topology.
@@ -160,5 +161,5 @@ def parse(name: str, num_slices: int = 1) -> Topology:
 
 
 def examples() -> list[str]:
-    """A few topologies of each generation."""
+    """Returns names of a few topologies of each generation."""
     return [name for chip in CHIPS for name in chip.examples]

@@ -1,4 +1,4 @@
-"""Which collectives a compiled program runs in a step, what they carry, and over which links."""
+"""Collectives that a compiled program runs in a step: how many bytes they move, and over which links."""
 
 import collections
 import dataclasses
@@ -15,15 +15,15 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Equal collectives of a step.
+    """Collectives of a step that are alike.
 
     Attributes:
-      kind: one of KINDS, or "send" of another kind between slices.
+      kind: one of KINDS, or "send" for another transfer between slices.
       link: "ici" (within a slice), "dcn" (between slices) or "chip" (between the devices of one chip).
-      count: in a step.
-      bytes: that one of them holds on a device: the gathered array, the one to be reduced or scattered, what is sent.
+      count: number of them in a step.
+      bytes: size on a device of the array that one of them gathers, reduces, scatters or sends.
       sent: bytes that a device has to send in one of them, whatever the algorithm.
-      seconds: that one of them takes at the links' published rates.
+      seconds: time of one of them at the links' published rates.
     """
 
     kind: str
@@ -35,19 +35,19 @@ class Collective:
 
 
 def collectives(program: Program, topology: Topology, devices: Sequence) -> list[Collective]:
-    """The collectives of a step.
+    """Returns the collectives of a step, those that are alike counted together.
 
     Args:
-      program: compiled for `devices`.
-      topology: that the devices are of.
-      devices: in the mesh's order, which the program's groups count in.
+      program: the program, compiled for `devices`.
+      topology: the topology of the devices.
+      devices: the devices in the mesh's order, by which the program's groups number them.
     """
-    found, seen = [], set()
+    parts, seen = [], set()
     for computation, instruction, runs in program.instructions():
         kind = _kind(instruction, computation)
         if kind is None:
             continue
-        # A collective that is spread over fusions, so that products run meanwhile, stands in each of them.
+        # A collective that overlaps with products is spread over several fusions, and appears in each of them.
         if "async_collective_fusion_config" in instruction.attributes:
             key = kind, instruction.attribute("channel_id")
             if key in seen:
@@ -55,24 +55,25 @@ def collectives(program: Program, topology: Topology, devices: Sequence) -> list
             seen.add(key)
         size = _size(instruction, kind)
         if instruction.opcode == "send":
-            found.append(_between_slices(kind, runs, size, topology))
+            parts.append(_between_slices(kind, runs, size, topology))
             continue
         groups = groups_of(instruction.attributes, len(devices))
-        found.append(_cost(kind, runs, size, groups, topology, devices))
-    return _merged(found)
+        parts.append(_cost(kind, runs, size, groups, topology, devices))
+    return _merged(parts)
 
 
 def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
-    """The groups of a collective's replica_groups or source_target_pairs, as places among the devices.
+    """Returns the groups of a collective's replica_groups or source_target_pairs, as indices of devices.
 
-    The three forms of openxla's replica_group.cc: lists, {{0,1},{2,3}}; iota, [2,2]<=[4] or [2,2]<=[2,2]T(1,0); and
-    axes of a mesh, mesh['a'=2,'b'=2] {'b'}, perhaps with device_ids and parts of axes, 'a':(1)2.
+    It reads the three forms of openxla's replica_group.cc: lists, {{0,1},{2,3}}; iota, [2,2]<=[4] or
+    [2,2]<=[2,2]T(1,0); and axes of a mesh, mesh['a'=2,'b'=2] {'b'}, which may have device_ids and parts of axes,
+    'a':(1)2.
     """
     pairs = re.search(r"source_target_pairs=\{", attributes)
     if pairs:
         return _lists(attributes[pairs.end() - 1 : brackets(attributes, pairs.end() - 1)])
-    found = re.search(r"replica_groups=", attributes)
-    text = attributes[found.end() :] if found else ""
+    groups = re.search(r"replica_groups=", attributes)
+    text = attributes[groups.end() :] if groups else ""
     if text.startswith("mesh["):
         return _mesh_groups(text)
     iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
@@ -96,7 +97,7 @@ def _kind(instruction, computation):
 
 
 def _kind_of_send(instruction):
-    """Programs of several slices hand what leaves a slice to the runtime of the host; None for any other send."""
+    """Returns the kind of a transfer between slices, which the host's runtime carries out; None for any other send."""
     transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', instruction.attributes)
     if transfer is None:
         return None
@@ -121,27 +122,27 @@ def _group_size(instruction):
 
 
 def _between_slices(kind, runs, size, topology):
-    """What a device gives to be reduced, gathered or exchanged with its peers of the other slices."""
+    """Returns the collective in which a device exchanges `size` bytes with its peers of the other slices."""
     others = (topology.num_slices - 1) / topology.num_slices
     share = {"all-reduce": 2 * others, "reduce-scatter": others, "all-to-all": others}
     sent = size * share.get(kind, topology.num_slices - 1 if kind == "all-gather" else 1)
-    return Collective(kind, "dcn", runs, size, sent, sent / _of_device(topology, "dcn_bandwidth"))
+    return Collective(kind, "dcn", runs, size, sent, sent / _per_device(topology, "dcn_bandwidth"))
 
 
 def _cost(kind, runs, size, groups, topology, devices):
-    """A collective's link, bytes to send and time, by its costliest group."""
+    """Returns a collective whose link, bytes to send and time are those of its slowest group."""
     costs = [_group_cost(kind, size, [devices[i] for i in group], topology) for group in _distinct(groups, devices)]
     link, sent, seconds = max(costs, key=lambda cost: cost[2])
     return Collective(kind, link, runs, size, sent, seconds)
 
 
 def _group_cost(kind, size, members, topology):
-    """(link, bytes that a device sends, seconds).
+    """Returns (link, bytes that a device sends, seconds).
 
-    A device sends 2 (n-1)/n of what it holds to reduce it with n-1 others, (n-1)/n to gather, scatter or exchange it
+    A device sends 2 (n-1)/n of its bytes to reduce them with n-1 others, (n-1)/n to gather, scatter or exchange them
     (scaling book, part 3). Over ICI all links of the dimensions that the group spans are used: two for a dimension
-    that is a closed ring, one each way for a line. Devices of one chip count as one where they take part together,
-    and share its links where they do not.
+    that is a closed ring, one each way for a line. Devices of one chip count as one if they are in the same group, and
+    share its links otherwise.
     """
     slices = {_slice(device) for device in members}
     chips = {(_slice(device), tuple(device.coords)) for device in members}
@@ -156,7 +157,7 @@ def _group_cost(kind, size, members, topology):
     if len(slices) > 1:
         # Each device of a slice carries its share of what leaves the slice.
         across = size * part(len(slices)) / (len(members) / len(slices))
-        return "dcn", across, across / _of_device(topology, "dcn_bandwidth")
+        return "dcn", across, across / _per_device(topology, "dcn_bandwidth")
     if len(chips) == 1:
         return "chip", sent, 0.0
     sharers = chip.devices / (len(members) / len(chips))
@@ -169,8 +170,8 @@ def _group_cost(kind, size, members, topology):
     return "ici", sent, sharers * size * part(len(chips)) / (links * chip.link_bandwidth)
 
 
-def _of_device(topology, name):
-    """A device's share of its chip's bandwidth."""
+def _per_device(topology, name):
+    """Returns a device's share of its chip's bandwidth."""
     return getattr(topology.chip, name) / topology.chip.devices
 
 
@@ -179,7 +180,7 @@ def _slice(device):
 
 
 def _distinct(groups, devices):
-    """A few groups that stand for all: one of each pattern of slices, chips and size."""
+    """Returns one group of each pattern of slices, chips and size."""
     patterns = {}
     for group in groups:
         members = [devices[i] for i in group]
@@ -189,14 +190,14 @@ def _distinct(groups, devices):
     return patterns.values()
 
 
-def _merged(found):
-    """Equal ones as one, in the order of KINDS and of the bytes."""
+def _merged(parts):
+    """Counts equal collectives together, ordered by KINDS, link and bytes."""
     counts = collections.Counter()
-    for one in found:
-        counts[dataclasses.replace(one, count=0)] += one.count
-    merged = [dataclasses.replace(one, count=count) for one, count in counts.items()]
+    for part in parts:
+        counts[dataclasses.replace(part, count=0)] += part.count
+    merged = [dataclasses.replace(part, count=count) for part, count in counts.items()]
     order = (*KINDS, "send")
-    return sorted(merged, key=lambda one: (order.index(one.kind), one.link, -one.bytes * one.count))
+    return sorted(merged, key=lambda part: (order.index(part.kind), part.link, -part.bytes * part.count))
 
 
 def _lists(text):
@@ -220,7 +221,7 @@ def _mesh_groups(text):
         rest = rest[closes:]
     chosen = re.search(r"\{([^}]*)\}", rest)[1]
     parts = re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", chosen)
-    # Each axis is cut into what lies before a chosen part, the part, and what lies behind it.
+    # Each axis is split into the factor before a chosen part, the part, and the factor after it.
     shape, grouped = [], {}
     for name, size in axes:
         passed = 1
@@ -237,11 +238,11 @@ def _mesh_groups(text):
     return ids.reshape(shape).transpose(front + behind).reshape(-1, group).tolist()
 
 
-def total(found: Sequence[Collective], link: str) -> tuple[int, float, float]:
-    """(count, bytes that a device sends, seconds) in a step, of all that go over a link."""
-    mine = [one for one in found if one.link == link]
+def total(parts: Sequence[Collective], link: str) -> tuple[int, float, float]:
+    """Returns (count, bytes that a device sends, seconds) in a step of all collectives over a link."""
+    over_link = [part for part in parts if part.link == link]
     return (
-        sum(one.count for one in mine),
-        sum(one.count * one.sent for one in mine),
-        sum(one.count * one.seconds for one in mine),
+        sum(part.count for part in over_link),
+        sum(part.count * part.sent for part in over_link),
+        sum(part.count * part.seconds for part in over_link),
     )

@@ -1,4 +1,4 @@
-"""Compiles a recipe's real training step for devices that are not there, and says what the program takes."""
+"""Compiles a recipe's training step ahead of time for a TPU topology, and reads what the program needs."""
 
 import dataclasses
 import re
@@ -28,16 +28,16 @@ from bert_jax.training import teacher as teacher_lib
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """What a step takes on one device, in bytes, by the compiler's account.
+    """Memory of a step on one device in bytes, as the compiler reports it.
 
     Attributes:
-      parameters, optimizer, batch: of the arguments, in logical sizes; the state is updated in place. A teacher's
-        parameters are counted too.
-      padding: of the arguments' layouts, and the step's number; less what the step was given and does not read.
-      outputs: that are not in the arguments' place.
-      temporaries: activations, gradients and all else that lives within the step.
+      parameters, optimizer, batch: logical sizes of the arguments, which the step updates in place; parameters
+        include a teacher's.
+      padding: padding of the arguments' layouts, and the step's number, minus arguments that the step does not read.
+      outputs: results that do not reuse an argument's memory.
+      temporaries: activations, gradients and everything else that lives within the step.
       program: the generated code.
-      peak: the most that is live at once, by the compiler's account.
+      peak: the most that is live at once.
     """
 
     parameters: int
@@ -51,31 +51,31 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """What has to be free for the step to run."""
+        """Bytes that have to be free for the step to run."""
         state = self.parameters + self.optimizer + self.batch + self.padding
         return max(state + self.outputs + self.temporaries + self.program, self.peak)
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """One phase's step, compiled.
+    """The compiled step of a phase.
 
     Attributes:
-      memory: on one device; None where the compiler gave up, `needed` is then all that is known.
-      needed: bytes of HBM on one device.
-      usable: bytes of HBM on one device that there are.
-      spec: of the model that was compiled.
-      rows, sequence, slots: of the global batch.
-      model_flops: of the whole step, as the log's MFU counts them: nothing that is computed again.
-      state: bytes of parameters and optimizer on one device.
-      collectives: of a step.
-      hbm_bytes: moved by a device in a step.
-      products: FLOPs of a device's matrix products in a step, rematerialised ones too.
-      kernels: Pallas kernels run in a step, whose products are not in `products`.
-      unknown_loops: loops counted as one round.
-      beside: specs of what is trained with the model: a generator.
-      parameters: numbers that are trained, in all.
-      seconds: that tracing and compiling took.
+      needed: bytes of HBM that a device needs.
+      usable: bytes of HBM that a program may fill on a device.
+      spec: spec of the model.
+      rows, sequence, slots: sizes of the global batch.
+      model_flops: FLOPs of the whole step as the log's MFU counts them, without recomputation.
+      state: bytes of parameters and optimizer state on a device.
+      seconds: time of tracing and compiling.
+      memory: memory on a device; None where the compiler gave up, and only `needed` is known.
+      collectives: collectives of a step.
+      hbm_bytes: bytes that a device moves to and from HBM in a step.
+      products: FLOPs of a device's matrix products in a step, rematerialised ones included.
+      kernels: number of Pallas kernels run in a step, whose products are not in `products`.
+      unknown_loops: number of loops that are counted as one iteration.
+      beside: specs of models that are trained beside the main one, such as a generator.
+      parameters: number of trained parameters.
     """
 
     needed: int
@@ -98,7 +98,7 @@ class Compiled:
 
     @property
     def attention_kernel(self) -> str:
-        """The one that the phase's rows allow, of layers without a window."""
+        """The attention kernel that the phase's rows allow, in layers without a window."""
         rows = AttentionMask(np.ones((self.rows, self.sequence), bool), padding_last=True)
         return choose_kernel(self.spec, self.sequence, rows, dropping=True)
 
@@ -108,7 +108,7 @@ class Compiled:
 
 
 def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
-    """Raises UserError if the recipe cannot run on a topology of this size, or does not say its vocabulary's."""
+    """Raises UserError if the recipe cannot run on this topology, or leaves config.model.vocab_size to a corpus."""
     config_lib.validate(config)
     if config.model_from_init:
         raise UserError(
@@ -123,7 +123,12 @@ def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
 
 
 def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """(shape, dtype) of each array of a global batch of a phase, as the loader makes it."""
+    """Returns (shape, dtype) of each array of a phase's global batch, by name.
+
+    Args:
+      config: a pre-training config.
+      data: config.data of the phase.
+    """
     rows, sequence = data.batch_size, data.sequence_length
     shapes = {name: ((rows, sequence), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
     slots = loader.prediction_slots(data) if objective_facts(config).masked else 0
@@ -143,9 +148,16 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
 
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """One phase's step, traced for a topology: what the compiler is given, and abstract values of what it takes.
+    """The traced step of a phase: the compiler's input, and shapes with shardings of its arguments.
 
-    `taught` holds the parameters of a teacher, if there is one.
+    Attributes:
+      step: the traced training step.
+      topology: the topology to compile for.
+      phase: the phase.
+      objective: the objective, whose specs and FLOPs a plan reports.
+      state, batch: shapes with shardings of the step's arguments.
+      devices: the topology's devices in the mesh's order.
+      taught: a list with the shapes of a teacher's parameters; empty without a teacher.
     """
 
     step: jax.stages.Lowered
@@ -159,7 +171,7 @@ class Lowered:
 
 
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
-    """The training step of a phase, compiled for a topology.
+    """Compiles the training step of a phase for a topology.
 
     Raises:
       UserError: the recipe cannot run there, or the compiler refuses it for another reason than memory.
@@ -167,18 +179,18 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     began = time.perf_counter()
     lowered = lower_phase(config, topology, phase)
     try:
-        found = read(lowered.step.compile(), lowered)
+        compiled = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
         needed = needed_by_message(str(error), _held((lowered.state, lowered.batch, lowered.taught)))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
-        found = _found(lowered, needed)
-    return dataclasses.replace(found, seconds=time.perf_counter() - began)
+        compiled = _before_compiling(lowered, needed)
+    return dataclasses.replace(compiled, seconds=time.perf_counter() - began)
 
 
 def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Lowered:
-    """The training step of a phase, traced for a topology's devices."""
+    """Traces the training step of a phase for a topology's devices."""
     num_steps = config_lib.num_steps(config)
     mesh = sharding.make_mesh(config.mesh, devices_of(topology))
     model = model_lib.build(
@@ -209,12 +221,12 @@ def _placed(params, mesh):
 
 
 def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
-    """What a compiled step takes and does."""
+    """Reads memory, collectives, traffic and products of a compiled step."""
     program = hlo.parse(executable.as_text())
     memory = _memory(executable.memory_analysis(), lowered)
     products, kernels = traffic.multiplied(program)
     return dataclasses.replace(
-        _found(lowered, memory.needed),
+        _before_compiling(lowered, memory.needed),
         memory=memory,
         collectives=tuple(collectives_lib.collectives(program, lowered.topology, lowered.devices)),
         hbm_bytes=traffic.hbm_bytes(program),
@@ -225,22 +237,25 @@ def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
 
 
 def needed_by_message(message: str, held: int) -> int | None:
-    """Bytes that a program would need, from the compiler's message that it does not fit; None of any other message.
+    """Returns the bytes that a program needs, from the compiler's message that it does not fit.
 
     Args:
-      message: the compiler's.
-      held: bytes of the program's arguments, which the message about temporaries alone does not count.
+      message: the compiler's message.
+      held: bytes of the program's arguments, which a message about temporaries alone does not count.
+
+    Returns:
+      bytes; None if the message says something else.
     """
     if "RESOURCE_EXHAUSTED" not in message or "hbm" not in message.lower():
         return None
     used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
-    found = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
-    needed = found and int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
-    return needed if used or not found else needed + held
+    size = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
+    needed = size and int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
+    return needed if used or not size else needed + held
 
 
-def _found(lowered, needed):
-    """What is known of a step before it is compiled, and the bytes that it needs."""
+def _before_compiling(lowered, needed):
+    """Returns what is known of a step before it is compiled, with the bytes that it needs."""
     data, labels = lowered.phase.data, lowered.batch.get("masked_labels")
     return Compiled(
         needed=needed,
@@ -272,6 +287,6 @@ def _memory(analysis, lowered):
 
 
 def _held(tree):
-    """Bytes of a tree of arrays on one device."""
+    """Returns the bytes of a tree of arrays on one device."""
     leaves = jax.tree.leaves(tree)
     return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)

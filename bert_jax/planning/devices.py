@@ -1,4 +1,4 @@
-"""Devices of a topology that is not there: libtpu compiles for them, and nothing runs."""
+"""Devices of a TPU topology for ahead-of-time compilation: libtpu compiles for them, and nothing runs."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ _ENVIRONMENT = {
 
 
 def prepare_environment() -> None:
-    """Makes this process one that only compiles; to be called before jax is used."""
+    """Sets up this process to compile alone; to be called before jax is used."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import jax
@@ -28,7 +28,7 @@ def prepare_environment() -> None:
 
 
 def devices(topology: Topology) -> list:
-    """The topology's devices, as jax.devices() would give them there.
+    """Returns the topology's devices, as jax.devices() returns them on its hosts.
 
     Raises:
       UserError: libtpu is not installed, in use by another process, or knows no such topology.
@@ -44,7 +44,7 @@ def devices(topology: Topology) -> list:
     if topology.num_slices > 1:
         options["num_slices"] = topology.num_slices
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
     except JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if "lockfile" in reason:
@@ -53,4 +53,4 @@ def devices(topology: Topology) -> list:
             ) from error
         known = ", ".join(topology.chip.examples)
         raise UserError(f"--topology={topology.name}: {reason}; expected one such as {known}") from error
-    return list(found)
+    return list(description.devices)

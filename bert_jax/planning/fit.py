@@ -1,4 +1,4 @@
-"""What makes a step fit that does not: changes that leave its results as they are, cheapest first, each compiled."""
+"""Searches for changes that make a step fit in memory and keep its results; cheapest first, each compiled."""
 
 import dataclasses
 import itertools
@@ -9,11 +9,11 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax.config import objective
 from bert_jax.errors import UserError
-from bert_jax.planning import apart, compilation
+from bert_jax.planning import compilation, isolated
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
 
-# What a layer keeps, from most to least: the less, the more is computed again.
+# Rematerialisation policies, from the one that keeps most to the one that recomputes most.
 REMAT = ("none", "dots", "dots_no_batch", "full")
 _LOGITS = {"train.logits_chunk": 1024}  # predictions: some hundred MiB of a vocabulary's logits
 _GRAIN = 8  # rows that the search for the largest microbatch is exact to
@@ -21,12 +21,12 @@ _GRAIN = 8  # rows that the search for the largest microbatch is exact to
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A change, and what came of it.
+    """A change of the config, and whether the steps fit with it.
 
     Attributes:
-      change: dotted keys of the config and their values.
-      phases: compiled with the change, up to the first that does not fit.
-      fits: whether all do.
+      change: values by dotted config key.
+      phases: steps compiled with the change, up to the first that does not fit.
+      fits: whether the steps of all phases fit.
     """
 
     change: Mapping[str, int | str]
@@ -35,14 +35,14 @@ class Attempt:
 
     @property
     def flags(self) -> str:
-        """The change as arguments of a command."""
+        """The change as arguments of a command line."""
         return " ".join(f"--config.{key}={value}" for key, value in self.change.items())
 
 
 def compile_phases(config: ml_collections.ConfigDict, topology: Topology) -> list[Compiled]:
-    """Every phase's step, compiled. Raises UserError as apart.compile_phase does."""
+    """Compiles every phase's step. Raises UserError as isolated.compile_phase does."""
     compilation.check(config, topology)
-    return [apart.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
+    return [isolated.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
 
 
 def search(
@@ -51,13 +51,16 @@ def search(
     compiled: list[Compiled],
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Attempt]:
-    """Tries changes until one makes every phase fit; the attempts in order, of which the last fits or none does.
+    """Tries changes until one makes every phase fit.
 
     Args:
-      config: a recipe's, of which some phase does not fit.
-      topology: where.
-      compiled: its phases.
-      say: told what is tried.
+      config: a config of which some phase does not fit.
+      topology: the topology to compile for.
+      compiled: the compiled phases of the config.
+      say: called with a line for each change that is tried.
+
+    Returns:
+      the attempts in order; if one fits, it is the last.
     """
     failing = [i for i, phase in enumerate(compiled) if not phase.fits]
     order = sorted(range(len(compiled)), key=lambda i: (i not in failing, -compiled[i].needed))
@@ -74,7 +77,7 @@ def search(
 def changes(
     config: ml_collections.ConfigDict, topology: Topology, compiled: list[Compiled]
 ) -> Iterator[dict[str, int | str]]:
-    """Lists changes to try, cheapest first: microbatches, then logits in parts, remat policies, fsdp, then all."""
+    """Yields changes to try, cheapest first: microbatches, chunks of logits, remat, fsdp, then combinations."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
     now = config.train.microbatches
     parts = [
@@ -98,12 +101,12 @@ def changes(
 
 
 def _could_fit(phase, share):
-    """Whether a phase may fit with a share of its rows at once: what is not state shrinks by that at most."""
+    """Returns whether a phase may fit with a share of its rows at once: all but the state shrinks by that at most."""
     return phase.state + share * (phase.needed - phase.state) < phase.usable
 
 
 def changed(config: ml_collections.ConfigDict, change: Mapping[str, int | str]) -> ml_collections.ConfigDict:
-    """A copy of a config with dotted keys set."""
+    """Returns a copy of a config with dotted keys set."""
     config = config.copy_and_resolve_references()
     config.update_from_flattened_dict(dict(change))
     return config
@@ -112,9 +115,12 @@ def changed(config: ml_collections.ConfigDict, change: Mapping[str, int | str]) 
 def largest_microbatch(
     config: ml_collections.ConfigDict, topology: Topology, say: Callable[[str], None] = lambda line: None
 ) -> tuple[int, Compiled | None]:
-    """The most rows of the last phase that one device can take at once, and the step that takes them.
+    """Searches for the most rows of the last phase that fit a device at once.
 
-    The number is exact to 8 rows: the search doubles, then halves the distance. 0 where not even 8 fit.
+    The search doubles the rows, then bisects, down to a difference of 8 rows.
+
+    Returns:
+      (rows, the compiled step with them); (0, None) if 8 rows do not fit.
     """
     config = changed(config, {"train.microbatches": 1})
     compilation.check(config, topology)
@@ -124,7 +130,7 @@ def largest_microbatch(
         say(f"trying {rows} rows a device")
         data = ml_collections.ConfigDict(phase.data.to_dict())
         data.batch_size = rows * shards
-        return apart.compile_phase(config, topology, dataclasses.replace(phase, data=data))
+        return isolated.compile_phase(config, topology, dataclasses.replace(phase, data=data))
 
     fits, best, fails, rows = 0, None, None, _GRAIN
     while fails is None or fails - fits > _GRAIN:
@@ -143,10 +149,10 @@ def _attempt(config, topology, change, order):
     try:
         compilation.check(config, topology)
         for i in order:
-            done[i] = apart.compile_phase(config, topology, phases[i])
+            done[i] = isolated.compile_phase(config, topology, phases[i])
             if not done[i].fits:
                 break
-    except apart.NotCompiled:
+    except isolated.NotCompiled:
         raise
     except UserError:  # a layout that the model or the batch does not divide into, or a crash of the compiler
         return Attempt(change, (), False)
@@ -155,7 +161,7 @@ def _attempt(config, topology, change, order):
 
 
 def _microbatches(config, topology):
-    """Counts above the config's that divide every phase's rows on a device."""
+    """Yields numbers of microbatches above the config's that divide every phase's rows on a device."""
     shards = _shards(config, topology)
     rows = [phase.data.batch_size // shards for phase in config_lib.phases(config)]
     count = 2 * config.train.microbatches
@@ -166,7 +172,7 @@ def _microbatches(config, topology):
 
 
 def _fsdp(config, topology):
-    """Sizes of the fsdp axis above the config's, out of the data axis; within a slice as far as that goes."""
+    """Yields changes that move devices of a slice from the data axis to the fsdp axis."""
     mesh = config.mesh
     tensor, now = max(1, mesh.tensor), max(1, mesh.fsdp)
     most = topology.num_devices // topology.num_slices // tensor
@@ -181,6 +187,6 @@ def _fsdp(config, topology):
 
 
 def _shards(config, topology):
-    """Parts that the rows of a batch are split into."""
+    """Returns the number of shards of a batch's rows."""
     mesh = config.mesh
     return topology.num_devices // mesh.tensor if mesh.tensor != -1 else mesh.data * mesh.fsdp

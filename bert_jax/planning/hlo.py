@@ -1,8 +1,8 @@
-"""Reads the text of a compiled program: its computations, and how often each runs in a step.
+"""Parses the HLO text of a compiled program: its computations, and how often each runs in a step.
 
-Only what the counts of collectives, memory traffic and products need: shapes, operands, calls and loops. Shapes are
-those of one device. The text's grammar is that of openxla.org/xla/hlo; the forms handled are those that the CPU and TPU
-compilers of jaxlib were seen to print.
+It reads what counting collectives, memory traffic and products needs: shapes on one device, operands, calls and loops.
+The grammar is described at openxla.org/xla/hlo; the forms handled are those that the CPU and TPU compilers of jaxlib
+were seen to print.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a type: dtype as HLO names it, dimensions, and the number of its memory space (0: HBM)."""
+    """An array type: HLO's name of the dtype, dimensions, and the number of the memory space (0: HBM)."""
 
     dtype: str
     dimensions: tuple[int, ...]
@@ -33,7 +33,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without the padding of the layout's tiles."""
+        """Size in bytes, without the padding of the layout's tiles."""
         return -(-self.size * bits(self.dtype) // 8)
 
 
@@ -42,13 +42,13 @@ class Instruction:
     """One line of a computation.
 
     Attributes:
-      name: without "%".
-      arrays: of its result; several where it is a tuple.
-      opcode: such as "fusion".
+      name: the name, without "%".
+      arrays: types of the result's arrays; several for a tuple.
+      opcode: the operation, such as "fusion".
       operands: names of the instructions that it reads.
-      literal: what stands between the parentheses.
-      attributes: what follows them.
-      root: whether it is its computation's result.
+      literal: the text between the parentheses.
+      attributes: the text after the parentheses.
+      root: whether its result is the computation's.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Instruction:
 
     @functools.cached_property
     def called(self) -> dict[str, tuple[str, ...]]:
-        """Names of computations by the attribute that calls them."""
+        """Names of the computations that it calls, by the attribute that names them."""
         return {kind: tuple(_NAME.findall(names)) for kind, names in _CALLED.findall(self.attributes)}
 
     @property
@@ -69,9 +69,9 @@ class Instruction:
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
-        """The text of a plain attribute such as channel_id=3; None where there is none."""
-        found = re.search(rf"\b{name}=([^,\s{{]+)", self.attributes)
-        return found and found[1]
+        """Returns the text of a plain attribute such as channel_id=3; None if it is absent."""
+        match = re.search(rf"\b{name}=([^,\s{{]+)", self.attributes)
+        return match and match[1]
 
 
 @dataclasses.dataclass
@@ -79,11 +79,11 @@ class Program:
     """A compiled program.
 
     Attributes:
-      computations: name -> name -> instruction, in the text's order.
+      computations: instructions by computation's and instruction's name, in the text's order.
       entry: name of the computation that runs first.
-      runs: how often each computation runs in a step; bodies of fusions count as run where the fusion is.
-      fused: names of the computations that are bodies of fusions: their insides touch no HBM.
-      unknown_loops: loops whose number of rounds is not in the text; counted as one round.
+      runs: how often each computation runs in a step; the body of a fusion runs as often as the fusion.
+      fused: names of the computations that are bodies of fusions: instructions inside them do not access HBM.
+      unknown_loops: names of loops whose number of iterations is not in the text; counted as one iteration.
     """
 
     computations: dict[str, dict[str, Instruction]]
@@ -93,7 +93,7 @@ class Program:
     unknown_loops: list[str]
 
     def instructions(self):
-        """(computation's name, instruction, how often it runs in a step) of all that run."""
+        """Yields (computation's name, instruction, how often it runs in a step) for each instruction that runs."""
         for name, computation in self.computations.items():
             if self.runs.get(name):
                 for instruction in computation.values():
@@ -101,7 +101,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """The program of `compiled.as_text()`."""
+    """Parses the text of `compiled.as_text()`."""
     computations, current, entry = {}, None, ""
     for line in _lines(text):
         if current is None:
@@ -119,15 +119,15 @@ def parse(text: str) -> Program:
 
 
 def bits(dtype: str) -> int:
-    """Bits of one element; 0 for what is no data."""
+    """Returns the number of bits of an element; 0 for types without data."""
     if dtype in _BITS:
         return _BITS[dtype]
-    found = re.search(r"\d+", dtype)
-    return int(found[0]) if found else 0
+    digits = re.search(r"\d+", dtype)
+    return int(digits[0]) if digits else 0
 
 
 def brackets(text: str, start: int) -> int:
-    """Where the bracket that opens at `start` closes, one past it; brackets in string literals do not count."""
+    """Returns the index after the bracket that closes the one at `start`; those in string literals do not count."""
     pairs = {"(": ")", "{": "}", "[": "]"}
     opened, closes, depth, quoted = text[start], pairs[text[start]], 0, False
     for place in range(start, len(text)):
@@ -142,17 +142,17 @@ def brackets(text: str, start: int) -> int:
 
 
 def arrays_of(text: str) -> tuple[Array, ...]:
-    """The arrays of a type as HLO writes it."""
-    found = []
+    """Returns the arrays of a type as HLO writes it; several for a tuple."""
+    arrays = []
     for dtype, sizes, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)
         dimensions = tuple(int(size.strip().lstrip("<=")) for size in sizes.split(",") if size.strip())
-        found.append(Array(dtype, dimensions, int(space[1]) if space else 0))
-    return tuple(found)
+        arrays.append(Array(dtype, dimensions, int(space[1]) if space else 0))
+    return tuple(arrays)
 
 
 def _lines(text):
-    """The text's lines, with those put back together that the text of an attribute breaks."""
+    """Yields the lines of a text; those that an attribute breaks are joined."""
     whole = ""
     for line in text.splitlines():
         if _BEGIN.match(line):
@@ -184,7 +184,7 @@ def _instruction(line):
 
 
 def _runs(computations, entry):
-    """How often each computation runs; the text has callees before their callers."""
+    """Returns (how often each computation runs, bodies of fusions, unknown loops); callees precede their callers."""
     runs, fused, unknown = dict.fromkeys(computations, 0), set(), []
     runs[entry] = 1
     for name in reversed(computations):
@@ -193,10 +193,10 @@ def _runs(computations, entry):
         for instruction in computations[name].values():
             times = runs[name]
             if instruction.opcode == "while":
-                rounds = _rounds(instruction, computations[name], computations)
-                if rounds is None:
+                iterations = _iterations(instruction, computations[name], computations)
+                if iterations is None:
                     unknown.append(instruction.name)
-                times *= 1 if rounds is None else rounds
+                times *= 1 if iterations is None else iterations
             elif instruction.opcode not in ("fusion", "call", "conditional", "async-start"):
                 continue  # reductions and sorts call computations on single numbers
             for kind, names in instruction.called.items():
@@ -207,8 +207,8 @@ def _runs(computations, entry):
     return runs, fused, unknown
 
 
-def _rounds(loop, computation, computations):
-    """Rounds of a loop that counts up by one to a constant; None where it does something else."""
+def _iterations(loop, computation, computations):
+    """Returns the iterations of a loop that counts up by one to a constant; None for any other loop."""
     known = _TRIP_COUNT.search(loop.attributes)
     if known:
         return int(known[1])
@@ -227,7 +227,7 @@ def _rounds(loop, computation, computations):
 
 
 def _constant(name, computation):
-    """The number that an instruction is; None where it is none."""
+    """Returns the integer that an instruction stands for; None if it is not a constant."""
     instruction = computation[name]
     while instruction.opcode in ("copy", "convert", "bitcast"):
         instruction = computation[instruction.operands[0]]

@@ -1,4 +1,4 @@
-"""A plan: everything that is known about a recipe on a topology, as plain values, and as text."""
+"""Reports of plans: what is known about a recipe on a topology, as values for JSON and as text."""
 
 import dataclasses
 import math
@@ -7,8 +7,8 @@ from collections.abc import Callable
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import sharding
-from bert_jax.planning import apart, compilation, fit
+from bert_jax.config.mesh import AXES
+from bert_jax.planning import compilation, fit, isolated
 from bert_jax.planning.chips import GIB, Topology
 from bert_jax.planning.compilation import Compiled
 from bert_jax.planning.roofline import BOUNDS, roofline, schedule
@@ -22,20 +22,20 @@ def plan(
     search: bool = True,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict:
-    """Compiles a recipe's steps for a topology and says what they take; every value can be written as JSON.
+    """Compiles a recipe's steps for a topology and reports what they need; every value can be written as JSON.
 
     Args:
-      config: a recipe's, of pre-training.
-      topology: from chips.parse.
-      name: the recipe's, for the report.
-      search: whether to look for a change that makes it fit, where it does not.
-      say: told what is being done.
+      config: a pre-training config.
+      topology: the topology, from chips.parse.
+      name: the recipe's name, for the report.
+      search: whether to search for a change that makes the recipe fit, where it does not.
+      say: called with a line about each thing that is done.
 
     Returns:
-      recipe, topology, chip, mesh, model, phases (see `_phase`), fits, schedule (None where it does not fit), `crash`
-      where the compiler did not survive the recipe's remat policy (phases are then those without it), and,
-      where it does not and a change was looked for, `change`: what makes it fit, with its phases and schedule, None
-      where nothing tried did; and `tried`, flags and whether they made it fit.
+      recipe, topology, chip, mesh, model, phases (see `_phase`), fits, schedule (None where it does not fit). `crash`
+      is there if the compiler crashed with the recipe's remat policy; phases are then those without it. If the recipe
+      does not fit and a change was searched for, `tried` has the flags that were tried and whether they made it fit,
+      and `change` the one that did, with its phases and schedule, or None.
 
     Raises:
       UserError: the recipe cannot run on this topology, or libtpu cannot be used.
@@ -45,7 +45,7 @@ def plan(
     first, crash = {}, ""
     try:
         compiled = fit.compile_phases(config, topology)
-    except apart.CompilerCrashed as error:
+    except isolated.CompilerCrashed as error:
         if not search or config.model.remat == "none":
             raise
         first, crash = {"model.remat": "none"}, str(error)
@@ -53,55 +53,55 @@ def plan(
         config = fit.changed(config, first)
         compiled = fit.compile_phases(config, topology)
     fits = all(one.fits for one in compiled)
-    found = {"recipe": name} | described(topology)
-    found |= {
+    report = {"recipe": name} | described(topology)
+    report |= {
         "mesh": _mesh(config.mesh, topology.num_devices),
         "model": _model(config, compiled[0]),
         "fits": fits and not crash,
     }
     if crash:
-        found["crash"] = crash
-    found |= _steps(config, topology, compiled)
-    if not found["fits"] and search:
+        report["crash"] = crash
+    report |= _steps(config, topology, compiled)
+    if not report["fits"] and search:
         attempts = [fit.Attempt(first, tuple(compiled), fits)] if first else []
         if not fits:
             more = fit.search(config, topology, compiled, say)
             attempts += [dataclasses.replace(attempt, change=first | attempt.change) for attempt in more]
-        found["tried"] = [{"flags": attempt.flags, "fits": attempt.fits} for attempt in attempts]
-        found["change"] = None
+        report["tried"] = [{"flags": attempt.flags, "fits": attempt.fits} for attempt in attempts]
+        report["change"] = None
         if attempts and attempts[-1].fits:
             last = attempts[-1]
             changed = fit.changed(config, last.change)
-            found["change"] = {"overrides": dict(last.change), "flags": last.flags}
-            found["change"]["mesh"] = _mesh(changed.mesh, topology.num_devices)
-            found["change"] |= _steps(changed, topology, list(last.phases))
-    return found
+            report["change"] = {"overrides": dict(last.change), "flags": last.flags}
+            report["change"]["mesh"] = _mesh(changed.mesh, topology.num_devices)
+            report["change"] |= _steps(changed, topology, list(last.phases))
+    return report
 
 
 def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, compiled: Compiled | None) -> dict:
-    """What fit.largest_microbatch found, as plain values."""
+    """Reports a result of fit.largest_microbatch, as values for JSON."""
     phase = config_lib.phases(config)[-1]
-    found = {"topology": topology.label, "sequence": phase.data.sequence_length, "rows_per_device": rows}
+    report = {"topology": topology.label, "sequence": phase.data.sequence_length, "rows_per_device": rows}
     if compiled:
-        found |= {"remat": compiled.spec.remat, "attention_kernel": compiled.attention_kernel}
-        found |= {"fsdp": config.mesh.fsdp, "needed_bytes": compiled.needed, "usable_bytes": compiled.usable}
-        found["memory"] = dataclasses.asdict(compiled.memory)
-    return found
+        report |= {"remat": compiled.spec.remat, "attention_kernel": compiled.attention_kernel}
+        report |= {"fsdp": config.mesh.fsdp, "needed_bytes": compiled.needed, "usable_bytes": compiled.usable}
+        report["memory"] = dataclasses.asdict(compiled.memory)
+    return report
 
 
-def largest_text(found: dict) -> str:
-    """What fit.largest_microbatch found, in words."""
-    what = f"{found['topology']}: {found['rows_per_device']} rows of {found['sequence']} tokens fit a device at once"
-    if not found["rows_per_device"]:
-        return f"{found['topology']}: not even 8 rows of {found['sequence']} tokens fit a device"
+def largest_text(report: dict) -> str:
+    """Returns a report of `largest` in words."""
+    what = f"{report['topology']}: {report['rows_per_device']} rows of {report['sequence']} tokens fit a device at once"
+    if not report["rows_per_device"]:
+        return f"{report['topology']}: not even 8 rows of {report['sequence']} tokens fit a device"
     return (
-        f"{what}: {found['needed_bytes'] / GIB:.2f} of {found['usable_bytes'] / GIB:.2f} GiB; "
-        f"attention {found['attention_kernel']}, remat {found['remat']}, fsdp={found['fsdp']}"
+        f"{what}: {report['needed_bytes'] / GIB:.2f} of {report['usable_bytes'] / GIB:.2f} GiB; "
+        f"attention {report['attention_kernel']}, remat {report['remat']}, fsdp={report['fsdp']}"
     )
 
 
 def described(topology: Topology) -> dict:
-    """A topology and its chip, as plain values; bytes and rates per second."""
+    """Returns a topology and its chip as values for JSON; sizes in bytes, rates per second."""
     chip = topology.chip
     return {
         "topology": {
@@ -123,26 +123,26 @@ def described(topology: Topology) -> dict:
     }
 
 
-def text(found: dict) -> str:
-    """A plan in words and tables."""
-    topology, chip, model = found["topology"], found["chip"], found["model"]
+def text(report: dict) -> str:
+    """Returns a report of `plan` in words."""
+    topology, chip, model = report["topology"], report["chip"], report["model"]
     where = topology["name"] if topology["num_slices"] == 1 else f"{topology['num_slices']} x {topology['name']}"
     devices = "" if topology["devices_per_chip"] == 1 else f" of {topology['devices_per_chip']} devices each"
     lines = [
-        f"{found['recipe']} on {where}: {topology['chips']} chips{devices}, "
+        f"{report['recipe']} on {where}: {topology['chips']} chips{devices}, "
         f"{chip['hbm_bytes'] / GIB:.0f} GiB and {chip['flops_per_device'] * topology['devices_per_chip'] / 1e12:,.0f} "
         "TFLOP/s (bfloat16) a chip",
         f"{model['parameters']:,} parameters, {model['dtype']}, mesh "
-        + " ".join(f"{axis}={size}" for axis, size in found["mesh"].items()),
+        + " ".join(f"{axis}={size}" for axis, size in report["mesh"].items()),
         "",
-        *([found["crash"], ""] if "crash" in found else []),
-        *_phase_lines(found["phases"]),
+        *([report["crash"], ""] if "crash" in report else []),
+        *_phase_lines(report["phases"]),
     ]
-    if found["fits"]:
-        lines += ["", _schedule_line(found["schedule"])]
-    elif "change" in found:
-        lines += ["", *(f"tried {one['flags']}: {'fits' if one['fits'] else 'no'}" for one in found["tried"])]
-        change = found["change"]
+    if report["fits"]:
+        lines += ["", _schedule_line(report["schedule"])]
+    elif "change" in report:
+        lines += ["", *(f"tried {one['flags']}: {'fits' if one['fits'] else 'no'}" for one in report["tried"])]
+        change = report["change"]
         if change:
             lines += ["", f"It fits with {change['flags']}", "", *_phase_lines(change["phases"])]
             lines += ["", _schedule_line(change["schedule"])]
@@ -152,10 +152,10 @@ def text(found: dict) -> str:
 
 
 def _mesh(sizes, num_devices):
-    """The axes' sizes, -1 resolved."""
-    found = {axis: sizes[axis] for axis in sharding.AXES}
-    taken = math.prod(size for size in found.values() if size != -1)
-    return {axis: num_devices // taken if size == -1 else size for axis, size in found.items()}
+    """Returns the sizes of the mesh axes, with -1 resolved."""
+    axes = {axis: sizes[axis] for axis in AXES}
+    taken = math.prod(size for size in axes.values() if size != -1)
+    return {axis: num_devices // taken if size == -1 else size for axis, size in axes.items()}
 
 
 def _model(config, compiled):
@@ -170,7 +170,7 @@ def _model(config, compiled):
 
 
 def _steps(config, topology, compiled):
-    """`phases`, and `schedule` where all of them fit."""
+    """Returns `phases`, and `schedule`, which is None unless all of them fit."""
     rooflines = [roofline(one, topology) if one.memory else None for one in compiled]
     phases = [
         _phase(config, phase, one, bounds)
@@ -181,8 +181,8 @@ def _steps(config, topology, compiled):
 
 
 def _phase(config, phase, compiled: Compiled, bounds):
-    """A phase's step: shapes, memory (bytes on one device), and, where it compiled, work, links and bounds."""
-    found = {
+    """Reports a phase's step: shapes, memory on a device and, where it compiled, work, links and bounds."""
+    report = {
         "steps": phase.stop - phase.start,
         "rows": compiled.rows,
         "sequence": compiled.sequence,
@@ -198,8 +198,8 @@ def _phase(config, phase, compiled: Compiled, bounds):
         "memory": compiled.memory and dataclasses.asdict(compiled.memory),
     }
     if bounds is None:
-        return found
-    return found | {
+        return report
+    return report | {
         "model_flops": bounds.model_flops,
         "program_flops_per_device": compiled.products,
         "kernels": compiled.kernels,

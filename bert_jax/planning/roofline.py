@@ -1,4 +1,4 @@
-"""How fast a compiled step can be at best: the largest of what products, memory and links take at published rates."""
+"""A lower bound on the time of a compiled step: the longest of products, memory and links at published rates."""
 
 import dataclasses
 
@@ -18,10 +18,10 @@ class Roofline:
     """Bounds of one step.
 
     Attributes:
-      model_flops: of the whole step.
-      seconds: of each of BOUNDS.
-      tokens: of the global batch, padding included.
-      mfu: the share of the published FLOP/s that the model's FLOPs can reach.
+      model_flops: the model's FLOPs of the whole step.
+      seconds: time that each of BOUNDS takes.
+      tokens: number of tokens of the global batch, padding included.
+      mfu: largest share of the published FLOP/s that the model's FLOPs can reach.
     """
 
     model_flops: float
@@ -43,12 +43,12 @@ class Roofline:
 
 
 def roofline(compiled: Compiled, topology: Topology) -> Roofline:
-    """The bounds of a step that was compiled for a topology.
+    """Returns the bounds of a step that was compiled for a topology.
 
-    Products: those of the program, recomputed ones too. Pallas kernels do not show theirs; the attention kernels, which
-    are the only ones, compute the scores once more in the backward pass than the model's count has it, and all of the
-    forward pass once more where layers are computed again. Nothing is said about how well products use the matrix
-    units.
+    Products are those of the program, recomputed ones included. Those of Pallas kernels are not in its text; attention
+    kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count, and the
+    whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
+    considered.
     """
     chip = topology.chip
     products = compiled.products
@@ -69,13 +69,13 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The whole run at the bounds of its phases' steps.
+    """The whole run, with each step as fast as its bounds allow.
 
     Attributes:
-      steps, tokens: of all phases.
-      days: of wall time.
-      chip_hours: of all chips together.
-      mfu: of the whole run.
+      steps, tokens: totals of all phases.
+      days: wall time.
+      chip_hours: hours summed over all chips.
+      mfu: model FLOPs utilisation of the whole run.
     """
 
     steps: int
@@ -86,15 +86,15 @@ class Schedule:
 
 
 def schedule(config: ml_collections.ConfigDict, rooflines: list[Roofline], topology: Topology) -> Schedule:
-    """The full schedule, given the bounds of each phase's step."""
+    """Returns the schedule of a whole run, given the bounds of each phase's step."""
     steps = [phase.stop - phase.start for phase in config_lib.phases(config)]
     pairs = list(zip(steps, rooflines, strict=True))
-    seconds = sum(count * one.step_seconds for count, one in pairs)
-    used = sum(count * one.model_flops for count, one in pairs)
+    seconds = sum(count * bounds.step_seconds for count, bounds in pairs)
+    used = sum(count * bounds.model_flops for count, bounds in pairs)
     hours = seconds / 3600
     return Schedule(
         steps=sum(steps),
-        tokens=sum(count * one.tokens for count, one in pairs),
+        tokens=sum(count * bounds.tokens for count, bounds in pairs),
         days=hours / 24,
         chip_hours=hours * topology.num_chips,
         mfu=used / (seconds * topology.num_devices * topology.chip.flops) if seconds else 0.0,

@@ -1,4 +1,4 @@
-"""The table of recipes x topologies: one plan after the other, each kept, so that a run that was stopped goes on."""
+"""The table of recipes by topologies; each plan is saved, so that a run that was stopped goes on."""
 
 import hashlib
 import importlib.metadata
@@ -11,7 +11,7 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax import files
 from bert_jax.errors import UserError
-from bert_jax.planning import apart, chips, report
+from bert_jax.planning import chips, isolated, report
 from bert_jax.planning.chips import GIB
 
 RECIPES = ("bert_base", "bert_large", "roberta_base", "roberta_large")
@@ -25,8 +25,8 @@ TOPOLOGIES = (
     ("tpu7x:2x2x2", 1),
 )
 
-# One of each family beyond those, on the slice that is the easiest to be granted; as one layer in a loop, which takes
-# a fraction of the time to compile.
+# A recipe of each other family, on the slice that is granted most easily; compiled with scanned layers, which takes a
+# fraction of the time.
 FAMILIES = ("albert_base", "electra_base", "deberta_v3_base", "modernbert_base", "eurobert_210m")
 _OF_FAMILIES = (("v5e:4x4", 1),)
 
@@ -53,11 +53,11 @@ def write(
     """Plans every recipe on every topology and writes the table, again after each entry.
 
     Args:
-      output: a Markdown file; what was found is kept beside it, as .json, and not looked for again while recipe,
-        jax and libtpu are the same.
-      recipes: by name; None for RECIPES, and for FAMILIES on the first slice of v5e alone.
-      say: told what is being done.
-      topologies: names and numbers of slices.
+      output: a Markdown file; its entries are saved beside it as .json, and computed again only if recipe, jax or
+        libtpu change.
+      recipes: configs by name; None for RECIPES, and for FAMILIES on v5e:4x4.
+      say: called with a line about each thing that is done.
+      topologies: names of topologies, with their numbers of slices.
     """
     slices = dict.fromkeys(recipes or RECIPES, topologies) | ({} if recipes else dict.fromkeys(FAMILIES, _OF_FAMILIES))
     recipes = recipes or {name: _recipe(name) for name in slices}
@@ -78,7 +78,7 @@ def write(
 
 
 def markdown(entries: list[dict]) -> str:
-    """The table of entries, as Markdown."""
+    """Returns the table of entries as Markdown."""
     head = _HEAD.format(versions=_versions(), families=", ".join(FAMILIES))
     return f"{head}\n{_COLUMNS}" + "".join(map(_row, entries))
 
@@ -93,14 +93,14 @@ def _recipe(name):
 def _entry(config, topology, name, say):
     entry = {"recipe": name, "topology": topology.label, "chips": topology.num_chips}
     try:
-        found = report.plan(config, topology, name=name, say=say)
-    except apart.NotCompiled:
+        plan = report.plan(config, topology, name=name, say=say)
+    except isolated.NotCompiled:
         raise
     except UserError as error:
         return entry | {"error": str(error)}
-    change = found.get("change")
-    entry |= {"fits": found["fits"], "flags": change["flags"] if change else ""}
-    steps = found if found["fits"] or not change else change
+    change = plan.get("change")
+    entry |= {"fits": plan["fits"], "flags": change["flags"] if change else ""}
+    steps = plan if plan["fits"] or not change else change
     entry["phases"] = [
         {key: phase.get(key) for key in ("rows", "sequence", "needed_bytes", "usable_bytes", "roofline", "memory")}
         for phase in steps["phases"]
@@ -132,7 +132,7 @@ def _row(entry):
 
 
 def _mark(config):
-    """What an entry depends on beside its topology: what the recipe changes, so that a new key leaves entries alone."""
+    """Hashes what an entry depends on: the keys that a recipe changes, so that new keys leave entries valid."""
     defaults = config_lib.flat(config_lib.base())
     changed = {key: value for key, value in config_lib.flat(config).items() if value != defaults[key]}
     text = json.dumps(changed, sort_keys=True, default=list) + _versions()

@@ -1,7 +1,7 @@
-"""How much a compiled program multiplies, and how much it moves between HBM and the chip's own memory, in a step.
+"""FLOPs of matrix products and bytes of HBM traffic of a compiled program in a step.
 
-XLA's cost analysis counts the body of a loop once; here it counts as often as it runs. What a fusion or a kernel reads
-and writes it moves once; what lies in the chip's own memory (memory spaces other than 0) it does not move; a fusion
+XLA's cost analysis counts the body of a loop once; here it counts as often as it runs. A fusion or a kernel moves each
+of its operands and results once; arrays in the chip's own memory (memory spaces other than 0) are not moved; a fusion
 that slices an operand moves the slice; an update in place moves the update.
 """
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from bert_jax.planning.hlo import Instruction, Program
 
-KERNEL = 'custom_call_target="tpu_custom_call"'  # one written in Pallas, whose products the text does not show
+KERNEL = 'custom_call_target="tpu_custom_call"'  # a Pallas kernel, whose products are not in the text
 
 _NO_TRAFFIC = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all",
@@ -27,11 +27,11 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 
 
 def hbm_bytes(program: Program) -> int:
-    """Bytes that a device reads from its HBM and writes to it in a step."""
+    """Returns the bytes that a device reads from its HBM and writes to it in a step."""
     total, seen = 0, set()
     for name, instruction, runs in program.instructions():
         if name in program.fused:
-            # Collectives that are spread over fusions: once each, and left out of the fusions' own traffic.
+            # Collectives that are spread over several fusions count once, apart from the fusions' own traffic.
             if instruction.opcode in _COLLECTIVES:
                 key = instruction.opcode, instruction.attribute("channel_id")
                 if key not in seen:
@@ -43,7 +43,7 @@ def hbm_bytes(program: Program) -> int:
 
 
 def multiplied(program: Program) -> tuple[float, int]:
-    """(FLOPs of a device's dot products and convolutions in a step, kernels whose products are not among them)."""
+    """Returns (FLOPs of a device's products in a step, number of kernels run, whose FLOPs are unknown)."""
     total, kernels = 0.0, 0
     for name, instruction, runs in program.instructions():
         if instruction.opcode in ("dot", "convolution"):
@@ -97,7 +97,7 @@ def _fusion(program, computation, instruction):
 
 
 def _read(program, body, place):
-    """Bytes that a fusion's body reads of its operand number `place`."""
+    """Returns the bytes that a fusion's body reads of its operand number `place`."""
     parameter = next(i for i in body.values() if i.opcode == "parameter" and i.literal.strip() == str(place))
     whole, total = parameter.bytes, 0
     pending = [parameter.name]
@@ -138,24 +138,26 @@ def _dot(instruction, computation):
 
 
 def _convolution(instruction, computation):
-    """Every product that meets no padding: TPU programs have their matrix products in this form, batches as windows."""
+    """Returns the FLOPs of a convolution, without products with padding.
+
+    TPU programs have their matrix products in this form, with batches as windows.
+    """
     left, right = (computation[name].arrays[0].dimensions for name in instruction.operands[:2])
     result = instruction.arrays[0].dimensions
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
-    of_left, of_right, of_result = (
+    left_sizes, right_sizes, result_sizes = (
         dict(zip(text, sizes, strict=True)) for text, sizes in zip(labels.groups(), (left, right, result), strict=True)
     )
     window = re.search(r"window=\{([^}]*)\}", instruction.attributes)
     settings = dict(part.split("=") for part in window[1].split()) if window else {}
-    products = 2.0 * of_result["b"] * of_result["f"] * of_right["i"]
-    for axis in sorted(label for label in of_left if label.isdigit()):
-        at = int(axis)
-        products *= _meetings(of_left[axis], of_right[axis], of_result[axis], settings, at)
+    products = 2.0 * result_sizes["b"] * result_sizes["f"] * right_sizes["i"]
+    for axis in sorted(label for label in left_sizes if label.isdigit()):
+        products *= _taps_on_inputs(left_sizes[axis], right_sizes[axis], result_sizes[axis], settings, int(axis))
     return products
 
 
-def _meetings(inputs, taps, outputs, settings, axis):
-    """Pairs of output and tap along an axis of a window that meet an input."""
+def _taps_on_inputs(inputs, taps, outputs, settings, axis):
+    """Counts the pairs of output and tap along an axis of a window whose tap lies on an input, not on padding."""
 
     def setting(name, default):
         return settings[name].split("x")[axis] if name in settings else default

@@ -1,4 +1,4 @@
-"""The real step compiled for TPUs that are not there: memory, products, what makes it fit, and the command."""
+"""Ahead-of-time compilation for TPU topologies: memory, products, what makes a step fit, and the command."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from bert_jax import config as config_lib
 from bert_jax.config.keys import MODEL
 from bert_jax.errors import UserError
 from bert_jax.model import flops
-from bert_jax.planning import apart, chips, compilation, fit, report, roofline, table
+from bert_jax.planning import chips, compilation, fit, isolated, report, roofline, table
 from bert_jax.planning.collectives import Collective
 
 
@@ -108,7 +108,7 @@ def test_the_largest_microbatch_is_found_to_eight_rows(config, monkeypatch, most
         tried.append(phase.data.batch_size // 2)  # tensor=2 leaves two parts of the rows on four devices
         return dataclasses.replace(step, needed=tried[-1], usable=most, rows=phase.data.batch_size)
 
-    monkeypatch.setattr(apart, "compile_phase", compile_phase)
+    monkeypatch.setattr(isolated, "compile_phase", compile_phase)
     config.update_from_flattened_dict({"mesh.tensor": 2, "train.microbatches": 4})
     topology = chips.parse("v5e:2x2")
     rows, best = fit.largest_microbatch(config, topology)
@@ -232,11 +232,11 @@ def test_a_compiler_that_crashes_ends_no_plan(libtpu, config):
     (phase,) = config_lib.phases(config)
     config.model.remat = "full"
     expected = "v5e:2x2: the compiler crashed .*with config.model.remat=full; .*--config.model.remat=none"
-    with pytest.raises(apart.CompilerCrashed, match=expected):
-        apart.compile_phase(config, Deadly(), phase)
+    with pytest.raises(isolated.CompilerCrashed, match=expected):
+        isolated.compile_phase(config, Deadly(), phase)
     config.mesh.fsdp = 3
     with pytest.raises(UserError, match="config.mesh: found data=-1, fsdp=3"):  # the next one has a process again
-        apart.compile_phase(config, chips.parse("v5e:2x2"), phase)
+        isolated.compile_phase(config, chips.parse("v5e:2x2"), phase)
 
 
 def test_the_compilers_process_ends_with_the_plans(libtpu):
@@ -245,15 +245,15 @@ def test_the_compilers_process_ends_with_the_plans(libtpu):
 import os, sys
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.planning import apart, chips
+from bert_jax.planning import isolated, chips
 if __name__ == "__main__":
     config = config_lib.load_recipe("bert_base")
     config.optimizer.warmup_steps = (config.train.get_ref("num_steps") * 0.01).to_int()
     config.mesh.fsdp = 3
     try:
-        apart.compile_phase(config, chips.parse("v5e:2x2"), config_lib.phases(config)[0])
+        isolated.compile_phase(config, chips.parse("v5e:2x2"), config_lib.phases(config)[0])
     except UserError as error:
-        print(apart._worker._process.pid, error, flush=True)
+        print(isolated._worker._process.pid, error, flush=True)
     os.kill(os.getpid(), 9)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
@@ -271,7 +271,7 @@ def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
 
     def compile_phases(config, topology):
         if config.model.remat != "none":
-            raise apart.CompilerCrashed("v6e:4x4: the compiler crashed")
+            raise isolated.CompilerCrashed("v6e:4x4: the compiler crashed")
         return [step]
 
     monkeypatch.setattr(fit, "compile_phases", compile_phases)
@@ -280,7 +280,7 @@ def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
     assert not found["fits"] and found["change"]["flags"] == "--config.model.remat=none"
     assert found["tried"] == [{"flags": "--config.model.remat=none", "fits": True}]
     assert "the compiler crashed" in report.text(found) and found["change"]["schedule"]
-    with pytest.raises(apart.CompilerCrashed):
+    with pytest.raises(isolated.CompilerCrashed):
         report.plan(config, chips.parse("v5e:2x2"), search=False)
 
 

@@ -1,4 +1,4 @@
-"""Compiles in a process of its own: libtpu's compiler was seen to crash, which must not end a plan."""
+"""Compiles in a separate process: libtpu's compiler was seen to crash, which must not end a plan."""
 
 import atexit
 import dataclasses
@@ -31,7 +31,9 @@ class NotCompiled(UserError):
 
 
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
-    """As compilation.compile_phase. A script that calls this needs its `if __name__ == "__main__"`.
+    """Runs compilation.compile_phase in a separate process, which is started once and kept.
+
+    A script that calls this must guard its main code with `if __name__ == "__main__"`.
 
     Raises:
       CompilerCrashed: the compiler did not survive the step.
@@ -45,7 +47,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     job = config.copy_and_resolve_references(), topology, dataclasses.replace(phase, data=data)
     try:
         kind, value = _worker.ask(job)
-    except BaseException as error:  # of the process, or Ctrl-C
+    except BaseException as error:  # the process ended, or Ctrl-C
         worker, _worker = _worker, None
         worker.end()
         if not isinstance(error, (EOFError, OSError)):
@@ -59,16 +61,16 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
 
 
 class _Worker:
-    """A process that compiles what it is sent, and a file with what it says to standard error."""
+    """A process that compiles what it is sent, with its standard error in a file."""
 
     def __init__(self):
         folder = tempfile.TemporaryDirectory(prefix="bert_jax_plan_")
         atexit.register(folder.cleanup)
-        self._said = pathlib.Path(folder.name) / "stderr"
-        self._said.write_text("")
+        self._stderr = pathlib.Path(folder.name) / "stderr"
+        self._stderr.write_text("")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_compile_all, args=(theirs, str(self._said)), daemon=True)
+        self._process = context.Process(target=_compile_all, args=(theirs, str(self._stderr)), daemon=True)
         self._process.start()
         theirs.close()
         self._started = False
@@ -86,25 +88,25 @@ class _Worker:
         self._process.join()
 
     def reason(self, where, remat):
-        """The error that says how the process ended."""
-        code, said = self._process.exitcode, self._said.read_text(errors="replace")
+        """Returns the error that says how the process ended."""
+        code, stderr = self._process.exitcode, self._stderr.read_text(errors="replace")
         if not self._started:
-            last = (said.strip().splitlines() or [""])[-1]
+            last = (stderr.strip().splitlines() or [""])[-1]
             return NotCompiled(f"{where}: the compiler's process did not start (exit code {code}): {last}")
         if code == -signal.SIGKILL:
             return NotCompiled(
                 f"{where}: the compiler's process was killed, as by a machine that is out of memory; use one with more"
             )
-        found = re.search(r"\*\*\* (SIG\w+)", said)
-        name = found[1] if found else signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        signal_name = re.search(r"\*\*\* (SIG\w+)", stderr)
+        name = signal_name[1] if signal_name else signal.Signals(-code).name if code < 0 else f"exit code {code}"
         advice = "" if remat == "none" else "; another policy may compile, such as --config.model.remat=none"
         return CompilerCrashed(f"{where}: the compiler crashed ({name}) with config.model.remat={remat}{advice}")
 
 
-def _compile_all(connection, said):
-    """In the new process: hundreds of lines of a crash go into a file."""
+def _compile_all(connection, stderr):
+    """Compiles in the new process what it receives; the hundreds of lines of a crash go into a file."""
     signals.end_with_parent()
-    file = os.open(said, os.O_WRONLY | os.O_APPEND)
+    file = os.open(stderr, os.O_WRONLY | os.O_APPEND)
     os.dup2(file, 2)
     os.close(file)
     devices.prepare_environment()
@@ -115,9 +117,9 @@ def _compile_all(connection, said):
         except EOFError:
             return
         try:
-            found = "compiled", compilation.compile_phase(*job)
+            answer = "compiled", compilation.compile_phase(*job)
         except UserError as error:
-            found = "refused", str(error)
+            answer = "refused", str(error)
         except Exception:
-            found = "failed", traceback.format_exc()
-        connection.send(found)
+            answer = "failed", traceback.format_exc()
+        connection.send(answer)
