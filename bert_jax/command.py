@@ -81,6 +81,9 @@ def run(main, passes_on: bool = False, positional: str = "") -> None:
         app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
     except UserError as error:
         _report(error)
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _skip_tpu_search():
@@ -104,9 +107,6 @@ def _reporting(main, passes_on, positional):
         except KeyboardInterrupt:
             _say("interrupted")
             sys.exit(130)
-        except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
 
     return wrapped
 
@@ -122,9 +122,9 @@ def _say(error):
 
 
 def _parse(argv):
+    arguments = [argv[0], *map(_underscored, argv[1:])]
+    _show_keys(arguments)
     try:
-        arguments = [argv[0], *map(_underscored, argv[1:])]
-        _show_keys(arguments)
         sys.argv = _resolved(arguments)  # config_flags looks for overrides there
         rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
@@ -142,13 +142,10 @@ def _show_keys(arguments):
     """Prints the configuration keys and exits if --help_keys[=PREFIX] is among the arguments."""
     asked = [argument for argument in arguments[1:] if re.match(r"--?help_keys(=|$)", argument)]
     if _schema and asked:
-        prefix = asked[-1].partition("=")[2]
-        if hasattr(config_lib, "help_keys"):
-            lines = config_lib.help_keys(_schema, prefix)
-        else:
-            keys = config_lib.flat(finetune_config.base() if _schema == "finetuning" else config_lib.base())
-            lines = [f"config.{key}={value!r}" for key, value in keys.items() if key.startswith(prefix)]
-        print("\n".join(lines))
+        recipe = next((a.partition("=")[2] for a in arguments[1:] if a.lstrip("-").startswith("config=")), _default)
+        base = finetune_config.base if _schema == "finetuning" else config_lib.base
+        config = config_lib.load_recipe(recipe) if recipe else base()
+        print("\n".join(config_lib.help_keys(config, asked[-1].partition("=")[2])))
         sys.exit(0)
 
 
