@@ -7,8 +7,11 @@ model came from there. MODEL is the workdir of a run, a Hugging Face directory o
 (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. Of a run of replaced-token
 detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-training
 heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that the
-format cannot express otherwise is refused, with every reason.
+format cannot express otherwise is refused, with every reason. A model of a run gets a model card, README.md, from the
+run's files; the README.md of a directory is kept.
 """
+
+import pathlib
 
 from absl import flags
 
@@ -36,11 +39,12 @@ _PART = flags.DEFINE_enum(
 def main(argv):
     del argv
     from bert_jax.errors import UserError
-    from bert_jax.interop import formats, huggingface
+    from bert_jax.interop import formats, huggingface, model_card
     from bert_jax.runs import workdir
     from bert_jax.runs.models import open_model
+    from bert_jax.runs.provenance import read_provenance
 
-    name, step = _INPUT.value, _STEP.value
+    name, step, card = _INPUT.value, _STEP.value, ""
     if workdir.holds_run(name):
         if step and step != "best" and not step.isdecimal():
             raise UserError(f"--step={step}: expected the number of a step, or best")
@@ -53,7 +57,10 @@ def main(argv):
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
         model = formats.encoder_only(model)
-    huggingface.write(model, _OUTPUT.value, _DTYPE.value)
+    if workdir.holds_run(name):
+        title = pathlib.Path(_OUTPUT.value).absolute().name
+        card = model_card.render(model, title, read_provenance(name, model.step))
+    huggingface.write(model, _OUTPUT.value, _DTYPE.value, card)
     print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
 
 

@@ -13,7 +13,8 @@ _TOKENIZER_FILES = (
 )  # fmt: skip
 # Not simply everything: a repository may hold the same model in other frameworks' formats, each as large.
 _FILES = (
-    "config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", *_TOKENIZER_FILES,
+    "README.md", "config.json", *_TOKENIZER_FILES, "model.safetensors", "model-*.safetensors",
+    "model.safetensors.index.json",
     "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
     "0_*/*.safetensors", "0_*/vocab.txt", "0_*/merges.txt", "0_*/*.model",
 )  # fmt: skip

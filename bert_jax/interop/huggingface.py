@@ -14,7 +14,7 @@ from bert_jax import _moved, files
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
-from bert_jax.interop import formats, hub, model_config, sentence_transformers, tensors, weights
+from bert_jax.interop import formats, hub, model_card, model_config, sentence_transformers, tensors, weights
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
@@ -37,6 +37,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         not supported; or weights that do not fit config.json, all of what does not fit in one line.
     """
     directory = hub.directory(name, pickles)
+    card_file = directory / model_card.NAME
     embedder = sentence_transformers.read(directory)
     if embedder:
         directory = embedder.encoder
@@ -66,13 +67,14 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
     unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
     unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
-    origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {}, unread)
+    card = card_file.read_text("utf-8", errors="replace") if card_file.is_file() else ""
+    origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {}, unread, card)
     return Pretrained(
         str(name), config["model_type"], settings, model, params, tokenizer, labels, problem, scheme, use, origin
     )
 
 
-def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | None = None) -> None:
+def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | None = None, card: str = "") -> None:
     """Writes a directory that transformers loads; and sentence-transformers, where `settings` name a pooling.
 
     The names of the arrays are those that transformers' save_pretrained writes today, whatever they were called
@@ -84,6 +86,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
       pretrained: the model.
       directory: must not exist yet, or be empty.
       dtype: of the arrays: "float32", "float16" or "bfloat16"; None: as they were stored, or float32.
+      card: README.md of a model that comes without one; "" for none.
 
     Raises:
       UserError: the format cannot express the model, the directory is there already, or it cannot be written.
@@ -98,6 +101,9 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
         directory.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(directory) as folder:
             _write_files(pretrained, config, arrays, folder)
+            card = pretrained.origin.model_card if pretrained.origin and pretrained.origin.model_card else card
+            if card:
+                (folder / model_card.NAME).write_text(card, "utf-8")
     except OSError as error:
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
 

@@ -22,6 +22,7 @@ class Origin:
       dtypes: what each array was stored as, by today's name of it: "float32", "float16" or "bfloat16".
       prompts: what config_sentence_transformers.json says, if there is one.
       unread: arrays that transformers keeps and does not read, by name; written back as they were.
+      model_card: what README.md says; "" where there is none.
     """
 
     directory: pathlib.Path
@@ -29,6 +30,7 @@ class Origin:
     dtypes: Mapping[str, str]
     prompts: Mapping = dataclasses.field(default_factory=dict)
     unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    model_card: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Pretrained:
       settings: what else belongs to its use, such as "max_length" (tokens it was fine-tuned with), "null_threshold"
         (question answering), and those of sentence_transformers.Embedder.
       origin: None for a model of a workdir.
+      step: of a workdir: the step of the checkpoint that it was opened at; 0 otherwise.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Pretrained:
     scheme: str = ""
     settings: Mapping = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
+    step: int = 0
 
     def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
         """`model.apply` with these parameters."""

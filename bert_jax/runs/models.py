@@ -42,7 +42,7 @@ def open_model(
     workdir = workdir_lib.to_path(name)
     if workdir_lib.read(workdir)[0].get("kind") == "finetune":
         return _finetuned(workdir, None if step == "best" else step, seed)
-    params, config, _ = checkpoints.load_params(name, step)
+    params, config, step = checkpoints.load_params(name, step)
     tokenizer = load_tokenizer(workdir)
     config.model.update({"vocab_size": tokenizer.vocab_size} | DEVICE_DEFAULTS)
     if part == "language_model":
@@ -53,7 +53,8 @@ def open_model(
         )
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    return Pretrained(str(name), formats.choose_family(model.spec), settings, model, params, tokenizer)
+    family = formats.choose_family(model.spec)
+    return Pretrained(str(name), family, settings, model, params, tokenizer, step=step)
 
 
 def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
@@ -94,6 +95,7 @@ def _finetuned(workdir, step, seed):
         run["problem"],
         run["scheme"],
         settings,
+        step=step,
     )
 
 

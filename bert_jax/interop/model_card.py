@@ -1,0 +1,115 @@
+"""Writes a model card: README.md with YAML front matter, as the Hugging Face hub reads it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+
+from bert_jax.interop.pretrained import Pretrained
+
+NAME = "README.md"
+_PIPELINES = {
+    "sequence_classification": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """What is known of a model's training.
+
+    Attributes:
+      step: training steps done.
+      base_model: the model that training started from: a name on the hub or the name of a folder; "" for none.
+      texts: (name, fingerprint) of each training text.
+      metrics: held-out metrics by name, such as {"accuracy": 0.91}; those that are not finite are left out.
+      evaluated_on: name of the held-out text; "" where it is not known.
+    """
+
+    step: int
+    base_model: str = ""
+    texts: tuple[tuple[str, str], ...] = ()
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    evaluated_on: str = ""
+
+
+def render(model: Pretrained, title: str, provenance: Provenance) -> str:
+    """Returns the text of a model card.
+
+    Args:
+      model: the model that is written.
+      title: its name, such as the output folder's.
+      provenance: what is known of its training.
+    """
+    metrics = {name: value for name, value in provenance.metrics.items() if math.isfinite(value)}
+    embeds = "pooling" in model.settings and not model.model.spec.task
+    front = {
+        "library_name": "sentence-transformers" if embeds else "transformers",
+        "pipeline_tag": pipeline_tag(model),
+        "tags": ["bert_jax", "jax", model.family],
+    }
+    if "/" in provenance.base_model:  # a folder's name means nothing on the hub
+        front["base_model"] = provenance.base_model
+    if provenance.texts:
+        front["training_texts"] = [{"name": name, "fingerprint": digest} for name, digest in provenance.texts]
+    if metrics:
+        front["metrics"] = sorted(metrics)
+        front["model-index"] = [{"name": title, "results": [{
+            "task": {"type": front["pipeline_tag"]},
+            "dataset": {"name": provenance.evaluated_on or "held-out text", "type": "text"},
+            "metrics": [{"type": name, "value": round(value, 6)} for name, value in sorted(metrics.items())],
+        }]}]  # fmt: skip
+    return f"---\n{_yaml(front)}---\n\n{_body(model, title, provenance, metrics)}"
+
+
+def pipeline_tag(model: Pretrained) -> str:
+    """Returns the hub's name of a model's task, such as "fill-mask"."""
+    spec = model.model.spec
+    if spec.task:
+        return _PIPELINES[spec.task.name]
+    if "pooling" in model.settings:
+        return "sentence-similarity"
+    return "fill-mask" if spec.language_model else "feature-extraction"
+
+
+def _body(model, title, provenance, metrics):
+    spec = model.model.spec
+    lines = [f"# {title}", ""]
+    lines += [
+        f"A {model.family} encoder of {spec.num_layers} layers, {spec.num_heads} heads and {spec.hidden_size} hidden "
+        f"units, with a vocabulary of {spec.vocab_size:,} tokens and texts of up to {spec.max_positions:,} tokens. "
+        f"Trained with bert_jax for {provenance.step:,} steps."
+    ]
+    if model.labels and spec.task and spec.task.name != "question_answering":
+        lines += ["", f"Labels: {', '.join(model.labels)}."]
+    if provenance.base_model:
+        lines += ["", f"Started from {provenance.base_model}."]
+    if provenance.texts:
+        lines += ["", "## Training text", "", "| text | fingerprint |", "|---|---|"]
+        lines += [f"| {name} | `{digest}` |" for name, digest in provenance.texts]
+    if metrics:
+        of = f" on {provenance.evaluated_on}" if provenance.evaluated_on else ""
+        lines += ["", "## Evaluation", "", f"Measured{of}, which was held out from training.", ""]
+        lines += ["| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _yaml(value, indent=""):
+    """Returns YAML of nested dicts and lists of JSON values; a JSON scalar is a YAML scalar too."""
+    text = ""
+    for key, entry in value.items():
+        if isinstance(entry, Mapping):
+            text += f"{indent}{key}:\n{_yaml(entry, indent + '  ')}"
+        elif isinstance(entry, list):
+            text += f"{indent}{key}:\n"
+            for item in entry:
+                if isinstance(item, Mapping):
+                    lines = _yaml(item, indent + "  ")
+                    text += f"{indent}- {lines.removeprefix(indent + '  ')}"
+                else:
+                    text += f"{indent}- {json.dumps(item, ensure_ascii=False)}\n"
+        else:
+            text += f"{indent}{key}: {json.dumps(entry, ensure_ascii=False)}\n"
+    return text

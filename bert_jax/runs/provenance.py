@@ -1,0 +1,63 @@
+"""Reads from a workdir what its model card says of the training."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+
+from bert_jax import storage
+from bert_jax.interop.model_card import Provenance
+from bert_jax.runs import checkpoints, outcomes
+from bert_jax.runs import workdir as workdir_lib
+
+
+def read_provenance(name: str | os.PathLike, step: int) -> Provenance:
+    """Returns what a run's files say of the model of one of its checkpoints.
+
+    Args:
+      name: the workdir.
+      step: the checkpoint's step.
+
+    Raises:
+      UserError: no such run.
+    """
+    workdir = workdir_lib.to_path(name)
+    run, config = workdir_lib.read(workdir)
+    base_model = _model_name(config.init_from)
+    if run.get("kind") == "finetune":
+        reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
+        metrics = {key.removeprefix("eval/"): value for key, value in reached.seeds[reached.best()].best.items()}
+        task = config.task
+        texts = tuple((pathlib.PurePath(task[key]).name, run["data"][said][1])
+                      for key, said in (("train", "train"), ("held_out", "held out"))
+                      if task.get(key) and said in run.get("data", {}))  # fmt: skip
+        evaluated_on = pathlib.PurePath(task.held_out or task.train).name
+        return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
+    texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])
+    evaluated_on = f"documents of {', '.join(name for name, _ in texts)}"
+    return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on)
+
+
+def _model_name(name):
+    """Returns a hub name as it is, and of a local path the last part: other parts may say more than is meant."""
+    path = pathlib.PurePath(name)
+    return path.name if path.is_absolute() or len(path.parts) != 2 or pathlib.Path(name).exists() else name
+
+
+def _held_out_metrics(workdir: pathlib.Path, step: int) -> Mapping[str, float]:
+    """Returns the held-out metrics of the last evaluation up to a step; {} where there was none."""
+    metrics = {}
+    try:
+        with storage.reporting(str(workdir)):
+            lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            continue
+        held_out = {key.removeprefix("eval/"): value for key, value in row.items() if key.startswith("eval/")}
+        if held_out and row.get("step", 0) <= step:
+            metrics = {key: value for key, value in held_out.items() if isinstance(value, int | float)}
+    return metrics

@@ -1,0 +1,102 @@
+"""Model cards: what they say of a run's model, and that those of a directory are kept."""
+
+import dataclasses
+import json
+
+import numpy as np
+import yaml
+
+from bert_jax import config as config_lib
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.interop import huggingface, model_card
+from bert_jax.interop.model_card import Provenance
+from bert_jax.runs import provenance as provenance_lib
+
+PROVENANCE = Provenance(
+    1200, "google-bert/bert-base-uncased", (("wiki: the small one", "bcc8ce6a"),),
+    {"mlm_perplexity": 5.25, "mlm_loss": 1.6582, "bad": float("nan")}, "documents of wiki",
+)  # fmt: skip
+
+
+def front_of(card):
+    assert card.startswith("---\n")
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def test_what_a_card_says(make):
+    model = huggingface.read(make(language_model=True).path)
+    card = model_card.render(model, "my-bert", PROVENANCE)
+    assert front_of(card) == {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": ["bert_jax", "jax", "bert"],
+        "base_model": "google-bert/bert-base-uncased",
+        "training_texts": [{"name": "wiki: the small one", "fingerprint": "bcc8ce6a"}],
+        "metrics": ["mlm_loss", "mlm_perplexity"],
+        "model-index": [{"name": "my-bert", "results": [{
+            "task": {"type": "fill-mask"},
+            "dataset": {"name": "documents of wiki", "type": "text"},
+            "metrics": [{"type": "mlm_loss", "value": 1.6582}, {"type": "mlm_perplexity", "value": 5.25}],
+        }]}],
+    }  # fmt: skip
+    assert "# my-bert\n" in card and "for 1,200 steps" in card and "| mlm_perplexity | 5.2500 |" in card
+
+
+def test_tasks_and_embedders_by_their_names_on_the_hub(make):
+    model = huggingface.read(make(pooler=True, task="sequence_classification").path)
+    card = model_card.render(model, "a", Provenance(3, "a-folder"))
+    assert front_of(card)["pipeline_tag"] == "text-classification" and "base_model" not in front_of(card)
+    assert "Labels: LABEL_0, LABEL_1." in card and "Started from a-folder." in card
+    bare = huggingface.read(make(name="bare").path)
+    assert front_of(model_card.render(bare, "a", Provenance(3)))["pipeline_tag"] == "feature-extraction"
+    embedder = dataclasses.replace(bare, settings={"pooling": ("mean",)})
+    front = front_of(model_card.render(embedder, "a", Provenance(3)))
+    assert (front["library_name"], front["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
+
+
+def test_a_directorys_own_card_is_kept(make, tmp_path):
+    made = make()
+    huggingface.write(huggingface.read(made.path), tmp_path / "none")
+    assert not (tmp_path / "none/README.md").exists()
+    (made.path / "README.md").write_text("# mine\n")
+    huggingface.write(huggingface.read(made.path), tmp_path / "kept", card="# another\n")
+    assert (tmp_path / "kept/README.md").read_text() == "# mine\n"
+    alone = dataclasses.replace(huggingface.read(make(name="b").path))
+    huggingface.write(alone, tmp_path / "new", card="# another\n")
+    assert (tmp_path / "new/README.md").read_text() == "# another\n"
+
+
+def write_workdir(path, config, run, rows=()):
+    path.mkdir()
+    (path / "run.json").write_text(json.dumps({"format_version": 1, **run}))
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 9')
+
+
+def test_what_a_pretraining_run_says(tmp_path):
+    config = config_lib.base()
+    config.init_from = "google-bert/bert-base-uncased"
+    rows = [{"step": 10, "loss": 3.0, "eval/mlm_loss": 2.5}, {"step": 20, "loss": 2.0},
+            {"step": 30, "eval/mlm_loss": 1.5, "eval/mfu": None}]  # fmt: skip
+    run = {"corpora": [{"path": "/home/me/wiki", "fingerprint": "bcc8"}]}
+    write_workdir(tmp_path / "run", config, run, rows)
+    found = provenance_lib.read_provenance(tmp_path / "run", 20)
+    texts = (("wiki", "bcc8"),)
+    assert found == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "documents of wiki")
+    assert provenance_lib.read_provenance(tmp_path / "run", 30).metrics == {"mlm_loss": 1.5}
+    assert provenance_lib.read_provenance(tmp_path / "run", 5).metrics == {}
+
+
+def test_what_a_finetuning_run_says(tmp_path, monkeypatch):
+    config = finetune_config.base()
+    config.init_from = str(tmp_path / "before")
+    config.task.update(train="data/train.jsonl", held_out="data/held_out.jsonl", name="sequence_classification")
+    seeds = [{"seed": i, "best_step": 3, "best": {"eval/accuracy": score}, "last": {"eval/accuracy": score}}
+             for i, score in enumerate((0.7, 0.9))]  # fmt: skip
+    record = {"metric": "eval/accuracy", "baseline": 0.5, "failed_below": -1, "seeds": seeds}
+    monkeypatch.setattr(provenance_lib.checkpoints, "load_record", lambda workdir, step: record)
+    run = {"kind": "finetune", "data": {"train": [890, "615e"], "held out": [94, "fa7a"]}}
+    write_workdir(tmp_path / "run", config, run)
+    found = provenance_lib.read_provenance(tmp_path / "run", 3)
+    assert found == Provenance(3, "before", (("train.jsonl", "615e"),), {"accuracy": 0.9}, "held_out.jsonl")
+    assert np.isfinite(list(found.metrics.values())).all()
