@@ -25,7 +25,7 @@ MODULES = {
     "data.sentencepiece_models": ("data.vocabularies.sentencepiece_models",),
     "data.sentences": ("data.preparation.sentences",),
     "data.shards": ("data.preparation.shards",),
-    "data.sources": ("data.preparation.sources",),
+    "data.sources": ("data.preparation.sources", "data.preparation.readers"),
     "data.storage": ("storage",),
     "data.tokenizer_training": ("data.vocabularies.training",),
     "data.tokenizers": (

@@ -26,8 +26,8 @@ _INPUT = flags.DEFINE_string(
     "several may be separated by commas, and globs may be gs:// or other URLs")  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "folder or URL of the corpus: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
-    "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them: a folder, a run's workdir, a "
-    "name on the hub; or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
+    "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them (a folder, a run's workdir, a "
+    "name on the hub); or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", None, "words to append to the vocabulary as whole tokens: a file with one a line, or a number of "
     "words to take from the text: those with the largest occurrences x (pieces - 1)")  # fmt: skip

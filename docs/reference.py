@@ -16,7 +16,11 @@ def keys() -> str:
     from bert_jax.config.keys import FINETUNING, PRETRAINING
     from bert_jax.config.schema import ROLES
 
-    parts = ["## Roles\n\n| role | what its keys decide |\n|---|---|", *(f"| {role} | {meaning} |" for role, meaning in ROLES.items()), ""]
+    parts = [
+        "## Roles\n\n| role | what its keys decide |\n|---|---|",
+        *(f"| {role} | {meaning} |" for role, meaning in ROLES.items()),
+        "",
+    ]
     for title, table in (("Pre-training", PRETRAINING), ("Fine-tuning", FINETUNING)):
         parts += [f"## {title}", ""]
         for group in dict.fromkeys(name.rpartition(".")[0] for name in table):

@@ -47,8 +47,7 @@ class Shard:
 
     def word_starts_between(self, begin: int, end: int) -> np.ndarray:
         """Returns whether each of the tokens begin..end (end excluded) starts a word, uint8 0 or 1 [end - begin]."""
-        bits = np.unpackbits(self.word_starts[begin // 8 : (end + 7) // 8])
-        return bits[begin % 8 :][: end - begin]
+        return unpack_bits(self.word_starts, begin, end)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,6 +177,11 @@ def file_sizes(manifest: dict) -> dict[str, int]:
 def token_dtype(vocab_size: int) -> np.dtype:
     """Returns the dtype in which token ids are stored: uint16 where they fit, else uint32."""
     return np.dtype("<u2" if vocab_size <= 65535 else "<u4")
+
+
+def unpack_bits(packed: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """Returns the bits begin..end (end excluded) of packed ones, uint8 [bytes], as uint8 0 or 1 [end - begin]."""
+    return np.unpackbits(packed[begin // 8 : (end + 7) // 8])[begin % 8 :][: end - begin]
 
 
 class ArrayFile:

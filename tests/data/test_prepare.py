@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.corpus import Corpus
-from bert_jax.data.preparation import joining, pipeline, shards, sources
+from bert_jax.data.preparation import joining, pipeline, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import sentences_of
 from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
@@ -266,7 +266,7 @@ def test_a_trained_vocabulary_and_what_it_was_trained_on(tmp_path, monkeypatch):
     assert training["sample_is_everything"] and training["sample_bytes"] == pytest.approx(len(text), rel=0.1)
     assert manifest["unknown_token_share"] == 0
     assert (tmp_path / "whole" / "tokenizer" / "vocab.txt").is_file()
-    monkeypatch.setattr(pipeline, "_SAMPLE_BYTES", 5000)
+    monkeypatch.setattr(vocabulary, "_SAMPLE_BYTES", 5000)
     sampled = prepare(tmp_path / "a.txt", tmp_path / "sampled", "train:wordpiece:500")["tokenizer"]["training"]
     assert not sampled["sample_is_everything"] and 0 < sampled["sample_bytes"] <= 5000
 

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from bert_jax.data.preparation import python_docs, sources
+from bert_jax.data.preparation import python_docs, readers, sources
 from bert_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -25,7 +25,7 @@ def documents(spec, strict_skips=None, **options):
     skip = (lambda where, reason: strict_skips.append(f"{where}: {reason}")) if strict_skips is not None else None
     for shard in sources.plan(spec, options).shards:
         for part in shard:
-            for paragraph in sources.read(part, options, skip):
+            for paragraph in readers.read(part, options, skip):
                 if paragraph is None:
                     found.append(document)
                     document = []
@@ -79,7 +79,7 @@ def test_byte_ranges_lose_and_repeat_nothing(tmp_path, monkeypatch, kind):
 
 
 def test_long_lines_come_in_pieces_and_no_character_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "_MAX_PARAGRAPH", 50)
+    monkeypatch.setattr(readers, "_MAX_PARAGRAPH", 50)
     text = "中文" * 200 + " " + "word " * 100 + "end"
     (tmp_path / "a.txt").write_text(text + "\n\nNext.\n")
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
@@ -128,10 +128,10 @@ def test_parquet_in_row_groups(tmp_path, monkeypatch):
     assert found == [[[text]] for text in texts[:-1]]
     assert len(skipped) == 1 and "NoneType" in skipped[0]
     assert len(sources.plan(spec, sources.Options(text_field="body")).shards) > 5
-    with pytest.raises(sources.Unreadable, match="no column 'text'; found id, body"):
+    with pytest.raises(readers.Unreadable, match="no column 'text'; found id, body"):
         documents(spec)
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
-    with pytest.raises(sources.Unreadable, match="not a whole Parquet file"):
+    with pytest.raises(readers.Unreadable, match="not a whole Parquet file"):
         documents(f"{tmp_path}/cut.parquet", text_field="body")
 
 
@@ -147,7 +147,7 @@ def test_parquet_in_row_groups(tmp_path, monkeypatch):
 )
 def test_unreadable_files_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(sources.Unreadable) as error:
+    with pytest.raises(readers.Unreadable) as error:
         documents(f"{tmp_path}/{name}", [])
     assert re.search(message, f"{error.value.where}: {error.value.reason}")
 

@@ -1,9 +1,9 @@
-"""The map over shards under Apache Beam: on this machine (DirectRunner), Dataflow, Flink, Spark, or another runner.
+"""Runs the map over shards under Apache Beam: on this machine (DirectRunner), Dataflow, Flink, Spark, or others.
 
 Workers read the input and write whole shards to a path that all machines reach: a shared file system, or remote
-storage. Beam may run an element twice, also at the same time: both write the same bytes (see ShardMaker.write). What
-a worker refuses is written to parts/error, which ends the work of all and is what the user is told: an exception would
-be retried, and come back in a shape that each runner chooses.
+storage. Beam may run an element twice, even at the same time: both write the same bytes (see ShardMaker.write). A
+worker that meets a UserError writes its message to parts/error, which stops all workers and is shown to the user: an
+exception would be retried, and each runner would report it in its own form.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from bert_jax.data.preparation import shards as shards_lib
 from bert_jax.data.preparation import sources
 from bert_jax.errors import UserError
 
-_ERROR = "error"  # in parts/
+_ERROR = "error"  # name of the file in parts/
 
 
 class Cluster:
@@ -31,7 +31,7 @@ class Cluster:
         """
         Args:
           runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ..., or a class by its full name.
-          options: Beam's own, such as --project=NAME.
+          options: Beam's own flags, such as --project=NAME.
 
         Raises:
           UserError: Beam is not installed, or knows no such runner or option.
@@ -51,10 +51,10 @@ class Cluster:
             create_runner(runner)
             with contextlib.redirect_stderr(usage):
                 known = PipelineOptions(self._options).get_all_options()
-        except SystemExit as error:  # argparse's way
+        except SystemExit as error:  # argparse exits
             reason = usage.getvalue().strip().rpartition("error: ")[2]
             raise UserError(f"--runner={runner}: {reason or 'Beam does not take ' + ' '.join(options)}") from error
-        except Exception as error:  # each runner checks in its own way
+        except Exception as error:  # each runner raises its own exceptions
             raise UserError(f"--runner={runner}: {_line(error)}") from error
         for option in options:
             name = option.removeprefix("--").partition("=")[0]
@@ -64,7 +64,7 @@ class Cluster:
     def write_all(
         self, shards: Mapping[int, tuple[sources.Part, ...]], parts: str, tokenizer: str, settings, strict: bool
     ) -> Iterator[tuple[int, dict]]:
-        """As shards.write_all, to a file system that the workers share."""
+        """Writes shards, as shards.write_all does, to a file system that the workers share."""
         self._run(shards, parts, tokenizer, settings, strict)
         for number in shards:
             facts = pathlib.Path(parts, f"{number:05d}", shards_lib.FACTS)
@@ -84,10 +84,10 @@ class Cluster:
         settings,
         strict: bool,
     ) -> Iterator[tuple[int, dict]]:
-        """As write_all, where the workers write to the URL `remote`, from which the shards are copied to `parts`."""
+        """Writes shards, as `write_all` does, to the URL `remote`, and copies them to the local folder `parts`."""
         storage.upload_folder(pathlib.Path(tokenizer), f"{remote}/tokenizer")
-        there = storage.sizes(remote)
-        left = {i: shard for i, shard in shards.items() if f"{i:05d}/{shards_lib.FACTS}" not in there}
+        names = storage.sizes(remote)
+        left = {i: shard for i, shard in shards.items() if f"{i:05d}/{shards_lib.FACTS}" not in names}
         self._run(left, remote, f"{remote}/tokenizer", settings, strict)
         for number in shards:
             name = f"{number:05d}"
@@ -114,7 +114,7 @@ class Cluster:
                     | "Spread" >> apache_beam.Reshuffle()
                     | "Write" >> write
                 )
-        except Exception as failure:  # each runner raises its own
+        except Exception as failure:  # each runner raises its own exceptions
             if not storage.exists(error):
                 raise UserError(
                     f"--runner={self.runner}: {_line(failure)}; what is finished is kept, the same command continues it"
@@ -126,7 +126,7 @@ class Cluster:
 
 
 def _write_shard_class():
-    """The DoFn's class, made where Beam is installed."""
+    """Returns the class of the DoFn, which can be defined only where Beam is installed."""
     import apache_beam
 
     class WriteShard(apache_beam.DoFn):
@@ -144,15 +144,15 @@ def _write_shard_class():
 
 
 class Worker:
-    """Writes the shards that one thread of a worker process is given. Sent there by pickling, before it is used."""
+    """Writes shards in one thread of a worker process, to which it is pickled before its first use."""
 
     def __init__(self, parts: str, tokenizer: str, settings, strict: bool):
-        """The arguments are those of shards.ShardMaker; the tokenizer's folder may be a URL."""
+        """Takes the arguments of shards.ShardMaker; the tokenizer's folder may be a URL."""
         self._arguments = parts, tokenizer, settings, strict
         self._maker = self._copy = None
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> None:
-        """Writes a shard, or to parts/error why it cannot; nothing where another worker has written that."""
+        """Writes a shard, or the message of a UserError to parts/error. Writes nothing once that file exists."""
         parts, *_ = self._arguments
         if not storage.is_remote(parts) and not pathlib.Path(parts).is_dir():
             raise UserError(f"--output: no {parts} on a worker; expected a path that every worker reaches")
@@ -165,17 +165,18 @@ class Worker:
                     raise UserError(
                         f"--input: no {part.path} on a worker; expected files on a path that every worker reaches"
                     )
-            self._made().write(number, shard)
+            self._open_maker().write(number, shard)
         except UserError as refusal:
             storage.write(error, str(refusal).encode())
 
     def close(self) -> None:
+        """Removes the local copy of the tokenizer."""
         if self._copy:
             self._copy.cleanup()
 
-    def _made(self):
+    def _open_maker(self):
         if self._maker is None:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the runner decides on threads
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the runner chooses the number of threads
             parts, tokenizer, settings, strict = self._arguments
             if storage.is_remote(tokenizer):
                 self._copy = tempfile.TemporaryDirectory()
@@ -197,7 +198,7 @@ def _forget(path):
 
 
 def _line(error):
-    """The line of a runner's exception that says what happened, which may be in another process's traceback."""
+    """Returns the informative line of a runner's exception, which may be in another process's traceback."""
     refusal = re.search(r"bert_jax\.errors\.UserError: (.*?)(?: \[while running .*)?$", str(error), re.MULTILINE)
     if refusal:
         return refusal[1]

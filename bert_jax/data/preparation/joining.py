@@ -1,8 +1,8 @@
-"""The last pass of a preparation: finished shards become the corpus's splits.
+"""Joins finished shards into the splits of a corpus: the last pass of a preparation.
 
-Counts exact duplicates and, where asked, leaves out all but the first of each; sees to it that no split is empty
-that need not be; writes offsets, counts and the fingerprint. Memory does not grow with the corpus, and the pass
-may be repeated after a kill: what decides is in the shards' directories, which stay until the manifest is written.
+It counts exact duplicates and, if told to, drops all but the first of each; it fills a split that chance left empty; it
+writes offsets, counts and the fingerprint. Memory does not grow with the corpus. The pass may be repeated after a kill,
+because it depends on the shards' folders alone, which stay until the manifest is written.
 """
 
 import dataclasses
@@ -13,17 +13,28 @@ import shutil
 import numpy as np
 
 from bert_jax import files
-from bert_jax.data.corpus import SPLITS, ArrayFile, SplitWriter, token_dtype
+from bert_jax.data.corpus import SPLITS, ArrayFile, SplitWriter, token_dtype, unpack_bits
 
 _HASHES_AT_ONCE = 1 << 14
 _BUCKET_DOCUMENTS = 1 << 15
 _MOST_BUCKETS = 256
 _TOKENS_AT_ONCE = 1 << 17
-_POSITION_BITS = np.uint64(40)  # of a document in its shard; the shard's number above them
+_POSITION_BITS = np.uint64(40)  # a document's position in its shard; the bits above hold the shard's number
 
 
 def join(output: pathlib.Path, num_shards: int, drop_duplicates: bool, eval_share: float, tokenizer) -> dict:
-    """Writes output/train and output/eval from output/parts; returns the manifest's counts and fingerprint."""
+    """Writes output/train and output/eval from output/parts.
+
+    Args:
+      output: the corpus's folder.
+      num_shards: how many shards output/parts holds.
+      drop_duplicates: whether only the first of equal documents is kept.
+      eval_share: share of the documents that is held out; with 0, an empty eval split stays empty.
+      tokenizer: the tokenizer of the corpus.
+
+    Returns:
+      The manifest's counts and fingerprint.
+    """
     parts = output / "parts"
     kept, duplicates = {}, 0
     for split in SPLITS:
@@ -51,8 +62,12 @@ class _Part:
     """One split's part of one finished shard, and the documents that leave or join it.
 
     Attributes:
-      drops: whether a file beside it says which documents are dropped.
-      leaving: a document that moves to the other split. joining: (part, document) that comes from there.
+      folder: the shard's folder.
+      split: "train" or "eval".
+      number: the shard's number.
+      drops: whether the file `keep_path` says which documents are kept.
+      leaving: a document that moves to the other split, or None.
+      joining: the (part, document) that comes from the other split, or None.
     """
 
     folder: pathlib.Path
@@ -74,7 +89,7 @@ class _Part:
         return self.drops or self.leaving is not None or self.joining is not None
 
     def keep(self):
-        """bool [documents]: which stay in this split."""
+        """Returns whether each document stays in this split, bool [documents]."""
         keep = np.load(self.keep_path) if self.drops else np.ones(len(self.array("documents")), bool)
         if self.leaving is not None:
             keep[self.leaving] = False
@@ -82,13 +97,12 @@ class _Part:
 
 
 def _load(path):
-    """Memory-mapped where there is anything to map."""
-    array = np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
-    return array
+    """Opens a .npy file, memory-mapped unless it is empty, because an empty array cannot be mapped."""
+    return np.load(path, mmap_mode="r") if path.stat().st_size > 128 else np.load(path)
 
 
 def _find_duplicates(parts, shards, drop):
-    """How many documents equal an earlier one; with `drop`, notes them beside their shards."""
+    """Counts the documents that equal an earlier one; with `drop`, notes them beside their shards."""
     documents = sum(len(shard.array("hashes")) for shard in shards)
     num_buckets = min(max(1, documents // _BUCKET_DOCUMENTS), _MOST_BUCKETS)
     folder = parts / "buckets"
@@ -104,20 +118,21 @@ def _find_duplicates(parts, shards, drop):
             bucket = block[:, 1] % np.uint64(num_buckets)
             for i in np.unique(bucket):
                 buckets[i].append(rows[bucket == i])
-    found = 0
+    num_duplicates = 0
     for i, bucket in enumerate(buckets):
         bucket.close()
         rows = np.load(folder / f"{i}.npy")
         rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0]))]
-        again = np.flatnonzero((rows[1:, :2] == rows[:-1, :2]).all(axis=1)) + 1
-        found += len(again)
-        if drop and len(again):
-            _note_drops(shards, np.sort(rows[again, 2]))
+        repeated = np.flatnonzero((rows[1:, :2] == rows[:-1, :2]).all(axis=1)) + 1
+        num_duplicates += len(repeated)
+        if drop and len(repeated):
+            _note_drops(shards, np.sort(rows[repeated, 2]))
     shutil.rmtree(folder)
-    return found
+    return num_duplicates
 
 
 def _note_drops(shards, positions):
+    """Marks documents as dropped in their shards' keep files; positions uint64 [n], see _POSITION_BITS."""
     numbers = positions >> _POSITION_BITS
     for number in np.unique(numbers):
         shard = shards[int(number)]
@@ -143,33 +158,44 @@ def _fill_empty_split(kept, eval_share):
         documents = np.flatnonzero(shard.keep())
         if len(documents):
             hashes = shard.array("hashes")[documents, 0]
-            place = int(hashes.argmin() if best is min else hashes.argmax())
-            candidates.append((int(hashes[place]), shard.number, int(documents[place])))
+            i = int(hashes.argmin() if best is min else hashes.argmax())
+            candidates.append((int(hashes[i]), shard.number, int(documents[i])))
     _, number, document = best(candidates)
     kept[source][number].leaving = document
     kept[target][number].joining = (kept[source][number], document)
 
 
 def _write_split(output, split, kept, vocab_size, fingerprint):
+    """Writes a split's arrays and updates the fingerprint; returns (facts for the manifest, counts of each token)."""
     folder = output / split
     folder.mkdir(exist_ok=True)
     with (
         files.atomic_path(folder / "sentences.npy") as sentences_path,
         files.atomic_path(folder / "documents.npy") as documents_path,
     ):
-        return _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, documents_path)
+        sentences, documents = ArrayFile(sentences_path, "<i8"), ArrayFile(documents_path, "<i8")
+        facts, counts = _join_parts(kept[split], folder, split, sentences, documents, vocab_size, fingerprint)
+        sentences.close()
+        documents.close()
+    if split == "train":
+        with files.atomic_open(folder / "unigram.npy", "wb") as file:
+            np.save(file, counts)
+    return facts, counts
 
 
-def _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, documents_path):
-    """Moves a split's shards to their place, and writes the offsets of all its sentences and documents."""
-    sentences, documents = ArrayFile(sentences_path, "<i8"), ArrayFile(documents_path, "<i8")
+def _join_parts(parts, folder, split, sentences, documents, vocab_size, fingerprint):
+    """Moves the parts' tokens to the split's folder and appends their offsets to two ArrayFiles.
+
+    Returns:
+      (facts for the manifest, counts of each token int64 [vocabulary])
+    """
     for offsets in (sentences, documents):
         offsets.append(np.zeros(1, np.int64))
     counts = np.zeros(vocab_size, np.int64)
     num_tokens = num_sentences = 0
     shards = []
-    for part in kept[split]:
-        # Parts that change are written anew each time; the others are moved, unless an earlier start did.
+    for part in parts:
+        # Parts that change are rewritten each time; the others are moved, unless an earlier start has moved them.
         prefix = part.folder / (f"{split}.changed" if part.changed else split)
         if part.changed:
             _rewrite(part, prefix, vocab_size)
@@ -182,10 +208,10 @@ def _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, 
             if source.exists() or not target.exists():
                 files.replace(source, target)
         for array in (lengths, _load(prefix.with_name(prefix.name + ".documents.npy"))):
-            into, start = (sentences, num_tokens) if array is lengths else (documents, num_sentences)
+            file, start = (sentences, num_tokens) if array is lengths else (documents, num_sentences)
             for block in _blocks(array):
                 ends = start + np.cumsum(block, dtype=np.int64)
-                into.append(ends)
+                file.append(ends)
                 start = int(ends[-1])
                 fingerprint.update(np.ascontiguousarray(block))
             if array is lengths:
@@ -198,11 +224,6 @@ def _write_arrays(folder, split, kept, vocab_size, fingerprint, sentences_path, 
                     counts += np.bincount(block, minlength=vocab_size)
         shards.append({"name": name, "tokens": shard_tokens})
     facts = {"documents": documents.rows - 1, "sentences": sentences.rows - 1, "tokens": num_tokens, "shards": shards}
-    sentences.close()
-    documents.close()
-    if split == "train":
-        with files.atomic_open(folder / "unigram.npy", "wb") as file:
-            np.save(file, counts)
     return facts, counts
 
 
@@ -212,7 +233,7 @@ def _blocks(array):
 
 
 def _read_blocks(path):
-    """A .npy file's entries in blocks, read rather than mapped: mapped pages count as memory."""
+    """Yields a .npy file's entries in blocks, read rather than mapped because mapped pages count as memory."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         assert version == (1, 0)
@@ -222,7 +243,7 @@ def _read_blocks(path):
 
 
 def _rewrite(part, prefix, vocab_size):
-    """Writes the part anew with the documents that stay and the one that joins."""
+    """Writes a part again, with the documents that stay and the one that joins, to files that begin with `prefix`."""
     writer = SplitWriter(str(prefix), vocab_size)
     _copy(part, part.keep(), writer, vocab_size)
     if part.joining:
@@ -234,6 +255,7 @@ def _rewrite(part, prefix, vocab_size):
 
 
 def _copy(part, keep, writer, vocab_size):
+    """Adds the documents of a part that are kept, bool [documents], to a SplitWriter."""
     lengths = part.array("sentences")
     documents = part.array("documents")
     hashes = part.array("hashes")
@@ -242,13 +264,14 @@ def _copy(part, keep, writer, vocab_size):
     tokens, packed = part.array("tokens"), part.array("word_starts")
     edges = np.flatnonzero(np.diff(np.concatenate([[False], keep, [False]]).astype(np.int8)))
     for first, stop in edges.reshape(-1, 2):  # runs of documents that stay
-        a = int(sentence_ends[first - 1]) if first else 0
-        b = int(sentence_ends[stop - 1])
-        start = int(token_ends[a - 1]) if a else 0
-        end = int(token_ends[b - 1])
+        first_sentence = int(sentence_ends[first - 1]) if first else 0
+        last_sentence = int(sentence_ends[stop - 1])
+        start = int(token_ends[first_sentence - 1]) if first_sentence else 0
+        end = int(token_ends[last_sentence - 1])
         nothing = np.zeros(0, np.int64)
-        for at in range(start, end, _TOKENS_AT_ONCE):
-            to = min(at + _TOKENS_AT_ONCE, end)
-            bits = np.unpackbits(packed[at // 8 : -(-to // 8)])[at % 8 : at % 8 + to - at].astype(bool)
-            writer.add(tokens[at:to].astype(token_dtype(vocab_size)), bits, nothing, nothing, hashes[:0])
-        writer.add(tokens[:0], np.zeros(0, bool), lengths[a:b], documents[first:stop], hashes[first:stop])
+        for a in range(start, end, _TOKENS_AT_ONCE):
+            b = min(a + _TOKENS_AT_ONCE, end)
+            bits = unpack_bits(packed, a, b).astype(bool)
+            writer.add(tokens[a:b].astype(token_dtype(vocab_size)), bits, nothing, nothing, hashes[:0])
+        sizes = lengths[first_sentence:last_sentence]
+        writer.add(tokens[:0], np.zeros(0, bool), sizes, documents[first:stop], hashes[first:stop])

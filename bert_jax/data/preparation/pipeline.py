@@ -1,9 +1,9 @@
-"""Text into a corpus: a map over shards by many processes, then one pass that joins them.
+"""Prepares a corpus from text: a map over shards by many processes, then one pass that joins them.
 
-The vocabulary is trained on the machine that starts it, and the shards are joined there; the map runs in its own
-processes (shards.py) or on a cluster (beam.py). Everything is resumable: `parts/settings.json` holds what the shards
-were made from, so that a second start continues only the same work. The joining pass reads the shards' own files and
-may be repeated; the manifest is written last, then the shards' directory is removed.
+The vocabulary is trained and the shards are joined on the machine that starts the work; the map runs in processes of
+this machine (shards.py) or on a cluster (beam.py). All of it can be resumed: `parts/settings.json` says what the shards
+are made from, so that a second start continues only the same work. The joining pass reads the shards' files and may be
+repeated; the manifest is written last, then the shards' folder is removed.
 """
 
 import contextlib
@@ -20,18 +20,16 @@ import tqdm
 
 from bert_jax import files, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
-from bert_jax.data.preparation import beam, joining, shards, sources
+from bert_jax.data.preparation import beam, joining, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
-from bert_jax.data.vocabularies import loading, new_tokens, training
 from bert_jax.errors import UserError
 
-_SAMPLE_BYTES = 64 << 20  # of text that a vocabulary is trained on at most
-_ALL_EXAMPLES = 100  # in the manifest
+_MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What determines a corpus, as the flags of bert_jax.prepare name it."""
+    """The settings that determine a corpus; bert_jax.prepare has a flag of the same name for each."""
 
     input: str
     tokenizer: str
@@ -47,16 +45,25 @@ class Settings:
 
     @property
     def reading(self) -> sources.Options:
+        """How inputs are read."""
         return sources.Options(self.documents, self.text_field, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A preparation apart from where it runs and writes: what identifies it, and `vocabulary` as _tokenizer_spec's."""
+    """A preparation, apart from where it runs and where it writes.
+
+    Attributes:
+      settings: determine the corpus.
+      plan: shards of the text.
+      choice: the vocabulary.
+      identity: what a corpus must have been made from for this preparation to continue it; part of the manifest.
+      strict, progress: see prepare.
+    """
 
     settings: Settings
     plan: sources.Plan
-    vocabulary: tuple
+    choice: vocabulary.Choice
     identity: dict
     strict: bool
     progress: bool
@@ -70,28 +77,34 @@ def prepare(
     progress: bool = True,
     cluster: beam.Cluster | None = None,
 ) -> dict:
-    """Prepares a corpus, or continues one, and returns its manifest; a corpus that is already whole stays.
+    """Prepares a corpus, or continues an unfinished one; one that is whole is left as it is.
 
     Args:
-      output: a folder, or the URL of one in remote storage: the corpus is then put together in
-        storage.cache_directory() and copied there.
+      settings: determine the corpus.
+      output: a folder, or the URL of one in remote storage: the corpus is then written to a folder in
+        storage.cache_directory() and copied.
       workers: processes; None for as many as the machine has cores. It changes no byte of the output.
-      strict: text that cannot be read is an error, instead of being named, skipped and counted.
+      strict: whether text that cannot be read is an error, instead of being named, skipped and counted.
+      progress: whether to show a progress bar and messages on standard error.
       cluster: runs the map over shards instead of processes of this machine. It changes no byte either.
 
+    Returns:
+      The corpus's manifest.
+
     Raises:
-      UserError: as the flags' descriptions in bert_jax/prepare.py say.
+      UserError: a setting, an input or the vocabulary cannot work; `output` holds something else; the disk is full.
     """
     _check(settings, workers, cluster)
     plan = sources.plan(settings.input, settings.reading)
-    vocabulary = trained, loaded, _ = _tokenizer_spec(settings)
+    choice = vocabulary.choose(settings)
     identity = {
         "format_version": FORMAT_VERSION,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "tokenizer"},
-        "tokenizer": settings.tokenizer if trained else loaded.digest(),  # with the tokens of a file, if any
+        # The digest includes the tokens of an --add_tokens file.
+        "tokenizer": settings.tokenizer if choice.trained else choice.tokenizer.digest(),
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
-    job = _Job(settings, plan, vocabulary, identity, strict, progress)
+    job = _Job(settings, plan, choice, identity, strict, progress)
     write_all = cluster.write_all if cluster else functools.partial(shards.write_all, workers or os.cpu_count() or 1)
     try:
         if storage.is_remote(output):
@@ -104,6 +117,7 @@ def prepare(
 
 
 def _prepare(job, output, write_all):
+    """Prepares a corpus in a local folder and returns its manifest; `write_all` is as shards.write_all."""
     settings, plan, parts = job.settings, job.plan, output / "parts"
     manifest = _finished(output, job.identity)
     if manifest is not None:
@@ -112,7 +126,7 @@ def _prepare(job, output, write_all):
     parts.mkdir(parents=True, exist_ok=True)
     with _lock(parts / "lock", output):
         _claim(parts / "settings.json", output, job.identity)
-        tokenizer = _tokenizer(output, job)
+        tokenizer = vocabulary.make(output, job.choice, plan, settings, job.progress)
         _write_shards(output, job, write_all)
         facts = [json.loads((parts / f"{i:05d}" / shards.FACTS).read_text("utf-8")) for i in range(len(plan.shards))]
         skipped = _skipped(facts)
@@ -124,7 +138,7 @@ def _prepare(job, output, write_all):
             "bytes": sum(fact["bytes"] for fact in facts),
             "empty_documents": sum(fact["empty_documents"] for fact in facts),
             "skipped": skipped,
-            "tokenizer": _tokenizer_facts(output, tokenizer, job.identity["tokenizer"]),
+            "tokenizer": vocabulary.facts(output, tokenizer, job.identity["tokenizer"]),
         }  # fmt: skip
         files.write_json(output / "manifest.json", manifest)
         shutil.rmtree(parts)
@@ -132,17 +146,20 @@ def _prepare(job, output, write_all):
 
 
 def _prepare_remote(job, url, write_all, cluster):
-    """Puts the corpus together on this machine's disk and copies it, manifest last. What began it is noted there."""
-    there = storage.sizes(url)
-    if "manifest.json" in there:
+    """Prepares a corpus on this machine's disk and copies it to a URL, manifest last; returns the manifest.
+
+    The settings are written to the URL first, so that another preparation does not take the same place.
+    """
+    names = storage.sizes(url)
+    if "manifest.json" in names:
         manifest = _read_finished(storage.read(f"{url}/manifest.json"), f"{url}/manifest.json", url, job.identity)
-        if any(name.startswith("parts/") for name in there):
+        if any(name.startswith("parts/") for name in names):
             storage.remove(f"{url}/parts")
         return manifest
     claim = f"{url}/parts/settings.json"
-    if "parts/settings.json" in there:
+    if "parts/settings.json" in names:
         _check_same(json.loads(storage.read(claim)), job.identity, url)
-    elif there:
+    elif names:
         raise UserError(f"--output={url}: holds other files; expected a new or empty folder")
     identity = json.dumps(job.identity).encode()
     storage.write(claim, identity)
@@ -160,6 +177,7 @@ def _prepare_remote(job, url, write_all, cluster):
 
 
 def _check(settings, workers, cluster):
+    """Raises UserError for settings that cannot work, alone or together."""
     choices = {"documents": sources.DOCUMENTS, "sentences": MODES, "lower_case": ("auto", "true", "false")}
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
@@ -177,7 +195,10 @@ def _check(settings, workers, cluster):
 
 
 def _finished(output, identity):
-    """The manifest of a whole corpus in output that was made from the same, or None."""
+    """Returns the manifest of the whole corpus in `output`; None if there is none.
+
+    Raises UserError if it was made from other text or settings.
+    """
     path = output / "manifest.json"
     if not path.is_file():
         return None
@@ -187,23 +208,25 @@ def _finished(output, identity):
 
 
 def _read_finished(content, path, output, identity):
+    """Parses a manifest. Raises UserError if it is none, or of a corpus that was made from something else."""
     try:
         manifest = json.loads(content)
-        found = {key: manifest[key] for key in ("format_version", "settings", "inputs")}
-        found["tokenizer"] = manifest["tokenizer"]["source"]
+        saved = {key: manifest[key] for key in ("format_version", "settings", "inputs")}
+        saved["tokenizer"] = manifest["tokenizer"]["source"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a corpus manifest; expected an empty or new folder as --output") from error
-    _check_same(found, identity, output)
+    _check_same(saved, identity, output)
     return manifest
 
 
-def _check_same(found, identity, output):
-    found, identity = dict(found), dict(identity)
-    found |= found.pop("settings", {})
+def _check_same(saved, identity, output):
+    """Raises UserError, which names the first difference, unless a corpus's saved identity is this one."""
+    saved, identity = dict(saved), dict(identity)
+    saved |= saved.pop("settings", {})
     identity |= identity.pop("settings")
     for key, value in identity.items():
-        if found.get(key) != value:
-            what = f"{key}={_short(found.get(key))}" if key != "inputs" else "input files that have changed since"
+        if saved.get(key) != value:
+            what = f"{key}={_short(saved.get(key))}" if key != "inputs" else "input files that have changed since"
             wanted = f", not {key}={_short(value)}" if key != "inputs" else ""
             raise UserError(
                 f"--output={output}: holds a corpus, perhaps unfinished, made with {what}{wanted}; "
@@ -216,6 +239,7 @@ def _short(value):
 
 
 def _check_ours(output):
+    """Raises UserError if `output` is a file, or a folder with other files than an unfinished corpus's."""
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output}: a file; expected a new or empty folder")
     if output.is_dir() and not (output / "parts").is_dir() and any(output.iterdir()):
@@ -224,6 +248,7 @@ def _check_ours(output):
 
 @contextlib.contextmanager
 def _lock(path, output):
+    """Holds the lock file `path`. Raises UserError if another process holds it."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.lock(path))
@@ -233,124 +258,29 @@ def _lock(path, output):
 
 
 def _claim(path, output, identity):
+    """Writes what the shards are made from, or checks that an earlier start wrote the same."""
     if path.is_file():
         _check_same(json.loads(path.read_text("utf-8")), identity, output)
     else:
         files.write_json(path, identity)
 
 
-def _tokenizer_spec(settings):
-    """((kind, size) to train, None, []) or (None, the loaded tokenizer, what a file's words added to it)."""
-    lower_case = {"auto": None, "true": True, "false": False}[settings.lower_case]
-    if not settings.tokenizer.startswith("train:"):
-        folder = pathlib.Path(settings.tokenizer)
-        if (folder / "run.json").is_file():  # a run's workdir
-            folder /= "tokenizer"
-        loaded, added = loading.load(folder, lower_case), []
-        if settings.add_tokens and not _asked(settings):
-            words = new_tokens.read(settings.add_tokens)
-            loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
-        return None, loaded, added
-    kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
-    if kind not in training.KINDS or not size.isdigit() or int(size) < 1:
-        raise UserError(
-            f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
-            f"{', '.join(training.KINDS)}, such as train:wordpiece:8192"
-        )
-    if lower_case is not None and kind not in training.LOWER_CASING:
-        raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
-    return (kind, int(size)), None, []
-
-
-def _asked(settings):
-    """How many words to find in the text and add; 0 where --add_tokens names a file, or is not given."""
-    number = settings.add_tokens or ""
-    return int(number) if number.isdigit() else 0
-
-
-def _tokenizer(output, job):
-    """The corpus's tokenizer, from output/tokenizer if it is there already."""
-    plan, settings, progress = job.plan, job.settings, job.progress
-    trained, loaded, added = job.vocabulary
-    folder = output / "tokenizer"
-    if folder.is_dir():
-        return loading.load(folder)
-    with files.atomic_folder(folder) as temporary:
-        if trained:
-            kind, size = trained
-            sample = _Sample(plan, settings)
-            if progress:
-                print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
-            loaded = training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
-            loaded.save(temporary)
-            facts = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
-            files.write_json(temporary / "training.json", facts)
-            if progress and loaded.vocab_size < size:
-                print(f"the text gave {loaded.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
-        else:
-            if _asked(settings):
-                sample = _Sample(plan, settings)
-                words = new_tokens.find(loaded, sample.texts(), _asked(settings))
-                loaded, added = new_tokens.extend(loaded, words, f"--add_tokens={settings.add_tokens}")
-            loaded.save(temporary)
-            if settings.add_tokens:
-                files.write_json(temporary / "new_tokens.json", added)
-    return loading.load(folder)
-
-
-class _Sample:
-    """Text to train a vocabulary on: the beginning of each shard, bounded in all, the same on every machine."""
-
-    def __init__(self, plan, settings):
-        self._plan, self._settings = plan, settings
-        self.bytes = 0
-        self.everything = True
-
-    def texts(self):
-        share = max(1, _SAMPLE_BYTES // len(self._plan.shards))
-        for shard in self._plan.shards:
-            taken = 0
-            for part in shard:
-                with contextlib.suppress(sources.Unreadable):  # the pass over the shards reports it
-                    for paragraph in sources.read(part, self._settings.reading, lambda where, reason: None):
-                        if paragraph is None:
-                            continue
-                        text = " ".join(paragraph)
-                        taken += len(text.encode())
-                        if taken > share:
-                            self.everything = False
-                            break
-                        self.bytes += len(text.encode())
-                        yield text
-                if taken > share:
-                    break
-
-
-def _tokenizer_facts(output, tokenizer, source):
-    facts = {"source": source, "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
-    training_facts = output / "tokenizer" / "training.json"
-    if training_facts.is_file():
-        facts["training"] = json.loads(training_facts.read_text("utf-8"))
-    added = output / "tokenizer" / "new_tokens.json"
-    if added.is_file():
-        facts["new_tokens"] = json.loads(added.read_text("utf-8"))
-    return facts
-
-
 def _skipped(facts):
+    """Returns what was skipped in all shards: how many texts, and the first of them."""
     examples = [example for fact in facts for example in fact["skipped"]["examples"]]
     return {
         "count": sum(fact["skipped"]["count"] for fact in facts),
-        "examples": examples[:_ALL_EXAMPLES],
+        "examples": examples[:_MAX_EXAMPLES],
     }
 
 
 def _write_shards(output, job, write_all):
-    parts, every = output / "parts", job.plan.shards
-    for leftover in parts.glob("*.partial"):  # of what was killed
+    """Writes the shards that are missing in output/parts, and shows progress."""
+    parts, planned = output / "parts", job.plan.shards
+    for leftover in parts.glob("*.partial"):  # left by a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
-    todo = {i: shard for i, shard in enumerate(every) if not (parts / f"{i:05d}").is_dir()}
-    sizes = [sum(part.size for part in shard) for shard in every]
+    todo = {i: shard for i, shard in enumerate(planned) if not (parts / f"{i:05d}").is_dir()}
+    sizes = [sum(part.size for part in shard) for shard in planned]
     done = sum(sizes) - sum(sizes[i] for i in todo)
     arguments = (str(parts), str(output / "tokenizer"), job.settings, job.strict)
     with tqdm.tqdm(
@@ -363,7 +293,7 @@ def _write_shards(output, job, write_all):
 
 
 def summary(manifest: dict, output: str | pathlib.Path) -> str:
-    """A few lines about a corpus, for people."""
+    """Returns a few lines about a corpus, for people."""
     train, held_out = (manifest["splits"][split] for split in SPLITS)
     lines = [
         f"{output}: {manifest['documents']:,} documents, {manifest['sentences']:,} sentences, "

@@ -1,6 +1,6 @@
-"""The English text that ships with CPython: the language reference's topics, and the standard library's docstrings.
+"""Reads the English text that ships with CPython: the language reference's topics and the library's docstrings.
 
-Nothing is imported: sources are parsed. A topic is a document, and so is a module with all its docstrings.
+Sources are parsed, none is imported. A topic is a document, and so are all docstrings of a module.
 """
 
 import ast
@@ -17,13 +17,13 @@ _SKIPPED_FOLDERS = {
 _TOPICS = "pydoc_data/topics.py"
 _BULLET = re.compile(r"^(?:[*+•-]|\(?(?:\d+|[a-z])[.)])\s+")
 _WORD = re.compile(r"[(\"'“‘]?[A-Za-z][a-z]*(?:[-'’/][A-Za-z]+)*[)\"'”’]*[.,;:!?]*[)\"'”’]*")
-_LEAST_WORDS = 6
-_LEAST_WORD_SHARE = 0.75
+_MIN_WORDS = 6
+_MIN_WORD_SHARE = 0.75
 _MARKUP = re.compile(r"(?:``?|:[a-z]+:`|`_?)")
 
 
 def paths() -> list[str]:
-    """The topics' file and the library's modules, in a fixed order."""
+    """Returns the topics' file and the library's modules, in a fixed order."""
     library = pathlib.Path(sysconfig.get_path("stdlib"))
     modules = [
         path.as_posix()
@@ -36,19 +36,19 @@ def paths() -> list[str]:
 
 
 def read(path: str) -> Iterator[list[str] | None]:
-    """Paragraphs of prose, as lists of lines; None ends a document."""
-    source = pathlib.Path(path).read_bytes()  # ast finds the encoding
+    """Yields the paragraphs of prose in a file, as lists of lines; None ends a document."""
+    source = pathlib.Path(path).read_bytes()  # ast detects the encoding
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return  # a template, not a module
+        return  # it is a template, not a module
     documents = _topics(tree) if path.endswith(_TOPICS) else ["\n\n".join(_docstrings(tree))]
     for document in documents:
-        found = False
+        has_prose = False
         for paragraph in _prose(document):
             yield paragraph
-            found = True
-        if found:
+            has_prose = True
+        if has_prose:
             yield None
 
 
@@ -68,7 +68,7 @@ def _docstrings(tree):
 
 
 def _prose(text):
-    """The paragraphs that are English sentences: no examples, grammars, signatures, tables or headings."""
+    """Yields the paragraphs that are English sentences, not examples, grammars, signatures, tables or headings."""
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         lines = [line.strip() for line in block.split("\n")]
         if any(line.startswith((">>>", "...")) for line in lines):
@@ -88,6 +88,6 @@ def _prose(text):
 def _is_prose(text):
     words = text.split()
     plain = sum(bool(_WORD.fullmatch(word)) for word in words)
-    if len(words) < _LEAST_WORDS or plain < _LEAST_WORD_SHARE * len(words):
+    if len(words) < _MIN_WORDS or plain < _MIN_WORD_SHARE * len(words):
         return False
     return text.rstrip("\"'”’)").endswith((".", "!", "?", ":", ";")) and "::=" not in text

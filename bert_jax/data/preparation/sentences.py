@@ -1,4 +1,4 @@
-"""Text into sentences: one per line, or found by a splitter."""
+"""Splits text into sentences: one per line, or found by a sentence splitter."""
 
 import unicodedata
 
@@ -8,10 +8,13 @@ MODES = ("split", "line")
 
 
 def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
-    """The sentences of a paragraph, given as its non-blank, stripped lines.
+    """Splits a paragraph into sentences; no character but outer white space is lost.
 
-    "line": each line is a sentence. "split": printed line breaks become spaces, then sentencex
-    (github.com/wikimedia/sentencex) finds the sentences; no character but outer white space is lost.
+    Args:
+      paragraph: its non-blank, stripped lines.
+      mode: "line": each line is a sentence. "split": lines are joined with spaces, then sentencex
+        (github.com/wikimedia/sentencex) finds the sentences.
+      language: a code such as "en", for sentencex.
     """
     if mode == "line":
         return paragraph
@@ -25,6 +28,6 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
 
 
 def _inside_a_word(before, after):
-    """Whether a boundary has no white space, in a script that writes some between sentences."""
+    """Returns whether a boundary has no white space, in a script that writes some between sentences."""
     last = before[-1]
     return not last.isspace() and not after[0].isspace() and unicodedata.east_asian_width(last) not in "WF"

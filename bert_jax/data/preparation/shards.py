@@ -1,7 +1,7 @@
-"""The shards of a preparation: text read, split, encoded and written, one shard at a time, by many processes.
+"""Writes the shards of a corpus: reads, splits and encodes text, one shard at a time, in many processes.
 
 A shard is a folder parts/NNNNN. On a file system it appears whole, by renaming; in remote storage it is whole once
-facts.json, written last, is there.
+facts.json, written last, exists.
 """
 
 import concurrent.futures
@@ -9,35 +9,42 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
-import multiprocessing.connection
 import os
 import pathlib
-import signal
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
 from bert_jax import files, storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
-from bert_jax.data.preparation import sources
+from bert_jax.data.preparation import readers, sources
 from bert_jax.data.preparation.sentences import sentences_of
 from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 FACTS = "facts.json"
-_BATCH_BYTES = 1 << 18  # of text encoded at once
-_HASHED_BYTES = 1 << 20  # of a document decide its split, so that a long one need not be held in memory
-_EXAMPLES = 20  # of skipped text, named for each shard
+_BATCH_BYTES = 1 << 18  # bytes of text encoded at once
+_HASHED_BYTES = 1 << 20  # the first bytes of a document decide its split, so that a long one is not held in memory
+_EXAMPLES = 20  # skipped texts that a shard's facts name
 
 
 def write_all(
     workers: int, shards: Mapping[int, tuple[sources.Part, ...]], parts: str, tokenizer: str, settings, strict: bool
 ) -> Iterator[tuple[int, dict]]:
-    """Writes shards in processes of this machine; yields each one's number and what was skipped, as it is finished.
+    """Writes shards in processes of this machine.
 
-    The arguments after `shards` are those of ShardMaker.
+    Args:
+      workers: number of processes; at most one for each shard, and 1 uses this process.
+      shards: the parts of each shard, by the shard's number.
+      parts, tokenizer, settings, strict: see ShardMaker.
+
+    Yields:
+      (number, what was skipped) of each shard when it is finished.
+
+    Raises:
+      UserError: text cannot be read and `strict` is set, the disk is full, or a process was killed.
     """
     workers = min(workers, len(shards))
     arguments = (parts, tokenizer, settings, strict)
@@ -70,20 +77,14 @@ def write_all(
         pool.shutdown(cancel_futures=True)
 
 
-_maker = None  # of this worker process
+_maker = None  # the ShardMaker of a worker process
 
 
 def _start_worker(*arguments):
     global _maker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends this one
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # each worker has one core
+    signals.end_with_parent()
     _maker = ShardMaker(*arguments)
-
-
-def _exit_with_parent():
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
 
 
 def _work(number, shard):
@@ -96,10 +97,10 @@ class ShardMaker:
     def __init__(self, parts: str, tokenizer: str, settings, strict: bool):
         """
         Args:
-          parts: the folder that the shards are written to, local or a URL.
+          parts: the folder in which shards are written, local or a URL.
           tokenizer: the local folder of the tokenizer.
-          settings: preparation.Settings.
-          strict: text that cannot be read is an error, instead of being named, skipped and counted.
+          settings: pipeline.Settings.
+          strict: whether text that cannot be read is an error, instead of being named, skipped and counted.
         """
         self._parts = parts
         self._settings = settings
@@ -108,9 +109,12 @@ class ShardMaker:
         self._eval_below = int(settings.eval_share * 2**64)
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> dict:
-        """Writes parts/NNNNN and returns what was skipped.
+        """Writes parts/NNNNN.
 
-        Several may write the same shard, each the same bytes: the first to be finished counts.
+        Several processes may write the same shard, all the same bytes: the first to finish it wins.
+
+        Returns:
+          What was skipped: "count", and "examples" of where and why.
         """
         try:
             with new_folder(self._parts, f"{number:05d}") as folder:
@@ -140,11 +144,12 @@ class ShardMaker:
             self._skipped["examples"].append(f"{where}: {reason}")
 
     def _write_part(self, part):
+        """Writes the text of a part, or nothing of it where it cannot be read to its end."""
         marks = {split: writer.mark() for split, writer in self._writers.items()}
         facts = json.dumps(self._facts)
         try:
             self._encode_part(part)
-        except sources.Unreadable as error:
+        except readers.Unreadable as error:
             for split, writer in self._writers.items():
                 writer.rewind(marks[split])
             self._facts = json.loads(facts)
@@ -153,18 +158,18 @@ class ShardMaker:
     def _encode_part(self, part):
         settings = self._settings
         self._sentences, self._documents = [], []
-        self._open_sentences = 0  # of the document in progress, already written
+        self._open_sentences = 0  # sentences of the document in progress that are already written
         waiting = count = size = 0
         split, digest = None, hashlib.blake2b(digest_size=16)
-        for paragraph in sources.read(part, settings.reading, self._skip):
+        for paragraph in readers.read(part, settings.reading, self._skip):
             if paragraph is not None:
                 text = "\n".join(paragraph).encode()
                 digest.update(text + b"\n\n")
-                found = sentences_of(paragraph, settings.sentences, settings.language)
+                sentences = sentences_of(paragraph, settings.sentences, settings.language)
                 if self._tokenizer.leading_space:
-                    found = [sentence if size + i == 0 else f" {sentence}" for i, sentence in enumerate(found)]
-                self._sentences += found
-                count += len(found)
+                    sentences = [sentence if size + i == 0 else f" {sentence}" for i, sentence in enumerate(sentences)]
+                self._sentences += sentences
+                count += len(sentences)
                 size += len(text) + 2
                 waiting += len(text) + 2
                 if size >= _HASHED_BYTES and split is None:
@@ -185,10 +190,11 @@ class ShardMaker:
         self._flush()
 
     def _split_of(self, digest):
+        """Returns the split of a document from the hash of its text."""
         return SPLITS[int.from_bytes(digest[:8], "little") < self._eval_below]
 
     def _flush(self):
-        """Encodes and writes the sentences and (parts of) documents that wait."""
+        """Encodes and writes the sentences and (parts of) documents read since the last call."""
         if not self._documents:
             return
         tokens, starts, lengths = self._tokenizer.encode_flat(self._sentences)
@@ -200,16 +206,16 @@ class ShardMaker:
         self._facts["empty_documents"] += int(np.sum(finished & (kept == 0)))
         in_eval = np.array([split == "eval" for split in splits])
         for split in SPLITS:
-            ours = in_eval == (split == "eval")
-            if not ours.any():
+            in_split = in_eval == (split == "eval")
+            if not in_split.any():
                 continue
-            sentences = ours[document]
-            whole = ours & finished & (kept > 0)
-            hashes = b"".join(digest for digest, mine in zip(digests, whole, strict=True) if mine)
+            sentences = in_split[document]
+            whole = in_split & finished & (kept > 0)
+            hashes = b"".join(digest for digest, is_whole in zip(digests, whole, strict=True) if is_whole)
             hashes = np.frombuffer(hashes, "<u8").reshape(-1, 2)
-            mine = slice(None) if ours.all() else np.repeat(sentences, lengths)
+            chosen = slice(None) if in_split.all() else np.repeat(sentences, lengths)
             sizes = lengths[sentences & (lengths > 0)]
-            self._writers[split].add(tokens[mine], starts[mine], sizes, kept[whole], hashes)
+            self._writers[split].add(tokens[chosen], starts[chosen], sizes, kept[whole], hashes)
             facts = self._facts[split]
             facts["documents"] += int(whole.sum())
             facts["sentences"] += len(sizes)
@@ -219,7 +225,7 @@ class ShardMaker:
 
 
 def disk_error(error: OSError, output: str | os.PathLike) -> UserError:
-    """What an error of the file system under --output means to a user."""
+    """Returns the UserError for an error of the file system under --output."""
     where = error.filename or output
     return UserError(
         f"{where}: {error.strerror or error}; expected a folder with room to write in; "
@@ -229,7 +235,7 @@ def disk_error(error: OSError, output: str | os.PathLike) -> UserError:
 
 @contextlib.contextmanager
 def new_folder(parts: str, name: str) -> Iterator[pathlib.Path]:
-    """Yields an empty local folder that becomes parts/NAME at the end, unless another has become it meanwhile."""
+    """Yields an empty local folder that becomes parts/NAME at the end, unless that exists by then."""
     if storage.is_remote(parts):
         with tempfile.TemporaryDirectory() as folder:
             yield pathlib.Path(folder)

@@ -1,20 +1,15 @@
-"""Where text comes from, planned as shards, read as paragraphs: files here or in remote storage, TFDS, Python's docs.
+"""Finds the inputs of a corpus and plans its shards: local files, remote files, TFDS, Python's documentation.
 
-`plan` cuts the inputs into shards of similar size, by the inputs alone; `read` yields the paragraphs of one part
-of a shard, as lists of stripped, non-blank lines, with None after the last paragraph of each document.
+The plan depends on the inputs alone; readers.py reads what it names.
 """
 
-import contextlib
 import dataclasses
 import glob
-import gzip
 import hashlib
 import os
 import pathlib
-import zlib
-from collections.abc import Callable, Iterator
 
-from bert_jax import files, storage
+from bert_jax import storage
 from bert_jax.data import tfds_source
 from bert_jax.data.preparation import python_docs
 from bert_jax.errors import UserError
@@ -23,25 +18,20 @@ DOCUMENTS = ("blank_line", "file")
 _KINDS = {
     ".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
-_SMALLEST_SHARD, _LARGEST_SHARD = 1 << 20, 32 << 20
-_SHARDS_WANTED = 64  # as far as the two sizes allow: enough to spread over processes and to continue from
-_GZIP_RATIO = 3  # text is about this much larger than its .gz
-_MAX_PARAGRAPH = 1 << 20  # characters; longer paragraphs and lines are cut, so that memory stays bounded
-_RECORDS_AT_ONCE = 256
-_NUMBERED_LINES = 20  # records skipped in one part whose line number is looked up
-
-
-class Unreadable(Exception):
-    """A file, or part of one, that cannot be read. `where` names it, `reason` says why."""
-
-    def __init__(self, where: str, reason: str):
-        super().__init__(where, reason)
-        self.where, self.reason = where, reason
+_SMALLEST_SHARD, _LARGEST_SHARD = 1 << 20, 32 << 20  # bytes
+_SHARDS_WANTED = 64  # as far as these sizes allow: enough to spread over processes, and to continue after a kill
+_GZIP_RATIO = 3  # text is about so many times larger than its .gz
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How inputs are read: what a document of a .txt is, the records' field, and where TFDS keeps its data."""
+    """How inputs are read.
+
+    Attributes:
+      documents: what ends a document of a .txt file: "blank_line", or the end of the "file".
+      text_field: field or column of records that holds the text.
+      data_dir: where TFDS keeps its data; None for its default.
+    """
 
     documents: str = "blank_line"
     text_field: str = "text"
@@ -55,7 +45,7 @@ class Part:
     Attributes:
       kind: "text", "jsonl", "parquet", "tfds" or "python_docs".
       path: the file; for tfds, NAME[/CONFIG]:SPLIT.
-      start, stop: bytes of text and jsonl, row groups of parquet, records of tfds; stop -1: to the end.
+      start, stop: range in bytes of text and jsonl, row groups of parquet, records of tfds; a stop of -1 is the end.
       size: estimated bytes of text.
     """
 
@@ -67,6 +57,7 @@ class Part:
 
     @property
     def where(self) -> str:
+        """The path, with the range where the part is not the whole input; for messages."""
         unit = {"parquet": "row groups", "tfds": "records"}.get(self.kind, "bytes")
         whole = self.start == 0 and self.stop == -1
         return self.path if whole else f"{self.path} ({unit} {self.start} to {self.stop})"
@@ -74,7 +65,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Shards, each a tuple of parts, and what identifies the inputs: how many, their size, and a digest."""
+    """The shards of a corpus, and what identifies its inputs.
+
+    Attributes:
+      shards: the parts of each shard.
+      files: number of inputs.
+      size: estimated bytes of text.
+      state: a hash of the inputs' names, sizes and times of change.
+    """
 
     shards: tuple[tuple[Part, ...], ...]
     files: int
@@ -83,14 +81,15 @@ class Plan:
 
 
 def plan(spec: str, options: Options) -> Plan:
-    """Cuts the inputs into shards; a pure function of the inputs' names and sizes.
+    """Cuts the inputs into shards of similar size, a pure function of the inputs' names and sizes.
 
     Args:
-      spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds:NAME[/CONFIG]:SPLIT, python-docs;
+      spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds:NAME[/CONFIG]:SPLIT, or python-docs;
         several are separated by commas.
+      options: how inputs are read.
 
     Raises:
-      UserError: nothing matches, a file of another kind does, or a dataset is not there.
+      UserError: nothing matches, a file of another kind matches, or a dataset cannot be opened.
     """
     inputs = []
     for item in filter(None, (item.strip() for item in spec.split(","))):
@@ -126,35 +125,6 @@ def plan(spec: str, options: Options) -> Plan:
     return Plan(tuple(shards), len(inputs), size, digest.hexdigest())
 
 
-def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iterator[list[str] | None]:
-    """The part's paragraphs, each a list of stripped, non-blank lines; None ends a document.
-
-    Args:
-      skip: called with (where, reason) for a record that has no text; reading goes on.
-
-    Raises:
-      Unreadable: the part cannot be read to its end.
-    """
-    reader = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet, "tfds": _read_tfds}
-    try:
-        if part.kind == "python_docs":
-            yield from python_docs.read(part.path)
-        else:
-            yield from reader[part.kind](part, options, skip)
-    except (EOFError, zlib.error) as error:
-        raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
-    except (FileNotFoundError, gzip.BadGzipFile) as error:
-        raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
-    except (UserError, Unreadable):
-        raise
-    except Exception as error:
-        if storage.is_remote(part.path):  # it is the storage that fails, and no reason to leave text out
-            raise storage.failure(part.path, error) from error
-        if isinstance(error, OSError):
-            raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
-        raise
-
-
 def _matching(pattern):
     if storage.is_remote(pattern):
         paths = storage.glob(pattern)
@@ -175,9 +145,9 @@ def _kind(path):
 
 
 def _whole(kind, path, options):
-    """(the input as one part, what changes when the input does)"""
+    """Returns (the whole input as one part, a string that changes when the input does)."""
     if kind == "tfds":
-        source, bytes_per_record = _tfds_source(path, options)
+        source, bytes_per_record = open_tfds(path, options)
         size = len(source) * bytes_per_record
         return Part(kind, path, 0, len(source), size), f"{len(source)} {size}"
     try:
@@ -192,6 +162,7 @@ def _whole(kind, path, options):
 
 
 def _pieces(part, target, options):
+    """Cuts a whole input into parts of about `target` bytes, where it can be read from the middle."""
     if part.kind == "parquet":
         return _row_groups(part, target, options)
     if part.kind == "tfds":
@@ -210,6 +181,7 @@ def _pieces(part, target, options):
 
 
 def _row_groups(part, target, options):
+    """Cuts a Parquet file between row groups."""
     import pyarrow
     from pyarrow import parquet
 
@@ -217,7 +189,7 @@ def _row_groups(part, target, options):
         with storage.open_binary(part.path) as file:
             facts = parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError):
-        return [part]  # reading it will say what is wrong
+        return [part]  # reading it will report the error
     sizes = []
     for i in range(facts.num_row_groups):
         group = facts.row_group(i)
@@ -232,200 +204,7 @@ def _row_groups(part, target, options):
     return pieces or [part]
 
 
-@contextlib.contextmanager
-def _open(path):
-    with storage.open_binary(path) as file:
-        if not path.endswith(".gz"):
-            yield file
-            return
-        with gzip.open(file, "rb") as text:
-            yield text
-
-
-def _lines(file, rest=b""):
-    """Lines of a binary file, as (bytes, whether a line begins here); over-long lines come in several pieces."""
-    begins = True
-    while line := rest + file.readline(_MAX_PARAGRAPH - len(rest)):
-        rest = b""
-        if line.endswith(b"\n") or len(line) < _MAX_PARAGRAPH:
-            yield line, begins
-            begins = True
-            continue
-        cut = line.rfind(b" ") + 1
-        if not cut:  # no space: between two characters
-            cut = len(line)
-            while cut > len(line) - 4 and line[cut - 1] & 0xC0 == 0x80:
-                cut -= 1
-            if line[cut - 1] >= 0xC0:
-                cut -= 1
-        yield line[:cut], begins
-        begins, rest = False, line[cut:]
-
-
-def _read_text(part, options, skip):
-    """A byte range owns the documents after the blank lines that begin in it; the first range, also the first."""
-    by_file = options.documents == "file"
-    with _open(part.path) as file:
-        position = _skip_to_line(file, part.start)
-        owned = part.start == 0
-        paragraph, length, in_document = [], 0, False
-        for line, begins in _lines(file):
-            try:
-                text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                at = position + error.start
-                raise Unreadable(part.where, f"not UTF-8 at byte {at} (0x{line[error.start]:02x})") from error
-            if text:
-                if owned:
-                    paragraph.append(text)
-                    length += len(text)
-                    in_document = True
-                    if length >= _MAX_PARAGRAPH:
-                        yield paragraph
-                        paragraph, length = [], 0
-            elif begins:
-                if paragraph:
-                    yield paragraph
-                    paragraph, length = [], 0
-                if not by_file:
-                    if in_document:
-                        yield None
-                        in_document = False
-                    if part.stop != -1 and position >= part.stop:
-                        return
-                    owned = True
-            position += len(line)
-        if paragraph:
-            yield paragraph
-        if in_document:
-            yield None
-
-
-def _skip_to_line(file, start):
-    """Moves to the first line that begins at or after start; returns its position."""
-    if start == 0:
-        return 0
-    file.seek(start - 1)
-    while (line := file.readline(_MAX_PARAGRAPH)) and not line.endswith(b"\n"):
-        pass
-    return file.tell()
-
-
-def _read_jsonl(part, options, skip):
-    numbered = 0
-    with _open(part.path) as file:
-        position = _skip_to_line(file, part.start)
-        number = 0
-        while (part.stop == -1 or position < part.stop) and (line := file.readline()):
-            number += 1
-            if line.strip():
-                text, reason = _record_text(line, options.text_field)
-                if reason is None:
-                    yield from _paragraphs(text)
-                    yield None
-                else:
-                    before = _count_lines(part) if part.start and numbered < _NUMBERED_LINES else 0
-                    numbered += 1
-                    skip(f"{part.path} line {before + number}", reason)
-            position += len(line)
-
-
-def _record_text(line, field):
-    try:
-        record = files.parse_object(line)
-    except ValueError as error:
-        return None, f"{error}; expected an object with the field {field!r}"
-    return _field_text(record, field)
-
-
-def _field_text(record, field):
-    if field not in record:
-        found = ", ".join(sorted(map(str, record))) or "none"
-        return None, f"no field {field!r}; found {found}; name the field with --text_field"
-    text = record[field]
-    if isinstance(text, bytes):
-        try:
-            return text.decode("utf-8"), None
-        except UnicodeDecodeError:
-            return None, f"field {field!r} is not UTF-8"
-    if not isinstance(text, str):
-        return None, f"field {field!r} holds a {type(text).__name__}; expected text"
-    return text, None
-
-
-def _count_lines(part):
-    """Lines that begin before the part's first own line."""
-    with storage.open_binary(part.path) as file:
-        left = _skip_to_line(file, part.start)
-        file.seek(0)
-        count = 0
-        while left > 0 and (block := file.read(min(left, 1 << 20))):
-            count += block.count(b"\n")
-            left -= len(block)
-    return count
-
-
-def _paragraphs(text):
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can name and UTF-8 cannot hold
-        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    paragraph, length = [], 0
-    for line in text.split("\n"):
-        for start in range(0, max(1, len(line)), _MAX_PARAGRAPH):
-            stripped = line[start : start + _MAX_PARAGRAPH].strip()
-            if stripped:
-                paragraph.append(stripped)
-                length += len(stripped)
-            if paragraph and (not stripped or length >= _MAX_PARAGRAPH):
-                yield paragraph
-                paragraph, length = [], 0
-    if paragraph:
-        yield paragraph
-
-
-def _read_parquet(part, options, skip):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with storage.open_binary(part.path) as opened, parquet.ParquetFile(opened) as file:
-            names = file.schema_arrow.names
-            if options.text_field not in names:
-                raise Unreadable(
-                    part.path,
-                    f"no column {options.text_field!r}; found {', '.join(names)}; name it with --text_field",
-                )
-            groups = range(part.start, file.num_row_groups if part.stop == -1 else part.stop)
-            row = 0
-            batches = file.iter_batches(_RECORDS_AT_ONCE, row_groups=list(groups), columns=[options.text_field])
-            for batch in batches:
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    text, reason = _field_text({options.text_field: value}, options.text_field)
-                    if reason is None:
-                        yield from _paragraphs(text)
-                        yield None
-                    else:
-                        skip(f"{part.where} row {row}", reason)
-    except pyarrow.ArrowException as error:
-        raise Unreadable(part.where, f"not a whole Parquet file ({' '.join(str(error).split())})") from error
-
-
-def _read_tfds(part, options, skip):
-    source, _ = _tfds_source(part.path, options)
-    for start in range(part.start, part.stop, _RECORDS_AT_ONCE):
-        indices = range(start, min(start + _RECORDS_AT_ONCE, part.stop))
-        for index, record in zip(indices, source.__getitems__(indices), strict=True):
-            text, reason = _field_text(record, options.text_field)
-            if reason is None:
-                yield from _paragraphs(text)
-                yield None
-            else:
-                skip(f"tfds:{part.path} record {index}", reason)
-
-
-def _tfds_source(path, options):
-    """(the random-access data source of NAME[/CONFIG]:SPLIT, estimated bytes per record)"""
+def open_tfds(path: str, options: Options):
+    """Opens NAME[/CONFIG]:SPLIT; returns (its random-access data source, estimated bytes per record)."""
     match = tfds_source.SPEC.fullmatch(f"tfds:{path}")
     return tfds_source.open_split(match["name"], match["split"], options.data_dir)

@@ -1,0 +1,262 @@
+"""Reads the text of planned inputs as paragraphs.
+
+A paragraph is a list of stripped, non-blank lines; None follows the last paragraph of each document.
+"""
+
+import contextlib
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+
+from bert_jax import files, storage
+from bert_jax.data.preparation import python_docs
+from bert_jax.data.preparation.sources import Options, Part, open_tfds
+from bert_jax.errors import UserError
+
+_MAX_PARAGRAPH = 1 << 20  # characters; longer paragraphs and lines are cut, so that memory stays bounded
+_RECORDS_AT_ONCE = 256
+_NUMBERED_LINES = 20  # skipped records of a part whose line number is looked up
+
+
+class Unreadable(Exception):
+    """A file, or part of one, that cannot be read.
+
+    Attributes:
+      where: names it.
+      reason: why it cannot be read.
+    """
+
+    def __init__(self, where: str, reason: str):
+        super().__init__(where, reason)
+        self.where, self.reason = where, reason
+
+
+def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iterator[list[str] | None]:
+    """Yields a part's paragraphs, each a list of stripped, non-blank lines; None ends a document.
+
+    Args:
+      part: what to read.
+      options: how to read it.
+      skip: called with (where, reason) for a record without text, after which reading continues.
+
+    Raises:
+      Unreadable: the part cannot be read to its end.
+      UserError: remote storage fails, or a dataset cannot be opened.
+    """
+    readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet, "tfds": _read_tfds}
+    try:
+        if part.kind == "python_docs":
+            yield from python_docs.read(part.path)
+        else:
+            yield from readers[part.kind](part, options, skip)
+    except (EOFError, zlib.error) as error:
+        raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
+    except (FileNotFoundError, gzip.BadGzipFile) as error:
+        raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+    except (UserError, Unreadable):
+        raise
+    except Exception as error:
+        if storage.is_remote(part.path):  # a failure of the storage must stop the work, not leave text out
+            raise storage.failure(part.path, error) from error
+        if isinstance(error, OSError):
+            raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+        raise
+
+
+@contextlib.contextmanager
+def _open(path):
+    with storage.open_binary(path) as file:
+        if not path.endswith(".gz"):
+            yield file
+            return
+        with gzip.open(file, "rb") as text:
+            yield text
+
+
+def _lines(file, rest=b""):
+    """Yields the lines of a binary file as (bytes, whether a line begins with them); a long line in several pieces."""
+    begins = True
+    while line := rest + file.readline(_MAX_PARAGRAPH - len(rest)):
+        rest = b""
+        if line.endswith(b"\n") or len(line) < _MAX_PARAGRAPH:
+            yield line, begins
+            begins = True
+            continue
+        cut = line.rfind(b" ") + 1
+        if not cut:  # there is no space: cut between two UTF-8 characters
+            cut = len(line)
+            while cut > len(line) - 4 and line[cut - 1] & 0xC0 == 0x80:
+                cut -= 1
+            if line[cut - 1] >= 0xC0:
+                cut -= 1
+        yield line[:cut], begins
+        begins, rest = False, line[cut:]
+
+
+def _read_text(part, options, skip):
+    """Reads the documents that belong to a byte range: those after a blank line that begins in the range.
+
+    The first range also has the first document.
+    """
+    by_file = options.documents == "file"
+    with _open(part.path) as file:
+        position = _skip_to_line(file, part.start)
+        owned = part.start == 0
+        paragraph, length, in_document = [], 0, False
+        for line, begins in _lines(file):
+            try:
+                text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                byte = position + error.start
+                raise Unreadable(part.where, f"not UTF-8 at byte {byte} (0x{line[error.start]:02x})") from error
+            if text:
+                if owned:
+                    paragraph.append(text)
+                    length += len(text)
+                    in_document = True
+                    if length >= _MAX_PARAGRAPH:
+                        yield paragraph
+                        paragraph, length = [], 0
+            elif begins:
+                if paragraph:
+                    yield paragraph
+                    paragraph, length = [], 0
+                if not by_file:
+                    if in_document:
+                        yield None
+                        in_document = False
+                    if part.stop != -1 and position >= part.stop:
+                        return
+                    owned = True
+            position += len(line)
+        if paragraph:
+            yield paragraph
+        if in_document:
+            yield None
+
+
+def _skip_to_line(file, start):
+    """Moves a file to the first line that begins at or after `start`; returns its position."""
+    if start == 0:
+        return 0
+    file.seek(start - 1)
+    while (line := file.readline(_MAX_PARAGRAPH)) and not line.endswith(b"\n"):
+        pass
+    return file.tell()
+
+
+def _read_jsonl(part, options, skip):
+    numbered = 0
+    with _open(part.path) as file:
+        position = _skip_to_line(file, part.start)
+        number = 0
+        while (part.stop == -1 or position < part.stop) and (line := file.readline()):
+            number += 1
+            if line.strip():
+                text, reason = _record_text(line, options.text_field)
+                if reason is None:
+                    yield from _paragraphs(text)
+                    yield None
+                else:
+                    before = _count_lines(part) if part.start and numbered < _NUMBERED_LINES else 0
+                    numbered += 1
+                    skip(f"{part.path} line {before + number}", reason)
+            position += len(line)
+
+
+def _record_text(line, field):
+    """Returns (text of a JSON line's field, None), or (None, why there is none)."""
+    try:
+        record = files.parse_object(line)
+    except ValueError as error:
+        return None, f"{error}; expected an object with the field {field!r}"
+    return _field_text(record, field)
+
+
+def _field_text(record, field):
+    """Returns (text of a record's field, None), or (None, why there is none)."""
+    if field not in record:
+        fields = ", ".join(sorted(map(str, record))) or "none"
+        return None, f"no field {field!r}; found {fields}; name the field with --text_field"
+    text = record[field]
+    if isinstance(text, bytes):
+        try:
+            return text.decode("utf-8"), None
+        except UnicodeDecodeError:
+            return None, f"field {field!r} is not UTF-8"
+    if not isinstance(text, str):
+        return None, f"field {field!r} holds a {type(text).__name__}; expected text"
+    return text, None
+
+
+def _count_lines(part):
+    """Counts the lines of the file before the part's first line."""
+    with storage.open_binary(part.path) as file:
+        left = _skip_to_line(file, part.start)
+        file.seek(0)
+        count = 0
+        while left > 0 and (block := file.read(min(left, 1 << 20))):
+            count += block.count(b"\n")
+            left -= len(block)
+    return count
+
+
+def _paragraphs(text):
+    """Yields the paragraphs of a text, which blank lines separate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can express and UTF-8 cannot
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    paragraph, length = [], 0
+    for line in text.split("\n"):
+        for start in range(0, max(1, len(line)), _MAX_PARAGRAPH):
+            stripped = line[start : start + _MAX_PARAGRAPH].strip()
+            if stripped:
+                paragraph.append(stripped)
+                length += len(stripped)
+            if paragraph and (not stripped or length >= _MAX_PARAGRAPH):
+                yield paragraph
+                paragraph, length = [], 0
+    if paragraph:
+        yield paragraph
+
+
+def _read_parquet(part, options, skip):
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with storage.open_binary(part.path) as opened, parquet.ParquetFile(opened) as file:
+            names = file.schema_arrow.names
+            if options.text_field not in names:
+                raise Unreadable(
+                    part.path,
+                    f"no column {options.text_field!r}; found {', '.join(names)}; name it with --text_field",
+                )
+            groups = range(part.start, file.num_row_groups if part.stop == -1 else part.stop)
+            row = 0
+            batches = file.iter_batches(_RECORDS_AT_ONCE, row_groups=list(groups), columns=[options.text_field])
+            for batch in batches:
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    text, reason = _field_text({options.text_field: value}, options.text_field)
+                    if reason is None:
+                        yield from _paragraphs(text)
+                        yield None
+                    else:
+                        skip(f"{part.where} row {row}", reason)
+    except pyarrow.ArrowException as error:
+        raise Unreadable(part.where, f"not a whole Parquet file ({' '.join(str(error).split())})") from error
+
+
+def _read_tfds(part, options, skip):
+    source, _ = open_tfds(part.path, options)
+    for start in range(part.start, part.stop, _RECORDS_AT_ONCE):
+        indices = range(start, min(start + _RECORDS_AT_ONCE, part.stop))
+        for index, record in zip(indices, source.__getitems__(indices), strict=True):
+            text, reason = _field_text(record, options.text_field)
+            if reason is None:
+                yield from _paragraphs(text)
+                yield None
+            else:
+                skip(f"tfds:{part.path} record {index}", reason)
