@@ -31,7 +31,7 @@ def flat(config: Mapping | ml_collections.ConfigDict, prefix: str = "") -> dict[
     values = {}
     for key in config:
         value = config[key]
-        if isinstance(value, ml_collections.ConfigDict):
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
             values |= flat(value, f"{prefix}{key}.")
         else:
             values[prefix + key] = value

@@ -35,8 +35,9 @@ from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoints, outcomes
+from bert_jax.runs import checkpoints, identity, outcomes
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
 from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
 from bert_jax.training import loop, runtime
@@ -65,10 +66,10 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         runtime.keep_freed_memory()
     if finetune_config.rate_warning(config):
         say(finetune_config.rate_warning(config))
-    workdir_lib.check_same_run(workdir, config)
+    identity.check_same_run(workdir, config)
 
-    with workdir_lib.claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
-        run = workdir_lib.check_config(workdir, config)
+    with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
+        run = identity.check_config(workdir, config)
         begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
         source = None if begun else open_model(config.init_from)
         tokenizer = source.tokenizer if source else load_tokenizer(workdir)
@@ -322,7 +323,7 @@ def _described(config: ml_collections.ConfigDict, source: Pretrained, task: Task
 def _data(task):
     """What tells a task's data from others: rows of each split, and a digest of their lengths and the first ones."""
 
-    def identity(examples):
+    def digest_of(examples):
         some = np.arange(min(64, len(examples.lengths)))
         digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32), digest_size=8)
         for _, array in sorted(examples.batch(some, int(examples.lengths[some].max(initial=1))).items()):
@@ -330,7 +331,7 @@ def _data(task):
         return [len(examples.lengths), digest.hexdigest()]
 
     held_out = {f"held out {name}".rstrip(): examples for name, examples in task.held_out.items()}
-    return {name: identity(examples) for name, examples in ({"train": task.train} | held_out).items()}
+    return {name: digest_of(examples) for name, examples in ({"train": task.train} | held_out).items()}
 
 
 def _check_data(workdir, run, task):

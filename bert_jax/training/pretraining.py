@@ -20,7 +20,9 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.processes import distributed
 from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import identity
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
 from bert_jax.training import initial, loop, runtime
 from bert_jax.training import step as step_lib
@@ -46,7 +48,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir)
-    with workdir_lib.claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
+    with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
         run = _build(config, workdir, inputs)
         state, done = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
@@ -92,13 +94,13 @@ def _open(config, workdir) -> _Inputs:
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
     inputs = _Inputs(mesh, corpora, teacher_lib.read(config, mesh, corpora[0].tokenizer))
-    workdir_lib.check_same_run(workdir, config, corpora, inputs.identity)
+    identity.check_same_run(workdir, config, corpora, inputs.identity)
     return inputs
 
 
 def _build(config, workdir, inputs) -> "_Pretraining":
     """Builds indexes, model, objective, optimizer and steps; writes nothing into the workdir."""
-    workdir_lib.check_run(workdir, config, inputs.corpora, inputs.identity)
+    identity.check_run(workdir, config, inputs.corpora, inputs.identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
     if config.data.old_corpus:
         old_corpora(config, inputs.corpora[0].tokenizer)

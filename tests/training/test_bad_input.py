@@ -11,6 +11,7 @@ import pytest
 from bert_jax.config import load_recipe
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir
+from bert_jax.runs.claim import claim
 from bert_jax.training import pretraining
 from tests.training.conftest import make_corpus
 
@@ -128,7 +129,7 @@ def test_workdir_of_something_else(config, tmp_path):
 
 
 def test_workdir_in_use(config, run):
-    with workdir.claim(run):
+    with claim(run):
         assert refused(config, run) == (
             f"--workdir={run}: process {os.getpid()} is training there; wait for it, or name another"
         )

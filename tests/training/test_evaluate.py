@@ -147,7 +147,7 @@ def test_accuracy_of_pairs(model):
     [
         ('{"good": "a"', "pairs.jsonl:3: not JSON"),
         ('{"good": "a"}', "pairs.jsonl:3: found .*; expected an object with the strings `good` and `bad`"),
-        ('["a", "b"]', "pairs.jsonl:3: found"),
+        ('["a", "b"]', "pairs.jsonl:3: a JSON list"),
         ('{"good": "a", "bad": 3, "field": 1}', "pairs.jsonl:3: found"),
         ('{"good": "a", "bad": "b"}', "pairs.jsonl:3: found .* and with `field`"),
         ('{"good": "a", "bad": " ", "field": 1}', "pairs.jsonl:3: `bad` is empty"),

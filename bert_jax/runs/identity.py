@@ -1,0 +1,89 @@
+"""Checks that a workdir, a config, corpora and a teacher are those of one run, on every process and every restart."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import ml_collections
+
+from bert_jax import config as config_lib
+from bert_jax.config.keys import PATHS, RESUMABLE
+from bert_jax.errors import UserError
+from bert_jax.processes import distributed
+from bert_jax.runs import workdir as workdir_lib
+
+if TYPE_CHECKING:
+    from bert_jax.data.corpus import Corpus
+
+
+def check_same_run(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    corpora: "Sequence[Corpus]" = (),
+    teacher: Mapping[str, str] | None = None,
+) -> None:
+    """Raises UserError on every process unless all were given the same workdir, config, corpora and teacher.
+
+    Keys that hold paths may differ; what they lead to is compared by fingerprint or digest.
+    """
+    settings = {f"config.{key}": value for key, value in config_lib.flat(config.to_dict()).items() if key not in PATHS}
+    contents = {"config.data.corpus (fingerprint)": [corpus.fingerprint for corpus in corpora]}
+    if teacher:
+        contents["config.distillation.teacher (digest)"] = teacher["digest"]
+    distributed.check_same({"--workdir": str(workdir)} | contents | settings)
+
+
+def check_run(
+    workdir: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    corpora: "Sequence[Corpus]",
+    teacher: Mapping[str, str] | None = None,
+) -> None:
+    """Raises UserError if the workdir holds a pre-training run of another config, corpus or teacher."""
+    run = check_config(workdir, config)
+    if run is None:
+        return
+    old, new = run["corpora"], workdir_lib.corpus_identities(corpora)
+    if [corpus["fingerprint"] for corpus in old] != [corpus["fingerprint"] for corpus in new]:
+        raise UserError(
+            f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
+            f"{_named(new)}; give the old corpus, or another --workdir"
+        )
+    if teacher and run["teacher"]["digest"] != teacher["digest"]:
+        old = run["teacher"]
+        raise UserError(
+            f"--workdir={workdir}: its run began with the teacher {old['name']} (digest {old['digest'][:12]}), but "
+            f"config.distillation.teacher={teacher['name']} has other parameters ({teacher['digest'][:12]}); give the "
+            "old teacher, or another --workdir"
+        )
+
+
+def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
+    """Returns what run.json holds, or None if the workdir holds no run yet.
+
+    Raises:
+      UserError: the workdir holds the run of another config: a key differs that may not change on resuming.
+    """
+    if not (workdir / "config.json").exists():
+        if (workdir / "manifest.json").exists():
+            raise UserError(f"--workdir={workdir}: holds a prepared corpus (manifest.json); expected another folder")
+        return None
+    run, before = workdir_lib.read(workdir)
+    if ("task" in before) != ("task" in config):
+        kind = "fine-tuning" if "task" in before else "pre-training"
+        raise UserError(f"--workdir={workdir}: holds a run of {kind}; name another")
+    old = config_lib.flat(before.to_dict())
+    new = config_lib.flat(workdir_lib.config_from_json(json.loads(json.dumps(config.to_dict()))).to_dict())
+    changed = [
+        f"config.{key}={old[key]!r}, found {new[key]!r}" for key in old if old[key] != new[key] and key not in RESUMABLE
+    ]
+    if changed:
+        raise UserError(
+            f"--workdir={workdir}: its run began with {'; '.join(changed)}; give the old value, or another --workdir"
+        )
+    return run
+
+
+def _named(identities):
+    return ", ".join(f"{corpus['path']} (fingerprint {corpus['fingerprint'][:12]})" for corpus in identities)
