@@ -1,8 +1,8 @@
-"""The mesh, the one table that says how each array lies on it, and how a process gives its part of an array.
+"""The mesh, the table of partition rules of all arrays, and placement of arrays from one or several processes.
 
-The table is written over paths of single layers, whose stack has one axis more, in front, that is not split. It serves
-parameters and optimizer state alike, because an optimizer keeps its moments under the parameters' own paths.
-Activations are laid out in model/layouts.py. How to add an axis is said in mesh_axes.py.
+The table is written for paths of single layers; stacked layers have one more axis in front, which is not split. It
+serves parameters and optimizer state alike, because an optimizer keeps its moments under the parameters' own paths.
+Activations are laid out in model/layouts.py. config/mesh.py says how to add an axis.
 """
 
 import math
@@ -48,9 +48,9 @@ RULES = (
 
 
 def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The mesh of config.mesh: axes data, fsdp and tensor; a size of -1 takes the devices that are left.
+    """Returns the mesh of config.mesh, with axes data, fsdp and tensor; a size of -1 takes the devices that are left.
 
-    Of several TPU slices, the axis `across_slices` (data where it is absent) spans slices, the others stay within one.
+    With several TPU slices, the axis `across_slices` ("data" if absent) spans slices, the others stay within one.
 
     Args:
       sizes: config.mesh, or a mapping with its keys.
@@ -65,9 +65,9 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
         taken = math.prod(size for size in shape if size != -1)
         shape[shape.index(-1)] = len(devices) // taken if taken > 0 else 0
     if min(shape) < 1 or math.prod(shape) != len(devices):
-        found = ", ".join(f"{axis}={sizes[axis]}" for axis in AXES)
+        given = ", ".join(f"{axis}={sizes[axis]}" for axis in AXES)
         raise UserError(
-            f"config.mesh: found {found} for {len(devices)} devices; expected sizes whose product is "
+            f"config.mesh: found {given} for {len(devices)} devices; expected sizes whose product is "
             f"{len(devices)}, one of them -1 to take what is left"
         )
     placed = _placed(shape, devices, sizes.get("across_slices", AXES[0]))
@@ -75,7 +75,7 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
 
 
 def _placed(shape, devices, across):
-    """The devices as an array of the mesh's shape, so that the last axes have the fastest links."""
+    """Arranges the devices in the mesh's shape, so that the last axes have the fastest links."""
     slices = {_slice(device) for device in devices}
     if len(slices) > 1:
         axis = AXES.index(across)
@@ -91,7 +91,7 @@ def _placed(shape, devices, across):
         try:
             return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         except (AssertionError, NotImplementedError, ValueError):
-            pass  # some of a slice's devices, which fill no box: any order is as good
+            pass  # a part of a slice that is no box: any order is as good
     return np.array(devices).reshape(shape)
 
 
@@ -101,12 +101,12 @@ def _slice(device):
 
 
 def tree_shardings(tree, mesh: Mesh, leading: int = 0):
-    """The sharding of every leaf of a tree of arrays (or of their shapes).
+    """Returns the sharding of every leaf of a tree of arrays or shapes.
 
     Args:
-      tree: of one model's parameters, moments and counts, or of several stacked.
-      mesh: where they lie.
-      leading: axes before those that the table is about, such as one of seeds; they are not split.
+      tree: parameters, moments and counts of one model, or of several that are stacked.
+      mesh: the mesh.
+      leading: number of axes before those of the table, such as one of seeds; they are not split.
 
     Raises:
       UserError: a leaf that no rule matches, or that no layout of its rule divides.
@@ -117,23 +117,24 @@ def tree_shardings(tree, mesh: Mesh, leading: int = 0):
 
 
 def leading_axes(name: str) -> int:
-    """How many axes an array at this path has before those of a single layer's: that of the layers, where stacked."""
+    """Returns the number of axes of the array at a path before those of a single layer's: 1 if layers are stacked."""
     return int(f"/{STACKED}/" in name)
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Rows over data and fsdp, behind `leading` axes that are not split; serves every array of a batch."""
+    """Returns the sharding of a batch's arrays: rows over data and fsdp, after `leading` axes that are not split."""
     return NamedSharding(mesh, P(*[None] * leading, BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that every device has whole."""
     return NamedSharding(mesh, P())
 
 
 def hosts_of_rows(mesh: Mesh) -> tuple[tuple[int, ...], int]:
-    """Which rows of each batch this process holds, as the `host` and `num_hosts` of data.loader.
+    """Returns which rows of each batch this process holds, as `host` and `num_hosts` of data.loader.
 
-    Several processes hold the same rows where an axis that splits no rows spans them.
+    Processes hold the same rows if an axis that splits no rows spans them.
     """
     parts = num_shards(mesh, BATCH_AXES)
     mine = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
@@ -145,11 +146,11 @@ def hosts_of_rows(mesh: Mesh) -> tuple[tuple[int, ...], int]:
 
 
 def put(tree, shardings):
-    """Arrays that every process has whole, as global arrays; no process waits for another.
+    """Makes global arrays of arrays that every process has whole; no process waits for another.
 
     Args:
-      tree: of numpy arrays, of arrays on this process's devices, or of keys.
-      shardings: one, or a tree of one for each leaf.
+      tree: a tree of numpy arrays, arrays on this process's devices, or PRNG keys.
+      shardings: a sharding, or a tree with one for each leaf.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -159,12 +160,12 @@ def put(tree, shardings):
 
 
 def put_rows(batch: Mapping, mesh: Mesh, leading: int = 0) -> dict:
-    """A batch whose rows the processes hold between them, as global arrays; no process waits for another.
+    """Makes global arrays of a batch whose rows are spread over the processes; no process waits for another.
 
     Args:
       batch: arrays of this process's rows, in the order of `hosts_of_rows`.
-      mesh: where they go.
-      leading: axes in front of the rows.
+      mesh: the mesh.
+      leading: number of axes in front of the rows.
     """
     layout = batch_sharding(mesh, leading)
     if jax.process_count() == 1:
@@ -183,13 +184,13 @@ def _put_whole(leaf, layout):
 
 
 def _put_rows(rows, layout, leading, hosts, number):
-    size = rows.shape[leading] // len(hosts)  # of one host's rows
+    size = rows.shape[leading] // len(hosts)  # rows of one host
     shape = (*rows.shape[:leading], size * number, *rows.shape[leading + 1 :])
     places = layout.addressable_devices_indices_map(shape)
     parts = []
     for place in places.values():
         start, stop, _ = place[leading].indices(size * number)
-        shift = size * (start // size - hosts.index(start // size))  # what lies before in others' hands
+        shift = size * (start // size - hosts.index(start // size))  # rows before these that other processes hold
         parts.append(rows[(*place[:leading], slice(start - shift, stop - shift))])
     return _assembled(shape, layout, places, parts)
 

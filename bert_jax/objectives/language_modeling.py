@@ -16,7 +16,7 @@ from bert_jax.model import Model, Spec, flops
 from bert_jax.objectives.cross_entropy import chunked_cross_entropy, chunks_of, token_cross_entropy
 
 # Tasks on sentence pairs: the setting that adds one, its label in the batch, and the model's logits for it.
-_PAIR_TASKS = {
+PAIR_TASKS = {
     "nsp": ("next_sentence", "next_sentence_label", "next_sentence_logits"),
     "sop": ("sentence_order", "sentence_order_label", "sentence_order_logits"),
 }
@@ -44,7 +44,7 @@ class LanguageModeling:
         self.facts = OBJECTIVES[settings["name"]]
         self.model = model
         self._chunk = logits_chunk
-        self._pairs = {task: names[1:] for task, names in _PAIR_TASKS.items() if settings.get(names[0])}
+        self._pairs = {task: names[1:] for task, names in PAIR_TASKS.items() if settings.get(names[0])}
         self.weights = {"mlm": 1.0} | dict.fromkeys(self._pairs, 1.0)
 
     @classmethod

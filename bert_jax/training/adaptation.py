@@ -1,13 +1,13 @@
-"""What a run on new text did to a model on old text: held-out figures of both, before the first step and at the end.
+"""Reports gain and forgetting of a run on new text: held-out metrics of new and old text, before and after.
 
 WORKDIR/adaptation.json:
 
     {"new": {"corpus", "fingerprint", "before": {...}, "after": {...}, "gain"},
      "old": {"corpus", "fingerprint", "before": {...}, "after": {...}, "forgetting"}, "step"}
 
-The figures are mlm_loss, mlm_accuracy and so on, as Evaluation gives them. Gain is the new text's loss before less that
-after, forgetting the old text's loss after less that before, both in nats. All are taken with the batches of the run's
-last phase.
+"before" and "after" hold mlm_loss, mlm_accuracy and so on, as Evaluation returns them. Gain is the new text's loss
+before minus that after, forgetting the old text's loss after minus that before, both in nats. All are evaluated on the
+batches of the run's last phase.
 """
 
 import json
@@ -23,12 +23,12 @@ _PREFIXES = {"new": NEW, "old": OLD}
 
 
 class Adaptation:
-    """The report of a run with config.data.old_corpus.
+    """Writes the report of a run with config.data.old_corpus.
 
     Args:
-      workdir: the run's.
-      evaluation: the run's, which evaluates both texts.
-      num_steps: of the whole run.
+      workdir: the run's directory.
+      evaluation: evaluates both texts.
+      num_steps: number of steps of the whole run.
       say: called with each line for the user.
     """
 
@@ -39,13 +39,13 @@ class Adaptation:
         self._say = say
 
     def before(self, params: Mapping, done: int) -> None:
-        """Evaluates and stores, before the first step; a run that goes on keeps what is stored.
+        """Evaluates and writes the metrics before the first step; a run that continues keeps those in the file.
 
         Raises:
-          UserError: the run goes on, and the figures are not there or are of another corpus.
+          UserError: the run continues, and the metrics are absent or belong to another corpus.
         """
-        found = self._evaluation.corpora
-        corpora = {text: found[prefix] for text, prefix in _PREFIXES.items() if prefix in found}
+        evaluated = self._evaluation.corpora
+        corpora = {text: evaluated[prefix] for text, prefix in _PREFIXES.items() if prefix in evaluated}
         if done:
             stored = self._read()
             for text, corpus in corpora.items():
@@ -56,16 +56,16 @@ class Adaptation:
                         f"({corpus['fingerprint'][:12]}); expected the same, or another --workdir"
                     )
             return
-        figures = self._evaluation(params, self._num_steps)
-        report = {text: corpus | {"before": _of(figures, text)} for text, corpus in corpora.items()}
+        metrics = self._evaluation(params, self._num_steps)
+        report = {text: corpus | {"before": _metrics_of(metrics, text)} for text, corpus in corpora.items()}
         self._write(report | {"step": 0})
 
-    def after(self, figures: Mapping[str, float]) -> None:
-        """Stores the evaluation of the last step, and prints the table."""
+    def after(self, metrics: Mapping[str, float]) -> None:
+        """Writes the evaluation of the last step, and prints the table."""
         report = self._read()
         for text, difference, sign in (("new", "gain", 1), ("old", "forgetting", -1)):
             if text in report:
-                after = _of(figures, text)
+                after = _metrics_of(metrics, text)
                 change = sign * (report[text]["before"]["mlm_loss"] - after["mlm_loss"])
                 report[text] = report[text] | {"after": after, difference: change}
         self._write(report | {"step": self._num_steps})
@@ -89,7 +89,7 @@ class Adaptation:
 
 
 def table(report: Mapping) -> list[str]:
-    """A report's lines for people: a row for each text and figure."""
+    """Formats a report as lines: a row for each text and metric."""
     lines = [f"{'held-out text':<24}{'before':>12}{'after':>12}{'change':>12}"]
     for text, difference in (("new", "gain"), ("old", "forgetting")):
         if text not in report:
@@ -103,6 +103,6 @@ def table(report: Mapping) -> list[str]:
     return lines
 
 
-def _of(figures, text):
+def _metrics_of(metrics, text):
     prefix = f"{_PREFIXES[text]}/"
-    return {key.removeprefix(prefix): value for key, value in figures.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in metrics.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Held-out figures, beside the unigram baseline: of a run as it trains, and of any model."""
+"""Held-out metrics beside the unigram baseline: of a run while it trains, and of any model."""
 
 import contextlib
 import functools
@@ -21,12 +21,13 @@ from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.objectives.language_modeling import PAIR_TASKS
 from bert_jax.objectives.replaced_tokens import ReplacedTokens
 from bert_jax.processes import distributed
 from bert_jax.training import step as step_lib
 
-RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # of `evaluate`; the rest is base()'s
-NEW, OLD = "eval", "eval_old"  # in metrics.jsonl: before the figures of the run's corpora, and of data.old_corpus
+RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # defaults of `evaluate`
+NEW, OLD = "eval", "eval_old"  # prefixes in metrics.jsonl of the run's corpora and of data.old_corpus
 
 
 class Evaluation:
@@ -35,11 +36,11 @@ class Evaluation:
     The rows and masks are the same at every evaluation.
 
     Args:
-      config: the run's.
-      corpora: the run's, whose train splits give the unigram distribution.
-      eval_step: as step.make_eval_step makes it.
+      config: the run's config.
+      corpora: the run's corpora; their train splits give the unigram distribution.
+      eval_step: the compiled evaluation, see step.compile_evaluation.
       put: places a batch on the devices.
-      hosts: which rows of each batch this process gives to `put`: see sharding.hosts_of_rows.
+      hosts: the rows of each batch that this process passes to `put`, see sharding.hosts_of_rows.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Evaluation:
         self._put = put
         self._texts = {NEW: _Text(config, corpora, hosts)}
         if config.data.old_corpus:
-            self._texts[OLD] = _Text(_of_old(config), old_corpora(config, corpora[0].tokenizer), hosts)
+            self._texts[OLD] = _Text(_old_config(config), old_corpora(config, corpora[0].tokenizer), hosts)
 
     @property
     def possible(self) -> bool:
@@ -63,7 +64,7 @@ class Evaluation:
 
     @property
     def corpora(self) -> dict[str, dict[str, str]]:
-        """The "corpus" and "fingerprint" of each text with held-out documents, by what its figures begin with."""
+        """The "corpus" and "fingerprint" of each text with held-out documents, by the prefix of its metrics."""
         return {
             prefix: {
                 "corpus": ",".join(str(corpus.path) for corpus in text.corpora),
@@ -74,27 +75,28 @@ class Evaluation:
         }
 
     def __call__(self, params: dict, step: int) -> dict[str, float]:
-        """eval/mlm_loss, mlm_accuracy, mlm_perplexity, unigram_loss, and with pairs eval/nsp_accuracy or sop_accuracy.
+        """Returns held-out metrics: eval/mlm_loss, mlm_accuracy, mlm_perplexity, unigram_loss, and other tasks'.
 
-        Of replaced-token detection these are the generator's, and rtd_loss and rtd_accuracy the model's.
-        The same of config.data.old_corpus, if there is one, as eval_old/...
+        With sentence pairs there is eval/nsp_accuracy or eval/sop_accuracy. With replaced-token detection mlm_* are the
+        generator's, and rtd_loss and rtd_accuracy the model's. config.data.old_corpus, if there is one, has the same
+        metrics as eval_old/...
 
         Args:
-          params: as the model makes them.
-          step: steps done; the batches are shaped as the phase that the last of them belongs to.
+          params: parameters of every model that is trained, as they lie on the mesh.
+          step: number of steps done; batches have the shape of the last step's phase.
         """
-        figures = {}
+        metrics = {}
         for prefix, text in self._texts.items():
             if not text.num_documents:
                 continue
             batches, unigram_loss = text.batches(max(0, step - 1))
-            found = _figures(_sums(self._eval_step, params, self._put, batches), unigram_loss)
-            figures |= {f"{prefix}/{name}": value for name, value in found.items()}
-        return figures
+            of_text = _metrics(_sums(self._eval_step, params, self._put, batches), unigram_loss)
+            metrics |= {f"{prefix}/{name}": value for name, value in of_text.items()}
+        return metrics
 
 
 class _Text:
-    """The held-out batches of one config, by phase, and the unigram distribution's loss on their labels."""
+    """Makes the held-out batches of a config, by phase, and the unigram distribution's loss on their labels."""
 
     def __init__(self, config, corpora, hosts):
         self.corpora = corpora
@@ -107,7 +109,7 @@ class _Text:
     def batches(self, step):
         phase = next((phase for phase in self._phases if step < phase.stop), self._phases[-1])
         if phase.index not in self._made:
-            # One process looks at every row for the baseline; the others need but their own.
+            # One process reads every row for the baseline; the others read only their own.
             whole = functools.cache(lambda: loader.eval_batches(self._config, step))
             unigram_loss = distributed.broadcast(lambda: self._unigram_loss(phase, whole()))
             mine = whole() if self._hosts[1] == 1 else loader.eval_batches(self._config, step, *self._hosts)
@@ -116,21 +118,21 @@ class _Text:
 
     def _unigram_loss(self, phase, batches):
         losses = unigram_losses(loader.unigram_counts(phase.data, self.corpora))
-        found = np.concatenate([labels(batch) for batch in batches])
-        return float(losses[found].mean())
+        all_labels = np.concatenate([labels(batch) for batch in batches])
+        return float(losses[all_labels].mean())
 
 
 def old_corpora(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> list[Corpus]:
-    """The corpora of config.data.old_corpus.
+    """Opens the corpora of config.data.old_corpus.
 
     Args:
-      config: a run's.
-      tokenizer: of the run's own corpora. The old ones' may lack its last entries.
+      config: the run's config.
+      tokenizer: the tokenizer of the run's own corpora. That of the old corpora may lack its last entries.
 
     Raises:
       UserError: there is none, it was prepared with another vocabulary, or no document of it is held out.
     """
-    corpora = loader.open_corpora(_of_old(config))
+    corpora = loader.open_corpora(_old_config(config))
     where = f"config.data.old_corpus={config.data.old_corpus}"
     if not new_tokens.begins_with(tokenizer, corpora[0].tokenizer):
         raise UserError(
@@ -152,25 +154,25 @@ def evaluate(
     generator: Pretrained | None = None,
     **data: Any,
 ) -> dict[str, float]:
-    """Figures of any model on a prepared corpus, with masks that are a function of the arguments after the model.
+    """Evaluates any model on a prepared corpus, with masks that are a function of the arguments after the model.
 
-    A left-to-right model is asked for each next token. A model with a head for pairs is also asked about those of the
-    rows, or, where the format has none, about segment_pair rows of the same text, if it gives any. A discriminator is
-    asked which tokens its generator replaced, and the generator for the masked ones.
+    A left-to-right model predicts each next token. A model with a head for sentence pairs also classifies those of the
+    rows, or, where the format has none, segment_pair rows of the same text, if it gives any. A discriminator classifies
+    the tokens that its generator replaced, and the generator predicts the masked ones.
 
     Args:
-      model: as training.models.open_model gives it.
+      model: the model, see runs.models.open_model.
       corpus: a directory that prepare wrote with the model's vocabulary, or several separated by commas.
       split: "eval", the held-out documents, or "train".
-      batches: how many of data["batch_size"] rows; 0 for as many as there are.
-      seed: of rows and masks; 0 gives those that a run with config.seed=0 is evaluated on.
+      batches: number of batches of data["batch_size"] rows; 0 for all.
+      seed: seed of rows and masks; 0 gives those that a run with config.seed=0 is evaluated on.
       progress: shows a bar on a terminal.
-      generator: of a model that tells replaced tokens: what replaces them.
-      data: keys of config.data that are not to be as they are in RECIPE.
+      generator: the generator of a discriminator.
+      data: keys of config.data, which replace those of RECIPE.
 
     Returns:
-      mlm_loss (nats), mlm_accuracy, mlm_perplexity, unigram_loss, with heads for pairs nsp_accuracy or sop_accuracy,
-      of a discriminator rtd_loss and rtd_accuracy, and mlm_count and rows: how many tokens were predicted, in how many
+      mlm_loss (nats), mlm_accuracy, mlm_perplexity, unigram_loss, with a head for pairs nsp_accuracy or sop_accuracy,
+      for a discriminator rtd_loss and rtd_accuracy, and mlm_count and rows: the numbers of predicted tokens and of
       rows.
 
     Raises:
@@ -178,21 +180,21 @@ def evaluate(
         setting cannot work.
     """
     config, corpora = _settings(model, corpus, batches, seed, data, generator)
-    if not sum(one.split(split).num_documents for one in corpora):
+    if not sum(opened.split(split).num_documents for opened in corpora):
         raise UserError(f"--corpus={corpus}: no document in its {split} split; prepare it with --eval_share over 0")
     if model.model.spec.replaced_tokens:
         return _pass(model, config, corpora, split, progress, generator)
     pairs = config.data.format in config_lib.PAIR_FORMATS
-    figures = {"next_sentence": "nsp_accuracy", "sentence_order": "sop_accuracy"}
-    head = next((name for name in figures if getattr(model.model.spec, name)), None)
+    accuracies = {"next_sentence": "nsp_accuracy", "sentence_order": "sop_accuracy"}
+    head = next((name for name in accuracies if getattr(model.model.spec, name)), None)
     if head:
         config.objective[head] = pairs
-    found = _pass(model, config, corpora, split, progress)
+    metrics = _pass(model, config, corpora, split, progress)
     if head and not pairs:
         config.objective[head], config.data.format = True, "segment_pair"
         with contextlib.suppress(UserError):  # a text that gives no pairs
-            found[figures[head]] = _pass(model, config, corpora, split, progress)[figures[head]]
-    return found
+            metrics[accuracies[head]] = _pass(model, config, corpora, split, progress)[accuracies[head]]
+    return metrics
 
 
 def _settings(model, corpus, batches, seed, data, generator):
@@ -220,7 +222,7 @@ def _settings(model, corpus, batches, seed, data, generator):
 
 
 def _check_vocabulary(model, corpus):
-    # A model whose vocabulary was extended after the corpus was prepared can read it: its new entries do not occur.
+    # A model whose vocabulary was extended after the corpus was prepared can read it: the new entries do not occur.
     if not new_tokens.begins_with(model.tokenizer, corpus.tokenizer):
         more = new_tokens.begins_with(corpus.tokenizer, model.tokenizer)
         extra = f" has {corpus.vocab_size - model.tokenizer.vocab_size:,} entries that {model.name} lacks"
@@ -244,7 +246,7 @@ def _pass(model, config, corpora, split, progress, generator=None):
     losses = unigram_losses(loader.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}
 
-    def noted(batches):
+    def counted(batches):
         from tqdm import tqdm
 
         for batch in tqdm(batches, unit="batch", disable=None if progress else True, leave=False):
@@ -252,14 +254,14 @@ def _pass(model, config, corpora, split, progress, generator=None):
             count["rows"] += int((batch["attention_mask"].sum(1) > 1).sum())
             yield batch
 
-    batches = noted(loader.fixed_batches(config, 0, split))
+    batches = counted(loader.fixed_batches(config, 0, split))
     sums = _sums(eval_step, params, lambda batch: jax.device_put(batch, rows), batches)
-    found = _figures(sums, math.fsum(baseline) / max(1, sums["mlm_count"]))
-    return found | {"mlm_count": int(sums["mlm_count"])} | count
+    metrics = _metrics(sums, math.fsum(baseline) / max(1, sums["mlm_count"]))
+    return metrics | {"mlm_count": int(sums["mlm_count"])} | count
 
 
 def _sums(eval_step: Callable, params: Mapping, put: Callable, batches: Iterable[Mapping]) -> dict[str, float]:
-    """What eval_step sums, over all batches; one of them runs while the next is made."""
+    """Adds up eval_step's sums over all batches; a batch runs while the next one is made."""
     parts, before = [], ()
     for batch in batches:
         part = eval_step(params, put(batch))
@@ -270,24 +272,29 @@ def _sums(eval_step: Callable, params: Mapping, put: Callable, batches: Iterable
     return {key: math.fsum(float(part[key]) for part in parts) for key in parts[0]}
 
 
-def _figures(total, unigram_loss):
+def _metrics(total, unigram_loss):
+    """Returns held-out metrics from sums over all batches: of masked tokens, and of each other task of the objective.
+
+    Tasks on sentence pairs report their accuracy alone.
+    """
     loss = total["mlm_loss_sum"] / max(1, total["mlm_count"])
-    figures = {
+    metrics = {
         "mlm_loss": loss,
         "mlm_accuracy": total["mlm_correct"] / max(1, total["mlm_count"]),
-        "mlm_perplexity": math.exp(min(loss, 700)),  # of float64
+        "mlm_perplexity": math.exp(min(loss, 700)),  # exp(710) is no float64
         "unigram_loss": unigram_loss,
     }
-    for task in ("nsp", "sop", "rtd"):
-        if total.get(f"{task}_count"):
-            figures[f"{task}_accuracy"] = total[f"{task}_correct"] / total[f"{task}_count"]
-    if "rtd_count" in total:
-        figures["rtd_loss"] = total["rtd_loss_sum"] / max(1, total["rtd_count"])
-    return figures
+    for task in sorted(key.removesuffix("_count") for key in total if key.endswith("_count") and key != "mlm_count"):
+        count = total[f"{task}_count"]
+        if count and f"{task}_correct" in total:
+            metrics[f"{task}_accuracy"] = total[f"{task}_correct"] / count
+        if task not in PAIR_TASKS:
+            metrics[f"{task}_loss"] = total[f"{task}_loss_sum"] / max(1, count)
+    return metrics
 
 
-def _of_old(config):
-    """The config of a run on its old corpora."""
+def _old_config(config):
+    """Returns the config of a run for its old corpora."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.vocab_size = 0
     config.data.update(corpus=config.data.old_corpus, old_corpus="", weights=())
@@ -296,13 +303,16 @@ def _of_old(config):
 
 
 def labels(batch: dict[str, np.ndarray]) -> np.ndarray:
-    """The ids that a batch asks for, [labels]: those behind the masks, or (LTR) each token but a row's first."""
+    """Returns the ids that a batch asks to predict, int32 [labels].
+
+    These are the masked tokens, or, in rows without masks, each token but a row's first.
+    """
     if "masked_labels" in batch:
         return batch["masked_labels"][batch["masked_weights"] > 0]
     return batch["input_ids"][:, 1:][batch["attention_mask"][:, 1:] > 0]
 
 
 def unigram_losses(counts: np.ndarray) -> np.ndarray:
-    """Nats that each id costs under add-one unigram frequencies; counts and result [vocabulary]."""
+    """Returns the loss in nats of each id under add-one unigram frequencies; counts and result are [vocabulary]."""
     smoothed = counts.astype(np.float64) + 1
     return np.log(smoothed.sum()) - np.log(smoothed)

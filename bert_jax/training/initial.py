@@ -1,4 +1,4 @@
-"""What config.init_from does: a run's first parameters, and where asked for its architecture, from another model."""
+"""config.init_from: a run's first parameters, and if asked for its architecture, taken from another model."""
 
 import pathlib
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from bert_jax.training import transplant
 
 
 def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrained | None:
-    """The model that the run in `workdir` starts from: None without init_from, or if the run has a checkpoint.
+    """Returns the model that the run in `workdir` starts from; None without init_from, or if it has a checkpoint.
 
     Raises:
       UserError: there is no such model, or config.model_from_init is set without config.init_from.
@@ -34,22 +34,22 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
     return open_model(config.init_from)
 
 
-def resolve(config: ml_collections.ConfigDict, found: Pretrained | None, workdir: pathlib.Path) -> None:
-    """With config.model_from_init, gives config.model the architecture of init_from, in place.
+def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
+    """With config.model_from_init, sets config.model to the architecture of init_from, in place.
 
     Args:
-      config: the run's, as the recipe and the flags made it.
-      found: as `source` gives it; where it is None, the architecture is the one that the workdir's run began with.
-      workdir: the run's.
+      config: the run's config, as recipe and flags made it.
+      pretrained: the result of `source`; if None, the architecture is the one that the workdir's run began with.
+      workdir: the run's directory.
 
     Raises:
       UserError: the model does not have config.model's architecture and config.model_from_init is False.
     """
     if not config.model_from_init:
-        if found:
-            _check(config, found)
+        if pretrained:
+            _check(config, pretrained)
         return
-    taken = found.config if found else workdir_lib.read(workdir)[1].model
+    taken = pretrained.config if pretrained else workdir_lib.read(workdir)[1].model
     for key in _architecture(config):
         config.model[key] = taken[key]
     if config.init_layers and not config.model.layer_groups:
@@ -60,68 +60,69 @@ def resolve(config: ml_collections.ConfigDict, found: Pretrained | None, workdir
 
 def params(
     config: ml_collections.ConfigDict,
-    found: Pretrained,
+    pretrained: Pretrained,
     model: model_lib.Model,
     tokenizer: Tokenizer,
     say: Callable[[str], None],
     objective: Objective | None = None,
 ) -> dict:
-    """The run's first parameters: those of `found`, with fresh heads where it has none, which is said.
+    """Returns the run's first parameters: those of `pretrained`, with newly drawn heads where it has none.
 
-    With config.init_layers or config.init_grow they are first made into those of a model of the run's sizes. A run of
-    replaced-token detection starts its generator from that of init_from, where that is such a run, and else anew.
+    With config.init_layers or config.init_grow they are first converted to the run's sizes. A run that trains a
+    generator starts it from that of init_from, if that run has one, and draws it otherwise.
 
-    Vocabulary entries that the corpus has beyond the model's start as the mean of the rows of the pieces that the
-    model's own tokenizer writes them with, in the word embedding and in the bias of the language-model head (Koto et
-    al. 2021, IndoBERTweet, who found it the best start). Rows of an embedding beyond its vocabulary are left out.
+    Vocabulary entries that the corpus has beyond the model's start as the mean of the rows of their pieces under the
+    model's own tokenizer, in the word embedding and in the bias of the language-model head (Koto et al. 2021,
+    IndoBERTweet, who found it the best start). Rows of an embedding beyond its vocabulary are left out.
 
     Args:
-      config: the run's, resolved.
-      found: as `source` gives it.
-      model: the run's.
-      tokenizer: the corpus's.
-      say: called with a line that says what is new.
-      objective: the run's; None where the model is all that is trained.
+      config: the run's config, after `resolve`.
+      pretrained: the result of `source`.
+      model: the run's model.
+      tokenizer: the corpus's tokenizer.
+      say: called with a line that says what is taken, drawn and left out.
+      objective: the run's objective; None if the model alone is trained.
 
     Raises:
-      UserError: config.init_layers names a layer that is not there, the corpus was prepared with another vocabulary, or
-        a parameter has no place or another shape.
+      UserError: config.init_layers names a layer that init_from does not have, the corpus was prepared with another
+        vocabulary, or a parameter has no place or another shape.
     """
-    if not new_tokens.begins_with(tokenizer, found.tokenizer):
+    if not new_tokens.begins_with(tokenizer, pretrained.tokenizer):
         raise UserError(
-            f"config.init_from={found.name}: its vocabulary is not that of {config.data.corpus}; prepare the corpus "
-            f"with --tokenizer={found.name}"
+            f"config.init_from={pretrained.name}: its vocabulary is not that of {config.data.corpus}; prepare "
+            f"the corpus with --tokenizer={pretrained.name}"
         )
-    grown, notes = _grown(found, tokenizer)
-    grown, more = _transplanted(config, found, grown, model)
+    grown, notes = _grown(pretrained, tokenizer)
+    grown, more = _transplanted(config, pretrained, grown, model)
     notes += more
-    key = jax.random.split(jax.random.key(config.seed))[0]  # fresh heads are those of a run without init_from
+    key = jax.random.split(jax.random.key(config.seed))[0]  # drawn heads are those of a run without init_from
     taken, fresh, left = transfer(grown, model, key)
     wrong = [name for name in (*fresh, *left) if name.startswith("encoder")]
     if wrong:
         raise UserError(
-            f"config.init_from={found.name}: {wrong[0]} ({len(wrong)} in all) is absent there or here, or has another "
-            f"shape; expected a model of the same architecture{', sizes apart' if config.init_grow else ''}"
+            f"config.init_from={pretrained.name}: {wrong[0]} ({len(wrong)} in all) is absent there or here, "
+            f"or has another shape; expected a model of the same architecture"
+            + (", sizes apart" if config.init_grow else "")
         )
     notes = [f"fresh: {', '.join(fresh)}"] * bool(fresh) + [f"left out: {', '.join(left)}"] * bool(left) + notes
     generator = None
     if objective and objective.facts.generator:
         generator = _generator(config, tokenizer, objective, key)
         notes.append("its generator too" if generator else "a fresh generator")
-    say(f"starts from {found.name}" + "".join(f"; {note}" for note in notes))
+    say(f"starts from {pretrained.name}" + "".join(f"; {note}" for note in notes))
     return objective.started(taken, key, generator) if objective else taken
 
 
-def _transplanted(config, found, params, model):
-    """The parameters as a model of the run's sizes has them, and in words what was done."""
+def _transplanted(config, pretrained, params, model):
+    """Returns the parameters converted to the run's sizes, and in words what was done."""
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     if config.init_layers:
-        there = len(params["encoder"]["layers"])
-        absent = [number for number in config.init_layers if number >= there]
+        num_layers = len(params["encoder"]["layers"])
+        absent = [number for number in config.init_layers if number >= num_layers]
         if absent:
             raise UserError(
-                f"config.init_layers: found {absent[0]}; expected layers of config.init_from={found.name}, which has 0 "
-                f"to {there - 1}"
+                f"config.init_layers: found {absent[0]}; expected layers of config.init_from={pretrained.name}, which "
+                f"has 0 to {num_layers - 1}"
             )
         params = transplant.pick_layers(params, config.init_layers, shapes)
         notes = [f"its layers {', '.join(map(str, config.init_layers))}"]
@@ -132,7 +133,7 @@ def _transplanted(config, found, params, model):
             notes.append("left out: its token types")
         return params, notes
     if config.init_grow:
-        small, large = found.model.spec, model.spec
+        small, large = pretrained.model.spec, model.spec
         grown = [key for key in transplant.SIZES if getattr(small, key) != getattr(large, key)]
         sizes = ", ".join(f"{key} from {getattr(small, key)} to {getattr(large, key)}" for key in grown)
         return transplant.grow(params, small, large, shapes), [f"grown: {sizes}"]
@@ -140,14 +141,14 @@ def _transplanted(config, found, params, model):
 
 
 def _generator(config, tokenizer, objective, key):
-    """The parameters of the generator of init_from, where that is a run with one of the same sizes."""
+    """Returns the parameters of init_from's generator; None unless it is a run with one of the same sizes."""
     if not workdir_lib.holds_run(config.init_from):
         return None
     source_config = workdir_lib.read(workdir_lib.to_path(config.init_from))[1]
     if "objective" not in source_config or not facts(source_config).generator:  # fine-tuning has no objective
         return None
-    found = open_model(config.init_from, part="generator")
-    taken, fresh, left = transfer(_grown(found, tokenizer)[0], objective.generator, key)
+    pretrained = open_model(config.init_from, part="generator")
+    taken, fresh, left = transfer(_grown(pretrained, tokenizer)[0], objective.generator, key)
     return None if fresh or left else taken
 
 
@@ -155,63 +156,64 @@ def _architecture(config):
     return [key for key in config.model if key not in NOT_ARCHITECTURE]
 
 
-def _check(config, found):
-    # 0 and the size that it stands for are the same; which heads there are makes no difference.
-    here = model_lib.build(config.model.to_dict() | {"vocab_size": 0}, 1, next_sentence=False).spec
-    there = found.model.spec
-    wrong = [key for key in _architecture(config) if config.model[key] != found.config[key]]
-    wrong = [key for key in wrong if getattr(here, key) != getattr(there, key)]
+def _check(config, pretrained):
+    # 0 and the size that it stands for are the same; heads make no difference.
+    spec = model_lib.build(config.model.to_dict() | {"vocab_size": 0}, 1, next_sentence=False).spec
+    source_spec = pretrained.model.spec
+    wrong = [key for key in _architecture(config) if config.model[key] != pretrained.config[key]]
+    wrong = [key for key in wrong if getattr(spec, key) != getattr(source_spec, key)]
     if config.init_layers:
-        lacks_types = here.type_vocab_size == 0
+        lacks_types = spec.type_vocab_size == 0
         wrong = [key for key in wrong if key != "num_layers" and not (key == "type_vocab_size" and lacks_types)]
     if config.init_grow:
-        _check_grows(config, found, here)
+        _check_grows(config, pretrained, spec)
         wrong = [key for key in wrong if key not in transplant.SIZES]
     if wrong:
-        flags = " ".join(f"--config.model.{key}={getattr(there, key)}" for key in wrong)
-        there, here = (", ".join(f"{key}={getattr(spec, key)}" for key in wrong) for spec in (there, here))
+        flags = " ".join(f"--config.model.{key}={getattr(source_spec, key)}" for key in wrong)
+        theirs, ours = (", ".join(f"{key}={getattr(one, key)}" for key in wrong) for one in (source_spec, spec))
         raise UserError(
-            f"config.init_from={found.name}: its model has {there}, but config.model has {here}; expected {flags}, "
-            "or --config.model_from_init=True, which takes them from there"
+            f"config.init_from={pretrained.name}: its model has {theirs}, but config.model has {ours}; expected "
+            f"{flags}, or --config.model_from_init=True, which takes them from there"
         )
 
 
-def _check_grows(config, found, large):
-    small = found.model.spec
+def _check_grows(config, pretrained, large):
+    small = pretrained.model.spec
     for key in transplant.SIZES:
-        here, there = getattr(large, key), getattr(small, key)
-        if here < there:
+        large_size, small_size = getattr(large, key), getattr(small, key)
+        if large_size < small_size:
             raise UserError(
-                f"config.init_grow: config.model.{key} is {here}, smaller than the {there} of "
-                f"config.init_from={found.name}; expected a model that is nowhere smaller"
+                f"config.init_grow: config.model.{key} is {large_size}, smaller than the {small_size} of "
+                f"config.init_from={pretrained.name}; expected a model that is nowhere smaller"
             )
     served = [spec.num_heads // spec.num_kv_heads for spec in (small, large)]
     if served[1] < served[0]:
         raise UserError(
             f"config.init_grow: {served[1]} heads share keys and values in config.model, {served[0]} in "
-            f"config.init_from={found.name}; expected as many or more"
+            f"config.init_from={pretrained.name}; expected as many or more"
         )
     if "rotary" in large.positions and large.head_size != small.head_size:
         raise UserError(
             f"config.init_grow: heads of {large.head_size} units in config.model, of {small.head_size} in "
-            f"config.init_from={found.name}; expected the same, as rotary positions give each unit its own frequency"
+            f"config.init_from={pretrained.name}; expected the same, as rotary positions give each unit "
+            "its own frequency"
         )
 
 
-def _grown(found, tokenizer):
-    """The parameters with a row for each token of `tokenizer`; and what changed, in words."""
-    size, new = found.tokenizer.vocab_size, tokenizer.vocab_size - found.tokenizer.vocab_size
-    word = np.asarray(found.params["encoder"]["embeddings"]["word"]["embedding"])
+def _grown(pretrained, tokenizer):
+    """Returns the parameters with a row for each token of `tokenizer`, and in words what changed."""
+    size, new = pretrained.tokenizer.vocab_size, tokenizer.vocab_size - pretrained.tokenizer.vocab_size
+    word = np.asarray(pretrained.params["encoder"]["embeddings"]["word"]["embedding"])
     if not new and len(word) == size:
-        return found.params, []
-    pieces = new_tokens.pieces(tokenizer, found.tokenizer)
+        return pretrained.params, []
+    pieces = new_tokens.pieces(tokenizer, pretrained.tokenizer)
 
     def rows(table):
         table = np.asarray(table)[:size]
         means = [table[ids].mean(0, keepdims=True) if ids else table.mean(0, keepdims=True) for ids in pieces]
         return np.concatenate([table, *means])
 
-    params = dict(found.params)
+    params = dict(pretrained.params)
     embeddings = params["encoder"]["embeddings"] | {"word": {"embedding": rows(word)}}
     params["encoder"] = params["encoder"] | {"embeddings": embeddings}
     if "mlm" in params:

@@ -26,7 +26,7 @@ _SIDES = ("good", "bad")
 
 
 def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
-    """The pairs of a JSONL file, by FILE:LINE: each with the strings `good` and `bad`, and `group` if one is named.
+    """Reads the pairs of a JSONL file, by FILE:LINE: each has the strings `good` and `bad`, and `group` if given.
 
     Raises:
       UserError: the file cannot be read or holds no pair, or a line is no such object; names file and line.
@@ -52,15 +52,17 @@ def evaluate(
     progress: bool = False,
     names: Sequence[str] | None = None,
 ) -> list[dict]:
-    """The pairs with `good_score` and `bad_score` (nats) and `correct`: 1 where the good sentence scores higher,
-    0 where the bad one does, and 0.5 where both score the same, as two sentences of the same tokens do.
+    """Returns the pairs with their scores in nats, `good_score` and `bad_score`, and `correct`.
+
+    `correct` is 1 where the good sentence scores higher, 0 where the bad one does, and 0.5 where both score the same,
+    as two sentences of the same tokens do.
 
     Args:
-      model: as training.models.open_model gives it.
+      model: the model, see runs.models.open_model.
       pairs: each with `good` and `bad`.
-      within_word: see above.
+      within_word: whether to mask the rest of the word too; see the module.
       progress: shows a bar on a terminal.
-      names: of the pairs, for messages; None numbers them from 1.
+      names: names of the pairs for messages; None numbers them from 1.
 
     Raises:
       UserError: as pseudo_log_likelihoods does.
@@ -75,7 +77,7 @@ def evaluate(
 
 
 def accuracies(scored: Sequence[Mapping], group: str = "") -> dict[str, dict]:
-    """`accuracy`, and how many `pairs` and `ties` it is of: of all ("all"), and by the value of the key `group`."""
+    """Returns `accuracy` and the numbers of `pairs` and `ties`: of "all" pairs, and by the value of the key `group`."""
     groups = {"all": list(scored)}
     for pair in scored if group else ():
         groups.setdefault(str(pair[group]), []).append(pair)
@@ -96,7 +98,9 @@ def pseudo_log_likelihoods(
     progress: bool = False,
     names: Iterable[str] | None = None,
 ) -> np.ndarray:
-    """Nats, float64 [texts]: the sum over each text's tokens, special ones not counted. Arguments as `evaluate`'s.
+    """Returns each text's score in nats, float64 [texts]: the sum over its tokens except special ones.
+
+    Arguments are those of `evaluate`.
 
     Raises:
       UserError: the model predicts no masked tokens, or a text is empty or longer than the model.
@@ -109,10 +113,10 @@ def pseudo_log_likelihoods(
         return np.zeros(0)
     ids, starts = tokenizer.encode_with_words(texts)
     room = spec.max_positions - rows.num_special(tokenizer, pair=False)
-    for name, found in zip(names or [f"text {i}" for i in range(1, len(ids) + 1)], ids, strict=True):
-        if not 0 < len(found) <= room:
-            raise UserError(f"{name}: {len(found)} tokens; expected 1 to {room}, which the model reads")
-    lengths = np.array([len(found) for found in ids])
+    for name, tokens in zip(names or [f"text {i}" for i in range(1, len(ids) + 1)], ids, strict=True):
+        if not 0 < len(tokens) <= room:
+            raise UserError(f"{name}: {len(tokens)} tokens; expected 1 to {room}, which the model reads")
+    lengths = np.array([len(tokens) for tokens in ids])
     # One row for each token of each text, short texts first.
     order = np.argsort(lengths, kind="stable")
     text_of = np.repeat(order, lengths[order])
@@ -130,8 +134,8 @@ def pseudo_log_likelihoods(
         for begin in range(0, len(text_of), _BATCH):
             chosen = slice(begin, begin + _BATCH)
             batch = _batch(tokenizer, ids, words, text_of[chosen], token_of[chosen], spec, within_word)
-            found = log_probability(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
-            np.add.at(scores, text_of[chosen], np.asarray(found, np.float64)[: len(text_of[chosen])])
+            log_probabilities = log_probability(params, jax.device_put(batch, sharding.batch_sharding(mesh)))
+            np.add.at(scores, text_of[chosen], np.asarray(log_probabilities, np.float64)[: len(text_of[chosen])])
             bar.update(len(text_of[chosen]))
     return scores
 
@@ -157,7 +161,7 @@ def _pair(line, where, group, expected):
 
 
 def _batch(tokenizer, ids, words, texts, tokens, spec, within_word):
-    """Rows with one token each behind a mask, and the tokens that were there as `labels` [rows]."""
+    """Returns a batch of rows [rows, sequence] in which one token is masked, with those tokens as `labels` [rows]."""
     longest = max(len(ids[text]) for text in texts) + rows.num_special(tokenizer, pair=False)
     joined = [rows.join(tokenizer, ids[text]) for text in texts]
     batch = rows.pad(tokenizer, joined, rows.bucket(longest, spec.max_positions), _BATCH)

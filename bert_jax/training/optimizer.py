@@ -11,7 +11,7 @@ from bert_jax.sharding import leading_axes, path_name
 
 
 def make_schedule(config: Mapping, num_steps: int) -> Callable:
-    """Learning rate of the step that follows `t` steps.
+    """Returns the schedule: a function from the number of steps done, t, to the learning rate of the next step.
 
     It rises linearly from 0 at t = 0 to the peak at t = warmup_steps, and falls to final_fraction of the peak at
     t = num_steps: in a line, in half a cosine, or (trapezoidal) over the last decay_steps alone, whose decay_shape is
@@ -21,7 +21,7 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
     Args:
       config: config.optimizer: learning_rate (the peak), schedule, warmup_steps, decay_steps, decay_shape,
         final_fraction.
-      num_steps: of the whole run.
+      num_steps: number of steps of the whole run.
     """
     peak, warmup = config["learning_rate"], config["warmup_steps"]
     final = peak * config["final_fraction"]
@@ -43,16 +43,16 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
 def make_optimizer(
     config: Mapping, num_steps: int, share: Callable[[str], float] | None = None
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020, algorithm 2) or StableAdamW, after clipping by norm.
+    """Returns AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020, algorithm 2) or StableAdamW, after clipping.
 
-    Weight decay is for kernels and embeddings, not for biases or norms. LAMB's trust ratio is one number per
-    parameter array of each layer; biases and norms take none, as in the published code. So is what StableAdamW
-    divides the rate by, which biases and norms have too: see `_scale_by_stable_adam`.
+    Weight decay applies to kernels and embeddings, not to biases or norms. LAMB's trust ratio is one number per
+    parameter array of each layer; biases and norms have none, as in the published code. StableAdamW's divisor of the
+    rate is one number per array too, biases and norms included: see `_scale_by_stable_adam`.
 
     Args:
       config: config.optimizer.
-      num_steps: of the whole run.
-      share: of the learning rate, by a parameter's path; None for all of it everywhere.
+      num_steps: number of steps of the whole run.
+      share: maps a parameter's path to its share of the learning rate; None for all of it everywhere.
     """
     steps = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
     adam = {"b1": config["b1"], "b2": config["b2"], "eps": config["epsilon"]}
@@ -71,14 +71,14 @@ def make_optimizer(
 
 
 def is_weight(params):
-    """Which leaves are kernels, embeddings and adapters: a tree of bools like `params`."""
+    """Returns which leaves are kernels, embeddings or adapters: a tree of bools like `params`."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: re.search(r"/(kernel|embedding|lora_a|lora_b)$", path_name(path)) is not None, params
     )
 
 
 def _falls(shape, peak, final, begin, length):
-    """A schedule that is the peak until `begin`, and falls in `length` steps."""
+    """Returns a schedule that is the peak until step `begin`, and then falls for `length` steps."""
     if shape == "linear":
         return optax.linear_schedule(peak, final, length, transition_begin=begin)
 
@@ -91,16 +91,16 @@ def _falls(shape, peak, final, begin, length):
 
 
 def _scale_by_stable_adam(b1, b2, eps, decay):
-    """Adam's updates with decayed weights, each array's divided by max(1, RMS of gradient / sqrt(second moment)).
+    """Returns Adam with weight decay, each array's update divided by max(1, RMS of gradient / sqrt(second moment)).
 
     Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", algorithm 2, as
     in optimi, which ModernBERT was trained with: the RMS is the mean over the array of g^2 / max(v, eps^2), where v is
-    the second moment after this step without its bias, and dividing the rate divides weight decay too. The state is
-    Adam's. Weight decay is times the rate, as everywhere here; ModernBERT's 1e-5 is times the rate over its peak of
-    8e-4 (optimi's decouple_lr), which is 0.0125 here.
+    the bias-corrected second moment after this step, and dividing the rate divides weight decay too. The state is
+    Adam's. Weight decay is multiplied by the rate, as everywhere here; ModernBERT's 1e-5 is multiplied by the rate over
+    its peak of 8e-4 (optimi's decouple_lr), which is 0.0125 here.
 
     Args:
-      b1, b2, eps: Adam's.
+      b1, b2, eps: Adam's hyperparameters.
       decay: adds decayed weights to updates; has no state.
     """
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
@@ -121,13 +121,13 @@ def _scale_by_stable_adam(b1, b2, eps, decay):
 
 
 def _trusted(updates, params):
-    """Updates times ||parameter|| / ||update||, of each array of a single layer; 1 where either is zero."""
+    """Multiplies the update of each layer's array by ||parameter|| / ||update||, or by 1 where either is zero."""
 
     def scaled(path, update, param):
         axes = tuple(range(leading_axes(path_name(path)), update.ndim))
-        of_param, of_update = (jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (param, update))
-        zero = (of_param == 0) | (of_update == 0)
-        return update * jnp.where(zero, 1.0, of_param / jnp.where(zero, 1.0, of_update))
+        param_norm, update_norm = (jnp.sqrt(jnp.square(x).sum(axes, keepdims=True)) for x in (param, update))
+        zero = (param_norm == 0) | (update_norm == 0)
+        return update * jnp.where(zero, 1.0, param_norm / jnp.where(zero, 1.0, update_norm))
 
     return jax.tree_util.tree_map_with_path(scaled, updates, params)
 
@@ -137,7 +137,7 @@ def _scaled(updates, share):
 
 
 def _promoting(function):
-    """`function`, which mixes int32 and float32, also where strict promotion is on: optax relies on it."""
+    """Runs `function` with standard dtype promotion, also under strict promotion: optax mixes int32 and float32."""
 
     def wrapped(*args):
         with jax.numpy_dtype_promotion("standard"):

@@ -1,4 +1,4 @@
-"""The teacher of a run of distillation: read when the run starts and when it goes on, and the same both times."""
+"""The teacher of distillation: read when a run starts and when it continues, and held to be the same."""
 
 import dataclasses
 import hashlib
@@ -21,9 +21,9 @@ class Teacher:
     """A model that a run learns from.
 
     Attributes:
-      model: it.
-      params: its parameters, layer by layer.
-      identity: "name", and "digest" of its parameters: what run.json knows it by.
+      model: the teacher model.
+      params: its parameters, with a subtree for each layer.
+      identity: its "name" and the "digest" of its parameters, which run.json keeps.
     """
 
     model: Model
@@ -32,12 +32,12 @@ class Teacher:
 
 
 def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | None:
-    """The teacher of config.distillation, which can teach the run; None where the objective has none.
+    """Opens the teacher of config.distillation; returns None if the objective has none.
 
     Args:
-      config: the run's.
-      mesh: of the run.
-      tokenizer: the corpus's; None: its vocabulary is not compared.
+      config: the run's config.
+      mesh: the run's mesh.
+      tokenizer: the corpus's tokenizer; None leaves its vocabulary unchecked.
 
     Raises:
       UserError: no such model, or its vocabulary, its sizes or its heads do not go with the run.
@@ -47,17 +47,18 @@ def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | No
     name = config.distillation.teacher
     where = f"config.distillation.teacher={name}"
     try:
-        found = open_model(name)
+        pretrained = open_model(name)
     except UserError as error:
         raise UserError(f"config.distillation.teacher: {error}") from error
-    spec = found.model.spec
+    spec = pretrained.model.spec
     if not spec.language_model or spec.attention == "causal":
         raise UserError(f"{where}: has no head that predicts masked tokens; expected a model with one")
     if tokenizer and not (
-        new_tokens.begins_with(tokenizer, found.tokenizer) and new_tokens.begins_with(found.tokenizer, tokenizer)
+        new_tokens.begins_with(tokenizer, pretrained.tokenizer)
+        and new_tokens.begins_with(pretrained.tokenizer, tokenizer)
     ):
         raise UserError(
-            f"{where}: its vocabulary ({found.tokenizer.vocab_size:,} entries) is not that of config.data.corpus="
+            f"{where}: its vocabulary ({pretrained.tokenizer.vocab_size:,} entries) is not that of config.data.corpus="
             f"{config.data.corpus} ({tokenizer.vocab_size:,}); prepare the corpus with --tokenizer={name}"
         )
     if config.distillation.cosine_weight and spec.hidden_size != config.model.hidden_size:
@@ -75,15 +76,15 @@ def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | No
             f"config.mesh: tensor={mesh.shape['tensor']} does not divide the teacher's {spec.num_kv_heads} heads; "
             f"expected a divisor of it for {where}"
         )
-    return Teacher(found.model, found.params, {"name": name, "digest": digest(found.params)})
+    return Teacher(pretrained.model, pretrained.params, {"name": name, "digest": digest(pretrained.params)})
 
 
 def digest(params: Mapping) -> str:
-    """A hash of parameters: their paths, shapes, types and numbers."""
-    found = hashlib.sha256()
+    """Returns a SHA-256 of parameters: their names, shapes, dtypes and values; hexadecimal."""
+    sha256 = hashlib.sha256()
     leaves = leaves_by_name(params)
     for name in sorted(leaves):
         leaf = np.ascontiguousarray(leaves[name])
-        found.update(f"{name} {leaf.shape} {leaf.dtype};".encode())
-        found.update(leaf.view(np.uint8).data)
-    return found.hexdigest()
+        sha256.update(f"{name} {leaf.shape} {leaf.dtype};".encode())
+        sha256.update(leaf.view(np.uint8).data)
+    return sha256.hexdigest()

@@ -1,6 +1,6 @@
-"""Parameters for one model made of another's: some of its layers, or all of it, tiled.
+"""Parameters of a model made from those of another: some of its layers, or all of it tiled to a larger size.
 
-Trees hold layers one by one ("0", "1", ... under encoder/layers), as checkpoints do.
+Trees have a subtree for each layer ("0", "1", ... under encoder/layers), as checkpoints do.
 """
 
 import re
@@ -18,36 +18,36 @@ SIZES = (
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dict:
-    """The tree with some of its layers alone, in the order given.
+    """Returns a tree with some layers of another, in the order given.
 
-    So DistilBERT begins, from layers 0, 2, 4, 7, 9 and 11 of BERT's twelve (Sanh et al. 2019, section 3: one of two;
-    which, transformers' research_projects/distillation/scripts/extract_distilbert.py says).
+    DistilBERT starts so from layers 0, 2, 4, 7, 9 and 11 of BERT's twelve (Sanh et al. 2019, section 3, takes one of
+    two; transformers' research_projects/distillation/scripts/extract_distilbert.py says which).
 
     Args:
-      params: of the model that has the layers.
-      numbers: of the layers, from 0.
-      shapes: of the parameters that are wanted.
+      params: parameters of the model that has the layers.
+      numbers: numbers of the layers to take, from 0.
+      shapes: shapes of the wanted parameters.
     """
     return _with_layers(params, _layers(params["encoder"]["layers"], numbers, shapes["encoder"]["layers"]))
 
 
 def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
-    """The tree as a larger model's: the smaller arrays in the centre of the larger ones, which they fill in a circle.
+    """Returns parameters of a larger model: the smaller arrays lie in the centre of the larger ones and are tiled.
 
     Warner et al. 2024 (ModernBERT), section 2.2 on initialisation, after Phi and Gopher; as in AnswerDotAI/ModernBERT,
     tile_weights_from_middle and init_model_from_pretrained: element i of an axis of n is element (i - (n - m) // 2) mod
-    m of the smaller one's m, and layer i of n is layer round(i m / n) of m. No number is scaled. Heads are tiled as
-    wholes, those of queries within what their keys and values serve, and within a head its units; where heads keep
-    their size and whole heads fit on both sides, this is the tiling of the flat axis.
+    m of the smaller one's m, and layer i of n is layer round(i m / n) of m. Values are not scaled. Heads are tiled as
+    wholes, query heads within the group that shares keys and values, and units within a head; where heads keep their
+    size and whole heads fit on both sides, this equals tiling the flat axis.
 
     Args:
-      params: the smaller model's; heads that the larger one lacks stay as they are.
-      small, large: both models'; no size of SIZES is smaller in the larger one.
-      shapes: of the larger model's parameters.
+      params: the smaller model's parameters; heads that the larger one lacks stay as they are.
+      small, large: specs of both models; no size of SIZES is smaller in the larger one.
+      shapes: shapes of the larger model's parameters.
     """
-    there, here = params["encoder"]["layers"], shapes["encoder"]["layers"]
-    numbers = [min(round(i * len(there) / len(here)), len(there) - 1) for i in range(len(here))]
-    spread = _with_layers(params, _layers(there, numbers, here))
+    layers, wanted = params["encoder"]["layers"], shapes["encoder"]["layers"]
+    numbers = [min(round(i * len(layers) / len(wanted)), len(layers) - 1) for i in range(len(wanted))]
+    spread = _with_layers(params, _layers(layers, numbers, wanted))
     leaves = leaves_by_name(spread)
 
     def tiled(path, leaf):
@@ -63,41 +63,41 @@ def _with_layers(params, layers):
 
 
 def _layers(source, numbers, shapes):
-    """Layers by number, each with the parts that its new place has."""
-    found = {}
+    """Returns copies of layers by their new places, each with the parts that the new place has."""
+    layers = {}
     for place, number in enumerate(numbers):
         layer = {name: part for name, part in source[str(number)].items() if name != "conv"}
-        if "conv" in source["0"]:  # it stands beside the first layer, whichever that is
+        if "conv" in source["0"]:  # it is beside the first layer, whichever that is
             layer["conv"] = source["0"]["conv"]
         wanted = shapes[str(place)]
         layer = {name: part for name, part in layer.items() if name in wanted}
-        if "attention_norm" in wanted and "attention_norm" not in layer:  # of a first layer without one
+        if "attention_norm" in wanted and "attention_norm" not in layer:  # a first layer has no such norm
             layer["attention_norm"] = {
                 name: np.full(source["0"]["mlp_norm"][name].shape, float(name == "scale"), np.float32)
                 for name in wanted["attention_norm"]
             }
-        found[str(place)] = layer
-    return found
+        layers[str(place)] = layer
+    return layers
 
 
 def _tiled(name, array, shape, small, large):
-    """An array of the smaller model as the larger one's at the same path."""
+    """Tiles an array of the smaller model to the shape of the larger one's."""
     array = np.asarray(array)
     inputs = re.search(r"attention/output/kernel$", name)
     outputs = re.search(r"attention/(query|key|value|position_query|position_key)/(kernel|bias)$", name)
-    of_heads = 0 if inputs else len(shape) - 1 if outputs else None
-    of_keys = bool(outputs) and "query" not in outputs[1]
+    head_axis = 0 if inputs else len(shape) - 1 if outputs else None
+    is_key = bool(outputs) and "query" not in outputs[1]
     for axis, size in enumerate(shape):
-        index = _heads(small, large, of_keys) if axis == of_heads else _centred(array.shape[axis], size)
+        index = _heads(small, large, is_key) if axis == head_axis else _centred(array.shape[axis], size)
         array = array.take(index, axis)
     return array
 
 
-def _heads(small, large, of_keys):
-    """Which number of the smaller axis of heads, of keys and values or of queries, stands at each of the larger's."""
+def _heads(small, large, is_key):
+    """Returns for each index of the larger axis of heads the index of the smaller one, of key or query heads."""
 
     def axes(spec):
-        return spec.num_kv_heads, 1 if of_keys else spec.num_heads // spec.num_kv_heads, spec.head_size
+        return spec.num_kv_heads, 1 if is_key else spec.num_heads // spec.num_kv_heads, spec.head_size
 
     old, new = axes(small), axes(large)
     places = np.arange(np.prod(old)).reshape(old)
