@@ -233,6 +233,7 @@ command.run(pretrain.main)
 """
 
 
+@pytest.mark.full
 def test_an_error_of_one_process_between_checkpoints_ends_all(recipe, environment, tmp_path):
     """The others wait for it in the middle of a step, and it for none of them."""
     run = Processes(2, environment, ["-c", _LOSES_ITS_CORPUS, "--", f"--config={recipe}", f"--workdir={tmp_path}"])

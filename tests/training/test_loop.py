@@ -101,7 +101,7 @@ def test_what_may_change(config, finished, tmp_path):
 @pytest.mark.parametrize("scanned", [pytest.param((False, True), marks=pytest.mark.full), (True, False)])
 def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned):
     """Half a run with scanned layers and half without them is a run; and either starts a new one."""
-    config.model.num_layers, config.train.log_norms = 2, True
+    config.model.num_layers = 2
     config.train.update(num_steps=8, eval_every=8)
     losses = {}
     for name, switches in (("whole", scanned[:1] * 2), ("changed", scanned)):
@@ -114,6 +114,7 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
     assert set(params["encoder"]["layers"]) == {"0", "1"}
 
     config.update(init_from=str(tmp_path / "whole"))
+    config.train.log_norms = True
     for scan in scanned:
         config.model.scan_layers, config.train.num_steps = scan, 1
         pretraining.pretrain(config, tmp_path / f"from-{scan}")
@@ -206,7 +207,7 @@ def test_an_update_that_overflows_is_not_saved(config, tmp_path):
 
 
 def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
-    config.train.update(num_steps=400, checkpoint_every=20, log_every=20, eval_every=0, keep_newest=1)
+    config.train.update(num_steps=160, checkpoint_every=20, log_every=20, eval_every=0, keep_newest=1)
     run, filler = small_disk / "run", small_disk / "filler"
 
     def fill():
@@ -226,13 +227,13 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     filling.join()
     good = steps(run)[-1]
     assert str(caught.value) == (
-        f"{run}: the checkpoint of step 400 could not be saved; the last good checkpoint is step {good}; "
+        f"{run}: the checkpoint of step 160 could not be saved; the last good checkpoint is step {good}; "
         "make room and start the same command again"
     )
     output = capfd.readouterr().out
     assert output.count("failed: No space left on device; the last good one is") >= 2
-    assert good < 400
+    assert good < 160
     filler.unlink()
     pretraining.pretrain(config, run)
-    assert f"; step {good} of 400, in" in capfd.readouterr().out
-    assert [row["step"] for row in rows(run)] == list(range(20, 401, 20)) and steps(run) == [400]
+    assert f"; step {good} of 160, in" in capfd.readouterr().out
+    assert [row["step"] for row in rows(run)] == list(range(20, 161, 20)) and steps(run) == [160]

@@ -107,8 +107,9 @@ def campaign(recipe, tmp_path, environment, kills, seed):
         assert rows(workdir) == expected, f"killed at rows {starts} (seed {seed})"
 
 
-def test_kill_and_start_again(recipe, tmp_path, environment):
-    campaign(recipe, tmp_path, environment, kills=4, seed=1)
+@pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.full)])
+def test_kill_and_start_again(recipe, tmp_path, environment, kills):
+    campaign(recipe, tmp_path, environment, kills=kills, seed=1)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What a second start finds compiled."""
+"""Compiled programs outlive the process, and where they are kept."""
 
 import collections
 import contextlib
@@ -26,6 +26,7 @@ def events():
         jax.monitoring.unregister_event_listener(note)
 
 
+@pytest.mark.full
 def test_a_run_that_starts_again_compiles_nothing(config, tmp_path):
     config.train.update(num_steps=2, compilation_cache=str(tmp_path / "programs"))
     seen = []
