@@ -95,7 +95,11 @@ class LanguageModeling:
         return self
 
     def init(self, key: jax.Array) -> dict:
-        """Draws the parameters of every model that is trained, with a subtree for each layer."""
+        """Draws the parameters of every model that is trained, with a subtree for each layer.
+
+        Args:
+          key: PRNG key, a scalar.
+        """
         return self.model.init(key)
 
     def started(self, params: dict, key: jax.Array, generator: dict | None = None) -> dict:
@@ -103,7 +107,7 @@ class LanguageModeling:
 
         Args:
           params: the main model's parameters.
-          key: PRNG key of what is drawn anew.
+          key: PRNG key of what is drawn anew, a scalar.
           generator: a generator's parameters; None to draw them, where the objective has one.
         """
         del key, generator
@@ -134,7 +138,7 @@ class LanguageModeling:
         Args:
           params: parameters of every model that is trained.
           batch: arrays as the loader makes them; without masked_* arrays where the objective is not masked.
-          dropout_key: PRNG key of dropout; None turns dropout off.
+          dropout_key: PRNG key of dropout, a scalar; None turns dropout off.
           step_key: PRNG key of other random draws, the same for all microbatches of a step; None draws the same
             numbers every time.
           teacher: the teacher's parameters, where the objective has one.

@@ -142,7 +142,7 @@ def brackets(text: str, start: int) -> int:
 
 
 def arrays_of(text: str) -> tuple[Array, ...]:
-    """Returns the arrays of a type as HLO writes it; several for a tuple."""
+    """Returns the arrays of a type as HLO writes it, "f32[8,128]{1,0}"; several for a tuple."""
     arrays = []
     for dtype, sizes, layout in _ARRAY.findall(text):
         space = re.search(r"S\((\d+)\)", layout)

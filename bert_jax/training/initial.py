@@ -35,7 +35,7 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
 
 
 def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
-    """With config.model_from_init, sets config.model to the architecture of init_from, in place.
+    """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
 
     Args:
       config: the run's config, as recipe and flags made it.

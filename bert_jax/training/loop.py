@@ -138,15 +138,15 @@ class Run:
     norms = None
 
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yields (step, batch) from step `done` on; each batch has the rows that this process's devices hold."""
+        """Yields (step, batch) from step `done` on; arrays [rows, ...] hold the rows of this process's devices."""
         raise NotImplementedError
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Returns the batch on the mesh, with the rows of all processes."""
+        """Returns the batch on the mesh, arrays [batch, ...] with the rows of all processes."""
         return sharding.put_rows(batch, self.mesh)
 
     def flops(self, batch: dict[str, np.ndarray]) -> float:
-        """Returns the FLOPs of a step on a batch."""
+        """Returns the FLOPs of a step on a batch, arrays [batch, ...]."""
         raise NotImplementedError
 
     def due(self, done: int) -> tuple[bool, bool]:

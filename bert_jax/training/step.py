@@ -65,7 +65,7 @@ class Learner:
 
     @property
     def dropout_key(self) -> jax.Array:
-        """The run's dropout key: the same at every step, and after a restart."""
+        """The run's dropout key, a scalar PRNG key: the same at every step, and after a restart."""
         return keys(self.seed)[1]
 
     @functools.cached_property
@@ -219,12 +219,12 @@ def _rearranged(function, state, mesh):
 
 @jax.jit
 def all_finite(params: dict) -> jax.Array:
-    """Returns whether every parameter is finite, bool []: an update may overflow where loss and gradients did not."""
+    """Returns whether every parameter is finite, a bool scalar: updates may overflow where gradients did not."""
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def dropout_key(config) -> jax.Array:
-    """Returns the dropout key of a config's run: the same at every step, and after a restart."""
+    """Returns the dropout key of a config's run, a scalar PRNG key: the same at every step and after a restart."""
     return keys(config.seed)[1]
 
 
