@@ -54,36 +54,26 @@ def _values(key):
 
 def recipes() -> str:
     """Returns the table of pre-training recipes with their sizes."""
-    import jax
-
     from bert_jax import config as config_lib
-    from bert_jax import model as model_lib
-    from bert_jax import objectives
+    from bert_jax import recipes as recipes_lib
 
-    rows = [
-        "| recipe | layers x width, heads | vocabulary | parameters | steps | rows | tokens a row |",
-        "|---|---|---|---:|---:|---|---|",
-    ]
-    for path in sorted(config_lib.recipe_path("bert_base").parent.glob("[!_]*.py")):
-        config = config_lib.load_recipe(path.stem)
+    columns = "recipe", "layers x width, heads", "vocabulary", "parameters", "steps", "rows", "tokens a row"
+    rows = [f"| {' | '.join(columns)} |", "|---|---|---|---:|---:|---|---|"]
+    for name in recipes_lib.recipe_names():
+        if name.startswith("finetune/"):
+            continue
+        config = config_lib.load_recipe(name)
         model, phases = config.model, config_lib.phases(config)
-        size, vocabulary, parameters = (
-            f"{model.num_layers} x {model.hidden_size}, {model.num_heads}",
-            "the corpus's",
-            "",
-        )
+        size, vocabulary = f"{model.num_layers} x {model.hidden_size}, {model.num_heads}", "the corpus's"
+        parameters = recipes_lib.parameter_words(config)
         if config.model_from_init:
-            size = vocabulary = "of `init_from`"
+            size = vocabulary = parameters = "the model's"
         if model.vocab_size:
-            network = model_lib.build(model.to_dict(), model.vocab_size, **objectives.heads(config.objective))
-            shapes = jax.eval_shape(network.init, jax.random.key(0))
-            vocabulary, parameters = f"{model.vocab_size:,}", f"{model_lib.parameter_count(shapes):,}"
+            vocabulary, parameters = f"{model.vocab_size:,}", f"{recipes_lib.count(config, model.vocab_size):,}"
         batches = _range({phase.data.batch_size for phase in phases})
         lengths = _range({phase.data.sequence_length for phase in phases})
-        rows.append(
-            f"| [`{path.stem}`](../configs/{path.name}) | {size} | {vocabulary} | {parameters} | "
-            f"{config_lib.num_steps(config):,} | {batches} | {lengths} |"
-        )
+        cells = f"[`{name}`](../configs/{name}.py)", size, vocabulary, parameters, f"{config_lib.num_steps(config):,}"
+        rows.append(f"| {' | '.join((*cells, batches, lengths))} |")
     return "\n".join(rows)
 
 

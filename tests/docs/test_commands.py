@@ -4,6 +4,7 @@ A command that cannot run here (a pod, Slurm, a bucket) says why in a comment ab
 and is parsed all the same. A program that this file knows no way to parse fails.
 """
 
+import importlib
 import json
 import re
 import subprocess
@@ -12,13 +13,14 @@ import tomllib
 
 import pytest
 
+from bert_jax import cli
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning
 from tests.docs import workspace
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, blocks
 
 NO_KEYS = ("model.safetensors", "model.params", "model.config", "model.labels")  # a file, and attributes in Python
-PARSED = ("bert_jax.", "experiments.launch", "experiments.report")  # modules with absl flags
+PARSED = ("bert_jax.", "bert-jax ", "experiments.launch", "experiments.report")  # modules with absl flags
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
@@ -26,7 +28,10 @@ RUN_PAGES = [page for page in PAGES if any(b.page == page and not b.not_run for 
 
 
 def module_of(words):
-    """Returns (module, arguments) of a line that runs one with `python -m`, or None."""
+    """Returns (module, arguments) of a line with `bert-jax COMMAND` or `python -m MODULE`, or None."""
+    if "bert-jax" in words:
+        command, *arguments = words[words.index("bert-jax") + 1 :]
+        return cli.module_of(command) or f"bert-jax {command}", arguments
     if "-m" in words and words[words.index("-m") - 1].endswith("python"):
         at = words.index("-m")
         return words[at + 1], words[at + 2 :]
@@ -67,7 +72,7 @@ def test_every_command_parses():
         for words in block.commands:
             if module_of(words) is None:
                 assert not problem_of(words), f"{block.name}: {' '.join(words)}: {problem_of(words)}"
-            elif module_of(words)[0].startswith(PARSED):
+            elif module_of(words)[0].startswith(PARSED):  # "bert-jax" of an unknown command too
                 module, arguments = module_of(words)
                 lines[f"{block.name}: {' '.join(words)}"] = [module, *arguments]
             else:
@@ -117,6 +122,12 @@ def test_links_between_files_exist():
                 assert ((ROOT / page).parent / link).is_file(), f"{page}: links to {link}, which is not there"
 
 
+def test_commands_in_words_exist():
+    for page in PAGES:
+        for command in re.findall(r"bert-jax ([a-z][a-z-]*)", (ROOT / page).read_text("utf-8")):
+            assert cli.module_of(command), f"{page}: bert-jax {command}"
+
+
 def test_config_keys_in_words_exist():
     """A key named in a sentence or table, `data.masking` or `config.data.masking=static`, is one of the schema."""
     keys = config_lib.flat(config_lib.base()).keys() | config_lib.flat(finetuning.base()).keys()
@@ -127,6 +138,12 @@ def test_config_keys_in_words_exist():
             found = re.fullmatch(r"(?:--)?(?:config\.)?((\w+)\.\w+)(=.*)?", code)
             if found and found[2] in groups and found[1] not in NO_KEYS:
                 assert found[1] in keys, f"{page}: `{code}` is no key"
+
+
+def test_names_of_the_api_page_exist():
+    for name in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE):
+        module, _, last = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), last), f"docs/api.md: no {name}"
 
 
 def test_every_page_is_in_the_navigation():

@@ -32,16 +32,19 @@ _FINETUNE = {
 }  # fmt: skip
 _QUICKSTART = {key: _PRETRAIN[key] for key in _PRETRAIN if key.startswith("train.")}
 _SECONDS = 600
+_programs = {}  # where compiled programs are shared, once `make` has said
 
 
 def environment() -> dict[str, str]:
     """Returns the environment of a user who has installed the checkout and has one CPU device."""
     values = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
-    return values | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    return values | quick | _programs | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 
 def make(folder: pathlib.Path) -> pathlib.Path:
     """Fills a folder with what the pages take for granted: texts, labelled data, models and a run."""
+    _programs["JAX_COMPILATION_CACHE_DIR"] = str(folder.parent / "docs_programs")
     paragraphs = [
         " ".join(paragraph.split())
         for topic in sorted(pydoc_data.topics.topics)
@@ -56,6 +59,8 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     _make_labelled(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
+    for name in ("experiments", "docs"):  # as in a checkout
+        (folder / name).symlink_to(ROOT / name)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tiny.VOCABULARY), "utf-8")
     for name, task, labels, more in (
         ("sst2", Task("sequence_classification", 2), ("negative", "positive"), {"problem": "single_label"}),
@@ -71,7 +76,7 @@ def make(folder: pathlib.Path) -> pathlib.Path:
 
 def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
     """Runs the commands of a page in order, then its Python blocks as one program."""
-    shutil.copytree(base, folder)
+    shutil.copytree(base, folder, symlinks=True)
     marked = [block for block in blocks(page) if not block.not_run]
     commands = [words for block in marked if block.language == "bash" for words in block.commands]
     for words in commands:  # what a page makes itself is not there before
@@ -82,11 +87,10 @@ def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
         if block.file:
             (folder / block.file).write_text(block.text + "\n", "utf-8")
     for words in commands:
-        if "-m" in words:
-            module = words[words.index("-m") + 1]
-            _run([module.removeprefix("bert_jax."), *words[words.index("-m") + 2 :]], folder)
+        if words[0] == "bert-jax":
+            _run(words[1:], folder)
         elif words[0] == "python":
-            _call([sys.executable, str(ROOT / words[1]), *words[2:]], folder)
+            _call([sys.executable, *words[1:]], folder)
         elif words == ["make", "quickstart"]:
             _run(["quickstart"], folder)
     programs = [block.text for block in marked if block.language == "python" and not block.file]
@@ -119,7 +123,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
         values = _QUICKSTART
     elif command == "plan":
         values = _MODEL | {"model.hidden_size": 128, "model.intermediate_size": 256, "model.vocab_size": 512}
-    elif command == "experiments.launch" and "--status" not in arguments:
+    elif command == "launch" and "--status" not in arguments:
         kept = [a for a in arguments if not a.startswith(("--scale=", "--seeds="))]
         return [*kept, "--scale=smoke", "--seeds=1"]
     elif command == "prepare":
@@ -131,8 +135,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
 
 
 def _run(words, folder):
-    module = words[0] if "." in words[0] else f"bert_jax.{words[0]}"
-    _call([sys.executable, "-m", module, *small(words[0], words[1:])], folder)
+    _call([sys.executable, "-m", "bert_jax", *words[:1], *small(words[0], words[1:])], folder)
 
 
 def _call(command, folder):
