@@ -10,7 +10,7 @@ files beside its tests:
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from bert_jax.errors import UserError
 
@@ -67,11 +67,24 @@ def predicting(attention: str) -> str:
     return "ltr" if attention == "causal" else "mlm"
 
 
-def heads(settings: "Mapping[str, Any] | ml_collections.ConfigDict") -> dict[str, bool]:
+class Heads(TypedDict):
+    """Heads of a pre-trained model: keyword arguments of model.build."""
+
+    next_sentence: bool
+    sentence_order: bool
+    language_model: bool
+    replaced_tokens: bool
+
+
+def heads(settings: "Mapping[str, Any] | ml_collections.ConfigDict") -> Heads:
     """Returns the heads that the model of a config.objective has, as keyword arguments of model.build."""
     own = OBJECTIVES[settings["name"]].heads
-    pairs = {name: settings[name] for name in ("next_sentence", "sentence_order")}
-    return pairs | {name: name in own for name in ("language_model", "replaced_tokens")}
+    return Heads(
+        next_sentence=settings["next_sentence"],
+        sentence_order=settings["sentence_order"],
+        language_model="language_model" in own,
+        replaced_tokens="replaced_tokens" in own,
+    )
 
 
 def check_objective(config_values: Mapping[str, Any]) -> None:

@@ -189,7 +189,7 @@ class _Finetuning(loop.Run):
             state = state | {"best": best}
         return state | self._learner.marks(*_marks(self._reached)), outcomes.metrics_row(self._reached, figures)
 
-    def save(self, state, done, figures):
+    def save(self, state, done, held_out):
         self.checkpoints.save(done, self._learner.to_items(state), record=self._reached.to_json())
 
     def _all_failed(self, bad):

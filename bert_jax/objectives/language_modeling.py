@@ -150,7 +150,8 @@ class LanguageModeling:
         """
         del step_key, teacher
         labels, weights = self._targets(batch)
-        chunked = chunks_of(*labels.shape, self._chunk)[1] > 1
+        rows, slots = labels.shape
+        chunked = chunks_of(rows, slots, self._chunk)[1] > 1
         outputs = self.model.apply(
             params, batch, dropout_key=dropout_key, hidden_states=activations, mlm_logits=not chunked
         )

@@ -90,6 +90,7 @@ class _Worker:
     def reason(self, where, remat):
         """Returns the error that says how the process ended."""
         code, stderr = self._process.exitcode, self._stderr.read_text(errors="replace")
+        assert code is not None, "end() waits for the process"
         if not self._started:
             last = (stderr.strip().splitlines() or [""])[-1]
             return NotCompiled(f"{where}: the compiler's process did not start (exit code {code}): {last}")

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -145,7 +145,7 @@ class Run:
         """Returns the batch on the mesh, arrays [batch, ...] with the rows of all processes."""
         return sharding.put_rows(batch, self.mesh)
 
-    def flops(self, batch: dict[str, np.ndarray]) -> float:
+    def flops(self, batch: Mapping) -> float:
         """Returns the FLOPs of a step on a batch, arrays [batch, ...]."""
         raise NotImplementedError
 
