@@ -65,6 +65,12 @@ MODULES = {
 
 # Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
 NAMES: dict[str, tuple[str, str]] = {
+    "data.rows.second_begins": ("data.rows", "second_start"),
+    "data.tasks.metrics.OF_PROBLEM": ("data.tasks.metrics", "METRICS"),
+    "data.tasks.metrics.chosen": ("data.tasks.metrics", "choose"),
+    "data.tasks.schemes.first_that_marks_none": ("data.tasks.schemes", "first_non_entity_tag"),
+    "data.tasks.schemes.uniform": ("data.tasks.schemes", "convert"),
+    "data.tasks.spans.most_context": ("data.tasks.spans", "max_context"),
     "data.packs.build": ("data.packing", "build_packs"),
     "files.object_line": ("files", "json_line"),
     "finetuning.losses.count": ("finetuning.losses", "loss_denominator"),

@@ -21,6 +21,7 @@ from bert_jax.data import hashing, instances, packing, staging
 from bert_jax.data.batches import LABELS, Layout, make_batch
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.masking import Masking
+from bert_jax.data.rows import host_range
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -157,7 +158,7 @@ def fixed_batches(
         mixed = hashing.permute(np.arange(len(which)), len(which), hashing.fold("eval"))
         which, index = which[mixed], index[mixed]
     for begin in range(0, min(len(which), size * config.train.eval_batches), size):
-        place = begin + np.arange(host * size // num_hosts, (host + 1) * size // num_hosts)
+        place = begin + np.arange(*host_range(size, host, num_hosts))
         filler = place >= len(which)
         place = np.where(filler, begin, place)
         parts = []

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 BUCKETS = (16, 32, 64, 96, 128, 192, 256, 384, 512)
@@ -37,7 +38,7 @@ class Ragged:
         """Length of each list, int32 [lists]."""
         return (self._ends - self._starts).astype(np.int32)
 
-    def every(self, first: int, step: int) -> "Ragged":
+    def strided(self, first: int, step: int) -> "Ragged":
         """Returns the lists first, first + step, ...; they share memory with these."""
         part = copy.copy(self)
         part._starts, part._ends = self._starts[first::step], self._ends[first::step]
@@ -50,7 +51,7 @@ def num_special(tokenizer: Tokenizer, pair: bool) -> int:
     return len(frame.before) + len(frame.between + frame.after_pair if pair else frame.after)
 
 
-def second_begins(tokenizer: Tokenizer, first: int) -> int:
+def second_start(tokenizer: Tokenizer, first: int) -> int:
     """Returns the column at which the second text of a pair begins, behind a first text of `first` tokens."""
     return len(tokenizer.frame.before) + first + len(tokenizer.frame.between)
 
@@ -86,6 +87,11 @@ def truncate_pair(first: int, second: int, room: int) -> tuple[int, int]:
     return (long, short) if first > second else (short, long)
 
 
+def host_range(size: int, host: int, num_hosts: int) -> tuple[int, int]:
+    """Returns [begin, end) of a host's rows in a batch of `size` rows; sizes differ by one at most."""
+    return host * size // num_hosts, (host + 1) * size // num_hosts
+
+
 def bucket(length: int, longest: int, buckets: Sequence[int] = BUCKETS) -> int:
     """Returns the padded length for rows of up to `length` tokens: a bucket, or `longest`, the model's own limit."""
     return min([size for size in buckets if length <= size] + [longest])
@@ -116,3 +122,7 @@ def pad(
         attention_mask[i, : len(ids)] = 1
         token_type_ids[i, : len(ids)] = types
     return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+
+
+def __getattr__(name):
+    return _moved.find("data.rows", name)

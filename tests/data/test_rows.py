@@ -50,7 +50,7 @@ def test_joining():
     assert rows.join(Bert, [5, 6]) == ([0, 5, 6, 1], [0] * 4)
     assert rows.join(Roberta, [5], [6]) == ([0, 5, 1, 1, 6, 1], [0] * 6)
     assert rows.join(Llama, [5], [6]) == ([0, 5, 0, 6], [0, 0, 1, 1]) and rows.join(Llama, [5]) == ([0, 5], [0, 0])
-    assert [rows.second_begins(kind, 7) for kind in (Bert, Roberta, Llama)] == [9, 10, 9]
+    assert [rows.second_start(kind, 7) for kind in (Bert, Roberta, Llama)] == [9, 10, 9]
     assert (rows.num_special(Llama, True), rows.num_special(Llama, False)) == (2, 1)
     assert (rows.num_special(Roberta, True), rows.num_special(Bert, True), rows.num_special(Bert, False)) == (4, 3, 2)
 
@@ -69,5 +69,5 @@ def test_ragged_lists():
     ragged = rows.Ragged(lists)
     assert [ragged[i].tolist() for i in range(len(ragged))] == lists
     assert ragged.lengths.tolist() == [2, 0, 1, 3] and ragged.lengths.dtype == np.int32
-    assert [part.tolist() for part in ragged.every(1, 2)] == [[], [4, 5, 6]]
+    assert [part.tolist() for part in ragged.strided(1, 2)] == [[], [4, 5, 6]]
     assert len(rows.Ragged([])) == 0

@@ -1,4 +1,4 @@
-"""Extractive question answering: SQuAD 1.1, and 2.0 with its questions that have no answer."""
+"""Reads and scores extractive question answering: SQuAD 1.1, and 2.0 with its questions that have no answer."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from bert_jax.data.tasks import metrics, records, spans
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-_NEVER = 1e9  # null odds where there is no answer but the null one
+_NO_ANSWER_ODDS = 1e9  # null odds where there is no answer but the null answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Question:
     """A question of the data.
 
     Attributes:
-      id: SQuAD's, or the number in the data.
-      context: which of the contexts it is about.
+      id: SQuAD's id, or the record's number in the data.
+      text: the question.
+      context: index of its context.
       answers: gold answers as (text, start in code points); () where there is none.
       labelled: whether the data says what the answers are.
     """
@@ -33,13 +34,13 @@ class Question:
 
 
 class Examples:
-    """Questions with windows of their contexts, one window a row; see data.tasks.Examples.
+    """Questions with windows of their contexts, one window per row; see data.tasks.Examples.
 
     Attributes:
-      questions: in the order of the data.
-      contexts: each text once.
-      offsets: for each context, int32 [tokens, 2] in code points; None where nothing is to be predicted.
-      rows_of: for each question, the first of its rows and the one behind its last.
+      questions: the questions, in the order of the data.
+      contexts: the contexts, each text once.
+      offsets: for each context, int32 [tokens, 2] in code points; None for train, from which nothing is predicted.
+      rows_of: for each question, [first, stop) of its rows.
     """
 
     def __init__(self, tokenizer: Tokenizer, questions: Sequence[Question], contexts: Sequence[str], config: Any):
@@ -63,10 +64,10 @@ class Examples:
             offsets = self.offsets[question.context]
             windows = spans.windows(len(offsets), config.data.sequence_length - size - special, task.doc_stride)
             answer = _answer_tokens(contexts[question.context], question.answers, offsets)
-            begins = rows_lib.second_begins(tokenizer, size)
+            column = rows_lib.second_start(tokenizer, size)
             for start, stop in windows:
                 inside = answer is not None and start <= answer[0] and answer[1] < stop
-                positions.append([token - start + begins for token in answer] if inside else [0, 0])
+                positions.append([token - start + column for token in answer] if inside else [0, 0])
             owner += [i] * len(windows)
             bounds += windows
             ends.append(len(bounds))
@@ -74,7 +75,7 @@ class Examples:
         self._owner = np.array(owner, np.int32)
         self._bounds = np.array(bounds, np.int32).reshape(-1, 2)
         self._positions = np.array(positions, np.int32).reshape(-1, 2)
-        self._begins = rows_lib.second_begins(tokenizer, self._questions.lengths)
+        self._begins = rows_lib.second_start(tokenizer, self._questions.lengths)
         self.lengths = (self._questions.lengths + special)[self._owner] + self._bounds[:, 1] - self._bounds[:, 0]
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -88,7 +89,14 @@ class Examples:
         }
 
     def answers(self, i: int, outputs: Sequence[np.ndarray], task: Any, null: bool) -> spans.Answers:
-        """The best answers to the i-th question, from the outputs of all rows."""
+        """Returns the best answers to the i-th question.
+
+        Args:
+          i: index of the question.
+          outputs: for each row of the split, float [tokens, 2]: logits of starts and ends.
+          task: config.task.
+          null: whether the null answer takes part.
+        """
         question = self.questions[i]
         first, stop = self.rows_of[i]
         return spans.best_answers(
@@ -112,12 +120,12 @@ class Examples:
 
 
 class QuestionTask:
-    """See data.tasks.TaskData.
+    """A question answering task; see data.tasks.TaskData.
 
     Attributes:
       unanswerable: whether a question may have no answer (SQuAD 2.0).
-      null_threshold: of the test set: a question whose null odds are over it gets no answer. The held-out sets find
-        theirs, as `null_threshold` of their score.
+      null_threshold: a question of the test set whose null odds exceed it gets no answer. For a held-out set the best
+        threshold is computed; it is `null_threshold` of its score.
     """
 
     labels = ("start", "end")
@@ -126,20 +134,20 @@ class QuestionTask:
     def __init__(self, config: Any, tokenizer: Tokenizer):
         self._config, task = config, config.task
         _check(config, tokenizer)
-        self.metrics, self.metric = metrics.chosen(task, "answers")
+        self.metrics, self.metric = metrics.choose(task, "answers")
         self.null_threshold = 0.0
         self.notes: list[str] = []
         optional = ("id", "is_impossible")
         train, held_out, test = records.splits(config, ("question", "context"), ("answers",), optional, "context")
-        found = self._questions(train, "train")
-        without = [question for question in found[0] if not question.answers]
+        questions, contexts = self._questions(train, "train")
+        without = [question for question in questions if not question.answers]
         self.unanswerable = task.unanswerable == "yes" or (task.unanswerable == "auto" and bool(without))
         if without and not self.unanswerable:
             raise UserError(
                 f"config.task.unanswerable: no, but {len(without):,} questions of config.task.train have no answer, "
                 f"the first being {without[0].id}"
             )
-        self.train = Examples(tokenizer, *found, config)
+        self.train = Examples(tokenizer, questions, contexts, config)
         self.train.offsets = None
         self.held_out = {
             name: Examples(tokenizer, *self._questions(table, f"held out {name}".rstrip()), config)
@@ -158,54 +166,55 @@ class QuestionTask:
         self.baseline = 100.0 * float(np.mean(nulls)) if self.unanswerable else float("nan")
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
-        """exact_match and f1 of the answers that `predictions` gives, in percent.
+        """Returns exact_match and f1 of the answers that `predictions` yields, in percent.
 
         With unanswerable questions also HasAns_* and NoAns_* of questions with and without an answer; best_exact and
-        best_f1 over all null thresholds; and null_threshold, the one used: it makes f1 the largest it can be.
+        best_f1 over all null thresholds; and null_threshold, the one used, which is the one with the best f1.
         """
         answers, threshold = self._answers(examples, outputs)
-        given = [one.choose(threshold) for one in answers]
-        texts = ["" if answer is None else answer.text for answer in given]
+        chosen = [candidates.choose(threshold) for candidates in answers]
+        texts = ["" if answer is None else answer.text for answer in chosen]
         pairs = [
             metrics.answer_scores(_texts(question), text, self.unanswerable)
             for question, text in zip(examples.questions, texts, strict=True)
         ]
-        found = _percentages(pairs)
-        scores = {name: found[name] for name in self.metrics}
+        percentages = _percentages(pairs)
+        scores = {name: percentages[name] for name in self.metrics}
         if not self.unanswerable:
             return scores
         answerable = [bool(question.answers) for question in examples.questions]
         for name, kind in (("HasAns", True), ("NoAns", False)):
-            some = [pair for pair, has in zip(pairs, answerable, strict=True) if has is kind]
-            if some:
-                found = _percentages(some)
-                scores |= {f"{name}_exact": found["exact_match"], f"{name}_f1": found["f1"]}
-        odds = [_odds(one) for one in answers]
-        for name, of_questions in zip(("best_exact", "best_f1"), zip(*pairs, strict=True), strict=True):
-            scores[name], _ = metrics.best_threshold(of_questions, odds, answerable, [bool(text) for text in texts])
+            subset = [pair for pair, has in zip(pairs, answerable, strict=True) if has is kind]
+            if subset:
+                percentages = _percentages(subset)
+                scores |= {f"{name}_exact": percentages["exact_match"], f"{name}_f1": percentages["f1"]}
+        odds = [_odds(candidates) for candidates in answers]
+        for name, values in zip(("best_exact", "best_f1"), zip(*pairs, strict=True), strict=True):
+            scores[name], _ = metrics.best_threshold(values, odds, answerable, [bool(text) for text in texts])
         return scores | {"null_threshold": threshold}
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Each: id, question, gold (texts, where they are known), answer, start, end, score (its probability), and
-        n_best: answer, start, end and score of the best answers; with unanswerable questions also null_score (the
-        null answer's probability) and null_odds (how much higher its logits are than the best answer's).
+        """Yields an object per question.
 
-        An answer that is not given is "", its start and end null.
+        Its fields are id, question, gold (texts, where they are known), answer, start, end, score (its probability),
+        and n_best: answer, start, end and score of the best answers. With unanswerable questions also null_score (the
+        null answer's probability) and null_odds (by how much its logits exceed the best answer's). Where no answer is
+        given, answer is "", start and end are null.
         """
         answers, threshold = self._answers(examples, outputs)
-        for question, one in zip(examples.questions, answers, strict=True):
+        for question, candidates in zip(examples.questions, answers, strict=True):
             row = {"id": question.id, "question": question.text}
             if question.labelled:
                 row["gold"] = _texts(question)
-            chosen = one.choose(threshold)
+            chosen = candidates.choose(threshold)
             row |= _as_dict(chosen) if chosen else {"answer": "", "start": None, "end": None}
-            row.setdefault("score", one.null_probability)
+            row.setdefault("score", candidates.null_probability)
             if self.unanswerable:
-                row |= {"null_score": one.null_probability, "null_odds": _odds(one)}
-            yield row | {"n_best": [_as_dict(answer) for answer in one.best]}
+                row |= {"null_score": candidates.null_probability, "null_odds": _odds(candidates)}
+            yield row | {"n_best": [_as_dict(answer) for answer in candidates.best]}
 
     def _answers(self, examples, outputs):
-        """(Answers of each question, the null threshold or None)"""
+        """Returns (spans.Answers of each question, the null threshold or None)."""
         numbers = range(len(examples.questions))
         answers = [examples.answers(i, outputs, self._config.task, self.unanswerable) for i in numbers]
         if not self.unanswerable:
@@ -213,35 +222,40 @@ class QuestionTask:
         if examples is self.test:
             return answers, self.null_threshold
         scores = [
-            metrics.answer_scores(_texts(question), one.best[0].text, True)[1] if one.best else 0.0
-            for question, one in zip(examples.questions, answers, strict=True)
+            metrics.answer_scores(_texts(question), candidates.best[0].text, True)[1] if candidates.best else 0.0
+            for question, candidates in zip(examples.questions, answers, strict=True)
         ]
         answerable = [bool(question.answers) for question in examples.questions]
-        odds = [_odds(one) for one in answers]
-        return answers, metrics.best_threshold(scores, odds, answerable, [bool(one.best) for one in answers])[1]
+        odds = [_odds(candidates) for candidates in answers]
+        answered = [bool(candidates.best) for candidates in answers]
+        return answers, metrics.best_threshold(scores, odds, answerable, answered)[1]
 
     def _questions(self, table, split):
-        """(questions, contexts); without those of train whose first answer is not where the data says."""
-        fit = split == "train"
+        """Returns (questions, contexts); train's questions whose first answer is not at its offset are left out."""
+        is_train = split == "train"
         contexts: dict[str, int] = {}
         questions, bad, empty = [], [], []
         columns = [table.columns.get(name) for name in ("question", "context", "answers", "id", "is_impossible")]
         for i in range(len(table)):
             where = table.where(i)
-            text, context, found, name, impossible = (None if column is None else column[i] for column in columns)
+            text, context, gold, name, impossible = (None if column is None else column[i] for column in columns)
             for key, value in (("question", text), ("context", context)):
                 if not isinstance(value, str):
                     raise UserError(f"{where}: the {key} is {value!r}; expected text")
             if not text.strip() or not context.strip():
                 empty.append(where)
-            answers = () if impossible else _gold(found, where)
-            misplaced = [one for one in answers if context[one[1] : one[1] + len(one[0])] != one[0] or not one[0]]
+            answers = () if impossible else _gold_answers(gold, where)
+            misplaced = [
+                (answer, start)
+                for answer, start in answers
+                if context[start : start + len(answer)] != answer or not answer
+            ]
             if misplaced:
                 bad.append((name if name is not None else where, *misplaced[0]))
-                if fit and misplaced[0] == answers[0]:  # the one to learn from
+                if is_train and misplaced[0] == answers[0]:  # training uses the first answer
                     continue
             number = contexts.setdefault(context, len(contexts))
-            labelled = found is not None or bool(impossible)
+            labelled = gold is not None or bool(impossible)
             if not labelled and split != "test":
                 raise UserError(f"{where}: no answers; expected a list, if an empty one")
             questions.append(Question(str(i if name is None else name), text, number, answers, labelled))
@@ -253,7 +267,7 @@ class QuestionTask:
             )
             if self._config.task.bad_answers == "error":
                 raise UserError(f"{line}; expected it there, or config.task.bad_answers=skip")
-            self.notes.append(f"{line}; {'not learned from' if fit else 'its text still counts'}")
+            self.notes.append(f"{line}; {'not learned from' if is_train else 'its text still counts'}")
         if empty:
             self.notes.append(f"{split}: {len(empty):,} questions or contexts are empty, the first at {empty[0]}")
         if not questions:
@@ -262,16 +276,17 @@ class QuestionTask:
 
 
 def squad_predictions(rows: Iterable[dict]) -> dict[str, str]:
-    """{id: answer}, what SQuAD's official scripts read, from the rows of `predictions`."""
+    """Returns {id: answer}, which SQuAD's official scripts read, from the objects of `predictions`."""
     return {row["id"]: row["answer"] for row in rows}
 
 
 def squad_null_odds(rows: Iterable[dict]) -> dict[str, float]:
-    """{id: odds of no answer}, what evaluate-v2.0.py reads as --na-prob-file; empty without unanswerable questions."""
+    """Returns {id: null odds}, which evaluate-v2.0.py reads as --na-prob-file; empty without unanswerable questions."""
     return {row["id"]: row["null_odds"] for row in rows if "null_odds" in row}
 
 
 def _check(config, tokenizer):
+    """Raises UserError for lengths that leave no room for a context."""
     task, length = config.task, config.data.sequence_length
     least = task.max_query_length + rows_lib.num_special(tokenizer, pair=True) + 1
     if length < least:
@@ -284,13 +299,13 @@ def _check(config, tokenizer):
             raise UserError(f"config.task.{name}: found {task[name]}; expected 1 or more")
 
 
-def _gold(found, where):
-    """((text, start), ...) of {"text": [...], "answer_start": [...]}, or of a list of {"text":, "answer_start":}."""
+def _gold_answers(value, where):
+    """Returns ((text, start), ...) from {"text": [...], "answer_start": [...]} or [{"text":, "answer_start":}, ...]."""
     try:
-        if isinstance(found, dict):
-            pairs = list(zip(found["text"], found["answer_start"], strict=True))
+        if isinstance(value, dict):
+            pairs = list(zip(value["text"], value["answer_start"], strict=True))
         else:
-            pairs = [(answer["text"], answer["answer_start"]) for answer in found or ()]
+            pairs = [(answer["text"], answer["answer_start"]) for answer in value or ()]
     except (KeyError, TypeError, ValueError):
         pairs = [(None, None)]
     for text, start in pairs:
@@ -300,7 +315,7 @@ def _gold(found, where):
 
 
 def _answer_tokens(context, answers, offsets):
-    """(first, last token) of the first answer that is where the data says; None if there is none."""
+    """Returns (first, last token) of the first answer that is at its offset; None if there is none."""
     for text, start in answers:
         if text and context[start : start + len(text)] == text:
             return spans.token_span(offsets, start, start + len(text))
@@ -312,13 +327,13 @@ def _texts(question):
 
 
 def _percentages(pairs):
-    """Means, added up one after the other, as the official scripts do."""
-    exact, f1 = (100.0 * sum(of_questions) / len(pairs) for of_questions in zip(*pairs, strict=True))
+    """Returns the means of (exact match, F1) pairs; plain sums, whose rounding is the official scripts'."""
+    exact, f1 = (100.0 * sum(scores) / len(pairs) for scores in zip(*pairs, strict=True))
     return {"exact_match": exact, "f1": f1}
 
 
 def _odds(answers):
-    return answers.null_odds if answers.best else _NEVER
+    return answers.null_odds if answers.best else _NO_ANSWER_ODDS
 
 
 def _as_dict(answer):

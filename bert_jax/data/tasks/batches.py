@@ -1,8 +1,8 @@
-"""Which rows make a batch of fine-tuning: pure functions of (config, seed, step), in few shapes.
+"""Builds the batches of fine-tuning as pure functions of (config, seed, step), in few shapes.
 
-A step learns from data.batch_size rows of the data. Without packing each is a row of the batch, padded to a bucket of
+A step trains on data.batch_size rows of the data. Without packing each is a row of the batch, padded to a bucket of
 lengths. With data.packing they share rows of one length, the bucket of the longest row of the data, and the number of
-rows is a bucket too. Evaluation never packs: sorted by length, its rows hold little padding as they are.
+rows is rounded up to one of few. Evaluation never packs: sorted by length, its rows have little padding anyway.
 """
 
 import collections.abc
@@ -16,18 +16,24 @@ from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import Examples, TaskData
 
-_FINEST = 8  # sizes of packed batches that are one apart, in units; larger ones are an eighth apart at most
+_FINEST = 8  # packed batches of up to so many units are rounded to one unit, larger ones to an eighth at most
 
 
 def steps_per_epoch(config: ml_collections.ConfigDict, train: Examples) -> int:
-    """Batches that hold every row once; the last may be short."""
+    """Returns the number of batches that hold every row of `train` once; the last may be short."""
     return -(-len(train.lengths) // config.data.batch_size)
 
 
 def batch_rows(config: ml_collections.ConfigDict, train: Examples, seed: int, step: int) -> np.ndarray:
-    """The rows of a step's batch, int64 [batch], in a uniformly random order of its own for each epoch.
+    """Returns the rows of a step's batch, int64 [batch]; each epoch has a random order of its own.
 
     A short last batch of an epoch is filled with -1.
+
+    Args:
+      config: a fine-tuning config.
+      train: the rows to choose from.
+      seed: decides the order.
+      step: counts from 0.
     """
     epoch, index = divmod(step, steps_per_epoch(config, train))
     size = len(train.lengths)
@@ -47,64 +53,67 @@ def train_batch(
     num_hosts: int = 1,
     unit: int = 1,
 ) -> dict[str, np.ndarray]:
-    """The batches of a step for several seeds: the arrays of Examples.batch, each [seeds, batch, ...].
+    """Builds the batches of a step for several seeds.
 
-    All are padded to one length, a bucket that holds the longest row of any of them. With data.packing, `batch` is the
-    number of packed rows and the arrays are those of packing.pack: what is of a row becomes [seeds, batch, k, ...].
+    All are padded to one length, a bucket that holds the longest row of any of them.
 
     Args:
       config: a fine-tuning config.
-      task: whose train rows are taken.
-      seeds: each with an order of its own.
-      step: from 0.
-      host, num_hosts: which slice of every seed's batch to make.
-      unit: what the number of packed rows is a multiple of; it adds rows that count nothing, and changes no other.
+      task: gives the train rows.
+      seeds: each has an order of its own.
+      step: counts from 0.
+      host: which host's slice of every seed's batch to build.
+      num_hosts: number of hosts.
+      unit: the number of packed rows is a multiple of it; the rows added for it have no effect on the loss.
+
+    Returns:
+      The arrays of Examples.batch, each [seeds, batch, ...]. With data.packing, `batch` is the number of packed rows
+      and the arrays are those of packing.pack: per-sequence ones are [seeds, batch, k, ...].
     """
     rows = np.stack([batch_rows(config, task.train, seed, step) for seed in seeds])
     if config.data.packing:
         parts = _packed(config, task.train, rows, host, num_hosts, math.lcm(unit, num_hosts))
     else:
         length = padded_length(config, task.train, rows)
-        size = rows.shape[1]
-        rows = rows[:, host * size // num_hosts : (host + 1) * size // num_hosts]
-        parts = [task.train.batch(some, length) for some in rows]
+        begin, end = rows_lib.host_range(rows.shape[1], host, num_hosts)
+        parts = [task.train.batch(seed_rows, length) for seed_rows in rows[:, begin:end]]
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
 
 
 def _packed(config, train, rows, host, num_hosts, unit):
-    """The host's slice of each seed's packed batch, all of one shape."""
+    """Returns a host's slice of each seed's packed batch, all of one shape; rows int64 [seeds, batch]."""
     longest = _bucket(config, int(train.lengths.max()))
     most = packing.limits(longest)
     plans = []
-    for some in rows:
-        some = some[some >= 0]
-        members, first = packing.fill(train.lengths[some], np.zeros(len(some)), most)
-        plans.append((some[members], first))
+    for seed_rows in rows:
+        examples = seed_rows[seed_rows >= 0]
+        members, first = packing.fill(train.lengths[examples], np.zeros(len(examples)), most)
+        plans.append((examples[members], first))
     size = _packed_size(max(len(first) - 1 for _, first in plans), unit)
-    begin, end = host * size // num_hosts, (host + 1) * size // num_hosts
+    begin, end = rows_lib.host_range(size, host, num_hosts)
     parts = []
     for members, first in plans:
-        mine = first[begin : end + 1] if begin < len(first) else first[-1:]
-        examples = train.batch(members[mine[0] : mine[-1]], longest)
-        tokenizer = train.tokenizer
-        parts.append(packing.pack(examples, mine - mine[0], end - begin, most, tokenizer.pad_id, tokenizer.cls_id))
+        own_first = first[begin : end + 1] if begin < len(first) else first[-1:]
+        batch = train.batch(members[own_first[0] : own_first[-1]], longest)
+        pad_id, cls_id = train.tokenizer.pad_id, train.tokenizer.cls_id
+        parts.append(packing.pack(batch, own_first - own_first[0], end - begin, most, pad_id, cls_id))
     return parts
 
 
 def _packed_size(rows, unit):
-    """A number of rows, a multiple of `unit`, that holds so many; one of few."""
+    """Rounds a number of rows up to a multiple of `unit`, one of few, so that few shapes are compiled."""
     units = -(-rows // unit)
     step = 2 ** max(0, (units - 1).bit_length() - _FINEST.bit_length() + 1)
     return unit * step * -(-units // step)
 
 
 def padded_length(config: ml_collections.ConfigDict, examples: Examples, rows: np.ndarray) -> int:
-    """The bucket that holds the longest of these rows; -1 counts as none."""
+    """Returns the bucket that holds the longest of the given rows; rows of -1 have no length."""
     return _bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
 
 
 def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
-    """The lengths that rows are padded to, ascending."""
+    """Returns the lengths to which rows are padded, ascending."""
     longest = config.data.sequence_length
     shorter = (size for size in tuple(config.data.buckets) or rows_lib.BUCKETS if size < longest)
     return (*sorted(shorter), longest)
@@ -117,10 +126,13 @@ def _bucket(config, longest):
 def eval_batches(
     config: ml_collections.ConfigDict, examples: Examples, batch_size: int
 ) -> Sequence[tuple[np.ndarray, dict[str, np.ndarray]]]:
-    """(rows int64 [batch_size], their batch) for every row of a split once, sorted by length so that few shapes come.
+    """Returns a sequence of batches with every row of a split once, sorted by length, so that few shapes occur.
 
-    A batch is made when it is taken from the sequence. The last one is filled up with rows of -1. What is computed
-    for a batch goes back in the order of the data by its rows.
+    A batch is built when it is taken from the sequence. The last one is filled up with rows of -1. The rows of a batch
+    say to which examples its outputs belong.
+
+    Returns:
+      (rows int64 [batch_size], batch) for each batch.
     """
     return _EvalBatches(config, examples, batch_size)
 
@@ -137,6 +149,6 @@ class _EvalBatches(collections.abc.Sequence):
         if not 0 <= index < len(self):
             raise IndexError(index)
         rows = np.full(self._size, -1)
-        some = self._order[index * self._size : (index + 1) * self._size]
-        rows[: len(some)] = some
+        examples = self._order[index * self._size : (index + 1) * self._size]
+        rows[: len(examples)] = examples
         return rows, self._examples.batch(rows, padded_length(self._config, self._examples, rows))

@@ -1,6 +1,6 @@
-"""Sequence classification of texts and pairs: one label, several, or a number.
+"""Reads and scores sequence classification of texts and pairs: one label, several, or a number.
 
-An empty text, or one of only spaces, is an example like any other (GLUE's QQP has some): it is counted and named.
+An empty text, or one of only spaces, is an example like any other (GLUE's QQP has some); a note reports how many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ _AT_ONCE = 4096  # texts that are tokenized together
 
 
 class Examples:
-    """Texts, or pairs of texts, one a row; see data.tasks.Examples.
+    """Texts, or pairs of texts, one per row; see data.tasks.Examples.
 
     Attributes:
       labels: int32 [rows], float32 [rows, labels] or float32 [rows]; 0 where the data has none.
-      labelled: whether it has them.
-      table: the records; those of train without their texts.
+      labelled: whether the data has labels.
+      table: the records; those of train without their texts, to save memory.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Examples:
 
 
 class SequenceTask:
-    """See data.tasks.TaskData.
+    """A sequence classification or regression task; see data.tasks.TaskData.
 
     Labels of a single-label task are names or ids. The order of ids is that of config.task.labels; else of the class
-    names that the data set knows; else the names found in train, sorted (whole numbers as numbers). A number is an id
+    names that the data set declares; else the names in train, sorted (whole numbers as numbers). A number is an id
     where names are known beforehand and it is not one of them.
 
     Labels of a multi-label task are lists (JSONL, Parquet, TFDS); text, separated by "|" or, where no label of train
@@ -80,7 +80,7 @@ class SequenceTask:
                 "has several"
             )
         train, held_out, test = records.splits(config, self._texts, self._label_columns)
-        self.metrics, self.metric = metrics.chosen(task, self.problem)
+        self.metrics, self.metric = metrics.choose(task, self.problem)
         self.notes: list[str] = []
         self._length = config.data.sequence_length
         self._labels = {
@@ -102,20 +102,21 @@ class SequenceTask:
         }
         self.test = self._examples(tokenizer, test, "test", labelled=False) if test else None
         first = next(iter(self.held_out.values()))
-        # A model that always gives one answer may give the one that happens to be the commonest of the held-out set.
+        # A constant prediction may be the commonest label of train, or happen to be that of the held-out set.
         constants = [self._labels.commonest(examples.labels) for examples in (self.train, first)]
-        scores = [self.score(first, [one] * len(first.lengths))[self.metric] for one in constants if one is not None]
+        constants = [logits for logits in constants if logits is not None]
+        scores = [self.score(first, [logits] * len(first.lengths))[self.metric] for logits in constants]
         self.baseline = max(scores, default=float("nan"))
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
-        found = self._labels.score(examples.labels, np.stack(outputs))
-        return {name: found[name] for name in self.metrics if name in found}
+        scores = self._labels.score(examples.labels, np.stack(outputs))
+        return {name: scores[name] for name in self.metrics if name in scores}
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Each: text (and text_pair), gold (where it is known), and what config.task.problem predicts.
+        """Yields an object per example: text (and text_pair), gold where it is known, and the prediction.
 
-        single_label: label, score (its probability), scores (of every label); multi_label: label (a list), scores;
-        regression: score.
+        The prediction of single_label: label, score (its probability), scores (of every label); of multi_label: label
+        (a list), scores; of regression: score.
         """
         table = examples.table
         for i, logits in enumerate(outputs):
@@ -124,6 +125,7 @@ class SequenceTask:
             yield texts | gold | self._labels.answer(np.asarray(logits, np.float64))
 
     def _examples(self, tokenizer, table, split, labelled):
+        """Encodes a table; `labelled` says whether a missing label is an error."""
         columns = [table.columns[name] for name in self._texts]
         empty = []
         for i, texts in enumerate(zip(*columns, strict=True)):
@@ -147,7 +149,11 @@ class SequenceTask:
 
 
 def _encoded(tokenizer, columns, length):
-    """(first texts, second texts or None, how many examples were cut), cut to fit a row."""
+    """Encodes texts, cut to fit rows of `length` tokens.
+
+    Returns:
+      (first texts, second texts or None, how many examples were cut)
+    """
     room = length - rows_lib.num_special(tokenizer, pair=len(columns) > 1)
     if room < len(columns):
         raise UserError(f"config.data.sequence_length: {length} leaves no room for {len(columns)} texts")
@@ -156,35 +162,39 @@ def _encoded(tokenizer, columns, length):
     def examples():
         nonlocal cut
         for start in range(0, len(columns[0]), _AT_ONCE):
-            some = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
-            for ids in zip(*some, strict=True):
-                sizes = [len(one) for one in ids]
-                kept = rows_lib.truncate_pair(*sizes, room) if len(ids) == 2 else (min(sizes[0], room),)
+            encoded = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
+            for texts_ids in zip(*encoded, strict=True):
+                sizes = list(map(len, texts_ids))
+                kept = rows_lib.truncate_pair(*sizes, room) if len(sizes) == 2 else (min(sizes[0], room),)
                 cut += sum(kept) < sum(sizes)
-                yield [one[:size] for one, size in zip(ids, kept, strict=True)]
+                yield [ids[:size] for ids, size in zip(texts_ids, kept, strict=True)]
 
     flat = rows_lib.Ragged(ids for example in examples() for ids in example)
     if len(columns) == 1:
         return flat, None, cut
-    return flat.every(0, 2), flat.every(1, 2), cut
+    return flat.strided(0, 2), flat.strided(1, 2), cut
 
 
 class SingleLabel:
-    """Class ids."""
+    """The labels of a task with one class per example.
+
+    Attributes:
+      names: the classes, in the order of their ids.
+    """
 
     def __init__(self, train: records.Table, columns: Sequence[str], names: Sequence[str]):
         (self._column,) = columns
-        given = names or train.names.get(self._column, ())
+        declared = names or train.names.get(self._column, ())
         values = [_class_name(train, i, self._column) for i in range(len(train))]
-        found = dict.fromkeys(value for value in values if value is not None)
-        self._numbers_too = bool(given)
-        self.names = tuple(map(str, given)) or tuple(sorted(found, key=int if _all_numbers(found) else None))
+        occurring = dict.fromkeys(value for value in values if value is not None)
+        self._numbers_too = bool(declared)
+        self.names = tuple(map(str, declared)) or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if len(self.names) < 2:
             raise UserError(f"{train.where(0)}: every label is {self.names}; expected two or more different ones")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """int32 [records]; None if `labelled` is not asked for and a label is missing."""
+        """Returns the ids, int32 [records]; None if a label is missing, which with `labelled` is a UserError."""
         if self._column not in table.columns:
             return None
         ids = self.zeros(len(table))
@@ -194,7 +204,8 @@ class SingleLabel:
             if missing and not labelled:
                 return None
             if missing:
-                raise UserError(f"{table.where(i)}: no label in {self._column!r}; expected one of {_some(self.names)}")
+                names = _shortened(self.names)
+                raise UserError(f"{table.where(i)}: no label in {self._column!r}; expected one of {names}")
             ids[i] = class_id(name, self._ids, self._numbers_too, table.where(i))
         return ids
 
@@ -202,7 +213,7 @@ class SingleLabel:
         return np.zeros(number, np.int32)
 
     def commonest(self, labels: np.ndarray) -> np.ndarray:
-        """Logits of the commonest label."""
+        """Returns logits that predict the commonest label, [classes]."""
         counts = np.bincount(labels, minlength=len(self.names))
         return np.eye(len(self.names))[counts.argmax()]
 
@@ -220,51 +231,55 @@ class SingleLabel:
 
 
 class MultiLabel:
-    """A 0 or 1 for each label."""
+    """The labels of a task with any number of labels per example.
+
+    Attributes:
+      names: the labels, in the order of their ids.
+    """
 
     def __init__(self, train: records.Table, columns: Sequence[str], names: Sequence[str]):
         self._columns = columns
-        self._of_columns = len(columns) > 1
-        if self._of_columns:
+        self._has_columns = len(columns) > 1  # one for each label
+        if self._has_columns:
             if names and tuple(names) != tuple(columns):
                 raise UserError(f"config.task.labels: found {tuple(names)}; with several columns these are the labels")
             self.names = tuple(columns)
             return
         texts = [value for value in train.columns[columns[0]] if isinstance(value, str)]
         self._separator = "|" if any("|" in value for value in texts) else ","
-        given = names or train.names.get(columns[0], ())
-        found = dict.fromkeys(name for i in range(len(train)) for name in self._listed(train, i) or ())
-        self._numbers_too = bool(given)
-        self.names = tuple(map(str, given)) or tuple(sorted(found, key=int if _all_numbers(found) else None))
+        declared = names or train.names.get(columns[0], ())
+        occurring = dict.fromkeys(name for i in range(len(train)) for name in self._label_names(train, i) or ())
+        self._numbers_too = bool(declared)
+        self.names = tuple(map(str, declared)) or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if not self.names:
             raise UserError(f"{train.where(0)}: no label in {columns[0]!r} here or after; expected labels")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """float32 [records, labels]; None if `labelled` is not asked for and labels are missing."""
+        """Returns 0 or 1, float32 [records, labels]; None if one is missing, which with `labelled` is a UserError."""
         if any(name not in table.columns for name in self._columns):
             return None
         labels = self.zeros(len(table))
         for i in range(len(table)):
-            if self._of_columns:
+            if self._has_columns:
                 values = [_zero_or_one(table, i, name, labelled) for name in self._columns]
                 if None in values:
                     return None
                 labels[i] = values
                 continue
-            listed = self._listed(table, i)
-            if listed is None and not labelled:
+            names = self._label_names(table, i)
+            if names is None and not labelled:
                 return None
-            if listed is None:
+            if names is None:
                 raise UserError(
                     f"{table.where(i)}: no labels in {self._columns[0]!r}; expected a list, if an empty one"
                 )
-            for name in listed:
+            for name in names:
                 labels[i, class_id(name, self._ids, self._numbers_too, table.where(i))] = 1
         return labels
 
-    def _listed(self, table, i):
-        """Names of a record's labels; None where there is nothing."""
+    def _label_names(self, table, i):
+        """Returns the names of a record's labels; None where the column is empty."""
         column = self._columns[0]
         value = table.columns[column][i]
         if value is None:
@@ -273,12 +288,13 @@ class MultiLabel:
             return [name.strip() for name in value.split(self._separator) if name.strip()]
         if not isinstance(value, list):
             raise UserError(f"{table.where(i)}: {column!r} holds {_kind_of(value)}; expected a list of labels or text")
-        return [_named(one, table.names.get(column), table.where(i)) for one in value]
+        return [_label_name(label, table.names.get(column), table.where(i)) for label in value]
 
     def zeros(self, number):
         return np.zeros((number, len(self.names)), np.float32)
 
     def commonest(self, labels):
+        """Returns logits that predict the labels of more than half of the examples, [labels]."""
         return labels.mean(axis=0) - 0.5
 
     def score(self, labels, logits):
@@ -293,7 +309,7 @@ class MultiLabel:
 
 
 class Number:
-    """A number for each text."""
+    """The labels of a regression task: a number per example."""
 
     names = ("score",)
 
@@ -301,7 +317,7 @@ class Number:
         (self._column,) = columns
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """float32 [records]; None if `labelled` is not asked for and a score is missing."""
+        """Returns the numbers, float32 [records]; None if one is missing, which with `labelled` is a UserError."""
         if self._column not in table.columns:
             return None
         values = table.columns[self._column]
@@ -335,7 +351,17 @@ class Number:
 
 
 def class_id(name: str, ids: dict[str, int], numbers_too: bool, where: str) -> int:
-    """The id of a label's name or, with `numbers_too`, of its own number. Raises UserError for any other."""
+    """Returns the id of a label.
+
+    Args:
+      name: its name, or with `numbers_too` its id as text.
+      ids: id of each name.
+      numbers_too: whether ids are accepted.
+      where: the record, for messages.
+
+    Raises:
+      UserError: there is no such label.
+    """
     if name in ids:
         return ids[name]
     if numbers_too and _all_numbers([name]):
@@ -344,19 +370,20 @@ def class_id(name: str, ids: dict[str, int], numbers_too: bool, where: str) -> i
         raise UserError(f"{where}: class id {name} is out of range; expected 0 to {len(ids) - 1}, or a name")
     raise UserError(
         f"{where}: label {name!r} is not among those of config.task.train or config.task.labels; expected one of "
-        f"{_some(ids)}"
+        f"{_shortened(ids)}"
     )
 
 
 def _class_name(table, i, column):
-    """The name of a record's label; None where there is none."""
-    return _named(table.columns[column][i], table.names.get(column), table.where(i))
+    """Returns the name of a record's label; None where there is none."""
+    return _label_name(table.columns[column][i], table.names.get(column), table.where(i))
 
 
-def _named(value, class_names, where):
+def _label_name(value, class_names, where):
+    """Returns the name of a label that the data has as a name, a number or an index in class_names."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if class_names and isinstance(value, int):  # an index, whatever the names look like; -1: none
+    if class_names and isinstance(value, int):  # an index, even where names are numbers; -1 is no label
         if not -1 <= value < len(class_names):
             raise UserError(f"{where}: class id {value} is out of range; expected 0 to {len(class_names) - 1}")
         return None if value == -1 else class_names[value]
@@ -370,6 +397,7 @@ def _named(value, class_names, where):
 
 
 def _zero_or_one(table, i, column, labelled):
+    """Returns a record's 0.0 or 1.0 in a column; None where it is missing and `labelled` is False."""
     value = table.columns[column][i]
     if not labelled and value in (None, "", -1, "-1"):
         return None
@@ -382,7 +410,12 @@ def _all_numbers(names):
     return all(name.removeprefix("-").isdecimal() for name in names)
 
 
-def _some(names, most=10):
+def _sorted_names(names):
+    return tuple(sorted(names, key=int if _all_numbers(names) else None))
+
+
+def _shortened(names, most=10):
+    """Returns a list of names for a message: the first ones, and how many there are."""
     names = list(map(str, names))
     return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "")
 

@@ -1,7 +1,7 @@
-"""Scores of labelled tasks: GLUE's, entity-level F1, and SQuAD's exact match and F1.
+"""Computes the metrics of labelled tasks: GLUE's, entity-level F1, and SQuAD's exact match and F1.
 
-SQuAD's are percentages, as its official scripts print them; all others are shares or correlations. Where a correlation
-is undefined (constant predictions) it counts as 0.
+SQuAD's are percentages, as its official scripts print them; all others are shares or correlations. A correlation that
+is undefined (constant predictions) is 0.
 """
 
 import collections
@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.config import listed
 from bert_jax.errors import UserError
 
-OF_PROBLEM = {
+METRICS = {  # kind of task -> its metrics; the first chooses the best checkpoint unless config.task.metric does
     "single_label": ("accuracy", "f1", "macro_f1", "matthews"),
     "multi_label": ("micro_f1", "macro_f1", "accuracy"),
     "regression": ("pearson", "spearman", "mse"),
@@ -27,13 +28,17 @@ SMALLER_IS_BETTER = ("mse",)
 _STRICT = {"BIO": "IOB2", "BIOES": "IOBES"}
 
 
-def chosen(task: Any, kind: str) -> tuple[tuple[str, ...], str]:
-    """(config.task.metrics, or all of this kind; the one that chooses the best checkpoint).
+def choose(task: Any, kind: str) -> tuple[tuple[str, ...], str]:
+    """Returns the metrics that config.task asks for, and the one that chooses the best checkpoint.
+
+    Args:
+      task: config.task; where its `metrics` is empty, all of this kind are computed.
+      kind: a key of METRICS.
 
     Raises:
-      UserError: a metric that this kind of task has not, or one that cannot choose.
+      UserError: this kind of task has no such metric, or the metric cannot choose because smaller values are better.
     """
-    known = OF_PROBLEM[kind]
+    known = METRICS[kind]
     metrics = listed(task.metrics) or known
     for key, names in (("metrics", metrics), ("metric", (task.metric,) if task.metric else ())):
         for name in names:
@@ -46,9 +51,13 @@ def chosen(task: Any, kind: str) -> tuple[tuple[str, ...], str]:
 
 
 def single_label(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> dict[str, float]:
-    """Of class ids [n]: accuracy; f1 of class 1, where there are two; macro_f1; matthews.
+    """Returns accuracy, macro_f1, matthews and, for two classes, f1 of class 1.
 
-    macro_f1 is over the classes that occur in either, as scikit-learn has it.
+    As in scikit-learn, macro_f1 averages over the classes that occur in labels or predictions.
+
+    Args:
+      labels, predicted: int [n], class ids.
+      num_labels: number of classes.
     """
     scores = {"accuracy": float(np.mean(labels == predicted))}
     f1 = _f1_of_columns(_one_hot(labels, num_labels), _one_hot(predicted, num_labels))
@@ -59,7 +68,11 @@ def single_label(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> 
 
 
 def multi_label(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Of 0/1 [n, labels]: micro_f1 over all decisions, macro_f1 over labels, accuracy of whole rows."""
+    """Returns micro_f1 over all decisions, macro_f1 over labels, and accuracy of whole rows.
+
+    Args:
+      labels, predicted: 0 or 1, [n, labels].
+    """
     labels, predicted = labels.astype(bool), predicted.astype(bool)
     return {
         "micro_f1": float(_f1_of_columns(labels.reshape(-1, 1), predicted.reshape(-1, 1))[0]),
@@ -69,7 +82,7 @@ def multi_label(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def regression(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Pearson's and Spearman's correlation, and the mean squared error, of [n]."""
+    """Returns Pearson's and Spearman's correlation and the mean squared error of numbers [n]."""
     from scipy import stats
 
     labels, predicted = labels.astype(np.float64), predicted.astype(np.float64)
@@ -82,21 +95,24 @@ def regression(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
-    """Matthews' correlation of class ids; for more than two classes Gorodkin's (2004); 0 where it is undefined."""
+    """Returns Matthews' correlation of class ids, int [n]; 0 where it is undefined.
+
+    For more than two classes it is Gorodkin's (2004).
+    """
     confusion = np.zeros((num_labels, num_labels))
     np.add.at(confusion, (labels, predicted), 1)
-    of_labels, of_predicted, total = confusion.sum(1), confusion.sum(0), confusion.sum()
-    covariance = np.trace(confusion) * total - of_labels @ of_predicted
-    spread = (total**2 - of_labels @ of_labels) * (total**2 - of_predicted @ of_predicted)
+    label_counts, predicted_counts, total = confusion.sum(1), confusion.sum(0), confusion.sum()
+    covariance = np.trace(confusion) * total - label_counts @ predicted_counts
+    spread = (total**2 - label_counts @ label_counts) * (total**2 - predicted_counts @ predicted_counts)
     return float(covariance / np.sqrt(spread)) if spread > 0 else 0.0
 
 
 def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], scheme: str) -> dict[str, float]:
-    """Precision, recall and F1 of whole entities, by seqeval, and accuracy of tags.
+    """Returns precision, recall and F1 of whole entities, by seqeval, and accuracy of tags.
 
     Args:
       gold, predicted: the tags of each sentence.
-      scheme: "BIO" or "BIOES", which the strict scores ask for; the others read tags as conlleval does.
+      scheme: "BIO" or "BIOES": strict_* count entities that follow it exactly; the others read tags as conlleval does.
     """
     from seqeval import scheme as schemes
     from seqeval.metrics import sequence_labeling, v1
@@ -113,7 +129,7 @@ def entities(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]], 
 
 
 def tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Accuracy and macro_f1 of tags that mark no entities, such as parts of speech."""
+    """Returns accuracy and macro_f1 of tags that mark no entities, such as parts of speech."""
     names = {name: i for i, name in enumerate(sorted({tag for tags in (*gold, *predicted) for tag in tags}))}
     ids = [np.array([names[tag] for tags in side for tag in tags], np.int64) for side in (gold, predicted)]
     scores = single_label(*ids, len(names))
@@ -121,39 +137,41 @@ def tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> d
 
 
 def normalised(answer: str) -> str:
-    """An answer as SQuAD compares it: lower case, no ASCII punctuation, no articles, single spaces."""
+    """Returns an answer as SQuAD compares it: lower case, no ASCII punctuation, no articles, single spaces."""
     text = "".join(character for character in answer.lower() if character not in _PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def answer_scores(golds: Sequence[str], answer: str, version_2: bool) -> tuple[float, float]:
-    """(exact match, F1) of an answer with the gold answer that suits it best, each in [0, 1].
+    """Returns (exact match, F1) of an answer, each in [0, 1] and for the gold answer that gives the most.
 
     Args:
-      golds: the gold answers; none of a question without an answer.
-      answer: "" for none.
-      version_2: by the rules of evaluate-v2.0.py, where no answer is right for no answer, not of evaluate-v1.1.py.
+      golds: the gold answers; empty for a question without an answer.
+      answer: "" where none is given.
+      version_2: whether to follow evaluate-v2.0.py, where no answer is right for a question without one, instead of
+        evaluate-v1.1.py.
     """
     if version_2:
         golds = [gold for gold in golds if normalised(gold)] or [""]
     pairs = [(normalised(gold), normalised(answer)) for gold in golds]
-    exact = max((float(gold == found) for gold, found in pairs), default=0.0)
-    return exact, max((_word_f1(gold.split(), found.split(), version_2) for gold, found in pairs), default=0.0)
+    exact = max((float(gold == given) for gold, given in pairs), default=0.0)
+    return exact, max((_word_f1(gold.split(), given.split(), version_2) for gold, given in pairs), default=0.0)
 
 
 def best_threshold(
     scores: Sequence[float], odds: Sequence[float], answerable: Sequence[bool], answered: Sequence[bool]
 ) -> tuple[float, float]:
-    """The null threshold with the best mean score, as evaluate-v2.0.py finds it.
+    """Finds the null threshold with the best mean score, as evaluate-v2.0.py does.
 
     Args:
-      scores: of each question's answer, in [0, 1].
-      odds: of the null answer.
-      answerable: whether the question has an answer; where it has none, giving none scores 1 and any other 0.
-      answered: whether there is an answer to give.
+      scores: [questions], the score of each question's answer, in [0, 1].
+      odds: [questions], the odds of the null answer.
+      answerable: [questions], whether the question has an answer; where it has none, the null answer scores 1 and any
+        other 0.
+      answered: [questions], whether the model has an answer other than the null answer.
 
     Returns:
-      (percentage, threshold): a question whose odds are over the threshold gets no answer.
+      (mean score as a percentage, threshold): a question whose odds exceed the threshold gets the null answer.
     """
     odds, answerable = np.asarray(odds, float), np.asarray(answerable, bool)
     order = np.argsort(odds, kind="stable")
@@ -168,26 +186,34 @@ _PUNCTUATION = set(string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def _word_f1(gold, found, version_2):
-    if version_2 and not (gold and found):
-        return float(gold == found)
-    same = sum((collections.Counter(gold) & collections.Counter(found)).values())
+def _word_f1(gold, given, version_2):
+    """Returns the F1 of an answer's words, as lists."""
+    if version_2 and not (gold and given):
+        return float(gold == given)
+    same = sum((collections.Counter(gold) & collections.Counter(given)).values())
     if not same:
         return 0.0
-    precision, recall = same / len(found), same / len(gold)
+    precision, recall = same / len(given), same / len(gold)
     return 2 * precision * recall / (precision + recall)
 
 
 def _one_hot(ids, num_labels):
+    """Returns bool [n, num_labels] for ids [n]."""
     return ids[:, None] == np.arange(num_labels)
 
 
 def _f1_of_columns(labels, predicted):
+    """Returns the F1 of each column of bool arrays [n, columns]; 0 where a column has no True in either."""
     both = 2.0 * (labels & predicted).sum(0)
     either = labels.sum(0) + predicted.sum(0)
     return np.divide(both, either, out=np.zeros(len(both)), where=either > 0)
 
 
 def _tag_accuracy(gold, predicted):
-    pairs = [one == other for a, b in zip(gold, predicted, strict=True) for one, other in zip(a, b, strict=True)]
-    return float(np.mean(pairs)) if pairs else 0.0
+    pairs = zip(gold, predicted, strict=True)
+    right = [tag == given for tags, given_tags in pairs for tag, given in zip(tags, given_tags, strict=True)]
+    return float(np.mean(right)) if right else 0.0
+
+
+def __getattr__(name):
+    return _moved.find("data.tasks.metrics", name)

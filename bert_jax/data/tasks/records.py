@@ -1,6 +1,6 @@
-"""Labelled data, wherever it lies, as tables: TFDS, CSV, TSV, JSONL, Parquet, CoNLL columns, SQuAD's JSON.
+"""Reads labelled data as tables: TFDS, CSV, TSV, JSONL, Parquet, CoNLL columns, SQuAD's JSON.
 
-Text formats may be compressed (.gz). Whatever is wrong with a record is said with its file and line.
+Text formats may be compressed (.gz). Errors name the file and line of the record.
 """
 
 import csv
@@ -26,7 +26,7 @@ from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
 _KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-_OF_TASK = {  # what else a task reads: by suffix, "" being any other
+_KINDS_OF_TASK = {  # further kinds of file that a task reads, by suffix; "" stands for any other suffix
     "sequence_classification": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
     "token_classification": {".json": "jsonl", "": "conll"},
     "question_answering": {".json": "squad"},
@@ -39,11 +39,11 @@ class Table:
     """Records as columns.
 
     Attributes:
-      columns: name -> a value for each record; a column that is optional and nowhere to be found is absent.
-      names: column -> class names, where the data says them.
-      places: for each record, (which of `sources`, its number or name there).
-      sources: what records come from, such as "train.csv line".
-      word_lines: whether the words of a record that is a sentence stand on lines of their own (CoNLL).
+      columns: name -> a value for each record; an optional column that the data lacks is absent.
+      names: column -> class names, where the data declares them.
+      places: for each record, (index in `sources`, its number or name there).
+      sources: where records come from, such as "train.csv line".
+      word_lines: whether each word of a sentence has a line of its own (CoNLL).
     """
 
     columns: dict[str, list]
@@ -56,20 +56,28 @@ class Table:
         return len(self.places)
 
     def where(self, record: int, word: int | None = None) -> str:
-        """Where a record stands, or a word of one that is a sentence."""
+        """Returns the place of a record, or of a word of a sentence, for messages."""
         source, number = self.places[record]
         if word is not None and self.word_lines:
             return f"{self.sources[source]} {number + word}"
         return f"{self.sources[source]} {number}" + ("" if word is None else f", word {word + 1}")
 
     def take(self, records: np.ndarray) -> "Table":
-        """Some of the records."""
+        """Returns a table of the given records, int [n]."""
         columns = {name: [values[i] for i in records] for name, values in self.columns.items()}
         return dataclasses.replace(self, columns=columns, places=[self.places[i] for i in records])
 
 
 def named_sets(spec: str, key: str) -> dict[str, str]:
-    """{name: spec} of "matched=a.tsv,mismatched=b.tsv"; of a spec without names, {"": spec}."""
+    """Returns {name: spec} for "matched=a.tsv,mismatched=b.tsv", and {"": spec} for a spec without names.
+
+    Args:
+      spec: specs as `read` takes them, with or without names.
+      key: the config key that has it, for messages.
+
+    Raises:
+      UserError: a name occurs twice, or only some sets have names.
+    """
     sets: dict[str, str] = {}
     name = ""
     for item in filter(None, (item.strip() for item in spec.split(","))):
@@ -85,17 +93,19 @@ def named_sets(spec: str, key: str) -> dict[str, str]:
 
 
 def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
-    """The records of a spec.
+    """Reads the records of a spec.
 
     Args:
       spec: tfds:NAME[/CONFIG]:SPLIT, or globs of files; several are separated by commas.
-      key: the config's key that has it, for messages.
+      key: the config key that has it, for messages.
       task: config.task.
-      wanted, optional: columns that must be there, and that may be absent. A CoNLL file gives its words and tags, a
-        SQuAD file its question, context, answers, id and is_impossible, under whatever names these have.
+      wanted: columns that must exist. A CoNLL file gives its words and tags, a SQuAD file its question, context and
+        answers, whatever names these columns have here.
+      optional: columns that may be absent; a SQuAD file gives its id and is_impossible.
 
     Raises:
-      UserError: nothing there, a file of another kind, an unreadable one, a column that is missing, or no records.
+      UserError: nothing matches, a file is of another kind or cannot be read, a column is missing, or there is no
+        record.
     """
     parts = []
     for item in filter(None, (item.strip() for item in spec.split(","))):
@@ -112,14 +122,20 @@ def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequen
 def splits(
     config: Any, columns: Sequence[str], labels: Sequence[str], optional: Sequence[str] = (), together: str = ""
 ) -> tuple[Table, dict[str, Table], Table | None]:
-    """(train, held-out sets by name, test or None) of config.task; without a held-out set, a share of train is one.
+    """Reads the splits of config.task; where it names no held-out set, a share of train is held out.
 
     Args:
       config: a fine-tuning config.
-      columns: must be there.
-      labels: too, but in the test set.
-      optional: may be absent anywhere.
-      together: a column; records with the same value of it stay on one side when train is divided.
+      columns: columns that every split must have.
+      labels: columns that train and the held-out sets must have, too.
+      optional: columns that may be absent anywhere.
+      together: a column: records with the same value in it are not separated when train is divided.
+
+    Returns:
+      (train, held-out sets by name, test or None)
+
+    Raises:
+      UserError: see `read`; or train is empty or too small to be divided.
     """
     task = config.task
     if not task.train:
@@ -137,11 +153,14 @@ def splits(
 
 
 def _divided(table, share, together):
-    """(the rest, {"": about `share` of the records}); the choice depends on their number alone."""
+    """Divides a table: returns (the rest, {"": about `share` of the records}).
+
+    The choice depends on the number of groups of records alone; see `splits` for `together`.
+    """
     groups = table.columns[together] if together else range(len(table))
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    place = hashing.permute(np.arange(len(numbers)), len(numbers), hashing.fold("held out"))
-    held = place[[numbers[group] for group in groups]] < round(share * len(numbers))
+    rank = hashing.permute(np.arange(len(numbers)), len(numbers), hashing.fold("held out"))
+    held = rank[[numbers[group] for group in groups]] < round(share * len(numbers))
     if held.all() or not held.any():
         raise UserError(
             f"config.task.held_out_share: {share} of {len(table)} records leaves none on one side; expected a larger "
@@ -151,6 +170,7 @@ def _divided(table, share, together):
 
 
 def _joined(parts):
+    """Concatenates tables, which must have the same columns and class names."""
     if len(parts) == 1:
         return parts[0]
     for name in {name for part in parts for name in part.columns}:
@@ -166,7 +186,7 @@ def _joined(parts):
 
 
 def _matching(pattern, key):
-    if os.path.isfile(pattern):  # whatever [ and ] its name has
+    if os.path.isfile(pattern):  # a name that contains [ and ] is no glob
         return [pattern]
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
@@ -177,7 +197,7 @@ def _matching(pattern, key):
 
 def _kind(path, task_name):
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
-    kinds = _KINDS | _OF_TASK[task_name]
+    kinds = _KINDS | _KINDS_OF_TASK[task_name]
     kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
     if kind is None or (kind == "csv" and task_name != "sequence_classification"):
         names = [name for name in kinds if name and (name != ".csv" or task_name == "sequence_classification")]
@@ -210,6 +230,7 @@ def _read_file(path, key, task, wanted, optional):
 
 
 def _table(records, wanted, optional, names, source, word_lines=False):
+    """Returns the table of records (number, values of the wanted and optional columns)."""
     columns = {name: [values[i] for _, values in records] for i, name in enumerate((*wanted, *optional))}
     for name in optional:
         if all(value is None for value in columns[name]):
@@ -218,7 +239,7 @@ def _table(records, wanted, optional, names, source, word_lines=False):
 
 
 def _lines(path) -> Iterator[tuple[int, str]]:
-    """(number, text with its line end) of a file's lines, which end with a line feed and nothing else."""
+    """Yields (number, text with its line end) of a file's lines, which only a line feed ends."""
     with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -231,12 +252,13 @@ def _lines(path) -> Iterator[tuple[int, str]]:
 
 
 def _csv_rows(path):
+    """Yields (number of its first line, fields) of each record."""
     csv.field_size_limit(sys.maxsize)
     reached = 0
 
     def lines():
         nonlocal reached
-        for reached, text in _lines(path):  # noqa: B007 read when a record ends
+        for reached, text in _lines(path):  # noqa: B007 used after the loop's body, when a record ends
             yield text
 
     reader = csv.reader(lines(), strict=True)
@@ -290,8 +312,8 @@ def _jsonl(path, wanted, optional):
             raise UserError(f"{path} line {number}: {error}; {hint}") from error
         missing = [name for name in wanted if name not in record]
         if missing:
-            found = ", ".join(map(str, record)) or "none"
-            raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {found}")
+            fields = ", ".join(map(str, record)) or "none"
+            raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {fields}")
         yield number, tuple(record.get(name) for name in (*wanted, *optional))
 
 
@@ -322,11 +344,11 @@ def _parquet(path, wanted, optional):
     import pyarrow
 
     with _parquet_file(path) as file:
-        found = file.schema_arrow.names
-        missing = [name for name in wanted if name not in found]
+        existing = file.schema_arrow.names
+        missing = [name for name in wanted if name not in existing]
         if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(found)}")
-        names = [name for name in (*wanted, *optional) if name in found]
+            raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(existing)}")
+        names = [name for name in (*wanted, *optional) if name in existing]
         number = 0
         try:
             for batch in file.iter_batches(_AT_ONCE, columns=names):
@@ -340,23 +362,26 @@ def _parquet(path, wanted, optional):
 
 
 def _parquet_names(path):
-    """Class names that the `datasets` package left in a Parquet file."""
+    """Returns the class names that the `datasets` package wrote in a Parquet file's metadata."""
     with _parquet_file(path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-        found = {name: kind.get("names") or kind.get("feature", {}).get("names") for name, kind in features.items()}
+        names = {name: kind.get("names") or kind.get("feature", {}).get("names") for name, kind in features.items()}
     except (AttributeError, ValueError):
         return {}
-    return {name: tuple(names) for name, names in found.items() if names}
+    return {name: tuple(classes) for name, classes in names.items() if classes}
 
 
 def _conll(path, task, wanted, optional):
-    """Sentences of lines of columns, between blank lines; -DOCSTART- and comments before a sentence are passed over."""
+    """Yields the sentences of a file with a word per line, columns in it, and blank lines between sentences.
+
+    -DOCSTART- lines, and comments before a sentence, are skipped.
+    """
     words: list[str] = []
     tags: list[str] = []
     first = number = 0
-    shape = (0, 0)  # columns, and the line that showed how many
+    shape = (0, 0)  # number of columns, and the first line that has them
     for number, text in _lines(path):
         text = text.rstrip(" \t\r\n")
         if not text.strip(" ") or text.startswith("-DOCSTART-"):
@@ -388,7 +413,10 @@ def _conll(path, task, wanted, optional):
 
 
 def _is_comment(text, row, columns):
-    """Whether a line before a sentence is a comment: "# key = value", "#begin document", or not shaped like a word."""
+    """Returns whether a line before a sentence is a comment.
+
+    A comment is "# key = value", "#begin document", or begins with # and has other columns than a word's line.
+    """
     if not text.startswith("#"):
         return False
     if re.match(r"#\s*[\w.:-]+\s*=|#\s*(begin|end) document", text):
@@ -397,7 +425,7 @@ def _is_comment(text, row, columns):
 
 
 def _squad(path, wanted, optional):
-    """Questions of a SQuAD file, 1.1 or 2.0; answers as in flat records: {"text": [...], "answer_start": [...]}."""
+    """Yields the questions of a SQuAD file, 1.1 or 2.0; answers are {"text": [...], "answer_start": [...]}."""
     with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
         content = file.read()
     try:
@@ -444,7 +472,7 @@ def _read_tfds(item, key, task, wanted, optional):
     columns = [name for name in (*wanted, *optional) if name in features]
     names = {}
     for name in columns:
-        feature = getattr(features[name], "feature", features[name])  # of a sequence, its elements'
+        feature = getattr(features[name], "feature", features[name])  # a sequence has the feature of its elements
         if hasattr(feature, "int2str"):
             names[name] = tuple(feature.names)
     records = []
@@ -459,7 +487,7 @@ def _read_tfds(item, key, task, wanted, optional):
 
 
 def _plain(value):
-    """Python's own values of numpy's and of UTF-8 bytes."""
+    """Returns numpy values and UTF-8 bytes as plain Python values."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, dict):

@@ -1,26 +1,31 @@
-"""How tags mark entities: IOB1, BIO (IOB2) and BIOES; recognised by looking, and made uniform.
+"""Detects how tags mark entities (IOB1, BIO also called IOB2, BIOES), and converts them to BIO or BIOES.
 
-Sequences that a scheme does not allow are read as conlleval reads them, and counted.
+Sequences that a scheme does not allow are read as conlleval reads them, and reported.
 """
 
 import re
 from collections.abc import Sequence
 
+from bert_jax import _moved
+
 _TAG = re.compile(r"O|[BIESLUM]-\S+")
-_SAME = {"L": "E", "U": "S", "M": "I"}  # BILOU's and BMES's letters
+_SYNONYMS = {"L": "E", "U": "S", "M": "I"}  # letters of BILOU and BMES
 
-Place = tuple[int, int]  # sentence and word
+Place = tuple[int, int]  # index of a sentence and of a word in it
 
 
-def first_that_marks_none(sentences: Sequence[Sequence[str]]) -> Place | None:
-    """The first tag that is not one of an entity scheme, where others are; None if all are, or none is but "O"."""
+def first_non_entity_tag(sentences: Sequence[Sequence[str]]) -> Place | None:
+    """Returns the place of the first tag that marks no entity, where others do.
+
+    Returns None if every tag is of an entity scheme, or none is but "O".
+    """
     others = [(i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if not _TAG.fullmatch(tag)]
-    marks = any(tag != "O" and _TAG.fullmatch(tag) for tags in sentences for tag in tags)
-    return others[0] if others and marks else None
+    has_entities = any(tag != "O" and _TAG.fullmatch(tag) for tags in sentences for tag in tags)
+    return others[0] if others and has_entities else None
 
 
 def detect(sentences: Sequence[Sequence[str]]) -> str:
-    """ "IOB1", "BIO" or "BIOES"; "" for tags that mark no entities; "BIO" where nothing decides."""
+    """Returns "IOB1", "BIO" or "BIOES"; "" for tags that mark no entities; "BIO" where nothing decides."""
     if any(not _TAG.fullmatch(tag) for tags in sentences for tag in tags):
         return ""
     against_bio = against_iob1 = 0
@@ -36,33 +41,41 @@ def detect(sentences: Sequence[Sequence[str]]) -> str:
     return "IOB1" if against_bio > against_iob1 else "BIO"
 
 
-def uniform(sentences: Sequence[Sequence[str]], scheme: str) -> tuple[list[list[str]], list[Place]]:
-    """(the tags as BIO, or as BIOES where `scheme` is; the first place of each sentence with an invalid sequence)."""
-    made, invalid = [], []
+def convert(sentences: Sequence[Sequence[str]], scheme: str) -> tuple[list[list[str]], list[Place]]:
+    """Converts tags to BIOES if that is their scheme, else to BIO.
+
+    Args:
+      sentences: tags of each sentence.
+      scheme: their scheme, as `detect` returns it.
+
+    Returns:
+      (converted tags of each sentence, the place of the first invalid tag of each sentence that has one)
+    """
+    converted, invalid = [], []
     for i, tags in enumerate(sentences):
-        tags = [_SAME.get(tag[0], tag[0]) + tag[1:] for tag in tags]
-        found = _entities(tags)
-        made.append(_encode(found, len(tags), "BIOES" if scheme == "BIOES" else "BIO"))
-        wrong = [j for j, (tag, right) in enumerate(zip(tags, made[-1], strict=True)) if tag != right]
-        if wrong and scheme != "IOB1":  # which no sequence is against
+        tags = [_SYNONYMS.get(tag[0], tag[0]) + tag[1:] for tag in tags]
+        converted.append(_encode(_entities(tags), len(tags), "BIOES" if scheme == "BIOES" else "BIO"))
+        wrong = [j for j, (tag, right) in enumerate(zip(tags, converted[-1], strict=True)) if tag != right]
+        if wrong and scheme != "IOB1":  # IOB1 allows every sequence
             invalid.append((i, wrong[0]))
-    return made, invalid
+    return converted, invalid
 
 
 def labels(types: Sequence[str], scheme: str) -> tuple[str, ...]:
-    """Every tag of a scheme for these types of entities, "O" first."""
+    """Returns every tag of a scheme ("BIO" or "BIOES") for the given types of entities, "O" first."""
     letters = "BIES" if scheme == "BIOES" else "BI"
     return ("O", *(f"{letter}-{kind}" for kind in sorted(types) for letter in letters))
 
 
 def _entities(tags):
-    """(type, first word, last word) of each entity."""
+    """Returns (type, first word, last word) of each entity in a sentence's tags."""
     from seqeval.metrics.sequence_labeling import get_entities
 
     return get_entities(tags)
 
 
 def _encode(entities, length, scheme):
+    """Returns the tags of a sentence of `length` words with these entities."""
     tags = ["O"] * length
     for kind, first, last in entities:
         letters = ["I"] * (last - first + 1)
@@ -71,6 +84,10 @@ def _encode(entities, length, scheme):
         letters[0] = "B"
         if scheme == "BIOES" and first == last:
             letters[0] = "S"
-        for place, letter in zip(range(first, last + 1), letters, strict=True):
-            tags[place] = f"{letter}-{kind}"
+        for word, letter in zip(range(first, last + 1), letters, strict=True):
+            tags[word] = f"{letter}-{kind}"
     return tags
+
+
+def __getattr__(name):
+    return _moved.find("data.tasks.schemes", name)

@@ -1,4 +1,4 @@
-"""Token classification: a label for each word, read from its first sub-word (BERT section 5.3)."""
+"""Reads and scores token classification: a label for each word, from its first sub-word (BERT section 5.3)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from bert_jax.errors import UserError
 
 
 class Examples:
-    """Sentences as rows of sub-words, long ones as several that overlap; see data.tasks.Examples.
+    """Sentences as rows of sub-words, long ones as several rows that overlap; see data.tasks.Examples.
 
     Attributes:
-      sentences: the words of each.
+      sentences: the words of each sentence.
       tags: gold tags of each sentence; None where the data has none.
-      sentence: int32 [rows], which one a row belongs to.
-      windows: which of its words stand in the row, and which are labelled from it.
-      places: for each row, where the first sub-words of its words stand; -1 of a word without any.
+      sentence: int32 [rows], the index of each row's sentence.
+      windows: for each row, which words of the sentence it holds, and which are labelled from it.
+      places: for each row, the column of the first sub-word of each of its words; -1 for a word without sub-words.
     """
 
     def __init__(self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int):
@@ -67,11 +67,11 @@ class Examples:
 
 
 class TokenTask:
-    """See data.tasks.TaskData.
+    """A token classification task; see data.tasks.TaskData.
 
-    Tags that mark entities are made BIO (of IOB1 and BIO) or BIOES (of it and its spellings BILOU and BMES); what a
-    scheme does not allow is read as conlleval reads it, and counted. Other tags, such as parts of speech, are
-    labels as they are. A word that has no sub-words gets "O", or train's commonest tag where no tag marks entities.
+    Tags that mark entities are converted to BIO (from IOB1 and BIO) or BIOES (from BIOES, BILOU and BMES); sequences
+    that their scheme does not allow are read as conlleval reads them, and reported. Other tags, such as parts of
+    speech, are labels as they are. A word without sub-words gets "O", or train's commonest tag where no tag marks entities.
     """
 
     problem = ""
@@ -87,8 +87,8 @@ class TokenTask:
         tags = self._tags(train, "train", names)
         scheme = task.scheme if task.scheme != "auto" else schemes.detect(tags)
         self.scheme = "BIOES" if scheme == "BIOES" else "BIO" if scheme else ""
-        self.metrics, self.metric = metrics.chosen(task, "entities" if scheme else "tags")
-        tags = self._uniform(tags, train, "train", scheme)
+        self.metrics, self.metric = metrics.choose(task, "entities" if scheme else "tags")
+        tags = self._converted(tags, train, "train", scheme)
         self.labels = self._label_names(tags, train, names)
         self._ids = {name: i for i, name in enumerate(self.labels)}
         counts = {name: 0 for name in self.labels}
@@ -104,25 +104,25 @@ class TokenTask:
         for name, table in held_out.items():
             split = f"held out {name}".rstrip()
             tags = self._tags(table, split, names)
-            tags = self._uniform(tags, table, split, self._scheme_of(tags, scheme, task))
+            tags = self._converted(tags, table, split, self._scheme_of(tags, scheme, task))
             self.held_out[name] = self._examples(tokenizer, table, tags, length, split)
         self.test = None
         if test:
             tags = None
             if task.label in test.columns and None not in test.columns[task.label]:
                 tags = self._tags(test, "test", names)
-                tags = self._uniform(tags, test, "test", self._scheme_of(tags, scheme, task))
+                tags = self._converted(tags, test, "test", self._scheme_of(tags, scheme, task))
             self.test = self._examples(tokenizer, test, tags, length, "test")
         first = next(iter(self.held_out.values()))
         same = [[commonest] * len(sentence) for sentence in first.sentences]
         self.baseline = self._scores(first.tags, same)[self.metric]
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
-        found = self._scores(examples.tags, self._predicted(examples, outputs))
-        return {name: found[name] for name in self.metrics}
+        scores = self._scores(examples.tags, self._predicted(examples, outputs))
+        return {name: scores[name] for name in self.metrics}
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Each: words, gold (where it is known) and tags: a sentence's words and their tags."""
+        """Yields an object per sentence: words, gold (tags, where they are known) and tags (predicted)."""
         for i, tags in enumerate(self._predicted(examples, outputs)):
             gold = {} if examples.tags is None else {"gold": examples.tags[i]}
             yield {"words": examples.sentences[i]} | gold | {"tags": tags}
@@ -131,32 +131,33 @@ class TokenTask:
         return metrics.entities(gold, predicted, self.scheme) if self.scheme else metrics.tags(gold, predicted)
 
     def _predicted(self, examples, outputs):
-        """The tags of every word of every sentence."""
+        """Returns the predicted tags of every word of every sentence."""
         sentences = [[] for _ in examples.sentences]
         for row, (sentence, window) in enumerate(zip(examples.sentence, examples.windows, strict=True)):
             output = np.asarray(outputs[row])
             chosen = output.argmax(-1) if output.ndim == 2 else output
-            own = examples.places[row][window.own_start - window.start : window.own_stop - window.start]
-            sentences[sentence] += [self.labels[chosen[at]] if at >= 0 else self._unseen_word for at in own]
+            columns = examples.places[row][window.own_start - window.start : window.own_stop - window.start]
+            sentences[sentence] += [self.labels[chosen[i]] if i >= 0 else self._unseen_word for i in columns]
         return sentences
 
     def _tags(self, table, split, names):
-        """The tags' names of each sentence, checked against its words."""
+        """Returns the names of each sentence's tags. Raises UserError unless there is one for each word."""
         text, label = self._columns
         class_names = table.names.get(label) or names
         sentences = []
-        for i, (found_words, found) in enumerate(zip(table.columns[text], table.columns[label], strict=True)):
-            for name, value in ((text, found_words), (label, found)):
+        for i, (sentence, tags) in enumerate(zip(table.columns[text], table.columns[label], strict=True)):
+            for name, value in ((text, sentence), (label, tags)):
                 if not isinstance(value, list):
                     kind = "nothing" if value is None else f"a {type(value).__name__}"
                     raise UserError(f"{table.where(i)}: no list of {'words' if name == text else 'tags'}; found {kind}")
-            if len(found_words) != len(found):
-                raise UserError(f"{table.where(i)}: found {len(found_words)} words and {len(found)} tags")
-            sentences.append([_tag_name(tag, class_names, table, i, j) for j, tag in enumerate(found)])
+            if len(sentence) != len(tags):
+                raise UserError(f"{table.where(i)}: found {len(sentence)} words and {len(tags)} tags")
+            sentences.append([_tag_name(tag, class_names, table, i, j) for j, tag in enumerate(tags)])
         return sentences
 
-    def _uniform(self, tags, table, split, scheme):
-        odd = schemes.first_that_marks_none(tags)
+    def _converted(self, tags, table, split, scheme):
+        """Returns tags as BIO or BIOES and notes invalid ones; tags that mark no entities ("" as scheme) stay."""
+        odd = schemes.first_non_entity_tag(tags)
         if odd:
             raise UserError(
                 f"{table.where(*odd)}: tag {tags[odd[0]][odd[1]]!r} beside entity tags; expected O or a prefix such as "
@@ -165,7 +166,7 @@ class TokenTask:
         if not scheme:
             return tags
         before = tags
-        tags, invalid = schemes.uniform(tags, scheme)
+        tags, invalid = schemes.convert(tags, scheme)
         if invalid:
             i, j = invalid[0]
             self.notes.append(
@@ -175,30 +176,32 @@ class TokenTask:
         return tags
 
     def _scheme_of(self, tags, scheme, task):
-        """The scheme of a held-out set: train's, or another spelling of it."""
+        """Returns the scheme of a held-out or test set: train's, or another spelling of it."""
         if task.scheme != "auto" or not scheme:
             return scheme
-        found = schemes.detect(tags)
-        marks = any(tag != "O" for sentence in tags for tag in sentence)
-        if marks and (found == "BIOES") != (scheme == "BIOES") and found:
+        detected = schemes.detect(tags)
+        has_entities = any(tag != "O" for sentence in tags for tag in sentence)
+        if has_entities and (detected == "BIOES") != (scheme == "BIOES") and detected:
             raise UserError(
-                f"config.task.held_out: its tags look like {found}, those of config.task.train like {scheme}; expected "
-                "one scheme, or config.task.scheme"
+                f"config.task.held_out: its tags look like {detected}, those of config.task.train like {scheme}; "
+                "expected one scheme, or config.task.scheme"
             )
-        return found or scheme
+        return detected or scheme
 
-    def _label_names(self, tags, table, given):
-        if given:
-            return given
+    def _label_names(self, tags, table, listed):
+        """Returns the tags in the order of their ids: the listed ones, else the data set's own, else all that occur."""
+        if listed:
+            return listed
         names = table.names.get(self._columns[1])
-        found = {tag for sentence in tags for tag in sentence}
-        if names and found <= set(names):
+        occurring = {tag for sentence in tags for tag in sentence}
+        if names and occurring <= set(names):
             return tuple(names)
         if self.scheme:
-            return schemes.labels({tag[2:] for tag in found if tag != "O"}, self.scheme)
-        if len(found) < 2:
-            raise UserError(f"{table.where(0)}: every tag is {', '.join(found)}; expected two or more different ones")
-        return tuple(sorted(found))
+            return schemes.labels({tag[2:] for tag in occurring if tag != "O"}, self.scheme)
+        if len(occurring) < 2:
+            tag = ", ".join(occurring)
+            raise UserError(f"{table.where(0)}: every tag is {tag}; expected two or more different ones")
+        return tuple(sorted(occurring))
 
     def _examples(self, tokenizer, table, tags, length, split):
         sentences = table.columns[self._columns[0]]
@@ -222,6 +225,7 @@ class TokenTask:
 
 
 def _tag_name(tag, class_names, table, i, j):
+    """Returns the name of the j-th tag of the i-th record, which may be an index in class_names."""
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not class_names:
             return str(tag)

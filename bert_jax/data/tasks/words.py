@@ -1,4 +1,4 @@
-"""Rows of words: their sub-words, windows that are cut between words, and which window labels a word."""
+"""Builds rows for token classification: sub-words of words, and windows that are cut between words."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Window(NamedTuple):
-    """Words [start, stop) of a text stand in one row; [own_start, own_stop) of them are labelled from it."""
+    """The words [start, stop) of a text, which share a row; [own_start, own_stop) of them take their label from it."""
 
     start: int
     stop: int
@@ -21,10 +21,11 @@ class Window(NamedTuple):
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> Iterator[list[list[int]]]:
-    """For each sentence, the ids of each of its words; a word that the vocabulary does not see at all has none.
+    """Yields, for each sentence, the ids of each of its words; a word that the tokenizer drops has none.
 
-    Where the vocabulary keeps a word's leading space in its token, every word has one, as in a text. In a sentence that
-    does not fit a row of `length` tokens, words are cut to `longest_word`. Equal words are encoded once.
+    Where the vocabulary keeps a word's leading space in its token, every word gets one, as in a text. In a sentence
+    that does not fit a row of `length` tokens, words are cut to `longest_word(length)` tokens. Equal words are encoded
+    once.
     """
     space = " " if tokenizer.leading_space else ""
     different = list(dict.fromkeys(word for words in sentences for word in words))
@@ -38,19 +39,19 @@ def encode(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int
 
 
 def longest_word(length: int) -> int:
-    """Sub-words of a word that are read where rows have `length` tokens: the rest of a row is left to its context."""
+    """Returns how many sub-words of a word are read in rows of `length` tokens; the rest is left to its context."""
     return max(1, (length - 2) // 4)
 
 
 def windows(counts: Sequence[int], room: int) -> list[Window]:
-    """Overlapping windows of a text, cut between words; each word is labelled once, where it has the most context.
+    """Cuts a text between words into overlapping windows; each word is labelled once, where it has the most context.
 
     Args:
       counts: sub-words of each word; none over `room`.
       room: sub-words of a window. Neighbours share up to a quarter of it.
 
     Returns:
-      Windows in order, whose own words follow one another and are together all the words.
+      Windows in order; each word is among the own words of exactly one.
     """
     before = np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))])
     number = len(counts)
@@ -74,7 +75,15 @@ def windows(counts: Sequence[int], room: int) -> list[Window]:
 
 
 def make_row(tokenizer: Tokenizer, words: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:
-    """(ids, segments, position of each word's first sub-word, -1 of a word without any) of a window's words."""
+    """Builds the row of a window.
+
+    Args:
+      tokenizer: adds the special tokens.
+      words: ids of each word.
+
+    Returns:
+      (ids, segments, column of each word's first sub-word, -1 for a word without ids)
+    """
     ids, types = rows_lib.join(tokenizer, [i for word in words for i in word])
     sizes = [len(word) for word in words]
     places = 1 + np.cumsum([0, *sizes[:-1]]) if words else np.zeros(0, np.int64)
@@ -82,9 +91,14 @@ def make_row(tokenizer: Tokenizer, words: Sequence[Sequence[int]]) -> tuple[list
 
 
 def merge(parts: Sequence[Window], values: Sequence[Sequence[T]]) -> list[T]:
-    """One value for each word of a text, from `values`: for each window, one for each word that stands in it."""
+    """Returns one value for each word of a text.
+
+    Args:
+      parts: the windows of the text.
+      values: for each window, one value for each of its words.
+    """
     return [
         value
-        for part, found in zip(parts, values, strict=True)
-        for value in found[part.own_start - part.start : part.own_stop - part.start]
+        for part, window_values in zip(parts, values, strict=True)
+        for value in window_values[part.own_start - part.start : part.own_stop - part.start]
     ]

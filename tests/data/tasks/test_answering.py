@@ -60,7 +60,7 @@ def official_owner(found, token):
 def test_most_context_by_the_official_rule():
     for length, room, stride in ((30, 8, 3), (31, 10, 10), (17, 8, 5), (40, 9, 1)):
         found = spans.windows(length, room, stride)
-        owned = spans.most_context(found)
+        owned = spans.max_context(found)
         for token in range(length):
             owners = [i for i, (start, stop) in enumerate(found) if start <= token < stop and owned[i][token - start]]
             assert owners == [official_owner(found, token)]

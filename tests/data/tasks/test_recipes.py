@@ -32,6 +32,6 @@ def test_glue_recipes_name_what_tfds_has(name):
     known = next(one for one in glue.Glue.BUILDER_CONFIGS if one.name == name)
     assert set(filter(None, (task.text, task.text_pair))) == set(known.text_features)
     assert (task.problem == "regression") == (known.label_classes is None)
-    assert list(metrics.chosen(task, task.problem)[0]) == list(task.metrics)
+    assert list(metrics.choose(task, task.problem)[0]) == list(task.metrics)
     held_out = records.named_sets(task.held_out, "config.task.held_out")
     assert list(held_out) == (["matched", "mismatched"] if name == "mnli" else [""])

@@ -79,8 +79,8 @@ def test_best_threshold_against_every_threshold():
 
 
 def test_metrics_that_are_asked_for():
-    assert metrics.chosen(config().task, "regression") == (("pearson", "spearman", "mse"), "pearson")
-    assert metrics.chosen(config(metrics=("f1",), metric="accuracy").task, "single_label") == (
+    assert metrics.choose(config().task, "regression") == (("pearson", "spearman", "mse"), "pearson")
+    assert metrics.choose(config(metrics=("f1",), metric="accuracy").task, "single_label") == (
         ("f1", "accuracy"),
         "accuracy",
     )
@@ -89,4 +89,4 @@ def test_metrics_that_are_asked_for():
         ({"metric": "mse"}, "smaller"),
     ):
         with pytest.raises(UserError, match=message):
-            metrics.chosen(config(**task).task, "regression")
+            metrics.choose(config(**task).task, "regression")

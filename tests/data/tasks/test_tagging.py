@@ -34,19 +34,19 @@ def certain(task, examples, per_row=True):
 @pytest.mark.parametrize(("tags", "scheme"), [(IOB1, "IOB1"), (BIO, "BIO"), (BIOES, "BIOES"), (BILOU, "BIOES")])
 def test_schemes_are_recognised_and_made_uniform(tags, scheme):
     assert schemes.detect(tags) == scheme
-    assert schemes.uniform(tags, scheme) == (BIOES if scheme == "BIOES" else BIO, [])
+    assert schemes.convert(tags, scheme) == (BIOES if scheme == "BIOES" else BIO, [])
 
 
 def test_invalid_sequences_are_read_as_conlleval_does():
-    assert schemes.uniform([["O", "I-A", "I-B"], ["B-A"]], "BIO") == ([["O", "B-A", "B-B"], ["B-A"]], [(0, 1)])
-    assert schemes.uniform([["O", "I-A", "I-A"], ["B-A", "O"]], "BIOES") == (
+    assert schemes.convert([["O", "I-A", "I-B"], ["B-A"]], "BIO") == ([["O", "B-A", "B-B"], ["B-A"]], [(0, 1)])
+    assert schemes.convert([["O", "I-A", "I-A"], ["B-A", "O"]], "BIOES") == (
         [["O", "B-A", "E-A"], ["S-A", "O"]],
         [(0, 1), (1, 0)],
     )
-    assert schemes.uniform([["B-A", "O"]], "IOB1") == ([["B-A", "O"]], [])
+    assert schemes.convert([["B-A", "O"]], "IOB1") == ([["B-A", "O"]], [])
     assert schemes.detect([["NN", "O"]]) == "" and schemes.detect([["O"]]) == "BIO"
-    assert schemes.first_that_marks_none([["O", "B-A"], ["I_A"]]) == (1, 0)
-    assert schemes.first_that_marks_none([["O", "NN"]]) is None
+    assert schemes.first_non_entity_tag([["O", "B-A"], ["I_A"]]) == (1, 0)
+    assert schemes.first_non_entity_tag([["O", "NN"]]) is None
 
 
 def test_windows_hold_every_word_once_with_context():
