@@ -1,0 +1,124 @@
+"""The import graph, drawn from the code: no arrow back, no circle, and no package loaded before it is needed."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+# A module may import those of its own room and of the rooms before it. Commands, the modules that are not named here,
+# may import every room.
+ORDER = (
+    "_moved", "errors", "files", "storage", "config", "processes", "data", "model", "sharding", "interop", "objectives",
+    "runs", "training", "finetuning", "inference", "planning", "diagnosis",
+)  # fmt: skip
+HELPERS_OF_COMMANDS = {"command", "cli"}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+PATHS = {module_name(path): path for path in sorted((ROOT / "bert_jax").rglob("*.py"))}
+
+
+def imports(path):
+    """Yields (module of bert_jax, line) of every import in a file, also of those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names if alias.name in PATHS)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}:{node.lineno}: a relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                target = full if full in PATHS else node.module
+                if target in PATHS:
+                    yield target, node.lineno
+
+
+GRAPH = {module: sorted(imports(path)) for module, path in PATHS.items()}
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_import_points_back():
+    wrong = []
+    for module, targets in GRAPH.items():
+        here = ORDER.index(room(module)) if room(module) in ORDER else len(ORDER)
+        for target, line in targets:
+            there = room(target)
+            if there in ("", room(module)):  # bert_jax itself holds _moved and the version alone
+                continue
+            if there not in ORDER:
+                allowed = here == len(ORDER) and there in HELPERS_OF_COMMANDS
+            else:
+                allowed = ORDER.index(there) < here
+            if not allowed:
+                wrong.append(f"{PATHS[module].relative_to(ROOT)}:{line} imports {target}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_circle():
+    order, open_, done = [], set(), set()
+
+    def visit(module, trail):
+        if module in done:
+            return
+        assert module not in open_, " -> ".join([*trail[trail.index(module) :], module])
+        open_.add(module)
+        for target, _ in GRAPH[module]:
+            visit(target, [*trail, module])
+        open_.remove(module)
+        done.add(module)
+        order.append(module)
+
+    for module in GRAPH:
+        visit(module, [])
+    assert len(order) == len(GRAPH)
+
+
+def test_every_room_is_named():
+    rooms = {path.name for path in (ROOT / "bert_jax").iterdir() if (path / "__init__.py").exists()}
+    assert rooms <= set(ORDER)
+
+
+# What bert_jax imports itself may not be there; what flax imports for its own sake may.
+BLOCKED = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        caller = sys._getframe(1)
+        while caller and "importlib" in caller.f_code.co_filename:
+            caller = caller.f_back
+        own = caller and caller.f_globals.get("__name__", "").startswith("bert_jax")
+        if own and name.split(".")[0] not in {{"bert_jax"}} | {allowed!r} | sys.stdlib_module_names:
+            raise ImportError(f"{{caller.f_globals['__name__']}} imports {{name}}")
+
+sys.meta_path.insert(0, Blocked())
+import bert_jax.{module}
+print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"orbax", "optax", "grain", "tensorboardX"}}))
+"""
+USED_TO_READ = {"absl", "etils", "ml_collections", "ml_dtypes", "safetensors", "sentencepiece", "tokenizers", "tqdm"}
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed", "loaded"),
+    [
+        ("errors", set(), ""),
+        ("files", set(), ""),
+        ("model", {"jax", "flax", "numpy"}, "optax"),  # by flax
+        ("model.parameters", {"jax", "flax", "numpy"}, "optax"),
+        ("inference", {"jax", "flax", "numpy"} | USED_TO_READ, "optax"),
+        ("runs.models", {"jax", "flax", "numpy"} | USED_TO_READ, "optax"),
+    ],
+)
+def test_what_a_module_needs(module, allowed, loaded):
+    code = BLOCKED.format(module=module, allowed=allowed)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= set(loaded.split())
