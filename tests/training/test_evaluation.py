@@ -1,4 +1,4 @@
-"""Figures of any model: on a corpus with fixed masks, and on minimal pairs."""
+"""Metrics of any model: on a corpus with fixed masks, and on minimal pairs."""
 
 import dataclasses
 import json

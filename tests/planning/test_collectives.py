@@ -1,4 +1,4 @@
-"""What a collective sends, over which links, and how long that takes at their published rates."""
+"""Bytes that a collective sends, over which links, and its time at their published rates."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""Whole runs of seconds, in this process, on its eight devices."""
+"""Whole pre-training runs of seconds, in this process, on its eight devices."""
 
 import collections
 import json

@@ -1,12 +1,21 @@
-"""The analytic count against XLA's own of the same forward pass."""
+"""FLOPs by formula, against XLA's count for the same forward pass and by hand."""
 
 import types
 
 import jax
 import pytest
 
+from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.model import flops
+
+
+@pytest.fixture
+def config():
+    """Returns the config of a small model of one layer."""
+    config = config_lib.base()
+    config.model.update(hidden_size=32, num_layers=1, num_heads=2, intermediate_size=64, max_positions=32)
+    return config
 
 
 @pytest.mark.parametrize("slots", [5, 20])
