@@ -1,7 +1,7 @@
-"""Hugging Face state dicts to parameters and back, by a family's table of names.
+"""Converts state dicts of Hugging Face models to parameters and back, by a family's table of names.
 
-A state dict is a mapping from their names to numpy arrays. Kernels are transposed, because torch keeps a linear
-map as [outputs, inputs].
+A state dict maps torch's names to numpy arrays. Linear maps are transposed: torch keeps a weight as [outputs, inputs],
+and a kernel here is [inputs, outputs].
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.model import Model
 
-# Our leaf's name: theirs.
+# Name of a leaf here: its name in a state dict.
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
-_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # as TensorFlow called them
+_OLD_NORM = {"gamma": "weight", "beta": "bias"}  # TensorFlow's names, which old files have
 # Buffers that older versions of transformers saved.
 _BUFFERS = re.compile(r"(.+\.)?(position_ids|token_type_ids|rotary_emb\.inv_freq)")
 DTYPES = ("float32", "float16", "bfloat16")  # what a parameter may be stored as
@@ -25,10 +25,11 @@ DTYPES = ("float32", "float16", "bfloat16")  # what a parameter may be stored as
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module of ours and theirs, whose arrays go with each other one by one.
+    """A module whose arrays correspond one to one to those of a torch module.
 
     Attributes:
-      ours, theirs: paths; "{layer}" stands for a layer's number, and of theirs "{group}" and "{inner}" for its group's
+      ours: path of the module in the parameters; "{layer}" stands for a layer's number.
+      theirs: name of the torch module; "{layer}" as above, "{group}" and "{inner}" for the number of the layer's group
         and its number in the group.
     """
 
@@ -38,13 +39,13 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of theirs that is made of one or several leaves of ours.
+    """An array of a state dict that is made of one or several leaves of the parameters.
 
     Attributes:
-      ours: paths of leaves, as Module's.
-      theirs: its name.
-      join: our arrays to theirs.
-      cut: the inverse.
+      ours: paths of the leaves, with "{layer}" as in Module.
+      theirs: name of the array in the state dict.
+      join: makes the array from the leaves.
+      cut: makes the leaves from the array; the inverse of `join`.
     """
 
     ours: tuple[str, ...]
@@ -55,17 +56,18 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """How the arrays of one config.json are named.
+    """The names of the arrays of a model with a certain config.json.
 
     Attributes:
-      prefix: how the encoder's names begin, but in a file of a bare encoder.
-      names: what goes with what; an entry is in force where the model has our path.
-      tied: names that repeat another array of theirs, and that array's name; checked where present, not written.
-      copies: the same of names that their model has, but does not read: passed over, and written.
-      ignored: regular expressions of names that are dropped on purpose.
-      group_layers: layers of a group.
-      old_prefixes: other prefixes that files have had for the encoder's names.
-      zeros: names of biases that a file may lack, which then are zeros.
+      prefix: first part of the encoder's names, which files of an encoder without heads leave out.
+      names: the correspondences; an entry applies where the model has the entry's path.
+      tied: {name of an array that repeats another array: name of that other}. Such an array is compared with the
+        other where a file has it, and is not written.
+      copies: the same for arrays that transformers' class has but does not read. They are not compared, and written.
+      ignored: regular expressions of names that are skipped on purpose.
+      group_layers: number of layers in a group.
+      old_prefixes: other first parts that files have had for the encoder's names.
+      zeros: names of biases that a file may lack and that then are zeros.
     """
 
     prefix: str
@@ -79,7 +81,12 @@ class Table:
 
 
 def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
-    """Linear maps of ours that are one of theirs, outputs behind outputs: its weight and its bias."""
+    """Returns the weight and the bias of a torch module that concatenates several linear maps by their outputs.
+
+    Args:
+      ours: paths of the linear maps, with kernels [inputs, outputs].
+      theirs: name of the torch module, with a weight [sum of outputs, inputs].
+    """
     count = len(ours)
     weight = Array(
         tuple(f"{path}/kernel" for path in ours),
@@ -97,7 +104,13 @@ def fused(ours: Sequence[str], theirs: str) -> tuple[Array, Array]:
 
 
 def interleaved(ours: Sequence[str], theirs: str, heads: int) -> Array:
-    """Kernels of ours that are one weight of theirs, head by head: the first head's of each, then the second's."""
+    """Returns a torch weight that holds several kernels head by head: the first head of each, then the second of each.
+
+    Args:
+      ours: paths of the linear maps, with kernels [inputs, heads x size].
+      theirs: name of the weight, [heads x maps x size, inputs].
+      heads: number of attention heads.
+    """
     count = len(ours)
 
     def join(*kernels):
@@ -112,7 +125,13 @@ def interleaved(ours: Sequence[str], theirs: str, heads: int) -> Array:
 
 
 def leaf(ours: str, theirs: str, axes: tuple[int, ...] | None = None) -> Array:
-    """One array for one leaf, as it is or with its axes transposed to `axes`."""
+    """Returns the correspondence of one leaf and one array.
+
+    Args:
+      ours: path of the leaf.
+      theirs: name of the array.
+      axes: the leaf's axes in the array's order, such as (1, 0) for a kernel [inputs, outputs]; None for the same order.
+    """
     if axes is None:
         return Array((ours,), theirs, lambda array: array, lambda array: [array])
     back = tuple(int(i) for i in np.argsort(axes))
@@ -120,16 +139,16 @@ def leaf(ours: str, theirs: str, axes: tuple[int, ...] | None = None) -> Array:
 
 
 def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: Table, source: str) -> dict:
-    """float32 parameters of `model`, as numpy arrays.
+    """Returns the parameters of a model, a nested dict of float32 numpy arrays, kernels [inputs, outputs].
 
     Args:
-      model: what the arrays must fill, leaf by leaf.
-      state_dict: their arrays by their names, the encoder's with or without the table's prefix.
-      table: the names.
-      source: the file or directory that the error names.
+      model: the model whose parameters the arrays must fill, leaf by leaf.
+      state_dict: arrays by name, weights [outputs, inputs]; the encoder's names with or without the table's prefix.
+      table: the correspondences.
+      source: the file or directory that errors name.
 
     Raises:
-      UserError: every missing or unused name, wrong shape and untied copy, in one line.
+      UserError: names are missing or unused, shapes are wrong, or a tied array differs; all of it in one line.
     """
     spellings, problems = _spellings(state_dict, table)
     prefixed = any(name.startswith(f"{table.prefix}.") for name in state_dict) or not state_dict
@@ -137,11 +156,11 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
     shapes = _flat(jax.eval_shape(model.init, jax.random.key(0)))
     entries, nameless = _entries(shapes, table)
     problems += [f"missing {path}" for path in nameless]
-    found = {}
+    params = {}
     for entry in entries:
         name = entry.theirs if entry.theirs in spellings else _tied_copy(entry.theirs, spellings, table)
         if name is None and entry.theirs in table.zeros:
-            found |= {path: np.zeros(shapes[path].shape, np.float32) for path in entry.ours}
+            params |= {path: np.zeros(shapes[path].shape, np.float32) for path in entry.ours}
             continue
         if name is None:
             problems.append(f"missing {entry.theirs if prefixed else entry.theirs.removeprefix(f'{table.prefix}.')}")
@@ -156,7 +175,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
             problems.append(f"{spellings[name]} is stored as {array.dtype}, expected one of {', '.join(DTYPES)}")
             continue
         for path, part in zip(entry.ours, entry.cut(array), strict=True):
-            found[path] = np.array(part, np.float32, order="C")
+            params[path] = np.array(part, np.float32, order="C")
     for copy in unused & table.tied.keys():
         original = spellings.get(table.tied[copy])
         if original is not None:
@@ -166,20 +185,20 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
     problems += [f"unused {spellings[name]}" for name in sorted(unused)]
     if problems:
         raise UserError(f"{source}: does not fit the model: {'; '.join(problems)}")
-    return _nested(found)
+    return _nested(params)
 
 
 def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
-    """Their names, the table's prefix included, and arrays for our parameters.
+    """Returns the state dict of parameters: arrays by name, the table's prefix included, weights [outputs, inputs].
 
-    A tied decoder is left out, as its array is the embedding.
+    A tied decoder is left out, because its array is the embedding.
 
     Args:
-      params: float32, or what else goes with each of them, such as gradients.
-      table: the names.
+      params: the parameters, or a tree of the same structure such as their gradients; kernels [inputs, outputs].
+      table: the correspondences.
 
     Raises:
-      UserError: parameters that the table has no name for.
+      UserError: the table has no name for some of the parameters.
     """
     leaves = _flat(params)
     entries, nameless = _entries(leaves, table)
@@ -193,7 +212,7 @@ def to_state_dict(params: Mapping, table: Table) -> dict[str, np.ndarray]:
 
 
 def canonical_name(name: str, table: Table) -> str:
-    """The name that today's transformers gives an array: with the prefix, without gamma and beta."""
+    """Returns the name that today's transformers gives an array: with the prefix, and without gamma and beta."""
     first, _, rest = name.partition(".")
     if first in table.old_prefixes:
         name = f"{table.prefix}.{rest}"
@@ -206,7 +225,7 @@ def canonical_name(name: str, table: Table) -> str:
 
 
 def count_known(names: Sequence[str], table: Table) -> int:
-    """How many of `names` the table could hold, whatever the number of layers."""
+    """Counts the names that the table has an entry for, whatever the number of layers."""
     patterns = set()
     for entry in table.names:
         theirs = re.sub(r"\{\w+\}", "0", entry.theirs)
@@ -215,15 +234,15 @@ def count_known(names: Sequence[str], table: Table) -> int:
 
 
 def _first_parts(table):
-    """How the encoder's names begin where they stand without the prefix."""
+    """Returns the first parts of the encoder's names where they stand without the prefix."""
     begin = f"{table.prefix}."
     return {e.theirs.removeprefix(begin).split(".")[0] for e in table.names if e.theirs.startswith(begin)}
 
 
 def _entries(leaves, table):
-    """(the arrays of theirs that hold these leaves, the leaves that none holds)."""
+    """Returns (the arrays that hold these leaves, the leaves that no array holds)."""
     entries, left = [], dict.fromkeys(leaves)
-    numbers = sorted({int(found[1]) for path in leaves if (found := re.search(r"layers/(\d+)/", path))})
+    numbers = sorted({int(match[1]) for path in leaves if (match := re.search(r"layers/(\d+)/", path))})
     for entry in table.names:
         layers = numbers if "{layer}" in (entry.ours if isinstance(entry, Module) else entry.ours[0]) else [0]
         for layer in layers:
@@ -236,7 +255,7 @@ def _entries(leaves, table):
 
 
 def _arrays(entry, layer, leaves, group_layers):
-    """An entry's arrays for a layer."""
+    """Returns the arrays of an entry for one layer."""
     numbers = {"layer": layer, "group": layer // group_layers, "inner": layer % group_layers}
     theirs = entry.theirs.format(**numbers)
     if isinstance(entry, Array):
@@ -250,7 +269,7 @@ def _arrays(entry, layer, leaves, group_layers):
 
 
 def _spellings(state_dict, table):
-    """({today's name: the file's}, problems), without buffers and what is ignored."""
+    """Returns ({today's name: name in the file}, problems), without buffers and ignored names."""
     spellings, problems = {}, []
     for name in state_dict:
         today = canonical_name(name, table)
@@ -263,7 +282,7 @@ def _spellings(state_dict, table):
 
 
 def _tied_copy(name, spellings, table):
-    """The copy that a file keeps instead of the array itself, or None."""
+    """Returns the name of a copy that a file has instead of the array itself, or None."""
     copies = (copy for copy, original in (*table.tied.items(), *table.copies.items()) if original == name)
     return next((copy for copy in copies if copy in spellings), None)
 
@@ -275,11 +294,11 @@ def _same(first, second):
 
 
 def _flat(tree, prefix=""):
-    """{path: leaf}."""
-    found = {}
+    """Returns {path: leaf} of a nested dict."""
+    leaves = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+        leaves |= _flat(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _nested(flat):

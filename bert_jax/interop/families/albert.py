@@ -9,7 +9,7 @@ _INNER = Key("group_layers", "inner_group_num", 1)
 
 
 class Albert(Family):
-    """num_hidden_layers counts runs of a group, of inner_group_num layers; config.model.num_layers counts layers."""
+    """num_hidden_layers counts applications of a group of inner_group_num layers; config.model.num_layers counts layers."""
 
     model_type = prefix = "albert"
     class_prefix = "Albert"

@@ -1,4 +1,6 @@
-"""BERT (Devlin et al. 2019), and what BERT-like families share."""
+"""BERT (Devlin et al. 2019), with the keys and names that BERT-like families share."""
+
+from collections.abc import Collection
 
 from bert_jax import _moved
 from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout
@@ -22,25 +24,25 @@ KEYS = (
 
 
 def keys_with(*changed: Key) -> tuple[Key, ...]:
-    """BERT's keys, with others for some of ours."""
+    """Returns BERT's keys, some of them replaced or added: those whose `ours` is given."""
     others = {key.ours: key for key in changed}
     kept = tuple(others.pop(key.ours, key) for key in KEYS)
     return (*kept, *others.values())
 
 
 def embeddings(prefix: str) -> tuple[Module, ...]:
-    """Names of the embeddings of BERT-like families."""
+    """Returns the names of the embeddings of BERT-like families."""
     pairs = {"word": "word_embeddings", "position": "position_embeddings", "token_type": "token_type_embeddings"}
     return modules("encoder/embeddings", f"{prefix}.embeddings", pairs | {"norm": "LayerNorm"})
 
 
 def layers(prefix: str) -> tuple[Module, ...]:
-    """Names of the layers of BERT-like families."""
+    """Returns the names of the layers of BERT-like families."""
     attention = {f"attention/{name}": f"attention.self.{name}" for name in ("query", "key", "value")}
     return modules("encoder/layers/{layer}", f"{prefix}.encoder.layer.{{layer}}", attention | LAYER_REST)
 
 
-# Of a layer, all but queries, keys and values.
+# The modules of a layer except queries, keys and values.
 LAYER_REST = {
     "attention/output": "attention.output.dense",
     "attention_norm": "attention.output.LayerNorm",
@@ -52,27 +54,32 @@ CLASSIFIER = (Module("task/output", "classifier"),)
 ANSWERS = (Module("task/output", "qa_outputs"),)
 
 
-def heads_with_pooled_task(found: set, names, named: str) -> tuple[set, str]:
-    """(heads, task) of a family whose classifiers of sequences read the pooler, which is then one of the heads.
+def heads_with_pooled_task(heads: set[str], names: Collection[str], named: str) -> tuple[set[str], str]:
+    """Returns (heads, task) for a family whose sequence classifiers read the pooler, which they then include.
 
     Args:
-      found: the heads of pre-training and the pooler, as far as the weights hold them.
-      names: of the arrays.
+      heads: the heads of pre-training and the pooler that the weights hold.
+      names: names of the arrays.
       named: the task that config.json names; "" for none.
     """
     task = ""
     if has_prefix(names, "qa_outputs."):
         task = "question_answering"
     elif has_prefix(names, "classifier."):
-        task = named or ("sequence_classification" if "pooler" in found else "token_classification")
-    return (found | {"pooler"} if task == "sequence_classification" else found), task
+        task = named or ("sequence_classification" if "pooler" in heads else "token_classification")
+    return (heads | {"pooler"} if task == "sequence_classification" else heads), task
 
 
 def decoder(config, head: str, embedding: str) -> dict:
-    """Table's names of a decoder with a bias of its own and the arguments tied and copies.
+    """Returns Table's `names`, `tied` and `copies` of a decoder with a bias of its own.
 
-    Their class has two biases and keeps them equal where the decoder is tied; where it is not, only the decoder's
-    own is read.
+    transformers' class has two biases. It keeps them equal where the decoder is tied; where it is not, it reads only
+    the decoder's own.
+
+    Args:
+      config: the contents of config.json.
+      head: name of the head's module.
+      embedding: name of the word embedding.
     """
     weight, bias, spare = f"{head}.decoder.weight", f"{head}.decoder.bias", f"{head}.bias"
     if config.get("tie_word_embeddings", True):
@@ -126,7 +133,7 @@ class Bert(Family):
 
 
 def classifier_dropout(task, spec, original) -> dict:
-    """{"classifier_dropout": rate} where hidden_dropout_prob does not say it."""
+    """Returns {"classifier_dropout": rate} where hidden_dropout_prob does not imply it, else {}."""
     if task.name == "question_answering":
         return {}
     said = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None

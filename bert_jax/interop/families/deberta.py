@@ -1,8 +1,9 @@
-"""DeBERTa (He et al. 2021): v1, and v2, whose format v3 has too.
+"""DeBERTa (He et al. 2021): v1 and v2; v3 has v2's format.
 
-The published files hold more than transformers reads, which is dropped: the absolute positions of the enhanced mask
-decoder (deberta.embeddings.position_embeddings), v3's head for replaced tokens (mask_predictions, whose norm stands
-before the linear map), and the masked-language head of pre-training (lm_predictions) unless `legacy` is false.
+The published files hold arrays that transformers does not read, and which are skipped here: the absolute positions of
+the enhanced mask decoder (deberta.embeddings.position_embeddings), v3's replaced-token head (mask_predictions, which
+has its norm before the linear map), and the masked-language head of pre-training (lm_predictions) unless `legacy` is
+false.
 """
 
 from bert_jax.errors import UserError
@@ -24,7 +25,7 @@ _TERMS = ("c2p", "p2c")
 
 
 class Deberta(Family):
-    """v1: queries, keys and values are one map, keys have no bias, each distance has a row of its own."""
+    """v1: one linear map for queries, keys and values; keys without a bias; a row of the table for each distance."""
 
     model_type, class_prefix, rank = "deberta", "Deberta", 7
     prefix = "deberta"
@@ -47,7 +48,7 @@ class Deberta(Family):
                 raise UserError(f"{path}: {name} {value!r}; expected true or false")
         positions = [*["learned"] * absolute, *["relative"] * relative] or ["none"]
         found = {"positions": "+".join(positions)}
-        if config.get("legacy", True) is False:  # that head reads the word embedding, whatever tie_word_embeddings says
+        if config.get("legacy", True) is False:  # its head reads the word embedding, whatever tie_word_embeddings says
             found["tied_decoder"] = True
         terms = self._terms(config, path)
         if not relative:
@@ -123,7 +124,7 @@ class Deberta(Family):
         }
 
     def table(self, config, task=""):
-        own = config.get("legacy", True) is False  # a head that is not a copy of BERT's
+        own = config.get("legacy", True) is False  # DeBERTa's own head, not a copy of BERT's
         head = bert.decoder(config, "cls.predictions", "deberta.embeddings.word_embeddings.weight")
         if own:
             mlm = modules("mlm", "lm_predictions.lm_head", {"transform": "dense", "norm": "LayerNorm"})
@@ -160,7 +161,7 @@ class Deberta(Family):
 
 
 class DebertaV2(Deberta):
-    """v2 and v3: maps of their own, log buckets, shared keys, a norm of the table of distances, a convolution."""
+    """v2 and v3: separate linear maps, log buckets, shared projections, a norm of the relative table, a convolution."""
 
     model_type, class_prefix, rank = "deberta-v2", "DebertaV2", 8
     keys = bert.keys_with(
@@ -221,7 +222,7 @@ class DebertaV2(Deberta):
             leaf("encoder/layers/0/conv/bias", "deberta.encoder.conv.conv.bias"),
             Module("encoder/layers/0/conv/norm", "deberta.encoder.conv.LayerNorm"),
         )
-        # Made for a table of distances, and there without one.
+        # This norm of the relative table exists in files of models without such a table.
         ignored = () if config.get("relative_attention", False) else (r"deberta\.encoder\.LayerNorm\.(weight|bias)",)
         return Table(found.prefix, found.names + more, found.tied, found.copies, found.ignored + ignored)
 

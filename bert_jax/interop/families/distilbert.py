@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT's layers without token types and pooler, under other names."""
+"""DistilBERT (Sanh et al. 2019): BERT's layers without token types and pooler, with other names."""
 
 from bert_jax.interop.families import bert
 from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout

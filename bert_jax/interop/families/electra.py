@@ -7,7 +7,7 @@ from bert_jax.model import Task
 
 
 class Electra(Family):
-    """A generator's head and a classifier's layer are always gelu."""
+    """The generator's head and the classifier's layer always use gelu."""
 
     model_type = prefix = "electra"
     class_prefix = "Electra"

@@ -1,4 +1,4 @@
-"""EuroBERT (Boizard et al. 2025): Llama's layers seeing both ways, with RMSNorm, SwiGLU, rotary positions and GQA."""
+"""EuroBERT (Boizard et al. 2025): Llama's layers with bidirectional attention (RMSNorm, SwiGLU, rotary positions, GQA)."""
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
@@ -10,7 +10,7 @@ _POOLING = {"bos": ("cls", False), "mean": ("mean", False), "late": ("mean", Tru
 
 
 class EuroBert(Family):
-    """The decoder is the whole language-model head. transformers has no question answering."""
+    """The language-model head is the decoder alone; transformers has no question answering."""
 
     model_type = "eurobert"
     class_prefix = "EuroBert"
@@ -67,14 +67,14 @@ class EuroBert(Family):
             "head_dim": spec.head_size,
             "mlp_bias": spec.mlp_bias,
             "rope_parameters": parameters,
-            "rope_theta": spec.rotary_base,  # what the code of the published files reads
+            "rope_theta": spec.rotary_base,  # for the published files' own code
         }
 
     def heads(self, names, config, named):
         architectures = config.get("architectures") or []
         if has_prefix(names, "classifier."):
             return set(), "sequence_classification" if has_prefix(names, "dense.") else "token_classification"
-        # A tied decoder without a bias leaves nothing in the file.
+        # The file holds nothing of a tied decoder without a bias.
         tied = self.class_prefix + "ForMaskedLM" in architectures and config.get("tie_word_embeddings", False)
         return ({"language_model"} if tied or has_prefix(names, "lm_head.") else set()), ""
 
@@ -111,8 +111,8 @@ class EuroBert(Family):
 
 
 def _base(config, path):
-    """The base of the rotary positions."""
-    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # the older name goes before
+    """Returns the base of the rotary positions."""
+    name = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"  # the older name has precedence
     return read_rotary_base(name, config.get(name) or {}, config.get("rope_theta", 10_000.0), path)
 
 

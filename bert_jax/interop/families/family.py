@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Spec, Task
 
-# Our activations: how Hugging Face calls each, the name that is written first.
+# Activations by config.model's names: Hugging Face's names, the first of which is written.
 ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
     "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate", "gelu_python_tanh"),
@@ -23,15 +23,15 @@ ACTIVATIONS = {
     "silu": ("silu", "swish"),
     "tanh": ("tanh",),
 }
-# The end of an architecture's name: the task that it fine-tunes.
+# Task by the end of an architecture's name.
 TASKS = {
     "ForSequenceClassification": "sequence_classification",
     "ForTokenClassification": "token_classification",
     "ForQuestionAnswering": "question_answering",
 }
-# Heads of ours that pre-training has, and the pooler that they may read.
+# Heads of pre-training, and the pooler that they may read.
 HEADS = ("pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens")
-# Keys that change what any model computes, and the values that mean "an encoder as it was trained".
+# Keys that change what a model of any family computes, and the values that stand for a plain encoder.
 _REFUSED = {
     "is_decoder": (None, False),
     "add_cross_attention": (None, False),
@@ -51,13 +51,14 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of config.model and the key of config.json that says the same.
+    """A key of config.model and the key of config.json with the same meaning.
 
     Attributes:
-      ours, theirs: names.
-      default: what a config.json without it means, as in transformers' configuration class.
-      kind: of its values: "size", "count", "rate", "positive", "number", "switch", or "activation".
-      aliases: other names that config.json files have for it.
+      ours: the key of config.model.
+      theirs: the key of config.json.
+      default: the value where config.json lacks the key, as in transformers' configuration class.
+      kind: the kind of value: "size", "count", "rate", "positive", "number", "switch" or "activation".
+      aliases: other names of the key in config.json files.
     """
 
     ours: str
@@ -68,7 +69,16 @@ class Key:
 
 
 def read_key(config: Mapping, key: Key, path) -> Any:
-    """What config.json says for a key, in our words. Raises UserError for no sensible value."""
+    """Returns the value of a key of config.json as config.model has it.
+
+    Args:
+      config: the contents of config.json.
+      key: the key to read.
+      path: path of config.json, for messages.
+
+    Raises:
+      UserError: the value is not of the key's kind, or two of its names have different values.
+    """
     names = [name for name in (key.theirs, *key.aliases) if name in config] or [key.theirs]
     name, value = names[0], config.get(names[0], key.default)
     other = next((name for name in names if config.get(name, value) != value), "")
@@ -83,7 +93,7 @@ def read_key(config: Mapping, key: Key, path) -> Any:
 
 
 def read_activation(name: str, value: Any, path) -> str:
-    """Our name of an activation of theirs. Raises UserError."""
+    """Returns config.model's name of an activation, given config.json's. Raises UserError for an unknown one."""
     known = {theirs: ours for ours, names in ACTIVATIONS.items() for theirs in names}
     if not isinstance(value, str) or value not in known:
         raise UserError(f"{path}: {name} {value!r} is not supported; expected one of {', '.join(known)}")
@@ -91,16 +101,16 @@ def read_activation(name: str, value: Any, path) -> str:
 
 
 def read_rotary_base(name: str, said: Any, default: Any, path) -> float:
-    """The base that an object of rotary settings says; of stretched positions there is nothing here.
+    """Returns the base of rotary positions from an object of config.json, which must not ask for scaled positions.
 
     Args:
-      name: of the object in config.json.
+      name: the object's key in config.json.
       said: the object.
-      default: where it has no rope_theta.
-      path: of config.json.
+      default: base of an object without rope_theta.
+      path: path of config.json, for messages.
 
     Raises:
-      UserError: it is no object, asks for a scaling, or has no sensible base.
+      UserError: it is no object, asks for a scaling, or its base is not a positive number.
     """
     if not isinstance(said, Mapping) or said.get("rope_type", said.get("type", "default")) != "default":
         raise unsupported(path, name, said, "rope_type default")
@@ -108,29 +118,29 @@ def read_rotary_base(name: str, said: Any, default: Any, path) -> float:
 
 
 def unsupported(path, name: str, found: Any, expected: str) -> UserError:
-    """The error for a value that the encoder cannot do."""
+    """Returns the error for a value of config.json that this encoder cannot compute."""
     return UserError(f"{path}: {name} {found!r} is not supported; expected {expected}")
 
 
 class Family:
-    """A `model_type`; the attributes and methods below are what the families differ in.
+    """A `model_type` of transformers; attributes and methods hold what differs between families.
 
     Attributes:
-      model_type: as config.json has it.
-      class_prefix: how the names of its classes in transformers begin.
-      prefix: how the names of its encoder's arrays begin.
-      rank: of several families whose format can say a model, the one of the lowest is chosen; without one of its own,
-        a family is behind all others.
-      keys: what is said by one key here and there.
-      fixed: keys of config.model that the format cannot vary, where that is not BERT's value.
-      refused: keys of config.json that change what the model computes, and the values that are supported, the last of
-        which is named.
-      tied_by_default: what a config.json without tie_word_embeddings means.
-      tasks: what transformers has classes for.
-      examples: {key of config.json: values} of random models that tests and experiments.parity make, the first values
-        of a plain one; for a family that experiments.parity.random_models has no function for.
-      names_ends: whether a config.json that is made here names the ids that begin and end a text.
-      classes: the ends of the names of its classes by what they hold; a model with other heads is not expressible.
+      model_type: the value of model_type in config.json.
+      class_prefix: first part of the names of its classes in transformers, such as "Bert".
+      prefix: first part of the names of the encoder's arrays.
+      rank: where the formats of several families can express a model, the family of lowest rank is chosen; the default
+        puts a family behind all others.
+      keys: keys of config.model that one key of config.json expresses.
+      fixed: {key of config.model: value} for keys that the format cannot vary, where the value is not BERT's.
+      refused: {key of config.json: supported values} for keys that change what the model computes; errors name the last
+        value.
+      tied_by_default: value of tie_word_embeddings where config.json lacks it.
+      tasks: tasks that transformers has classes for.
+      examples: {key of config.json: values to try} for the random models of the tests and of experiments.parity, the
+        first values of a typical model. Families with a function in experiments.parity.random_models need none.
+      names_ends: whether a new config.json names the ids that begin and end a text.
+      classes: {last part of a class's name: its heads}; a model with other heads cannot be expressed.
     """
 
     model_type: str
@@ -152,7 +162,15 @@ class Family:
     # config.json
 
     def to_model(self, config: Mapping, path) -> dict:
-        """All keys of config.model but `pooler`, which the weights decide. Raises UserError."""
+        """Returns the keys of config.model that a config.json gives: all but `pooler`, which the weights decide.
+
+        Args:
+          config: the contents of config.json.
+          path: path of config.json, for messages.
+
+        Raises:
+          UserError: a value is not supported, or makes no sense.
+        """
         for key, allowed in (_REFUSED | dict(self.refused)).items():
             if config.get(key) not in allowed:
                 raise unsupported(path, key, config[key], repr(allowed[-1]))
@@ -169,21 +187,21 @@ class Family:
         same = {"embedding_size": hidden, "head_size": hidden // heads, "num_kv_heads": heads}
         same |= {"local_rotary_base": model["rotary_base"], "relative_span": model["max_positions"]}
         same |= {"head_activation": model["activation"]}
-        for key, meant in same.items():  # as a recipe says it
-            if model[key] == meant:
-                model[key] = type(meant)()
+        for key, implied in same.items():  # recipes write 0 or "" for a value that another key implies
+            if model[key] == implied:
+                model[key] = type(implied)()
         return model
 
     def more_to_model(self, config: Mapping, model: Mapping, path) -> dict:
-        """Keys of config.model that no single key says; `model` holds the others."""
+        """Returns keys of config.model that no single key of config.json expresses; `model` holds the others."""
         return {}
 
     def from_spec(self, spec: Spec, original: Mapping) -> dict:
-        """The keys of config.json that say a model, as far as the format can.
+        """Returns the keys of config.json that describe a model, as far as the format can.
 
         Args:
-          spec: the model's.
-          original: the config.json that it came with, or {}.
+          spec: the model's spec.
+          original: the config.json that the model came with, or {}.
         """
         config = {}
         for key in self.keys:
@@ -192,67 +210,75 @@ class Family:
         return config | {"tie_word_embeddings": spec.tied_decoder} | self.more_from_spec(spec, original)
 
     def more_from_spec(self, spec: Spec, original: Mapping) -> dict:
-        """The inverse of more_to_model."""
+        """Returns the keys of config.json for what more_to_model reads."""
         return {}
 
     def kept(self, original: Mapping) -> Mapping:
-        """Returns what is kept of a config.json that is written again, beside what the model itself says."""
+        """Returns the keys of a model's original config.json that are written again beside its own."""
         return original
 
     # heads
 
     def heads(self, names: Collection[str], config: Mapping, named: str) -> tuple[set[str], str]:
-        """(heads of HEADS, name of a task or "") that a file's weights are of.
+        """Returns (heads of HEADS, task or "") that a file's weights belong to.
 
         Args:
-          names: of the arrays, as today's transformers has them.
-          config: of config.json.
-          named: the task that config.json names, "" for none.
+          names: names of the arrays, as today's transformers has them.
+          config: the contents of config.json.
+          named: the task that config.json names; "" for none.
         """
         raise NotImplementedError
 
     def head(self, name: str, num_labels: int, config: Mapping, path) -> Task:
-        """The task head that transformers' class of this family has. Raises UserError.
+        """Returns the task head of transformers' class for this family and task.
 
         Args:
-          name: as Task's.
-          num_labels: of it.
-          config: what config.json says, or {}.
-          path: of config.json.
+          name: name of the task, as in Task.
+          num_labels: number of outputs.
+          config: the contents of config.json, or {}.
+          path: path of config.json, for messages.
+
+        Raises:
+          UserError: config.json asks for a head that is not supported.
         """
         raise NotImplementedError
 
     def from_task(self, task: Task, spec: Spec, original: Mapping) -> dict:
-        """The keys of config.json that say a task's head, as far as the format can."""
+        """Returns the keys of config.json that describe a task's head, as far as the format can."""
         return {}
 
     # weights
 
     def table(self, config: Mapping, task: str = "") -> Table:
-        """The names of the weights of a config.json, those of a task's head included."""
+        """Returns the names of the weights of a model with a config.json, those of a task's head included."""
         raise NotImplementedError
 
 
 def activation_name(activation: str, original: Any = None) -> str:
-    """Their name of an activation; the original's own word where it means the same."""
+    """Returns config.json's name of an activation; `original`, the name there before, where it means the same."""
     names = ACTIVATIONS[activation]
     return original if isinstance(original, str) and original in names else names[0]
 
 
 def read_dropout(config: Mapping, names: tuple[str, ...], default: float, path) -> float:
-    """The first rate of `names` that config.json gives. Raises UserError."""
+    """Returns the first dropout rate among `names` that config.json gives, else `default`. Raises UserError."""
     name = next((name for name in names if config.get(name) is not None), names[-1])
     return read_key({key: value for key, value in config.items() if value is not None},
                     Key("dropout", name, default, "rate"), path)  # fmt: skip
 
 
 def has_prefix(names: Collection[str], *prefixes: str) -> bool:
-    """Whether a name begins with one of the prefixes."""
+    """Tells whether a name begins with one of the prefixes."""
     return any(name.startswith(prefixes) for name in names)
 
 
 def modules(ours: str, theirs: str, pairs: Mapping[str, str]) -> tuple[Module, ...]:
-    """Modules under two paths: {our path: theirs}."""
+    """Returns the correspondences of modules under a path of the parameters and one of the state dict.
+
+    Args:
+      ours, theirs: the paths that all of them are under.
+      pairs: {path under `ours`: name under `theirs`}.
+    """
     return tuple(Module(f"{ours}/{mine}", f"{theirs}.{other}") for mine, other in pairs.items())
 
 

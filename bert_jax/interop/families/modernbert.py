@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, windows on most layers, few biases."""
+"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention in most layers, few biases."""
 
 from collections.abc import Mapping
 
@@ -20,12 +20,12 @@ from bert_jax.interop.weights import Module, Table, fused
 from bert_jax.model import Task
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-# (key of rope_parameters, how older files say it, base where nothing is said)
+# (key of rope_parameters, key of older files, default base)
 _BASES = {"rotary_base": (_GLOBAL, "global_rope_theta", 160_000.0), "local_rotary_base": (_LOCAL, "local_rope_theta", 10_000.0)}  # fmt: skip # noqa: E501
 
 
 class ModernBert(Family):
-    """Classifiers of sequences and of tokens have a layer of their own, with activation and norm."""
+    """Classifiers of sequences and of tokens have a layer of their own, with an activation and a norm."""
 
     model_type = "modernbert"
     class_prefix = "ModernBert"
@@ -70,9 +70,9 @@ class ModernBert(Family):
         return found | {"local_window": window, "global_every": every}
 
     def _windows(self, config, layers, path):
-        """(local_window, global_every)."""
+        """Returns (local_window, global_every)."""
         window = read_key(config, Key("local_window", "local_attention", 128), path)
-        if config.get("sliding_window") is not None:  # half of a window, which transformers takes before the whole one
+        if config.get("sliding_window") is not None:  # half of the window; transformers prefers it to local_attention
             window = 2 * read_key(config, Key("", "sliding_window", 64), path)
         kinds = config.get("layer_types")
         every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
@@ -90,7 +90,7 @@ class ModernBert(Family):
     def more_from_spec(self, spec, original):
         every = spec.global_every if spec.local_window else 1
         bases = {name: getattr(spec, ours) for ours, (name, _, _) in _BASES.items()}
-        if not spec.local_window:  # no layer turns by the other base
+        if not spec.local_window:  # no layer uses the other base
             bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
         config = {
             "local_attention": spec.local_window or original.get("local_attention", 128),
@@ -101,7 +101,7 @@ class ModernBert(Family):
         old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": every}
         if original.get("sliding_window") is not None:
             config["sliding_window"] = config["local_attention"] // 2
-        if "layer_types" not in original:  # what an older transformers reads
+        if "layer_types" not in original:  # for older versions of transformers
             config |= old
         else:
             config |= {name: value for name, value in old.items() if name in original}
@@ -158,11 +158,11 @@ def _kinds(layers, every):
 
 
 def _base(config, kind, old_name, default, path):
-    """The base of a kind of layer's rotary positions."""
+    """Returns the base of the rotary positions of one kind of layer."""
     if config.get("rope_scaling") is not None:
         raise unsupported(path, "rope_scaling", config["rope_scaling"], "none")
     if old_name == "local_rope_theta" and config.get(old_name, default) is None:
-        return _base(config, *_BASES["rotary_base"], path)  # that of global layers
+        return _base(config, *_BASES["rotary_base"], path)  # the base of global layers
     said = config.get("rope_parameters")
     if said is not None and (not isinstance(said, Mapping) or said.keys() - {_GLOBAL, _LOCAL}):
         raise UserError(f"{path}: rope_parameters {said!r}; expected an object with {_GLOBAL} and {_LOCAL}")

@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and the families with its format: XLM-RoBERTa and CamemBERT."""
+"""RoBERTa (Liu et al. 2019) and families with the same format: XLM-RoBERTa and CamemBERT."""
 
 from bert_jax import _moved
 from bert_jax.errors import UserError
@@ -9,13 +9,13 @@ from bert_jax.model import Task
 
 
 class Roberta(Family):
-    """Positions begin behind the padding's id; a classifier has a tanh layer of its own; the head is always gelu."""
+    """Positions begin after the padding id, classifiers have a tanh layer, and the masked-language head uses gelu."""
 
     prefix = "roberta"
     rank = 1
     refused = {"position_embedding_type": (None, "absolute")}
     fixed = {"head_activation": "gelu"}
-    pad_id = 1  # where config.json names none
+    pad_id = 1  # used where config.json has no pad_token_id
 
     def __init__(self, model_type, class_prefix, vocab_size, rank):
         self.model_type, self.class_prefix, self.rank = model_type, class_prefix, rank
@@ -64,7 +64,7 @@ class Roberta(Family):
 
 
 def task_from_names(names, named: str) -> str:
-    """The task that weights are of where a classifier of sequences has a layer of its own."""
+    """Returns the task that weights belong to, for families whose sequence classifiers have a layer of their own."""
     if has_prefix(names, "qa_outputs."):
         return "question_answering"
     if has_prefix(names, "classifier.dense.", "classifier.out_proj."):
@@ -73,7 +73,7 @@ def task_from_names(names, named: str) -> str:
 
 
 def classifier(task: str) -> tuple[Module, ...]:
-    """The names of a task's head."""
+    """Returns the names of a task's head."""
     if task == "sequence_classification":
         return Module("task/dense", "classifier.dense"), Module("task/output", "classifier.out_proj")
     return bert.ANSWERS if task == "question_answering" else bert.CLASSIFIER
