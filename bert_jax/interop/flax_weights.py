@@ -18,7 +18,7 @@ _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of one msgpack file by their torch names and in torch's layout. Raises UserError."""
+    """Returns the arrays of one msgpack file by their torch names, weights [outputs, inputs]. Raises UserError."""
     from flax import serialization
 
     try:

@@ -1,4 +1,4 @@
-"""Which family's format can say a model: the one that reads, in what it writes, the same model again."""
+"""Finds the family whose format can express a model: what it writes must be read as the same model again."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,27 +20,27 @@ _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A switch of a model that a format has another value for.
+    """A setting of a model that a format would change.
 
     Attributes:
-      key: in the config.
-      found: the model's value.
-      said: what the format would say; None where it has no word for it.
+      key: the setting's key in the config.
+      value: the model's value.
+      expressed: the value that the format would express; None where it has no such setting.
     """
 
     key: str
-    found: object
-    said: object
+    value: object
+    expressed: object
 
     def __str__(self):
-        return f"config.{self.key}={self.found}" + ("" if self.said is None else f", where it is {self.said}")
+        return f"config.{self.key}={self.value}" + ("" if self.expressed is None else f", where it is {self.expressed}")
 
 
 def differences(spec: Spec, model_type: str, original: Mapping | None = None) -> list[Difference]:
-    """What a family's format cannot say of a model; [] where it says all of it.
+    """Returns the settings of a model that a family's format cannot express; [] where it can express all.
 
     Args:
-      spec: the model's.
+      spec: the model's spec.
       model_type: a key of FAMILIES.
       original: the config.json that the model came with.
     """
@@ -52,32 +52,35 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
         )
     except UserError as error:
         return [Difference("model", "this", _refusal(error))]
-    found = _different("model", _meaning(spec), _meaning(read))
+    changed = _different("model", _meaning(spec), _meaning(read))
     entries = FAMILIES[model_type].table(config).names
     if spec.pooler and not any(isinstance(e, Module) and e.ours.startswith("pooler/") for e in entries):
-        found.append(Difference("model.pooler", True, False))
+        changed.append(Difference("model.pooler", True, False))
     if model_config.architecture(model_type, spec) is None:
-        found += _of_heads(spec, model_type)
+        changed += _of_heads(spec, model_type)
     elif spec.task:
-        found += _of_task(spec, config)
-    return found
+        changed += _of_task(spec, config)
+    return changed
 
 
 def choose_family(spec: Spec) -> str:
-    """The model_type of the first family whose format can say a model; of the nearest one where none can."""
-    found = {name: differences(spec, name) for name in FAMILIES}
-    # One that cannot even be written down is the farthest.
-    return min(found, key=lambda name: (any(one.key == "model" for one in found[name]), len(found[name])))
+    """Returns the model_type of the first family whose format can express a model, or of the nearest where none can."""
+    by_family = {name: differences(spec, name) for name in FAMILIES}
+
+    def distance(name):  # a format that cannot be written at all is the farthest
+        return any(difference.key == "model" for difference in by_family[name]), len(by_family[name])
+
+    return min(by_family, key=distance)
 
 
 def task_head(source: Pretrained, name: str, num_labels: int, dropout: float) -> Task:
-    """The task's head that a model's family has in transformers, or a plain one where it has none for the task.
+    """Returns the task head of transformers' class for a model's family, or a plain one where it has no such class.
 
     Args:
-      source: the model.
-      name: as Task's.
-      num_labels: outputs of the head.
-      dropout: of its input, as Task's.
+      source: the model that gets the head.
+      name: name of the task, as in Task.
+      num_labels: number of outputs.
+      dropout: dropout rate of the head's input.
     """
     family = FAMILIES[source.family]
     if name not in family.tasks:
@@ -90,18 +93,18 @@ def task_head(source: Pretrained, name: str, num_labels: int, dropout: float) ->
 
 
 def inexpressible_heads(source: Pretrained) -> list[str]:
-    """Heads of pre-training, in words, that keep a model from being written, and that its encoder can do without."""
+    """Returns the names of pre-training heads that keep a model from being written and that its encoder can lack."""
     spec = source.model.spec
     heads = {
         "the head for replaced tokens": spec.replaced_tokens,
         "the enhanced mask decoder": spec.language_model and spec.mask_decoder == "enhanced",
     }
-    found = [name for name, there in heads.items() if there]
-    return found if found and differences(spec, source.family) else []
+    names = [name for name, has_head in heads.items() if has_head]
+    return names if names and differences(spec, source.family) else []
 
 
 def encoder_only(source: Pretrained) -> Pretrained:
-    """A model without the heads of its pre-training."""
+    """Returns a model without its pre-training heads."""
     spec = source.model.spec
     heads = dict.fromkeys(("language_model", "next_sentence", "sentence_order", "replaced_tokens", "pooler"), False)
     spec = dataclasses.replace(spec, mask_decoder="plain", **heads)
@@ -110,7 +113,7 @@ def encoder_only(source: Pretrained) -> Pretrained:
 
 
 def _different(group, ours, theirs):
-    """What differs; a key that nothing reads on one side does so by another key's difference."""
+    """Returns the differing keys. A key that nothing reads on one side (None) differs by another key already."""
     return [
         Difference(f"{group}.{key}", ours[key], theirs[key])
         for key in ours
@@ -119,7 +122,7 @@ def _different(group, ours, theirs):
 
 
 def _of_heads(spec, model_type):
-    """Heads that no class of the family has together."""
+    """Returns a difference for the heads that no class of the family combines."""
     family = FAMILIES[model_type]
     names = {"next_sentence": "objective.next_sentence", "sentence_order": "objective.sentence_order"}
     names |= {"language_model": "a masked-language head", "replaced_tokens": "a head for replaced tokens"}
@@ -132,7 +135,7 @@ def _of_heads(spec, model_type):
 
 
 def _refusal(error):
-    """Why what a format would say is not read again."""
+    """Returns why what a format would write is not read again."""
     return f"not possible: {str(error).removeprefix('config.json: ')}"
 
 
@@ -142,8 +145,8 @@ def _of_task(spec, config):
         read = FAMILIES[config["model_type"]].head(task.name, task.num_labels, config, "config.json")
     except UserError as error:
         return [Difference("task.pooling", task.pooling, _refusal(error))]
-    found = _different("task", _task_meaning(task), _task_meaning(read))
-    return [Difference("task.pooling", task.pooling, read.pooling)] if found and _dense(task) else found
+    changed = _different("task", _task_meaning(task), _task_meaning(read))
+    return [Difference("task.pooling", task.pooling, read.pooling)] if changed and _dense(task) else changed
 
 
 def _dense(task):
@@ -151,25 +154,27 @@ def _dense(task):
 
 
 def _task_meaning(task):
-    """What a task's fields come to: those that nothing reads are left out."""
-    found = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.name not in _TRAINING}
+    """Returns the fields of a task that change what it computes; None for a field that nothing reads."""
+    fields = {
+        field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.name not in _TRAINING
+    }
     if task.name != "sequence_classification":
-        found |= {"pooling": None, "late": None}
+        fields |= {"pooling": None, "late": None}
     elif _dense(task):  # the same in one word
-        found |= {"pooling": "cls", "transform": True, "transform_activation": "tanh", "transform_bias": True}
-    if not found["transform"]:
+        fields |= {"pooling": "cls", "transform": True, "transform_activation": "tanh", "transform_bias": True}
+    if not fields["transform"]:
         for key in ("transform_activation", "transform_bias", "transform_norm"):
-            found[key] = None
-    return found
+            fields[key] = None
+    return fields
 
 
 def _meaning(spec):
-    """What a spec's switches come to: those that nothing reads have no value."""
-    found = {
+    """Returns the fields of a spec that change what it computes; None for a field that nothing reads."""
+    fields = {
         field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.name not in _NOT_IN_FORMATS
     }
     for key in ("task", "pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens"):
-        del found[key]
+        del fields[key]
     kinds = spec.positions.split("+")
     local = spec.local_window and min(spec.global_every, spec.num_layers) > 1
     unread = {
@@ -190,15 +195,15 @@ def _meaning(spec):
         unread[key] = not spec.language_model
     for key in ("head_activation", "head_bias"):
         unread[key] |= not spec.mlm_transform
-    found |= {key: None for key, none in unread.items() if none}
+    fields |= {key: None for key, none in unread.items() if none}
     if not local:
-        found["local_window"] = 0
+        fields["local_window"] = 0
     else:
-        found["global_every"] = min(spec.global_every, spec.num_layers)
+        fields["global_every"] = min(spec.global_every, spec.num_layers)
     if spec.layer_groups * spec.group_layers == spec.num_layers:  # each layer has its own
-        found["layer_groups"] = 0
-        found["group_layers"] = None
-    return found
+        fields["layer_groups"] = 0
+        fields["group_layers"] = None
+    return fields
 
 
 def __getattr__(name: str):

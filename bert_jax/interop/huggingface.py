@@ -1,4 +1,4 @@
-"""Models in the Hugging Face format: a directory, or a name on the hub, with config.json, weights and a tokenizer."""
+"""Reads and writes models in the Hugging Face format: config.json, weights and a tokenizer in a directory."""
 
 import json
 import os
@@ -19,22 +19,22 @@ from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-_TOY = 1000  # rows of an embedding below which a model is somebody's test, whose vocabulary may be a few words
-_MOST_PADDING = 128  # rows behind the vocabulary: published embeddings are padded to multiples of 8, 64 or 128
+_TOY = 1000  # a model with fewer embedding rows is taken for a test, whose vocabulary may be smaller
+_MOST_PADDING = 128  # published embeddings are padded to multiples of 8, 64 or 128 rows
 
 
 def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
-    """A model of the hub's format, with every head that its weights hold.
+    """Reads a model in the Hugging Face format, with every head that its weights hold.
 
-    A directory of sentence-transformers gives its encoder, and what follows it as settings.
+    Of a sentence-transformers directory the encoder is read, and the modules that follow it become settings.
 
     Args:
-      name: a directory, or a name on the hub, taken from its cache where it cannot be reached.
-      pickles: whether weights in a pickle are read, by torch's safe reader; for convert alone.
+      name: a directory, or a name on the hub, read from the cache where the hub cannot be reached.
+      pickles: whether pickled weights are read, with torch's weights_only reader; for convert alone.
 
     Raises:
-      UserError: no such model; a file that is missing, damaged or of another kind; a model_type or a setting that is
-        not supported; or weights that do not fit config.json, all of what does not fit in one line.
+      UserError: no such model; a file is missing, damaged or of another kind; a model_type or a setting is not
+        supported; or the weights do not fit config.json, with all mismatches in one line.
     """
     directory = hub.directory(name, pickles)
     card_file = directory / model_card.NAME
@@ -75,21 +75,21 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
 
 
 def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | None = None, card: str = "") -> None:
-    """Writes a directory that transformers loads; and sentence-transformers, where `settings` name a pooling.
+    """Writes a directory that transformers loads, and sentence-transformers too where `settings` name a pooling.
 
-    The names of the arrays are those that transformers' save_pretrained writes today, whatever they were called
-    where the model came from: with the family's prefix where there is a head and without it for a bare encoder,
-    "weight" and "bias" for "gamma" and "beta", and no tied decoder. A model that was read keeps the bytes of each
-    array and of its tokenizer's files.
+    Arrays get the names that transformers' save_pretrained writes today, whatever their names were before: with the
+    family's prefix where there is a head and without it for a bare encoder, "weight" and "bias" for "gamma" and "beta",
+    and no tied decoder. A model that was read from a directory keeps the bytes of each array, of its tokenizer's files
+    and of its README.md.
 
     Args:
-      pretrained: the model.
-      directory: must not exist yet, or be empty.
-      dtype: of the arrays: "float32", "float16" or "bfloat16"; None: as they were stored, or float32.
-      card: README.md of a model that comes without one; "" for none.
+      pretrained: the model to write.
+      directory: a directory that does not exist yet or is empty.
+      dtype: dtype of the arrays, "float32", "float16" or "bfloat16"; None keeps the stored one, or writes float32.
+      card: contents of README.md for a model that has none; "" writes no README.md.
 
     Raises:
-      UserError: the format cannot express the model, the directory is there already, or it cannot be written.
+      UserError: the format cannot express the model, the directory exists, or it cannot be written.
     """
     _check_expressible(pretrained)
     directory = pathlib.Path(directory).absolute()
@@ -109,34 +109,34 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
 
 
 def _check_vocabulary(directory, tokens, file_name, rows):
-    """An embedding may be padded to a round number of rows; more than that, and the vocabulary is another model's."""
-    found = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
+    """Refuses another model's tokenizer; an embedding may be padded to a round number of rows, and no more."""
+    sizes = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
     padding = rows - tokens
     if padding < 0 or (padding >= _MOST_PADDING and rows >= _TOY):
-        raise UserError(f"{found}; expected the model's own tokenizer")
+        raise UserError(f"{sizes}; expected the model's own tokenizer")
     if padding and rows % 8 and rows >= _TOY:
-        print(f"warning: {found}; is it the model's own?", file=sys.stderr)
+        print(f"warning: {sizes}; is it the model's own?", file=sys.stderr)
 
 
 def weight_table(config: Mapping, spec: model_lib.Spec) -> weights.Table:
-    """The names of the arrays of a model with this config.json."""
+    """Returns the names of the arrays of a model with this config.json."""
     return FAMILIES[config["model_type"]].table(config, spec.task.name if spec.task else "")
 
 
 def _check_names(arrays, config, path, file):
-    """Refuses weights whose names are another family's, which would otherwise be a page of mismatches."""
+    """Refuses weights with another family's names, which would otherwise be reported as a page of mismatches."""
     said = config["model_type"]
-    found = {name: weights.count_known(arrays, family.table(config)) for name, family in FAMILIES.items()}
-    nearest = max(found, key=found.get)
-    if found[said] < found[nearest] and (found[nearest] == len(arrays) or found[said] < len(arrays) / 2):
+    counts = {name: weights.count_known(arrays, family.table(config)) for name, family in FAMILIES.items()}
+    nearest = max(counts, key=lambda name: counts[name])
+    if counts[said] < counts[nearest] and (counts[nearest] == len(arrays) or counts[said] < len(arrays) / 2):
         raise UserError(
             f"{path}: model_type is {said}, but the names in {file.name} are those of {nearest} "
-            f"({found[nearest]} of {len(arrays)}, of {said} {found[said]}); expected the config.json of these weights"
+            f"({counts[nearest]} of {len(arrays)}, of {said} {counts[said]}); expected the config.json of these weights"
         )
 
 
 def _model(config, path, names):
-    """(config.model, model, labels, problem, scheme) of a config.json and the names in its weights file."""
+    """Returns (config.model, model, labels, problem, scheme) of a config.json and the names of its arrays."""
     settings = model_config.to_model(config, path)
     task, labels, problem, scheme = None, (), "", ""
     heads, task_name = FAMILIES[config["model_type"]].heads(names, config, model_config.architecture_task(config, path))
@@ -159,15 +159,15 @@ def _model(config, path, names):
 
 
 def _check_expressible(pretrained):
-    """Refuses a model that the format of its family cannot say, with all reasons."""
+    """Refuses a model that the format of its family cannot express, with all reasons."""
     spec, name, family = pretrained.model.spec, pretrained.name, pretrained.family
     original = pretrained.origin.config if pretrained.origin else None
-    found = formats.differences(spec, family, original)
+    differences = formats.differences(spec, family, original)
     offset, pad_id = spec.position_offset, pretrained.tokenizer.pad_id
-    if not original and offset and not found and offset != pad_id + 1:
-        found = [formats.Difference("model.position_offset", offset, pad_id + 1)]
-    if found:
-        reasons = "; ".join(map(str, found))
+    if not original and offset and not differences and offset != pad_id + 1:
+        differences = [formats.Difference("model.position_offset", offset, pad_id + 1)]
+    if differences:
+        reasons = "; ".join(map(str, differences))
         raise UserError(
             f"{name}: cannot be said in the format of {family}, the nearest: {reasons}; the model stays usable in "
             "bert_jax"
@@ -180,7 +180,7 @@ def _check_expressible(pretrained):
 
 
 def _config(pretrained):
-    """The config.json, but for the dtype of the weights."""
+    """Returns the config.json without the dtype of the weights."""
     origin = pretrained.origin
     return model_config.from_model(
         pretrained.model.spec, pretrained.family, pretrained.tokenizer, pretrained.labels, pretrained.problem,

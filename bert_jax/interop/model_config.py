@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face model: to the keys of config.model, and back."""
+"""Converts config.json of a Hugging Face model to the keys of config.model, and back."""
 
 import json
 import pathlib
@@ -18,43 +18,50 @@ _PROBLEMS = {
 
 
 def load(path: pathlib.Path) -> dict:
-    """A config.json whose model_type is supported. Raises UserError."""
+    """Returns the contents of a config.json. Raises UserError if its model_type is not supported."""
     config = load_json(path)
-    found = config.get("model_type")
-    if not isinstance(found, str) or found not in FAMILIES:
-        raise UserError(f"{path}: model_type {found!r} is not supported; expected one of {', '.join(FAMILIES)}")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        raise UserError(f"{path}: model_type {model_type!r} is not supported; expected one of {', '.join(FAMILIES)}")
     return config
 
 
 def load_json(path: pathlib.Path, kind: type = dict):
-    """What a JSON file holds. Raises UserError if that is no `kind`."""
+    """Returns the contents of a JSON file. Raises UserError if they are not of the type `kind`."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        contents = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, kind):
-        raise UserError(f"{path}: found {type(found).__name__}; expected {kind.__name__}")
-    return found
+    if not isinstance(contents, kind):
+        raise UserError(f"{path}: found {type(contents).__name__}; expected {kind.__name__}")
+    return contents
 
 
 def to_model(config: Mapping, path: pathlib.Path) -> dict:
-    """The keys of config.model, but for `pooler`, which the weights decide.
+    """Returns the keys of config.model that a config.json gives: all but `pooler`, which the weights decide.
+
+    Args:
+      config: the contents of config.json.
+      path: path of config.json, for messages.
 
     Raises:
-      UserError: a key that changes what the model computes has a value that is not supported, or no sensible one.
+      UserError: a key that changes what the model computes has a value that is not supported or makes no sense.
     """
     return FAMILIES[config["model_type"]].to_model(config, path)
 
 
 def to_task(config: Mapping, name: str, path: pathlib.Path) -> tuple[Task, tuple[str, ...], str, str]:
-    """(task, labels, problem, scheme) of a head that the weights hold. Raises UserError.
+    """Returns (task, labels, problem, scheme) of a task's head, the last three as in Pretrained.
 
     Args:
-      config: of config.json.
-      name: as Task's.
-      path: of config.json, for messages.
+      config: the contents of config.json.
+      name: name of the task, as in Task.
+      path: path of config.json, for messages.
+
+    Raises:
+      UserError: the family has no such task, or a value of config.json makes no sense.
     """
     family = FAMILIES[config["model_type"]]
     if name not in family.tasks:
@@ -66,15 +73,15 @@ def to_task(config: Mapping, name: str, path: pathlib.Path) -> tuple[Task, tuple
     if name == "token_classification":
         return task, labels, "", _scheme(labels)
     default = "regression" if len(labels) == 1 else "single_label"
-    found = config.get("problem_type")
-    problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == found), None)
-    if found is not None and problem is None:
-        raise UserError(f"{path}: problem_type {found!r}; expected one of {', '.join(_PROBLEMS.values())}")
+    said = config.get("problem_type")
+    problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == said), None)
+    if said is not None and problem is None:
+        raise UserError(f"{path}: problem_type {said!r}; expected one of {', '.join(_PROBLEMS.values())}")
     return task, labels, problem or default, ""
 
 
 def architecture_task(config: Mapping, path: pathlib.Path) -> str:
-    """The task that `architectures` names, "" for none. Raises UserError for a head that is not supported."""
+    """Returns the task that config.json's `architectures` name, "" for none. Raises UserError for another head."""
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise UserError(f"{path}: architectures {architectures!r}; expected a list of names")
@@ -89,7 +96,7 @@ def architecture_task(config: Mapping, path: pathlib.Path) -> str:
 
 
 def architecture(model_type: str, spec: Spec) -> str | None:
-    """The transformers class whose heads a model has; a pooler that no head reads may be left out. None for none."""
+    """Returns the transformers class with a model's heads, None for none; it may lack a pooler that no head reads."""
     family = FAMILIES[model_type]
     if spec.task:
         endings = {name: ending for ending, name in TASKS.items() if name in family.tasks}
@@ -109,15 +116,15 @@ def from_model(
     problem: str = "",
     original: Mapping | None = None,
 ) -> dict:
-    """The config.json of a model, as far as the family's format can say it (see formats.differences).
+    """Returns the config.json of a model, as far as the family's format can express it (see formats.differences).
 
     Args:
-      spec: the model's.
+      spec: the model's spec.
       model_type: a key of FAMILIES.
-      tokenizer: whose special ids it names, or None.
+      tokenizer: the tokenizer whose special ids are written, or None.
       labels: names of the task's outputs.
-      problem: as Pretrained's.
-      original: the config.json that the model came with: what it says besides is kept.
+      problem: kind of sequence classification, as in Pretrained.
+      original: the config.json that the model came with, whose other keys are kept.
     """
     family = FAMILIES[model_type]
     original = dict(family.kept(original or {}))
@@ -165,7 +172,7 @@ def _labels(config, path):
 
 
 def _scheme(labels):
-    """ "BIO" or "BIOES" where the labels have such prefixes; "" where they are plain tags, or of another scheme."""
+    """Returns "BIO" or "BIOES" where the labels have such prefixes; "" for plain tags and for other schemes."""
     prefixes = {label.split("-")[0] for label in labels if re.fullmatch(r"[A-Z]-.+", label)}
     others = [label for label in labels if label != "O" and not re.fullmatch(r"[A-Z]-.+", label)]
     if not prefixes or others or prefixes - set("BIES"):

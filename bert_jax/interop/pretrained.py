@@ -1,4 +1,4 @@
-"""A model that someone trained, wherever it came from, and the start that another takes from it."""
+"""A trained model with its tokenizer, wherever it came from, and parameters taken from it for another model."""
 
 import dataclasses
 import pathlib
@@ -14,15 +14,15 @@ from bert_jax.model import parameters
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The Hugging Face files that a model was read from, so that it can be written back as it was.
+    """The Hugging Face files that a model was read from, so that it can be written back unchanged.
 
     Attributes:
-      directory: where config.json and the tokenizer's files lie.
-      config: what config.json says.
-      dtypes: what each array was stored as, by today's name of it: "float32", "float16" or "bfloat16".
-      prompts: what config_sentence_transformers.json says, if there is one.
-      unread: arrays that transformers keeps and does not read, by name; written back as they were.
-      model_card: what README.md says; "" where there is none.
+      directory: the directory with config.json and the tokenizer's files.
+      config: the contents of config.json.
+      dtypes: stored dtype of each array by its name in today's transformers: "float32", "float16" or "bfloat16".
+      prompts: the contents of config_sentence_transformers.json; {} without one.
+      unread: arrays that transformers keeps but does not read, by name; they are written back unchanged.
+      model_card: the contents of README.md; "" without one.
     """
 
     directory: pathlib.Path
@@ -35,22 +35,22 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its parameters, its vocabulary, and what its outputs mean.
+    """A trained model: architecture, parameters, tokenizer, and the meaning of its outputs.
 
     Attributes:
       name: the directory or hub name that it was opened by, for messages.
-      family: whose format it is written in, a key of families.FAMILIES; the nearest where none can say it.
-      config: the keys of config.model, vocab_size filled in.
-      model: with every head that was found.
-      params: float32, a nested dict of arrays; each head of the model filled.
-      tokenizer: its vocabulary.
+      family: the key of families.FAMILIES whose format it is written in; the nearest where none can express it.
+      config: the keys of config.model, with vocab_size filled in.
+      model: the architecture, with every head that the weights hold.
+      params: float32 parameters of the encoder and its heads, a nested dict of arrays.
+      tokenizer: the model's tokenizer.
       labels: names of a task's outputs, in order; () without a task head.
-      problem: of sequence classification: "single_label", "multi_label" or "regression"; "" otherwise.
-      scheme: of token classification: "BIO" or "BIOES"; "" otherwise.
-      settings: what else belongs to its use, such as "max_length" (tokens it was fine-tuned with), "null_threshold"
+      problem: kind of sequence classification, "single_label", "multi_label" or "regression"; "" for other models.
+      scheme: scheme of token classification, "BIO" or "BIOES"; "" for plain tags and other models.
+      settings: further settings of its use, such as "max_length" (tokens of a text in fine-tuning), "null_threshold"
         (question answering), and those of sentence_transformers.Embedder.
-      origin: None for a model of a workdir.
-      step: of a workdir: the step of the checkpoint that it was opened at; 0 otherwise.
+      origin: the files that it was read from; None for a model of a workdir.
+      step: step of the checkpoint that a model of a workdir was read from; 0 for other models.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Pretrained:
     step: int = 0
 
     def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
-        """`model.apply` with these parameters."""
+        """Returns the model's outputs for a batch of arrays [batch, sequence]; see Model.apply for all of them."""
         return self.model.apply(self.params, batch, **arguments)
 
 

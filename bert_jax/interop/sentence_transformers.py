@@ -1,8 +1,8 @@
-"""Directories of sentence-transformers: which modules follow the encoder, and what an embedder does with them.
+"""Reads and writes directories of sentence-transformers: the modules after the encoder and their settings.
 
 modules.json                          the modules and their folders
 sentence_bert_config.json             longest text, lower case; beside the encoder's config.json
-1_Pooling/config.json                 how vectors of tokens become one
+1_Pooling/config.json                 how token vectors are pooled
 config_sentence_transformers.json     prompts
 """
 
@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop import model_config
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
-# The kinds of pooling by the names that older versions save them under, in the order in which those concatenate.
+# Kinds of pooling by the names that older versions save, in the order in which those versions concatenate.
 _POOLING = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -29,7 +29,7 @@ _TRANSFORMER_CONFIGS = (
     "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )  # fmt: skip
-# Settings of the encoder's module that change its numbers, and the values that mean "the last layer's hidden states".
+# Settings of the encoder's module that change its output, and the values that stand for the last hidden states.
 _PLAIN = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
@@ -43,14 +43,14 @@ _PLAIN = {
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """What a directory says.
+    """The contents of a sentence-transformers directory.
 
     Attributes:
       encoder: the directory with the encoder's config.json, weights and tokenizer.
-      settings: of Pretrained: "pooling" (a tuple of kinds, whose vectors are concatenated), "normalize",
-        "include_prompt" (False: a prompt's tokens are not pooled), "prompts" (by name), "default_prompt_name",
-        "lower_case" (before anything else), and, where it is given, "max_length".
-      prompts: what config_sentence_transformers.json says.
+      settings: settings for Pretrained: "pooling" (a tuple of kinds, whose vectors are concatenated), "normalize",
+        "include_prompt" (False leaves a prompt's tokens out of the pooling), "prompts" (by name),
+        "default_prompt_name", "lower_case" (of the text before tokenization) and, where it is given, "max_length".
+      prompts: the contents of config_sentence_transformers.json.
     """
 
     encoder: pathlib.Path
@@ -59,10 +59,10 @@ class Embedder:
 
 
 def read(directory: pathlib.Path) -> Embedder | None:
-    """What a directory says; None for one of another kind, or of a cross-encoder, which is a plain classifier.
+    """Reads a directory; returns None for one of another kind, or of a cross-encoder, which is a plain classifier.
 
     Raises:
-      UserError: a module or a setting that is not supported, by its name.
+      UserError: a module or a setting is not supported.
     """
     path = directory / MODULES
     if not path.is_file():
@@ -101,15 +101,15 @@ def read(directory: pathlib.Path) -> Embedder | None:
 
 
 def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts: Mapping) -> None:
-    """Writes what makes a directory with config.json, weights and tokenizer one of sentence-transformers.
+    """Writes the files that make an encoder's directory one of sentence-transformers.
 
-    The older names are written where they can say it, which every version reads.
+    The older names of poolings are written where they suffice, because every version reads them.
 
     Args:
-      directory: the encoder's.
-      settings: as Embedder's.
-      hidden_size: of the encoder.
-      prompts: as Embedder's; what the settings say is put in.
+      directory: directory with the encoder's config.json, weights and tokenizer.
+      settings: settings as in Embedder.
+      hidden_size: size of the encoder's hidden states.
+      prompts: other contents of config_sentence_transformers.json.
     """
     kinds = list(settings["pooling"])
     if kinds == [kind for kind in _POOLING.values() if kind in kinds]:
@@ -140,18 +140,18 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
 
 
 def can_write(settings: Mapping) -> bool:
-    """Whether the pooling of an embedder has a name in the format."""
+    """Tells whether the format has names for an embedder's poolings."""
     return set(settings["pooling"]) <= set(_POOLING.values())
 
 
 def _modules(path):
-    found = []
+    modules = []
     for module in model_config.load_json(path, list):
         try:
-            found.append((str(module["type"]).rpartition(".")[2], module["path"]))
+            modules.append((str(module["type"]).rpartition(".")[2], module["path"]))
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: found {module!r}; expected objects with `type` and `path`") from error
-    return found
+    return modules
 
 
 def _pooling(path):

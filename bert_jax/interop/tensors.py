@@ -32,7 +32,7 @@ _DTYPES = {
 
 
 def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.ndarray], pathlib.Path]:
-    """Returns the arrays of a directory's weights by their torch names, and the file that names them.
+    """Returns the arrays of a directory's weights by their torch names, of any shape, and the file that names them.
 
     The arrays of safetensors files are mapped into memory rather than copied. What Flax classes saved, in a
     safetensors file or in flax_model.msgpack, gets its torch names and layout.
@@ -65,7 +65,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.n
 
 
 def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of one safetensors file, mapped into memory. Raises UserError if it is cut off or damaged.
+    """Returns the arrays of one safetensors file, of any shape, mapped into memory. Raises UserError if it is damaged.
 
     The layout is eight bytes with the length of a JSON header, the header, and the arrays
     (huggingface.co/docs/safetensors). It is read here because the package's own reader for numpy knows no bfloat16.
@@ -99,8 +99,8 @@ def write(arrays: Mapping[str, np.ndarray], directory: pathlib.Path, shard_bytes
     """Writes model.safetensors, or shards and their index.
 
     Args:
-      arrays: by name.
-      directory: exists.
+      arrays: by name, of any shape.
+      directory: an existing one.
       shard_bytes: most bytes in a file; a larger array is in a file by itself.
     """
     shards = list(_shards(arrays, shard_bytes))
@@ -183,5 +183,5 @@ def _from_torch(torch, tensor):
     return tensor.numpy()
 
 
-def _damaged(path, found):
-    return UserError(f"{path}: cut off or no safetensors file: {found}; copy or download it again")
+def _damaged(path, reason):
+    return UserError(f"{path}: cut off or no safetensors file: {reason}; copy or download it again")

@@ -130,7 +130,7 @@ def leaf(ours: str, theirs: str, axes: tuple[int, ...] | None = None) -> Array:
     Args:
       ours: path of the leaf.
       theirs: name of the array.
-      axes: the leaf's axes in the array's order, such as (1, 0) for a kernel [inputs, outputs]; None for the same order.
+      axes: the leaf's axes in the array's order, such as (1, 0) for a kernel [inputs, outputs]; None for no change.
     """
     if axes is None:
         return Array((ours,), theirs, lambda array: array, lambda array: [array])

@@ -1,12 +1,12 @@
 """BERT-family encoders as pure functions over a plain nested dict of parameters.
 
-The modules are a library to write the model with; nothing outside this package sees one.
-Imports jax, flax and numpy alone.
+Flax modules are used inside this package alone. It depends on jax, flax and numpy.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def build(
     sentence_order: bool = False,
     replaced_tokens: bool = False,
 ) -> "Model":
-    """The model of a mapping like config.model (see spec.make_spec for the arguments and errors)."""
+    """Builds the model that a mapping like config.model describes; arguments and errors as of spec.make_spec."""
     heads = {"next_sentence": next_sentence, "language_model": language_model, "task": task}
     heads |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
     return Model(make_spec(config, vocab_size, **heads, platform=platform))
@@ -38,12 +38,18 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model of a spec: `init` makes parameters, `apply` uses them. Static and hashable."""
+    """The model of a spec, static and hashable: `init` makes parameters, and `apply` computes outputs from them."""
 
     spec: Spec
 
     def init(self, key: jax.Array) -> dict:
-        """Fresh float32 parameters, a nested dict; layers are named "0", "1", ... under encoder/layers."""
+        """Draws float32 parameters, a nested dict; layers are named "0", "1", ... under encoder/layers.
+
+        Kernels are [inputs, outputs], embeddings [rows, size], scales and biases [size].
+
+        Args:
+          key: a jax.random key.
+        """
         return _to_dict(nnx.split(Heads(self.spec, rngs=nnx.Rngs(params=key)))[1])
 
     def apply(
@@ -56,54 +62,56 @@ class Model:
         attention_weights: bool = False,
         mlm_logits: bool = True,
     ) -> dict[str, jax.Array]:
-        """The model's outputs for a batch.
+        """Returns the model's outputs for a batch.
 
         Args:
-          params: as `init` makes them, or with their layers stacked (`stack_layers`), which are then scanned; what the
-            spec has no use for is passed over.
-          batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], and masked_positions int32
-            [batch, slots] where the logits of some positions alone are wanted. Packed rows add sequence_ids (1, 2, ...,
-            and 0 for padding) and position_ids (from 0 in each sequence; what stands at padding is not read) [batch,
-            sequence], and cls_positions [batch, k], where each sequence begins; what is of a sequence is then
-            [batch, k, ...], that of rows with fewer than k sequences being of no meaning.
-          dropout_key: turns dropout on.
-          hidden_states: whether every layer's output is returned too.
-          attention_weights: whether every head's weights are returned too. They are computed from the hidden states
-            by plain XLA, beside whatever kernel the model runs with, and need memory of the sequence squared.
-          mlm_logits: False for mlm_features in their place, [batch, slots, hidden] in the compute dtype, of which
-            `decoder` makes them.
+          params: parameters as `init` makes them, or with stacked layers (`stack_layers`), which are then run in a
+            loop. Entries that the spec has no use for are ignored.
+          batch: input_ids, attention_mask and token_type_ids, int32 [batch, sequence]. With masked_positions, int32
+            [batch, slots], masked-language logits are computed for these positions only. Packed rows add sequence_ids
+            (1, 2, ..., and 0 at padding) and position_ids (from 0 in each sequence; unused at padding), int32 [batch,
+            sequence], and cls_positions int32 [batch, k], where each sequence begins. Outputs for each sequence are
+            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined.
+          dropout_key: a jax.random key turns dropout on; None turns it off.
+          hidden_states: whether every layer's output is returned.
+          attention_weights: whether every head's attention weights are returned. They are computed from the hidden
+            states by plain XLA, whatever kernel the model runs with, in memory quadratic in the sequence.
+          mlm_logits: False returns mlm_features instead, from which `decoder` makes the logits.
 
         Returns:
-          hidden [batch, sequence, hidden] in the compute dtype; with a language-model head, mlm_logits float32
-          [batch, slots, vocabulary] (every position of the sequence where there are no masked_positions); with a
-          pooler, pooled [batch, hidden]; with a next-sentence or sentence-order head, next_sentence_logits or
-          sentence_order_logits float32 [batch, 2]; with a replaced-token head, replaced_logits float32 [batch,
-          sequence], over 0 where a token was replaced; with a task, its logits float32 [batch, labels] (of a sequence)
-          or [batch, sequence, labels] (of tokens; question answering: start and end); where asked for, hidden_states
-          [1 + layers, batch, sequence, hidden], the embeddings' first, and attention_weights float32 [layers, batch,
-          heads, query, key], before dropout (those of a query add up to 1; those of a query that is padding are of no
-          meaning).
+          A dict with these entries, the first always and the others as the spec and the arguments ask for:
+            hidden: [batch, sequence, hidden] in the compute dtype, the last layer's output.
+            pooled: [batch, hidden], with a pooler.
+            mlm_logits: float32 [batch, slots or sequence, vocabulary], with a language-model head.
+            mlm_features: [batch, slots or sequence, size] in the compute dtype, instead of mlm_logits.
+            next_sentence_logits, sentence_order_logits: float32 [batch, 2], with such heads.
+            replaced_logits: float32 [batch, sequence], positive for tokens judged to be replaced.
+            logits: of a task, float32 [batch, labels], or [batch, sequence, labels] for tasks on tokens, among which
+              question answering has the labels start and end.
+            hidden_states: [1 + layers, batch, sequence, hidden], the embeddings first.
+            attention_weights: float32 [layers, batch, heads, query, key], before dropout. Each query's weights sum to
+              1; those of a query at padding are undefined.
         """
         module = self._module(params)
         return module(batch, dropout_key, hidden_states, attention_weights, mlm_logits)
 
     def language_model(self, params: dict, hidden: jax.Array) -> jax.Array:
-        """The language-model head alone, of hidden states of any layer.
+        """Applies the language-model head to hidden states of any layer.
 
         Args:
-          params: as `apply` takes them; of a model with that head.
+          params: parameters of a model with that head, as `apply` takes them.
           hidden: [batch, positions, hidden].
 
         Returns:
-          logits float32 [batch, positions, vocabulary]; of the last layer they are the mlm_logits of `apply`.
+          Float32 logits [batch, positions, vocabulary]; for the last layer's output these are `apply`'s mlm_logits.
         """
         module = self._module(params)
         return module.mlm.logits(module.mlm.features(hidden), module.encoder.embeddings.word.embedding[...])
 
     def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
-        """What makes logits of mlm_features: a table [vocabulary, size] and a bias [vocabulary].
+        """Returns the decoder's table [vocabulary, size] and bias [vocabulary], which is zero for a decoder without.
 
-        A decoder without a bias has one of zeros. The table is the word embedding, or the decoder's own; mlm_logits are
+        The table is the word embedding, or the decoder's own where it is not tied; mlm_logits are
         mlm_features @ table.T + bias.
         """
         spec = self.spec
@@ -116,8 +124,8 @@ class Model:
         return nnx.merge(graph, _from_dict(state, params))
 
 
-def parameter_count(params) -> int:
-    """Numbers in a tree of parameters; the tied decoder is in it once."""
+def parameter_count(params: Any) -> int:
+    """Counts the numbers in a tree of parameters; a tied decoder is counted once, as the embedding."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -141,7 +149,7 @@ def _string_keys(tree):
 
 
 def _from_dict(state, params):
-    """`state` with the parameters' values; the dicts must have the same leaves."""
+    """Returns `state` with the parameters' values; the dicts must have the same leaves."""
     flat = {}
     for path, variable in nnx.to_flat_state(state):
         value = params

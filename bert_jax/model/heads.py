@@ -203,7 +203,7 @@ class Heads(nnx.Module):
     def __call__(
         self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, attention_weights: bool, mlm_logits: bool
     ) -> dict[str, jax.Array]:
-        """Returns the outputs that Model.apply describes; the arguments are its own."""
+        """Returns the outputs for a batch of arrays [batch, sequence]; see Model.apply for them and the arguments."""
         outputs, spec = {}, self.spec
         return_all_layers = hidden_states or attention_weights
         absolute_positions = None

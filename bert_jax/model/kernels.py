@@ -193,7 +193,11 @@ def _window_block(window):
 
 
 def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
-    """Returns attention outputs by jax.experimental.pallas.ops.tpu's splash attention; arguments as of `xla`."""
+    """Returns attention outputs by the splash attention of jax.experimental, [batch, heads, sequence, head_size].
+
+    Args:
+      query, key, value, mask: see `xla`.
+    """
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
 
@@ -232,7 +236,11 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
 
 
 def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
-    """Returns attention outputs by jax.experimental.pallas.ops.tpu's flash attention; arguments as of `xla`."""
+    """Returns attention outputs by the flash attention of jax.experimental, [batch, heads, sequence, head_size].
+
+    Args:
+      query, key, value, mask: see `xla`.
+    """
     from jax.experimental.pallas.ops.tpu import flash_attention as library
 
     sequence, head_size = query.shape[2:]
@@ -250,9 +258,12 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMas
 
 
 def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
-    """Returns attention outputs by cuDNN's flash attention; arguments as of `xla`.
+    """Returns attention outputs by cuDNN's flash attention, [batch, heads, sequence, head_size].
 
-    Where padding is known to stand at the end of rows it is told by lengths, otherwise by a dense mask.
+    The kernel gets the lengths of rows where padding is known to stand at their end, otherwise a dense mask.
+
+    Args:
+      query, key, value, mask: see `xla`.
     """
     options = {"is_causal": mask.causal}
     if mask.padding_last:

@@ -9,7 +9,7 @@ _INNER = Key("group_layers", "inner_group_num", 1)
 
 
 class Albert(Family):
-    """num_hidden_layers counts applications of a group of inner_group_num layers; config.model.num_layers counts layers."""
+    """num_hidden_layers counts applications of groups of inner_group_num layers; config.model.num_layers, layers."""
 
     model_type = prefix = "albert"
     class_prefix = "Albert"
@@ -54,10 +54,10 @@ class Albert(Family):
         }
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has_prefix(names, "albert.pooler.") else set()
-        found |= {"language_model"} if has_prefix(names, "predictions.") else set()
-        found |= {"sentence_order", "pooler"} if has_prefix(names, "sop_classifier.") else set()
-        return bert.heads_with_pooled_task(found, names, named)
+        heads = {"pooler"} if has_prefix(names, "albert.pooler.") else set()
+        heads |= {"language_model"} if has_prefix(names, "predictions.") else set()
+        heads |= {"sentence_order", "pooler"} if has_prefix(names, "sop_classifier.") else set()
+        return bert.heads_with_pooled_task(heads, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout

@@ -103,10 +103,10 @@ class Bert(Family):
     }
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has_prefix(names, "bert.pooler.") else set()
-        found |= {"language_model"} if has_prefix(names, "cls.predictions.") else set()
-        found |= {"next_sentence", "pooler"} if has_prefix(names, "cls.seq_relationship.") else set()
-        return heads_with_pooled_task(found, names, named)
+        heads = {"pooler"} if has_prefix(names, "bert.pooler.") else set()
+        heads |= {"language_model"} if has_prefix(names, "cls.predictions.") else set()
+        heads |= {"next_sentence", "pooler"} if has_prefix(names, "cls.seq_relationship.") else set()
+        return heads_with_pooled_task(heads, names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout

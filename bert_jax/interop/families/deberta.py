@@ -47,29 +47,29 @@ class Deberta(Family):
             if not isinstance(value, bool):
                 raise UserError(f"{path}: {name} {value!r}; expected true or false")
         positions = [*["learned"] * absolute, *["relative"] * relative] or ["none"]
-        found = {"positions": "+".join(positions)}
+        keys = {"positions": "+".join(positions)}
         if config.get("legacy", True) is False:  # its head reads the word embedding, whatever tie_word_embeddings says
-            found["tied_decoder"] = True
+            keys["tied_decoder"] = True
         terms = self._terms(config, path)
         if not relative:
             if terms:  # they would scale the scores
                 raise unsupported(path, "pos_att_type", config["pos_att_type"], "none without relative_attention")
-            return found
+            return keys
         span = config.get("max_relative_positions", -1)
         if not isinstance(span, int):
             raise UserError(f"{path}: max_relative_positions {span!r}; expected a number")
         if not terms:
             raise unsupported(path, "pos_att_type", config.get("pos_att_type"), "c2p, p2c or both")
-        found |= {"relative_terms": "+".join(terms), "relative_span": max(span, 0)}
-        return found | self._relative(config, path)
+        keys |= {"relative_terms": "+".join(terms), "relative_span": max(span, 0)}
+        return keys | self._relative(config, path)
 
     def _terms(self, config, path):
-        found = config.get("pos_att_type") or []
-        if isinstance(found, str):
-            found = [term.strip() for term in found.lower().split("|")]
-        if not isinstance(found, list) or any(term not in _TERMS for term in found) or len(found) > len(set(found)):
+        terms = config.get("pos_att_type") or []
+        if isinstance(terms, str):
+            terms = [term.strip() for term in terms.lower().split("|")]
+        if not isinstance(terms, list) or any(term not in _TERMS for term in terms) or len(terms) > len(set(terms)):
             raise unsupported(path, "pos_att_type", config["pos_att_type"], "a list of c2p and p2c, or c2p|p2c")
-        return [term for term in _TERMS if term in found]
+        return [term for term in _TERMS if term in terms]
 
     def _relative(self, config, path):
         return {}
@@ -91,12 +91,12 @@ class Deberta(Family):
 
     def heads(self, names, config, named):
         own = config.get("legacy", True) is False
-        found = {"language_model"} if has_prefix(names, "lm_predictions." if own else "cls.predictions.") else set()
+        heads = {"language_model"} if has_prefix(names, "lm_predictions." if own else "cls.predictions.") else set()
         if has_prefix(names, "qa_outputs."):
-            return found, "question_answering"
+            return heads, "question_answering"
         if has_prefix(names, "pooler."):
-            return found, "sequence_classification"
-        return found, (named or "token_classification") if has_prefix(names, "classifier.") else ""
+            return heads, "sequence_classification"
+        return heads, (named or "token_classification") if has_prefix(names, "classifier.") else ""
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
@@ -215,7 +215,7 @@ class DebertaV2(Deberta):
         }
 
     def table(self, config, task=""):
-        found = super().table(config, task)
+        table = super().table(config, task)
         more = (
             Module("encoder/relative_norm", "deberta.encoder.LayerNorm"),
             leaf("encoder/layers/0/conv/kernel", "deberta.encoder.conv.conv.weight", (2, 1, 0)),
@@ -224,7 +224,7 @@ class DebertaV2(Deberta):
         )
         # This norm of the relative table exists in files of models without such a table.
         ignored = () if config.get("relative_attention", False) else (r"deberta\.encoder\.LayerNorm\.(weight|bias)",)
-        return Table(found.prefix, found.names + more, found.tied, found.copies, found.ignored + ignored)
+        return Table(table.prefix, table.names + more, table.tied, table.copies, table.ignored + ignored)
 
     def _attention(self, config):
         theirs = {"query": "query", "key": "key", "value": "value"}

@@ -25,12 +25,12 @@ class DistilBert(Family):
     fixed = {"type_vocab_size": 0, "norm_epsilon": 1e-12}
 
     def heads(self, names, config, named):
-        found = {"language_model"} if has_prefix(names, "vocab_") else set()
+        heads = {"language_model"} if has_prefix(names, "vocab_") else set()
         if has_prefix(names, "qa_outputs."):
-            return found, "question_answering"
+            return heads, "question_answering"
         if has_prefix(names, "pre_classifier."):
-            return found, "sequence_classification"
-        return found, (named or "token_classification") if has_prefix(names, "classifier.") else ""
+            return heads, "sequence_classification"
+        return heads, (named or "token_classification") if has_prefix(names, "classifier.") else ""
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":

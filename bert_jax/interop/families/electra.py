@@ -27,9 +27,9 @@ class Electra(Family):
     }
 
     def heads(self, names, config, named):
-        found = {"language_model"} if has_prefix(names, "generator_") else set()
-        found |= {"replaced_tokens"} if has_prefix(names, "discriminator_predictions.") else set()
-        return found, roberta.task_from_names(names, named)
+        heads = {"language_model"} if has_prefix(names, "generator_") else set()
+        heads |= {"replaced_tokens"} if has_prefix(names, "discriminator_predictions.") else set()
+        return heads, roberta.task_from_names(names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout

@@ -1,4 +1,4 @@
-"""EuroBERT (Boizard et al. 2025): Llama's layers with bidirectional attention (RMSNorm, SwiGLU, rotary positions, GQA)."""
+"""EuroBERT (Boizard et al. 2025): Llama's layers, bidirectional, with RMSNorm, SwiGLU, rotary positions and GQA."""
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
@@ -49,16 +49,16 @@ class EuroBert(Family):
             "num_kv_heads": Key("num_kv_heads", "num_key_value_heads", 0),
             "head_size": Key("head_size", "head_dim", 0),
         }
-        found = {key: read_key(config, said, path) if config.get(said.theirs) is not None else 0
+        model_sizes = {key: read_key(config, said, path) if config.get(said.theirs) is not None else 0
                  for key, said in sizes.items()}  # fmt: skip
-        if found["num_kv_heads"] and model["num_heads"] % found["num_kv_heads"]:
+        if model_sizes["num_kv_heads"] and model["num_heads"] % model_sizes["num_kv_heads"]:
             raise UserError(
                 f"{path}: num_attention_heads {model['num_heads']} is not divisible by num_key_value_heads "
-                f"{found['num_kv_heads']}"
+                f"{model_sizes['num_kv_heads']}"
             )
         if model["hidden_size"] % model["num_heads"]:
             raise unsupported(path, "hidden_size", model["hidden_size"], f"a multiple of {model['num_heads']} heads")
-        return found | {"rotary_base": _base(config, path)}
+        return model_sizes | {"rotary_base": _base(config, path)}
 
     def more_from_spec(self, spec, original):
         parameters = {"rope_type": "default", "rope_theta": spec.rotary_base}
@@ -88,7 +88,7 @@ class EuroBert(Family):
         return Task(name, num_labels, pooling, 0.0, transform=True, transform_activation="gelu", late=late)
 
     def from_task(self, task, spec, original):
-        said = {found: name for name, found in _POOLING.items()}.get((task.pooling, task.late), "late")
+        said = {pooling: name for name, pooling in _POOLING.items()}.get((task.pooling, task.late), "late")
         if task.name != "sequence_classification":
             return {}
         return {"classifier_pooling": said} | ({"clf_pooling": said} if "clf_pooling" in original else {})

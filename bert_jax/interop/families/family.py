@@ -1,8 +1,8 @@
-"""What a family of models says of itself: the keys of its config.json, the names of its weights, its heads.
+"""Describes a family of models: the keys of its config.json, the names of its weights, its heads.
 
-A family is a class of one file beside this one, with an instance for each `model_type` in the file's FAMILIES. Its keys
-and names are data; what no table can say is a method. Nothing outside its file needs to know of it, but for the class
-of its published tokenizer, which data/vocabularies/published.py lists.
+A family is a class in a file of its own beside this one, with an instance for each `model_type` in the file's FAMILIES.
+Keys and names are data; whatever no table can express is a method. Nothing outside its file needs to know the family,
+except that data/vocabularies/published.py lists the class of its published tokenizer.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention in most layers, few biases."""
+"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention, few biases."""
 
 from collections.abc import Mapping
 
@@ -64,10 +64,10 @@ class ModernBert(Family):
         if read_key(config, Key("", "mlp_dropout", 0.0, "rate"), path) != rate:
             raise unsupported(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
         window, every = self._windows(config, model["num_layers"], path)
-        found = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
+        bases = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
         if not window:
-            found["local_rotary_base"] = 0.0
-        return found | {"local_window": window, "global_every": every}
+            bases["local_rotary_base"] = 0.0
+        return bases | {"local_window": window, "global_every": every}
 
     def _windows(self, config, layers, path):
         """Returns (local_window, global_every)."""

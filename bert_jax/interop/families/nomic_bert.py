@@ -98,9 +98,9 @@ class NomicBert(Family):
         return {key: value for key, value in original.items() if key not in old}
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has_prefix(names, "nomic_bert.pooler.") else set()
-        found |= {"language_model"} if has_prefix(names, "cls.predictions.") else set()
-        return bert.heads_with_pooled_task(found, names, named)
+        heads = {"pooler"} if has_prefix(names, "nomic_bert.pooler.") else set()
+        heads |= {"language_model"} if has_prefix(names, "cls.predictions.") else set()
+        return bert.heads_with_pooled_task(heads, names, named)
 
     def head(self, name, num_labels, config, path):
         rate = read_dropout(_todays(config, path), ("classifier_dropout", "hidden_dropout_prob"), 0.0, path)

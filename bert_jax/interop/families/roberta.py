@@ -36,9 +36,9 @@ class Roberta(Family):
         return {"max_position_embeddings": spec.max_positions + offset, "pad_token_id": offset - 1}
 
     def heads(self, names, config, named):
-        found = {"pooler"} if has_prefix(names, "roberta.pooler.") else set()
-        found |= {"language_model"} if has_prefix(names, "lm_head.") else set()
-        return found, task_from_names(names, named)
+        heads = {"pooler"} if has_prefix(names, "roberta.pooler.") else set()
+        heads |= {"language_model"} if has_prefix(names, "lm_head.") else set()
+        return heads, task_from_names(names, named)
 
     def head(self, name, num_labels, config, path):
         if name == "question_answering":  # without dropout
