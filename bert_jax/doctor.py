@@ -37,7 +37,7 @@ def main(argv):
     findings = report.diagnose(run, plan)
     if _OUTPUT.value:
         _write(pathlib.Path(_OUTPUT.value), report.as_json(findings))
-    print(report.in_words(run, findings, plan))
+    print(report.format_report(run, findings, plan))
 
 
 def _write(path, findings):

@@ -1,1 +1,1 @@
-"""What is wrong with a run, from what it left on disk: reading -> diagnoses -> report. No jax."""
+"""Diagnoses runs from the files in their workdirs: `reading`, then the checks, then `report`. Imports no jax."""

@@ -1,41 +1,42 @@
-"""Why masked tokens are not learned: every usual cause, as likely as this run's own figures make it."""
+"""The usual causes of a model that does not learn masked tokens, ranked by the numbers of the run."""
 
 import dataclasses
 import math
 from collections.abc import Iterator
 
+from bert_jax import _moved
 from bert_jax.config import objective
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
 
-# A peak of AdamW that is high for a width of 768; it falls with the square root of the width. Published ones are below:
-# RoBERTa's 6e-4 at 768 and 4e-4 at 1024. So are the recipes': 1e-3 at 256, 2e-3 at 128.
+# A peak learning rate of AdamW that is high for a hidden size of 768; it scales with 1 / sqrt(hidden size). Published
+# rates are lower (RoBERTa: 6e-4 at 768, 4e-4 at 1024), and so are the recipes' (1e-3 at 256, 2e-3 at 128).
 HIGH_RATE, HIGH_RATE_WIDTH = 1e-3, 768
-LAMB_FACTOR = 10  # LAMB's rates are larger by about this much: its steps are shares of a parameter's norm
-LOW_RATE_SHARE = 1 / 50  # of the high one: a fine-tuning rate, which takes a fresh model nowhere
+LAMB_FACTOR = 10  # LAMB takes rates about this much higher: its steps are relative to a parameter's norm
+LOW_RATE_SHARE = 1 / 50  # of the high rate: a rate for fine-tuning, at which a new model learns next to nothing
 SHORT_WARMUP_SHARE, SHORT_WARMUP_STEPS = 0.01, 10  # BERT warms up for 1 % of its steps, RoBERTa for 5 %
-SHORT_RUN_STEPS = 1000  # the small recipes leave the plateau of word frequencies after some 800 steps
-DUPLICATES = 0.1  # of the documents; usual corpora have a few in a hundred
+SHORT_RUN_STEPS = 1000  # the small recipes leave the unigram plateau after some 800 steps
+DUPLICATES = 0.1  # share of the documents; usual corpora have a few in a hundred
 MOSTLY_DUPLICATES = 0.5
-UNKNOWN = 0.02  # of the tokens; a vocabulary that was made for a text leaves next to none
+UNKNOWN = 0.02  # share of the tokens; a vocabulary made for the text leaves next to none
 MOSTLY_UNKNOWN = 0.2
 PADDING = 0.5  # paragraphs at 128 tokens have 36 %
 MOSTLY_PADDING = 0.8
-FEW_PREDICTIONS = 100  # a step; its gradient is mostly noise
-NARROW_INIT_SHARE = 0.5  # of what is as wide, at this width, as 0.02 is at 768
+FEW_PREDICTIONS = 100  # predicted tokens in a step: with fewer, its gradient is mostly noise
+NARROW_INIT_SHARE = 0.5  # of the initializer range that corresponds to 0.02 at a hidden size of 768
 HIGH_DROPOUT, HIGH_DECAY = 0.3, 0.3  # published: 0.1 and 0.01
 
-LIKELY = 0.2  # what is less likely is said in one line, with its figure
+LIKELY = 0.2  # less likely causes are listed in one line, each with its number
 
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """A cause.
+    """A possible cause of a problem.
 
     Attributes:
-      likelihood: in this run, to sort by, 0 to 1.
-      text: what it is, with its figure, and what to change.
-      figure: the figure alone, for the line of what is not likely.
+      likelihood: how likely it is in this run, from 0 to 1; causes are sorted by it.
+      text: the cause, with its number and what to change.
+      figure: the number alone, for the line of unlikely causes.
     """
 
     likelihood: float
@@ -43,28 +44,28 @@ class Cause:
     figure: str
 
 
-def sentences(run: Run, *, diverged: bool = False, falling: bool = False) -> list[str]:
-    """The causes in words, the likeliest first; the last one lists what this run's figures speak against.
+def describe(run: Run, *, diverged: bool = False, falling: bool = False) -> list[str]:
+    """Returns the causes in words, the likeliest first; the last entry lists the unlikely ones with their numbers.
 
     Args:
-      run: whose loss is not under the unigram baseline.
-      diverged: whether it was lower before.
-      falling: whether it falls still.
+      run: a run whose loss is not under the unigram baseline.
+      diverged: whether the loss was lower before.
+      falling: whether the loss is still falling.
     """
-    found = sorted(_causes(run, diverged, falling), key=lambda cause: -cause.likelihood)
-    texts = [cause.text for cause in found if cause.likelihood >= LIKELY]
-    others = [cause.figure for cause in found if cause.likelihood < LIKELY and cause.figure]
+    ranked = sorted(_causes(run, diverged, falling), key=lambda cause: -cause.likelihood)
+    texts = [cause.text for cause in ranked if cause.likelihood >= LIKELY]
+    others = [cause.figure for cause in ranked if cause.likelihood < LIKELY and cause.figure]
     if not diverged:
         texts.append(
             ("" if texts else "no setting stands out: ")
-            + "text in which the order of words says nothing (lists, shuffled or made-up text) has nothing to learn "
+            + "text whose word order carries no information (lists, shuffled or generated text) has nothing to learn "
             "beyond frequencies; look at what the model sees: python -m bert_jax.show_batch"
         )
-    return [*texts, f"not likely, by their figures: {'; '.join(others)}"] if others else texts
+    return [*texts, f"unlikely, by their numbers: {'; '.join(others)}"] if others else texts
 
 
 def figures(run: Run) -> dict[str, float | int | None]:
-    """What the causes rest on."""
+    """Returns the numbers that the causes are based on."""
     settings = run.config.optimizer
     return {
         "learning_rate": settings.learning_rate,
@@ -79,18 +80,18 @@ def figures(run: Run) -> dict[str, float | int | None]:
 
 
 def high_rate(run: Run) -> float:
-    """The peak from which on a rate is suspicious."""
+    """Returns the peak learning rate above which a rate is suspicious for the run's optimizer and hidden size."""
     factor = LAMB_FACTOR if run.config.optimizer.name == "lamb" else 1
     return factor * HIGH_RATE * math.sqrt(HIGH_RATE_WIDTH / run.config.model.hidden_size)
 
 
 def lower_rate(run: Run) -> str:
-    """The flag that sets a third of the rate, or of what is high."""
+    """Returns the flag that sets a third of the learning rate, or of the highest plausible one if that is lower."""
     return f"--config.optimizer.learning_rate={min(run.config.optimizer.learning_rate, high_rate(run)) / 3:.1g}"
 
 
 def duplicate_share(run: Run) -> float | None:
-    """Of the documents of all corpora; None where a manifest is not there."""
+    """Returns the share of duplicates among the documents of all corpora; None without a manifest."""
     texts = run.readable_texts
     if not texts:
         return None
@@ -98,7 +99,7 @@ def duplicate_share(run: Run) -> float | None:
 
 
 def unknown_share(run: Run) -> float | None:
-    """Of the tokens of all corpora; None where a manifest is not there."""
+    """Returns the share of unknown tokens in all corpora; None without a manifest."""
     texts = run.readable_texts
     if not texts:
         return None
@@ -122,22 +123,22 @@ def _length(run, diverged, falling):
     if steps < warmup:
         yield Cause(
             0.9,
-            f"the warm-up is not over: {steps:,} of its {warmup:,} steps are done, so the rate has been "
-            f"{_rate_now(run):.2g} at most of {run.config.optimizer.learning_rate:g}: "
-            + ("set --config.optimizer.warmup_steps to a few hundredths of the run" if run.finished else "wait"),
+            f"the warm-up is not over: {steps:,} of its {warmup:,} steps are done, so the learning rate has been "
+            f"at most {_highest_rate(run):.2g} of {run.config.optimizer.learning_rate:g}: "
+            + ("set --config.optimizer.warmup_steps to a few percent of the run" if run.finished else "wait"),
             "",
         )
     elif steps < SHORT_RUN_STEPS or falling:
-        still = ", and the loss falls still" if falling else ""
+        still = ", and the loss is still falling" if falling else ""
         yield Cause(
             0.88 if falling else 0.55 if steps < SHORT_RUN_STEPS / 2 else 0.4,
-            f"too few steps: {steps:,}{still}; small recipes leave the plateau of word frequencies after some "
+            f"too few steps: {steps:,}{still}; small recipes leave the unigram plateau after some "
             f"{SHORT_RUN_STEPS:,}: " + ("raise --config.train.num_steps" if run.finished else "wait"),
             "",
         )
 
 
-def _rate_now(run):
+def _highest_rate(run):
     settings = run.config.optimizer
     logged = [row["learning_rate"] for row in run.rows if "learning_rate" in row]
     return max(logged) if logged else settings.learning_rate * min(1.0, run.done / max(1, run.warmup_steps))
@@ -146,11 +147,11 @@ def _rate_now(run):
 def _rate(run, diverged, falling):
     rate, high = run.config.optimizer.learning_rate, high_rate(run)
     name, width = run.config.optimizer.name, run.config.model.hidden_size
-    where = f"{name} at a width of {width}"
-    shown = f"learning rate {rate:g} ({where}: high is over {high:.1g})"
+    where = f"{name} at a hidden size of {width}"
+    shown = f"learning rate {rate:g} ({where}: more than {high:.1g} is high)"
     if rate > high:
         likelihood = min(0.95, 0.6 + 0.2 * math.log10(rate / high))
-        text = f"learning rate too high: {rate:g}, {rate / high:.3g} times what is high for {where}; "
+        text = f"learning rate too high: {rate:g}, {rate / high:.3g} times what is already high for {where}; "
         return Cause(likelihood, text + f"try {lower_rate(run)}", shown)
     if rate < high * LOW_RATE_SHARE and not diverged:
         text = f"learning rate too low: {rate:g}, {high / 3:.1g} would be usual for {where}; "
@@ -166,7 +167,7 @@ def _rate(run, diverged, falling):
 
 
 def short_warmup(run: Run) -> bool:
-    """Whether the warm-up is short for a run of this length."""
+    """Returns whether the warm-up is short for a run of this length."""
     least = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
     return run.warmup_steps < max(least, SHORT_WARMUP_SHARE * run.num_steps)
 
@@ -176,7 +177,7 @@ def _warmup(run, diverged):
     shown = f"warm-up of {steps:,} of {run.num_steps:,} steps"
     if not short_warmup(run):
         return Cause(0.1, "", shown)
-    # What a short warm-up does to a fresh model depends on the rate that it rises to.
+    # How much a short warm-up harms a new model depends on the peak learning rate.
     likelihood = 0.25 + 0.45 * min(1.0, run.config.optimizer.learning_rate / high) + 0.1 * diverged
     wanted = max(100, round(0.05 * run.num_steps))
     wanted = min(wanted, max(1, run.num_steps // 5))
@@ -188,23 +189,23 @@ def _warmup(run, diverged):
 def _text(run):
     unknown, duplicates, padding = unknown_share(run), duplicate_share(run), run.padding
     if unknown is not None:
-        text = f"a vocabulary that does not fit the text: {percent(unknown)} of the tokens are unknown to it; "
-        text += "prepare the text with --tokenizer=train:wordpiece:N or with a model's of its language"
+        text = f"a vocabulary that does not fit the text: {percent(unknown)} of the tokens are unknown; "
+        text += "prepare the text with --tokenizer=train:wordpiece:N, or with a model of its language"
         likelihood = 0.97 if unknown >= MOSTLY_UNKNOWN else 0.5 if unknown >= UNKNOWN else 0.0
         yield Cause(likelihood, text, f"unknown tokens {percent(unknown)}")
     if padding is not None:
-        text = f"rows that are mostly empty: {percent(padding)} of their positions are padding; {fill_rows(run)}"
+        text = f"rows that are mostly padding: {percent(padding)} of their positions; {padding_advice(run)}"
         likelihood = 0.6 if padding >= MOSTLY_PADDING else 0.35 if padding >= PADDING else 0.0
         yield Cause(likelihood, text, f"padding {percent(padding)}")
     if duplicates is not None:
-        text = f"text that repeats itself: {percent(duplicates)} of the documents equal an earlier one; "
+        text = f"duplicate text: {percent(duplicates)} of the documents equal an earlier one; "
         text += "prepare it again with --drop_duplicates"
         likelihood = 0.5 if duplicates >= MOSTLY_DUPLICATES else 0.3 if duplicates >= DUPLICATES else 0.0
         yield Cause(likelihood, text, f"duplicate documents {percent(duplicates)}")
 
 
-def fill_rows(run: Run) -> str:
-    """What fills rows that are mostly padding."""
+def padding_advice(run: Run) -> str:
+    """Returns what to change so that rows hold less padding."""
     data = run.phase.data
     pairs = [f"objective.{key}" for key in ("next_sentence", "sentence_order") if run.config.objective[key]]
     if pairs:
@@ -224,12 +225,12 @@ def fill_rows(run: Run) -> str:
 def _others(run, diverged):
     model, data, settings = run.config.model, run.phase.data, run.config.optimizer
     if run.predictions < FEW_PREDICTIONS:
-        text = f"steps too small: about {run.predictions:,.0f} tokens are predicted in each; "
+        text = f"too few predictions in a step: about {run.predictions:,.0f} tokens; "
         yield Cause(0.3, text + f"raise --config.data.batch_size={data.batch_size}", "")
-    wide = 0.02 * math.sqrt(HIGH_RATE_WIDTH / model.hidden_size)
-    if model.initializer_range < NARROW_INIT_SHARE * wide and not run.config.init_from and not diverged:
-        text = f"a narrow start for a width of {model.hidden_size}: config.model.initializer_range="
-        text += f"{model.initializer_range:g}; try --config.model.initializer_range={wide:.1g}"
+    equivalent_range = 0.02 * math.sqrt(HIGH_RATE_WIDTH / model.hidden_size)
+    if model.initializer_range < NARROW_INIT_SHARE * equivalent_range and not run.config.init_from and not diverged:
+        text = f"a narrow initialization for a hidden size of {model.hidden_size}: config.model.initializer_range="
+        text += f"{model.initializer_range:g}; try --config.model.initializer_range={equivalent_range:.1g}"
         yield Cause(0.35, text, "")
     if objective.facts(run.config).masked and not 0.05 <= data.mask_rate <= 0.5:
         text = f"{percent(data.mask_rate)} of the tokens are masked; try --config.data.mask_rate=0.15"
@@ -244,3 +245,7 @@ def _others(run, diverged):
     if settings.epsilon >= 1e-3:
         text = f"config.optimizer.epsilon={settings.epsilon:g} makes steps small; "
         yield Cause(0.5, text + "try --config.optimizer.epsilon=1e-6", "")
+
+
+def __getattr__(name):
+    return _moved.find("diagnosis.causes", name)

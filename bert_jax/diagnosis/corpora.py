@@ -1,17 +1,17 @@
-"""What is known of the text that a run learns from: its manifest, and the run's own indexes where they are at hand."""
+"""Reads facts about a run's training text: the corpus manifest, and instance indexes cached on this machine."""
 
 import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from bert_jax import _moved, storage
 from bert_jax import config as config_lib
-from bert_jax import storage
 from bert_jax.errors import UserError
 
-_SAMPLE = 100_000  # instances of an index that are looked at
-_HELD_OUT_SENTENCES, _TRAIN_SENTENCES = 2_000, 500_000  # that are compared: a second
-_LEAST_TOKENS = 8  # of a sentence that is no commonplace
+_SAMPLE = 100_000  # instances of an index that are read
+_HELD_OUT_SENTENCES, _TRAIN_SENTENCES = 2_000, 500_000  # compared with each other; takes a second
+_LEAST_TOKENS = 8  # shorter sentences are too common to prove anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Text:
     """One corpus of a run.
 
     Attributes:
-      path: as the run knew it.
-      manifest: what manifest.json holds; None where it cannot be had.
-      missing: why not, in words.
-      folder: on this machine; None where it lies elsewhere.
+      path: path of the corpus in the run's config.
+      manifest: content of manifest.json; None if it cannot be read.
+      missing: why it cannot be read, in words.
+      folder: the corpus's folder on this machine; None if it lies elsewhere.
     """
 
     path: str
@@ -32,22 +32,25 @@ class Text:
 
     @property
     def documents(self) -> int:
+        """Number of documents."""
         return self.manifest["documents"]
 
     @property
     def duplicates(self) -> int:
-        """Documents that equal an earlier one and were kept."""
+        """Number of documents that equal an earlier one and were kept."""
         return 0 if self.manifest["settings"].get("drop_duplicates") else self.manifest["duplicate_documents"]
 
     def tokens(self, split: str) -> int:
+        """Returns the number of tokens of a split, "train" or "eval"."""
         return self.manifest["splits"][split]["tokens"]
 
     def held_out_documents(self) -> int:
+        """Returns the number of held-out documents."""
         return self.manifest["splits"]["eval"]["documents"]
 
     @functools.cached_property
     def unigram_counts(self):
-        """How often the train split has each token, [vocabulary]; None where the file is not at hand."""
+        """Number of occurrences of each token in the train split, [vocabulary]; None if the file cannot be read."""
         import numpy as np
 
         try:
@@ -56,7 +59,7 @@ class Text:
             return None
 
     def rows(self, config, phase: config_lib.Phase) -> "Rows | None":
-        """The rows that a phase makes of the train split; None where the run's index is not at hand."""
+        """Returns statistics of the rows of a phase, from the cached instance index; None if there is no such index."""
         if self.folder is None:
             return None
         import numpy as np
@@ -69,21 +72,21 @@ class Text:
         index = instances.cached_index(Corpus(self.folder, self.manifest), "train", recipe)
         if index is None or not len(index):
             return None
-        some = index[:: max(1, len(index) // _SAMPLE)]
+        sample = index[:: max(1, len(index) // _SAMPLE)]
         if data.format in config_lib.PAIR_FORMATS:
-            lengths, random = some["a_length"] + some["b_length"] + 3, None
-            if "is_random" in some.dtype.names:
-                random = float(some["is_random"].mean())
+            lengths, random = sample["a_length"] + sample["b_length"] + 3, None
+            if "is_random" in sample.dtype.names:
+                random = float(sample["is_random"].mean())
         else:
-            lengths, random = some["stop"] - some["start"] + some["num_documents"] + 1, None
+            lengths, random = sample["stop"] - sample["start"] + sample["num_documents"] + 1, None
         return Rows(len(index), 1 - float(np.mean(lengths)) / data.sequence_length, random)
 
     @functools.cached_property
     def shared_sentences(self) -> float | None:
-        """The share of the held-out sentences of 8 tokens or more that stand in the training text too, to the letter.
+        """Share of the held-out sentences of at least 8 tokens that occur verbatim in the training text.
 
-        Of a sample, and in the beginning of a large training text: at least so many. None where the files are not at
-        hand, or no such sentence is held out.
+        A lower bound: a sample of held-out sentences is searched in the first part of a large training text. None if
+        the files cannot be read or no such sentence is held out.
         """
         if self.folder is None:
             return None
@@ -102,7 +105,7 @@ class Text:
 
 
 def _sentences(split, most):
-    """The first sentences of a split that are long enough, as bytes."""
+    """Yields the sentences with enough tokens among the first `most` of a split, as bytes."""
     import numpy as np
 
     for i, shard in enumerate(split.shards):
@@ -120,12 +123,12 @@ def _sentences(split, most):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Rows of a corpus.
+    """Statistics of the rows that a phase makes of a corpus.
 
     Attributes:
-      count: in a pass over it.
-      padding: the share of their positions.
-      random_pairs: the share whose second part is another document's; None without pairs.
+      count: number of rows in a pass over the corpus.
+      padding: share of padding among their positions.
+      random_pairs: share of rows whose second segment is from another document; None without pairs.
     """
 
     count: int
@@ -133,16 +136,16 @@ class Rows:
     random_pairs: float | None
 
 
-def find(run: Mapping, workdir) -> list[Text]:
-    """The corpora that run.json names.
+def find_corpora(run: Mapping, workdir) -> list[Text]:
+    """Finds the corpora that run.json names.
 
-    A relative path counts from the current directory, else from the workdir's ancestors.
+    A relative path is looked up in the current directory, then in each ancestor of the workdir.
     """
     return [_find(corpus["path"], corpus["fingerprint"], workdir) for corpus in run.get("corpora", ())]
 
 
 def _find(path, fingerprint, workdir):
-    places, other = [path], False
+    places, has_changed = [path], False
     if not storage.is_remote(path) and not pathlib.Path(path).is_absolute() and not storage.is_remote(workdir):
         places += [str(folder / path) for folder in pathlib.Path(workdir).absolute().parents]
     from bert_jax.data.corpus import read_manifest
@@ -156,56 +159,58 @@ def _find(path, fingerprint, workdir):
             continue
         if manifest["fingerprint"] == fingerprint:
             return Text(path, manifest, folder=None if storage.is_remote(place) else pathlib.Path(place))
-        other = True
-    return Text(path, None, "another corpus lies there now" if other else "no corpus that can be read is there now")
+        has_changed = True
+    return Text(
+        path, None, "another corpus lies there now" if has_changed else "no corpus that can be read is there now"
+    )
 
 
 def _check(manifest):
-    """Raises KeyError or TypeError if the manifest lacks what is read of it."""
+    """Raises KeyError or TypeError if the manifest lacks a field that the checks read."""
     _ = manifest["documents"] + manifest["duplicate_documents"] + manifest["unknown_token_share"]
     _ = [manifest["splits"][split]["tokens"] + manifest["splits"][split]["documents"] for split in ("train", "eval")]
     _ = manifest["settings"].get("drop_duplicates")
 
 
-def shares(texts: Sequence[Text], data) -> list[float]:
-    """The share of the training rows that each corpus has, of a phase's `data`; all manifests must be there."""
-    found = [float(weight) for weight in data.weights]
-    if len(found) != len(texts):
-        found = [text.tokens("train") ** (1 / data.temperature) for text in texts]
-    return [share / (sum(found) or 1) for share in found]
+def mixture_shares(texts: Sequence[Text], data) -> list[float]:
+    """Returns the share of training rows that each corpus has under a phase's `data`; needs all manifests."""
+    weights = [float(weight) for weight in data.weights]
+    if len(weights) != len(texts):
+        weights = [text.tokens("train") ** (1 / data.temperature) for text in texts]
+    return [weight / (sum(weights) or 1) for weight in weights]
 
 
 def frequencies(texts: Sequence[Text], data):
-    """The share of each token in the training text, [vocabulary]; None where a corpus is not at hand.
+    """Returns the relative frequency of each token in the training text, [vocabulary]; None if a file is missing.
 
-    Corpora are weighed as a phase's `data` mixes them.
+    Corpora are weighted as a phase's `data` mixes them.
     """
     if not texts or any(text.manifest is None or text.unigram_counts is None for text in texts):
         return None
     parts = [
         share * text.unigram_counts / max(1, text.unigram_counts.sum())
-        for share, text in zip(shares(texts, data), texts, strict=True)
+        for share, text in zip(mixture_shares(texts, data), texts, strict=True)
     ]
     return sum(parts)
 
 
 def entropy(frequencies) -> float:
-    """Nats that a token costs under its own frequencies."""
+    """Returns the entropy of a distribution [vocabulary] in nats: the unigram loss of its text."""
     import numpy as np
 
-    some = frequencies[frequencies > 0]
-    return float(-(some * np.log(some)).sum())
+    positive = frequencies[frequencies > 0]
+    return float(-(positive * np.log(positive)).sum())
 
 
 def copying_loss(frequencies, data) -> float:
-    """The least loss of masked tokens, in nats, without a look at their neighbours.
+    """Returns the lowest loss of predicted tokens, in nats, that is possible without reading their context.
 
-    Some of the chosen tokens are not masked: they stay, or become a random one. A model that knows frequencies alone
-    soon finds out that what it sees there is likely the answer, more so the more frequent it is.
+    Some of the chosen tokens are not masked: they stay or become a random token. A model that knows frequencies alone
+    soon learns that a visible token is likely the answer, the more so the more frequent it is.
 
     Args:
-      frequencies: of the tokens, [vocabulary].
-      data: with mask_token_share and random_token_share.
+      frequencies: relative frequency of each token, [vocabulary].
+      data: holds mask_token_share and random_token_share.
     """
     import numpy as np
 
@@ -213,14 +218,20 @@ def copying_loss(frequencies, data) -> float:
     if unmasked <= 0:
         return entropy(frequencies)
     randomised = data.random_token_share / unmasked
-    p, q = frequencies[frequencies > 0], 1 / len(frequencies)  # q: of a random token
+    p, q = frequencies[frequencies > 0], 1 / len(frequencies)  # q: probability of a random token
     seen = (1 - randomised) * p + randomised * q
-    right = p * (1 - randomised + randomised * q)  # seen, and the answer
+    right = p * (1 - randomised + randomised * q)  # joint probability: the visible token is the answer
     loss = -(right * np.log(right / seen)).sum()
     if randomised:
-        others = -entropy(frequencies) - p * np.log(p)  # sum over the other answers y of p_y ln p_y
+        others = -entropy(frequencies) - p * np.log(p)  # sum over all other answers y of p_y ln p_y
         rest = others + (1 - p) * (np.log(randomised * q) - np.log(seen))
         loss -= (randomised * q * rest).sum()
-        unseen = len(frequencies) - len(p)  # random tokens that the text lacks: frequencies are all there is to go by
+        unseen = len(frequencies) - len(
+            p
+        )  # random tokens that never occur in the text: there the frequencies are the best guess
         loss += randomised * q * unseen * entropy(frequencies)
     return data.mask_token_share * entropy(frequencies) + unmasked * float(loss)
+
+
+def __getattr__(name):
+    return _moved.find("diagnosis.corpora", name)

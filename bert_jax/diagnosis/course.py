@@ -1,4 +1,4 @@
-"""How a run went: its rate, its gradients, its spikes, where its time went, and whether it came to its end."""
+"""Checks of the course of a run: learning rate, gradients, loss spikes, time, throughput, and whether it finished."""
 
 import statistics
 
@@ -6,33 +6,33 @@ from bert_jax.diagnosis import causes, curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
-# Of a loss that is logged for single batches, six of its own deviations are no chance; a smaller rise than a third of
-# a nat or a twentieth of the loss hurts nobody.
+# The loss is logged for single batches: a rise of six standard deviations is not chance. Rises of less than a third of
+# a nat or a twentieth of the loss are harmless.
 SPIKE_DEVIATIONS, SPIKE_NATS, SPIKE_SHARE = 6.0, 0.35, 0.05
 MANY_SPIKES = 3
-LONG_WARMUP = 0.5  # of the run, before its rate is reached; published: 0.01 to 0.06
-# Clipping by a small factor is usual (Adam does not see the scale, and runs that learn well are clipped at each step);
-# tenfold on nearly each step, it is the clip that sets the step and not the gradient.
+LONG_WARMUP = 0.5  # share of the run; published: 0.01 to 0.06
+# Clipping by a small factor is usual (Adam ignores the scale, and runs that learn well are clipped at each step). If
+# nearly every gradient is clipped tenfold, the threshold determines the step and not the gradient.
 CLIPPED_TIMES, CLIPPED_ROWS = 10.0, 0.9
-# A pipeline that keeps up makes a batch wait for some hundredths of the time. Waits of less than a fifth of a
-# millisecond a step are how long it takes to ask.
+# With a pipeline that keeps up, a few percent of the time is waiting. Less than a fifth of a millisecond a step is the
+# cost of asking for a batch.
 STARVED, MOSTLY_STARVED, LEAST_WAIT = 0.2, 0.5, 2e-4
-ELSEWHERE, ELSEWHERE_SECONDS = 0.3, 60  # of the time, on evaluation, saving or logging
-# A plan is a bound: what links and memory allow at published rates. Well-tuned runs reach half of it and more.
+ELSEWHERE, ELSEWHERE_SECONDS = 0.3, 60  # share of the time spent in evaluation, saving or logging
+# A plan is an upper bound, by the published rates of memory and links. Well-tuned runs reach half of it and more.
 UNDER_PLAN = 0.5
-LOW_MFU, LOW_MFU_WIDTH = 0.15, 512  # BERT Base reaches 0.3 to 0.5 on accelerators; narrow models cannot
-SLOWED, SLOWED_ROWS = 0.5, 8  # of the run's own speed before
+LOW_MFU, LOW_MFU_WIDTH = 0.15, 512  # BERT Base reaches 0.3 to 0.5 on accelerators; small models cannot
+SLOWED, SLOWED_ROWS = 0.5, 8  # share of the run's earlier speed; rows needed
 
 
 def peak_never_reached(run: Run) -> Finding | None:
-    """The run is over before its warm-up is, or nearly."""
+    """Checks whether the warm-up takes most of the run or more."""
     warmup, steps, peak = run.warmup_steps, run.num_steps, run.config.optimizer.learning_rate
     wanted = max(1, round(0.05 * steps))
     if warmup <= wanted or warmup < LONG_WARMUP * steps:
         return None
     reasons = [
-        f"config.optimizer.warmup_steps={warmup} is of a longer run; try --config.optimizer.warmup_steps={wanted}",
-        f"the run is shorter than was meant; raise --config.train.num_steps={steps}",
+        f"config.optimizer.warmup_steps={warmup} suits a longer run; try --config.optimizer.warmup_steps={wanted}",
+        f"the run is shorter than intended; raise --config.train.num_steps={steps}",
     ]
     figures = {"warmup_steps": warmup, "num_steps": steps, "learning_rate": peak}
     figures["reached"] = peak * min(1.0, steps / warmup)
@@ -48,19 +48,19 @@ def peak_never_reached(run: Run) -> Finding | None:
 
 
 def spikes(run: Run) -> Finding | None:
-    """The training loss leaves its course and comes back."""
-    key, found = curves.loss_key(run), []
-    for phase in run.phases:  # where rows change their length, the loss jumps
+    """Checks for temporary rises of the training loss."""
+    key, rises = curves.loss_key(run), []
+    for phase in run.phases:  # the loss jumps where a phase changes the length of rows
         points = curves.curve(run.rows_of(phase), key)
         spread = curves.noise(run, points)
         typical = statistics.median(value for _, value in points) if points else 0.0
         threshold = max(SPIKE_DEVIATIONS * spread, SPIKE_NATS, SPIKE_SHARE * typical)
-        found += [spike for spike in curves.spikes(points, threshold) if spike.stop is not None]
-    if not found:
+        rises += [spike for spike in curves.spikes(points, threshold) if spike.stop is not None]
+    if not rises:
         return None
-    highest = max(found, key=lambda spike: spike.peak - spike.course)
-    number = "once" if len(found) == 1 else f"{len(found):,} times"
-    where = ", ".join(f"{spike.peak_step:,}" for spike in found[:5]) + (", ..." if len(found) > 5 else "")
+    highest = max(rises, key=lambda spike: spike.peak - spike.course)
+    number = "once" if len(rises) == 1 else f"{len(rises):,} times"
+    where = ", ".join(f"{spike.peak_step:,}" for spike in rises[:5]) + (", ..." if len(rises) > 5 else "")
     message = (
         f"The training loss spiked {number} (at step {where}): at step {highest.peak_step:,} to {highest.peak:.2f} "
         f"from {highest.course:.2f} nats, and was back at step {highest.stop:,}."
@@ -71,37 +71,37 @@ def spikes(run: Run) -> Finding | None:
     if norm and usual:
         message += f" The gradient's norm was {norm:.3g} there; {usual:.3g} is usual in this run."
     figures = {
-        "spikes": len(found),
+        "spikes": len(rises),
         "highest_step": highest.peak_step,
         "highest": highest.peak,
         "course": highest.course,
         "grad_norm": norm,
         "usual_grad_norm": usual,
     }
-    severity = "warning" if len(found) >= MANY_SPIKES or highest.peak > 1.25 * highest.course else "note"
-    return Finding("loss_spikes", severity, message, _causes_of_spikes(run, found), figures)
+    severity = "warning" if len(rises) >= MANY_SPIKES or highest.peak > 1.25 * highest.course else "note"
+    return Finding("loss_spikes", severity, message, _causes_of_spikes(run, rises), figures)
 
 
-def _causes_of_spikes(run, found):
+def _causes_of_spikes(run, rises):
     settings, reasons = run.config.optimizer, []
-    early = sum(spike.start <= 2 * run.warmup_steps for spike in found)
+    early = sum(spike.start <= 2 * run.warmup_steps for spike in rises)
     rate = settings.learning_rate
     reasons.append((0.6, f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 2:.1g}"))
     if not settings.clip_norm:
         reasons.append((0.8, "gradients are not clipped; set --config.optimizer.clip_norm=1.0"))
     if settings.b2 > 0.98:
-        text = f"Adam remembers gradients for long (config.optimizer.b2={settings.b2:g}); RoBERTa took "
+        text = f"Adam averages gradients over many steps (config.optimizer.b2={settings.b2:g}); RoBERTa used "
         reasons.append((0.4, text + "--config.optimizer.b2=0.98"))
     if early or causes.short_warmup(run):
-        text = f"warm-up of {run.warmup_steps:,} steps, {early} of {len(found)} spikes within twice that; lengthen "
+        text = f"warm-up of {run.warmup_steps:,} steps, {early} of {len(rises)} spikes within twice that; lengthen "
         reasons.append((0.7 if early else 0.45, text + "--config.optimizer.warmup_steps"))
     look = "" if run.fine_tuning else " (bert_jax.data.batch_at(config, step - 1))"
-    reasons.append((0.2, f"bad text in the batches of those steps: look at them{look}"))
-    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
+    reasons.append((0.2, f"unusual text in the batches of these steps: look at them{look}"))
+    return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
 def clipped(run: Run) -> Finding | None:
-    """Nearly every gradient is cut to a tenth and less."""
+    """Checks whether nearly every gradient is clipped to a tenth or less."""
     clip = run.config.optimizer.clip_norm
     norms = [row["grad_norm"] for row in run.rows if "grad_norm" in row and row["step"] > run.warmup_steps]
     if not clip or len(norms) < 3:
@@ -111,12 +111,12 @@ def clipped(run: Run) -> Finding | None:
     if times < CLIPPED_TIMES or share < CLIPPED_ROWS:
         return None
     message = (
-        f"Gradients are clipped on {percent(share)} of the logged steps, to a part in {times:,.0f} at the median: "
+        f"Gradients are clipped on {percent(share)} of the logged steps, by a factor of {times:,.0f} at the median: "
         f"their norm is {statistics.median(norms):.3g}, config.optimizer.clip_norm {clip:g}."
     )
     reasons = [f"learning rate of {run.config.optimizer.learning_rate:g}; try {causes.lower_rate(run)}"]
     if clip < 0.5:
-        reasons.insert(0, f"a clip of {clip:g}; 1 is usual: --config.optimizer.clip_norm=1.0")
+        reasons.insert(0, f"a threshold of {clip:g}; 1 is usual: --config.optimizer.clip_norm=1.0")
     if run.config.optimizer.weight_decay == 0:
         reasons.append("parameters grow without weight decay; set --config.optimizer.weight_decay=0.01")
     figures = {"grad_norm": statistics.median(norms), "clip_norm": clip, "share": share}
@@ -124,12 +124,16 @@ def clipped(run: Run) -> Finding | None:
 
 
 def data_share(run: Run) -> tuple[float, float, float] | None:
-    """(share of training time that waits for data, seconds waited, seconds a step waits); None where it is not known.
+    """Returns how much of the training time is spent waiting for data.
 
-    Rows in which a step was compiled hold the pipeline's start and are left out, where there are others.
+    Rows in which a step was compiled include the start of the pipeline and are left out if there are others.
+
+    Returns:
+      (share of the training time, seconds in all, seconds for each step); None if unknown.
     """
     timed = [(row, int(row["step"]) - before) for row, before in _with_step_before(run.rows) if "time/data" in row]
-    steady = [one for one in timed if not one[0].get("time/compilation")] or [one for one in timed if one[1] >= 50]
+    steady = [(row, steps) for row, steps in timed if not row.get("time/compilation")]
+    steady = steady or [(row, steps) for row, steps in timed if steps >= 50]
     waited = sum(row["time/data"] for row, _ in steady)
     worked = sum(row.get("time/step", 0.0) for row, _ in steady)
     steps = sum(number for _, number in steady)
@@ -141,11 +145,11 @@ def _with_step_before(rows):
 
 
 def starved(run: Run) -> Finding | None:
-    """The device waits for batches."""
-    found = data_share(run)
-    if found is None or found[0] < STARVED or found[2] < LEAST_WAIT:
+    """Checks whether the device waits for batches."""
+    waits = data_share(run)
+    if waits is None or waits[0] < STARVED or waits[2] < LEAST_WAIT:
         return None
-    share, waited, wait = found
+    share, waited, wait = waits
     data = run.phase.data
     message = (
         f"The input pipeline is starved: {percent(share)} of the training time ({waited:,.1f} s, {1e3 * wait:,.1f} ms "
@@ -157,23 +161,23 @@ def starved(run: Run) -> Finding | None:
         figures["workers"] = data.workers
         slow = data.mask_unit != "token"
         if data.workers:
-            reasons.append(f"{data.workers} processes make batches; more: --config.data.workers={2 * data.workers}")
+            reasons.append(f"{data.workers} processes make batches; use more: --config.data.workers={2 * data.workers}")
         else:
-            reasons.append("one thread makes all batches; processes of their own: --config.data.workers=4")
+            reasons.append("one thread makes all batches; use worker processes: --config.data.workers=4")
         if slow:
-            text = f"data.mask_unit={data.mask_unit} takes three times the work of tokens"
-            reasons.append(f"{text}; more --config.data.workers")
+            text = f"data.mask_unit={data.mask_unit} takes three times the work of token masks"
+            reasons.append(f"{text}; raise --config.data.workers")
     reasons.append(
-        "a slow disk under the corpus, or other programs on these cores: copy it to a local disk (BERT_JAX_CACHE), and "
-        "look at the machine's load"
+        "a slow disk under the corpus, or other programs on these cores: copy the corpus to a local disk "
+        "(BERT_JAX_CACHE), and look at the machine's load"
     )
     if data.prefetch < 4:
-        reasons.append(f"bursts: {data.prefetch} batches are held ready; --config.data.prefetch=8")
+        reasons.append(f"uneven batch times: {data.prefetch} batches are kept ready; --config.data.prefetch=8")
     return Finding("starved", "error" if share >= MOSTLY_STARVED else "warning", message, reasons, figures)
 
 
 def time_elsewhere(run: Run) -> Finding | None:
-    """Much of the time goes to evaluation, checkpoints or the log."""
+    """Checks whether evaluation, checkpoints or logging take much of the time."""
     names = ("data", "step", "evaluation", "saving", "logging")
     seconds = {name: sum(row.get(f"time/{name}", 0.0) for row in run.rows) for name in names}
     total = sum(seconds.values())
@@ -183,7 +187,9 @@ def time_elsewhere(run: Run) -> Finding | None:
     flags = {"evaluation": "eval_every", "saving": "checkpoint_every", "logging": "log_every"}
     key = flags[most]
     every = run.config.train[key]
-    message = f"{percent(seconds[most] / total)} of the time ({seconds[most]:,.0f} of {total:,.0f} s) goes to {most}."
+    message = (
+        f"{percent(seconds[most] / total)} of the time ({seconds[most]:,.0f} of {total:,.0f} s) is spent in {most}."
+    )
     reasons = [f"config.train.{key}={every}; try --config.train.{key}={max(10, 4 * every)}"]
     if most == "saving":
         reasons.append("a slow disk or network under the workdir")
@@ -191,15 +197,15 @@ def time_elsewhere(run: Run) -> Finding | None:
 
 
 def low_mfu(run: Run) -> Finding | None:
-    """On a device whose peak is known, little of it is used."""
-    found = [row["mfu"] for row in run.rows_of(run.phase) if "mfu" in row]
-    if run.fine_tuning or not found or run.config.model.hidden_size < LOW_MFU_WIDTH:
+    """Checks whether the run uses little of a device whose peak FLOP/s are known."""
+    values = [row["mfu"] for row in run.rows_of(run.phase) if "mfu" in row]
+    if run.fine_tuning or not values or run.config.model.hidden_size < LOW_MFU_WIDTH:
         return None
-    mfu = statistics.median(found)
+    mfu = statistics.median(values)
     if mfu >= LOW_MFU:
         return None
     data, speed = run.phase.data, _speed(run, run.phase)
-    message = f"Little of the device is used: an MFU of {percent(mfu)} at the median"
+    message = f"The device is poorly used: an MFU of {percent(mfu)} at the median"
     message += f", {speed:,.0f} tokens/s." if speed else "."
     reasons = _causes_of_slowness(run)
     figures = {"mfu": mfu, "tokens_per_second": speed, "batch_size": data.batch_size}
@@ -210,25 +216,25 @@ def _causes_of_slowness(run):
     model, data, waits, reasons = run.config.model, run.phase.data, data_share(run), []
     if waits and waits[0] >= STARVED / 2:
         reasons.append(f"{percent(waits[0])} of the time waits for data; raise --config.data.workers={data.workers}")
-    reasons.append(f"few rows a device ({data.batch_size} in all); raise --config.data.batch_size")
+    reasons.append(f"few rows on each device ({data.batch_size} in all); raise --config.data.batch_size")
     if model.dtype == "float32":
-        reasons.insert(0, "float32 products; set --config.model.dtype=bfloat16")
+        reasons.insert(0, "matrix products in float32; set --config.model.dtype=bfloat16")
     if model.attention_dropout and data.sequence_length >= 512:
-        reasons.append("attention dropout keeps the fused kernels out; --config.model.attention_dropout=0")
+        reasons.append("attention dropout rules out the fused kernels; set --config.model.attention_dropout=0")
     if model.remat == "full":
         reasons.append("each layer is computed twice (model.remat=full); try --config.model.remat=dots")
     if run.config.train.microbatches > 1:
-        reasons.append(f"small parts of a batch: --config.train.microbatches={run.config.train.microbatches}")
+        reasons.append(f"small microbatches: --config.train.microbatches={run.config.train.microbatches}")
     return [*reasons, "the links between devices: see what bounds the step in python -m bert_jax.plan"]
 
 
 def _speed(run, phase):
-    found = [row["tokens_per_second"] for row in run.rows_of(phase) if "tokens_per_second" in row]
-    return statistics.median(found) if found else None
+    speeds = [row["tokens_per_second"] for row in run.rows_of(phase) if "tokens_per_second" in row]
+    return statistics.median(speeds) if speeds else None
 
 
 def under_plan(run: Run, plan) -> Finding | None:
-    """Slower than half of what a plan says is possible; `plan` as plans.read gives it."""
+    """Checks whether the run is slower than half of the bound of a plan (`plans.read`)."""
     worst = None
     for phase in run.phases:
         bound = plan.tokens_per_second(phase.data.batch_size, phase.data.sequence_length)
@@ -248,12 +254,12 @@ def under_plan(run: Run, plan) -> Finding | None:
 
 
 def slowed(run: Run) -> Finding | None:
-    """It trains at less than half of its own earlier speed."""
-    found = [row["tokens_per_second"] for row in run.rows_of(run.phase) if row.get("tokens_per_second")]
-    if run.fine_tuning or len(found) < SLOWED_ROWS:
+    """Checks whether the run has become less than half as fast as before."""
+    speeds = [row["tokens_per_second"] for row in run.rows_of(run.phase) if row.get("tokens_per_second")]
+    if run.fine_tuning or len(speeds) < SLOWED_ROWS:
         return None
-    quarter = len(found) // 4
-    before, last = statistics.median(found[:-quarter]), statistics.median(found[-quarter:])
+    quarter = len(speeds) // 4
+    before, last = statistics.median(speeds[:-quarter]), statistics.median(speeds[-quarter:])
     if last >= SLOWED * before:
         return None
     message = f"The run has slowed down: {last:,.0f} tokens/s in its last quarter, {before:,.0f} before."
@@ -262,11 +268,13 @@ def slowed(run: Run) -> Finding | None:
 
 
 def stopped_early(run: Run) -> Finding | None:
-    """The run is not done, and no process trains it."""
+    """Checks whether the run ended before its last step."""
     if run.finished or run.training or (run.nonfinite and run.nonfinite[-1] >= run.done):
         return None
     message = f"The run is not done: step {run.done:,} of {run.num_steps:,} was logged last, "
-    message += "and no process trains it." if run.training is False else "and whether a process trains it is not known."
+    message += (
+        "and no process is training it." if run.training is False else "and it is unknown whether it is being trained."
+    )
     reasons = [
         "it was stopped, killed or preempted: start the same command again, which continues it",
         "an error ended it: look at the last lines of what it printed",

@@ -1,7 +1,7 @@
-"""How noisy a logged curve is, where it stands, and where it leaves its course.
+"""Statistics of logged curves: their noise, their level at a step, and spikes.
 
-A row of the log is one step's batch, so its loss is noisy, and rows may be many or three. What is said here is said
-against that noise.
+A row of the log is the loss of one step's batch, so a curve is noisy, and it may have thousands of rows or three. Every
+statement about a curve is made relative to its noise.
 """
 
 import dataclasses
@@ -9,26 +9,27 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from bert_jax import _moved
 from bert_jax.diagnosis.reading import Run
 
 Point = tuple[int, float]
 
-# The loss of single tokens is spread about this much, in nats, whatever its mean is: a share of them is certain, and
-# rare words cost ten. Tokens of one text go together, which the factor in `noise` allows for.
+# Standard deviation of the loss of single tokens in nats, whatever its mean: some tokens are certain, and rare words
+# cost ten nats. Tokens of one text are correlated, which the factor in `noise` allows for.
 TOKEN_SPREAD = 2.5
-_LEAST_FOR_SPREAD = 8  # points from which the curve's own noise is estimated
-_LEVEL_SHARE, _LEVEL_MOST = 0.1, 50  # of the points that a level is the mean of
+_LEAST_FOR_SPREAD = 8  # the fewest points from which the noise of a curve itself is estimated
+_LEVEL_SHARE, _LEVEL_MOST = 0.1, 50  # a level is the mean of this share of the points, and of at most so many
 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """Where a curve stands.
+    """The level of a curve around a step.
 
     Attributes:
-      value: the mean of some points.
-      error: its standard error.
-      drift: how much the curve rose (falls are negative) from the first half of these points to the second.
-      points: how many.
+      value: mean of the points around the step.
+      error: standard error of the mean.
+      drift: rise of the curve from the first half of these points to the second; negative for a fall.
+      points: number of these points.
     """
 
     value: float
@@ -38,20 +39,20 @@ class Level:
 
 
 def curve(rows: Sequence[Mapping[str, float]], key: str) -> list[Point]:
-    """(step, value) of the rows that have the key."""
+    """Returns (step, value) of each row that has the key."""
     return [(int(row["step"]), row[key]) for row in rows if key in row]
 
 
 def loss_key(run: Run) -> str:
-    """The loss that is looked at: of pre-training that of predicted tokens, without next-sentence pairs."""
+    """Returns the key of the loss to look at: in pre-training the loss of predicted tokens, without sentence pairs."""
     return "loss" if run.fine_tuning else "mlm_loss"
 
 
 def noise(run: Run, points: Sequence[Point]) -> float:
-    """Standard deviation of a training loss around its course.
+    """Returns the standard deviation of a training loss around its trend.
 
-    From the second differences, which a course that falls leaves out, by their median, which spikes do not move;
-    of a few points, from how many tokens a step predicts.
+    It is estimated from second differences, which a falling trend does not change, by their median, which spikes do not
+    change; for few points, from the number of tokens that a step predicts.
     """
     if len(points) >= _LEAST_FOR_SPREAD:
         values = [value for _, value in points]
@@ -63,37 +64,42 @@ def noise(run: Run, points: Sequence[Point]) -> float:
 
 
 def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level | None:
-    """Where a training loss stands at a step (by default at its end), from points around it; None without any."""
+    """Returns the level of a training loss around a step (default: the last); None if there are no points."""
     if not points:
         return None
     step = points[-1][0] if step is None else step
     before = [point for point in points if point[0] <= step]
     after = [point for point in points if point[0] > step]
     count = min(_LEVEL_MOST, max(3, math.ceil(_LEVEL_SHARE * len(points))))
-    # As many on both sides as far as there are: a falling curve then has the right mean.
-    some = before[-count:] + after[: min(count, max(0, len(before) - 1))]
-    values = [value for _, value in some]
+    # Equally many points on both sides if possible, so that the mean of a falling curve is unbiased.
+    near = before[-count:] + after[: min(count, max(0, len(before) - 1))]
+    values = [value for _, value in near]
     half = len(values) // 2
     drift = statistics.fmean(values[-half:]) - statistics.fmean(values[:half]) if half else 0.0
     return Level(statistics.fmean(values), noise(run, points) / math.sqrt(len(values)), drift, len(values))
 
 
-def blocks(points: Sequence[Point], most: int = 20) -> tuple[list[Point], int]:
-    """The curve in medians of up to `most` stretches of equal length, the last step of each; and that length."""
+def block_medians(points: Sequence[Point], most: int = 20) -> tuple[list[Point], int]:
+    """Cuts a curve into at most `most` blocks of equal length.
+
+    Returns:
+      ((last step, median) of each block, number of points in a block).
+    """
     size = max(1, -(-len(points) // most))
-    first = len(points) % size  # what is left over goes, at the start
+    first = len(points) % size  # the remainder is dropped at the start
     parts = [points[i : i + size] for i in range(first, len(points), size)]
     return [(part[-1][0], statistics.median(value for _, value in part)) for part in parts], size
 
 
 @dataclasses.dataclass(frozen=True)
 class Spike:
-    """A rise of a curve over its course.
+    """A temporary rise of a curve.
 
     Attributes:
-      start, stop: the first step over the course, and the first back on it; stop is None where it did not come back.
-      peak_step, peak: where it was highest.
-      course: what it was before.
+      start: first step above the usual level.
+      stop: first step back at it; None if the curve did not come back.
+      peak_step, peak: step and value of the maximum.
+      course: level before the rise.
     """
 
     start: int
@@ -104,17 +110,18 @@ class Spike:
 
 
 def spikes(points: Sequence[Point], threshold: float, window: int = 9) -> list[Spike]:
-    """Rises of more than `threshold` over the median of the `window` points before; a third of them must be there.
+    """Finds rises of more than `threshold` above the median of the `window` points before.
 
-    A rise ends where the curve is back within half the threshold, however long that takes.
+    At least a third of these points must exist. A rise ends once the curve is within half the threshold of its earlier
+    level, however long that takes.
     """
-    found, calm, rising = [], [], None
+    spikes_so_far, calm, rising = [], [], None
     for step, value in points:
         if rising:
             if value > rising.peak:
                 rising = dataclasses.replace(rising, peak_step=step, peak=value)
             if value <= rising.course + threshold / 2:
-                found.append(dataclasses.replace(rising, stop=step))
+                spikes_so_far.append(dataclasses.replace(rising, stop=step))
                 rising, calm = None, [*calm, value]
             continue
         course = statistics.median(calm[-window:]) if len(calm) >= max(3, window // 3) else math.inf
@@ -122,4 +129,8 @@ def spikes(points: Sequence[Point], threshold: float, window: int = 9) -> list[S
             rising = Spike(step, None, step, value, course)
         else:
             calm.append(value)
-    return [*found, rising] if rising else found
+    return [*spikes_so_far, rising] if rising else spikes_so_far
+
+
+def __getattr__(name):
+    return _moved.find("diagnosis.curves", name)

@@ -1,21 +1,21 @@
-"""What a diagnosis says."""
+"""The result of a check."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-SEVERITIES = ("error", "warning", "note")  # the most serious first; a note is nothing wrong
+SEVERITIES = ("error", "warning", "note")  # most serious first; a note reports nothing wrong
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One problem, or a note, that a check reports.
 
     Attributes:
-      name: what programs know it by.
+      name: identifier for programs, such as "stuck_at_unigram".
       severity: one of SEVERITIES.
-      message: a sentence or two with this run's figures.
-      causes: the usual causes, the likeliest in this run first, each with what to change.
-      figures: that the message and the causes rest on.
+      message: one or two sentences with the numbers of this run.
+      causes: usual causes, each with what to change; the likeliest in this run first.
+      figures: the numbers that message and causes are based on.
     """
 
     name: str
@@ -26,5 +26,5 @@ class Finding:
 
 
 def percent(share: float) -> str:
-    """A share in words: 0.5 %, 12 %."""
+    """Formats a share as a percentage: 0.5 %, 12 %."""
     return f"{100 * share:.1f} %" if share < 0.0995 else f"{100 * share:.0f} %"

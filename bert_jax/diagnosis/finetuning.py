@@ -1,18 +1,19 @@
-"""What goes wrong in fine-tuning: seeds that fail, a score that falls again, a rate that is none of fine-tuning."""
+"""Checks of fine-tuning: failed seeds, a falling score, seeds that disagree, an unusual learning rate."""
 
 import statistics
 
+from bert_jax import _moved
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.diagnosis.reading import Run
 
-FELL_SHARE = 0.1  # of the best score, at the last evaluation: some examples of a small held-out set less
-SPREAD = 0.1  # of the score, between the best and the worst seed that did not fail
-FEW_STEPS = 100  # in which a fresh head learns little
+FELL_SHARE = 0.1  # of the best score; a smaller fall is a few examples of a small held-out set
+SPREAD = 0.1  # of the score: difference between the best and the worst seed that did not fail
+FEW_STEPS = 100  # a new head learns little in fewer
 
 
 def failed_seeds(run: Run) -> Finding | None:
-    """Seeds that met what is not finite, or do no better than the commonest answer."""
+    """Checks for seeds whose loss was not finite or whose score is not above always giving the commonest answer."""
     seeds = run.summary.get("seeds", ())
     failed = [seed for seed in seeds if seed.get("failure")]
     if not failed:
@@ -38,22 +39,24 @@ def _causes(run):
         text = f"learning rate {rate:g} is high for some seeds; "
         reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
     if run.done < FEW_STEPS:
-        text = f"too few steps: {run.done:,}; more --config.train.num_epochs"
+        text = f"too few steps: {run.done:,}; raise --config.train.num_epochs"
         reasons.append((0.8, text + f" (now {run.config.train.num_epochs:g})"))
     if run.warmup_steps < 0.05 * run.num_steps:
         text = f"warm-up of {run.warmup_steps:,} of {run.num_steps:,} steps; "
         reasons.append((0.6, text + "set --config.optimizer.warmup_share=0.1"))
     rows = run.run["data"]["train"][0]
     if rows < 1000:
-        reasons.append((0.5, f"few examples: {rows:,}; more epochs, or a model that learned a related task first"))
+        reasons.append(
+            (0.5, f"few examples: {rows:,}; train more epochs, or start from a model fine-tuned on a related task")
+        )
     if run.config.from_scratch:
-        reasons.append((0.7, "nothing pre-trained: config.from_scratch=True"))
-    reasons.append((0.2, "labels that do not follow from the text, or columns that were mixed up: look at the data"))
-    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
+        reasons.append((0.7, "the model is not pre-trained: config.from_scratch=True"))
+    reasons.append((0.2, "labels that cannot be derived from the text, or swapped columns: look at the data"))
+    return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
 def rate_out_of_range(run: Run) -> Finding | None:
-    """The peak is none that papers fine-tuned with; a note, since adapters and small models take higher ones."""
+    """Checks whether the peak learning rate is in the published range; a note, as adapters and small models differ."""
     settings = run.config.optimizer
     (low, high), rate = settings.learning_rate_range, settings.learning_rate
     if low <= rate <= high:
@@ -62,12 +65,12 @@ def rate_out_of_range(run: Run) -> Finding | None:
         f"The learning rate of {rate:g} is outside the published range of {low:g} to {high:g} "
         "(config.optimizer.learning_rate_range)."
     )
-    fix = [f"where scores are bad, try --config.optimizer.learning_rate={min(max(rate, 2 * low), high / 2):.1g}"]
+    fix = [f"if scores are bad, try --config.optimizer.learning_rate={min(max(rate, 2 * low), high / 2):.1g}"]
     return Finding("rate_out_of_range", "note", message, fix, {"learning_rate": rate, "low": low, "high": high})
 
 
 def score_fell(run: Run) -> Finding | None:
-    """The best checkpoint is an early one, and what came after it is worse: the examples are learned by heart."""
+    """Checks whether the score has fallen since the best checkpoint: the model overfits."""
     seeds = [seed for seed in run.summary.get("seeds", ()) if seed.get("score") and seed.get("last_score") is not None]
     if not seeds:
         return None
@@ -82,7 +85,7 @@ def score_fell(run: Run) -> Finding | None:
     )
     rate = run.config.optimizer.learning_rate
     reasons = [
-        f"the examples are learned by heart in {run.config.train.num_epochs:g} epochs; fewer "
+        f"the model overfits the examples in {run.config.train.num_epochs:g} epochs; use fewer "
         "--config.train.num_epochs, or --config.train.patience=2",
         f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 2:.1g}",
     ]
@@ -90,20 +93,20 @@ def score_fell(run: Run) -> Finding | None:
 
 
 def seeds_differ(run: Run) -> Finding | None:
-    """The seeds that did not fail are far apart, so that one of them says little."""
+    """Checks whether the scores of the seeds that did not fail are far apart."""
     scores = [seed["score"] for seed in run.summary.get("seeds", ()) if seed.get("score") and not seed.get("failure")]
     if len(scores) < 2 or max(scores) - min(scores) < SPREAD * abs(max(scores)):
         return None
     message = (
-        f"The seeds are far apart: {run.summary['metric']} from {min(scores):.4f} to {max(scores):.4f} over "
+        f"The seeds differ widely: {run.summary['metric']} from {min(scores):.4f} to {max(scores):.4f} over "
         f"{len(scores)} seeds."
     )
-    reasons = ["a small held-out set, or few steps: more of either", "judge by the median of more --config.seeds"]
+    reasons = ["a small held-out set or few steps: use more of either", "judge by the median of more --config.seeds"]
     return Finding("seeds_differ", "note", message, reasons, {"min": min(scores), "max": max(scores)})
 
 
 def loss_stays(run: Run) -> Finding | None:
-    """A run that is not done, or has no summary: the training loss has not fallen."""
+    """Checks whether the training loss of an unfinished run has fallen."""
     points = curves.curve(run.rows, "loss")
     if run.summary or len(points) < 8 or run.done < FEW_STEPS:
         return None
@@ -117,15 +120,15 @@ def loss_stays(run: Run) -> Finding | None:
     return Finding("loss_stays", "warning", message, _causes(run), {"first": first, "last": last} | _figures(run))
 
 
-def headline(run: Run) -> str:
-    """The score in words; "" before there is one."""
-    found = run.summary
-    if found.get("median") is not None:
-        number = len(found["scores"])
-        several = f", the median of {number} seeds, {found['min']:.4f} to {found['max']:.4f}" if number > 1 else ""
-        baseline = found.get("baseline")
-        beside = f"; the commonest answer has {baseline:.4f}" if baseline is not None else ""
-        return f"{found['metric']} {found['median']:.4f}{several}{beside}"
+def score_summary(run: Run) -> str:
+    """Returns the score in words, or the training loss before there is one; "" without either."""
+    summary = run.summary
+    if summary.get("median") is not None:
+        number = len(summary["scores"])
+        spread = f", the median of {number} seeds, {summary['min']:.4f} to {summary['max']:.4f}" if number > 1 else ""
+        baseline = summary.get("baseline")
+        compared = f"; always giving the commonest answer scores {baseline:.4f}" if baseline is not None else ""
+        return f"{summary['metric']} {summary['median']:.4f}{spread}{compared}"
     points = curves.curve(run.rows, "loss")
     return f"training loss {points[-1][1]:.4f}" if points else ""
 
@@ -136,3 +139,7 @@ def _figures(run):
         "steps": run.done,
         "warmup_steps": run.warmup_steps,
     }
+
+
+def __getattr__(name):
+    return _moved.find("diagnosis.finetuning", name)

@@ -1,4 +1,4 @@
-"""What bert_jax.plan wrote, as bounds that a run is compared with."""
+"""Reads the plans that bert_jax.plan wrote, whose bounds a run's speed is compared with."""
 
 import dataclasses
 import json
@@ -11,18 +11,18 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Bounds of one recipe on one topology.
+    """The bounds of a recipe on a topology.
 
     Attributes:
-      name: of both.
-      phases: each with "rows", "sequence" and "roofline".
+      name: recipe and topology, such as "bert_base on v5e:4x4".
+      phases: the phases, each with "rows", "sequence" and "roofline".
     """
 
     name: str
     phases: Sequence[Mapping]
 
     def tokens_per_second(self, rows: int, sequence: int) -> float | None:
-        """The bound for batches of this shape; None where the plan has no such phase."""
+        """Returns the bound for batches of `rows` x `sequence` tokens; None if the plan has no such phase."""
         for phase in self.phases:
             if (phase["rows"], phase["sequence"]) == (rows, sequence) and phase.get("roofline"):
                 return phase["roofline"]["tokens_per_second"]
@@ -30,20 +30,20 @@ class Plan:
 
 
 def read(name: str, entry: str, run: Run) -> Plan:
-    """The plan in a file of `bert_jax.plan --json=FILE`, or one of those beside `--output=FILE.md`.
+    """Reads a plan from a file that `bert_jax.plan` wrote (--json=FILE, or the JSON beside --output=FILE.md).
 
     Args:
       name: the file.
-      entry: of a file of several, such as "bert_base on v5e:4x4"; "" for the one that has the run's batches.
-      run: that is compared.
+      entry: the entry of a file that holds several plans, such as "bert_base on v5e:4x4"; "" for the one whose batches
+        have the run's shape.
+      run: the run to compare with the plan.
 
     Raises:
-      UserError: no such file or entry, no plan, or none, or several, that have the run's batches.
+      UserError: the file or entry does not exist or is no plan, or not exactly one plan has the run's batches.
     """
     where = f"--plan={name}"
     try:
-        found = json.loads(pathlib.Path(name).read_text())
-        plans = _plans(found)
+        plans = _plans(json.loads(pathlib.Path(name).read_text()))
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror or error}; expected a plan as JSON") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -64,10 +64,10 @@ def _refuse(message, plans):
     raise UserError(f"{message}; expected one of {', '.join(plan.name for plan in plans)}")
 
 
-def _plans(found):
-    if "phases" in found:
-        return [_plan(f"{found['recipe']} on {found['topology']['name']}", found)]
-    return [_plan(name, entry) for name, entry in found.items() if "phases" in entry]
+def _plans(content):
+    if "phases" in content:
+        return [_plan(f"{content['recipe']} on {content['topology']['name']}", content)]
+    return [_plan(name, entry) for name, entry in content.items() if "phases" in entry]
 
 
 def _plan(name, entry):

@@ -1,4 +1,4 @@
-"""A run as it lies on disk: its rows, its config, its text. Nothing is written, and no training run is disturbed."""
+"""Reads a run from its workdir: metrics, config and corpora. Writes nothing and disturbs no running training."""
 
 import dataclasses
 import functools
@@ -23,16 +23,16 @@ class Run:
     """A run of pre-training or fine-tuning.
 
     Attributes:
-      workdir: its directory.
-      config: what config.json holds.
-      run: what run.json holds.
-      rows: of metrics.jsonl, in the order of steps, each step once, finite numbers alone; one at least, unless
-        nonfinite.
-      nonfinite: steps that the run ended at because something was not finite.
-      training: whether a process trains there now; None where that cannot be known.
-      texts: the corpora; none of fine-tuning.
-      summary: of a fine-tuning run that is done; else {}.
-      adaptation: of a run with data.old_corpus; else {}.
+      workdir: the run's directory.
+      config: content of config.json.
+      run: content of run.json.
+      rows: rows of metrics.jsonl sorted by step, each step once, with finite numbers alone; at least one, unless
+        `nonfinite` holds a step.
+      nonfinite: steps at which the run ended because a number was not finite.
+      training: whether a process is training in the workdir; None if that cannot be known.
+      texts: the corpora of pre-training; empty for fine-tuning.
+      summary: content of summary.json of a finished fine-tuning run; else {}.
+      adaptation: content of adaptation.json of a run with data.old_corpus; else {}.
     """
 
     workdir: pathlib.Path
@@ -47,16 +47,17 @@ class Run:
 
     @property
     def fine_tuning(self) -> bool:
+        """Whether this is a run of fine-tuning."""
         return self.run.get("kind") == "finetune"
 
     @property
     def done(self) -> int:
-        """Steps at the last row."""
+        """Step of the last row."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @functools.cached_property
     def num_steps(self) -> int:
-        """Of the whole run."""
+        """Number of steps of the whole run."""
         if not self.fine_tuning:
             return config_lib.num_steps(self.config)
         train = self.config.train
@@ -65,25 +66,28 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether the run has come to its end."""
         return bool(self.summary) or self.done >= self.num_steps
 
     @functools.cached_property
     def phases(self) -> list[config_lib.Phase]:
-        """Of pre-training; a fine-tuning run is one."""
+        """Phases of pre-training; a fine-tuning run has one."""
         if self.fine_tuning:
             return [config_lib.Phase(0, 0, max(self.num_steps, self.done), self.config.data, "")]
         return config_lib.phases(self.config)
 
     @property
     def phase(self) -> config_lib.Phase:
-        """The one that the last row belongs to."""
+        """The phase of the last row."""
         return next((phase for phase in self.phases if self.done <= phase.stop), self.phases[-1])
 
     def rows_of(self, phase: config_lib.Phase) -> list[Mapping[str, float]]:
+        """Returns the rows of metrics.jsonl that belong to a phase."""
         return [row for row in self.rows if phase.start < row["step"] <= phase.stop]
 
     @property
     def warmup_steps(self) -> int:
+        """Number of steps over which the learning rate rises."""
         settings = self.config.optimizer
         if self.fine_tuning and settings.warmup_steps < 0:
             return math.ceil(settings.warmup_share * self.num_steps)
@@ -91,12 +95,12 @@ class Run:
 
     @property
     def readable_texts(self) -> list[corpora_lib.Text]:
-        """The corpora whose manifest is there."""
+        """The corpora whose manifest can be read."""
         return [text for text in self.texts if text.manifest is not None]
 
     @functools.cached_property
     def padding(self) -> float | None:
-        """The share of the positions of the last phase's rows that are padding; None where it is not known."""
+        """Share of padding among the positions of the last phase's rows; None if unknown."""
         logged = [row["padding_share"] for row in self.rows_of(self.phase) if "padding_share" in row]
         if logged:
             return sum(logged) / len(logged)
@@ -106,12 +110,12 @@ class Run:
 
     @functools.cached_property
     def random_pairs(self) -> float | None:
-        """The share of the pairs whose second part is another document's; None where it is not known."""
+        """Share of the pairs whose second segment is from another document; None if unknown."""
         return self._mean_over_texts("random_pairs")
 
     @functools.cached_property
     def passes(self) -> float | None:
-        """How often the text has been read, in all phases."""
+        """Number of passes over the training text, in all phases; None if unknown."""
         if len(self.readable_texts) < len(self.texts) or not self.texts:
             return None
         tokens = sum(text.tokens("train") for text in self.texts)
@@ -124,7 +128,7 @@ class Run:
 
     @functools.cached_property
     def predictions(self) -> float:
-        """Tokens that a step of the last phase predicts, about."""
+        """Approximate number of tokens that a step of the last phase predicts."""
         data = self.phase.data
         tokens = data.batch_size * data.sequence_length * (1 - (self.padding or 0.0))
         return max(1.0, tokens * objective.facts(self.config).predicted_share(data.mask_rate))
@@ -135,12 +139,12 @@ class Run:
 
     @functools.cached_property
     def train_unigram_loss(self) -> float | None:
-        """Of the training text, in the last phase's mixture."""
+        """Unigram entropy of the training text in nats, in the last phase's mixture; None if unknown."""
         return None if self._frequencies is None else corpora_lib.entropy(self._frequencies)
 
     @functools.cached_property
     def copying_gain(self) -> float | None:
-        """Nats under the unigram loss that a model reaches without a look at a masked token's neighbours."""
+        """Gain in nats over the unigram loss by copying chosen tokens that were not masked; None if unknown."""
         if not objective.facts(self.config).copying_baseline:
             return 0.0
         if self._frequencies is None:
@@ -151,17 +155,20 @@ class Run:
         if not self.texts or len(self.readable_texts) < len(self.texts):
             return None
         rows = [text.rows(self.config, self.phase) for text in self.texts]
-        if any(one is None or getattr(one, name) is None for one in rows):
+        if any(text_rows is None or getattr(text_rows, name) is None for text_rows in rows):
             return None
-        weights = corpora_lib.shares(self.texts, self.phase.data)
-        return sum(weight * getattr(one, name) for weight, one in zip(weights, rows, strict=True))
+        weights = corpora_lib.mixture_shares(self.texts, self.phase.data)
+        return sum(weight * getattr(text_rows, name) for weight, text_rows in zip(weights, rows, strict=True))
 
 
 def read(name: str) -> Run:
-    """The run in a workdir, local or gs://.
+    """Reads the run in a workdir.
+
+    Args:
+      name: the workdir, local or gs://.
 
     Raises:
-      UserError: there is no run, it cannot be read, or no step of it has been logged yet.
+      UserError: there is no run, it cannot be read, or none of its steps has been logged yet.
     """
     workdir = workdir_lib.to_path(name)
     if not storage.is_remote(workdir) and not (workdir / "run.json").exists():
@@ -171,7 +178,7 @@ def read(name: str) -> Run:
     names = [] if storage.is_remote(workdir) else [path.name for path in workdir.glob("nonfinite-*.txt")]
     if storage.is_remote(workdir):
         names = [name for name in storage.sizes(str(workdir)) if "/" not in name]
-    nonfinite = sorted(int(found[1]) for name in names if (found := re.fullmatch(r"nonfinite-(\d+)\.txt", name)))
+    nonfinite = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"nonfinite-(\d+)\.txt", name)))
     if not rows and not nonfinite:
         raise UserError(
             f"{workdir / 'metrics.jsonl'}: no step has been logged yet; expected a row after each "
@@ -183,17 +190,17 @@ def read(name: str) -> Run:
         run,
         rows,
         nonfinite,
-        _trains(workdir),
-        corpora_lib.find(run, workdir),
+        _is_training(workdir),
+        corpora_lib.find_corpora(run, workdir),
         _json(workdir / "summary.json"),
         _json(workdir / "adaptation.json"),
     )
 
 
 def _runs_in(folder):
-    """What else a folder may have to offer."""
-    found = sorted({path.parent.relative_to(folder) for path in folder.glob("*/run.json")} if folder.is_dir() else ())
-    return f"; there is one in {', '.join(str(folder / path) for path in found[:5])}" if found else ""
+    """Returns the end of a message: the runs in subfolders, if there are any."""
+    runs = sorted({path.parent.relative_to(folder) for path in folder.glob("*/run.json")} if folder.is_dir() else ())
+    return f"; there is one in {', '.join(str(folder / path) for path in runs[:5])}" if runs else ""
 
 
 def _content(path):
@@ -207,14 +214,14 @@ def _content(path):
 
 def _json(path):
     try:
-        found = json.loads(_content(path) or b"{}")
+        content = json.loads(_content(path) or b"{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _rows(content):
-    """Lines that are torn or no rows are passed over; of two rows of a step the later one stands."""
+    """Returns the rows sorted by step. Torn lines and other values are skipped; the later of two equal steps wins."""
     rows = {}
     for row in files.whole_objects(content):
         step = row.get("step")
@@ -227,8 +234,8 @@ def _is_number(value):
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _trains(workdir):
-    """Whether the workdir's lock is held. It is tried, shared, and let go of within microseconds."""
+def _is_training(workdir):
+    """Returns whether a process holds the workdir's lock, by taking it, shared, for some microseconds."""
     if storage.is_remote(workdir):
         return None
     return files.is_locked(workdir / "lock")

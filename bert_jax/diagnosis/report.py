@@ -1,15 +1,16 @@
-"""All diagnoses of a run, the most serious first, as text and as JSON values."""
+"""Runs all checks on a run and reports their findings, as text or as JSON values."""
 
 import dataclasses
 import textwrap
 from collections.abc import Sequence
 
+from bert_jax import _moved
 from bert_jax.diagnosis import causes, course, curves, finetuning, held_out, learning, text
 from bert_jax.diagnosis.finding import SEVERITIES, Finding, percent
 from bert_jax.diagnosis.plans import Plan
 from bert_jax.diagnosis.reading import Run
 
-# Of findings that are equally serious the first is said first: what makes the rest of the run worthless leads.
+# Findings of equal severity are reported in this order: what makes the rest of the run worthless comes first.
 _PRETRAINING = (
     learning.nonfinite,
     learning.diverged,
@@ -52,34 +53,36 @@ _FINE_TUNING = (
 
 
 def diagnose(run: Run, plan: Plan | None = None) -> list[Finding]:
-    """What is wrong with a run, the most serious first; of a healthy one nothing, or notes.
+    """Returns the findings of all checks, the most serious first; for a healthy run none, or notes alone.
 
     Args:
-      run: as reading.read gives it.
-      plan: that its speed is compared with.
+      run: the run (`reading.read`).
+      plan: a plan that the run's speed is compared with, if any.
     """
-    found = [diagnosis(run) for diagnosis in (_FINE_TUNING if run.fine_tuning else _PRETRAINING)]
-    found += [course.under_plan(run, plan)] if plan else []
-    return sorted((one for one in found if one), key=lambda one: SEVERITIES.index(one.severity))
+    findings = [check(run) for check in (_FINE_TUNING if run.fine_tuning else _PRETRAINING)]
+    findings += [course.under_plan(run, plan)] if plan else []
+    return sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict]:
-    """The findings as JSON values."""
-    return [dataclasses.asdict(one) | {"causes": list(one.causes), "figures": dict(one.figures)} for one in findings]
+    """Returns the findings as JSON values."""
+    return [
+        dataclasses.asdict(finding) | {"causes": list(finding.causes), "figures": dict(finding.figures)}
+        for finding in findings
+    ]
 
 
-def in_words(run: Run, findings: Sequence[Finding], plan: Plan | None = None) -> str:
-    """The findings for people, after a line on the run; where nothing is wrong, the figures that say so."""
+def format_report(run: Run, findings: Sequence[Finding], plan: Plan | None = None) -> str:
+    """Returns the report as text: a line about the run, then the findings, or the numbers that show it is healthy."""
     kind = "fine-tuning" if run.fine_tuning else "pre-training"
     lines = [f"{run.workdir}: {kind}, step {run.done:,} of {run.num_steps:,}" + (", training now" * bool(run.training))]
-    wrong = [one for one in findings if one.severity != "note"]
-    if not wrong:
+    if all(finding.severity == "note" for finding in findings):
         lines += ["", *_wrapped(f"nothing wrong found: {'; '.join(_healthy(run, plan))}")]
-    for number, one in enumerate(findings, 1):
-        lines += ["", *_wrapped(f"{number}. {one.severity}: {one.message}", "   ")]
-        head = "what to do:" if len(one.causes) == 1 else "usual causes, the likeliest here first:"
-        lines += [f"   {head}"] * bool(one.causes)
-        for cause in one.causes:
+    for number, finding in enumerate(findings, 1):
+        lines += ["", *_wrapped(f"{number}. {finding.severity}: {finding.message}", "   ")]
+        head = "what to do:" if len(finding.causes) == 1 else "usual causes, the likeliest in this run first:"
+        lines += [f"   {head}"] * bool(finding.causes)
+        for cause in finding.causes:
             lines += [f"   {line}" for line in _wrapped(f"- {cause}", "  ")]
     return "\n".join(lines)
 
@@ -89,8 +92,8 @@ def _wrapped(line, indent=""):
 
 
 def _healthy(run, plan):
-    """The figures that say that nothing is wrong."""
-    parts = [finetuning.headline(run)] if run.fine_tuning else [_loss(run), *_text(run)]
+    """Returns the numbers that show that the run is healthy."""
+    parts = [finetuning.score_summary(run)] if run.fine_tuning else [_loss(run), *_text(run)]
     waits = course.data_share(run)
     if waits:
         parts.append(f"{percent(waits[0])} of the training time waits for data")
@@ -106,26 +109,31 @@ def _planned(run, plan):
 
 
 def _loss(run):
-    found = learning.now(run)
-    if found is None:
+    current = learning.current_loss(run)
+    if current is None:
         return "no loss of predicted tokens was logged"
-    parts = [f"{found.what} {found.loss:.4f} nats"]
-    if found.baseline is not None:
-        side = "under" if found.loss < found.baseline else "over"
-        parts.append(f"{abs(found.baseline - found.loss):.4f} {side} the unigram baseline of {found.baseline:.4f}")
+    parts = [f"{current.source} {current.loss:.4f} nats"]
+    if current.baseline is not None:
+        side = "under" if current.loss < current.baseline else "over"
+        gap = abs(current.baseline - current.loss)
+        parts.append(f"{gap:.4f} {side} the unigram baseline of {current.baseline:.4f}")
     level = curves.level(run, curves.curve(run.rows_of(run.phase), "mlm_loss"))
-    if level and found.what != "training loss":
+    if level and current.source != "training loss":
         parts.append(f"training loss {level.value:.4f} (mean of {level.points} rows)")
     return ", ".join(parts)
 
 
 def _text(run):
-    found = {
+    shares = {
         "passes over the text": run.passes and f"{run.passes:,.1f}",
         "unknown tokens": causes.unknown_share(run),
         "duplicate documents": causes.duplicate_share(run),
         "padding": run.padding,
     }
-    for name, value in found.items():
+    for name, value in shares.items():
         if value is not None:
             yield f"{name} {value if isinstance(value, str) else percent(value)}"
+
+
+def __getattr__(name):
+    return _moved.find("diagnosis.report", name)

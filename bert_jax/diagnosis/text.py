@@ -1,40 +1,40 @@
-"""What the corpus's manifest and the rows made of it say, whatever was learned."""
+"""Checks of the training text: unknown tokens, duplicates, padding, sentence pairs."""
 
 from bert_jax.diagnosis import causes
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
-UNEVEN = 0.8  # of the pairs with one answer: documents of one sentence alone give 1, those of many a half
+UNEVEN = 0.8  # share of the commoner answer; documents of one sentence give 1, those of many sentences a half
 
 
 def corpus_missing(run: Run) -> Finding | None:
-    """Figures of the text are not known, so that causes which lie there are not seen."""
+    """Reports corpora that cannot be read, so that problems of their text go unnoticed."""
     missing = [text for text in run.texts if text.manifest is None]
     if not missing:
         return None
     places = "; ".join(f"{text.path}: {text.missing}" for text in missing)
-    message = f"Nothing can be said of the text (duplicates, unknown tokens, padding, passes over it): {places}."
+    message = f"The training text cannot be examined (duplicates, unknown tokens, padding, passes over it): {places}."
     figures = {"corpora": ",".join(text.path for text in missing)}
     return Finding("corpus_missing", "note", message, (), figures)
 
 
 def unknown_tokens(run: Run) -> Finding | None:
-    """The vocabulary is not that of the text."""
-    found = [text for text in run.readable_texts if text.manifest["unknown_token_share"] >= causes.UNKNOWN]
-    if not found:
+    """Checks whether the vocabulary fits the text."""
+    bad = [text for text in run.readable_texts if text.manifest["unknown_token_share"] >= causes.UNKNOWN]
+    if not bad:
         return None
-    worst = max(found, key=lambda text: text.manifest["unknown_token_share"])
+    worst = max(bad, key=lambda text: text.manifest["unknown_token_share"])
     share, facts = worst.manifest["unknown_token_share"], worst.manifest["tokenizer"]
     message = (
         f"{percent(share)} of the tokens of {worst.path} are unknown to its vocabulary of {facts['vocab_size']:,} "
-        f"({facts['kind']}): all of them look the same to the model, and guessing that one token is rewarded."
+        f"({facts['kind']}): they all look the same to the model, which is rewarded for predicting that one token."
     )
     lower_case = worst.manifest["settings"].get("lower_case")
     reasons = [
         "a vocabulary of another language, script or domain: prepare the text with --tokenizer=train:wordpiece:N "
-        f"(N={facts['vocab_size']} as now), or with a model's of its language",
+        f"(N={facts['vocab_size']} as now), or with a model of its language",
         f"capital letters or accents that the vocabulary lacks (--lower_case={lower_case}): try --lower_case=true",
-        "text that is not what it should be (binary, another encoding): look at it with bert_jax.show_batch",
+        "unexpected content (binary data, another encoding): look at it with bert_jax.show_batch",
     ]
     severity = "error" if share >= causes.MOSTLY_UNKNOWN else "warning"
     figures = {"unknown_token_share": share, "vocab_size": facts["vocab_size"], "corpus": worst.path}
@@ -42,21 +42,21 @@ def unknown_tokens(run: Run) -> Finding | None:
 
 
 def duplicates(run: Run) -> Finding | None:
-    """Much of the text is there several times."""
-    found = [text for text in run.readable_texts if text.duplicates >= causes.DUPLICATES * max(1, text.documents)]
-    if not found:
+    """Checks whether many documents equal an earlier one."""
+    bad = [text for text in run.readable_texts if text.duplicates >= causes.DUPLICATES * max(1, text.documents)]
+    if not bad:
         return None
-    worst = max(found, key=lambda text: text.duplicates / max(1, text.documents))
+    worst = max(bad, key=lambda text: text.duplicates / max(1, text.documents))
     share = worst.duplicates / max(1, worst.documents)
     message = (
         f"{percent(share)} of the documents of {worst.path} ({worst.duplicates:,} of {worst.documents:,}) equal an "
-        "earlier one to the letter: the run learns them by heart, and is smaller than its number of tokens says."
+        "earlier one: the model memorizes them, and the corpus holds less text than its number of tokens says."
     )
-    reasons = ["the text was collected twice, or holds boilerplate: prepare it again with --drop_duplicates"]
+    reasons = ["the text was collected twice or holds boilerplate: prepare it again with --drop_duplicates"]
     tokens = worst.manifest["tokens"] / max(1, worst.documents)
     if tokens < 32:
         reasons.append(
-            f"documents are short, {tokens:,.0f} tokens on average, such as single lines: where a file is one "
+            f"documents are short, {tokens:,.0f} tokens on average, such as single lines: if a file is one "
             "document, prepare with --documents=file"
         )
     severity = "error" if share >= causes.MOSTLY_DUPLICATES else "warning"
@@ -65,7 +65,7 @@ def duplicates(run: Run) -> Finding | None:
 
 
 def padding(run: Run) -> Finding | None:
-    """Most of what is computed is padding."""
+    """Checks whether most positions of the rows are padding."""
     share = run.padding
     if share is None or share < causes.PADDING:
         return None
@@ -74,23 +74,23 @@ def padding(run: Run) -> Finding | None:
         f"{percent(share)} of the positions of a row are padding{run.phase.name}: of {data.sequence_length} tokens a "
         f"row of {data.format} holds {(1 - share) * data.sequence_length:,.0f} on average."
     )
-    short = "documents (or what stands between two blank lines) are shorter than a row"
+    short = "documents (by default: text between two blank lines) are shorter than a row"
     tokens = sum(text.manifest["tokens"] for text in run.readable_texts)
     documents = sum(text.documents for text in run.readable_texts)
     if documents:
         short += f": {tokens / documents:,.0f} tokens on average"
     figures = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
-    return Finding("padding", "warning", message, [f"{short}; {causes.fill_rows(run)}"], figures)
+    return Finding("padding", "warning", message, [f"{short}; {causes.padding_advice(run)}"], figures)
 
 
 def uneven_pairs(run: Run) -> Finding | None:
-    """Next-sentence prediction has next to nothing to tell apart."""
+    """Checks whether nearly all pairs of next-sentence prediction have the same answer."""
     random = run.random_pairs
     if not run.config.objective.next_sentence or random is None or max(random, 1 - random) < UNEVEN:
         return None
     message = (
         f"Next-sentence prediction has little to learn: {percent(random)} of the pairs have another document's text "
-        f"second, so that always giving the commoner answer is right in {percent(max(random, 1 - random))}."
+        f"second, so that always giving the commoner answer is right for {percent(max(random, 1 - random))}."
     )
     reasons = [
         "documents of one sentence, which nothing follows; prepare longer ones (--documents=file), or leave the task "

@@ -1,12 +1,14 @@
-"""Runs of seconds on text that is easy to learn, to be broken on purpose."""
+"""Shared parts of the tests of diagnosis: runs of seconds on text that is easy to learn, to be broken on purpose."""
 
 import json
 import random
+import shutil
 
 import pytest
 
 from bert_jax.data.preparation import pipeline
 from bert_jax.diagnosis import reading, report
+from bert_jax.training import pretraining
 from tests.training.conftest import WORDS, compiled_quickly, make_config, programs  # noqa: F401
 
 
@@ -17,7 +19,7 @@ def compiled(programs):  # noqa: F811
 
 
 def chains(documents, seed=0, sentences=6):
-    """Documents in which each word follows from the one before: what stands around a mask tells it."""
+    """Returns documents in which each word follows from the one before, so that the context predicts a mask."""
     draw = random.Random(seed)
 
     def sentence():
@@ -28,7 +30,7 @@ def chains(documents, seed=0, sentences=6):
 
 
 def soup(documents, seed=0, sentences=6):
-    """Documents in which no word says anything about another."""
+    """Returns documents of independent words."""
     draw = random.Random(seed)
     weights = range(1, len(WORDS) + 1)
     return [
@@ -40,7 +42,7 @@ def soup(documents, seed=0, sentences=6):
 
 
 def prepared(path, texts, vocabulary=WORDS, **settings):
-    """The corpus of documents, in `path`."""
+    """Prepares a corpus of these documents in `path`, and returns its folder."""
     path.mkdir(parents=True)
     (path / "text.txt").write_text("\n\n".join(texts) + "\n")
     (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *vocabulary]) + "\n")
@@ -51,7 +53,7 @@ def prepared(path, texts, vocabulary=WORDS, **settings):
 
 
 def recipe(corpus, **changes):
-    """A run that learns chains in a few hundred steps, with changes by dotted key."""
+    """Returns the config of a run that learns `chains` in a few hundred steps, with changes by dotted key."""
     config = make_config(corpus)
     config.model.update(hidden_size=64, intermediate_size=128, initializer_range=0.06, pooler=False)
     config.objective.next_sentence = False
@@ -64,13 +66,47 @@ def recipe(corpus, **changes):
 
 
 def findings(workdir, plan=None):
-    """What is found, by name; and the text."""
+    """Returns the findings of a run by name, and the report as text."""
     run = reading.read(str(workdir))
-    found = report.diagnose(run, plan)
-    json.dumps(report.as_json(found), allow_nan=False)
-    return {one.name: one for one in found}, report.in_words(run, found, plan)
+    results = report.diagnose(run, plan)
+    json.dumps(report.as_json(results), allow_nan=False)
+    return {finding.name: finding for finding in results}, report.format_report(run, results, plan)
 
 
 @pytest.fixture(scope="session")
 def chain_corpus(tmp_path_factory):
     return prepared(tmp_path_factory.mktemp("chains") / "made", chains(300))
+
+
+def trained(config, path):
+    """Pre-trains into `path`, and returns it."""
+    pretraining.pretrain(config, path)
+    return path
+
+
+def serious(found):
+    """Returns the names of the errors and warnings."""
+    return {name for name, finding in found.items() if finding.severity in ("error", "warning")}
+
+
+def rewrite(workdir, change, rows=None):
+    """Rewrites metrics.jsonl with `rows(rows)`, each row changed."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [change(dict(row)) for row in (lines if rows is None else rows(lines))]
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+
+
+@pytest.fixture(scope="session")
+def healthy(chain_corpus, programs, tmp_path_factory):  # noqa: F811
+    """The workdir of a run that learns, with the times of an idle machine in its log."""
+    with compiled_quickly(programs):
+        workdir = trained(recipe(chain_corpus), tmp_path_factory.mktemp("healthy") / "run")
+    idle = {"time/data": 0.001, "time/step": 1.0, "tokens_per_second": 1000.0}
+    rewrite(workdir, lambda row: row | {key: value for key, value in idle.items() if key in row})
+    return workdir
+
+
+@pytest.fixture
+def copy(healthy, tmp_path):
+    """A copy of the healthy run, to be changed."""
+    return shutil.copytree(healthy, tmp_path / "run")

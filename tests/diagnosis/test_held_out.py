@@ -1,0 +1,42 @@
+"""Held-out losses that are worse or better than the training loss."""
+
+import pytest
+
+from tests.diagnosis.conftest import findings, prepared, recipe, soup, trained
+from tests.training.conftest import WORDS
+
+
+@pytest.fixture(scope="module")
+def memorised(compiled, tmp_path_factory):
+    path = tmp_path_factory.mktemp("memorised")
+    return trained(recipe(prepared(path / "text", soup(10))), path / "run")
+
+
+def test_a_tiny_corpus_learned_by_heart(memorised):
+    found, _ = findings(memorised)
+    assert list(found)[0] == "evaluation_worse"
+    assert not {"stuck_at_unigram", "over_unigram", "diverged"} & set(found)
+    assert "memorizes the text: 2" in found["evaluation_worse"].causes[0]  # some 230 passes
+    assert found["evaluation_worse"].figures["risen"] > 0.3
+
+
+@pytest.mark.full
+def test_evaluation_on_text_that_was_trained_on(tmp_path):
+    # Each document is one of two, with two words more: no hash tells.
+    texts = [f"{text}\n{WORDS[i % 40]} {WORDS[i // 40]} ." for i, text in enumerate(soup(2) * 120)]
+    corpus = prepared(tmp_path / "text", texts, eval_share=0.3)
+    config = recipe(corpus, model__hidden_dropout=0.3, train__eval_batches=40)
+    found, _ = findings(trained(config, tmp_path / "run"))
+    assert "held_out_in_training" not in found  # said once
+    better = found["evaluation_better"]
+    assert better.severity == "warning" and better.figures["shared_sentences"] > 0.9
+    assert "of the held-out sentences do, verbatim" in better.causes[0]
+    assert any("dropout of 0.3 is on in training" in cause for cause in better.causes)
+
+
+def test_near_duplicates_are_found_without_a_gap(tmp_path):
+    texts = [f"{text}\n{WORDS[i % 40]} {WORDS[i // 40]} ." for i, text in enumerate(soup(2) * 120)]
+    config = recipe(prepared(tmp_path / "text", texts, eval_share=0.3), train__num_steps=20, train__eval_every=20)
+    found, _ = findings(trained(config, tmp_path / "run"))
+    assert "evaluation_better" not in found
+    assert found["held_out_in_training"].figures["shared_sentences"] > 0.9

@@ -1,0 +1,63 @@
+"""Losses that were not finite, diverged, or stayed at the unigram baseline."""
+
+import json
+import random
+
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.training import pretraining
+from tests.diagnosis.conftest import findings, prepared, recipe, rewrite, trained
+from tests.training.conftest import WORDS
+
+
+def test_not_finite(chain_corpus, tmp_path):
+    config = recipe(chain_corpus, optimizer__learning_rate=1e36)
+    with pytest.raises(UserError, match="not finite"):
+        pretraining.pretrain(config, tmp_path / "run")
+    found, _ = findings(tmp_path / "run")  # no row was logged
+    assert list(found) == ["nonfinite"]
+    assert "ended at step 3" in found["nonfinite"].message
+    assert "learning rate too high" in found["nonfinite"].causes[0]
+
+
+def telltale(long=40, tiny=120):
+    """Long documents and single sentences, told apart by one word in ten, and soup else."""
+    draw = random.Random(0)
+
+    def sentence(mark):
+        return " ".join(mark if draw.random() < 0.1 else draw.choice(WORDS[2:]) for _ in range(draw.randint(10, 14)))
+
+    return ["\n".join(sentence(WORDS[0]) for _ in range(80)) for _ in range(long)] + [
+        sentence(WORDS[1]) for _ in range(tiny)
+    ]
+
+
+@pytest.mark.full
+def test_pairs_are_learned_and_words_are_not(tmp_path):
+    corpus = prepared(tmp_path / "text", telltale())
+    changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
+    found, _ = findings(trained(recipe(corpus, **changes, train__eval_batches=16), tmp_path / "run"))
+    assert list(found)[:2] == ["stuck_at_unigram", "nsp_without_mlm"]
+    assert found["nsp_without_mlm"].figures["nsp_accuracy"] > 0.7
+    assert "--config.objective.next_sentence=False" in found["nsp_without_mlm"].causes[0]
+
+
+def test_phases_change_the_loss_and_nothing_is_wrong(copy):
+    config = json.loads((copy / "config.json").read_text())
+    config["data"]["phases"] = [{"share": 0.5, "sequence_length": 16}, {"share": 0.5}]
+    (copy / "config.json").write_text(json.dumps(config))
+
+    def shifted(row):
+        lower = 3.0 if row["step"] <= 150 else 0.0  # as if short rows were easier
+        return row | {key: row[key] - lower for key in ("loss", "mlm_loss", "eval/mlm_loss") if key in row}
+
+    rewrite(copy, shifted)
+    assert not {"diverged", "loss_spikes", "evaluation_worse"} & set(findings(copy)[0])
+
+
+def test_a_loss_that_leaves_for_good(copy):
+    rewrite(copy, lambda row: row | ({"mlm_loss": 3.9, "loss": 3.9} if row["step"] > 200 else {}))
+    found, _ = findings(copy)
+    assert list(found)[0] == "diverged" and "loss_spikes" not in found
+    assert "at step 200" in found["diverged"].message or "at step 19" in found["diverged"].message
