@@ -157,7 +157,7 @@ class Lowered:
       objective: the objective, whose specs and FLOPs a plan reports.
       state, batch: shapes with shardings of the step's arguments.
       devices: the topology's devices in the mesh's order.
-      taught: a list with the shapes of a teacher's parameters; empty without a teacher.
+      teacher_params: a list with the shapes of a teacher's parameters; empty without a teacher.
     """
 
     step: jax.stages.Lowered
@@ -167,7 +167,7 @@ class Lowered:
     state: dict
     batch: dict[str, jax.ShapeDtypeStruct]
     devices: list
-    taught: list
+    teacher_params: list
 
 
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
@@ -181,7 +181,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     try:
         compiled = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
-        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch, lowered.taught)))
+        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch, lowered.teacher_params)))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
@@ -197,10 +197,10 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
         config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"
     )
     teacher = teacher_lib.read(config, mesh)
-    taught_by = teacher and dataclasses.replace(
+    teacher_model = teacher and dataclasses.replace(
         teacher.model, spec=dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
     )
-    learner = step_lib.Learner.from_config(config, model, mesh, num_steps, taught_by)
+    learner = step_lib.Learner.from_config(config, model, mesh, num_steps, teacher_model)
     state = learner.abstract_state()
     layout = sharding.batch_sharding(mesh)
     batch = {
@@ -208,9 +208,9 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
         for name, (shape, dtype) in batch_shapes(config, phase.data).items()
     }
     key = jax.eval_shape(lambda: learner.dropout_key)
-    taught = [_placed(teacher.params, mesh)] if teacher else []
-    lowered = learner.train_step().lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *taught)
-    return Lowered(lowered, topology, phase, learner.objective, state, batch, list(mesh.devices.flat), taught)
+    teacher_params = [_placed(teacher.params, mesh)] if teacher else []
+    lowered = learner.train_step().lower(state, batch, jax.ShapeDtypeStruct((), np.int32), key, *teacher_params)
+    return Lowered(lowered, topology, phase, learner.objective, state, batch, list(mesh.devices.flat), teacher_params)
 
 
 def _placed(params, mesh):
@@ -272,7 +272,7 @@ def _before_compiling(lowered, needed):
 
 
 def _memory(analysis, lowered):
-    parameters, optimizer = _held((lowered.state["params"], lowered.taught)), _held(lowered.state["opt_state"])
+    parameters, optimizer = _held((lowered.state["params"], lowered.teacher_params)), _held(lowered.state["opt_state"])
     rows = _held(lowered.batch)
     return Memory(
         parameters=parameters,

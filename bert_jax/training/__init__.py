@@ -1,1 +1,1 @@
-"""Objective, optimizer and step; checkpoints and the loop around them."""
+"""Pre-training, and what fine-tuning shares with it: the loop, optimizers, steps and evaluation."""

@@ -1,4 +1,4 @@
-"""Which of two sentences a masked-language model finds likelier, by pseudo-log-likelihood (Salazar et al. 2020).
+"""Compares pairs of sentences by a masked-language model's pseudo-log-likelihood (Salazar et al. 2020).
 
 A sentence's score is the sum of the log-probabilities of its tokens, each masked in turn. With `within_word`, the rest
 of the word to the right of the token is masked too, so that a word of several pieces does not give itself away

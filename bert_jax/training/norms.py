@@ -34,15 +34,15 @@ def norms_step(learner: step_lib.Learner) -> Callable:
     """
     objective, mesh, spec = learner.objective, learner.mesh, learner.model.spec
 
-    def norms(params, batch, step, key, taught=None):
+    def norms(params, batch, step, key, teacher_params=None):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return norms_on_mesh(params, batch, jax.random.fold_in(key, step), taught)
+            return norms_on_mesh(params, batch, jax.random.fold_in(key, step), teacher_params)
 
-    def norms_on_mesh(params, batch, step_key, taught):
+    def norms_on_mesh(params, batch, step_key, teacher_params):
         counts = objective.counts(batch)
 
         def loss_of(params, rows, key):
-            sums = objective.sums(params, rows, key, step_key=step_key, teacher=taught, activations=True)
+            sums = objective.sums(params, rows, key, step_key=step_key, teacher=teacher_params, activations=True)
             return objective.mean_loss(sums, counts), sums
 
         gradient, sums = step_lib.gradient_and_sums(loss_of, params, batch, step_key, learner.microbatches)

@@ -92,16 +92,16 @@ class Learner:
         """
         objective = self.objective
 
-        def train_step(state, batch, step, key, taught=None):
+        def train_step(state, batch, step, key, teacher_params=None):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                return step_on_mesh(state, batch, step, key, taught)
+                return step_on_mesh(state, batch, step, key, teacher_params)
 
-        def step_on_mesh(state, batch, step, key, taught):
+        def step_on_mesh(state, batch, step, key, teacher_params):
             counts = objective.counts(batch)
             step_key = jax.random.fold_in(key, step)
 
             def loss_of(params, rows, key):
-                sums = objective.sums(params, rows, key, step_key=step_key, teacher=taught)
+                sums = objective.sums(params, rows, key, step_key=step_key, teacher=teacher_params)
                 return objective.mean_loss(sums, counts), sums
 
             params = state["params"]
