@@ -62,9 +62,9 @@ class Device:
 def test_one_axis_spans_slices(sizes, across, slices_of_data, slices_of_fsdp):
     devices = [Device(i, i % 2) for i in range(16)]  # in any order
     made = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True), across_slices=across), devices)
-    found = np.vectorize(lambda device: device.slice_index)(made.devices)
-    assert found[:, 0, 0].tolist() == slices_of_data and found[0, :, 0].tolist() == slices_of_fsdp
-    assert (found[..., :1] == found).all()  # the other axes stay within a slice
+    slices = np.vectorize(lambda device: device.slice_index)(made.devices)
+    assert slices[:, 0, 0].tolist() == slices_of_data and slices[0, :, 0].tolist() == slices_of_fsdp
+    assert (slices[..., :1] == slices).all()  # the other axes stay within a slice
 
 
 def test_an_axis_that_cannot_span_the_slices_is_refused():

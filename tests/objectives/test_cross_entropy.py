@@ -63,8 +63,8 @@ def reference():
     return jax.device_get(gradients(at_once, 0)(*inputs()))
 
 
-def assert_same(found, expected):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), jax.device_get(found), expected)
+def assert_same(actual, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6), jax.device_get(actual), expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 24, ROWS * SLOTS - 1])
@@ -76,8 +76,8 @@ def test_chunks_change_nothing(chunk):
 
 def largest(text, *dimensions):
     """The most elements in front of `dimensions` that any array of a compiled program has."""
-    found = re.findall(rf"\w+\[((?:\d+,)*){','.join(map(str, dimensions))}\]", text)
-    return max((int(np.prod([int(size) for size in sizes.split(",") if size])) for sizes in found), default=0)
+    shapes = re.findall(rf"\w+\[((?:\d+,)*){','.join(map(str, dimensions))}\]", text)
+    return max((int(np.prod([int(size) for size in sizes.split(",") if size])) for sizes in shapes), default=0)
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
@@ -112,10 +112,10 @@ def test_bfloat16_agrees_with_float32():
     learned, targets = inputs(dtype=jnp.bfloat16)
     exact = gradients(at_once, 0)((learned[0].astype(np.float32), *learned[1:]), targets)
     for function, chunk in ((chunked_cross_entropy, 5), (at_once, 0)):
-        sums, found = gradients(function, chunk)(learned, targets)
+        sums, gradient = gradients(function, chunk)(learned, targets)
         assert sums[0].dtype == jnp.float32
         np.testing.assert_allclose(sums[0], exact[0][0], rtol=2e-3)
-        for one, other in zip(found, exact[1], strict=True):
+        for one, other in zip(gradient, exact[1], strict=True):
             np.testing.assert_allclose(one.astype(np.float32), other, atol=0.02 * np.abs(other).max())
 
 

@@ -65,8 +65,8 @@ def test_losses_against_numpy(positions):
         jax.device_get(jax.jit(model.apply)(tree, everywhere)) for model, tree in ((student, params), (teacher, taught))
     )
     present, used = batch["attention_mask"] > 0, batch["masked_weights"] > 0
-    wanted, found = (log_softmax(out["mlm_logits"][..., :VOCAB] / np.float64(3)) for out in (other, one))
-    divergence = (np.exp(wanted) * (wanted - found)).sum(-1) * 9
+    wanted, student_log = (log_softmax(out["mlm_logits"][..., :VOCAB] / np.float64(3)) for out in (other, one))
+    divergence = (np.exp(wanted) * (wanted - student_log)).sum(-1) * 9
     at_slots = np.take_along_axis(divergence, batch["masked_positions"], 1)
     soft = at_slots[used] if positions == "masked" else divergence[present]
     np.testing.assert_allclose(sums["soft_loss"], soft.sum(), rtol=1e-4)
@@ -127,9 +127,9 @@ def tiny(corpus, teacher):
 
 
 def rows(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     timed = ("tokens_per_second", "mfu", "time/")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in found]
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
 
 
 @pytest.fixture(scope="module")

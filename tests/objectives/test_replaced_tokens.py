@@ -145,8 +145,8 @@ def test_samples_follow_the_softmax():
     one = {name: array[:1] for name, array in batch.items()}
     seeds = np.random.default_rng(0).integers(0, 2**32, (rows, 2), dtype=np.uint32)
     of_steps = jax.vmap(lambda seed: replaced_tokens.samples(np.tile(logits, (1, 2, 1)), one, seed))(seeds)[:, 0]
-    for found in (drawn[:, 0], drawn[:, 1], np.asarray(of_steps)[:, 1]):
-        shares = np.bincount(found, minlength=5) / rows
+    for tokens in (drawn[:, 0], drawn[:, 1], np.asarray(of_steps)[:, 1]):
+        shares = np.bincount(tokens, minlength=5) / rows
         np.testing.assert_allclose(shares, np.exp(logits), atol=4 * np.sqrt(0.25 / rows))
     independent = (np.exp(logits) ** 2).sum()
     assert abs((drawn[:, 0] == drawn[:, 1]).mean() - independent) < 4 * np.sqrt(0.25 / rows)
@@ -185,9 +185,9 @@ def run(sharing="tied", mesh_sizes=(1, 1, 1), microbatches=1, scan_layers=False,
     [pytest.param((8, 1, 1), 2, False, marks=pytest.mark.full), ((2, 2, 2), 4, True)],
 )
 def test_shards_and_microbatches_change_nothing(mesh_sizes, microbatches, scan_layers):
-    found, expected = run("tied", mesh_sizes, microbatches, scan_layers), run()
-    assert {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_accuracy"} < set(found[1])
-    assert_same(found, expected)
+    actual, expected = run("tied", mesh_sizes, microbatches, scan_layers), run()
+    assert {"mlm_loss", "mlm_accuracy", "rtd_loss", "rtd_accuracy"} < set(actual[1])
+    assert_same(actual, expected)
 
 
 @pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled"])
@@ -214,8 +214,8 @@ def test_a_run_starts_from_a_discriminator():
         given = replaced_tokens.discriminator(fresh("none"), "none")
         params = jax.device_get(objective.started(given, jax.random.key(1)))
         assert jax.tree.structure(params) == jax.tree.structure(fresh(sharing))
-        found = replaced_tokens.discriminator(params, sharing)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, given)
+        own = replaced_tokens.discriminator(params, sharing)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), own, given)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +255,9 @@ def tiny(corpus):
 
 
 def rows(workdir):
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     timed = ("tokens_per_second", "mfu", "time/")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in found]
+    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -291,10 +291,10 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
     np.testing.assert_array_equal(generator.params["encoder"]["embeddings"]["word"]["embedding"], word)
     np.testing.assert_array_equal(model.params["encoder"]["embeddings"]["word"]["embedding"], word + difference)
     short = {"sequence_length": 32, "batch_size": 8}
-    found = evaluation.evaluate(model, str(corpus), batches=2, generator=generator, **short)
+    metrics = evaluation.evaluate(model, str(corpus), batches=2, generator=generator, **short)
     last = rows(trained)[-1]
     for name in ("mlm_loss", "rtd_loss", "rtd_accuracy"):
-        assert found[name] == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
+        assert metrics[name] == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
     few, many = (
         evaluation.evaluate(model, str(corpus), batches=64, generator=generator, sequence_length=32, batch_size=size)
         for size in (8, 128)

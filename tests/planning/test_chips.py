@@ -50,9 +50,9 @@ def test_slices_are_counted_from_one():
 @pytest.mark.parametrize("chip", chips.CHIPS, ids=lambda chip: chip.name)
 def test_a_chips_memory_and_devices_are_what_the_compiler_says(libtpu, chip):
     topology = chips.parse(chip.examples[1 if chip.dimensions == 2 else 0])
-    found = devices.devices(topology)
-    assert len(found) == topology.num_devices and found[0].device_kind == chip.kind
-    one = jax.sharding.SingleDeviceSharding(found[0])
+    topology_devices = devices.devices(topology)
+    assert len(topology_devices) == topology.num_devices and topology_devices[0].device_kind == chip.kind
+    one = jax.sharding.SingleDeviceSharding(topology_devices[0])
     huge = jax.ShapeDtypeStruct((2**16, 2**21), jnp.float32, sharding=one)
     with pytest.raises(jax.errors.JaxRuntimeError) as error:
         jax.jit(lambda x: x + 1).lower(huge).compile()

@@ -15,8 +15,8 @@ def one(attributes, topology, devices, opcode="all-reduce", size=MB):
   ROOT %r = f32[{size // 4}] {opcode}(%a), channel_id=1, {attributes}
 }}
 """
-    (found,) = collectives.collectives(hlo.parse(text), topology, devices)
-    return found
+    (collective,) = collectives.collectives(hlo.parse(text), topology, devices)
+    return collective
 
 
 def grid(topology):
@@ -34,10 +34,10 @@ def grid(topology):
 
 def test_an_all_reduce_uses_the_links_of_both_dimensions():
     topology = chips.parse("v5e:4x4")
-    found = one("replica_groups={}", topology, grid(topology))
-    assert (found.kind, found.link, found.count, found.bytes) == ("all-reduce", "ici", 1, MB)
-    assert found.sent == pytest.approx(2 * 15 / 16 * MB)
-    assert found.seconds == pytest.approx(found.sent / (2 * 50e9))  # lines: one link of each dimension
+    collective = one("replica_groups={}", topology, grid(topology))
+    assert (collective.kind, collective.link, collective.count, collective.bytes) == ("all-reduce", "ici", 1, MB)
+    assert collective.sent == pytest.approx(2 * 15 / 16 * MB)
+    assert collective.seconds == pytest.approx(collective.sent / (2 * 50e9))  # lines: one link of each dimension
 
 
 def test_a_closed_ring_has_two_links_and_a_row_those_of_one_dimension():
@@ -57,9 +57,9 @@ def test_three_dimensions_close_together():
 
 def test_between_slices_each_device_carries_its_share():
     topology = chips.parse("v5e:2x2", 2)
-    found = one("replica_groups={{0,1,2,3,4,5,6,7}}", topology, grid(topology))
-    assert found.link == "dcn" and found.sent == pytest.approx(2 * 1 / 2 * MB / 4)
-    assert found.seconds == pytest.approx(found.sent / 3.125e9)
+    collective = one("replica_groups={{0,1,2,3,4,5,6,7}}", topology, grid(topology))
+    assert collective.link == "dcn" and collective.sent == pytest.approx(2 * 1 / 2 * MB / 4)
+    assert collective.seconds == pytest.approx(collective.sent / 3.125e9)
     within = one("replica_groups={{0,1,2,3},{4,5,6,7}}", topology, grid(topology))
     assert within.link == "ici"
 
@@ -72,8 +72,8 @@ def test_transfers_of_the_host_are_between_slices():
   ROOT %s = (f32[250], u32[], token[]) send(%a, %z), is_host_transfer=true, frontend_attributes={KIND}
 }
 """.replace("KIND", '_xla_megascale_transfer_type="ALL_REDUCE"')
-    (found,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
-    assert (found.kind, found.link, found.bytes, found.sent) == ("all-reduce", "dcn", 1000, 1500)
+    (collective,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
+    assert (collective.kind, collective.link, collective.bytes, collective.sent) == ("all-reduce", "dcn", 1000, 1500)
 
 
 def test_two_devices_of_a_chip_share_its_links():
@@ -99,8 +99,8 @@ ENTRY %main (a: f32[1000]) -> f32[250] {
   ROOT %f = f32[250] fusion(%a), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """
-    (found,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
-    assert (found.kind, found.bytes, found.sent) == ("reduce-scatter", 4000, 3000)
+    (collective,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
+    assert (collective.kind, collective.bytes, collective.sent) == ("reduce-scatter", 4000, 3000)
     plain = one("replica_groups=[1,4]<=[4], dimensions={0}", topology, grid(topology), "reduce-scatter", 1000)
     assert (plain.kind, plain.bytes, plain.sent) == ("reduce-scatter", 4000, 3000)
 
@@ -125,5 +125,5 @@ ENTRY %main (a: f32[250]) -> f32[1000] {{
   ROOT %h = f32[1000] fusion(%a), kind=kCustom, calls=%middle
 }}
 """
-    (found,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
-    assert (found.count, found.bytes) == (1, 4000)
+    (collective,) = collectives.collectives(hlo.parse(text), topology, grid(topology))
+    assert (collective.count, collective.bytes) == (1, 4000)

@@ -76,8 +76,8 @@ def test_collectives_in_loops_count_as_often_as_they_run():
 
     program, _ = cpu_program(function, sharded((8, 64), None, "x"), sharded((3, 64, 64), None, "x", None))
     assert not program.unknown_loops
-    found = collectives.collectives(program, chips.parse("v5e:2x4"), fake_devices(8))
-    inside = [one for one in found if one.count == 15]
+    parts = collectives.collectives(program, chips.parse("v5e:2x4"), fake_devices(8))
+    inside = [one for one in parts if one.count == 15]
     assert sum(one.count for one in inside if one.bytes == 8 * 64 * 4 or one.kind == "reduce-scatter") == 15
     products, _ = traffic.multiplied(program)
     assert products == 15 * 2 * 8 * 64 * 64 / 8

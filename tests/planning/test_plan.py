@@ -66,15 +66,15 @@ def test_changes_come_cheapest_first(config):
     topology = chips.parse("v5e:2x2")
     config.data.batch_size = 16
     step = compilation.Compiled(80, 50, None, 16, 128, 8, model_flops=1.0, state=10)
-    found = list(fit.changes(config, topology, [step]))
-    assert found[:10] == [
+    changes = list(fit.changes(config, topology, [step]))
+    assert changes[:10] == [
         {"train.microbatches": 2}, {"train.microbatches": 4}, {"train.logits_chunk": 1024},
         {"model.remat": "dots"}, {"model.remat": "dots_no_batch"}, {"model.remat": "full"},
         {"mesh.fsdp": 2}, {"mesh.fsdp": 4},
         {"train.microbatches": 4, "train.logits_chunk": 1024}, {"train.microbatches": 4, "model.remat": "dots"},
     ]  # fmt: skip
-    assert {"train.microbatches": 4, "model.remat": "full", "train.logits_chunk": 1024} in found
-    assert found[-1] == {"mesh.fsdp": 4, "train.microbatches": 4, "model.remat": "full"}
+    assert {"train.microbatches": 4, "model.remat": "full", "train.logits_chunk": 1024} in changes
+    assert changes[-1] == {"mesh.fsdp": 4, "train.microbatches": 4, "model.remat": "full"}
     # Counts that cannot be enough are left out, but not their finest with a policy.
     over = list(fit.changes(config, topology, [dataclasses.replace(step, needed=400)]))
     assert {"train.microbatches": 4} not in over and {"train.microbatches": 4, "model.remat": "dots"} in over
@@ -90,8 +90,8 @@ def test_every_remat_policy_has_leaner_ones_but_the_last(config):
     leaner = {}
     for name in MODEL["remat"].choices:
         config.model.remat = name
-        found = fit.changes(config, chips.parse("v5e:2x2"), [step])
-        leaner[name] = [change["model.remat"] for change in found if set(change) == {"model.remat"}]
+        changes = fit.changes(config, chips.parse("v5e:2x2"), [step])
+        leaner[name] = [change["model.remat"] for change in changes if set(change) == {"model.remat"}]
     policies = ["dots", "dots_no_batch", "full"]
     assert leaner == {
         "none": policies, "attention": policies, "dots": policies[1:], "dots_no_batch": ["full"], "full": [],
@@ -114,8 +114,8 @@ def test_the_largest_microbatch_is_found_to_eight_rows(config, monkeypatch, most
     rows, best = fit.largest_microbatch(config, topology)
     assert rows == most // 8 * 8 and len(set(tried)) == len(tried)
     assert best is None if rows == 0 else best.rows == 2 * rows
-    found = json.loads(json.dumps(report.largest(config, topology, rows, best)))
-    assert (f": {rows} rows of 128" if rows else "not even 8 rows of 128") in report.largest_text(found)
+    largest = json.loads(json.dumps(report.largest(config, topology, rows, best)))
+    assert (f": {rows} rows of 128" if rows else "not even 8 rows of 128") in report.largest_text(largest)
 
 
 def test_the_compilers_refusals():
@@ -204,8 +204,8 @@ def test_the_table_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
         if topology.num_slices > 1:
             raise UserError("config.data.batch_size: 18 is not divisible by 8 device shards; try 24")
         _, step = made(hbm_bytes=819_000_000)
-        found = report._steps(config, topology, [step])
-        return {"fits": True} | found
+        steps = report._steps(config, topology, [step])
+        return {"fits": True} | steps
 
     monkeypatch.setattr(table.report, "plan", plan)
     output, topologies = tmp_path / "plan.md", (("v5e:2x2", 1), ("v5e:2x2", 2))
@@ -276,21 +276,21 @@ def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
 
     monkeypatch.setattr(fit, "compile_phases", compile_phases)
     config.model.remat = "dots"
-    found = report.plan(config, chips.parse("v5e:2x2"))
-    assert not found["fits"] and found["change"]["flags"] == "--config.model.remat=none"
-    assert found["tried"] == [{"flags": "--config.model.remat=none", "fits": True}]
-    assert "the compiler crashed" in report.text(found) and found["change"]["schedule"]
+    plan = report.plan(config, chips.parse("v5e:2x2"))
+    assert not plan["fits"] and plan["change"]["flags"] == "--config.model.remat=none"
+    assert plan["tried"] == [{"flags": "--config.model.remat=none", "fits": True}]
+    assert "the compiler crashed" in report.text(plan) and plan["change"]["schedule"]
     with pytest.raises(isolated.CompilerCrashed):
         report.plan(config, chips.parse("v5e:2x2"), search=False)
 
 
 def test_the_report_has_words_and_json(compiled):
     config, step, _ = compiled
-    found = {"recipe": "tiny", "fits": True, "mesh": {"data": 4, "fsdp": 1, "tensor": 1}}
+    plan = {"recipe": "tiny", "fits": True, "mesh": {"data": 4, "fsdp": 1, "tensor": 1}}
     topology = chips.parse("v5e:2x2")
-    found |= report.described(topology) | {"model": report._model(config, step)}
-    found |= report._steps(config, topology, [step])
-    text = report.text(json.loads(json.dumps(found)))
+    plan |= report.described(topology) | {"model": report._model(config, step)}
+    plan |= report._steps(config, topology, [step])
+    text = report.text(json.loads(json.dumps(plan)))
     assert "tiny on v5e:2x2: 4 chips" in text and "fits: " in text and "all-reduce over ici" in text
     assert "the whole run, 1,000 steps" in text
 
@@ -323,8 +323,8 @@ def test_a_generator_is_counted(config, libtpu):
     config.generator.update(hidden_size=64, num_heads=1, intermediate_size=64)
     config.data.format = "full_sentences"
     (phase,) = config_lib.phases(config)
-    found = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
-    (generator,) = found.beside
-    assert generator.hidden_size == 64 and found.spec.hidden_size == 128
-    expected = sum(flops.step_flops(spec, found.rows, 128, 8) for spec in (found.spec, generator))
-    assert found.model_flops == expected and found.parameters * 4 == found.memory.parameters
+    compiled = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
+    (generator,) = compiled.beside
+    assert generator.hidden_size == 64 and compiled.spec.hidden_size == 128
+    expected = sum(flops.step_flops(spec, compiled.rows, 128, 8) for spec in (compiled.spec, generator))
+    assert compiled.model_flops == expected and compiled.parameters * 4 == compiled.memory.parameters

@@ -34,19 +34,19 @@ def sharp(model):
 
 
 def test_the_figures_of_a_run_are_those_of_its_model(model, finished, corpus):
-    found = evaluation.evaluate(model, str(corpus), batches=2, format="segment_pair", **SHORT)
+    metrics = evaluation.evaluate(model, str(corpus), batches=2, format="segment_pair", **SHORT)
     last = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
-    assert found.pop("rows") == 16 and found.pop("mlm_count") > 0
-    assert set(found) == {key.removeprefix("eval/") for key in last if key.startswith("eval/")}
-    for name, value in found.items():
+    assert metrics.pop("rows") == 16 and metrics.pop("mlm_count") > 0
+    assert set(metrics) == {key.removeprefix("eval/") for key in last if key.startswith("eval/")}
+    for name, value in metrics.items():
         assert value == pytest.approx(last[f"eval/{name}"], rel=1e-6), name
 
 
 def test_all_rows_whatever_the_batch(model, corpus):
     """Rows without pairs, besides them pairs for the head; each row once, in batches of 8 and of 24."""
-    found, again = (evaluation.evaluate(model, str(corpus), **SHORT | {"batch_size": size}) for size in (8, 24))
-    assert found.keys() == again.keys() and "nsp_accuracy" in found
-    for name, value in found.items():
+    metrics, again = (evaluation.evaluate(model, str(corpus), **SHORT | {"batch_size": size}) for size in (8, 24))
+    assert metrics.keys() == again.keys() and "nsp_accuracy" in metrics
+    for name, value in metrics.items():
         assert again[name] == pytest.approx(value, rel=1e-5), name
     opened = Corpus.open(corpus)
     config = config_lib.base()
@@ -54,12 +54,12 @@ def test_all_rows_whatever_the_batch(model, corpus):
     config.objective.next_sentence = False
     config.train.eval_batches = 1000
     labels = np.concatenate([evaluation.labels(batch) for batch in loader.eval_batches(config, 0)])
-    assert found["mlm_count"] == len(labels)
+    assert metrics["mlm_count"] == len(labels)
     expected = evaluation.unigram_losses(np.asarray(opened.unigram_counts))[labels].mean()
-    assert found["unigram_loss"] == pytest.approx(expected, rel=1e-6)
-    assert found["mlm_perplexity"] == pytest.approx(math.exp(found["mlm_loss"]))
+    assert metrics["unigram_loss"] == pytest.approx(expected, rel=1e-6)
+    assert metrics["mlm_perplexity"] == pytest.approx(math.exp(metrics["mlm_loss"]))
     other = evaluation.evaluate(model, str(corpus), seed=1, **SHORT)
-    assert other["mlm_loss"] != found["mlm_loss"]
+    assert other["mlm_loss"] != metrics["mlm_loss"]
 
 
 def test_corpora_that_the_model_cannot_be_evaluated_on(model, finished, tmp_path):
@@ -101,15 +101,15 @@ def _slow(model, text, hidden=lambda token, starts: [token]):
     for token in range(len(ids)):
         rows[token, [1 + other for other in hidden(token, starts)]] = model.tokenizer.mask_id
     batch = {"input_ids": rows, "attention_mask": np.ones_like(rows), "token_type_ids": np.zeros_like(rows)}
-    found = jax.nn.log_softmax(jax.jit(model.model.apply)(model.params, batch)["mlm_logits"])
-    return sum(float(found[token, 1 + token, ids[token]]) for token in range(len(ids)))
+    log_probabilities = jax.nn.log_softmax(jax.jit(model.model.apply)(model.params, batch)["mlm_logits"])
+    return sum(float(log_probabilities[token, 1 + token, ids[token]]) for token in range(len(ids)))
 
 
 def test_pseudo_log_likelihood_against_its_definition(sharp):
     texts = [PAIRS[0]["good"], PAIRS[1]["good"], PAIRS[0]["bad"]]
-    found = minimal_pairs.pseudo_log_likelihoods(sharp, texts)
-    assert found == pytest.approx([_slow(sharp, text) for text in texts], rel=1e-5)
-    np.testing.assert_array_equal(found, minimal_pairs.pseudo_log_likelihoods(sharp, texts, within_word=True))
+    scores = minimal_pairs.pseudo_log_likelihoods(sharp, texts)
+    assert scores == pytest.approx([_slow(sharp, text) for text in texts], rel=1e-5)
+    np.testing.assert_array_equal(scores, minimal_pairs.pseudo_log_likelihoods(sharp, texts, within_word=True))
 
 
 def test_the_rest_of_a_word_is_hidden_too(sharp):
@@ -124,9 +124,9 @@ def test_the_rest_of_a_word_is_hidden_too(sharp):
         return range(token, min(after, default=len(starts)))
 
     text = "kan l mis ."
-    (found,) = minimal_pairs.pseudo_log_likelihoods(model, [text], within_word=True)
-    assert found == pytest.approx(_slow(model, text, rest), rel=1e-5)
-    assert found != pytest.approx(_slow(model, text), rel=1e-5)
+    (score,) = minimal_pairs.pseudo_log_likelihoods(model, [text], within_word=True)
+    assert score == pytest.approx(_slow(model, text, rest), rel=1e-5)
+    assert score != pytest.approx(_slow(model, text), rel=1e-5)
 
 
 def test_accuracy_of_pairs(model):
@@ -135,10 +135,10 @@ def test_accuracy_of_pairs(model):
     assert scored[1]["correct"] == 0.5 and scored[1]["good_score"] == scored[1]["bad_score"]
     for pair in (scored[0], scored[2]):
         assert pair["correct"] == float(pair["good_score"] > pair["bad_score"])
-    found = minimal_pairs.accuracies(scored, "field")
-    assert list(found) == ["all", "length", "case"]
-    assert found["case"] == {"accuracy": 0.5, "pairs": 1, "ties": 1}
-    assert found["all"]["accuracy"] == sum(pair["correct"] for pair in scored) / 3
+    accuracies = minimal_pairs.accuracies(scored, "field")
+    assert list(accuracies) == ["all", "length", "case"]
+    assert accuracies["case"] == {"accuracy": 0.5, "pairs": 1, "ties": 1}
+    assert accuracies["all"]["accuracy"] == sum(pair["correct"] for pair in scored) / 3
     assert minimal_pairs.pseudo_log_likelihoods(model, []).shape == (0,)
 
 
@@ -248,7 +248,7 @@ def test_a_hugging_face_model_in_torch(tmp_path, corpus):
     theirs.save_pretrained(tmp_path)
     vocabulary.save(tmp_path)
     model = models.open_model(tmp_path)
-    found = evaluation.evaluate(model, str(corpus), format="segment_pair", **SHORT)
+    metrics = evaluation.evaluate(model, str(corpus), format="segment_pair", **SHORT)
 
     config = config_lib.base()
     config.data.update(corpus=str(corpus), format="segment_pair", **SHORT)
@@ -273,10 +273,10 @@ def test_a_hugging_face_model_in_torch(tmp_path, corpus):
         pairs += int(real.sum())
         answers = outputs.seq_relationship_logits.argmax(-1)
         pairs_right += int((answers == tensors["next_sentence_label"])[real].sum())
-    assert found["mlm_count"] == count
-    assert found["mlm_loss"] == pytest.approx(loss / count, rel=1e-5)
-    assert found["mlm_accuracy"] == pytest.approx(correct / count)
-    assert found["nsp_accuracy"] == pytest.approx(pairs_right / pairs)
+    assert metrics["mlm_count"] == count
+    assert metrics["mlm_loss"] == pytest.approx(loss / count, rel=1e-5)
+    assert metrics["mlm_accuracy"] == pytest.approx(correct / count)
+    assert metrics["nsp_accuracy"] == pytest.approx(pairs_right / pairs)
 
     texts = [PAIRS[0]["good"], PAIRS[2]["good"]]
     scores = []

@@ -63,10 +63,10 @@ class Processes:
 
     def wait(self, codes=(0,)):
         """What each wrote to (standard output, standard error), without what gloo says of its connections."""
-        found = [process.communicate(timeout=600) for process in self.all]
-        for process, (out, err) in zip(self.all, found, strict=True):
+        outputs = [process.communicate(timeout=600) for process in self.all]
+        for process, (out, err) in zip(self.all, outputs, strict=True):
             assert process.returncode in codes, out + err
-        return [(_without_gloo(out), err) for out, err in found]
+        return [(_without_gloo(out), err) for out, err in outputs]
 
     def kill(self):
         for process in self.all:
@@ -152,9 +152,9 @@ def test_each_process_reads_its_rows_and_all_make_the_global_batch(recipe, envir
                 parts = [path.stem.split("-") for path in (tmp_path / str(number)).glob(f"{name}-{step}-*.npy")]
                 assert len(parts) == 8, "one part for each device"
                 for _, _, start, stop, device in parts:
-                    found = np.load(tmp_path / str(number) / f"{name}-{step}-{start}-{stop}-{device}.npy")
-                    assert found.dtype == array.dtype
-                    assert found.tobytes() == array[int(start) : int(stop)].tobytes()
+                    part = np.load(tmp_path / str(number) / f"{name}-{step}-{start}-{stop}-{device}.npy")
+                    assert part.dtype == array.dtype
+                    assert part.tobytes() == array[int(start) : int(stop)].tobytes()
                 assert {row for _, _, a, b, _ in parts for row in range(int(a), int(b))} == set(range(len(array)))
 
 

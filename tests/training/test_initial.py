@@ -161,9 +161,9 @@ def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
     assert report["new"]["gain"] == loss["new"][0] - loss["new"][1] > 0
     assert report["old"]["forgetting"] == loss["old"][1] - loss["old"][0]
     assert f"old text, loss          {loss['old'][0]:12.4f}{loss['old'][1]:12.4f}" in output
-    found = [row for row in rows(tmp_path / "run") if "eval/mlm_loss" in row]
-    assert [row["step"] for row in found] == [4, 8]
-    assert found[-1]["eval_old/mlm_loss"] == loss["old"][1] and found[-1]["eval/mlm_loss"] == loss["new"][1]
+    evaluated = [row for row in rows(tmp_path / "run") if "eval/mlm_loss" in row]
+    assert [row["step"] for row in evaluated] == [4, 8]
+    assert evaluated[-1]["eval_old/mlm_loss"] == loss["old"][1] and evaluated[-1]["eval/mlm_loss"] == loss["new"][1]
 
     # On its own text the model is, before the first step, what it was, but for two entries that it does not see.
     settings = {"format": "segment_pair", "sequence_length": 16, "batch_size": 8}

@@ -41,20 +41,20 @@ def expected():
     heads = {name: part for name, part in gradient.items() if name != "encoder"}
     layers = gradient["encoder"]["layers"]
     parts = {"embeddings": gradient["encoder"]["embeddings"], "layers/0": layers["0"], "layers/1": layers["1"]}
-    found = {f"grad_norm/{name}": float(optax.tree.norm(part)) for name, part in (parts | {"heads": heads}).items()}
+    norms = {f"grad_norm/{name}": float(optax.tree.norm(part)) for name, part in (parts | {"heads": heads}).items()}
     for i, name in enumerate(parts):
-        found[f"activation_norm/{name}"] = float(np.sqrt(np.square(hidden[i][present]).mean()))
-    return found, float(optax.tree.norm(gradient))
+        norms[f"activation_norm/{name}"] = float(np.sqrt(np.square(hidden[i][present]).mean()))
+    return norms, float(optax.tree.norm(gradient))
 
 
 @pytest.mark.parametrize(
     ("mesh_sizes", "microbatches", "scan_layers", "chunk"), [((1, 1, 1), 1, False, 0), ((2, 2, 2), 2, True, 5)]
 )
 def test_norms_against_the_definitions(expected, mesh_sizes, microbatches, scan_layers, chunk):
-    found = run(make_config(0.0, microbatches, scan_layers, logits_chunk=chunk), mesh_sizes)
+    norms = run(make_config(0.0, microbatches, scan_layers, logits_chunk=chunk), mesh_sizes)
     parts, whole = expected
-    assert list(found) == sorted(parts)
+    assert list(norms) == sorted(parts)
     for name, value in parts.items():
-        np.testing.assert_allclose(found[name], value, rtol=2e-5, err_msg=name)
-    squares = sum(value**2 for name, value in found.items() if name.startswith("grad_norm/"))
+        np.testing.assert_allclose(norms[name], value, rtol=2e-5, err_msg=name)
+    squares = sum(value**2 for name, value in norms.items() if name.startswith("grad_norm/"))
     np.testing.assert_allclose(np.sqrt(squares), whole, rtol=2e-5)

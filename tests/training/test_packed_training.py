@@ -144,18 +144,18 @@ def test_pretraining_learns_the_same(name, offset):
         loss, gradient = jax.value_and_grad(lambda params: objective.sums(params, batch)["mlm_loss"])(params)
         return loss, gradient, counts
 
-    expected, found = learned(batch), learned(packed(batch, masks=30))
-    assert float(found[2]["mlm_count"]) == float(expected[2]["mlm_count"]) > 0
-    same(found[:2], expected[:2], name)
+    expected, actual = learned(batch), learned(packed(batch, masks=30))
+    assert float(actual[2]["mlm_count"]) == float(expected[2]["mlm_count"]) > 0
+    same(actual[:2], expected[:2], name)
 
 
 def test_shares_of_padding():
     batch = texts() | {"weights": np.ones(len(LENGTHS), np.float32)}
     assert throughput.padding_shares(batch, (WIDTH,)) == {}
     rows = packed(batch, filler_rows=2)
-    found = throughput.padding_shares(rows, (8, WIDTH, 99))
-    assert float(found["padding_share"]) == pytest.approx(1 - LENGTHS.sum() / rows["input_ids"].size)
-    assert float(found["padding_share_unpacked"]) == pytest.approx(1 - LENGTHS.mean() / WIDTH)
+    shares = throughput.padding_shares(rows, (8, WIDTH, 99))
+    assert float(shares["padding_share"]) == pytest.approx(1 - LENGTHS.sum() / rows["input_ids"].size)
+    assert float(shares["padding_share_unpacked"]) == pytest.approx(1 - LENGTHS.mean() / WIDTH)
 
 
 def test_a_run_of_pretraining(config, tmp_path):
@@ -225,28 +225,28 @@ def test_a_batch_of_fine_tuning_holds_the_examples_of_an_unpacked_one(finetuning
 
 def contents(batch, seed):
     """(ids..., label) of each text that counts."""
-    found = []
+    tokens = []
     for row, place in zip(*np.nonzero(batch["weights"][seed]), strict=True):
         ids = batch["input_ids"][seed, row][batch["sequence_ids"][seed, row] == place + 1]
-        found.append((*ids.tolist(), int(batch["labels"][seed, row, place])))
-    return sorted(found)
+        tokens.append((*ids.tolist(), int(batch["labels"][seed, row, place])))
+    return sorted(tokens)
 
 
 def test_a_run_of_fine_tuning_learns_the_same(finetuning_config, tmp_path):
-    found = []
+    runs = []
     for packs in (True, False):
         config = finetuning_config.copy_and_resolve_references()
         config.data.packing = packs
         config.seeds = 2 if packs else 1
         finetuning.finetune(config, tmp_path / str(packs))
         rows = [json.loads(line) for line in (tmp_path / str(packs) / "metrics.jsonl").read_text().splitlines()]
-        found.append((rows, finetuning.open_model(tmp_path / str(packs), seed=0)))
-    rows, plain = found[0][0], found[1][0]
+        runs.append((rows, finetuning.open_model(tmp_path / str(packs), seed=0)))
+    rows, plain = runs[0][0], runs[1][0]
     assert all(row["padding_share"] < row["padding_share_unpacked"] for row in rows)
     assert not any("padding_share" in row for row in plain)
     score = "eval/accuracy"
     assert rows[-1].get(f"{score}/seed_0", rows[-1][score]) == pytest.approx(plain[-1][score])
     for (path, one), other in zip(
-        jax.tree_util.tree_leaves_with_path(found[0][1].params), jax.tree.leaves(found[1][1].params), strict=True
+        jax.tree_util.tree_leaves_with_path(runs[0][1].params), jax.tree.leaves(runs[1][1].params), strict=True
     ):
         np.testing.assert_allclose(one, other, atol=2e-3, err_msg=str(path))

@@ -36,16 +36,16 @@ def steps(workdir):
 def test_a_run(config, tmp_path, capfd):
     config.train.update(log_every=2, keep_newest=1, checkpoint_every=3, eval_every=6)
     pretraining.pretrain(config, tmp_path)
-    found = rows(tmp_path, timings=True)
-    assert [row["step"] for row in found] == [2, 4, 6, 8, 10, 12]
-    for row in found:
+    logged = rows(tmp_path, timings=True)
+    assert [row["step"] for row in logged] == [2, 4, 6, 8, 10, 12]
+    for row in logged:
         assert set(row) >= METRICS
         assert set(row) & FIGURES == (FIGURES if row["step"] % 6 == 0 else set())
         assert row["mfu"] is None  # nobody knows a CPU's peak
-    assert all(row["tokens_per_second"] > 0 for row in found)
-    losses = [row["eval/mlm_loss"] for row in found if "eval/mlm_loss" in row]
+    assert all(row["tokens_per_second"] > 0 for row in logged)
+    losses = [row["eval/mlm_loss"] for row in logged if "eval/mlm_loss" in row]
     assert losses[-1] < losses[0]
-    for row in found:
+    for row in logged:
         if "eval/mlm_loss" in row:
             assert row["eval/mlm_perplexity"] == pytest.approx(math.exp(row["eval/mlm_loss"]))
     assert steps(tmp_path) == [12]
@@ -90,12 +90,12 @@ def test_what_may_change(config, finished, tmp_path):
     config.mesh.update(data=2, fsdp=2, tensor=2)
     config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
     pretraining.pretrain(config, run)
-    expected, found = rows(finished), rows(run)
-    assert [row["step"] for row in found] == list(range(1, 13))
-    assert found[:4] == expected[:4]
-    for row, other in zip(found[4:], expected[4:], strict=True):
+    expected, resumed = rows(finished), rows(run)
+    assert [row["step"] for row in resumed] == list(range(1, 13))
+    assert resumed[:4] == expected[:4]
+    for row, other in zip(resumed[4:], expected[4:], strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-4)
-    assert found[-1]["eval/mlm_loss"] == pytest.approx(expected[-1]["eval/mlm_loss"], rel=1e-4)
+    assert resumed[-1]["eval/mlm_loss"] == pytest.approx(expected[-1]["eval/mlm_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("scanned", [pytest.param((False, True), marks=pytest.mark.full), (True, False)])

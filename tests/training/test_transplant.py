@@ -41,10 +41,10 @@ def flat(tree):
 def test_layers_are_picked():
     _, params, _ = numbered(config_of())
     shapes = numbered(config_of(num_layers=2))[2]
-    found = transplant.pick_layers(params, (1, 3), shapes)
-    there, here = params["encoder"]["layers"], found["encoder"]["layers"]
+    picked = transplant.pick_layers(params, (1, 3), shapes)
+    there, here = params["encoder"]["layers"], picked["encoder"]["layers"]
     assert here["0"] == there["1"] and here["1"] == there["3"] and len(here) == 2
-    assert found["mlm"] is params["mlm"] and found["encoder"]["embeddings"] is params["encoder"]["embeddings"]
+    assert picked["mlm"] is params["mlm"] and picked["encoder"]["embeddings"] is params["encoder"]["embeddings"]
 
 
 def test_a_first_layer_that_is_another_kind():
@@ -52,9 +52,9 @@ def test_a_first_layer_that_is_another_kind():
     first = {"norm_place": "pre", "first_norm": False, "conv_kernel_size": 3}
     _, params, _ = numbered(config_of(**first))
     shapes = numbered(config_of(num_layers=2, **first))[2]
-    found = transplant.pick_layers(params, (2, 0), shapes)
-    assert jax.tree.structure(found) == jax.tree.structure(shapes)
-    there, here = params["encoder"]["layers"], found["encoder"]["layers"]
+    picked = transplant.pick_layers(params, (2, 0), shapes)
+    assert jax.tree.structure(picked) == jax.tree.structure(shapes)
+    there, here = params["encoder"]["layers"], picked["encoder"]["layers"]
     assert here["0"]["conv"] is there["0"]["conv"] and "attention_norm" not in here["0"]
     assert np.all(here["1"]["attention_norm"]["scale"] == 1) and not np.any(here["1"]["attention_norm"]["bias"])
 
@@ -77,13 +77,13 @@ def test_sizes_grow_from_the_centre(kind):
         large = small | large | {"num_heads": 9, "num_kv_heads": 3}
     old, params, _ = numbered(config_of(**small))
     new, _, shapes = numbered(config_of(**large))
-    found = flat(transplant.grow(params, old.spec, new.spec, shapes))
+    grown = flat(transplant.grow(params, old.spec, new.spec, shapes))
     params = flat(params)
-    assert {name: leaf.shape for name, leaf in found.items()} == {
+    assert {name: leaf.shape for name, leaf in grown.items()} == {
         name: leaf.shape for name, leaf in flat(shapes).items()
     }
     layers = [0, 1, 1, 2, 2, 3, 3]  # round(4 i / 7)
-    for name, leaf in found.items():
+    for name, leaf in grown.items():
         parts = name.split("/")
         if "layers" in parts:
             parts[2] = str(layers[int(parts[2])])
@@ -100,11 +100,11 @@ def test_sizes_grow_from_the_centre(kind):
     for name, (before, after) in of_heads.items():
         source = params[f"encoder/layers/1/attention/{name}/kernel"].reshape(-1, *before)
         expected = circle(source, (20, *after)).reshape(20, -1)
-        np.testing.assert_array_equal(found[f"encoder/layers/2/attention/{name}/kernel"], expected)
+        np.testing.assert_array_equal(grown[f"encoder/layers/2/attention/{name}/kernel"], expected)
     before, after = of_heads["query"]
     source = params["encoder/layers/1/attention/output/kernel"].reshape(*before, -1)
     expected = circle(source, (*after, 20)).reshape(-1, 20)
-    np.testing.assert_array_equal(found["encoder/layers/2/attention/output/kernel"], expected)
+    np.testing.assert_array_equal(grown["encoder/layers/2/attention/output/kernel"], expected)
 
 
 def test_the_smaller_model_is_in_the_middle():
