@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.model.layouts import num_shards
 from bert_jax.model.parameters import path_name as path_name
 from bert_jax.model.stack import STACKED
+from bert_jax.processes import private_jax
 
 # (end of the path, the layout, other layouts to take where an axis does not divide a dimension). First match wins.
 # Kernels are [inputs, outputs]: the tensor axis splits what heads and MLP units do not share, fsdp the rest.
@@ -86,10 +86,11 @@ def _placed(shape, devices, across):
             )
         within, between = list(shape), [1] * len(shape)
         within[axis], between[axis] = shape[axis] // len(slices), len(slices)
-        return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+        create = private_jax.mesh_utils().create_hybrid_device_mesh
+        return create(within, between, devices, allow_split_physical_axes=True)
     if devices[0].platform == "tpu":
         try:
-            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+            return private_jax.mesh_utils().create_device_mesh(shape, devices, allow_split_physical_axes=True)
         except (AssertionError, NotImplementedError, ValueError):
             pass  # a part of a slice that is no box: any order is as good
     return np.array(devices).reshape(shape)

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
+
+from bert_jax.processes.private_jax import reset_compilation_cache
 
 
 @contextlib.contextmanager
@@ -13,7 +14,7 @@ def programs_in(folder: pathlib.Path) -> Iterator[None]:
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    compilation_cache.reset_cache()
+    reset_compilation_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", before)
-    compilation_cache.reset_cache()
+    reset_compilation_cache()

@@ -103,7 +103,17 @@ sys.meta_path.insert(0, Blocked())
 import bert_jax.{module}
 print(*sorted({{name.split(".")[0] for name in sys.modules}} & {{"orbax", "optax", "grain", "tensorboardX"}}))
 """
-USED_TO_READ = {"absl", "etils", "ml_collections", "ml_dtypes", "safetensors", "sentencepiece", "tokenizers", "tqdm"}
+USED_TO_READ = {
+    "absl",
+    "etils",
+    "ml_collections",
+    "ml_dtypes",
+    "safetensors",
+    "scipy",
+    "sentencepiece",
+    "tokenizers",
+    "tqdm",
+}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax import _moved
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layouts import BATCH_AXES, LAYOUTS, active_mesh, num_shards
+from bert_jax.processes import private_jax
 
 # Queries in a block of windowed attention: smaller blocks make small products, larger ones score pairs outside the
 # window.
@@ -198,9 +199,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     Args:
       query, key, value, mask: see `xla`.
     """
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as library
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_masks
-
+    library, splash_masks = private_jax.splash_attention()
     heads, sequence, head_size = query.shape[1:]
     block, wide = _block(sequence, 512), _block(sequence, 1024)
     # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient over blocks
@@ -241,8 +240,7 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMas
     Args:
       query, key, value, mask: see `xla`.
     """
-    from jax.experimental.pallas.ops.tpu import flash_attention as library
-
+    library = private_jax.flash_attention()
     sequence, head_size = query.shape[2:]
     block, segments = _block(sequence, 512), mask.segments()
     names = [field.name for field in dataclasses.fields(library.BlockSizes)]

@@ -5,6 +5,7 @@ import os
 
 from bert_jax.errors import UserError
 from bert_jax.planning.chips import Topology
+from bert_jax.processes import private_jax
 
 # Read by libtpu when it is loaded: ask no machine about its TPUs, load beside another process, say nothing but errors.
 # It complains where it is not told a type and a host, which a topology of any kind does not depend on.
@@ -34,7 +35,6 @@ def devices(topology: Topology) -> list:
       UserError: libtpu is not installed, in use by another process, or knows no such topology.
     """
     from jax.errors import JaxRuntimeError
-    from jax.experimental import topologies
 
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu is not installed, and compiles for TPUs: pip install 'bert_jax[plan]'")
@@ -44,7 +44,7 @@ def devices(topology: Topology) -> list:
     if topology.num_slices > 1:
         options["num_slices"] = topology.num_slices
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
+        description = private_jax.topologies().get_topology_desc(platform="tpu", topology_name=topology.name, **options)
     except JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if "lockfile" in reason:

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 
 from bert_jax import _moved
 from bert_jax.errors import UserError
+from bert_jax.processes import private_jax
 
 _PORT = 8476  # of process 0, where the launcher names none
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
@@ -164,14 +165,13 @@ def _kubernetes(environment):
     needed = environment.get("KUBERNETES_SERVICE_HOST") and environment.get("JOB_COMPLETION_INDEX")
     if not needed or importlib.util.find_spec("kubernetes") is None:
         return None
-    from jax._src.clusters.k8s_cluster import K8sCluster
-
+    cluster = private_jax.kubernetes_cluster()
     try:
-        K8sCluster.is_env_present()  # sets up the client
-        count = K8sCluster.get_process_count()
+        cluster.is_env_present()  # sets up the client
+        count = cluster.get_process_count()
         if count == 1:
             return Processes("JOB_COMPLETION_INDEX", "", 1, 0)
-        address = K8sCluster.get_coordinator_address(60, environment.get("JAX_COORDINATOR_PORT"))
+        address = cluster.get_coordinator_address(60, environment.get("JAX_COORDINATOR_PORT"))
     except Exception as error:  # whatever the client raises
         raise UserError(
             f"JOB_COMPLETION_INDEX: found {environment['JOB_COMPLETION_INDEX']}, but the Job cannot be asked for its "
@@ -247,10 +247,8 @@ _ORTE = "OMPI_MCA_orte_hnp_uri"  # of Open MPI 4 and before
 
 def _tpu(environment):
     """A pod of TPUs: GKE tells of it in the environment, Compute Engine through its metadata server."""
-    from jax._src import cloud_tpu_init
-
     platforms = environment.get("JAX_PLATFORMS") or "tpu"
-    if "tpu" not in platforms.split(",") or not cloud_tpu_init.running_in_cloud_tpu_vm:
+    if "tpu" not in platforms.split(",") or not private_jax.is_cloud_tpu():
         return None
     workers = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     values = dict(environment)

@@ -16,14 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-from jax._src import distributed as jax_distributed  # the coordination service has no public name
 
 from bert_jax import _moved
 from bert_jax.errors import UserError
-from bert_jax.processes import clusters
+from bert_jax.processes import clusters, private_jax
 
 T = TypeVar("T")
-_state = jax_distributed.global_state
+_state = private_jax.coordination_state()
 CONNECT_SECONDS = 300  # for all processes to come
 _PATIENCE_MS = 24 * 3600 * 1000  # for another's work; a process that dies meanwhile is noticed by jax
 _POLL_SECONDS = 0.5

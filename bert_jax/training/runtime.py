@@ -13,9 +13,9 @@ import platform
 from collections.abc import Iterator
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache as jax_cache
 
 from bert_jax.errors import UserError
+from bert_jax.processes import private_jax
 
 # The parameters of mallopt(3): numbers in malloc.h.
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
@@ -90,4 +90,4 @@ def _processor():
 
 def _use(directory):
     jax.config.update("jax_compilation_cache_dir", directory)
-    jax_cache.reset_cache()  # jax opens the first directory that it is given, and keeps it
+    private_jax.reset_compilation_cache()

@@ -29,17 +29,17 @@ RESULTS = pathlib.Path(__file__).parents[1] / "results" / "compile_time.md"
 def compile_step(target, layers, hidden, scan):
     """Seconds that tracing and compiling take; `target` is "cpu" or a topology such as v5e:4x4."""
     import jax
-    from jax.experimental import topologies
 
     from bert_jax import model as model_lib
     from bert_jax import sharding
+    from bert_jax.processes.private_jax import topologies
     from bert_jax.training import step as step_lib
 
     on_cpu = target == "cpu"
     if on_cpu:
         devices, (rows, length, slots) = jax.devices()[:1], ON_CPU
     else:
-        devices, (rows, length, slots) = topologies.get_topology_desc(target, "tpu").devices, ON_TPU
+        devices, (rows, length, slots) = topologies().get_topology_desc(target, "tpu").devices, ON_TPU
     config = run_settings(
         model_settings(
             layers, hidden, hidden // 64, 4 * hidden, dtype="float32" if on_cpu else "bfloat16", scan_layers=scan,

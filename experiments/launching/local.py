@@ -1,7 +1,6 @@
 """Jobs on this machine: a few processes at a time, each with its share of the GPUs or the cores."""
 
 import contextlib
-import ctypes
 import glob
 import os
 import pathlib
@@ -13,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 from . import folders
 from .provenance import ROOT, module
 
 _MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
 _LAUNCHER = "BERT_JAX_LAUNCHER"  # in a job's environment: the process id of what started it here
-_PR_SET_PDEATHSIG = 1
 _WAIT = 0.2  # seconds between looks
 
 
@@ -137,10 +136,7 @@ def end_with_launcher() -> None:
     launcher = os.environ.pop(_LAUNCHER, "")
     if not launcher:
         return
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != int(launcher):  # it ended before
-        signal.raise_signal(signal.SIGTERM)
+    signals.terminate_with_parent(int(launcher))
 
 
 def _ended(folder, code, called_off, say):
