@@ -10,7 +10,7 @@ from bert_jax.objectives.language_modeling import LanguageModeling, activation_s
 
 
 class Distillation(LanguageModeling):
-    """Adds up to three weighted mean losses (sections 2 and 3), beside those of sentence pairs.
+    """Minimises the weighted sum of three mean losses (sections 2 and 3), and of those of sentence pairs.
 
     "soft" is KL(teacher || student) of the token distributions, both at a temperature, times the temperature squared;
     "mlm" is the loss on masked tokens; "cosine" is one minus the cosine between the last hidden states of student and

@@ -23,10 +23,10 @@ PAIR_TASKS = {
 
 
 class LanguageModeling:
-    """Masked tokens (Devlin et al. 2019 section 3.1, task 1) or each token from those before it (section 5.1).
+    """Predicts masked tokens (Devlin et al. 2019, section 3.1, task 1) or each token from the ones before (section 5.1).
 
-    Beside them, where the settings say so, next-sentence prediction (task 2) or sentence-order prediction (Lan et al.
-    2020, ALBERT, section 3.1), with equal weight; rows labelled -1 are not counted.
+    If the settings say so, it also learns next-sentence prediction (task 2) or sentence-order prediction (Lan et al.
+    2020, ALBERT, section 3.1), with equal weight; rows labelled -1 do not count.
 
     Attributes:
       facts: what config.objective.OBJECTIVES states about this objective.
@@ -36,7 +36,7 @@ class LanguageModeling:
 
     Args:
       model: the model.
-      settings: config.objective, or a mapping with its `name` and those of its other keys that are not False.
+      settings: config.objective, or a mapping with its `name`; the keys of pair tasks may be absent.
       logits_chunk: number of predictions whose vocabulary logits a device holds at once; 0 for all.
     """
 

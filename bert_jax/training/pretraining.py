@@ -57,7 +57,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
 
 @dataclasses.dataclass
 class _Inputs:
-    """What a run reads: its corpora, and the teacher that it learns from, if any; and the mesh that it runs on."""
+    """The mesh that a run uses, its corpora, and its teacher, if it has one."""
 
     mesh: jax.sharding.Mesh
     corpora: Sequence[Corpus]
