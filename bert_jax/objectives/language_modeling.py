@@ -23,7 +23,7 @@ PAIR_TASKS = {
 
 
 class LanguageModeling:
-    """Predicts masked tokens (Devlin et al. 2019, section 3.1, task 1) or each token from the ones before (section 5.1).
+    """Predicts masked tokens (Devlin et al. 2019, section 3.1, task 1) or each next token (section 5.1).
 
     If the settings say so, it also learns next-sentence prediction (task 2) or sentence-order prediction (Lan et al.
     2020, ALBERT, section 3.1), with equal weight; rows labelled -1 do not count.
