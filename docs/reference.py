@@ -80,4 +80,4 @@ def recipes() -> str:
 def _range(numbers):
     """Returns the numbers in words: one, two, or from the lowest to the highest."""
     ordered = [f"{number:,}" for number in sorted(numbers)]
-    return ", ".join(ordered) if len(ordered) < 3 else f"{ordered[0]} to {ordered[-1]}"
+    return " and ".join(ordered) if len(ordered) < 3 else f"{ordered[0]} to {ordered[-1]}"
