@@ -68,14 +68,17 @@ class Split:
 
     @property
     def num_tokens(self) -> int:
+        """Number of tokens."""
         return int(self.shard_starts[-1])
 
     @property
     def num_sentences(self) -> int:
+        """Number of sentences."""
         return len(self.sentences) - 1
 
     @property
     def num_documents(self) -> int:
+        """Number of documents."""
         return len(self.documents) - 1
 
 
@@ -195,6 +198,7 @@ class ArrayFile:
         self.rows = 0
 
     def append(self, rows: np.ndarray) -> None:
+        """Writes rows, [n] or [n, columns], behind the others."""
         self._file.write(np.ascontiguousarray(rows, self._dtype).data)
         self.rows += len(rows)
 
@@ -205,6 +209,7 @@ class ArrayFile:
         self.rows = rows
 
     def close(self) -> None:
+        """Writes the header, which has the number of rows, and closes the file."""
         shape = f"({self.rows},)" if self._columns is None else f"({self.rows}, {self._columns})"
         fields = f"{{'descr': '{self._dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
         header = b"\x93NUMPY\x01\x00" + (_HEADER_BYTES - 10).to_bytes(2, "little") + fields.encode()
@@ -266,6 +271,7 @@ class SplitWriter:
             file.truncate(rows[name])
 
     def close(self) -> None:
+        """Writes what is left and closes the files."""
         self._files["word_starts"].append(np.packbits(self._bits))
         for file in self._files.values():
             file.close()

@@ -28,7 +28,8 @@ class Cluster:
     """A Beam runner and its options."""
 
     def __init__(self, runner: str, options: Sequence[str] = ()):
-        """
+        """Checks the runner and its options.
+
         Args:
           runner: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, ..., or a class by its full name.
           options: Beam's own flags, such as --project=NAME.

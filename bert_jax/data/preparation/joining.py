@@ -78,14 +78,17 @@ class _Part:
     joining: "tuple[_Part, int] | None" = None
 
     def array(self, name):
+        """Opens one of the arrays that SplitWriter writes, such as "sentences"."""
         return _load(self.folder / f"{self.split}.{name}.npy")
 
     @property
     def keep_path(self):
+        """The file that says which documents are kept."""
         return self.folder / f"{self.split}.keep.npy"
 
     @property
     def changed(self):
+        """Whether the part must be written again."""
         return self.drops or self.leaving is not None or self.joining is not None
 
     def keep(self):

@@ -95,7 +95,8 @@ class ShardMaker:
     """Reads, splits and encodes shards, one at a time."""
 
     def __init__(self, parts: str, tokenizer: str, settings, strict: bool):
-        """
+        """Opens the tokenizer.
+
         Args:
           parts: the folder in which shards are written, local or a URL.
           tokenizer: the local folder of the tokenizer.

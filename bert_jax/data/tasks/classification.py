@@ -4,7 +4,7 @@ An empty text, or one of only spaces, is an example like any other (GLUE's QQP h
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -175,8 +175,53 @@ def _encoded(tokenizer, columns, length):
     return flat.strided(0, 2), flat.strided(1, 2), cut
 
 
-class SingleLabel:
-    """The labels of a task with one class per example.
+class Labels(Protocol):
+    """The labels of a sequence classification task: how they are read, scored and shown.
+
+    Attributes:
+      names: names of the model's outputs, in the order of ids.
+    """
+
+    names: tuple[str, ...]
+
+    def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
+        """Reads the labels of a table.
+
+        Args:
+          table: the records.
+          labelled: whether a missing label is an error.
+
+        Returns:
+          Labels, [records] or [records, labels]; None if one is missing.
+
+        Raises:
+          UserError: a label cannot be read, or is missing though `labelled`.
+        """
+        ...
+
+    def zeros(self, number: int) -> np.ndarray:
+        """Returns labels of `number` records without any, in the dtype and shape of `read`."""
+        ...
+
+    def commonest(self, labels: np.ndarray) -> np.ndarray | None:
+        """Returns logits that predict the commonest label, [outputs]; None for a regression."""
+        ...
+
+    def score(self, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
+        """Returns the metrics of logits [records, outputs]."""
+        ...
+
+    def gold(self, label: np.ndarray):
+        """Returns the label of one record for a JSON object."""
+        ...
+
+    def answer(self, logits: np.ndarray) -> dict:
+        """Returns the prediction for one record, float64 [outputs], as fields of a JSON object."""
+        ...
+
+
+class SingleLabel(Labels):
+    """The labels of a task with one class per example: int32 [records], ids.
 
     Attributes:
       names: the classes, in the order of their ids.
@@ -194,7 +239,6 @@ class SingleLabel:
             raise UserError(f"{train.where(0)}: every label is {self.names}; expected two or more different ones")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """Returns the ids, int32 [records]; None if a label is missing, which with `labelled` is a UserError."""
         if self._column not in table.columns:
             return None
         ids = self.zeros(len(table))
@@ -213,7 +257,6 @@ class SingleLabel:
         return np.zeros(number, np.int32)
 
     def commonest(self, labels: np.ndarray) -> np.ndarray:
-        """Returns logits that predict the commonest label, [classes]."""
         counts = np.bincount(labels, minlength=len(self.names))
         return np.eye(len(self.names))[counts.argmax()]
 
@@ -230,8 +273,8 @@ class SingleLabel:
         return {"label": label, "score": scores[label], "scores": scores}
 
 
-class MultiLabel:
-    """The labels of a task with any number of labels per example.
+class MultiLabel(Labels):
+    """The labels of a task with any number of labels per example: float32 [records, labels], 0 or 1.
 
     Attributes:
       names: the labels, in the order of their ids.
@@ -256,7 +299,6 @@ class MultiLabel:
             raise UserError(f"{train.where(0)}: no label in {columns[0]!r} here or after; expected labels")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """Returns 0 or 1, float32 [records, labels]; None if one is missing, which with `labelled` is a UserError."""
         if any(name not in table.columns for name in self._columns):
             return None
         labels = self.zeros(len(table))
@@ -294,8 +336,7 @@ class MultiLabel:
         return np.zeros((number, len(self.names)), np.float32)
 
     def commonest(self, labels):
-        """Returns logits that predict the labels of more than half of the examples, [labels]."""
-        return labels.mean(axis=0) - 0.5
+        return labels.mean(axis=0) - 0.5  # over 0 where more than half of the examples have the label
 
     def score(self, labels, logits):
         return metrics.multi_label(labels, logits > 0)
@@ -308,8 +349,8 @@ class MultiLabel:
         return {"label": self.gold(logits > 0), "scores": dict(zip(self.names, scores.tolist(), strict=True))}
 
 
-class Number:
-    """The labels of a regression task: a number per example."""
+class Number(Labels):
+    """The labels of a regression task, a number per example: float32 [records]."""
 
     names = ("score",)
 
@@ -317,7 +358,6 @@ class Number:
         (self._column,) = columns
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
-        """Returns the numbers, float32 [records]; None if one is missing, which with `labelled` is a UserError."""
         if self._column not in table.columns:
             return None
         values = table.columns[self._column]

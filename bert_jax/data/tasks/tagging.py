@@ -71,7 +71,8 @@ class TokenTask:
 
     Tags that mark entities are converted to BIO (from IOB1 and BIO) or BIOES (from BIOES, BILOU and BMES); sequences
     that their scheme does not allow are read as conlleval reads them, and reported. Other tags, such as parts of
-    speech, are labels as they are. A word without sub-words gets "O", or train's commonest tag where no tag marks entities.
+    speech, are labels as they are. A word without sub-words gets "O", or train's commonest tag where no tag marks
+    entities.
     """
 
     problem = ""

@@ -123,10 +123,10 @@ def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Toke
                 for word in added
             ]
         )
-    made = HuggingFaceTokenizer(extended, where)
-    if not begins_with(made, tokenizer) or made.vocab_size != size + len(added):
+    result = HuggingFaceTokenizer(extended, where)
+    if not begins_with(result, tokenizer) or result.vocab_size != size + len(added):
         raise UserError(f"{where}: the vocabulary cannot be extended: its ids have gaps")
-    return made, added
+    return result, added
 
 
 def begins_with(tokenizer: Tokenizer, other: Tokenizer) -> bool:
