@@ -88,8 +88,8 @@ def task_head(source: Pretrained, name: str, num_labels: int, dropout: float) ->
     original = source.origin.config if source.origin else None
     config = model_config.from_model(source.model.spec, source.family, original=original)
     head = family.head(name, num_labels, config, source.name)
-    twice = {"transform_dropout": dropout} if head.transform_dropout == head.dropout else {}
-    return dataclasses.replace(head, dropout=dropout, **twice)
+    transform_dropout = dropout if head.transform_dropout == head.dropout else head.transform_dropout
+    return dataclasses.replace(head, dropout=dropout, transform_dropout=transform_dropout)
 
 
 def inexpressible_heads(source: Pretrained) -> list[str]:
@@ -106,8 +106,15 @@ def inexpressible_heads(source: Pretrained) -> list[str]:
 def encoder_only(source: Pretrained) -> Pretrained:
     """Returns a model without its pre-training heads."""
     spec = source.model.spec
-    heads = dict.fromkeys(("language_model", "next_sentence", "sentence_order", "replaced_tokens", "pooler"), False)
-    spec = dataclasses.replace(spec, mask_decoder="plain", **heads)
+    spec = dataclasses.replace(
+        spec,
+        mask_decoder="plain",
+        language_model=False,
+        next_sentence=False,
+        sentence_order=False,
+        replaced_tokens=False,
+        pooler=False,
+    )
     params = {"encoder": source.params["encoder"]}
     return dataclasses.replace(source, family=choose_family(spec), model=Model(spec), params=params)
 

@@ -60,6 +60,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
     use = dict(embedder.settings) if embedder else {}
     if use.get("lower_case"):
+        if not isinstance(tokenizer, hugging_face.HuggingFaceTokenizer):
+            raise UserError(f"{directory}: do_lower_case of a SentencePiece model is not supported; expected false")
         tokenizer = hugging_face.lower_cased(tokenizer)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from bert_jax.interop.pretrained import Pretrained
 
@@ -44,7 +45,7 @@ def render(model: Pretrained, title: str, provenance: Provenance) -> str:
     """
     metrics = {name: value for name, value in provenance.metrics.items() if math.isfinite(value)}
     embeds = "pooling" in model.settings and not model.model.spec.task
-    front = {
+    front: dict[str, Any] = {
         "library_name": "sentence-transformers" if embeds else "transformers",
         "pipeline_tag": pipeline_tag(model),
         "tags": ["bert_jax", "jax", model.family],

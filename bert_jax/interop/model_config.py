@@ -1,9 +1,11 @@
 """Converts config.json of a Hugging Face model to the keys of config.model, and back."""
 
 import json
+import os
 import pathlib
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import FAMILIES
@@ -17,7 +19,7 @@ _PROBLEMS = {
 }
 
 
-def load(path: pathlib.Path) -> dict:
+def load(path: pathlib.Path) -> dict[str, Any]:
     """Returns the contents of a config.json. Raises UserError if its model_type is not supported."""
     config = load_json(path)
     model_type = config.get("model_type")
@@ -26,7 +28,7 @@ def load(path: pathlib.Path) -> dict:
     return config
 
 
-def load_json(path: pathlib.Path, kind: type = dict):
+def load_json(path: pathlib.Path, kind: type = dict) -> Any:
     """Returns the contents of a JSON file. Raises UserError if they are not of the type `kind`."""
     try:
         contents = json.loads(path.read_text("utf-8"))
@@ -39,7 +41,7 @@ def load_json(path: pathlib.Path, kind: type = dict):
     return contents
 
 
-def to_model(config: Mapping, path: pathlib.Path) -> dict:
+def to_model(config: Mapping, path: str | os.PathLike) -> dict[str, Any]:
     """Returns the keys of config.model that a config.json gives: all but `pooler`, which the weights decide.
 
     Args:
@@ -52,7 +54,7 @@ def to_model(config: Mapping, path: pathlib.Path) -> dict:
     return FAMILIES[config["model_type"]].to_model(config, path)
 
 
-def to_task(config: Mapping, name: str, path: pathlib.Path) -> tuple[Task, tuple[str, ...], str, str]:
+def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, tuple[str, ...], str, str]:
     """Returns (task, labels, problem, scheme) of a task's head, the last three as in Pretrained.
 
     Args:
@@ -128,7 +130,7 @@ def from_model(
     """
     family = FAMILIES[model_type]
     original = dict(family.kept(original or {}))
-    config = {"model_type": model_type, "is_decoder": False}
+    config: dict[str, Any] = {"model_type": model_type, "is_decoder": False}
     kind = architecture(model_type, spec)
     if kind:
         config["architectures"] = [kind]

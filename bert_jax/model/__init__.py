@@ -31,9 +31,17 @@ def build(
     replaced_tokens: bool = False,
 ) -> "Model":
     """Builds the model that a mapping like config.model describes; arguments and errors as of spec.make_spec."""
-    heads = {"next_sentence": next_sentence, "language_model": language_model, "task": task}
-    heads |= {"sentence_order": sentence_order, "replaced_tokens": replaced_tokens}
-    return Model(make_spec(config, vocab_size, **heads, platform=platform))
+    spec = make_spec(
+        config,
+        vocab_size,
+        next_sentence=next_sentence,
+        language_model=language_model,
+        task=task,
+        platform=platform,
+        sentence_order=sentence_order,
+        replaced_tokens=replaced_tokens,
+    )
+    return Model(spec)
 
 
 @dataclasses.dataclass(frozen=True)

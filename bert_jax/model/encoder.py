@@ -1,7 +1,7 @@
 """The encoder: embeddings and a stack of Transformer layers, from token ids to hidden states."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ class Embeddings(nnx.Module):
             self.projection = Linear(size, spec.hidden_size, stddev=stddev, rngs=rngs)
         self.spec = spec
 
-    def __call__(self, batch: dict, seed: jax.Array | None) -> jax.Array:
+    def __call__(self, batch: Mapping, seed: jax.Array | None) -> jax.Array:
         """Embeds tokens; returns [batch, sequence, hidden] in the compute dtype.
 
         Args:
@@ -152,11 +152,11 @@ class Layer(nnx.Module):
           queries: [batch, sequence, hidden], another residual stream whose tokens attend to `hidden` and which the
             layer's outputs are added to; None for `hidden` itself.
         """
-        seeds = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
-        weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = seeds
+        each = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
+        weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = each
         stream = hidden if queries is None else queries
-        inputs = [x if x is None else self._attention_input(x) for x in (hidden, queries)]
-        mixed = self.attention(inputs[0], context, weights_seed, local, inputs[1], distance_seed)
+        queries = None if queries is None else self._attention_input(queries)
+        mixed = self.attention(self._attention_input(hidden), context, weights_seed, local, queries, distance_seed)
         stream = stream + dropout(constrain(mixed, "hidden"), self.dropout, attention_seed)
         if not self.pre_norm:
             stream = self.attention_norm(stream)
@@ -214,7 +214,7 @@ class Encoder(nnx.Module):
         last = self.layers[str(len(self.layers) - 1)]
         self.layers = nnx.Dict({name: last if name == STACKED else self.layers[name] for name in names})
 
-    def context(self, batch: dict) -> Context:
+    def context(self, batch: Mapping) -> Context:
         """Returns what every layer reads beside the hidden states: the rows' attention mask and positions."""
         relative_table = None
         if self.spec.has_relative_positions:
@@ -222,7 +222,7 @@ class Encoder(nnx.Module):
             relative_table = self.relative_norm(relative_table) if self.spec.relative_norm else relative_table
         return make_context(self.spec, batch, relative_table)
 
-    def attention_weights(self, batch: dict, states: jax.Array) -> jax.Array:
+    def attention_weights(self, batch: Mapping, states: jax.Array) -> jax.Array:
         """Returns the attention weights of every head, float32 [layers, batch, heads, query, key].
 
         Args:
@@ -239,7 +239,7 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        batch: dict,
+        batch: Mapping,
         dropout_key: jax.Array | None,
         return_all_layers: bool = False,
         absolute_positions: jax.Array | None = None,
@@ -266,7 +266,7 @@ class Encoder(nnx.Module):
             if absolute_positions is not None:
                 decoder_seeds = dropout_seeds(jax.random.fold_in(layer_key, 1), 2, seeds_per_layer(spec))
         hidden = self.embeddings(batch, embedding_seed)
-        context, order, back = self.context(batch), None, None
+        context, back = self.context(batch), None
         if self._moves_padding(context.mask, hidden.shape[1], layer_seeds is not None):
             order, back = padding_last_order(context.mask.present)
             context = dataclasses.replace(context, mask=context.mask.with_padding_last(order))
@@ -275,7 +275,8 @@ class Encoder(nnx.Module):
         for pattern in layer_patterns(spec):
             pattern_input = hidden
             hidden, outputs = layers.run(pattern, hidden, context, layer_seeds, return_all_layers)
-            states.append(outputs)
+            if outputs is not None:
+                states.append(outputs)
         mask_decoder_output = None
         if absolute_positions is not None:  # the last layer is then a pattern of its own
             mask_decoder_output = self._decode_masks(layers, pattern_input, absolute_positions, context, decoder_seeds)
@@ -285,7 +286,7 @@ class Encoder(nnx.Module):
         if return_all_layers:
             states[-1] = states[-1].at[-1].set(hidden)
             hidden = jnp.concatenate(states)
-        if order is None:
+        if back is None:
             return hidden, mask_decoder_output
         if return_all_layers:
             return jax.vmap(lambda x: reorder(x, back))(hidden), mask_decoder_output

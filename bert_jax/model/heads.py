@@ -1,5 +1,7 @@
 """Output heads: masked tokens, sentence pairs, replaced tokens, and the tasks of fine-tuning."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -9,7 +11,7 @@ from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, Embedding, Linear, add_bias, make_norm
 from bert_jax.model.layouts import constrain
 from bert_jax.model.pooling import pool
-from bert_jax.model.spec import Spec
+from bert_jax.model.spec import Spec, Task
 
 
 class LanguageModelHead(nnx.Module):
@@ -103,7 +105,7 @@ class MaskDecoder(nnx.Module):
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         self.position = Embedding(spec.max_positions, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
 
-    def __call__(self, batch: dict) -> jax.Array:
+    def __call__(self, batch: Mapping) -> jax.Array:
         """Returns position embeddings [1 or batch, sequence, hidden] for the model's input."""
         positions = batch.get("position_ids")
         if positions is None:
@@ -120,6 +122,7 @@ class TaskHead(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         task, size, stddev = spec.task, spec.hidden_size, spec.initializer_range
+        assert task is not None
         of_sequence = task.name == "sequence_classification"
         if task.transform or (of_sequence and task.pooling == "dense"):
             self.dense = Linear(size, size, stddev=stddev, bias=task.transform_bias, rngs=rngs)
@@ -132,7 +135,7 @@ class TaskHead(nnx.Module):
             self.transitions = nnx.Param(jnp.zeros((task.num_labels, task.num_labels)))  # [from, to]
             self.first = nnx.Param(jnp.zeros((task.num_labels,)))
             self.last = nnx.Param(jnp.zeros((task.num_labels,)))
-        self.task = task
+        self.task: Task = task
 
     def __call__(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
         """Returns float32 logits.
@@ -201,7 +204,12 @@ class Heads(nnx.Module):
         self.spec = spec
 
     def __call__(
-        self, batch: dict, dropout_key: jax.Array | None, hidden_states: bool, attention_weights: bool, mlm_logits: bool
+        self,
+        batch: Mapping,
+        dropout_key: jax.Array | None,
+        hidden_states: bool,
+        attention_weights: bool,
+        mlm_logits: bool,
     ) -> dict[str, jax.Array]:
         """Returns the outputs for a batch of arrays [batch, sequence]; see Model.apply for them and the arguments."""
         outputs, spec = {}, self.spec
@@ -239,7 +247,7 @@ class Heads(nnx.Module):
         return outputs
 
 
-def first_tokens(hidden: jax.Array, batch: dict) -> jax.Array:
+def first_tokens(hidden: jax.Array, batch: Mapping) -> jax.Array:
     """Returns hidden states of the first token of each row, [batch, hidden], or packed sequence, [batch, k, hidden].
 
     Args:

@@ -7,6 +7,7 @@ Every kernel takes queries, keys and values [batch, heads, sequence, head_size] 
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -231,7 +232,9 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     # The kernel does not scale its scores.
     query = (query.astype(jnp.float32) * head_size**-0.5).astype(query.dtype)
     segments = mask.segments()
-    return jax.vmap(attention)(query, key, value, library.SegmentIds(segments, segments))
+    attended = jax.vmap(attention)(query, key, value, library.SegmentIds(segments, segments))
+    assert isinstance(attended, jax.Array)  # alone, without the sums that it is asked for elsewhere
+    return attended
 
 
 def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
@@ -263,7 +266,7 @@ def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMas
     Args:
       query, key, value, mask: see `xla`.
     """
-    options = {"is_causal": mask.causal}
+    options: dict[str, Any] = {"is_causal": mask.causal}
     if mask.padding_last:
         # Under vmap the lengths must have the query's axes, as the kernel's batching rule folds those of all operands
         # alike: hence the zeros. A row of padding alone has one key, so that nothing is divided by zero.

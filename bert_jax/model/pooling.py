@@ -39,6 +39,7 @@ def pool(
     if kind == "max":
         pooled = jnp.where(is_token, wide, -jnp.inf).max(1)
     elif kind == "attention":
+        assert scores is not None
         weights = jax.nn.softmax(jnp.where(is_token, scores.astype(jnp.float32)[:, :, None], -1e30), axis=1)
         pooled = (wide * weights).sum(1)
     else:

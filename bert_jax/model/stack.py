@@ -71,7 +71,7 @@ def layer_patterns(spec: Spec) -> tuple[LayerPattern, ...]:
     # Two layers can run as one program if their parameters have the same structure, or are the same parameters.
     special = [i == 0 and (not spec.first_norm or spec.conv_kernel_size > 0) for i in range(count)]
     shared = bool(spec.layer_groups)
-    kinds = list(zip(sources if shared else special, local, strict=True))
+    kinds: list[tuple] = list(zip(sources if shared else special, local, strict=True))
     if spec.mask_decoder == "enhanced" and spec.language_model:
         kinds[-1] = (*kinds[-1], "mask decoder")  # which reads the last layer's input: a pattern of its own
     patterns, first = [], 0
@@ -199,7 +199,7 @@ class Layers:
 
         graph = self._parts[str(pattern.sources[0]) if pattern.sources[0] < self._apart else STACKED][0]
         runs = [_layer(graph, context, local, self._remat, in_loop=True) for local in pattern.local]
-        states = self._shared(pattern, hidden.dtype) if pattern.shared else None
+        states = self._shared(pattern, hidden.dtype) if pattern.shared else []
         inputs = None if pattern.shared else jax.tree.map(by_turn, self._stack(pattern, hidden.dtype))
         seeds = None if seeds is None else by_turn(seeds)
 
@@ -213,7 +213,7 @@ class Layers:
             return hidden, jnp.stack(outputs) if return_all_layers else None
 
         hidden, outputs = jax.lax.scan(body, hidden, (inputs, seeds), length=pattern.repeats)
-        return hidden, outputs.reshape(-1, *outputs.shape[2:]) if return_all_layers else None
+        return hidden, None if outputs is None else outputs.reshape(-1, *outputs.shape[2:])
 
     def _single(self, source):
         """Returns (graph, parameters) of one layer."""

@@ -1,21 +1,21 @@
-"""Agreement with transformers in torch, in float32 on the CPU: models and tokenizers, as a table.
+"""Compares models and tokenizers with transformers in torch, in float32 on the CPU.
 
     python -m experiments.parity                random models of odd sizes, and the vocabularies of --vocab
     python -m experiments.parity --family=albert --family=bert      random models and vocabularies of these alone
     python -m experiments.parity --model=DIR    any checkpoint, a hub name too; several may be given
 
-Of a model: the hidden states of each layer, the logits, the loss, the gradient of each parameter, and the parameters
-after one step of AdamW (epsilon 1e-6, a weight decay of 1); and of what is written of it again, how many arrays have
-other bytes, and whether transformers computes the same from it. Of a tokenizer: the ids of a page of awkward Unicode,
-alone, in pairs and cut to length. What does not agree is marked FAIL, and makes the exit status 1. The results of the
-first command go to experiments/results/parity.md; those of the others are only shown, unless --output is given.
+For a model, the comparison covers the hidden states of each layer, the logits, the loss, the gradient of each
+parameter, and the parameters after one step of AdamW (epsilon 1e-6, weight decay 1). The model is then written again by
+bert_jax: the table says how many arrays have other bytes, and whether transformers computes the same from what was
+written. For a tokenizer, it covers the ids of a page of awkward Unicode, alone, in pairs and cut to length. A
+disagreement is marked FAIL and makes the exit status 1. The results of the first command go to
+experiments/results/parity.md; those of the others are only shown, unless --output is given.
 
-An error is the norm of the difference over the norm; of a gradient, over the larger of its own norm and a millionth of
-the whole gradient's. A few gradients are zero (of the keys' biases; in question answering of the last biases too, as
-softmax cancels what all tokens have), and torch's own rounding of them may be over that bar. So a gradient over the bar
-is held against torch's in float64; one that is zero there, below 1e-12 of the whole, agrees where ours is below 1e-7 of
-the whole. The loss of question answering is taken among the tokens of a text: transformers counts padding as places
-too.
+An error is the norm of the difference over the norm; for a gradient, over the larger of its own norm and a millionth of
+the norm of all gradients. A few gradients are zero (those of key biases, and in question answering those of the last
+biases, which softmax cancels), and torch's rounding of them may exceed the bar. A gradient over the bar is therefore
+compared with torch's in float64; where that is zero, below 1e-12 of the whole, ours must be below 1e-7 of the whole.
+The loss of question answering is computed over the tokens of a text; transformers counts padding as answers too.
 """
 
 import argparse
@@ -41,10 +41,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", default=[], help="a checkpoint, instead of the random models")
     parser.add_argument("--family", action="append", default=[], choices=list(FAMILIES), help="a model_type")
-    parser.add_argument("--seed", type=int, default=0, help="of the random models' sizes and weights, and the batches")
-    parser.add_argument("--rounds", type=int, default=1, help="random models of each kind")
-    parser.add_argument("--vocab", default=os.environ.get("BERT_JAX_TEST_DATA", ""), help="folder that holds vocab/")
-    parser.add_argument("--output", default="", help='a file for the results; "": as said above')
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random models' sizes and weights, and of the batches"
+    )
+    parser.add_argument("--rounds", type=int, default=1, help="number of random models of each kind")
+    parser.add_argument("--vocab", default=os.environ.get("BERT_JAX_TEST_DATA", ""), help="folder that contains vocab/")
+    parser.add_argument("--output", default="", help='file for the results; "" as described above')
     options = parser.parse_args()
     import transformers
 
@@ -52,20 +54,19 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            found = compare(options, pathlib.Path(folder))
+            of_models, of_tokenizers = compare(options, pathlib.Path(folder))
     except UserError as error:
         sys.exit(f"error: {error}")
-    of_models, of_tokenizers = found
     output = options.output or ("" if options.model or options.family else str(RESULTS))
     if output:
         pathlib.Path(output).write_text(report(of_models, of_tokenizers), "utf-8")
     failed = sum(bool(row.failed) for row in of_models + of_tokenizers)
-    print(f"{output or 'found'}: {len(of_models)} models, {len(of_tokenizers)} tokenizers, {failed} FAIL")
+    print(f"{output or 'compared'}: {len(of_models)} models, {len(of_tokenizers)} tokenizers, {failed} FAIL")
     sys.exit(1 if failed else 0)
 
 
 def compare(options, folder):
-    """The rows of the models and those of the tokenizers, printed as they are found."""
+    """Returns the rows of the models and those of the tokenizers, and prints each when it is ready."""
     of_models, of_tokenizers = [], []
     for name in options.model:
         of_models.append(printed(models.compare(name, options.seed)))
@@ -87,10 +88,12 @@ def compare(options, folder):
 
 
 def report(of_models, of_tokenizers):
-    """The page of results, in Markdown."""
+    """Returns the page of results in Markdown."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers", "tokenizers"))
     bars = ", ".join(f"{name} {bar:.0e}" if bar else f"{name} 0" for name, bar in models.BARS.items())
-    arguments = [word for word in sys.argv[1:] if not word.startswith(("--vocab", "--output"))]  # where things lie here
+    arguments = [
+        word for word in sys.argv[1:] if not word.startswith(("--vocab", "--output"))
+    ]  # without the paths of this machine
     command = " ".join(["python -m experiments.parity", *arguments])
     return f"""# Parity with transformers
 

@@ -26,10 +26,10 @@ LEARNING_RATE, WEIGHT_DECAY, EPSILON = 1e-4, 1.0, 1e-6
 
 
 def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row:
-    """The errors of a model of the hub's format against transformers' class for its heads.
+    """Returns the errors of a Hugging Face directory's model against transformers' class for its heads.
 
-    Last, of what is written of it: arrays with other bytes than it was read from, and the error of transformers' hidden
-    states, logits and loss against those of the original.
+    The last two columns are about the model as bert_jax writes it again: the number of arrays with other bytes, and the
+    error of transformers' hidden states, logits and loss against those of the original.
     """
     import torch
 
@@ -38,31 +38,31 @@ def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row
     theirs = torch_model(ours, torch.float32)
     batch = batch_of(ours, np.random.default_rng(seed))
     expected = reference(theirs, ours, batch)
-    found = found_here(ours, batch)
-    figures = {
-        "hidden states": max(error(a, b) for a, b in zip(found["hidden"], expected["hidden"], strict=True)),
-        "logits": max((error(found[key], expected[key]) for key in expected if "logits" in key), default=0.0),
-        "loss": error(found["loss"], expected["loss"]),
-        "gradients": _gradient_error(found["gradients"], expected["gradients"], lambda: _exact(ours, batch)),
-        "AdamW step": _step_error(found["after"], expected["after"]),
+    actual = compute_here(ours, batch)
+    errors = {
+        "hidden states": max(error(a, b) for a, b in zip(actual["hidden"], expected["hidden"], strict=True)),
+        "logits": max((error(actual[key], expected[key]) for key in expected if "logits" in key), default=0.0),
+        "loss": error(actual["loss"], expected["loss"]),
+        "gradients": _gradient_error(actual["gradients"], expected["gradients"], lambda: _exact(ours, batch)),
+        "AdamW step": _step_error(actual["after"], expected["after"]),
     }
     with tempfile.TemporaryDirectory() as folder:
         written = pathlib.Path(folder) / "out"
         huggingface.write(ours, written)
-        figures["other bytes"] = _other_bytes(ours, written)
+        errors["other bytes"] = _other_bytes(ours, written)
         again = reference(torch_model(ours, torch.float32, written), ours, batch)
-    figures["exported"] = max(
+    errors["exported"] = max(
         error(array, other)
         for key in again
         if key in ("hidden", "loss") or "logits" in key
         for array, other in zip(_listed(again[key]), _listed(expected[key]), strict=True)
     )
-    failed = tuple(key for key, figure in figures.items() if not figure <= BARS[key])
-    return Row(name or ours.name, figures, failed)
+    failed = tuple(key for key, value in errors.items() if not value <= BARS[key])
+    return Row(name or ours.name, errors, failed)
 
 
 def torch_model(ours, dtype, directory=None):
-    """transformers' model of a directory that was read, or of another that says the same."""
+    """Returns transformers' model of the directory that `ours` was read from, or of another with the same config."""
     import transformers
 
     spec = ours.model.spec
@@ -73,7 +73,7 @@ def torch_model(ours, dtype, directory=None):
 
 
 def _other_bytes(ours, directory):
-    """How many arrays of a directory are not, by name and byte, what the model was read from."""
+    """Counts the arrays of a directory that differ, by name or in a byte, from those that the model was read from."""
     table = huggingface.weight_table(ours.origin.config, ours.model.spec)
     read, written = (
         {weights.canonical_name(name, table): array for name, array in tensors.read(folder)[0].items()}
@@ -83,19 +83,19 @@ def _other_bytes(ours, directory):
     return len(written) - len(same)
 
 
-def _listed(found):
-    return found if isinstance(found, list) else [found]
+def _listed(value):
+    return value if isinstance(value, list) else [value]
 
 
 def _exact(ours, batch):
-    """torch's gradients in float64."""
+    """Returns torch's gradients in float64."""
     import torch
 
     return reference(torch_model(ours, torch.float64), ours, batch)["gradients"]
 
 
 def batch_of(ours, random):
-    """Rows of several lengths with padding, and labels for every head. No padding token stands inside a text."""
+    """Draws rows of several lengths with padding, and labels for every head; no text contains the padding token."""
     spec, pad_id = ours.model.spec, ours.tokenizer.pad_id
     length = min(spec.max_positions, 33)
     lengths = np.array([length, max(3, length // 2), max(3, length - 4)])
@@ -121,32 +121,32 @@ def batch_of(ours, random):
 
 def _task_labels(ours, random, present):
     task, count = ours.model.spec.task, len(present)
-    found = {"weights": np.ones(count, np.float32)}
+    arrays = {"weights": np.ones(count, np.float32)}
     if task is None:
-        return found
+        return arrays
     if task.name == "token_classification":
         labelled = present & (random.random(present.shape) < 0.7)
         labelled[:, 0] = True
         labels = random.integers(0, task.num_labels, present.shape)
-        return found | {"labels": np.where(labelled, labels, -100).astype(np.int32)}
+        return arrays | {"labels": np.where(labelled, labels, -100).astype(np.int32)}
     if task.name == "question_answering":
         places = random.integers(0, present.sum(1), (2, count)).astype(np.int32)
-        return found | {"start_positions": places[0], "end_positions": places[1]}
+        return arrays | {"start_positions": places[0], "end_positions": places[1]}
     if ours.problem == "regression":
-        return found | {"labels": random.normal(size=count).astype(np.float32)}
+        return arrays | {"labels": random.normal(size=count).astype(np.float32)}
     if ours.problem == "multi_label":
-        return found | {"labels": random.integers(0, 2, (count, task.num_labels)).astype(np.float32)}
-    return found | {"labels": random.integers(0, task.num_labels, count).astype(np.int32)}
+        return arrays | {"labels": random.integers(0, 2, (count, task.num_labels)).astype(np.float32)}
+    return arrays | {"labels": random.integers(0, task.num_labels, count).astype(np.int32)}
 
 
 def _directions(ours, length):
-    """What the hidden states of a bare encoder are multiplied with, to have a loss of them."""
+    """Returns factors for the hidden states of a bare encoder, from which its loss is made."""
     random = np.random.default_rng(1)
     return random.normal(size=(3, length, ours.model.spec.hidden_size)).astype(np.float32)
 
 
 def reference(model, ours, batch) -> dict:
-    """What torch makes of a batch: hidden states, logits, loss, and by name gradients and parameters after a step."""
+    """Returns torch's hidden states, logits and loss of a batch, and by name gradients and parameters after a step."""
     import torch
 
     spec, inputs = ours.model.spec, {}
@@ -163,7 +163,7 @@ def reference(model, ours, batch) -> dict:
         loss = _bare_loss(ours, batch, output.last_hidden_state, output.pooler_output if spec.pooler else None, torch)
     loss.backward()
     named, norms = dict(model.named_parameters()), norm_weights(model)
-    found = {
+    results = {
         "hidden": [hidden.detach().numpy()[present] for hidden in output.hidden_states],
         "loss": loss.detach().numpy(),
         "gradients": {name: _numpy(p.grad) for name, p in named.items() if p.grad is not None},
@@ -171,17 +171,17 @@ def reference(model, ours, batch) -> dict:
     names = ("prediction_logits", "seq_relationship_logits", "sop_logits", "logits", "start_logits", "end_logits")
     for name in names:
         if getattr(output, name, None) is not None:
-            found[f"logits {name}"] = _masked(_numpy(getattr(output, name)), present)
+            results[f"logits {name}"] = _masked(_numpy(getattr(output, name)), present)
     decayed = [p for name, p in named.items() if name.endswith("weight") and name not in norms]
     kept = [p for p in named.values() if not any(p is other for other in decayed)]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": kept, "weight_decay": 0.0}]
     torch.optim.AdamW(groups, lr=LEARNING_RATE, eps=EPSILON, betas=(0.9, 0.999)).step()
-    found["after"] = {name: _numpy(p) for name, p in named.items() if p.grad is not None}
-    return _with_prefix(found, ours, model)
+    results["after"] = {name: _numpy(p) for name, p in named.items() if p.grad is not None}
+    return _with_prefix(results, ours, model)
 
 
 def _loss_of_places(torch, output, inputs, present):
-    """Theirs lets padding be an answer, so that how far a row is padded changes the loss; ours does not."""
+    """Returns the loss without padding among the answers; with it, the length of the padding would change the loss."""
     absent = torch.from_numpy(~present)
     pairs = ((output.start_logits, "start_positions"), (output.end_logits, "end_positions"))
     losses = [
@@ -193,57 +193,57 @@ def _loss_of_places(torch, output, inputs, present):
 def _torch_labels(spec, batch):
     if spec.task:
         return {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
-    found, next_sentence = {}, batch["next_sentence_label"]
+    arrays, next_sentence = {}, batch["next_sentence_label"]
     if spec.replaced_tokens:
         return {"labels": batch["replaced"]}
     if spec.sentence_order:
-        found["sentence_order_label"] = batch["sentence_order_label"]
+        arrays["sentence_order_label"] = batch["sentence_order_label"]
     if spec.language_model:
         labels = np.full(batch["input_ids"].shape, -100, np.int32)
         np.put_along_axis(labels, batch["masked_positions"], batch["masked_labels"], axis=1)
-        found["labels"] = labels
+        arrays["labels"] = labels
         if spec.next_sentence:
-            found["next_sentence_label"] = next_sentence
+            arrays["next_sentence_label"] = next_sentence
     elif spec.next_sentence:
-        found["labels"] = next_sentence
-    return found
+        arrays["labels"] = next_sentence
+    return arrays
 
 
-def found_here(ours, batch, step: bool = True) -> dict:
-    """What bert_jax makes of a batch, as `reference`; "after" only with `step`."""
+def compute_here(ours, batch, step: bool = True) -> dict:
+    """Returns the same as `reference` computed by bert_jax; "after" only with `step`."""
     model, spec = ours.model, ours.model.spec
     every = {name: array for name, array in batch.items() if name != "masked_positions"}
     outputs = jax.jit(lambda params: model.apply(params, every, hidden_states=True))(ours.params)
     present = batch["attention_mask"] > 0
     loss, gradients = jax.jit(jax.value_and_grad(lambda params: _our_loss(ours, params, batch)))(ours.params)
     table, task = huggingface.weight_table(ours.origin.config, spec), spec.task and spec.task.name
-    found = {
+    results = {
         "hidden": [hidden[present] for hidden in np.asarray(outputs["hidden_states"])],
         "loss": np.asarray(loss),
         "gradients": weights.to_state_dict(gradients, table),
     }
     if step:
-        found["after"] = weights.to_state_dict(_stepped(ours.params, gradients), table)
+        results["after"] = weights.to_state_dict(_stepped(ours.params, gradients), table)
     pairs = spec.next_sentence or spec.sentence_order
     if spec.language_model:
-        found[f"logits {'prediction_logits' if pairs else 'logits'}"] = outputs["mlm_logits"]
+        results[f"logits {'prediction_logits' if pairs else 'logits'}"] = outputs["mlm_logits"]
     if spec.sentence_order:
-        found["logits sop_logits"] = outputs["sentence_order_logits"]
+        results["logits sop_logits"] = outputs["sentence_order_logits"]
     if spec.replaced_tokens:
-        found["logits logits"] = outputs["replaced_logits"]
+        results["logits logits"] = outputs["replaced_logits"]
     if spec.next_sentence:
-        found[f"logits {'seq_relationship_logits' if spec.language_model else 'logits'}"] = outputs[
+        results[f"logits {'seq_relationship_logits' if spec.language_model else 'logits'}"] = outputs[
             "next_sentence_logits"
         ]
     if task == "question_answering":
-        found |= {"logits start_logits": outputs["logits"][..., 0], "logits end_logits": outputs["logits"][..., 1]}
+        results |= {"logits start_logits": outputs["logits"][..., 0], "logits end_logits": outputs["logits"][..., 1]}
     elif task:
-        found["logits logits"] = outputs["logits"]
-    return {k: _masked(np.asarray(v), present) if k.startswith("logits") else v for k, v in found.items()}
+        results["logits logits"] = outputs["logits"]
+    return {k: _masked(np.asarray(v), present) if k.startswith("logits") else v for k, v in results.items()}
 
 
 def _stepped(params, gradients):
-    """The parameters after a step of AdamW."""
+    """Returns the parameters after a step of AdamW."""
     config = config_lib.base().optimizer
     config.update(learning_rate=LEARNING_RATE, schedule="constant", warmup_steps=0, clip_norm=0.0)
     config.update(weight_decay=WEIGHT_DECAY, epsilon=EPSILON)
@@ -273,7 +273,7 @@ def _our_loss(ours, params, batch):
 
 
 def _bare_loss(ours, batch, hidden, pooled, library):
-    """A mean square of the hidden states that are present, each times a number of its own, and of the pooled ones."""
+    """Returns the mean square of hidden states at tokens, each times its own factor, and of the pooled ones."""
     directions = _directions(ours, hidden.shape[1]) * (batch["attention_mask"] > 0)[:, :, None]
     directions = library.asarray(directions, dtype=hidden.dtype)
     loss = ((hidden * directions) ** 2).mean()
@@ -281,12 +281,12 @@ def _bare_loss(ours, batch, hidden, pooled, library):
 
 
 def _masked(array, present):
-    """Logits of tokens where there are tokens."""
+    """Returns logits at tokens, without those at padding."""
     return array[present] if array.shape[:2] == present.shape else array
 
 
 def _as_saved(model, arrays):
-    """By the names in the files that transformers writes, where its modules are called otherwise."""
+    """Returns arrays by the names in the files that transformers writes, which may differ from its modules'."""
     import torch
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -294,15 +294,15 @@ def _as_saved(model, arrays):
     return {name: tensor.numpy() for name, tensor in saved.items()}
 
 
-def _with_prefix(found, ours, model):
-    """By the names of a file with heads, of which a bare encoder's have no prefix."""
+def _with_prefix(results, ours, model):
+    """Renames gradients and parameters as in a file with heads; a bare encoder's names lack the prefix."""
     table = huggingface.weight_table(ours.origin.config, ours.model.spec)
     for key in ("gradients", "after"):
-        saved = _as_saved(model, found[key])
-        found[key] = {weights.canonical_name(name, table): array for name, array in saved.items()}
-        for copy in table.tied.keys() & found[key].keys():
-            found[key].pop(copy)
-    return found
+        saved = _as_saved(model, results[key])
+        results[key] = {weights.canonical_name(name, table): array for name, array in saved.items()}
+        for copy in table.tied.keys() & results[key].keys():
+            results[key].pop(copy)
+    return results
 
 
 def error(ours, theirs):
@@ -313,7 +313,7 @@ def error(ours, theirs):
 
 
 def _gradient_error(ours, theirs, exact):
-    """The largest of the parameters'; `exact` gives the gradients that those over the bar are held against."""
+    """Returns the largest error of a gradient; `exact` computes float64 gradients for those over the bar."""
     errors = gradient_errors(ours, theirs)
     if max(errors.values()) > BARS["gradients"]:
         true = exact()
@@ -327,7 +327,7 @@ def _gradient_error(ours, theirs, exact):
 
 
 def _is_rounding(name, *sides):
-    """Whether a gradient is nothing beside the others' on all sides, as of a bias that a softmax takes away again."""
+    """Tells whether a gradient is negligible on all sides, as for a bias that a softmax cancels."""
     return all(np.linalg.norm(side[name]) < 1e-7 * _whole(side) for side in sides)
 
 
@@ -340,12 +340,12 @@ def gradient_errors(ours, theirs):
 
 
 def _whole(gradients):
-    """The norm of all of them together."""
+    """Returns the norm of all gradients together."""
     return np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in gradients.values()))
 
 
 def _step_error(ours, theirs):
-    """Of all parameters together."""
+    """Returns the error of all parameters together."""
     difference = sum(np.square(ours[name] - array, dtype=np.float64).sum() for name, array in theirs.items())
     return float(np.sqrt(difference / sum(np.square(array, dtype=np.float64).sum() for array in theirs.values())))
 

@@ -1,4 +1,4 @@
-"""Random models of transformers, of odd sizes and with odd switches, for every family and head."""
+"""Makes random models of transformers with odd sizes and switches, for every family and head."""
 
 import json
 import pathlib
@@ -52,7 +52,7 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     """Saves a random model of transformers, of odd sizes drawn by the seed, with a small vocabulary.
 
     Returns:
-      its name: what it is and its sizes.
+      A description: the class, the sizes and the switches.
     """
     import torch
     import transformers
@@ -98,13 +98,13 @@ def make_random(directory: pathlib.Path, seed: int, model_type: str, head: str, 
     model.save_pretrained(directory)
     tiny_vocabulary(directory, fairseq)
     shape = " ".join(f"{value}" for value in sizes.values())
-    shown = _TOLD | set(FAMILIES[model_type].examples)
+    shown = _SHOWN | set(FAMILIES[model_type].examples)
     switches = ", ".join(f"{key}={value}" for key, value in fixed.items() if key in shown)
-    told = f", {switches}" if switches else ""
-    return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights{told}"
+    suffix = f", {switches}" if switches else ""
+    return f"{prefix}{head}{f' ({problem})' if problem else ''}, {shape}, {scale} weights{suffix}"
 
 
-_TOLD = {
+_SHOWN = {
     "embedding_size", "num_hidden_groups", "inner_group_num", "position_buckets", "pos_att_type", "share_att_key",
     "norm_rel_ebd", "conv_kernel_size", "legacy", "max_relative_positions", "position_biased_input",
     "local_attention", "layer_types", "classifier_pooling", "num_key_value_heads", "head_dim", "tie_word_embeddings",
@@ -205,14 +205,14 @@ _SWITCHES = {
 
 
 def named(model_type: str, sizes: dict) -> dict:
-    """Sizes by the names that a family has for them."""
+    """Returns sizes by a family's names for them."""
     names = {alias: key.theirs for key in FAMILIES[model_type].keys for alias in key.aliases}
     names |= {"intermediate_size": "hidden_dim"} if model_type == "distilbert" else {}
     return {names.get(name, name): value for name, value in sizes.items()}
 
 
 def rescale(torch, model, scale: float) -> None:
-    """Weights as training leaves them: biases and norms that are not 0 and 1, and a few large directions."""
+    """Sets weights as training leaves them: biases and norms away from 0 and 1, and a few large directions."""
     norms = norm_weights(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -224,7 +224,7 @@ def rescale(torch, model, scale: float) -> None:
 
 
 def norm_weights(model) -> set[str]:
-    """The names of the weights of a torch model's norms, which are known by their class: some are called "ln"."""
+    """Returns the names of a torch model's norm weights, found by class because some modules are called "ln"."""
     return {f"{name}.weight" for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
 
 

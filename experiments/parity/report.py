@@ -1,16 +1,16 @@
-"""The rows of the tables."""
+"""Tables of the comparison."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What was found of one model or tokenizer.
+    """The result for one model or tokenizer.
 
     Attributes:
-      name: of what was compared.
-      figures: by column.
-      failed: the columns over their bar.
+      name: name of the model or tokenizer.
+      figures: errors or counts by column.
+      failed: the columns that are over their bar.
     """
 
     name: str
@@ -18,11 +18,11 @@ class Row:
     failed: tuple[str, ...]
 
 
-def table(found: list[Row]) -> str:
-    """Markdown."""
-    columns = list(found[0].figures)
+def table(rows: list[Row]) -> str:
+    """Returns a table in Markdown."""
+    columns = list(rows[0].figures)
     lines = [f"| | {' | '.join(columns)} | |", f"|---|{'---|' * len(columns)}---|"]
-    for row in found:
+    for row in rows:
         cells = [f"{figure:.1e}" if isinstance(figure, float) else str(figure) for figure in row.figures.values()]
         cells.append(f"FAIL: {', '.join(row.failed)}" if row.failed else "ok")
         lines.append(f"| {row.name} | {' | '.join(cells)} |")

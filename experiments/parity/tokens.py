@@ -1,4 +1,4 @@
-"""Tokenizers against AutoTokenizer: the ids and segments of a page of awkward Unicode."""
+"""Compares tokenizers with AutoTokenizer: ids and segments of a page of awkward Unicode."""
 
 import pathlib
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ PAGE = [
 
 
 def compare(directory: pathlib.Path, name: str = "") -> Row:
-    """How many texts, pairs and pairs cut to length AutoTokenizer encodes otherwise."""
+    """Counts the texts, pairs and pairs cut to length that AutoTokenizer encodes differently."""
     import transformers
 
     theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), loading.load(directory)
@@ -57,7 +57,7 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
 
 
 def vocabularies(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[vocabularies_lib.Named]:
-    """Writes directories of published, trained and hand-written vocabularies; yields (name, directory)."""
+    """Writes directories of published, trained and hand-written vocabularies and yields (name, directory)."""
     parts = (
         lambda part: vocabularies_lib.released(part, shared),
         lambda part: vocabularies_lib.trained(part, [f"{text[:200]} {i}" for i, text in enumerate(PAGE * 20)]),
@@ -76,5 +76,5 @@ def _cut(tokenizer, first, second, length):
 
 
 def _differing(ours, theirs):
-    found = zip(theirs["input_ids"], theirs["token_type_ids"], strict=True)
-    return sum(mine != tuple(other) for mine, other in zip(ours, found, strict=True))
+    expected = zip(theirs["input_ids"], theirs["token_type_ids"], strict=True)
+    return sum(mine != tuple(other) for mine, other in zip(ours, expected, strict=True))

@@ -1,6 +1,6 @@
-"""Directories of vocabularies as the families publish them: published ones, trained ones, and ones written by hand.
+"""Makes directories of vocabularies in the families' layouts: published, trained, and written by hand.
 
-The hand-written ones are the same bytes on every machine, so that the ids they give can be kept.
+The hand-written ones have the same bytes on every machine, so that the ids they give can be stored.
 """
 
 import json
@@ -35,7 +35,7 @@ _LLAMA_WORDS = (
 
 
 def released(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[Named]:
-    """Those under shared/vocab, as the families lay them out; as many as are there."""
+    """Yields the vocabularies under shared/vocab, as many as exist, in their families' layouts."""
     vocab = shared / "vocab"
     uncased, cased = (vocab / f"bert-base-{kind}" / "vocab.txt" for kind in ("uncased", "cased"))
     if uncased.is_file():
@@ -64,7 +64,7 @@ def released(folder: pathlib.Path, shared: pathlib.Path) -> Iterator[Named]:
 
 
 def trained(folder: pathlib.Path, lines: list[str]) -> Iterator[Named]:
-    """Small ones trained on `lines` by this project, and by SentencePiece with its character maps."""
+    """Yields small vocabularies trained on `lines` by this project, and by SentencePiece with its character maps."""
     import sentencepiece
 
     for kind, size in (("wordpiece", 150), ("bpe", 400), ("bert-bpe", 400), ("unigram", 300)):
@@ -97,7 +97,7 @@ def trained(folder: pathlib.Path, lines: list[str]) -> Iterator[Named]:
 
 
 def written(folder: pathlib.Path) -> Iterator[Named]:
-    """Small ones of every family, written by hand."""
+    """Yields small hand-written vocabularies of every family."""
     (folder / "vocab.txt").write_text("\n".join(_wordpieces()) + "\n", "utf-8")
     uncased = [(folder / "vocab.txt", "vocab.txt")]
     yield directory(folder, "distilbert", "distilbert", uncased)
@@ -138,7 +138,7 @@ def directory(folder: pathlib.Path, name: str, model_type: str, files=(), **sett
 
 
 def deberta(folder, name, vocab, merges, **settings) -> Named:
-    """DeBERTa v1: GPT-2's BPE with BERT's names, [MASK] the last."""
+    """Writes DeBERTa v1's layout: GPT-2's BPE with BERT's special tokens, [MASK] last."""
     name, path = directory(folder, name, "deberta", **(settings or {"do_lower_case": False, "vocab_type": "gpt2"}))
     special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
     tokens = [*special, *sorted(vocab, key=vocab.get), "[MASK]"]
@@ -150,7 +150,7 @@ def deberta(folder, name, vocab, merges, **settings) -> Named:
 
 
 def modernbert(folder, name, vocab, merges) -> Named:
-    """ModernBERT: byte-level BPE behind NFC; runs of spaces, and special tokens behind the vocabulary."""
+    """Writes ModernBERT's layout: byte-level BPE after NFC, runs of spaces, special tokens after the vocabulary."""
     tokenizer = hf.Tokenizer(models.BPE(vocab, merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -170,7 +170,7 @@ def modernbert(folder, name, vocab, merges) -> Named:
 
 
 def eurobert(folder, name, vocab, merges, ends=False) -> Named:
-    """EuroBERT: Llama 3's pipeline; the end of a text is the padding too, and stands behind texts only with `ends`."""
+    """Writes EuroBERT's layout: Llama 3's pipeline; the end of text, appended with `ends`, is also the padding."""
     tokenizer = hf.Tokenizer(models.BPE(vocab, merges, ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [

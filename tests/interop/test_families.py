@@ -95,10 +95,10 @@ def test_every_family_is_held_against_transformers_and_here():
 @pytest.mark.parametrize(("model_type", "second", "head"), CASES)
 def test_there_and_back(make, tmp_path, model_type, second, head):
     made = made_like(make, model_type, second, head, dtype="bfloat16")
-    found = huggingface.read(made.path)
-    assert found.model.spec == made.model.spec
-    assert found.family == model_type
-    huggingface.write(found, tmp_path / "out")
+    actual = huggingface.read(made.path)
+    assert actual.model.spec == made.model.spec
+    assert actual.family == model_type
+    huggingface.write(actual, tmp_path / "out")
     written = tensors.read(tmp_path / "out")[0]
     begin = f"{made.table.prefix}." if made.config["architectures"][0].endswith("Model") else " "
     expected = {name.removeprefix(begin): array for name, array in made.arrays.items()}
@@ -107,8 +107,8 @@ def test_there_and_back(make, tmp_path, model_type, second, head):
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["architectures"] == made.config["architectures"] and config["dtype"] == "bfloat16"
     again = huggingface.read(tmp_path / "out")
-    assert again.model.spec == found.model.spec
-    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+    assert again.model.spec == actual.model.spec
+    jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
 
 
 def test_an_array_that_nothing_reads_is_written_back_as_it_was(make, tmp_path):
@@ -125,9 +125,9 @@ def test_an_array_that_nothing_reads_is_written_back_as_it_was(make, tmp_path):
 def test_a_head_of_debertas_own_reads_the_word_embedding_whatever_is_said(make, tmp_path):
     made = made_like(make, "deberta", 1, "language_model")
     made.write_config(tie_word_embeddings=False)
-    found = huggingface.read(made.path)
-    assert found.model.spec.tied_decoder
-    huggingface.write(found, tmp_path / "out")
+    actual = huggingface.read(made.path)
+    assert actual.model.spec.tied_decoder
+    huggingface.write(actual, tmp_path / "out")
     assert json.loads((tmp_path / "out/config.json").read_text())["tie_word_embeddings"] is False
 
 
@@ -192,13 +192,13 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_settings_are_understood_and_said_again(name):
     config, expected = PUBLISHED[name]
-    found = model_config.to_model(config, "config.json")
-    assert {key: found[key] for key in expected} == expected
-    spec = make_spec(found | {"pooler": False}, found["vocab_size"], next_sentence=False)
+    actual = model_config.to_model(config, "config.json")
+    assert {key: actual[key] for key in expected} == expected
+    spec = make_spec(actual | {"pooler": False}, actual["vocab_size"], next_sentence=False)
     family = config["model_type"]
     assert formats.choose_family(spec) == family and not formats.differences(spec, family)
     again = model_config.from_model(spec, family, original=config)
-    assert model_config.to_model(again, "config.json") == found
+    assert model_config.to_model(again, "config.json") == actual
     assert again.items() >= {key: value for key, value in config.items() if key != "rope_theta"}.items()
 
 
@@ -261,11 +261,11 @@ def test_older_words_mean_what_transformers_takes_them_for(model_type, said, exp
     for key in ("rope_parameters", "rope_theta", "rope_scaling"):
         config.pop(key, None)
     config |= said
-    found = model_config.to_model(config, "config.json")
-    assert {key: found[key] for key in expected} == expected
-    spec = make_spec(found | {"pooler": False}, found["vocab_size"], next_sentence=False)
+    actual = model_config.to_model(config, "config.json")
+    assert {key: actual[key] for key in expected} == expected
+    spec = make_spec(actual | {"pooler": False}, actual["vocab_size"], next_sentence=False)
     again = model_config.from_model(spec, model_type, original=config)
-    assert model_config.to_model(again, "config.json") == found
+    assert model_config.to_model(again, "config.json") == actual
 
 
 @pytest.mark.parametrize(("theirs", "said"), [("electra", "bert"), ("bert", "electra"), ("modernbert", "eurobert"),
@@ -293,9 +293,9 @@ def test_a_spare_bias_of_an_untied_decoder_is_not_read(make, tmp_path):
     made = make(language_model=True, tie_word_embeddings=False)
     spare = made.arrays["cls.predictions.bias"] + 1
     made.write(made.arrays | {"cls.predictions.bias": spare})
-    found = huggingface.read(made.path)
-    np.testing.assert_array_equal(found.params["mlm"]["bias"], made.arrays["cls.predictions.decoder.bias"])
-    assert not found.model.spec.tied_decoder
+    actual = huggingface.read(made.path)
+    np.testing.assert_array_equal(actual.params["mlm"]["bias"], made.arrays["cls.predictions.decoder.bias"])
+    assert not actual.model.spec.tied_decoder
 
 
 @pytest.mark.parametrize("changes", [{"global_every": 1}, {"num_layers": 1}])
@@ -309,18 +309,20 @@ def test_windows_that_no_layer_has_stand_in_no_formats_way(make, changes):
 def test_a_classifier_that_a_family_has_no_word_for_is_told_by_its_key(make, pooling):
     spec = made_like(make, "modernbert", 0, "sequence_classification").model.spec
     spec = dataclasses.replace(spec, task=Task("sequence_classification", 2, pooling))
-    (found,) = formats.differences(spec, "modernbert")
-    assert str(found).startswith(f"config.task.pooling={pooling}, where it is not possible: classifier_pooling")
+    (actual,) = formats.differences(spec, "modernbert")
+    assert str(actual).startswith(f"config.task.pooling={pooling}, where it is not possible: classifier_pooling")
     formats.choose_family(spec)  # of what none can say, the nearest
 
 
 def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):
     made = made_like(make, "eurobert", 0, "token_classification")
-    found = huggingface.read(made.path)
-    head = formats.task_head(found, "question_answering", 2, 0.0)
-    spec = dataclasses.replace(found.model.spec, task=head)
+    actual = huggingface.read(made.path)
+    head = formats.task_head(actual, "question_answering", 2, 0.0)
+    spec = dataclasses.replace(actual.model.spec, task=head)
     with pytest.raises(UserError, match="config.task.name=question_answering, where it is one of sequence"):
-        huggingface.write(dataclasses.replace(found, model=dataclasses.replace(found.model, spec=spec)), tmp_path / "o")
+        huggingface.write(
+            dataclasses.replace(actual, model=dataclasses.replace(actual.model, spec=spec)), tmp_path / "o"
+        )
 
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", *MADE])
@@ -329,9 +331,9 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
     if task not in FAMILIES[model_type].tasks:
         return
     changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": int(model_type == "roberta")}
-    found = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
-    head = formats.task_head(found, task, 2, 0.25)
+    actual = huggingface.read(make(model_type, only=True, pooler=model_type in ("bert", "albert"), **changes).path)
+    head = formats.task_head(actual, task, 2, 0.25)
     assert head.dropout == 0.25
     pooler = head.pooling == "pooler" and task == "sequence_classification"
-    spec = dataclasses.replace(found.model.spec, task=head, pooler=pooler)
+    spec = dataclasses.replace(actual.model.spec, task=head, pooler=pooler)
     assert formats.differences(spec, model_type) == []

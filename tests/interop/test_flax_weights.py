@@ -56,10 +56,10 @@ def test_what_flax_classes_saved_is_the_same_model(make, tmp_path, model_type, h
     made = make(model_type, **heads, **changes)
     expected = huggingface.read(made.path)
     write_flax(made)
-    found = huggingface.read(made.path)
-    assert found.model.spec == expected.model.spec
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    huggingface.write(found, tmp_path / "out")
+    actual = huggingface.read(made.path)
+    assert actual.model.spec == expected.model.spec
+    jax.tree.map(np.testing.assert_array_equal, actual.params, expected.params)
+    huggingface.write(actual, tmp_path / "out")
     assert (tmp_path / "out/model.safetensors").is_file() and not (tmp_path / "out/flax_model.msgpack").exists()
     jax.tree.map(np.testing.assert_array_equal, huggingface.read(tmp_path / "out").params, expected.params)
 
@@ -68,9 +68,9 @@ def test_variables_with_their_collection_and_half_precision(make):
     made = make(dtype="bfloat16")
     expected = huggingface.read(made.path)
     write_flax(made, lambda tree: {"params": tree})
-    found = huggingface.read(made.path)
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
-    assert set(found.origin.dtypes.values()) == {"bfloat16"}
+    actual = huggingface.read(made.path)
+    jax.tree.map(np.testing.assert_array_equal, actual.params, expected.params)
+    assert set(actual.origin.dtypes.values()) == {"bfloat16"}
 
 
 def test_shards_and_their_index(make):

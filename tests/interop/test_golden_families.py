@@ -27,12 +27,12 @@ def test_agrees_with_transformers(golden, tmp_path, name):
     (folder / "config.json").write_text(str(golden[f"{name}/config"]))
     safetensors.numpy.save_file(group("weights/"), folder / "model.safetensors", metadata={"format": "pt"})
     random_models.tiny_vocabulary(folder, fairseq=False)
-    found = models.found_here(huggingface.read(folder), group("batch/"), step=False)
-    for ours, theirs in zip(found["hidden"], golden[f"{name}/hidden"], strict=True):
+    actual = models.compute_here(huggingface.read(folder), group("batch/"), step=False)
+    for ours, theirs in zip(actual["hidden"], golden[f"{name}/hidden"], strict=True):
         assert models.error(ours, theirs) < models.BARS["hidden states"]
     for key, theirs in group("logits").items():
-        assert models.error(found[f"logits{key}"], theirs) < models.BARS["logits"]
-    assert models.error(found["loss"], golden[f"{name}/loss"]) < models.BARS["loss"]
-    errors = models.gradient_errors(found["gradients"], group("gradients/"))
+        assert models.error(actual[f"logits{key}"], theirs) < models.BARS["logits"]
+    assert models.error(actual["loss"], golden[f"{name}/loss"]) < models.BARS["loss"]
+    errors = models.gradient_errors(actual["gradients"], group("gradients/"))
     # What softmax cancels has no gradient but rounding, which is another here and there.
     assert max(error for key, error in errors.items() if "key" not in key) < models.BARS["gradients"]

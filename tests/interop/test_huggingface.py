@@ -39,11 +39,11 @@ def read_arrays(path):
     return tensors.read(path)[0]
 
 
-def assert_same_bytes(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same_bytes(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        assert found[name].dtype == array.dtype and found[name].shape == array.shape, name
-        assert found[name].tobytes() == array.tobytes(), name
+        assert actual[name].dtype == array.dtype and actual[name].shape == array.shape, name
+        assert actual[name].tobytes() == array.tobytes(), name
 
 
 def refusal(path, **arguments):
@@ -58,19 +58,19 @@ def refusal(path, **arguments):
 def test_what_the_file_holds_is_built_and_written_back(make, tmp_path, name):
     architecture = name.split()[0]
     made = make(**HEADS[name], architectures=[architecture])
-    found = open_model(made.path)
-    assert found.model.spec == made.model.spec
-    assert found.family == made.config["model_type"]
-    huggingface.write(found, tmp_path / "out")
+    actual = open_model(made.path)
+    assert actual.model.spec == made.model.spec
+    assert actual.family == made.config["model_type"]
+    huggingface.write(actual, tmp_path / "out")
     bare = architecture.endswith("Model")
     expected = {key.removeprefix(f"{made.table.prefix}.") if bare else key: a for key, a in made.arrays.items()}
     assert_same_bytes(read_arrays(tmp_path / "out"), expected)
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["architectures"] == [architecture]
     again = huggingface.read(tmp_path / "out")
-    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
-    assert (again.labels, again.problem, again.scheme) == (found.labels, found.problem, found.scheme)
-    assert again.model.spec == found.model.spec
+    jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
+    assert (again.labels, again.problem, again.scheme) == (actual.labels, actual.problem, actual.scheme)
+    assert again.model.spec == actual.model.spec
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -85,9 +85,9 @@ def test_old_spellings_and_dtypes(make, tmp_path, dtype):
     old["cls.predictions.decoder.weight"] = made.arrays["bert.embeddings.word_embeddings.weight"].copy()
     old["cls.predictions.decoder.bias"] = made.arrays["cls.predictions.bias"].copy()
     made.write(old)
-    found = huggingface.read(made.path)
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(found.params))
-    huggingface.write(found, tmp_path / "out")
+    actual = huggingface.read(made.path)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(actual.params))
+    huggingface.write(actual, tmp_path / "out")
     assert_same_bytes(read_arrays(tmp_path / "out"), made.arrays)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == dtype
     with safetensors.safe_open(tmp_path / "out" / "model.safetensors", "np") as file:
@@ -116,8 +116,8 @@ def test_shards(make, tmp_path):
     (made.path / "model.safetensors").unlink()
     tensors.write(made.arrays, made.path, shard_bytes=600)
     assert len(list(made.path.glob("model-*-of-*.safetensors"))) > 2
-    found = huggingface.read(made.path)
-    huggingface.write(found, tmp_path / "out")
+    actual = huggingface.read(made.path)
+    huggingface.write(actual, tmp_path / "out")
     assert set(read_arrays(tmp_path / "out")) == {name.removeprefix("bert.") for name in made.arrays}
     shard = sorted(made.path.glob("model-*.safetensors"))[1]
     shard.unlink()
@@ -130,13 +130,13 @@ def test_config_json_becomes_config_model(make):
         attention_probs_dropout_prob=0.3, type_vocab_size=1, hidden_act="gelu_new", task="token_classification",
         classifier_dropout=0.4, id2label={"0": "O", "1": "B-PER", "2": "I-PER"},
     )  # fmt: skip
-    found = huggingface.read(made.path)
-    spec = found.model.spec
+    actual = huggingface.read(made.path)
+    spec = actual.model.spec
     assert (spec.position_offset, spec.max_positions, spec.type_vocab_size) == (4, 16, 1)
     assert (spec.norm_epsilon, spec.hidden_dropout, spec.attention_dropout) == (1e-5, 0.2, 0.3)
-    assert (spec.activation, spec.task.dropout, found.labels) == ("gelu_tanh", 0.4, ("O", "B-PER", "I-PER"))
-    assert found.scheme == "BIO"
-    assert set(found.config) == set(config_lib.base().model)
+    assert (spec.activation, spec.task.dropout, actual.labels) == ("gelu_tanh", 0.4, ("O", "B-PER", "I-PER"))
+    assert actual.scheme == "BIO"
+    assert set(actual.config) == set(config_lib.base().model)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ def test_config_json_becomes_config_model(make):
     ],
 )  # fmt: skip
 def test_labels_and_problem(make, changes, expected):
-    found = huggingface.read(make(pooler=True, task="sequence_classification", **changes).path)
-    assert (found.labels, found.problem) == expected
+    actual = huggingface.read(make(pooler=True, task="sequence_classification", **changes).path)
+    assert (actual.labels, actual.problem) == expected
 
 
 @pytest.mark.parametrize(
@@ -355,9 +355,9 @@ def test_a_switch_of_the_model_is_said_by_the_format_or_told():
     for key, value in others.items():
         changed = dataclasses.replace(spec, **{key: value})
         family = formats.choose_family(changed)
-        found = formats.differences(changed, family)
-        if found:
-            assert any(one.key == f"model.{key}" for one in found), (key, family)
+        actual = formats.differences(changed, family)
+        if actual:
+            assert any(one.key == f"model.{key}" for one in actual), (key, family)
             continue
         config = model_config.from_model(changed, family)
         settings = model_config.to_model(config, "config.json") | {"pooler": False}
@@ -368,29 +368,29 @@ def test_a_switch_of_the_model_is_said_by_the_format_or_told():
 
 
 def test_nothing_is_overwritten_and_nothing_left_behind(make, tmp_path, monkeypatch):
-    found = huggingface.read(make().path)
+    actual = huggingface.read(make().path)
     out = tmp_path / "out"
     out.mkdir()
-    huggingface.write(found, out)  # empty
+    huggingface.write(actual, out)  # empty
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(UserError, match="is there already"):
-        huggingface.write(found, out)
+        huggingface.write(actual, out)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="is there already"):
-        huggingface.write(found, tmp_path / "file")
+        huggingface.write(actual, tmp_path / "file")
     monkeypatch.setattr(tensors, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left on device"):
-        huggingface.write(found, tmp_path / "other")
+        huggingface.write(actual, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "file"])
 
 
 def test_another_dtype_on_request(make, tmp_path):
-    found = huggingface.read(make(pooler=True).path)
-    huggingface.write(found, tmp_path / "half", "float16")
+    actual = huggingface.read(make(pooler=True).path)
+    huggingface.write(actual, tmp_path / "half", "float16")
     assert {array.dtype.name for array in read_arrays(tmp_path / "half").values()} == {"float16"}
-    found.params["pooler"]["dense"]["bias"][0] = 1e6
+    actual.params["pooler"]["dense"]["bias"][0] = 1e6
     with pytest.raises(UserError, match="--dtype=float16: cannot hold the numbers of bert.pooler.dense.bias"):
-        huggingface.write(found, tmp_path / "more", "float16")
+        huggingface.write(actual, tmp_path / "more", "float16")
 
 
 def test_the_tokenizers_files_are_kept_and_config_json_says_the_rest(make, tmp_path):

@@ -80,9 +80,9 @@ def test_what_a_pretraining_run_says(tmp_path):
             {"step": 30, "eval/mlm_loss": 1.5, "eval/mfu": None}]  # fmt: skip
     run = {"corpora": [{"path": "/home/me/wiki", "fingerprint": "bcc8"}]}
     write_workdir(tmp_path / "run", config, run, rows)
-    found = provenance_lib.read_provenance(tmp_path / "run", 20)
+    actual = provenance_lib.read_provenance(tmp_path / "run", 20)
     texts = (("wiki", "bcc8"),)
-    assert found == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "documents of wiki")
+    assert actual == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "documents of wiki")
     assert provenance_lib.read_provenance(tmp_path / "run", 30).metrics == {"mlm_loss": 1.5}
     assert provenance_lib.read_provenance(tmp_path / "run", 5).metrics == {}
 
@@ -97,6 +97,6 @@ def test_what_a_finetuning_run_says(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance_lib.checkpoints, "load_record", lambda workdir, step: record)
     run = {"kind": "finetune", "data": {"train": [890, "615e"], "held out": [94, "fa7a"]}}
     write_workdir(tmp_path / "run", config, run)
-    found = provenance_lib.read_provenance(tmp_path / "run", 3)
-    assert found == Provenance(3, "before", (("train.jsonl", "615e"),), {"accuracy": 0.9}, "held_out.jsonl")
-    assert np.isfinite(list(found.metrics.values())).all()
+    actual = provenance_lib.read_provenance(tmp_path / "run", 3)
+    assert actual == Provenance(3, "before", (("train.jsonl", "615e"),), {"accuracy": 0.9}, "held_out.jsonl")
+    assert np.isfinite(list(actual.metrics.values())).all()

@@ -48,9 +48,9 @@ def directories(make, head):
 @pytest.mark.parametrize("head", ["", "language_model", "sequence_classification"])
 def test_both_layouts_are_read_as_one_model_and_written_as_todays(make, tmp_path, head):
     today, old = directories(make, head)
-    found, older = huggingface.read(today), huggingface.read(old)
-    assert found.model.spec == older.model.spec
-    jax.tree.map(np.testing.assert_array_equal, found.params, older.params)
+    actual, older = huggingface.read(today), huggingface.read(old)
+    assert actual.model.spec == older.model.spec
+    jax.tree.map(np.testing.assert_array_equal, actual.params, older.params)
     huggingface.write(older, tmp_path / "out")
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert config["hidden_size"] == 12 and not config.keys() & {"n_embd", "auto_map", "mlp_fc1_bias"}
@@ -58,17 +58,17 @@ def test_both_layouts_are_read_as_one_model_and_written_as_todays(make, tmp_path
     begin = "" if head else "nomic_bert."
     assert written.keys() == {name.removeprefix(begin) for name in original}
     again = huggingface.read(tmp_path / "out")
-    assert again.model.spec == found.model.spec
-    jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+    assert again.model.spec == actual.model.spec
+    jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
 
 
 def test_the_sizes_of_the_published_files():
     published = OLD | {"n_embd": 768, "n_head": 12, "n_inner": 3072, "n_layer": 12, "n_positions": 2048,
                        "rotary_emb_base": 1000, "vocab_size": 30528, "pad_vocab_size_multiple": 64}  # fmt: skip
-    found = model_config.to_model(published, "config.json")
+    actual = model_config.to_model(published, "config.json")
     expected = {"hidden_size": 768, "intermediate_size": 3072, "rotary_base": 1000.0, "vocab_size": 30528,
                 "max_positions": 2048, "activation": "silu", "mlp": "gated", "norm_place": "post"}  # fmt: skip
-    assert {key: found[key] for key in expected} == expected
+    assert {key: actual[key] for key in expected} == expected
     stretched = model_config.to_model(published | {"rotary_scaling_factor": 2, "n_positions": 8192}, "config.json")
     assert stretched["max_positions"] == 2048  # further on the rotations would be others
     assert model_config.to_model(published | {"vocab_size": 30522}, "config.json")["vocab_size"] == 30528

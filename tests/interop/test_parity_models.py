@@ -28,11 +28,11 @@ TEXTS = ["the cat sat", "a dog, on the mat: caf\u00e9", "Nobody [MASK] the <mask
 
 def few_cases():
     """Of each family one, and of each head and problem one, by number."""
-    found = {}
+    first = {}
     for number, (family, *head) in enumerate(random_models.CASES):
-        found.setdefault(family, number)
-        found.setdefault(tuple(head), number)
-    return sorted(set(found.values()))
+        first.setdefault(family, number)
+        first.setdefault(tuple(head), number)
+    return sorted(set(first.values()))
 
 
 @pytest.mark.parametrize("case", few_cases())
@@ -104,16 +104,16 @@ def test_layouts_of_published_checkpoints(layout, tmp_path):
     torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, tmp_path / "model/pytorch_model.bin")
     with pytest.raises(UserError, match="weights in a pickle"):
         huggingface.read(tmp_path / "model")
-    found = huggingface.read(tmp_path / "model", pickles=True)
-    assert found.model.spec.pooler
-    batch = some_batch(found.tokenizer)
+    actual = huggingface.read(tmp_path / "model", pickles=True)
+    assert actual.model.spec.pooler
+    batch = some_batch(actual.tokenizer)
     if roberta:
         batch["token_type_ids"] *= 0
         batch["input_ids"] = np.where(batch["attention_mask"], np.maximum(batch["input_ids"], 2), 1)
         batch["input_ids"][0, 3] = 1  # the text of a padding token inside a text, which has no position of its own
     output = hidden_of_torch(model, batch)
     present = batch["attention_mask"] > 0
-    ours = jax.jit(found.model.apply)(found.params, batch)
+    ours = jax.jit(actual.model.apply)(actual.params, batch)
     if layout == "minilm":
         assert relative(ours["hidden"][present], output.last_hidden_state[present]) < 1e-5
         assert relative(ours["pooled"], output.pooler_output) < 1e-5
@@ -259,17 +259,17 @@ def test_our_own_models_predict_the_same_in_transformers(architecture, tmp_path)
         np.testing.assert_array_equal(array.numpy(), batch[name])
     with torch.no_grad():
         theirs = model.eval()(**encoded)
-    found = jax.jit(ours.model.apply)(ours.params, batch)
+    actual = jax.jit(ours.model.apply)(ours.params, batch)
     present = batch["attention_mask"] > 0
     if architecture.endswith(("MaskedLM", "PreTraining")):
         expected = theirs.prediction_logits if hasattr(theirs, "prediction_logits") else theirs.logits
-        assert relative(found["mlm_logits"][present], expected[present]) < 1e-5
+        assert relative(actual["mlm_logits"][present], expected[present]) < 1e-5
     elif architecture.endswith("Answering"):
-        assert relative(found["logits"][..., 0][present], theirs.start_logits[present]) < 1e-5
+        assert relative(actual["logits"][..., 0][present], theirs.start_logits[present]) < 1e-5
     elif architecture.endswith("TokenClassification"):
-        assert relative(found["logits"][present], theirs.logits[present]) < 1e-5
+        assert relative(actual["logits"][present], theirs.logits[present]) < 1e-5
     else:
-        assert relative(found["logits"], theirs.logits) < 1e-5
+        assert relative(actual["logits"], theirs.logits) < 1e-5
     again = huggingface.read(tmp_path / "out")
     assert formats.differences(ours.model.spec, again.family) == []
     assert again.family == ours.family and again.model.spec.task == ours.model.spec.task

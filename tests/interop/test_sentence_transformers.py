@@ -43,13 +43,13 @@ def test_what_follows_the_encoder(make, tmp_path, pooling, kinds):
     made = make(pooler=True)
     prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query", "similarity_fn_name": "dot"}
     dress(made.path, pooling, prompts=prompts, max_seq_length=7, do_lower_case=False)
-    found = huggingface.read(made.path)
-    assert found.settings == {
+    actual = huggingface.read(made.path)
+    assert actual.settings == {
         "pooling": kinds, "normalize": True, "include_prompt": pooling.get("include_prompt", True),
         "prompts": {"query": "query: "}, "default_prompt_name": "query", "max_length": 7, "lower_case": False,
     }  # fmt: skip
-    huggingface.write(found, tmp_path / "out")
-    assert huggingface.read(tmp_path / "out").settings == found.settings
+    huggingface.write(actual, tmp_path / "out")
+    assert huggingface.read(tmp_path / "out").settings == actual.settings
     assert json.loads((tmp_path / "out" / "config_sentence_transformers.json").read_text()) == prompts
 
 
@@ -58,8 +58,8 @@ def test_an_encoder_in_a_folder_of_its_own_and_the_limits_of_length(make, tmp_pa
     (tmp_path / "whole").mkdir()
     made.path.rename(tmp_path / "whole" / "0_Transformer")
     dress(tmp_path / "whole", OLD, normalize=False, encoder="0_Transformer")
-    found = huggingface.read(tmp_path / "whole")
-    assert not found.settings["normalize"] and "max_length" not in found.settings
+    actual = huggingface.read(tmp_path / "whole")
+    assert not actual.settings["normalize"] and "max_length" not in actual.settings
     (tmp_path / "whole" / "0_Transformer" / "tokenizer_config.json").write_text('{"model_max_length": 1e30}')
     assert huggingface.read(tmp_path / "whole").settings["max_length"] == 11
 
@@ -95,5 +95,5 @@ def test_what_is_not_supported_is_named(make):
 def test_a_cross_encoder_is_a_classifier(make):
     made = make(pooler=True, task="sequence_classification", num_labels=1)
     dress(made.path, OLD, prompts={"model_type": "CrossEncoder"}, transformer_task="sequence-classification")
-    found = huggingface.read(made.path)
-    assert found.settings == {} and found.problem == "regression"
+    actual = huggingface.read(made.path)
+    assert actual.settings == {} and actual.problem == "regression"

@@ -45,11 +45,11 @@ def workdir(monkeypatch):
 def test_both_models_of_replaced_token_detection(workdir, tmp_path):
     params = workdir("rtd", **ELECTRA)
     for part, head in (("discriminator", "replaced_tokens"), ("generator", "language_model")):
-        found = models.open_model("run", part=part)
-        assert found.family == "electra" and getattr(found.model.spec, head)
-        huggingface.write(found, tmp_path / part)
+        actual = models.open_model("run", part=part)
+        assert actual.family == "electra" and getattr(actual.model.spec, head)
+        huggingface.write(actual, tmp_path / part)
         again = huggingface.read(tmp_path / part)
-        jax.tree.map(np.testing.assert_array_equal, found.params, again.params)
+        jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
         word = again.params["encoder"]["embeddings"]["word"]["embedding"]
         np.testing.assert_array_equal(word, params["encoder"]["embeddings"]["word"]["embedding"])
     assert (again.model.spec.hidden_size, again.model.spec.embedding_size) == (4, 6)
@@ -58,21 +58,21 @@ def test_both_models_of_replaced_token_detection(workdir, tmp_path):
 def test_heads_that_deberta_has_no_name_for_are_left_out(workdir, tmp_path):
     workdir("rtd", "gradient_disentangled", width=8, **DEBERTA)
     for part, left in (("discriminator", "the head for replaced tokens"), ("generator", "the enhanced mask decoder")):
-        found = models.open_model("run", part=part)
-        assert found.family == "deberta-v2"
-        assert formats.inexpressible_heads(found) == [left]
+        actual = models.open_model("run", part=part)
+        assert actual.family == "deberta-v2"
+        assert formats.inexpressible_heads(actual) == [left]
         with pytest.raises(UserError, match="cannot be said in the format of deberta-v2"):
-            huggingface.write(found, tmp_path / "refused")
-        bare = formats.encoder_only(found)
+            huggingface.write(actual, tmp_path / "refused")
+        bare = formats.encoder_only(actual)
         huggingface.write(bare, tmp_path / part)
         again = huggingface.read(tmp_path / part)
-        jax.tree.map(np.testing.assert_array_equal, found.params["encoder"], again.params["encoder"])
+        jax.tree.map(np.testing.assert_array_equal, actual.params["encoder"], again.params["encoder"])
 
 
 def test_a_model_that_no_format_can_say(workdir, tmp_path):
     workdir("mlm", positions="rotary", pooler=False)
-    found = models.open_model("run")
+    actual = models.open_model("run")
     with pytest.raises(UserError, match="positions=rotary, where it is .*stays usable in bert_jax"):
-        huggingface.write(found, tmp_path / "out")
+        huggingface.write(actual, tmp_path / "out")
     with pytest.raises(UserError, match="trains no generator; expected rtd"):
         models.open_model("run", part="generator")

@@ -78,18 +78,18 @@ def reference(model, batch):
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, eps=EPSILON, betas=(0.9, 0.999))
     output = model(**tensors, output_hidden_states=True)
     output.loss.backward()
-    found = {
+    arrays = {
         "hidden": output.hidden_states[-1],
         "logits": output.prediction_logits if pair else output.logits,
         "loss": output.loss,
     }
     if pair:
-        found["next_sentence_logits"] = output.seq_relationship_logits
-    found |= {f"grad/{name}": p.grad for name, p in named.items()}
-    found |= {f"before/{name}": p.clone() for name, p in named.items()}
+        arrays["next_sentence_logits"] = output.seq_relationship_logits
+    arrays |= {f"grad/{name}": p.grad for name, p in named.items()}
+    arrays |= {f"before/{name}": p.clone() for name, p in named.items()}
     optimizer.step()
-    found |= {f"after/{name}": p for name, p in named.items()}
-    return {name: tensor.detach().numpy().copy() for name, tensor in found.items()}
+    arrays |= {f"after/{name}": p for name, p in named.items()}
+    return {name: tensor.detach().numpy().copy() for name, tensor in arrays.items()}
 
 
 def main():

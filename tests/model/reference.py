@@ -112,15 +112,15 @@ def _distances(config, encoder, params, query, key, terms):
     table = encoder["relative"]["embedding"]
     table = _norm(config, encoder["relative_norm"], table) if config["relative_norm"] else table
     rows = [[_row(config, a - b) for b in range(length)] for a in range(length)]
-    found = 0.0
+    scores = 0.0
     if "c2p" in terms:
         places = _linear(params["key" if shared else "position_key"], table)
         places = np.repeat(places.reshape(len(table), -1, size), heads // (places.shape[1] // size), 1)
-        found = found + np.einsum("qhd,qkhd->hqk", query, places[np.array(rows)])
+        scores = scores + np.einsum("qhd,qkhd->hqk", query, places[np.array(rows)])
     if "p2c" in terms:
         places = _linear(params["query" if shared else "position_query"], table).reshape(len(table), heads, size)
-        found = found + np.einsum("khd,qkhd->hqk", key, places[np.array(rows)])
-    return found
+        scores = scores + np.einsum("khd,qkhd->hqk", key, places[np.array(rows)])
+    return scores
 
 
 def _row(config, distance):
@@ -153,12 +153,12 @@ def _convolution(config, params, x):
     """Each group of units from the same group of the tokens around (DeBERTa v2)."""
     kernel, width = params["kernel"], config["hidden_size"] // config["conv_groups"]
     around = np.pad(x, ((len(kernel) // 2,) * 2, (0, 0)))
-    found = np.zeros_like(x)
+    convolved = np.zeros_like(x)
     for first in range(0, config["hidden_size"], width):
         units = slice(first, first + width)
         for tap, weights in enumerate(kernel):
-            found[:, units] += around[tap : tap + len(x), units] @ weights[:, units]
-    return found + params["bias"]
+            convolved[:, units] += around[tap : tap + len(x), units] @ weights[:, units]
+    return convolved + params["bias"]
 
 
 def _linear(params, x):

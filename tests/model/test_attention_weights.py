@@ -52,7 +52,7 @@ def by_numpy(params, states, batch, causal):
         visible = visible & (batch["sequence_ids"][:, None, :, None] == batch["sequence_ids"][:, None, None, :])
     if causal:
         visible = visible & np.tril(np.ones((LENGTH, LENGTH), bool))[None, None]
-    found = []
+    weights_of_layers = []
     for name, hidden in zip(sorted(params["encoder"]["layers"]), states, strict=False):
         attention = params["encoder"]["layers"][name]["attention"]
         query, key = (
@@ -61,8 +61,8 @@ def by_numpy(params, states, batch, causal):
         )
         scores = np.where(visible, query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1]), -np.inf)
         scores = np.exp(scores - np.maximum(scores.max(-1, keepdims=True), -1e30))
-        found.append(scores / np.maximum(scores.sum(-1, keepdims=True), 1e-30))
-    return np.stack(found)
+        weights_of_layers.append(scores / np.maximum(scores.sum(-1, keepdims=True), 1e-30))
+    return np.stack(weights_of_layers)
 
 
 @pytest.mark.parametrize(
@@ -74,12 +74,12 @@ def test_weights_are_those_of_the_formula(params, changes, packed, stacked):
     given = model_lib.stack_layers(params) if stacked else params
     run = jax.jit(lambda params: model.apply(params, batch, hidden_states=True, attention_weights=True))
     outputs = jax.device_get(run(given))
-    found, present = outputs["attention_weights"], batch["attention_mask"] > 0
-    assert found.shape == (2, 3, HEADS, LENGTH, LENGTH) and found.dtype == np.float32
+    actual, present = outputs["attention_weights"], batch["attention_mask"] > 0
+    assert actual.shape == (2, 3, HEADS, LENGTH, LENGTH) and actual.dtype == np.float32
     expected = by_numpy(jax.device_get(params), outputs["hidden_states"], batch, "attention" in changes)
-    found, expected = (x.transpose(1, 3, 0, 2, 4)[present] for x in (found, expected))
-    assert_close(found, expected, 1e-5)
-    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    actual, expected = (x.transpose(1, 3, 0, 2, 4)[present] for x in (actual, expected))
+    assert_close(actual, expected, 1e-5)
+    np.testing.assert_allclose(actual.sum(-1), 1, atol=1e-5)
 
 
 def test_asking_for_weights_changes_nothing_else(params):
@@ -93,9 +93,9 @@ def test_asking_for_weights_changes_nothing_else(params):
 def test_in_bfloat16_weights_stay_float32(params):
     model, batch = build(), make_batch(False)
     narrow = model_lib.Model(dataclasses.replace(model.spec, dtype="bfloat16"))
-    found = narrow.apply(params, batch, attention_weights=True)["attention_weights"]
-    assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+    actual = narrow.apply(params, batch, attention_weights=True)["attention_weights"]
+    assert actual.dtype == jnp.float32
+    np.testing.assert_allclose(actual.sum(-1), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

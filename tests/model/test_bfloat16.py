@@ -6,6 +6,7 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
@@ -68,6 +69,7 @@ def curves(dtype, seeds):
     return np.stack([run(initial_state(seed), step_lib.dropout_key(make_config(dtype, seed))) for seed in seeds])
 
 
+@pytest.mark.full
 def test_the_curve_stays_within_the_noise_of_float32():
     seeds = (0, 1, 2)
     full, half = curves("float32", seeds), curves("bfloat16", seeds)

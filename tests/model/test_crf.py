@@ -31,16 +31,16 @@ def test_likelihood_and_best_labels_against_every_labelling():
     logits, mask, weights = parameters()
     labels = np.random.default_rng(1).integers(0, LABELS, mask.shape).astype(np.int32)
     given = np.where(mask, labels, -100)
-    found = jax.jit(crf.log_likelihood)(logits, given, mask, *weights)
+    actual = jax.jit(crf.log_likelihood)(logits, given, mask, *weights)
     decoded = np.asarray(jax.jit(crf.decode)(logits, mask, *weights))
     for row, chain in enumerate(CHAINS):
         if not chain:
-            assert found[row] == 0.0
+            assert actual[row] == 0.0
             continue
         every = list(itertools.product(range(LABELS), repeat=len(chain)))
         scores = np.array([score(logits[row], chain, one, *weights) for one in every])
         expected = score(logits[row], chain, labels[row, list(chain)], *weights) - np.log(np.exp(scores).sum())
-        np.testing.assert_allclose(found[row], expected, rtol=1e-5)
+        np.testing.assert_allclose(actual[row], expected, rtol=1e-5)
         assert tuple(decoded[row, list(chain)]) == every[scores.argmax()]
     assert decoded.dtype == np.int32 and not decoded[~mask].any()
 

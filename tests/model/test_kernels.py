@@ -64,11 +64,11 @@ def output_and_gradients(kernel, mask, length, head_size, dtype=jnp.float32, row
     there = mask.present[:, None, :, None]
 
     def loss(query, key, value):
-        found = jnp.where(there, kernels.attend(kernel, query, key, value, mask), jnp.zeros((), dtype))
-        return (found * read).astype(jnp.float32).sum(), found
+        actual = jnp.where(there, kernels.attend(kernel, query, key, value, mask), jnp.zeros((), dtype))
+        return (actual * read).astype(jnp.float32).sum(), actual
 
-    gradients, found = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
-    return [np.asarray(x, np.float32) for x in (found, *gradients)]
+    gradients, actual = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*arrays)
+    return [np.asarray(x, np.float32) for x in (actual, *gradients)]
 
 
 def assert_same(one, other, tolerance=2e-5):
@@ -113,11 +113,11 @@ def test_cudnn_is_asked_for_what_the_reference_does(cudnn_by_xla, kind, causal):
         return [move(x) for x in arrays]
 
     if kind == "packed":
-        found = kernels.cudnn(*drawn, mask)
+        actual = kernels.cudnn(*drawn, mask)
     else:
-        found = moved([kernels.cudnn(*moved(drawn, order), mask.with_padding_last(order))], back)[0]
+        actual = moved([kernels.cudnn(*moved(drawn, order), mask.with_padding_last(order))], back)[0]
     there = mask.present[:, None, :, None]
-    np.testing.assert_allclose(jnp.where(there, found, 0), jnp.where(there, kernels.xla(*drawn, mask), 0), atol=2e-6)
+    np.testing.assert_allclose(jnp.where(there, actual, 0), jnp.where(there, kernels.xla(*drawn, mask), 0), atol=2e-6)
 
 
 def make_model(platform, **changes):

@@ -40,7 +40,11 @@ def compiled(capfd):
 
 @pytest.mark.parametrize(
     ("sizes", "vocab_size", "scan_layers"),
-    [((1, 8, 1), 112, True), ((2, 2, 2), 113, False), ((1, 1, 8), 112, True)],
+    [
+        ((1, 8, 1), 112, True),
+        ((2, 2, 2), 113, False),
+        pytest.param((1, 1, 8), 112, True, marks=pytest.mark.full),
+    ],
 )
 def test_no_activation_is_gathered_and_no_stack_of_parameters(compiled, sizes, vocab_size, scan_layers):
     program, warnings = compiled(sizes, vocab_size, scan_layers)

@@ -41,20 +41,25 @@ def test_every_way_of_pooling_and_its_gradient():
     packed_cotangents = np.zeros((*rows["text"].shape, HIDDEN), np.float32)
     packed_cotangents[rows["text"] > 0] = cotangents[rows["text"][rows["text"] > 0] - 1]
 
-    def pooled_and_gradient(hidden, scores, batch, cotangents, kind):
-        place = batch["position_ids"] if "position_ids" in batch else jnp.arange(WIDTH)[None]
-        present = jnp.where(place >= SKIPPED, batch["attention_mask"], 0)
-        pooled, backward = jax.vjp(lambda hidden, scores: pool(hidden, present, kind, scores, batch), hidden, scores)
-        return pooled, backward(cotangents)
+    @jax.jit
+    def run(hidden, scores, batch, cotangents):
+        positions = batch["position_ids"] if "position_ids" in batch else jnp.arange(WIDTH)[None]
+        present = jnp.where(positions >= SKIPPED, batch["attention_mask"], 0)
 
+        def pooled_and_gradient(kind):
+            pooled, backward = jax.vjp(lambda *inputs: pool(inputs[0], present, kind, inputs[1], batch), hidden, scores)
+            return pooled, backward(cotangents)
+
+        return {kind: pooled_and_gradient(kind) for kind in POOLING}
+
+    of_rows = run(in_rows(hidden), in_rows(scores), rows, packed_cotangents)
+    of_texts = run(hidden, scores, batch, cotangents)
     for kind in POOLING:
-        run = jax.jit(pooled_and_gradient, static_argnums=4)
-        found, gradient = run(in_rows(hidden), in_rows(scores), rows, packed_cotangents, kind)
-        expected, alone = run(hidden, scores, batch, cotangents, kind)
-        assert np.isfinite(found).all()
+        (actual, gradient), (expected, alone) = of_rows[kind], of_texts[kind]
+        assert np.isfinite(actual).all()
         for row, number, text in zip(*np.nonzero(rows["text"]), rows["text"][rows["text"] > 0] - 1, strict=True):
             if LENGTHS[text] > SKIPPED:
-                np.testing.assert_allclose(found[row, number], expected[text], rtol=1e-5, atol=1e-6, err_msg=kind)
+                np.testing.assert_allclose(actual[row, number], expected[text], rtol=1e-5, atol=1e-6, err_msg=kind)
                 mine = rows["sequence_ids"][row] == number + 1
                 for one, other in zip(gradient, alone, strict=True):
                     np.testing.assert_allclose(one[row][mine], other[text, : LENGTHS[text]], rtol=1e-5, atol=1e-6)

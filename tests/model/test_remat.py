@@ -44,8 +44,11 @@ def kept(remat, scan_layers=True):
 
 @pytest.mark.parametrize(
     ("remat", "scan_layers"),
-    [(name, True) for name in REMAT if name not in ("none", "attention")]
-    + [pytest.param("attention", True, marks=pytest.mark.full), pytest.param("full", False, marks=pytest.mark.full)],
+    [("full", True), ("dots", True)]
+    + [
+        pytest.param(name, scan_layers, marks=pytest.mark.full)
+        for name, scan_layers in (("dots_no_batch", True), ("attention", True), ("full", False))
+    ],
 )
 def test_every_policy_gives_the_same_loss_and_gradient(remat, scan_layers):
     (loss, gradient), (expected, expected_gradient) = (loss_and_gradient(name, scan_layers) for name in (remat, "none"))

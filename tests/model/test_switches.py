@@ -91,8 +91,8 @@ def loss_of(model, params, batch):
     return total
 
 
-def assert_close(found, expected, tolerance=2e-5):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, expected)
+def assert_close(actual, expected, tolerance=2e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), actual, expected)
 
 
 @EVERY
@@ -145,11 +145,11 @@ def test_padding_changes_nothing_and_packed_rows_are_the_unpacked(switches):
         packed["position_ids"][0, start : start + length] = np.arange(length)
     packed["cls_positions"] = np.array([starts], np.int32)
     packed["masked_positions"] = np.concatenate([batch["masked_positions"][i + 1] + starts[i] for i in range(2)])[None]
-    found = outputs_of(model, params, packed, hidden_states=True)
+    actual = outputs_of(model, params, packed, hidden_states=True)
     for number, (length, start) in enumerate(zip(lengths, starts, strict=True), 1):
-        states = np.asarray(found["hidden_states"])[:, 0, start : start + length]
+        states = np.asarray(actual["hidden_states"])[:, 0, start : start + length]
         assert_close(states, np.asarray(whole["hidden_states"])[:, number, :length])
-    assert_close(found["mlm_logits"].reshape(2, 4, -1), whole["mlm_logits"][1:])
+    assert_close(actual["mlm_logits"].reshape(2, 4, -1), whole["mlm_logits"][1:])
 
 
 @EVERY
@@ -228,10 +228,10 @@ def test_a_window_is_that_of_the_masked_scores(reach, causal):
     ids = jnp.asarray(np.sort(random.integers(1, 4, (2, sequence)), axis=1).astype(np.int32))
     for sequence_ids in (None, ids):
         mask = kernels.AttentionMask(present, sequence_ids, causal, reach)
-        found = kernels.windowed_attention(query, key, value, mask)
+        actual = kernels.windowed_attention(query, key, value, mask)
         masked = jnp.einsum("bnqk,bnkd->bnqd", kernels.attention_weights(query, key, mask), value)
         seen = (np.asarray(mask.to_array()).any(-1) & np.asarray(present)[:, None])[..., None]
-        np.testing.assert_allclose(np.where(seen, found, 0), np.where(seen, masked, 0), atol=1e-5)
+        np.testing.assert_allclose(np.where(seen, actual, 0), np.where(seen, masked, 0), atol=1e-5)
 
 
 def test_windowed_memory_grows_with_the_length():
@@ -249,10 +249,10 @@ def test_windowed_memory_grows_with_the_length():
 
 def test_scores_of_distances_go_to_their_keys():
     scores = np.random.default_rng(0).normal(size=(2, 5, 9)).astype(np.float32)
-    found = relative_shift(jnp.asarray(scores))
+    actual = relative_shift(jnp.asarray(scores))
     for i in range(5):
         for j in range(5):
-            np.testing.assert_array_equal(found[:, i, j], scores[:, i, (i - j) + 4])
+            np.testing.assert_array_equal(actual[:, i, j], scores[:, i, (i - j) + 4])
 
 
 def test_rows_of_distances():

@@ -6,6 +6,8 @@ has its norm before the linear map), and the masked-language head of pre-trainin
 false.
 """
 
+from typing import Any
+
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
 from bert_jax.interop.families.family import (
@@ -18,7 +20,7 @@ from bert_jax.interop.families.family import (
     read_dropout,
     unsupported,
 )
-from bert_jax.interop.weights import Module, Table, interleaved, leaf
+from bert_jax.interop.weights import Array, Module, Table, interleaved, leaf
 from bert_jax.model import Task
 
 _TERMS = ("c2p", "p2c")
@@ -77,7 +79,7 @@ class Deberta(Family):
     def more_from_spec(self, spec, original):
         kinds = spec.positions.split("+")
         relative = "relative" in kinds
-        config = {"position_biased_input": "learned" in kinds, "relative_attention": relative}
+        config: dict[str, Any] = {"position_biased_input": "learned" in kinds, "relative_attention": relative}
         terms = spec.relative_terms.split("+") if relative else []
         said = original.get("pos_att_type")
         listed = [term.strip() for term in said.lower().split("|")] if isinstance(said, str) else said
@@ -146,7 +148,7 @@ class Deberta(Family):
             ignored += (r"deberta\.embeddings\.position_embeddings\.weight",)
         return Table("deberta", names, {} if own else head["tied"], {} if own else head["copies"], ignored)
 
-    def _attention(self, config):
+    def _attention(self, config) -> tuple[Module | Array, ...]:
         ours = "encoder/layers/{layer}/attention"
         theirs = "deberta.encoder.layer.{layer}.attention.self"
         heads = config.get("num_attention_heads", 12)
@@ -226,7 +228,7 @@ class DebertaV2(Deberta):
         ignored = () if config.get("relative_attention", False) else (r"deberta\.encoder\.LayerNorm\.(weight|bias)",)
         return Table(table.prefix, table.names + more, table.tied, table.copies, table.ignored + ignored)
 
-    def _attention(self, config):
+    def _attention(self, config) -> tuple[Module | Array, ...]:
         theirs = {"query": "query", "key": "key", "value": "value"}
         theirs |= {"position_key": "pos_key", "position_query": "pos_query"}
         return modules(
