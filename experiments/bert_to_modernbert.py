@@ -2,10 +2,10 @@
 
     python -m experiments.launch --experiment=experiments/bert_to_modernbert.py --workdir=DIR --scale=cpu
 
-Each arm makes one change to the arm before it and is compared with that. All arms read the same number of tokens; where
-the changes so far alter the arithmetic of a step by more than 1 %, an arm of the same name at equal FLOPs trains for as
-many steps as cost what the first arm costs. Gated MLPs have two thirds of the units, which is the published way to keep
-their cost. ModernBERT's alternation is of 128 tokens in 8,192; here the window is a quarter of a row.
+Each arm makes one change to the arm before it and is compared with that arm. All arms read the same number of tokens.
+Where the changes so far alter the FLOPs of a step by more than 1 %, a second arm of the same name trains with as many
+FLOPs as the first arm of the sweep. Gated MLPs have two thirds of the units, the published way to keep their cost.
+ModernBERT's local window is 128 tokens of 8,192; here it is a quarter of a row.
 """
 
 from bert_jax import config as config_lib
@@ -18,7 +18,7 @@ FIRST = "BERT"
 _OF_SCALE = {
     "smoke": {"optimizer.learning_rate": 1e-3},
     "cpu": {
-        "data.batch_size": 8,  # a change shows itself after so many steps, and half of the rows are half of the time
+        "data.batch_size": 8,  # enough steps for a change to show, in half of the time
         "optimizer.warmup_steps": 200,
         "optimizer.decay_steps": 400,
         "train.num_steps": 1_500,
@@ -38,7 +38,7 @@ def get_experiment(scale):
         **_OF_SCALE.get(scale, {}),
     }
     arms, against = _arms(scale, overrides)
-    found = scales.experiment(
+    experiment = scales.experiment(
         scale,
         question="Which of the changes from BERT to ModernBERT make the pre-trained model better?",
         overrides=overrides,
@@ -50,15 +50,15 @@ def get_experiment(scale):
         ),
     )
     # Models this small have learned nothing yet that a fine-tuned task would show: all arms stay at chance.
-    return scales.with_tasks(found, (), scale) if scale == "cpu" else found
+    return scales.with_tasks(experiment, (), scale) if scale == "cpu" else experiment
 
 
 def _changes(config):
-    """(name, what it changes) in order."""
+    """Returns (name, overrides) of each change, in order."""
     no_biases = dict.fromkeys((f"model.{kind}_bias" for kind in ("attention", "mlp", "norm", "head")), False)
     window = max(2, min(128, config.data.sequence_length // 4))
     masks = {"data.mask_rate": 0.3}
-    if config.data.phases:  # whose slots are those of 15 %
+    if config.data.phases:  # their prediction slots are for 15 % masks
         slots = [{**phase, "max_predictions": 2 * phase.get("max_predictions", 0)} for phase in config.data.phases]
         masks["data.phases"] = tuple(slots)
     return (
@@ -75,17 +75,17 @@ def _changes(config):
 
 
 def _arms(scale, overrides):
-    found = scales.get(scale)
-    base = {**found.overrides, **overrides}
-    vocabulary = int(found.text.tokenizer.split(":")[-1])
-    config = configured(found.recipe, base)
+    experiment = scales.get(scale)
+    base = {**experiment.overrides, **overrides}
+    vocabulary = int(experiment.text.tokenizer.split(":")[-1])
+    config = configured(experiment.recipe, base)
     steps, cost = config.train.num_steps, _flops(config, vocabulary)
     arms, against, changed = {FIRST: {}}, {}, {}
     before = before_at_equal_flops = FIRST
     for name, changes in _changes(config):
         changed |= changes
         arms[name], against[name] = dict(changed), before
-        own_steps = round(steps * cost / _flops(configured(found.recipe, {**base, **changed}), vocabulary))
+        own_steps = round(steps * cost / _flops(configured(experiment.recipe, {**base, **changed}), vocabulary))
         equal = name if abs(own_steps / steps - 1) <= 0.01 else f"{name}, equal FLOPs"
         if equal != name:
             arms[equal] = {**changed, "train.num_steps": own_steps}

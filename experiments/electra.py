@@ -2,9 +2,9 @@
 
     python -m experiments.launch --experiment=experiments/electra.py --workdir=DIR --scale=cpu
 
-The discriminator is of BERT's size; what the generator and the discriminator's pass over every token cost besides is
-taken from the steps. The generator has a quarter of the width, as ELECTRA-small's. The arms are compared by
-fine-tuning: their losses are of different questions.
+The discriminator has BERT's size. To keep FLOPs equal, the ELECTRA arm makes fewer steps, as its generator and its loss
+over every token cost more. The generator has a quarter of the width, as in ELECTRA-small. The arms are compared by
+fine-tuning, since their losses measure different tasks.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _OF_SCALE = {
     "cpu": {"generator.hidden_size": 32, "generator.num_heads": 1, "generator.intermediate_size": 64},
     "gpu": {"generator.hidden_size": 192, "generator.num_heads": 3, "generator.intermediate_size": 768},
 }
-# Small discriminators with a table of positions stay at the share of replaced tokens, and at higher rates collapse.
+# With learned positions, small discriminators learn only the share of replaced tokens, or collapse at higher rates.
 _OF_BOTH = {"cpu": {"train.num_steps": 4_000, "model.positions": "rotary", "optimizer.learning_rate": 1e-3}}
 
 
@@ -29,17 +29,17 @@ def get_experiment(scale):
     sizes = _OF_SCALE.get(scale, _OF_SCALE["gpu"])
     both = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
     both |= {"data.format": "full_sentences", **_OF_BOTH.get(scale, {})}
-    found = scales.experiment(
+    experiment = scales.experiment(
         scale,
         question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",
         overrides=both,
         arms={BERT: {}, ELECTRA: {"objective.name": "rtd", **sizes}},
         notes=("Both arms are trained with the same FLOPs; the ELECTRA arm makes fewer steps.",),
     )
-    steps = _steps_of_equal_cost(scale, found)
-    arms = {**found.arms, ELECTRA: {**found.arms[ELECTRA], "train.num_steps": steps}}
-    measures = [measure for measure in found.measures if not measure.key.startswith("common/")]
-    return scales.on_sst2(dataclasses.replace(found, arms=arms, measures=measures, evaluation=None), scale)
+    steps = _steps_of_equal_cost(scale, experiment)
+    arms = {**experiment.arms, ELECTRA: {**experiment.arms[ELECTRA], "train.num_steps": steps}}
+    measures = [measure for measure in experiment.measures if not measure.key.startswith("common/")]
+    return scales.on_sst2(dataclasses.replace(experiment, arms=arms, measures=measures, evaluation=None), scale)
 
 
 def _steps_of_equal_cost(scale, experiment):

@@ -1,8 +1,8 @@
-"""What an experiment is: a question, arms that differ in what is asked about alone, seeds, and what to compare.
+"""Defines experiments: a question, arms that differ in the one thing asked about, seeds, and measures to compare.
 
-An experiment is a Python file with `get_experiment(scale) -> Experiment`. `load` reads one; `jobs` writes out what it
-asks for, one job for each arm and seed: a pre-training run, an evaluation that is the same for all arms, and
-fine-tuning runs. What is not in an arm's own changes is equal in all of them, seeds and data order included.
+An experiment is a Python file with `get_experiment(scale) -> Experiment`. `load` reads it, and `jobs` expands it to one
+job for each arm and seed: a pre-training run, an evaluation that is the same for all arms, and fine-tuning runs.
+Everything that an arm does not change is equal in all arms, seeds and data order included.
 """
 
 import contextlib
@@ -21,20 +21,29 @@ from bert_jax.errors import UserError
 from . import published
 
 _OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
-MODEL = "the launcher's --model"  # as a value of an override: a model that is not part of the experiment
-_TAKEN = ("corpus", "tasks", "compiled", "report", "cloud", "slurm", "lock", "experiment.json")  # in the folder
+MODEL = "the launcher's --model"  # value of an override that stands for the model that --model names
+_TAKEN = (
+    "corpus",
+    "tasks",
+    "compiled",
+    "report",
+    "cloud",
+    "slurm",
+    "lock",
+    "experiment.json",
+)  # names in the folder that no arm may have
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A figure of each job that arms are compared by.
+    """A metric by which arms are compared.
 
     Attributes:
-      key: of result.json: "eval/mlm_loss" (the last evaluation of the run itself, with its arm's own rows and masks),
-        "common/mlm_loss" (of the evaluation that is the same for all arms), or "TASK/METRIC" of fine-tuning.
-      label: in words, with its unit.
-      higher_is_better: or lower.
-      only: the arms that it can be compared in; () for all.
+      key: key in result.json: "eval/mlm_loss" (the last evaluation of the run, on its arm's own rows and masks),
+        "common/mlm_loss" (the evaluation that is the same for all arms), or "TASK/METRIC" (fine-tuning).
+      label: name in words, with its unit.
+      higher_is_better: whether higher values are better.
+      only: the arms in which it is comparable; () for all.
     """
 
     key: str
@@ -48,11 +57,11 @@ class FineTuning:
     """A task that every pre-trained model is fine-tuned on.
 
     Attributes:
-      name: in figures and folders.
-      recipe: of configs/finetune.
-      overrides: of the recipe, by key.
-      seeds: fine-tuning runs of each pre-trained model, seeds 0, 1, ...; its figure is their mean.
-      made_from_corpus: whether task.train and task.held_out are files that the launcher makes (bigram_shift.py).
+      name: name of the task in metrics and folders.
+      recipe: name of a fine-tuning recipe.
+      overrides: overrides of the recipe, by key.
+      seeds: number of fine-tuning runs for each pre-trained model (seeds 0, 1, ...); the result is their mean.
+      made_from_corpus: whether the launcher makes task.train and task.held_out from the corpus (bigram shift).
     """
 
     name: str
@@ -64,7 +73,12 @@ class FineTuning:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """What the corpus is prepared from, where the launcher is not given one: settings of bert_jax.prepare."""
+    """The text from which the launcher prepares a corpus if it is not given one.
+
+    Attributes:
+      input, tokenizer: --input and --tokenizer of bert_jax.prepare.
+      settings: other settings of bert_jax.prepare, by name.
+    """
 
     input: str = "python-docs"
     tokenizer: str = "train:wordpiece:4096"
@@ -76,21 +90,21 @@ class Experiment:
     """A question and the runs that answer it.
 
     Attributes:
-      question: one sentence.
-      recipe: of pre-training, by name or file.
-      overrides: of the recipe in every arm, by key, such as {"train.num_steps": 1000}.
-      arms: what each arm changes beyond that; the first is the one that the others are compared with.
-      seeds: of config.seed, the same in every arm: seed s of one arm is paired with seed s of another.
-      measures: what is compared.
-      evaluation: data settings of the evaluation that is the same for all arms: arguments of
-        bert_jax.training.evaluation.evaluate; None for no such evaluation.
-      fine_tuning: tasks.
-      published: names of tables in published.TABLES that a report shows beside ours.
-      text: of the corpus.
-      notes: sentences that a report repeats: what must be known to read its figures.
-      equal_tokens: whether data.batch_size is set arm by arm, once the corpus is there, so that a step has as many
-        tokens that are no padding as one of the first arm (RoBERTa section 4.2).
-      against: the arm that an arm is compared with, where that is not the first.
+      question: the question, in one sentence.
+      recipe: recipe of pre-training, by name or file.
+      overrides: overrides of the recipe in every arm, by key, such as {"train.num_steps": 1000}.
+      arms: what each arm changes in addition; the first arm is the one that the others are compared with.
+      seeds: values of config.seed, the same in every arm: seed s of one arm is paired with seed s of another.
+      measures: the metrics to compare.
+      evaluation: data settings of the evaluation that is the same for all arms (arguments of
+        bert_jax.training.evaluation.evaluate); None for no such evaluation.
+      fine_tuning: tasks that every pre-trained model is fine-tuned on.
+      published: names of tables in published.TABLES that the report shows beside the results.
+      text: text of the corpus.
+      notes: sentences that the report repeats: what a reader must know to read its numbers.
+      equal_tokens: whether data.batch_size is set for each arm, once the corpus is prepared, so that a step has as many
+        non-padding tokens as a step of the first arm (RoBERTa section 4.2).
+      against: {arm: the arm that it is compared with}, where that is not the first.
     """
 
     question: str
@@ -110,14 +124,14 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One arm with one seed: all that experiments.run_job needs, written as job.json.
+    """One arm with one seed: everything that run_job needs, written as job.json.
 
     Attributes:
-      name: "ARM/seed-SEED", and its folder in the experiment's.
-      arm, seed: of the experiment.
-      recipe, overrides: of pre-training, seed and corpus included.
-      evaluation: as the experiment's.
-      fine_tuning: each {"name", "recipe", "overrides"}, seeds and files included.
+      name: "ARM/seed-SEED", which is also its folder within the experiment's.
+      arm, seed: the arm and the seed.
+      recipe, overrides: recipe of pre-training and its overrides, seed and corpus included.
+      evaluation: the experiment's `evaluation`.
+      fine_tuning: {"name", "recipe", "overrides"} of each task, seeds and files included.
     """
 
     name: str
@@ -130,13 +144,13 @@ class Job:
 
 
 def load(path: str | pathlib.Path, scale: str) -> Experiment:
-    """The experiment of a file.
+    """Reads the experiment of a file, or of this package by its name, such as "masking".
 
     Raises:
-      UserError: there is no such file, it has no get_experiment, or what that returns cannot be run.
+      UserError: there is no such file, it has no get_experiment, or its experiment cannot be run.
     """
     path = pathlib.Path(path)
-    if not path.suffix and not path.exists():  # by its name, as recipes
+    if not path.suffix and not path.exists():  # by its name, like a recipe
         path = pathlib.Path(__file__).parent / f"{path}.py"
     if not path.is_file():
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale)")
@@ -146,19 +160,20 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_experiment"):
             raise UserError(f"--experiment={path}: no function get_experiment(scale) in it")
-        found = module.get_experiment(scale)
+        experiment = module.get_experiment(scale)
     except UserError:
         raise
-    except Exception as error:  # whatever the file does
+    except Exception as error:  # the file is a program: anything may go wrong in it
         raise UserError(f"--experiment={path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    if not isinstance(found, Experiment):
-        raise UserError(f"--experiment={path}: get_experiment returned {type(found).__name__}; expected an Experiment")
-    check(found, str(path))
-    return found
+    if not isinstance(experiment, Experiment):
+        kind = type(experiment).__name__
+        raise UserError(f"--experiment={path}: get_experiment returned {kind}; expected an Experiment")
+    check(experiment, str(path))
+    return experiment
 
 
 def check(experiment: Experiment, where: str) -> None:
-    """Raises UserError where an experiment cannot be run, naming `where` it is from and the part that is wrong."""
+    """Raises UserError if an experiment cannot be run; the message names `where` it is from and the part at fault."""
 
     def wrong(part, found, expected):
         raise UserError(f"{where}: {part}: found {found}; expected {expected}")
@@ -218,10 +233,10 @@ def _naming(where):
 
 
 def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """A recipe's config with some keys changed.
+    """Returns the config of a recipe with overrides applied.
 
     Raises:
-      UserError: no such recipe or key, or a value of another type.
+      UserError: there is no such recipe or key, or a value has another type.
     """
     config = config_lib.load_recipe(recipe)
     for key, value in overrides.items():
@@ -236,14 +251,14 @@ def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.Conf
 
 
 def jobs(experiment: Experiment, corpus: str, task_files: Mapping[str, Mapping[str, Any]]) -> list[Job]:
-    """Every run of an experiment, seed by seed, so that all arms have run with one seed before the next begins.
+    """Returns the jobs of an experiment, seed by seed, so that all arms have run with one seed before the next.
 
     Args:
-      experiment: as `load` gives it.
-      corpus: that all runs read.
-      task_files: overrides of each fine-tuning task that says where its data lies, by its name.
+      experiment: the experiment (`load`).
+      corpus: the corpus that all runs read.
+      task_files: {task name: overrides that name its data files}.
     """
-    found = []
+    all_jobs = []
     for seed in experiment.seeds:
         for arm, changes in experiment.arms.items():
             tasks = [
@@ -255,7 +270,7 @@ def jobs(experiment: Experiment, corpus: str, task_files: Mapping[str, Mapping[s
                 for task in experiment.fine_tuning
             ]
             overrides = {**experiment.overrides, **changes, "seed": seed, "data.corpus": corpus}
-            found.append(
+            all_jobs.append(
                 Job(f"{arm}/seed-{seed}", arm, seed, experiment.recipe, overrides, experiment.evaluation, tasks)
             )
-    return found
+    return all_jobs

@@ -2,7 +2,7 @@
 
     python -m experiments.launch --experiment=experiments/input_formats.py --workdir=DIR --scale=cpu
 
-Rows of some formats are shorter than others; their batches are the larger, so that each step has as many tokens.
+Rows of some formats are shorter; their batches have more rows, so that each step has equally many tokens.
 """
 
 from experiments import scales

@@ -1,11 +1,11 @@
-"""Runs an experiment, or goes on with it: every arm with every seed.
+"""Runs an experiment, or continues it: every arm with every seed.
 
     python -m experiments.launch --experiment=experiments/masking.py --workdir=DIR --scale=cpu
     python -m experiments.launch --workdir=DIR --status
     python -m experiments.report --workdir=DIR
 
-Prepares the corpus, unless --corpus names one, and starts the jobs that are not done. The same command started again
-repeats nothing and goes on with what was stopped, killed or failed.
+Prepares the corpus, unless --corpus names one, and runs the jobs that are not done. The same command started again
+repeats nothing, and continues the jobs that were stopped, killed or have failed.
 """
 
 import ast
@@ -23,24 +23,32 @@ from . import experiment as experiment_lib
 from . import scales
 from .launching import folders, local, provenance
 
-_EXPERIMENT = flags.DEFINE_string("experiment", None, "a file with get_experiment(scale)")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the experiment's folder; continued if it holds one", required=True)
-_SCALE = flags.DEFINE_enum("scale", "smoke", list(scales.SCALES), "how large the runs are (experiments/scales.py)")
-_EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "cloud"], "what runs the jobs")
+_EXPERIMENT = flags.DEFINE_string("experiment", None, "a file with get_experiment(scale), or a name such as masking")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the experiment; an experiment in it is continued", required=True
+)
+_SCALE = flags.DEFINE_enum("scale", "smoke", list(scales.SCALES), "size of the runs (experiments/scales.py)")
+_EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "cloud"], "where jobs run")
 _JOBS = flags.DEFINE_integer(
-    "jobs", 0, "local: at a time; 0: one for each GPU, or as many as cores, 4 at most", lower_bound=0)  # fmt: skip
-_SLURM = flags.DEFINE_multi_string("slurm", [], "KEY=VALUE of launching/slurm.py, such as partition=gpu")
-_CLOUD = flags.DEFINE_multi_string("cloud", [], "KEY=VALUE of launching/cloud.py, such as accelerators=tpu-v5e-8")
-_SEEDS = flags.DEFINE_integer("seeds", None, "how many seeds, from 0, instead of the experiment's", lower_bound=1)
-_TEXT = flags.DEFINE_string("text", None, "what to prepare the corpus from, instead of the experiment's: see prepare")
-_CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare wrote, instead of one made here")
-_TASKS = flags.DEFINE_list("tasks", None, "what to fine-tune on, instead of the experiment's: bigram_shift, sst2, ...")
-_MODEL = flags.DEFINE_string("model", None, "a model that the experiment begins with, such as a teacher: see its file")
-_SET = flags.DEFINE_multi_string("set", [], "KEY=VALUE of the pre-training recipe, in every arm")
-_SET_TASK = flags.DEFINE_multi_string("set_task", [], "TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "says what would run, and writes nothing")
+    "jobs", 0, "local: jobs at a time; 0: one a GPU, else one a core, at most 4", lower_bound=0)  # fmt: skip
+_SLURM = flags.DEFINE_multi_string("slurm", [], "option KEY=VALUE of launching/slurm.py, such as partition=gpu")
+_CLOUD = flags.DEFINE_multi_string(
+    "cloud", [], "option KEY=VALUE of launching/cloud.py, such as accelerators=tpu-v5e-8"
+)
+_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds, 0, 1, ..., instead of the experiment's", lower_bound=1)
+_TEXT = flags.DEFINE_string(
+    "text", None, "text to prepare the corpus from (--input of prepare), instead of the experiment's"
+)
+_CORPUS = flags.DEFINE_string("corpus", None, "a corpus that prepare wrote, instead of one prepared here")
+_TASKS = flags.DEFINE_list("tasks", None, "tasks to fine-tune on, instead of the experiment's: bigram_shift, sst2, ...")
+_MODEL = flags.DEFINE_string("model", None, "model that the experiment starts from, such as a teacher: see its file")
+_SET = flags.DEFINE_multi_string("set", [], "override KEY=VALUE of the pre-training recipe, in every arm")
+_SET_TASK = flags.DEFINE_multi_string(
+    "set_task", [], "override TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE"
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and write nothing")
 _FILES = ("task.train", "task.held_out", "task.test")
-_STATUS = flags.DEFINE_bool("status", False, "shows how the jobs stand, over and over on a terminal")
+_STATUS = flags.DEFINE_bool("status", False, "show the state of the jobs; on a terminal, refreshed until they end")
 
 
 def main(argv):
@@ -53,7 +61,7 @@ def main(argv):
         return
     if not _EXPERIMENT.value:
         raise UserError("--experiment: missing; expected a file with get_experiment(scale)")
-    experiment = _asked()
+    experiment = _requested()
     if _DRY_RUN.value:
         _say_what_would_run(experiment, workdir)
         return
@@ -78,31 +86,31 @@ def main(argv):
         sys.exit(1)
 
 
-def _asked():
-    """The experiment of the file, with what the flags change."""
-    found = experiment_lib.load(_EXPERIMENT.value, _SCALE.value)
+def _requested():
+    """Returns the experiment of the file, changed by the flags."""
+    experiment = experiment_lib.load(_EXPERIMENT.value, _SCALE.value)
     if _TASKS.value is not None:
-        found = scales.with_tasks(found, [name for name in _TASKS.value if name], _SCALE.value)
+        experiment = scales.with_tasks(experiment, [name for name in _TASKS.value if name], _SCALE.value)
     changes = {}
     if _SEEDS.value:
         changes["seeds"] = tuple(range(_SEEDS.value))
     if _TEXT.value:
-        changes["text"] = dataclasses.replace(found.text, input=_TEXT.value)
+        changes["text"] = dataclasses.replace(experiment.text, input=_TEXT.value)
     if _SET.value:
         everywhere = _parsed(_SET.value, "--set")
-        for arm, own in found.arms.items():
+        for arm, own in experiment.arms.items():
             for key in everywhere.keys() & own.keys():
                 raise UserError(f"--set={key}: arm {arm} sets it itself; expected a key that is equal in every arm")
-        changes["overrides"] = {**found.overrides, **everywhere}
+        changes["overrides"] = {**experiment.overrides, **everywhere}
     if _SET_TASK.value:
-        changes["fine_tuning"] = _with_settings(found.fine_tuning)
-    found = _with_model(dataclasses.replace(found, **changes))
-    experiment_lib.check(found, _EXPERIMENT.value)
-    return found
+        changes["fine_tuning"] = _with_settings(experiment.fine_tuning)
+    experiment = _with_model(dataclasses.replace(experiment, **changes))
+    experiment_lib.check(experiment, _EXPERIMENT.value)
+    return experiment
 
 
 def _with_model(experiment):
-    """The experiment with --model where its file leaves a place for one."""
+    """Returns the experiment with --model in place of MODEL."""
 
     def filled(overrides):
         return {key: model if value == experiment_lib.MODEL else value for key, value in overrides.items()}
@@ -110,8 +118,8 @@ def _with_model(experiment):
     places = [experiment.overrides, *experiment.arms.values()]
     asks, model = any(experiment_lib.MODEL in place.values() for place in places), _MODEL.value
     if asks != bool(model):
-        found, expected = (f"--model={model}", "no --model") if model else ("no --model", "a model, as its file says")
-        raise UserError(f"--experiment={_EXPERIMENT.value}: found {found}; expected {expected}")
+        given, expected = (f"--model={model}", "no --model") if model else ("no --model", "a model, as its file says")
+        raise UserError(f"--experiment={_EXPERIMENT.value}: found {given}; expected {expected}")
     if model and pathlib.Path(model).exists():
         model = str(pathlib.Path(model).absolute())  # jobs run in another folder
     arms = {arm: filled(changes) for arm, changes in experiment.arms.items()}
@@ -131,7 +139,7 @@ def _with_settings(tasks):
 
 
 def _file(value, text):
-    """A task's file, which jobs find from another folder; missing, it is told before hours of pre-training."""
+    """Returns a task's file as an absolute path: jobs run in another folder. Raises UserError if it is missing."""
     if value.startswith("tfds:") or "://" in value or "=" in value:
         return value
     if not pathlib.Path(value).is_file():
@@ -140,21 +148,21 @@ def _file(value, text):
 
 
 def _parsed(settings, flag):
-    """{key: value} of KEY=VALUE texts; a value is a Python literal, or text."""
-    found = {}
+    """Returns {key: value} for KEY=VALUE texts; a value is a Python literal, or else text."""
+    values = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UserError(f"{flag}={setting}: expected KEY=VALUE")
         try:
-            found[key] = ast.literal_eval(text)
+            values[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
-            found[key] = text
-    return found
+            values[key] = text
+    return values
 
 
 def _written(experiment, workdir):
-    """The jobs' folders, with all that they need."""
+    """Writes the folders of all jobs with everything they need, and returns them."""
     from .launching import preparing
 
     corpus = _CORPUS.value or ""

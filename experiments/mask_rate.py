@@ -1,4 +1,4 @@
-"""How many tokens to mask: 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
+"""Masking rates from 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
 
 python -m experiments.launch --experiment=experiments/mask_rate.py --workdir=DIR --scale=cpu
 """
@@ -10,7 +10,7 @@ RATES = (0.15, 0.2, 0.25, 0.3, 0.4)
 
 def get_experiment(scale):
     overrides = {}
-    if scale == "paper":  # the recipe's lengths, without its limits of predictions, which are for 15 %
+    if scale == "paper":  # the recipe's phases without max_predictions, which is for 15 %
         overrides["data.phases"] = ({"share": 0.9, "sequence_length": 128}, {"share": 0.1, "sequence_length": 512})
     return scales.experiment(
         scale,

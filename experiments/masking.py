@@ -2,9 +2,8 @@
 
     python -m experiments.launch --experiment=experiments/masking.py --workdir=DIR --scale=cpu
 
-As published, static masking has ten masks for each instance and training passes over the text forty times, so that
-each mask is seen four times. A difference can show only where masks are seen again: at a small scale the masks are as
-many fewer as the passes are.
+In the paper, static masking has ten masks for each instance and training makes forty passes over the text, so each mask
+is seen four times. A difference can only show if masks repeat: small scales make fewer passes and use fewer masks.
 """
 
 from experiments import scales

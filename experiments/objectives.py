@@ -2,9 +2,9 @@
 
     python -m experiments.launch --experiment=experiments/objectives.py --workdir=DIR --scale=cpu
 
-All arms read the same rows, segment pairs. A left-to-right model predicts every next token, and its loss is of another
-question: it is compared by fine-tuning alone, where the classifier reads the mean of all tokens, since its first token
-sees nothing but itself.
+All arms read the same rows, segment pairs. A left-to-right model predicts every next token, so its loss is not
+comparable: it is compared by fine-tuning alone. There the classifier pools the mean of all tokens, since the first
+token of a causal model attends to itself alone.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ PAIRS, SINGLE, LTR = "MLM + NSP", "no NSP", "LTR, no NSP"
 
 
 def get_experiment(scale):
-    found = scales.experiment(
+    experiment = scales.experiment(
         scale,
         question="What do next-sentence prediction and reading in both directions add?",
         overrides={"model.pooler": True, "objective.next_sentence": True, "data.format": "segment_pair"},
@@ -31,8 +31,8 @@ def get_experiment(scale):
             "In fine-tuning for classification every arm reads the mean of the last hidden states.",
         ),
     )
-    tasks = [task if task.name.startswith("squad") else _of_all_tokens(task) for task in found.fine_tuning]
-    return dataclasses.replace(found, fine_tuning=tuple(tasks))
+    tasks = [task if task.name.startswith("squad") else _of_all_tokens(task) for task in experiment.fine_tuning]
+    return dataclasses.replace(experiment, fine_tuning=tuple(tasks))
 
 
 def _of_all_tokens(task):

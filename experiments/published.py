@@ -1,4 +1,4 @@
-"""Figures of the papers, to stand beside ours."""
+"""Published results that reports show beside ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ class Table:
     """A table of a paper.
 
     Attributes:
-      title: whose, and what about.
-      source: where it stands, and what its figures are.
-      columns: names of its figures.
-      rows: a figure for each column by the paper's name of a setting; None where it has none.
+      title: paper and topic.
+      source: reference, with the data sets and units of the values.
+      columns: names of the metrics.
+      rows: {the paper's name of a setting: a value for each column, None where the paper has none}.
     """
 
     title: str

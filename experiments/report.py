@@ -1,9 +1,9 @@
-"""The report of an experiment: from the folders of its runs to report.md and pictures.
+"""Writes the report of an experiment: report.md and pictures from the folders of its runs.
 
     python -m experiments.report --workdir=WORKDIR [--output=DIR]
 
-WORKDIR is the folder of experiments.launch. It is only read, and may be that of an experiment that is not finished: the
-report says what is missing. The same folders give the same bytes.
+WORKDIR is the folder of an experiment, which is only read. The experiment may be unfinished: the report says what is
+missing. The same folders give the same bytes.
 """
 
 import importlib.util
@@ -14,34 +14,35 @@ from absl import flags
 from bert_jax import command, files
 from bert_jax.errors import UserError
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "an experiment's folder", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "where report.md and PNG files go; by default WORKDIR/report")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of an experiment", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "folder for report.md and PNG files; default: WORKDIR/report")
 
 
 def main(argv):
     del argv
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("matplotlib: not installed; expected for the pictures: pip install 'bert_jax[report]'")
+        raise UserError("matplotlib: not installed; expected it for the pictures: pip install 'bert_jax[report]'")
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "report"
     print(write(workdir, output))
 
 
 def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    """Writes the report of an experiment's folder into another; its report.md.
+    """Writes the report of the experiment in `workdir` into `output`, and returns the path of report.md.
 
     Raises:
       UserError: there is no experiment in the folder, a file in it is damaged, or the report cannot be written.
     """
     from .reporting import comparisons, curves, markdown, results  # after the flags: matplotlib is slow
 
-    found = results.read(workdir)
-    compared = comparisons.compare(found)
-    pictures = curves.draw(found, compared)
-    text = markdown.report(found, compared, pictures)
+    experiment = results.read(workdir)
+    compared = comparisons.compare(experiment)
+    pictures = curves.draw(experiment, compared)
+    text = markdown.report(experiment, compared, pictures)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        for name, content in [*((one.name, one.content) for one in pictures), ("report.md", text.encode())]:
+        contents = [(picture.name, picture.content) for picture in pictures]
+        for name, content in [*contents, ("report.md", text.encode())]:
             files.atomic_write(output / name, content)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error

@@ -1,9 +1,10 @@
-"""Runs one job of an experiment, or continues it: what every executor starts, in the repository's root.
+"""Runs one job of an experiment, or continues it; every executor starts jobs with this command.
 
     python -m experiments.run_job FOLDER
 
-Pre-training, the evaluation that is the same for all arms, fine-tuning; then result.json. What is done is not done
-again. Exit codes: 0 done; 1 or 2 failed, with failed.json; 75 stopped by a signal, or run by another process.
+A job is pre-training, the evaluation that is the same for all arms, and fine-tuning; at its end it writes result.json.
+Finished stages are not repeated. Exit codes: 0 done; 1 or 2 failed, with failed.json; 75 stopped by a signal, or run by
+another process.
 """
 
 import os
@@ -25,12 +26,12 @@ from bert_jax.processes import clusters, signals
 from .experiment import configured
 from .launching import folders, local, provenance
 
-STOPPED = 75  # EX_TEMPFAIL: to be started again
+STOPPED = 75  # EX_TEMPFAIL: the job should be started again
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")
 
 
 class Stopped(Exception):
-    """A signal has ended the job early."""
+    """Raised when a signal has ended the job early."""
 
 
 def main(argv):
@@ -38,7 +39,7 @@ def main(argv):
     folder = pathlib.Path(argv[1])
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one that experiments.launch made")
-    _say_it_in(folder)
+    _redirect_output(folder)
     job = folders.read_job(folder)
     with signals.exit_on_sigterm(), command.processes():
         from bert_jax.processes import distributed
@@ -66,9 +67,9 @@ def _run(job, folder):
         for task in job.fine_tuning:
             stage = f"finetune-{task['name']}"
             summary = _fine_tuned(task, folder)
-            key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # of several held-out sets, the first's
+            key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # with several held-out sets, the first one
             each[key] = summary["scores"]
-            finite = None not in each[key]  # a seed whose loss never was has no score
+            finite = None not in each[key]  # a seed whose loss was never finite has no score
             figures[key] = statistics.fmean(each[key]) if finite else None
         if distributed.is_first():
             folders.write_json(folder / "result.json", {"figures": figures, "each": each} | _amount(job, folder))
@@ -88,7 +89,7 @@ def _run(job, folder):
 
 
 def _pretrained(job, folder):
-    """The figures of the run's last evaluation, by their names in metrics.jsonl."""
+    """Pre-trains, and returns the metrics of the last evaluation by their names in metrics.jsonl."""
     from bert_jax import config as config_lib
     from bert_jax.runs import checkpoints as checkpoint
     from bert_jax.training import pretraining
@@ -106,7 +107,7 @@ def _pretrained(job, folder):
 
 
 def _evaluated(job, folder):
-    """The figures of the evaluation that is the same for all arms."""
+    """Evaluates in the way that is the same for all arms, and returns the metrics."""
     from bert_jax.processes import distributed
     from bert_jax.runs.models import open_model
     from bert_jax.training import evaluation
@@ -116,10 +117,10 @@ def _evaluated(job, folder):
     path = folder / "common.json"
     if not path.exists():
         model = open_model(folder / "pretrain")
-        found = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
+        metrics = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
         if distributed.is_first():
-            folders.write_json(path, found)
-        return found
+            folders.write_json(path, metrics)
+        return metrics
     return folders.read_json(path)
 
 
@@ -136,13 +137,13 @@ def _fine_tuned(task, folder):
 
 
 def _share_programs(config, folder):
-    """Programs that one job compiles are there for the others."""
+    """Lets all jobs of the experiment share one compilation cache."""
     if config.train.compilation_cache == "auto":
         config.train.compilation_cache = str(folder.absolute().parents[1] / "compiled")
 
 
 def _amount(job, folder):
-    """How much text the run saw: tokens, padding included, and passes over the training instances."""
+    """Returns how much text the run saw: tokens, padding included, and passes over the training instances."""
     from bert_jax import config as config_lib
     from bert_jax.data import loader
 
@@ -156,11 +157,11 @@ def _amount(job, folder):
     return {"steps": config_lib.num_steps(config), "tokens": tokens, "epochs": round(passes, 4)}
 
 
-def _say_it_in(folder):
-    """From here on, what this process says goes into the folder's log."""
+def _redirect_output(folder):
+    """Redirects the output of this process to the folder's log."""
     values = flags.FLAGS
-    found = clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id)
-    index = found.process_id if found else 0
+    cluster = clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id)
+    index = cluster.process_id if cluster else 0
     log = folder / ("log.txt" if not index else f"log-{index}.txt")
     sys.stdout.flush()
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
@@ -173,7 +174,7 @@ def _note_start(folder):
     import jax
 
     code, submitted = provenance.code(folder), folder / "submitted.json"
-    if not code["commit"] and submitted.exists():  # of the machine that submitted, where this one has no repository
+    if not code["commit"] and submitted.exists():  # of the submitting machine, if this one has no repository
         code = folders.read_json(submitted)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -1,11 +1,11 @@
-"""How large the runs of a sweep are: the same question from seconds on a laptop to the published setting.
+"""Defines the scales of sweeps: the same question from seconds on a laptop to the published setting.
 
-    smoke   seconds a run: whether everything works, no answer
-    cpu     minutes a run on a core or two: 2 layers of 128
-    gpu     an hour or so a run on one H200-class GPU: BERT Base at 128 tokens
+    smoke   seconds for each run: shows that everything works, answers nothing
+    cpu     minutes for each run on a core or two: 2 layers of 128
+    gpu     about an hour for each run on one H200-class GPU: BERT Base at 128 tokens
     paper   the published setting, for pods
 
-A scale changes what is equal in all arms: the recipe, the schedule, the text, the tasks, the seeds.
+A scale sets what is equal in all arms: recipe, schedule, text, tasks and seeds.
 """
 
 import dataclasses
@@ -20,26 +20,26 @@ from .experiment import Experiment, FineTuning, Measure, Text, configured
 _OFF = {"train.tensorboard": False, "train.progress": False}
 _OF_SMALL_MODELS = {
     "optimizer.learning_rate": 3e-4,
-    "optimizer.learning_rate_range": (1e-5, 1e-3),  # the published one is for Base and Large
+    "optimizer.learning_rate_range": (1e-5, 1e-3),  # the published range is for Base and Large
     "task.pooling": "mean",
     "data.sequence_length": 64,
 }
 
-# Two neighbouring words of a sentence swapped or not (Conneau et al. 2018, "What you can cram into a single vector",
-# section 2): a task that is made from any text.
+# A task made from any text: are two neighbouring words of a sentence swapped? (Conneau et al. 2018, "What you can cram
+# into a single vector", section 2)
 BIGRAM_SHIFT = "bigram_shift"
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """What a sweep takes from its scale.
+    """The settings that a sweep takes from its scale.
 
     Attributes:
-      recipe: of pre-training.
-      overrides: of the recipe, in every arm.
-      seeds: of pre-training.
-      tasks: names of those that models are fine-tuned on.
-      text: of the corpus.
+      recipe: recipe of pre-training.
+      overrides: overrides of the recipe in every arm.
+      seeds: seeds of pre-training.
+      tasks: names of the tasks that models are fine-tuned on.
+      text: text of the corpus.
       evaluation: arguments of the evaluation that is the same for all arms.
     """
 
@@ -52,7 +52,7 @@ class Scale:
 
 
 def task(name: str, scale: str) -> FineTuning:
-    """A task of configs/finetune, or BIGRAM_SHIFT, with the settings of a scale."""
+    """Returns a task of configs/finetune, or BIGRAM_SHIFT, with the settings of a scale."""
     small = _OF_SMALL_MODELS if scale in ("smoke", "cpu") else {}
     steps = {"train.num_steps": 20, "train.eval_every": 10} if scale == "smoke" else {}
     seeds = {"smoke": 1, "cpu": 3, "gpu": 3}.get(scale, 5)
@@ -66,7 +66,7 @@ def task(name: str, scale: str) -> FineTuning:
 
 
 def score(task: FineTuning) -> Measure:
-    """The figure of a task that arms are compared by: the metric that its recipe names first."""
+    """Returns the measure of a task: the metric that its recipe names first."""
     settings = configured(task.recipe, task.overrides).task
     metrics = settings.metrics or ("accuracy" if settings.name == "sequence_classification" else "f1",)
     label = "swapped neighbours found" if task.name == BIGRAM_SHIFT else task.name
@@ -74,7 +74,7 @@ def score(task: FineTuning) -> Measure:
 
 
 def with_tasks(experiment: Experiment, names: Sequence[str], scale: str) -> Experiment:
-    """An experiment that fine-tunes on other tasks."""
+    """Returns the experiment with other fine-tuning tasks and their measures."""
     before = tuple(f"{task.name}/" for task in experiment.fine_tuning)
     kept = [measure for measure in experiment.measures if not (before and measure.key.startswith(before))]
     tasks = tuple(task(name, scale) for name in names)
@@ -82,15 +82,15 @@ def with_tasks(experiment: Experiment, names: Sequence[str], scale: str) -> Expe
 
 
 def on_sst2(experiment: Experiment, scale: str) -> Experiment:
-    """An experiment that is decided by fine-tuning on SST-2: five seeds of pre-training, each fine-tuned once.
+    """Returns the experiment with fine-tuning on SST-2 alone: five seeds of pre-training, each fine-tuned once.
 
-    Smoke runs keep the task that is made from any text.
+    At smoke scale it is returned unchanged, with the task made from its own text.
     """
     if scale == "smoke":
         return experiment
-    found = with_tasks(experiment, ("sst2",), scale)
-    tasks = tuple(dataclasses.replace(task, seeds=1) for task in found.fine_tuning)
-    return dataclasses.replace(found, fine_tuning=tasks, seeds=tuple(range(5)))
+    experiment = with_tasks(experiment, ("sst2",), scale)
+    tasks = tuple(dataclasses.replace(task, seeds=1) for task in experiment.fine_tuning)
+    return dataclasses.replace(experiment, fine_tuning=tasks, seeds=tuple(range(5)))
 
 
 SCALES = {
@@ -163,33 +163,33 @@ SCALES = {
 def experiment(
     scale: str, *, overrides: Mapping[str, Any] | None = None, only: Sequence[str] = (), **fields: Any
 ) -> Experiment:
-    """An experiment at a scale, compared by held-out loss, the same for all arms, and by the scale's tasks.
+    """Returns an experiment at a scale, measured by the common held-out loss and the scale's tasks.
 
     Args:
       scale: a key of SCALES.
-      overrides: of the recipe in every arm, beyond the scale's.
-      only: the arms whose held-out losses can be compared; () for all.
-      fields: of Experiment.
+      overrides: overrides of the recipe in every arm, in addition to the scale's.
+      only: the arms whose held-out losses are comparable; () for all.
+      **fields: other fields of Experiment, such as question and arms.
     """
-    found = get(scale)
+    settings = get(scale)
     loss = Measure("common/mlm_loss", "held-out MLM loss, nats", only=only)
     return with_tasks(
         Experiment(
-            recipe=found.recipe,
-            overrides={**found.overrides, **(overrides or {})},
-            seeds=found.seeds,
+            recipe=settings.recipe,
+            overrides={**settings.overrides, **(overrides or {})},
+            seeds=settings.seeds,
             measures=(loss,),
-            evaluation=found.evaluation,
-            text=found.text,
+            evaluation=settings.evaluation,
+            text=settings.text,
             **fields,
         ),
-        found.tasks,
+        settings.tasks,
         scale,
     )
 
 
 def get(scale: str) -> Scale:
-    """Raises UserError for a scale that is none."""
+    """Returns the scale of a name. Raises UserError for an unknown one."""
     if scale not in SCALES:
         raise UserError(f"--scale={scale}: unknown; expected one of {', '.join(SCALES)}")
     return SCALES[scale]

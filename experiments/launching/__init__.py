@@ -1,1 +1,1 @@
-"""What runs the jobs of an experiment: folders.py says what they leave behind, the executors start them."""
+"""Runs the jobs of an experiment: `local`, `slurm` and `cloud` start them, `folders` defines the files they write."""

@@ -1,17 +1,17 @@
-"""Jobs in a cloud or on Kubernetes, through SkyPilot: each job of an experiment is one of its managed jobs.
+"""Runs jobs in a cloud or on Kubernetes through SkyPilot: each job of an experiment is a managed job.
 
-A managed job that is preempted, or loses its machine, starts again on another one by itself, and goes on from its
-last checkpoint: its folder lies in a bucket, which is mounted. There the experiment has the shape of WORKDIR:
+A managed job that is preempted, or loses its machine, restarts on another one by itself and continues from its last
+checkpoint: its folder lies in a mounted bucket, laid out as WORKDIR is:
 
-    BUCKET/NAME/ARM/seed-SEED/     what a job leaves behind; NAME is WORKDIR's last part
+    BUCKET/NAME/ARM/seed-SEED/     files of a job; NAME is the last part of WORKDIR
 
-SkyPilot uploads the rest: the repository, as git sees it, job.json, the corpus and other files that the job names and
-that lie on this machine. They come to the machine's own disk, since a corpus is read all over. A corpus in remote
-storage (--corpus=gs://...) is not uploaded, but fetched by the job.
+SkyPilot uploads the rest: the repository (the files that git tracks), job.json, the corpus and other local files that
+the job names. They go to the machine's own disk, since a corpus is read in random order. A corpus in remote storage
+(--corpus=gs://...) is not uploaded; the job fetches it.
 
-    WORKDIR/cloud/ARM-seed-SEED.yaml    the task, as SkyPilot reads it
-    WORKDIR/cloud/ARM-seed-SEED/        what is put into the job's folder before it starts
-    WORKDIR/ARM/seed-SEED/cloud.json    the job's name among SkyPilot's, and when it was submitted
+    WORKDIR/cloud/ARM-seed-SEED.yaml    SkyPilot's task
+    WORKDIR/cloud/ARM-seed-SEED/        files put into the job's folder before it starts
+    WORKDIR/ARM/seed-SEED/cloud.json    name of the managed job, and when it was submitted
 """
 
 import hashlib
@@ -33,16 +33,16 @@ from bert_jax.errors import UserError
 
 from . import folders, local, provenance
 
-_STOPPED = 75  # of experiments.run_job: to be started again
-_RESTARTS = 2  # of a job that fails by itself
-_BUCKET = "/bert_jax_bucket"  # where it is mounted; outside /tmp, which is swept
-_HOME = "~/bert_jax"  # WORKDIR on the job's machine is in it
+_STOPPED = 75  # exit code of run_job: the job should be started again
+_RESTARTS = 2  # restarts of a job that fails by itself
+_BUCKET = "/bert_jax_bucket"  # mount point; outside /tmp, which is cleaned
+_HOME = "~/bert_jax"  # parent of WORKDIR on the job's machine
 _SUBMITTED = "~/bert_jax_submitted"
 _ENVIRONMENT = "~/bert_jax_environment"
-_PORT = 8476  # of jax.distributed, between GPU nodes
-_ENDED = ("SUCCEEDED", "CANCELLED", "FAILED")  # FAILED_... too
+_PORT = 8476  # port of jax.distributed between GPU nodes
+_ENDED = ("SUCCEEDED", "CANCELLED", "FAILED")  # and FAILED_...
 _SKY = "pip install 'skypilot[gcp]>=0.14.1' (or [aws], [kubernetes], ...), and sky check"
-_NUMBERS = {"num_nodes": 1, "disk_size": 1, "max_restarts": 0}  # the least each may be
+_NUMBERS = {"num_nodes": 1, "disk_size": 1, "max_restarts": 0}  # minimum of each
 KEYS = (
     "bucket", "accelerators", "cpus", "memory", "use_spot", "num_nodes", "infra", "region", "zone", "image",
     "disk_size", "max_restarts", "recovery", "runtime_version",
@@ -50,15 +50,15 @@ KEYS = (
 
 
 def submit(job_folders: Sequence[pathlib.Path], options: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Submits the jobs that SkyPilot neither runs nor has run to their end.
+    """Submits the jobs that are neither running nor finished.
 
     Args:
-      job_folders: with their job.json.
-      options: see KEYS and README.
-      say: called with each line that the user should see.
+      job_folders: the jobs' folders, each with a job.json.
+      options: values of KEYS.
+      say: called with each line for the user.
 
     Raises:
-      UserError: an option is missing, unknown, or has no such value; SkyPilot is missing or refuses.
+      UserError: an option is missing, unknown or invalid; SkyPilot is missing or refuses a job.
     """
     values = _checked(options)
     sky = _sky()
@@ -85,26 +85,26 @@ def submit(job_folders: Sequence[pathlib.Path], options: Mapping[str, str], say:
 
 
 def commands(job_folders: Sequence[pathlib.Path], options: Mapping[str, str]) -> list[str]:
-    """Each task and the command that submits it; SkyPilot need not be there.
+    """Returns each task and the command that submits it; SkyPilot need not be installed.
 
     Raises:
-      UserError: as `submit`.
+      UserError: as for `submit`.
     """
     values = _checked(options)
-    found = []
+    lines = []
     for folder in map(pathlib.Path.absolute, job_folders):
         path = _task_path(folder)
-        found += [f"# {path}", text_of(task(folder, values))]
-        found.append(shlex.join(_launch(job_name(folder, values), path)))
-    return found
+        lines += [f"# {path}", text_of(task(folder, values))]
+        lines.append(shlex.join(_launch(job_name(folder, values), path)))
+    return lines
 
 
 def task(folder: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What SkyPilot is given for a job: the content of its YAML file.
+    """Returns SkyPilot's task for a job: the content of its YAML file.
 
     Args:
-      folder: the job's; what its job.json names is carried along, if it is there already.
-      values: of options, as `checked` gives them.
+      folder: the job's folder; local files that its job.json names are uploaded.
+      values: checked options.
     """
     folder = folder.absolute()
     workdir = folder.parents[1]
@@ -112,8 +112,8 @@ def task(folder: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
     mounts = {_SUBMITTED: str(_task_path(folder).with_suffix(""))}
     for path in named["local"]:
         mounts[_elsewhere(path, workdir)] = path
-    # No file grows in an object store: what mounts a bucket of Google's rewrites one, what mounts others can not,
-    # and for those SkyPilot's cache does.
+    # Objects of a store cannot be appended to. The mount of a Google bucket rewrites them; other mounts cannot, and
+    # need SkyPilot's cache.
     mode = "MOUNT" if values["bucket"].startswith("gs://") else "MOUNT_CACHED"
     mounts[_BUCKET] = {"source": "/".join(values["bucket"].split("/")[:3]), "mode": mode}
     return {
@@ -128,7 +128,7 @@ def task(folder: pathlib.Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_of(content: Mapping[str, Any]) -> str:
-    """YAML, with scripts as they are written."""
+    """Returns a task as YAML, with scripts as literal blocks."""
 
     class Dumper(yaml.SafeDumper):
         pass
@@ -141,14 +141,14 @@ def text_of(content: Mapping[str, Any]) -> str:
 
 
 def job_name(folder: pathlib.Path, values: Mapping[str, Any]) -> str:
-    """The job's name among SkyPilot's, another for every folder of a bucket."""
+    """Returns the name of the managed job, unique to its folder in the bucket."""
     there = _there(folder, values)
     words = re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(folder.absolute().parts[-3:])).strip("-").lower()
     return f"bert-{words}-{hashlib.sha1(there.encode()).hexdigest()[:8]}"
 
 
 def fetch_command(folder: pathlib.Path, values: Mapping[str, Any]) -> str:
-    """The command that copies what all jobs have left behind in the bucket into WORKDIR."""
+    """Returns the command that copies the files of all jobs from the bucket into WORKDIR."""
     workdir = folder.absolute().parents[1]
     there = _there(folder, values).rsplit("/", 2)[0]
     if values["bucket"].startswith("gs://"):
@@ -157,36 +157,36 @@ def fetch_command(folder: pathlib.Path, values: Mapping[str, Any]) -> str:
 
 
 def _there(folder, values):
-    """The job's folder in the bucket."""
+    """Returns the job's folder in the bucket."""
     return "/".join([values["bucket"], *folder.absolute().parts[-3:]])
 
 
 def _elsewhere(path, workdir):
-    """Where a path of this machine lies on the job's."""
+    """Returns where a local path lies on the job's machine."""
     path = pathlib.Path(path)
     return f"{_HOME}/{workdir.name}/{path.relative_to(workdir)}" if path.is_relative_to(workdir) else str(path)
 
 
 def _resources(values):
-    found = {key: values[key] for key in ("accelerators", "cpus", "memory", "disk_size") if key in values}
+    resources = {key: values[key] for key in ("accelerators", "cpus", "memory", "disk_size") if key in values}
     if "image" in values:
-        found["image_id"] = values["image"]
+        resources["image_id"] = values["image"]
     infra = _infra(values)
     if infra:
-        found["infra"] = infra
+        resources["infra"] = infra
     runtime = values.get("runtime_version")
     on_kubernetes = infra.split("/")[0] in ("k8s", "kubernetes")
     if runtime or (values.get("accelerators", "").startswith("tpu-v5litepod") and not on_kubernetes):
-        # https://cloud.google.com/tpu/docs/runtimes; SkyPilot would take that of v5p
-        found["accelerator_args"] = {"runtime_version": runtime or "v2-alpha-tpuv5-lite"}
+        # https://cloud.google.com/tpu/docs/runtimes; SkyPilot's default is for v5p
+        resources["accelerator_args"] = {"runtime_version": runtime or "v2-alpha-tpuv5-lite"}
     recovery = {"max_restarts_on_errors": values["max_restarts"], "recover_on_exit_codes": [_STOPPED]}
     if "recovery" in values:
         recovery["strategy"] = values["recovery"]
-    return {**found, "use_spot": values["use_spot"], "job_recovery": recovery}
+    return {**resources, "use_spot": values["use_spot"], "job_recovery": recovery}
 
 
 def _infra(values):
-    """cloud/region/zone, as far as they are known."""
+    """Returns cloud/region/zone, as far as they are given."""
     parts = [part for part in values.get("infra", "").split("/") if part]
     for at, key in ((1, "region"), (2, "zone")):
         if key in values:
@@ -196,7 +196,7 @@ def _infra(values):
 
 
 def _setup(values, remote):
-    """Installs the project, with the jax of the accelerator, in an environment of its own."""
+    """Returns the script that installs the project, with jax for the accelerator, in its own environment."""
     accelerators = values.get("accelerators", "")
     packages = ["jax[tpu]"] if accelerators.startswith("tpu") else ["jax[cuda12]"] if accelerators else []
     project = ".[gcs]" if any(path.startswith("gs://") for path in remote) else "."
@@ -213,7 +213,7 @@ def _setup(values, remote):
 
 
 def _run_script(folder, values):
-    """Runs the job in its folder of the bucket; on every host, where there are several."""
+    """Returns the script that runs the job in its folder of the bucket, on every host."""
     experiment, arm, seed = map(shlex.quote, folder.parts[-3:])
     prefix = "".join(f"/{shlex.quote(part)}" for part in values["bucket"].split("/")[3:])
     lines = [
@@ -233,7 +233,7 @@ def _run_script(folder, values):
         "  exit 2",
         "fi",
     ]
-    if values["num_nodes"] > 1:  # hosts of a TPU slice find each other by themselves
+    if values["num_nodes"] > 1:  # the hosts of a TPU slice find each other by themselves
         lines += [
             f'export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):{_PORT}"',
             'export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"',
@@ -243,25 +243,25 @@ def _run_script(folder, values):
 
 
 def _paths(folder):
-    """{"local": paths of this machine, "remote": URLs} that the job reads, from its job.json."""
+    """Returns {"local": paths, "remote": URLs} that the job reads, from its job.json."""
     path = folder / "job.json"
-    found = {"local": [], "remote": []}
+    paths_by_kind = {"local": [], "remote": []}
     texts = _texts(json.loads(path.read_text("utf-8"))) if path.exists() else [f"{folders.HERE}/corpus"]
     for text in texts:
         for part in text.split(","):
             part = part.replace(folders.HERE, str(folder.parents[1]))
             if "://" in part:
-                found["remote"].append(part)
+                paths_by_kind["remote"].append(part)
             elif pathlib.Path(part).is_absolute() and (pathlib.Path(part).exists() or not path.exists()):
-                found["local"].append(part)
-    return {kind: list(dict.fromkeys(paths)) for kind, paths in found.items()}
+                paths_by_kind["local"].append(part)
+    return {kind: list(dict.fromkeys(paths)) for kind, paths in paths_by_kind.items()}
 
 
 def _texts(value):
     if isinstance(value, str):
         return [value]
     values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for one in values for text in _texts(one)]
+    return [text for item in values for text in _texts(item)]
 
 
 def _task_path(folder):
@@ -269,12 +269,12 @@ def _task_path(folder):
 
 
 def _write(folder, values):
-    """The task's file, beside what is put into the job's folder: job.json, and which code it is of."""
+    """Writes the task's file, job.json and a record of the code, and returns the path of the task's file."""
     path = _task_path(folder)
     inputs = path.with_suffix("")
     inputs.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "job.json", inputs / "job.json")
-    # SkyPilot uploads no .git: the job could not say it.
+    # SkyPilot does not upload .git, so the job itself cannot record the commit.
     folders.write_json(inputs / "submitted.json", {"time": _now()} | provenance.code(inputs))
     files.atomic_write(path, text_of(task(folder, values)))
     return path
@@ -285,10 +285,10 @@ def _launch(name, path):
 
 
 def _queue(sky):
-    """{name: state} of all managed jobs; of a name that has several, the one that has not ended, or else the newest.
+    """Returns {name: state} of all managed jobs; of several with one name, the unfinished or else the newest one.
 
     Raises:
-      UserError: SkyPilot does not say: a job might be submitted twice.
+      UserError: SkyPilot gives no answer; a job might be submitted twice.
     """
     line = [sky, "jobs", "queue", "--all", "--refresh", "--output", "json"]
     done = subprocess.run(line, capture_output=True, text=True)
@@ -312,49 +312,49 @@ def _run(line, what):
 
 
 def _sky():
-    """SkyPilot's command, of this environment or another one that PATH knows."""
+    """Returns the path of SkyPilot's command, in this environment or on PATH."""
     beside = pathlib.Path(sys.executable).with_name("sky")
-    found = str(beside) if beside.exists() else shutil.which("sky")
-    if not found:
+    command = str(beside) if beside.exists() else shutil.which("sky")
+    if not command:
         raise UserError(f"--executor=cloud: SkyPilot is missing; expected its command sky: {_SKY}")
-    return found
+    return command
 
 
 def _checked(options):
-    """The options as values, with what they leave out."""
+    """Returns the options as values, with defaults for missing ones."""
     if not provenance.IS_CHECKOUT:
         raise UserError(
             "--executor=cloud: SkyPilot uploads the repository, but bert_jax is an installed package here; expected to "
             "be started in a checkout of the repository"
         )
-    found = {"use_spot": True, "num_nodes": 1, "max_restarts": _RESTARTS}
+    values = {"use_spot": True, "num_nodes": 1, "max_restarts": _RESTARTS}
     for key, text in options.items():
         if key not in KEYS:
             raise UserError(f"--cloud={key}={text}: no such key; expected one of {', '.join(KEYS)}")
         if not text.strip() or "\n" in text:
             raise UserError(f"--cloud={key}={text!r}: expected one line of text")
-        found[key] = text
+        values[key] = text
     for key, least in _NUMBERS.items():
         if key in options:
-            if not found[key].isdecimal() or int(found[key]) < least:
-                raise UserError(f"--cloud={key}={found[key]}: expected a number from {least} on")
-            found[key] = int(found[key])
+            if not values[key].isdecimal() or int(values[key]) < least:
+                raise UserError(f"--cloud={key}={values[key]}: expected a number from {least} on")
+            values[key] = int(values[key])
     if "use_spot" in options:
         if options["use_spot"].lower() not in ("true", "false"):
             raise UserError(f"--cloud=use_spot={options['use_spot']}: expected true or false")
-        found["use_spot"] = options["use_spot"].lower() == "true"
-    bucket = found.get("bucket", "").rstrip("/")
+        values["use_spot"] = options["use_spot"].lower() == "true"
+    bucket = values.get("bucket", "").rstrip("/")
     if not re.fullmatch(r"(gs|s3)://[a-z0-9][a-z0-9._-]+(/[\w.=-]+)*", bucket):
         given = f"--cloud=bucket={bucket}" if bucket else "--cloud=bucket: missing"
         raise UserError(f"{given}; expected gs://BUCKET or s3://BUCKET, or a folder in it, where jobs keep checkpoints")
-    found["bucket"] = bucket
-    if "accelerators" in found:
-        found["accelerators"] = _accelerators(found)
-    return found
+    values["bucket"] = bucket
+    if "accelerators" in values:
+        values["accelerators"] = _accelerators(values)
+    return values
 
 
 def _accelerators(values):
-    """NAME:COUNT, or a TPU's name as Google has it."""
+    """Returns the accelerators as NAME:COUNT, or a TPU under Google's name."""
     text = values["accelerators"]
     if not re.fullmatch(r"[A-Za-z][\w.-]*(:\d+)?", text):
         raise UserError(f"--cloud=accelerators={text}: expected NAME:COUNT, such as H100:8, or tpu-v5e-8")

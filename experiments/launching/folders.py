@@ -1,18 +1,18 @@
-"""What lies in an experiment's folder, and who may write there.
+"""Reads and writes the folder of an experiment.
 
-WORKDIR/experiment.json       what was asked, and the command that asked
+WORKDIR/experiment.json       the experiment, and the command that launched it
 WORKDIR/corpus/, tasks/       made by the launcher, unless it was given them
 WORKDIR/lock                  held by the launcher
-WORKDIR/ARM/seed-SEED/        a job's:
-    job.json                  what experiments.run_job runs
-    starts.jsonl              each start: when, where, of which code, with which packages
-    diff-SHA.patch            of the working tree against the commit at a start, if it had any
-    log.txt                   what all starts said
-    pretrain/, finetune-TASK/ workdirs
-    common.json               figures of the evaluation that is the same for all arms
-    result.json               of a job that is done
-    failed.json               of one that failed at its last start
-    lock                      held by the process that runs it
+WORKDIR/ARM/seed-SEED/        the folder of a job:
+    job.json                  the job that run_job runs
+    starts.jsonl              each start: time, machine, code, packages
+    diff-SHA.patch            uncommitted changes of the working tree at a start, if any
+    log.txt                   output of all starts
+    pretrain/, finetune-TASK/ workdirs of the runs
+    common.json               metrics of the evaluation that is the same for all arms
+    result.json               results of a finished job
+    failed.json               why the job failed at its last start
+    lock                      held by the process that runs the job
 """
 
 import contextlib
@@ -29,56 +29,56 @@ from bert_jax.errors import UserError
 from ..experiment import Experiment, Job
 
 FORMAT_VERSION = 1
-HERE = "$WORKDIR"  # the experiment's folder, where job.json names what lies in it: the folder may be moved or mounted
+HERE = "$WORKDIR"  # stands for the experiment's folder in job.json, so that the folder may be moved or mounted
 LAST_LINES = 20
-_A_LOOK = 0.5  # seconds
+_LOCK_WAIT = 0.5  # seconds
 
 
 def described(
     experiment: Experiment, name: str, scale: str, corpus: str, command: str, changed_by_flags: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """What experiment.json holds; `changed_by_flags` are the flags that changed what the file asks for."""
-    found = dataclasses.asdict(experiment)
-    del found["text"]
+    """Returns the content of experiment.json; `changed_by_flags` are the flags that changed the experiment's file."""
+    fields = dataclasses.asdict(experiment)
+    del fields["text"]
     return {
-        "format_version": FORMAT_VERSION, "name": name, "scale": scale, **found, "corpus": corpus, "command": command,
+        "format_version": FORMAT_VERSION, "name": name, "scale": scale, **fields, "corpus": corpus, "command": command,
         "changed_by_flags": changed_by_flags,
     }  # fmt: skip
 
 
 def write_experiment(workdir: pathlib.Path, content: Mapping[str, Any]) -> None:
-    """Writes experiment.json where there is none, or where seeds are added to it.
+    """Writes experiment.json if there is none, or if seeds are added to it.
 
     Raises:
-      UserError: the folder holds another experiment; what differs is named.
+      UserError: the folder holds another experiment; the message names the difference.
     """
     path = workdir / "experiment.json"
     content = json.loads(json.dumps(content))
     if not path.exists():
         write_json(path, content)
         return
-    there = read_json(path)
-    _check_same(workdir, there, content)
-    if there["seeds"] != content["seeds"]:
-        write_json(path, there | {key: content[key] for key in ("seeds", "changed_by_flags", "command")})
+    existing = read_json(path)
+    _check_same(workdir, existing, content)
+    if existing["seeds"] != content["seeds"]:
+        write_json(path, existing | {key: content[key] for key in ("seeds", "changed_by_flags", "command")})
 
 
-def _check_same(workdir, there, content):
+def _check_same(workdir, existing, content):
     path = workdir / "experiment.json"
-    if there.get("format_version") != FORMAT_VERSION:
-        raise UserError(f"{path}: format_version {there.get('format_version')}; expected {FORMAT_VERSION}")
+    if existing.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: format_version {existing.get('format_version')}; expected {FORMAT_VERSION}")
     for key, value in content.items():
-        more = key == "seeds" and value[: len(there["seeds"])] == there["seeds"]
-        if key not in ("command", "changed_by_flags") and there.get(key) != value and not more:
-            part, found, asked = _first_difference(key, there.get(key), value)
+        adds_seeds = key == "seeds" and value[: len(existing["seeds"])] == existing["seeds"]
+        if key not in ("command", "changed_by_flags") and existing.get(key) != value and not adds_seeds:
+            part, old, new = _first_difference(key, existing.get(key), value)
             raise UserError(
-                f"--workdir={workdir}: holds another experiment: {part} is {found} there, but {asked} was asked for; "
+                f"--workdir={workdir}: holds another experiment: {part} is {old} there, but {new} was asked for; "
                 "expected the same, or a new folder"
             )
 
 
 def write_job(workdir: pathlib.Path, job: Job) -> pathlib.Path:
-    """The job's folder, with its job.json."""
+    """Writes job.json into the job's folder, and returns the folder."""
     folder = workdir / job.name
     folder.mkdir(parents=True, exist_ok=True)
     content = json.loads(json.dumps(dataclasses.asdict(job)))
@@ -86,12 +86,12 @@ def write_job(workdir: pathlib.Path, job: Job) -> pathlib.Path:
     if not path.exists():
         write_json(path, content)
     elif read_json(path) != content:
-        raise UserError(f"{path}: is of another job than experiment.json asks for; move {folder} away")
+        raise UserError(f"{path}: holds another job than experiment.json asks for; move {folder} away")
     return folder
 
 
 def read_job(folder: pathlib.Path) -> Job:
-    """Raises UserError if there is no job in the folder."""
+    """Returns the job of a folder. Raises UserError if there is none."""
     path = folder / "job.json"
     if not path.is_file():
         raise UserError(f"{folder}: no job.json in it; expected a folder that experiments.launch made")
@@ -103,7 +103,7 @@ def read_job(folder: pathlib.Path) -> Job:
 
 
 def state(folder: pathlib.Path) -> str:
-    """ "done", "failed" (at its last start), "running", "stopped" (begun, and not ended) or "waiting"."""
+    """Returns the state of a job: "done", "failed" (at its last start), "running", "stopped" or "waiting"."""
     if (folder / "result.json").exists():
         return "done"
     if is_locked(folder):
@@ -114,7 +114,7 @@ def state(folder: pathlib.Path) -> str:
 
 
 def last_lines(folder: pathlib.Path) -> list[str]:
-    """The end of the job's log."""
+    """Returns the last lines of the job's log."""
     try:
         with (folder / "log.txt").open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 20_000))
@@ -126,12 +126,12 @@ def last_lines(folder: pathlib.Path) -> list[str]:
 
 
 def write_failed(folder: pathlib.Path, stage: str, code: int) -> None:
-    """Says that a job failed, with the end of its log."""
+    """Writes failed.json: the stage in which the job failed, its exit code, and the end of its log."""
     write_json(folder / "failed.json", {"stage": stage, "code": code, "lines": last_lines(folder)})
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Raises UserError if the file is none of JSON."""
+    """Returns the content of a JSON file. Raises UserError if it cannot be read."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -139,7 +139,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Beside the target, then renamed: never half a file."""
+    """Writes a JSON file beside the target, then renames it, so that there is never half a file."""
     try:
         files.write_json(path, content)
     except OSError as error:
@@ -148,10 +148,10 @@ def write_json(path: pathlib.Path, content: Any) -> None:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[bool]:
-    """Holds the folder's lock; False where another process holds it. Ends with the process, however it ends."""
+    """Holds the folder's lock and yields True, or False if another process holds it. A lock ends with its process."""
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.lock(folder / "lock", seconds=_A_LOOK))  # somebody may only be looking at it
+            stack.enter_context(files.lock(folder / "lock", seconds=_LOCK_WAIT))  # somebody may only be looking at it
         except BlockingIOError:
             yield False
             return
@@ -161,17 +161,18 @@ def locked(folder: pathlib.Path) -> Iterator[bool]:
 
 
 def is_locked(folder: pathlib.Path) -> bool:
-    """Whether another process holds the folder's lock."""
+    """Returns whether another process holds the folder's lock."""
     return bool(files.is_locked(folder / "lock"))
 
 
-def _first_difference(name, there, asked):
-    if isinstance(there, dict) and isinstance(asked, dict):
-        for key in [*asked, *there]:
-            if there.get(key) != asked.get(key):
-                return _first_difference(f"{name}.{key}", there.get(key), asked.get(key))
-    if isinstance(there, list) and isinstance(asked, list) and len(there) == len(asked):
-        i = next(i for i, pair in enumerate(zip(there, asked, strict=True)) if pair[0] != pair[1])
-        label = there[i].get("name", i) if isinstance(there[i], dict) else i
-        return _first_difference(f"{name}.{label}", there[i], asked[i])
-    return name, json.dumps(there), json.dumps(asked)
+def _first_difference(name, old, new):
+    """Returns (dotted name, old value, new value) of the first difference, both as JSON."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*new, *old]:
+            if old.get(key) != new.get(key):
+                return _first_difference(f"{name}.{key}", old.get(key), new.get(key))
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        i = next(i for i, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
+        label = old[i].get("name", i) if isinstance(old[i], dict) else i
+        return _first_difference(f"{name}.{label}", old[i], new[i])
+    return name, json.dumps(old), json.dumps(new)

@@ -1,4 +1,4 @@
-"""Jobs on this machine: a few processes at a time, each with its share of the GPUs or the cores."""
+"""Runs jobs on this machine: a few processes at a time, each with its share of the GPUs or cores."""
 
 import contextlib
 import glob
@@ -17,8 +17,8 @@ from bert_jax.processes import signals
 from . import folders
 from .provenance import ROOT, module
 
-_MOST_ON_CORES = 4  # at a time, where nothing else is asked for: each takes about a gigabyte
-_LAUNCHER = "BERT_JAX_LAUNCHER"  # in a job's environment: the process id of what started it here
+_MOST_ON_CORES = 4  # jobs at a time by default: each takes about a gigabyte
+_LAUNCHER = "BERT_JAX_LAUNCHER"  # environment variable of a job: the process id of its launcher
 _WAIT = 0.2  # seconds between looks
 
 
@@ -28,7 +28,7 @@ def command(folder: pathlib.Path) -> list[str]:
 
 
 def commands(job_folders: Sequence[pathlib.Path], jobs: int = 0) -> list[str]:
-    """The commands, each with its share, in the order in which they would start."""
+    """Returns the command lines, each with its share of the machine, in the order in which they would start."""
     shares = _shares(jobs)
     lines = []
     for i, folder in enumerate(job_folders):
@@ -40,18 +40,18 @@ def commands(job_folders: Sequence[pathlib.Path], jobs: int = 0) -> list[str]:
 
 
 def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], None]) -> str:
-    """Runs the jobs that are not done, and returns when each has ended.
+    """Runs the jobs that are not done, and returns when all have ended.
 
-    A job that fails is told of, with the end of its log, and does not stop the others. SIGTERM and SIGINT are passed
-    on: running jobs save a checkpoint, and no new one begins.
+    A job that fails is reported with the end of its log and does not stop the others. SIGTERM and SIGINT are passed on:
+    running jobs save a checkpoint, and no new one starts.
 
     Args:
-      job_folders: in the order in which they start.
-      jobs: at a time; 0: one for each GPU, or as many as cores, 4 at most.
-      say: called with each line that the user should see.
+      job_folders: the jobs' folders, in the order in which they start.
+      jobs: number of jobs at a time; 0: one for each GPU, else one for each core, at most 4.
+      say: called with each line for the user.
 
     Returns:
-      the signal that ended it early, or "".
+      The name of the signal that ended it early, or "".
     """
     waiting = [folder for folder in job_folders if folders.state(folder) != "done"]
     free, running = _shares(jobs), {}
@@ -68,7 +68,7 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
                 waiting.clear()
             elif waiting and len(running) + sum(map(folders.is_locked, waiting)) < number:
                 folder = next((folder for folder in waiting if not folders.is_locked(folder)), None)
-                if folder is not None:  # else: what an earlier launcher started has not ended yet
+                if folder is not None:  # else jobs of an earlier launcher have not ended yet
                     waiting.remove(folder)
                     share = free.pop(0)
                     running[folder] = _start(folder, share), share
@@ -82,7 +82,7 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
 
 
 class _Caught(list):
-    """Numbers of the signals heard; `sent` once they were passed on."""
+    """The signals received so far; `sent` once they were passed on."""
 
     sent = False
 
@@ -110,44 +110,44 @@ def _pass_on(running):
 def _start(folder, share):
     cores, environment = share
     (folder / "failed.json").unlink(missing_ok=True)
-    # No preexec_fn: Python code between fork and exec may wait for ever for a lock that another thread held.
+    # No preexec_fn: Python code between fork and exec may wait forever for a lock that another thread held.
     process = subprocess.Popen(
         command(folder),
         cwd=ROOT,
         env=os.environ | environment | {_LAUNCHER: str(os.getpid())},
         process_group=0,  # Ctrl-C reaches the launcher alone, which passes it on
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # it speaks into its log
+        stdout=subprocess.DEVNULL,  # the job redirects its output to its log
         stderr=subprocess.DEVNULL,
     )
     if cores and hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(process.pid, cores)  # before it has threads, which inherit it
+            os.sched_setaffinity(process.pid, cores)  # before it has threads: they inherit it
     return process
 
 
 def cores_here() -> list[int]:
-    """Those that this process may run on, by number; where no system tells, as on macOS, all."""
+    """Returns the numbers of the cores that this process may use; all cores if the system does not say (macOS)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def end_with_launcher() -> None:
-    """In a job that was started here: it is sent SIGTERM as soon as its launcher is no more, however that ended."""
+    """Makes a job that `submit` started receive SIGTERM as soon as its launcher has ended, however that ended."""
     launcher = os.environ.pop(_LAUNCHER, "")
     if not launcher:
         return
     signals.terminate_with_parent(int(launcher))
 
 
-def _ended(folder, code, called_off, say):
+def _ended(folder, code, is_stopping, say):
     if folders.state(folder) == "done":
         say(f"{_name(folder)}: done")
         return
-    if called_off:
+    if is_stopping:
         say(f"{_name(folder)}: stopped")
         return
     if not (folder / "failed.json").exists():
-        folders.write_failed(folder, "", code)  # it could not say so itself
+        folders.write_failed(folder, "", code)  # the process ended before it could write it
     lines = folders.last_lines(folder)
     say(f"{_name(folder)}: failed (exit code {code}); the end of {folder / 'log.txt'}:")
     for line in lines[-5:]:
@@ -159,7 +159,7 @@ def _name(folder):
 
 
 def _shares(jobs):
-    """[(cores, environment)] of each job that runs at a time."""
+    """Returns (cores, environment) for each job that runs at a time."""
     cores = cores_here()
     gpus = _gpus()
     if gpus:
@@ -179,7 +179,7 @@ def _shares(jobs):
 
 
 def _split(things, number):
-    """Parts of equal size, so that a job finds as much in any of them; what is left over is not used."""
+    """Splits into parts of equal size, so that all jobs get as much; the remainder is not used."""
     size = len(things) // number
     return [things[i * size : (i + 1) * size] for i in range(number)]
 

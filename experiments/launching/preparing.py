@@ -1,4 +1,4 @@
-"""What the runs of an experiment share and the launcher makes before them: the corpus, tasks, equal batches."""
+"""Makes what the runs of an experiment share: the corpus, tasks made from it, and batches of equally many tokens."""
 
 import dataclasses
 import pathlib
@@ -16,22 +16,22 @@ from bert_jax.errors import UserError
 from ..experiment import Experiment, Text, configured
 
 TASK_ROWS = {"train": 4000, "held_out": 1000}
-_BATCHES_LOOKED_AT = 16
+_SAMPLED_BATCHES = 16
 _PARTS = 32
-_SHORTEST, _LONGEST = 5, 30  # words of a sentence of the task
+_SHORTEST, _LONGEST = 5, 30  # words in a sentence of the task
 
 
 def make_corpus(text: Text, folder: pathlib.Path) -> None:
-    """Prepares the corpus, or goes on; nothing where it is whole."""
+    """Prepares the corpus, or continues; does nothing if it is complete."""
     settings = pipeline.Settings(input=text.input, tokenizer=text.tokenizer, **text.settings)
     pipeline.prepare(settings, folder)
 
 
 def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
-    """Two files of sentences, half of them with two neighbouring words swapped (Conneau et al. 2018, section 2).
+    """Writes the files of the task bigram shift (Conneau et al. 2018, section 2): are two neighbouring words swapped?
 
-    Training sentences are of the corpus's train split, held-out ones of its eval split. Returns overrides of the task
-    that name the files.
+    Half of the sentences have such a pair. Training sentences come from the corpus's train split, held-out ones from
+    its eval split. Returns the task's overrides that name the files.
 
     Raises:
       UserError: the corpus has too few sentences.
@@ -56,7 +56,7 @@ def make_bigram_shift(corpus: Corpus, folder: pathlib.Path) -> dict[str, str]:
 
 
 def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
-    """The experiment with batch sizes, phase by phase, that give each arm's steps as many tokens as the first arm's."""
+    """Returns the experiment with batch sizes that give a step of each arm as many tokens as the first arm's."""
     rows, lengths = {}, {}
     for arm, changes in experiment.arms.items():
         config = configured(experiment.recipe, {**experiment.overrides, **changes, "data.corpus": corpus})
@@ -80,26 +80,26 @@ def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
 
 
 def _mean_length(stream, phase):
-    """Tokens of a row that are no padding."""
-    steps = range(phase.start, min(phase.stop, phase.start + _BATCHES_LOOKED_AT))
+    """Returns the mean number of non-padding tokens in a row."""
+    steps = range(phase.start, min(phase.stop, phase.start + _SAMPLED_BATCHES))
     return np.mean([stream.batch(step)["attention_mask"].sum(1).mean() for step in steps])
 
 
 def _rows(size, wanted):
-    part = max(1, size // _PARTS)  # what is added at once, so that devices divide the batch
+    part = max(1, size // _PARTS)  # batch sizes are multiples of this, so that devices divide the batch
     return max(1, round(wanted / part)) * part
 
 
 def _sentences(split: Split, tokenizer: Tokenizer, number: int) -> Iterator[list[str]]:
-    """Words of up to `number` sentences, spread over the split."""
+    """Yields the words of up to `number` sentences, drawn from the whole split."""
     order = np.random.default_rng(0).permutation(split.num_sentences)
-    found = 0
+    count = 0
     for sentence in order.tolist():
         words = _words(split, tokenizer, int(split.sentences[sentence]), int(split.sentences[sentence + 1]))
         if _SHORTEST <= len(words) <= _LONGEST and _swappable(words):
             yield words
-            found += 1
-        if found == number:
+            count += 1
+        if count == number:
             return
 
 
@@ -115,7 +115,7 @@ def _words(split, tokenizer, start, stop):
 
 
 def _swappable(words):
-    """Where two different neighbours are both words, not at the sentence's beginning."""
+    """Returns the positions of neighbouring words that may be swapped: different, alphabetic, not the first."""
     pairs = list(zip(words, words[1:], strict=False))
     return [i for i, (a, b) in enumerate(pairs) if i and a.isalpha() and b.isalpha() and a != b]
 

@@ -1,8 +1,8 @@
-"""Jobs on a Slurm cluster, through submitit: each job of an experiment is one of Slurm's, in a queue of its own.
+"""Runs jobs on a Slurm cluster through submitit: each job of an experiment is a job of Slurm.
 
 A job that is preempted, or that reaches its time limit, saves a checkpoint and is queued again with the same command.
-FOLDER/slurm.json says under which number a job was submitted; FOLDER/slurm/ holds submitit's files and logs. What the
-queue still has is not submitted again, and what is done never is.
+FOLDER/slurm.json holds the id under which a job was submitted; FOLDER/slurm/ holds submitit's files and logs. Jobs that
+are still queued are not submitted again, and finished ones never are.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ from bert_jax.errors import UserError
 
 from . import folders, local
 
-_SAVING_SECONDS = 60  # of the time between the signal and the end: for a last checkpoint
-_UNDECIDED_SECONDS = 600  # after a SIGTERM: for Slurm to queue the job again, or to end it
-_QUEUE_SECONDS = 60  # for squeue to answer
+_SAVING_SECONDS = 60  # seconds between the signal and the end that are not used for the last checkpoint
+_UNDECIDED_SECONDS = 600  # after a SIGTERM: the time in which Slurm queues the job again or ends it
+_QUEUE_SECONDS = 60  # timeout of squeue
 _DEFAULTS = {
     "cluster": "slurm",
     "time": 24 * 60,
@@ -39,11 +39,11 @@ KEYS = ("cluster", "time", "mem_gb", *_NUMBERS, *_TEXTS)
 
 
 class RunJob:
-    """What submitit runs in each task: a command, which a preempted or timed-out job starts again.
+    """The callable that submitit runs in each task: a command, which a preempted or timed-out job starts again.
 
     Attributes:
-      command: its words.
-      seconds: from the signal that a job is to end, to save a checkpoint in.
+      command: the command line, as a list.
+      seconds: time to save a checkpoint after the signal that announces the job's end.
     """
 
     def __init__(self, command: Sequence[str], seconds: float):
@@ -51,12 +51,12 @@ class RunJob:
         self._pid = None
 
     def __call__(self) -> int:
-        """The exit code 0.
+        """Runs the command, and returns the exit code 0.
 
         Raises:
-          RuntimeError: of another exit code; submitit writes it down.
+          RuntimeError: the command had another exit code; submitit records it.
         """
-        # Slurm sends the signal, whose default is to kill, to every process of a job: the command must not get it.
+        # Slurm sends the signal, which kills by default, to every process of a job: the command must not receive it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {_preemption_signal()})
         process = subprocess.Popen(self.command, cwd=local.ROOT)
         self._pid = process.pid
@@ -64,21 +64,21 @@ class RunJob:
         code = process.wait()
         self._pid = None
         if code in (75, 128 + signal.SIGTERM, -signal.SIGTERM):
-            # Stopped by a SIGTERM that was sent to all of the job: whoever ends here is not queued again.
+            # Slurm sent SIGTERM to the whole job: a task that ends now would not be queued again.
             time.sleep(_UNDECIDED_SECONDS)
         if code:
             raise RuntimeError(f"exit code {code}: {' '.join(self.command)}")
         return code
 
     def checkpoint(self):
-        """Called by submitit where the job is to end; what it queues in its place."""
+        """Returns what submitit queues in place of a job that is about to end; submitit calls it."""
         import submitit
 
         until = time.monotonic() + self.seconds
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             if self._pid is not None:
                 os.kill(self._pid, signal.SIGTERM)
-            # Without reaping it: __call__, which this interrupts, is waiting for the process.
+            # Not reaped here: __call__, which this interrupts, waits for the process.
             while self._pid is not None and time.monotonic() < until:
                 if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                     break
@@ -92,16 +92,16 @@ def submit(
     say: Callable[[str], None],
     command: Callable[[pathlib.Path], list[str]] = local.command,
 ) -> None:
-    """Submits the jobs that are neither done nor in the queue.
+    """Submits the jobs that are neither done nor queued.
 
     Args:
-      job_folders: on storage that all nodes see.
-      options: see KEYS and README.
-      say: called with each line that the user should see.
-      command: what runs a job, given its folder.
+      job_folders: the jobs' folders, on storage that all nodes see.
+      options: values of KEYS.
+      say: called with each line for the user.
+      command: returns the command line that runs the job of a folder.
 
     Raises:
-      UserError: an option is unknown or has no such value; submitit, Slurm or its queue is missing or refuses.
+      UserError: an option is unknown or invalid; submitit or Slurm is missing, or Slurm refuses a job.
     """
     values = _checked(options)
     submitit = _submitit()
@@ -111,13 +111,13 @@ def submit(
         state = folders.state(folder)
         if state == "done":
             continue
-        there = _state_in(folder, _submitted(folder), queue)
-        if there or state == "running":
-            say(f"{name}: job {there[0]} of Slurm, {there[1].lower()}" if there else f"{name}: running")
+        queued = _state_in(folder, _submitted(folder), queue)
+        if queued or state == "running":
+            say(f"{name}: job {queued[0]} of Slurm, {queued[1].lower()}" if queued else f"{name}: running")
             continue
         executor = _executor(submitit, folder, values)
         try:
-            with contextlib.chdir(local.ROOT):  # where the job starts, so that it finds this module
+            with contextlib.chdir(local.ROOT):  # the job starts here, and imports this module
                 job = executor.submit(RunJob(command(folder), _saving_seconds(values)))
         except (RuntimeError, OSError) as error:
             raise UserError(f"{name}: cannot be submitted: {_one_line(error)}") from error
@@ -132,24 +132,24 @@ def commands(
     options: Mapping[str, str],
     command: Callable[[pathlib.Path], list[str]] = local.command,
 ) -> list[str]:
-    """The files that sbatch would be given, each after a line with what it runs.
+    """Returns the files that sbatch would be given, each after a line with the command that it runs.
 
     Raises:
-      UserError: as `submit`; Slurm itself need not be there.
+      UserError: as for `submit`; Slurm itself need not be installed.
     """
     values = _checked(options)
     submitit = _submitit()
-    found = []
+    lines = []
     for folder in map(pathlib.Path.absolute, job_folders):
-        found.append(f"# {shlex.join(command(folder))}")
+        lines.append(f"# {shlex.join(command(folder))}")
         if values["cluster"] == "slurm":
             executor = _described(submitit, folder, values)
-            found.append(executor._make_submission_file_text(executor._submitit_command_str, "dry_run"))
-    return found
+            lines.append(executor._make_submission_file_text(executor._submitit_command_str, "dry_run"))
+    return lines
 
 
 def _executor(submitit, folder, values):
-    """An AutoExecutor of one job."""
+    """Returns submitit's AutoExecutor for one job."""
     parameters = _parameters(folder, values)
     of_slurm = {f"slurm_{key}": value for key, value in _slurm_parameters(values).items()}
     try:
@@ -167,7 +167,7 @@ def _executor(submitit, folder, values):
 
 
 def _described(submitit, folder, values):
-    """The same for a machine without Slurm: it makes the file and submits nothing."""
+    """Returns an executor for a machine without Slurm: it makes the file and submits nothing."""
 
     class Described(submitit.SlurmExecutor):
         @classmethod
@@ -181,7 +181,7 @@ def _described(submitit, folder, values):
 
 
 def _parameters(folder, values):
-    """What submitit's executors have in common, by its names."""
+    """Returns the parameters that all of submitit's executors share."""
     given = {key: values[key] for key in ("gpus_per_node", "cpus_per_task", "mem_gb") if key in values}
     return {
         "name": job_name(folder), "timeout_min": values["time"], "nodes": values["nodes"],
@@ -197,22 +197,22 @@ def _slurm_parameters(values):
         additional["reservation"] = values["reservation"]
     if "setup" in values:
         given["setup"] = [values["setup"]]
-    if "cpus_per_task" in values:  # srun has not taken it from sbatch since Slurm 22.05
+    if "cpus_per_task" in values:  # since Slurm 22.05 srun does not inherit it from sbatch
         given["srun_args"] = [f"--cpus-per-task={values['cpus_per_task']}"]
     return {**given, "signal_delay_s": values["signal_delay_s"], "additional_parameters": additional}
 
 
 def job_name(folder: pathlib.Path) -> str:
-    """The job's name in Slurm's queue, another for every folder."""
+    """Returns the job's name in Slurm's queue, unique to its folder."""
     folder = folder.absolute()
     return f"{folder.parent.name}-{folder.name}-{hashlib.sha1(str(folder).encode()).hexdigest()[:8]}"
 
 
 def _queue():
-    """{number or name: (number, state)} of the user's jobs that Slurm has queued or runs.
+    """Returns {id or name: (id, state)} of the user's jobs that are queued or running.
 
     Raises:
-      UserError: Slurm does not say: a job might be submitted twice.
+      UserError: squeue gives no answer; a job might be submitted twice.
     """
     line = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%T|%j"]
     try:
@@ -223,17 +223,17 @@ def _queue():
         raise UserError(f"squeue: no answer in {_QUEUE_SECONDS} seconds; expected Slurm's queue") from error
     if done.returncode:
         raise UserError(f"squeue: exit code {done.returncode}: {_one_line(done.stderr)}; expected Slurm's queue")
-    found = {}
+    queue = {}
     for row in done.stdout.splitlines():
         number, state, name = row.strip().split("|", 2)
-        found[number] = found[name] = (number, state)
-    return found
+        queue[number] = queue[name] = (number, state)
+    return queue
 
 
 def _state_in(folder, known, queue):
-    """(number, state) of a job that has not ended, or None; of submitit's local executor where there is no queue."""
+    """Returns (id, state) of a job that has not ended, else None. Without a queue, of submitit's local executor."""
     if queue is not None:
-        # By its name too: a launcher may have been killed before it wrote the number down.
+        # By name too: a launcher may have been killed before it wrote the id.
         return queue.get(known.get("job")) or queue.get(job_name(folder))
     if known.get("cluster") != "local" or not _is_alive(known["job"], folder):
         return None
@@ -241,7 +241,7 @@ def _state_in(folder, known, queue):
 
 
 def _is_alive(pid, folder):
-    """Whether a process of submitit's local executor runs for this folder, and not another of the same number."""
+    """Returns whether the process `pid` is the one that submitit's local executor runs for this folder."""
     done = subprocess.run(["ps", "-ww", "-o", "stat=", "-o", "args=", "-p", pid], capture_output=True, text=True)
     line = done.stdout.strip()
     return str(folder / "slurm") in line and not line.startswith("Z")
@@ -269,31 +269,31 @@ def _saving_seconds(values):
 
 
 def _checked(options):
-    """The options as numbers and texts, with what they leave out."""
-    found = dict(_DEFAULTS)
+    """Returns the options as numbers and texts, with defaults for missing ones."""
+    values = dict(_DEFAULTS)
     for key, text in options.items():
         if key not in KEYS:
             raise UserError(f"--slurm={key}={text}: no such key; expected one of {', '.join(KEYS)}")
         if not text or "\n" in text:
             raise UserError(f"--slurm={key}={text!r}: expected one line of text")
         if key == "time":
-            found[key] = _minutes(text)
+            values[key] = _minutes(text)
         elif key in _NUMBERS:
-            found[key] = _number(key, text)
+            values[key] = _number(key, text)
         elif key == "mem_gb":
-            found[key] = _gigabytes(text)
+            values[key] = _gigabytes(text)
         else:
-            found[key] = text
-    if found["cluster"] not in ("slurm", "local"):
-        raise UserError(f"--slurm=cluster={found['cluster']}: expected slurm or local")
-    if found["cluster"] == "local" and found["nodes"] > 1:
-        raise UserError(f"--slurm=nodes={found['nodes']}: cluster=local has one node; expected nodes=1")
-    if found["signal_delay_s"] >= found["time"] * 60:
+            values[key] = text
+    if values["cluster"] not in ("slurm", "local"):
+        raise UserError(f"--slurm=cluster={values['cluster']}: expected slurm or local")
+    if values["cluster"] == "local" and values["nodes"] > 1:
+        raise UserError(f"--slurm=nodes={values['nodes']}: cluster=local has one node; expected nodes=1")
+    if values["signal_delay_s"] >= values["time"] * 60:
         raise UserError(
-            f"--slurm=signal_delay_s={found['signal_delay_s']}: the job's time is {found['time']} minutes; "
+            f"--slurm=signal_delay_s={values['signal_delay_s']}: the job's time is {values['time']} minutes; "
             "expected seconds before its end"
         )
-    return found
+    return values
 
 
 def _number(key, text):
@@ -311,11 +311,11 @@ def _gigabytes(text):
 
 
 def _minutes(text):
-    """Minutes of M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS, as sbatch reads --time."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if not found:
+    """Returns the minutes of M, M:SS, H:MM:SS, D-H, D-H:MM or D-H:MM:SS, as sbatch reads --time."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
+    if not match:
         raise UserError(f"--slurm=time={text}: expected minutes, H:MM:SS or D-HH:MM:SS")
-    days, *parts = found.groups()
+    days, *parts = match.groups()
     parts = [int(part) for part in parts if part is not None]
     if days is None and len(parts) < 3:  # minutes come first
         parts.insert(0, 0)

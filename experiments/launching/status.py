@@ -1,4 +1,4 @@
-"""How an experiment's jobs stand, read from their folders: a line for each, live on a terminal."""
+"""Shows the state of an experiment's jobs, a line for each; on a terminal the table is refreshed."""
 
 import contextlib
 import json
@@ -20,16 +20,16 @@ from . import folders
 
 _COLUMNS = ("arm", "seed", "state", "stage", "step", "loss", "held-out", "tokens/s", "left", "changed", "job")
 _STATES = ("done", "running", "stopped", "waiting", "failed")
-_TAIL = 64 * 1024  # bytes of metrics.jsonl: some hundred rows
-_ROWS = 20  # that seconds per step are taken from
+_TAIL = 64 * 1024  # bytes read from the end of metrics.jsonl: some hundred rows
+_ROWS = 20  # rows from which the seconds of a step are computed
 
 
 def watch(folder: pathlib.Path, seconds: float = 2.0) -> None:
-    """Shows the table over and over on a terminal, until every job has ended or Ctrl-C; elsewhere once.
+    """Prints the table; on a terminal, refreshes it until every job has ended or Ctrl-C is pressed.
 
     Args:
-      folder: of the experiment.
-      seconds: between two looks.
+      folder: the experiment's folder.
+      seconds: time between two refreshes.
 
     Raises:
       UserError: there is no experiment in the folder.
@@ -50,10 +50,10 @@ def watch(folder: pathlib.Path, seconds: float = 2.0) -> None:
 
 
 def table(folder: pathlib.Path) -> str:
-    """The experiment's jobs, how many are in which state, and the last lines of those that failed.
+    """Returns a table of the jobs, the number of jobs in each state, and the last line of each failed job.
 
     Args:
-      folder: of the experiment.
+      folder: the experiment's folder.
 
     Raises:
       UserError: there is no experiment in the folder.
@@ -69,7 +69,7 @@ def table(folder: pathlib.Path) -> str:
 
 
 def _jobs(folder):
-    """[(arm, seed, job's folder)] in the order in which they are started."""
+    """Returns (arm, seed, folder) of each job, in the order in which they start."""
     path = folder / "experiment.json"
     if not path.exists():
         raise UserError(f"--workdir={folder}: no experiment.json in it; expected a folder that experiments.launch made")
@@ -82,7 +82,7 @@ def _jobs(folder):
 
 
 def _line(job, state):
-    """A job's cells after its state."""
+    """Returns the cells of a job after its state."""
     stage, workdir = _stage(job, state)
     rows = _rows(workdir / "metrics.jsonl")
     step, total = rows[-1]["step"] if rows else 0, _num_steps(stage, workdir)
@@ -101,7 +101,7 @@ def _line(job, state):
 
 
 def _stage(job, state):
-    """What the job does or did last, and the workdir of it; of one that is done, pre-training."""
+    """Returns the current or last stage of a job and that stage's workdir; of a finished job, of pre-training."""
     pretraining = job / "pretrain"
     if state == "done":
         return "", pretraining
@@ -119,17 +119,17 @@ def _stage(job, state):
 
 
 def _num_steps(stage, workdir):
-    """How many steps the stage has; 0 where only its data could tell."""
+    """Returns the number of steps of a stage; 0 if it depends on data."""
     content = _read(workdir / "config.json")
     if stage.startswith("finetune-") or not content:
         return content.get("train", {}).get("num_steps", 0)
-    with contextlib.suppress(AttributeError, KeyError, TypeError, UserError):  # of another version
+    with contextlib.suppress(AttributeError, KeyError, TypeError, UserError):  # written by another version
         return config_lib.num_steps(ml_collections.ConfigDict(content))
     return 0
 
 
 def _rows(path) -> list[dict[str, Any]]:
-    """The last rows of a metrics.jsonl, without what is torn; [] without a file."""
+    """Returns the last rows of a metrics.jsonl without torn lines; [] without a file."""
     try:
         with path.open("rb") as file:
             start = max(0, file.seek(0, os.SEEK_END) - _TAIL)
@@ -141,7 +141,7 @@ def _rows(path) -> list[dict[str, Any]]:
 
 
 def _seconds_left(rows: Sequence[Mapping[str, Any]], total: int) -> float | None:
-    """From the seconds that the last steps took, evaluation and saving included; None where too few tell."""
+    """Estimates the remaining time from the last steps, evaluation and saving included; None if there are too few."""
     timed = [row for row in rows if "time/step" in row][-_ROWS:]
     steps = timed[-1]["step"] - timed[0]["step"] if timed else 0
     if not total or steps <= 0:
@@ -156,7 +156,7 @@ def _seconds_left(rows: Sequence[Mapping[str, Any]], total: int) -> float | None
 
 
 def _held_out(rows):
-    """The figure of the last evaluation: the held-out loss, or a task's metric by name."""
+    """Returns the result of the last evaluation: the held-out loss, or a task's metric with its name."""
     loss = _last(rows, "eval/mlm_loss")
     if loss is not None:
         return _number(loss)
@@ -172,7 +172,7 @@ def _last(rows, name):
 
 
 def _age(job, workdir):
-    """How long ago the job wrote something."""
+    """Returns how long ago the job last wrote something."""
     times = []
     for path in (workdir / "metrics.jsonl", job / "log.txt", job / "starts.jsonl", job / "result.json"):
         with contextlib.suppress(OSError):
@@ -194,7 +194,7 @@ def _failure(job):
 
 
 def _read(path):
-    """What a JSON file holds; {} without a whole one."""
+    """Returns the content of a JSON file; {} if it is missing or torn."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -203,7 +203,7 @@ def _read(path):
 
 
 def _aligned(rows):
-    """Lines of columns; those that are empty in every job are left out."""
+    """Returns aligned lines; columns that are empty for every job are left out."""
     kept = [i for i, column in enumerate(zip(*rows, strict=True)) if i < 3 or any(column[1:])]
     widths = {i: max(len(row[i]) for row in rows) for i in kept}
     return ["  ".join(row[i].ljust(widths[i]) for i in kept).rstrip() for row in rows]

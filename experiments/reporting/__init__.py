@@ -1,1 +1,1 @@
-"""How a report is made: results.py reads the folders, comparisons.py compares arms, the rest writes it down."""
+"""Makes reports: `results` reads the folders, `comparisons` compares arms, the other modules write the report."""

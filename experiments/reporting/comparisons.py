@@ -1,4 +1,4 @@
-"""Which figures are compared with which."""
+"""Compares the arms of an experiment, pair by pair."""
 
 import dataclasses
 import math
@@ -8,21 +8,21 @@ from ..experiment import Measure
 from . import statistics
 from .results import Results
 
-# Settings of data that leave the rows of the runs' own evaluation, and what is masked in them, as they are.
+# Data settings that change neither the rows nor the masks of a run's own evaluation.
 _SAME_ROWS = {"data.masking", "data.dupe_factor", "data.batch_size"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An arm against the first one of a measure, or the one that it names, by seeds that both have a figure of.
+    """The comparison of an arm with the first one, or the one it names, over the seeds that both have finished.
 
     Attributes:
-      measure: what is compared.
-      first, arm: names; differences are `arm` - `first`.
-      paired: the differences.
-      seeds: of the pairs.
-      left_out: seeds of the experiment that are no pair.
-      adjusted_p: paired.p with all comparisons of the report allowed for (Holm); None without a p.
+      measure: the measure.
+      first, arm: names of the arms; differences are `arm` - `first`.
+      paired: statistics of the differences.
+      seeds: seeds of the pairs.
+      left_out: seeds of the experiment without a pair.
+      adjusted_p: paired.p adjusted for all comparisons of the report (Holm); None without a p.
     """
 
     measure: Measure
@@ -35,18 +35,18 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the mean difference is to the arm's good."""
+        """Whether the mean difference favours the arm."""
         return (self.paired.mean > 0) == self.measure.higher_is_better
 
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """A measure in the arms that it is for.
+    """The results of a measure in all arms that it applies to.
 
     Attributes:
-      measure: what was measured.
-      values: of each arm, finite ones by seed.
-      missing: finished jobs without a finite figure.
+      measure: the measure.
+      values: {arm: {seed: finite value}}.
+      missing: names of finished jobs without a finite value.
       comparisons: one for each arm but the first.
     """
 
@@ -57,21 +57,21 @@ class Compared:
 
 
 def compare(results: Results) -> list[Compared]:
-    """All measures of an experiment, as far as its jobs are done."""
-    found = [_compared(results, measure) for measure in results.measures]
-    every = [one for compared in found for one in compared.comparisons if one.paired.p is not None]
-    adjusted = dict(zip(map(id, every), statistics.holm([one.paired.p for one in every]), strict=True))
+    """Compares the arms by every measure of an experiment, as far as its jobs are done."""
+    measures = [_compared(results, measure) for measure in results.measures]
+    tested = [test for compared in measures for test in compared.comparisons if test.paired.p is not None]
+    adjusted = dict(zip(map(id, tested), statistics.holm([test.paired.p for test in tested]), strict=True))
     return [
         dataclasses.replace(
             compared,
-            comparisons=[dataclasses.replace(one, adjusted_p=adjusted.get(id(one))) for one in compared.comparisons],
+            comparisons=[dataclasses.replace(test, adjusted_p=adjusted.get(id(test))) for test in compared.comparisons],
         )
-        for compared in found
+        for compared in measures
     ]
 
 
 def own_questions(results: Results, compared: Compared) -> list[str]:
-    """What arms change, by key, that makes a measure of the runs' own evaluation ask each of them something else."""
+    """Returns the keys changed by arms that make a run's own evaluation differ between arms: other rows or masks."""
     if not compared.measure.key.startswith("eval"):
         return []
     changed = [results.arms[arm] for arm in compared.values]

@@ -1,4 +1,4 @@
-"""The pictures of a report: PNG files that are the same bytes for the same folders and the same matplotlib."""
+"""Draws the pictures of a report; the same folders and the same matplotlib give the same bytes."""
 
 import dataclasses
 import io
@@ -14,28 +14,28 @@ from .comparisons import Compared
 from .results import Results
 from .sentences import direction
 
-# Colours that the colour-blind can tell apart (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
+# Colours that colour-blind readers can distinguish (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 LINES = ("-", "--", ":", "-.")
-# Of metrics.jsonl, and what an axis calls it. The loss of masked tokens is drawn where it is not the whole loss.
+# Keys of metrics.jsonl with the labels of their axes. The masked-token loss is drawn if it is not the whole loss.
 QUANTITIES = {
     "loss": "training loss",
     "mlm_loss": "training loss of masked tokens (nats)",
     "eval/mlm_loss": "held-out loss (nats)",
 }
-# Nothing of a user's matplotlibrc, and no formulas in names of arms.
+# Ignores the user's matplotlibrc, and allows any characters in names of arms.
 _STYLE = {**matplotlib.rcParamsDefault, "text.parse_math": False}
 _STYLE.pop("backend")
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG.
+    """A picture.
 
     Attributes:
-      name: of the file.
-      caption: what it shows.
-      content: bytes.
+      name: name of the PNG file.
+      caption: caption of the picture.
+      content: the PNG's bytes.
     """
 
     name: str
@@ -45,11 +45,11 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """An arm's runs.
+    """The curves of an arm's runs.
 
     Attributes:
-      steps: that every run has a figure at, rising.
-      values: [seeds, steps].
+      steps: steps at which every run has a value, ascending [steps].
+      values: the values [seeds, steps].
     """
 
     steps: np.ndarray
@@ -57,7 +57,7 @@ class Curve:
 
 
 def draw(results: Results, compared: Sequence[Compared]) -> list[Picture]:
-    """One picture for each quantity that the finished runs logged, and one of the final measures."""
+    """Draws a picture for each quantity that the finished runs logged, and one of the final measures."""
     with matplotlib.rc_context(_STYLE):
         pictures = []
         for key, label in QUANTITIES.items():
@@ -68,8 +68,8 @@ def draw(results: Results, compared: Sequence[Compared]) -> list[Picture]:
 
 
 def curves_of(results: Results, key: str) -> dict[str, Curve]:
-    """Of each arm that has any, the finished runs' values at the steps that all of them have."""
-    found = {}
+    """Returns, for each arm with finished runs, their values at the steps that all of them logged."""
+    curves = {}
     for arm in results.arms:
         runs = [
             {row["step"]: row[key] for row in job.rows if _is_number(row.get(key)) and _is_number(row.get("step"))}
@@ -79,8 +79,8 @@ def curves_of(results: Results, key: str) -> dict[str, Curve]:
         steps = sorted(set.intersection(*map(set, runs))) if runs else []
         if steps:
             values = np.array([[run[step] for step in steps] for run in runs], np.float64)
-            found[arm] = Curve(np.array(steps), values)
-    return found
+            curves[arm] = Curve(np.array(steps), values)
+    return curves
 
 
 def _curves(arms, key, label, curves: Mapping[str, Curve]):
@@ -94,7 +94,7 @@ def _curves(arms, key, label, curves: Mapping[str, Curve]):
         axes.fill_between(curve.steps, curve.values.min(0), curve.values.max(0), color=colour, alpha=0.2, linewidth=0)
     axes.set(xlabel="step", ylabel=label)
     axes.grid(alpha=0.3)
-    axes.legend(axes.lines, names)  # named here: a label that begins with "_" would hide its line
+    axes.legend(axes.lines, names)  # a label that begins with "_" would hide its line
     shown = "the mean over the seeds that have finished, and a band from the lowest to the highest of them"
     caption = f"{label[0].upper()}{label[1:]} by step: {shown}"
     return Picture(f"curve-{key.replace('/', '-')}.png", caption, _png(figure))
@@ -113,7 +113,7 @@ def _measures(results, compared):
         for place, (arm, values) in enumerate(one.values.items()):
             colour, _ = _look(list(results.arms), arm)
             figures = list(values.values())
-            # Beside each other, so that equal ones are seen.
+            # Side by side, so that equal values stay visible.
             places = place + 0.08 * (np.arange(len(figures)) - (len(figures) - 1) / 2).clip(-4, 4)
             axes.plot(places, figures, "o", color=colour, markersize=5, alpha=0.8)
             if figures:

@@ -1,4 +1,4 @@
-"""report.md: what was asked, what was run, what was found, what was published. No times, no folders of the machine."""
+"""Writes report.md: question, runs, results and published values; without times and folders of the machine."""
 
 import json
 import re
@@ -17,7 +17,7 @@ _LONGEST_LINE = 300
 
 
 def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Picture]) -> str:
-    """The whole report, ending in a newline."""
+    """Returns the whole report, ending in a newline."""
     blocks = [
         _scale(results),
         _missing(results),
@@ -100,7 +100,7 @@ def _corpus(corpus):
 
 
 def _amounts(results):
-    """What the runs were trained for: once if that is the same in all arms."""
+    """Returns how long the runs were trained, in one line if it is the same in all arms."""
     words = {}
     for arm in results.arms:
         parts = [
@@ -116,11 +116,11 @@ def _amounts(results):
 
 
 def _span(amounts, form, noun):
-    """The amounts of an arm's runs, from the least to the most where seeds differ; "" for none."""
-    found = sorted({amount for amount in amounts if amount is not None})
+    """Returns the amounts of an arm's runs, as a range if seeds differ; "" for none."""
+    distinct = sorted({amount for amount in amounts if amount is not None})
     return (
-        f"{' to '.join(format(amount, form) for amount in dict.fromkeys((found[0], found[-1])))} {noun}"
-        if found
+        f"{' to '.join(format(amount, form) for amount in dict.fromkeys((distinct[0], distinct[-1])))} {noun}"
+        if distinct
         else ""
     )
 
@@ -133,10 +133,10 @@ def _evaluation(results):
 
 
 def _tasks(results):
-    found = []
+    lines = []
     for task in results.fine_tuning:
         data = " on data made from the corpus" if task.made_from_corpus else ""
-        found.append(
+        lines.append(
             f"Fine-tuning {_text(task.name)}{data}: recipe {_code(task.recipe)} with "
             f"{_changes(task.overrides) or 'nothing changed'}. A job's figure is the mean over its "
             f"{counted(task.seeds, 'fine-tuning seed')}, of each the best evaluation, chosen by the held-out examples "
@@ -145,17 +145,17 @@ def _tasks(results):
         bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
         if bad:
             where = "; ".join(f"{_code(name)}: {listed(seeds)}" for name, seeds in bad)
-            found.append(
+            lines.append(
                 f"Fine-tuning seeds of {_text(task.name)} that failed (no better than always giving the commonest "
                 f"answer, under the recipe's bar, or not finite), though their scores count: {where}."
             )
-    return found
+    return lines
 
 
 def _code_and_devices(results):
-    """Of which code and on what the jobs ran, and whether that is one in all of them."""
+    """Returns the code, devices and packages of the jobs, with a warning if they differ between jobs."""
     started = [job for job in results.jobs.values() if job.starts]
-    found = []
+    lines = []
     code = _grouped(started, lambda start: (start.commit, start.diff))
     for (commit, diff), jobs in code.items():
         changes = (
@@ -164,24 +164,24 @@ def _code_and_devices(results):
             else "no change to the files that git tracks"
         )
         what = f"Git commit {_code(commit)}, {changes}" if commit else "An unknown git commit"
-        found.append(f"{what}: {_jobs(jobs, results)}.")
+        lines.append(f"{what}: {_jobs(jobs, results)}.")
     if len(code) > 1:
-        found.append("**Not all of the jobs ran the same code: a difference between arms may be one of the code.**")
+        lines.append("**Not all of the jobs ran the same code: a difference between arms may be one of the code.**")
     devices = _grouped(started, lambda start: start.devices or "unknown")
-    found += [f"Devices: {_text(kind)}: {_jobs(jobs, results)}." for kind, jobs in devices.items()]
+    lines += [f"Devices: {_text(kind)}: {_jobs(jobs, results)}." for kind, jobs in devices.items()]
     software = _grouped(started, lambda start: start.software)
-    found += [f"{', '.join(map(_text, versions))}: {_jobs(jobs, results)}." for versions, jobs in software.items()]
+    lines += [f"{', '.join(map(_text, versions))}: {_jobs(jobs, results)}." for versions, jobs in software.items()]
     if len(devices) > 1 or len(software) > 1:
-        found.append("**Not all of the jobs ran on the same devices and packages: figures may differ by these too.**")
-    return found
+        lines.append("**Not all of the jobs ran on the same devices and packages: figures may differ by these too.**")
+    return lines
 
 
 def _grouped(jobs, of_start):
-    found = {}
+    groups = {}
     for job in jobs:
         for value in dict.fromkeys(of_start(start) for start in job.starts):
-            found.setdefault(value, []).append(job)
-    return found
+            groups.setdefault(value, []).append(job)
+    return groups
 
 
 def _jobs(jobs, results):
@@ -297,13 +297,13 @@ def _commands(results):
 
 
 def _launch(results):
-    """The words of the command that launched the experiment, with WORKDIR for its folder; and that folder."""
+    """Returns (words of the command that launched the experiment, with WORKDIR for its folder; that folder)."""
     words, workdir = [], ""
     try:
-        found = shlex.split(results.command)
+        given = shlex.split(results.command)
     except ValueError:  # an open quote
-        found = results.command.split()
-    for word in found:
+        given = results.command.split()
+    for word in given:
         if word.startswith("--workdir="):
             workdir, word = word.partition("=")[2], "--workdir=WORKDIR"
         elif words[-1:] == ["--workdir"]:
@@ -327,12 +327,12 @@ def _bullets(lines):
 
 
 def _text(text):
-    """On one line, and without what Markdown would take for a sign of its own."""
+    """Returns a text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([\\`*\[\]<>#])|(?<!\w)(_)|(_)(?!\w)", r"\\\g<0>", " ".join(str(text).split()))
 
 
 def _code(text):
-    """In a span of code, whatever is in it."""
+    """Returns a text as a code span, whatever characters it has."""
     line = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0e-\x1f\x7f]", "", str(text)).split())
     line = line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..."
     longest = max(map(len, re.findall("`+", line)), default=0)
@@ -341,7 +341,7 @@ def _code(text):
 
 
 def _without_folders(text, results):
-    """Names the experiment's folder WORKDIR, and leaves out where else on the machine something lies."""
+    """Replaces the experiment's folder by WORKDIR, and other absolute folders by an ellipsis."""
     workdirs = {str(results.workdir.absolute()), str(results.workdir.resolve()), _launch(results)[1].rstrip("/")}
     for workdir in sorted(workdirs, key=len, reverse=True):
         if workdir.startswith("/") and workdir != "/":

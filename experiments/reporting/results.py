@@ -1,4 +1,4 @@
-"""What an experiment's folder says (the layout is in experiments/launching/folders.py)."""
+"""Reads the folder of an experiment (its layout: launching/folders.py)."""
 
 import dataclasses
 import math
@@ -18,13 +18,13 @@ DONE, FAILED, UNFINISHED, NOT_STARTED = "done", "failed", "unfinished", "not sta
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Of what code and on what a job ran from one start to its end.
+    """The code, packages and devices of one start of a job.
 
     Attributes:
-      commit: of git; "" if it is not known.
-      diff: name of the file with the changes against it; "" without changes.
-      software: versions, such as "jax 0.10.2", Python's first.
-      devices: kinds and how many of each, such as "8 x tpu:TPU v5e".
+      commit: git commit; "" if unknown.
+      diff: name of the file with uncommitted changes; "" without changes.
+      software: versions, such as "jax 0.10.2"; Python's comes first.
+      devices: number and kind of the devices, such as "8 x tpu:TPU v5e".
     """
 
     commit: str
@@ -35,18 +35,18 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What one arm with one seed has come to.
+    """State and results of one arm with one seed.
 
     Attributes:
-      arm, seed: of the experiment.
-      state: "done", "failed", "unfinished" (begun; perhaps it runs now) or "not started".
-      figures: of a job that is done, by key; nan for one that is not finite.
-      steps, tokens, epochs: what a job that is done was trained for; None where it does not say.
-      stage, code: of one that failed.
-      last_line: of what one that is not done said; "" for nothing.
-      starts: in order.
-      rows: of the pre-training run's metrics.jsonl.
-      bad_seeds: fine-tuning seeds that failed, by task.
+      arm, seed: the arm and the seed.
+      state: "done", "failed", "unfinished" (started; it may be running) or "not started".
+      figures: metrics of a finished job by key; nan for a value that is not finite.
+      steps, tokens, epochs: length of the training of a finished job; None if unknown.
+      stage, code: stage and exit code of a failed job.
+      last_line: last line of the log of a job that is not done; "" without one.
+      starts: the job's starts, in order.
+      rows: rows of metrics.jsonl of pre-training.
+      bad_seeds: failed fine-tuning seeds by task.
     """
 
     arm: str
@@ -65,19 +65,20 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Name of the job, "ARM/seed-SEED"."""
         return f"{self.arm}/seed-{self.seed}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """An experiment, and what its jobs have come to.
+    """An experiment with the state and results of its jobs.
 
     Attributes:
-      workdir: its folder.
-      jobs: by arm and seed, all that the experiment asks for.
-      others: folders of jobs that it does not ask for.
-      corpus: manifest.json of its corpus; {} where that is not at hand.
-      The rest: as in experiment.json.
+      workdir: the experiment's folder.
+      jobs: the experiment's jobs by arm and seed.
+      others: folders of jobs that are not part of the experiment.
+      corpus: size of the corpus from its manifest.json; {} if that cannot be read.
+      Other attributes: the fields of experiment.json.
     """
 
     workdir: pathlib.Path
@@ -101,11 +102,11 @@ class Results:
     corpus: Mapping[str, Any]
 
     def done(self, arm: str) -> list[Job]:
-        """The finished jobs of an arm, in the order of seeds."""
+        """Returns the finished jobs of an arm, in the order of seeds."""
         return [self.jobs[arm, seed] for seed in self.seeds if self.jobs[arm, seed].state == DONE]
 
     def missing(self) -> list[Job]:
-        """The jobs that are not done."""
+        """Returns the jobs that are not done."""
         return [job for job in self.jobs.values() if job.state != DONE]
 
 
@@ -113,16 +114,16 @@ def read(workdir: pathlib.Path) -> Results:
     """Reads an experiment's folder; writes and locks nothing.
 
     Raises:
-      UserError: it is none, none of its jobs has a folder, or a file in it is damaged.
+      UserError: the folder holds no experiment, none of its jobs has a folder, or a file is damaged.
     """
     path = workdir / "experiment.json"
     if not path.is_file():
         raise UserError(f"--workdir={workdir}: no experiment.json in it; expected a folder of experiments.launch")
-    found = _Record(path)
-    version = found.get("format_version", int)
+    record = _Record(path)
+    version = record.get("format_version", int)
     if version != folders.FORMAT_VERSION:
         raise UserError(f"{path}: format_version: found {version}; expected {folders.FORMAT_VERSION}")
-    arms, seeds = found.get("arms", dict), found.get("seeds", list)
+    arms, seeds = record.get("arms", dict), record.get("seeds", list)
     if not arms or not all(isinstance(changes, dict) for changes in arms.values()):
         raise UserError(f"{path}: arms: found {_short(arms)}; expected an object for each arm")
     if not seeds or not all(type(seed) is int for seed in seeds):
@@ -132,29 +133,29 @@ def read(workdir: pathlib.Path) -> Results:
         raise UserError(f"--workdir={workdir}: found no job's folder, such as {names[0]}; expected one or more")
     return Results(
         workdir=workdir,
-        name=found.get("name", str),
-        scale=found.get("scale", str),
-        changed_by_flags=found.get("changed_by_flags", list, []),
-        question=found.get("question", str),
-        recipe=found.get("recipe", str),
-        overrides=found.get("overrides", dict),
+        name=record.get("name", str),
+        scale=record.get("scale", str),
+        changed_by_flags=record.get("changed_by_flags", list, []),
+        question=record.get("question", str),
+        recipe=record.get("recipe", str),
+        overrides=record.get("overrides", dict),
         arms=arms,
         seeds=seeds,
-        measures=_measures(found, arms),
-        evaluation=found.get("evaluation", dict | None),
-        fine_tuning=found.each("fine_tuning", FineTuning),
-        published=_published(found),
-        notes=found.strings("notes"),
-        against=found.get("against", dict, {}),
-        command=found.get("command", str),
+        measures=_measures(record, arms),
+        evaluation=record.get("evaluation", dict | None),
+        fine_tuning=record.each("fine_tuning", FineTuning),
+        published=_published(record),
+        notes=record.strings("notes"),
+        against=record.get("against", dict, {}),
+        command=record.get("command", str),
         jobs={(arm, seed): _job(workdir, arm, seed) for seed in seeds for arm in arms},
         others=_others(workdir, names),
-        corpus=_corpus(workdir, found.get("corpus", str)),
+        corpus=_corpus(workdir, record.get("corpus", str)),
     )
 
 
 class _Record:
-    """A file with one JSON object, whose damage is told in one line."""
+    """A file with one JSON object; a damaged one raises UserError, in one line."""
 
     def __init__(self, path):
         self._path = path
@@ -184,7 +185,7 @@ class _Record:
             raise UserError(f"{self._path}: {key}: {error}; expected what experiments.launch writes") from error
 
     def numbers(self, key):
-        """Figures by name; nan for null."""
+        """Returns numbers by name; nan for null."""
         values = self.get(key, dict)
         for name, value in values.items():
             if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
@@ -192,8 +193,8 @@ class _Record:
         return {name: _finite(value) for name, value in values.items()}
 
 
-def _measures(found, arms):
-    measures = found.each("measures", Measure)
+def _measures(record, arms):
+    measures = record.each("measures", Measure)
     for measure in measures:
         if set(measure.only) - set(arms):
             raise UserError(
@@ -202,8 +203,8 @@ def _measures(found, arms):
     return measures
 
 
-def _published(found):
-    names = found.strings("published")
+def _published(record):
+    names = record.strings("published")
     for name in names:
         if name not in TABLES:
             raise UserError(f"experiment.json: published: found {name}; expected of {', '.join(TABLES)}")
@@ -235,7 +236,7 @@ def _job(workdir, arm, seed):
 
 
 def _state(folder):
-    # Not folders.state: whether a job runs just now is no part of a report, and asking takes its lock for a moment.
+    # Not folders.state: a report does not say whether a job is running, and finding out takes its lock for a moment.
     if (folder / "result.json").exists():
         return DONE
     if (folder / "failed.json").exists():
@@ -244,29 +245,29 @@ def _state(folder):
 
 
 def _starts(path):
-    found = []
+    starts = []
     for row in _lines(path):
         try:
             devices = row.get("devices") or []
             kinds = [f"{devices.count(kind)} x {kind}" for kind in dict.fromkeys(devices)]
             packages = [f"{name} {version}" for name, version in (row.get("packages") or {}).items() if version]
             software = (f"Python {row.get('python') or '?'}", *packages)
-            found.append(Start(row.get("commit") or "", row.get("diff") or "", software, ", ".join(kinds)))
+            starts.append(Start(row.get("commit") or "", row.get("diff") or "", software, ", ".join(kinds)))
         except (AttributeError, TypeError) as error:
             raise UserError(f"{path}: found {_short(row)}; expected what experiments.run_job writes") from error
-    return found
+    return starts
 
 
 def _bad_seeds(folder):
-    found = {}
+    seeds_by_task = {}
     for path in sorted(folder.glob("finetune-*/summary.json")):
-        found[path.parent.name.removeprefix("finetune-")] = _Record(path).get("failed", list, [])
-    return found
+        seeds_by_task[path.parent.name.removeprefix("finetune-")] = _Record(path).get("failed", list, [])
+    return seeds_by_task
 
 
 def _others(workdir, names):
-    found = (path.parent.relative_to(workdir).as_posix() for path in workdir.glob("*/seed-*/job.json"))
-    return sorted(set(found) - set(names))
+    names_there = (path.parent.relative_to(workdir).as_posix() for path in workdir.glob("*/seed-*/job.json"))
+    return sorted(set(names_there) - set(names))
 
 
 def _corpus(workdir, directory):
@@ -278,11 +279,11 @@ def _corpus(workdir, directory):
 
 
 def _lines(path):
-    """The objects of a JSONL file; a last line that a kill has torn is left out."""
+    """Returns the objects of a JSONL file; a torn last line is left out."""
     if not path.is_file():
         return []
     lines = path.read_bytes().split(b"\n")
-    found = []
+    rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -292,8 +293,8 @@ def _lines(path):
             if number == len(lines):
                 continue
             raise UserError(f"{path}: line {number}: found {_short(line)}; expected a JSON object") from error
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _finite(value):

@@ -1,4 +1,4 @@
-"""What a report says in plain words, never more than the intervals say."""
+"""Writes the sentences of a report, which claim no more than the intervals do."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ ALPHA = 1 - statistics.CONFIDENCE
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Four decimals, or two digits where those would make nothing of a figure that is something."""
+    """Formats a value with four decimals, or with two significant digits if it is smaller than 0.001."""
     if value is None or math.isnan(value):
         return "-"
     sign = "+" if signed and value else ""
@@ -19,31 +19,32 @@ def number(value: float | None, signed: bool = False) -> str:
 
 
 def interval(paired: statistics.Paired) -> str:
-    """A 95 % confidence interval as "LOW to HIGH"; "-" where there is none."""
+    """Formats a 95 % confidence interval as "LOW to HIGH", or "-" without one."""
     return "-" if paired.low is None else f"{number(paired.low, True)} to {number(paired.high, True)}"
 
 
 def direction(measure: Measure) -> str:
+    """Returns "higher is better" or "lower is better"."""
     return f"{'higher' if measure.higher_is_better else 'lower'} is better"
 
 
 def listed(words: Sequence) -> str:
-    """As "a, b and c"."""
+    """Returns "a, b and c"."""
     *most, last = [str(word) for word in words]
     return f"{', '.join(most)} and {last}" if most else last
 
 
 def counted(count: int, noun: str) -> str:
-    """As "1 pair" or "2 pairs"."""
+    """Returns "1 pair" or "2 pairs"."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def comparison(one: Comparison, number_of_intervals: int) -> str:
-    """What the pairs of two arms say.
+    """Returns the result of a comparison of two arms in words.
 
     Args:
       one: the comparison.
-      number_of_intervals: that the report makes, this one included.
+      number_of_intervals: number of intervals in the whole report, this one included.
     """
     return f"{_finding(one, number_of_intervals)}{_left_out(one)}"
 
@@ -106,26 +107,26 @@ def _seeds(seeds):
 
 
 def how_to_read(compared: Sequence[Compared]) -> list[str]:
-    """What holds of all comparisons: how the intervals are made, how wide they are, and how many there are."""
-    every = [one for measure in compared for one in measure.comparisons]
-    with_interval = [one for one in every if one.paired.low is not None]
-    found = [
+    """Returns sentences about all comparisons: how intervals are computed, how wide and how many they are."""
+    tests = [test for measure in compared for test in measure.comparisons]
+    with_interval = [test for test in tests if test.paired.low is not None]
+    lines = [
         "A pair is two runs with the same seed; a difference is the arm's figure less that of the arm that it is "
         "compared with. The interval is that of a paired t-test; it takes the differences for draws from a normal "
         "distribution, which a handful of pairs cannot show.",
         "The noise is what seeds change (first parameters, order of the data, masks, dropout). That of another corpus, "
         "another held-out text or another size of model is not in it.",
     ]
-    for pairs in sorted({one.paired.n for one in with_interval}):
+    for pairs in sorted({test.paired.n for test in with_interval}):
         t = statistics.t_quantile(pairs)
-        found.append(
+        lines.append(
             f"With {pairs} pairs an interval reaches {t / math.sqrt(pairs):.1f} standard deviations of the differences "
             f"to either side (t = {t:.2f} at {counted(pairs - 1, 'degree')} of freedom)"
             + ("; only differences much larger than the spread can be seen." if pairs < 5 else ".")
         )
     if len(with_interval) > 1:
-        found.append(
+        lines.append(
             f"{len(with_interval)} intervals were made. Where arms do not differ at all, about one in twenty leaves "
             "out 0 by chance; the adjusted p values (Holm) allow for that, the intervals do not."
         )
-    return found
+    return lines
