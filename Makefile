@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-full test-parity test-slow test-beam test-cloud lint types docs
+.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -14,7 +14,7 @@ test: .venv/.test
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile
 
-test-full: .venv/.test
+test-full: .venv/.test test-gcs
 	$(PYTEST) -n 2 --dist loadfile -m full
 
 test-parity: .venv/.parity
@@ -22,6 +22,9 @@ test-parity: .venv/.parity
 
 test-slow: .venv/.test
 	$(PYTEST) -m slow
+
+test-gcs: .venv-gcs/.test
+	JAX_PLATFORMS=cpu .venv-gcs/bin/python -m pytest --no-skips -m gcs tests/runs
 
 test-beam: .venv-beam/.test
 	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest --no-skips -m beam tests/data
@@ -53,6 +56,11 @@ docs: .venv/.docs
 
 .venv/.docs: .venv/.runtime
 	$(RUN) -m pip install --quiet -e '.[docs]'
+	@touch $@
+
+.venv-gcs/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-gcs
+	.venv-gcs/bin/python -m pip install --quiet -e '.[test-gcs]'
 	@touch $@
 
 .venv-beam/.test: .venv/.created requirements.txt pyproject.toml

@@ -112,7 +112,7 @@ def recipe(corpus, tmp_path_factory):
     return write_recipe(tmp_path_factory.mktemp("recipe") / "recipe.py", config)
 
 
-@pytest.mark.slow
+@pytest.mark.gcs
 def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     environment, address = bucket
     start = ["pretrain", f"--config={recipe}"]
