@@ -1,4 +1,4 @@
-"""The mesh and the table of rules."""
+"""Tests the mesh and the table of partition rules."""
 
 import dataclasses
 import re
@@ -46,7 +46,7 @@ def test_a_mesh_that_does_not_fit_is_refused(sizes):
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A device of a slice that is not there."""
+    """A stand-in for a device of a TPU slice."""
 
     id: int
     slice_index: int
@@ -87,7 +87,7 @@ def test_a_process_that_has_all_rows():
 
 
 def test_rows_on_the_mesh():
-    """Eight devices of one process; of several: tests/training/test_hosts.py."""
+    """Places rows on eight devices of one process; tests/training/test_hosts.py does so for several processes."""
     batch = {"rows": np.arange(16).reshape(8, 2)}
     placed = sharding.put_rows(batch, mesh(2, 2, 2))["rows"]
     assert placed.sharding == sharding.batch_sharding(mesh(2, 2, 2))

@@ -1,4 +1,4 @@
-"""Small model directories in the Hugging Face format, made without torch."""
+"""Makes small model directories in the Hugging Face format without torch."""
 
 import json
 import pathlib
@@ -23,13 +23,13 @@ DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bf
 
 
 class Directory:
-    """A directory and what was put there.
+    """A model directory and what was written there.
 
     Attributes:
-      path: of it.
-      config: what its config.json says.
+      path: the directory.
+      config: the contents of its config.json.
       model: the architecture.
-      arrays: what its weights hold, by today's names with the family's prefix.
+      arrays: its weights by today's names, with the family's prefix.
     """
 
     def __init__(self, path, model_type, task, pooler, changes, dtype, heads):
@@ -59,7 +59,7 @@ class Directory:
 
 
 def write_vocabulary(path, model_type):
-    """WordPiece with vocab.txt, or a fairseq-like tokenizer.json."""
+    """Writes a WordPiece vocab.txt, or a fairseq-like tokenizer.json."""
     if model_type == "bert":
         (path / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
         (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
@@ -73,7 +73,7 @@ def write_vocabulary(path, model_type):
 
 @pytest.fixture
 def make(tmp_path):
-    """make(...) -> a Directory; a bare encoder unless told."""
+    """Returns a function that makes a Directory, by default of an encoder without heads."""
 
     def made(
         model_type="bert", *, name="model", task=None, pooler=False, language_model=False, next_sentence=False,

@@ -1,4 +1,4 @@
-"""Makes golden_families.npz: tiny random models of transformers, what they make of a batch, and their gradients.
+"""Makes golden_families.npz: tiny random models of transformers, their outputs for a batch, and their gradients.
 
 Run where torch and transformers are installed:  python -m tests.interop.make_golden_families
 """

@@ -1,4 +1,4 @@
-"""Every family's directories: published settings are understood, bytes survive both ways, mistakes are told."""
+"""Tests every family's directories: published settings are read, bytes survive both ways, mistakes are reported."""
 
 import dataclasses
 import json

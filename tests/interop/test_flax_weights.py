@@ -1,4 +1,4 @@
-"""Directories that transformers' Flax classes wrote are read as what torch's classes wrote of the same model."""
+"""Tests that what transformers' Flax classes wrote is read like what its torch classes wrote of the same model."""
 
 import json
 
@@ -30,7 +30,7 @@ CASES = [
 
 
 def by_flax(arrays):
-    """The same arrays by Flax paths, which say what kind of module a weight is of, as their classes lay them out."""
+    """Returns torch arrays by their Flax paths and in Flax layouts, both of which depend on the kind of module."""
     flat = {}
     for name, array in arrays.items():
         *modules, last = name.split(".")

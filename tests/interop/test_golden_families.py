@@ -1,4 +1,4 @@
-"""Agreement of every family with transformers, from golden arrays: hidden states, logits, loss and gradients."""
+"""Compares every family with golden arrays of transformers: hidden states, logits, loss and gradients."""
 
 import pathlib
 

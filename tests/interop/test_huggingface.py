@@ -1,4 +1,4 @@
-"""Directories of the Hugging Face format: every layout is read, every mismatch told, and bytes survive both ways."""
+"""Tests directories in the Hugging Face format: every layout is read, bytes survive, every mismatch is reported."""
 
 import dataclasses
 import json
@@ -341,7 +341,7 @@ def test_what_the_format_cannot_say_is_refused(make, tmp_path):
 
 
 def test_a_switch_of_the_model_is_said_by_the_format_or_told():
-    """Whatever is changed in BERT's spec, a family that calls itself able reads the same switch back."""
+    """Changes each field of BERT's spec: a family that claims to express the model reads the same field back."""
     others = {
         "activation": "relu", "positions": "rotary", "norm": "rms_norm", "norm_place": "pre", "mlp": "gated",
         "attention": "causal", "num_kv_heads": 2, "head_size": 4, "layer_groups": 1, "local_window": 4,

@@ -1,4 +1,4 @@
-"""Model cards: what they say of a run's model, and that those of a directory are kept."""
+"""Tests model cards: their contents for a run's model, and that a directory's own card is kept."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Nomic BERT's two layouts: transformers', and the older one of the published files."""
+"""Tests Nomic BERT's two layouts: that of transformers, and the older one of the published files."""
 
 import json
 
@@ -26,7 +26,7 @@ OLD = {
 
 
 def directories(make, head):
-    """One model in today's layout, and the same in the older one."""
+    """Writes one model in today's layout and in the older one; returns both directories."""
     heads = {"language_model": True} if head == "language_model" else {}
     task, pooler = (head, True) if head == "sequence_classification" else (None, False)
     named = {"language_model": "ForMaskedLM", "sequence_classification": "ForSequenceClassification"}.get(head, "Model")

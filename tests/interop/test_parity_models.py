@@ -1,4 +1,4 @@
-"""Live: models that torch made are read, agree, and are read by torch again (make test-parity)."""
+"""Compares with transformers live: its models are read, agree, and are read by it again (make test-parity)."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ TEXTS = ["the cat sat", "a dog, on the mat: caf\u00e9", "Nobody [MASK] the <mask
 
 
 def few_cases():
-    """Of each family one, and of each head and problem one, by number."""
+    """Returns the numbers of a case of each family and of each head and problem."""
     first = {}
     for number, (family, *head) in enumerate(random_models.CASES):
         first.setdefault(family, number)
@@ -43,7 +43,7 @@ def test_random_models_of_odd_sizes(case, tmp_path):
 
 
 def saved(path, architecture, **changes):
-    """A random model of transformers in `path`, weights away from 0 and 1, with a WordPiece vocabulary beside it."""
+    """Saves a random model of transformers, with weights away from 0 and 1 and a WordPiece vocabulary."""
     import torch
     import transformers
 
@@ -78,7 +78,7 @@ def relative(ours, theirs):
 
 @pytest.mark.parametrize("layout", ["old bert", "minilm", "safe roberta"])
 def test_layouts_of_published_checkpoints(layout, tmp_path):
-    """gamma and beta and every copy; bare names and buffers; a pooler beside the masked-language head."""
+    """Reads gamma and beta and every copy; bare names and buffers; a pooler beside the masked-language head."""
     import torch
 
     roberta = layout == "safe roberta"
@@ -154,7 +154,7 @@ def test_both_ways_through_torchs_half_precision(architecture, dtype, tmp_path):
 
 
 def own(kind, *, family="bert", task=None, labels=(), problem="", **changes):
-    """A model as bert_jax trains them, with a trained vocabulary."""
+    """Returns a model as bert_jax trains it, with a trained vocabulary."""
     tokenizer = training.train(kind, PROSE, {"wordpiece": 120, "bpe": 300}[kind])
     config = config_lib.base().model
     config.update(hidden_size=20, num_layers=2, num_heads=4, intermediate_size=36, max_positions=40)

@@ -1,4 +1,4 @@
-"""Live: ids of awkward Unicode are AutoTokenizer's, for every kind of vocabulary (make test-parity)."""
+"""Compares the ids of awkward Unicode with AutoTokenizer's, for every kind of vocabulary (make test-parity)."""
 
 import pytest
 

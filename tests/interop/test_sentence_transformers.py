@@ -1,4 +1,4 @@
-"""Directories of sentence-transformers are understood as they are, and written back."""
+"""Tests that directories of sentence-transformers are read as they are, and written back."""
 
 import json
 
@@ -9,7 +9,7 @@ from bert_jax.interop import huggingface
 
 
 def dress(path, pooling, normalize=True, encoder="", prompts=None, **transformer):
-    """Adds what sentence-transformers has beside the encoder."""
+    """Adds the files that sentence-transformers has beside the encoder."""
     modules = [("Transformer", encoder), ("Pooling", "1_Pooling"), *([("Normalize", "2_Normalize")] * normalize)]
     listed = [{"type": f"sentence_transformers.models.{name}", "path": folder} for name, folder in modules]
     (path / "modules.json").write_text(json.dumps(listed))

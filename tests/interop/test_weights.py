@@ -1,4 +1,4 @@
-"""The name tables: every array used once, every leaf filled, every mismatch in one line."""
+"""Tests the name tables: every array is used once, every leaf filled, all mismatches reported in one line."""
 
 import jax
 import numpy as np

@@ -31,7 +31,7 @@ def roberta(implementation="eager"):
 
 
 def randomised(model, seed):
-    """The model, out of training mode, with every parameter drawn anew: none is at 0 or 1."""
+    """Returns the model in evaluation mode with every parameter drawn anew, away from 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -41,7 +41,7 @@ def randomised(model, seed):
 
 
 def random_batch(seed, segments=2, pad_id=0):
-    """A batch of our format: rows of several lengths, padding at the end, both segments, an unused slot."""
+    """Draws a batch: rows of several lengths with padding at the end, two segments, an unused slot."""
     random = np.random.default_rng(seed)
     lengths = np.array([LENGTH, 9, 12])
     present = np.arange(LENGTH) < lengths[:, None]
@@ -62,7 +62,7 @@ def random_batch(seed, segments=2, pad_id=0):
 
 
 def reference(model, batch):
-    """What transformers and torch make of a batch: hidden, logits, losses, gradients, and parameters after AdamW."""
+    """Returns transformers' hidden states, logits, losses and gradients, and the parameters after AdamW."""
     labels = np.full((ROWS, LENGTH), -100)
     for row, slot in zip(*np.nonzero(batch["masked_weights"]), strict=True):
         labels[row, batch["masked_positions"][row, slot]] = batch["masked_labels"][row, slot]

@@ -1,4 +1,4 @@
-"""The encoder written out for one sequence in float64 numpy: slow, plain, and independent of bert_jax.model.
+"""Computes the encoder for one sequence in float64 numpy: slow, plain, and independent of bert_jax.model.
 
 Every switch is one line or two where the papers say so; there is no padding, no batch, no scan and no kernel.
 """
@@ -18,12 +18,12 @@ ACTIVATIONS = {
 
 
 def forward(config, params, ids, types):
-    """(hidden states of the embeddings and of each layer, logits over the vocabulary at every token) of one sequence.
+    """Returns (hidden states of the embeddings and of each layer, logits [sequence, vocabulary]) for one sequence.
 
     Args:
       config: every key of config.model.
-      params: of the model, float64.
-      ids, types: [sequence].
+      params: the model's parameters in float64.
+      ids, types: int [sequence].
     """
     encoder, places = params["encoder"], np.arange(len(ids))
     tables = encoder["embeddings"]
@@ -60,7 +60,7 @@ def _decoded(config, params, x):
 
 
 def _layer(config, encoder, i, x, stream):
-    """Layer i: `stream` attends to x and is added to."""
+    """Runs layer i: `stream` attends to x and receives the layer's outputs."""
     params, pre = encoder["layers"][str(_source(config, i))], config["norm_place"] == "pre"
     first = pre and (config["first_norm"] or i > 0)
     keys, queries = (_norm(config, params["attention_norm"], y) if first else y for y in (x, stream))
@@ -75,7 +75,7 @@ def _layer(config, encoder, i, x, stream):
 
 
 def _source(config, i):
-    """Whose parameters layer i has."""
+    """Returns the number of the parameters that layer i uses."""
     groups, inner = config["layer_groups"], config["group_layers"]
     if not groups:
         return i
@@ -107,7 +107,7 @@ def _attention(config, encoder, params, i, queries, keys):
 
 
 def _distances(config, encoder, params, query, key, terms):
-    """Scores of distances, [heads, query, key] (He et al. 2021, DeBERTa, equation 4)."""
+    """Returns the scores of distances, [heads, query, key] (He et al. 2021, DeBERTa, equation 4)."""
     (length, heads, size), shared = query.shape, config["relative_shared"]
     table = encoder["relative"]["embedding"]
     table = _norm(config, encoder["relative_norm"], table) if config["relative_norm"] else table
@@ -124,7 +124,7 @@ def _distances(config, encoder, params, query, key, terms):
 
 
 def _row(config, distance):
-    """The table's row of a distance: itself, or the bucket of its logarithm (DeBERTa v2)."""
+    """Returns the table's row for a distance, or for the bucket of its logarithm (DeBERTa v2)."""
     span, buckets = config["relative_span"] or config["max_positions"], config["relative_buckets"]
     half, single = buckets or span, buckets // 2
     if buckets and abs(distance) > single:
@@ -134,7 +134,7 @@ def _row(config, distance):
 
 
 def _rotated(x, base):
-    """[sequence, heads, size], pairs being a unit of the first half and one of the second (Su et al. 2021)."""
+    """Rotates [sequence, heads, size]; a unit of the first half and one of the second form a pair (Su et al. 2021)."""
     half = x.shape[-1] // 2
     angle = np.arange(len(x))[:, None, None] * base ** (-np.arange(half) / half)
     first, second = x[..., :half], x[..., half:]
@@ -150,7 +150,7 @@ def _mlp(config, params, x):
 
 
 def _convolution(config, params, x):
-    """Each group of units from the same group of the tokens around (DeBERTa v2)."""
+    """Convolves each group of units over the same group of the neighbouring tokens (DeBERTa v2)."""
     kernel, width = params["kernel"], config["hidden_size"] // config["conv_groups"]
     around = np.pad(x, ((len(kernel) // 2,) * 2, (0, 0)))
     convolved = np.zeros_like(x)

@@ -1,4 +1,4 @@
-"""The attention weights that a model gives, beside numpy's and transformers' own, and its head on any layer."""
+"""Compares a model's attention weights with numpy's and transformers', and applies its head to any layer."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def make_batch(packed):
 
 
 def by_numpy(params, states, batch, causal):
-    """softmax(Q K^T / sqrt(head_size)) of each layer, the key's bias included (Vaswani et al. 2017, section 3.2)."""
+    """Computes softmax(Q K^T / sqrt(head_size)) of each layer, key bias included (Vaswani et al. 2017, section 3.2)."""
     visible = batch["attention_mask"][:, None, None, :].astype(bool)
     if "sequence_ids" in batch:
         visible = visible & (batch["sequence_ids"][:, None, :, None] == batch["sequence_ids"][:, None, None, :])

@@ -1,4 +1,4 @@
-"""bfloat16 compute: what stays float32, and curves that stay within the noise of float32's."""
+"""Tests bfloat16 computation: what stays float32, and that loss curves stay within the noise of float32."""
 
 import functools
 
@@ -27,7 +27,7 @@ def make_config(dtype, seed=0):
 
 
 def make_batch(step):
-    """Rows that repeat a token, or one of its two neighbours: what is masked can be guessed from the rest."""
+    """Makes rows that repeat a token or its successor, so that masked tokens can be guessed from the others."""
     random = np.random.default_rng(step)
     tokens = 1 + (random.integers(0, VOCAB - 1, (ROWS, 1)) + random.integers(0, 2, (ROWS, LENGTH))) % (VOCAB - 1)
     positions = np.stack([random.choice(LENGTH, SLOTS, replace=False) for _ in range(ROWS)])
@@ -46,14 +46,14 @@ def make_batch(step):
 
 @functools.cache
 def initial_state(seed):
-    """On the host; float32, whatever the computation is in."""
+    """Returns the initial state on the host, in float32 whatever the compute dtype."""
     config = make_config("float32", seed)
     model = model_lib.build(config.model, VOCAB)
     return jax.device_get(step_lib.init_state(config, model, MESH, STEPS))
 
 
 def curves(dtype, seeds):
-    """Losses [seed, step], of one compiled program for a run."""
+    """Returns losses [seed, step]; a whole run is one compiled program."""
     config = make_config(dtype)
     train_step = step_lib.make_train_step(config, model_lib.build(config.model, VOCAB), MESH, STEPS)
     batches = jax.tree.map(lambda *rows: np.stack(rows), *map(make_batch, range(STEPS)))

@@ -1,4 +1,4 @@
-"""The CRF against every labelling, listed."""
+"""Compares the CRF with an enumeration of all labellings."""
 
 import itertools
 
@@ -55,7 +55,7 @@ def test_without_transitions_it_is_the_softmax_of_each_word():
 
 
 def test_its_gradient_is_what_was_seen_less_what_was_expected():
-    """Of the logits: one-hot labels less marginals, which sum to zero at each position of the chain, else are zero."""
+    """Checks the logits' gradient: one-hot labels less marginals, which sum to zero at each position of the chain."""
     logits, mask, weights = parameters(4)
     labels = np.zeros(mask.shape, np.int32)
     gradient = jax.grad(lambda logits: crf.log_likelihood(logits, labels, mask, *weights).sum())(logits)

@@ -1,4 +1,4 @@
-"""FLOPs by formula, against XLA's count for the same forward pass and by hand."""
+"""Compares FLOPs by formula with XLA's count for the same forward pass and with counts by hand."""
 
 import types
 

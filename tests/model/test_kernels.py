@@ -1,4 +1,4 @@
-"""Every attention kernel gives what the reference gives, wherever padding stands and whatever a row holds."""
+"""Tests that every attention kernel agrees with the reference, wherever padding stands and however rows are packed."""
 
 import dataclasses
 
@@ -25,14 +25,14 @@ ROWS, HEADS = 2, 2
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The TPU kernels run on this machine."""
+    """Lets the TPU kernels run on this machine, interpreted."""
     compiled = pallas.pallas_call
     monkeypatch.setattr(pallas, "pallas_call", lambda *args, **kw: compiled(*args, **(kw | {"interpret": True})))
 
 
 @pytest.fixture
 def cudnn_by_xla(monkeypatch):
-    """jax.nn's attention does in XLA what it is asked to do by cuDNN."""
+    """Lets jax.nn's attention compute by XLA what it is asked to compute by cuDNN."""
     whole = jax.nn.dot_product_attention
 
     def attention(*args, implementation, **kw):
@@ -58,7 +58,7 @@ def make_mask(kind, causal, rows, length, seed=0):
 
 
 def output_and_gradients(kernel, mask, length, head_size, dtype=jnp.float32, rows=ROWS):
-    """Of a loss that reads the tokens that are present."""
+    """Returns outputs and gradients of a loss over the tokens that are present."""
     drawn = jax.random.normal(jax.random.key(1), (4, rows, HEADS, length, head_size))
     *arrays, read = drawn.astype(dtype)
     there = mask.present[:, None, :, None]
@@ -150,7 +150,7 @@ def make_batch(rows=4, length=128, packed=False):
 
 
 def logits_and_gradient(model, batch, mesh=None, seeds=None):
-    """Of a model, on a mesh, or of several models at once."""
+    """Returns logits and gradient of a model, on a mesh, or of several models at once."""
 
     def loss(params):
         logits = model.apply(params, batch, dropout_key=jax.random.key(3))["mlm_logits"]

@@ -1,4 +1,4 @@
-"""What the compiler sends between the devices of a mesh: parameters and sums, no whole activations."""
+"""Tests what the compiler sends between a mesh's devices: parameters and sums, no whole activations."""
 
 import re
 
@@ -16,7 +16,7 @@ GATHERS = re.compile(r"= ([^=]*?) (?:all-gather|all-to-all)(?:-start)?\(")
 
 @pytest.fixture
 def compiled(capfd):
-    """A function (mesh sizes, vocabulary) -> (text of a training step's program, the compiler's warnings)."""
+    """Returns a function from mesh sizes and vocabulary to a training step's program and the compiler's warnings."""
 
     def compile(sizes, vocab_size, scan_layers):
         config = config_lib.base()

@@ -1,4 +1,4 @@
-"""Sizes, initialisation, padding, causality, dropout, and the two ways to run the layers."""
+"""Tests sizes, initialisation, padding, causality, dropout, and the two ways to run the layers."""
 
 import subprocess
 import sys

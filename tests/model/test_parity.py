@@ -1,4 +1,4 @@
-"""Agreement with transformers in float32: from golden arrays always, and live where torch is (make test-parity)."""
+"""Compares with transformers in float32: with golden arrays, and live where torch is installed (make test-parity)."""
 
 import pathlib
 
@@ -42,7 +42,7 @@ def group(arrays, prefix):
 
 
 def assert_close(ours, theirs, tolerance, floor=0.0):
-    """The largest difference, relative to the largest number (or the floor, for arrays that are zero but for noise)."""
+    """Compares the largest difference with the largest number, or with the floor for arrays of mere noise."""
     ours, theirs = np.asarray(ours), np.asarray(theirs)
     assert ours.shape == theirs.shape
     assert abs(ours - theirs).max() <= tolerance * max(abs(theirs).max(), floor)

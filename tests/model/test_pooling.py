@@ -1,4 +1,4 @@
-"""Pooling of packed rows against that of each text alone."""
+"""Compares pooling of packed rows with pooling of each text alone."""
 
 import jax
 import jax.numpy as jnp

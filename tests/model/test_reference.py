@@ -1,4 +1,4 @@
-"""Switches that no family combines, against the encoder written out in float64: padded, packed and scanned."""
+"""Compares switches that no family combines with the float64 reference: padded, packed and scanned."""
 
 import jax
 import numpy as np
@@ -91,7 +91,7 @@ def padded(texts, width, pad):
 
 
 def packed(texts):
-    """All texts in one row."""
+    """Packs all texts into one row."""
     parts = {
         "input_ids": [ids for ids, _ in texts],
         "token_type_ids": [types for _, types in texts],

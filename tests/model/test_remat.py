@@ -1,4 +1,4 @@
-"""Every remat policy gives the same loss and gradient, and keeps less."""
+"""Tests that every remat policy gives the same loss and gradient and keeps less memory."""
 
 import functools
 
@@ -35,7 +35,7 @@ def loss_and_gradient(remat, scan_layers):
 
 
 def kept(remat, scan_layers=True):
-    """Bytes between the forward and the backward pass."""
+    """Returns the bytes kept between the forward and the backward pass."""
     model, loss = loss_of(remat, scan_layers)
     params = jax.eval_shape(model.init, jax.random.key(0))
     pullback = jax.eval_shape(lambda params: jax.vjp(loss, params)[1], params)

@@ -1,4 +1,4 @@
-"""The switches of the encoder, in combinations that some family has and in others that none has."""
+"""Tests the encoder's switches in combinations that some family has and in others that none has."""
 
 import jax
 import jax.numpy as jnp
@@ -185,7 +185,7 @@ def test_dropout_is_the_same_however_layers_are_run_and_bfloat16_is_near(name):
 
 
 def test_long_rows_of_windows_are_those_of_masked_scores_and_may_drop_weights():
-    """Rows beyond three blocks are scored block by block: here with shared keys, packed too, and with dropout."""
+    """Rows of more than three blocks are scored block by block: with shared keys, packed rows and dropout."""
     length, switches = 230, {**SWITCHES["windows"], "num_kv_heads": 2, "num_layers": 2, "max_positions": 256}
     model = make_model(switches)
     params, random = model.init(jax.random.key(6)), np.random.default_rng(1)

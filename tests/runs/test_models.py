@@ -1,4 +1,4 @@
-"""Workdirs' models: which of a run's two is opened, and what is written where the format lacks a head."""
+"""Tests models of workdirs: which of a run's two is opened, and what is written where the format lacks a head."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ DEBERTA = {"positions": "relative", "relative_buckets": 4, "relative_norm": True
 
 @pytest.fixture
 def workdir(monkeypatch):
-    """workdir(...) -> what stands for a run's workdir with fresh parameters."""
+    """Returns a function that makes a stand-in for a run's workdir with fresh parameters."""
 
     def made(name, sharing="tied", width=4, **switches):
         config = config_lib.base()
