@@ -28,7 +28,7 @@ from bert_jax.training import initial, loop, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
 from bert_jax.training.adaptation import Adaptation
-from bert_jax.training.evaluation import Evaluation, old_corpora
+from bert_jax.training.evaluation import Evaluation
 from bert_jax.training.norms import norms_step
 
 
@@ -64,12 +64,13 @@ class _Inputs:
     teacher: teacher_lib.Teacher | None
 
     @property
-    def identity(self):
+    def teacher_identity(self):
+        """Name and digest of the teacher; None without one."""
         return self.teacher.identity if self.teacher else None
 
 
 def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pretrained | None]:
-    """Completes the config and holds it against itself and the devices.
+    """Completes the config, and checks that it is consistent and fits the devices.
 
     Returns:
       (a copy of the config, whose config.model is complete except for vocab_size, the workdir's path, the model of
@@ -94,16 +95,14 @@ def _open(config, workdir) -> _Inputs:
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
     inputs = _Inputs(mesh, corpora, teacher_lib.read(config, mesh, corpora[0].tokenizer))
-    identity.check_same_run(workdir, config, corpora, inputs.identity)
+    identity.check_same_run(workdir, config, corpora, inputs.teacher_identity)
     return inputs
 
 
 def _build(config, workdir, inputs) -> "_Pretraining":
     """Builds indexes, model, objective, optimizer and steps; writes nothing into the workdir."""
-    identity.check_run(workdir, config, inputs.corpora, inputs.identity)
+    identity.check_run(workdir, config, inputs.corpora, inputs.teacher_identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
-    if config.data.old_corpus:
-        old_corpora(config, inputs.corpora[0].tokenizer)
     model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
     teacher = inputs.teacher and inputs.teacher.model
     learner = step_lib.Learner.from_config(config, model, inputs.mesh, config_lib.num_steps(config), teacher)
@@ -122,7 +121,7 @@ def _restore(run, inputs, source) -> tuple[dict, int]:
     if source:
         start = initial.params(config, source, learner.model, tokenizer, say, learner.objective)
     distributed.run_on_first(
-        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.identity)
+        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.teacher_identity)
     )
     restored = run.checkpoints.restore(template)
     if restored:
