@@ -167,3 +167,23 @@ def test_heads_are_split_evenly(mesh):
     config.generator.num_heads = 4
     with pytest.raises(UserError, match="tensor=8 does not divide config.generator.num_heads=4; .* 1, 2, 4"):
         config_lib.check_devices(config, 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective.next_sentence": True}, "config.objective.sentence_order: True with config.objective.next_senten"),
+        ({"model.pooler": False}, "config.model.pooler: False, but config.objective.sentence_order reads"),
+        ({"model.type_vocab_size": 1}, "config.model.type_vocab_size: 1; config.objective.sentence_order needs 2"),
+        ({"data.format": "full_sentences"}, "has no sentence pairs, but config.objective.sentence_order=True"),
+        ({"model.attention": "causal", "objective.name": "ltr"}, "config.objective.sentence_order: True with causal"),
+    ],
+)
+def test_sentence_order_is_refused_where_it_cannot_work(changes, message):
+    config = config_lib.base()
+    config.objective.update(next_sentence=False, sentence_order=True)
+    for key, value in changes.items():
+        group, name = key.split(".")
+        config[group][name] = value
+    with pytest.raises(UserError, match=message):
+        config_lib.validate(config)

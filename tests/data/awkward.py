@@ -14,6 +14,11 @@ _FRAGMENTS = [
     "\ufffd", "\u05e9\u05dc\u05d5\u05dd", "\u202e", "\u03a3", "\u0391\u03a3", "\u0130", "\u00df", "\ufb01", "\uff21",
     "\u00b2", "\u00bd", "[MASK]", "<mask>", "</s>", "[UNK]", "``", "''",
 ]  # fmt: skip
+PROSE = [
+    "The cat sat on the mat, and the dog looked at the cat.",
+    "Nobody knew why the cat had chosen that mat; the dog least of all.",
+    "In the morning the mat was gone. The cat and the dog were not surprised.",
+] * 20
 
 
 def random_texts(count, seed):

@@ -105,6 +105,32 @@ def reference_packed(documents, recipe):
         yield row
 
 
+def reference_ordered_pairs(documents, recipe):
+    """documents: a list of lists of (start, length). Yields (a tokens, b tokens, is_swapped), tokens by offset."""
+    room = recipe.sequence_length - 3
+    for d, document in enumerate(documents):
+        key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), np.uint64(d))
+        target = room
+        if hashing.uniform(hashing.draw(key, np.uint64(1))) < recipe.short_target_share:
+            target = 2 + int(hashing.below(hashing.draw(key, np.uint64(2)), room - 1))
+        first = step = 0
+        while first < len(document) and len(document) > 1:
+            first = min(first, len(document) - 2)  # a last sentence that is left alone takes the one before it
+            stop = first + 2
+            if recipe.format == "segment_pair":
+                while stop < len(document) and sum(length for _, length in document[first:stop]) < target:
+                    stop += 1
+            draws = [hashing.draw(key, np.uint64((1 << 20) + 8 * step + i)) for i in range(4)]
+            cut = first + 1 + int(hashing.below(draws[0], stop - first - 1))
+            a, b = tokens(document[first:cut]), tokens(document[cut:stop])
+            swapped = hashing.uniform(draws[1]) < 0.5
+            if swapped:
+                a, b = b, a
+            a, b = truncate(a, b, room, draws[2], draws[3])
+            yield a, b, swapped
+            first, step = stop, step + 1
+
+
 def layout_of(split):
     sentences, documents = np.asarray(split.sentences), np.asarray(split.documents)
     return [
@@ -211,3 +237,43 @@ def test_a_read_only_corpus_keeps_its_indexes_in_the_users_cache(small_corpus, t
     monkeypatch.setattr(instances.os, "access", lambda *_: False)  # root may write anywhere
     instances.open_index(corpus, "train", Recipe("doc_sentences", 32))
     assert list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("length", [16, 64])
+@pytest.mark.parametrize("format", ["segment_pair", "sentence_pair"])
+def test_ordered_pairs_are_the_procedure(small_corpus, format, length):
+    split = Corpus.open(small_corpus).split("train")
+    for repeat in (0, 3):
+        recipe = Recipe(format, length, seed=7, repeat=repeat, sentence_order=True)
+        built = instances.build(split, recipe)
+        expected = list(reference_ordered_pairs(layout_of(split), recipe))
+        assert len(built) == len(expected) > 100
+        for instance, (a, b, swapped) in zip(built, expected, strict=True):
+            assert list(range(instance["a_start"], instance["a_start"] + instance["a_length"])) == a
+            assert list(range(instance["b_start"], instance["b_start"] + instance["b_length"])) == b
+            assert instance["is_swapped"] == swapped
+            assert a and b and len(a) + len(b) <= length - 3
+    documents = np.array_split(np.arange(split.num_documents + 1), 3)
+    parts = [instances.build(split, recipe, int(d[0]), int(d[-1]) + 1) for d in documents[:-1]]
+    parts.append(instances.build(split, recipe, int(documents[-1][0]), split.num_documents))
+    assert np.concatenate(parts).tobytes() == built.tobytes(), "blocks change the pairs"
+
+
+def test_half_of_the_ordered_pairs_are_swapped_and_all_are_of_one_document(small_corpus):
+    split = Corpus.open(small_corpus).split("train")
+    recipes = [Recipe("segment_pair", 64, repeat=repeat, sentence_order=True) for repeat in range(20)]
+    built = np.concatenate([instances.build(split, recipe) for recipe in recipes])
+    starts = np.asarray(split.sentences)[np.asarray(split.documents)]
+    first, second = (np.searchsorted(starts, built[name], "right") for name in ("a_start", "b_start"))
+    assert (first == second).all()
+    swapped = built["is_swapped"] == 1
+    assert abs(swapped.mean() - 0.5) < 3 * 0.5 / np.sqrt(len(built))
+    np.testing.assert_array_equal(built["b_start"] < built["a_start"], swapped)
+    # What was not cut follows directly.
+    uncut = built["a_length"] + built["b_length"] < 61
+    gap = np.where(
+        swapped,
+        built["a_start"] - built["b_start"] - built["b_length"],
+        built["b_start"] - built["a_start"] - built["a_length"],
+    )
+    assert not gap[uncut].any() and (gap >= 0).all() and uncut.sum() > 1000

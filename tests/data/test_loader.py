@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax import show_batch
 from bert_jax.data import batch_at, describe_batch, loader
 from bert_jax.data.corpus import Corpus
+from bert_jax.data.instances import Recipe
 from bert_jax.errors import UserError
+from bert_jax.planning import compilation
 
 FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
 
@@ -389,3 +392,71 @@ def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
     config.data.corpus = f"{config.data.corpus},{other}"
     with pytest.raises(UserError, match="its tokenizer is not that of"):
         batch_at(config, 0)
+
+
+@pytest.fixture
+def ordered_config(config):
+    """A config of pairs whose order may be swapped, instead of pairs with random second segments."""
+    config.objective.update(next_sentence=False, sentence_order=True)
+    config.data.update(pair_repeats=2)
+    return config
+
+
+@pytest.mark.parametrize("format", ["segment_pair", "sentence_pair"])
+def test_batches_of_ordered_pairs(ordered_config, format):
+    ordered_config.data.format = format
+    for step in (0, 7, 12_345):
+        whole = batch_at(ordered_config, step)
+        parts = [batch_at(ordered_config, step, host, 4) for host in range(4)]
+        same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
+        same(whole, loader.Stream(ordered_config).batch(step))
+    assert whole["sentence_order_label"].dtype == np.int32 and "next_sentence_label" not in whole
+    assert set(whole["sentence_order_label"].tolist()) == {0, 1} and whole["token_type_ids"].max() == 1
+    (phase,) = config_lib.phases(ordered_config)
+    shapes = compilation.batch_shapes(ordered_config, phase.data)
+    assert shapes == {name: (array.shape, array.dtype) for name, array in whole.items()}
+    tokenizer = Corpus.open(ordered_config.data.corpus).tokenizer
+    names = describe_batch(ordered_config, step)
+    for row, (label, name) in enumerate(zip(whole["sentence_order_label"], names, strict=True)):
+        assert f"is_swapped {label}" in name
+        assert ("A follows B (swapped)" if label else "B follows A") in show_batch.show(whole, row, tokenizer)
+
+
+def test_static_and_dynamic_masking_have_the_same_ordered_pairs(ordered_config):
+    rows = {}
+    for masking in ("static", "dynamic"):
+        ordered_config.data.masking = masking
+        batches = [batch_at(ordered_config, step) for step in range(60)]
+        rows[masking] = [unmasked(batch).tobytes() + batch["sentence_order_label"].tobytes() for batch in batches]
+    assert rows["static"] == rows["dynamic"]
+
+
+def test_filler_rows_of_an_evaluation_have_no_order_label(ordered_config):
+    ordered_config.train.update(eval_batch_size=8, eval_batches=1000)
+    batches = loader.eval_batches(ordered_config, 0)
+    labels = np.concatenate([batch["sentence_order_label"] for batch in batches])
+    stream = loader.Stream(ordered_config)
+    assert (labels >= 0).sum() == stream.sources(stream.phases[0], "eval")[0].counts[0]
+    fillers = batches[-1]["sentence_order_label"] < 0
+    assert fillers.any() and not batches[-1]["masked_weights"][fillers].any()
+
+
+def test_the_index_of_ordered_pairs_is_not_that_of_next_sentences(ordered_config):
+    ordered = batch_at(ordered_config, 0)
+    ordered_config.objective.update(next_sentence=True, sentence_order=False)
+    random = batch_at(ordered_config, 0)
+    assert "next_sentence_label" in random and (random["input_ids"] != ordered["input_ids"]).any()
+    ordered_config.objective.update(next_sentence=False, sentence_order=True)
+    same(loader.Stream(ordered_config).batch(0), ordered)
+    keys = {Recipe("segment_pair", 48, sentence_order=order).key() for order in (False, True)}
+    assert len(keys) == 2 and (1, "segment_pair", 48, 0, 0, 0.1) in keys  # indexes made before are still found
+
+
+def test_ordered_pairs_need_two_sentences_in_a_document(make_corpus, ordered_config):
+    corpus = make_corpus("one . \n and two . \n and three . \n", name="one")
+    ordered_config.data.update(corpus=str(corpus), batch_size=2)
+    batch = batch_at(ordered_config, 0)
+    assert batch["input_ids"].shape == (2, 48)
+    ordered_config.data.corpus = str(make_corpus("one . \n\n two . \n\n three . \n\n four . \n", name="lines"))
+    with pytest.raises(UserError, match="no segment_pair instance in the train split; expected documents of two"):
+        batch_at(ordered_config, 0)

@@ -21,7 +21,7 @@ from bert_jax.data import loader, staging
 from bert_jax.data.corpus import Corpus, file_sizes
 from bert_jax.data.preparation import pipeline, sources
 from bert_jax.errors import UserError
-from tests.data.test_prepare import contents, documents_of, make_text, prepare, small_shards, vocab  # noqa: F401
+from tests.data.preparation.test_pipeline import contents, documents_of, make_text, prepare, small_shards, vocab  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
 

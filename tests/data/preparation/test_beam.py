@@ -11,10 +11,10 @@ import pytest
 from bert_jax import storage
 from bert_jax.data.preparation import beam, pipeline
 from bert_jax.errors import UserError
-from tests.data.test_prepare import contents, make_text, small_shards, vocab  # noqa: F401
+from tests.data.preparation.test_pipeline import contents, make_text, small_shards, vocab  # noqa: F401
 
 pytestmark = pytest.mark.beam
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 PROCESSES = ("--direct_num_workers=2", "--direct_running_mode=multi_processing")
 
 

@@ -1,6 +1,6 @@
 """Writes golden_tokens.json: what transformers' tokenizers make of small vocabularies and awkward text.
 
-python -m tests.data.make_golden_tokens        (needs the parity requirements)
+python -m tests.data.vocabularies.make_golden_tokens        (needs the parity requirements)
 """
 
 import json

@@ -1,0 +1,42 @@
+"""Encoding by cached chunks gives the ids of direct encoding."""
+
+import json
+
+import pytest
+
+from bert_jax.data.vocabularies import chunks, hugging_face, loading
+from tests.data.awkward import TEXTS, VOCABULARY, random_texts
+
+
+@pytest.mark.parametrize("name", ["uncased", "cased", "bpe"])
+def test_cached_chunks_equal_direct_encoding(loaded, name):
+    tokenizer = loaded[name]
+    assert tokenizer._chunks is not None
+    texts = ["x" * 10_000, *TEXTS, *random_texts(3000, seed=1)]
+    direct = [tokenizer._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for _ in range(2):  # the second time from the cache
+        ids, starts = tokenizer.encode_with_words(texts)
+        for encoding, row, words in zip(direct, ids, starts, strict=True):
+            assert row.tolist() == encoding.ids
+            assert words.tolist() == chunks.word_starts(encoding.word_ids).tolist()
+
+
+def test_a_full_cache_is_emptied_and_nothing_changes(loaded, monkeypatch):
+    monkeypatch.setattr(chunks, "_MAX_CHUNKS", 20)
+    monkeypatch.setattr(chunks, "_MAX_CHUNK_LENGTH", 3)
+    tokenizer = hugging_face.wordpiece(VOCABULARY, True, "test")
+    for start in range(0, 60, 4):
+        texts = TEXTS[start : start + 4]
+        assert [row.tolist() for row in tokenizer.encode_with_words(texts)[0]] == loaded["uncased"].encode(texts)
+        assert len(tokenizer._chunks._known) < 20 + 200
+
+
+def test_another_pipeline_is_encoded_directly(tmp_path):
+    state = json.loads(hugging_face.wordpiece(VOCABULARY, True, "test")._tokenizer.to_str())
+    state["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "NFC"}, state["normalizer"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
+    tokenizer = loading.load(tmp_path)
+    assert tokenizer._chunks is None
+    ids, starts = tokenizer.encode_with_words(["hello worlds", "", "the[MASK]"])
+    assert [row.tolist() for row in ids] == tokenizer.encode(["hello worlds", "", "the[MASK]"])
+    assert starts[0].tolist() == [True, True, False]
