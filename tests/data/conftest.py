@@ -1,10 +1,11 @@
-"""Corpora that the data tests share, prepared for real from text that is made here."""
+"""Corpora that the data tests share, prepared from text that is generated here."""
 
 import random
 import string
 
 import pytest
 
+from bert_jax import files
 from bert_jax.data.preparation import pipeline
 
 LETTERS = string.ascii_lowercase
@@ -35,6 +36,14 @@ def text(num_documents, seed, most_sentences=12, most_words=14):
         documents.append("\n".join(lines))
     documents.insert(5, " ".join(word(rng) for _ in range(300)))  # one sentence longer than a row
     return "\n\n".join(documents) + "\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_flushing():
+    """Does not flush files to the disk, which matters only when a machine crashes and takes most of a test's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_sync", lambda path: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,7 @@ def test_long_documents_are_written_in_pieces(tmp_path, vocab, monkeypatch):
 
 
 def test_worker_count_changes_no_byte(tmp_path, vocab, monkeypatch):
-    small_shards(monkeypatch)
+    small_shards(monkeypatch, shards=16)
     text = make_text(300)
     (tmp_path / "a.txt").write_text(text + "\n\n" + text)
     spec = f"{tmp_path}/a.txt"
@@ -138,7 +138,7 @@ def test_worker_count_changes_no_byte(tmp_path, vocab, monkeypatch):
         prepare(spec, tmp_path / str(workers), vocab, workers, drop_duplicates=True)
     assert contents(tmp_path / "1") == contents(tmp_path / "3")
     prepare(spec, tmp_path / "all", vocab)
-    assert len(list((tmp_path / "all" / "train").glob("*.tokens.npy"))) > 20
+    assert len(list((tmp_path / "all" / "train").glob("*.tokens.npy"))) > 10
     assert Corpus.open(tmp_path / "all").fingerprint != Corpus.open(tmp_path / "1").fingerprint
 
 
