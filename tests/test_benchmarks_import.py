@@ -50,6 +50,7 @@ for what in ("train", "inference"):
     assert train["matrix_rate"] > 0 and train["peak_flops"] is None
 
 
+@pytest.mark.full
 def test_every_benchmark_says_what_it_does():
     assert {"compile_time", "gpu", "train_step", "embed", "prepare", "loader", "resume"} <= set(BENCHMARKS)
     modules = {name: f"experiments.benchmarks.{name}" for name in BENCHMARKS if name not in NO_COMMANDS}

@@ -64,6 +64,7 @@ def folder(tmp_path_factory):
     for name, rows in {"pairs": pairs, "asked": asked}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "bad.jsonl").write_text('{"text": "the [MASK]"}\nthe\n')
+    (folder / "no_text.jsonl").write_text('{"text": "the [MASK]"}\n{"txet": 1}\n')
     (folder / "blank.txt").write_text("ab\n\n")
     (folder / "empty.txt").write_text("")
     (folder / "none.txt").write_text("ab [MASK]\nab\n")
@@ -84,6 +85,7 @@ def commands(folder):
         "embed lines": files("embed", "plain", "texts.txt.gz", "vectors.jsonl", "--pooling=mean,max", "--normalize"),
         "typed": ["answer", f"--model={folder}/answer", "--question=ab", "--context=cd ef"],
         # and mistakes
+        "no field": files("fill-mask", "plain", "no_text.jsonl", "older.jsonl"),
         "not json": files("classify", "classify", "bad.jsonl", "older.jsonl"),
         "blank": files("embed", "plain", "blank.txt", "older.jsonl"),
         "no mask": files("fill-mask", "plain", "none.txt", "older.jsonl"),
@@ -103,6 +105,7 @@ def commands(folder):
 
 
 MISTAKES = {
+    "no field": "no_text.jsonl:2: no `text` string",
     "not json": "bad.jsonl:2: not JSON",
     "blank": "blank.txt:2: empty",
     "no mask": "none.txt:2: no [MASK] in 'ab'",

@@ -29,7 +29,7 @@ def get_config():
     config.model.update(hidden_dropout=0.0, attention_dropout=0.0, initializer_range=0.1)
     config.data.update(corpus="{corpus}", sequence_length=24, batch_size=32)
     config.optimizer.update(learning_rate=5e-3, warmup_steps=20)
-    config.train.update(num_steps=500, log_every=100, eval_every=500, checkpoint_every=500, progress=False)
+    config.train.update(num_steps=300, log_every=100, eval_every=300, checkpoint_every=300, progress=False)
     return config
 """
 
@@ -125,38 +125,17 @@ def predict(*arguments):
     )
 
 
-def test_predict_reads_lines_and_jsonl_and_writes_jsonl_in_order(workdir, tmp_path, fill_mask):
+def test_predict_reads_and_writes_jsonl_in_order(workdir, tmp_path):
     texts = [f"the {animal} [MASK] ." for animal in ANIMALS] * 3
-    (tmp_path / "texts.txt").write_text("\n".join(texts) + "\n")
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    for name in ("texts.txt", "texts.jsonl"):
-        output = tmp_path / f"{name}.out"
-        done = predict("fill-mask", f"--model={workdir}", f"--input={tmp_path / name}", f"--output={output}")
-        assert done.returncode == 0, done.stderr
-        answers = [json.loads(line) for line in output.read_text().splitlines()]
-        assert len(answers) == len(texts)
-        for text, answer in zip(texts, answers, strict=True):
-            assert answer["masks"][0][0]["token"] == ANIMALS[text.split()[1]]
-            assert set(answer["masks"][0][0]) == {"token", "id", "score"}
-
-
-def test_predict_tells_mistakes_in_one_line(workdir, tmp_path):
-    (tmp_path / "bad.jsonl").write_text('{"text": "the [MASK]"}\n{"txet": 1}\n')
-    (tmp_path / "none.txt").write_text("the cat\n")
-    output = tmp_path / "out.jsonl"
-    output.write_text("older\n")
-    to = f"--output={output}"
-    cases = [
-        (["fill-mask", f"--model={workdir}", f"--input={tmp_path}/bad.jsonl", to], "bad.jsonl:2: no `text` string"),
-        (["fill-mask", f"--model={workdir}", f"--input={tmp_path}/none.txt", to], "none.txt:1: no [MASK] in"),
-        (["fill-mask", f"--model={workdir}"], "--input and --output belong together"),
-        (["fill-task", f"--model={workdir}"], "error: fill-task: expected python -m bert_jax.predict fill-mask"),
-    ]
-    for arguments, message in cases:
-        done = predict(*arguments)
-        assert done.returncode == 2
-        assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert output.read_text() == "older\n"
+    output = tmp_path / "answers.jsonl"
+    done = predict("fill-mask", f"--model={workdir}", f"--input={tmp_path}/texts.jsonl", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert len(answers) == len(texts)
+    for text, answer in zip(texts, answers, strict=True):
+        assert answer["masks"][0][0]["token"] == ANIMALS[text.split()[1]]
+        assert set(answer["masks"][0][0]) == {"token", "id", "score"}
 
 
 def test_show_batch_shows_masks_labels_and_segments(workdir):
