@@ -116,7 +116,7 @@ def test_the_language_model_head_reads_any_layer(params, stacked):
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_output_attentions_of_transformers(family):
-    import make_golden
+    from tests.model import make_golden
     import torch
 
     seed, segments, pad_id = (11, 2, 0) if family == "bert" else (12, 1, 1)

@@ -28,7 +28,7 @@ def our_model(family, scan_layers):
 
 
 def live(family):
-    import make_golden  # needs torch and transformers
+    from tests.model import make_golden  # needs torch and transformers
 
     seed, segments, pad_id = (11, 2, 0) if family == "bert" else (12, 1, 1)
     make = make_golden.bert if family == "bert" else make_golden.roberta
