@@ -85,7 +85,8 @@ def usage() -> str:
 
 def summary(name: str) -> str:
     """Returns the first line of a command's docstring, read from its file without importing it."""
-    spec = importlib.util.find_spec(module_of(name))
+    module = module_of(name)
+    spec = importlib.util.find_spec(module) if module else None
     if spec is None or not spec.origin:
         return ""
     with open(spec.origin, encoding="utf-8") as file:

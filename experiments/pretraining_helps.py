@@ -1,4 +1,4 @@
-"""What pre-training is worth: a small BERT fine-tuned from its parameters and from random ones.
+"""Measures what pre-training is worth: fine-tunes a small BERT from pre-trained and from random parameters.
 
     python -m experiments.pretraining_helps --model=WORKDIR --data=DIR --workdir=DIR
 
@@ -37,7 +37,7 @@ TASKS = {
 # Few rows are longer than data.sequence_length.
 SETTINGS = {
     "data.batch_size": 32,
-    "optimizer.learning_rate_range": (1e-5, 1e-3),  # the published one is for Base and Large
+    "optimizer.learning_rate_range": (1e-5, 1e-3),  # the published range is for Base and Large
     "train.num_epochs": 2.0,
     "train.tensorboard": False,
 }

@@ -1,10 +1,10 @@
-"""The same fine-tuning here and in transformers' Trainer: do the scores come from one distribution?
+"""Compares fine-tuning with transformers' Trainer: do the scores come from the same distribution?
 
     python -m experiments.trainer_agreement --model=DIR --data=DIR --workdir=DIR
 
 --model is a Hugging Face directory (bert_jax.convert makes one of a run); DIR/sst2 holds train.tsv and test.tsv
-(sentence, label, no header). Both sides fine-tune with the same settings and as many seeds, each with its own order of
-rows, fresh heads and dropout. Prints a Markdown table. Needs torch, transformers and accelerate.
+(sentence, label, no header). Both sides fine-tune with the same settings and equally many seeds, each with its own
+order of rows, new head and dropout. Prints a Markdown table. Needs torch, transformers and accelerate.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main():
     files = {name: cut(pathlib.Path(flags.data) / "sst2" / f"{name}.tsv", workdir) for name in ("train", "test")}
     scores = {"bert_jax": ours(flags, files, workdir), "transformers.Trainer": theirs(flags, files, workdir)}
     print("| | mean | standard deviation | each seed |\n|---|---|---|---|")
-    for side, found in scores.items():
-        each = ", ".join(f"{100 * score:.1f}" for score in sorted(found))
-        print(f"| {side} | {100 * statistics.mean(found):.2f} | {100 * statistics.stdev(found):.2f} | {each} |")
+    for side, values in scores.items():
+        each = ", ".join(f"{100 * score:.1f}" for score in sorted(values))
+        print(f"| {side} | {100 * statistics.mean(values):.2f} | {100 * statistics.stdev(values):.2f} | {each} |")
     from scipy import stats
 
     test = stats.mannwhitneyu(*scores.values())

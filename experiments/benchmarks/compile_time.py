@@ -1,11 +1,11 @@
-"""How long the training step takes to compile, by the number of layers, scanned and unrolled.
+"""Measures how long the training step takes to compile, by number of layers, scanned and unrolled.
 
     python -m experiments.benchmarks.compile_time                    writes experiments/results/compile_time.md
     python -m experiments.benchmarks.compile_time --depths=2,4 --targets=cpu --hidden=128
 
-The step is that of pretrain, with layers as BERT Large has them: on this machine's CPU at 8 x 128, and ahead of time
-for a TPU slice that is not there (by libtpu) at 256 x 512, in bfloat16 with the attention kernel of TPUs. Each figure
-is of a process of its own without a cache of compiled programs: seconds of tracing and of compiling.
+The step is the one of pretrain, with layers of BERT Large: on this machine's CPU at 8 x 128, and ahead of time for a
+TPU slice (with libtpu, no TPU needed) at 256 x 512, in bfloat16 with the attention kernel of TPUs. Each value is the
+seconds of tracing and of compiling in a process of its own without a compilation cache.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RESULTS = pathlib.Path(__file__).parents[1] / "results" / "compile_time.md"
 
 
 def compile_step(target, layers, hidden, scan):
-    """Seconds that tracing and compiling take; `target` is "cpu" or a topology such as v5e:4x4."""
+    """Returns the seconds of tracing and of compiling; `target` is "cpu" or a topology such as v5e:4x4."""
     import jax
 
     from bert_jax import model as model_lib
@@ -110,9 +110,11 @@ def main():
     print("\n".join(lines), flush=True)
     for target in options.targets.split(","):
         for layers in options.depths:
-            found = {scan: in_a_process(target, layers, options.hidden, scan) for scan in (False, True)}
-            ratio = sum(found[False].values()) / sum(found[True].values())
-            seconds = [f"{found[scan]['trace']:.1f} + {found[scan]['compile']:.1f}" for scan in (False, True)]
+            times_by_scan = {scan: in_a_process(target, layers, options.hidden, scan) for scan in (False, True)}
+            ratio = sum(times_by_scan[False].values()) / sum(times_by_scan[True].values())
+            seconds = [
+                f"{times_by_scan[scan]['trace']:.1f} + {times_by_scan[scan]['compile']:.1f}" for scan in (False, True)
+            ]
             lines.append(f"| {target} | {layers} | {seconds[0]} | {seconds[1]} | **{ratio:.1f}** |")
             print(lines[-1], flush=True)
     output = options.output or (None if arguments else RESULTS)

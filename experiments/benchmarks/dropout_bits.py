@@ -1,9 +1,9 @@
-"""What dropout costs by where its bits come from: our hash of the element's index beside jax.random's generators.
+"""Measures dropout by source of random bits: the hash of an element's index, and jax.random's generators.
 
     python -m experiments.benchmarks.dropout_bits             writes experiments/results/dropout_bits.md
 
 Each row is one dropout of rate 0.1 between an addition and a product, forward and backward, as in a layer of BERT-Base
-at 16 rows of 128 tokens. The kinds take turns, and the medians are compared. Runs on whatever jax finds.
+at 16 rows of 128 tokens. The kinds take turns, and medians are compared. Runs on jax's default device.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from bert_jax.model import layers
 
 SHAPES = {"hidden states": (16, 128, 768), "attention weights": (16, 12, 128, 128)}
-SMALL = {"hidden states": (2, 8, 16)}  # to see that it runs
+SMALL = {"hidden states": (2, 8, 16)}  # a quick check that it runs
 GENERATORS = ("threefry2x32", "rbg", "unsafe_rbg")
 RATE, ROUNDS = 0.1, 30
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "dropout_bits.md"
@@ -33,13 +33,13 @@ def drawn(x, key):
 
 
 def kinds():
-    """name: (dropout, a key for it)."""
-    found = {"none": (lambda x, key: x, jax.random.key(0)), "hash": (hashed, jax.random.key(0))}
-    return found | {name: (drawn, jax.random.key(0, impl=name)) for name in GENERATORS}
+    """Returns {name: (dropout function, its key)}."""
+    kinds = {"none": (lambda x, key: x, jax.random.key(0)), "hash": (hashed, jax.random.key(0))}
+    return kinds | {name: (drawn, jax.random.key(0, impl=name)) for name in GENERATORS}
 
 
 def programs(shape):
-    """name: a function that makes one forward and backward pass and waits for it."""
+    """Returns {name: a function that runs one forward and backward pass and waits for it}."""
 
     def program(dropout, key):
         def loss(x, residual, scale):
@@ -53,7 +53,7 @@ def programs(shape):
 
 
 def measure(shape, rounds):
-    """Median seconds of each kind, which take turns."""
+    """Returns the median seconds of each kind; they take turns."""
     run = programs(shape)
     times = {name: [] for name in run}
     for turn in range(rounds + 2):
@@ -62,7 +62,7 @@ def measure(shape, rounds):
             once()
             if turn >= 2:  # the first ones compile and warm up
                 times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def main():

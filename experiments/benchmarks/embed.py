@@ -1,11 +1,11 @@
-"""Embedding sentences of mixed length beside the same model in torch, on the same cores.
+"""Compares embedding of sentences of mixed length with the same model in torch, on the same CPU cores.
 
     python -m experiments.benchmarks.embed            writes experiments/results/embed.md
 
-Both sides: the same random BERT (6 layers of 384, 12 heads) with the same WordPiece vocabulary, float32, mean pooling,
-the same texts. Theirs: transformers with SDPA, batches of texts sorted by length and padded to their longest, under
-`inference_mode`; the size of its batches is its fastest of some. Ours: `Embedder.encode`. Each side is a process of its
-own; they take turns, the other one asleep, so that what else the machine does falls on both. Tokenizing counts.
+Both sides have the same random BERT (6 layers of 384, 12 heads) and WordPiece vocabulary, float32, mean pooling, and
+the same texts. torch runs transformers with SDPA under `inference_mode`, on batches sorted by length and padded to the
+longest text, with the fastest of several batch sizes; bert_jax runs `Embedder.encode`. Each side is a process of its
+own. They take turns while the other one sleeps, so that other load affects both. Tokenization is included.
 """
 
 import argparse
@@ -30,7 +30,7 @@ VOCABULARY = 30522
 
 
 def make_vocabulary(path):
-    """A WordPiece vocabulary of BERT's size, of made-up words and all letters."""
+    """Returns a WordPiece vocabulary of BERT's size, of made-up words and all letters."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *letters, *(f"##{letter}" for letter in letters)]
     rng = random.Random(0)
@@ -45,7 +45,7 @@ def make_vocabulary(path):
 
 
 def make_texts(vocabulary, number):
-    """Sentences whose lengths spread as those of prose do: median 20 words, a tenth of them over 48."""
+    """Returns sentences with the length distribution of prose: median 20 words, a tenth of them over 48."""
     rng = random.Random(1)
     words = [token for token in vocabulary if token.isalpha() and len(token) > 1]
     lengths = [min(200, max(3, round(rng.lognormvariate(3.0, 0.7)))) for _ in range(number)]
@@ -53,7 +53,7 @@ def make_texts(vocabulary, number):
 
 
 def their_embedder(folder, texts):
-    """A function that embeds all texts: torch's side."""
+    """Returns a function that embeds all texts with torch."""
     import torch
     import transformers
 
@@ -83,7 +83,7 @@ def their_embedder(folder, texts):
 
 
 def our_embedder(folder, texts):
-    """The same of ours, and the seconds that the first call took longer than the second: compiling."""
+    """Returns a function that embeds all texts with bert_jax, and the seconds of compilation."""
     import bert_jax
 
     embedder = bert_jax.Embedder.from_pretrained(folder)
@@ -94,12 +94,12 @@ def our_embedder(folder, texts):
 
 def timed(function):
     start = time.perf_counter()
-    found = function()
-    return time.perf_counter() - start, found
+    vectors = function()
+    return time.perf_counter() - start, vectors
 
 
 def serve(side, folder, texts, connection):
-    """A side's process: answers each request with the seconds of embedding all texts, and the vectors."""
+    """Runs one side's process: answers each request with the seconds of embedding all texts, and the vectors."""
     embed, note = (our_embedder if side == "ours" else their_embedder)(folder, texts)
     connection.send(note)
     while connection.recv():
@@ -108,7 +108,7 @@ def serve(side, folder, texts, connection):
 
 
 def measure(folder, texts, rounds):
-    """Seconds of each side, round by round; each side's note; how far their vectors are apart, relative."""
+    """Returns the seconds of each side by round, each side's note, and the relative difference of their vectors."""
     spawn = multiprocessing.get_context("spawn")
     pipes, notes, processes = {}, {}, []
     for side in ("ours", "torch"):
@@ -120,8 +120,8 @@ def measure(folder, texts, rounds):
     for _ in range(rounds):
         for side, pipe in pipes.items():
             pipe.send(True)
-            found, vectors[side] = pipe.recv()
-            seconds[side].append(found)
+            elapsed, vectors[side] = pipe.recv()
+            seconds[side].append(elapsed)
             time.sleep(0.5)  # torch's idle threads spin for a while
     for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(False)
@@ -153,7 +153,7 @@ def main():
         texts = make_texts(save_model(folder), options.texts)
         seconds, notes, apart = measure(folder, texts, options.rounds)
     ratios = sorted(theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True))
-    speeds = {side: [len(texts) / one for one in found] for side, found in seconds.items()}
+    speeds = {side: [len(texts) / elapsed for elapsed in rounds] for side, rounds in seconds.items()}
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("jax", "torch", "transformers"))
     command = "".join(f" {argument}" for argument in sys.argv[1:])
     lines = [

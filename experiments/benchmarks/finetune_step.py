@@ -1,10 +1,10 @@
-"""A fine-tuning step of ours beside transformers' BertForSequenceClassification in torch, on the same cores.
+"""Compares a fine-tuning step with transformers' BertForSequenceClassification in torch, on the same CPU cores.
 
     python -m experiments.benchmarks.finetune_step            writes experiments/results/finetune_step.md
 
-Both sides: the same sizes, rows and tokens, two labels, float32, dropout 0.1 on hidden states, attention weights and
-the classifier's input, clipping by global norm, AdamW (torch's fused one, its fastest); torch's attention is SDPA. The
-sides take turns as in train_step.py. Needs jax, flax, optax, torch and transformers alone.
+Both sides have the same sizes, rows and tokens, two labels, float32, dropout 0.1 on hidden states, attention weights
+and the classifier's input, clipping by global norm, and AdamW (in torch the fused one, its fastest); torch's attention
+is SDPA. The sides take turns as in train_step.py. Needs jax, flax, optax, torch and transformers alone.
 """
 
 import argparse
@@ -20,13 +20,13 @@ from experiments.benchmarks.train_step import DROPOUT
 
 # name: layers, hidden, heads, intermediate, rows, tokens a row
 SIZES = {"BERT-Base": (12, 768, 12, 3072, 16, 128)}
-SMALL = {"2 x 64": (2, 64, 2, 128, 8, 32)}  # to see that it runs
+SMALL = {"2 x 64": (2, 64, 2, 128, 8, 32)}  # a quick check that it runs
 LEARNING_RATE = 2e-5
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "finetune_step.md"
 
 
 def make_batch(rows, length):
-    """Random ids in our format; every row is full."""
+    """Returns a batch of random ids as the model takes it; every row is full."""
     random = np.random.default_rng(0)
     return {
         "input_ids": random.integers(1000, VOCABULARY, (rows, length)).astype(np.int32),
@@ -37,7 +37,7 @@ def make_batch(rows, length):
 
 
 def our_step(layers, hidden, heads, intermediate, rows, length):
-    """(a function that makes one step and waits for it, FLOPs of the step)."""
+    """Returns (a function that runs one step and waits for it, FLOPs of the step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.finetuning.step import Learner
@@ -74,7 +74,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
 
 
 def torch_step(layers, hidden, heads, intermediate, rows, length):
-    """The same of torch; the FLOPs are not counted."""
+    """Returns the same for torch; the FLOPs are not counted."""
     import torch
     import transformers
 

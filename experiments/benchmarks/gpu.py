@@ -1,18 +1,18 @@
-"""Training and inference of BERT on one GPU, beside transformers under torch.compile on the same card.
+"""Compares training and inference of BERT with transformers under torch.compile, on one GPU.
 
     python -m experiments.benchmarks.gpu                             all rows; writes experiments/results/gpu.md
     python -m experiments.benchmarks.gpu --only=Large-512 --what=train
     python -m experiments.benchmarks.gpu --size=smoke                a tiny model, also where there is no GPU
 
-Both sides: the same sizes, rows and predicted tokens, every row full; computation in bfloat16 from float32
-parameters, dropout 0.1 of hidden states and none of attention weights, so that flash kernels serve both; clipping by
-global norm and AdamW. Theirs: SDPA (which is given no mask, so that its flash kernel may run), autocast, torch's fused
-AdamW. The logits of ours are of the predicted tokens alone, those of BertForPreTraining of every token;
---torch_head=predicted gives torch the same saving. Inference is the last layer's hidden states, from bfloat16 weights.
+Both sides have the same sizes, rows and predicted tokens, and full rows. They compute in bfloat16 from float32
+parameters, with dropout 0.1 on hidden states and none on attention weights, so that both can use flash kernels; they
+clip by global norm and use AdamW. torch uses SDPA (without a mask, so that its flash kernel can run), autocast and
+fused AdamW. bert_jax computes logits of the predicted tokens alone, BertForPreTraining of every token;
+--torch_head=predicted gives torch the same saving. Inference computes the last layer's hidden states from bfloat16 weights.
 
-Rows: the most of a list that both sides have memory for. A side is a process of its own, one after the other. MFU is
-strict: the model's FLOPs (training/flops.py; nothing that is computed again counts) over the card's dense rate by its
-data sheet; beside it their share of the rate that XLA reaches in a large product of matrices in the same process.
+The number of rows is the largest of a list that fits both sides. Each side is a process of its own, one after the
+other. MFU counts the model's FLOPs (model/flops.py; no recomputation) relative to the card's dense rate in its data
+sheet; beside it stands their share of the rate that XLA reaches in a large matrix product in the same process.
 Needs jax, flax, optax, torch and transformers alone.
 """
 
@@ -40,7 +40,7 @@ HEADER = (
 
 
 def run(job, limit):
-    """What gpu_sides says about a job: a dict with `full` where memory was too small, `failed` for other errors."""
+    """Returns the output of gpu_sides for a job; `full` says that memory was too small, `failed` what else failed."""
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.94"} | os.environ
     command = [sys.executable, "-m", "experiments.benchmarks.gpu_sides", json.dumps(job)]
     folder = pathlib.Path(__file__).parents[2]
@@ -55,27 +55,27 @@ def run(job, limit):
 
 
 def compare(name, job, candidates, limit):
-    """The row's cells, at the first of `candidates` rows that both sides have memory for."""
-    found = {}
+    """Returns the cells of a table row, at the first number of `candidates` rows that fits both sides."""
+    measured = {}
     for rows in candidates:
         for side in ("ours", "torch"):
-            found[side] = run(job | {"side": side, "rows": rows}, limit)
-            if found[side].get("full"):
+            measured[side] = run(job | {"side": side, "rows": rows}, limit)
+            if measured[side].get("full"):
                 print(f"{name}: {rows} rows are too many for {side}", file=sys.stderr, flush=True)
                 break
         else:
-            return cells(name, job | {"rows": rows}, found)
+            return cells(name, job | {"rows": rows}, measured)
     return [name, "no number of rows fits"]
 
 
-def cells(name, job, found):
+def cells(name, job, measured):
     shape = f"{job['rows']} x {job['length']}" + (f", {job['slots']}" if job["what"] == "train" else "")
-    failed = [f"{side}: {facts['failed']}" for side, facts in found.items() if "failed" in facts]
-    ours, theirs = found["ours"], found["torch"]
+    failed = [f"{side}: {facts['failed']}" for side, facts in measured.items() if "failed" in facts]
+    ours, theirs = measured["ours"], measured["torch"]
     if failed:
         return [name, shape, *failed]
     ratios = [b / a for a, b in zip(ours["seconds"], theirs["seconds"], strict=True)]
-    medians = {side: statistics.median(facts["seconds"]) for side, facts in found.items()}
+    medians = {side: statistics.median(facts["seconds"]) for side, facts in measured.items()}
     tokens = job["rows"] * job["length"]
     peak, flops = ours["peak_flops"], ours["flops"]
     mfu = {side: f"{flops / seconds / peak:.1%}" if peak else "" for side, seconds in medians.items()}
@@ -89,8 +89,8 @@ def cells(name, job, found):
         f"**{mfu['ours']}**" if peak else "",
         f"{flops / medians['ours'] / ours['matrix_rate']:.1%}",
         f"{ours['matrix_rate'] / 1e12:.3g}",
-        " / ".join(f"{found[side]['peak_memory'] / 2**30:.1f}" for side in ("torch", "ours")),
-        " / ".join(f"{found[side]['compiled']:.0f}" for side in ("torch", "ours")),
+        " / ".join(f"{measured[side]['peak_memory'] / 2**30:.1f}" for side in ("torch", "ours")),
+        " / ".join(f"{measured[side]['compiled']:.0f}" for side in ("torch", "ours")),
     ]
 
 
@@ -136,8 +136,8 @@ def main():
                 "torch_head": options.torch_head, "torch_backend": options.torch_backend, "rounds": options.rounds,
                 "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if there["gpu"] else 512,
             }  # fmt: skip
-            found = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
-            lines.append(f"| {' | '.join(found)} |")
+            row = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
+            lines.append(f"| {' | '.join(row)} |")
             print(lines[-1], flush=True)
     output = options.output or (RESULTS if there["gpu"] and not (smoke or wanted) else None)
     if output:

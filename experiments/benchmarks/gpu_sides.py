@@ -1,9 +1,9 @@
-"""One side of one row of gpu.py, in a process of its own, which frees all memory when it ends.
+"""Runs one side of one row of gpu.py, in a process of its own, which frees all memory when it ends.
 
     python -m experiments.benchmarks.gpu_sides '{"side": "ours", ...}'
 
-Prints one line of JSON: the seconds of a step in each round and what else there is to say, or what went wrong. Imports
-of bert_jax only what needs jax, flax and optax alone.
+Prints one line of JSON: the seconds of a step in each round with other measurements, or what went wrong. Imports only
+those parts of bert_jax that need jax, flax and optax alone.
 """
 
 import json
@@ -24,11 +24,11 @@ from experiments.benchmarks.settings import (
 )
 from experiments.benchmarks.train_step import make_batch
 
-DROPOUT = 0.1  # of hidden states; attention weights have none, so that flash kernels serve both sides
+DROPOUT = 0.1  # on hidden states; attention weights have none, so that both sides can use flash kernels
 
 
 def our_training(job):
-    """(a function that starts a step and returns what to wait for, FLOPs of a step)."""
+    """Returns (a function that starts a step and returns what to wait for, FLOPs of a step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.model import flops
@@ -52,7 +52,7 @@ def our_training(job):
 
 
 def our_inference(job):
-    """Hidden states of the last layer, from weights in the dtype of the computation."""
+    """Returns the same for inference: the last layer's hidden states, from weights in the compute dtype."""
     import jax
 
     from bert_jax import model as model_lib
@@ -74,7 +74,7 @@ def our_inference(job):
 
 
 def torch_training(job):
-    """transformers' BertForPreTraining under torch.compile, autocast and SDPA; no mask is given, so none is read."""
+    """Returns the same for transformers' BertForPreTraining with torch.compile, autocast and SDPA without a mask."""
     import torch
     import transformers
 
@@ -89,7 +89,7 @@ def torch_training(job):
         return model(**inputs, labels=labels, next_sentence_label=batch["next_sentence_label"]).loss
 
     def loss_of_predicted():
-        """The head on predicted tokens alone, which transformers does not offer."""
+        """Applies the head to predicted tokens alone, which transformers does not offer."""
         outputs = model.bert(**inputs)
         hidden = outputs.last_hidden_state
         places = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
@@ -131,7 +131,7 @@ def torch_inference(job):
 
 
 def our_facts():
-    """The card's dense FLOP/s by its data sheet, and the most memory that was in use, None where not known."""
+    """Returns the card's dense FLOP/s by its data sheet, and the peak memory in use; None if unknown."""
     from bert_jax.model.flops import peak_flops
 
     (device,) = _one_device()
@@ -145,7 +145,7 @@ def torch_facts():
 
 
 def matrix_rate(dtype, size):
-    """XLA's FLOP/s in products of two square matrices: the best of some rounds of several."""
+    """Returns the FLOP/s that XLA reaches in products of two square matrices, the best of several rounds."""
     import jax
 
     left, right = (jax.random.normal(jax.random.key(i), (size, size), dtype) for i in (0, 1))
@@ -194,7 +194,7 @@ def measure(job):
 
 
 def probe():
-    """What there is to run on."""
+    """Returns the device and the package versions."""
     import jax
 
     device = jax.devices()[0]
@@ -204,14 +204,14 @@ def probe():
 def main():
     job = json.loads(sys.argv[1])
     try:
-        found = measure(job) if job else probe()
+        result = measure(job) if job else probe()
     except Exception as error:  # whatever it is, the other rows are still to be measured
         text = f"{type(error).__name__}: {error}"
         if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
             print(json.dumps({"failed": text.strip().splitlines()[0][:300]}), flush=True)
             raise
-        found = {"full": True}
-    print(json.dumps(found), flush=True)
+        result = {"full": True}
+    print(json.dumps(result), flush=True)
 
 
 def _our_model(job):

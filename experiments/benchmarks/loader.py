@@ -1,7 +1,8 @@
-"""python -m experiments.benchmarks.loader --corpus=DIR
+"""Measures the loader: instances per second on one core, for every input format and mask unit.
 
-Instances per second of the loader alone, on one core: batches of 256 x 128 with dynamic masks, every format and every
-mask unit. Writes experiments/results/loader.md.
+    python -m experiments.benchmarks.loader --corpus=DIR             writes experiments/results/loader.md
+
+Batches are 256 rows of 128 tokens with dynamic masks.
 """
 
 import os
@@ -15,15 +16,15 @@ from bert_jax import config as config_lib
 from bert_jax.data import loader
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that bert_jax.prepare wrote", required=True)
-_OUTPUT = flags.DEFINE_string("output", "experiments/results/loader.md", "the table")
-_SECONDS = flags.DEFINE_float("seconds", 2.0, "measured per row of the table")
+_OUTPUT = flags.DEFINE_string("output", "experiments/results/loader.md", "file for the table")
+_SECONDS = flags.DEFINE_float("seconds", 2.0, "seconds measured for each row of the table")
 
 _BATCH, _LENGTH = 256, 128
 _BARS = {"full_sentences": 50_000, "segment_pair": 25_000}
 
 
 def rate(format_: str, unit: str) -> float:
-    """Instances per second of one process."""
+    """Returns the instances per second of one process."""
     config = config_lib.base()
     config.data.corpus = _CORPUS.value
     config.data.format = format_
@@ -63,9 +64,9 @@ def main(argv):
     ]
     for format_ in config_lib.FORMATS:
         for unit in ("token", "whole_word", "span"):
-            found = rate(format_, unit)
+            per_second = rate(format_, unit)
             bar = f"{_BARS[format_]:,}" if format_ in _BARS and unit == "token" else ""
-            lines.append(f"| {format_} | {unit} | {found:,.0f} | {found * _LENGTH:,.0f} | {bar} |")
+            lines.append(f"| {format_} | {unit} | {per_second:,.0f} | {per_second * _LENGTH:,.0f} | {bar} |")
             print(lines[-1], flush=True)
     pathlib.Path(_OUTPUT.value).write_text("\n".join(lines) + "\n")
 

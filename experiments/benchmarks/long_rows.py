@@ -1,11 +1,11 @@
-"""ModernBERT's alternation of windows and full rows against full rows on every layer, by the length of a row.
+"""Compares ModernBERT's alternating local and global attention with global attention alone, by row length.
 
     python -m experiments.benchmarks.long_rows             writes experiments/results/long_rows.md
 
 The shape of ModernBERT-base (Warner et al. 2024, section 2: 22 layers, rotary positions, GeGLU, a window of 128 tokens
-on two of three layers) at a smaller width, float32: one row of each length, no padding. Both sides are the same program
-but for the window, and take turns; tokens/s are of the median. Memory is what the compiled program asks for beside its
-arguments; that of one local and of one global layer is of its forward and backward pass.
+on two of three layers) at a smaller width, float32: one row of each length, no padding. Both programs differ in the
+window alone and take turns; tokens/s are medians. Memory is what the compiled program needs beside its arguments; for
+one local and one global layer, that of its forward and backward pass.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RESULTS = pathlib.Path(__file__).parents[1] / "results" / "long_rows.md"
 
 
 def encoder(window, layers=LAYERS, global_every=3):
-    """ModernBERT's encoder, with a window or without."""
+    """Returns ModernBERT's encoder, with a window or without."""
     settings = model_settings(
         layers, WIDTH, HEADS, UNITS, max_positions=LENGTHS[-1], type_vocab_size=0, positions="rotary",
         rotary_base=160_000.0, local_rotary_base=10_000.0, local_window=window, global_every=global_every, mlp="gated",
@@ -37,7 +37,7 @@ def encoder(window, layers=LAYERS, global_every=3):
 
 
 def program(model, length, training):
-    """(compiled function of a batch's parameters, its arguments)."""
+    """Returns (the compiled function, its arguments)."""
     params = jax.jit(model.init)(jax.random.key(0))
     batch = {name: jnp.ones((1, length), jnp.int32) for name in ("input_ids", "attention_mask")}
 
@@ -49,20 +49,20 @@ def program(model, length, training):
 
 
 def measure(length, rounds):
-    """Median seconds of the two, which take turns."""
+    """Returns the median seconds of the two functions, which take turns."""
     sides = [program(encoder(window), length, training=False) for window in (WINDOW, 0)]
     times = [[], []]
     for turn in range(rounds + 1):
-        for (run, arguments), found in zip(sides, times, strict=True):
+        for (run, arguments), seconds in zip(sides, times, strict=True):
             begin = time.perf_counter()
             jax.block_until_ready(run(*arguments))
             if turn:
-                found.append(time.perf_counter() - begin)
-    return [statistics.median(found) for found in times]
+                seconds.append(time.perf_counter() - begin)
+    return [statistics.median(seconds) for seconds in times]
 
 
 def memory(length):
-    """Bytes that a local and a global layer add to a forward and backward pass at this length."""
+    """Returns the bytes that a local and a global layer add to a forward and backward pass at this length."""
 
     def asked(layers, window):  # global_every is beyond the layers: the first sees all, the others the window
         run, _ = program(encoder(window, layers, global_every=100), length, training=True)

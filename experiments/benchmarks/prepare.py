@@ -1,9 +1,9 @@
-"""Measures bert_jax.prepare: text per second and core, against `tokenizers` alone, and how memory grows.
+"""Measures bert_jax.prepare: text per second and core, compared with `tokenizers` alone, and memory.
 
     python -m experiments.benchmarks.prepare --text='books/*.txt' --vocabulary=vocab.txt
 
-The text is repeated to 20 MB and 200 MB. Everything is measured in one run, on the cores that are there; rates are
-of two workers together, and per second of processor time. Prints a Markdown table and writes it to
+The text is repeated to 20 MB and 200 MB. Everything is measured in one run on this machine; rates are those of
+two workers together, and per second of processor time. Prints a Markdown table and writes it to
 experiments/results/prepare.md.
 """
 
@@ -25,7 +25,7 @@ from absl import app, flags
 _DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", "."))
 _TEXT = flags.DEFINE_string("text", str(_DATA / "books" / "*.txt"), "plain text to repeat")
 _VOCABULARY = flags.DEFINE_string("vocabulary", str(_DATA / "vocab/bert-base-uncased/vocab.txt"), "a vocab.txt")
-_RESULTS = flags.DEFINE_string("results", "experiments/results/prepare.md", "where the table goes")
+_RESULTS = flags.DEFINE_string("results", "experiments/results/prepare.md", "file for the table")
 _WORKERS = 2
 _SIZES = (20_000_000, 200_000_000)
 
@@ -71,7 +71,7 @@ def main(argv):
 
 
 def _measured(path, output, mode):
-    """(seconds of the whole command, processor seconds, peak memory of its processes together in bytes)"""
+    """Returns (seconds of the whole command, processor seconds, peak memory of its processes together in bytes)."""
     command = [
         sys.executable, "-m", "bert_jax.prepare", f"--input={path}", f"--output={output}",
         f"--tokenizer={_VOCABULARY.value}", f"--sentences={mode}", f"--workers={_WORKERS}",
@@ -91,7 +91,7 @@ def _measured(path, output, mode):
 
 
 def _processor_seconds():
-    """Of all processes that this one has started and that have ended."""
+    """Returns the processor seconds of all ended child processes."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -103,7 +103,7 @@ def _watch(process, peak):
 
 
 def _resident(pid):
-    """Bytes in memory of a process and its children; shared pages count for each."""
+    """Returns the bytes in memory of a process and its children; shared pages count for each."""
     try:
         own = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

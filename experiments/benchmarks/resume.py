@@ -1,9 +1,9 @@
-"""Measures resuming: start of process to first batch at step 10 and at step 100,000, and the ends of epochs.
+"""Measures resuming: seconds from process start to the first batch at steps 10 and 100,000, and at epoch ends.
 
     python -m experiments.benchmarks.resume [--corpus=DIR]
 
-Without a corpus, the documentation of Python is prepared. Real processes of the real command continue a small
-model from checkpoints that differ in their step alone. Prints Markdown and writes it to experiments/results/resume.md.
+Without a corpus, it prepares the documentation of Python. Processes of the real command continue a small model from
+checkpoints that differ in their step alone. Prints Markdown and writes it to experiments/results/resume.md.
 """
 
 import importlib.metadata
@@ -85,7 +85,7 @@ def make_config(corpus):
 
 
 def make_run(path, config, corpora, done):
-    """A workdir whose only checkpoint says that `done` steps are done."""
+    """Makes a workdir whose only checkpoint is of step `done`."""
     path.mkdir()
     workdir.write_pretraining(path, config, corpora)
     model = model_lib.build(config.model, config.model.vocab_size, next_sentence=True)
@@ -105,7 +105,7 @@ def recipe(folder, config):
 
 
 def seconds_until(text, command):
-    """From the start of a process until it prints a line that begins with `text`; it is then killed."""
+    """Returns the seconds until a process prints a line that begins with `text`; it is then killed."""
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -121,17 +121,17 @@ def start_table(starts):
     yield ""
     yield "| until | " + " | ".join(f"at step {done:,}" for done in _STEPS) + " | ratio |"
     yield "|---|" + "---:|" * (len(_STEPS) + 1)
-    for name, found in starts.items():
-        medians = [statistics.median(found[done]) for done in _STEPS]
+    for name, seconds in starts.items():
+        medians = [statistics.median(seconds[done]) for done in _STEPS]
         cells = [
-            f"{median:.2f} ({min(found[done]):.2f}-{max(found[done]):.2f})"
+            f"{median:.2f} ({min(seconds[done]):.2f}-{max(seconds[done]):.2f})"
             for median, done in zip(medians, _STEPS, strict=True)
         ]
         yield f"| {name} | {' | '.join(cells)} | {medians[-1] / medians[0]:.2f} |"
 
 
 def epoch_table(path, config):
-    """Step times of three epochs; those around each end against all others."""
+    """Returns the step times around the ends of three epochs, and all others."""
     stream = loader.Stream(config)
     (source,) = stream.sources(stream.phases[0])
     epoch = int(source.counts[0]) / config.data.batch_size
@@ -148,9 +148,9 @@ def epoch_table(path, config):
     yield ""
     yield "| steps | number | median | 99th percentile | longest |"
     yield "|---|---:|---:|---:|---:|"
-    for name, found in (("two before to three after an epoch's end", around), ("all others", others)):
-        high = sorted(found)[int(0.99 * len(found))]
-        yield f"| {name} | {len(found)} | {statistics.median(found):.1f} | {high:.1f} | {max(found):.1f} |"
+    for name, seconds in (("two before to three after an epoch's end", around), ("all others", others)):
+        high = sorted(seconds)[int(0.99 * len(seconds))]
+        yield f"| {name} | {len(seconds)} | {statistics.median(seconds):.1f} | {high:.1f} | {max(seconds):.1f} |"
 
 
 def machine():

@@ -1,8 +1,8 @@
-"""What the step benchmarks train, as a run's config says it, without the packages that a run's config needs."""
+"""Settings of the models and steps that benchmarks run, without the packages that a run's config needs."""
 
 
 class Settings(dict):
-    """A dict whose keys are attributes too."""
+    """A dict whose keys can be read as attributes."""
 
     __getattr__ = dict.__getitem__
 
@@ -12,7 +12,7 @@ LEARNING_RATE, EPSILON, CLIP_NORM = 1e-4, 1e-6, 1.0
 
 
 def model_settings(layers: int, hidden: int, heads: int, intermediate: int, **changes) -> Settings:
-    """config.model of a BERT of these sizes: float32 and dropout 0.1, unless `changes` says another thing."""
+    """Returns config.model of a BERT of these sizes, in float32 and with dropout 0.1 unless `changes` differ."""
     defaults = dict(
         vocab_size=VOCABULARY, hidden_size=hidden, num_layers=layers, num_heads=heads, intermediate_size=intermediate,
         activation="gelu", max_positions=512, position_offset=0, type_vocab_size=2, norm_epsilon=1e-12,
@@ -23,7 +23,7 @@ def model_settings(layers: int, hidden: int, heads: int, intermediate: int, **ch
 
 
 def run_settings(model: Settings, **train) -> Settings:
-    """What a pre-training step reads of a run's config; `train` are keys of config.train."""
+    """Returns the part of a run's config that a pre-training step reads; `train` are keys of config.train."""
     return Settings(
         seed=0,
         model=model,

@@ -1,11 +1,11 @@
-"""A training step of ours beside transformers' BertForPreTraining in torch, on the same cores.
+"""Compares a training step with transformers' BertForPreTraining in torch, on the same CPU cores.
 
     python -m experiments.benchmarks.train_step            prints a Markdown table
 
-Both sides: the same sizes, rows, tokens and predicted tokens, float32, dropout 0.1 on hidden states and attention
-weights, clipping by global norm, AdamW (torch's fused one, its fastest). Each side is a process of its own; they take
-turns, the other one asleep, so that what else the machine does falls on both. Needs jax, flax, optax, torch and
-transformers alone.
+Both sides have the same sizes, rows, tokens and predicted tokens, float32, dropout 0.1 on hidden states and attention
+weights, clipping by global norm, and AdamW (in torch the fused one, its fastest). Each side is a process of its own.
+They take turns while the other one sleeps, so that other load of the machine affects both. Needs jax, flax, optax,
+torch and transformers alone.
 """
 
 import argparse
@@ -30,7 +30,7 @@ DROPOUT = 0.1
 
 
 def make_batch(rows, length, slots):
-    """Random ids in our format; every row is full, its second half segment B."""
+    """Returns a batch of random ids as the model takes it; every row is full, its second half is segment B."""
     random = np.random.default_rng(0)
     positions = [np.sort(random.choice(np.arange(1, length - 1), slots, replace=False)) for _ in range(rows)]
     batch = {
@@ -47,7 +47,7 @@ def make_batch(rows, length, slots):
 
 
 def our_step(layers, hidden, heads, intermediate, rows, length, slots):
-    """(a function that makes one step and waits for it, FLOPs of the step)."""
+    """Returns (a function that runs one step and waits for it, FLOPs of the step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
     from bert_jax.model import flops
@@ -72,7 +72,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length, slots):
 
 
 def torch_step(layers, hidden, heads, intermediate, rows, length, slots):
-    """The same of torch; the FLOPs are not counted."""
+    """Returns the same for torch; the FLOPs are not counted."""
     import torch
     import transformers
 
@@ -103,7 +103,7 @@ def torch_step(layers, hidden, heads, intermediate, rows, length, slots):
 
 
 def matrix_rate():
-    """XLA's floating-point operations a second in a float32 product of two 2048 x 2048 matrices."""
+    """Returns the FLOP/s that XLA reaches in a float32 product of two 2048 x 2048 matrices."""
     import jax
     import jax.numpy as jnp
 
@@ -120,7 +120,7 @@ def timed(function):
 
 
 def serve(make, sizes, with_rate, connection):
-    """A side's process: answers each number of steps with their seconds, the step's FLOPs and the matrix rate."""
+    """Runs one side's process: answers each number of steps with their seconds, FLOPs and the matrix rate."""
     step, flops = make(*sizes)
     for _ in range(2):
         step()
@@ -144,8 +144,8 @@ def measure(sizes, rounds, steps, ours, theirs):
     for _ in range(rounds):
         for side, pipe in pipes.items():
             pipe.send(steps)
-            found, counted, rate = pipe.recv()
-            seconds[side].append(min(found))
+            rounds, counted, rate = pipe.recv()
+            seconds[side].append(min(rounds))
             if rate:
                 flops = counted
                 rates.append(rate)
@@ -186,13 +186,13 @@ def main():
 
 
 def surroundings():
-    """The machine and the versions that figures come from."""
+    """Returns the machine and the package versions, for the table's heading."""
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in ("jax", "torch", "transformers"))
     return f"{os.cpu_count()} cores, {processor()}; Python {platform.python_version()}, {versions}"
 
 
 def processor():
-    """The processor's name, as Linux tells it."""
+    """Returns the processor's name as Linux reports it."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
