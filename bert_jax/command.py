@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -144,7 +145,7 @@ def _show_keys(arguments):
     if _schema and asked:
         recipe = next((a.partition("=")[2] for a in arguments[1:] if a.lstrip("-").startswith("config=")), _default)
         base = finetune_config.base if _schema == "finetuning" else config_lib.base
-        config = config_lib.load_recipe(recipe) if recipe else base()
+        config: Any = config_lib.load_recipe(recipe) if recipe else base()
         print("\n".join(config_lib.help_keys(config, asked[-1].partition("=")[2])))
         sys.exit(0)
 
@@ -171,7 +172,8 @@ def _resolved(argv):
         raise UserError(f"--config: missing, but there is {overrides[0]}; expected --config=RECIPE")
     if recipe is None:
         return [argv[0], *rest]
-    schema = finetune_config.schema_of(config_lib.load_recipe(recipe))
+    config: Any = config_lib.load_recipe(recipe)
+    schema = finetune_config.schema_of(config)
     for argument in overrides:
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
         if "task" in schema and key in config_lib.flat(config_lib.base()) and key not in config_lib.flat(schema):

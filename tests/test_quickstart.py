@@ -1,3 +1,5 @@
+"""The flags of quickstart."""
+
 import subprocess
 import sys
 

@@ -8,7 +8,8 @@ Both sides have the same sizes, rows and predicted tokens, and full rows. They c
 parameters, with dropout 0.1 on hidden states and none on attention weights, so that both can use flash kernels; they
 clip by global norm and use AdamW. torch uses SDPA (without a mask, so that its flash kernel can run), autocast and
 fused AdamW. bert_jax computes logits of the predicted tokens alone, BertForPreTraining of every token;
---torch_head=predicted gives torch the same saving. Inference computes the last layer's hidden states from bfloat16 weights.
+--torch_head=predicted gives torch the same saving. Inference computes the last layer's hidden states from bfloat16
+weights.
 
 The number of rows is the largest of a list that fits both sides. Each side is a process of its own, one after the
 other. MFU counts the model's FLOPs (model/flops.py; no recomputation) relative to the card's dense rate in its data

@@ -1,3 +1,5 @@
+"""Answers of question answering: spans, offsets in code points, long contexts, null answers."""
+
 import dataclasses
 
 import pytest

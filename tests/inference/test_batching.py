@@ -1,10 +1,10 @@
-"""Rows through few compiled shapes: every row once, in its place, untouched by what stands beside it."""
+"""Rows run in few compiled shapes: each once, in order, and independent of the other rows of its batch."""
 
 import jax
 import numpy as np
 import pytest
 
-from bert_jax.inference import batching, predictor, windows
+from bert_jax.inference import batching
 from bert_jax.inference.batching import Program, Row
 from tests.inference.conftest import LONGEST, make_model
 
@@ -15,12 +15,12 @@ def test_plan_holds_every_row_once_in_few_shapes(seed):
     lengths = rng.integers(1, 513, 2000).tolist()
     slots = rng.choice([0, 1, 16], 2000, p=[0.5, 0.45, 0.05]).tolist()
     batches = list(batching.plan(lengths, slots, 512, 2048, 64))
-    assert sorted(i for some, _, _ in batches for i in some) == list(range(2000))
-    for some, length, size in batches:
-        assert len(some) <= size and size * length <= 2048
-        assert max(lengths[i] for i in some) <= length
-        assert len({slots[i] for i in some}) == 1 and size * slots[some[0]] <= 64
-    of_a_kind = [(length, size) for some, length, size in batches if slots[some[0]] == 0]
+    assert sorted(i for members, _, _ in batches for i in members) == list(range(2000))
+    for members, length, size in batches:
+        assert len(members) <= size and size * length <= 2048
+        assert max(lengths[i] for i in members) <= length
+        assert len({slots[i] for i in members}) == 1 and size * slots[members[0]] <= 64
+    of_a_kind = [(length, size) for members, length, size in batches if slots[members[0]] == 0]
     assert len(set(of_a_kind)) <= len(set(length for length, _ in of_a_kind)) + 1
 
 
@@ -59,38 +59,3 @@ def test_outputs_come_back_in_order_and_padding_changes_nothing(tokenizer):
             np.testing.assert_allclose(outputs[i]["mean"], alone["mean"], rtol=1e-5, atol=1e-6)
     assert sum(counts) == 150
     assert len(compiled) <= 7  # 40, 32 and 16 long; one more for the last batch, and for single rows
-
-
-def test_windows_cover_a_text_and_are_full():
-    for length, room in [(1, 4), (4, 4), (5, 4), (100, 30), (31, 30), (7, 1)]:
-        ids = list(range(length))
-        parts = windows.overlapping_windows(ids, room)
-        assert sorted(set().union(*parts)) == ids
-        assert all(len(part) == min(room, length) for part in parts)
-        assert all(list(part) == list(range(part[0], part[0] + len(part))) for part in parts)
-        assert len(parts) <= max(1, -(-length * 4 // max(1, 3 * room)) + 1)
-
-
-def test_a_prompt_begins_every_window(tokenizer):
-    rows = windows.rows_of_text(tokenizer, list(range(10, 30)), 8, "windows", 2)
-    assert all(list(row.ids[1:3]) == [10, 11] and len(row.ids) == 8 for row in rows)
-    assert {i for row in rows for i in row.ids[3:-1]} == set(range(12, 30))
-
-
-def test_an_error_in_the_thread_that_prepares_reaches_the_caller():
-    def items():
-        yield 1
-        raise ValueError("two")
-
-    ahead = predictor._ahead(items())
-    assert next(ahead) == 1
-    with pytest.raises(ValueError, match="two"):
-        next(ahead)
-
-
-def test_progress_counts_examples_where_rows_are_more():
-    told = []
-    report = predictor._in_examples(10, 35, told.append)
-    for rows in (1, 20, 14):
-        report(rows)
-    assert sum(told) == 10 and min(told) >= 0

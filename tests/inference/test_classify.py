@@ -1,3 +1,5 @@
+"""Labels, scores and problems of classification, for texts and pairs."""
+
 import numpy as np
 import pytest
 from scipy import special

@@ -1,3 +1,5 @@
+"""Embeddings: ways of pooling, defaults of the model, prompts, long texts."""
+
 import dataclasses
 
 import numpy as np

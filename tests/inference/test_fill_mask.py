@@ -11,9 +11,6 @@ import numpy as np
 import pytest
 
 import bert_jax
-from bert_jax import config as config_lib
-from bert_jax import show_batch
-from bert_jax.data import batch_at, loader
 from bert_jax.data.preparation import pipeline
 from bert_jax.errors import UserError
 
@@ -136,16 +133,3 @@ def test_predict_reads_and_writes_jsonl_in_order(workdir, tmp_path):
     for text, answer in zip(texts, answers, strict=True):
         assert answer["masks"][0][0]["token"] == ANIMALS[text.split()[1]]
         assert set(answer["masks"][0][0]) == {"token", "id", "score"}
-
-
-def test_show_batch_shows_masks_labels_and_segments(workdir):
-    config = config_lib.base()
-    config.data.update(corpus=str(workdir.parent / "corpus"), sequence_length=24, batch_size=4, mask_rate=0.5)
-    batch = batch_at(config, 0)
-    tokenizer = loader.open_corpora(config)[0].tokenizer
-    shown = [show_batch.show(batch, row, tokenizer) for row in range(4)]
-    for row, text in enumerate(shown):
-        assert text.count("{") == int(batch["masked_weights"][row].sum())
-        assert "\n  A  [CLS] " in text and "\n  B  " in text
-        assert ("B follows A" in text) == (batch["next_sentence_label"][row] == 0)
-    assert any("{[MASK]=" in text for text in shown)

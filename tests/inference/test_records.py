@@ -1,3 +1,5 @@
+"""Files of examples and answers: lines, objects, and errors by line number."""
+
 import gzip
 import json
 

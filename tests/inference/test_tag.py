@@ -1,3 +1,5 @@
+"""Entities: labels of words, schemes, long texts, and the CRF."""
+
 import itertools
 
 import numpy as np

@@ -116,8 +116,9 @@ def test_the_language_model_head_reads_any_layer(params, stacked):
 @pytest.mark.parity
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_output_attentions_of_transformers(family):
-    from tests.model import make_golden
     import torch
+
+    from tests.model import make_golden
 
     seed, segments, pad_id = (11, 2, 0) if family == "bert" else (12, 1, 1)
     batch = make_golden.random_batch(seed, segments, pad_id)
