@@ -25,7 +25,7 @@ class Provenance:
       base_model: the model that training started from: a name on the hub or the name of a folder; "" for none.
       texts: (name, fingerprint) of each training text.
       metrics: held-out metrics by name, such as {"accuracy": 0.91}; those that are not finite are left out.
-      evaluated_on: name of the held-out text; "" where it is not known.
+      evaluated_on: the text that the metrics were measured on; "" where it is not known.
     """
 
     step: int
@@ -90,8 +90,7 @@ def _body(model, title, provenance, metrics):
         lines += ["", "## Training text", "", "| text | fingerprint |", "|---|---|"]
         lines += [f"| {name} | `{digest}` |" for name, digest in provenance.texts]
     if metrics:
-        of = f" on {provenance.evaluated_on}" if provenance.evaluated_on else ""
-        lines += ["", "## Evaluation", "", f"Measured{of}, which was held out from training.", ""]
+        lines += ["", "## Evaluation", "", f"Measured on {provenance.evaluated_on or 'held-out text'}.", ""]
         lines += ["| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items())]
     return "\n".join(lines) + "\n"

@@ -34,7 +34,7 @@ def read_provenance(name: str | os.PathLike, step: int) -> Provenance:
         evaluated_on = pathlib.PurePath(task.held_out or task.train).name
         return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
     texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])
-    evaluated_on = f"documents of {', '.join(name for name, _ in texts)}"
+    evaluated_on = f"held-out documents of {', '.join(name for name, _ in texts)}"
     return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on)
 
 
@@ -59,5 +59,9 @@ def _held_out_metrics(workdir: pathlib.Path, step: int) -> Mapping[str, float]:
             continue
         held_out = {key.removeprefix("eval/"): value for key, value in row.items() if key.startswith("eval/")}
         if held_out and row.get("step", 0) <= step:
-            metrics = {key: value for key, value in held_out.items() if isinstance(value, int | float)}
+            metrics = {
+                key: value
+                for key, value in held_out.items()
+                if isinstance(value, int | float) and key != "unigram_loss"
+            }  # that is a baseline
     return metrics

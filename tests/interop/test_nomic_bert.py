@@ -1,5 +1,6 @@
 """Tests Nomic BERT's two layouts: that of transformers, and the older one of the published files."""
 
+import dataclasses
 import json
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from bert_jax.errors import UserError
-from bert_jax.interop import huggingface, model_config, tensors
+from bert_jax.interop import formats, huggingface, model_config, tensors
 
 TODAY = {
     "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256, "vocab_size": 17,
@@ -60,6 +61,13 @@ def test_both_layouts_are_read_as_one_model_and_written_as_todays(make, tmp_path
     again = huggingface.read(tmp_path / "out")
     assert again.model.spec == actual.model.spec
     jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
+
+
+def test_a_model_with_its_switches_is_written_as_one(make):
+    spec = make("nomic_bert", only=True, language_model=True, **TODAY).model.spec
+    assert formats.choose_family(spec) == "nomic_bert" and not formats.differences(spec, "nomic_bert")
+    (difference,) = formats.differences(dataclasses.replace(spec, attention_bias=True), "nomic_bert")
+    assert str(difference) == "config.model.attention_bias=True, where it is False"
 
 
 def test_the_sizes_of_the_published_files():

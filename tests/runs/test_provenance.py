@@ -18,13 +18,13 @@ def write_workdir(path, config, run, rows=()):
 def test_what_a_pretraining_run_says(tmp_path):
     config = config_lib.base()
     config.init_from = "google-bert/bert-base-uncased"
-    rows = [{"step": 10, "loss": 3.0, "eval/mlm_loss": 2.5}, {"step": 20, "loss": 2.0},
+    rows = [{"step": 10, "loss": 3.0, "eval/mlm_loss": 2.5, "eval/unigram_loss": 5.0}, {"step": 20, "loss": 2.0},
             {"step": 30, "eval/mlm_loss": 1.5, "eval/mfu": None}]  # fmt: skip
     run = {"corpora": [{"path": "/home/me/wiki", "fingerprint": "bcc8"}]}
     write_workdir(tmp_path / "run", config, run, rows)
     actual = provenance_lib.read_provenance(tmp_path / "run", 20)
     texts = (("wiki", "bcc8"),)
-    assert actual == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "documents of wiki")
+    assert actual == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "held-out documents of wiki")
     assert provenance_lib.read_provenance(tmp_path / "run", 30).metrics == {"mlm_loss": 1.5}
     assert provenance_lib.read_provenance(tmp_path / "run", 5).metrics == {}
 

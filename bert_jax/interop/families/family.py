@@ -11,6 +11,7 @@ from typing import Any
 
 from bert_jax import _moved
 from bert_jax import config as config_lib
+from bert_jax.config.keys import MODEL
 from bert_jax.errors import UserError
 from bert_jax.interop.weights import Module, Table
 from bert_jax.model import Spec, Task
@@ -184,12 +185,13 @@ class Family:
         if not model["head_size"] and hidden % heads:
             names = {key.ours: key.theirs for key in self.keys}
             raise UserError(f"{path}: {names['hidden_size']} {hidden} is not divisible by {names['num_heads']} {heads}")
-        same = {"embedding_size": hidden, "head_size": hidden // heads, "num_kv_heads": heads}
-        same |= {"local_rotary_base": model["rotary_base"], "relative_span": model["max_positions"]}
-        same |= {"head_activation": model["activation"]}
-        for key, implied in same.items():  # recipes write 0 or "" for a value that another key implies
-            if model[key] == implied:
-                model[key] = type(implied)()
+        implied = {"head_size": hidden // heads}
+        for name, key in MODEL.items():
+            if key.falls_back_to:
+                implied[name] = model[key.falls_back_to.removeprefix("model.")]
+        for name, value in implied.items():  # recipes write 0 or "" for a value that another key implies
+            if model[name] == value:
+                model[name] = type(value)()
         return model
 
     def more_to_model(self, config: Mapping, model: Mapping, path) -> dict:
