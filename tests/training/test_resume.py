@@ -117,7 +117,7 @@ def test_twenty_kills(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
 def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
     options = ("--config.train.num_steps=250", "--config.train.eval_every=0", "--config.train.checkpoint_every=1000")
     process = start(recipe, tmp_path / "run", environment, *options)
