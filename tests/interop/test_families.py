@@ -57,7 +57,8 @@ for _name, _family in FAMILIES.items():  # a family that is not listed says itse
         _first, _second = ({key: values[i] for key, values in _family.examples.items()} for i in (0, -1))
         MADE[_name] = (_first, _second, [" ".join(sorted(heads)) for heads in _family.classes.values() if heads])
 CASES = [
-    (name, second, head)
+    # What make test has time for; make test-full runs the others.
+    pytest.param(name, second, head, marks=pytest.mark.full if second and head in TASKS else ())
     for name, (_, _, heads) in MADE.items()
     for second in (0, 1)
     for head in ("", *heads, *(task for task in TASKS if task in FAMILIES[name].tasks))

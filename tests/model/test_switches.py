@@ -47,7 +47,13 @@ SWITCHES = {
     "windows, shared, post-norm": {**WINDOWS, "layer_groups": 2, "positions": "learned+rotary", "norm": "rms_norm"},
     "windows, causal": {**WINDOWS, "attention": "causal", "positions": "none", "scaled_initializer": True},
 }  # fmt: skip
-EVERY = pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
+# What make test has time for; make test-full runs the others.
+SHORT = ("shared", "windows", "few kv heads", "relative", "windows, causal")
+EVERY = pytest.mark.parametrize(
+    "switches",
+    [pytest.param(switches, id=name, marks=() if name in SHORT else pytest.mark.full)
+     for name, switches in SWITCHES.items()],
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
