@@ -42,7 +42,7 @@ class Shard:
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
-        """One bit per token, 1 where it starts a word: uint8 [ceil(num_tokens / 8)], the first token's bit highest."""
+        """One bit per token, 1 where it starts a word: uint8 [bytes], the first of eight tokens in the highest bit."""
         return _mapped(self._path.with_name(self._path.name + ".word_starts.npy"), -(-self.num_tokens // 8))
 
     def word_starts_between(self, begin: int, end: int) -> np.ndarray:
@@ -190,7 +190,7 @@ def unpack_bits(packed: np.ndarray, begin: int, end: int) -> np.ndarray:
 class ArrayFile:
     """Writes a one- or two-dimensional .npy file as a stream: rows are appended, or cut off again, until `close`."""
 
-    def __init__(self, path: pathlib.Path, dtype, columns: int | None = None):
+    def __init__(self, path: str | pathlib.Path, dtype, columns: int | None = None):
         self._dtype = np.dtype(dtype)
         self._columns = columns
         self._file = open(path, "wb")  # noqa: SIM115 (open until close)

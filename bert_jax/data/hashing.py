@@ -14,8 +14,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FEISTEL_ROUNDS = 6
 
 
-def fold(*parts: int | str) -> np.uint64:
-    """Returns one key from integers and strings; another order or type gives another key."""
+def fold(*parts: int | float | str) -> np.uint64:
+    """Returns one key from numbers and strings; another order or type gives another key."""
     return np.uint64(int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little"))
 
 
@@ -26,8 +26,8 @@ def mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def draw(key: np.ndarray | np.uint64, counter: np.ndarray) -> np.ndarray:
-    """Returns 64 random bits (uint64) for each pair of key and counter, which are broadcast against each other."""
+def draw(key: np.ndarray | np.uint64, counter: np.ndarray | np.uint64) -> np.ndarray:
+    """Returns 64 random bits for each pair of key and counter: uint64 in the shape to which these broadcast."""
     with np.errstate(over="ignore"):
         step = np.asarray(counter).astype(np.uint64) * _GOLDEN
         return mix(mix(np.asarray(key, np.uint64) + step) ^ step)
@@ -39,7 +39,7 @@ def uniform(bits: np.ndarray) -> np.ndarray:
 
 
 def below(bits: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
-    """Returns int64 in [0, bound) from 64 random bits each, broadcast against `bound`.
+    """Returns int64 in [0, bound) from 64 random bits each, in the shape to which bits and bound broadcast.
 
     The bound is at most 2**31; a probability is off by at most bound / 2**32 of itself.
     """
@@ -68,11 +68,11 @@ def coin_flips(key: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return heads
 
 
-def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
-    """Returns the image of each index under a pseudo-random permutation of range(size), int64, in constant memory.
+def permute(index: np.ndarray, size: int, key: np.ndarray | np.uint64) -> np.ndarray:
+    """Returns the images of indexes under a pseudo-random permutation of range(size), int64 in the shape of `index`.
 
-    It is a Feistel network on a grid of rows x columns just larger than `size`, walked until it lands inside (Black and
-    Rogaway 2002, "Ciphers with arbitrary finite domains", sections 4 and 5).
+    It takes constant memory: a Feistel network on a grid of rows x columns just larger than `size`, walked until it
+    lands inside (Black and Rogaway 2002, "Ciphers with arbitrary finite domains", sections 4 and 5).
     """
     rows = np.uint64(max(1, math.isqrt(max(size - 1, 0)) + 1))
     columns = np.uint64(-(-size // int(rows)))

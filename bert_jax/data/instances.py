@@ -109,11 +109,12 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
         except OSError as error:
             raise UserError(f"{path}: the index cannot be written: {error.strerror or error}; make room") from error
         index = open_array(path)
+        assert index is not None, f"{path} was written and cannot be read"
     return index
 
 
 def cached_index(corpus: Corpus, split_name: str, recipe: Recipe) -> np.ndarray | None:
-    """Opens an index that is in the cache, as `open_index` does; returns None where it is not. Writes nothing."""
+    """Opens an index that is in the cache, [instances] as `open_index` does; returns None otherwise. Writes nothing."""
     folders = (pathlib.Path(corpus.path) / "index", _user_folder(corpus))
     candidates = (open_array(folder / _file_name(split_name, recipe)) for folder in folders)
     return next((index for index in candidates if index is not None), None)
@@ -134,7 +135,7 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
 
 
 def open_array(path: pathlib.Path) -> np.ndarray | None:
-    """Opens a .npy file, memory-mapped; returns None where there is none, or one that a crash left incomplete."""
+    """Opens a .npy file of any shape, memory-mapped; returns None where it is missing, or incomplete after a crash."""
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):

@@ -147,7 +147,7 @@ def eval_batches(
 def fixed_batches(
     config: ml_collections.ConfigDict, step: int, split: str, host: int = 0, num_hosts: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the batches of `eval_batches` one at a time, of the "train" or the "eval" split."""
+    """Yields the batches of `eval_batches` one at a time, arrays [batch, ...], of the "train" or the "eval" split."""
     stream = _cached_stream(_as_json(config))
     phase = stream.phase(step)
     size = config.train.eval_batch_size or phase.data.batch_size
@@ -242,7 +242,7 @@ class Stream:
         return self._sources[key]
 
     def batch(self, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
-        """Returns one host's slice of a step's batch; see batch_at."""
+        """Returns one host's slice of a step's batch, [batch_size / num_hosts, ...]; see batch_at."""
         phase = self.phase(step)
         parts = [(rows, source.batch(*places)) for source, rows, places in self._rows(phase, step, host, num_hosts)]
         return _interleave(parts, phase.data.batch_size // num_hosts)

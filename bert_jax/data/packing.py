@@ -308,6 +308,7 @@ def open_packs(
         except OSError as error:
             raise UserError(f"{paths[1]}: cannot be written: {error.strerror or error}; make room") from error
         packs = _open_files(*paths)
+        assert packs is not None, f"{paths[1]} was written and cannot be read"
     return packs
 
 
@@ -366,9 +367,9 @@ def _write_files(windows, num_instances, first_path, members_path):
             done, rows = done + len(window_members), rows + len(window_first) - 1
         first = mapped("first.npy", rows + 1)
         first[:] = all_first[: rows + 1]
-        for array, path in ((members, members_path), (first, first_path)):
+        for array, partial, path in ((members, "members.npy", members_path), (first, "first.npy", first_path)):
             array.flush()
-            files.replace(array.filename, path)
+            files.replace(folder / partial, path)
 
 
 def _max_masks(split, records, masking, is_special):

@@ -3,6 +3,7 @@
 import array
 import copy
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,11 @@ def num_special(tokenizer: Tokenizer, pair: bool) -> int:
     return len(frame.before) + len(frame.between + frame.after_pair if pair else frame.after)
 
 
-def second_start(tokenizer: Tokenizer, first: int) -> int:
-    """Returns the column at which the second text of a pair begins, behind a first text of `first` tokens."""
+def second_start(tokenizer: Tokenizer, first: Any) -> Any:
+    """Returns the column at which the second text of a pair begins, behind a first text of `first` tokens.
+
+    Both are an int, or an integer array of any shape.
+    """
     return len(tokenizer.frame.before) + first + len(tokenizer.frame.between)
 
 

@@ -150,7 +150,8 @@ class Worker:
     def __init__(self, parts: str, tokenizer: str, settings, strict: bool):
         """Takes the arguments of shards.ShardMaker; the tokenizer's folder may be a URL."""
         self._arguments = parts, tokenizer, settings, strict
-        self._maker = self._copy = None
+        self._maker: shards_lib.ShardMaker | None = None
+        self._copy: tempfile.TemporaryDirectory | None = None
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> None:
         """Writes a shard, or the message of a UserError to parts/error. Writes nothing once that file exists."""

@@ -100,8 +100,7 @@ def prepare(
     identity = {
         "format_version": FORMAT_VERSION,
         "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "tokenizer"},
-        # The digest includes the tokens of an --add_tokens file.
-        "tokenizer": settings.tokenizer if choice.trained else choice.tokenizer.digest(),
+        "tokenizer": choice.source,
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
     job = _Job(settings, plan, choice, identity, strict, progress)
@@ -138,7 +137,7 @@ def _prepare(job, output, write_all):
             "bytes": sum(fact["bytes"] for fact in facts),
             "empty_documents": sum(fact["empty_documents"] for fact in facts),
             "skipped": skipped,
-            "tokenizer": vocabulary.facts(output, tokenizer, job.identity["tokenizer"]),
+            "tokenizer": vocabulary.facts(output, tokenizer, job.choice),
         }  # fmt: skip
         files.write_json(output / "manifest.json", manifest)
         shutil.rmtree(parts)

@@ -13,6 +13,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,7 @@ def write_all(
         pool.shutdown(cancel_futures=True)
 
 
-_maker = None  # the ShardMaker of a worker process
+_maker: "ShardMaker | None" = None  # the ShardMaker of a worker process
 
 
 def _start_worker(*arguments):
@@ -126,7 +127,7 @@ class ShardMaker:
 
     def _write(self, folder, shard):
         self._writers = {s: SplitWriter(f"{folder}/{s}", self._tokenizer.vocab_size) for s in SPLITS}
-        self._facts = {"bytes": 0, "empty_documents": 0} | {
+        self._facts: dict[str, Any] = {"bytes": 0, "empty_documents": 0} | {
             split: {"documents": 0, "sentences": 0, "tokens": 0} for split in SPLITS
         }
         self._skipped = {"count": 0, "examples": []}

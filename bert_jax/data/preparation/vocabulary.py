@@ -23,11 +23,13 @@ class Choice(NamedTuple):
       trained: (kind, size) of a vocabulary that is to be trained, or None.
       tokenizer: the vocabulary that was opened, with the words of an --add_tokens file; None where one is trained.
       added: those of the file's words that were new to it.
+      source: identifies the choice: train:KIND:SIZE, or a hash of the tokenizer with the words.
     """
 
     trained: tuple[str, int] | None
     tokenizer: Tokenizer | None
     added: list[str]
+    source: str
 
 
 def choose(settings) -> Choice:
@@ -45,7 +47,7 @@ def choose(settings) -> Choice:
         if settings.add_tokens and not _num_wanted(settings):
             words = new_tokens.read(settings.add_tokens)
             tokenizer, added = new_tokens.extend(tokenizer, words, f"--add_tokens={settings.add_tokens}")
-        return Choice(None, tokenizer, added)
+        return Choice(None, tokenizer, added, tokenizer.digest())
     kind, _, size = settings.tokenizer.removeprefix("train:").partition(":")
     if kind not in training.KINDS or not size.isdigit() or int(size) < 1:
         raise UserError(
@@ -54,7 +56,7 @@ def choose(settings) -> Choice:
         )
     if lower_case is not None and kind not in training.LOWER_CASING:
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
-    return Choice((kind, int(size)), None, [])
+    return Choice((kind, int(size)), None, [], settings.tokenizer)
 
 
 def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, progress: bool) -> Tokenizer:
@@ -70,7 +72,7 @@ def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, pro
     folder = output / "tokenizer"
     if folder.is_dir():
         return loading.load(folder)
-    trained, tokenizer, added = choice
+    trained, tokenizer, added, _ = choice
     with files.atomic_folder(folder) as temporary:
         if trained:
             kind, size = trained
@@ -84,6 +86,7 @@ def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, pro
             if progress and tokenizer.vocab_size < size:
                 print(f"the text gave {tokenizer.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
         else:
+            assert tokenizer is not None, "a vocabulary is either trained or opened"
             if _num_wanted(settings):
                 words = new_tokens.find(tokenizer, _Sample(plan, settings.reading).texts(), _num_wanted(settings))
                 tokenizer, added = new_tokens.extend(tokenizer, words, f"--add_tokens={settings.add_tokens}")
@@ -93,15 +96,15 @@ def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, pro
     return loading.load(folder)
 
 
-def facts(output: pathlib.Path, tokenizer: Tokenizer, source: str) -> dict:
+def facts(output: pathlib.Path, tokenizer: Tokenizer, choice: Choice) -> dict:
     """Returns the manifest's entry about the vocabulary.
 
     Args:
       output: the corpus's folder.
       tokenizer: its tokenizer.
-      source: what it was made from: a digest, or train:KIND:SIZE.
+      choice: what it was made from.
     """
-    entry = {"source": source, "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
+    entry = {"source": choice.source, "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
     for key, name in (("training", "training.json"), ("new_tokens", "new_tokens.json")):
         path = output / "tokenizer" / name
         if path.is_file():

@@ -76,7 +76,12 @@ class TaskData(Protocol):
         ...
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Yields one JSON object for each example (not row) of a split, in the order of the data."""
+        """Yields one JSON object for each example (not row) of a split, in the order of the data.
+
+        Args:
+          examples: one of the splits.
+          outputs: as in `score`: [labels], [length, labels] or [length, 2] for each row.
+        """
         ...
 
 

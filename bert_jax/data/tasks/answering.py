@@ -79,6 +79,7 @@ class Examples:
         self.lengths = (self._questions.lengths + special)[self._owner] + self._bounds[:, 1] - self._bounds[:, 0]
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Returns inputs, [batch, length], and positions of answers, [batch]; see data.tasks.Examples."""
         rows = np.asarray(rows)
         batch = rows_lib.pad(self.tokenizer, [self._row(row) for row in rows], length)
         positions = np.where((rows >= 0)[:, None], self._positions[rows], 0)
@@ -170,6 +171,10 @@ class QuestionTask:
 
         With unanswerable questions also HasAns_* and NoAns_* of questions with and without an answer; best_exact and
         best_f1 over all null thresholds; and null_threshold, the one used, which is the one with the best f1.
+
+        Args:
+          examples: one of the held-out sets.
+          outputs: logits of starts and ends of each row, [length, 2].
         """
         answers, threshold = self._answers(examples, outputs)
         chosen = [candidates.choose(threshold) for candidates in answers]
@@ -200,6 +205,10 @@ class QuestionTask:
         and n_best: answer, start, end and score of the best answers. With unanswerable questions also null_score (the
         null answer's probability) and null_odds (by how much its logits exceed the best answer's). Where no answer is
         given, answer is "", start and end are null.
+
+        Args:
+          examples: one of the splits.
+          outputs: logits of starts and ends of each row, [length, 2].
         """
         answers, threshold = self._answers(examples, outputs)
         for question, candidates in zip(examples.questions, answers, strict=True):

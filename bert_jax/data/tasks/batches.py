@@ -108,7 +108,7 @@ def _packed_size(rows, unit):
 
 
 def padded_length(config: ml_collections.ConfigDict, examples: Examples, rows: np.ndarray) -> int:
-    """Returns the bucket that holds the longest of the given rows; rows of -1 have no length."""
+    """Returns the bucket that holds the longest of the given rows, int [n]; rows of -1 have no length."""
     return _bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
 
 

@@ -41,6 +41,7 @@ class Examples:
         self.lengths += rows_lib.num_special(tokenizer, pair=second is not None)
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Returns inputs, [batch, length], and labels, [batch] or [batch, labels]; see data.tasks.Examples."""
         rows = np.asarray(rows)
         real = rows >= 0
         inputs = [self._row(row) for row in rows]
@@ -109,6 +110,7 @@ class SequenceTask:
         self.baseline = max(scores, default=float("nan"))
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+        """Returns the metrics of logits, [labels] for each row."""
         scores = self._labels.score(examples.labels, np.stack(outputs))
         return {name: scores[name] for name in self.metrics if name in scores}
 
@@ -117,6 +119,10 @@ class SequenceTask:
 
         The prediction of single_label: label, score (its probability), scores (of every label); of multi_label: label
         (a list), scores; of regression: score.
+
+        Args:
+          examples: one of the splits.
+          outputs: logits of each row, [labels].
         """
         table = examples.table
         for i, logits in enumerate(outputs):
@@ -165,7 +171,7 @@ def _encoded(tokenizer, columns, length):
             encoded = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
             for texts_ids in zip(*encoded, strict=True):
                 sizes = list(map(len, texts_ids))
-                kept = rows_lib.truncate_pair(*sizes, room) if len(sizes) == 2 else (min(sizes[0], room),)
+                kept = rows_lib.truncate_pair(sizes[0], sizes[1], room) if len(sizes) == 2 else (min(sizes[0], room),)
                 cut += sum(kept) < sum(sizes)
                 yield [ids[:size] for ids, size in zip(texts_ids, kept, strict=True)]
 
@@ -211,8 +217,8 @@ class Labels(Protocol):
         """Returns the metrics of logits [records, outputs]."""
         ...
 
-    def gold(self, label: np.ndarray):
-        """Returns the label of one record for a JSON object."""
+    def gold(self, label: np.ndarray) -> Any:
+        """Returns the label of one record, scalar or [labels], as JSON has it."""
         ...
 
     def answer(self, logits: np.ndarray) -> dict:
@@ -239,6 +245,7 @@ class SingleLabel(Labels):
             raise UserError(f"{train.where(0)}: every label is {self.names}; expected two or more different ones")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
+        """Returns the class ids, int32 [records]; see Labels."""
         if self._column not in table.columns:
             return None
         ids = self.zeros(len(table))
@@ -257,6 +264,7 @@ class SingleLabel(Labels):
         return np.zeros(number, np.int32)
 
     def commonest(self, labels: np.ndarray) -> np.ndarray:
+        """Returns logits that predict the commonest class, [classes]."""
         counts = np.bincount(labels, minlength=len(self.names))
         return np.eye(len(self.names))[counts.argmax()]
 
@@ -299,6 +307,7 @@ class MultiLabel(Labels):
             raise UserError(f"{train.where(0)}: no label in {columns[0]!r} here or after; expected labels")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
+        """Returns 0 or 1 for each label, float32 [records, labels]; see Labels."""
         if any(name not in table.columns for name in self._columns):
             return None
         labels = self.zeros(len(table))
@@ -336,6 +345,7 @@ class MultiLabel(Labels):
         return np.zeros((number, len(self.names)), np.float32)
 
     def commonest(self, labels):
+        """Returns logits that predict the labels of more than half of the records, [labels]."""
         return labels.mean(axis=0) - 0.5  # over 0 where more than half of the examples have the label
 
     def score(self, labels, logits):
@@ -358,6 +368,7 @@ class Number(Labels):
         (self._column,) = columns
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
+        """Returns the numbers, float32 [records]; see Labels."""
         if self._column not in table.columns:
             return None
         values = table.columns[self._column]

@@ -132,7 +132,7 @@ def tags(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> d
     """Returns accuracy and macro_f1 of tags that mark no entities, such as parts of speech."""
     names = {name: i for i, name in enumerate(sorted({tag for tags in (*gold, *predicted) for tag in tags}))}
     ids = [np.array([names[tag] for tags in side for tag in tags], np.int64) for side in (gold, predicted)]
-    scores = single_label(*ids, len(names))
+    scores = single_label(ids[0], ids[1], len(names))
     return {"accuracy": scores["accuracy"], "macro_f1": scores["macro_f1"]}
 
 
@@ -173,13 +173,13 @@ def best_threshold(
     Returns:
       (mean score as a percentage, threshold): a question whose odds exceed the threshold gets the null answer.
     """
-    odds, answerable = np.asarray(odds, float), np.asarray(answerable, bool)
-    order = np.argsort(odds, kind="stable")
-    gains = np.where(answerable, scores, -np.asarray(answered, float))[order]
-    totals = np.cumsum([np.count_nonzero(~answerable), *gains])
+    null_odds, has_answer = np.asarray(odds, float), np.asarray(answerable, bool)
+    order = np.argsort(null_odds, kind="stable")
+    gains = np.where(has_answer, scores, -np.asarray(answered, float))[order]
+    totals = np.cumsum([np.count_nonzero(~has_answer), *gains])
     best = int(np.argmax(totals))
-    threshold = odds[order[best - 1]] if best else odds.min(initial=0.0) - 1.0
-    return 100.0 * float(totals[best]) / max(1, len(odds)), float(threshold)
+    threshold = null_odds[order[best - 1]] if best else null_odds.min(initial=0.0) - 1.0
+    return 100.0 * float(totals[best]) / max(1, len(null_odds)), float(threshold)
 
 
 _PUNCTUATION = set(string.punctuation)

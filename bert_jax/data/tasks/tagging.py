@@ -47,6 +47,7 @@ class Examples:
         self.lengths = self._ids.lengths
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Returns inputs, labels and first_subwords, [batch, length]; see data.tasks.Examples."""
         rows = np.asarray(rows)
         inputs = [
             (self._ids[row], np.zeros(self.lengths[row], np.int32)) if row >= 0 else ([self.tokenizer.cls_id], [0])
@@ -119,11 +120,17 @@ class TokenTask:
         self.baseline = self._scores(first.tags, same)[self.metric]
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+        """Returns the metrics of logits, [length, labels], or of a CRF's labels, [length], for each row."""
         scores = self._scores(examples.tags, self._predicted(examples, outputs))
         return {name: scores[name] for name in self.metrics}
 
     def predictions(self, examples: Examples, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Yields an object per sentence: words, gold (tags, where they are known) and tags (predicted)."""
+        """Yields an object per sentence: words, gold (tags, where they are known) and tags (predicted).
+
+        Args:
+          examples: one of the splits.
+          outputs: for each row, logits [length, labels], or the labels of a CRF, [length].
+        """
         for i, tags in enumerate(self._predicted(examples, outputs)):
             gold = {} if examples.tags is None else {"gold": examples.tags[i]}
             yield {"words": examples.sentences[i]} | gold | {"tags": tags}
@@ -198,7 +205,7 @@ class TokenTask:
         if names and occurring <= set(names):
             return tuple(names)
         if self.scheme:
-            return schemes.labels({tag[2:] for tag in occurring if tag != "O"}, self.scheme)
+            return schemes.labels(sorted({tag[2:] for tag in occurring if tag != "O"}), self.scheme)
         if len(occurring) < 2:
             tag = ", ".join(occurring)
             raise UserError(f"{table.where(0)}: every tag is {tag}; expected two or more different ones")

@@ -71,7 +71,8 @@ def windows(counts: Sequence[int], room: int) -> list[Window]:
         in_second = np.minimum(before[shared] - before[second], before[second_stop] - before[shared + 1])
         cuts.append(max(cuts[-1], second + int(np.count_nonzero(in_first >= in_second))))
     cuts.append(number)
-    return [Window(*span, *own) for span, own in zip(spans, zip(cuts, cuts[1:], strict=False), strict=True)]
+    own = zip(cuts, cuts[1:], strict=False)
+    return [Window(start, stop, *bounds) for (start, stop), bounds in zip(spans, own, strict=True)]
 
 
 def make_row(tokenizer: Tokenizer, words: Sequence[Sequence[int]]) -> tuple[list[int], list[int], list[int]]:

@@ -208,7 +208,9 @@ class ByteLevelChunks(SpacedChunks):
 class UnigramChunks(ByteLevelChunks):
     """Encodes for unigram models, in whose words a space is no part."""
 
-    _joiners = None  # computed once, when first needed, because it goes through all of Unicode
+    _joiners: tuple[frozenset[str], re.Pattern] | None = (
+        None  # computed once, when first needed, because it goes through all of Unicode
+    )
 
     def __init__(self, tokenizer: hf.Tokenizer, only_spaces: bool):
         super().__init__(tokenizer)
@@ -217,7 +219,8 @@ class UnigramChunks(ByteLevelChunks):
             UnigramChunks._joiners = _grapheme_joiners()
 
     def _keys(self, text):
-        characters, beside_space = self._joiners
+        assert UnigramChunks._joiners is not None
+        characters, beside_space = UnigramChunks._joiners
         if not text.isascii() and not characters.isdisjoint(text) and beside_space.search(text):
             return [_DIRECT + text]
         if self._only_spaces and ("\u2581" in text or sum(map(len, text.split())) + text.count(" ") != len(text)):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tokenizers as hf
@@ -130,7 +131,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def save(self, directory, max_length=None, segments=True):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if max_length is not None:
             config["model_max_length"] = max_length
         types = ["token_type_ids"] if segments and self.frame.segments[1] else []
@@ -141,7 +142,7 @@ class HuggingFaceTokenizer(Tokenizer):
         if self._is_bert():
             vocab = self._tokenizer.get_vocab(with_added_tokens=True)
             if sorted(vocab.values()) == list(range(self.vocab_size)):
-                lines = sorted(vocab, key=vocab.get)
+                lines = sorted(vocab, key=vocab.__getitem__)
                 (directory / "vocab.txt").write_text("".join(f"{t}\n" for t in lines), "utf-8", newline="\n")
             config["tokenizer_class"] = "BertTokenizer"
             config["do_lower_case"] = normalizer.lowercase
@@ -231,4 +232,5 @@ def unigram(proto: bytes, lower_case: bool, where: str) -> Tokenizer:
       where: the file, for messages.
     """
     vocabulary = published.load_model(proto, where, lower_case, keep_accents=not lower_case)
+    assert vocabulary is not None, f"{where}: its first pieces are not ALBERT's"
     return HuggingFaceTokenizer(vocabulary.tokenizer, where, vocabulary.roles)

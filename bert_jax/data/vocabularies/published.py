@@ -91,16 +91,16 @@ def load(directory: pathlib.Path, lower_case: bool | None = None) -> Vocabulary 
     if name in _GENERIC and not (directory / STATE).is_file():
         return None
     names, settings, added = _special_tokens(directory, settings)
+    tokenizer_class = CLASSES.get(name)
     try:
-        if name in _GENERIC:
+        if tokenizer_class is None:
             tokenizer, extra = hf.Tokenizer.from_str((directory / STATE).read_text("utf-8")), ()
         else:
-            tokenizer_class = CLASSES[name]
             names = {**tokenizer_class.names, **names}
             tokenizer, names, extra = tokenizer_class.build(directory, settings, names)
         extra = settings.get("extra_special_tokens") or extra
         _add(tokenizer, added, names, extra)
-        if name not in _GENERIC and tokenizer.post_processor is None:
+        if tokenizer_class is not None and tokenizer.post_processor is None:
             tokenizer.post_processor = tokenizer_class.post_processor(tokenizer, names)
     except UserError:
         raise

@@ -35,7 +35,7 @@ class Frame:
       segments: token_type_ids of a pair: of each token in `between`, of the second text, of each in `after_pair`.
     """
 
-    before: tuple[int]
+    before: tuple[int, ...]
     after: tuple[int, ...]
     between: tuple[int, ...]
     after_pair: tuple[int, ...]

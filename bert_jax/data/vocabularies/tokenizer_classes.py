@@ -49,7 +49,7 @@ class TokenizerClass:
 
 
 def bert_pipeline(
-    vocab: Mapping[str, int], unk_token: str, lower_case: bool, strip_accents: bool | None, chinese: bool
+    vocab: dict[str, int], unk_token: str, lower_case: bool, strip_accents: bool | None, chinese: bool
 ) -> hf.Tokenizer:
     """Builds BERT's WordPiece pipeline.
 
@@ -90,13 +90,13 @@ def albert_pipeline(vocab: list, charsmap: bytes | None, settings: Mapping[str, 
 
 def albert_normalizer(charsmap: bytes | None, settings: Mapping[str, bool]) -> normalizers.Normalizer:
     """Returns what ALBERT does to text before it splits it; settings: keep_accents, do_lower_case."""
-    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
     if not settings.get("keep_accents", False):
         steps += [normalizers.NFKD(), normalizers.StripAccents()]
     if settings.get("do_lower_case", True):
         steps.append(normalizers.Lowercase())
     if charsmap:
-        steps.append(_precompiled(charsmap))
+        steps.append(normalizers.Precompiled(charsmap))
     return normalizers.Sequence(steps)
 
 
@@ -119,7 +119,9 @@ def deberta_v2_pipeline(vocab: list, unk_id: int, settings: Mapping[str, bool]) 
     ]
     tokenizer.normalizer = normalizers.Sequence(steps)
     scheme = "always" if settings.get("add_prefix_space", True) else "first"
-    splits = [pre_tokenizers.Punctuation(behavior="isolated")] if settings.get("split_by_punct", False) else []
+    splits: list[pre_tokenizers.PreTokenizer] = []
+    if settings.get("split_by_punct", False):
+        splits.append(pre_tokenizers.Punctuation(behavior="isolated"))
     splits.append(pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme=scheme))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     tokenizer.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme=scheme)

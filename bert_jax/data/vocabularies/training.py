@@ -71,7 +71,7 @@ def _train_wordpiece(texts, vocab_size, lower_case):
     )
     tokenizer.train_from_iterator(_repeated(words), trainer)
     vocab = tokenizer.get_vocab(with_added_tokens=True)
-    return hugging_face.wordpiece(sorted(vocab, key=vocab.get), lower_case, f"train:wordpiece:{vocab_size}")
+    return hugging_face.wordpiece(sorted(vocab, key=vocab.__getitem__), lower_case, f"train:wordpiece:{vocab_size}")
 
 
 def _repeated(words: collections.Counter) -> Iterator[str]:
