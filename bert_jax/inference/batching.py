@@ -157,7 +157,7 @@ class Program:
         batch = rows_lib.pad(tokenizer, joined, max(len(ids) for ids, _ in joined))
         batch = packing_lib.pack(batch, planned.starts, planned.size, limits, tokenizer.pad_id, tokenizer.cls_id)
         lengths = [len(ids) for ids, _ in joined]
-        places = packing_lib.Places.of(lengths, planned.starts)
+        places = packing_lib.Places.of(np.array(lengths), planned.starts)
         owners, begins = places.row.tolist(), places.begin.tolist()
         spans = [slice(begin, begin + length) for begin, length in zip(begins, lengths, strict=True)]
         positions = [[] for _ in range(planned.size)]
@@ -237,17 +237,17 @@ def plan_packed(
     Returns:
       (batches, indices of the rows that are too long to be packed).
     """
-    lengths, counts = np.array(lengths, np.int64), np.array(counts, np.int64)
-    short = np.flatnonzero(lengths <= _PACKED)
-    rest = np.flatnonzero(lengths > _PACKED).tolist()
+    tokens, predictions = np.array(lengths, np.int64), np.array(counts, np.int64)
+    short = np.flatnonzero(tokens <= _PACKED)
+    rest = np.flatnonzero(tokens > _PACKED).tolist()
     if not len(short):
         return [], rest
-    length = rows_lib.bucket(int(lengths[short].max()), max_length, LENGTHS)
+    length = rows_lib.bucket(int(tokens[short].max()), max_length, LENGTHS)
     # Slots for 1.5 times the mean number of positions, and at least for the row with the most; a power of two.
-    usual = int(1.5 * counts[short].sum() * length / lengths[short].sum())
-    slots = max(usual, int(counts[short].max()))
+    usual = int(1.5 * predictions[short].sum() * length / tokens[short].sum())
+    slots = max(usual, int(predictions[short].max()))
     limits = dataclasses.replace(packing_lib.limits(length), masks=1 << (slots - 1).bit_length() if slots else 0)
-    members, starts = packing_lib.fill(lengths[short], counts[short], limits)
+    members, starts = packing_lib.fill(tokens[short], predictions[short], limits)
     full = max(1, min(max_tokens // length, max_slots // max(1, limits.masks)))
     batches = []
     for begin in range(0, len(starts) - 1, full):

@@ -143,6 +143,7 @@ class Embedder(Predictor):
         if kind == "second_to_last":
             return pool(layers[-2], present, "mean", batch=batch)
         last = _LAST.fullmatch(kind)
+        assert last is not None  # the only kind left of those that __init__ accepts
         top = layers[-int(last[1]) :]
         if last[2]:
             return jnp.concatenate([pool(layer, present, "mean", batch=batch) for layer in top], axis=-1)

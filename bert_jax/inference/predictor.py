@@ -107,11 +107,11 @@ class Predictor:
     def _check_head(self, model: Pretrained) -> None:
         """Raises UserError if the model lacks the head that this class reads."""
 
-    def _static(self, **options) -> Hashable:
+    def _static(self, *_: Any, **options: Any) -> Hashable:
         """Returns the static argument of `_compute` for a call's options. Raises UserError for an invalid option."""
         return None
 
-    def _compute(self, network: model_lib.Model, params: dict, batch: dict, static: Hashable) -> Any:
+    def _compute(self, network: model_lib.Model, params: dict, batch: dict, static: Any, /) -> Any:
         """Returns the outputs to fetch for a batch; traced by jax, once for each shape and static argument."""
         raise NotImplementedError
 
@@ -120,7 +120,7 @@ class Predictor:
         raise NotImplementedError
 
     def _answers(
-        self, examples: Sequence[Example], rows: Sequence[Row], notes: Any, outputs: Sequence[Any], options: Mapping
+        self, examples: Sequence[Example], rows: Sequence[Row], notes: Any, outputs: Sequence[Any], options: Mapping, /
     ) -> Iterable[Any]:
         """Returns an answer for each example of a chunk, from the outputs of its rows."""
         raise NotImplementedError

@@ -84,7 +84,7 @@ class Records:
 
 
 @contextlib.contextmanager
-def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
+def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], object]]:
     """Yields a function that adds a line to a file, which appears only once it is complete. A .gz is compressed."""
     opened = gzip.open if path.name.endswith(".gz") else open
     with _replacing(path) as partial, opened(partial, "wt", encoding="utf-8", newline="\n") as file:
@@ -92,7 +92,7 @@ def line_writer(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
 
 
 @contextlib.contextmanager
-def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable[[np.ndarray], None]]:
+def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
     """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
     with _replacing(path) as partial, open(partial, "wb") as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
