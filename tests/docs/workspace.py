@@ -119,6 +119,8 @@ def small(command: str, arguments: list[str]) -> list[str]:
         values = _PRETRAIN if recipe == "continue_pretraining" else _MODEL | _PRETRAIN
     elif command == "finetune":
         values = _FINETUNE
+    elif command == "show-batch":
+        values = {"model.vocab_size": 0}
     elif command == "quickstart":
         values = _QUICKSTART
     elif command == "plan":
