@@ -1,5 +1,6 @@
 """Configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -59,6 +60,22 @@ def without_search(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int]) -> None:
     """Raises UserError if the mesh does not fit the devices, or heads or the batch do not divide among them."""
     check_layout(config, num_devices, heads, [(config.data.batch_size, "")])
+
+
+def steps_per_epoch(config: ml_collections.ConfigDict, num_rows: int) -> int:
+    """Returns the number of batches that hold every one of `num_rows` training rows once; the last may be short."""
+    return -(-num_rows // config.data.batch_size)
+
+
+def num_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
+    """Returns the number of steps of a run on `num_rows` training rows: train.num_steps, or train.num_epochs epochs."""
+    return config.train.num_steps or math.ceil(config.train.num_epochs * steps_per_epoch(config, num_rows))
+
+
+def warmup_steps(optimizer: Mapping, num_steps: int) -> int:
+    """Returns the number of warm-up steps of config.optimizer in a run of `num_steps`."""
+    steps = optimizer["warmup_steps"]
+    return math.ceil(optimizer["warmup_share"] * num_steps) if steps < 0 else steps
 
 
 def rate_warning(config: ml_collections.ConfigDict) -> str:

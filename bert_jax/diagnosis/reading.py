@@ -12,6 +12,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax import files, storage
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.config import objective
 from bert_jax.diagnosis import corpora as corpora_lib
 from bert_jax.errors import UserError
@@ -60,9 +61,7 @@ class Run:
         """Number of steps of the whole run."""
         if not self.fine_tuning:
             return config_lib.num_steps(self.config)
-        train = self.config.train
-        epoch = -(-self.run["data"]["train"][0] // self.config.data.batch_size)
-        return train.num_steps or math.ceil(train.num_epochs * epoch)
+        return finetune_config.num_steps(self.config, self.run["data"]["train"][0])
 
     @property
     def finished(self) -> bool:
@@ -88,10 +87,9 @@ class Run:
     @property
     def warmup_steps(self) -> int:
         """Number of steps over which the learning rate rises."""
-        settings = self.config.optimizer
-        if self.fine_tuning and settings.warmup_steps < 0:
-            return math.ceil(settings.warmup_share * self.num_steps)
-        return settings.warmup_steps
+        if self.fine_tuning:
+            return finetune_config.warmup_steps(self.config.optimizer, self.num_steps)
+        return self.config.optimizer.warmup_steps
 
     @property
     def readable_texts(self) -> list[corpora_lib.Text]:

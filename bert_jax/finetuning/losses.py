@@ -1,4 +1,4 @@
-"""What fine-tuning learns: sums of losses over a batch, and the counts that they are divided by.
+"""Losses of fine-tuning: sums over a batch, and the counts that they are divided by.
 
 The means are those of transformers' heads, over the rows (or tokens) that count.
 """
@@ -14,7 +14,9 @@ from bert_jax.objectives.cross_entropy import token_cross_entropy
 
 
 def loss_denominator(batch: Mapping, model: Model, problem: str) -> jax.Array:
-    """What the sum of losses is divided by, float32: labelled tokens, rows, or of several labels each of each row.
+    """Returns the number that a batch's sum of losses is divided by, a float32 scalar.
+
+    It is the number of labelled tokens, or of rows, or of labels of all rows for multi-label classification.
 
     It depends on no parameter, so it is known for the whole batch before its first microbatch.
     """
@@ -25,17 +27,17 @@ def loss_denominator(batch: Mapping, model: Model, problem: str) -> jax.Array:
 
 
 def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_key=None) -> jax.Array:
-    """The losses of a batch in nats (regression: squared errors), summed; a float32 scalar.
+    """Returns the sum of a batch's losses in nats (regression: of squared errors), a float32 scalar.
 
-    Cross-entropy; of several labels, the binary one of each; of question answering, half of the start's and half of
-    the end's, over the tokens of the row's text; of a CRF, the negative log-likelihood of a row's labels. The loss of
-    packed rows is that of their sequences one by one.
+    The loss is cross-entropy; for multi-label classification the binary cross-entropy of each label; for question
+    answering the mean of the start's and the end's, over the tokens of the row's text; with a CRF the negative
+    log-likelihood of a row's labels. Packed rows have the loss of their sequences one by one.
 
     Args:
       model, params: a model with a task's head, and its parameters.
       batch: as data.tasks.Examples.batch makes it.
-      problem: of sequence classification: "single_label", "multi_label" or "regression".
-      dropout_key: turns dropout on.
+      problem: problem of sequence classification: "single_label", "multi_label" or "regression".
+      dropout_key: PRNG key; None turns dropout off.
     """
     logits = model.apply(params, batch, dropout_key=dropout_key)["logits"]
     task, weights = model.spec.task, batch["weights"]
@@ -64,11 +66,11 @@ def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_k
 
 
 def task_outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array, jax.Array]:
-    """What a task is scored by, and whether all of it is finite.
+    """Returns the outputs that a task is scored by, and whether all of them are finite.
 
     Returns:
-      logits float32 [batch, labels] (of packed rows [batch, k, labels]) or [batch, sequence, labels], or int32 [batch,
-      sequence], the labels that a CRF chose at the first sub-words; and a bool.
+      (outputs, bool). Outputs are logits float32 [batch, labels] (packed rows: [batch, k, labels]) or [batch, sequence,
+      labels]; with a CRF the labels it chose at first sub-words, int32 [batch, sequence].
     """
     logits = model.apply(params, batch)["logits"]
     finite = jnp.isfinite(logits).all()
@@ -87,9 +89,9 @@ def _labelled(batch):
 
 
 def _place_cross_entropy(logits, batch, places):
-    """Cross-entropy of a place among the tokens of its text, in nats, of the shape of `places`.
+    """Returns the cross-entropy of a place among the tokens of its text, in nats, shaped like `places`.
 
-    Padding takes no part, so that how far a row is padded changes no loss.
+    Padding takes no part, so that the length a row is padded to changes no loss.
 
     Args:
       logits: float32 [batch, sequence].

@@ -1,12 +1,12 @@
-"""One step of fine-tuning and of its evaluation, for several seeds side by side, compiled for a mesh.
+"""A fine-tuning step and an evaluation step for several seeds side by side, compiled for a mesh.
 
-The state is a plain dict. Each leaf has an axis of seeds in front, but those of `frozen`, which all share:
+The state is a plain dict. Each leaf has an axis of seeds in front, except those of `frozen`, which all seeds share:
 
-    params, opt_state   what is trained (see tuning.py), and its moments
+    params, opt_state   the trained parameters (see trainable.py), and their moments
     best                params as they were at each seed's best evaluation
-    frozen              the rest
-    bad_step            int32, the step whose loss or gradient was not finite first; -1 while all were
-    active              bool, whether the seed still learns
+    frozen              the other parameters
+    bad_step            int32 [seeds], the first step whose loss or gradient was not finite; -1 while all were
+    active              bool [seeds], whether the seed still learns
 
 A seed that is not active, or that met a number that is not finite, keeps the parameters that it has.
 """
@@ -23,6 +23,7 @@ import optax
 from jax.sharding import Mesh
 
 from bert_jax import sharding
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import batches
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses, trainable
@@ -34,22 +35,22 @@ from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 @jax.jit
 def all_finite(params: dict) -> jax.Array:
-    """Whether every parameter of a seed is a finite number, bool [seeds]; leaves [seeds, ...]."""
+    """Returns whether every parameter of a seed is a finite number, bool [seeds]; leaves of `params` [seeds, ...]."""
     leaves = jax.tree.leaves(params)
     return jnp.stack([jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(1) for leaf in leaves]).all(0)
 
 
 @dataclasses.dataclass
 class Learner:
-    """How some seeds of one model learn a task.
+    """Makes the state of several seeds of one model on a mesh, and compiles their steps.
 
     Attributes:
       config: a fine-tuning config; reads seeds_at_once, optimizer, tuning and train.microbatches.
-      model: with the task's head.
-      problem: of sequence classification; "" otherwise.
-      seeds: trained side by side.
-      mesh: where the state lies.
-      num_steps: of the whole run.
+      model: the model, with the task's head.
+      problem: problem of sequence classification, such as "single_label"; "" for other tasks.
+      seeds: the seeds that train side by side.
+      mesh: the mesh of state and batch.
+      num_steps: number of steps of the whole run.
     """
 
     config: Any
@@ -60,13 +61,13 @@ class Learner:
     num_steps: int
 
     def init_state(self, source: Mapping) -> tuple[dict, list[str], list[str]]:
-        """The state at step 0.
+        """Makes the state at step 0.
 
         Args:
           source: parameters of the model to start from; {} to draw every one.
 
         Returns:
-          (state, names of parameters that each seed drew, names of the source's that have no place).
+          (state, names of the parameters that each seed drew, names of the source's parameters that have no place).
 
         Raises:
           UserError: config.tuning.freeze would keep parameters that are drawn.
@@ -95,29 +96,34 @@ class Learner:
         params = jax.jit(stacked, out_shardings=shardings["params"])(trained, drawn)
         state = {
             "params": params,
-            "opt_state": jax.jit(jax.vmap(self._optimizer().init), out_shardings=shardings["opt_state"])(params),
+            "opt_state": jax.jit(jax.vmap(self._optimizer.init), out_shardings=shardings["opt_state"])(params),
             "best": jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings["best"])(params),
             "frozen": sharding.put(frozen, shardings["frozen"]),
         }
-        return state | self.marks(np.full(len(self.seeds), -1), np.ones(len(self.seeds), bool)), fresh, left
+        return state | self.seed_flags(np.full(len(self.seeds), -1), np.ones(len(self.seeds), bool)), fresh, left
 
-    def marks(self, bad_step: np.ndarray, active: np.ndarray) -> dict[str, jax.Array]:
-        """The part of the state that checkpoints do not hold."""
-        marks = {"bad_step": np.asarray(bad_step, np.int32), "active": np.asarray(active, bool)}
-        return sharding.put(marks, sharding.replicated(self.mesh))
+    def seed_flags(self, bad_step: np.ndarray, active: np.ndarray) -> dict[str, jax.Array]:
+        """Returns the part of the state that checkpoints do not hold.
+
+        Args:
+          bad_step: int [seeds], the first step that was not finite; -1 if none.
+          active: bool [seeds], whether the seed still learns.
+        """
+        flags = {"bad_step": np.asarray(bad_step, np.int32), "active": np.asarray(active, bool)}
+        return sharding.put(flags, sharding.replicated(self.mesh))
 
     def to_items(self, state: Mapping) -> dict:
-        """The state as checkpoints hold it: the best parameters of each seed apart, so that one can be loaded alone."""
+        """Returns a checkpoint's items: the state, with each seed's best parameters in an item of its own."""
         return {name: state[name] for name in self._whole} | self._apart(state["best"])
 
     def from_items(self, items: Mapping, bad_step: np.ndarray, active: np.ndarray) -> dict:
-        """The state of what a checkpoint held."""
+        """Returns the state of the items that a checkpoint held; `bad_step` and `active` as in `seed_flags`."""
         best = self._together([items[name] for name in self._best])
         whole = {name: items[name] for name in self._whole}
-        return whole | {"frozen": whole.get("frozen", {}), "best": best} | self.marks(bad_step, active)
+        return whole | {"frozen": whole.get("frozen", {}), "best": best} | self.seed_flags(bad_step, active)
 
     def abstract_items(self) -> dict:
-        """Shape, dtype and sharding of what checkpoints hold."""
+        """Returns shape, dtype and sharding of every array in a checkpoint's items."""
         layouts, state = self._shardings, self._shapes
 
         def described(tree, layouts):
@@ -130,7 +136,7 @@ class Learner:
 
     @functools.cached_property
     def _whole(self):
-        """Parts of the state that are saved as they are; a part without arrays is not saved."""
+        """Names of the parts of the state that are saved as they are; a part without arrays is not saved."""
         return [name for name in ("params", "opt_state", "frozen") if jax.tree.leaves(self._shapes[name])]
 
     @property
@@ -157,12 +163,12 @@ class Learner:
         )
 
     def dropout_keys(self) -> jax.Array:
-        """Each seed's key, [seeds]: the same for every step, and after a restart."""
+        """Returns each seed's dropout key, PRNG keys [seeds]: the same at every step, and after a restart."""
         return jnp.stack([step_lib.keys(seed)[1] for seed in self.seeds])
 
     @functools.cached_property
     def train_step(self) -> Callable:
-        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it moves of the state.
+        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes the arrays that it replaces.
 
         `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
         are learning_rate, a scalar, and [seeds] loss and grad_norm (before clipping); of packed batches
@@ -170,9 +176,9 @@ class Learner:
         number of microbatches and shards.
         """
         config, model, problem = self.config, self.model, self.problem
-        optimizer, schedule = self._optimizer(), make_schedule(self._rates(), self.num_steps)
+        optimizer, schedule = self._optimizer, make_schedule(self._rates, self.num_steps)
 
-        def of_seed(mine, active, batch, key, frozen, step):
+        def seed_step(mine, active, batch, key, frozen, step):
             count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
 
             def loss_of(trained, rows, key):
@@ -203,7 +209,7 @@ class Learner:
         def step_on_mesh(moving, active, frozen, batch, step, keys):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
                 moved, metrics = self._over_seeds(
-                    lambda mine, learns, rows, key: of_seed(mine, learns, rows, key, frozen, step),
+                    lambda mine, learns, rows, key: seed_step(mine, learns, rows, key, frozen, step),
                     moving, active, batch, keys,
                 )  # fmt: skip
             return moved, metrics | {"learning_rate": schedule(step)}
@@ -232,13 +238,13 @@ class Learner:
         `batch` holds arrays [batch, ...], the same for each seed; see losses.task_outputs.
         """
 
-        def of_seed(trained, frozen, batch):
+        def seed_outputs(trained, frozen, batch):
             params = parameters.merge_adapters(parameters.merge_trees(trained, frozen), self.config.tuning)
             return losses.task_outputs(self.model, params, batch)
 
         def evaluate(params, frozen, batch):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
-                return self._over_seeds(lambda trained: of_seed(trained, frozen, batch), params)
+                return self._over_seeds(lambda trained: seed_outputs(trained, frozen, batch), params)
 
         shardings, replicated = self._shardings, sharding.replicated(self.mesh)
         outputs = self.batch_sharding if jax.process_count() == 1 else replicated  # every process reads all of them
@@ -267,16 +273,16 @@ class Learner:
         )
 
     def parts(self) -> tuple[dict, dict]:
-        """Shapes of the (trained, frozen) parameters of one seed, adapters included."""
+        """Returns the shapes of the (trained, frozen) parameters of one seed, adapters included."""
         return self._one, self._shapes["frozen"]
 
     def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
-        """(trained, frozen) parameters of one model on the mesh, as those of the only seed."""
+        """Puts the (trained, frozen) parameters of one model on the mesh, as those of the only seed."""
         stacked = jax.tree.map(lambda leaf: leaf[None], params)
         return sharding.put(stacked, self._shardings["params"]), sharding.put(frozen, self._shardings["frozen"])
 
     def flops(self, batch: Mapping) -> float:
-        """FLOPs of a step on a batch [seeds, batch, ...]."""
+        """Returns the FLOPs of a step on a batch, arrays [seeds, batch, ...]."""
         seeds, rows, sequence = batch["input_ids"].shape
         return seeds * flops.step_flops(self.model.spec, rows, sequence, 0, self._passes)
 
@@ -286,7 +292,7 @@ class Learner:
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
-        """Of arrays [seeds, batch, ...]."""
+        """Sharding of arrays [seeds, batch, ...]."""
         return sharding.batch_sharding(self.mesh, leading=1)
 
     @functools.cached_property
@@ -295,7 +301,7 @@ class Learner:
         return trainable.frozen_names(params, self.config.tuning)
 
     def _over_seeds(self, function, *arguments):
-        """`function` of each seed's slice of trees, its results stacked; seeds_at_once of them side by side."""
+        """Calls `function` on each seed's slice of trees and stacks the results; seeds_at_once of them side by side."""
         number, at_once = len(self.seeds), self.config.seeds_at_once or len(self.seeds)
         if number == 1:
             result = function(*jax.tree.map(lambda leaf: leaf[0], arguments))
@@ -305,16 +311,16 @@ class Learner:
         batches = {} if at_once == 1 else {"batch_size": at_once}
         return jax.lax.map(lambda slices: function(*slices), arguments, **batches)
 
+    @functools.cached_property
     def _optimizer(self):
         share = trainable.rate_multiplier(self.config.optimizer.layer_decay, self.model.spec)
-        return make_optimizer(self._rates(), self.num_steps, share)
+        return make_optimizer(self._rates, self.num_steps, share)
 
+    @functools.cached_property
     def _rates(self):
-        """config.optimizer with the warm-up in steps."""
+        """The settings of config.optimizer, the warm-up in steps."""
         rates = dict(self.config.optimizer)
-        if rates["warmup_steps"] < 0:
-            rates["warmup_steps"] = int(np.ceil(rates["warmup_share"] * self.num_steps))
-        return rates
+        return rates | {"warmup_steps": finetune_config.warmup_steps(rates, self.num_steps)}
 
     @functools.cached_property
     def _one(self):
@@ -328,9 +334,9 @@ class Learner:
                 trained, trainable.init_adapters(self.config.tuning, frozen, jax.random.key(0))
             )
             stacked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (number, *leaf.shape)), trained)
-            opt_state = jax.vmap(self._optimizer().init)(stacked)
-            marks = {"bad_step": jnp.zeros(number, jnp.int32), "active": jnp.zeros(number, bool)}
-            return {"params": stacked, "opt_state": opt_state, "best": stacked, "frozen": frozen} | marks
+            opt_state = jax.vmap(self._optimizer.init)(stacked)
+            flags = {"bad_step": jnp.zeros(number, jnp.int32), "active": jnp.zeros(number, bool)}
+            return {"params": stacked, "opt_state": opt_state, "best": stacked, "frozen": frozen} | flags
 
         number = len(self.seeds)
         return jax.eval_shape(make)

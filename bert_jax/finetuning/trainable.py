@@ -1,7 +1,7 @@
-"""Which parameters fine-tuning trains, how fast each learns, and which of them start fresh.
+"""Chooses the parameters that fine-tuning trains, their learning rates, and those that start fresh.
 
 Parameters are split into two nested dicts: those that are trained, and those that are frozen. Adapters lie in the
-first, beside where the kernels that they adapt lie in the second: encoder/layers/0/attention/query/{lora_a,lora_b}.
+first, beside the paths of the frozen kernels that they adapt: encoder/layers/0/attention/query/{lora_a,lora_b}.
 """
 
 import re
@@ -21,7 +21,7 @@ _PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: at
 
 
 def check_tuning(config: Mapping, spec: Spec) -> None:
-    """Raises UserError if config.tuning asks for layers, or parts of them, that the model has not of their own."""
+    """Raises UserError if config.tuning names layers or modules that the model does not have, or that layers share."""
     freeze, layers = config["freeze"], spec.num_layers
     if spec.layer_groups and (freeze.startswith("layers:") or config["reinit_layers"]):
         key = "reinit_layers" if config["reinit_layers"] else "freeze"
@@ -40,7 +40,7 @@ def check_tuning(config: Mapping, spec: Spec) -> None:
 
 
 def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
-    """Paths of the parameters that config.tuning.freeze and lora_rank keep as they are.
+    """Returns the paths of the parameters that config.tuning.freeze and lora_rank keep as they are.
 
     Raises:
       UserError: the regular expression matches no parameter, or leaves none to train.
@@ -49,23 +49,23 @@ def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
     names = list(leaves_by_name(params))
     frozen = frozenset(name for name in names if pattern and re.search(pattern, name))
     if pattern and not frozen:
-        found = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
-        raise UserError(f"config.tuning.freeze: {config['freeze']!r} matches no parameter; they are {found}")
+        some = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
+        raise UserError(f"config.tuning.freeze: {config['freeze']!r} matches no parameter; they are {some}")
     if len(frozen) == len(names):
         raise UserError(f"config.tuning.freeze: {config['freeze']!r} leaves nothing to train; expected a narrower one")
     return frozen
 
 
 def split_params(params: Mapping, frozen: frozenset[str]) -> tuple[dict, dict]:
-    """(trained, frozen) parts of a tree of parameters."""
+    """Splits a tree of parameters into (trained, frozen)."""
     return select_leaves(params, lambda name: name not in frozen), select_leaves(params, lambda name: name in frozen)
 
 
 def forward_passes(shapes: Mapping, frozen: frozenset[str]) -> float:
-    """What a step costs in forward passes of the layers: 3 where all is trained.
+    """Returns the cost of a step in forward passes through the layers: 3 where everything is trained.
 
-    One forward, one for the gradients that pass down to the lowest layer with something to train below or in it, and
-    one for those of the kernels that are trained.
+    The forward pass costs 1. Gradients with respect to activations cost the share of layers that they pass through,
+    down to the lowest layer that is trained; gradients with respect to kernels cost the share of kernels trained.
     """
     sizes = {name: leaf.size for name, leaf in leaves_by_name(shapes).items()}
     kernels = {name: size for name, size in sizes.items() if re.search(r"^encoder/layers/\d+/.*kernel$", name)}
@@ -77,9 +77,10 @@ def forward_passes(shapes: Mapping, frozen: frozenset[str]) -> float:
 
 
 def reinitialised_pattern(config: Mapping, spec: Spec) -> str:
-    """A regular expression of the parameters that start fresh though the model to start from has them.
+    """Returns a regular expression of the parameters that start fresh though the model to start from has them.
 
-    The top config.tuning.reinit_layers layers and, with any of them, the pooler (Zhang et al. 2021, section 5).
+    They are the top config.tuning.reinit_layers layers and, with any of them, the pooler (Zhang et al. 2021, section
+    5).
     """
     count = config["reinit_layers"]
     if not count:
@@ -89,10 +90,10 @@ def reinitialised_pattern(config: Mapping, spec: Spec) -> str:
 
 
 def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
-    """The share of the learning rate that a parameter has, by its path; None where each has all of it.
+    """Returns a function from a parameter's path to the factor of its learning rate; None where all factors are 1.
 
-    Layer k of L, counted from 1 at the bottom, has decay ** (L - k), so the top layer has all of it, as have pooler and
-    heads; the embeddings are one below the lowest layer (Howard & Ruder 2018, section 3.2; Zhang et al. 2021).
+    Layer k of L, counted from 1 at the bottom, has decay ** (L - k), and the embeddings decay ** L; pooler and heads
+    have 1, as the top layer (Howard & Ruder 2018, section 3.2; Zhang et al. 2021).
     """
     if decay == 1.0:
         return None
@@ -108,20 +109,29 @@ def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
 
 
 def init_adapters(config: Mapping, frozen: Mapping, key: jax.Array) -> dict:
-    """Fresh adapters of rank config.tuning.lora_rank for each of its lora_targets (Hu et al. 2021, section 4.1).
+    """Draws LoRA adapters of rank config.tuning.lora_rank for its lora_targets (Hu et al. 2021, section 4.1).
 
-    A [inputs, rank] is normal with variance 1 / inputs, B [rank, outputs] is zero. {} for a rank of 0.
+    Args:
+      config: config.tuning.
+      frozen: the frozen parameters, or their shapes; kernels [inputs, outputs].
+      key: PRNG key; each adapter folds its name into it.
+
+    Returns:
+      a tree of lora_a [inputs, rank], normal with variance 1 / inputs, and lora_b [rank, outputs], zero; {} for a rank
+      of 0.
     """
     rank = config["lora_rank"]
-    found = {}
+    adapters = {}
     for name, kernel in leaves_by_name(frozen).items():
         if not rank or not re.search(_adapted_pattern(config), name):
             continue
         inputs, outputs = kernel.shape
         own = jax.random.fold_in(key, zlib.crc32(name.encode()))
-        set_leaf(found, name.removesuffix("kernel") + "lora_a", jax.random.normal(own, (inputs, rank)) * inputs**-0.5)
-        set_leaf(found, name.removesuffix("kernel") + "lora_b", jax.numpy.zeros((rank, outputs)))
-    return found
+        set_leaf(
+            adapters, name.removesuffix("kernel") + "lora_a", jax.random.normal(own, (inputs, rank)) * inputs**-0.5
+        )
+        set_leaf(adapters, name.removesuffix("kernel") + "lora_b", jax.numpy.zeros((rank, outputs)))
+    return adapters
 
 
 def _frozen_pattern(config):

@@ -126,7 +126,7 @@ def test_a_bad_seed_and_a_stopped_one_stay_as_they_are_and_touch_no_other():
     step, keys = learner.train_step, learner.dropout_keys()
     begun, _, _ = learner.init_state(source())
     before = jax.device_get(begun["params"])
-    begun |= learner.marks(np.full(4, -1), np.array([True, True, False, True]))
+    begun |= learner.seed_flags(np.full(4, -1), np.array([True, True, False, True]))
     batch = stacked(SEEDS, 0)
     batch["weights"][0] = np.nan
     state, metrics = jax.device_get(step(begun, batch, np.int32(0), keys))

@@ -240,7 +240,7 @@ def test_a_run_of_fine_tuning_learns_the_same(finetuning_config, tmp_path):
         config.seeds = 2 if packs else 1
         finetuning.finetune(config, tmp_path / str(packs))
         rows = [json.loads(line) for line in (tmp_path / str(packs) / "metrics.jsonl").read_text().splitlines()]
-        runs.append((rows, finetuning.open_model(tmp_path / str(packs), seed=0)))
+        runs.append((rows, open_model(tmp_path / str(packs), seed=0)))
     rows, plain = runs[0][0], runs[1][0]
     assert all(row["padding_share"] < row["padding_share_unpacked"] for row in rows)
     assert not any("padding_share" in row for row in plain)

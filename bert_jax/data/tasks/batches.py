@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import Examples, TaskData
@@ -21,7 +22,7 @@ _FINEST = 8  # packed batches of up to so many units are rounded to one unit, la
 
 def steps_per_epoch(config: ml_collections.ConfigDict, train: Examples) -> int:
     """Returns the number of batches that hold every row of `train` once; the last may be short."""
-    return -(-len(train.lengths) // config.data.batch_size)
+    return finetune_config.steps_per_epoch(config, len(train.lengths))
 
 
 def batch_rows(config: ml_collections.ConfigDict, train: Examples, seed: int, step: int) -> np.ndarray:

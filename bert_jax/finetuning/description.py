@@ -1,0 +1,87 @@
+"""Describes a fine-tuning run in run.json: all that opening its model needs, and the identity of its data."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from bert_jax import model as model_lib
+from bert_jax.data.tasks import Examples, TaskData
+from bert_jax.errors import UserError
+from bert_jax.interop import formats
+from bert_jax.interop.pretrained import Pretrained
+
+_RUNNING = ("dtype", "scan_layers", "attention_kernel", "remat")
+_DROPOUTS = ("hidden_dropout", "attention_dropout")
+_ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
+_DIGESTED_ROWS = 64
+
+
+def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict[str, Any]:
+    """Returns the content of run.json.
+
+    Args:
+      config: the run's config.
+      source: the model of config.init_from.
+      task: the task's data.
+
+    Raises:
+      UserError: the format of the model has no head for the task.
+    """
+    head = _head(config, source, task)
+    model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
+    model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0}
+    model["pooler"] = config.task.name == "sequence_classification" and head.pooling == "pooler"
+    settings = {"max_length": config.data.sequence_length}
+    if config.task.name == "question_answering":
+        settings |= {name: config.task[name] for name in _ANSWERING}
+    return {
+        "kind": "finetune",
+        "family": source.family,
+        "model": model,
+        "head": dataclasses.asdict(head),
+        "labels": list(task.labels),
+        "problem": task.problem,
+        "scheme": task.scheme,
+        "settings": settings,
+        "data": data_identity(task),
+    }
+
+
+def data_identity(task: TaskData) -> dict[str, list]:
+    """Returns what distinguishes a task's data: of each split its rows, and a digest of lengths and first rows."""
+    held_out = {f"held out {name}".rstrip(): examples for name, examples in task.held_out.items()}
+    return {name: _split_identity(examples) for name, examples in ({"train": task.train} | held_out).items()}
+
+
+def check_data(workdir: pathlib.Path, description: Mapping[str, Any], task: TaskData) -> None:
+    """Raises UserError if the run in the workdir began with other data or labels."""
+    if description["data"] == data_identity(task) and description["labels"] == list(task.labels):
+        return
+    old, new = description["data"]["train"][0], len(task.train.lengths)
+    raise UserError(
+        f"--workdir={workdir}: its run began with other data ({old:,} rows to learn from, now {new:,}; labels "
+        f"{', '.join(description['labels'][:5])}, now {', '.join(task.labels[:5])}); give the old data, or another "
+        "--workdir"
+    )
+
+
+def _head(config, source, task):
+    dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
+    if config.task.pooling == "auto":
+        head = formats.task_head(source, config.task.name, len(task.labels), dropout)
+    else:
+        head = model_lib.Task(config.task.name, len(task.labels), config.task.pooling, dropout)
+    return dataclasses.replace(head, crf=config.task.crf)
+
+
+def _split_identity(examples: Examples) -> list:
+    first = np.arange(min(_DIGESTED_ROWS, len(examples.lengths)))
+    digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32), digest_size=8)
+    for _, array in sorted(examples.batch(first, int(examples.lengths[first].max(initial=1))).items()):
+        digest.update(np.ascontiguousarray(array))
+    return [len(examples.lengths), digest.hexdigest()]
