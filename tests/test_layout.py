@@ -42,7 +42,9 @@ COVERED_BY = {
     "errors.py": "test_command.py",
     "evaluate.py": "training/test_evaluation.py",
     "finetune.py": "finetuning/test_run.py",
+    "finetuning/description.py": "finetuning/test_run.py",
     "finetuning/losses.py": "finetuning/test_trainable.py",
+    "finetuning/results.py": "finetuning/test_run.py",
     "interop/families/": "interop/test_families.py",  # every family by the same tests
     "interop/formats.py": "interop/test_families.py",
     "interop/hub.py": "interop/test_huggingface.py",
