@@ -17,7 +17,7 @@ def test_permute_is_a_bijection_and_depends_on_the_key(size):
         assert abs(np.abs(np.diff(once)).mean() / size - 1 / 3) < 0.05
 
 
-def test_permute_reaches_sizes_that_no_array_holds():
+def test_permute_of_sizes_larger_than_memory():
     size = 31_000_000_000
     index = np.arange(1000) * 1_000_003
     sent = hashing.permute(index, size, hashing.fold("a"))
@@ -51,6 +51,6 @@ def test_coin_flips_are_binomial():
         assert abs(mine.var() / (count / 4) - 1) < 0.05
 
 
-def test_fold_tells_types_and_orders_apart():
+def test_fold_distinguishes_types_and_orders():
     keys = [hashing.fold(1, 2), hashing.fold(2, 1), hashing.fold("1", 2), hashing.fold(12), hashing.fold("12")]
     assert len(set(keys)) == len(keys)

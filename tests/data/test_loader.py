@@ -223,7 +223,7 @@ def _after_unpickling(job):
     return signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_ctrl_c_is_left_to_the_first_process(config):
+def test_worker_processes_ignore_ctrl_c(config):
     """It reaches the workers too: one that took it as its own would end with a traceback, before the last batch."""
     job, before = loader._Job(loader._as_json(config), 0, 1), signal.getsignal(signal.SIGINT)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -274,7 +274,7 @@ def test_ltr_batches_are_the_text_itself(config):
 
 @pytest.mark.parametrize("masking", ["token", "whole_word"])
 @pytest.mark.parametrize("packing", [False, True])
-def test_a_separator_that_also_pads(config, masking, packing):
+def test_a_tokenizer_whose_separator_is_its_padding(config, masking, packing):
     """What is text and what is padding, attention_mask says, not the token: EuroBERT pads with its end of text."""
     formatted(config, "doc_sentences").data.update(mask_unit=masking, packing=packing)
     stream = loader.Stream(config)

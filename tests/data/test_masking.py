@@ -39,7 +39,7 @@ def chosen_of(positions, weights, shape):
 
 
 @pytest.mark.parametrize("unit", ["token", "whole_word", "span", "ngram"])
-def test_what_every_row_must_keep(unit):
+def test_invariants_of_every_row(unit):
     ids, maskable, starts, keys = rows()
     m = masking(unit)
     masked, positions, labels, weights = m(ids, maskable, starts, keys)
@@ -90,7 +90,7 @@ def test_share_mix_and_uniformity_over_a_million_tokens(rate):
 
 
 @pytest.mark.parametrize("mix", [(1.0, 0.0), (0.0, 1.0), (0.0, 0.0), (0.8, 0.2)])
-def test_mixes_of_the_ablation(mix):
+def test_shares_of_mask_random_and_kept_tokens(mix):
     ids, maskable, _, keys = rows(batch=1000)
     m = masking(mask_token_share=mix[0], random_token_share=mix[1])
     masked, positions, labels, weights = m(ids, maskable, None, keys)
@@ -132,7 +132,7 @@ def test_span_lengths_are_the_clipped_geometric():
     assert lengths.max() <= 20
 
 
-def test_one_fate_for_a_span():
+def test_tokens_of_a_span_are_replaced_alike():
     ids, maskable, starts, keys = rows(batch=1000)
     masked, positions, labels, weights = masking("span", sequence=128)(ids, maskable, starts, keys)
     chosen = chosen_of(positions, weights, ids.shape)
@@ -187,7 +187,7 @@ def test_ngrams_are_the_published_procedure(longest):
     assert compared > 250
 
 
-def test_ngram_lengths_and_fates():
+def test_ngram_lengths_and_independent_replacements():
     """Words of one token, few of them wanted: p(n) ~ 1/n, and each token its own fate."""
     batch, sequence = 4000, 512
     ids = np.full((batch, sequence), 7, np.int32)

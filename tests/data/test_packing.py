@@ -118,7 +118,7 @@ def test_little_padding_is_left():
 
 @pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
 @pytest.mark.parametrize("format", ["doc_sentences", "full_sentences"])
-def test_each_instance_once_an_epoch_with_the_masks_it_has_alone(config, format, unit):
+def test_each_instance_is_in_one_row_with_its_unpacked_masks(config, format, unit):
     config.data.update(format=format, mask_unit=unit)
     one = source_of(unpacked(config))
     every = np.arange(one.counts[0])
@@ -180,7 +180,7 @@ def test_held_out_rows_are_those_of_a_run_without_packing(config):
         assert one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
 
 
-def test_the_index_is_made_once_and_again_if_it_is_cut_off(config, monkeypatch):
+def test_packs_are_built_once_and_again_if_incomplete(config, monkeypatch):
     source = source_of(config)
     expected = batch_at(config, 3)
     folder = Corpus.open(config.data.corpus).path / "index"
@@ -208,7 +208,7 @@ def test_windows_are_packed_one_by_one(config, monkeypatch):
         assert len({member // 64 for member in members[begin:end].tolist()}) == 1
 
 
-def test_what_describes_and_shows_a_batch_knows_of_packs(config):
+def test_packed_batches_are_described_and_shown(config):
     batch = batch_at(config, 1)
     names = describe_batch(config, 1)
     assert names[0].count("instance") == batch["sequence_ids"][0].max()
@@ -217,7 +217,7 @@ def test_what_describes_and_shows_a_batch_knows_of_packs(config):
     assert len(shown) == 1 + batch["sequence_ids"][0].max() and all("[CLS]" in line for line in shown[1:])
 
 
-def test_pairs_are_refused(config):
+def test_pair_formats_are_refused(config):
     config.data.format = "segment_pair"
     for next_sentence in (True, False):
         config.objective.next_sentence = next_sentence

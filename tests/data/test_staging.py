@@ -93,8 +93,8 @@ def test_a_remote_corpus_gives_the_same_batches_and_is_copied_once(small_corpus,
     there.data.corpus = f"{remote}/,{other_corpus}"  # a folder of this disk beside it, and a slash
     urls = counted(monkeypatch)
     for step in (0, 100):
-        expected, found = loader.batch_at(here, step), loader.batch_at(there, step)
-        assert all((expected[name] == found[name]).all() for name in expected)
+        expected, batch = loader.batch_at(here, step), loader.batch_at(there, step)
+        assert all((expected[name] == batch[name]).all() for name in expected)
     sizes = file_sizes(Corpus.open(small_corpus).manifest)
     assert {f"{remote}/{name}" for name in sizes} < set(urls) and len(urls) == len(set(urls))
     assert all((small_corpus / name).stat().st_size == size for name, size in sizes.items())
@@ -103,7 +103,7 @@ def test_a_remote_corpus_gives_the_same_batches_and_is_copied_once(small_corpus,
     assert len(urls) == copied
 
 
-def test_a_killed_copy_goes_on(small_corpus, remote, monkeypatch):
+def test_a_killed_copy_is_continued(small_corpus, remote, monkeypatch):
     monkeypatch.setattr(staging, "_AT_ONCE", 1)
     arrays = {f"{remote}/{name}" for name in file_sizes(Corpus.open(small_corpus).manifest)}
     with monkeypatch.context() as patch:
@@ -125,7 +125,7 @@ def test_processes_of_a_host_copy_once(tmp_path, small_corpus):
     assert sum("copying file://" in err for _, err in outputs) == 1
 
 
-def test_a_corpus_prepared_anew_is_copied_anew(small_corpus, other_corpus, remote):
+def test_a_corpus_prepared_again_is_copied_again(small_corpus, other_corpus, remote):
     first = staging.stage(remote)
     storage.remove(remote)
     storage.upload_folder(other_corpus, remote)
@@ -135,7 +135,7 @@ def test_a_corpus_prepared_anew_is_copied_anew(small_corpus, other_corpus, remot
     assert Corpus.open(first).fingerprint == Corpus.open(small_corpus).fingerprint
 
 
-def test_what_is_lost_of_a_copy_is_copied_again(remote, monkeypatch):
+def test_missing_files_of_a_copy_are_copied_again(remote, monkeypatch):
     folder = staging.stage(remote)
     lost = next((folder / "train").glob("*.tokens.npy"))
     lost.unlink()
@@ -145,7 +145,7 @@ def test_what_is_lost_of_a_copy_is_copied_again(remote, monkeypatch):
     assert not any("sentences.npy" in url for url in urls)
 
 
-def test_damage_is_found(small_corpus, remote, cache):
+def test_damaged_copies_are_refused(small_corpus, remote, cache):
     name = "train/documents.npy"
     whole = (small_corpus / name).read_bytes()
     storage.write(f"{remote}/{name}", whole[:-8])
@@ -175,9 +175,9 @@ def test_no_room_is_one_clear_error(tmp_path, small_corpus, remote, monkeypatch)
         "from bert_jax.data import staging\nfrom bert_jax.errors import UserError\n"
         f"try:\n    staging.stage('file://{small_corpus}')\nexcept UserError as error:\n    print(error)"
     )
-    found = subprocess.run([sys.executable, "-c", limited], cwd=ROOT, text=True, capture_output=True)
-    assert "File too large" in found.stdout and "BERT_JAX_CACHE" in found.stdout, found
-    assert len(found.stdout.splitlines()) == 1
+    done = subprocess.run([sys.executable, "-c", limited], cwd=ROOT, text=True, capture_output=True)
+    assert "File too large" in done.stdout and "BERT_JAX_CACHE" in done.stdout, done
+    assert len(done.stdout.splitlines()) == 1
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BERT_JAX_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="file.*Not a directory.*BERT_JAX_CACHE"):
@@ -192,7 +192,7 @@ def test_no_room_is_one_clear_error(tmp_path, small_corpus, remote, monkeypatch)
         ("gs://bucket/corpus", "gs://bucket/corpus/manifest.json: .*gcsfs"),
     ],
 )
-def test_what_is_not_there_is_named(url, message):
+def test_missing_corpora_are_named(url, message):
     with pytest.raises(UserError, match=message) as error:
         staging.stage(url)
     assert "\n" not in str(error.value)

@@ -25,8 +25,8 @@ def prepare(settings, output, runner=None, options=(), strict=False):
 
 
 def command(*flags):
-    found = [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)]
-    return subprocess.Popen(found, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "bert_jax.prepare", *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 @pytest.mark.parametrize("options", [(), PROCESSES], ids=["threads", "processes"])
@@ -48,7 +48,7 @@ def test_the_corpus_is_the_same_bytes(tmp_path, vocab, monkeypatch, options):  #
     assert contents(tmp_path / "beam") == contents(tmp_path / "remote") == expected
 
 
-def test_what_a_worker_refuses_is_one_line_and_the_work_goes_on(tmp_path, vocab, monkeypatch):  # noqa: F811
+def test_a_workers_error_is_one_line_and_the_work_can_continue(tmp_path, vocab, monkeypatch):  # noqa: F811
     small_shards(monkeypatch, 6)
     for i in range(4):
         (tmp_path / f"{i}.txt").write_text(make_text(20, seed=i))

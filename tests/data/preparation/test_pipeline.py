@@ -1,4 +1,4 @@
-"""prepare: the corpus holds the text, whatever the workers, kills and damage on the way."""
+"""Preparation: the corpus holds the text, whatever the number of workers, and after kills and damage."""
 
 import collections
 import hashlib
@@ -46,7 +46,7 @@ def prepare(spec, output, vocab, workers=1, strict=False, **settings):
 
 
 def contents(path):
-    """Every file under a folder, by relative path: the hash of its bytes."""
+    """Returns the hash of every file under a folder, by relative path."""
     return {
         file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(path.rglob("*"))
@@ -55,21 +55,21 @@ def contents(path):
 
 
 def documents_of(path, splits=("train", "eval")):
-    """The documents of a corpus: each a tuple of sentences, each a tuple of (id, starts a word)."""
-    found = []
+    """Returns the documents of a corpus: each a tuple of sentences, each a tuple of (id, starts a word)."""
+    documents = []
     for name in splits:
         split = Corpus.open(path).split(name)
         tokens = [shard.tokens for shard in split.shards]
         bits = [np.unpackbits(shard.word_starts)[: shard.num_tokens] for shard in split.shards]
         flat = list(zip(np.concatenate(tokens).tolist(), np.concatenate(bits).tolist(), strict=True)) if tokens else []
         for a, b in zip(split.documents, split.documents[1:], strict=False):
-            found.append(tuple(tuple(flat[split.sentences[i] : split.sentences[i + 1]]) for i in range(a, b)))
-    return found
+            documents.append(tuple(tuple(flat[split.sentences[i] : split.sentences[i + 1]]) for i in range(a, b)))
+    return documents
 
 
 def expected_documents(texts, tokenizer, mode="split"):
-    """What prepare should make of texts, by the plainest way."""
-    found = []
+    """Returns the documents that prepare should write for texts, computed in the plainest way."""
+    documents = []
     for text in texts:
         rows = []
         for paragraph in text.split("\n\n"):
@@ -80,8 +80,8 @@ def expected_documents(texts, tokenizer, mode="split"):
                 if len(ids):
                     rows.append(tuple(zip(ids.tolist(), starts.astype(int).tolist(), strict=True)))
         if rows:
-            found.append(tuple(rows))
-    return found
+            documents.append(tuple(rows))
+    return documents
 
 
 def small_shards(monkeypatch, shards=40):
@@ -164,7 +164,7 @@ def test_equal_documents_are_counted_and_dropped(tmp_path, vocab, monkeypatch):
 
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(1, 0.9, (1, 0)), (2, 0.001, (1, 1)), (5, 0.0, (5, 0))])
-def test_no_split_is_empty_that_need_not_be(tmp_path, vocab, count, share, expected):
+def test_an_empty_split_gets_a_document(tmp_path, vocab, count, share, expected):
     (tmp_path / "a.txt").write_text(make_text(count))
     facts = prepare(tmp_path / "a.txt", tmp_path / "out", vocab, eval_share=share)["splits"]
     assert (facts["train"]["documents"], facts["eval"]["documents"]) == expected
@@ -294,7 +294,7 @@ def large(tmp_path, vocab):
 
 
 def workers_of(process):
-    """Process ids of a running prepare's workers."""
+    """Returns the process ids of a running prepare's workers."""
     if not os.path.isdir("/proc/self/task"):
         pytest.skip("this machine: no /proc, which names the worker processes")
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -396,10 +396,10 @@ def test_settings_that_cannot_work_are_refused(tmp_path, vocab, monkeypatch, cha
 def test_mistakes_end_in_one_line(tmp_path, vocab, change, message):
     (tmp_path / "a.txt").write_text("Some text.\n")
     flags = {"input": f"{tmp_path}/a.txt", "output": f"{tmp_path}/out", "tokenizer": vocab} | change
-    found = command(*(f"--{k}={v}".format(tmp=tmp_path) for k, v in flags.items() if v is not None))
-    assert found.returncode == 2
-    assert len(found.stderr.strip().splitlines()) == 1
-    assert found.stderr.startswith("error: ") and message in found.stderr
+    done = command(*(f"--{k}={v}".format(tmp=tmp_path) for k, v in flags.items() if v is not None))
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith("error: ") and message in done.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -416,8 +416,8 @@ def test_workers_import_neither_jax_nor_tensorflow():
         "import sys, bert_jax.prepare\n"
         "print(sorted({'jax', 'tensorflow', 'tensorflow_datasets', 'pyarrow', 'sentencepiece'} & set(sys.modules)))"
     )
-    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, text=True, capture_output=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_records_and_json_manifest(tmp_path, vocab):

@@ -19,20 +19,20 @@ STORY = "One line.\nIts second line.\n\nA second paragraph.\n\n\n  \nA third.\n"
 
 
 def documents(spec, strict_skips=None, **options):
-    """Every document of a source, as a list of paragraphs, each a list of lines."""
+    """Returns every document of a source, as a list of paragraphs, each a list of lines."""
     options = sources.Options(**options)
-    found, document = [], []
+    collected, document = [], []
     skip = (lambda where, reason: strict_skips.append(f"{where}: {reason}")) if strict_skips is not None else None
     for shard in sources.plan(spec, options).shards:
         for part in shard:
             for paragraph in readers.read(part, options, skip):
                 if paragraph is None:
-                    found.append(document)
+                    collected.append(document)
                     document = []
                 else:
                     document.append(paragraph)
             assert not document, "a part ended inside a document"
-    return found
+    return collected
 
 
 def test_documents_by_blank_line_and_by_file(tmp_path):
@@ -54,8 +54,8 @@ def test_globs_are_sorted_and_each_file_is_read_once(tmp_path):
     for name in "cab":
         (tmp_path / f"{name}.txt").write_text(f"File {name}.")
     (tmp_path / "z.txt.gz").write_bytes(gzip.compress(b"File z.", mtime=0))
-    found = documents(f"{tmp_path}/*.txt,{tmp_path}/a*,{tmp_path}/*.txt.gz")
-    assert [document[0][0] for document in found] == ["File a.", "File b.", "File c.", "File z."]
+    read = documents(f"{tmp_path}/*.txt,{tmp_path}/a*,{tmp_path}/*.txt.gz")
+    assert [document[0][0] for document in read] == ["File a.", "File b.", "File c.", "File z."]
 
 
 @pytest.mark.parametrize("kind", ["blank_line", "one_line", "jsonl"])
@@ -102,8 +102,8 @@ def test_records_without_text_are_named_with_their_line(tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
         monkeypatch.setattr(sources, "_SHARDS_WANTED", wanted)
         skipped = []
-        found = documents(str(path), skipped)
-        assert found == [[["Good one."], ["Its second paragraph."]]] * 41
+        read = documents(str(path), skipped)
+        assert read == [[["Good one."], ["Its second paragraph."]]] * 41
         assert [line.split(": ")[0] for line in skipped] == [f"{path} line {n}" for n in range(42, 47)]
     assert "no field 'text'; found body" in skipped[0]
     assert "not JSON" in skipped[1]
@@ -124,8 +124,8 @@ def test_parquet_in_row_groups(tmp_path, monkeypatch):
     parquet.write_table(table, tmp_path / "a.parquet", row_group_size=10)
     spec = f"{tmp_path}/a.parquet"
     skipped = []
-    found = documents(spec, skipped, text_field="body")
-    assert found == [[[text]] for text in texts[:-1]]
+    read = documents(spec, skipped, text_field="body")
+    assert read == [[[text]] for text in texts[:-1]]
     assert len(skipped) == 1 and "NoneType" in skipped[0]
     assert len(sources.plan(spec, sources.Options(text_field="body")).shards) > 5
     with pytest.raises(readers.Unreadable, match="no column 'text'; found id, body"):
@@ -177,8 +177,8 @@ READ_TFDS = """
 import sys
 from tests.data.preparation.test_readers import documents
 for split in ("train", "test", "train[:10%]"):
-    found = documents(f"tfds:small_text:{split}", data_dir=sys.argv[1])
-    print(len(found), *sorted(found)[0][0])
+    read = documents(f"tfds:small_text:{split}", data_dir=sys.argv[1])
+    print(len(read), *sorted(read)[0][0])
 assert "tensorflow" not in sys.modules, "TensorFlow was imported"
 assert "jax" not in sys.modules, "jax was imported"
 """

@@ -58,7 +58,7 @@ def test_a_whole_book_is_kept():
     count = 0
     for paragraph in re.split(r"\n\n+", text):
         lines = [line.strip() for line in paragraph.split("\n") if line.strip()]
-        found = split(*lines)
-        assert " ".join(found).split() == " ".join(lines).split()
-        count += len(found)
+        sentences = split(*lines)
+        assert " ".join(sentences).split() == " ".join(lines).split()
+        count += len(sentences)
     assert 1500 < count < 3000

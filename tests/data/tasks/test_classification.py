@@ -191,7 +191,7 @@ def test_bad_labels_are_named(tmp_path, load, train, held_out, settings, message
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_text_is_named(tmp_path, load):
+def test_values_that_are_no_text_are_named(tmp_path, load):
     path = jsonl(tmp_path, "a.jsonl", [{"text": "a", "label": 0}, {"text": None, "label": 1}])
     with pytest.raises(UserError, match=r"a\.jsonl line 2: 'text' holds nothing; expected text"):
         load(train=path, held_out=path)

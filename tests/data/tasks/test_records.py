@@ -82,8 +82,8 @@ def test_halves_of_surrogate_pairs_become_replacement_characters(tmp_path):
 
 
 def test_named_sets(tmp_path):
-    found = records.named_sets("matched=a.tsv,b.tsv, mismatched=tfds:x/y:test", "k")
-    assert found == {"matched": "a.tsv,b.tsv", "mismatched": "tfds:x/y:test"}
+    sets = records.named_sets("matched=a.tsv,b.tsv, mismatched=tfds:x/y:test", "k")
+    assert sets == {"matched": "a.tsv,b.tsv", "mismatched": "tfds:x/y:test"}
     assert records.named_sets("a.tsv,data/x=1/b.tsv", "k") == {"": "a.tsv,data/x=1/b.tsv"}
     for spec, message in (("a.tsv,x=b.tsv", "with and without a name"), ("x=a,y=b,x=c", "found x twice")):
         with pytest.raises(UserError, match=message):

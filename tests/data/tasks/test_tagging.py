@@ -1,18 +1,15 @@
-"""Tags of words: schemes, sub-words, windows, entity scores."""
+"""Token classification: rows, labels, scores and predictions of sentences."""
 
 import json
 
 import numpy as np
 import pytest
 
-from bert_jax.data.tasks import schemes, words
 from bert_jax.errors import UserError
 from tests.data.awkward import shared
 
-IOB1 = [["I-PER", "I-PER", "B-PER", "O"], ["I-LOC", "I-PER"]]
 BIO = [["B-PER", "I-PER", "B-PER", "O"], ["B-LOC", "B-PER"]]
 BIOES = [["B-PER", "E-PER", "S-PER", "O"], ["S-LOC", "S-PER"]]
-BILOU = [[{"E": "L", "S": "U"}.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in BIOES]
 
 
 def conll(folder, name, sentences, tags):
@@ -29,37 +26,6 @@ def certain(task, examples, per_row=True):
         labels = examples.batch(np.array([row]), int(examples.lengths[row]))["labels"][0]
         outputs.append(np.eye(len(task.labels))[np.maximum(labels, 0)] if per_row else np.maximum(labels, 0))
     return outputs
-
-
-@pytest.mark.parametrize(("tags", "scheme"), [(IOB1, "IOB1"), (BIO, "BIO"), (BIOES, "BIOES"), (BILOU, "BIOES")])
-def test_schemes_are_recognised_and_made_uniform(tags, scheme):
-    assert schemes.detect(tags) == scheme
-    assert schemes.convert(tags, scheme) == (BIOES if scheme == "BIOES" else BIO, [])
-
-
-def test_invalid_sequences_are_read_as_conlleval_does():
-    assert schemes.convert([["O", "I-A", "I-B"], ["B-A"]], "BIO") == ([["O", "B-A", "B-B"], ["B-A"]], [(0, 1)])
-    assert schemes.convert([["O", "I-A", "I-A"], ["B-A", "O"]], "BIOES") == (
-        [["O", "B-A", "E-A"], ["S-A", "O"]],
-        [(0, 1), (1, 0)],
-    )
-    assert schemes.convert([["B-A", "O"]], "IOB1") == ([["B-A", "O"]], [])
-    assert schemes.detect([["NN", "O"]]) == "" and schemes.detect([["O"]]) == "BIO"
-    assert schemes.first_non_entity_tag([["O", "B-A"], ["I_A"]]) == (1, 0)
-    assert schemes.first_non_entity_tag([["O", "NN"]]) is None
-
-
-def test_windows_hold_every_word_once_with_context():
-    rng = np.random.default_rng(0)
-    for _ in range(300):
-        room = int(rng.integers(1, 20))
-        counts = rng.integers(0, max(1, room // 4) + 1, int(rng.integers(0, 60))).tolist()
-        found = words.windows(counts, room)
-        assert all(sum(counts[window.start : window.stop]) <= room for window in found)
-        assert all(w.start <= w.own_start <= w.own_stop <= w.stop for w in found)
-        assert [i for w in found for i in range(w.own_start, w.own_stop)] == list(range(len(counts)))
-    assert words.windows([1] * 20, 8) == [(0, 8, 0, 7), (6, 14, 7, 13), (12, 20, 13, 20)]
-    assert words.merge(words.windows([1] * 20, 8), [range(0, 8), range(6, 14), range(12, 20)]) == list(range(20))
 
 
 def test_rows_of_a_batch(tmp_path, load, tokenizer):

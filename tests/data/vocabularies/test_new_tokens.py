@@ -64,13 +64,13 @@ def test_new_words_are_one_token_and_the_rest_stays(make, tmp_path):
 def test_pieces_are_how_the_old_vocabulary_writes_the_word(make):
     old = make()
     new, _ = new_tokens.extend(old, ["zebra", "quagga"], "--add_tokens=x")
-    found = [[old.token(i) for i in ids] for ids in new_tokens.pieces(new, old)]
+    pieces = [[old.token(i) for i in ids] for ids in new_tokens.pieces(new, old)]
     inside = [list(old.encode([f"the {word}"])[0])[1:] for word in ("zebra", "quagga")]
     if new.kind == "wordpiece":
-        assert found[0] == ["ze", "##bra"]
+        assert pieces[0] == ["ze", "##bra"]
     if new.kind != "unigram":  # whose first piece is the same with and without a word before it
-        assert [[old.token(i) for i in ids] for ids in inside][1] == found[1]
-    assert all(len(ids) > 1 for ids in found)
+        assert [[old.token(i) for i in ids] for ids in inside][1] == pieces[1]
+    assert all(len(ids) > 1 for ids in pieces)
 
 
 @pytest.mark.parity
@@ -116,7 +116,7 @@ def test_sentencepiece_is_refused():
         new_tokens.extend(model, ["zebra"], "--add_tokens=3")
 
 
-def test_other_vocabularies_do_not_begin_alike():
+def test_different_vocabularies_are_no_continuation():
     old = _wordpiece()
     tokens = [old.token(i) for i in range(old.vocab_size)]
     assert new_tokens.begins_with(hugging_face.wordpiece([*tokens, "x1"], True, ""), old)

@@ -121,7 +121,7 @@ def test_names_of_special_tokens_are_those_of_the_settings(directory):
     assert tokenizer.token(tokenizer.cls_id) == "hello" and tokenizer.token(tokenizer.sep_id) == "world"
 
 
-def test_bad_directories_are_told_in_one_line(directory, pieces):
+def test_bad_directories_are_reported_in_one_line(directory, pieces):
     def message(folder):
         with pytest.raises(UserError) as raised:
             loading.load(folder)

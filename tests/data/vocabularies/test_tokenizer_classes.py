@@ -98,11 +98,11 @@ def test_saved_is_loaded_the_same(loaded, name, tmp_path):
 def test_words_begin_where_the_pipeline_cuts(loaded):
     def words(name, text):
         (ids,), (starts,) = loaded[name].encode_with_words([text])
-        found = []
+        words = []
         for i, start in zip(ids, starts, strict=True):
-            found += [""] if start else []
-            found[-1] += loaded[name].token(i)
-        return found
+            words += [""] if start else []
+            words[-1] += loaded[name].token(i)
+        return words
 
     assert words("deberta-v3", "the cats  sat") == ["\u2581the", "\u2581cats", "\u2581sat"]
     assert words("albert", "The CATS, sat.") == ["\u2581the", "\u2581cats,", "\u2581sat", "."]
@@ -111,7 +111,7 @@ def test_words_begin_where_the_pipeline_cuts(loaded):
     assert words("deberta-v2, punctuation split", "a don't.")[1:] == ["\u2581don", "'", "t", "."]
 
 
-def test_offsets_are_of_the_text_as_it_was(loaded):
+def test_offsets_refer_to_the_original_text(loaded):
     text = "\ufb01ne \u212b caf\u00e9s  on 1\u00bd \uff21mats"
     for name in NAMES:
         ids, offsets = loaded[name].encode_with_offsets(text)
@@ -148,7 +148,7 @@ def test_names_are_taken_from_every_file_beside(directories, tmp_path):
         assert tokenizer.token(tokenizer.pad_id) == "<|reserved_special_token_0|>"
 
 
-def test_a_class_of_another_name_is_no_matter_to_modernbert(directories, tmp_path):
+def test_modernbert_ignores_the_class_in_its_settings(directories, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes((directories["modernbert"] / "tokenizer.json").read_bytes())
     (tmp_path / "config.json").write_text('{"model_type": "modernbert"}')
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
@@ -197,7 +197,7 @@ def test_trained_unigram_keeps_or_drops_capitals_and_accents():
     assert rows.join(byte_level, [9], [10]) == ([2, 9, 3, 10, 3], [0, 0, 0, 1, 1])
 
 
-def test_what_is_wrong_with_a_directory_is_told(directories, tmp_path):
+def test_bad_directories_are_reported(directories, tmp_path):
     for model_type, file in (("albert", "spiece.model"), ("deberta-v2", "spm.model"), ("deberta", "vocab.json")):
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
         with pytest.raises(UserError, match=f"{file}: no such file"):
