@@ -1,0 +1,1 @@
+"""Reads and writes models in the formats of Hugging Face, one file for each family."""

@@ -129,14 +129,14 @@ def from_model(
       original: the config.json that the model came with, whose other keys are kept.
     """
     family = FAMILIES[model_type]
-    original = dict(family.kept(original or {}))
+    original = dict(family.preserved(original or {}))
     config: dict[str, Any] = {"model_type": model_type, "is_decoder": False}
     kind = architecture(model_type, spec)
     if kind:
         config["architectures"] = [kind]
     if tokenizer is not None:
         config["pad_token_id"] = original.get("pad_token_id", tokenizer.pad_id)
-        if family.names_ends and not original:
+        if family.writes_bos_and_eos and not original:
             config |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     config |= family.from_spec(spec, original)
     task = spec.task

@@ -93,7 +93,7 @@ class Bert(Family):
     class_prefix = "Bert"
     rank = 0
     keys = KEYS
-    names_ends = False
+    writes_bos_and_eos = False
     refused = {"position_embedding_type": (None, "absolute")}
     classes = {
         "Model": frozenset(),

@@ -140,7 +140,7 @@ class Family:
       tasks: tasks that transformers has classes for.
       examples: {key of config.json: values to try} for the random models of the tests and of experiments.parity, the
         first values of a typical model. Families with a function in experiments.parity.random_models need none.
-      names_ends: whether a new config.json names the ids that begin and end a text.
+      writes_bos_and_eos: whether a new config.json names the ids that begin and end a text.
       classes: {last part of a class's name: its heads}; a model with other heads cannot be expressed.
     """
 
@@ -152,7 +152,7 @@ class Family:
     fixed: Mapping[str, Any] = {}
     refused: Mapping[str, tuple] = {}
     tied_by_default: bool = True
-    names_ends: bool = True
+    writes_bos_and_eos: bool = True
     classes: Mapping[str, frozenset[str]] = {
         "Model": frozenset(),
         "ForMaskedLM": frozenset({"language_model"}),
@@ -215,7 +215,7 @@ class Family:
         """Returns the keys of config.json for what more_to_model reads."""
         return {}
 
-    def kept(self, original: Mapping) -> Mapping:
+    def preserved(self, original: Mapping) -> Mapping:
         """Returns the keys of a model's original config.json that are written again beside its own."""
         return original
 

@@ -55,7 +55,7 @@ class NomicBert(Family):
     model_type = prefix = "nomic_bert"
     class_prefix = "NomicBert"
     rank = 11
-    names_ends = False
+    writes_bos_and_eos = False
     tasks = ("sequence_classification", "token_classification")
     keys = bert.keys_with(
         Key("vocab_size", "vocab_size", 30528),
@@ -89,7 +89,7 @@ class NomicBert(Family):
         parameters = {"rope_type": "default", "rope_theta": spec.rotary_base}
         return {"head_dim": spec.head_size, "rope_parameters": parameters}
 
-    def kept(self, original):
+    def preserved(self, original):
         if not _is_old(original):
             return original
         old = {name for _, name, _ in _OLD_KEYS} | _OLD_REFUSED.keys()
