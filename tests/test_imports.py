@@ -121,6 +121,7 @@ USED_TO_READ = {
     [
         ("errors", set(), ""),
         ("files", set(), ""),
+        ("data", {"ml_collections", "numpy", "tokenizers"}, ""),
         ("model", {"jax", "flax", "numpy"}, "optax"),  # by flax
         ("model.parameters", {"jax", "flax", "numpy"}, "optax"),
         ("inference", {"jax", "flax", "numpy"} | USED_TO_READ, "optax"),

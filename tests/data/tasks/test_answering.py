@@ -159,6 +159,7 @@ def test_bad_files_are_named(tmp_path, load, name, content, settings, message):
         load("question_answering", train=path, held_out=path, **{"length": 80} | settings)
 
 
+@pytest.mark.full
 def test_every_answer_of_squad_is_found_through_windows(tmp_path, load, uncased):
     path = shared("squad/dev-v1.1.json")
     train = squad(tmp_path, "a.json", [("ab", [("1", "x", [("ab", 0)])])])
