@@ -62,16 +62,16 @@ def test_every_benchmark_says_what_it_does():
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("results", "expected"),
     [
         ({"ours": {"full": True}}, "no number of rows fits"),
         ({"ours": {"failed": "TypeError: no"}, "torch": {"full": False}}, "ours: TypeError: no"),
     ],
 )
-def test_a_row_says_what_went_wrong(monkeypatch, found, expected):
+def test_a_row_says_what_went_wrong(monkeypatch, results, expected):
     from experiments.benchmarks import gpu
 
-    monkeypatch.setattr(gpu, "run", lambda job, limit: found[job["side"]])
+    monkeypatch.setattr(gpu, "run", lambda job, limit: results[job["side"]])
     cells = gpu.compare("Large", {"what": "train", "length": 512, "slots": 76}, (64, 32), 1)
     assert cells[-1] == expected
 

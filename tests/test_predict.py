@@ -142,18 +142,18 @@ def lines_of(path):
         return [json.loads(line) for line in file]
 
 
-def assert_alike(found, expected):
+def assert_alike(actual, expected):
     """Equal but for rounding in the scores."""
     if isinstance(expected, dict):
-        assert list(found) == list(expected)
+        assert list(actual) == list(expected)
         for key in expected:
-            assert_alike(found[key], expected[key])
+            assert_alike(actual[key], expected[key])
     elif isinstance(expected, list):
-        assert len(found) == len(expected)
-        for one, other in zip(found, expected, strict=True):
+        assert len(actual) == len(expected)
+        for one, other in zip(actual, expected, strict=True):
             assert_alike(one, other)
     else:
-        assert found == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected)
+        assert actual == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected)
 
 
 def test_fill_mask(folder, done):
@@ -177,9 +177,9 @@ def test_lines_are_the_answers_in_order(folder, done, verb, output, arguments):
     else:
         expected = predictor(["ab cd"] * len(ASKED), ASKED)
         assert any(answer["start"] is None for answer in expected)
-    found = lines_of(folder / output)
-    assert len(found) == len(ASKED)
-    assert_alike(found[: len(expected)], expected)
+    answers = lines_of(folder / output)
+    assert len(answers) == len(ASKED)
+    assert_alike(answers[: len(expected)], expected)
 
 
 def test_embed(folder, done):

@@ -277,7 +277,7 @@ def taken(sky, job, options):
 
 
 @pytest.mark.cloud
-@pytest.mark.parametrize("options, found", [
+@pytest.mark.parametrize("options, expected", [
     ({"accelerators": "tpu-v5e-8"}, ("GCP", {"tpu-v5litepod-8": 1})),
     ({"accelerators": "tpu-v5e-16", "infra": "gcp"}, ("GCP", {"tpu-v5litepod-16": 1})),
     ({"accelerators": "tpu-v4-32"}, ("GCP", {"tpu-v4-32": 1})),
@@ -288,9 +288,9 @@ def taken(sky, job, options):
     ({"accelerators": "A100:8", "infra": "aws", "bucket": "s3://runs-of-mine"}, ("AWS", {"A100": 8})),
     ({"cpus": "16+", "memory": "64+"}, ("None", None)),
 ])  # fmt: skip
-def test_skypilot_takes_the_task(sky, job, options, found):
+def test_skypilot_takes_the_task(sky, job, options, expected):
     task, resources = taken(sky, job, {"bucket": "gs://runs-of-mine"} | options)
-    assert (str(resources.cloud), resources.accelerators) == found
+    assert (str(resources.cloud), resources.accelerators) == expected
     assert resources.use_spot and task.num_nodes == int(options.get("num_nodes", 1))
     recovery = resources.job_recovery
     assert recovery["max_restarts_on_errors"] == 2 and recovery["recover_on_exit_codes"] == [75]

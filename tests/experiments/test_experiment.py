@@ -33,10 +33,10 @@ def write(tmp_path, arm='"model.intermediate_size": 128', fields=""):
 
 
 def test_a_short_file_is_an_experiment(tmp_path):
-    found = experiment_lib.load(write(tmp_path, fields='notes=("of two",)'), "smoke")
-    assert list(found.arms) == ["narrow", "wide"] and found.seeds == (0, 1)
-    assert [measure.key for measure in found.measures] == ["common/mlm_loss", "bigram_shift/accuracy"]
-    jobs = experiment_lib.jobs(found, "somewhere", {"bigram_shift": {"task.train": "a.jsonl"}})
+    experiment = experiment_lib.load(write(tmp_path, fields='notes=("of two",)'), "smoke")
+    assert list(experiment.arms) == ["narrow", "wide"] and experiment.seeds == (0, 1)
+    assert [measure.key for measure in experiment.measures] == ["common/mlm_loss", "bigram_shift/accuracy"]
+    jobs = experiment_lib.jobs(experiment, "somewhere", {"bigram_shift": {"task.train": "a.jsonl"}})
     assert [job.name for job in jobs] == ["narrow/seed-0", "wide/seed-0", "narrow/seed-1", "wide/seed-1"]
     assert jobs[1].overrides["model.intermediate_size"] == 128 and jobs[1].overrides["data.corpus"] == "somewhere"
     assert jobs[3].fine_tuning[0]["overrides"]["task.train"] == "a.jsonl"
@@ -74,10 +74,10 @@ def test_files_that_are_none(tmp_path):
 
 
 def test_another_experiment_in_the_folder(tmp_path):
-    found = experiment_lib.load(write(tmp_path), "smoke")
-    folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=1"))
-    folders.write_experiment(tmp_path, folders.described(found, "width", "smoke", "c", "launch --jobs=2"))
-    more = dataclasses.replace(found, seeds=(0, 1, 2))
+    experiment = experiment_lib.load(write(tmp_path), "smoke")
+    folders.write_experiment(tmp_path, folders.described(experiment, "width", "smoke", "c", "launch --jobs=1"))
+    folders.write_experiment(tmp_path, folders.described(experiment, "width", "smoke", "c", "launch --jobs=2"))
+    more = dataclasses.replace(experiment, seeds=(0, 1, 2))
     folders.write_experiment(tmp_path, folders.described(more, "width", "smoke", "c", "launch --seeds=3"))
     assert json.loads((tmp_path / "experiment.json").read_text())["seeds"] == [0, 1, 2]
     longer = dataclasses.replace(more, fine_tuning=tuple(scales.task("sst2", "smoke") for _ in range(1)))
@@ -89,8 +89,8 @@ def test_another_experiment_in_the_folder(tmp_path):
 
 
 def test_paths_in_the_folder_move_with_it(tmp_path):
-    found = experiment_lib.load(write(tmp_path), "smoke")
-    job = experiment_lib.jobs(found, f"{folders.HERE}/corpus", {})[0]
+    experiment = experiment_lib.load(write(tmp_path), "smoke")
+    job = experiment_lib.jobs(experiment, f"{folders.HERE}/corpus", {})[0]
     folders.write_job(tmp_path / 'a "b"', job)
     (tmp_path / 'a "b"').rename(tmp_path / "c")
     assert folders.read_job(tmp_path / "c" / job.name).overrides["data.corpus"] == str(tmp_path / "c" / "corpus")

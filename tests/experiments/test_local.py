@@ -63,15 +63,15 @@ class Launcher:
 
     def children(self):
         """Process ids of the jobs that run here."""
-        found = []
+        pids = []
         for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 words = path.read_bytes().decode().split("\0")
             except OSError:
                 continue
             if "experiments.run_job" in words and any(word.startswith(str(self.workdir)) for word in words):
-                found.append(int(path.parent.name))
-        return found
+                pids.append(int(path.parent.name))
+        return pids
 
 
 @pytest.fixture(scope="module")

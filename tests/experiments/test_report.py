@@ -125,8 +125,8 @@ def test_several_comparisons_are_allowed_for(tmp_path):
     base = [5.0, 5.3, 5.1]
     worse = [a + b for a, b in zip(base, shift, strict=True)]
     made_folders.write(tmp_path, {"a": base, "b": worse, "c": worse, "d": worse})
-    found = comparisons.compare(results.read(tmp_path))[0].comparisons
-    assert all(one.paired.leaves_out_zero and 0.02 < one.paired.p < 0.03 for one in found)
+    compared = comparisons.compare(results.read(tmp_path))[0].comparisons
+    assert all(one.paired.leaves_out_zero and 0.02 < one.paired.p < 0.03 for one in compared)
     text = read(tmp_path)
     assert "3 intervals were made" in text and "about one in twenty leaves out 0 by chance" in text
     assert in_words(text).count("allowed for it is not (Holm-adjusted p = 0.079)") == 3

@@ -19,19 +19,19 @@ def test_summary_by_hand():
 def test_paired_interval_by_hand():
     # Differences 1, 2, 3: mean 2, deviation 1. Student's t with 2 degrees of freedom has its 97.5 % quantile at
     # 4.302653 (tables), and P(|T| > t) = 1 - t / sqrt(t^2 + 2).
-    found = statistics.compare([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
-    assert (found.n, found.mean, found.deviation) == (3, 2.0, 1.0)
-    assert found.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
-    assert found.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
-    assert found.p == pytest.approx(1 - math.sqrt(12) / math.sqrt(14), abs=1e-9)
-    assert found.half_width == pytest.approx(2.484138, abs=1e-6)
-    assert not found.leaves_out_zero
+    paired = statistics.compare([10.0, 20.0, 30.0], [11.0, 22.0, 33.0])
+    assert (paired.n, paired.mean, paired.deviation) == (3, 2.0, 1.0)
+    assert paired.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
+    assert paired.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
+    assert paired.p == pytest.approx(1 - math.sqrt(12) / math.sqrt(14), abs=1e-9)
+    assert paired.half_width == pytest.approx(2.484138, abs=1e-6)
+    assert not paired.leaves_out_zero
 
 
 def test_two_pairs_have_a_wide_interval():
     # One degree of freedom: the quantile is tan(0.475 pi) = 12.7062.
-    found = statistics.compare([0.0, 0.0], [1.0, 2.0])
-    assert found.half_width == pytest.approx(math.tan(0.475 * math.pi) * 0.5, rel=1e-9)
+    paired = statistics.compare([0.0, 0.0], [1.0, 2.0])
+    assert paired.half_width == pytest.approx(math.tan(0.475 * math.pi) * 0.5, rel=1e-9)
     assert statistics.t_quantile(2) == pytest.approx(12.7062, abs=1e-4)
 
 
@@ -39,10 +39,10 @@ def test_agrees_with_scipy():
     random = np.random.default_rng(0)
     for n in (2, 3, 5, 40):
         first, other = random.normal(5, 1, n), random.normal(5.5, 1, n)
-        found, expected = statistics.compare(first, other), scipy.stats.ttest_rel(other, first)
+        paired, expected = statistics.compare(first, other), scipy.stats.ttest_rel(other, first)
         interval = expected.confidence_interval(0.95)
-        assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
-        assert found.leaves_out_zero == (expected.pvalue < 0.05)
+        assert (paired.p, paired.low, paired.high) == pytest.approx((expected.pvalue, interval.low, interval.high))
+        assert paired.leaves_out_zero == (expected.pvalue < 0.05)
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_agrees_with_scipy():
     ],
 )
 def test_no_interval_where_pairs_say_nothing_of_the_spread(first, other, mean):
-    found = statistics.compare(first, other)
-    assert found.n == len(first) and found.mean == pytest.approx(mean, nan_ok=True)
-    assert (found.low, found.high, found.p, found.half_width) == (None, None, None, None)
-    assert not found.leaves_out_zero
+    paired = statistics.compare(first, other)
+    assert paired.n == len(first) and paired.mean == pytest.approx(mean, nan_ok=True)
+    assert (paired.low, paired.high, paired.p, paired.half_width) == (None, None, None, None)
+    assert not paired.leaves_out_zero
 
 
 def test_holm_by_hand():

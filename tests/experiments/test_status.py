@@ -58,8 +58,8 @@ def locked():
 
 
 def row_of(folder, start):
-    (found,) = [line for line in status.table(folder).splitlines() if line.split()[0] == start]
-    return found.split()
+    (line_of_job,) = [line for line in status.table(folder).splitlines() if line.split()[0] == start]
+    return line_of_job.split()
 
 
 def test_a_running_job_says_where_it_is_and_how_long_it_takes(tmp_path, locked):
@@ -68,10 +68,10 @@ def test_a_running_job_says_where_it_is_and_how_long_it_takes(tmp_path, locked):
     write_run(running / "pretrain", 50)
     (running / "slurm.json").write_text(json.dumps({"job": "4711"}))
     locked(running)
-    found = row_of(tmp_path, "static")
+    cells = row_of(tmp_path, "static")
     # 2 seconds each ten steps, compilation aside, and 50 steps to go
-    assert found[:9] == ["static", "0", "running", "pretrain", "50/100", "6.0000", "6.5000", "12,346", "0:10"]
-    assert found[-2:] == ["slurm", "4711"]
+    assert cells[:9] == ["static", "0", "running", "pretrain", "50/100", "6.0000", "6.5000", "12,346", "0:10"]
+    assert cells[-2:] == ["slurm", "4711"]
     assert row_of(tmp_path, "dynamic")[2] == "waiting"
     assert status.table(tmp_path).splitlines()[-1] == "2 jobs: 1 running, 1 waiting"
 

@@ -47,14 +47,14 @@ def test_arms_differ_in_the_switch_alone(sweep, scale):
     for (arm, seed), (job, config) in jobs.items():
         config_lib.validate(config)
         other_job, other = jobs[first, seed]
-        found, expected = config_lib.flat(config), config_lib.flat(other)
-        differing = {key for key in found if found[key] != expected[key]}
+        values, expected = config_lib.flat(config), config_lib.flat(other)
+        differing = {key for key in values if values[key] != expected[key]}
         assert differing <= SWITCHES[sweep] and bool(differing) == (arm != first)
         assert config.seed == seed and config.data.corpus == "corpus"
         assert (job.evaluation, job.fine_tuning) == (other_job.evaluation, other_job.fine_tuning)
     for seed in experiment.seeds[1:]:
-        found = config_lib.flat(jobs[first, seed][1]) | {"seed": experiment.seeds[0]}
-        assert found == config_lib.flat(jobs[first, experiment.seeds[0]][1])
+        values = config_lib.flat(jobs[first, seed][1]) | {"seed": experiment.seeds[0]}
+        assert values == config_lib.flat(jobs[first, experiment.seeds[0]][1])
 
 
 def test_scales_grow():
@@ -127,7 +127,7 @@ def test_formats_have_equally_many_tokens_a_step(corpus):
             masks = [loader.batch_at(config, step)["attention_mask"] for step in range(at, at + 20)]
             tokens[arm, part, seed] = np.mean([mask.sum() for mask in masks])
     for part in ("short", "long"):
-        found = [tokens[arm, part, 0] for arm in experiment.arms]
-        assert max(found) < 1.12 * min(found), (part, found)
+        by_arm = [tokens[arm, part, 0] for arm in experiment.arms]
+        assert max(by_arm) < 1.12 * min(by_arm), (part, by_arm)
     sizes = {arm: changes["data.batch_size"] for arm, changes in experiment.arms.items()}
     assert sizes["sentence-pair"] > sizes["segment-pair"] == 16

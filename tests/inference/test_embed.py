@@ -50,9 +50,9 @@ def test_ways_of_pooling(model):
     """All at once: several are concatenated in their order."""
     embedder = bert_jax.Embedder(model, pooling=tuple(POOLED))
     asked = texts(20, most=8)
-    found = embedder.encode(asked)
-    assert found.dtype == np.float32 and found.shape == (20, embedder.size) == (20, 11 * 32)
-    for text, vector in list(zip(asked, found, strict=True))[::6]:
+    vectors = embedder.encode(asked)
+    assert vectors.dtype == np.float32 and vectors.shape == (20, embedder.size) == (20, 11 * 32)
+    for text, vector in list(zip(asked, vectors, strict=True))[::6]:
         layers = layers_of(model, text)
         expected = np.concatenate([pooled(model, layers) for pooled in POOLED.values()])
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
@@ -95,8 +95,8 @@ def test_a_long_text_is_the_mean_of_its_windows(model, tokenizer):
     rows = [rows_lib.join(tokenizer, ids[start : start + room]) for start in starts]
     hidden = np.stack([reference(model, *one)["hidden"] for one in rows])
     vector = hidden.mean((0, 1))
-    found = bert_jax.Embedder(model, pooling="mean", normalize=True).encode(text)
-    np.testing.assert_allclose(found, vector / np.linalg.norm(vector), rtol=1e-4, atol=1e-5)
+    vectors = bert_jax.Embedder(model, pooling="mean", normalize=True).encode(text)
+    np.testing.assert_allclose(vectors, vector / np.linalg.norm(vector), rtol=1e-4, atol=1e-5)
     beginning = bert_jax.Embedder(model, pooling="mean", long="truncate").encode(text)
     np.testing.assert_allclose(beginning, hidden[0].mean(0), rtol=1e-4, atol=1e-5)
 

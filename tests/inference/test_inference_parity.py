@@ -73,9 +73,9 @@ def test_fill_mask(save, architecture):
     for text, answer in zip(asked, ours(asked, top_k=4), strict=True):
         expected = theirs(text, top_k=4)
         expected = expected if isinstance(expected[0], list) else [expected]
-        for found, masks in zip(answer["masks"], expected, strict=True):
-            assert [one["id"] for one in found] == [one["token"] for one in masks]
-            np.testing.assert_allclose([one["score"] for one in found], [one["score"] for one in masks], rtol=1e-5)
+        for tokens, masks in zip(answer["masks"], expected, strict=True):
+            assert [one["id"] for one in tokens] == [one["token"] for one in masks]
+            np.testing.assert_allclose([one["score"] for one in tokens], [one["score"] for one in masks], rtol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "RobertaForSequenceClassification"])
@@ -106,11 +106,11 @@ def test_tag(save, architecture):
     count = 0
     for text, answer in zip(asked, ours(asked), strict=True):
         expected = theirs(text, aggregation_strategy="first")
-        found = [(one["label"], one["start"], one["end"]) for one in answer["entities"]]
-        assert found == [(one["entity_group"], one["start"], one["end"]) for one in expected]
+        spans = [(one["label"], one["start"], one["end"]) for one in answer["entities"]]
+        assert spans == [(one["entity_group"], one["start"], one["end"]) for one in expected]
         scores = [one["score"] for one in answer["entities"]]
         np.testing.assert_allclose(scores, [one["score"] for one in expected], rtol=1e-5)
-        count += len(found)
+        count += len(spans)
     assert count > 20
 
 
@@ -161,9 +161,9 @@ def test_embed_as_sentence_transformers(save, pooling, tmp_path):
     asked = texts(30)  # many longer than 24 tokens
     for options in ({}, {"prompt_name": "query"}, {"prompt": "gh "}):
         expected = theirs.encode(asked, **options)
-        found = ours.encode(asked, **options)
-        assert found.dtype == np.float32 and found.shape == expected.shape
-        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected)
+        ours_vectors = ours.encode(asked, **options)
+        assert ours_vectors.dtype == np.float32 and ours_vectors.shape == expected.shape
+        assert np.linalg.norm(ours_vectors - expected) <= 1e-5 * np.linalg.norm(expected)
     assert json.loads((tmp_path / "modules.json").read_text())  # the directory is theirs
 
 
@@ -188,5 +188,5 @@ def test_embed_a_plain_encoder(save):
         None: [one[-1].mean(0) for one in layers],
     }
     for pooling, vectors in expected.items():
-        found = bert_jax.Embedder.from_pretrained(path, pooling=pooling).encode(asked)
-        np.testing.assert_allclose(found, np.stack(vectors), rtol=1e-4, atol=1e-5)
+        ours_vectors = bert_jax.Embedder.from_pretrained(path, pooling=pooling).encode(asked)
+        np.testing.assert_allclose(ours_vectors, np.stack(vectors), rtol=1e-4, atol=1e-5)

@@ -35,23 +35,23 @@ def test_attention_is_of_the_row_without_its_padding(model, inspector):
 
 def test_the_last_layer_fills_masks_as_fill_mask_does(model, inspector):
     text = "aa [MASK] cc [MASK]."
-    found = inspector.mask_probabilities(text)
-    assert found.shape == (3, 2, model.model.spec.vocab_size)
-    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
-    for mask, answers in zip(found[-1], FillMask(model, dtype="float32")(text)["masks"], strict=True):
+    probabilities = inspector.mask_probabilities(text)
+    assert probabilities.shape == (3, 2, model.model.spec.vocab_size)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    for mask, answers in zip(probabilities[-1], FillMask(model, dtype="float32")(text)["masks"], strict=True):
         for answer in answers:
             assert mask[answer["id"]] == pytest.approx(answer["score"], rel=1e-5)
-    assert [inspector.token(int(i)) for i in np.argsort(-found[-1, 0])[:1]] == [
+    assert [inspector.token(int(i)) for i in np.argsort(-probabilities[-1, 0])[:1]] == [
         FillMask(model)(text)["masks"][0][0]["token"]
     ]
-    assert abs(found[0] - found[-1]).max() > 1e-3
+    assert abs(probabilities[0] - probabilities[-1]).max() > 1e-3
 
 
 def test_a_word_is_the_mean_of_its_tokens_in_each_layer(model, inspector):
     several = [f"{before} Aabc, xx aabc" for before in texts(21, most=9)]  # three tokens
-    found = inspector.word_vectors(several, "aabc")
-    assert found.shape == (21, 3, 32)
-    for vectors, text in list(zip(found, several, strict=True))[::5]:
+    word_vectors = inspector.word_vectors(several, "aabc")
+    assert word_vectors.shape == (21, 3, 32)
+    for vectors, text in list(zip(word_vectors, several, strict=True))[::5]:
         ids, types = row(model, text)
         pieces = [model.tokenizer.token(i) for i in ids]
         first = next(i for i in range(len(pieces)) if pieces[i : i + 3] == ["aa", "##b", "##c"])

@@ -94,8 +94,8 @@ def test_vectors(tmp_path):
     with records.vector_writer(tmp_path / "out.npy", 3, 5) as put:
         for vector in vectors:
             put(vector)
-    found = np.load(tmp_path / "out.npy")
-    assert found.dtype == np.float32 and (found == vectors).all()
+    saved = np.load(tmp_path / "out.npy")
+    assert saved.dtype == np.float32 and (saved == vectors).all()
     for vector in vectors:
         line = records.vector_line(vector)
         assert (np.array(json.loads(line)["embedding"], np.float32) == vector).all()

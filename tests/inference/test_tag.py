@@ -40,7 +40,7 @@ def logits(model, ids):
 def test_entities_have_offsets_in_code_points(names):
     asked = [*texts(40, most=12), "\U0001f600 Ab\u0301c  def, ab"]
     answers = names(asked)
-    found = 0
+    count = 0
     for text, answer in zip(asked, answers, strict=True):
         end = 0
         for one in answer["entities"]:
@@ -48,8 +48,8 @@ def test_entities_have_offsets_in_code_points(names):
             assert one["text"] == text[one["start"] : one["end"]] == one["text"].strip() != ""
             assert one["start"] >= end and 0 < one["score"] <= 1
             end = one["end"]
-            found += 1
-    assert found > 40
+            count += 1
+    assert count > 40
     for i in (0, 20, 40):  # alone as in a batch (P6)
         alone = names(asked[i])["entities"]
         assert [one["score"] for one in alone] == pytest.approx([x["score"] for x in answers[i]["entities"]], rel=1e-5)
@@ -68,8 +68,8 @@ def test_a_word_has_the_label_of_its_first_subword(tokenizer):
         for label, chance, word in zip(chances.argmax(-1), chances.max(-1), ["ab", "éabxyz", ",", "abc"], strict=True)
         if label != 4
     ]
-    found = parts_of_speech(text)["entities"]
-    assert [(one["label"], one["text"], one["score"]) for one in found] == expected and expected
+    entities_of_text = parts_of_speech(text)["entities"]
+    assert [(one["label"], one["text"], one["score"]) for one in entities_of_text] == expected and expected
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def test_words_of_a_long_text_are_labelled_where_they_have_the_most_context(toke
     every = tagger(tokenizer, labels=("A", "B", "C"), scheme="")
     words = [word for text in texts(8, seed=5) for word in text.replace(".", "").split()]
     text = " ".join(words)
-    found = every(text)["entities"]
-    assert [one["text"] for one in found] == words
+    entities_of_text = every(text)["entities"]
+    assert [one["text"] for one in entities_of_text] == words
     # Words near the beginning and the end are read in the first and the last window, the rest further inside.
     (ids,) = tokenizer.encode([text])
     assert len(ids) > 3 * LONGEST
@@ -102,7 +102,7 @@ def test_words_of_a_long_text_are_labelled_where_they_have_the_most_context(toke
     while tokenizer.token(ids[len(first)]).startswith("##"):
         first.pop()
     chances = special.softmax(logits(every, first), axis=-1)
-    assert found[0]["score"] == pytest.approx(float(chances[0].max()), rel=1e-4)
+    assert entities_of_text[0]["score"] == pytest.approx(float(chances[0].max()), rel=1e-4)
 
 
 def test_words_longer_than_the_model(tokenizer):
@@ -140,7 +140,7 @@ def test_a_crf_gives_the_likeliest_chain_and_its_marginals(tokenizer):
     chances = dict(zip(scores, special.softmax(list(scores.values())), strict=True))
     best = max(scores, key=scores.get)
     marginals = [sum(c for chain, c in chances.items() if chain[i] == label) for i, label in enumerate(best)]
-    found = chained(text)["entities"]
-    assert [one["label"] for one in found] == ["ABC"[label] for label in best]
-    assert [one["score"] for one in found] == pytest.approx(marginals, rel=1e-4)
+    entities_of_text = chained(text)["entities"]
+    assert [one["label"] for one in entities_of_text] == ["ABC"[label] for label in best]
+    assert [one["score"] for one in entities_of_text] == pytest.approx(marginals, rel=1e-4)
     assert best != tuple(emitted.argmax(-1))
