@@ -30,7 +30,7 @@ ORDERED_PAIR = np.dtype([*PAIR.descr[:-1], ("is_swapped", "<i4")])  # is_swapped
 # The tokens [start, stop) of the split, which begin in document number `document`.
 SPAN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("document", "<i8"), ("num_documents", "<i4")])
 
-_VERSION = 1  # of what build() computes; part of the cached file's name
+_VERSION = 1  # version of the index that build() computes; part of the cached file's name
 _BLOCK_TOKENS = 1 << 22
 _POOL_TOKENS = 1 << 25  # with fewer tokens, starting a process pool takes longer than it saves
 
@@ -345,7 +345,7 @@ def _packed(split, recipe, first, last):
     document = np.searchsorted(document_starts, starts, side="right") - 1
 
     if recipe.format == "full_sentences":
-        # Another [SEP] stands between documents, so a row's cost is its tokens plus the documents it enters.
+        # A [SEP] separates documents, so a row takes up its tokens plus one for each further document.
         cost = bounds[1:] + document
         following = np.searchsorted(cost, room + starts + document, side="right")
     else:

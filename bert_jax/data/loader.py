@@ -64,7 +64,7 @@ class Loader:
     """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
 
     Starting costs the same at any step. config.data.workers processes compute the batches, or one thread where it is
-    0. With several hosts in `host`, a batch holds the rows of the first, then of the second, and so on.
+    0.
     """
 
     def __init__(
@@ -74,6 +74,18 @@ class Loader:
         host: int | Sequence[int] = 0,
         num_hosts: int = 1,
     ):
+        """Opens corpora and indexes; missing indexes are built first.
+
+        Args:
+          config: a pre-training config.
+          start_step: the first step whose batch is yielded.
+          host: which host's rows to yield; of several hosts, a batch holds the first one's rows, then the second one's,
+            and so on.
+          num_hosts: number of hosts; see batch_at.
+
+        Raises:
+          UserError: the config or the corpus cannot work.
+        """
         self._config = config
         self._start = start_step
         self._job = _Job(_as_json(config), host, num_hosts)

@@ -23,9 +23,9 @@ from bert_jax.errors import UserError
 
 _TOKENS_PER_SEQUENCE = 4  # a row has room for one sequence per so many tokens
 _SPARE_SLOTS = 8  # a row gets one more prediction slot per so many, because short sequences round their number up
-_VERSION = 1  # of what build_packs() computes; part of the cached files' names
+_VERSION = 1  # version of the rows that build_packs() computes; part of the cached files' names
 _WINDOW = 1 << 15  # instances that may share rows
-_INSTANCES_AT_ONCE = 1 << 11  # whose words are read together
+_INSTANCES_AT_ONCE = 1 << 11  # instances whose words are read together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -389,7 +389,7 @@ def _max_masks(split, records, masking, is_special):
     last_document = records["document"][-1] + records["num_documents"][-1]
     documents = split.sentences[split.documents[records["document"][0] : last_document]]
     starts[records["start"] - begin] = True
-    starts[documents[documents > begin] - begin] = True  # a [SEP] stands before it
+    starts[documents[documents > begin] - begin] = True  # a [SEP] precedes it
     starts[1:] |= ~maskable[:-1]
     words = np.flatnonzero(starts & maskable)
     word_lengths = np.diff(np.append(np.append(0, np.cumsum(maskable))[words], maskable.sum()))

@@ -49,7 +49,7 @@ VOCABULARY = [
 
 
 def bpe_files(folder):
-    """Writes vocab.json and merges.txt of a small byte-level BPE vocabulary, as RoBERTa's are laid out."""
+    """Writes vocab.json and merges.txt of a small byte-level BPE vocabulary in RoBERTa's layout."""
     from tokenizers import pre_tokenizers
 
     merges = ["h e", "l l", "he ll", "hell o", "\u0120 hello", "i n", "in g", "t h", "th e", "\u0120 the", "\u0120 a"]
@@ -61,7 +61,7 @@ def bpe_files(folder):
 
 
 def shared(path):
-    """A file of the data that is kept outside the project; skips the test where there is none."""
+    """Returns a file of the data that is kept outside the project; skips the test where it is missing."""
     root = pathlib.Path(__file__).resolve().parents[2]
     data = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", root.parent / "shared" / "data"))
     if not (data / path).exists():

@@ -17,12 +17,12 @@ VOCABULARY = [
 
 
 def word(rng):
-    """A word that is one token."""
+    """Returns a word that is one token."""
     return rng.choice(LETTERS) + rng.choice(LETTERS[:12])
 
 
 def text(num_documents, seed, most_sentences=12, most_words=14):
-    """Documents of one sentence a line between blank lines; words of two letters, or of several pieces."""
+    """Returns documents, one sentence a line, between blank lines; words of two letters, or of several pieces."""
     rng = random.Random(seed)
     documents = []
     for _ in range(num_documents):
@@ -48,7 +48,7 @@ def no_flushing():
 
 @pytest.fixture(scope="session")
 def make_corpus(tmp_path_factory):
-    """make_corpus(text, name) -> the directory of its corpus, one sentence a line."""
+    """Returns a function make(text, name) that prepares a corpus, one sentence a line, and returns its directory."""
     folder = tmp_path_factory.mktemp("corpora")
     (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
 

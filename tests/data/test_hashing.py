@@ -1,3 +1,5 @@
+"""Counter-based random numbers are uniform and independent, and permutations are bijections."""
+
 import numpy as np
 import pytest
 

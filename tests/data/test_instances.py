@@ -26,7 +26,7 @@ def short_target(seed, repeat, document, room, share):
 
 
 def reference_pairs(documents, recipe):
-    """documents: a list of lists of (start, length). Yields (a tokens, b tokens, is_random), tokens by offset."""
+    """Yields (a tokens, b tokens, is_random), tokens by offset; documents: a list of lists of (start, length)."""
     room = recipe.sequence_length - 3
     for d, document in enumerate(documents):
         target = short_target(recipe.seed, recipe.repeat, d, room, recipe.short_target_share)
@@ -71,7 +71,7 @@ def tokens(sentences):
 
 
 def truncate(a, b, room, a_key, b_key):
-    """The published loop; which end a token goes from is a coin, of which only the number of heads matters."""
+    """Truncates as the published loop does; only the number of tokens cut at each end is random."""
     cut_a = cut_b = 0
     while len(a) - cut_a + len(b) - cut_b > room:
         if len(a) - cut_a > len(b) - cut_b:
@@ -84,7 +84,7 @@ def truncate(a, b, room, a_key, b_key):
 
 
 def reference_packed(documents, recipe):
-    """RoBERTa section 4.2: sentences while they fit; a separator where a document ends inside a row."""
+    """Yields rows of RoBERTa, section 4.2: sentences while they fit; a separator where a document ends inside a row."""
     room = recipe.sequence_length - 2
     row, last = [], None
     for d, document in enumerate(documents):
@@ -106,7 +106,7 @@ def reference_packed(documents, recipe):
 
 
 def reference_ordered_pairs(documents, recipe):
-    """documents: a list of lists of (start, length). Yields (a tokens, b tokens, is_swapped), tokens by offset."""
+    """Yields (a tokens, b tokens, is_swapped), tokens by offset; documents: a list of lists of (start, length)."""
     room = recipe.sequence_length - 3
     for d, document in enumerate(documents):
         key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), np.uint64(d))

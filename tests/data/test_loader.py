@@ -40,7 +40,7 @@ def formatted(config, format):
 
 
 def unmasked(batch):
-    """The rows as they were before masking."""
+    """Returns the rows as they were before masking."""
     ids = batch["input_ids"].copy()
     rows, slots = np.nonzero(batch["masked_weights"])
     ids[rows, batch["masked_positions"][rows, slots]] = batch["masked_labels"][rows, slots]
@@ -224,7 +224,7 @@ def _after_unpickling(job):
 
 
 def test_worker_processes_ignore_ctrl_c(config):
-    """It reaches the workers too: one that took it as its own would end with a traceback, before the last batch."""
+    """Ctrl-C reaches the workers too: one that handled it would end with a traceback before the last batch."""
     job, before = loader._Job(loader._as_json(config), 0, 1), signal.getsignal(signal.SIGINT)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_after_unpickling, (job,))
@@ -242,7 +242,7 @@ def test_the_loader_gives_the_batches_of_batch_at(config, workers):
 
 
 def test_workers_leave_no_shared_memory_behind(config):
-    """Python warns at its end of what was not let go of, in two lines under the last one of a run."""
+    """Python warns of leaked shared memory when it ends, in two lines below the last one of a run."""
     config.train.num_steps, config.data.workers = 5, 2
     program = (
         "import json, os, pathlib, re, time, ml_collections\n"
@@ -275,7 +275,7 @@ def test_ltr_batches_are_the_text_itself(config):
 @pytest.mark.parametrize("masking", ["token", "whole_word"])
 @pytest.mark.parametrize("packing", [False, True])
 def test_a_tokenizer_whose_separator_is_its_padding(config, masking, packing):
-    """What is text and what is padding, attention_mask says, not the token: EuroBERT pads with its end of text."""
+    """attention_mask, not the token, distinguishes text from padding: EuroBERT pads with its end of text."""
     formatted(config, "doc_sentences").data.update(mask_unit=masking, packing=packing)
     stream = loader.Stream(config)
     (source,) = stream.sources(stream.phases[0])
@@ -396,7 +396,7 @@ def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
 
 @pytest.fixture
 def ordered_config(config):
-    """A config of pairs whose order may be swapped, instead of pairs with random second segments."""
+    """Returns a config of pairs whose order may be swapped, instead of pairs with random second segments."""
     config.objective.update(next_sentence=False, sentence_order=True)
     config.data.update(pair_repeats=2)
     return config

@@ -17,7 +17,7 @@ def masking(unit="token", rate=0.15, slots=None, sequence=128, **changes):
 
 
 def rows(batch=2000, sequence=128, seed=0, subwords=0.4):
-    """Text with special tokens at both ends and inside, padding, and words of one or more tokens."""
+    """Returns text with special tokens at both ends and inside, padding, and words of one or more tokens."""
     rng = np.random.default_rng(seed)
     ids = rng.choice(ORDINARY, (batch, sequence)).astype(np.int32)
     length = rng.integers(3, sequence + 1, batch)
@@ -143,7 +143,7 @@ def test_tokens_of_a_span_are_replaced_alike():
 
 
 def reference_ngrams(maskable, starts, key, wanted, longest):
-    """The published procedure for one row: n-grams at its words in random order. The columns that it takes."""
+    """Returns the columns that the published procedure masks in one row: n-grams at its words in random order."""
     words, before = [], False
     for column in range(len(maskable)):
         if maskable[column]:
@@ -188,7 +188,7 @@ def test_ngrams_are_the_published_procedure(longest):
 
 
 def test_ngram_lengths_and_independent_replacements():
-    """Words of one token, few of them wanted: p(n) ~ 1/n, and each token its own fate."""
+    """Words of one token, few of them wanted: p(n) ~ 1/n, and each token is replaced independently."""
     batch, sequence = 4000, 512
     ids = np.full((batch, sequence), 7, np.int32)
     everywhere = np.ones(ids.shape, bool)

@@ -60,7 +60,7 @@ def source_of(config):
 
 
 def sequences(batch):
-    """(input ids, segments, {position: label} of the masks) of each sequence of a packed batch, row by row."""
+    """Returns (input ids, segments, {position: label}) of each sequence of a packed batch, row by row."""
     for row, ids in enumerate(batch["input_ids"]):
         inside = batch["attention_mask"][row] > 0
         assert (batch["sequence_ids"][row] > 0).tolist() == inside.tolist()
@@ -81,7 +81,7 @@ def sequences(batch):
 
 
 def alone(batch):
-    """The same of an unpacked one."""
+    """Returns what `sequences` returns, of an unpacked batch."""
     for row, ids in enumerate(batch["input_ids"]):
         at = np.flatnonzero(batch["attention_mask"][row])
         used = batch["masked_weights"][row] > 0
@@ -137,7 +137,7 @@ def test_each_instance_is_in_one_row_with_its_unpacked_masks(config, format, uni
 
 
 def test_words_longer_than_the_share_have_slots(config):
-    """Texts of one word each, which whole-word masking hides entirely, where a share of the tokens would be fewer."""
+    """Texts of one word each, which whole-word masking masks entirely, though the rate asks for fewer tokens."""
     config.data.update(mask_unit="whole_word", mask_rate=0.05)
     source = source_of(config)
     slots = source._masking.slots

@@ -13,7 +13,7 @@ from bert_jax.data.vocabularies.tokenizer import Frame
 
 @pytest.fixture(scope="module")
 def reference():
-    """BERT's joining and truncation by the `tokenizers` package itself."""
+    """Returns a pipeline of the `tokenizers` package that joins and truncates pairs as BERT."""
     tokenizer = hf.Tokenizer(models.WordLevel({"[CLS]": 0, "[SEP]": 1, "a": 2, "b": 3}, unk_token="a"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
@@ -32,7 +32,7 @@ class Roberta(Bert):
 
 
 class Llama(Bert):
-    """Begin-of-text before each text, nothing behind."""
+    """A begin-of-text before each text, nothing behind."""
 
     frame = Frame((0,), (), (0,), (), ((1,), 1, ()))
 

@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class ObjectStore(MemoryFileSystem):
-    """In memory, seen by this process alone; its files read as those of gs:// and s3:// do."""
+    """Object storage in memory, seen by this process alone; files are read as those of gs:// and s3:// are."""
 
     protocol = "objects"
 
@@ -72,7 +72,7 @@ def put(path, url):
 
 
 def counted(monkeypatch, stop_after=None):
-    """The URLs that are downloaded from now on, of which one raises KeyboardInterrupt."""
+    """Returns the list of URLs downloaded from now on; the download of one may raise KeyboardInterrupt."""
     real, urls = storage.download, []
 
     def download(url, target):
@@ -224,7 +224,7 @@ def test_storage_that_fails_loses_no_text(tmp_path, bucket, vocab, monkeypatch):
     storage.write(f"{bucket}/a.txt", make_text(5).encode())
 
     class RateLimitError(Exception):
-        """As gcsfs raises: no OSError."""
+        """An error as gcsfs raises it, which is no OSError."""
 
     def failing(path):
         raise RateLimitError("too many requests\nand much more")

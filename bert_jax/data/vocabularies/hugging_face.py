@@ -135,7 +135,11 @@ class HuggingFaceTokenizer(Tokenizer):
         if max_length is not None:
             config["model_max_length"] = max_length
         types = ["token_type_ids"] if segments and self.frame.segments[1] else []
-        config["model_input_names"] = ["input_ids", *types, "attention_mask"]  # by default there are no types
+        config["model_input_names"] = [
+            "input_ids",
+            *types,
+            "attention_mask",
+        ]  # AutoTokenizer's default has no token_type_ids
         for role, token_id in self.roles().items():
             config[f"{role}_token"] = self.token(token_id)
         normalizer = self._tokenizer.normalizer

@@ -28,7 +28,7 @@ _FAIRSEQ_NAMES = {
     "bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
     "pad_token": "<pad>", "mask_token": "<mask>",
 }  # fmt: skip
-_SPACE = "\u2581"  # what SentencePiece writes for a space
+_SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pieces
 
 
 @dataclasses.dataclass(frozen=True)

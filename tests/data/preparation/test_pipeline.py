@@ -286,7 +286,7 @@ def start(*flags):
 
 @pytest.fixture
 def large(tmp_path, vocab):
-    """Flags of a preparation of some seconds over twelve shards, without --output."""
+    """Writes text for a preparation of some seconds over twelve shards; returns its flags without --output."""
     text = make_text(4000)
     for i in range(12):
         (tmp_path / f"{i:02d}.txt").write_text("\n\n".join([text[: 900_000 + i], text[:300_000]]))

@@ -10,7 +10,7 @@ from tests.data.awkward import VOCABULARY, shared
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    """WordPiece whose words are mostly single letters."""
+    """Returns a WordPiece tokenizer whose words are mostly single letters."""
     return hugging_face.wordpiece(VOCABULARY, lower_case=True, where="test")
 
 
@@ -20,7 +20,7 @@ def uncased():
 
 
 def config(name="sequence_classification", length=32, batch_size=4, **task):
-    """A fine-tuning config; `task` are keys of config.task."""
+    """Returns a fine-tuning config; `task` are keys of config.task."""
     config = finetune_config.base()
     config.task.name = name
     config.data.sequence_length = length
@@ -31,5 +31,5 @@ def config(name="sequence_classification", length=32, batch_size=4, **task):
 
 @pytest.fixture(scope="session")
 def load(tokenizer):
-    """load(name, length=..., KEY of config.task=...) -> the task."""
+    """Returns a function load(name, length=..., KEY of config.task=...) that reads a task."""
     return lambda *args, tokenizer=tokenizer, **task: tasks.load(config(*args, **task), tokenizer)

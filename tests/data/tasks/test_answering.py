@@ -11,7 +11,7 @@ from tests.data.awkward import shared
 
 
 def squad(folder, name, paragraphs, version="1.1"):
-    """paragraphs: (context, [(id, question, [(answer, start)] or None)])"""
+    """Writes a SQuAD file; paragraphs: (context, [(id, question, [(answer, start)] or None)])."""
     data = []
     for context, questions in paragraphs:
         qas = [
@@ -30,7 +30,7 @@ def squad(folder, name, paragraphs, version="1.1"):
 
 
 def certain(examples, size=9.0):
-    """Outputs that are sure of the positions to learn; of [CLS] where a row has none."""
+    """Returns outputs that predict the labels of each row: the answer, or [CLS] where the row has none."""
     lengths = examples.lengths.tolist()
     batch = examples.batch(np.arange(len(lengths)), max(lengths))
     outputs = []

@@ -8,7 +8,7 @@ from tests.data.tasks.conftest import config
 
 
 class Lengths:
-    """Rows that say which they are."""
+    """Rows whose batch contains their own numbers."""
 
     def __init__(self, lengths):
         self.lengths = np.array(lengths, np.int32)

@@ -18,7 +18,7 @@ ROWS = [("one, two", "a\u2028b", "yes"), ('say "three"', "  ", "no"), ("four", "
 
 
 def write(folder):
-    """The same rows as every kind of file."""
+    """Writes the same rows in every kind of file."""
     header = ("text", "other", "label")
     quoted = [",".join('"' + value.replace('"', '""') + '"' for value in row) for row in (header, *ROWS)]
     (folder / "a.csv").write_text("\r\n".join(quoted), "utf-8", newline="")

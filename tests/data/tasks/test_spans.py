@@ -15,7 +15,7 @@ def test_windows():
 
 
 def official_owner(windows, token):
-    """run_squad.py's rule: most context, by the smaller side and a hundredth of the length; the first wins a tie."""
+    """Returns the window with the most context by run_squad.py's rule; the first wins a tie."""
     scores = [
         min(token - start, stop - 1 - token) + 0.01 * (stop - start) if start <= token < stop else -1
         for start, stop in windows
@@ -33,7 +33,7 @@ def test_max_context_by_the_official_rule():
 
 
 def slow_best_answers(context, offsets, windows, begins, outputs, n_best, longest, null):
-    """The same search as its rules read, pair by pair: (texts with their logits, null score)."""
+    """Searches pair by pair, as the rules are written: returns (texts with their logits, null score)."""
     candidates = []
     for i, ((first, stop), logits) in enumerate(zip(windows, outputs, strict=True)):
         places = range(begins, begins + stop - first)
@@ -72,7 +72,7 @@ def test_best_answers_by_the_official_rule():
 
 
 def test_a_context_is_always_answered():
-    """run_squad.py finds nothing here: the best starts and ends are in the question, or end before start."""
+    """run_squad.py has no answer here: the best starts and ends are in the question, or end before start."""
     question_first = np.zeros((40, 2))
     question_first[:30] = 5.0
     offsets = [(i, i + 1) for i in range(8)]

@@ -20,7 +20,7 @@ def conll(folder, name, sentences, tags):
 
 
 def certain(task, examples, per_row=True):
-    """Outputs that give each word its gold label."""
+    """Returns outputs that give each word its gold label."""
     outputs = []
     for row in range(len(examples.lengths)):
         labels = examples.batch(np.array([row]), int(examples.lengths[row]))["labels"][0]

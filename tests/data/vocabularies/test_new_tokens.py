@@ -26,7 +26,7 @@ def _bpe():
 
 
 def _unigram():
-    """What a tokenizer.json of XLM-R's kind does: normalizer, metaspace, unigram."""
+    """Returns the pipeline of a tokenizer.json such as XLM-R's: normalizer, metaspace, unigram."""
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = [*special, "\u2581", "\u2581the", *LETTERS, *LETTERS.upper(), ".", ",", "-"]
     tokenizer = hf.Tokenizer(models.Unigram([(piece, -1.0 * i) for i, piece in enumerate(pieces)], unk_id=3))
@@ -127,7 +127,7 @@ def test_different_vocabularies_are_no_continuation():
 
 @pytest.fixture
 def settings(tmp_path):
-    """Of a corpus of one sentence a line; `tokenizer` is a run's workdir."""
+    """Returns a function that makes the settings of a corpus; `tokenizer` is a run's workdir by default."""
     _wordpiece().save(tmp_path / "run" / "tokenizer")
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "text.txt").write_text("the okapi saw the zebra\n" * 4)

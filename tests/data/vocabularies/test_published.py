@@ -15,7 +15,7 @@ PROSE = ["The cat sat on the mat, and the dog looked at the cat.", "Nobody knew 
 
 @pytest.fixture(scope="module")
 def pieces(tmp_path_factory):
-    """A SentencePiece model with fairseq's control symbols, and its pieces in order."""
+    """Returns the file of a SentencePiece model with fairseq's control symbols, and its pieces in order."""
     prefix = tmp_path_factory.mktemp("pieces") / "m"
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(PROSE), model_prefix=str(prefix), vocab_size=50, hard_vocab_limit=False,

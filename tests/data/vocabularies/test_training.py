@@ -23,7 +23,7 @@ for kind, size in SIZES.items():
 
 @pytest.fixture(scope="module")
 def trained_twice(tmp_path_factory):
-    """Two folders, each with a folder for every kind of vocabulary, from two processes with different hash seeds."""
+    """Trains every kind of vocabulary in two processes with different hash seeds; returns their folders."""
     folders = [tmp_path_factory.mktemp(name) for name in "ab"]
     for folder in folders:
         command = [sys.executable, "-c", TRAIN_ALL, str(folder)]
