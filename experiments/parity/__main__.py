@@ -100,7 +100,7 @@ def report(of_models, of_tokenizers):
 `{command}`: float32 on the CPU, {versions}.
 Errors are norms of differences over norms, the largest of the layers, of the logits and of the parameters' gradients
 (see the command's help). They must not be over: {bars}.
-"other bytes" and "exported" are of what bert_jax writes of the model again and transformers reads.
+"other bytes" and "exported" compare the original with the model as bert_jax writes it again and transformers reads it.
 Random models are named by their class, attention heads, hidden size, intermediate size, layers, vocabulary and
 positions.
 
