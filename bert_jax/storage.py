@@ -1,7 +1,7 @@
-"""Files that are not on a local disk: gs://, s3://, and every other URL that fsspec knows.
+"""Reads and writes local files and remote ones: gs://, s3://, and every other URL that fsspec knows.
 
-Objects there appear whole or not at all, but there is no renaming of folders: a folder is whole once the file that
-is written last is there.
+Remote objects appear whole or not at all, but folders cannot be renamed there: a folder counts as whole once the file
+that is written last exists.
 """
 
 import contextlib
@@ -16,22 +16,22 @@ from typing import Any, TextIO
 from bert_jax import files
 from bert_jax.errors import UserError
 
-_BLOCK_BYTES = 16 << 20  # copied at once
-_LINES_BYTES = 1 << 20  # read ahead
+_BLOCK_BYTES = 16 << 20  # bytes copied at once
+_LINES_BYTES = 1 << 20  # bytes read ahead
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path is a URL, such as gs://bucket/folder, and not one of this machine's file system."""
+    """Returns whether a path is a URL, such as gs://bucket/folder, and not a path of this machine's file system."""
     return "://" in str(path)
 
 
 def cache_directory() -> pathlib.Path:
-    """The local disk's folder for copies: what the environment variable BERT_JAX_CACHE names, or ~/.cache/bert_jax."""
+    """Returns the local folder for copies: the environment variable BERT_JAX_CACHE, or ~/.cache/bert_jax."""
     return pathlib.Path(os.environ.get("BERT_JAX_CACHE") or "~/.cache/bert_jax").expanduser()
 
 
 def open_binary(path: str):
-    """A local or remote file, to be read from any position."""
+    """Opens a local or remote file for reading from any position."""
     if not is_remote(path):
         return open(path, "rb")
     with reporting(path):
@@ -40,15 +40,15 @@ def open_binary(path: str):
 
 
 def glob(pattern: str) -> list[str]:
-    """URLs of the files that a remote pattern matches, sorted."""
+    """Returns the URLs of the files that a remote pattern matches, sorted."""
     with reporting(pattern):
         system, place = _system(pattern)
-        found = system.glob(place, detail=True)
-    return sorted(system.unstrip_protocol(name) for name, facts in found.items() if facts["type"] == "file")
+        matches = system.glob(place, detail=True)
+    return sorted(system.unstrip_protocol(name) for name, facts in matches.items() if facts["type"] == "file")
 
 
 def describe(path: str) -> tuple[int, str]:
-    """(size in bytes, what changes when the content does) of a remote file."""
+    """Returns a remote file's size in bytes, and a text that changes when its content does."""
     with reporting(path):
         system, place = _system(path)
         facts = system.info(place)
@@ -57,16 +57,17 @@ def describe(path: str) -> tuple[int, str]:
 
 
 def sizes(folder: str) -> dict[str, int]:
-    """Bytes of every file under a remote folder, by its path in the folder; empty where there is no such folder."""
+    """Returns the bytes of every file under a remote folder, by its path in the folder; {} if there is no folder."""
     with reporting(folder):
         system, place = _system(folder)
         system.invalidate_cache()  # others write there too
-        found = system.find(place, detail=True)
+        entries = system.find(place, detail=True)
     prefix = f"{place}/"
-    return {name.removeprefix(prefix): facts["size"] for name, facts in found.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): facts["size"] for name, facts in entries.items() if name.startswith(prefix)}
 
 
 def exists(path: str) -> bool:
+    """Returns whether a local or remote file or folder exists."""
     if not is_remote(path):
         return os.path.exists(path)
     with reporting(path):
@@ -76,13 +77,13 @@ def exists(path: str) -> bool:
 
 
 def read(path: str) -> bytes:
-    """A whole, small file, local or remote."""
+    """Returns the content of a small file, local or remote."""
     with reporting(path), open_binary(path) as file:
         return file.read()
 
 
 def write(path: str, content: bytes) -> None:
-    """A whole, small file, local or remote."""
+    """Writes a small file, local or remote, whole or not at all."""
     if not is_remote(path):
         files.atomic_write(path, content)
         return
@@ -125,7 +126,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def remove(folder: str) -> None:
-    """A remote folder with all that is in it, if it is there."""
+    """Removes a remote folder with everything in it, if it exists."""
     with reporting(folder):
         system, place = _system(folder)
         system.invalidate_cache()
@@ -134,7 +135,7 @@ def remove(folder: str) -> None:
 
 
 def download(url: str, target: pathlib.Path) -> None:
-    """Copies a remote file; `target` appears when it is whole. OSError of the local disk is passed on."""
+    """Copies a remote file; `target` appears when it is whole. Errors of the local disk are raised as OSError."""
     try:
         source = open_binary(url)
     except FileNotFoundError as error:
@@ -145,7 +146,7 @@ def download(url: str, target: pathlib.Path) -> None:
 
 
 def upload(source: pathlib.Path, url: str) -> None:
-    """Copies a local file, which appears there when it is whole."""
+    """Copies a local file to remote storage, where it appears when it is whole."""
     with reporting(url):
         system, place = _system(url)
         system.makedirs(system._parent(place), exist_ok=True)
@@ -160,18 +161,18 @@ def download_folder(url: str, target: pathlib.Path) -> None:
 
 
 def upload_folder(source: pathlib.Path, url: str, last: str = "") -> None:
-    """Copies every file of a local folder that is not there yet in its full size, the one named `last` in the end."""
-    there = sizes(url)
+    """Copies the files of a local folder that the remote one lacks or holds in another size, `last` at the end."""
+    uploaded = sizes(url)
     paths = [path for path in sorted(source.rglob("*")) if path.is_file()]
     for path in sorted(paths, key=lambda path: path == source / last):
         name = path.relative_to(source).as_posix()
-        if there.get(name) != path.stat().st_size or path == source / last:
+        if uploaded.get(name) != path.stat().st_size or path == source / last:
             upload(path, f"{url}/{name}")
 
 
 @contextlib.contextmanager
 def reporting(url: str) -> Iterator[None]:
-    """Turns what goes wrong with remote storage into a UserError, but for a file that is not there."""
+    """Turns errors of remote storage into UserError; FileNotFoundError is raised as it is."""
     try:
         yield
     except (FileNotFoundError, UserError):
@@ -183,7 +184,7 @@ def reporting(url: str) -> Iterator[None]:
 
 
 def failure(url: str, error: Exception) -> UserError:
-    """What an error that a storage's package raised, of whatever class, means to a user."""
+    """Returns the UserError for an error, of whatever class, that a storage package raised."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return UserError(f"{url}: {lines[0]}; expected storage that can be reached, by a URL that fsspec knows")
 

@@ -1,8 +1,8 @@
-"""Which processes make up a run, as launchers tell it: flags, Slurm, Kubernetes, Open MPI or TPU pods.
+"""Detects the processes of a run from flags or its launcher: Slurm, Kubernetes, Open MPI or TPU pods.
 
-The environment alone is read, and on a TPU machine its metadata server: no launcher is asked, and nothing waits.
-What jax.distributed.initialize() finds by itself is left aside, because it takes every pod of Kubernetes for a part of
-a job, an interactive shell inside a Slurm allocation for all of its tasks, and one device for each process.
+Only the environment is read, and on a TPU machine its metadata server; no launcher is asked, and nothing waits. The
+detection of jax.distributed.initialize() is not used: it takes every pod of Kubernetes for a part of a job, an
+interactive shell inside a Slurm allocation for all of its tasks, and gives each process one device.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.processes import private_jax
 
-_PORT = 8476  # of process 0, where the launcher names none
+_PORT = 8476  # port of process 0, if the launcher names none
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
 _METADATA_SECONDS = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Processes:
-    """A run of several processes, and this one's place in it.
+    """Describes a run of several processes, and this process's place in it.
 
     Attributes:
-      source: what said so, for messages.
+      source: the variable or flag that says so, for messages.
       coordinator_address: HOST:PORT of process 0.
-      num_processes: of the run; at least 2.
-      process_id: of this one.
-      local_device_ids: the GPUs of this machine that are this process's; () for all.
+      num_processes: number of processes; at least 2.
+      process_id: number of this process.
+      local_device_ids: GPUs of this machine that this process uses; () for all.
     """
 
     source: str
@@ -51,14 +51,20 @@ def detect(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Processes | None:
-    """The processes of this run; None for one alone.
+    """Returns the processes of this run; None for a process that runs alone.
 
-    The arguments come first, then JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES (or JAX_PROCESS_COUNT) and
-    JAX_PROCESS_ID; a launcher fills in what they leave out: Slurm's srun, an indexed Job of Kubernetes, Open MPI's
-    mpirun, a TPU pod.
+    The arguments take precedence, then JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES (or JAX_PROCESS_COUNT) and
+    JAX_PROCESS_ID; what they leave out comes from the launcher: Slurm's srun, an indexed Job of Kubernetes, Open MPI's
+    mpirun, or a TPU pod.
+
+    Args:
+      environment: the environment variables.
+      coordinator_address: HOST:PORT of process 0.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: some of this is missing, or contradicts itself.
+      UserError: some of these values are missing, or contradict each other.
     """
     flags = {
         "--coordinator_address": coordinator_address,
@@ -66,7 +72,7 @@ def detect(
         "--process_id": process_id,
     }
     if all(value is None for value in flags.values()):
-        return _of_environment(environment)
+        return _from_environment(environment)
     missing = [name for name, value in flags.items() if value in (None, "")]
     if num_processes == 1 and process_id in (None, 0):
         return None
@@ -77,7 +83,7 @@ def detect(
 
 
 def check_coordinator(processes: Processes, seconds: float) -> None:
-    """Raises UserError if process 0 is not reached within some seconds, or cannot listen where it should."""
+    """Raises UserError if process 0 cannot be reached within some seconds or, on process 0, cannot listen."""
     host, _, port = processes.coordinator_address.rpartition(":")
     host = host.strip("[]")
     if processes.process_id == 0:
@@ -106,11 +112,11 @@ def check_coordinator(processes: Processes, seconds: float) -> None:
         time.sleep(0.2)
 
 
-def _of_environment(environment):
+def _from_environment(environment):
     for launcher in (_variables, _slurm, _open_mpi, _tpu, _kubernetes):
-        found = launcher(environment)
-        if found is not None:
-            return found if found.num_processes > 1 else None
+        processes = launcher(environment)
+        if processes is not None:
+            return processes if processes.num_processes > 1 else None
     if environment.get("JOB_COMPLETION_INDEX"):
         print(
             f"note: JOB_COMPLETION_INDEX is {environment['JOB_COMPLETION_INDEX']}, but nothing tells how many pods the "
@@ -126,7 +132,7 @@ def _of_environment(environment):
 
 
 def _variables(environment):
-    """JAX_COORDINATOR_ADDRESS and its like; in Kubernetes an indexed Job tells the rest."""
+    """Reads JAX_COORDINATOR_ADDRESS and its like; in Kubernetes the variables of an indexed Job complete them."""
     counts = [name for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_COUNT") if environment.get(name)]
     if not counts:
         if environment.get("JAX_PROCESS_ID"):
@@ -139,7 +145,7 @@ def _variables(environment):
         process = _number(environment, "JAX_PROCESS_ID")
     elif environment.get("JOB_COMPLETION_INDEX"):
         process = _number(environment, "JOB_COMPLETION_INDEX")
-        if environment.get("JOB_INDEX"):  # of a JobSet with several Jobs
+        if environment.get("JOB_INDEX"):  # a JobSet with several Jobs
             process += _number(environment, "JOB_INDEX") * _number(environment, "PROCESSES_IN_JOB")
     elif "SLURM_STEP_NODELIST" in environment or "OMPI_COMM_WORLD_RANK" in environment:
         return None
@@ -152,7 +158,7 @@ def _variables(environment):
 
 
 def _first_pod(environment):
-    """The pod of index 0 of this indexed Job, whose pods are named JOB-INDEX; "" without a service that names them."""
+    """Returns the host name of pod 0 of an indexed Job, whose pods are named JOB-INDEX; "" if no service names them."""
     index = environment.get("JOB_COMPLETION_INDEX")
     host, _, domain = socket.getfqdn().partition(".")
     if not index or not domain or not host.endswith(f"-{index}") or environment.get("JOB_INDEX", "0") != "0":
@@ -161,7 +167,7 @@ def _first_pod(environment):
 
 
 def _kubernetes(environment):
-    """An indexed Job whose size the environment does not tell: the API does, where its client is installed."""
+    """Reads an indexed Job whose size the environment lacks, by Kubernetes' API, if its client is installed."""
     needed = environment.get("KUBERNETES_SERVICE_HOST") and environment.get("JOB_COMPLETION_INDEX")
     if not needed or importlib.util.find_spec("kubernetes") is None:
         return None
@@ -181,7 +187,7 @@ def _kubernetes(environment):
 
 
 def _slurm(environment):
-    """A step of srun. Outside of one, as in a batch script or a shell of salloc, the process is alone."""
+    """Reads a step of srun. Outside of one, as in a batch script or a shell of salloc, the process runs alone."""
     needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID")
     if not all(environment.get(name) for name in needed):
         return None
@@ -192,27 +198,27 @@ def _slurm(environment):
     first = re.match(r"([^,\[]+)(?:\[([^,\-\]]+))?", nodes)
     if not first:
         raise UserError(f"SLURM_STEP_NODELIST: found {nodes!r}; expected nodes such as node[01-04]")
-    # A port of the upper range, another for each step.
+    # A port in the upper range that differs between steps.
     seed = _number(environment, "SLURM_JOB_ID") * 7 + int(environment.get("SLURM_STEP_ID") or 0)
     port = environment.get("JAX_COORDINATOR_PORT") or 61440 + seed % 4096
     address = environment.get("JAX_COORDINATOR_ADDRESS") or f"{first[1]}{first[2] or ''}:{port}"
-    here = _slurm_tasks_here(environment)
+    local_tasks = _slurm_local_tasks(environment)
     return _checked(
         "SLURM_PROCID",
         address,
         _number(environment, tasks),
         _number(environment, "SLURM_PROCID"),
         environment,
-        _gpus(environment, here, environment.get("SLURM_LOCALID")),
+        _gpus(environment, local_tasks, environment.get("SLURM_LOCALID")),
     )
 
 
-def _slurm_tasks_here(environment):
-    """Tasks of the step on this node, from a list such as 4(x2),3."""
+def _slurm_local_tasks(environment):
+    """Returns the number of the step's tasks on this node, from a list such as 4(x2),3."""
     counts = []
     for part in (environment.get("SLURM_STEP_TASKS_PER_NODE") or "").split(","):
-        if found := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip()):
-            counts += [int(found[1])] * int(found[2] or 1)
+        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip()):
+            counts += [int(match[1])] * int(match[2] or 1)
     node = int(environment.get("SLURM_NODEID") or 0)
     return counts[node] if node < len(counts) else 1
 
@@ -231,22 +237,22 @@ def _open_mpi(environment):
             f"JAX_COORDINATOR_ADDRESS: missing, but OMPI_COMM_WORLD_SIZE={size}; expected HOST:PORT of rank 0 "
             "(mpirun -x JAX_COORDINATOR_ADDRESS=HOST:PORT ...)"
         )
-    here = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
+    local_tasks = int(environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") or 1)
     return _checked(
         "OMPI_COMM_WORLD_RANK",
         address,
         _number(environment, "OMPI_COMM_WORLD_SIZE"),
         _number(environment, "OMPI_COMM_WORLD_RANK"),
         environment,
-        _gpus(environment, here, environment.get("OMPI_COMM_WORLD_LOCAL_RANK")),
+        _gpus(environment, local_tasks, environment.get("OMPI_COMM_WORLD_LOCAL_RANK")),
     )
 
 
-_ORTE = "OMPI_MCA_orte_hnp_uri"  # of Open MPI 4 and before
+_ORTE = "OMPI_MCA_orte_hnp_uri"  # Open MPI 4 and before
 
 
 def _tpu(environment):
-    """A pod of TPUs: GKE tells of it in the environment, Compute Engine through its metadata server."""
+    """Reads a pod of TPUs: on GKE from the environment, on Compute Engine from the metadata server."""
     platforms = environment.get("JAX_PLATFORMS") or "tpu"
     if "tpu" not in platforms.split(",") or not private_jax.is_cloud_tpu():
         return None
@@ -258,7 +264,7 @@ def _tpu(environment):
             return None
         values = _metadata_values(environment) | values | {"TPU_WORKER_ID": worker}
     # A worker is HOST, HOST:PORT or NAME:ID:IP.
-    hosts = [parts[2] if len(parts := one.split(":")) == 3 else parts[0] for one in workers.split(",") if one]
+    hosts = [parts[2] if len(parts := worker.split(":")) == 3 else parts[0] for worker in workers.split(",") if worker]
     slices = _number(values, "MEGASCALE_NUM_SLICES") if values.get("MEGASCALE_NUM_SLICES") else 1
     if len(hosts) * slices < 2:
         return None
@@ -280,13 +286,13 @@ def _metadata_of_tpu(environment):
 
 
 def _metadata_values(environment):
-    """The lines NAME: 'VALUE' that describe the TPU."""
+    """Returns the values that describe the TPU, from lines NAME: 'VALUE'."""
     lines = (_metadata(environment, "tpu-env") or "").splitlines()
     return {name.strip(): value.strip().strip("'") for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _metadata(environment, key):
-    """A value of the machine's metadata; None where there is no such server, or no such value."""
+    """Returns a value of the machine's metadata; None if there is no such server or value."""
     server = environment.get("GCE_METADATA_IP") or "metadata.google.internal"
     request = urllib.request.Request(_METADATA.format(server, key), headers={"Metadata-Flavor": "Google"})
     try:
@@ -296,13 +302,13 @@ def _metadata(environment, key):
         return None
 
 
-def _gpus(environment, tasks_here, rank_here):
-    """The GPUs of one of several processes on a machine: one each, unless the launcher has divided them already."""
-    visible = [one for one in (environment.get("CUDA_VISIBLE_DEVICES") or "").split(",") if one]
-    if tasks_here < 2 or not rank_here or len(visible) == 1 or environment.get("JAX_LOCAL_DEVICE_IDS"):
+def _gpus(environment, local_tasks, local_rank):
+    """Returns the GPUs of one of several processes on a machine: an equal share, unless the launcher divided them."""
+    visible = [gpu for gpu in (environment.get("CUDA_VISIBLE_DEVICES") or "").split(",") if gpu]
+    if local_tasks < 2 or not local_rank or len(visible) == 1 or environment.get("JAX_LOCAL_DEVICE_IDS"):
         return ()
-    share = max(1, len(visible) // tasks_here)
-    return tuple(range(int(rank_here) * share, (int(rank_here) + 1) * share))
+    share = max(1, len(visible) // local_tasks)
+    return tuple(range(int(local_rank) * share, (int(local_rank) + 1) * share))
 
 
 def _number(environment, name):

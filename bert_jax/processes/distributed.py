@@ -1,8 +1,8 @@
-"""Several processes as one run: how they find each other, agree, and end together.
+"""Coordinates the processes of a run: they join, exchange values, wait for each other, and end together.
 
-A program calls `initialize` before it uses jax; on one process everything here is a plain function call. What the
-processes tell each other goes through the coordination service of jax.distributed, which process 0 runs: it works
-while devices compute, knows a time-out, and ends every process where one stops answering.
+A program calls `initialize` before it uses jax; with one process everything here is a plain function call. Values are
+exchanged through the coordination service of jax.distributed, which process 0 runs: it works while devices compute, has
+a time-out, and ends every process when one stops answering.
 """
 
 import atexit
@@ -23,10 +23,10 @@ from bert_jax.processes import clusters, private_jax
 
 T = TypeVar("T")
 _state = private_jax.coordination_state()
-CONNECT_SECONDS = 300  # for all processes to come
-_PATIENCE_MS = 24 * 3600 * 1000  # for another's work; a process that dies meanwhile is noticed by jax
+CONNECT_SECONDS = 300  # until all processes have joined
+_PATIENCE_MS = 24 * 3600 * 1000  # until another process has done its work; jax notices one that dies meanwhile
 _POLL_SECONDS = 0.5
-_GRACE_SECONDS = 5  # to end by oneself when another process has ended in an error
+_GRACE_SECONDS = 5  # until a process is ended because another one has ended in an error
 _NAMES = itertools.count()
 _leaving, _ended = threading.Event(), threading.Event()
 
@@ -37,39 +37,39 @@ def initialize(
     process_id: int | None = None,
     connect_seconds: int = CONNECT_SECONDS,
 ) -> None:
-    """Joins this process to the others of its run, if there are others; to be called before jax is used.
+    """Joins this process to the others of its run, if there are others; call it before jax is used.
 
-    Without arguments the environment decides, see clusters.py; with nothing found there, one process runs alone.
+    Without arguments the environment decides, see clusters.py; if it says nothing, this process runs alone.
 
     Args:
       coordinator_address: HOST:PORT of process 0.
-      num_processes: of the run.
-      process_id: of this one, from 0.
-      connect_seconds: to wait for the other processes.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
+      connect_seconds: seconds to wait for the other processes.
 
     Raises:
       UserError: the arguments or the environment contradict themselves, or process 0 cannot be reached.
     """
-    found = clusters.detect(os.environ, coordinator_address, num_processes, process_id)
-    if found is None or jax.distributed.is_initialized():
+    processes = clusters.detect(os.environ, coordinator_address, num_processes, process_id)
+    if processes is None or jax.distributed.is_initialized():
         return
-    # Its handler of SIGTERM would take the place of the one that ends training with a checkpoint.
+    # jax's handler of SIGTERM would replace the one that ends training with a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
-    clusters.check_coordinator(found, connect_seconds)
-    late = threading.Timer(connect_seconds, _say_who_is_late, [found, connect_seconds])
+    clusters.check_coordinator(processes, connect_seconds)
+    late = threading.Timer(connect_seconds, _exit_when_late, [processes, connect_seconds])
     late.daemon = True
     late.start()
     try:
         jax.distributed.initialize(
-            found.coordinator_address,
-            found.num_processes,
-            found.process_id,
-            list(found.local_device_ids) or None,
+            processes.coordinator_address,
+            processes.num_processes,
+            processes.process_id,
+            list(processes.local_device_ids) or None,
             cluster_detection_method="deactivate",
-            initialization_timeout=connect_seconds + 60,  # it would end the process without a word
+            initialization_timeout=connect_seconds + 60,  # at which jax would end the process without a message
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{found.source}: {found}; jax.distributed: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{processes.source}: {processes}; jax.distributed: {str(error).splitlines()[0]}") from error
     finally:
         late.cancel()
     watch = threading.Thread(target=_end_with_the_others, daemon=True)
@@ -78,12 +78,12 @@ def initialize(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that logs and writes what is written once."""
+    """Returns whether this is process 0, which logs and writes what is written once."""
     return _state.process_id == 0
 
 
 def broadcast(make: Callable[[], T]) -> T:
-    """What process 0 makes, on every process; a JSON value.
+    """Runs `make` on process 0 and returns its result, a JSON value, on every process.
 
     Raises:
       UserError: on every process, if process 0 raised it.
@@ -93,7 +93,7 @@ def broadcast(make: Callable[[], T]) -> T:
         return make()
     name = _name("agreed")
     if not is_first():
-        return _opened(client.blocking_key_value_get(name, _PATIENCE_MS))
+        return _value_or_raise(client.blocking_key_value_get(name, _PATIENCE_MS))
     try:
         value = {"value": make()}
     except UserError as error:
@@ -104,52 +104,58 @@ def broadcast(make: Callable[[], T]) -> T:
 
 
 def run_on_first(do: Callable[[], object]) -> None:
-    """Process 0 does it, and the others wait until it is done. Raises UserError as `broadcast` does."""
+    """Runs `do` on process 0 while the others wait. Raises UserError on every process if process 0 raised it."""
     broadcast(lambda: (do(), None)[1])
 
 
 def first_then_all(make: Callable[[], T]) -> T:
-    """Every process makes it; the others once process 0 has, so that they find what it left on the disk."""
+    """Runs `make` on every process, on process 0 first, so that the others find the files that it wrote."""
     made = make() if is_first() else None
     broadcast(lambda: None)
     return made if is_first() else make()
 
 
 def all_gather(value: Any) -> list:
-    """Each process's JSON value, in the order of processes, on every process."""
+    """Returns, on every process, the JSON values of all processes in the order of their numbers."""
     client = _state.client
     if client is None:
         return [value]
     name = _name("gathered")
     client.key_value_set(f"{name}/{_state.process_id:06}", json.dumps(value))
     client.wait_at_barrier(name, _PATIENCE_MS)
-    return [json.loads(told) for _, told in sorted(client.key_value_dir_get(name))]
+    return [json.loads(text) for _, text in sorted(client.key_value_dir_get(name))]
 
 
 def raise_on_all(message: str) -> None:
-    """Raises UserError, on every process, if any gives a message; the first one's."""
-    said = [one for one in all_gather(message) if one]
-    if said:
-        raise UserError(said[0])
+    """Raises UserError on every process if any process gives a message: the message of the first that does."""
+    messages = [text for text in all_gather(message) if text]
+    if messages:
+        raise UserError(messages[0])
 
 
 def check_same(values: Mapping[str, Any]) -> None:
-    """Raises UserError, on every process, if a process has not the values that process 0 has; JSON values, by name."""
-    mine = json.loads(json.dumps(dict(values)))
-    wanted = broadcast(lambda: mine)
-    odd = [name for name in wanted | mine if wanted.get(name) != mine.get(name)]
+    """Raises UserError on every process if the values of one differ from those of process 0; JSON values, by name."""
+    own = json.loads(json.dumps(dict(values)))
+    expected = broadcast(lambda: own)
+    different = [name for name in expected | own if expected.get(name) != own.get(name)]
+    label = process_label()
     raise_on_all(
         "".join(
-            f"{process_label()}{name}: found {mine.get(name)!r}; process 0 has {wanted.get(name)!r}" for name in odd[:1]
+            f"{label}{name}: found {own.get(name)!r}; process 0 has {expected.get(name)!r}" for name in different[:1]
         )
     )
 
 
 def barrier(what: str, name: str, seconds: float) -> None:
-    """Waits, in any thread, for every process to come to the meeting of this name.
+    """Waits, in any thread, until every process has reached the barrier of this name.
+
+    Args:
+      what: the work that the barrier belongs to, which `cancel` names.
+      name: the barrier, used once.
+      seconds: time to wait.
 
     Raises:
-      RuntimeError: a process has called off `what`, with its reason, or they have not come in time.
+      RuntimeError: a process has cancelled `what`, with its reason, or they have not come in time.
     """
     if not is_multiprocess():
         return
@@ -164,23 +170,24 @@ def barrier(what: str, name: str, seconds: float) -> None:
 
 
 def cancel(what: str, reason: str) -> None:
-    """Ends the meetings about `what`, on every process."""
+    """Makes the barriers of `what` raise RuntimeError with the reason, on every process."""
     if is_multiprocess():
         _set(_state.client, f"bert_jax/off/{what}", reason)
 
 
 class StopNotice:
-    """A word that any process may give, and a step after which all have heard it.
+    """Lets any process request a stop, and lets all of them stop after the same step.
 
-    Each process tells its own `after` how many steps it has done. Once any has given the word, they exchange these
-    numbers in the background; no process goes on meanwhile, so the largest of them is one that none has passed.
+    Each process says in `after` how many steps it has done. Once a stop is requested, the processes exchange these
+    numbers in the background. Nobody returns from `after` meanwhile, so no process has passed the step after the
+    largest number, and all stop there.
     """
 
     def __init__(self):
         self._name = _name("notice")
         self._client = _state.client
         self._lock = threading.Lock()
-        self._mine = self._heard = ""
+        self._own = self._heard = ""
         self._done, self._at = -1, None
         self._closed = threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -188,18 +195,19 @@ class StopNotice:
             self._listener.start()
 
     def request_stop(self, reason: str) -> None:
-        self._mine = self._mine or reason
+        """Requests a stop; the first reason counts. Returns at once."""
+        self._own = self._own or reason
 
     def after(self, done: int) -> str:
-        """The word, if all processes hear it after this step; "" before."""
+        """Returns the reason to stop after `done` steps; "" to go on. Every process must ask after every step."""
         if self._client is None:
-            return self._mine
+            return self._own
         with self._lock:
             self._done = done
             return self._heard if self._at is not None and done >= self._at else ""
 
     def close(self) -> None:
-        """Ends it; for the other processes, this one has done what it last told."""
+        """Stops listening; the other processes take the last number of steps said as final."""
         self._closed.set()
         if self._client is not None:
             self._listener.join()
@@ -207,42 +215,42 @@ class StopNotice:
 
     def _listen(self):
         while not self._closed.wait(_POLL_SECONDS):
-            if self._mine:
-                _set(self._client, f"{self._name}/word", self._mine)
-            if word := _get(self._client, f"{self._name}/word"):
+            if self._own:
+                _set(self._client, f"{self._name}/reason", self._own)
+            if reason := _get(self._client, f"{self._name}/reason"):
                 with self._lock:
-                    self._agree(word)
+                    self._agree(reason)
                 return
 
-    def _agree(self, word):
+    def _agree(self, reason):
         _set(self._client, f"{self._name}/done/{_state.process_id}", str(self._done))
         while not self._closed.is_set():
-            told = self._client.key_value_dir_get(f"{self._name}/done")
-            if len(told) == _state.num_processes:
-                self._heard, self._at = word, 1 + max(int(done) for _, done in told)
+            counts = self._client.key_value_dir_get(f"{self._name}/done")
+            if len(counts) == _state.num_processes:
+                self._heard, self._at = reason, 1 + max(int(done) for _, done in counts)
                 return
             time.sleep(_POLL_SECONDS / 10)
 
 
 def is_multiprocess() -> bool:
-    """Whether this process is one of several of its run."""
+    """Returns whether the run has several processes."""
     return _state.client is not None
 
 
 def reports_errors() -> bool:
-    """Whether this process, which ends in an error, is to say so: the first to ask is. It tells the others to end."""
+    """Returns whether this process reports the error that it ends in: the first that asks does, and the others end."""
     _leaving.set()
     return _set(_state.client, "bert_jax/error", str(_state.process_id))
 
 
 def exit_now(code: int) -> None:
-    """Ends this process after an error, without waiting for work that others have part in."""
+    """Ends this process after an error, without waiting for work that other processes share in."""
     client = _state.client
     _leaving.set()
     sys.stdout.flush()
     sys.stderr.flush()
     _set(client, f"bert_jax/left/{_state.process_id}", "")
-    if is_first():  # which runs the service: without it the others would end in an error of their own
+    if is_first():  # it runs the coordination service, without which the others would end in another error
         wait_until = time.monotonic() + _GRACE_SECONDS + 2
         while time.monotonic() < wait_until and len(_all(client, "bert_jax/left")) < _state.num_processes:
             time.sleep(_POLL_SECONDS / 10)
@@ -251,12 +259,12 @@ def exit_now(code: int) -> None:
 
 
 def process_label() -> str:
-    """Which process this is, in words, for a message; "" of process 0, and of one alone."""
+    """Returns a prefix for messages, "process 1 of 4: "; "" for process 0 and for one process alone."""
     return "" if _state.process_id == 0 else f"process {_state.process_id} of {_state.num_processes}: "
 
 
 def _end_with_the_others():
-    """Ends this process where another ended in an error, unless it does so by itself."""
+    """Ends this process once another has ended in an error, unless it ends by itself."""
     while not _ended.wait(_POLL_SECONDS):
         if _get(_state.client, "bert_jax/error"):
             if not _leaving.wait(_GRACE_SECONDS):
@@ -264,11 +272,11 @@ def _end_with_the_others():
             return
 
 
-def _say_who_is_late(found, seconds):
+def _exit_when_late(processes, seconds):
     print(
-        f"error: {found.source}: after {seconds} seconds not all of {found.num_processes} processes have come to "
-        f"{found.coordinator_address} (this is process {found.process_id}); expected each of them, started with the "
-        "same coordinator and number of processes and an id of its own",
+        f"error: {processes.source}: after {seconds} seconds not all of {processes.num_processes} processes have come "
+        f"to {processes.coordinator_address} (this is process {processes.process_id}); expected each of them, started "
+        "with the same coordinator and number of processes and an id of its own",
         file=sys.stderr,
         flush=True,
     )
@@ -280,15 +288,15 @@ def _name(kind):
     return f"bert_jax/{kind}/{next(_NAMES)}"
 
 
-def _opened(text):
-    told = json.loads(text)
-    if "error" in told:
-        raise UserError(told["error"])
-    return told["value"]
+def _value_or_raise(text):
+    result = json.loads(text)
+    if "error" in result:
+        raise UserError(result["error"])
+    return result["value"]
 
 
 def _set(client, key, value):
-    """Whether this was the first to set the key."""
+    """Sets a key that is not set yet. Returns whether it was not."""
     try:
         client.key_value_set(key, value)
         return True
@@ -304,7 +312,7 @@ def _get(client, key):
 
 
 def _all(client, folder):
-    """The keys in a folder with their values."""
+    """Returns the keys of a folder with their values."""
     try:
         return client.key_value_dir_get(folder)
     except jax.errors.JaxRuntimeError:  # none is set

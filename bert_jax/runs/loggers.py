@@ -1,10 +1,10 @@
-"""Where a run's metrics go: metrics.jsonl, TensorBoard events, a progress line.
+"""Writes a run's metrics to metrics.jsonl, to TensorBoard events and to a progress line.
 
-A row is a flat dict of JSON values that begins with `step`, the number of steps done. A full disk costs a
-logger its rows at most, never the run.
+A row is a flat dict of JSON values that begins with `step`, the number of steps done. A full disk costs a logger its
+rows at most, never the run.
 
-In gs://, where no file grows, metrics.jsonl and TensorBoard's events are written anew at every `flush`, that is with
-every checkpoint and at the end.
+In gs://, where no file grows, metrics.jsonl and TensorBoard's events are rewritten at every `flush`, that is with every
+checkpoint and at the end.
 """
 
 import contextlib
@@ -25,30 +25,33 @@ from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 
 Say = Callable[[str], None]
-# What a run's time goes to: waiting for the next batch; steps; steps that were compiled first; held-out text;
-# checkpoints (of asynchronous ones what the run waits for); the log, and the norms that it asks for.
+# Activities that a run's time is divided into: waiting for the next batch; steps; steps that were compiled first;
+# evaluation; checkpoints (while one is written in the background, only the time that the run waits); the log, and the
+# norms that it needs.
 ACTIVITIES = ("data", "step", "compilation", "evaluation", "saving", "logging")
-# The keys that differ between two runs of one config. Seconds since the last row that had them.
+# Keys of a row that differ between two runs of one config; time/* in seconds since the last row that has them.
 TIMINGS = ("tokens_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
 
 
 class Logger(Protocol):
+    """Receives the rows of a run."""
+
     def write(self, row: Mapping) -> None: ...
 
     def flush(self) -> None:
-        """What was written survives the machine, not only the process."""
+        """Makes what was written survive a crash of the machine, not only of the process."""
 
     def close(self) -> None: ...
 
 
 def mlm_headline(row: Mapping) -> str:
-    """What a pre-training row's evaluation found, in words; "" where there was none."""
+    """Returns the evaluation in a row of pre-training in words; "" where there is none."""
     if row.get("eval/mlm_loss") is None:
         return ""
-    found = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
+    text = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
     if row.get("eval/rtd_accuracy") is not None:
-        found += f", replaced tokens {row['eval/rtd_accuracy']:.1%} right"
-    return found
+        text += f", replaced tokens {row['eval/rtd_accuracy']:.1%} right"
+    return text
 
 
 def open_loggers(
@@ -59,9 +62,15 @@ def open_loggers(
     say: Say,
     headline: Callable[[Mapping], str] = mlm_headline,
 ) -> list[Logger]:
-    """The loggers of a run that has done `step` steps; what they hold of later steps is cut off.
+    """Opens the loggers of a run that has done `step` steps; rows of later steps are cut off.
 
-    `headline` says in words what a row's evaluation found, for the progress line.
+    Args:
+      config: the run's config; reads train.tensorboard and train.progress.
+      workdir: the run's workdir.
+      step: number of steps done.
+      num_steps: number of steps of the whole run.
+      say: called with each line that the user should see.
+      headline: returns the evaluation in a row in words, for the progress line.
     """
     remote = storage.is_remote(workdir)
     loggers = [(RemoteMetricsFile if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
@@ -73,14 +82,14 @@ def open_loggers(
 
 
 class MetricsFile:
-    """metrics.jsonl: one row a line, in the order of steps, each step once."""
+    """Writes metrics.jsonl: one row a line, in the order of steps, each step once."""
 
     def __init__(self, path: pathlib.Path, step: int, say: Say):
         self._say = say
         self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
         self._size = _end_of_step(self._file, step)
         self._file.truncate(self._size)
-        self._waiting, self._told = b"", False
+        self._waiting, self._warned = b"", False
 
     def write(self, row: Mapping) -> None:
         self._waiting += _line(row)
@@ -88,7 +97,7 @@ class MetricsFile:
 
     def flush(self) -> None:
         self._write_waiting()
-        with contextlib.suppress(OSError):  # what could not be written has been told
+        with contextlib.suppress(OSError):  # a warning has been given
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -102,19 +111,19 @@ class MetricsFile:
                 raise OSError("No space left on device")
         except OSError as error:
             os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
-            if not self._told:
+            if not self._warned:
                 self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows wait in memory")
-            self._told = True
+            self._warned = True
             return
         self._size += written
-        self._waiting, self._told = b"", False
+        self._waiting, self._warned = b"", False
 
 
 class RemoteMetricsFile:
-    """metrics.jsonl in an object store: all its rows are kept here, and `flush` writes them."""
+    """Writes metrics.jsonl to an object store: rows are kept in memory, and `flush` writes all of them."""
 
     def __init__(self, path: pathlib.Path, step: int, say: Say):
-        self._path, self._say, self._told = str(path), say, False
+        self._path, self._say, self._warned = str(path), say, False
         try:
             self._rows = bytearray(storage.read(self._path))
         except FileNotFoundError:
@@ -133,18 +142,18 @@ class RemoteMetricsFile:
         try:
             storage.write(self._path, bytes(self._rows))
         except (UserError, OSError) as error:
-            if not self._told:
+            if not self._warned:
                 self._say(f"warning: {error}; rows of metrics wait in memory")
-            self._told = True
+            self._warned = True
             return
-        self._waiting = self._told = False
+        self._waiting = self._warned = False
 
     def close(self) -> None:
         self.flush()
 
 
 class TensorBoard:
-    """Event files in WORKDIR/tensorboard: every number of a row is a scalar."""
+    """Writes event files to WORKDIR/tensorboard: every number of a row is a scalar."""
 
     def __init__(self, directory: pathlib.Path, step: int, say: Say):
         self._directory = directory
@@ -194,11 +203,11 @@ class TensorBoard:
 
 
 class RemoteTensorBoard(TensorBoard):
-    """Event files in an object store: written to a local folder, and copied at `flush`."""
+    """Writes event files to an object store, by way of a local folder that is copied at `flush`."""
 
     def __init__(self, directory: pathlib.Path, step: int, say: Say):
         self._folder = tempfile.TemporaryDirectory(prefix="bert_jax-tensorboard-")
-        self._url, self._told = str(directory), False
+        self._url, self._warned = str(directory), False
         super().__init__(pathlib.Path(self._folder.name), step, say)
 
     def flush(self) -> None:
@@ -213,15 +222,15 @@ class RemoteTensorBoard(TensorBoard):
     def _copy(self):
         try:
             storage.upload_folder(self._directory, self._url)
-            self._told = False
+            self._warned = False
         except (UserError, OSError) as error:
-            if not self._told:
+            if not self._warned:
                 self._say(f"warning: {error}; TensorBoard's events wait in {self._directory}")
-            self._told = True
+            self._warned = True
 
 
 class Progress:
-    """One line on the terminal, rewritten in place; elsewhere a line for each row."""
+    """Shows progress: one line on a terminal, rewritten in place; elsewhere a line for each row."""
 
     def __init__(self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline):
         self._num_steps = num_steps
@@ -256,7 +265,7 @@ class Progress:
 def progress_line(
     row: Mapping, num_steps: int, seconds_left: float | None, headline: Callable[[Mapping], str] = mlm_headline
 ) -> str:
-    """A row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
+    """Returns a row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
     parts = [f"step {row['step']:,}/{num_steps:,}"]
     if row.get("loss") is not None:
         parts.append(f"loss {row['loss']:.4f}")
@@ -272,7 +281,7 @@ def progress_line(
 
 
 def say(text: str) -> None:
-    """A line for the user, clear of a progress line on the terminal; of several processes, one says it."""
+    """Prints a line for the user, clear of a progress line on the terminal; only process 0 prints."""
     if not distributed.is_first():
         return
     sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
@@ -285,7 +294,7 @@ def _line(row):
 
 
 def _end_of_step(file, step):
-    """Bytes up to and with the last whole row that is not past `step`."""
+    """Returns the number of bytes up to the end of the last whole row that is not past `step`."""
     file.seek(0)
     lines = file.read().splitlines(keepends=True)
     end = sum(map(len, lines))

@@ -1,4 +1,4 @@
-"""MODEL, wherever it lies: a run's workdir, a Hugging Face directory, or a name on the hub."""
+"""Opens a MODEL: a run's workdir, a Hugging Face directory, or a name on the hub."""
 
 import os
 import pathlib
@@ -14,23 +14,24 @@ from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
-from bert_jax.runs import checkpoints, outcomes
+from bert_jax.runs import checkpoints
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.outcomes import Outcomes
 
 
 def open_model(
     name: str | os.PathLike, step: int | str | None = None, seed: int | None = None, part: str = "discriminator"
 ) -> Pretrained:
-    """The model of a workdir, of a Hugging Face directory, or of a hub name.
+    """Opens the model of a workdir, of a Hugging Face directory, or of a hub name.
 
     Args:
-      name: where it lies. A directory with run.json is a workdir, which may lie in gs://; any other is read as Hugging
-        Face's.
-      step: of a workdir: the step of a checkpoint, "best" or None for the newest. Each checkpoint of fine-tuning holds
-        the best parameters until its step, and these are what is opened.
-      seed: of fine-tuning: whose; None for that of the best seed.
-      part: of a run of replaced-token detection: "discriminator", "generator", or "language_model" for the one that
-        predicts masked tokens, which is the generator there and the model elsewhere.
+      name: the workdir, directory or hub name. A directory with run.json is a workdir, which may lie in gs://; any
+        other is read as Hugging Face's.
+      step: step of a workdir's checkpoint, "best", or None for the newest. Each checkpoint of fine-tuning holds the
+        best parameters until its step, and these are opened.
+      seed: seed of a fine-tuning run; None for the best seed.
+      part: part of a run of replaced-token detection: "discriminator", "generator", or "language_model" for the one
+        that predicts masked tokens, which is the generator there and the model elsewhere.
 
     Raises:
       UserError: no such model, a damaged one, or one of a kind that is not supported.
@@ -58,13 +59,13 @@ def open_model(
 
 
 def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
-    """A run's."""
+    """Reads the tokenizer that a run's workdir holds."""
     with workdir_lib.local_tokenizer(workdir) as folder:
         return loading.load(folder)
 
 
 def build_fine_tuned(run: Mapping) -> model_lib.Model:
-    """The model with its task's head that a fine-tuning workdir's run.json describes."""
+    """Builds the model, with its task's head, that a fine-tuning workdir's run.json describes."""
     head = model_lib.Task(**run["head"])
     vocab_size = run["model"]["vocab_size"]
     return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
@@ -73,17 +74,17 @@ def build_fine_tuned(run: Mapping) -> model_lib.Model:
 def _finetuned(workdir, step, seed):
     run, config = workdir_lib.read(workdir)
     step = checkpoints.find_step(workdir, step)
-    reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
-    seeds = [one.seed for one in reached.seeds]
+    seed_outcomes = Outcomes.from_json(checkpoints.load_record(workdir, step))
+    seeds = [outcome.seed for outcome in seed_outcomes.seeds]
     if seed is not None and seed not in seeds:
         raise UserError(f"{workdir}: no seed {seed}; expected one of {', '.join(map(str, seeds))}")
-    index = reached.best() if seed is None else seeds.index(seed)
+    index = seed_outcomes.best() if seed is None else seeds.index(seed)
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
     params = parameters.merge_adapters(parameters.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
     settings = dict(run["settings"])
-    thresholds = [value for name, value in reached.seeds[index].best.items() if name.endswith("/null_threshold")]
+    thresholds = [value for name, value in seed_outcomes.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:
-        settings["null_threshold"] = thresholds[0]  # of the first held-out set, as the score that chose the seed
+        settings["null_threshold"] = thresholds[0]  # the first held-out set's, whose score chose the seed
     return Pretrained(
         str(workdir),
         run["family"],

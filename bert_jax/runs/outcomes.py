@@ -1,4 +1,4 @@
-"""What each seed of a fine-tuning run has reached, and what that says of all of them."""
+"""Records the evaluations of each seed of a fine-tuning run, and summarises them over seeds."""
 
 import dataclasses
 import math
@@ -12,13 +12,13 @@ from bert_jax import _moved
 
 @dataclasses.dataclass
 class Seed:
-    """One seed's evaluations.
+    """Records one seed's best and last evaluation, and whether it still learns.
 
     Attributes:
-      seed: the number.
-      best_step, best: steps done at the best evaluation, and its figures; 0 and {} before any.
-      last_step, last: the same of the last one.
-      waited: evaluations since the best one.
+      seed: the seed.
+      best_step, best: steps done at the best evaluation, and its metrics; 0 and {} before any.
+      last_step, last: the same for the last evaluation.
+      waited: number of evaluations since the best one.
       stopped_at: steps done when it stopped early; -1 if it did not.
       bad_step: the first step whose loss, gradient or parameters were not finite; -1 if none was.
     """
@@ -39,13 +39,13 @@ class Seed:
 
 @dataclasses.dataclass
 class Outcomes:
-    """What a run's seeds have reached.
+    """Records the evaluations of a run's seeds.
 
     Attributes:
-      metric: the figure that chooses, such as "eval/accuracy"; larger is better.
+      metric: name of the metric that chooses the best checkpoint, such as "eval/accuracy"; larger is better.
       baseline: the metric of always giving the commonest answer; nan where there is none.
-      failed_below: a seed whose last metric is below has failed; -1: not better than the baseline.
-      seeds: each one's.
+      failed_below: a seed whose last metric is below this has failed; -1: one that is not better than the baseline.
+      seeds: the record of each seed.
     """
 
     metric: str
@@ -60,19 +60,22 @@ class Outcomes:
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
 
-    def record_evaluation(self, done: int, figures: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
-        """Takes in an evaluation of every seed; which of them are better than before, bool [seeds].
+    def record_evaluation(self, done: int, metrics: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
+        """Records an evaluation of every seed. Returns which are better than before, bool [seeds].
 
-        A seed stops after `patience` evaluations in a row that were not better; 0: never.
+        Args:
+          done: number of steps done.
+          metrics: the metrics of each seed.
+          patience: a seed stops after this many evaluations in a row that were not better; 0: never.
         """
         better = np.zeros(len(self.seeds), bool)
-        for i, (seed, found) in enumerate(zip(self.seeds, figures, strict=True)):
+        for i, (seed, values) in enumerate(zip(self.seeds, metrics, strict=True)):
             if seed.stopped_at >= 0:
                 continue
-            seed.last_step, seed.last = done, dict(found)
-            score = found[self.metric]
-            if score > seed.best.get(self.metric, -math.inf):  # never of nan
-                seed.best_step, seed.best, seed.waited, better[i] = done, dict(found), 0, True
+            seed.last_step, seed.last = done, dict(values)
+            score = values[self.metric]
+            if score > seed.best.get(self.metric, -math.inf):  # never true for nan
+                seed.best_step, seed.best, seed.waited, better[i] = done, dict(values), 0, True
                 continue
             seed.waited += 1
             if patience and seed.waited >= patience:
@@ -80,11 +83,11 @@ class Outcomes:
         return better
 
     def score(self, seed: Seed) -> float:
-        """The metric at the seed's best evaluation; nan where it had none."""
+        """Returns the metric at the seed's best evaluation; nan if it had none."""
         return seed.best.get(self.metric, math.nan)
 
     def failure(self, seed: Seed) -> str:
-        """Why a seed failed, in words; "" if it did not."""
+        """Returns in words why a seed failed; "" if it did not."""
         last = seed.last.get(self.metric, math.nan)
         if seed.bad_step >= 0:
             return f"not finite at step {seed.bad_step + 1}"
@@ -97,7 +100,7 @@ class Outcomes:
         return ""
 
     def best(self) -> int:
-        """Index of the seed with the best score, of those that did not fail if there is one."""
+        """Returns the index of the best seed: the highest score among those that did not fail, if any did not."""
         ranks = [
             (not self.failure(seed), -math.inf if math.isnan(self.score(seed)) else self.score(seed))
             for seed in self.seeds
@@ -105,7 +108,7 @@ class Outcomes:
         return max(range(len(ranks)), key=ranks.__getitem__)
 
     def summary(self) -> dict:
-        """JSON values: each seed's scores, and their median, spread and failures."""
+        """Returns JSON values: each seed's scores, and their median, spread and failures."""
         return {
             "metric": self.metric.removeprefix("eval/"),
             "baseline": _finite(self.baseline),
@@ -130,19 +133,19 @@ class Outcomes:
         }
 
 
-def metrics_row(outcomes: Outcomes, figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """An evaluation as a row: of each figure the median over seeds and, of several, each one's as FIGURE/seed_N."""
+def metrics_row(outcomes: Outcomes, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns an evaluation as a row: the median of each metric over seeds and, if there are several, METRIC/seed_N."""
     row = {}
-    for name in dict.fromkeys(name for found in figures for name in found):
-        values = [found.get(name, math.nan) for found in figures]
-        row[name] = _spread(values)["median"]
-        if len(figures) > 1:
-            row |= {f"{name}/seed_{seed.seed}": v for seed, v in zip(outcomes.seeds, values, strict=True)}
+    for name in dict.fromkeys(name for values in metrics for name in values):
+        over_seeds = [values.get(name, math.nan) for values in metrics]
+        row[name] = _spread(over_seeds)["median"]
+        if len(metrics) > 1:
+            row |= {f"{name}/seed_{seed.seed}": v for seed, v in zip(outcomes.seeds, over_seeds, strict=True)}
     return row
 
 
 def format_table(summary: Mapping) -> list[str]:
-    """A summary in lines: one for each seed, and one for all."""
+    """Returns a summary as lines of text: one for each seed, and one for all."""
     lines = [f"{'seed':>10}  {summary['metric']:>10}  {'at step':>9}  {'last':>8}"]
     for seed in summary["seeds"]:
         note = f"  failed: {seed['failure']}" if seed["failure"] else "  stopped early" * seed["stopped_early"]
@@ -159,7 +162,7 @@ def format_table(summary: Mapping) -> list[str]:
 
 
 def _spread(values):
-    """Median, least, most and standard deviation (of the sample) of the values that are finite; None without any."""
+    """Returns median, minimum, maximum and sample standard deviation of the finite values; None if there are none."""
     finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return dict.fromkeys(("median", "min", "max", "standard_deviation"))

@@ -1,17 +1,16 @@
-"""A run's directory, and what makes it that run's: its config, its corpora, its tokenizer.
+"""A run's directory: its paths, and the files that describe the run.
 
-    WORKDIR/run.json        format version; path and fingerprint of each corpus; of distillation, name and digest of
-                            the teacher; of fine-tuning ("kind": "finetune") the model, its head, labels and what else
-                            opening it needs
-    WORKDIR/config.json     every setting; of pre-training, model.vocab_size filled in
+    WORKDIR/run.json        format version; path and fingerprint of each corpus; for distillation, name and digest of
+                            the teacher; for fine-tuning ("kind": "finetune"), see finetuning/description.py
+    WORKDIR/config.json     every setting; for pre-training with model.vocab_size filled in
     WORKDIR/tokenizer/      the tokenizer, read by vocabularies.loading.load
-    WORKDIR/checkpoints/    see checkpoint.py
-    WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see metrics.py
-    WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning.py
-    WORKDIR/lock            held while a process trains here
+    WORKDIR/checkpoints/    see checkpoint_files.py
+    WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see loggers.py
+    WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning/results.py
+    WORKDIR/lock            held while a process trains here: see claim.py
 
-A workdir is a local directory or gs://BUCKET/FOLDER. There, what is written appears whole by itself, but nothing is
-locked: that no two runs train in one is the user's to see to; `lock` names who began last.
+A workdir is a local directory or gs://BUCKET/FOLDER. In gs:// every object appears whole, but nothing is locked: the
+user has to make sure that no two runs train in one workdir; `lock` names the process that began last.
 """
 
 import contextlib
@@ -40,14 +39,14 @@ FORMAT_VERSION = 1
 
 
 def to_path(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
-    """A workdir's path: of pathlib, or of epath, which knows the same verbs, for gs://BUCKET/FOLDER.
+    """Returns a workdir's path: a pathlib.Path, or an epath.Path with the same methods for gs://BUCKET/FOLDER.
 
     Args:
       name: the workdir, or any other local path.
-      flag: what gave it, such as "--workdir=", for messages.
+      flag: the flag that it came from, such as "--workdir=", for messages.
 
     Raises:
-      UserError: remote storage that no run can be in, or that lacks a package.
+      UserError: remote storage that no run can be in, or that needs a package which is not installed.
     """
     if not storage.is_remote(name):
         return pathlib.Path(name)
@@ -69,21 +68,25 @@ _PACKAGES = {"gcsfs": "gcsfs", "google-cloud-storage": "google.cloud.storage"}
 def _installed(module):
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # nor what it would be in
+    except ModuleNotFoundError:  # nor its parent package
         return False
 
 
 def holds_run(name: str | os.PathLike) -> bool:
-    """Whether this is a run's workdir. Raises UserError for remote storage that is none, and where run.json is lost."""
+    """Returns whether a directory is a run's workdir.
+
+    Raises:
+      UserError: it is remote and holds no run, or its run.json is lost.
+    """
     path = to_path(name)
     with storage.reporting(str(name)):
-        found = (path / "run.json").exists()
-        lost = not found and (path / "checkpoints").is_dir()
+        exists = (path / "run.json").exists()
+        lost = not exists and (path / "checkpoints").is_dir()
     if lost:
         raise UserError(f"{name}: it has checkpoints/, but no run.json; expected both, as the run wrote them")
-    if not found and storage.is_remote(name):
+    if not exists and storage.is_remote(name):
         raise UserError(f"{name}: no run.json there; expected a run's workdir, or a model on a local disk")
-    return found
+    return exists
 
 
 def write_pretraining(
@@ -92,7 +95,11 @@ def write_pretraining(
     corpora: "list[Corpus]",
     teacher: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes tokenizer/, run.json and config.json of pre-training, each whole or not at all. Raises UserError."""
+    """Writes tokenizer/, run.json and config.json of a pre-training run, each whole or not at all.
+
+    Raises:
+      UserError: the directory cannot be written.
+    """
     tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
     run = {"corpora": corpus_identities(corpora)} | ({"teacher": dict(teacher)} if teacher else {})
     write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory, dirs_exist_ok=True))
@@ -100,7 +107,7 @@ def write_pretraining(
 
 @contextlib.contextmanager
 def local_tokenizer(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The local directory with a run's tokenizer, for as long as it takes to read it."""
+    """Yields a local directory with a run's tokenizer; a workdir in gs:// is copied for as long as the block runs."""
     if not storage.is_remote(workdir):
         yield workdir / "tokenizer"
         return
@@ -118,9 +125,9 @@ def write_run(
     """Writes tokenizer/ if it is not there, run.json and config.json, each whole or not at all.
 
     Args:
-      workdir: the run's.
-      config: the run's.
-      run: what run.json holds beside the format version.
+      workdir: the run's workdir.
+      config: the run's config.
+      run: the content of run.json, without the format version.
       save_tokenizer: writes the tokenizer's files into a directory, which it makes where it is missing.
 
     Raises:
@@ -143,7 +150,7 @@ def write_run(
 
 
 def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
-    """What run.json and config.json hold. Raises UserError if this is no run's directory."""
+    """Returns the content of run.json, and the config of config.json. Raises UserError if there is no run."""
     try:
         with storage.reporting(str(workdir)):
             run = json.loads((workdir / "run.json").read_text())

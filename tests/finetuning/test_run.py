@@ -23,7 +23,7 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import checkpoints
 from bert_jax.runs.loggers import TIMINGS
 from bert_jax.runs.models import open_model
 from tests.training.conftest import WORDS, write_recipe
@@ -114,7 +114,7 @@ def test_a_run(finished, folder):
     assert min(summary["scores"]) > max(0.9, summary["baseline"]) and summary["median"] == np.median(summary["scores"])
     best = max(summary["seeds"], key=lambda seed: seed["score"])
     assert summary["best_seed"] == best["seed"]
-    assert checkpoint.saved_steps(workdir / "checkpoints") == [40]
+    assert checkpoints.saved_steps(workdir / "checkpoints") == [40]
 
 
 def test_predictions_are_those_of_what_is_opened(finished, folder):
@@ -295,6 +295,7 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jsonl")}
 
 
+@pytest.mark.full
 def test_kill_and_start_again(folder, tmp_path, environment):
     """Adapters, patience and two seeds: rows, predictions and the best parameters are those of a run never killed."""
     recipe = tmp_path / "recipe.py"

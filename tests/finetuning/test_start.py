@@ -23,7 +23,7 @@ def compiled(programs):  # noqa: F811
         yield programs
 
 
-@pytest.fixture(scope="module", params=["learned", "rotary"])
+@pytest.fixture(scope="module", params=["learned", pytest.param("rotary", marks=pytest.mark.full)])
 def pretrained(request, corpus, compiled, tmp_path_factory):  # noqa: F811
     """The workdir of a pre-training run of a few steps."""
     config = make_config(corpus)
