@@ -49,7 +49,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, monkeypatch, failure):
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
     if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full here")
+        pytest.skip("this machine: no /dev/full")
     with pytest.raises(OSError, match="No space left"), files.atomic_path(tmp_path / "a") as partial:
         partial.unlink()
         partial.symlink_to("/dev/full")
