@@ -30,7 +30,8 @@ class Classifier(Predictor):
       long: what happens to a text that is longer than the model: "windows" combines the logits of overlapping windows,
         "truncate" reads the beginning alone. A pair is always truncated, the longer text first, as in fine-tuning.
       merge: how the logits of windows are combined: "mean" or "max".
-      dtype, packing: see `Predictor`.
+      dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
+      packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("text", "text_pair")

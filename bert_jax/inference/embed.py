@@ -40,7 +40,8 @@ class Embedder(Predictor):
       long: what happens to a text that is longer than the model: "windows" averages the vectors of overlapping windows
         (before normalizing), "truncate" reads the beginning alone; None: "truncate" for a sentence-transformers model,
         as that library does, else "windows".
-      dtype, packing: see `Predictor`.
+      dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
+      packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """
 
     def __init__(

@@ -22,7 +22,8 @@ class FillMask(Predictor):
 
     Args:
       model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
-      dtype, packing: see `Predictor`.
+      dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
+      packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """
 
     POSITIONS = "masked_positions"

@@ -65,8 +65,8 @@ class Inspector:
           text_pair: the second text of a pair.
 
         Returns:
-          (tokens, weights): the tokens of the input, special tokens included, and the weights float32 [layers, heads,
-          query, key], which sum to 1 over the keys.
+          The tokens of the input, special tokens included, and the attention weights, float32 [layers, heads, query,
+          key], which sum to 1 over the keys.
 
         Raises:
           UserError: a text is empty, or the row is longer than the model.

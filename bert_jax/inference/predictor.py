@@ -140,7 +140,7 @@ def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
       name: the workdir of a run, a Hugging Face directory, or a name on the Hugging Face hub.
 
     Returns:
-      (model, tokenizer): the model with its float32 parameters (`model.params`), and its tokenizer.
+      The model with its float32 parameters (`model.params`), and its tokenizer.
 
     Raises:
       UserError: there is no such model, it is damaged, or it is of a kind that is not supported.
