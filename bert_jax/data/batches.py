@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from bert_jax.data.corpus import Split
+from bert_jax.data.corpus import Split, unpack_bits
 from bert_jax.data.masking import Masking
 
 # Label of a pair -> the field of an instance's record that holds it.
@@ -66,13 +66,13 @@ def make_batch(
     word_starts = np.zeros(batch * sequence, bool) if needs_words else None
     shards = np.searchsorted(split.shard_starts, starts, side="right") - 1
     local = starts - split.shard_starts[shards]
-    for shard, begin, destination, length in zip(
+    for number, begin, destination, length in zip(
         shards.tolist(), local.tolist(), destinations.tolist(), lengths.tolist(), strict=True
     ):
-        end = begin + length
-        flat[destination : destination + length] = split.shards[shard].tokens[begin:end]
+        shard, end = split.shards[number], begin + length
+        flat[destination : destination + length] = shard.tokens[begin:end]
         if needs_words:
-            word_starts[destination : destination + length] = split.shards[shard].word_starts_between(begin, end)
+            word_starts[destination : destination + length] = unpack_bits(shard.word_starts, begin, end)
     flat[destinations + lengths] = layout.sep_id
 
     position = np.arange(sequence)

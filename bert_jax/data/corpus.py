@@ -45,10 +45,6 @@ class Shard:
         """One bit per token, 1 where it starts a word: uint8 [bytes], the first of eight tokens in the highest bit."""
         return _mapped(self._path.with_name(self._path.name + ".word_starts.npy"), -(-self.num_tokens // 8))
 
-    def word_starts_between(self, begin: int, end: int) -> np.ndarray:
-        """Returns whether each of the tokens begin..end (end excluded) starts a word, uint8 0 or 1 [end - begin]."""
-        return unpack_bits(self.word_starts, begin, end)
-
 
 @dataclasses.dataclass(frozen=True)
 class Split:

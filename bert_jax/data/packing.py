@@ -17,7 +17,7 @@ import numpy as np
 
 from bert_jax import files
 from bert_jax.data import hashing, instances
-from bert_jax.data.corpus import Corpus, Split
+from bert_jax.data.corpus import Corpus, Split, unpack_bits
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
 
@@ -384,7 +384,7 @@ def _max_masks(split, records, masking, is_special):
         low, high = max(begin, first), min(end, first + shard.num_tokens)
         if low < high:
             tokens[low - begin : high - begin] = shard.tokens[low - first : high - first]
-            starts[low - begin : high - begin] = shard.word_starts_between(low - first, high - first)
+            starts[low - begin : high - begin] = unpack_bits(shard.word_starts, low - first, high - first)
     maskable = ~is_special[tokens]
     last_document = records["document"][-1] + records["num_documents"][-1]
     documents = split.sentences[split.documents[records["document"][0] : last_document]]
