@@ -122,10 +122,8 @@ USED_TO_READ = {
         ("errors", set(), ""),
         ("files", set(), ""),
         ("data", {"ml_collections", "numpy", "tokenizers"}, ""),
-        ("model", {"jax", "flax", "numpy"}, "optax"),  # by flax
-        ("model.parameters", {"jax", "flax", "numpy"}, "optax"),
+        ("model.parameters", {"jax", "flax", "numpy"}, "optax"),  # by flax, which imports it for its own sake
         ("inference", {"jax", "flax", "numpy"} | USED_TO_READ, "optax"),
-        ("runs.models", {"jax", "flax", "numpy"} | USED_TO_READ, "optax"),
     ],
 )
 def test_what_a_module_needs(module, allowed, loaded):

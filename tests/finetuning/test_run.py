@@ -100,15 +100,15 @@ def predictions(workdir, name="held_out"):
 
 def test_a_run(finished, folder):
     workdir, config, summary = finished
-    found = rows(workdir)
-    assert [row["step"] for row in found] == list(range(4, 41, 4))
-    evaluated = [row for row in found if "eval/accuracy" in row]
+    logged = rows(workdir)
+    assert [row["step"] for row in logged] == list(range(4, 41, 4))
+    evaluated = [row for row in logged if "eval/accuracy" in row]
     assert [row["step"] for row in evaluated] == [8, 16, 24, 32, 40]
     for row in evaluated:
         each = [row[f"eval/accuracy/seed_{seed}"] for seed in (3, 4)]
         assert row["eval/accuracy"] == pytest.approx(sum(each) / 2)
-    assert all({"loss", "grad_norm", "learning_rate"} <= set(row) for row in found)
-    assert found[0]["learning_rate"] == pytest.approx(0.75e-2)  # warm-up: 0 at the first step, all at the fifth
+    assert all({"loss", "grad_norm", "learning_rate"} <= set(row) for row in logged)
+    assert logged[0]["learning_rate"] == pytest.approx(0.75e-2)  # warm-up: 0 at the first step, all at the fifth
     assert summary == json.loads((workdir / "summary.json").read_text())
     assert summary["metric"] == "accuracy" and summary["step"] == 40 and not summary["failed"]
     assert min(summary["scores"]) > max(0.9, summary["baseline"]) and summary["median"] == np.median(summary["scores"])
@@ -124,9 +124,9 @@ def test_predictions_are_those_of_what_is_opened(finished, folder):
     assert opened.settings["max_length"] == 16 and opened.model.spec.pooler
     assert opened.model.spec.task.pooling == "pooler"
     expected = make_rows(24, seed=1)
-    found = predictions(workdir)
-    assert [(row["text"], row["gold"]) for row in found] == expected
-    right = np.mean([row["label"] == label for row, (_, label) in zip(found, expected, strict=True)])
+    predicted = predictions(workdir)
+    assert [(row["text"], row["gold"]) for row in predicted] == expected
+    right = np.mean([row["label"] == label for row, (_, label) in zip(predicted, expected, strict=True)])
     assert right == summary["predictions"]["held_out"]["scores"]["accuracy"] == max(summary["scores"])
     assert [row["text"] for row in predictions(workdir, "test")] == [text for text, _ in make_rows(9, seed=2)]
     task = tasks.load(config, opened.tokenizer)

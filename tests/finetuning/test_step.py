@@ -170,11 +170,11 @@ def test_adapters_alone_are_trained_and_merged():
     plain = jax.eval_shape(learner.model.init, jax.random.key(0))
 
     def effective(state):
-        found = parameters.merge_adapters(
+        merged = parameters.merge_adapters(
             parameters.merge_trees(of_seed(state["params"], 1), state["frozen"]), learner.config.tuning
         )
-        assert jax.tree.structure(found) == jax.tree.structure(plain)
-        return found["encoder"]
+        assert jax.tree.structure(merged) == jax.tree.structure(plain)
+        return merged["encoder"]
 
     jax.tree.map(np.testing.assert_array_equal, effective(start), encoder)  # they begin by doing nothing
     adapters = state["params"]["encoder"]["layers"]["0"]

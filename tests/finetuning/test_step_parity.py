@@ -8,7 +8,7 @@ import pytest
 
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import losses
 from bert_jax.finetuning.step import Learner
 from bert_jax.interop import huggingface
 
@@ -80,8 +80,8 @@ def test_losses(tmp_path, kind, settings, labels):
         batch["attention_mask"][:] = 1  # theirs chooses among the padding too, ours among the text alone
     expected = float(model(**as_torch(batch, 6)).loss.detach())
     batch["weights"][6:] = 0
-    count = task_objective.loss_denominator(batch, opened.model, opened.problem)
-    loss = jax.jit(lambda: task_objective.loss_sum(opened.model, opened.params, batch, opened.problem))()
+    count = losses.loss_denominator(batch, opened.model, opened.problem)
+    loss = jax.jit(lambda: losses.loss_sum(opened.model, opened.params, batch, opened.problem))()
     np.testing.assert_allclose(loss / count, expected, rtol=1e-5)
 
 

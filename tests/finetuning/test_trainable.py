@@ -9,8 +9,7 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
-from bert_jax.finetuning import losses as task_objective
-from bert_jax.finetuning import trainable as tuning
+from bert_jax.finetuning import losses, trainable
 from bert_jax.model import parameters
 from bert_jax.sharding import path_name
 from bert_jax.training import optimizer as optimizer_lib
@@ -35,7 +34,7 @@ def settings(**changes):
 
 
 def test_rates_fall_from_the_top_layer_down():
-    share = tuning.rate_multiplier(0.5, make_model().spec)
+    share = trainable.rate_multiplier(0.5, make_model().spec)
     shares = {
         "encoder/embeddings/word/embedding": 0.125,
         "encoder/layers/0/mlp/up/kernel": 0.25,
@@ -45,7 +44,7 @@ def test_rates_fall_from_the_top_layer_down():
         "task/output/bias": 1.0,
     }
     assert {name: share(name) for name in shares} == shares
-    assert tuning.rate_multiplier(1.0, make_model().spec) is None
+    assert trainable.rate_multiplier(1.0, make_model().spec) is None
     params = {"encoder": {"layers": {str(i): {"mlp": {"up": {"kernel": jnp.ones((2, 2))}}} for i in range(3)}}}
     config = config_lib.base().optimizer
     config.update(learning_rate=1.0, schedule="constant", warmup_steps=0, clip_norm=0.0, weight_decay=0.5)
@@ -69,21 +68,21 @@ def test_rates_fall_from_the_top_layer_down():
 def test_passes_of_a_step(tuned, passes):
     config = settings(**tuned)
     params = jax.eval_shape(make_model().init, jax.random.key(0))
-    names = tuning.frozen_names(params, config)
+    names = trainable.frozen_names(params, config)
     adapters = jax.eval_shape(
-        lambda: tuning.init_adapters(config, tuning.split_params(params, names)[1], jax.random.key(0))
+        lambda: trainable.init_adapters(config, trainable.split_params(params, names)[1], jax.random.key(0))
     )
-    assert tuning.forward_passes(parameters.merge_trees(params, adapters), names) == pytest.approx(passes)
+    assert trainable.forward_passes(parameters.merge_trees(params, adapters), names) == pytest.approx(passes)
 
 
 @pytest.mark.parametrize("tuned", [{"freeze": "layers:4"}, {"reinit_layers": 4}])
 def test_more_layers_than_there_are(tuned):
     with pytest.raises(UserError, match="config.tuning.*; the model has 3"):
-        tuning.check_tuning(settings(**tuned), make_model().spec)
+        trainable.check_tuning(settings(**tuned), make_model().spec)
 
 
 def test_layers_that_share_parameters_learn_as_the_last_of_them():
-    share = tuning.rate_multiplier(0.5, make_model(4, {"layer_groups": 2}).spec)
+    share = trainable.rate_multiplier(0.5, make_model(4, {"layer_groups": 2}).spec)
     assert [share(f"encoder/layers/{i}/mlp/up/kernel") for i in range(2)] == [0.25, 1.0]
 
 
@@ -97,14 +96,14 @@ def test_layers_that_share_parameters_learn_as_the_last_of_them():
 )
 def test_layers_and_maps_that_a_model_has_not_of_its_own(switches, tuned, message):
     with pytest.raises(UserError, match=f"config.tuning.{message}"):
-        tuning.check_tuning(settings(**tuned), make_model(switches=switches).spec)
+        trainable.check_tuning(settings(**tuned), make_model(switches=switches).spec)
 
 
 def test_adapters_of_maps_without_bias():
     model = make_model(switches={"mlp": "gated", "mlp_bias": False, "norm_place": "pre"})
     config, params = settings(lora_rank=2, lora_targets=("gate", "query")), filled(model, np.ones)
-    frozen = tuning.split_params(params, tuning.frozen_names(params, config))[1]
-    adapters = tuning.init_adapters(config, frozen, jax.random.key(0))
+    frozen = trainable.split_params(params, trainable.frozen_names(params, config))[1]
+    adapters = trainable.init_adapters(config, frozen, jax.random.key(0))
     assert set(adapters["encoder"]["layers"]["0"]["mlp"]) == {"gate"}
     whole = parameters.merge_adapters(parameters.merge_trees(adapters, params), config)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
@@ -117,7 +116,7 @@ def test_targets_of_adapters_as_a_flag_gives_them():
         targets: [
             path_name(path)
             for path, _ in jax.tree_util.tree_leaves_with_path(
-                tuning.init_adapters(settings(lora_rank=2, lora_targets=targets), frozen, jax.random.key(0))
+                trainable.init_adapters(settings(lora_rank=2, lora_targets=targets), frozen, jax.random.key(0))
             )
         ]
         for targets in (("query", "down"), ("query,down",))
@@ -129,7 +128,7 @@ def test_what_starts_fresh():
     model, config = make_model(), settings(reinit_layers=2)
     source = filled(make_model(num_labels=2), lambda shape: np.full(shape, 7.0, np.float32))
     taken, draw, fresh, left = parameters.fit_parameters(
-        model, source, tuning.reinitialised_pattern(config, model.spec)
+        model, source, trainable.reinitialised_pattern(config, model.spec)
     )
     assert {"/".join(name.split("/")[:3]) for name in fresh} == {
         "encoder/layers/1", "encoder/layers/2", "pooler/dense/bias", "pooler/dense/kernel", "task/output/bias",
@@ -177,8 +176,8 @@ def tokens(logits):
 
 
 def spans(logits):
-    found = [-np.log(softmax(logits[:, :, i])[np.arange(ROWS), ENDS[i]])[WEIGHTS > 0].mean() for i in (0, 1)]
-    return np.mean(found)
+    means = [-np.log(softmax(logits[:, :, i])[np.arange(ROWS), ENDS[i]])[WEIGHTS > 0].mean() for i in (0, 1)]
+    return np.mean(means)
 
 
 @pytest.mark.parametrize(
@@ -205,11 +204,11 @@ def test_losses_against_their_definitions(task, problem, labels, expected):
     halves = [{name: array[half] for name, array in batch.items()} for half in (slice(0, 2), slice(2, 4))]
 
     @jax.jit
-    def found():
-        sums = [task_objective.loss_sum(model, params, rows, problem) for rows in (batch, *halves)]
-        return sums, task_objective.loss_denominator(batch, model, problem), model.apply(params, batch)["logits"]
+    def computed():
+        sums = [losses.loss_sum(model, params, rows, problem) for rows in (batch, *halves)]
+        return sums, losses.loss_denominator(batch, model, problem), model.apply(params, batch)["logits"]
 
-    (total, *parts), count, logits = found()
+    (total, *parts), count, logits = computed()
     np.testing.assert_allclose(total / count, expected(np.asarray(logits, np.float64)), rtol=1e-4)
     np.testing.assert_allclose(sum(parts), total, rtol=1e-5)
 
@@ -226,13 +225,11 @@ def test_a_crf_is_scored_by_its_labels():
     }
     params = filled(model, lambda shape: np.full(shape, 0.1, np.float32))
     params["task"]["transitions"] = jnp.array([[-9.0, 9, -9], [-9, -9, 9], [9, -9, -9]])  # each label after the last
-    (found, finite), loss = jax.jit(
-        lambda: (task_objective.task_outputs(model, params, batch), task_objective.loss_sum(model, params, batch, ""))
+    (labels, finite), loss = jax.jit(
+        lambda: (losses.task_outputs(model, params, batch), losses.loss_sum(model, params, batch, ""))
     )()
-    assert finite and found.dtype == np.int32
-    for row, chosen in enumerate(np.asarray(found)):
+    assert finite and labels.dtype == np.int32
+    for row, chosen in enumerate(np.asarray(labels)):
         chain = chosen[TAGS[row] >= 0]
         assert ((chain[1:] - chain[:-1]) % 3 == 1).all() and not chosen[TAGS[row] < 0].any()
-    assert (
-        loss > 0 and task_objective.loss_denominator(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()
-    )
+    assert loss > 0 and losses.loss_denominator(batch, model, "") == ((TAGS >= 0) & (WEIGHTS > 0)[:, None]).sum()

@@ -22,7 +22,7 @@ SLURM = {
 JOB = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}
 
 
-def found(environment, *flags):
+def detected(environment, *flags):
     processes = clusters.detect(environment, *flags)
     return processes and (processes.coordinator_address, processes.num_processes, processes.process_id)
 
@@ -45,9 +45,9 @@ def test_one_process_needs_nothing(environment):
 
 
 def test_slurm():
-    assert found(SLURM) == ("gpu-a03:61979", 4, 2)
-    assert found(SLURM | {"SLURM_STEP_NODELIST": "node7"})[0] == "node7:61979"
-    assert found(SLURM | {"JAX_COORDINATOR_ADDRESS": "10.1.1.1:99"})[0] == "10.1.1.1:99"
+    assert detected(SLURM) == ("gpu-a03:61979", 4, 2)
+    assert detected(SLURM | {"SLURM_STEP_NODELIST": "node7"})[0] == "node7:61979"
+    assert detected(SLURM | {"JAX_COORDINATOR_ADDRESS": "10.1.1.1:99"})[0] == "10.1.1.1:99"
 
 
 def test_slurm_divides_the_gpus_of_a_node_among_its_tasks():
@@ -61,42 +61,42 @@ def test_slurm_divides_the_gpus_of_a_node_among_its_tasks():
 def test_open_mpi():
     environment = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     uri = {"OMPI_MCA_orte_hnp_uri": "8192.0;tcp://10.96.0.1,10.148.0.1:34911"}
-    assert found(environment | uri) == ("10.96.0.1:61442", 2, 1)
-    assert found(environment | {"JAX_COORDINATOR_ADDRESS": "h:5"}) == ("h:5", 2, 1)
+    assert detected(environment | uri) == ("10.96.0.1:61442", 2, 1)
+    assert detected(environment | {"JAX_COORDINATOR_ADDRESS": "h:5"}) == ("h:5", 2, 1)
     with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS: missing, but OMPI_COMM_WORLD_SIZE=2"):
-        found(environment)
+        detected(environment)
 
 
 def test_kubernetes(monkeypatch):
     monkeypatch.setattr(socket, "getfqdn", lambda: "train-1.pods.default.svc.cluster.local")
-    assert found(JOB | {"JAX_NUM_PROCESSES": "4"}) == ("train-0.pods.default.svc.cluster.local:8476", 4, 1)
+    assert detected(JOB | {"JAX_NUM_PROCESSES": "4"}) == ("train-0.pods.default.svc.cluster.local:8476", 4, 1)
     # A JobSet of two Jobs with two pods each.
     of_set = {"JOB_INDEX": "1", "PROCESSES_IN_JOB": "2", "JAX_PROCESS_COUNT": "4"}
-    assert found(JOB | of_set | {"JAX_COORDINATOR_ADDRESS": "set-a-0-0.set:1234"}) == ("set-a-0-0.set:1234", 4, 3)
+    assert detected(JOB | of_set | {"JAX_COORDINATOR_ADDRESS": "set-a-0-0.set:1234"}) == ("set-a-0-0.set:1234", 4, 3)
     monkeypatch.setattr(socket, "getfqdn", lambda: "train-1")
     with pytest.raises(UserError, match="JAX_COORDINATOR_ADDRESS: missing, but there is JAX_NUM_PROCESSES=4"):
-        found(JOB | {"JAX_NUM_PROCESSES": "4"})
+        detected(JOB | {"JAX_NUM_PROCESSES": "4"})
 
 
 def test_tpu_pods(monkeypatch):
     monkeypatch.setattr(cloud_tpu_init, "running_in_cloud_tpu_vm", True)
     gke = {"TPU_WORKER_HOSTNAMES": "w-0.s,w-1.s", "TPU_WORKER_ID": "1"}
-    assert found(gke) == ("w-0.s:8476", 2, 1)
+    assert detected(gke) == ("w-0.s:8476", 2, 1)
     slices = {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1", "MEGASCALE_COORDINATOR_ADDRESS": "w.s:8080"}
-    assert found(gke | slices) == ("w.s:8476", 4, 3)
-    assert found(gke | {"JAX_PLATFORMS": "cpu"}) is None
+    assert detected(gke | slices) == ("w.s:8476", 4, 3)
+    assert detected(gke | {"JAX_PLATFORMS": "cpu"}) is None
     for alone in ("localhost", "local"):  # Colab, Kaggle
-        assert found({"TPU_PROCESS_ADDRESSES": alone, "TPU_WORKER_ID": "0"}) is None
+        assert detected({"TPU_PROCESS_ADDRESSES": alone, "TPU_WORKER_ID": "0"}) is None
     metadata = {
         "worker-network-endpoints": "n0:0:10.0.0.2,n1:1:10.0.0.3",
         "agent-worker-number": "1",
         "tpu-env": "ZONE: 'a'\nMEGASCALE_NUM_SLICES: '1'\n",
     }
     monkeypatch.setattr(clusters, "_metadata", lambda environment, key: metadata.get(key))
-    assert found({}) == ("10.0.0.2:8476", 2, 1)
-    assert found({"TPU_SKIP_MDS_QUERY": "1"}) is None
+    assert detected({}) == ("10.0.0.2:8476", 2, 1)
+    assert detected({"TPU_SKIP_MDS_QUERY": "1"}) is None
     metadata.clear()
-    assert found({}) is None
+    assert detected({}) is None
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_an_environment_that_contradicts_itself(environment, message):
 
 
 def test_flags_come_before_the_environment():
-    assert found(SLURM, "h:1", 2, 1) == ("h:1", 2, 1)
-    assert found(SLURM, None, 1, None) is None
+    assert detected(SLURM, "h:1", 2, 1) == ("h:1", 2, 1)
+    assert detected(SLURM, None, 1, None) is None
 
 
 def test_a_coordinator_that_is_not_there():

@@ -1,4 +1,4 @@
-"""Checkpoints on real disks: what is kept, what is found again, and what a damaged or full disk costs."""
+"""Checkpoints on real disks: which are kept, what restoring returns, and what a damaged or full disk costs."""
 
 import functools
 import os
@@ -13,12 +13,11 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import storage
 from bert_jax.errors import UserError
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import models, workdir
+from bert_jax.runs import checkpoints, models, workdir
 
 
 def make_state(step, size=40):
-    """A state whose every number tells its step."""
+    """Returns a state whose numbers all depend on its step."""
     layers = {"0": {"kernel": jnp.full((size, size), float(step))}, "1": {"bias": jnp.full((3,), step + 0.5)}}
     moments = jax.tree.map(lambda leaf: leaf + 0.25, layers)
     opt_state = ({"count": jnp.int32(step), "mu": moments}, ())
@@ -33,23 +32,23 @@ def make_config(**train):
 
 
 def write_run(path, config):
-    """A workdir as `workdir.write` leaves it, without a corpus."""
+    """Makes a workdir as `workdir.write_pretraining` does, without a corpus."""
     path.mkdir(parents=True, exist_ok=True)
     storage.write_json(path / "run.json", {"format_version": workdir.FORMAT_VERSION, "corpora": []})
     storage.write_json(path / "config.json", config.to_dict())
 
 
 def save_steps(path, steps, config=None, say=print, metrics=None):
-    checkpoints = checkpoint.Checkpoints(path, config or make_config(), say)
+    saver = checkpoints.Checkpoints(path, config or make_config(), say)
     for step in steps:
         loss = (metrics or {}).get(step)
-        checkpoints.save(step, make_state(step), loss and {checkpoint.METRIC: loss})
-    checkpoints.close()
-    return checkpoint.saved_steps(path / "checkpoints")
+        saver.save(step, make_state(step), loss and {checkpoints.METRIC: loss})
+    saver.close()
+    return checkpoints.saved_steps(path / "checkpoints")
 
 
 def restored(path, say=print):
-    state, step = checkpoint.Checkpoints(path, make_config(), say).restore(make_state(0))
+    state, step = checkpoints.Checkpoints(path, make_config(), say).restore(make_state(0))
     for name in ("params", "opt_state"):
         expected = make_state(step)[name]
         assert jax.tree.structure(state[name]) == jax.tree.structure(expected)
@@ -65,8 +64,8 @@ def test_what_is_kept(tmp_path):
 
 
 def test_a_checkpoint_is_judged_by_the_metric_of_its_objective():
-    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}, "eval/rtd_loss") == 0.3
-    assert checkpoint.selection_loss({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoint.selection_loss({}))
+    assert checkpoints.selection_loss({"eval/mlm_loss": 2.0, "eval/rtd_loss": 0.3}, "eval/rtd_loss") == 0.3
+    assert checkpoints.selection_loss({"eval/mlm_loss": 2.0}) == 2.0 and np.isnan(checkpoints.selection_loss({}))
 
 
 def test_best_is_known_after_a_restart(tmp_path):
@@ -80,16 +79,16 @@ def test_state_may_be_donated_once_save_returns(tmp_path):
     def advance(state):
         return jax.tree.map(lambda leaf: leaf + leaf.dtype.type(1), state)
 
-    checkpoints = checkpoint.Checkpoints(tmp_path, make_config(keep_newest=9))
+    saver = checkpoints.Checkpoints(tmp_path, make_config(keep_newest=9))
     state = make_state(0, size=1000)
     for step in range(1, 31):
         state = advance(state)
         if step % 10 == 0:
-            checkpoints.save(step, state)
-    checkpoints.close()
+            saver.save(step, state)
+    saver.close()
     for step in (10, 20, 30):
         write_run(tmp_path, make_config())
-        params = checkpoint.load_params(tmp_path, step)[0]
+        params = checkpoints.load_params(tmp_path, step)[0]
         assert np.unique(params["layers"]["0"]["kernel"]) == [step]
 
 
@@ -98,20 +97,20 @@ def test_load(tmp_path):
     config.data.weights = (1.0, 2.0)
     write_run(tmp_path, config)
     with pytest.raises(UserError, match="no checkpoint yet"):
-        checkpoint.load_params(tmp_path)
+        checkpoints.load_params(tmp_path)
     save_steps(tmp_path, [10, 20, 30], config, metrics={10: 3.0, 20: 1.0, 30: 2.0})
     for wanted, expected in ((None, 30), ("best", 20), (10, 10)):
-        params, loaded, step = checkpoint.load_params(tmp_path, wanted)
+        params, loaded, step = checkpoints.load_params(tmp_path, wanted)
         assert step == expected and loaded == config
         jax.tree.map(np.testing.assert_array_equal, params, make_state(expected)["params"])
         assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
     with pytest.raises(UserError, match="no checkpoint of step 40; expected one of 10, 20, 30"):
-        checkpoint.load_params(tmp_path, 40)
+        checkpoints.load_params(tmp_path, 40)
 
 
 def test_load_outside_a_run(tmp_path):
     with pytest.raises(UserError, match="not the workdir of a run"):
-        checkpoint.load_params(tmp_path)
+        checkpoints.load_params(tmp_path)
 
 
 def test_a_workdir_that_lost_its_description(tmp_path):
@@ -126,7 +125,7 @@ def test_restore_lays_the_state_out_anew(tmp_path):
     save_steps(tmp_path, [10])
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     template = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), make_state(0))
-    state, _ = checkpoint.Checkpoints(tmp_path, make_config()).restore(template)
+    state, _ = checkpoints.Checkpoints(tmp_path, make_config()).restore(template)
     assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(state))
 
 
@@ -199,8 +198,8 @@ def test_load_refuses_damage(tmp_path):
     save_steps(tmp_path, [10, 20])
     cut(largest(tmp_path / "checkpoints" / "20" / "params"))
     with pytest.raises(UserError, match=r"20: damaged \(params/.* bytes, expected"):
-        checkpoint.load_params(tmp_path)
-    assert checkpoint.load_params(tmp_path, 10)[2] == 10
+        checkpoints.load_params(tmp_path)
+    assert checkpoints.load_params(tmp_path, 10)[2] == 10
 
 
 def test_full_disk_costs_no_checkpoint(small_disk):
@@ -212,23 +211,23 @@ def test_full_disk_costs_no_checkpoint(small_disk):
         kernel = jnp.asarray(rng.standard_normal(150_000), jnp.float32) + step
         return {"params": {"kernel": kernel}, "opt_state": {"count": jnp.int32(step)}}
 
-    checkpoints = checkpoint.Checkpoints(small_disk, config, said.append)
+    saver = checkpoints.Checkpoints(small_disk, config, said.append)
     first = noise(10)
-    checkpoints.save(10, first)
-    checkpoints.finish_save()
+    saver.save(10, first)
+    saver.finish_save()
     assert said == []
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 300_000))
-    checkpoints.save(20, noise(20))
-    checkpoints.finish_save()
+    saver.save(20, noise(20))
+    saver.finish_save()
     assert said == [
         "warning: saving the checkpoint of step 20 failed: No space left on device; the last good one is step 10"
     ]
     assert [path.name for path in pathlib.Path(small_disk / "checkpoints").iterdir()] == ["10"]
-    state, step = checkpoint.Checkpoints(small_disk, config).restore(first)
+    state, step = checkpoints.Checkpoints(small_disk, config).restore(first)
     assert step == 10
     np.testing.assert_array_equal(state["params"]["kernel"], first["params"]["kernel"])
     filler.unlink()
-    checkpoints.save(30, noise(30))
-    checkpoints.close()
-    assert len(said) == 1 and checkpoint.saved_steps(small_disk / "checkpoints") == [30]
+    saver.save(30, noise(30))
+    saver.close()
+    assert len(said) == 1 and checkpoints.saved_steps(small_disk / "checkpoints") == [30]

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.runs import loggers as metrics
+from bert_jax.runs import loggers
 
 
 def rows(path):
@@ -17,7 +17,7 @@ def rows(path):
 
 
 def write_rows(path, steps, resumed_at=0):
-    file = metrics.MetricsFile(path, resumed_at, pytest.fail)
+    file = loggers.MetricsFile(path, resumed_at, pytest.fail)
     for step in steps:
         file.write({"step": step, "loss": step / 3, "mfu": None})
     file.close()
@@ -57,13 +57,13 @@ def test_cutting_a_long_file_reads_its_end_alone(tmp_path, monkeypatch):
     parsed, loads = [], json.loads
     with monkeypatch.context() as patch:
         patch.setattr(json, "loads", lambda line: parsed.append(line) or loads(line))
-        metrics.MetricsFile(path, 99_990, pytest.fail).close()
+        loggers.MetricsFile(path, 99_990, pytest.fail).close()
     assert len(parsed) == 10
     assert len(rows(path)) == 99_991
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path):
-    file = metrics.MetricsFile(tmp_path / "metrics.jsonl", 0, pytest.fail)
+    file = loggers.MetricsFile(tmp_path / "metrics.jsonl", 0, pytest.fail)
     file.write({"step": 1, "loss": float("nan"), "eval/mlm_perplexity": float("inf")})
     file.close()
     assert rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None, "eval/mlm_perplexity": None}]
@@ -72,8 +72,8 @@ def test_numbers_that_json_lacks_become_null(tmp_path):
 def test_full_disk_tears_no_line_and_rows_wait(small_disk):
     said = []
     path = small_disk / "metrics.jsonl"
-    file = metrics.MetricsFile(path, 0, said.append)
-    board = metrics.TensorBoard(small_disk / "tensorboard", 0, said.append)
+    file = loggers.MetricsFile(path, 0, said.append)
+    board = loggers.TensorBoard(small_disk / "tensorboard", 0, said.append)
     file.write({"step": 1})
     board.write({"step": 1, "loss": 1.0})
     filler = small_disk / "filler"
@@ -101,7 +101,7 @@ def test_tensorboard_holds_each_step_once(tmp_path):
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     for resumed_at, steps in ((0, [1, 2, 3]), (2, [3, 4])):
-        board = metrics.TensorBoard(tmp_path, resumed_at, pytest.fail)
+        board = loggers.TensorBoard(tmp_path, resumed_at, pytest.fail)
         for step in steps:
             board.write({"step": step, "loss": step / 4, "eval/mlm_loss": 2.0, "mfu": None})
         board.close()
@@ -123,17 +123,17 @@ def test_tensorboard_holds_each_step_once(tmp_path):
 
 def test_progress_line():
     row = {"step": 200, "loss": 6.812345, "tokens_per_second": 12345.6, "mfu": 0.4123}
-    assert metrics.progress_line(row, 1000, 200.4) == (
+    assert loggers.progress_line(row, 1000, 200.4) == (
         "step 200/1,000  loss 6.8123  12,346 tokens/s  MFU 41.2%  3:20 left"
     )
     row = {"step": 200, "eval/mlm_loss": 2.0, "eval/unigram_loss": 3.0, "mfu": None}
-    assert metrics.progress_line(row, 1000, None) == "step 200/1,000  held-out 2.0000 (unigram 3.0000)"
-    assert metrics.progress_line({"step": 1}, 9, 3661).endswith("1:01:01 left")
+    assert loggers.progress_line(row, 1000, None) == "step 200/1,000  held-out 2.0000 (unigram 3.0000)"
+    assert loggers.progress_line({"step": 1}, 9, 3661).endswith("1:01:01 left")
 
 
 def test_progress_off_the_terminal_is_plain_lines():
     stream = io.StringIO()
-    progress = metrics.Progress(4, stream)
+    progress = loggers.Progress(4, stream)
     for step in (1, 2):
         progress.write({"step": step, "loss": 1.0})
     progress.close()
@@ -144,7 +144,7 @@ def test_progress_off_the_terminal_is_plain_lines():
 
 def test_which_loggers(tmp_path):
     config = config_lib.base()
-    opened = metrics.open_loggers(config, tmp_path, 0, 10, print)
+    opened = loggers.open_loggers(config, tmp_path, 0, 10, print)
     assert [type(logger).__name__ for logger in opened] == ["MetricsFile", "TensorBoard", "Progress"]
     config.train.tensorboard = config.train.progress = False
-    assert len(metrics.open_loggers(config, tmp_path, 0, 10, print)) == 1
+    assert len(loggers.open_loggers(config, tmp_path, 0, 10, print)) == 1

@@ -20,8 +20,7 @@ import pytest
 import safetensors.numpy
 
 from bert_jax.errors import UserError
-from bert_jax.runs import loggers as metrics
-from bert_jax.runs import workdir
+from bert_jax.runs import loggers, workdir
 from tests.training.conftest import make_config, write_recipe
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def bucket():
-    """Environment of processes for which gs://bucket is one in memory, and its server's address."""
+    """Yields the environment of processes for which gs://bucket is an emulated one, and the address of its server."""
     pytest.importorskip("gcp_storage_emulator")
     pytest.importorskip("gcsfs")
     with socket.socket() as one:
@@ -75,8 +74,8 @@ def finish(process, code=0):
     return output
 
 
-def there(address):
-    """The names of the bucket's objects."""
+def object_names(address):
+    """Returns the names of the objects in the bucket."""
     with urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o?maxResults=5000") as answer:
         return {item["name"] for item in json.load(answer).get("items", [])}
 
@@ -94,14 +93,14 @@ def put(address, name, content):
 
 
 def steps(names, run):
-    found = [re.fullmatch(rf"{run}/checkpoints/(\d+)/commit_success\.txt", name) for name in names]
-    return sorted(int(one[1]) for one in found if one)
+    matches = [re.fullmatch(rf"{run}/checkpoints/(\d+)/commit_success\.txt", name) for name in names]
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def rows(text):
-    """The rows without what two runs may differ in."""
+    """Returns the rows without the keys that two runs may differ in."""
     lines = map(json.loads, text.splitlines())
-    return [{key: value for key, value in row.items() if key not in metrics.TIMINGS} for row in lines]
+    return [{key: value for key, value in row.items() if key not in loggers.TIMINGS} for row in lines]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +119,7 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     expected = rows((tmp_path / "disk" / "metrics.jsonl").read_text())
     for moment in (0, 7, 21):  # before the first checkpoint is whole, and beside later ones
         process = command(environment, *start, "--workdir=gs://bucket/run")
-        while process.poll() is None and max(steps(there(address), "run"), default=0) < moment:
+        while process.poll() is None and max(steps(object_names(address), "run"), default=0) < moment:
             time.sleep(0.02)
         time.sleep(0 if moment else 5)
         process.kill()
@@ -129,7 +128,7 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     output = finish(command(environment, *start, "--workdir=gs://bucket/run"))
     assert int(re.search(r"; step (\d+) of 40", output)[1]) >= 21
     assert rows(read(address, "run/metrics.jsonl").decode()) == expected
-    names = there(address)
+    names = object_names(address)
     assert steps(names, "run") == sorted(int(path.name) for path in (tmp_path / "disk" / "checkpoints").iterdir())
     assert all(f"run/checkpoints/{step}/manifest.json" in names for step in steps(names, "run"))
     assert any(name.startswith("run/compiled/") for name in names)
@@ -149,7 +148,7 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     put(address, damaged[0], bytes([before[0] ^ 1]) + before[1:])
     output = finish(command(environment, *start, "--workdir=gs://bucket/run"))
     assert "step 40 is damaged" in output and "moved to gs://bucket/run/corrupt-40" in output
-    now = there(address)
+    now = object_names(address)
     moved = {name for name in names if name.startswith("run/checkpoints/40/")}
     assert {name.replace("checkpoints/", "corrupt-", 1) for name in moved} <= now
     assert steps(now, "run") == steps(names, "run")
@@ -173,7 +172,7 @@ def memory():
 
 def test_metrics_are_written_whole_at_flush_and_cut_at_a_step(memory):
     url = "memory://bucket/metrics.jsonl"
-    file = metrics.RemoteMetricsFile(url, 0, pytest.fail)
+    file = loggers.RemoteMetricsFile(url, 0, pytest.fail)
     for step in (1, 2, 3):
         file.write({"step": step, "loss": float("nan") if step == 2 else 0.5})
     assert not memory.exists(url)
@@ -181,14 +180,14 @@ def test_metrics_are_written_whole_at_flush_and_cut_at_a_step(memory):
     content = memory.cat_file(url)
     assert content == b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n{"step": 3, "loss": 0.5}\n'
     memory.pipe_file(url, content + b'{"ste')
-    file = metrics.RemoteMetricsFile(url, 2, pytest.fail)
+    file = loggers.RemoteMetricsFile(url, 2, pytest.fail)
     file.close()
     assert memory.cat_file(url) == content[: content.index(b'{"step": 3')]
 
 
 def test_metrics_wait_for_storage_that_does_not_answer(memory, monkeypatch):
     said = []
-    file = metrics.RemoteMetricsFile("memory://bucket/metrics.jsonl", 0, said.append)
+    file = loggers.RemoteMetricsFile("memory://bucket/metrics.jsonl", 0, said.append)
 
     def fail(*arguments, **options):
         raise RuntimeError("503")
@@ -204,7 +203,7 @@ def test_metrics_wait_for_storage_that_does_not_answer(memory, monkeypatch):
 
 
 def test_tensorboard_events_are_copied_at_flush(memory):
-    board = metrics.RemoteTensorBoard("memory://bucket/tensorboard", 0, pytest.fail)
+    board = loggers.RemoteTensorBoard("memory://bucket/tensorboard", 0, pytest.fail)
     board.write({"step": 1, "loss": 0.5})
     board.flush()
     (before,) = memory.find("/bucket/tensorboard", detail=True).values()
