@@ -150,8 +150,9 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
       UserError: there is no such file, it has no get_experiment, or its experiment cannot be run.
     """
     path = pathlib.Path(path)
-    if not path.suffix and not path.exists():  # by its name, like a recipe
-        path = pathlib.Path(__file__).parent / f"{path}.py"
+    if not path.exists() and path.parent.as_posix() in (".", "experiments"):  # by its name, like a recipe
+        named = pathlib.Path(__file__).parent / f"{path.stem}.py"
+        path = named if named.is_file() else path
     if not path.is_file():
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale)")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)

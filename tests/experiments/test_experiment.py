@@ -130,3 +130,15 @@ def test_arms_with_names_that_are_taken():
         experiment_lib.check(scales.experiment("smoke", **made | {"arms": ["a", "b"]}), "here")
     with pytest.raises(UserError, match="--tasks=nosuch: unknown; expected some of bigram_shift, cola"):
         scales.task("nosuch", "cpu")
+
+
+@pytest.mark.parametrize("name", ["masking", "masking.py", "experiments/masking.py", "experiments/masking"])
+def test_an_experiment_of_this_package_is_found_by_name_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert list(experiment_lib.load(name, "smoke").arms) == ["static", "dynamic"]
+
+
+def test_an_unknown_name_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="--experiment=elsewhere/masking.py: no such file"):
+        experiment_lib.load("elsewhere/masking.py", "smoke")
