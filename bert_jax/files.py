@@ -44,8 +44,8 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     Raises:
       OSError: it cannot be written.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-    with atomic_path(path) as partial, open(partial, mode, **text) as file:
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    with atomic_path(path) as partial, open(partial, mode, encoding=encoding, newline=newline) as file:
         yield file
 
 
@@ -172,8 +172,7 @@ def _partial(path, is_folder):
     """Yields a new, locked file or folder beside `path`, and removes it if it is still there at the end."""
     for leftover in path.parent.glob(f"{glob.escape(path.name)}.*.partial"):
         _remove_if_abandoned(leftover)
-    partial, descriptor = None, None
-    while partial is None:
+    while True:
         partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
         if is_folder:
             partial.mkdir()
@@ -182,9 +181,9 @@ def _partial(path, is_folder):
             _acquire(descriptor, None, shared=False)
         except NoLocksError:
             break
-        if not partial.exists():  # another writer took it for abandoned before it was locked
-            os.close(descriptor)
-            partial = None
+        if partial.exists():
+            break
+        os.close(descriptor)  # another writer took it for abandoned before it was locked
     try:
         yield partial
     finally:
@@ -223,7 +222,7 @@ def _acquire(descriptor, seconds, shared):
             fcntl.flock(descriptor, kind if end is None else kind | fcntl.LOCK_NB)
             return
         except BlockingIOError:
-            if time.monotonic() >= end:
+            if end is None or time.monotonic() >= end:
                 raise
             time.sleep(_RETRY_SECONDS)
         except OSError as error:

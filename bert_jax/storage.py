@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import IO, Any
 
 from bert_jax import files
 from bert_jax.errors import UserError
@@ -94,7 +94,7 @@ def write(path: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def atomic_open(path: str | os.PathLike) -> Iterator[TextIO]:
+def atomic_open(path: str | os.PathLike) -> Iterator[IO[str]]:
     """Opens a local or remote text file for writing, which takes its place when the block ends without an error.
 
     Raises:

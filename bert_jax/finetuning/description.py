@@ -81,7 +81,7 @@ def _head(config, source, task):
 
 def _split_identity(examples: Examples) -> list:
     first = np.arange(min(_DIGESTED_ROWS, len(examples.lengths)))
-    digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32), digest_size=8)
+    digest = hashlib.blake2b(np.asarray(examples.lengths, np.int32).tobytes(), digest_size=8)
     for _, array in sorted(examples.batch(first, int(examples.lengths[first].max(initial=1))).items()):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).tobytes())
     return [len(examples.lengths), digest.hexdigest()]

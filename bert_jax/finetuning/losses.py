@@ -21,9 +21,10 @@ def loss_denominator(batch: Mapping, model: Model, problem: str) -> jax.Array:
     It depends on no parameter, so it is known for the whole batch before its first microbatch.
     """
     rows = batch["weights"].sum()
-    if model.spec.task.name == "token_classification":
+    task = _task(model)
+    if task.name == "token_classification":
         return _labelled(batch).sum().astype(jnp.float32)
-    return rows * model.spec.task.num_labels if problem == "multi_label" else rows
+    return rows * task.num_labels if problem == "multi_label" else rows
 
 
 def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_key=None) -> jax.Array:
@@ -40,7 +41,7 @@ def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_k
       dropout_key: PRNG key; None turns dropout off.
     """
     logits = model.apply(params, batch, dropout_key=dropout_key)["logits"]
-    task, weights = model.spec.task, batch["weights"]
+    task, weights = _task(model), batch["weights"]
     if task.crf:
         head = params["task"]
         likelihood = crf.log_likelihood(
@@ -74,12 +75,18 @@ def task_outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array,
     """
     logits = model.apply(params, batch)["logits"]
     finite = jnp.isfinite(logits).all()
-    if not model.spec.task.crf:
+    if not _task(model).crf:
         return logits, finite
     head = params["task"]
     chain = batch["first_subwords"] > 0
     labels = crf.decode(logits, chain, head["transitions"], head["first"], head["last"], batch.get("sequence_ids"))
     return labels, finite
+
+
+def _task(model):
+    task = model.spec.task
+    assert task is not None, "a model that is fine-tuned has a task's head"
+    return task
 
 
 def _labelled(batch):

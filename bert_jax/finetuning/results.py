@@ -54,14 +54,16 @@ class Outputs:
           (for each seed a list with the array of each row, bool [seeds]).
         """
         size = config_lib.value(self._config, "train.eval_batch_size")
-        outputs = [[None] * len(examples.lengths) for _ in range(self._num_seeds)]
-        finite, running = np.ones(self._num_seeds, bool), None
+        outputs: list[list[Any]] = [[None] * len(examples.lengths) for _ in range(self._num_seeds)]
+        finite, running = np.ones(self._num_seeds, bool), []
         for rows, batch in batches.eval_batches(self._config, examples, size):
             made = self._eval_step(params, frozen, sharding.put(batch, self._layout))
-            if running:  # one batch is computed while the one before is taken apart
-                finite &= _distribute(outputs, *running)
-            running = rows, batch["attention_mask"].sum(1), made
-        return outputs, finite & _distribute(outputs, *running)
+            running.append((rows, batch["attention_mask"].sum(1), made))
+            if len(running) > 1:  # one batch is computed while the one before is taken apart
+                finite &= _distribute(outputs, *running.pop(0))
+        for batch_outputs in running:
+            finite &= _distribute(outputs, *batch_outputs)
+        return outputs, finite
 
 
 def metric_name(held_out: str, metric: str) -> str:
@@ -93,7 +95,8 @@ def write_results(
         return summary
     index = outcomes.best()
     seed = outcomes.seeds[index]
-    summary = {"step": step, **outcomes.summary(), "predictions": {}}
+    predictions: dict[str, dict] = {}
+    summary = {"step": step, **outcomes.summary(), "predictions": predictions}
     for line in format_table(summary):
         say(line)
 
@@ -101,7 +104,7 @@ def write_results(
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
     params, frozen = alone.place(items[f"best-{index}"], items["frozen"])
     outputs = Outputs(config, alone)
-    if hasattr(task, "null_threshold"):
+    if isinstance(task, answering.QuestionTask):
         task.null_threshold = seed.best.get(metric_name(next(iter(task.held_out)), "null_threshold"), 0.0)
     splits = [(name or "held_out", examples, True) for name, examples in task.held_out.items()]
     splits += [("test", task.test, False)] if task.test is not None else []
@@ -112,9 +115,9 @@ def write_results(
         if labelled:
             scores = task.score(examples, rows)
             written["scores"] = {key: value if math.isfinite(value) else None for key, value in scores.items()}
-        summary["predictions"][name] = written
+        predictions[name] = written
     distributed.run_on_first(lambda: storage.write_json(path, summary))
-    names = ", ".join(written["file"] for written in summary["predictions"].values())
+    names = ", ".join(written["file"] for written in predictions.values())
     whose = f"seed {seed.seed}, " if len(outcomes.seeds) > 1 else ""
     say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {names}")
     return summary

@@ -40,7 +40,7 @@ from bert_jax.training import loop, runtime
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
-    """Fine-tunes as the config says, or continues the run that the workdir holds.
+    """Trains a model on a labelled task as the config says, or continues the run that the workdir holds.
 
     SIGTERM or SIGINT ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
     Every process of a run with several calls this, after distributed.initialize; process 0 writes what is written once.
@@ -92,7 +92,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
 
 def _open(config, workdir) -> _Inputs:
     """Opens the model to start from and the task's data, and refuses the workdir of another run."""
-    description = identity.check_config(workdir, config)
+    description = identity.check_config(workdir, config) or {}
     begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
     source = None if begun else open_model(config.init_from)
     tokenizer = source.tokenizer if source else load_tokenizer(workdir)

@@ -117,7 +117,7 @@ class Learner:
         return {name: state[name] for name in self._whole} | self._apart(state["best"])
 
     def from_items(self, items: Mapping, bad_step: np.ndarray, active: np.ndarray) -> dict:
-        """Returns the state of the items that a checkpoint held; `bad_step` and `active` as in `seed_flags`."""
+        """Returns the state of a checkpoint's items; `bad_step` and `active` [seeds] are those of `seed_flags`."""
         best = self._together([items[name] for name in self._best])
         whole = {name: items[name] for name in self._whole}
         return whole | {"frozen": whole.get("frozen", {}), "best": best} | self.seed_flags(bad_step, active)

@@ -101,7 +101,7 @@ def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable
 
 
 def vector_line(vector: np.ndarray) -> str:
-    """Returns a vector as JSON; each number has the fewest digits that give back the same float32."""
+    """Returns a vector [size] as JSON; each number has the fewest digits that give back the same float32."""
     return f'{{"embedding": [{", ".join(map(str, vector))}]}}'
 
 

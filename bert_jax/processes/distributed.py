@@ -110,9 +110,12 @@ def run_on_first(do: Callable[[], object]) -> None:
 
 def first_then_all(make: Callable[[], T]) -> T:
     """Runs `make` on every process, on process 0 first, so that the others find the files that it wrote."""
-    made = make() if is_first() else None
+    if is_first():
+        result = make()
+        broadcast(lambda: None)
+        return result
     broadcast(lambda: None)
-    return made if is_first() else make()
+    return make()
 
 
 def all_gather(value: Any) -> list:
@@ -188,7 +191,8 @@ class StopNotice:
         self._client = _state.client
         self._lock = threading.Lock()
         self._own = self._heard = ""
-        self._done, self._at = -1, None
+        self._done = -1
+        self._at: int | None = None
         self._closed = threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         if self._client is not None:

@@ -42,8 +42,12 @@ def end_with_parent() -> None:
     with contextlib.suppress(ValueError):  # not its main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
     def wait():
-        multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+        multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
@@ -65,11 +69,12 @@ def terminate_with_parent(parent: int) -> None:
 
 def _end(number, frame):
     distributed = sys.modules.get("bert_jax.processes.distributed")
-    is_multiprocess = getattr(distributed, "is_multiprocess", bool)()  # not while it is being imported
-    if not is_multiprocess or distributed.reports_errors():
+    if not getattr(distributed, "is_multiprocess", bool)():  # which is missing while it is being imported
+        distributed = None
+    if distributed is None or distributed.reports_errors():
         message = "SIGTERM: ended while no step ran; what is saved stays; start the same command again to continue"
-        os.write(2, f"{message}\n".encode())  # whatever print may be in the middle of
-    if is_multiprocess:
+        os.write(2, f"{message}\n".encode())  # print may be in the middle of a line
+    if distributed is not None:
         distributed.exit_now(_EXIT_CODE)
     with contextlib.suppress(RuntimeError):  # it is being written to
         sys.stdout.flush()

@@ -62,9 +62,8 @@ def find_step(workdir: pathlib.Path, step: int | str | None) -> int:
     if not steps:
         raise UserError(f"{directory}: no checkpoint yet")
     if step == "best":
-        losses = {saved: evaluated_loss(directory / str(saved)) for saved in steps}
-        evaluated = [saved for saved, loss in losses.items() if isinstance(loss, float)]
-        step = min(evaluated, key=losses.get, default=None)
+        losses = [(evaluated_loss(directory / str(saved)), saved) for saved in steps]
+        step = min(((loss, saved) for loss, saved in losses if isinstance(loss, float)), default=(0.0, None))[1]
     if step is not None and step not in steps:
         expected = ", ".join(map(str, steps))
         raise UserError(f"{directory}: no checkpoint of step {step}; expected one of {expected}")

@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -58,8 +59,8 @@ class Checkpoints:
         self._train = config.train
         self._say = say
         self._best_metric = best_metric
-        self._saving = None
-        self._manager = None
+        self._saving: int | None = None
+        self._manager: Any = None  # Orbax's
 
     def restore(self, template: Mapping) -> tuple[dict, int] | None:
         """Returns the newest whole checkpoint and its step; None if there is no checkpoint yet.
@@ -109,7 +110,7 @@ class Checkpoints:
         self.finish_save()
         ocp = _orbax()
         loss = selection_loss(metrics or {}, self._best_metric)
-        items = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
+        items: dict[str, Any] = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
         if record is not None:
             items["record"] = ocp.args.JsonSave(dict(record))
         self._saving = step
@@ -170,7 +171,7 @@ class Checkpoints:
             distributed.run_on_first(self._set_unreadable_aside)
             ocp = _orbax()
             policies = ocp.checkpoint_managers
-            keep = [policies.LatestN(self._train.keep_newest)]
+            keep: list[Any] = [policies.LatestN(self._train.keep_newest)]
             if self._train.get("keep_best"):
                 keep.append(
                     policies.BestN(
@@ -203,7 +204,8 @@ class Checkpoints:
 
         In gs:// the checkpoint is read back for it, so that what is stored is what was checked.
         """
-        checkpoint_files.write_manifest(self._partial(), self._saving)
+        if self._saving is not None:
+            checkpoint_files.write_manifest(self._partial(), self._saving)
 
     def _partial(self):
         """Returns the directory that Orbax writes a checkpoint into while it is being saved."""

@@ -28,7 +28,7 @@ def check_same_run(
     Keys that hold paths may differ; what they lead to is compared by fingerprint or digest.
     """
     settings = {f"config.{key}": value for key, value in config_lib.flat(config.to_dict()).items() if key not in PATHS}
-    contents = {"config.data.corpus (fingerprint)": [corpus.fingerprint for corpus in corpora]}
+    contents: dict[str, Any] = {"config.data.corpus (fingerprint)": [corpus.fingerprint for corpus in corpora]}
     if teacher:
         contents["config.distillation.teacher (digest)"] = teacher["digest"]
     distributed.check_same({"--workdir": str(workdir)} | contents | settings)

@@ -73,7 +73,7 @@ def open_loggers(
       headline: returns the evaluation in a row in words, for the progress line.
     """
     remote = storage.is_remote(workdir)
-    loggers = [(RemoteMetricsFile if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
+    loggers: list[Logger] = [(RemoteMetricsFile if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
     if config.train.tensorboard:
         loggers.append((RemoteTensorBoard if remote else TensorBoard)(workdir / "tensorboard", step, say))
     if config.train.progress:

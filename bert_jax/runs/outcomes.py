@@ -55,7 +55,8 @@ class Outcomes:
 
     @classmethod
     def from_json(cls, record: Mapping) -> "Outcomes":
-        return cls(**{**record, "seeds": [Seed(**seed) for seed in record["seeds"]]})
+        seeds = [Seed(**seed) for seed in record["seeds"]]
+        return cls(record["metric"], record["baseline"], record["failed_below"], seeds)
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)

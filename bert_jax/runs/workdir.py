@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import ml_collections
 from etils import epath
@@ -59,7 +59,7 @@ def to_path(name: str | os.PathLike, flag: str = "") -> pathlib.Path:
 
     # What Orbax writes by itself would not be seen in listings that were kept.
     fsspec.config.conf.setdefault("gcs", {}).setdefault("use_listings_cache", False)
-    return epath.Path(str(name).rstrip("/"))
+    return cast(pathlib.Path, epath.Path(str(name).rstrip("/")))
 
 
 _PACKAGES = {"gcsfs": "gcsfs", "google-cloud-storage": "google.cloud.storage"}
