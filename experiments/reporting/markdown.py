@@ -34,7 +34,7 @@ def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Pi
         *_in_words(results, compared),
         "## Curves",
         *_pictures(pictures),
-        "## Every figure",
+        "## All values",
         _every_figure(results, compared),
     ]
     return _without_folders("\n\n".join(block for block in blocks if block) + "\n", results)
@@ -46,13 +46,12 @@ def _scale(results):
             return ""
         flags = ", ".join(f"--{name}" for name in results.changed_by_flags)
         return (
-            f"**These runs are not as published: the paper scale was changed by {_text(flags)}, so that their figures "
-            "may not be comparable in absolute value with the published ones.**"
+            f"**These runs are not as published: {_text(flags)} changed the paper scale, so their values may not be "
+            "comparable with published ones.**"
         )
     return (
-        f"**These runs are scaled down ({_text(results.scale)} scale): their figures are not comparable in absolute "
-        "value with the published ones; only differences between arms can be looked at, and they are shown for this "
-        "scale alone.**"
+        f"**These runs are scaled down ({_text(results.scale)} scale): their values cannot be compared with published "
+        "ones; only differences between arms are meaningful, and they are shown for this scale alone.**"
     )
 
 
@@ -62,7 +61,7 @@ def _missing(results):
         return ""
     head = (
         f"**Not complete: {len(jobs)} of {counted(len(results.jobs), 'job')} {'is' if len(jobs) == 1 else 'are'} "
-        "missing from the figures below, and pairs are only of seeds that both arms have finished.**"
+        "missing from the results below; pairs are formed only of seeds that both arms have finished.**"
     )
     bullets = []
     for job in jobs:
@@ -96,7 +95,7 @@ def _corpus(corpus):
     if corpus.get("tokens") is None:
         return []
     documents = f" in {corpus['documents']:,} documents" if corpus.get("documents") is not None else ""
-    return [f"Corpus: {corpus['tokens']:,} tokens{documents}, those held out included."]
+    return [f"Corpus: {corpus['tokens']:,} tokens{documents}, held-out text included."]
 
 
 def _amounts(results):
@@ -129,7 +128,7 @@ def _evaluation(results):
     if results.evaluation is None:
         return []
     settings = _changes(results.evaluation) or "default settings"
-    return [f"Measures that begin with {_code('common/')}: of one evaluation, the same for all arms: {settings}."]
+    return [f"Measures that begin with {_code('common/')} are from one evaluation, the same for all arms: {settings}."]
 
 
 def _tasks(results):
@@ -138,16 +137,16 @@ def _tasks(results):
         data = " on data made from the corpus" if task.made_from_corpus else ""
         lines.append(
             f"Fine-tuning {_text(task.name)}{data}: recipe {_code(task.recipe)} with "
-            f"{_changes(task.overrides) or 'nothing changed'}. A job's figure is the mean over its "
-            f"{counted(task.seeds, 'fine-tuning seed')}, of each the best evaluation, chosen by the held-out examples "
-            "themselves; what is paired and counted is the seed of pre-training."
+            f"{_changes(task.overrides) or 'nothing changed'}. A job's score is the mean over its "
+            f"{counted(task.seeds, 'fine-tuning seed')}; each counts with its best evaluation, selected on the "
+            "held-out examples themselves. Pairs and n count seeds of pre-training."
         )
         bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
         if bad:
             where = "; ".join(f"{_code(name)}: {listed(seeds)}" for name, seeds in bad)
             lines.append(
                 f"Fine-tuning seeds of {_text(task.name)} that failed (no better than always giving the commonest "
-                f"answer, under the recipe's bar, or not finite), though their scores count: {where}."
+                f"answer, below the recipe's threshold, or not finite); their scores are included: {where}."
             )
     return lines
 
@@ -158,21 +157,17 @@ def _code_and_devices(results):
     lines = []
     code = _grouped(started, lambda start: (start.commit, start.diff))
     for (commit, diff), jobs in code.items():
-        changes = (
-            f"with local changes ({_code(diff)} in the jobs' folders)"
-            if diff
-            else "no change to the files that git tracks"
-        )
+        changes = f"with local changes ({_code(diff)} in the jobs' folders)" if diff else "without local changes"
         what = f"Git commit {_code(commit)}, {changes}" if commit else "An unknown git commit"
         lines.append(f"{what}: {_jobs(jobs, results)}.")
     if len(code) > 1:
-        lines.append("**Not all of the jobs ran the same code: a difference between arms may be one of the code.**")
+        lines.append("**Not all jobs ran the same code: a difference between arms may be caused by the code.**")
     devices = _grouped(started, lambda start: start.devices or "unknown")
     lines += [f"Devices: {_text(kind)}: {_jobs(jobs, results)}." for kind, jobs in devices.items()]
     software = _grouped(started, lambda start: start.software)
     lines += [f"{', '.join(map(_text, versions))}: {_jobs(jobs, results)}." for versions, jobs in software.items()]
     if len(devices) > 1 or len(software) > 1:
-        lines.append("**Not all of the jobs ran on the same devices and packages: figures may differ by these too.**")
+        lines.append("**Not all jobs ran on the same devices and packages: results may differ because of these.**")
     return lines
 
 
@@ -189,7 +184,7 @@ def _jobs(jobs, results):
     if len(jobs) == len(results.jobs):
         return f"all {len(jobs)} jobs"
     if len(jobs) == len(started):
-        return f"all {len(jobs)} jobs that have begun"
+        return f"all {len(jobs)} jobs that have started"
     return listed([_code(job.name) for job in jobs])
 
 
@@ -197,7 +192,7 @@ def _others(results):
     if not results.others:
         return []
     names = listed([_code(name) for name in results.others])
-    return [f"Left out, since the experiment does not ask for it, though it is in the folder: {names}."]
+    return [f"Left out, as they are in the folder but not part of the experiment: {names}."]
 
 
 def _final_table(compared):
@@ -223,20 +218,21 @@ def _final_table(compared):
 
 def _below_the_table(results, compared):
     lines = [
-        "n counts the finished runs with a figure, a seed of pre-training each; the standard deviation is theirs "
-        "(n - 1). The difference is the mean over pairs of the arm's figure less that of the arm that it is compared "
-        "with; the interval is the 95 % confidence interval of a paired t-test, a dash where the pairs give none."
+        "n is the number of finished runs with a value, one for each seed of pre-training; the standard deviation is "
+        "over these runs (n - 1). The difference is the mean over pairs of the arm's value minus the value of the arm "
+        "that it is compared with; the interval is the 95 % confidence interval of a paired t-test, or a dash if the "
+        "pairs give none."
     ]
     for measured in compared:
         left_out = [arm for arm in results.arms if arm not in measured.values]
         if left_out:
             names = listed([_code(arm) for arm in left_out])
-            lines.append(f"{_text(measured.measure.label)} cannot be compared in {names}, which it leaves out.")
+            lines.append(f"{_text(measured.measure.label)} is not comparable in {names}, and left out there.")
         if measured.missing:
             names = listed([_code(job) for job in measured.missing])
             lines.append(
-                f"**{names}: done, but without a finite figure {_code(measured.measure.key)}. The table has the others "
-                "alone, which flatters an arm whose runs diverged.**"
+                f"**{names}: done, but without a finite value of {_code(measured.measure.key)}. The table includes the "
+                "other runs alone, which favours an arm whose runs diverged.**"
             )
     return lines
 
@@ -253,7 +249,7 @@ def _published(results):
         blocks += [f"### Published: {table.title}", _table(rows), f"Source: {table.source}."]
     if blocks and (results.scale != "paper" or results.changed_by_flags):
         blocks.append(
-            "Model size, text and training are others than ours: no published figure can be set against ours."
+            "The published models differ in size, text and training: their values cannot be compared with those above."
         )
     return blocks
 
@@ -268,18 +264,18 @@ def _in_words(results, compared):
         if own and said:
             said.append(
                 f"**Arms change {listed(map(_code, own))}, and this is measured on each arm's own rows and masks: a "
-                "difference may be one of what is asked, not of what is known.**"
+                "difference may come from the evaluation rather than from the model.**"
             )
-        blocks.append(_bullets(said or ["Measured in one arm alone: nothing to compare."]))
+        blocks.append(_bullets(said or ["Measured in one arm alone: there is nothing to compare."]))
     return [*blocks, "How to read this:", _bullets(sentences.how_to_read(compared))]
 
 
 def _pictures(pictures):
     if not pictures:
-        return ["No job is done, so there is nothing to draw."]
+        return ["No job is done: there is nothing to draw."]
     return [
-        "Training loss, and held-out loss of the runs themselves, are computed on each arm's own rows, masks and "
-        "objective: arms that differ in these cannot be compared by them.",
+        "Training losses, and held-out losses of the runs themselves, are computed on each arm's own rows, masks and "
+        "objective: they cannot compare arms that differ in these.",
         *(f"![{picture.caption}]({picture.name})\n\n{picture.caption}." for picture in pictures),
     ]
 

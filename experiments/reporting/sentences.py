@@ -53,41 +53,41 @@ def _finding(one, number_of_intervals):
     paired, arms = one.paired, f"{one.arm} against {one.first}"
     difference = f"{number(paired.mean, True)} ({direction(one.measure)})"
     if paired.n == 0:
-        return f"{arms}: no seed has a figure in both, so nothing can be said."
+        return f"{arms}: no seed has a value in both, so they cannot be compared."
     if paired.n == 1:
         return (
             f"{arms}: a difference of {difference} in the one pair (seed {one.seeds[0]}). One pair has no spread, so "
-            "there is no interval, and whether this is more than noise cannot be said."
+            "there is no interval, and it is unknown whether this is more than noise."
         )
     if paired.low is None:
         same = "no difference in any" if paired.mean == 0 else f"a difference of {difference}, the same in all"
         return (
-            f"{arms}: {same} of {paired.n} pairs. Differences without a spread give no interval, so whether this would "
-            "hold of other seeds cannot be said."
+            f"{arms}: {same} of {paired.n} pairs. Differences without a spread give no interval, so it is unknown "
+            "whether this would hold for other seeds."
         )
     pairs = f"over {paired.n} pairs, with a 95 % interval from {interval(paired)}"
     if not paired.leaves_out_zero:
         return (
             f"{arms}: no difference larger than the noise was found: a mean difference of {difference} {pairs}, which "
-            "has 0 in it. That does not show that they are equal: with this spread, only a mean difference of more "
-            f"than {number(paired.half_width)} would have left it out."
+            "includes 0. That does not show that they are equal: with this spread, only a mean difference of more than "
+            f"{number(paired.half_width)} would have excluded 0."
         )
     return (
-        f"{arms}: {'better' if one.better else 'worse'}, by a mean difference of {difference} {pairs}, which leaves "
-        f"out 0: {_significance(one, number_of_intervals)}"
+        f"{arms}: {'better' if one.better else 'worse'}, by a mean difference of {difference} {pairs}, which "
+        f"excludes 0: {_significance(one, number_of_intervals)}"
     )
 
 
 def _significance(one, number_of_intervals):
     noise = "the difference is larger than the noise between these seeds"
-    few = " Two pairs rest on one degree of freedom: take it for a hint." if one.paired.n == 2 else ""
+    few = " Two pairs have one degree of freedom: treat this as a hint." if one.paired.n == 2 else ""
     if number_of_intervals == 1:
         return f"{noise} (p = {_p(one.paired.p)}).{few}"
     adjusted = f"Holm-adjusted p = {_p(one.adjusted_p)}"
     if one.adjusted_p < ALPHA:
-        return f"{noise}, also with the {number_of_intervals} intervals of this report allowed for ({adjusted}).{few}"
+        return f"{noise}, also when adjusted for the {number_of_intervals} intervals of this report ({adjusted}).{few}"
     return (
-        f"taken alone, {noise}; with the {number_of_intervals} intervals of this report allowed for it is not "
+        f"taken alone, {noise}; adjusted for the {number_of_intervals} intervals of this report it is not "
         f"({adjusted}), so it may be chance.{few}"
     )
 
@@ -99,7 +99,7 @@ def _p(p):
 def _left_out(one):
     if not one.left_out or not one.seeds:
         return ""
-    return f" (Without {_seeds(one.left_out)}, which {'has' if len(one.left_out) == 1 else 'have'} no figure in both.)"
+    return f" (Without {_seeds(one.left_out)}, which {'has' if len(one.left_out) == 1 else 'have'} no value in both.)"
 
 
 def _seeds(seeds):
@@ -111,11 +111,11 @@ def how_to_read(compared: Sequence[Compared]) -> list[str]:
     tests = [test for measure in compared for test in measure.comparisons]
     with_interval = [test for test in tests if test.paired.low is not None]
     lines = [
-        "A pair is two runs with the same seed; a difference is the arm's figure less that of the arm that it is "
-        "compared with. The interval is that of a paired t-test; it takes the differences for draws from a normal "
-        "distribution, which a handful of pairs cannot show.",
-        "The noise is what seeds change (first parameters, order of the data, masks, dropout). That of another corpus, "
-        "another held-out text or another size of model is not in it.",
+        "A pair is two runs with the same seed; a difference is the arm's value minus the value of the arm that it is "
+        "compared with. The interval is that of a paired t-test, which assumes normally distributed differences; a "
+        "handful of pairs cannot show whether they are.",
+        "The noise is what seeds change: initial parameters, order of the data, masks and dropout. It does not include "
+        "the effect of another corpus, another held-out text or another model size.",
     ]
     for pairs in sorted({test.paired.n for test in with_interval}):
         t = statistics.t_quantile(pairs)
@@ -126,7 +126,7 @@ def how_to_read(compared: Sequence[Compared]) -> list[str]:
         )
     if len(with_interval) > 1:
         lines.append(
-            f"{len(with_interval)} intervals were made. Where arms do not differ at all, about one in twenty leaves "
-            "out 0 by chance; the adjusted p values (Holm) allow for that, the intervals do not."
+            f"The report has {len(with_interval)} intervals. If arms do not differ at all, about one in twenty "
+            "excludes 0 by chance; the adjusted p values (Holm) account for that, the intervals do not."
         )
     return lines

@@ -32,13 +32,11 @@ def row(text, *begins):
 def test_first_line_question_table_and_pictures(tmp_path):
     made_folders.write(tmp_path, BETTER, notes=["Masks of the static arm come again."])
     text = read(tmp_path)
-    assert text.startswith(
-        "**These runs are scaled down (cpu scale): their figures are not comparable in absolute value"
-    )
+    assert text.startswith("**These runs are scaled down (cpu scale): their values cannot be compared with published")
     assert "Does it matter whether an instance is masked anew each time it is seen?" in text
     assert "- Masks of the static arm come again." in text
     assert "Each finished run: 40 steps, 20,480 tokens (padding included), 1.25 epochs" in text
-    assert f"Git commit `{made_folders.COMMIT}`, no change to the files that git tracks: all 6 jobs." in text
+    assert f"Git commit `{made_folders.COMMIT}`, without local changes: all 6 jobs." in text
     assert "Not complete" not in text
     # Differences -0.10, -0.09, -0.11: mean -0.1, deviation 0.01, reach 4.302653 * 0.01 / sqrt(3) = 0.02484.
     assert (
@@ -80,19 +78,19 @@ def test_same_folders_same_bytes_wherever_they_lie(tmp_path):
     [
         (
             BETTER,
-            ["dynamic against static: better", "leaves out 0", "larger than the noise"],
+            ["dynamic against static: better", "excludes 0", "larger than the noise"],
             ["no difference", "Holm"],
         ),
         (
             {"static": [5.0, 5.2, 5.1], "dynamic": [5.1, 5.1, 5.2]},
             ["no difference larger than the noise was found", "does not show that they are equal", "more than 0.2868"],
-            ["better, by", "worse, by", "leaves out 0:"],
+            ["better, by", "worse, by", "excludes 0:"],
         ),
         ({"static": [5.0], "dynamic": [4.0]}, ["One pair has no spread", "no interval"], ["better,", "larger"]),
         ({"static": [5.0, 5.2], "dynamic": [4.9, 5.1]}, ["the same in all of 2 pairs"], ["better,", "larger", "95 %"]),
         ({"static": [5.0, 5.2], "dynamic": [5.0, 5.2]}, ["no difference in any of 2 pairs"], ["equal", "larger"]),
         ({"static": [5.0, 5.1], "dynamic": [4.0, 4.11]}, ["better, by", "one degree of freedom"], []),
-        ({"static": [5.0, 5.1], "dynamic": [None, None]}, ["no seed has a figure in both"], ["better", "equal"]),
+        ({"static": [5.0, 5.1], "dynamic": [None, None]}, ["no seed has a value in both"], ["better", "equal"]),
         ({"static": [5.0, float("nan")], "dynamic": [4.0, 4.1]}, ["in the one pair (seed 0)"], ["95 %", "better,"]),
     ],
 )
@@ -120,7 +118,7 @@ def test_two_pairs_say_how_wide_their_interval_is(tmp_path):
 
 
 def test_several_comparisons_are_allowed_for(tmp_path):
-    # p = 0.026 each: its interval leaves out 0, but three times 0.026 is more than 0.05.
+    # p = 0.026 each: its interval excludes 0, but three times 0.026 is more than 0.05.
     shift = [0.08, 0.10, 0.14]
     base = [5.0, 5.3, 5.1]
     worse = [a + b for a, b in zip(base, shift, strict=True)]
@@ -128,9 +126,9 @@ def test_several_comparisons_are_allowed_for(tmp_path):
     compared = comparisons.compare(results.read(tmp_path))[0].comparisons
     assert all(one.paired.leaves_out_zero and 0.02 < one.paired.p < 0.03 for one in compared)
     text = read(tmp_path)
-    assert "3 intervals were made" in text and "about one in twenty leaves out 0 by chance" in text
-    assert in_words(text).count("allowed for it is not (Holm-adjusted p = 0.079)") == 3
-    assert "also with" not in in_words(text)
+    assert "The report has 3 intervals." in text and "about one in twenty excludes 0 by chance" in text
+    assert in_words(text).count("of this report it is not (Holm-adjusted p = 0.079)") == 3
+    assert "also when adjusted" not in in_words(text)
 
 
 def test_only_the_arms_of_a_measure(tmp_path):
@@ -140,9 +138,9 @@ def test_only_the_arms_of_a_measure(tmp_path):
         measures=[LOSS | {"only": ["pairs", "none"]}],
     )
     text = read(tmp_path)
-    table = text.split("## Final table")[1].split("n counts")[0]
+    table = text.split("## Final table")[1].split("n is the number")[0]
     assert "ltr" not in table and "| none | 2 | 5.1500 | 0.2121 | pairs | 2 |" in table
-    assert "held-out loss (nats) cannot be compared in `ltr`" in text
+    assert "held-out loss (nats) is not comparable in `ltr`" in text
     assert "none against pairs" in in_words(text) and "ltr" not in in_words(text)
 
 
@@ -172,7 +170,7 @@ def test_missing_and_failed_jobs(tmp_path):
         in begins[:9]
     )
     assert "- `dynamic/seed-3`: not started" in begins[:9]
-    assert "in the one pair (seed 0)" in text and "(Without seeds 1, 2 and 3, which have no figure in both.)" in text
+    assert "in the one pair (seed 0)" in text and "(Without seeds 1, 2 and 3, which have no value in both.)" in text
     assert row(text, "held-out loss (nats), lower is better", "static", "3")
 
 
@@ -191,8 +189,8 @@ def test_code_devices_and_packages_that_differ(tmp_path):
     made_folders.write_job(tmp_path, "old", 7, {"eval/mlm_loss": 5.1})
     text = read(tmp_path)
     assert "Git commit `fedcba`, with local changes (`diff-123.patch` in the jobs' folders): `dynamic/seed-0`." in text
-    assert "**Not all of the jobs ran the same code" in text and "Devices: 2 x gpu:H100: `dynamic/seed-0`." in text
-    assert "though it is in the folder: `old/seed-7`." in text
+    assert "**Not all jobs ran the same code" in text and "Devices: 2 x gpu:H100: `dynamic/seed-0`." in text
+    assert "but not part of the experiment: `old/seed-7`." in text
 
 
 def test_fine_tuning_seeds(tmp_path):
@@ -205,7 +203,7 @@ def test_fine_tuning_seeds(tmp_path):
     summary.write_text(json.dumps({"failed": [2]}))
     text = read(tmp_path)
     assert row(text, "`a/seed-1`", "0.8")
-    assert "the mean over its 3 fine-tuning seeds" in text and "counted is the seed of pre-training" in text
+    assert "the mean over its 3 fine-tuning seeds" in text and "Pairs and n count seeds of pre-training." in text
     assert "Fine-tuning seeds of sst2 that failed (no better than always giving the commonest" in text
 
 
