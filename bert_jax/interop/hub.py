@@ -25,7 +25,7 @@ _PICKLE_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
 def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
     """Returns the directory of a model, downloaded or taken from the hub's cache where `name` is no directory.
 
-    What transformers' Flax classes saved is fetched where there is no safetensors file.
+    What transformers' Flax classes saved is fetched where there are no other weights to read.
 
     Args:
       name: a directory, or a name on the hub such as "google-bert/bert-base-uncased".
@@ -45,7 +45,11 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
     snapshot = _snapshot(name, _FILES)
     if any(snapshot.rglob("*.safetensors")):
         return snapshot
-    return _snapshot(name, (*_FILES, *(_PICKLE_FILES if pickles else ()), *_FLAX_FILES))
+    for files in (_PICKLE_FILES, _FLAX_FILES) if pickles else (_FLAX_FILES,):
+        snapshot = _snapshot(name, (*_FILES, *files))
+        if any(path for pattern in files for path in snapshot.glob(pattern)):
+            break
+    return snapshot
 
 
 def _snapshot(name, patterns):

@@ -1,5 +1,6 @@
 """Tests that what transformers' Flax classes wrote is read like what its torch classes wrote of the same model."""
 
+import fnmatch
 import json
 
 import jax
@@ -9,7 +10,7 @@ import safetensors.numpy
 from flax import serialization, traverse_util
 
 from bert_jax.errors import UserError
-from bert_jax.interop import flax_weights, huggingface
+from bert_jax.interop import flax_weights, hub, huggingface
 
 _ALBERT = {"embedding_size": 6, "num_hidden_groups": 1, "inner_group_num": 2}
 _DISTILBERT = {"dim": 8, "n_layers": 2, "n_heads": 2, "hidden_dim": 12, "vocab_size": 17, "max_position_embeddings": 11}
@@ -113,3 +114,25 @@ def test_damaged_files_are_told(make, content):
     (made.path / "flax_model.msgpack").write_bytes(content)
     with pytest.raises(UserError, match="flax_model.msgpack: "):
         huggingface.read(made.path)
+
+
+@pytest.mark.parametrize(
+    ("on_the_hub", "pickles", "expected"),
+    [
+        ({"model.safetensors", "flax_model.msgpack"}, False, {"model.safetensors"}),
+        ({"pytorch_model.bin", "flax_model.msgpack"}, False, {"flax_model.msgpack"}),
+        ({"pytorch_model.bin", "flax_model.msgpack"}, True, {"pytorch_model.bin"}),
+        ({"flax_model.msgpack"}, True, {"flax_model.msgpack"}),
+        ({"pytorch_model.bin"}, False, set()),
+    ],
+)
+def test_one_kind_of_weights_is_fetched(tmp_path, monkeypatch, on_the_hub, pickles, expected):
+    def snapshot(name, patterns):
+        for file in on_the_hub:
+            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
+                (tmp_path / file).touch()
+        return tmp_path
+
+    monkeypatch.setattr(hub, "_snapshot", snapshot)
+    assert hub.directory("someone/model", pickles) == tmp_path
+    assert {path.name for path in tmp_path.iterdir()} == expected
