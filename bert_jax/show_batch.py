@@ -60,11 +60,11 @@ def show(batch: dict, row: int, tokenizer) -> str:
 
 def main(argv):
     del argv
-    from bert_jax.data import batch_at, describe_batch, loader
+    from bert_jax.data import batch_at, describe_batch, mixture
 
     config = flags.FLAGS.config
     batch = batch_at(config, _STEP.value)
-    tokenizer = loader.open_corpora(config)[0].tokenizer
+    tokenizer = mixture.open_corpora(config)[0].tokenizer
     names = describe_batch(config, _STEP.value)
     print(LEGEND)
     for row in range(min(_ROWS.value, len(names))):

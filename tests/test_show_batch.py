@@ -2,7 +2,7 @@
 
 from bert_jax import config as config_lib
 from bert_jax import show_batch
-from bert_jax.data import batch_at, loader
+from bert_jax.data import batch_at, mixture
 from tests.training.conftest import make_corpus
 
 
@@ -11,7 +11,7 @@ def test_show_batch_shows_masks_labels_and_segments(tmp_path):
     corpus = make_corpus(tmp_path / "corpus", documents=40)
     config.data.update(corpus=str(corpus), sequence_length=24, batch_size=4, mask_rate=0.5)
     batch = batch_at(config, 0)
-    tokenizer = loader.open_corpora(config)[0].tokenizer
+    tokenizer = mixture.open_corpora(config)[0].tokenizer
     shown = [show_batch.show(batch, row, tokenizer) for row in range(4)]
     for row, text in enumerate(shown):
         assert text.count("{") == int(batch["masked_weights"][row].sum())

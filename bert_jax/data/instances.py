@@ -220,7 +220,7 @@ def _pairs(split, recipe, first, last):
 
     document = np.arange(first, last)
     key = hashing.draw(base, document)
-    following = np.asarray(documents[first:last])  # the next sentence of each document
+    position = np.asarray(documents[first:last])  # the first sentence of each document that is not used yet
     end = np.asarray(documents[first + 1 : last + 1])
     target = _targets(recipe, key, room)
 
@@ -228,15 +228,15 @@ def _pairs(split, recipe, first, last):
     step = 0
     while len(document):
         random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(6)]
-        begin = sentences[following]
+        begin = sentences[position]
         if recipe.format == "segment_pair":
-            stop = np.clip(np.searchsorted(sentences, begin + target), following + 1, end)
+            stop = np.clip(np.searchsorted(sentences, begin + target), position + 1, end)
         else:
-            stop = np.minimum(following + 2, end)
-        size = stop - following
+            stop = np.minimum(position + 2, end)
+        size = stop - position
         a_sentences = np.where(size < 2, 1, 1 + hashing.below(random[0], np.maximum(size - 1, 1)))
         is_random = (size == 1) | (hashing.uniform(random[1]) < 0.5)
-        a_stop = sentences[following + a_sentences]
+        a_stop = sentences[position + a_sentences]
         a_length = a_stop - begin
 
         other = hashing.below(random[2], max(num_documents - 1, 1))
@@ -255,9 +255,9 @@ def _pairs(split, recipe, first, last):
         order.append(document)
 
         # The sentences that a random B replaced are used again in the next pair, so that no text is lost.
-        following = np.where(is_random, following + a_sentences, stop)
-        running = following < end
-        document, key, following, end, target = (x[running] for x in (document, key, following, end, target))
+        position = np.where(is_random, position + a_sentences, stop)
+        running = position < end
+        document, key, position, end, target = (x[running] for x in (document, key, position, end, target))
         step += 1
     instances = np.concatenate(parts)
     return instances[np.argsort(np.concatenate(order), kind="stable")]
@@ -285,21 +285,21 @@ def _ordered_pairs(split, recipe, first, last):
     room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
     document = np.arange(first, last)
     key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), document)
-    following = np.asarray(documents[first:last])  # the next sentence of each document
+    position = np.asarray(documents[first:last])  # the first sentence of each document that is not used yet
     end = np.asarray(documents[first + 1 : last + 1])
     target = _targets(recipe, key, room)
 
     parts, order = [np.zeros(0, recipe.dtype)], [document[:0]]
     step = 0
-    running = end - following >= 2
+    running = end - position >= 2
     while running.any():
-        document, key, following, end, target = (x[running] for x in (document, key, following, end, target))
+        document, key, position, end, target = (x[running] for x in (document, key, position, end, target))
         random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(4)]
-        following = np.minimum(following, end - 2)
-        begin, stop = sentences[following], following + 2
+        position = np.minimum(position, end - 2)
+        begin, stop = sentences[position], position + 2
         if recipe.format == "segment_pair":
             stop = np.clip(np.searchsorted(sentences, begin + target), stop, end)
-        middle = sentences[following + 1 + hashing.below(random[0], stop - following - 1)]
+        middle = sentences[position + 1 + hashing.below(random[0], stop - position - 1)]
         lengths = middle - begin, sentences[stop] - middle
         swapped = hashing.uniform(random[1]) < 0.5
         a_start, b_start = np.where(swapped, middle, begin), np.where(swapped, begin, middle)
@@ -308,8 +308,8 @@ def _ordered_pairs(split, recipe, first, last):
         part["is_swapped"] = swapped
         parts.append(part)
         order.append(document)
-        following = stop
-        running = following < end
+        position = stop
+        running = position < end
         step += 1
     instances = np.concatenate(parts)
     return instances[np.argsort(np.concatenate(order), kind="stable")]

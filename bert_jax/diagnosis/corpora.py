@@ -64,11 +64,11 @@ class Text:
             return None
         import numpy as np
 
-        from bert_jax.data import instances, loader
+        from bert_jax.data import instances, stream
         from bert_jax.data.corpus import Corpus
 
         data = phase.data
-        recipe = loader.instance_recipe(config, data)
+        recipe = stream.instance_recipe(config, data)
         index = instances.cached_index(Corpus(self.folder, self.manifest), "train", recipe)
         if index is None or not len(index):
             return None

@@ -14,7 +14,7 @@ from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.objective import facts as objective_facts
-from bert_jax.data import loader, packing
+from bert_jax.data import packing, stream
 from bert_jax.errors import UserError
 from bert_jax.model.attention import choose_kernel
 from bert_jax.model.kernels import AttentionMask
@@ -131,7 +131,7 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
     """
     rows, sequence = data.batch_size, data.sequence_length
     shapes = {name: ((rows, sequence), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
-    slots = loader.prediction_slots(data) if objective_facts(config).masked else 0
+    slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
     if data.packing:
         most = packing.limits(sequence, slots)
         slots = most.masks

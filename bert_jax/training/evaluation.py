@@ -15,7 +15,7 @@ from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.objective import predicting
 from bert_jax.config.schema import LARGEST_INTEGER
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ class _Text:
         return self._made[phase.index]
 
     def _unigram_loss(self, phase, batches):
-        losses = unigram_losses(loader.unigram_counts(phase.data, self.corpora))
+        losses = unigram_losses(mixture.unigram_counts(phase.data, self.corpora))
         all_labels = np.concatenate([labels(batch) for batch in batches])
         return float(losses[all_labels].mean())
 
@@ -132,7 +132,7 @@ def old_corpora(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> list
     Raises:
       UserError: there is none, it was prepared with another vocabulary, or no document of it is held out.
     """
-    corpora = loader.open_corpora(_old_config(config))
+    corpora = mixture.open_corpora(_old_config(config))
     where = f"config.data.old_corpus={config.data.old_corpus}"
     if not new_tokens.begins_with(tokenizer, corpora[0].tokenizer):
         raise UserError(
@@ -216,7 +216,7 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.train.eval_batches = batches or LARGEST_INTEGER
     config.objective.next_sentence = False
     config_lib.validate(config)
-    corpora = loader.open_corpora(config)
+    corpora = mixture.open_corpora(config)
     _check_vocabulary(model, corpora[0])
     return config, corpora
 
@@ -243,7 +243,7 @@ def _pass(model, config, corpora, split, progress, generator=None):
         params = params | {"generator": generator.params}
     params = jax.device_put(params, sharding.tree_shardings(params, mesh))
     eval_step = step_lib.compile_evaluation(objective, mesh)
-    losses = unigram_losses(loader.unigram_counts(config.data, corpora))
+    losses = unigram_losses(mixture.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}
 
     def counted(batches):

@@ -14,7 +14,7 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding, storage
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
@@ -91,7 +91,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
 def _open(config, workdir) -> _Inputs:
     """Opens corpora and teacher, completes config.model.vocab_size, and refuses a workdir of another run."""
     mesh = sharding.make_mesh(config.mesh)
-    corpora = loader.open_corpora(config)
+    corpora = mixture.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
     inputs = _Inputs(mesh, corpora, teacher_lib.read(config, mesh, corpora[0].tokenizer))

@@ -13,7 +13,7 @@ import numpy as np
 from absl import app, flags
 
 from bert_jax import config as config_lib
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that bert_jax.prepare wrote", required=True)
 _OUTPUT = flags.DEFINE_string("output", "experiments/results/loader.md", "file for the table")
@@ -51,7 +51,7 @@ def main(argv):
         os.sched_setaffinity(0, {0})
     corpus = config_lib.base()
     corpus.data.corpus = _CORPUS.value
-    tokens = sum(c.split("train").num_tokens for c in loader.open_corpora(corpus))
+    tokens = sum(c.split("train").num_tokens for c in mixture.open_corpora(corpus))
     lines = [
         "# The loader alone",
         "",

@@ -23,7 +23,7 @@ from absl import app, flags
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 from bert_jax.data.preparation import pipeline
 from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir
@@ -37,7 +37,7 @@ _STEPS = (10, 100_000)
 # All imports of the command, and its data: the rest of a start does not know the step.
 _FIRST_BATCH = """
 import pathlib, sys
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 from bert_jax.training import loop, workdir
 config = workdir.read(pathlib.Path(sys.argv[1]))[1]
 next(iter(loader.Loader(config, int(sys.argv[2]))))
@@ -54,7 +54,7 @@ def main(argv):
             corpus = folder / "corpus"
             pipeline.prepare(pipeline.Settings("python-docs", "train:wordpiece:8192"), corpus)
         config = make_config(corpus)
-        corpora = loader.open_corpora(config)
+        corpora = mixture.open_corpora(config)
         config.model.vocab_size = corpora[0].vocab_size
         loader.Loader(config)  # makes the index, which later starts find
         for done in _STEPS:

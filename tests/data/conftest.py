@@ -5,6 +5,7 @@ import string
 
 import pytest
 
+from bert_jax import config as config_lib
 from bert_jax import files
 from bert_jax.data.preparation import pipeline
 
@@ -74,3 +75,14 @@ def small_corpus(make_corpus):
 @pytest.fixture(scope="session")
 def other_corpus(make_corpus):
     return make_corpus(text(30, seed=1), "other")
+
+
+@pytest.fixture
+def config(small_corpus):
+    """Returns a config of rows of 48 tokens of the small corpus."""
+    config = config_lib.base()
+    config.data.corpus = str(small_corpus)
+    config.data.sequence_length = 48
+    config.data.batch_size = 16
+    config.train.num_steps = 100_000
+    return config

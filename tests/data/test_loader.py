@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import json
 import multiprocessing
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,16 +20,6 @@ from bert_jax.errors import UserError
 from bert_jax.planning import compilation
 
 FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
-
-
-@pytest.fixture
-def config(small_corpus):
-    config = config_lib.base()
-    config.data.corpus = str(small_corpus)
-    config.data.sequence_length = 48
-    config.data.batch_size = 16
-    config.train.num_steps = 100_000
-    return config
 
 
 def formatted(config, format):
@@ -326,37 +315,6 @@ def test_held_out_batches_are_fixed_and_count_every_row_once(config, num_hosts):
     assert len(loader.eval_batches(config, 0)) == 2
 
 
-def test_mixtures_keep_their_weights_and_each_corpus_its_own_order(config, other_corpus):
-    alone = config.copy_and_resolve_references()
-    config.data.corpus = f"{config.data.corpus},{other_corpus}"
-    config.data.weights = (0.75, 0.25)
-    names = [name for step in range(1024) for name in describe_batch(config, step)]
-    from_other = np.array([str(other_corpus) + " " in name for name in names])
-    assert from_other.mean() == 0.25
-    assert 0.15 < from_other[:1000].mean() < 0.35
-    # The first corpus gives its instances in the very order that it has alone.
-    mixed = [name.split(": ")[1] for name, other in zip(names, from_other, strict=True) if not other]
-    single = [name.split(": ")[1] for step in range(300) for name in describe_batch(alone, step)]
-    assert mixed[: len(single)] == single
-    whole = batch_at(config, 9)
-    parts = [batch_at(config, 9, host, 4) for host in range(4)]
-    same(whole, {name: np.concatenate([part[name] for part in parts]) for name in whole})
-
-
-def test_temperature_evens_out_sizes(config, other_corpus):
-    sizes = [Corpus.open(path).split("train").num_tokens for path in (config.data.corpus, other_corpus)]
-    config.data.corpus = f"{config.data.corpus},{other_corpus}"
-
-    def share(temperature):
-        config.data.temperature = temperature
-        names = [name for step in range(256) for name in describe_batch(config, step)]
-        return np.mean([str(other_corpus) + " " in name for name in names])
-
-    assert abs(share(1.0) - sizes[1] / sum(sizes)) < 0.001
-    roots = np.sqrt(sizes)
-    assert abs(share(2.0) - roots[1] / sum(roots)) < 0.001
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -381,17 +339,6 @@ def test_a_batch_that_hosts_do_not_divide(config):
         batch_at(config, 0, 0, 3)
     with pytest.raises(UserError, match="step: found -1"):
         batch_at(config, -1)
-
-
-def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
-    other = shutil.copytree(config.data.corpus, tmp_path / "other")
-    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
-    vocabulary = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
-    vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
-    (other / "tokenizer" / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    config.data.corpus = f"{config.data.corpus},{other}"
-    with pytest.raises(UserError, match="its tokenizer is not that of"):
-        batch_at(config, 0)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pyarrow import parquet
 
 from bert_jax import config as config_lib
 from bert_jax import storage
-from bert_jax.data import loader, staging
+from bert_jax.data import loader, mixture, staging
 from bert_jax.data.corpus import Corpus, file_sizes
 from bert_jax.data.preparation import pipeline, sources
 from bert_jax.errors import UserError
@@ -99,7 +99,7 @@ def test_a_remote_corpus_gives_the_same_batches_and_is_copied_once(small_corpus,
     assert {f"{remote}/{name}" for name in sizes} < set(urls) and len(urls) == len(set(urls))
     assert all((small_corpus / name).stat().st_size == size for name, size in sizes.items())
     copied = len(urls)
-    assert staging.stage(remote) == staging.stage(f"{remote}/") == loader.open_corpora(there)[0].path
+    assert staging.stage(remote) == staging.stage(f"{remote}/") == mixture.open_corpora(there)[0].path
     assert len(urls) == copied
 
 

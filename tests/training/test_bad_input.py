@@ -81,9 +81,9 @@ def test_single_document_with_pairs(config, tmp_path):
 @pytest.fixture
 def run(config, tmp_path):
     """The workdir of a run that has begun with `config`."""
-    from bert_jax.data import loader
+    from bert_jax.data import mixture
 
-    corpora = loader.open_corpora(config)
+    corpora = mixture.open_corpora(config)
     begun = config.copy_and_resolve_references()
     begun.model.vocab_size = corpora[0].vocab_size
     (tmp_path / "run").mkdir()

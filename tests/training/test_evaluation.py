@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.data import loader
+from bert_jax.data import loader, mixture
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.errors import UserError
@@ -80,11 +80,11 @@ def test_a_mixture_weighs_the_words_of_its_corpora(config, corpus, tmp_path):
     opened = [Corpus.open(corpus), Corpus.open(other)]
     first, second = (np.asarray(one.unigram_counts, np.float64) for one in opened)
     total = first.sum() + second.sum()
-    np.testing.assert_allclose(loader.unigram_counts(config.data, opened), first + second, rtol=1e-12)  # by size
+    np.testing.assert_allclose(mixture.unigram_counts(config.data, opened), first + second, rtol=1e-12)  # by size
     config.data.weights = (3.0, 1.0)
     expected = total * (0.75 * first / first.sum() + 0.25 * second / second.sum())
-    np.testing.assert_allclose(loader.unigram_counts(config.data, opened), expected, rtol=1e-12)
-    np.testing.assert_array_equal(loader.unigram_counts(config.data, opened[:1]), first)
+    np.testing.assert_allclose(mixture.unigram_counts(config.data, opened), expected, rtol=1e-12)
+    np.testing.assert_array_equal(mixture.unigram_counts(config.data, opened[:1]), first)
 
 
 PAIRS = [
