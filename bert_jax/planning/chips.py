@@ -56,7 +56,9 @@ class Chip:
     @property
     def flops(self) -> float:
         """Peak FLOP/s of one device, dense bfloat16."""
-        return flops.peak_flops_of_kind(self.kind)
+        peak = flops.peak_flops_of_kind(self.kind)
+        assert peak is not None, f"no peak FLOP/s for {self.kind}"
+        return peak
 
 
 CHIPS = (

@@ -219,8 +219,9 @@ def _mesh_groups(text):
         closes = brackets(rest, given.end() - 1)
         ids = np.array([int(number) for number in re.findall(r"\d+", rest[given.end() : closes])])
         rest = rest[closes:]
-    chosen = re.search(r"\{([^}]*)\}", rest)[1]
-    parts = re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", chosen)
+    chosen = re.search(r"\{([^}]*)\}", rest)
+    assert chosen, f"no axes in {text}"
+    parts = re.findall(r"'?([\w.\-]+)'?(?::\((\d+)\)(\d+))?", chosen[1])
     # Each axis is split into the factor before a chosen part, the part, and the factor after it.
     shape, grouped = [], {}
     for name, size in axes:

@@ -130,7 +130,8 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
       data: config.data of the phase.
     """
     rows, sequence = data.batch_size, data.sequence_length
-    shapes = {name: ((rows, sequence), np.int32) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
     slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
     if data.packing:
         most = packing.limits(sequence, slots)
@@ -197,9 +198,10 @@ def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: co
         config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"
     )
     teacher = teacher_lib.read(config, mesh)
-    teacher_model = teacher and dataclasses.replace(
-        teacher.model, spec=dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
-    )
+    teacher_model = None
+    if teacher is not None:
+        teacher_spec = dataclasses.replace(teacher.model.spec, platform="tpu", dtype=model.spec.dtype)
+        teacher_model = dataclasses.replace(teacher.model, spec=teacher_spec)
     learner = step_lib.Learner.from_config(config, model, mesh, num_steps, teacher_model)
     state = learner.abstract_state()
     layout = sharding.batch_sharding(mesh)
@@ -222,7 +224,7 @@ def _placed(params, mesh):
 
 def read(executable: jax.stages.Compiled, lowered: Lowered) -> Compiled:
     """Reads memory, collectives, traffic and products of a compiled step."""
-    program = hlo.parse(executable.as_text())
+    program = hlo.parse(executable.as_text() or "")
     memory = _memory(executable.memory_analysis(), lowered)
     products, kernels = traffic.multiplied(program)
     return dataclasses.replace(
@@ -250,8 +252,10 @@ def needed_by_message(message: str, held: int) -> int | None:
         return None
     used = re.search(r"Used ([\d.]+)([KMGT]?) of", message)
     size = used or re.search(r"\(([\d.]+)([KMGT]?)\) exceeds", message)
-    needed = size and int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
-    return needed if used or not size else needed + held
+    if size is None:
+        return None
+    needed = int(float(size[1]) * 1024 ** " KMGT".index(size[2] or " "))
+    return needed if used else needed + held
 
 
 def _before_compiling(lowered, needed):

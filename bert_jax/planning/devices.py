@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from typing import Any
 
 from bert_jax.errors import UserError
 from bert_jax.planning.chips import Topology
@@ -38,7 +39,7 @@ def devices(topology: Topology) -> list:
 
     if importlib.util.find_spec("libtpu") is None:
         raise UserError("libtpu is not installed, and compiles for TPUs: pip install 'bert_jax[plan]'")
-    options = dict(topology.chip.options)
+    options: dict[str, Any] = dict(topology.chip.options)
     if topology.host != (2, 2, 1):
         options["chips_per_host_bounds"] = topology.host
     if topology.num_slices > 1:

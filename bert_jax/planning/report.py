@@ -66,7 +66,7 @@ def plan(
         attempts = [fit.Attempt(first, tuple(compiled), fits)] if first else []
         if not fits:
             more = fit.search(config, topology, compiled, say)
-            attempts += [dataclasses.replace(attempt, change=first | attempt.change) for attempt in more]
+            attempts += [dataclasses.replace(attempt, change={**first, **attempt.change}) for attempt in more]
         report["tried"] = [{"flags": attempt.flags, "fits": attempt.fits} for attempt in attempts]
         report["change"] = None
         if attempts and attempts[-1].fits:
@@ -85,6 +85,7 @@ def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, co
     if compiled:
         report |= {"remat": compiled.spec.remat, "attention_kernel": compiled.attention_kernel}
         report |= {"fsdp": config.mesh.fsdp, "needed_bytes": compiled.needed, "usable_bytes": compiled.usable}
+        assert compiled.memory is not None
         report["memory"] = dataclasses.asdict(compiled.memory)
     return report
 
@@ -176,7 +177,8 @@ def _steps(config, topology, compiled):
         _phase(config, phase, one, bounds)
         for phase, one, bounds in zip(config_lib.phases(config), compiled, rooflines, strict=True)
     ]
-    whole = schedule(config, rooflines, topology) if all(one.fits for one in compiled) else None
+    bounds = [bounds for bounds in rooflines if bounds]
+    whole = schedule(config, bounds, topology) if all(one.fits for one in compiled) else None
     return {"phases": phases, "schedule": whole and dataclasses.asdict(whole)}
 
 

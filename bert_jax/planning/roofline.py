@@ -31,7 +31,7 @@ class Roofline:
 
     @property
     def bound(self) -> str:
-        return max(self.seconds, key=self.seconds.get)
+        return max(self.seconds, key=self.seconds.__getitem__)
 
     @property
     def step_seconds(self) -> float:

@@ -145,6 +145,7 @@ def _convolution(instruction, computation):
     left, right = (computation[name].arrays[0].dimensions for name in instruction.operands[:2])
     result = instruction.arrays[0].dimensions
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
+    assert labels, f"{instruction.name}: a convolution without dim_labels"
     left_sizes, right_sizes, result_sizes = (
         dict(zip(text, sizes, strict=True)) for text, sizes in zip(labels.groups(), (left, right, result), strict=True)
     )
