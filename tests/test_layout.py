@@ -27,6 +27,8 @@ COVERED_BY = {
     "config/schema.py": "config/test_keys.py",
     "convert.py": "interop/test_huggingface.py",
     "data/batches.py": "data/test_loader.py",  # batches as the loader gives them
+    "data/mixture.py": "data/test_loader.py",  # mixture, stream and loader together
+    "data/stream.py": "data/test_loader.py",
     "data/preparation/joining.py": "data/preparation/test_pipeline.py",
     "data/preparation/shards.py": "data/preparation/test_pipeline.py",
     "data/preparation/vocabulary.py": "data/preparation/test_pipeline.py",
