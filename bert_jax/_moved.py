@@ -94,6 +94,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "finetuning.losses.count": ("finetuning.losses", "loss_denominator"),
     "finetuning.losses.outputs": ("finetuning.losses", "task_outputs"),
     "finetuning.run.Outputs": ("finetuning.results", "Outputs"),
+    "finetuning.step.all_finite": ("finetuning.state", "all_finite"),
     "finetuning.trainable.adapters": ("finetuning.trainable", "init_adapters"),
     "finetuning.trainable.check": ("finetuning.trainable", "check_tuning"),
     "finetuning.trainable.effective": ("model.parameters", "merge_adapters"),

@@ -1,1 +1,1 @@
-"""Fine-tuning: the run, its step for several seeds, what is trained, and the losses."""
+"""Fine-tuning: the run, the step for several seeds, the choice of trained parameters, and the losses."""

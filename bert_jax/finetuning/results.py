@@ -102,7 +102,7 @@ def write_results(
 
     alone = learner if len(outcomes.seeds) == 1 else dataclasses.replace(learner, seeds=[seed.seed])
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
-    params, frozen = alone.place(items[f"best-{index}"], items["frozen"])
+    params, frozen = alone.layout.place(items[f"best-{index}"], items["frozen"])
     outputs = Outputs(config, alone)
     if isinstance(task, answering.QuestionTask):
         task.null_threshold = seed.best.get(metric_name(next(iter(task.held_out)), "null_threshold"), 0.0)

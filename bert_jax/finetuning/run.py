@@ -26,7 +26,8 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.finetuning.description import check_data, data_identity, describe_run
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
-from bert_jax.finetuning.step import Learner, all_finite
+from bert_jax.finetuning.state import all_finite
+from bert_jax.finetuning.step import Learner
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
 from bert_jax.processes import distributed
@@ -135,9 +136,9 @@ def _restore(run, inputs) -> tuple[dict, int]:
     if inputs.source:
         state, done = _first_state(config, learner, inputs), 0
     else:
-        items, done = run.checkpoints.restore(learner.abstract_items())
+        items, done = run.checkpoints.restore(learner.layout.abstract_items())
         run.outcomes = Outcomes.from_json(checkpoints.load_record(workdir, done))
-        state = learner.from_items(items, *run.seed_status())
+        state = learner.layout.from_items(items, *run.seed_status())
     distributed.run_on_first(lambda: workdir_lib.write_run(workdir, config, inputs.description, inputs.tokenizer.save))
     return state, done
 
@@ -231,10 +232,10 @@ class _Finetuning(loop.Run):
             better = sharding.put(better, sharding.replicated(self.mesh))
             best = self.learner.keep_best(state["best"], state["params"], better)
             state = state | {"best": best}
-        return state | self.learner.seed_flags(*self.seed_status()), metrics_row(self.outcomes, metrics)
+        return state | self.learner.layout.flags(*self.seed_status()), metrics_row(self.outcomes, metrics)
 
     def save(self, state, done, held_out):
-        self.checkpoints.save(done, self.learner.to_items(state), record=self.outcomes.to_json())
+        self.checkpoints.save(done, self.learner.layout.to_items(state), record=self.outcomes.to_json())
 
     def _all_failed(self, bad):
         self.checkpoints.finish_save()
@@ -269,7 +270,7 @@ def _first_state(config, learner, inputs):
     """Returns the state at step 0, and says which parameters are fresh or not taken."""
     source = inputs.source
     params = {} if config.from_scratch else _transferable(source, inputs.description)
-    state, fresh, left = learner.init_state(params)
+    state, fresh, left = learner.layout.init(params)
     if config.from_scratch:
         say(f"every parameter fresh; architecture and vocabulary are those of {source.name}")
         return state
@@ -300,7 +301,7 @@ def _modules(names: Sequence[str]) -> str:
 
 def _describe(learner):
     """Returns in words how many seeds train, and how large the model is."""
-    trained, frozen = learner.parts()
+    trained, frozen = learner.layout.parts()
     size = loop.describe_model(learner.model, parameters.merge_trees(trained, frozen))
     some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
     return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some

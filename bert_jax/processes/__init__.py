@@ -1,1 +1,1 @@
-"""How several processes are one run: launchers, coordination, signals."""
+"""Runs of several processes: launchers, coordination and signals; and the parts of jax without promises."""

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its workdir, checkpoints and logs; and how its model is opened again."""
+"""Workdirs, checkpoints and logs of runs, and opening a run's model."""

@@ -59,7 +59,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     model = model_lib.build(model_config, VOCABULARY, next_sentence=False, language_model=False, task=task)
     mesh = sharding.make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
     learner = Learner(config, model, "single_label", (0,), mesh, 1000)
-    state, _, _ = learner.init_state({})
+    state, _, _ = learner.layout.init({})
     batch = {name: array[None] for name, array in make_batch(rows, length).items()}
     batch["weights"] = np.ones((1, rows), np.float32)
     train_step, keys, done = learner.train_step, learner.dropout_keys(), 0

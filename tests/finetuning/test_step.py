@@ -14,7 +14,8 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 from bert_jax.finetuning import losses
-from bert_jax.finetuning.step import Learner, all_finite
+from bert_jax.finetuning.state import all_finite
+from bert_jax.finetuning.step import Learner
 from bert_jax.model import parameters
 
 VOCAB, ROWS, LENGTH, LABELS = 40, 8, 10, 3
@@ -67,7 +68,7 @@ def make_learner(seeds, mesh_sizes=(1, 1, 1), model=None, at_once=0, microbatche
 
 def run(learner, steps=2, length=LENGTH, batch_of=stacked):
     """Returns the state and the losses [steps, seeds], on the host."""
-    state, _, _ = learner.init_state(source())
+    state, _, _ = learner.layout.init(source())
     step, keys, values = learner.train_step, learner.dropout_keys(), []
     for index in range(steps):
         state, metrics = step(state, batch_of(learner.seeds, index, length), np.int32(index), keys)
@@ -107,7 +108,7 @@ def test_groups_and_meshes_change_nothing(changes):
 def test_microbatches_are_sums_over_what_the_batch_counts():
     model = make_model(0.0, dropout=0.0)
     learner = make_learner((3,), model=model, microbatches=4)
-    start = jax.device_get(learner.init_state(source())[0]["params"])
+    start = jax.device_get(learner.layout.init(source())[0]["params"])
 
     def loss(params):
         batch = make_batch(3, 1)  # a row of it does not count, so that means of parts would differ
@@ -115,7 +116,7 @@ def test_microbatches_are_sums_over_what_the_batch_counts():
 
     expected, gradient = jax.jit(jax.value_and_grad(loss))(of_seed(start, 0))
     batch = {name: array[None] for name, array in make_batch(3, 1).items()}
-    state = learner.init_state(source())[0]
+    state = learner.layout.init(source())[0]
     _, metrics = learner.train_step(state, batch, np.int32(0), learner.dropout_keys())
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"][0], optax.tree.norm(gradient), rtol=1e-4)
@@ -124,9 +125,9 @@ def test_microbatches_are_sums_over_what_the_batch_counts():
 def test_a_bad_seed_and_a_stopped_one_stay_as_they_are_and_touch_no_other():
     learner = make_learner(SEEDS)
     step, keys = learner.train_step, learner.dropout_keys()
-    begun, _, _ = learner.init_state(source())
+    begun, _, _ = learner.layout.init(source())
     before = jax.device_get(begun["params"])
-    begun |= learner.seed_flags(np.full(4, -1), np.array([True, True, False, True]))
+    begun |= learner.layout.flags(np.full(4, -1), np.array([True, True, False, True]))
     batch = stacked(SEEDS, 0)
     batch["weights"][0] = np.nan
     state, metrics = jax.device_get(step(begun, batch, np.int32(0), keys))
@@ -140,20 +141,20 @@ def test_a_bad_seed_and_a_stopped_one_stay_as_they_are_and_touch_no_other():
 
 def test_best_parameters_and_what_checkpoints_hold():
     learner = make_learner((1, 3), lora_rank=2)
-    state, fresh, left = learner.init_state(source())
+    state, fresh, left = learner.layout.init(source())
     assert {name.split("/")[0] for name in fresh} == {"task"}
     assert {name.split("/")[0] for name in left} == {"mlm", "next_sentence"}
     moved = jax.tree.map(lambda leaf: leaf + 1, state["params"])
     state["best"] = learner.keep_best(state["best"], moved, np.array([False, True]))
-    items = learner.to_items(state)
+    items = learner.layout.to_items(state)
     assert set(items) == {"params", "opt_state", "frozen", "best-0", "best-1"}
     jax.tree.map(np.testing.assert_array_equal, items["best-1"], of_seed(moved, 1))
     jax.tree.map(np.testing.assert_array_equal, items["best-0"], of_seed(state["params"], 0))
-    template = learner.abstract_items()
+    template = learner.layout.abstract_items()
     assert jax.tree.structure(template) == jax.tree.structure(items)
     jax.tree.map(lambda a, b: None if (a.shape, a.dtype, a.sharding) == (b.shape, b.dtype, b.sharding) else 1 / 0,
                  template, items)  # fmt: skip
-    again = learner.from_items(items, np.array([-1, 5]), np.array([True, False]))
+    again = learner.layout.from_items(items, np.array([-1, 5]), np.array([True, False]))
     assert jax.tree.structure(again) == jax.tree.structure(state) and again["bad_step"].tolist() == [-1, 5]
     jax.tree.map(np.testing.assert_array_equal, again["best"], state["best"])
     assert all_finite(state["params"]).tolist() == [True, True]
@@ -162,7 +163,7 @@ def test_best_parameters_and_what_checkpoints_hold():
 
 def test_adapters_alone_are_trained_and_merged():
     learner = make_learner((1, 3), lora_rank=2, lora_targets=("query", "down"))
-    start = jax.device_get(learner.init_state(source())[0])
+    start = jax.device_get(learner.layout.init(source())[0])
     state, values = run(learner)
     encoder = source()["encoder"]
     assert np.isfinite(values).all()
@@ -207,4 +208,4 @@ def test_frozen_layers_stay_and_take_no_moments():
 )
 def test_what_cannot_be_frozen(tuned, message):
     with pytest.raises(UserError, match="^" + message.replace("'.'", r"'\.'")):
-        make_learner((3,), **tuned).init_state(source())
+        make_learner((3,), **tuned).layout.init(source())

@@ -115,7 +115,7 @@ def test_twenty_steps(tmp_path):
 
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
     learner = Learner(config, opened.model, opened.problem, (0,), mesh, STEPS)
-    state, fresh, left = learner.init_state(opened.params)
+    state, fresh, left = learner.layout.init(opened.params)
     assert not fresh and not left
     train_step, keys = learner.train_step, learner.dropout_keys()
     for step in range(STEPS):
