@@ -95,7 +95,7 @@ def _arms(scale, overrides):
 
 
 def _flops(config, vocabulary):
-    """Of a run's steps on average, by the sizes of its phases."""
+    """Returns the mean FLOPs of a step, by the shapes of the phases."""
     pair = config.objective.next_sentence
     spec = model_lib.build({**config.model, "vocab_size": 0}, vocabulary, next_sentence=pair).spec
     total = 0.0

@@ -73,7 +73,7 @@ def main():
 
 
 def run(recipe, settings, flags, workdir, from_scratch):
-    """The summary of one arm; of an earlier call, if it came to its end."""
+    """Fine-tunes one arm, unless an earlier call has finished it, and returns its summary."""
     done = workdir / "summary.json"
     if done.exists():
         return json.loads(done.read_text())

@@ -39,7 +39,7 @@ def main():
 
 
 def cut(path, workdir):
-    """The first ROWS lines of a file, in a file of its own."""
+    """Writes the first ROWS lines of a file into `workdir`, and returns the path."""
     to = workdir / path.name
     with open(path, encoding="utf-8") as lines:
         to.write_text("".join(line for _, line in zip(range(ROWS), lines, strict=False)), "utf-8")

@@ -114,16 +114,16 @@ def main():
     parser.add_argument("--limit", type=int, default=540, help="seconds that a side's process may take")
     parser.add_argument("--output", type=pathlib.Path, help="by default the results file, if all rows ran on a GPU")
     options = parser.parse_args()
-    there = run({}, options.limit)
-    if "failed" in there:
-        sys.exit(f"error: jax does not start: {there['failed']}")
-    smoke = options.size == "smoke" or (options.size == "auto" and not there["gpu"])
+    machine = run({}, options.limit)
+    if "failed" in machine:
+        sys.exit(f"error: jax does not start: {machine['failed']}")
+    smoke = options.size == "smoke" or (options.size == "auto" and not machine["gpu"])
     sizes, lengths = (SMOKE_SIZES, SMOKE_LENGTHS) if smoke else (SIZES, LENGTHS)
     wanted = [name for name in options.only.split(",") if name]
     known = [f"{size}-{length}" for size in sizes for length in lengths]
     if set(wanted) - set(known):
         sys.exit(f"error: --only={options.only}: expected some of {', '.join(known)}")
-    lines = [*introduction(there, options), "", HEADER]
+    lines = [*introduction(machine, options), "", HEADER]
     print("\n".join(lines), flush=True)
     for what in options.what.split(","):
         for size, length in ((size, length) for size in sizes for length in lengths):
@@ -132,32 +132,32 @@ def main():
             slots, candidates = lengths[length]
             job = {
                 "what": what, "sizes": sizes[size], "length": length, "slots": slots, "dtype": options.dtype,
-                "kernel": options.kernel or ("cudnn" if there["gpu"] else "xla"), "remat": options.remat,
+                "kernel": options.kernel or ("cudnn" if machine["gpu"] else "xla"), "remat": options.remat,
                 "scan": options.scan, "microbatches": options.microbatches, "logits_chunk": options.logits_chunk,
                 "torch_head": options.torch_head, "torch_backend": options.torch_backend, "rounds": options.rounds,
-                "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if there["gpu"] else 512,
+                "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if machine["gpu"] else 512,
             }  # fmt: skip
             row = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
             lines.append(f"| {' | '.join(row)} |")
             print(lines[-1], flush=True)
-    output = options.output or (RESULTS if there["gpu"] and not (smoke or wanted) else None)
+    output = options.output or (RESULTS if machine["gpu"] and not (smoke or wanted) else None)
     if output:
         output.write_text("\n".join(lines) + "\n")
 
 
-def introduction(there, options):
+def introduction(machine, options):
     arguments = "".join(f" {argument}" for argument in sys.argv[1:])
     packages = ("jax", "flax", "optax", "torch", "transformers")
     versions = ", ".join(f"{package} {metadata.version(package)}" for package in packages)
     yield "# BERT on one GPU, beside transformers under torch.compile"
     yield ""
-    if not there["gpu"]:
+    if not machine["gpu"]:
         yield "**No GPU row has been measured: there was none.** What follows shows that the benchmark runs, on a CPU"
         yield "and at a toy size: its speeds and ratios mean nothing."
         yield ""
     yield (
-        f"`python -m experiments.benchmarks.gpu{arguments}` on {there['device']}; Python {platform.python_version()}, "
-        f"{versions}. {options.dtype}; dropout 0.1 of hidden states and none of attention weights on both sides; "
+        f"`python -m experiments.benchmarks.gpu{arguments}` on {machine['device']}; Python "
+        f"{platform.python_version()}, {versions}. {options.dtype}; dropout 0.1 of hidden states and none of attention weights on both sides; "
         f"logits of torch: {options.torch_head}, of ours: predicted. {options.rounds} rounds; what is compared is said "
         "in the file."
     )

@@ -64,22 +64,22 @@ def submit(job_folders: Sequence[pathlib.Path], options: Mapping[str, str], say:
     sky = _sky()
     queue = _queue(sky)
     for folder in map(pathlib.Path.absolute, job_folders):
-        said = f"{folder.parent.name}/{folder.name}"
+        label = f"{folder.parent.name}/{folder.name}"
         if folders.state(folder) == "done":
             continue
         name = job_name(folder, values)
         state = queue.get(name, "")
         if state == "SUCCEEDED":
-            say(f"{said}: done, in {_there(folder, values)}")
+            say(f"{label}: done, in {_bucket_folder(folder, values)}")
         elif state and not state.startswith(_ENDED):
-            say(f"{said}: {name}, {state.lower()}")
+            say(f"{label}: {name}, {state.lower()}")
         else:
             path = _write(folder, values)
-            _run([sky, *_launch(name, path)[1:]], f"{said}: SkyPilot has not taken {path}")
+            _run([sky, *_launch(name, path)[1:]], f"{label}: SkyPilot has not taken {path}")
             (folder / "failed.json").unlink(missing_ok=True)
-            submitted = {"name": name, "folder": _there(folder, values), "time": _now()}
+            submitted = {"name": name, "folder": _bucket_folder(folder, values), "time": _now()}
             folders.write_json(folder / "cloud.json", submitted)
-            say(f"{said}: submitted, {name}")
+            say(f"{label}: submitted, {name}")
     if job_folders:
         say(f"their states: sky jobs queue; what they leave behind: {fetch_command(job_folders[0], values)}")
 
@@ -142,21 +142,21 @@ def text_of(content: Mapping[str, Any]) -> str:
 
 def job_name(folder: pathlib.Path, values: Mapping[str, Any]) -> str:
     """Returns the name of the managed job, unique to its folder in the bucket."""
-    there = _there(folder, values)
+    remote = _bucket_folder(folder, values)
     words = re.sub(r"[^a-zA-Z0-9]+", "-", "-".join(folder.absolute().parts[-3:])).strip("-").lower()
-    return f"bert-{words}-{hashlib.sha1(there.encode()).hexdigest()[:8]}"
+    return f"bert-{words}-{hashlib.sha1(remote.encode()).hexdigest()[:8]}"
 
 
 def fetch_command(folder: pathlib.Path, values: Mapping[str, Any]) -> str:
     """Returns the command that copies the files of all jobs from the bucket into WORKDIR."""
     workdir = folder.absolute().parents[1]
-    there = _there(folder, values).rsplit("/", 2)[0]
+    remote = _bucket_folder(folder, values).rsplit("/", 2)[0]
     if values["bucket"].startswith("gs://"):
-        return shlex.join(["gcloud", "storage", "rsync", "--recursive", there, str(workdir)])
-    return shlex.join(["aws", "s3", "sync", there, str(workdir)])
+        return shlex.join(["gcloud", "storage", "rsync", "--recursive", remote, str(workdir)])
+    return shlex.join(["aws", "s3", "sync", remote, str(workdir)])
 
 
-def _there(folder, values):
+def _bucket_folder(folder, values):
     """Returns the job's folder in the bucket."""
     return "/".join([values["bucket"], *folder.absolute().parts[-3:]])
 
@@ -298,8 +298,8 @@ def _queue(sky):
         rows = json.loads(done.stdout[done.stdout.index("[") :]) if not done.returncode else None
         jobs = sorted((row["job_id"], row["job_name"], row["status"]) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UserError(f"sky jobs queue: {said[0]}; expected SkyPilot's jobs") from error
+        message = (done.stderr or done.stdout).strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise UserError(f"sky jobs queue: {message[0]}; expected SkyPilot's jobs") from error
     ended = {name: state for _, name, state in jobs if state.startswith(_ENDED)}
     return ended | {name: state for _, name, state in jobs if not state.startswith(_ENDED)}
 
@@ -307,8 +307,8 @@ def _queue(sky):
 def _run(line, what):
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UserError(f"{what}: {said[0]}")
+        message = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise UserError(f"{what}: {message[0]}")
 
 
 def _sky():

@@ -189,8 +189,8 @@ def _failure(job):
     content = _read(job / "failed.json")
     lines = [line for line in content.get("lines", ()) if line.strip()]
     where = content.get("stage") or "its start"
-    said = f": {lines[-1].strip()}" if lines else ""
-    return f"{job.parent.name}/{job.name}: failed in {where} (exit code {content.get('code', 'unknown')}){said}"
+    last_line = f": {lines[-1].strip()}" if lines else ""
+    return f"{job.parent.name}/{job.name}: failed in {where} (exit code {content.get('code', 'unknown')}){last_line}"
 
 
 def _read(path):

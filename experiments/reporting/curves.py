@@ -101,7 +101,7 @@ def _curves(arms, key, label, curves: Mapping[str, Curve]):
 
 
 def _measures(results, compared):
-    shown = [one for one in compared if any(one.values.values())]
+    shown = [measured for measured in compared if any(measured.values.values())]
     if not shown:
         return []
     rows = math.ceil(len(shown) / 2)
@@ -109,8 +109,8 @@ def _measures(results, compared):
     all_axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
     for axes in all_axes[len(shown) :]:
         axes.set_axis_off()
-    for one, axes in zip(shown, all_axes, strict=False):
-        for place, (arm, values) in enumerate(one.values.items()):
+    for measured, axes in zip(shown, all_axes, strict=False):
+        for place, (arm, values) in enumerate(measured.values.items()):
             colour, _ = _look(list(results.arms), arm)
             figures = list(values.values())
             # Side by side, so that equal values stay visible.
@@ -118,12 +118,12 @@ def _measures(results, compared):
             axes.plot(places, figures, "o", color=colour, markersize=5, alpha=0.8)
             if figures:
                 axes.hlines(np.mean(figures), place - 0.3, place + 0.3, color=colour)
-        arms = list(one.values)
+        arms = list(measured.values)
         slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(arms) > 3 else {}
         axes.set_xticks(range(len(arms)), arms, **slanted)
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.set_xlim(-0.5, len(arms) - 0.5)
-        axes.set_title(f"{one.measure.label}\n({direction(one.measure)})", fontsize=9)
+        axes.set_title(f"{measured.measure.label}\n({direction(measured.measure)})", fontsize=9)
         axes.grid(axis="y", alpha=0.3)
     caption = "Final measures by arm: a dot for each seed, left to right in the order of seeds, and a line at the mean"
     return [Picture("measures.png", caption, _png(figure))]

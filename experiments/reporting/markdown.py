@@ -65,9 +65,9 @@ def _missing(results):
     )
     bullets = []
     for job in jobs:
-        said = f"; its last line: {_code(job.last_line)}" if job.last_line.strip() else ""
+        last_line = f"; its last line: {_code(job.last_line)}" if job.last_line.strip() else ""
         what = {FAILED: f"failed in {job.stage} (exit code {job.code})", UNFINISHED: f"not finished{_reached(job)}"}
-        bullets.append(f"{_code(job.name)}: {_text(what.get(job.state, job.state))}{said}")
+        bullets.append(f"{_code(job.name)}: {_text(what.get(job.state, job.state))}{last_line}")
     return f"{head}\n\n{_bullets(bullets)}"
 
 
@@ -200,17 +200,17 @@ def _final_table(compared):
         ("measure", "arm", "n", "mean", "standard deviation", "compared with", "pairs", "difference", "95 % interval")
     ]
     for measured in compared:
-        of = {one.arm: one for one in measured.comparisons}
+        by_arm = {test.arm: test for test in measured.comparisons}
         label = f"{_text(measured.measure.label)}, {direction(measured.measure)}"
         for arm, values in measured.values.items():
             summary = statistics.summarize(list(values.values()))
             cells = [label, _text(arm), summary.n, number(summary.mean), number(summary.deviation)]
-            one = of.get(arm)
-            if one is None:
+            test = by_arm.get(arm)
+            if test is None:
                 cells += ["", "", "", ""]
             else:
-                difference = number(one.paired.mean, True)
-                cells += [_text(one.first), one.paired.n, difference, sentences.interval(one.paired)]
+                difference = number(test.paired.mean, True)
+                cells += [_text(test.first), test.paired.n, difference, sentences.interval(test.paired)]
             rows.append(cells)
             label = ""
     return _table(rows)
@@ -255,18 +255,18 @@ def _published(results):
 
 
 def _in_words(results, compared):
-    number_of_intervals = sum(one.paired.low is not None for measured in compared for one in measured.comparisons)
+    number_of_intervals = sum(test.paired.low is not None for measured in compared for test in measured.comparisons)
     blocks = []
     for measured in compared:
         blocks.append(f"**{_text(measured.measure.label)}**")
-        said = [_text(sentences.comparison(one, number_of_intervals)) for one in measured.comparisons]
+        lines = [_text(sentences.comparison(test, number_of_intervals)) for test in measured.comparisons]
         own = comparisons.own_questions(results, measured)
-        if own and said:
-            said.append(
+        if own and lines:
+            lines.append(
                 f"**Arms change {listed(map(_code, own))}, and this is measured on each arm's own rows and masks: a "
                 "difference may come from the evaluation rather than from the model.**"
             )
-        blocks.append(_bullets(said or ["Measured in one arm alone: there is nothing to compare."]))
+        blocks.append(_bullets(lines or ["Measured in one arm alone: there is nothing to compare."]))
     return [*blocks, "How to read this:", _bullets(sentences.how_to_read(compared))]
 
 

@@ -39,24 +39,24 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def comparison(one: Comparison, number_of_intervals: int) -> str:
+def comparison(test: Comparison, number_of_intervals: int) -> str:
     """Returns the result of a comparison of two arms in words.
 
     Args:
-      one: the comparison.
+      test: the comparison.
       number_of_intervals: number of intervals in the whole report, this one included.
     """
-    return f"{_finding(one, number_of_intervals)}{_left_out(one)}"
+    return f"{_finding(test, number_of_intervals)}{_left_out(test)}"
 
 
-def _finding(one, number_of_intervals):
-    paired, arms = one.paired, f"{one.arm} against {one.first}"
-    difference = f"{number(paired.mean, True)} ({direction(one.measure)})"
+def _finding(test, number_of_intervals):
+    paired, arms = test.paired, f"{test.arm} against {test.first}"
+    difference = f"{number(paired.mean, True)} ({direction(test.measure)})"
     if paired.n == 0:
         return f"{arms}: no seed has a value in both, so they cannot be compared."
     if paired.n == 1:
         return (
-            f"{arms}: a difference of {difference} in the one pair (seed {one.seeds[0]}). One pair has no spread, so "
+            f"{arms}: a difference of {difference} in the one pair (seed {test.seeds[0]}). One pair has no spread, so "
             "there is no interval, and it is unknown whether this is more than noise."
         )
     if paired.low is None:
@@ -73,18 +73,18 @@ def _finding(one, number_of_intervals):
             f"{number(paired.half_width)} would have excluded 0."
         )
     return (
-        f"{arms}: {'better' if one.better else 'worse'}, by a mean difference of {difference} {pairs}, which "
-        f"excludes 0: {_significance(one, number_of_intervals)}"
+        f"{arms}: {'better' if test.better else 'worse'}, by a mean difference of {difference} {pairs}, which "
+        f"excludes 0: {_significance(test, number_of_intervals)}"
     )
 
 
-def _significance(one, number_of_intervals):
+def _significance(test, number_of_intervals):
     noise = "the difference is larger than the noise between these seeds"
-    few = " Two pairs have one degree of freedom: treat this as a hint." if one.paired.n == 2 else ""
+    few = " Two pairs have one degree of freedom: treat this as a hint." if test.paired.n == 2 else ""
     if number_of_intervals == 1:
-        return f"{noise} (p = {_p(one.paired.p)}).{few}"
-    adjusted = f"Holm-adjusted p = {_p(one.adjusted_p)}"
-    if one.adjusted_p < ALPHA:
+        return f"{noise} (p = {_p(test.paired.p)}).{few}"
+    adjusted = f"Holm-adjusted p = {_p(test.adjusted_p)}"
+    if test.adjusted_p < ALPHA:
         return f"{noise}, also when adjusted for the {number_of_intervals} intervals of this report ({adjusted}).{few}"
     return (
         f"taken alone, {noise}; adjusted for the {number_of_intervals} intervals of this report it is not "
@@ -96,10 +96,10 @@ def _p(p):
     return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
 
 
-def _left_out(one):
-    if not one.left_out or not one.seeds:
+def _left_out(test):
+    if not test.left_out or not test.seeds:
         return ""
-    return f" (Without {_seeds(one.left_out)}, which {'has' if len(one.left_out) == 1 else 'have'} no value in both.)"
+    return f" (Without {_seeds(test.left_out)}, which {'has' if len(test.left_out) == 1 else 'have'} no value in both.)"
 
 
 def _seeds(seeds):
