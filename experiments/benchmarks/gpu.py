@@ -157,9 +157,9 @@ def introduction(machine, options):
         yield ""
     yield (
         f"`python -m experiments.benchmarks.gpu{arguments}` on {machine['device']}; Python "
-        f"{platform.python_version()}, {versions}. {options.dtype}; dropout 0.1 of hidden states and none of attention weights on both sides; "
-        f"logits of torch: {options.torch_head}, of ours: predicted. {options.rounds} rounds; what is compared is said "
-        "in the file."
+        f"{platform.python_version()}, {versions}. {options.dtype}; dropout 0.1 of hidden states and none of attention "
+        f"weights on both sides; logits of torch: {options.torch_head}, of ours: predicted. {options.rounds} rounds; "
+        "what is compared is said in the file."
     )
 
 
