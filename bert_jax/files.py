@@ -23,6 +23,7 @@ from bert_jax import _moved
 
 # EBADF: NFS, asked to lock a folder.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
+_NO_FLUSH = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _RETRY_SECONDS = 0.02
 
 
@@ -89,7 +90,7 @@ def replace(source: str | os.PathLike, path: str | os.PathLike) -> None:
     """Moves a finished file or folder to its place on the same disk, so that a crash leaves the old or the new one."""
     _sync(source)
     os.replace(source, path)
-    with contextlib.suppress(OSError):  # a file system whose folders cannot be flushed
+    with contextlib.suppress(OSError):  # the file is in its place; its folder may be one that nobody may list
         _sync(pathlib.Path(path).parent)
 
 
@@ -232,10 +233,13 @@ def _acquire(descriptor, seconds, shared):
 
 
 def _sync(path):
-    """Flushes a file or folder to the disk. A disk that is full may say so only then."""
+    """Flushes a file or folder to the disk, if its file system can. A disk that is full may say so only then."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FLUSH:
+            raise
     finally:
         os.close(descriptor)
 
