@@ -1,5 +1,7 @@
 """Opens the corpora of a config, and mixes them: each has a share of the rows, and takes its turns in a fixed order."""
 
+import functools
+
 import ml_collections
 import numpy as np
 
@@ -62,7 +64,7 @@ def unigram_counts(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np
         return counts[0]
     sizes = np.array([count.sum() for count in counts])
     scales = mixture_shares(data, corpora) * sizes.sum() / np.maximum(sizes, 1)
-    return sum(scale * count for scale, count in zip(scales, counts, strict=True))
+    return functools.reduce(np.add, (scale * count for scale, count in zip(scales, counts, strict=True)))
 
 
 def mixture_turns(shares: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

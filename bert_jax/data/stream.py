@@ -147,7 +147,8 @@ class Source:
         if packed:
             self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
             self._packs = packing.open_packs(corpus, split, recipes[0], self._most, self._masking, is_special)
-        self.counts = np.array([len(self._packs)] if packed else list(map(len, self._indexes)), np.int64)
+        rows = self._indexes if self._packs is None else [self._packs]
+        self.counts = np.array([len(repeat) for repeat in rows], np.int64)
         self._first = np.cumsum(self.counts) - self.counts
 
     def places(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
