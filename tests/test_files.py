@@ -1,4 +1,4 @@
-"""Files that are whole or absent, locks, and JSON Lines."""
+"""Tests files that are whole or absent, locks, and JSON Lines."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""The import graph, drawn from the code: no arrow back, no circle, and no package loaded before it is needed."""
+"""Tests the import graph, drawn from the code: no arrow back, no circle, no package loaded before it is needed."""
 
 import ast
 import pathlib

@@ -1,4 +1,4 @@
-"""Whole runs of fine-tuning of seconds: scores, predictions, the best checkpoint, and what is refused."""
+"""Tests whole fine-tuning runs of seconds: scores, predictions, the best checkpoint, and refusals."""
 
 import json
 import os
@@ -34,7 +34,7 @@ SIGNS = {"good": "kan", "bad": "mot", "so-so": "rit"}  # the word that tells a t
 
 
 def make_rows(number, labels=("good", "bad"), seed=0):
-    """(text, label): made-up words, one of which tells the label."""
+    """Returns pairs (text, label) of made-up words, one of which decides the label."""
     chance = random.Random(seed)
     others = [word for word in WORDS if word not in SIGNS.values()]
     rows = []
@@ -53,7 +53,7 @@ def write_tsv(path, rows):
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """A Hugging Face directory with a small random model, and labelled files."""
+    """Makes a Hugging Face directory with a small random model, and labelled files."""
     folder = tmp_path_factory.mktemp("tasks")
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", *WORDS]
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
@@ -82,14 +82,14 @@ def make_config(folder, **changes):
 
 @pytest.fixture(scope="session")
 def finished(folder, tmp_path_factory):
-    """(workdir, config, summary) of a finished run of two seeds."""
+    """Returns (workdir, config, summary) of a finished run with two seeds."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     config = make_config(folder, **{"seeds": 2, "seed": 3, "task.test": str(folder / "test.tsv")})
     return workdir, config, finetuning.finetune(config, workdir)
 
 
 def rows(workdir):
-    """The rows without what two runs may differ in."""
+    """Returns the rows without the keys that two runs may differ in."""
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
@@ -162,7 +162,7 @@ def test_a_finished_run_is_left_as_it_is(finished, capfd, tmp_path):
 
 
 def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, capfd):
-    """As MNLI then RTE: its encoder and pooler, a fresh output layer; stops early, as nothing gets better."""
+    """As RTE after MNLI: encoder and pooler are taken, the output layer is fresh; it stops early without progress."""
     write_tsv(tmp_path / "three.tsv", make_rows(16, tuple(SIGNS)))
     config = make_config(folder, init_from=str(finished[0]))
     config.task.update(train=str(tmp_path / "three.tsv"), held_out=str(tmp_path / "three.tsv"))
@@ -269,7 +269,7 @@ def test_a_rate_outside_the_published_range_is_warned_about():
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """One CPU device a process; programs compiled once for all of them."""
+    """Returns the environment of processes with one CPU device each, which share compiled programs."""
     return os.environ | {
         "XLA_FLAGS": "",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),

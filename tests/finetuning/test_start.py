@@ -1,4 +1,4 @@
-"""What fine-tuning takes over from a checkpoint: every encoder parameter, and with them the hidden states."""
+"""Tests that fine-tuning starts from a checkpoint's encoder: every parameter, and so the hidden states."""
 
 import json
 import random
@@ -25,7 +25,7 @@ def compiled(programs):  # noqa: F811
 
 @pytest.fixture(scope="module", params=["learned", pytest.param("rotary", marks=pytest.mark.full)])
 def pretrained(request, corpus, compiled, tmp_path_factory):  # noqa: F811
-    """The workdir of a pre-training run of a few steps."""
+    """Returns the workdir of a pre-training run of a few steps."""
     config = make_config(corpus)
     config.model.positions = request.param
     config.train.update(num_steps=6, checkpoint_every=6, eval_every=6, tensorboard=False)
@@ -42,7 +42,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def started(pretrained, texts, tmp_path_factory):
-    """The workdir of a fine-tuning run of one epoch at a rate of zero: the parameters it holds are its first ones."""
+    """Returns the workdir of one epoch of fine-tuning at a rate of zero, which holds the parameters it began with."""
     workdir = tmp_path_factory.mktemp("started") / "run"
     path = workdir.parent / "train.tsv"
     path.write_text("text\tlabel\n" + "".join(f"{text}\t{i % 2}\n" for i, text in enumerate(texts)))

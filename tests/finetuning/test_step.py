@@ -1,4 +1,4 @@
-"""Several seeds in one step: each one's numbers are those that it has alone; what is frozen, stopped or bad stays."""
+"""Tests several seeds in one step: each has the numbers that it has alone; frozen, stopped and bad ones stay."""
 
 import functools
 
@@ -32,7 +32,7 @@ def make_model(rate=0.1, **task):
 
 @functools.cache
 def source():
-    """Parameters of a pre-trained model, which has other heads."""
+    """Returns the parameters of a pre-trained model, which has other heads."""
     config = config_lib.base().model.to_dict() | SIZES
     return jax.device_get(jax.jit(model_lib.build(config, VOCAB).init)(jax.random.key(9)))
 
@@ -90,7 +90,7 @@ def assert_close(one, other, tolerance=1e-5):
 
 
 def test_a_seed_alone_and_beside_others():
-    """Also where another's batch asks for more padding: fresh head, dropout and steps are the same."""
+    """Fresh head, dropout and steps are the same, also where another seed's batch needs more padding."""
     state, expected = together()
     alone, its_losses = run(make_learner((3,)), length=16)
     np.testing.assert_allclose(its_losses[:, 0], expected[:, 1], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Fine-tuning as transformers does it: losses of its heads, and the curve of its optimizer and schedule."""
+"""Tests that fine-tuning agrees with transformers: losses of its heads, and a curve of its optimizer and schedule."""
 
 import math
 
@@ -19,7 +19,7 @@ WORDS = [f"w{i}" for i in range(VOCAB - 5)]
 
 
 def theirs(kind, folder, **settings):
-    """A random model of transformers, saved with a vocabulary."""
+    """Saves a random model of transformers with a vocabulary."""
     import torch
     import transformers
 
@@ -71,7 +71,7 @@ POSITIONS = RANDOM.integers(0, LENGTH, (2, ROWS)).astype(np.int32)
     ],
 )  # fmt: skip
 def test_losses(tmp_path, kind, settings, labels):
-    """Of six rows, and of the same six in a batch of eight."""
+    """The loss of six rows is that of the same six in a batch of eight."""
     model = theirs(kind, tmp_path, **settings).eval()
     opened = huggingface.read(tmp_path)
     batch = make_batch(0) | labels
@@ -86,7 +86,7 @@ def test_losses(tmp_path, kind, settings, labels):
 
 
 def test_twenty_steps(tmp_path):
-    """AdamW with clipping, and decay of kernels and embeddings alone, under a linear schedule with warm-up."""
+    """The optimizer is AdamW with clipping and a linear schedule with warm-up; kernels and embeddings alone decay."""
     import torch
     import transformers
 

@@ -1,4 +1,4 @@
-"""Rates of layers, passes of a step, and losses of tasks against their definitions."""
+"""Tests the choice of trained parameters, the rates of layers, and the losses of tasks against their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def make_model(layers=3, switches=None, **task):
 
 
 def filled(model, make=np.zeros):
-    """Parameters of a model, each made of its shape."""
+    """Returns the parameters of a model, each array made by `make` from its shape."""
     return jax.tree.map(lambda leaf: make(leaf.shape), jax.eval_shape(model.init, jax.random.key(0)))
 
 
@@ -192,7 +192,7 @@ def spans(logits):
     ],
 )  # fmt: skip
 def test_losses_against_their_definitions(task, problem, labels, expected):
-    """Also by way of parts of the batch: sums over what the whole batch counts."""
+    """Losses of parts of the batch add up: they are sums divided by the whole batch's count."""
     model = make_model(layers=1, **task)
     batch = {
         "input_ids": RANDOM.integers(0, 20, (ROWS, LENGTH)).astype(np.int32),

@@ -1,4 +1,4 @@
-"""What launchers say of a run's processes; and who cannot be reached."""
+"""Tests the detection of a run's processes from launchers, and processes that cannot be reached."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""What bert_jax uses of jax beyond its promises is there, with the arguments that are given."""
+"""Tests that the parts of jax without promises which bert_jax uses exist, and take the arguments it gives."""
 
 import inspect
 import pathlib

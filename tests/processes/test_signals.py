@@ -1,4 +1,4 @@
-"""SIGTERM outside the training loop, and processes that end with their parent."""
+"""Tests SIGTERM outside the training loop, and processes that end with their parent."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""A tiny corpus, finished runs and a really small disk: the fixtures of the training tests."""
+"""Gives these tests the training tests' tiny corpus, finished runs and small disk."""
 
 from tests.training.conftest import compiled, config, corpus, finished, programs, small_disk
 

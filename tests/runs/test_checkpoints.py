@@ -1,4 +1,4 @@
-"""Checkpoints on real disks: which are kept, what restoring returns, and what a damaged or full disk costs."""
+"""Tests checkpoints on real disks: which are kept, what restoring returns, and what a damaged or full disk costs."""
 
 import functools
 import os

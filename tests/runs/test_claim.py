@@ -1,4 +1,4 @@
-"""A workdir is held by one run at a time, until its process ends."""
+"""Tests that a workdir is held by one run at a time, until its process ends."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A workdir continues the run that it holds: what may change does, anything else is refused by its key."""
+"""Tests that a run continues with keys that may change, and is refused, by key, with others."""
 
 import pytest
 

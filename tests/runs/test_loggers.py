@@ -1,4 +1,4 @@
-"""Rows on disk: exactly once each, also after a kill, a resume and a full disk."""
+"""Tests that each row is logged exactly once, also after a kill, a resume and a full disk."""
 
 import contextlib
 import io

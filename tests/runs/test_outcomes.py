@@ -1,4 +1,4 @@
-"""What seeds have reached: best, last, stopped, failed."""
+"""Tests the records of seeds: best and last evaluation, early stops and failures."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Workdirs in gs://, in an emulator of Google Cloud Storage: the same promises as on a disk, but for the lock."""
+"""Tests workdirs in an emulated Google Cloud Storage: the same promises as on a disk, except for the lock."""
 
 import importlib.util
 import json
