@@ -15,8 +15,8 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
 from bert_jax.objectives import Objective
-from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.checkpoints import saved_steps
 from bert_jax.runs.models import open_model
 from bert_jax.training import transplant
 
@@ -29,7 +29,7 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
     """
     if config.model_from_init and not config.init_from:
         raise UserError("config.model_from_init: True, but config.init_from is empty; expected a model")
-    if not config.init_from or checkpoint.saved_steps(workdir / "checkpoints"):
+    if not config.init_from or saved_steps(workdir / "checkpoints"):
         return None
     return open_model(config.init_from)
 

@@ -12,9 +12,8 @@ from bert_jax import _moved, sharding
 from bert_jax import model as model_lib
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import loggers as metrics_lib
-from bert_jax.runs.loggers import say
+from bert_jax.runs.checkpoints import Checkpoints
+from bert_jax.runs.loggers import mlm_headline, open_loggers, say
 from bert_jax.training.profiling import Trace
 from bert_jax.training.throughput import Clock
 
@@ -37,7 +36,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
     with contextlib.ExitStack() as stack:
         loggers = []
         if distributed.is_first():
-            loggers = metrics_lib.open_loggers(config, run.workdir, done, num_steps, say, run.headline)
+            loggers = open_loggers(config, run.workdir, done, num_steps, say, run.headline)
         stack.push(lambda error, *_: checkpoints.close(together=error is None))
         for logger in loggers:
             stack.callback(logger.close)
@@ -130,10 +129,10 @@ class Run:
     workdir: Any
     num_steps: int
     mesh: jax.sharding.Mesh
-    checkpoints: checkpoint.Checkpoints
+    checkpoints: Checkpoints
     train_step: Callable
     key: jax.Array
-    headline = staticmethod(metrics_lib.mlm_headline)
+    headline = staticmethod(mlm_headline)
     over = False
     norms = None
 
@@ -178,7 +177,7 @@ def describe_model(model: model_lib.Model, params: dict) -> str:
     return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}{split}"
 
 
-def last_good(checkpoints: checkpoint.Checkpoints) -> str:
+def last_good(checkpoints: Checkpoints) -> str:
     """Says in words which checkpoint a run that failed can go on from."""
     newest = checkpoints.newest()
     return "there is no checkpoint yet" if newest is None else f"the last good checkpoint is step {newest}"

@@ -19,17 +19,18 @@ from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoints as checkpoint
 from bert_jax.runs import identity
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
 from bert_jax.training import initial, loop, runtime
 from bert_jax.training import step as step_lib
-from bert_jax.training import teacher as teacher_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
 from bert_jax.training.norms import norms_step
+from bert_jax.training.teacher import Teacher
+from bert_jax.training.teacher import read as read_teacher
 
 
 def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -61,7 +62,7 @@ class _Inputs:
 
     mesh: jax.sharding.Mesh
     corpora: Sequence[Corpus]
-    teacher: teacher_lib.Teacher | None
+    teacher: Teacher | None
 
     @property
     def teacher_identity(self):
@@ -94,7 +95,7 @@ def _open(config, workdir) -> _Inputs:
     corpora = mixture.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
-    inputs = _Inputs(mesh, corpora, teacher_lib.read(config, mesh, corpora[0].tokenizer))
+    inputs = _Inputs(mesh, corpora, read_teacher(config, mesh, corpora[0].tokenizer))
     identity.check_same_run(workdir, config, corpora, inputs.teacher_identity)
     return inputs
 
@@ -155,7 +156,7 @@ class _Pretraining(loop.Run):
     def __init__(self, config, workdir, learner, inputs):
         self.config, self.workdir, self.learner, self.mesh = config, workdir, learner, learner.mesh
         self.num_steps = config_lib.num_steps(config)
-        self.checkpoints = checkpoint.Checkpoints(workdir, config, say, learner.objective.facts.best_metric)
+        self.checkpoints = Checkpoints(workdir, config, say, learner.objective.facts.best_metric)
         self.train_step = learner.train_step()
         self.norms = norms_step(learner) if config.train.log_norms else None
         if inputs.teacher:
