@@ -267,6 +267,7 @@ def trained(corpus, compiled, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.full
 def test_a_killed_run_goes_on_bit_by_bit(trained, corpus, tmp_path):
     """The first checkpoint alone is left, as if the process had died before the second."""
     workdir = tmp_path / "run"
