@@ -47,6 +47,7 @@ COVERED_BY = {
     "finetuning/description.py": "finetuning/test_run.py",
     "finetuning/losses.py": "finetuning/test_trainable.py",
     "finetuning/results.py": "finetuning/test_run.py",
+    "finetuning/state.py": "finetuning/test_run.py",
     "interop/families/": "interop/test_families.py",  # every family by the same tests
     "interop/formats.py": "interop/test_families.py",
     "interop/hub.py": "interop/test_huggingface.py",
