@@ -8,14 +8,40 @@ Every class opens a MODEL with `from_pretrained` and is then called with one tex
 
 `batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, and
 `records` reads and writes the files of `python -m bert_jax.predict`.
+
+The classes are imported on first use: flax, which they need, imports optax for its own sake.
 """
 
-from bert_jax.inference.answer import QuestionAnswerer
-from bert_jax.inference.classify import Classifier
-from bert_jax.inference.embed import Embedder
-from bert_jax.inference.fill_mask import FillMask
-from bert_jax.inference.inspection import Inspector
-from bert_jax.inference.predictor import load
-from bert_jax.inference.tag import TokenTagger
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bert_jax.inference.answer import QuestionAnswerer
+    from bert_jax.inference.classify import Classifier
+    from bert_jax.inference.embed import Embedder
+    from bert_jax.inference.fill_mask import FillMask
+    from bert_jax.inference.inspection import Inspector
+    from bert_jax.inference.predictor import load
+    from bert_jax.inference.tag import TokenTagger
 
 __all__ = ["Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "TokenTagger", "load"]
+
+_MODULES = {
+    "Classifier": "classify",
+    "Embedder": "embed",
+    "FillMask": "fill_mask",
+    "Inspector": "inspection",
+    "QuestionAnswerer": "answer",
+    "TokenTagger": "tag",
+    "load": "predictor",
+}
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
