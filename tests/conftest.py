@@ -19,6 +19,13 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("JAX_NUMPY_DTYPE_PROMOTION", "strict")
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """Makes the folder in which rooms of tests share the programs that they compile."""
+    return tmp_path_factory.mktemp("programs")
+
+
 # A test may lack something that no installation brings. Its reason to skip begins with one of these.
 ALLOWED_SKIPS = ("this machine: ", "outside data: ")
 

@@ -9,11 +9,11 @@ import pytest
 from bert_jax.data.preparation import pipeline
 from bert_jax.diagnosis import reading, report
 from bert_jax.training import pretraining
-from tests.training.conftest import WORDS, compiled_quickly, make_config, programs  # noqa: F401
+from tests.training.conftest import WORDS, compiled_quickly, make_config
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled(programs):  # noqa: F811
+def compiled(programs):
     with compiled_quickly(programs):
         yield programs
 
@@ -97,7 +97,7 @@ def rewrite(workdir, change, rows=None):
 
 
 @pytest.fixture(scope="session")
-def healthy(chain_corpus, programs, tmp_path_factory):  # noqa: F811
+def healthy(chain_corpus, programs, tmp_path_factory):
     """The workdir of a run that learns, with the times of an idle machine in its log."""
     with compiled_quickly(programs):
         workdir = trained(recipe(chain_corpus), tmp_path_factory.mktemp("healthy") / "run")

@@ -14,11 +14,11 @@ from bert_jax.inference.embed import Embedder
 from bert_jax.runs.models import open_model
 from bert_jax.sharding import path_name
 from bert_jax.training import loop
-from tests.training.conftest import WORDS, compiled_quickly, corpus, make_config, programs  # noqa: F401
+from tests.training.conftest import WORDS, compiled_quickly, corpus, make_config  # noqa: F401
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled(programs):  # noqa: F811
+def compiled(programs):
     with compiled_quickly(programs):
         yield programs
 

@@ -25,11 +25,6 @@ VOCABULARY = [
 LONGEST = 40  # positions of the models
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled(programs):
     """Programs compiled once for all tests: many of these models differ in their parameters alone."""

@@ -3,4 +3,3 @@
 from tests.training.conftest import compiled as compiled
 from tests.training.conftest import corpus as corpus
 from tests.training.conftest import finished as finished
-from tests.training.conftest import programs as programs

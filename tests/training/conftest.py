@@ -34,11 +34,6 @@ def make_corpus(path, seed=0, documents=120, eval_share=0.1):
     return path / "corpus"
 
 
-@pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    return tmp_path_factory.mktemp("programs")
-
-
 @contextlib.contextmanager
 def compiled_quickly(programs):
     """Programs compiled once for all tests, and quickly: most of these runs differ in what surrounds the step."""
