@@ -17,6 +17,7 @@ from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
+flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
 _default: str | None = None  # the recipe to use if --config is not given
 _schema = ""  # the schema whose keys --help_keys lists; "" where the command has no such flag
 
@@ -127,7 +128,8 @@ def _parse(argv):
     _show_keys(arguments)
     try:
         sys.argv = _resolved(arguments)  # config_flags looks for overrides there
-        rest = flags.FLAGS(sys.argv)
+        with _help_succeeds():
+            rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings only: jax logs its search for accelerators at a lower level
         return rest
@@ -137,6 +139,15 @@ def _parse(argv):
         if missing:
             message = f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
         raise UserError(message) from error
+
+
+@contextlib.contextmanager
+def _help_succeeds():
+    """Ends --help with exit code 0, where absl's own is 1."""
+    try:
+        yield
+    except SystemExit as end:
+        sys.exit(0 if end.code == 1 else end.code)
 
 
 def _show_keys(arguments):

@@ -37,3 +37,10 @@ def test_a_missing_positional_argument_is_named():
     result = run("recipes", "nonsense")
     assert result.returncode == 2
     assert result.stderr == "error: nonsense: unknown kind of recipe; expected pretraining or finetuning\n"
+
+
+def test_help_lists_the_flags_that_commands_share_and_succeeds():
+    result = run("pretrain", "--help")
+    assert result.returncode == 0
+    for flag in ("config", "help_keys", "workdir", "coordinator_address", "num_processes", "process_id"):
+        assert f"  --{flag}:" in result.stdout
