@@ -1,12 +1,15 @@
 """Diagnoses a run from its logs: what went wrong, the likely causes, and what to change.
 
-    python -m bert_jax.doctor WORKDIR [--plan=FILE.json] [--output=FILE.json]
+    python -m bert_jax.doctor WORKDIR [--plan=FILE.json] [--scratch=WORKDIR] [--output=FILE.json]
 
 WORKDIR is the workdir of pre-training or fine-tuning, finished or not, local or gs://. The command reads its metrics,
 its config and the manifest of its corpus, and changes nothing. --output writes the findings as a JSON list, the most
 serious first; each is an object
 
     {"name": "stuck_at_unigram", "severity": "error" | "warning" | "note", "message", "causes": [...], "figures": {...}}
+
+--scratch names a run of fine-tuning from fresh weights (--config.from_scratch=True). The findings then say whether
+WORKDIR's pre-trained start beats it, with an interval over the seeds of both, and if not the likeliest cause.
 
 A note reports nothing wrong. The exit code is 0 whatever is found, and 2 if WORKDIR holds no readable run.
 """
@@ -23,6 +26,11 @@ _PLAN = flags.DEFINE_string(
     "plan", None, "file written by bert_jax.plan --json=FILE, whose bound the run's speed is compared with"
 )
 _ENTRY = flags.DEFINE_string("plan_entry", "", 'entry of a --plan that holds several, such as "bert_base on v5e:4x4"')
+_SCRATCH = flags.DEFINE_string(
+    "scratch",
+    None,
+    "of fine-tuning: the workdir of the same task learned with --config.from_scratch=True, to compare with",
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings to")
 
 
@@ -34,7 +42,7 @@ def main(argv):
 
     run = reading.read(given[0])
     plan = plans.read(_PLAN.value, _ENTRY.value, run) if _PLAN.value else None
-    findings = report.diagnose(run, plan)
+    findings = report.diagnose(run, plan, reading.read(_SCRATCH.value) if _SCRATCH.value else None)
     if _OUTPUT.value:
         _write(pathlib.Path(_OUTPUT.value), report.as_json(findings))
     print(report.format_report(run, findings, plan))

@@ -1,11 +1,14 @@
 """Checks of fine-tuning: failed seeds, a falling score, seeds that disagree, an unusual learning rate."""
 
+import math
 import statistics
 
 from bert_jax import _moved
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.diagnosis.reading import Run
+from bert_jax.errors import UserError
 
 FELL_SHARE = 0.1  # of the best score; a smaller fall is a few examples of a small held-out set
 SPREAD = 0.1  # of the score: difference between the best and the worst seed that did not fail
@@ -26,15 +29,17 @@ def failed_seeds(run: Run) -> Finding | None:
 
 
 def _causes(run):
-    settings, reasons = run.config.optimizer, []
-    low, high = settings.learning_rate_range
-    rate = settings.learning_rate
+    width, reasons = run.run["model"]["hidden_size"], []
+    low, high = finetune_config.rate_range(run.config, width)
+    rate = run.config.optimizer.learning_rate
     if rate > high:
-        text = f"learning rate too high: {rate:g}, published ones are {low:g} to {high:g}; "
+        text = f"learning rate too high: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={high / 2:.1g}"))
     elif rate < low:
-        text = f"learning rate too low: {rate:g}, published ones are {low:g} to {high:g}; "
+        text = f"learning rate too low: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={2 * low:.1g}"))
+    elif finetune_config.rate_warning(run.config, width):
+        reasons.append((0.9, _low_for_the_width(rate, width)))
     else:
         text = f"learning rate {rate:g} is high for some seeds; "
         reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
@@ -55,14 +60,27 @@ def _causes(run):
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
+def _low_for_the_width(rate, width):
+    low, high = finetune_config.rates_for_width(width)
+    return (
+        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that a model of width {width} needs; try "
+        f"--config.optimizer.learning_rate={high:.1g}"
+    )
+
+
 def rate_out_of_range(run: Run) -> Finding | None:
     """Checks whether the peak learning rate is in the published range; a note, as adapters and small models differ."""
-    settings = run.config.optimizer
-    (low, high), rate = settings.learning_rate_range, settings.learning_rate
-    if low <= rate <= high:
+    width, rate = run.run["model"]["hidden_size"], run.config.optimizer.learning_rate
+    low, high = finetune_config.rate_range(run.config, width)
+    if not finetune_config.rate_warning(run.config, width):
         return None
+    if low <= rate <= high:
+        least, most = finetune_config.rates_for_width(width)
+        message = f"The learning rate of {rate:g} is low for a model of width {width}."
+        figures = {"learning_rate": rate, "low": least, "high": most}
+        return Finding("rate_out_of_range", "note", message, [_low_for_the_width(rate, width)], figures)
     message = (
-        f"The learning rate of {rate:g} is outside the published range of {low:g} to {high:g} "
+        f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
         "(config.optimizer.learning_rate_range)."
     )
     fix = [f"if scores are bad, try --config.optimizer.learning_rate={min(max(rate, 2 * low), high / 2):.1g}"]
@@ -103,6 +121,117 @@ def seeds_differ(run: Run) -> Finding | None:
     )
     reasons = ["a small held-out set or few steps: use more of either", "judge by the median of more --config.seeds"]
     return Finding("seeds_differ", "note", message, reasons, {"min": min(scores), "max": max(scores)})
+
+
+def no_better_than_scratch(run: Run, scratch: Run) -> Finding | None:
+    """Reports a fine-tuned checkpoint that does not beat the same architecture trained from fresh weights.
+
+    The seeds' scores are compared by Welch's interval for a difference of two means, at 95 %.
+
+    Args:
+      run: a finished fine-tuning run.
+      scratch: a finished one with config.from_scratch, of the same architecture and data.
+
+    Returns:
+      A warning where the interval does not lie above 0, a note where it does; None where a run has no score.
+
+    Raises:
+      UserError: the two runs cannot be compared.
+    """
+    _check_comparable(run, scratch)
+    ours, theirs = _scores(run), _scores(scratch)
+    if not ours or not theirs:
+        return None
+    means = statistics.fmean(ours), statistics.fmean(theirs)
+    gain = means[0] - means[1]
+    low, high = _welch(ours, theirs)
+    metric = run.summary["metric"]
+    message = (
+        f"{metric} is {means[0]:.4f} fine-tuned from {run.config.init_from} and {means[1]:.4f} from scratch (means of "
+        f"{len(ours)} and {len(theirs)} seeds): a gain of {gain:+.4f}"
+    )
+    figures = {"gain": gain, "low": low, "high": high, "pretrained": means[0], "scratch": means[1]}
+    figures["learning_rate"] = run.config.optimizer.learning_rate
+    if low is None:
+        message += "; one seed tells no interval."
+        return Finding(
+            "no_better_than_scratch", "note", message, ["judge by several seeds of each: --config.seeds=5"], figures
+        )
+    message += f", 95 % interval {low:+.4f} to {high:+.4f}."
+    if low > 0:
+        return Finding("better_than_scratch", "note", message, (), figures)
+    words = "worse than" if high < 0 else "no better than"
+    message = f"Fine-tuned {words} from scratch, as far as these seeds tell: {message}"
+    return Finding("no_better_than_scratch", "warning", message, _scratch_causes(run, scratch), figures)
+
+
+def _check_comparable(run, scratch):
+    for name, one in (("WORKDIR", run), ("--scratch", scratch)):
+        if not one.fine_tuning or not one.summary:
+            kind = "a run of pre-training" if not one.fine_tuning else "a run that is not done: it has no summary.json"
+            raise UserError(f"{name}={one.workdir}: {kind}; expected a finished run of bert_jax.finetune")
+    if run.config.from_scratch or not scratch.config.from_scratch:
+        raise UserError(
+            f"--scratch={scratch.workdir}: found config.from_scratch={scratch.config.from_scratch}, and "
+            f"{run.config.from_scratch} in {run.workdir}; expected --config.from_scratch=True in --scratch alone"
+        )
+    dropout = ("hidden_dropout", "attention_dropout")  # each start may have its own
+    models = [{key: value for key, value in one.run["model"].items() if key not in dropout} for one in (run, scratch)]
+    different = sorted(key for key in models[0] if models[0][key] != models[1].get(key))
+    if different:
+        raise UserError(
+            f"--scratch={scratch.workdir}: its model is another in {', '.join(different)}; expected the same "
+            "--config.init_from in both runs"
+        )
+    held_out = [
+        {name: data for name, data in one.run["data"].items() if name.startswith("held out")} for one in (run, scratch)
+    ]
+    if held_out[0] != held_out[1] or run.summary["metric"] != scratch.summary["metric"]:
+        raise UserError(
+            f"--scratch={scratch.workdir}: it was scored on other data than {run.workdir}; expected the same"
+        )
+
+
+def _scores(run):
+    return [seed["score"] for seed in run.summary["seeds"] if seed.get("score") is not None]
+
+
+def _welch(first, other):
+    """Returns the 95 % interval of mean(first) - mean(other), for unequal variances; (None, None) for single seeds."""
+    from scipy import stats  # here, because it is slow to import
+
+    if min(len(first), len(other)) < 2:
+        return None, None
+    errors = [statistics.variance(scores) / len(scores) for scores in (first, other)]
+    gain, total = statistics.fmean(first) - statistics.fmean(other), sum(errors)
+    if total == 0:
+        return gain, gain
+    # Welch-Satterthwaite
+    freedom = total**2 / sum(error**2 / (len(s) - 1) for error, s in zip(errors, (first, other), strict=True))
+    half = float(stats.t.ppf(0.975, freedom)) * math.sqrt(total)
+    return gain - half, gain + half
+
+
+def _scratch_causes(run, scratch):
+    rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
+    low, high = finetune_config.rates_for_width(width)
+    reasons = []
+    if rate < low:
+        reasons.append((0.9, _low_for_the_width(rate, width) + ", in both runs"))
+    elif rate == scratch.config.optimizer.learning_rate:
+        text = f"one learning rate, {rate:g}, for both runs; the best one of each start is another: search both, "
+        reasons.append((0.4, text + f"between {low:.1g} and {high:.1g}, on examples that no score is reported on"))
+    if run.config.tuning.freeze:
+        text = f"frozen parameters: config.tuning.freeze={run.config.tuning.freeze}, which a fresh model did without"
+        reasons.append((0.6, text))
+    if run.done < FEW_STEPS:
+        text = f"too few steps: {run.done:,}; more --config.train.num_epochs"
+        reasons.append((0.7, text + f" (now {run.config.train.num_epochs:g})"))
+    reasons.append((0.3, "too little pre-training: compare its eval/mlm_loss with eval/unigram_loss; more steps"))
+    reasons.append(
+        (0.2, "pre-trained on text of another kind; continue on the task's own: --config=continue_pretraining")
+    )
+    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
 
 
 def loss_stays(run: Run) -> Finding | None:

@@ -52,15 +52,20 @@ _FINE_TUNING = (
 )
 
 
-def diagnose(run: Run, plan: Plan | None = None) -> list[Finding]:
+def diagnose(run: Run, plan: Plan | None = None, scratch: Run | None = None) -> list[Finding]:
     """Returns the findings of all checks, the most serious first; for a healthy run none, or notes alone.
 
     Args:
       run: the run (`reading.read`).
       plan: a plan that the run's speed is compared with, if any.
+      scratch: a fine-tuning run from fresh weights that the run's scores are compared with, if any.
+
+    Raises:
+      UserError: the run and `scratch` cannot be compared.
     """
     findings = [check(run) for check in (_FINE_TUNING if run.fine_tuning else _PRETRAINING)]
     findings += [course.under_plan(run, plan)] if plan else []
+    findings += [finetuning.no_better_than_scratch(run, scratch)] if scratch else []
     return sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
 
 

@@ -85,8 +85,6 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     finetune_config.validate(config)
     if jax.default_backend() == "cpu":
         runtime.keep_freed_memory()
-    if finetune_config.rate_warning(config):
-        say(finetune_config.rate_warning(config))
     identity.check_same_run(workdir, config)
     return config, workdir
 
@@ -102,6 +100,9 @@ def _open(config, workdir) -> _Inputs:
         say(note)
     if source:
         description = describe_run(config, source, task)
+    warning = finetune_config.rate_warning(config, description["model"]["hidden_size"])
+    if warning:
+        say(warning)
     check_data(workdir, description, task)
     distributed.check_same({"config.task (the data)": data_identity(task)})
     if task.test is not None and "test" in task.held_out:

@@ -76,3 +76,27 @@ def test_the_closest_key_of_the_recipe_is_named():
 def test_what_was_searched_is_no_part_of_a_run():
     config = configs.finetune.sst2.get_config()
     assert config.search and not finetune_config.without_search(config).search
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "said"),
+    [
+        (2e-5, 768, ""),
+        (5e-5, 384, ""),
+        (1e-3, 768, "outside the published range 1e-06 to 0.0001"),
+        (2e-3, 128, ""),  # the published range is for Base and Large
+        (1e-3, 128, ""),
+        (
+            3e-4,
+            128,
+            "is low for a model of width 128, which may then learn less than from scratch; search 0.0007 to 0.002",
+        ),
+        (3e-4, 256, ""),
+        (1e-2, 128, "outside the published range"),
+    ],
+)
+def test_rates_are_judged_by_the_width(rate, width, said):
+    config = finetune_config.base()
+    config.optimizer.learning_rate = rate
+    warning = finetune_config.rate_warning(config, width)
+    assert (said in warning) if said else not warning

@@ -20,5 +20,5 @@ def test_fine_tuning_at_a_rate_far_too_high(healthy, tmp_path):
     finetuning.finetune(config, tmp_path / "run")
     found, text = findings(tmp_path / "run")
     assert found["failed_seeds"].severity == "error" and "fine-tuning, step 8 of 8" in text
-    assert "learning rate too high: 1, published ones are 1e-06 to 0.0001" in found["failed_seeds"].causes[0]
+    assert "learning rate too high: 1, published ones are 1e-06 to 0.0036" in found["failed_seeds"].causes[0]
     assert found["rate_out_of_range"].severity == "note"

@@ -13,7 +13,7 @@ from bert_jax.inference.classify import Classifier
 from bert_jax.inference.embed import Embedder
 from bert_jax.runs.models import open_model
 from bert_jax.sharding import path_name
-from bert_jax.training import loop
+from bert_jax.training import pretraining
 from tests.training.conftest import WORDS, compiled_quickly, corpus, make_config  # noqa: F401
 
 
@@ -30,7 +30,7 @@ def pretrained(request, corpus, compiled, tmp_path_factory):  # noqa: F811
     config.model.positions = request.param
     config.train.update(num_steps=6, checkpoint_every=6, eval_every=6, tensorboard=False)
     workdir = tmp_path_factory.mktemp(request.param) / "run"
-    loop.pretrain(config, workdir)
+    pretraining.pretrain(config, workdir)
     return workdir
 
 
