@@ -13,7 +13,7 @@ from bert_jax.finetuning import run as finetuning
 from bert_jax.runs.models import open_model
 from bert_jax.training import pretraining
 from experiments import pretraining_helps, pretraining_report
-from tests.training.conftest import WORDS, compiled_quickly, corpus, make_config, programs  # noqa: F401
+from tests.training.conftest import WORDS, compiled_quickly, corpus, make_config  # noqa: F401
 
 RECORD = pathlib.Path(pretraining_report.__file__).parent / "results" / "pretraining_helps.md"
 
@@ -95,7 +95,7 @@ def test_other_first_weights(flags):
 
 
 @pytest.mark.full
-def test_a_run_is_that_of_finetune(flags, programs, monkeypatch):  # noqa: F811
+def test_a_run_is_that_of_finetune(flags, programs, monkeypatch):
     monkeypatch.setattr(pretraining_helps, "LEAST_STEPS", 1)
     monkeypatch.setitem(pretraining_helps.TASKS["SST-2"], "epochs", 4)
     base = pretraining_helps.base_config
