@@ -152,7 +152,7 @@ def no_better_than_scratch(run: Run, scratch: Run) -> Finding | None:
     )
     figures = {"gain": gain, "low": low, "high": high, "pretrained": means[0], "scratch": means[1]}
     figures["learning_rate"] = run.config.optimizer.learning_rate
-    if low is None:
+    if low is None or high is None:
         message += "; one seed tells no interval."
         return Finding(
             "no_better_than_scratch", "note", message, ["judge by several seeds of each: --config.seeds=5"], figures
