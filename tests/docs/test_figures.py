@@ -15,10 +15,11 @@ def numbers(text):
 
 
 def lines_with_records(page):
-    """The table rows and list entries of a page that link to a recorded result, with the paths of what they link to."""
+    """Yields the rows, entries and paragraphs of a page that link to recorded results, with the paths of these."""
     text = (ROOT / page).read_text("utf-8")
     entries = [line for line in text.splitlines() if line.startswith("|")]
     entries += re.findall(r"^- .+(?:\n  .+)*", text, re.MULTILINE)
+    entries += [paragraph for paragraph in text.split("\n\n") if not paragraph.startswith(("|", "- ", "#"))]
     for entry in entries:
         records = [ROOT / page.rpartition("/")[0] / record for record in _RECORD.findall(entry)]
         if records:
