@@ -5,6 +5,7 @@
 
 import importlib
 import importlib.abc
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -199,6 +200,8 @@ def find(module: str, name: str) -> object:
     if f"{module}.{name}" in NAMES:
         home, today = NAMES[f"{module}.{name}"]
         return getattr(importlib.import_module(f"bert_jax.{home}"), today)
+    if _is_submodule(module, name):  # "from package import module" asks for it before it imports the module
+        raise AttributeError(f"module 'bert_jax.{module}' has not imported {name!r}")
     for home in MODULES.get(module, ()):
         members = vars(importlib.import_module(f"bert_jax.{home}"))
         if name in members:
@@ -206,6 +209,13 @@ def find(module: str, name: str) -> object:
         if f"{home}.{name}" in NAMES:  # renamed after it moved
             return find(home, name)
     raise AttributeError(f"module 'bert_jax.{module}' has no attribute {name!r}")
+
+
+def _is_submodule(package: str, name: str) -> bool:
+    """Tells whether a package below bert_jax has a module of this name, without importing anything."""
+    module = sys.modules.get(f"bert_jax.{package}")
+    folders = vars(module).get("__path__") if module else None  # not getattr, which would ask `find`
+    return bool(folders) and importlib.machinery.PathFinder.find_spec(f"bert_jax.{package}.{name}", folders) is not None
 
 
 class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
