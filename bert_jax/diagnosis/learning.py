@@ -46,6 +46,8 @@ class CurrentLoss:
     @property
     def learned(self) -> float | None:
         """The loss below which a model must have used the context of a mask."""
+        if self.plateau is None or self.baseline is None:
+            return None
         return self.plateau - STUCK_SHARE * self.baseline
 
 
@@ -60,7 +62,16 @@ def current_loss(run: Run) -> CurrentLoss | None:
         row = evaluations[-1]
         return CurrentLoss(row["eval/mlm_loss"], "held-out loss", int(row["step"]), baseline, plateau)
     level = curves.level(run, curves.curve(rows, "mlm_loss"))
-    return level and CurrentLoss(level.value, "training loss", run.done, baseline, plateau)
+    if level is None:
+        return None
+    return CurrentLoss(level.value, "training loss", run.done, baseline, plateau)
+
+
+def _judged_loss(run) -> tuple[CurrentLoss, float, float]:
+    """Returns the current loss with its baseline and its plateau, in a state that was judged by them."""
+    current = current_loss(run)
+    assert current is not None and current.baseline is not None and current.plateau is not None
+    return current, current.baseline, current.plateau
 
 
 def _copying_gain(run, baseline):
@@ -77,12 +88,12 @@ def learning_state(run: Run) -> str:
     if _divergence(run):
         return "diverged"
     current = current_loss(run)
-    if current is None or current.baseline is None:
+    if current is None or current.baseline is None or current.learned is None:
         return "unknown"
     if current.loss < current.learned:
         return "learning"
     training = curves.level(run, curves.curve(run.rows_of(run.phase), "mlm_loss"))
-    if held_out.overfits(run) and training.value < current.learned:
+    if held_out.overfits(run) and training is not None and training.value < current.learned:
         return "memorizing"  # reported by held_out.evaluation_worse
     if not run.finished and (_is_young(run) or is_falling(run)):
         return "young"
@@ -103,6 +114,7 @@ def is_falling(run: Run) -> bool:
     spread = curves.noise(run, points) * math.sqrt(2 / half)
     fall = sum(value for _, value in last[:half]) / half - sum(value for _, value in last[-half:]) / half
     current = current_loss(run)
+    assert current is not None  # there are rows with a loss
     return fall > max(2 * spread, FALLING_SHARE * (current.baseline or current.loss))
 
 
@@ -160,15 +172,15 @@ def stuck_at_unigram(run: Run) -> Finding | None:
     """Checks whether the loss is at the unigram baseline after enough steps."""
     if learning_state(run) != "stuck":
         return None
-    current = current_loss(run)
-    gap = current.baseline - current.loss
+    current, baseline, plateau = _judged_loss(run)
+    gap = baseline - current.loss
     side = "under" if gap >= 0 else "over"
     message = (
         f"The loss is stuck at the unigram baseline: after {run.done:,} steps the {current.source} is "
-        f"{current.loss:.4f} nats, {abs(gap):.4f} {side} the {current.baseline:.4f} of token frequencies alone"
+        f"{current.loss:.4f} nats, {abs(gap):.4f} {side} the {baseline:.4f} of token frequencies alone"
     )
-    if current.plateau < current.baseline:
-        message += f" ({current.plateau:.4f} with what copying unmasked tokens gains)"
+    if plateau < baseline:
+        message += f" ({plateau:.4f} with what copying unmasked tokens gains)"
     message += ". The model has learned which tokens are frequent, and does not use the context of a mask."
     return Finding("stuck_at_unigram", "error", message, _causes(run), _figures(run, current))
 
@@ -177,11 +189,11 @@ def over_unigram(run: Run) -> Finding | None:
     """Checks whether the loss is above the unigram baseline after enough steps."""
     if learning_state(run) != "over":
         return None
-    current = current_loss(run)
+    current, baseline, _ = _judged_loss(run)
     message = (
         f"The model is worse than token frequencies: after {run.done:,} steps the {current.source} is "
-        f"{current.loss:.4f} nats, {current.loss - current.baseline:.4f} over the unigram baseline of "
-        f"{current.baseline:.4f}."
+        f"{current.loss:.4f} nats, {current.loss - baseline:.4f} over the unigram baseline of "
+        f"{baseline:.4f}."
     )
     return Finding("over_unigram", "error", message, _causes(run), _figures(run, current))
 
@@ -190,11 +202,11 @@ def too_young(run: Run) -> Finding | None:
     """Reports that the run is above the baseline but too young for that to mean anything."""
     if learning_state(run) != "young":
         return None
-    current = current_loss(run)
+    current, baseline, _ = _judged_loss(run)
     why = "the loss is still falling" if not _is_young(run) else f"the warm-up takes {run.warmup_steps:,} steps"
     message = (
         f"Too early to tell: {run.done:,} of {run.num_steps:,} steps are done and {why}; the {current.source} of "
-        f"{current.loss:.4f} nats is not clearly under the unigram baseline of {current.baseline:.4f} yet."
+        f"{current.loss:.4f} nats is not clearly under the unigram baseline of {baseline:.4f} yet."
     )
     return Finding("too_young", "note", message, _causes(run), _figures(run, current))
 
@@ -209,6 +221,7 @@ def nsp_without_mlm(run: Run) -> Finding | None:
     if accuracy < guessed + max(NSP_LEARNED - 0.5, NSP_ERRORS * 0.5 / math.sqrt(pairs)):
         return None
     current = current_loss(run)
+    assert current is not None  # the state says so
     baseline = "" if current.baseline is None else f" (token frequencies alone: {current.baseline:.4f})"
     message = (
         f"Next-sentence pairs are learned, masked tokens are not: {percent(accuracy)} of the pairs are classified "
