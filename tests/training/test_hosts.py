@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -179,9 +180,9 @@ def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
     assert logged(tmp_path / "killed") == expected  # to the bit
     alone = pretrain(1, environment, recipe, continued, "--config.mesh.tensor=2")
     ((out, _),) = alone.wait()
-    assert "; step 4 of 14" in out
+    begun = int(re.search(r"step (\d+) of 14", out)[1])  # 4, or a later checkpoint that was written before the kill
     rows = logged(continued)
-    assert rows[:4] == expected[:4]
+    assert begun >= 4 and rows[:begun] == expected[:begun]
     assert_same_to_rounding(rows, expected)
 
 
