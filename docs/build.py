@@ -1,6 +1,6 @@
 """Builds the documentation into site/; a broken link or anchor is an error. `make docs` runs it.
 
-    python docs/build.py [--stage_only]
+    python docs/build.py [--check]
 
 The pages are copied into build/docs/ first, and completed there:
 
@@ -29,32 +29,39 @@ _PICTURES = (".png", ".svg")
 _LANGUAGES = {".py": "python", ".toml": "toml", ".yml": "yaml", ".json": "json"}
 
 
-def stage() -> None:
-    """Writes build/docs/: the pages of docs/, and those made from files and tables."""
+def staged(tables: bool = True) -> dict[str, bytes]:
+    """Returns the files of build/docs/ by name: the pages of docs/, and those made from files and tables.
+
+    Args:
+      tables: whether the tables of keys and recipes are filled in, which imports bert_jax.
+
+    Raises:
+      SystemExit: a link to a file that is not there.
+    """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # it counts parameters; no accelerator is looked for
     import reference
 
-    shutil.rmtree(STAGED, ignore_errors=True)
-    todo = []
+    pages, todo, seen = {}, [], set()
     for path in sorted(path for path in DOCS.rglob("*") if path.suffix in _COPIED):
         name = path.relative_to(DOCS).as_posix()
         if path.suffix == ".md":
-            todo.append((f"docs/{name}", reference.filled(path.read_text("utf-8"))))
+            text = path.read_text("utf-8")
+            todo.append((f"docs/{name}", reference.filled(text) if tables else text))
         else:
-            _write(name, path.read_bytes())
-    seen = set()
+            pages[name] = path.read_bytes()
     while todo:
         page, text = todo.pop()
         outside = _outside(page, text)
         for path in sorted(set(outside.values()) - seen):
             seen.add(path)
             if path.endswith(_PICTURES):
-                _write(_place(path), (ROOT / path).read_bytes())
+                pages[_place(path)] = (ROOT / path).read_bytes()
             elif path.endswith(".md"):
                 todo.append((path, (ROOT / path).read_text("utf-8")))
             else:
-                _write(_place(path), _listing(path, (ROOT / path).read_text("utf-8")).encode())
-        _write(_place(page), _relinked(page, text, outside).encode())
+                pages[_place(path)] = _listing(path, (ROOT / path).read_text("utf-8")).encode()
+        pages[_place(page)] = _relinked(page, text, outside).encode()
+    return pages
 
 
 def _outside(page, text):
@@ -99,18 +106,22 @@ def _listing(path, content):
     )
 
 
-def _write(name, content):
-    path = STAGED / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+def _write(pages):
+    """Replaces build/docs/ by these files."""
+    shutil.rmtree(STAGED, ignore_errors=True)
+    for name, content in pages.items():
+        path = STAGED / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--stage_only", action="store_true", help="writes build/docs/ alone")
+    parser.add_argument("--check", action="store_true", help="follows the links to files, and writes nothing")
     arguments = parser.parse_args()
-    stage()
-    if not arguments.stage_only:
+    pages = staged(tables=not arguments.check)
+    if not arguments.check:
+        _write(pages)
         command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
         done = subprocess.run(command, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
         sys.exit(done.returncode)

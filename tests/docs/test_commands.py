@@ -128,6 +128,12 @@ def test_commands_in_words_exist():
             assert cli.module_of(command), f"{page}: bert-jax {command}"
 
 
+def test_pages_and_what_they_link_to_make_a_site():
+    """The links of recorded results are followed too."""
+    done = subprocess.run([sys.executable, "docs/build.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_config_keys_in_words_exist():
     """A key named in a sentence or table, `data.masking` or `config.data.masking=static`, is one of the schema."""
     keys = config_lib.flat(config_lib.base()).keys() | config_lib.flat(finetuning.base()).keys()
