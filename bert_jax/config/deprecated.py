@@ -7,10 +7,10 @@ import ml_collections
 
 from bert_jax.config import recipes
 from bert_jax.config.keys import FINETUNING, PRETRAINING
-from bert_jax.config.schema import check_name, check_type
+from bert_jax.config.schema import LARGEST_INTEGER, check_name, check_type
 from bert_jax.errors import UserError
 
-MOST = 2**31 - 1
+MOST = LARGEST_INTEGER
 CHOICES = {name: key.choices for name, key in PRETRAINING.items() if key.choices}
 FINETUNING_CHOICES = {name: key.choices for name, key in FINETUNING.items() if key.choices}
 

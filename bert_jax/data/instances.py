@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bert_jax import files
+from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
 from bert_jax.data import hashing
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.errors import UserError
@@ -53,13 +54,13 @@ class Recipe:
     sequence_length: int
     seed: int = 0
     repeat: int = 0
-    short_target_share: float = 0.1
+    short_target_share: float = PRETRAINING["data.short_target_share"].default
     sentence_order: bool = False
 
     @property
     def is_random(self) -> bool:
         """Whether instances are pairs, which depend on the seed."""
-        return self.format in ("segment_pair", "sentence_pair")
+        return self.format in PAIR_FORMATS
 
     @property
     def dtype(self) -> np.dtype:

@@ -8,6 +8,7 @@ import dataclasses
 
 import numpy as np
 
+from bert_jax.config.keys import PRETRAINING
 from bert_jax.data import hashing
 
 # Counters of a row's draws; positions are below 1 << 20.
@@ -41,9 +42,9 @@ class Masking:
     slots: int
     mask_id: int
     ordinary_ids: np.ndarray
-    span_p: float = 0.2
-    span_max_words: int = 10
-    ngram_max: int = 3
+    span_p: float = PRETRAINING["data.span_p"].default
+    span_max_words: int = PRETRAINING["data.span_max_words"].default
+    ngram_max: int = PRETRAINING["data.ngram_max"].default
 
     def __call__(self, input_ids: np.ndarray, maskable: np.ndarray, word_starts: np.ndarray | None, keys: np.ndarray):
         """Masks a batch.

@@ -10,13 +10,15 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
+from bert_jax.config.keys import FINETUNING, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
 from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
 
-_RUNNING = ("dtype", "scan_layers", "attention_kernel", "remat")
-_DROPOUTS = ("hidden_dropout", "attention_dropout")
+_MODEL_KEYS = {name.partition(".")[2]: key for name, key in FINETUNING.items() if name.startswith("model.")}
+_RUNNING = with_role(_MODEL_KEYS, "computation", "device")
+_DROPOUTS = with_role(_MODEL_KEYS, "training")
 _ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 _DIGESTED_ROWS = 64
 

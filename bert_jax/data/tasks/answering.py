@@ -303,9 +303,6 @@ def _check(config, tokenizer):
             f"config.data.sequence_length: {length} leaves no room for a context behind config.task.max_query_length="
             f"{task.max_query_length}; expected at least {least}"
         )
-    for name in ("doc_stride", "max_answer_length", "n_best", "max_query_length"):
-        if task[name] < 1:
-            raise UserError(f"config.task.{name}: found {task[name]}; expected 1 or more")
 
 
 def _gold_answers(value, where):
