@@ -52,7 +52,7 @@ def tables(results):
 
 
 def rates(results):
-    """Each arm at each rate: chosen on the examples set apart, beside the dev set."""
+    """Yields the table of each arm at each rate: chosen on the examples set apart, beside the dev set."""
     yield "| rate | " + " | ".join(f"{arm}: set apart | {arm}: dev" for arm in ARMS) + " |"
     yield "|---" * 5 + "|"
     best = {arm: best_of(results, arm) for arm in ARMS}
@@ -66,7 +66,7 @@ def rates(results):
 
 
 def final(results):
-    """Each arm at its own rate, fresh seeds, scored on dev."""
+    """Yields the table of each arm at its own rate, with fresh seeds, scored on dev."""
     yield "| start | rate | dev | each seed |"
     yield "|---" * 4 + "|"
     scores = {}
@@ -80,7 +80,7 @@ def final(results):
 
 
 def labels(results):
-    """The learning curve: each arm at the rate that is best on the examples set apart, for each count."""
+    """Yields the learning curve: each arm at the rate that is best on the examples set apart, for each count."""
     yield "| examples | steps | " + " | ".join(f"{arm} (rate)" for arm in ARMS) + " | gain | 95 % interval |"
     yield "|---" * 6 + "|"
     for count in sorted({result["labels"] for result in results}):
@@ -93,7 +93,7 @@ def labels(results):
 
 
 def variants(results):
-    """One setting changed at a time."""
+    """Yields the table of arms in which one setting is changed at a time."""
     yield "| setting | " + " | ".join(f"{arm} (rate)" for arm in ARMS) + " |"
     yield "|---" * 3 + "|"
     for variant in dict.fromkeys(result["variant"] for result in results):

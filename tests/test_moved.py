@@ -37,3 +37,24 @@ def test_every_entry_leads_somewhere():
             assert importlib.import_module(f"bert_jax.{home}"), module
     for name in _moved.NAMES:
         assert _moved.find(*name.rsplit(".", 1)) is not None
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "old", "today"),
+    [
+        ("model.kernels", "Visibility", "reach", "window"),
+        ("model.kernels", "Visibility", "within", "with_window"),
+        ("model.kernels", "Visibility", "mask", "to_array"),
+        ("data.rows", "Ragged", "every", "strided"),
+        ("data.packs", "Packs", "of", "members_of"),
+        ("data.tokenizers", "Frame", "of", "from_pipeline"),
+        ("distributed", "Notice", "give", "request_stop"),
+        ("training.checkpoint", "Checkpoints", "settle", "finish_save"),
+        ("training.outcomes", "Outcomes", "note", "record_evaluation"),
+        ("training.timing", "Clock", "turn_to", "start"),
+    ],
+)
+def test_a_renamed_method_keeps_its_old_name(module, name, old, today):
+    cls = getattr(importlib.import_module(f"bert_jax.{module}"), name)
+    assert hasattr(cls, old)
+    assert old == "reach" or getattr(cls, old) == getattr(cls, today)

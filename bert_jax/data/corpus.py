@@ -115,7 +115,7 @@ class Corpus:
 
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:
-        """How often each token occurs in the train split, int64 [vocab_size]."""
+        """Number of occurrences of each token in the train split, int64 [vocab_size]."""
         return _mapped(self.path / "train" / "unigram.npy", self.vocab_size)
 
     def split(self, name: str) -> Split:

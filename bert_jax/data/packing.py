@@ -139,7 +139,7 @@ class _Rows:
 
 @dataclasses.dataclass(frozen=True)
 class Places:
-    """Where the sequences of packed rows lie; every array is int64 [n], in the order of the rows.
+    """Locates the sequences of packed rows; every array is int64 [n], in the order of the rows.
 
     Attributes:
       row: the row of each sequence.
@@ -272,6 +272,8 @@ class Packs:
         counts = np.asarray(self.first[rows + 1]) - begin
         first = np.append(0, np.cumsum(counts))
         return self.members[np.arange(first[-1]) + np.repeat(begin - first[:-1], counts)], first
+
+    of = members_of  # the method's name in earlier versions
 
 
 def open_packs(

@@ -45,6 +45,8 @@ class Ragged:
         part._starts, part._ends = self._starts[first::step], self._ends[first::step]
         return part
 
+    every = strided  # the method's name in earlier versions
+
 
 def num_special(tokenizer: Tokenizer, pair: bool) -> int:
     """Returns how many special tokens `join` adds to a text, or to a pair."""

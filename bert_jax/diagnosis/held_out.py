@@ -44,12 +44,12 @@ class Gap:
 
     @property
     def worse(self) -> float:
-        """By how much the held-out loss is higher, beyond what token frequencies explain."""
+        """Nats by which the held-out loss is higher, beyond what token frequencies explain."""
         return self.held_out - self.train + min(0.0, self.easier)
 
     @property
     def better(self) -> float:
-        """By how much the held-out loss is lower, beyond what token frequencies explain."""
+        """Nats by which the held-out loss is lower, beyond what token frequencies explain."""
         return self.train - self.held_out - max(0.0, self.easier)
 
 

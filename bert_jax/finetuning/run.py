@@ -70,7 +70,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
 @dataclasses.dataclass
 class _Inputs:
-    """What a run starts from: the model of config.init_from (None when it continues), vocabulary, data, run.json."""
+    """Holds what a run starts from: config.init_from's model (None when it continues), vocabulary, data, run.json."""
 
     source: Pretrained | None
     tokenizer: Tokenizer
@@ -154,7 +154,7 @@ def _train(run, state, done) -> bool:
 
 
 class _Finetuning(loop.Run):
-    """What the training loop asks of fine-tuning: batches of the task, evaluation and failure of each seed."""
+    """Provides the training loop with fine-tuning: batches of the task, evaluation and failure of each seed."""
 
     def __init__(self, config, workdir, learner, task):
         self.config, self.workdir, self.num_steps, self.mesh = config, workdir, learner.num_steps, learner.mesh

@@ -26,7 +26,7 @@ _MOST_PADDING = 128  # published embeddings are padded to multiples of 8, 64 or 
 def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     """Reads a model in the Hugging Face format, with every head that its weights hold.
 
-    Of a sentence-transformers directory the encoder is read, and the modules that follow it become settings.
+    The encoder of a sentence-transformers directory is read, and the modules that follow it become settings.
 
     Args:
       name: a directory, or a name on the hub, read from the cache where the hub cannot be reached.

@@ -18,7 +18,7 @@ _PIPELINES = {
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """What is known of a model's training.
+    """States what is known of a model's training.
 
     Attributes:
       step: training steps done.

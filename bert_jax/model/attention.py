@@ -22,7 +22,7 @@ from bert_jax.model.spec import Spec
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What every layer reads of the rows beside their hidden states.
+    """Holds what every layer reads beside the hidden states: mask and positions of the rows.
 
     Attributes:
       mask: which tokens attend to which, without the window of local layers.
@@ -144,7 +144,7 @@ class SelfAttention(nnx.Module):
         return scores
 
     def _heads(self, x):
-        """[batch, sequence, heads x head_size] -> [batch, heads, sequence, head_size], split over the mesh."""
+        """Reshapes [batch, sequence, heads x head_size] to [batch, heads, sequence, head_size], split over the mesh."""
         return constrain(self._split(x), "heads")
 
     def _split(self, x):

@@ -27,7 +27,7 @@ RESULTS = "attention_results"  # the name that remat policies know a fused kerne
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttentionMask:
-    """Which tokens of a row may attend to which.
+    """States which tokens of a row may attend to which.
 
     Attributes:
       present: bool [batch, sequence], False at padding, which may stand anywhere in a row and which no token attends
@@ -83,6 +83,13 @@ class AttentionMask:
         """Returns int32 [batch, sequence], equal for tokens that may attend to each other, and 0 at padding."""
         present = self.present.astype(jnp.int32)
         return present if self.sequence_ids is None else present * self.sequence_ids
+
+    within, mask = with_window, to_array  # the methods' names in earlier versions
+
+    @property
+    def reach(self) -> int | None:
+        """The name of `window` in earlier versions."""
+        return self.window
 
 
 def xla(

@@ -202,6 +202,8 @@ class StopNotice:
         """Requests a stop; the first reason counts. Returns at once."""
         self._own = self._own or reason
 
+    give = request_stop  # the method's name in earlier versions
+
     def after(self, done: int) -> str:
         """Returns the reason to stop after `done` steps; "" to go on. Every process must ask after every step."""
         if self._client is None:

@@ -149,6 +149,8 @@ class Checkpoints:
             self._failed(reasons[0])
         self._saving = None
 
+    settle = finish_save  # the method's name in earlier versions
+
     def newest(self) -> int | None:
         """Returns the step of the newest checkpoint that is complete; None if there is none."""
         return max(saved_steps(self._directory), default=None)

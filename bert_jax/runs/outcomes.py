@@ -83,6 +83,8 @@ class Outcomes:
                 seed.stopped_at = done
         return better
 
+    note = record_evaluation  # the method's name in earlier versions
+
     def score(self, seed: Seed) -> float:
         """Returns the metric at the seed's best evaluation; nan if it had none."""
         return seed.best.get(self.metric, math.nan)

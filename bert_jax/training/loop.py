@@ -110,7 +110,7 @@ def _norms(run, clock, before, state, inputs, key):
 
 
 class Run:
-    """What a kind of training provides for the loop.
+    """Provides the loop with what differs between kinds of training.
 
     Attributes:
       config: the run's config; the loop reads train.log_every, train.tensorboard, train.progress and profile.

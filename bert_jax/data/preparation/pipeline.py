@@ -45,7 +45,7 @@ class Settings:
 
     @property
     def reading(self) -> sources.Options:
-        """How inputs are read."""
+        """Options with which the inputs are read."""
         return sources.Options(self.documents, self.text_field, self.data_dir)
 
 

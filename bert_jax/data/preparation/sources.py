@@ -25,7 +25,7 @@ _GZIP_RATIO = 3  # text is about so many times larger than its .gz
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How inputs are read.
+    """States how inputs are read.
 
     Attributes:
       documents: what ends a document of a .txt file: "blank_line", or the end of the "file".

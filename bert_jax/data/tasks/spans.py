@@ -113,7 +113,7 @@ class Answers:
 
     @property
     def null_odds(self) -> float:
-        """By how much the null answer's score exceeds the best other one's; infinite where there is no other."""
+        """Margin of the null answer's score over the best other answer's; infinite where there is no other."""
         return self.null_score - self.best[0].logit if self.best else np.inf
 
     def choose(self, null_threshold: float | None) -> Answer | None:

@@ -73,6 +73,8 @@ class Frame:
         segments = (types[first_stop:second], types[second], types[second_stop:])
         return cls(ids[:1], tuple(single.ids[stop:]), ids[first_stop:second], ids[second_stop:], segments)
 
+    of = from_pipeline  # the method's name in earlier versions
+
 
 class Tokenizer:
     """A vocabulary and how text becomes its ids.

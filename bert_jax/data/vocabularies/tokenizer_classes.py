@@ -33,7 +33,7 @@ _SPACE = "\u2581"  # the character that stands for a space in SentencePiece's pi
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerClass:
-    """How a tokenizer class of transformers is built.
+    """States how a tokenizer class of transformers is built.
 
     Attributes:
       names: names of its special tokens by role, used where the settings name no others.
