@@ -8,6 +8,7 @@ since they draw different weights.
 """
 
 import json
+import math
 import pathlib
 import statistics
 import sys
@@ -85,11 +86,12 @@ def labels(results):
     yield "|---" * 6 + "|"
     for count in sorted({result["labels"] for result in results}):
         mine = [result for result in results if result["labels"] == count]
-        best = [best_of(mine, arm) for arm in ARMS]
+        best = [best_of(mine, arm, seeds=1) for arm in ARMS]  # the other seeds were run at one rate
         if all(best):
             gain, low, high = welch(*(result["dev"] for result in best))
             cells = " | ".join(f"{spread(result['dev'])} ({result['rate']:g})" for result in best)
-            yield f"| {count:,} | {best[0]['steps']} | {cells} | {gain:+.1f} | {low:+.1f} to {high:+.1f} |"
+            interval = f"{low:+.1f} to {high:+.1f}" if math.isfinite(low) else "-"
+            yield f"| {count:,} | {best[0]['steps']} | {cells} | {gain:+.1f} | {interval} |"
 
 
 def variants(results):
@@ -107,10 +109,10 @@ def variants(results):
 WRITERS = {"rates": rates, "final": final, "labels": labels, "variants": variants, "starts": variants}
 
 
-def best_of(results, arm):
-    """Returns the result of an arm with the best mean on the examples set apart; None without any."""
+def best_of(results, arm, seeds=None):
+    """Returns the result of an arm that is best on the examples set apart, by the mean of its first seeds; or None."""
     mine = [result for result in results if result["arm"] == arm]
-    return max(mine, key=lambda result: statistics.mean(result["tune"]), default=None)
+    return max(mine, key=lambda result: statistics.mean(result["tune"][:seeds]), default=None)
 
 
 def spread(scores):
@@ -121,6 +123,8 @@ def spread(scores):
 
 def welch(first, other):
     """Returns the difference of two means in points, and the ends of its 95 % interval for unequal variances."""
+    if min(len(first), len(other)) < 2:
+        return 100 * (statistics.mean(first) - statistics.mean(other)), math.nan, math.nan
     interval = stats.ttest_ind(first, other, equal_var=False).confidence_interval(0.95)
     gain = statistics.mean(first) - statistics.mean(other)
     return 100 * gain, 100 * float(interval.low), 100 * float(interval.high)
