@@ -133,6 +133,8 @@ def _parse(argv):
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings only: jax logs its search for accelerators at a lower level
         return rest
+    except BrokenPipeError:
+        raise
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         message = " ".join(str(error).split())
         missing = re.fullmatch(r"flag (--\w+)=None: Flag .* must have a value other than None\.", message)

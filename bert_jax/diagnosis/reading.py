@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from bert_jax import config as config_lib
 from bert_jax import files, storage
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config import objective
+from bert_jax.config.schema import is_number
 from bert_jax.diagnosis import corpora as corpora_lib
 from bert_jax.errors import UserError
 from bert_jax.runs import workdir as workdir_lib
@@ -224,12 +224,8 @@ def _rows(content):
     for row in files.whole_objects(content):
         step = row.get("step")
         if isinstance(step, int) and not isinstance(step, bool) and step > 0:
-            rows[step] = {key: value for key, value in row.items() if _is_number(value)}
+            rows[step] = {key: value for key, value in row.items() if is_number(value)}
     return [rows[step] for step in sorted(rows)]
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_training(workdir):

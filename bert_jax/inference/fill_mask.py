@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Example, Predictor, Where, head_names, shortened
+from bert_jax.inference.predictor import Example, Predictor, Where, head_names
 
 
 class FillMask(Predictor):

@@ -13,9 +13,9 @@ import numpy as np
 
 from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
-from bert_jax.inference.predictor import check_texts, head_names, shortened
+from bert_jax.inference.predictor import check_texts, head_names
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
 

@@ -9,6 +9,7 @@ from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
+from bert_jax.errors import shortened as shortened
 from bert_jax.inference.batching import Program, Row
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
@@ -188,11 +189,6 @@ def head_names(model: Pretrained) -> str:
     names += ["a sentence-order head"] if spec.sentence_order else []
     names += ["a head for replaced tokens"] if spec.replaced_tokens else []
     return " and ".join(names) or "no head (a bare encoder)"
-
-
-def shortened(text: str, length: int = 60) -> str:
-    """Returns the beginning of a text, at most `length` characters, for an error message."""
-    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 def _chunks(examples):

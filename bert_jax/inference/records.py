@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bert_jax import files
-from bert_jax.errors import UserError
-from bert_jax.inference.predictor import Example, check_texts, shortened
+from bert_jax.errors import UserError, shortened
+from bert_jax.inference.predictor import Example, check_texts
 
 _KINDS = {".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "jsonl"}
 

@@ -84,9 +84,9 @@ def trained(config, path):
     return path
 
 
-def serious(found):
+def serious(by_name):
     """Returns the names of the errors and warnings."""
-    return {name for name, finding in found.items() if finding.severity in ("error", "warning")}
+    return {name for name, finding in by_name.items() if finding.severity in ("error", "warning")}
 
 
 def rewrite(workdir, change, rows=None):

@@ -12,8 +12,8 @@ def place(finding, words):
 
 def test_rate_far_too_high(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__learning_rate=1.0, train__num_steps=100, train__eval_every=50)
-    found, text = findings(trained(config, tmp_path / "run"))
-    worst = found.get("diverged") or found["over_unigram"]
+    by_name, text = findings(trained(config, tmp_path / "run"))
+    worst = by_name.get("diverged") or by_name["over_unigram"]
     assert worst.severity == "error"
     assert "learning rate too high: 1, 289 times" in worst.causes[0]
     assert "--config.optimizer.learning_rate=0.001" in worst.causes[0]
@@ -24,8 +24,8 @@ def test_rate_far_too_high(chain_corpus, tmp_path):
 def test_warm_up_too_short(chain_corpus, tmp_path):
     changes = {"optimizer__learning_rate": 2e-2, "optimizer__warmup_steps": 0}
     config = recipe(chain_corpus, **changes, train__num_steps=100, train__eval_every=50)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    stuck = found["stuck_at_unigram"]
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    stuck = by_name["stuck_at_unigram"]
     assert "under the 3.7" in stuck.message or "over the 3.7" in stuck.message
     assert place(stuck, "warm-up too short: 0 of 100 steps") <= 1
     assert place(stuck, "learning rate too high: 0.02") <= 1
@@ -36,6 +36,6 @@ def test_warm_up_too_short(chain_corpus, tmp_path):
 @pytest.mark.full
 def test_warm_up_longer_than_the_run(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__warmup_steps=10_000, train__num_steps=30, train__eval_every=30)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    assert "comes to 9e-06 of 0.003" in found["peak_never_reached"].message
-    assert "the warm-up is not over: 30 of its 10,000" in found["over_unigram"].causes[0]
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    assert "comes to 9e-06 of 0.003" in by_name["peak_never_reached"].message
+    assert "the warm-up is not over: 30 of its 10,000" in by_name["over_unigram"].causes[0]

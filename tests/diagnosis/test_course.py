@@ -27,9 +27,9 @@ def test_no_evaluation(copy):
 
 def test_spikes_in_a_log(copy):
     rewrite(copy, lambda row: row | ({"mlm_loss": 6.0, "loss": 6.0} if row["step"] in (150, 180, 220) else {}))
-    found, _ = findings(copy)
-    assert found["loss_spikes"].severity == "warning" and "diverged" not in found
-    assert "3 times (at step 150, 180, 220)" in found["loss_spikes"].message
+    by_name, _ = findings(copy)
+    assert by_name["loss_spikes"].severity == "warning" and "diverged" not in by_name
+    assert "3 times (at step 150, 180, 220)" in by_name["loss_spikes"].message
 
 
 @pytest.mark.full
@@ -37,24 +37,24 @@ def test_spikes(chain_corpus, tmp_path, monkeypatch):
     batch = loader.Stream.batch
 
     def with_bad_ones(self, step, *args):
-        found = batch(self, step, *args)
+        by_name = batch(self, step, *args)
         if step in (150, 180, 220):
-            found["masked_labels"] = np.where(found["masked_labels"] == 7, 8, 7).astype(np.int32)
-        return found
+            by_name["masked_labels"] = np.where(by_name["masked_labels"] == 7, 8, 7).astype(np.int32)
+        return by_name
 
     monkeypatch.setattr(loader.Stream, "batch", with_bad_ones)
-    found, _ = findings(trained(recipe(chain_corpus, train__log_every=1), tmp_path / "run"))
-    assert found["loss_spikes"].severity == "warning"
-    assert "3 times (at step 151, 181, 221)" in found["loss_spikes"].message
-    assert "diverged" not in found
+    by_name, _ = findings(trained(recipe(chain_corpus, train__log_every=1), tmp_path / "run"))
+    assert by_name["loss_spikes"].severity == "warning"
+    assert "3 times (at step 151, 181, 221)" in by_name["loss_spikes"].message
+    assert "diverged" not in by_name
 
 
 def test_stopped_and_young(copy):
     rewrite(copy, dict, lambda rows: rows[:4])
-    found, text = findings(copy)
-    assert found["stopped_early"].severity == "warning" and "step 20 of 300" in found["stopped_early"].message
-    assert found["too_young"].severity == "note" and "stuck_at_unigram" not in found
+    by_name, text = findings(copy)
+    assert by_name["stopped_early"].severity == "warning" and "step 20 of 300" in by_name["stopped_early"].message
+    assert by_name["too_young"].severity == "note" and "stuck_at_unigram" not in by_name
     with open(copy / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found, text = findings(copy)
-    assert "stopped_early" not in found and "training now" in text
+        by_name, text = findings(copy)
+    assert "stopped_early" not in by_name and "training now" in text

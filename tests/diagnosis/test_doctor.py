@@ -8,8 +8,8 @@ from tests.diagnosis.conftest import findings, serious
 
 
 def test_a_healthy_run(healthy):
-    found, text = findings(healthy)
-    assert not serious(found)
+    by_name, text = findings(healthy)
+    assert not serious(by_name)
     assert "nothing wrong found: held-out loss " in text
     for words in (
         "under the unigram baseline of 3.7",

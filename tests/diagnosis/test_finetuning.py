@@ -18,7 +18,7 @@ def test_fine_tuning_at_a_rate_far_too_high(healthy, tmp_path):
     config.optimizer.update(learning_rate=1.0)
     config.train.update(num_epochs=2.0, log_every=1, progress=False, tensorboard=False)
     finetuning.finetune(config, tmp_path / "run")
-    found, text = findings(tmp_path / "run")
-    assert found["failed_seeds"].severity == "error" and "fine-tuning, step 8 of 8" in text
-    assert "learning rate too high: 1, published ones are 1e-06 to 0.0036" in found["failed_seeds"].causes[0]
-    assert found["rate_out_of_range"].severity == "note"
+    by_name, text = findings(tmp_path / "run")
+    assert by_name["failed_seeds"].severity == "error" and "fine-tuning, step 8 of 8" in text
+    assert "learning rate too high: 1, published ones are 1e-06 to 0.0036" in by_name["failed_seeds"].causes[0]
+    assert by_name["rate_out_of_range"].severity == "note"

@@ -13,11 +13,11 @@ def memorised(compiled, tmp_path_factory):
 
 
 def test_a_tiny_corpus_learned_by_heart(memorised):
-    found, _ = findings(memorised)
-    assert list(found)[0] == "evaluation_worse"
-    assert not {"stuck_at_unigram", "over_unigram", "diverged"} & set(found)
-    assert "memorizes the text: 2" in found["evaluation_worse"].causes[0]  # some 230 passes
-    assert found["evaluation_worse"].figures["risen"] > 0.3
+    by_name, _ = findings(memorised)
+    assert list(by_name)[0] == "evaluation_worse"
+    assert not {"stuck_at_unigram", "over_unigram", "diverged"} & set(by_name)
+    assert "memorizes the text: 2" in by_name["evaluation_worse"].causes[0]  # some 230 passes
+    assert by_name["evaluation_worse"].figures["risen"] > 0.3
 
 
 @pytest.mark.full
@@ -26,9 +26,9 @@ def test_evaluation_on_text_that_was_trained_on(tmp_path):
     texts = [f"{text}\n{WORDS[i % 40]} {WORDS[i // 40]} ." for i, text in enumerate(soup(2) * 120)]
     corpus = prepared(tmp_path / "text", texts, eval_share=0.3)
     config = recipe(corpus, model__hidden_dropout=0.3, train__eval_batches=40)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    assert "held_out_in_training" not in found  # said once
-    better = found["evaluation_better"]
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    assert "held_out_in_training" not in by_name  # said once
+    better = by_name["evaluation_better"]
     assert better.severity == "warning" and better.figures["shared_sentences"] > 0.9
     assert "of the held-out sentences do, verbatim" in better.causes[0]
     assert any("dropout of 0.3 is on in training" in cause for cause in better.causes)
@@ -37,6 +37,6 @@ def test_evaluation_on_text_that_was_trained_on(tmp_path):
 def test_near_duplicates_are_found_without_a_gap(tmp_path):
     texts = [f"{text}\n{WORDS[i % 40]} {WORDS[i // 40]} ." for i, text in enumerate(soup(2) * 120)]
     config = recipe(prepared(tmp_path / "text", texts, eval_share=0.3), train__num_steps=20, train__eval_every=20)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    assert "evaluation_better" not in found
-    assert found["held_out_in_training"].figures["shared_sentences"] > 0.9
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    assert "evaluation_better" not in by_name
+    assert by_name["held_out_in_training"].figures["shared_sentences"] > 0.9

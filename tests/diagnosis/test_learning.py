@@ -15,10 +15,10 @@ def test_not_finite(chain_corpus, tmp_path):
     config = recipe(chain_corpus, optimizer__learning_rate=1e36)
     with pytest.raises(UserError, match="not finite"):
         pretraining.pretrain(config, tmp_path / "run")
-    found, _ = findings(tmp_path / "run")  # no row was logged
-    assert list(found) == ["nonfinite"]
-    assert "ended at step 3" in found["nonfinite"].message
-    assert "learning rate too high" in found["nonfinite"].causes[0]
+    by_name, _ = findings(tmp_path / "run")  # no row was logged
+    assert list(by_name) == ["nonfinite"]
+    assert "ended at step 3" in by_name["nonfinite"].message
+    assert "learning rate too high" in by_name["nonfinite"].causes[0]
 
 
 def telltale(long=40, tiny=120):
@@ -37,10 +37,10 @@ def telltale(long=40, tiny=120):
 def test_pairs_are_learned_and_words_are_not(tmp_path):
     corpus = prepared(tmp_path / "text", telltale())
     changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
-    found, _ = findings(trained(recipe(corpus, **changes, train__eval_batches=16), tmp_path / "run"))
-    assert list(found)[:2] == ["stuck_at_unigram", "nsp_without_mlm"]
-    assert found["nsp_without_mlm"].figures["nsp_accuracy"] > 0.7
-    assert "--config.objective.next_sentence=False" in found["nsp_without_mlm"].causes[0]
+    by_name, _ = findings(trained(recipe(corpus, **changes, train__eval_batches=16), tmp_path / "run"))
+    assert list(by_name)[:2] == ["stuck_at_unigram", "nsp_without_mlm"]
+    assert by_name["nsp_without_mlm"].figures["nsp_accuracy"] > 0.7
+    assert "--config.objective.next_sentence=False" in by_name["nsp_without_mlm"].causes[0]
 
 
 def test_phases_change_the_loss_and_nothing_is_wrong(copy):
@@ -58,6 +58,6 @@ def test_phases_change_the_loss_and_nothing_is_wrong(copy):
 
 def test_a_loss_that_leaves_for_good(copy):
     rewrite(copy, lambda row: row | ({"mlm_loss": 3.9, "loss": 3.9} if row["step"] > 200 else {}))
-    found, _ = findings(copy)
-    assert list(found)[0] == "diverged" and "loss_spikes" not in found
-    assert "at step 200" in found["diverged"].message or "at step 19" in found["diverged"].message
+    by_name, _ = findings(copy)
+    assert list(by_name)[0] == "diverged" and "loss_spikes" not in by_name
+    assert "at step 200" in by_name["diverged"].message or "at step 19" in by_name["diverged"].message

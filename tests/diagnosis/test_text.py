@@ -15,10 +15,10 @@ from tests.training.conftest import WORDS
 def test_duplicates(chain_corpus, tmp_path):
     corpus = prepared(tmp_path / "text", chains(30) * 10)
     config = recipe(corpus, train__num_steps=40, train__eval_every=40)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    assert found["duplicates"].severity == "error"
-    assert "90 % of the documents" in found["duplicates"].message
-    assert "--drop_duplicates" in found["duplicates"].causes[0]
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    assert by_name["duplicates"].severity == "error"
+    assert "90 % of the documents" in by_name["duplicates"].message
+    assert "--drop_duplicates" in by_name["duplicates"].causes[0]
     dropped = prepared(tmp_path / "dropped", chains(30) * 10, drop_duplicates=True)
     fingerprint = json.loads((dropped / "manifest.json").read_text())["fingerprint"]
     run = {"corpora": [{"path": str(dropped), "fingerprint": fingerprint}]}
@@ -30,9 +30,9 @@ def test_a_vocabulary_of_another_text(tmp_path):
         tmp_path / "text", chains(100), vocabulary=[*WORDS[:5], *(f"w{i}" for i in range(len(WORDS) - 5))]
     )
     config = recipe(corpus, train__num_steps=40, train__eval_every=40)
-    found, _ = findings(trained(config, tmp_path / "run"))
-    assert found["unknown_tokens"].severity == "error"
-    assert "unknown to its vocabulary of 51 (wordpiece)" in found["unknown_tokens"].message
+    by_name, _ = findings(trained(config, tmp_path / "run"))
+    assert by_name["unknown_tokens"].severity == "error"
+    assert "unknown to its vocabulary of 51 (wordpiece)" in by_name["unknown_tokens"].message
 
 
 def test_pairs_that_are_mostly_padding(tmp_path):
@@ -40,21 +40,21 @@ def test_pairs_that_are_mostly_padding(tmp_path):
     corpus = prepared(tmp_path / "text", [" ".join(draw.choices(WORDS, k=4)) for _ in range(300)])
     changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
     changes |= {"train__num_steps": 40, "train__eval_every": 40}
-    found, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
-    assert "of 32 tokens a row of segment_pair holds 11" in found["padding"].message
-    assert found["padding"].figures["padding_share"] == pytest.approx(0.65, abs=0.03)
+    by_name, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
+    assert "of 32 tokens a row of segment_pair holds 11" in by_name["padding"].message
+    assert by_name["padding"].figures["padding_share"] == pytest.approx(0.65, abs=0.03)
     batch = loader.batch_at(recipe(corpus, **changes), 0)
-    assert 1 - batch["attention_mask"].mean() == pytest.approx(found["padding"].figures["padding_share"], abs=0.03)
-    assert "100 % of the pairs" in found["uneven_pairs"].message
-    assert "nsp_without_mlm" not in found
+    assert 1 - batch["attention_mask"].mean() == pytest.approx(by_name["padding"].figures["padding_share"], abs=0.03)
+    assert "100 % of the pairs" in by_name["uneven_pairs"].message
+    assert "nsp_without_mlm" not in by_name
 
 
 def test_a_corpus_that_was_moved(copy, chain_corpus):
     run = json.loads((copy / "run.json").read_text())
     run["corpora"][0]["path"] = "/no/such"
     (copy / "run.json").write_text(json.dumps(run))
-    found, text = findings(copy)
-    assert list(found) == ["corpus_missing"] and "/no/such" in found["corpus_missing"].message
+    by_name, text = findings(copy)
+    assert list(by_name) == ["corpus_missing"] and "/no/such" in by_name["corpus_missing"].message
     assert "nothing wrong found" in text
     run["corpora"][0] |= {"path": str(chain_corpus), "fingerprint": "0"}
     (copy / "run.json").write_text(json.dumps(run))

@@ -22,7 +22,7 @@ import numpy as np
 from bert_jax import files
 from bert_jax.config import listed
 from bert_jax.data import hashing, tfds_source
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 _AT_ONCE = 1024  # records of a dataset that are read together
 _KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -397,7 +397,7 @@ def _conll(path, task, wanted, optional):
         shape = shape if shape[0] else (len(row), number)
         if len(row) != shape[0]:
             raise UserError(
-                f"{path} line {number}: found {len(row)} columns in {_shortened(text)!r}; expected {shape[0]} as in "
+                f"{path} line {number}: found {len(row)} columns in {shortened(text)!r}; expected {shape[0]} as in "
                 f"line {shape[1]}"
             )
         for key, column in (("token_column", task.token_column), ("label_column", task.label_column)):
@@ -495,7 +495,3 @@ def _plain(value):
     if isinstance(value, np.ndarray | list | tuple):
         return [_plain(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _shortened(text, length=60):
-    return text if len(text) <= length else text[: length - 3] + "..."
