@@ -154,7 +154,11 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         named = pathlib.Path(__file__).parent / f"{path.stem}.py"
         path = named if named.is_file() else path
     if not path.is_file():
-        raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale)")
+        files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+        names = [file.stem for file in files if "\ndef get_experiment(" in file.read_text("utf-8")]
+        raise UserError(
+            f"--experiment={path}: no such file; expected one with get_experiment(scale), or one of {', '.join(names)}"
+        )
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:

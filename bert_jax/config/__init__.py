@@ -79,7 +79,7 @@ def help_keys(config: Mapping, prefix: str = "") -> list[str]:
     """Returns the lines that --help-keys=PREFIX prints: every key that begins so, with its default and its meaning.
 
     Args:
-      config: A recipe's config, whose own values are told where they differ from the defaults; its kind (pre-training,
+      config: A recipe's config, whose own values are shown where they differ from the defaults; its kind (pre-training,
         or fine-tuning where it has a task) says which table of keys is meant.
       prefix: Beginning of a dotted key, with or without "config."; "" for all keys.
 

@@ -147,7 +147,7 @@ class TaskHead(nnx.Module):
           dropout_key: a jax.random key turns dropout on; None turns it off.
 
         Returns:
-          Of sequence classification [batch, labels] ([batch, k, labels] of packed rows), else [batch, sequence,
+          [batch, labels] for sequence classification ([batch, k, labels] of packed rows), else [batch, sequence,
           labels].
         """
         task, present = self.task, batch["attention_mask"]

@@ -9,7 +9,7 @@ from bert_jax.planning.chips import Topology
 from bert_jax.processes import private_jax
 
 # Read by libtpu when it is loaded: ask no machine about its TPUs, load beside another process, say nothing but errors.
-# It complains where it is not told a type and a host, which a topology of any kind does not depend on.
+# Without a type and a host libtpu complains, though no topology depends on them.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",

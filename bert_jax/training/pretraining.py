@@ -237,8 +237,8 @@ def _summary(held_out, done, workdir):
         loss, baseline = held_out["eval/mlm_loss"], held_out["eval/unigram_loss"]
         side, whose = "under" if loss < baseline else "over", ""
         if "eval/rtd_loss" in held_out:
-            right, whose = held_out["eval/rtd_accuracy"], "the generator's "
-            parts.append(f"held-out loss of replaced tokens {held_out['eval/rtd_loss']:.4f}, {right:.1%} told right")
+            accuracy, whose = held_out["eval/rtd_accuracy"], "the generator's "
+            parts.append(f"held-out loss of replaced tokens {held_out['eval/rtd_loss']:.4f}, accuracy {accuracy:.1%}")
         parts.append(
             f"{whose}held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of "
             f"{baseline:.4f}"

@@ -22,7 +22,7 @@ def test_not_finite(chain_corpus, tmp_path):
 
 
 def telltale(long=40, tiny=120):
-    """Long documents and single sentences, told apart by one word in ten, and soup else."""
+    """Makes long documents and single sentences that one word in ten distinguishes; the other words are random."""
     draw = random.Random(0)
 
     def sentence(mark):
