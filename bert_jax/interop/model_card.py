@@ -43,8 +43,15 @@ def render(model: Pretrained, title: str, provenance: Provenance) -> str:
       title: its name, such as the output folder's.
       provenance: what is known of its training.
     """
-    metrics = {name: value for name, value in provenance.metrics.items() if math.isfinite(value)}
-    embeds = "pooling" in model.settings and not model.model.spec.task
+    spec = model.model.spec  # of the two models of a run with a generator, each has the metrics of its own head
+    others = {"mlm_"} if spec.replaced_tokens and not spec.language_model else set()
+    others |= {"rtd_"} if spec.language_model and not spec.replaced_tokens else set()
+    metrics = {
+        name: value
+        for name, value in provenance.metrics.items()
+        if math.isfinite(value) and not name.startswith(tuple(others))
+    }
+    embeds = "pooling" in model.settings and not spec.task
     front: dict[str, Any] = {
         "library_name": "sentence-transformers" if embeds else "transformers",
         "pipeline_tag": pipeline_tag(model),
@@ -78,8 +85,9 @@ def _body(model, title, provenance, metrics):
     spec = model.model.spec
     lines = [f"# {title}", ""]
     lines += [
-        f"A {model.family} encoder of {spec.num_layers} layers, {spec.num_heads} heads and {spec.hidden_size} hidden "
-        f"units, with a vocabulary of {spec.vocab_size:,} tokens and texts of up to {spec.max_positions:,} tokens. "
+        f"A model of the {model.family} family with {_count(spec.num_layers, 'layer')}, "
+        f"{_count(spec.num_heads, 'head')} and {spec.hidden_size} hidden units, with a vocabulary of "
+        f"{spec.vocab_size:,} tokens and texts of up to {spec.max_positions:,} tokens. "
         f"Trained with bert_jax for {provenance.step:,} steps."
     ]
     if model.labels and spec.task and spec.task.name != "question_answering":
@@ -94,6 +102,10 @@ def _body(model, title, provenance, metrics):
         lines += ["| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items())]
     return "\n".join(lines) + "\n"
+
+
+def _count(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _yaml(value, indent=""):

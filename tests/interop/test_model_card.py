@@ -59,3 +59,12 @@ def test_a_directorys_own_card_is_kept(make, tmp_path):
     alone = dataclasses.replace(huggingface.read(make(name="b").path))
     huggingface.write(alone, tmp_path / "new", card="# another\n")
     assert (tmp_path / "new/README.md").read_text() == "# another\n"
+
+
+def test_a_generator_and_its_discriminator_have_the_metrics_of_their_own_heads(make):
+    provenance = dataclasses.replace(PROVENANCE, metrics={"mlm_loss": 4.0, "rtd_loss": 0.5})
+    model = huggingface.read(make(language_model=True).path)
+    assert front_of(model_card.render(model, "a", provenance))["metrics"] == ["mlm_loss"]
+    spec = dataclasses.replace(model.model.spec, language_model=False, replaced_tokens=True)
+    discriminator = dataclasses.replace(model, model=dataclasses.replace(model.model, spec=spec))
+    assert front_of(model_card.render(discriminator, "a", provenance))["metrics"] == ["rtd_loss"]
