@@ -43,7 +43,7 @@ def tables(results):
     for task in dict.fromkeys(result["task"] for result in results):
         stages = {
             stage: [result for result in results if (result["task"], result["stage"]) == (task, stage)]
-            for stage in ("rates", "final", "labels", "variants", "starts")
+            for stage in WRITERS
         }
         metric = next(result["metric"] for result in results if result["task"] == task)
         for stage, write in WRITERS.items():
@@ -106,7 +106,7 @@ def variants(results):
         yield f"| {variant} | {' | '.join(cells)} |"
 
 
-WRITERS = {"rates": rates, "final": final, "labels": labels, "variants": variants, "starts": variants}
+WRITERS = {"rates": rates, "final": final, "labels": labels, "variants": variants, "starts": variants, "corpora": variants}
 
 
 def best_of(results, arm, seeds=None):

@@ -75,7 +75,7 @@ def report(task, flags, sides):
     parts = np.array_split(np.abs(losses[0] - losses[1]), 4)
     yield (
         f"\nTraining loss, mean over the seeds, greatest distance between the two sides in each quarter of the steps: "
-        f"{', '.join(f'{part.max():.4f}' for part in parts)} (at its end the loss is {losses[:, -20:].mean():.3f})."
+        f"{', '.join(f'{part.max():.1e}' for part in parts)} (at its end the loss is {losses[:, -20:].mean():.3f})."
     )
     if flags.dropout:
         from scipy import stats
