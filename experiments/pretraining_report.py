@@ -106,7 +106,14 @@ def variants(results):
         yield f"| {variant} | {' | '.join(cells)} |"
 
 
-WRITERS = {"rates": rates, "final": final, "labels": labels, "variants": variants, "starts": variants, "corpora": variants}
+WRITERS = {
+    "rates": rates,
+    "final": final,
+    "labels": labels,
+    "variants": variants,
+    "starts": variants,
+    "corpora": variants,
+}
 
 
 def best_of(results, arm, seeds=None):
