@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import sys
+import uuid
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -86,7 +87,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
 
     Args:
       pretrained: the model to write.
-      directory: a directory that does not exist yet or is empty.
+      directory: a directory that does not exist yet, is empty, or holds nothing but a README.md, which is kept.
       dtype: dtype of the arrays, "float32", "float16" or "bfloat16"; None keeps the stored one, or writes float32.
       card: contents of README.md for a model that has none; "" writes no README.md.
 
@@ -95,18 +96,27 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
     """
     _check_expressible(pretrained)
     directory = pathlib.Path(directory).absolute()
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    present = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if directory.exists() and (not directory.is_dir() or present not in ([], [model_card.NAME])):
         raise UserError(f"{directory}: is there already; expected a new or an empty directory")
     config = _config(pretrained)
     arrays = _arrays(pretrained, config, dtype)
+    aside = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.before")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(directory) as folder:
             _write_files(pretrained, config, arrays, folder)
             card = pretrained.origin.model_card if pretrained.origin and pretrained.origin.model_card else card
-            if card:
+            if present:
+                shutil.copy2(directory / model_card.NAME, folder)
+                directory.rename(aside)  # a crash before the new directory is there leaves README.md in this one
+            elif card:
                 (folder / model_card.NAME).write_text(card, "utf-8")
+        if present:
+            shutil.rmtree(aside)
     except OSError as error:
+        if aside.exists() and not directory.exists():
+            aside.rename(directory)
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
 
 

@@ -68,3 +68,12 @@ def test_a_generator_and_its_discriminator_have_the_metrics_of_their_own_heads(m
     spec = dataclasses.replace(model.model.spec, language_model=False, replaced_tokens=True)
     discriminator = dataclasses.replace(model, model=dataclasses.replace(model.model, spec=spec))
     assert front_of(model_card.render(discriminator, "a", provenance))["metrics"] == ["rtd_loss"]
+
+
+def test_a_card_that_lies_where_the_model_is_to_go_is_kept(make, tmp_path):
+    made, target = make(), tmp_path / "mine"
+    target.mkdir()
+    (target / "README.md").write_text("# mine\n")
+    huggingface.write(huggingface.read(made.path), target, card="# another\n")
+    assert (target / "README.md").read_text() == "# mine\n" and (target / "config.json").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mine")] == ["mine"]
