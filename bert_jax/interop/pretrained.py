@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import model as model_lib
@@ -67,8 +68,13 @@ class Pretrained:
     step: int = 0
 
     def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
-        """Returns the model's outputs for a batch of arrays [batch, sequence]; see Model.apply for all of them."""
-        return self.model.apply(self.params, batch, **arguments)
+        """Returns the model's outputs for a batch of arrays [batch, sequence]; see Model.apply for all of them.
+
+        Under jax.jit the parameters become constants of the program; give them to `model.apply` as an argument instead
+        where they are large.
+        """
+        params = jax.tree.map(jnp.asarray, self.params)  # numpy's arrays cannot be indexed by a traced one
+        return self.model.apply(params, batch, **arguments)
 
 
 def transfer(source: Mapping, model: model_lib.Model, key: jax.Array) -> tuple[dict, list[str], list[str]]:

@@ -401,3 +401,13 @@ def test_the_tokenizers_files_are_kept_and_config_json_says_the_rest(make, tmp_p
         assert (tmp_path / "out" / name).read_bytes() == (made.path / name).read_bytes()
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written.items() >= made.config.items()
+
+
+def test_a_loaded_model_under_jit(make):
+    model = huggingface.read(make().path)
+    ids = np.array([[2, 7, 3]], np.int32)
+    batch = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    plain, jitted = model.apply(batch), jax.jit(model.apply)(batch)
+    assert plain.keys() == jitted.keys()
+    for name in plain:
+        np.testing.assert_allclose(jitted[name], plain[name], rtol=1e-5, atol=1e-6)
