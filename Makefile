@@ -15,7 +15,7 @@ test: .venv/.test
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile
 
 test-full: .venv/.test test-gcs
-	$(PYTEST) -n 2 --dist loadfile -m full
+	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not slow'
 
 test-parity: .venv/.parity
 	$(PYTEST) -m parity
