@@ -23,6 +23,11 @@ from bert_jax.training import step as step_lib
 from bert_jax.training import throughput
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
+# Old name of a method of Learner -> its name in StateLayout.
+_MOVED_TO_LAYOUT = {"init_state": "init", "marks": "flags"} | {
+    name: name for name in ("to_items", "from_items", "abstract_items", "parts", "place")
+}
+
 
 @dataclasses.dataclass
 class Learner:
@@ -48,6 +53,12 @@ class Learner:
     def layout(self) -> StateLayout:
         """The layout of the seeds' state on the mesh and in checkpoints."""
         return StateLayout(self.model, self.config.tuning, self._optimizer, self.seeds, self.mesh)
+
+    def __getattr__(self, name: str) -> Any:
+        """Looks up methods that were the learner's own, under their old names, in its layout."""
+        if name in _MOVED_TO_LAYOUT:
+            return getattr(self.layout, _MOVED_TO_LAYOUT[name])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def dropout_keys(self) -> jax.Array:
         """Returns each seed's dropout key, PRNG keys [seeds]: the same at every step, and after a restart."""
