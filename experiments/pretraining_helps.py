@@ -2,9 +2,10 @@
 
     python -m experiments.pretraining_helps --model=WORKDIR --data=DIR --workdir=DIR [--stages rates final ...]
 
---model is a pre-training run; --data holds `sst2/` (train.tsv, dev.tsv: sentence, label, no header) and `stsb/`
-(stsb-en-train.csv, stsb-en-dev.csv: two sentences and a score). Two arms start from the checkpoint ("pre-trained") and
-from fresh weights of the same architecture, vocabulary and initialisation ("scratch", as `config.from_scratch`).
+--model is a pre-training run; --data holds `sst2/` (train.tsv, dev.tsv: sentence, label, no header), `stsb/`
+(stsb-en-train.csv, stsb-en-dev.csv: two sentences and a score) and `mrpc/` (msr_paraphrase_train.txt,
+msr_paraphrase_test.txt, with a header). Two arms start from the checkpoint ("pre-trained") and from fresh weights of
+the same architecture, vocabulary and initialisation ("scratch", as `config.from_scratch`).
 
 A tenth of the training examples is set apart ("tune"): rates are chosen on it, dev is reported. The stages:
 
@@ -58,16 +59,22 @@ PACKED_ROWS = 16  # the number of packed rows of a batch is a multiple of it, so
 TASKS = {
     "SST-2": {
         "recipe": "finetune/sst2", "folder": "sst2", "train": "train.tsv", "dev": "dev.tsv", "metric": "accuracy",
-        "epochs": 2, "rates": (1e-3, 3e-4, 2e-3, 1e-4, 3e-3, 5e-3),
+        "epochs": 2, "rates": (1e-3, 3e-4, 2e-3, 1e-4, 3e-3, 5e-3, 3e-5, 1e-5),
         "task": {"columns": ("sentence", "label"), "text": "sentence", "label": "label"},
     },
     "STS-B": {
         "recipe": "finetune/stsb", "folder": "stsb", "train": "stsb-en-train.csv", "dev": "stsb-en-dev.csv",
-        "metric": "pearson", "epochs": 4, "rates": (1e-3, 5e-4, 2e-3),
+        "metric": "pearson", "epochs": 4, "rates": (5e-4, 1e-3, 2e-3, 3e-3, 2e-4),
         "task": {
             "columns": ("sentence1", "sentence2", "score"), "text": "sentence1", "text_pair": "sentence2",
             "label": "score",
         },
+    },
+    "MRPC": {
+        "recipe": "finetune/mrpc", "folder": "mrpc", "train": "msr_paraphrase_train.txt",
+        "dev": "msr_paraphrase_test.txt", "header": True, "metric": "accuracy", "epochs": 4,
+        "rates": (5e-4, 1e-3, 2e-3, 3e-3, 2e-4),
+        "task": {"text": "#1 String", "text_pair": "#2 String", "label": "Quality"},
     },
 }  # fmt: skip
 VARIANTS = {
@@ -80,7 +87,9 @@ VARIANTS = {
     "layer decay 0.5": {"optimizer.layer_decay": 0.5},
     "no warm-up": {"optimizer.warmup_share": 0.0},
     "no dropout before the head": {"task.dropout": 0.0},
-}
+    "initialisation 0.02": {"initializer_range": 0.02},
+    "rows not packed": {"data.packing": False},
+}  # keys without a group are the model's own settings
 _SAME_STEP = ("optimizer.warmup_share", "train.num_epochs")  # keys that the compiled step does not depend on
 
 
@@ -260,8 +269,13 @@ def make_config(run, flags):
     config.optimizer.learning_rate = run.rate
     if run.labels > 0 and task["epochs"] * run.labels < LEAST_STEPS * config.data.batch_size:
         config.train.num_steps = LEAST_STEPS
-    config.update_from_flattened_dict(run.changes)
+    config.update_from_flattened_dict(config_keys(run.changes))
     return config
+
+
+def config_keys(changes):
+    """Returns the changes that a fine-tuning config can state."""
+    return {key: value for key, value in dict(changes).items() if "." in key}
 
 
 def base_config(task, model):
@@ -314,10 +328,11 @@ class Setup:
 def compiled(task, changes, model):
     """Returns the Setup of a task, of the changed config keys that the step depends on, and of an architecture."""
     config, source = base_config(task, model), opened(model)
-    config.update_from_flattened_dict(dict(changes))
+    config.update_from_flattened_dict(config_keys(changes))
     problem, labels = config.task.problem, 1 if config.task.problem == "regression" else 2
     head = model_lib.Task(config.task.name, labels, config.task.pooling, config.task.dropout)
     settings = dict(source.config) | {"pooler": False}
+    settings |= {key: value for key, value in changes if "." not in key}
     for key in ("hidden_dropout", "attention_dropout"):
         if config.model[key] >= 0:
             settings[key] = config.model[key]
@@ -357,26 +372,27 @@ def split(name, count, source, folder) -> Mapping[str, pathlib.Path]:
     if not paths["tune"].exists():
         folder.mkdir(parents=True, exist_ok=True)
         rows = read_rows(source / task["train"])
+        header = [rows.pop(0)] if task.get("header") else []
         random.Random(0).shuffle(rows)
-        write_rows(paths["0"], rows[len(rows) // 10 :])
-        write_rows(paths["tune"], rows[: len(rows) // 10])
+        write_rows(paths["0"], header + rows[len(rows) // 10 :])
+        write_rows(paths["tune"], header + rows[: len(rows) // 10])
     if count > 0 and not paths[f"{count}"].exists():
-        write_rows(paths[f"{count}"], read_rows(paths["0"])[:count])
+        write_rows(paths[f"{count}"], read_rows(paths["0"])[: count + bool(task.get("header"))])
     train = source / task["train"] if count < 0 else paths[f"{count}"]
     return {"train": train, "tune": paths["tune"], "dev": source / task["dev"]}
 
 
 def read_rows(path):
-    """Returns the rows of a CSV file, or of a TSV file, whose quotes are characters like others."""
-    form = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    with open(path, encoding="utf-8", newline="") as file:
+    """Returns the rows of a CSV file, or of a file separated by tabs, whose quotes are characters like others."""
+    form = {} if path.suffix == ".csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    with open(path, encoding="utf-8-sig", newline="") as file:
         return list(csv.reader(file, **form))
 
 
 def write_rows(path, rows):
     """Writes rows as read_rows reads them."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        if path.suffix == ".tsv":
+        if path.suffix != ".csv":
             file.writelines("\t".join(row) + "\n" for row in rows)
         else:
             csv.writer(file, lineterminator="\n").writerows(rows)
