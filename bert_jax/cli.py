@@ -4,11 +4,15 @@ Only the chosen command is imported: each defines its own flags when it is impor
 """
 
 import ast
+import contextlib
 import difflib
 import importlib.util
 import os
 import runpy
 import sys
+from collections.abc import Iterator
+
+from bert_jax import files
 
 # In the order in which a project needs them.
 COMMANDS = (
@@ -16,6 +20,48 @@ COMMANDS = (
     "convert", "plan",
 )  # fmt: skip
 EXPERIMENT_COMMANDS = ("launch", "report")
+
+
+_CODE_OF_SIGPIPE = 141  # as shells report a command whose reader has ended
+
+
+@contextlib.contextmanager
+def output_to_pipes() -> Iterator[None]:
+    """Lets a command print into a pipe: text that the terminal's encoding lacks is escaped, and `| head` is no error.
+
+    Raises:
+      SystemExit: with code 141, silently, if the reader of standard output or standard error has ended.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            yield
+        except SystemExit:
+            _flush()
+            raise
+        _flush()
+    except BrokenPipeError as error:
+        broken = [stream for stream in (sys.stdout, sys.stderr) if stream and files.has_no_reader(stream)]
+        if not broken and not isinstance(error, files.NoReaderError):
+            raise  # another pipe or connection
+        for stream in broken:
+            files.discard_output(stream)
+        sys.exit(_CODE_OF_SIGPIPE)
+
+
+def _flush():
+    """Writes out what was printed, so that an error of the reader or the disk shows here and not as Python ends."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        files.discard_output(sys.stdout)
+        print(f"error: standard output: cannot be written: {error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,7 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     Raises:
       SystemExit: with code 2 after one line on stderr if there is no such command, else with the command's own code.
     """
-    arguments = sys.argv[1:] if argv is None else argv
+    with output_to_pipes():
+        _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(arguments):
     name = arguments[0] if arguments else ""
     if not name:
         print(usage(), file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from bert_jax import cli, files
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
@@ -79,13 +80,26 @@ def run(main, passes_on: bool = False, positional: str = "") -> None:
         "" for none.
     """
     _skip_tpu_search()
+    with cli.output_to_pipes():
+        try:
+            app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
+        except UserError as error:
+            _report(error)
+
+
+def write_output(flag: str, path: str | os.PathLike, content: str) -> None:
+    """Writes the file that a flag such as "output" names, whole or not at all; "-" is standard output.
+
+    Raises:
+      UserError: it cannot be written.
+    """
     try:
-        app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
-    except UserError as error:
-        _report(error)
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+        with files.open_output(path) as file:
+            file.write(content.encode("utf-8", "backslashreplace"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}") from error
 
 
 def _skip_tpu_search():

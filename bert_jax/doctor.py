@@ -14,7 +14,7 @@ WORKDIR's pre-trained start beats it, with an interval over the seeds of both, a
 A note reports nothing wrong. The exit code is 0 whatever is found, and 2 if WORKDIR holds no readable run.
 """
 
-import pathlib
+import json
 
 from absl import flags
 
@@ -31,7 +31,7 @@ _SCRATCH = flags.DEFINE_string(
     None,
     "of fine-tuning: the workdir of the same task learned with --config.from_scratch=True, to compare with",
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings to")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings to; - prints them instead of the text")
 
 
 def main(argv):
@@ -44,15 +44,10 @@ def main(argv):
     plan = plans.read(_PLAN.value, _ENTRY.value, run) if _PLAN.value else None
     findings = report.diagnose(run, plan, reading.read(_SCRATCH.value) if _SCRATCH.value else None)
     if _OUTPUT.value:
-        _write(pathlib.Path(_OUTPUT.value), report.as_json(findings))
-    print(report.format_report(run, findings, plan))
-
-
-def _write(path, findings):
-    try:
-        files.write_json(path, findings, indent=1)
-    except OSError as error:
-        raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
+        text = json.dumps(report.as_json(findings), indent=1, ensure_ascii=False) + "\n"
+        command.write_output("output", _OUTPUT.value, text)
+    if _OUTPUT.value != files.STANDARD:
+        print(report.format_report(run, findings, plan))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
 _STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, or best; default: the newest")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "file to write: JSON with --corpus, JSONL with the scores of each pair with --pairs"
+    "output",
+    None,
+    "file to write: JSON with --corpus, JSONL with the scores of each pair with --pairs; - prints it "
+    "instead of the text",
 )
 _CORPUS = flags.DEFINE_string("corpus", None, "a directory that prepare wrote, or several separated by commas")
 _SPLIT = flags.DEFINE_enum("split", "eval", ["eval", "train"], "held-out documents, or training documents")
@@ -90,6 +93,8 @@ def _evaluate_corpus(model, generator):
         raise UserError(str(error).replace("config.data.", "--")) from error
     settings = {"model": _MODEL.value, "corpus": _CORPUS.value, "split": _SPLIT.value, "seed": _SEED.value}
     _write([metrics | settings | data])
+    if _OUTPUT.value == files.STANDARD:
+        return
     print(f"{_MODEL.value} on the {_SPLIT.value} split of {_CORPUS.value}")
     lines = {
         "mlm_loss": "loss, nats a token",
@@ -114,6 +119,8 @@ def _evaluate_pairs(model, pairs):
 
     scored = minimal_pairs.evaluate(model, list(pairs.values()), _WITHIN_WORD.value, progress=True, names=list(pairs))
     _write(scored)
+    if _OUTPUT.value == files.STANDARD:
+        return
     print(f"{_MODEL.value} on {_PAIRS.value}")
     print(f"  {'':<32}{'accuracy':>10}{'pairs':>10}{'ties':>10}")
     for name, group in minimal_pairs.accuracies(scored, _GROUP.value).items():
@@ -123,11 +130,7 @@ def _evaluate_pairs(model, pairs):
 def _write(records):
     if not _OUTPUT.value:
         return
-    path = pathlib.Path(_OUTPUT.value)
-    try:
-        files.atomic_write(path, "".join(files.json_line(record) + "\n" for record in records))
-    except OSError as error:
-        raise UserError(f"--output={path}: cannot be written: {error.strerror or error}") from error
+    command.write_output("output", _OUTPUT.value, "".join(files.json_line(record) + "\n" for record in records))
 
 
 if __name__ == "__main__":

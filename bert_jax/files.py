@@ -3,6 +3,9 @@
 A file or folder is written beside its place, as NAME.XXXXXXXX.partial, flushed to the disk and renamed. A crash, a kill
 or a full disk therefore leaves what was there before. The writer holds a lock on what it writes, so that the next one
 can tell what a killed process left behind, and removes it.
+
+A symbolic link stays, and its target is replaced. What is no file, such as a pipe, /dev/null or /dev/stdout, is written
+to and never replaced.
 """
 
 import contextlib
@@ -13,7 +16,11 @@ import json
 import os
 import pathlib
 import re
+import select
 import shutil
+import stat
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -25,6 +32,7 @@ from bert_jax import _moved
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
 _NO_FLUSH = {errno.EBADF, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
 _RETRY_SECONDS = 0.02
+STANDARD = "-"  # the name of standard input and standard output on command lines
 
 
 def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -42,11 +50,43 @@ def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
 def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
     """Opens a file for writing, in mode "w" (UTF-8) or "wb", that takes its place when the block ends without an error.
 
+    A pipe or a device gets what is written at once.
+
     Raises:
       OSError: it cannot be written.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
+    if _is_special(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        with open(descriptor, mode, encoding=encoding, newline=newline) as file:
+            try:
+                yield file
+                file.flush()
+            except BrokenPipeError as error:
+                if not has_no_reader(file):
+                    raise  # another pipe or connection
+                discard_output(file)
+                raise NoReaderError(*error.args) from error
+        return
     with atomic_path(path) as partial, open(partial, mode, encoding=encoding, newline=newline) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def open_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens what a command's --output names: "-" is standard output, anything else is opened by `atomic_open`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if os.fspath(path) == STANDARD:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    with atomic_open(path, "wb") as file:
         yield file
 
 
@@ -54,13 +94,31 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields an empty file beside `path` to write to, which replaces `path` when the block ends without an error.
 
+    A pipe or a device then gets the content of the file, which lies elsewhere.
+
     Raises:
       OSError: it cannot be written.
     """
     path = pathlib.Path(path)
+    if _is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            partial = pathlib.Path(folder, path.name)
+            partial.touch()
+            yield partial
+            with partial.open("rb") as source, atomic_open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
+        return
+    path, mode = _target(path)
     with _partial(path, is_folder=False) as partial:
         yield partial
-        replace(partial, path)
+        if mode is not None:
+            partial.chmod(mode)
+        try:
+            replace(partial, path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            shutil.copyfile(partial, path)  # a file that is mounted by itself, as in a container
 
 
 @contextlib.contextmanager
@@ -74,7 +132,7 @@ def atomic_folder(path: str | os.PathLike, keep_existing: bool = False) -> Itera
     Raises:
       OSError: it cannot be written, or `path` exists.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(os.path.realpath(path))  # a link to a folder stays one
     with _partial(path, is_folder=True) as partial:
         yield partial
         for file in partial.rglob("*"):
@@ -114,6 +172,27 @@ def lock(path: str | os.PathLike, seconds: float | None = 0.0, shared: bool = Fa
     with open(path, "a+b", buffering=0) as file:
         _acquire(file.fileno(), seconds, shared)
         yield file
+
+
+class NoReaderError(BrokenPipeError):
+    """The reader of a pipe that is written to has ended, as `head` does."""
+
+
+def has_no_reader(stream: IO) -> bool:
+    """Returns whether a stream is a pipe whose other end is closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), select.POLLOUT)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def discard_output(stream: IO) -> None:
+    """Sends what is still in the buffer of a broken stream, and all that is written from now on, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 class NoLocksError(OSError):
@@ -166,6 +245,36 @@ def whole_objects(content: bytes) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError):
             objects.append(parse_object(line))
     return objects
+
+
+def _is_special(path):
+    """Returns whether a path exists and is neither a file nor a folder, or is an open file's, such as /dev/stdout."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or _is_descriptor(os.path.abspath(path))
+
+
+def _is_descriptor(path):
+    """Returns whether a path, or a link that it leads to, names an open file of a process."""
+    while not re.fullmatch(r"/proc/\w+(/task/\w+)?/fd", os.path.realpath(os.path.dirname(path))):
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(os.path.dirname(path), os.readlink(path))
+    return True
+
+
+def _target(path):
+    """Returns (the path that symbolic links lead to, the permissions of the file there or None). Raises OSError."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    target = pathlib.Path(os.path.realpath(path)) if path.is_symlink() else path
+    return target, None if mode is None else stat.S_IMODE(mode)
 
 
 @contextlib.contextmanager

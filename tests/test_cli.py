@@ -1,5 +1,6 @@
 """The console script: its list of commands, the version, mistakes in one line, and that help needs no jax."""
 
+import os
 import pathlib
 import re
 import subprocess
@@ -69,3 +70,64 @@ def test_the_public_names_are_listed():
     listed = dir(bert_jax)
     for name in ("Embedder", "FillMask", "Inspector", "load", "data", "UserError", "__version__"):
         assert name in listed and getattr(bert_jax, name) is not None
+
+
+PRINTING = """
+import sys
+from bert_jax import cli, files
+with cli.output_to_pipes():
+    if sys.argv[1:] == ["few"]:
+        print("few")
+    elif sys.argv[1:] == ["stop"]:
+        print("few")
+        sys.exit(2)
+    elif sys.argv[1:] == ["other"]:
+        raise BrokenPipeError("another connection")
+    elif sys.argv[1:]:
+        with files.open_output(sys.argv[1]) as file:
+            for i in range(100_000):
+                file.write(b"a row of the output\\n")
+    else:
+        for i in range(100_000):
+            print("\u00e9\u4e2d row", i)
+"""
+
+
+@pytest.mark.parametrize("arguments", ["", "few", "stop", "-", "/dev/stdout"])
+def test_a_reader_that_ends_early_is_no_error(arguments):
+    script = f'"$0" -c "$1" {arguments} | true; echo "${{PIPESTATUS[0]}}"'
+    for _ in range(3):  # `true` may end before or after the first line
+        result = subprocess.run(["bash", "-c", script, sys.executable, PRINTING], capture_output=True, text=True)
+        assert not result.stderr and result.stdout.strip() in ("0", "2", "141"), result
+    assert arguments in ("few", "stop") or result.stdout == "141\n"
+
+
+def test_a_pipe_by_name_whose_reader_ends_early_is_no_error(tmp_path):
+    script = 'mkfifo pipe; head -1 pipe & "$0" -c "$1" pipe; echo "$?"'
+    result = subprocess.run(
+        ["bash", "-c", script, sys.executable, PRINTING], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
+    )  # fmt: skip
+    assert result.stdout == "a row of the output\n141\n" and not result.stderr
+
+
+def test_other_broken_pipes_are_reported():
+    result = subprocess.run([sys.executable, "-c", PRINTING, "other"], capture_output=True, text=True)
+    assert result.returncode == 1 and "another connection" in result.stderr
+
+
+def test_what_the_terminal_cannot_show_is_escaped():
+    environment = os.environ | {"PYTHONIOENCODING": "latin-1"}
+    result = subprocess.run([sys.executable, "-c", PRINTING], capture_output=True, env=environment)
+    assert result.returncode == 0 and result.stdout.startswith(b"\xe9\\u4e2d row 0\n")
+
+
+def test_a_full_disk_behind_standard_output_is_one_line():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this machine: no /dev/full")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    arguments = [sys.executable, "-c", PRINTING, "few"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
+    assert result.returncode == 2
+    assert result.stderr == "error: standard output: cannot be written: No space left on device\n"

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 
@@ -133,3 +134,79 @@ def test_json_lines():
     ):
         with pytest.raises(ValueError, match=reason):
             files.parse_object(bad)
+
+
+def test_what_is_no_file_is_written_to_and_stays(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        files.atomic_write(pipe, "a\n")
+        assert reader.stdout.read() == b"a\n"
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        with files.atomic_path(pipe) as partial:
+            assert partial.read_bytes() == b""
+            partial.write_text("b")
+        assert reader.stdout.read() == b"b"
+    assert names(tmp_path) == ["pipe"] and stat.S_ISFIFO(pipe.stat().st_mode)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/null")
+    for device in ("/dev/null", link):
+        before = os.stat(device)
+        files.atomic_write(device, "gone")
+        assert os.stat(device).st_rdev == before.st_rdev and stat.S_ISCHR(os.stat(device).st_mode)
+    assert link.is_symlink()
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link, chain = tmp_path / "elsewhere" / "a", tmp_path / "link", tmp_path / "chain"
+    link.symlink_to("elsewhere/a")
+    chain.symlink_to("link")
+    for content in ("made", "replaced"):  # the target is absent at first
+        files.atomic_write(chain, content)
+        assert link.is_symlink() and chain.is_symlink() and target.read_text() == content
+    assert names(tmp_path / "elsewhere") == ["a"]
+    loop = tmp_path / "loop"
+    loop.symlink_to("loop")
+    with pytest.raises(OSError, match="symbolic links"):
+        files.atomic_write(loop, "a")
+    (tmp_path / "to folder").symlink_to("elsewhere")
+    with pytest.raises(IsADirectoryError):
+        files.atomic_write(tmp_path / "to folder", "a")
+    (tmp_path / "to new").symlink_to("new")
+    with files.atomic_folder(tmp_path / "to new") as folder:
+        (folder / "a").touch()
+    assert (tmp_path / "to new").is_symlink() and names(tmp_path / "new") == ["a"]
+
+
+def test_a_file_keeps_its_permissions(tmp_path):
+    path = tmp_path / "a"
+    path.write_text("secret")
+    path.chmod(0o600)
+    files.atomic_write(path, "new")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.read_text() == "new"
+
+
+TO_STANDARD_OUTPUT = """
+import sys
+from bert_jax import files
+print("first")
+with files.open_output(sys.argv[1]) as file:
+    file.write("\u00e9\\n".encode())
+print("last")
+"""
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_standard_output_is_written_to(tmp_path, name, kind):
+    if name != "-" and not os.path.exists(name):
+        pytest.skip(f"this machine: no {name}")
+    path = tmp_path / "out"
+    path.write_text("older\n")
+    with path.open("a") as out:
+        process = subprocess.run(
+            [sys.executable, "-u", "-c", TO_STANDARD_OUTPUT, name], stdout=out if kind == "file" else subprocess.PIPE
+        )
+    said = path.read_text("utf-8").removeprefix("older\n") if kind == "file" else process.stdout.decode()
+    assert process.returncode == 0 and said == "first\n\u00e9\nlast\n" and names(tmp_path) == ["out"]
