@@ -17,6 +17,8 @@ from bert_jax.errors import UserError
 
 BASE_WIDTH = 768  # of the models that fine-tuning rates are published for
 SMALL_WIDTH = 256  # up to it, larger rates are needed
+BASE_RATE = 2e-5  # of config.optimizer.learning_rate=-1, where the model is wider
+LORA_RATE, LORA_RATES = 4e-4, (1e-4, 1e-3)  # Hu et al. 2022, appendix D: RoBERTa Base 4e-4 to 5e-4 (recalled)
 
 
 def base() -> ml_collections.ConfigDict:
@@ -81,6 +83,16 @@ def warmup_steps(optimizer: Mapping, num_steps: int) -> int:
     return math.ceil(optimizer["warmup_share"] * num_steps) if steps < 0 else steps
 
 
+def default_rate(config: ml_collections.ConfigDict, hidden_size: int) -> float:
+    """Returns the peak rate that config.optimizer.learning_rate=-1 stands for in a model of this width.
+
+    It is BASE_RATE, or LORA_RATE for adapters; for a model of at most SMALL_WIDTH the upper end of `suitable_rates`.
+    """
+    if hidden_size <= SMALL_WIDTH:
+        return suitable_rates(config, hidden_size)[1]
+    return LORA_RATE if config.tuning.lora_rank else BASE_RATE
+
+
 def rate_warning(config: ml_collections.ConfigDict, hidden_size: int = BASE_WIDTH) -> str:
     """Returns a line about a learning rate that a model of this width is unlikely to learn well at; "" for others."""
     rate, (low, high) = config.optimizer.learning_rate, rate_range(config, hidden_size)
@@ -89,19 +101,36 @@ def rate_warning(config: ml_collections.ConfigDict, hidden_size: int = BASE_WIDT
             f"warning: config.optimizer.learning_rate: {rate:g} is outside the published range {low:.3g} to {high:.3g} "
             "(config.optimizer.learning_rate_range)"
         )
-    least, most = rates_for_width(hidden_size)
-    if hidden_size <= SMALL_WIDTH and rate < least:
+    if rate_is_low(config, hidden_size):
+        least, most = suitable_rates(config, hidden_size)
         return (
-            f"warning: config.optimizer.learning_rate: {rate:g} is low for a model of width {hidden_size}, which may "
+            f"warning: config.optimizer.learning_rate: {rate:g} is low for {_kind(config, hidden_size)}, which may "
             f"then learn less than from scratch; search {least:.1g} to {most:.1g}"
         )
     return ""
 
 
+def rate_is_low(config: ml_collections.ConfigDict, hidden_size: int) -> bool:
+    """Returns whether the rate is below what adapters, or a model as small as this, need to learn."""
+    special = config.tuning.lora_rank or hidden_size <= SMALL_WIDTH
+    return bool(special) and config.optimizer.learning_rate < suitable_rates(config, hidden_size)[0]
+
+
 def rate_range(config: ml_collections.ConfigDict, hidden_size: int) -> tuple[float, float]:
-    """Returns config.optimizer.learning_rate_range, its upper end raised for a small model as by `rates_for_width`."""
+    """Returns config.optimizer.learning_rate_range, its upper end raised for small models and for adapters."""
     low, high = config.optimizer.learning_rate_range
-    return low, high * rates_for_width(hidden_size)[1] / rates_for_width(BASE_WIDTH)[1]
+    return low, high * suitable_rates(config, hidden_size)[1] / rates_for_width(BASE_WIDTH)[1]
+
+
+def suitable_rates(config: ml_collections.ConfigDict, hidden_size: int) -> tuple[float, float]:
+    """Returns the ends of the range in which to search the peak rate: LORA_RATES for adapters, else by the width.
+
+    Adapters of a small model get the higher of both ranges' ends, which nobody has measured.
+    """
+    rates = rates_for_width(hidden_size)
+    if config.tuning.lora_rank:
+        rates = max(rates[0], LORA_RATES[0]), max(rates[1], LORA_RATES[1])
+    return rates
 
 
 def rates_for_width(hidden_size: int) -> tuple[float, float]:
@@ -113,6 +142,10 @@ def rates_for_width(hidden_size: int) -> tuple[float, float]:
     """
     factor = (BASE_WIDTH / max(hidden_size, 128)) ** 2 if hidden_size <= SMALL_WIDTH else 1.0
     return 2e-5 * factor, 5e-5 * factor
+
+
+def _kind(config, hidden_size):
+    return ("LoRA adapters of " if config.tuning.lora_rank else "") + f"a model of width {hidden_size}"
 
 
 def _check_search(config):

@@ -38,8 +38,8 @@ def _causes(run):
     elif rate < low:
         text = f"learning rate too low: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={2 * low:.1g}"))
-    elif finetune_config.rate_warning(run.config, width):
-        reasons.append((0.9, _low_for_the_width(rate, width)))
+    elif finetune_config.rate_is_low(run.config, width):
+        reasons.append((0.9, _low_rate(run)))
     else:
         text = f"learning rate {rate:g} is high for some seeds; "
         reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
@@ -60,11 +60,13 @@ def _causes(run):
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
-def _low_for_the_width(rate, width):
-    low, high = finetune_config.rates_for_width(width)
+def _low_rate(run):
+    rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
+    low, high = finetune_config.suitable_rates(run.config, width)
+    adapters = "LoRA adapters of " if run.config.tuning.lora_rank else ""
     return (
-        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that a model of width {width} needs; try "
-        f"--config.optimizer.learning_rate={high:.1g}"
+        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that {adapters}a model of width {width} needs; "
+        f"try --config.optimizer.learning_rate={high:.1g}"
     )
 
 
@@ -75,10 +77,11 @@ def rate_out_of_range(run: Run) -> Finding | None:
     if not finetune_config.rate_warning(run.config, width):
         return None
     if low <= rate <= high:
-        least, most = finetune_config.rates_for_width(width)
-        message = f"The learning rate of {rate:g} is low for a model of width {width}."
+        least, most = finetune_config.suitable_rates(run.config, width)
+        adapters = "LoRA adapters of " if run.config.tuning.lora_rank else ""
+        message = f"The learning rate of {rate:g} is low for {adapters}a model of width {width}."
         figures = {"learning_rate": rate, "low": least, "high": most}
-        return Finding("rate_out_of_range", "note", message, [_low_for_the_width(rate, width)], figures)
+        return Finding("rate_out_of_range", "note", message, [_low_rate(run)], figures)
     message = (
         f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
         "(config.optimizer.learning_rate_range)."
@@ -214,10 +217,10 @@ def _welch(first, other):
 
 def _scratch_causes(run, scratch):
     rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
-    low, high = finetune_config.rates_for_width(width)
+    low, high = finetune_config.suitable_rates(run.config, width)
     reasons = []
     if rate < low:
-        reasons.append((0.9, _low_for_the_width(rate, width) + ", in both runs"))
+        reasons.append((0.9, _low_rate(run)))
     elif rate == scratch.config.optimizer.learning_rate:
         text = f"one learning rate, {rate:g}, for both runs; the best one of each start is another: search both, "
         reasons.append((0.4, text + f"between {low:.1g} and {high:.1g}, on examples that no score is reported on"))

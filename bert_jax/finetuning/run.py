@@ -90,7 +90,10 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
 
 
 def _open(config, workdir) -> _Inputs:
-    """Opens the model to start from and the task's data, and refuses the workdir of another run."""
+    """Opens the model to start from and the task's data, chooses the rate, and refuses the workdir of another run."""
+    chooses = config.optimizer.learning_rate < 0
+    if chooses:
+        config.optimizer.learning_rate = distributed.broadcast(lambda: _begun_rate(workdir))
     description = identity.check_config(workdir, config) or {}
     begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
     source = None if begun else open_model(config.init_from)
@@ -100,14 +103,27 @@ def _open(config, workdir) -> _Inputs:
         say(note)
     if source:
         description = describe_run(config, source, task)
-    warning = finetune_config.rate_warning(config, description["model"]["hidden_size"])
-    if warning:
+    width = description["model"]["hidden_size"]
+    if config.optimizer.learning_rate < 0:
+        config.optimizer.learning_rate = finetune_config.default_rate(config, width)
+    warning = finetune_config.rate_warning(config, width)
+    if chooses:
+        say(f"config.optimizer.learning_rate: {config.optimizer.learning_rate:.2g}, chosen for a width of {width}")
+    elif warning:
         say(warning)
     check_data(workdir, description, task)
     distributed.check_same({"config.task (the data)": data_identity(task)})
     if task.test is not None and "test" in task.held_out:
         raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
     return _Inputs(source, tokenizer, task, description)
+
+
+def _begun_rate(workdir):
+    """Returns the learning rate of the fine-tuning that a workdir holds, -1 where there is none."""
+    if not (workdir / "config.json").exists():
+        return -1.0
+    config = workdir_lib.read(workdir)[1]
+    return config.optimizer.learning_rate if "task" in config else -1.0
 
 
 def _build(config, workdir, inputs) -> "_Finetuning":

@@ -100,3 +100,31 @@ def test_rates_are_judged_by_the_width(rate, width, said):
     config.optimizer.learning_rate = rate
     warning = finetune_config.rate_warning(config, width)
     assert (said in warning) if said else not warning
+
+
+@pytest.mark.parametrize(
+    ("rank", "width", "rate"),
+    [
+        (0, 768, 2e-5),
+        (0, 384, 2e-5),
+        (0, 256, 4.5e-4),
+        (0, 128, 1.8e-3),
+        (0, 32, 1.8e-3),
+        (8, 768, 4e-4),
+        (8, 64, 1.8e-3),
+    ],
+)
+def test_the_default_rate_suits_the_model(rank, width, rate):
+    config = finetune_config.base()
+    config.tuning.lora_rank = rank
+    config.optimizer.learning_rate = finetune_config.default_rate(config, width)
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert not finetune_config.rate_warning(config, width)
+
+
+def test_a_rate_too_low_for_adapters_is_warned_about():
+    config = finetune_config.base()
+    config.tuning.lora_rank, config.optimizer.learning_rate = 8, 2e-5
+    assert "is low for LoRA adapters of a model of width 768" in finetune_config.rate_warning(config, 768)
+    config.optimizer.learning_rate = 1e-3
+    assert not finetune_config.rate_warning(config, 768)

@@ -260,11 +260,26 @@ def test_mistakes(folder, tmp_path, mistake):
 
 def test_a_rate_outside_the_published_range_is_warned_about():
     config = finetune_config.base()
+    config.optimizer.learning_rate = 2e-5
     assert finetune_config.rate_warning(config) == ""
     config.optimizer.learning_rate = 1e-3
     assert finetune_config.rate_warning(config).startswith(
         "warning: config.optimizer.learning_rate: 0.001 is outside the published range 1e-06 to 0.0001"
     )
+
+
+def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
+    config = make_config(folder, **{"optimizer.learning_rate": -1.0, "train.num_steps": 8})
+    finetuning.finetune(config, tmp_path / "run")
+    assert "config.optimizer.learning_rate: 0.0018, chosen for a width of 32" in capfd.readouterr().out
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert stored["optimizer"]["learning_rate"] == pytest.approx(1.8e-3)
+    config.train.num_steps = 12  # continues with the rate that it began with, and refuses another
+    finetuning.finetune(config, tmp_path / "run")
+    assert max(row["learning_rate"] for row in rows(tmp_path / "run")) <= 1.8e-3
+    config.optimizer.learning_rate = 1e-3
+    with pytest.raises(UserError, match=r"its run began with config.optimizer.learning_rate=0.0018"):
+        finetuning.finetune(config, tmp_path / "run")
 
 
 @pytest.fixture(scope="session")
