@@ -12,13 +12,19 @@ from bert_jax.config.keys import PRETRAINING
 from bert_jax.data import hashing
 
 # Counters of a row's draws; positions are below 1 << 20.
-_CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN = (i << 20 for i in range(4))
-_SPAN_ROUNDS = 64
+_CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN, _LONG_WORDS = (i << 20 for i in range(5))
+_SPAN_ROUNDS = 64  # spans that are tried in each row, or as many as tokens are wanted
+_LONG_WORD_SHARE = 4  # see _part_of_long_words
 
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
     """The masking of a phase: call it to mask a batch.
+
+    Every maskable place of a row is as likely to be predicted as any other, for each unit. Spans and n-grams that reach
+    the end of the text, or a special token, therefore go on at its beginning: in the published procedures, which cut
+    them off there, the first words of a text are covered by fewer spans than the others. A word with more tokens than
+    any row may predict, such as a long string without spaces, cannot be masked whole; see `_part_of_long_words`.
 
     Attributes:
       unit: "token"; "whole_word", all of a word's tokens or none; "span", runs of whole words whose number is
@@ -61,23 +67,20 @@ class Masking:
         """
         wanted = self.wanted(maskable.sum(1))
         if self.unit == "token":
-            chosen = _smallest(_scores(keys, maskable), wanted, self.slots)
-            anchor_column = None
+            return self._replace(input_ids, _smallest(_scores(keys, maskable), wanted, self.slots), keys, None)
+        words = _Words(maskable, word_starts)
+        chosen = _part_of_long_words(words, keys, wanted, self.slots)
+        rest = wanted - chosen.sum(1)
+        anchor_column = None
+        if self.unit == "whole_word":
+            picked = _pick_words(words, keys, rest)
+        elif self.unit == "ngram":
+            picked = self._pick_ngrams(words, keys, rest)
         else:
-            words = _Words(maskable, word_starts)
-            anchor_column = None
-            if self.unit == "whole_word":
-                picked = _pick_words(words, keys, wanted)
-            elif self.unit == "ngram":
-                picked = self._pick_ngrams(words, keys, wanted)
-            else:
-                picked, anchor = self._pick_spans(words, keys, wanted)
-                anchor_column = words.start_column[anchor]
-            _pick_at_least_one(words, picked, wanted, self.slots, keys)
-            chosen = words.to_tokens(picked)
-            _mask_part_of_long_words(chosen, maskable, wanted)
-            if anchor_column is not None:
-                anchor_column = words.spread(anchor_column)
+            picked, anchor = self._pick_spans(words, keys, rest)
+            anchor_column = words.spread(words.start_column[anchor])
+        _pick_at_least_one(words, picked, (wanted > 0) & ~chosen.any(1), keys)
+        chosen |= words.to_tokens(picked)
         return self._replace(input_ids, chosen, keys, anchor_column)
 
     def wanted(self, maskable: np.ndarray) -> np.ndarray:
@@ -86,7 +89,9 @@ class Masking:
         return np.minimum(np.maximum(share, maskable > 0), self.slots)
 
     def _pick_spans(self, words, keys, wanted):
-        """Picks spans that begin at random words until the budget is used; none crosses a special token.
+        """Picks spans that begin at random words until the budget is used.
+
+        A span ends where another one begins. None crosses a special token (see `_Words.after`).
 
         Returns:
           (bool [words], whether each is picked; int64 [words], the first word of the span that each is in)
@@ -98,7 +103,7 @@ class Masking:
         anchor = np.arange(words.count)
         used = np.zeros(len(keys), np.int64)
         rows = np.flatnonzero((wanted > 0) & (words.per_row > 0))
-        for turn in range(_SPAN_ROUNDS):
+        for turn in range(max(_SPAN_ROUNDS, int(wanted.max(initial=0)))):
             rows = rows[used[rows] < wanted[rows]]
             if not len(rows):
                 break
@@ -108,9 +113,8 @@ class Masking:
             length = 1 + np.minimum(np.searchsorted(cumulative, length, side="right"), self.span_max_words - 1)
             going = np.ones(len(rows), bool)
             for step in range(int(length.max())):
-                word = np.minimum(first + step, words.count - 1)
-                going &= (step < length) & (words.run[word] == words.run[first]) & (first + step < words.count)
-                going &= ~picked[word] & (used[rows] + words.length[word] <= wanted[rows])
+                word = words.after(first, step)
+                going &= (step < length) & ~picked[word] & (used[rows] + words.length[word] <= wanted[rows])
                 picked[word[going]] = True
                 anchor[word[going]] = first[going]
                 used[rows[going]] += words.length[word[going]]
@@ -119,8 +123,8 @@ class Masking:
     def _pick_ngrams(self, words, keys, wanted):
         """Picks n-grams that begin at words in random order, each if it still fits, as the published code does.
 
-        An n-gram over the budget is shortened, one that overlaps another is left out, and one at the end of the text
-        has fewer words than were drawn. Unlike in the published code, none crosses a special token.
+        An n-gram over the budget is shortened, and one that overlaps another is left out. Unlike in the published code,
+        none crosses a special token, and one that reaches the end of the text is not shortened (see `_Words.after`).
 
         Returns:
           bool [words], whether each is picked.
@@ -129,8 +133,7 @@ class Masking:
         cumulative = np.cumsum(weights / weights.sum())
         drawn = hashing.uniform(hashing.draw(keys[words.row], _SPAN + words.start_column))
         drawn = 1 + np.minimum(np.searchsorted(cumulative, drawn, side="right"), self.ngram_max - 1)
-        stop = np.minimum(np.arange(words.count) + drawn, np.searchsorted(words.run, words.run, side="right"))
-        tokens_before = np.append(0, np.cumsum(words.length))
+        drawn = np.minimum(drawn, words.run_length)
         picked = np.zeros(words.count, bool)
         used = np.zeros(len(keys), np.int64)
         for column in _in_random_order(words, keys).T:
@@ -138,18 +141,12 @@ class Masking:
             if not len(rows):
                 break
             first = column[rows]
-            left = wanted[rows] - used[rows]
-            # The longest n-gram within the drawn length and the budget; none where its first word is too long.
-            last = np.searchsorted(tokens_before, tokens_before[first] + left, side="right") - 1
-            last = np.minimum(last, stop[first])
-            free = last > first
-            for step in range(self.ngram_max):
-                word = np.minimum(first + step, words.count - 1)
-                free &= ~(picked[word] & (first + step < last))
-            for step in range(self.ngram_max):
-                mine = free & (first + step < last)
-                picked[first[mine] + step] = True
-            used[rows[free]] += tokens_before[last[free]] - tokens_before[first[free]]
+            gram = words.after(first[:, None], np.arange(self.ngram_max))
+            sizes = np.cumsum(words.length[gram], 1)
+            mine = (np.arange(self.ngram_max) < drawn[first][:, None]) & (sizes <= (wanted - used)[rows][:, None])
+            mine &= ~(mine & picked[gram]).any(1, keepdims=True)
+            picked[gram[mine]] = True
+            used[rows] += np.where(mine, words.length[gram], 0).sum(1)
         return picked
 
     def _replace(self, input_ids, chosen, keys, anchor_column):
@@ -190,7 +187,8 @@ class _Words:
       count: number of words.
       row, start_column: int64 [count], where each word begins.
       length: int64 [count], tokens of each word.
-      run: int64 [count], equal for words with only maskable tokens between them.
+      run_first, run_length: int64 [count], the number of the first word, and how many words there are, of the run that
+        each word is in: the words with only maskable tokens between them.
       per_row, row_first: int64 [batch], words of each row, and the number of its first.
     """
 
@@ -208,16 +206,26 @@ class _Words:
         self._maskable = maskable
         self._word_of_token = np.cumsum(starts.ravel()) - 1
         self.length = np.bincount(self._word_of_token[maskable.ravel()], minlength=self.count)
-        self.run = np.cumsum((maskable & ~before).ravel())[flat]
+        run = np.cumsum((maskable & ~before).ravel())[flat]
+        self.run_first = np.searchsorted(run, run)
+        self.run_length = np.searchsorted(run, run, side="right") - self.run_first
+
+    def after(self, word, steps):
+        """Returns the word that is `steps` words after `word` in its run, whose first word follows its last one.
+
+        So every word of a run is reached from as many others, wherever in the run it stands.
+        """
+        first = self.run_first[word]
+        return first + (word - first + steps) % self.run_length[word]
 
     def spread(self, values):
         """Returns the value of each token's word, [batch, sequence]; undefined on tokens that are not maskable."""
+        if not self.count:
+            return np.zeros(self._maskable.shape, values.dtype)
         return values[np.maximum(self._word_of_token, 0)].reshape(self._maskable.shape)
 
     def to_tokens(self, picked):
         """Returns whether each token is part of a picked word, bool [batch, sequence]."""
-        if not self.count:
-            return np.zeros_like(self._maskable)
         return self._maskable & self.spread(picked)
 
 
@@ -263,17 +271,31 @@ def _pick_words(words, keys, wanted):
     return picked
 
 
-def _pick_at_least_one(words, picked, wanted, slots, keys):
-    """Picks the shortest word, if the slots hold it, in rows where no word fits the budget; changes `picked`."""
-    has_word = np.bincount(words.row[picked], minlength=len(wanted)) > 0
-    for row in np.flatnonzero((wanted > 0) & ~has_word):
+def _pick_at_least_one(words, picked, rows, keys):
+    """Picks the shortest word in those of `rows`, bool [batch], that have none, as none fits; changes `picked`."""
+    has_word = np.bincount(words.row[picked], minlength=len(rows)) > 0
+    for row in np.flatnonzero(rows & ~has_word):
         mine = np.arange(words.row_first[row], words.row_first[row] + words.per_row[row])
         shortest = mine[words.length[mine] == words.length[mine].min()]
-        word = shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]
-        picked[word] = words.length[word] <= slots
+        picked[shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]] = True
 
 
-def _mask_part_of_long_words(chosen, maskable, wanted):
-    """Chooses the first tokens in rows that are one endless word, so that every row predicts; changes `chosen`."""
-    for row in np.flatnonzero((wanted > 0) & ~chosen.any(1)):
-        chosen[row, np.flatnonzero(maskable[row])[: wanted[row]]] = True
+def _part_of_long_words(words, keys, wanted, slots):
+    """Chooses a random run of the tokens of words that are too long to be masked whole, bool [batch, sequence].
+
+    A word is too long if it has more than `slots` tokens. In a row with such a word, which is of a script without
+    spaces, words of more than a quarter of the wanted tokens are too long as well, as they would often not fit beside
+    others and so be masked less often than short ones. These words get their share of the wanted tokens. A run that
+    reaches the end of the last of them goes on at the beginning of the first.
+    """
+    too_long = words.length > slots
+    if not too_long.any():
+        return words.to_tokens(too_long)
+    in_row = np.bincount(words.row[too_long], minlength=len(keys)) > 0
+    too_long |= in_row[words.row] & (_LONG_WORD_SHARE * words.length > wanted[words.row])
+    is_long = words.to_tokens(too_long)
+    count, total = is_long.sum(1), np.bincount(words.row, words.length, len(keys))
+    start, rounding = (hashing.draw(keys, np.uint64(_LONG_WORDS + i)) for i in range(2))
+    number = np.floor(wanted * count / np.maximum(total, 1) + hashing.uniform(rounding)).astype(np.int64)
+    place = np.cumsum(is_long, 1) - 1 - hashing.below(start, np.maximum(count, 1))[:, None]
+    return is_long & (place % np.maximum(count, 1)[:, None] < number[:, None])

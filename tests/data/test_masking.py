@@ -143,26 +143,29 @@ def test_tokens_of_a_span_are_replaced_alike():
 
 
 def reference_ngrams(maskable, starts, key, wanted, longest):
-    """Returns the columns that the published procedure masks in one row: n-grams at its words in random order."""
-    words, before = [], False
+    """Returns the columns that the published procedure masks in one row: n-grams at its words in random order.
+
+    One that reaches the end of the text goes on at its beginning.
+    """
+    runs, before = [], False
     for column in range(len(maskable)):
         if maskable[column]:
+            if not before:
+                runs.append([])
             if starts[column] or not before:
-                words.append([])
-            words[-1].append(column)
+                runs[-1].append([])
+            runs[-1][-1].append(column)
         before = maskable[column]
-    firsts = np.array([word[0] for word in words])
+    places = [(run, i) for run in runs for i in range(len(run))]
+    firsts = np.array([run[i][0] for run, i in places])
     taken, used = set(), 0
     shares = np.cumsum(1 / np.arange(1, longest + 1)) / (1 / np.arange(1, longest + 1)).sum()
     for w in np.argsort(hashing.draw(key, firsts)).tolist():
         if used >= wanted:
             break
         number = 1 + int((hashing.uniform(hashing.draw(key, np.uint64((3 << 20) + firsts[w]))) >= shares[:-1]).sum())
-        gram = [words[w]]
-        for word in words[w + 1 : w + number]:
-            if word[0] != gram[-1][-1] + 1:
-                break  # a special token stands between
-            gram.append(word)
+        run, i = places[w]
+        gram = [run[(i + step) % len(run)] for step in range(min(number, len(run)))]
         while gram and used + sum(map(len, gram)) > wanted:
             gram.pop()
         columns = {column for word in gram for column in word}
@@ -222,6 +225,40 @@ def test_a_row_depends_on_its_own_key_alone():
                 np.testing.assert_array_equal(a[begin:], b)
         other = masking(unit)(ids, maskable, starts, keys + np.uint64(1))
         assert (whole[1] != other[1]).any(1).mean() > 0.9
+
+
+def chi_square_quantile(freedom):
+    """Returns the value that a chi-square variable exceeds once in a thousand times (Wilson and Hilferty 1931)."""
+    share = 2 / (9 * freedom)
+    return freedom * (1 - share + 3.09 * share**0.5) ** 3
+
+
+SCRIPTS = {  # share of the tokens that continue a word
+    "one token a word": 0.0,
+    "English": 0.25,
+    "no spaces": 0.93,
+    "few spaces": 0.97,
+}
+
+
+@pytest.mark.parametrize("unit", ["token", "whole_word", "span", "ngram"])
+@pytest.mark.parametrize("script", [*SCRIPTS, "one endless word"])
+@pytest.mark.parametrize("separator", [None, 20])
+def test_every_place_of_a_row_is_as_likely_to_be_masked(unit, script, separator):
+    """Chi-square of one masked place of each row: the places of a row are masked together and so not independent."""
+    batch, sequence = 20_000, 64
+    rng = np.random.default_rng(5)
+    ids = np.full((batch, sequence), 7, np.int32)
+    maskable = np.ones(ids.shape, bool)
+    maskable[:, [0, -1, *([separator] if separator else [])]] = False
+    endless = script == "one endless word"
+    starts = np.zeros(ids.shape, bool) if endless else rng.random(ids.shape) >= SCRIPTS[script]
+    keys = hashing.draw(hashing.fold("places", script), np.arange(batch))
+    _, positions, _, weights = masking(unit, sequence=sequence)(ids, maskable, starts, keys)
+    assert abs(weights.sum() / maskable.sum() - 0.15) < 0.02
+    one = positions[np.arange(batch), (rng.random(batch) * weights.sum(1)).astype(int)]
+    counts = np.bincount(one, minlength=sequence)[maskable[0]]
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < chi_square_quantile(len(counts) - 1), counts
 
 
 def test_a_row_of_one_endless_word_and_an_empty_row():

@@ -21,7 +21,7 @@ from bert_jax import files, storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
 from bert_jax.data.preparation import readers, sources
 from bert_jax.data.preparation.sentences import sentences_of
-from bert_jax.data.vocabularies import loading
+from bert_jax.data.vocabularies import loading, word_pieces
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -108,6 +108,7 @@ class ShardMaker:
         self._settings = settings
         self._strict = strict
         self._tokenizer = loading.load(tokenizer)
+        self._begins_word = word_pieces.begins_word(self._tokenizer)
         self._eval_below = int(settings.eval_share * 2**64)
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> dict:
@@ -200,6 +201,7 @@ class ShardMaker:
         if not self._documents:
             return
         tokens, starts, lengths = self._tokenizer.encode_flat(self._sentences)
+        starts = starts | self._begins_word[tokens]
         counts, splits, digests = zip(*self._documents, strict=True)
         document = np.repeat(np.arange(len(counts)), counts)
         kept = np.bincount(document[lengths > 0], minlength=len(counts))

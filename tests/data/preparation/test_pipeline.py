@@ -17,7 +17,7 @@ import pytest
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.preparation import joining, pipeline, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import sentences_of
-from bert_jax.data.vocabularies import loading
+from bert_jax.data.vocabularies import loading, word_pieces
 from bert_jax.errors import UserError
 from tests.data.awkward import VOCABULARY, bpe_files, random_texts, shared
 
@@ -69,7 +69,7 @@ def documents_of(path, splits=("train", "eval")):
 
 def expected_documents(texts, tokenizer, mode="split"):
     """Returns the documents that prepare should write for texts, computed in the plainest way."""
-    documents = []
+    documents, begins_word = [], word_pieces.begins_word(tokenizer)
     for text in texts:
         rows = []
         for paragraph in text.split("\n\n"):
@@ -78,6 +78,7 @@ def expected_documents(texts, tokenizer, mode="split"):
                 space = " " if rows and tokenizer.leading_space else ""
                 (ids,), (starts,) = tokenizer.encode_with_words([space + sentence])
                 if len(ids):
+                    starts = starts | begins_word[ids]
                     rows.append(tuple(zip(ids.tolist(), starts.astype(int).tolist(), strict=True)))
         if rows:
             documents.append(tuple(rows))
