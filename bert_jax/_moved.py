@@ -67,6 +67,8 @@ MODULES = {
 # Old name, "module.name" below bert_jax -> the module and the name that it has today. The module may still exist.
 NAMES: dict[str, tuple[str, str]] = {
     "data.rows.second_begins": ("data.rows", "second_start"),
+    "data.tasks.classification.Labels": ("data.tasks.labels", "Labels"),
+    "data.tasks.classification.class_id": ("data.tasks.labels", "class_id"),
     "data.tasks.metrics.OF_PROBLEM": ("data.tasks.metrics", "METRICS"),
     "data.tasks.metrics.chosen": ("data.tasks.metrics", "choose"),
     "data.tasks.schemes.first_that_marks_none": ("data.tasks.schemes", "first_non_entity_tag"),

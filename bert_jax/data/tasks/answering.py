@@ -137,9 +137,9 @@ class QuestionTask:
         _check(config, tokenizer)
         self.metrics, self.metric = metrics.choose(task, "answers")
         self.null_threshold = 0.0
-        self.notes: list[str] = []
         optional = ("id", "is_impossible")
         train, held_out, test = records.splits(config, ("question", "context"), ("answers",), optional, "context")
+        self.notes = records.notes_of(train, held_out, test)
         questions, contexts = self._questions(train, "train")
         without = [question for question in questions if not question.answers]
         self.unanswerable = task.unanswerable == "yes" or (task.unanswerable == "auto" and bool(without))

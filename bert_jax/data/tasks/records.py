@@ -3,7 +3,6 @@
 Text formats may be compressed (.gz). Errors name the file and line of the record.
 """
 
-import csv
 import dataclasses
 import functools
 import glob
@@ -12,9 +11,7 @@ import json
 import os
 import pathlib
 import re
-import sys
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +19,8 @@ import numpy as np
 from bert_jax import files
 from bert_jax.config import listed
 from bert_jax.data import hashing, tfds_source
-from bert_jax.errors import UserError, shortened
+from bert_jax.data.tasks import conll, text_files
+from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
 _KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -44,6 +42,7 @@ class Table:
       places: for each record, (index in `sources`, its number or name there).
       sources: where records come from, such as "train.csv line".
       word_lines: whether each word of a sentence has a line of its own (CoNLL).
+      notes: lines for the user about how the files were read.
     """
 
     columns: dict[str, list]
@@ -51,6 +50,7 @@ class Table:
     places: list[tuple[int, int | str]]
     sources: list[str]
     word_lines: bool = False
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -152,6 +152,12 @@ def splits(
     return train, held_out, test
 
 
+def notes_of(train: Table, held_out: Mapping[str, Table], test: Table | None) -> list[str]:
+    """Returns the notes about how the files of all splits were read, each once."""
+    tables = [train, *held_out.values(), *([test] if test else [])]
+    return list(dict.fromkeys(note for table in tables for note in table.notes))
+
+
 def _divided(table, share, together):
     """Divides a table: returns (the rest, {"": about `share` of the records}).
 
@@ -182,7 +188,8 @@ def _joined(parts):
     columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
     places = [(i, number) for i, part in enumerate(parts) for _, number in part.places]
     sources = [part.sources[0] for part in parts]
-    return Table(columns, parts[0].names, places, sources, any(part.word_lines for part in parts))
+    notes = tuple(note for part in parts for note in part.notes)
+    return Table(columns, parts[0].names, places, sources, any(part.word_lines for part in parts), notes)
 
 
 def _matching(pattern, key):
@@ -191,6 +198,8 @@ def _matching(pattern, key):
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"
+        if os.path.exists(pattern) and not os.path.isdir(pattern):
+            hint = "a pipe or a device, which cannot be read again after a restart"
         raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob or tfds:NAME[/CONFIG]:SPLIT")
     return paths
 
@@ -209,24 +218,22 @@ def _kind(path, task_name):
 def _read_file(path, key, task, wanted, optional):
     kind = _kind(path, task.name)
     readers: dict[str, Callable] = {
-        "csv": functools.partial(_delimited, _csv_rows, header=listed(task.columns)),
-        "tsv": functools.partial(_delimited, _tsv_rows, header=listed(task.columns)),
+        "csv": functools.partial(_delimited, kind="csv", header=listed(task.columns)),
+        "tsv": functools.partial(_delimited, kind="tsv", header=listed(task.columns)),
         "jsonl": _jsonl,
         "parquet": _parquet,
-        "conll": functools.partial(_conll, task=task),
+        "conll": functools.partial(conll.read, task=task),
         "squad": _squad,
     }
-    try:
-        records = list(readers[kind](path, wanted=wanted, optional=optional))
+    notes: list[str] = []
+    with text_files.reporting(path):
+        records = list(readers[kind](path, wanted=wanted, optional=optional, notes=notes))
         names = _parquet_names(path) if kind == "parquet" else {}
-    except (EOFError, zlib.error) as error:
-        raise UserError(f"{path}: truncated or damaged .gz ({error}); expected a whole file") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; expected a readable file") from error
     if not records:
         raise UserError(f"{path}: found no record ({key}); expected at least one")
     unit = {"parquet": "row", "squad": "question"}.get(kind, "line")
-    return _table(records, wanted, optional, names, f"{path} {unit}", kind == "conll")
+    table = _table(records, wanted, optional, names, f"{path} {unit}", kind == "conll")
+    return dataclasses.replace(table, notes=tuple(notes))
 
 
 def _table(records, wanted, optional, names, source, word_lines=False):
@@ -238,71 +245,27 @@ def _table(records, wanted, optional, names, source, word_lines=False):
     return Table(columns, names, [(0, number) for number, _ in records], [source], word_lines)
 
 
-def _lines(path) -> Iterator[tuple[int, str]]:
-    """Yields (number, text with its line end) of a file's lines, which only a line feed ends."""
-    with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                hint = " (UTF-16?)" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-                byte = f"0x{line[error.start]:02x}"
-                raise UserError(f"{path} line {number}: not UTF-8: {byte}{hint}; expected UTF-8 text") from error
-            yield number, text
-
-
-def _csv_rows(path):
-    """Yields (number of its first line, fields) of each record."""
-    csv.field_size_limit(sys.maxsize)
-    reached = 0
-
-    def lines():
-        nonlocal reached
-        for reached, text in _lines(path):  # noqa: B007 used after the loop's body, when a record ends
-            yield text
-
-    reader = csv.reader(lines(), strict=True)
-    while True:
-        first = reached + 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(f"{path} line {first}: not CSV ({error}); expected quotes to be closed, or TSV") from error
-        if row:
-            yield first, row
-
-
-def _tsv_rows(path):
-    for number, text in _lines(path):
-        text = text.rstrip("\r\n")
-        if text:
-            yield number, text.split("\t")
-
-
-def _delimited(rows, path, header, wanted, optional):
-    rows, columns = rows(path), header
-    if not columns:
-        _, columns = next(rows, (0, ()))
-        if not columns:
-            return
-    missing = [name for name in wanted if name not in columns]
-    if missing:
-        shown = ", ".join(name if len(name) <= 30 else name[:27] + "..." for name in columns)
-        raise UserError(
-            f"{path}: no column {missing[0]!r}; found {shown}; expected it in the header, or in config.task.columns "
-            "for a file that has none"
-        )
+def _delimited(path, kind, header, wanted, optional, notes):
+    otherwise = ", or in config.task.columns for a file that has none"
+    layout = text_files.layout(path, kind, wanted, header, otherwise=otherwise)
+    if layout is None:
+        return
+    notes += layout.notes
+    columns = layout.columns
     places = [columns.index(name) if name in columns else None for name in (*wanted, *optional)]
-    for number, row in rows:
-        if len(row) != len(columns):
-            raise UserError(f"{path} line {number}: found {len(row)} columns; expected {len(columns)}")
+    empty = []
+    for number, row in text_files.rows(path, layout):
+        if len(row) > 1 and not "".join(row).strip():
+            empty.append(number)
+            continue
         yield number, tuple(None if place is None else row[place] for place in places)
+    if empty:
+        notes.append(f"{path}: {len(empty):,} rows without any value were skipped, the first in line {empty[0]}")
 
 
-def _jsonl(path, wanted, optional):
-    for number, text in _lines(path):
+def _jsonl(path, wanted, optional, notes):
+    del notes
+    for number, text in text_files.lines(path):
         if not text.strip():
             continue
         try:
@@ -340,7 +303,8 @@ def _parquet_file(path):
         raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
 
 
-def _parquet(path, wanted, optional):
+def _parquet(path, wanted, optional, notes):
+    del notes
     import pyarrow
 
     with _parquet_file(path) as file:
@@ -373,59 +337,9 @@ def _parquet_names(path):
     return {name: tuple(classes) for name, classes in names.items() if classes}
 
 
-def _conll(path, task, wanted, optional):
-    """Yields the sentences of a file with a word per line, columns in it, and blank lines between sentences.
-
-    -DOCSTART- lines, and comments before a sentence, are skipped.
-    """
-    words: list[str] = []
-    tags: list[str] = []
-    first = number = 0
-    shape = (0, 0)  # number of columns, and the first line that has them
-    for number, text in _lines(path):
-        text = text.rstrip(" \t\r\n")
-        if not text.strip(" ") or text.startswith("-DOCSTART-"):
-            if words:
-                yield first, (words, tags or None)
-                words, tags = [], []
-            continue
-        row = text.split("\t") if "\t" in text else re.split(" +", text.lstrip(" "))
-        if not words:
-            if _is_comment(text, row, shape[0]):
-                continue
-            first = number
-        shape = shape if shape[0] else (len(row), number)
-        if len(row) != shape[0]:
-            raise UserError(
-                f"{path} line {number}: found {len(row)} columns in {shortened(text)!r}; expected {shape[0]} as in "
-                f"line {shape[1]}"
-            )
-        for key, column in (("token_column", task.token_column), ("label_column", task.label_column)):
-            if not -len(row) <= column < len(row):
-                raise UserError(
-                    f"{path} line {number}: found {len(row)} columns; expected one for config.task.{key}={column}"
-                )
-        words.append(row[task.token_column])
-        if len(row) > 1:
-            tags.append(row[task.label_column])
-    if words:
-        yield first, (words, tags or None)
-
-
-def _is_comment(text, row, columns):
-    """Returns whether a line before a sentence is a comment.
-
-    A comment is "# key = value", "#begin document", or begins with # and has other columns than a word's line.
-    """
-    if not text.startswith("#"):
-        return False
-    if re.match(r"#\s*[\w.:-]+\s*=|#\s*(begin|end) document", text):
-        return True
-    return len(row) != columns if columns else not re.fullmatch(r"O|[A-Z]-\S+", row[-1])
-
-
-def _squad(path, wanted, optional):
+def _squad(path, wanted, optional, notes):
     """Yields the questions of a SQuAD file, 1.1 or 2.0; answers are {"text": [...], "answer_start": [...]}."""
+    del wanted, optional, notes
     with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
         content = file.read()
     try:

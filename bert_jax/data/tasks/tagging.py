@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records, schemes, words
-from bert_jax.data.tasks.classification import class_id
+from bert_jax.data.tasks.labels import class_id
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -84,7 +84,7 @@ class TokenTask:
             raise UserError(f"config.data.sequence_length: {config.data.sequence_length} leaves no room for a word")
         self._columns = (task.text, task.label)
         train, held_out, test = records.splits(config, (task.text,), (task.label,))
-        self.notes: list[str] = []
+        self.notes = records.notes_of(train, held_out, test)
         names = records.listed(task.labels)
         tags = self._tags(train, "train", names)
         scheme = task.scheme if task.scheme != "auto" else schemes.detect(tags)

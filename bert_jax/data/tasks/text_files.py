@@ -1,0 +1,210 @@
+"""Reads text files line by line, and tables in them: CSV, TSV, and what other programs write under these names.
+
+A file may be compressed (.gz) and begin with a byte-order mark; lines end with LF or CR LF. The delimiter is the one of
+the file's kind, or another one where only that gives the columns that are asked for. A TSV's quotes are text, as in
+GLUE's files, unless the whole file is quoted as pandas and R quote it.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import gzip
+import re
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+
+from bert_jax.errors import UserError, shortened
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+_OTHERS = (",", ";", "\t", "|")
+_NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+_LONGEST_RECORD = 10_000  # lines of one quoted record, beyond which quotes are taken for text
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How the rows of a delimited file are written.
+
+    Attributes:
+      delimiter: the character between fields.
+      quoted: whether fields may be in double quotes, with quotes in them doubled.
+      columns: names of the columns.
+      first: number of the line after the header; 1 where there is none.
+      notes: what a user may not expect.
+    """
+
+    delimiter: str
+    quoted: bool
+    columns: tuple[str, ...]
+    first: int
+    notes: tuple[str, ...] = ()
+
+
+def lines(path, name: str = "") -> Iterator[tuple[int, str]]:
+    """Yields (number, text with its line end) of a file's lines, which only a line feed ends.
+
+    Args:
+      path: the file; a name in .gz is decompressed.
+      name: the name of the file in messages; "": its path.
+
+    Raises:
+      UserError: a line is not UTF-8.
+      OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    name = name or str(path)
+    with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                hint = " (UTF-16?)" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+                byte = f"0x{line[error.start]:02x}"
+                raise UserError(f"{name} line {number}: not UTF-8: {byte}{hint}; expected UTF-8 text") from error
+            if number == 1 and "\0" in text:
+                raise UserError(f"{name} line 1: holds zero bytes (UTF-16?); expected UTF-8 text")
+            yield number, text
+
+
+@contextlib.contextmanager
+def reporting(name: str) -> Iterator[None]:
+    """Turns the errors of reading a file into UserError, which begins with `name`."""
+    try:
+        yield
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{name}: truncated or damaged .gz ({error}); expected a whole file") from error
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}; expected a readable file") from error
+
+
+def layout(
+    path, kind: str, wanted: Sequence[str], columns: Sequence[str] = (), name: str = "", otherwise: str = ""
+) -> Layout | None:
+    """Finds how a delimited file is written; None for an empty file.
+
+    Args:
+      path: the file.
+      kind: "csv" or "tsv", which says what is expected.
+      wanted: columns that must exist.
+      columns: names of the columns of a file without a header; (): the file has one.
+      name: the name of the file in messages; "": its path.
+      otherwise: ends the message about a missing column: where else it could be named.
+
+    Raises:
+      UserError: a wanted column is missing or there twice.
+    """
+    name = name or str(path)
+    numbered = ((number, text.rstrip("\r\n")) for number, text in lines(path, name))
+    first, header = next(((number, text) for number, text in numbered if text.strip(" \t")), (0, ""))
+    if not first:
+        return None
+    separator = re.fullmatch(r'"?sep=(.)"?', header)  # Excel's
+    if separator:
+        first, header = next(numbered, (0, ""))
+    if "\r" in header:
+        raise UserError(f"{name} line {first}: lines end with CR alone; expected LF or CR LF")
+    own = DELIMITERS[kind]
+    candidates = [separator[1]] if separator else [own, *(other for other in _OTHERS if other != own)]
+    by_delimiter = {delimiter: _fields(header, delimiter) for delimiter in candidates}
+    fitting = [
+        delimiter
+        for delimiter, fields in by_delimiter.items()
+        if (len(fields) == len(columns) if columns else set(wanted) <= set(fields))
+    ]
+    delimiter = (fitting or candidates)[0]
+    names = tuple(columns) or by_delimiter[delimiter]
+    _check_columns(names, wanted, name, otherwise)
+    quoted = delimiter != "\t" or _is_quoted(path, delimiter, name)
+    notes = []
+    if delimiter != own:
+        notes.append(f"{name}: fields are separated by {_NAMES.get(delimiter, repr(delimiter))}")
+    if quoted and delimiter == "\t":
+        notes.append(f"{name}: fields are quoted, and read without their quotes")
+    return Layout(delimiter, quoted, names, first if columns else first + 1, tuple(notes))
+
+
+def rows(path, layout: Layout, name: str = "") -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its first line, fields) of each row of a delimited file, without empty lines.
+
+    Raises:
+      UserError: a row has another number of columns, or quotes are not closed.
+    """
+    name = name or str(path)
+    read = _quoted_rows if layout.quoted else _plain_rows
+    for number, row in read(path, layout, name):
+        if len(row) != len(layout.columns):
+            if not "".join(row).strip():
+                continue
+            raise UserError(f"{name} line {number}: found {len(row)} columns; expected {len(layout.columns)}")
+        yield number, row
+
+
+def _fields(header, delimiter):
+    """Returns the fields of a header, without white space around them."""
+    try:
+        return tuple(field.strip() for field in next(csv.reader([header], delimiter=delimiter), ()))
+    except csv.Error:
+        return tuple(header.split(delimiter))
+
+
+def _check_columns(names, wanted, name, otherwise):
+    for column in wanted:
+        if column not in names:
+            shown = ", ".join(shortened(other, 30) for other in names)
+            raise UserError(f"{name}: no column {column!r}; found {shown}; expected it in the header{otherwise}")
+        if names.count(column) > 1:
+            raise UserError(f"{name}: found {names.count(column)} columns {column!r}; expected one")
+
+
+def _plain_rows(path, layout, name):
+    for number, text in lines(path, name):
+        text = text.rstrip("\r\n")
+        if number >= layout.first and text:
+            yield number, text.split(layout.delimiter)
+
+
+def _quoted_rows(path, layout, name):
+    csv.field_size_limit(sys.maxsize)
+    reached = layout.first - 1
+
+    def texts():
+        nonlocal reached
+        for number, text in lines(path, name):
+            if number >= layout.first:
+                reached = number
+                yield text
+
+    reader = csv.reader(texts(), strict=True, delimiter=layout.delimiter)
+    while True:
+        first = reached + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise UserError(f"{name} line {first}: not CSV ({error}); expected quotes to be closed, or TSV") from error
+        if row:
+            yield first, row
+
+
+def _is_quoted(path, delimiter, name):
+    """Returns whether every field of a file that holds a quote is quoted, and some could not be read otherwise.
+
+    Such a field holds a doubled quote, a delimiter or a line end; or all names of the header are quoted.
+    """
+    field = rf'(?:"(?:[^"]|"")*"|[^"{delimiter}\r\n]*)'
+    record = re.compile(rf"{field}(?:{delimiter}{field})*\r?\n?")
+    certain = re.compile(rf'(?:^|{delimiter})"(?:[^"]|"")*(?:""|[\n{delimiter}])(?:[^"]|"")*"(?={delimiter}|\r?\n|$)')
+    is_certain, pending, count = False, "", 0
+    for number, text in lines(path, name):
+        if not pending and '"' not in text:
+            continue
+        pending, count = pending + text, count + 1
+        if pending.count('"') % 2 and count < _LONGEST_RECORD:
+            continue
+        if not record.fullmatch(pending):
+            return False
+        all_quoted = number == count and re.fullmatch(rf'"[^"]+"(?:{delimiter}"[^"]+")*\r?\n?', pending)
+        is_certain = is_certain or bool(all_quoted) or bool(certain.search(pending))
+        pending, count = "", 0
+    return is_certain and not pending

@@ -1,0 +1,140 @@
+"""Tests the forms that labels come in: those that transformers trains on are understood, look-alikes are refused."""
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from bert_jax.errors import UserError
+from tests.data.tasks.test_classification import jsonl, tsv
+
+
+def rows(labels):
+    return [{"text": "a", "label": label} for label in labels]
+
+
+@pytest.mark.parametrize(
+    "vectors", [[[0, 1, 1], [0, 0, 0]], [[0.0, 1.0], [1.0, 0.0]], [[True, False], [False, True]], [[0, 1], [1, 0]]]
+)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_vectors_of_zeros_and_ones(tmp_path, load, vectors, kind):
+    if kind == "jsonl":
+        path = jsonl(tmp_path, "a.jsonl", rows(vectors))
+    else:
+        path = tmp_path / "a.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows(vectors)), path)
+    task = load(train=path, held_out=path, problem="multi_label")
+    assert task.labels == tuple(f"LABEL_{i}" for i in range(len(vectors[0])))
+    assert task.train.labels.tolist() == [list(map(float, vector)) for vector in vectors]
+    names = tuple("xyz"[: len(vectors[0])])
+    task = load(train=path, held_out=path, problem="multi_label", labels=names)
+    assert task.labels == names and task.train.labels.tolist() == [list(map(float, vector)) for vector in vectors]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([[0], [1], [0, 2]], [[1, 0, 0], [0, 1, 0], [1, 0, 1]]),  # ids
+        ([["x", "z"], [], ["y"]], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (["x,z", "", "y"], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+        (["x | z", "", "y"], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
+    ],
+)
+def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    task = load(train=path, held_out=path, problem="multi_label", labels=("x", "y", "z"))
+    assert task.train.labels.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (
+            ["['x', 'y']", "['x']"],
+            r"line 1: 'label' is .*x.*, a list written as text; expected names with \| or commas",
+        ),
+        (['["x"]'], "a list written as text"),
+        (["{x, y}"], "a list written as text"),
+        (["('x', 'y')"], "a list written as text"),
+        (["x", "[0. 1. 1.]"], "line 2: .* a list written as text"),
+        (["0 1 0"], "0 and 1 written as text"),
+        (["1.0 0.0"], "0 and 1 written as text"),
+        (["0,1,0"], "0 and 1 written as text"),
+        (["x", "x;y"], "line 2: 'label' is 'x;y', which holds ';'"),
+        (["x", "y", "x/y"], "line 3: label 'x/y' joins 'x' and 'y', which are labels too"),
+        (["x", "y", "y x"], "line 3: label 'y x' joins 'y' and 'x'"),
+        (["x", "nan"], "line 2: no labels in 'label'"),
+        (["x", float("nan")], "line 2: no labels in 'label'"),
+        ([["x"], [None]], r"line 2: 'label' is \[None\]; expected a name for each label"),
+        ([["x"], [float("nan")]], r"line 2: 'label' is \[nan\]"),
+        ([[0, 1, 1], [0, 1]], r"line 1: 'label' is \[0, 1, 1\], which names a label twice"),
+        ([[2], [0, 0, 1]], r"line 2: 'label' is \[0, 0, 1\], which names a label twice"),
+        ([1, 0], "line 1: 'label' holds a int; expected a list of labels or text"),
+    ],
+)
+def test_other_forms_of_several_labels_are_refused(tmp_path, load, labels, message):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    with pytest.raises(UserError, match=message) as error:
+        load(train=path, held_out=path, problem="multi_label")
+    assert "\n" not in str(error.value)
+
+
+def test_a_vector_of_another_length_is_refused(tmp_path, load):
+    train = jsonl(tmp_path, "a.jsonl", rows([[0, 1, 1], [0, 0, 1]]))
+    held_out = jsonl(tmp_path, "b.jsonl", rows([[0, 1, 1], [0, 1]]))
+    with pytest.raises(UserError, match=r"b.jsonl line 2: 'label' is \[0, 1\]; expected 3 values, each 0 or 1"):
+        load(train=train, held_out=held_out, problem="multi_label")
+    with pytest.raises(UserError, match="a vector of 3 values; expected 2, one for each label"):
+        load(train=train, held_out=train, problem="multi_label", labels=("x", "y"))
+
+
+def test_a_name_that_config_task_labels_has_is_no_other_form(tmp_path, load):
+    names = ("x;y", "[x, z]", "x/y", "nan", "x")
+    path = jsonl(tmp_path, "a.jsonl", rows(["x;y", "x/y|nan", "x"]))
+    task = load(train=path, held_out=path, problem="multi_label", labels=names)
+    assert task.train.labels.tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]
+    path = tsv(tmp_path, "a.tsv", ["a\tnan", "b\tx", "c\t2.5"])
+    assert load(train=path, held_out=path, labels=("nan", "x", "2.5")).train.labels.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["x", "y", "nan"], r"line 3: no label in 'label' \(found 'nan'\); expected one of x, y"),
+        (["x", "y", float("nan")], r"line 3: no label in 'label' \(found nan\)"),
+        (["x", "y", None], "line 3: no label in 'label'; expected one of x, y"),
+        (["x", "y", "<NA>"], "line 3: no label"),
+        (["x", "y", "NULL"], "line 3: no label"),
+        ([0, 1, -100], r"line 3: no label in 'label' \(found -100\)"),
+        ([0.0, 1.0, 2.5], r"line 3: 'label' is 2.5, a fraction; expected classes, or config.task.problem=regression"),
+        (["x", "y", ["x"]], "line 3: the label is a list; expected a name or a number"),
+        (["x", "y", {"a": 1}], "line 3: the label is a dict"),
+    ],
+)
+def test_a_missing_class_is_none_and_a_fraction_is_refused(tmp_path, load, labels, message):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    with pytest.raises(UserError, match=message):
+        load(train=path, held_out=path)
+
+
+def test_whole_numbers_as_pandas_writes_them(tmp_path, load):
+    path = tsv(tmp_path, "a.tsv", ["a\t1.0", "b\t0.0"])
+    assert load(train=path, held_out=path, labels=("no", "yes")).train.labels.tolist() == [1, 0]
+    path = jsonl(tmp_path, "a.jsonl", rows([-1, 0, 1]))
+    task = load(train=path, held_out=path)
+    assert task.labels == ("-1", "0", "1") and task.train.labels.dtype == np.int32
+
+
+def test_a_test_set_with_missing_labels_has_none(tmp_path, load):
+    train = tsv(tmp_path, "a.tsv", ["a\tx", "b\ty"])
+    test = tsv(tmp_path, "b.tsv", ["a\tnan", "b\tnan"])
+    assert not load(train=train, held_out=train, test=test).test.labelled
+
+
+def test_notes_say_how_files_were_read(tmp_path, load):
+    train = tmp_path / "a.csv"
+    train.write_text("text;label\na;x\n;\nb;y\n")
+    assert load(train=train, held_out=train).notes == [
+        f"{train}: fields are separated by a semicolon",
+        f"{train}: 1 rows without any value were skipped, the first in line 3",
+    ]
