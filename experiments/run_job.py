@@ -91,7 +91,7 @@ def _run(job, folder):
 def _pretrained(job, folder):
     """Pre-trains, and returns the metrics of the last evaluation by their names in metrics.jsonl."""
     from bert_jax import config as config_lib
-    from bert_jax.runs import checkpoints as checkpoint
+    from bert_jax.runs import checkpoints
     from bert_jax.training import pretraining
 
     config = configured(job.recipe, job.overrides)
@@ -99,7 +99,7 @@ def _pretrained(job, folder):
     workdir = folder / "pretrain"
     pretraining.pretrain(config, workdir)
     num_steps = config_lib.num_steps(config)
-    if checkpoint.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
+    if checkpoints.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
         raise Stopped
     rows = files.whole_objects((workdir / "metrics.jsonl").read_bytes())
     last = rows[-1] if rows and rows[-1]["step"] == num_steps else {}

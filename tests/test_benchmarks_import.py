@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.commands import LONGEST_WAIT
+
 ROOT = pathlib.Path(__file__).parents[1]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "experiments" / "benchmarks").glob("*.py"))
 NO_COMMANDS = {"settings", "gpu_sides"}
@@ -43,7 +45,7 @@ for what in ("train", "inference"):
     print(json.dumps(gpu_sides.measure({JOB!r} | {{"what": what}})))
 """
     process = start("-c", code)
-    output, errors = process.communicate(timeout=600)
+    output, errors = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 0, errors
     train, inference = map(json.loads, output.splitlines())
     assert len(train["seconds"]) == 1 and train["flops"] > 2 * inference["flops"] > 0
@@ -56,7 +58,7 @@ def test_every_benchmark_says_what_it_does():
     modules = {name: f"experiments.benchmarks.{name}" for name in BENCHMARKS if name not in NO_COMMANDS}
     processes = {name: start("-m", module, "--help") for name, module in modules.items()}
     for name, process in processes.items():
-        output, errors = process.communicate(timeout=600)
+        output, errors = process.communicate(timeout=LONGEST_WAIT)
         assert process.returncode in (0, 1) and "Traceback" not in errors, (name, errors)  # absl's help exits with 1
         assert f"python -m experiments.benchmarks.{name}" in output, name
 

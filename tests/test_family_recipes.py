@@ -9,7 +9,7 @@ import pytest
 import configs
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
-from bert_jax import objectives as objective
+from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.interop import model_config
 from bert_jax.planning import compilation
@@ -135,7 +135,7 @@ def test_a_step_of_every_recipe_traces(name):
     config.generator.num_layers = min(1, config.generator.num_layers)
     num_steps, mesh = config_lib.num_steps(config), sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, mesh.size)
-    heads = objective.heads(config.objective)
+    heads = objective_lib.heads(config.objective)
     model = model_lib.build(config.model, config.model.vocab_size, platform="cpu", **heads)
     teacher = _teacher(config) if config.objective.name == "distillation" else None
     state = step_lib.abstract_state(config, model, mesh, num_steps)

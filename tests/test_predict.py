@@ -12,6 +12,7 @@ import bert_jax
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
+from tests.commands import LONGEST_WAIT
 from tests.inference.conftest import VOCABULARY, make_model, texts
 
 # All command lines in one process: starting it takes longer than what they do.
@@ -129,7 +130,7 @@ def done(folder):
     """name -> (exit code, what it printed, what it said) of each command."""
     names, lines = zip(*commands(folder).items(), strict=True)
     process = subprocess.run(
-        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=LONGEST_WAIT
     )
     outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
     assert len(outs) == len(names), process.stderr

@@ -25,8 +25,7 @@ from bert_jax import model as model_lib
 from bert_jax import sharding
 from bert_jax.data import loader, mixture
 from bert_jax.data.preparation import pipeline
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import workdir
+from bert_jax.runs import checkpoints, workdir
 from bert_jax.training import pretraining, step
 
 _CORPUS = flags.DEFINE_string("corpus", None, "a prepared corpus")
@@ -90,9 +89,9 @@ def make_run(path, config, corpora, done):
     workdir.write_pretraining(path, config, corpora)
     model = model_lib.build(config.model, config.model.vocab_size, next_sentence=True)
     mesh = sharding.make_mesh(config.mesh)
-    checkpoints = checkpoint.Checkpoints(path, config)
-    checkpoints.save(done, step.saved(step.init_state(config, model, mesh, config.train.num_steps), mesh))
-    checkpoints.close()
+    saver = checkpoints.Checkpoints(path, config)
+    saver.save(done, step.saved(step.init_state(config, model, mesh, config.train.num_steps), mesh))
+    saver.close()
 
 
 def recipe(folder, config):

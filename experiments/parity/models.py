@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from bert_jax import config as config_lib
-from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning.losses import loss_denominator, loss_sum
 from bert_jax.interop import huggingface, model_config, tensors, weights
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 from bert_jax.objectives.language_modeling import LanguageModeling
@@ -255,8 +255,8 @@ def _stepped(params, gradients):
 def _our_loss(ours, params, batch):
     model, spec = ours.model, ours.model.spec
     if spec.task:
-        total = task_objective.loss_sum(model, params, batch, ours.problem)
-        return total / task_objective.loss_denominator(batch, model, ours.problem)
+        total = loss_sum(model, params, batch, ours.problem)
+        return total / loss_denominator(batch, model, ours.problem)
     if spec.language_model:
         pairs = {"next_sentence": spec.next_sentence, "sentence_order": spec.sentence_order}
         objective = LanguageModeling(model, {"name": "mlm"} | pairs)

@@ -9,6 +9,7 @@ import configs.finetune.sst2
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
+from tests.commands import LONGEST_WAIT
 
 
 def make_config(**changes):
@@ -66,7 +67,7 @@ def test_each_command_takes_its_own_recipes():
 
 def test_the_closest_key_of_the_recipe_is_named():
     command = [sys.executable, "-m", "bert_jax.finetune", "--config.tuning.lora_rnk=3", "--config=finetune/sst2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT)
     assert done.returncode == 2
     assert done.stderr == (
         "error: config.tuning.lora_rnk: unknown key, expected a known key; did you mean tuning.lora_rank?\n"

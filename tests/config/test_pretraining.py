@@ -9,6 +9,7 @@ import configs
 from bert_jax import command
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
+from tests.commands import LONGEST_WAIT
 
 RECIPES = ["bert_base", "bert_large", "roberta_base", "roberta_large", "continue_pretraining", "quickstart"]
 
@@ -140,7 +141,10 @@ def test_command_lines(tmp_path):
     ]
     for arguments, message in cases:
         done = subprocess.run(
-            [sys.executable, "-m", "bert_jax.pretrain", *arguments], capture_output=True, text=True, timeout=600
+            [sys.executable, "-m", "bert_jax.pretrain", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=LONGEST_WAIT,
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: ") and message in done.stderr, done.stderr

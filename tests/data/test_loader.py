@@ -18,6 +18,7 @@ from bert_jax.data.corpus import Corpus
 from bert_jax.data.instances import Recipe
 from bert_jax.errors import UserError
 from bert_jax.planning import compilation
+from tests.commands import LONGEST_WAIT
 
 FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
 
@@ -241,14 +242,16 @@ def test_workers_leave_no_shared_memory_behind(config):
         "for step, _ in loader.Loader(config):\n"
         "    names.update(re.findall('/dev/shm/psm_\\\\w+', pathlib.Path('/proc/self/maps').read_text()))\n"
         "    steps.append(step)\n"
-        "for _ in range(100):\n"  # grain lets go in a thread
+        "for _ in range(10_000):\n"  # grain lets go in a thread
         "    if not any(map(os.path.exists, names)):\n"
         "        break\n"
         "    time.sleep(0.1)\n"
         "time.sleep(1)\n"
         "print(*steps, len(names) > 0)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LONGEST_WAIT, check=True
+    )
     assert done.stdout == "0 1 2 3 4 True\n" and done.stderr == ""
 
 

@@ -21,6 +21,7 @@ from bert_jax.data import loader, mixture, staging
 from bert_jax.data.corpus import Corpus, file_sizes
 from bert_jax.data.preparation import pipeline, sources
 from bert_jax.errors import UserError
+from tests.commands import LONGEST_WAIT
 from tests.data.preparation.test_pipeline import contents, documents_of, make_text, prepare, small_shards, vocab  # noqa: F401
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def test_processes_of_a_host_copy_once(tmp_path, small_corpus):
     url = f"file://{small_corpus}"
     command = [sys.executable, "-c", f"from bert_jax.data import staging; print(staging.stage({url!r}))"]
     started = [subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) for _ in range(3)]
-    outputs = [process.communicate(timeout=600) for process in started]
+    outputs = [process.communicate(timeout=LONGEST_WAIT) for process in started]
     assert all(process.returncode == 0 for process in started), outputs
     assert len({out for out, _ in outputs}) == 1
     assert sum("copying file://" in err for _, err in outputs) == 1

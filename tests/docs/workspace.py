@@ -14,6 +14,7 @@ import tempfile
 
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
+from tests.commands import LONGEST_WAIT
 from tests.docs.blocks import ROOT, blocks
 from tests.inference import conftest as tiny
 
@@ -31,7 +32,6 @@ _FINETUNE = {
     "task.max_query_length": 8, "task.doc_stride": 8,
 }  # fmt: skip
 _QUICKSTART = {key: _PRETRAIN[key] for key in _PRETRAIN if key.startswith("train.")}
-_SECONDS = 600
 _programs = {}  # where compiled programs are shared, once `make` has said
 
 
@@ -147,7 +147,7 @@ def _call(command, folder):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=_SECONDS,
+        timeout=LONGEST_WAIT,
         stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, f"{' '.join(command[1:])}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"

@@ -13,6 +13,7 @@ import yaml
 
 from bert_jax.errors import UserError
 from experiments.launching import cloud, folders
+from tests.commands import LONGEST_WAIT
 
 TPU = {"bucket": "gs://runs-of-mine/ablations", "accelerators": "tpu-v5e-8"}
 GPUS = {"bucket": "s3://runs-of-mine", "accelerators": "H100:8"}
@@ -103,7 +104,9 @@ def test_the_scripts_are_valid_and_the_job_finds_its_folder(job, tmp_path, num_n
 
     def shell(script):
         script = script.replace(cloud._BUCKET, str(bucket))
-        return subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=600)
+        return subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=LONGEST_WAIT
+        )
 
     assert shell(content["setup"]).returncode == 0
     assert (home / "installed").read_text().split()[:2] == ["pip", "install"]

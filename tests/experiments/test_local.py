@@ -9,11 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from experiments.launching import folders
+from tests.commands import LONGEST_WAIT, wait_until
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILE = """
@@ -52,7 +52,7 @@ class Launcher:
 
     def run(self, *options):
         process = self.start(*options)
-        output = process.communicate(timeout=600)[0]
+        output = process.communicate(timeout=LONGEST_WAIT)[0]
         return process.returncode, output
 
     def results(self):
@@ -139,26 +139,19 @@ def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
     assert code == 2 and "holds another experiment: arms.dynamic is null there, but {} was asked for" in output
 
 
-def wait_for(condition, seconds=600):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 @pytest.mark.full
 def test_killed_and_started_again(undisturbed, corpus, tmp_path):
     """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS)
     log = launcher.workdir / "dynamic/seed-0/pretrain/metrics.jsonl"
     process = launcher.start("--seeds=1")
-    wait_for(lambda: log.exists() and b'"step": 10' in log.read_bytes())
+    wait_until(lambda: log.exists() and b'"step": 10' in log.read_bytes(), process)
     process.kill()
     for child in launcher.children():
         os.kill(child, signal.SIGKILL)
     process.communicate()
     process = launcher.start("--seeds=1")
-    wait_for(lambda: (launcher.workdir / "dynamic/seed-0/finetune-bigram_shift/run.json").exists())
+    wait_until(lambda: (launcher.workdir / "dynamic/seed-0/finetune-bigram_shift/run.json").exists(), process)
     process.kill()
     process.communicate()  # its children save, and end
     code, output = launcher.run("--seeds=1")
@@ -171,9 +164,9 @@ def test_a_signal_is_passed_on(corpus, tmp_path):
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS, steps=3000)
     process = launcher.start("--seeds=1")
     log = launcher.workdir / "static/seed-0/pretrain/metrics.jsonl"
-    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 2)
+    wait_until(lambda: log.exists() and log.read_bytes().count(b"\n") > 2, process)
     process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=600)[0]
+    output = process.communicate(timeout=LONGEST_WAIT)[0]
     assert process.returncode == 143 and "SIGTERM: stopped; start the same command again" in output
     assert not launcher.children()
     states = [folders.state(launcher.workdir / arm / "seed-0") for arm in ("static", "dynamic")]

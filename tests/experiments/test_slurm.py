@@ -12,6 +12,7 @@ import pytest
 
 from bert_jax.errors import UserError
 from experiments.launching import folders, slurm
+from tests.commands import wait_until
 
 submitit = pytest.importorskip("submitit", reason="the optional package of --executor=slurm")
 
@@ -32,7 +33,7 @@ def save(number, frame):
     sys.exit(75)
 signal.signal(signal.SIGTERM, save)
 (folder / f"running-{task}").touch()
-time.sleep(300)
+time.sleep(7200)
 """
 
 
@@ -67,13 +68,6 @@ def submit(job, said=None, **options):
     return " ".join(said)
 
 
-def wait_for(condition, seconds=600):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.05)
-
-
 def starts(job, task=0):
     path = job / f"starts-{task}"
     return path.read_text().splitlines() if path.exists() else []
@@ -81,7 +75,7 @@ def starts(job, task=0):
 
 def test_local_executor_runs_a_job_in_the_repository_once(job):
     assert "submitted" in submit(job, cluster="local")
-    wait_for((job / "result.json").exists)
+    wait_until((job / "result.json").exists)
     assert starts(job) == [str(slurm.local.ROOT)]
     assert submit(job, cluster="local") == ""  # done
     assert len(starts(job)) == 1
@@ -90,13 +84,13 @@ def test_local_executor_runs_a_job_in_the_repository_once(job):
 def test_a_preempted_job_saves_and_starts_again(job):
     (job / "long").touch()
     submit(job, cluster="local")
-    wait_for((job / "running-0").exists)
+    wait_until((job / "running-0").exists)
     assert "running" in submit(job, cluster="local")  # not submitted twice
     number = json.loads((job / "slurm.json").read_text())["job"]
     # As LocalJob._interrupt does it, for a job that an earlier launcher submitted: its controller's tasks get USR2.
     (task,) = subprocess.run(["pgrep", "-P", number], capture_output=True, text=True).stdout.split()
     os.kill(int(task), signal.SIGUSR2)
-    wait_for((job / "result.json").exists)
+    wait_until((job / "result.json").exists)
     assert len(starts(job)) == 2 and (job / "saved-0").exists()
 
 
@@ -104,21 +98,21 @@ def test_a_job_that_failed_is_submitted_again(job):
     (job / "fails").touch()
     submit(job, cluster="local")
     logs = job / "slurm"
-    wait_for(lambda: list(logs.glob("*_result.pkl")))
+    wait_until(lambda: list(logs.glob("*_result.pkl")))
     number = json.loads((job / "slurm.json").read_text())["job"]
     with pytest.raises(submitit.core.utils.FailedJobError, match="exit code 3"):
         submitit.LocalJob(logs, number).result()
     (job / "result.json").unlink(), (job / "fails").unlink()
     folders.write_json(job / "failed.json", {"stage": "pretrain", "code": 3, "lines": []})
-    wait_for(lambda: "submitted" in submit(job, cluster="local"))
-    wait_for((job / "result.json").exists)
+    wait_until(lambda: "submitted" in submit(job, cluster="local"))
+    wait_until((job / "result.json").exists)
     assert not (job / "failed.json").exists() and len(starts(job)) == 2
 
 
 def test_slurm_gets_one_job_with_a_process_for_each_task(job, stand_in):
     said = submit(job, nodes=1, tasks_per_node=2, partition="gpu", time="1:30:00", cpus_per_task=4, mem_gb=64)
     assert "job 100 of Slurm" in said
-    wait_for(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
+    wait_until(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
     assert len(starts(job, 0)) == len(starts(job, 1)) == 1
     script = (stand_in / "100" / "script").read_text().splitlines()
     for line in ("partition=gpu", "time=90", "ntasks-per-node=2", "nodes=1", "cpus-per-task=4", "mem=64GB",
@@ -132,15 +126,15 @@ def test_slurm_gets_one_job_with_a_process_for_each_task(job, stand_in):
 def test_slurm_queues_a_job_again_that_it_ends(job, stand_in, signals):
     (job / "long").touch()
     submit(job, tasks_per_node=2)
-    wait_for(lambda: (job / "running-0").exists() and (job / "running-1").exists())
+    wait_until(lambda: (job / "running-0").exists() and (job / "running-1").exists())
     assert "job 100 of Slurm, running" in submit(job)
     (job / "slurm.json").unlink()  # a launcher killed between sbatch and its note
     assert "job 100 of Slurm, running" in submit(job)
     for name in signals:  # to every process of the job, as submitit's SlurmJob._interrupt asks for
         subprocess.run(["scancel", "100", "--signal", name], check=True)
         time.sleep(0.3)
-    wait_for((job / "saved-0").exists)
-    wait_for(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
+    wait_until((job / "saved-0").exists)
+    wait_until(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
     assert len(starts(job, 0)) == len(starts(job, 1)) == 2 and (job / "result.json").exists()
     assert [path.name for path in stand_in.iterdir()] == ["100"]
 

@@ -5,9 +5,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -24,11 +21,11 @@ from bert_jax.finetuning import run as finetuning
 from bert_jax.interop import huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs import checkpoints
-from bert_jax.runs.loggers import TIMINGS
 from bert_jax.runs.models import open_model
+from tests import commands
+from tests.commands import ROOT, finish, logged_rows, number_of_rows, wait_until
 from tests.training.conftest import WORDS, write_recipe
 
-ROOT = pathlib.Path(__file__).parents[2]
 DATA = pathlib.Path(os.environ.get("BERT_JAX_TEST_DATA", ROOT.parent / "shared" / "data"))
 SIGNS = {"good": "kan", "bad": "mot", "so-so": "rit"}  # the word that tells a text's label
 
@@ -88,19 +85,13 @@ def finished(folder, tmp_path_factory):
     return workdir, config, finetuning.finetune(config, workdir)
 
 
-def rows(workdir):
-    """Returns the rows without the keys that two runs may differ in."""
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
 def predictions(workdir, name="held_out"):
     return [json.loads(line) for line in (workdir / "predictions" / f"{name}.jsonl").read_text().splitlines()]
 
 
 def test_a_run(finished, folder):
     workdir, config, summary = finished
-    logged = rows(workdir)
+    logged = logged_rows(workdir)
     assert [row["step"] for row in logged] == list(range(4, 41, 4))
     evaluated = [row for row in logged if "eval/accuracy" in row]
     assert [row["step"] for row in evaluated] == [8, 16, 24, 32, 40]
@@ -173,7 +164,7 @@ def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, c
     output = capfd.readouterr().out
     assert f"starts from {finished[0]}; fresh: task\n" in output
     assert summary["step"] == 6 and summary["seeds"][0]["stopped_early"] and summary["seeds"][0]["step"] == 2
-    assert [row["step"] for row in rows(tmp_path / "run")] == [2, 4, 6]
+    assert [row["step"] for row in logged_rows(tmp_path / "run")] == [2, 4, 6]
     first, second = open_model(finished[0]).params, open_model(tmp_path / "run").params
     jax.tree.map(np.testing.assert_array_equal, first["pooler"], second["pooler"])
     jax.tree.map(np.testing.assert_array_equal, first["encoder"], second["encoder"])
@@ -202,7 +193,7 @@ def test_tags_with_a_crf_and_two_held_out_sets(folder, tmp_path, capfd):
     summary = finetuning.finetune(config, tmp_path / "run")
     assert [len(predictions(tmp_path / "run", name)) for name in ("same", "other")] == [8, 3]
     assert summary["metric"] == "same/f1" and set(summary["predictions"]) == {"same", "other"}
-    row = rows(tmp_path / "run")[-1]
+    row = logged_rows(tmp_path / "run")[-1]
     assert {"eval/same/f1", "eval/other/f1"} <= set(row) and "same/f1 0." in capfd.readouterr().out
     opened = open_model(tmp_path / "run")
     assert (opened.scheme, set(opened.labels)) == ("BIO", {"B-A", "I-A", "O"})
@@ -285,25 +276,12 @@ def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """Returns the environment of processes with one CPU device each, which share compiled programs."""
-    return os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-    }
+    programs = commands.shared_programs(tmp_path_factory.mktemp("compiled"))
+    return os.environ | {"XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"} | programs
 
 
 def start(workdir, environment, *options):
-    command = [sys.executable, "-m", "bert_jax.finetune", f"--workdir={workdir}", *options]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process):
-    output = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, output
-    return output
+    return commands.start("bert_jax.finetune", f"--workdir={workdir}", *options, environment=environment)
 
 
 def contents(folder):
@@ -319,18 +297,15 @@ def test_kill_and_start_again(folder, tmp_path, environment):
     write_recipe(recipe, config, "finetune_config")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(whole, environment, f"--config={recipe}"))
-    log = killed / "metrics.jsonl"
     process = start(killed, environment, f"--config={recipe}")
-    while not (log.exists() and log.read_bytes().count(b"\n") >= 17):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.001)
+    wait_until(lambda: number_of_rows(killed) >= 17, process)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     output = finish(start(killed, environment, f"--config={recipe}"))
     assert "; step 0 of" not in output and "starts from" not in output
-    assert rows(killed) == rows(whole)
+    assert logged_rows(killed) == logged_rows(whole)
     summaries = [(workdir / "summary.json").read_text() for workdir in (whole, killed)]
     assert summaries[0] == summaries[1]
     assert contents(whole / "predictions") == contents(killed / "predictions")

@@ -8,7 +8,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import sharding
-from bert_jax.config import architecture as combinations
+from bert_jax.config import architecture
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
 from bert_jax.model.positions import relative_rows, relative_shift
@@ -327,5 +327,5 @@ def test_combinations_that_cannot_work_are_refused(switches, message):
 def test_every_refusal_has_a_case():
     cases = test_combinations_that_cannot_work_are_refused.pytestmark[0].args[1]
     base = {**config_lib.base().model.to_dict(), **SIZES}
-    met = {i for switches, _ in cases for i, one in enumerate(combinations.REFUSALS) if one.when({**base, **switches})}
-    assert met == set(range(len(combinations.REFUSALS)))
+    met = {i for switches, _ in cases for i, one in enumerate(architecture.REFUSALS) if one.when({**base, **switches})}
+    assert met == set(range(len(architecture.REFUSALS)))

@@ -17,6 +17,7 @@ import pytest
 from bert_jax.interop import huggingface
 from bert_jax.runs.models import open_model
 from experiments.notebooks.tidy import FOLDER
+from tests.commands import LONGEST_WAIT
 
 PATHS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
 SUBJECTS = {"river": ("boat", "water", "reed"), "money": ("loan", "cheque", "account")}
@@ -55,7 +56,9 @@ def execute(name, folder, /, **settings):
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiled quickly
     folder.mkdir(parents=True)
     where = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute(env=environment)
+    nbclient.NotebookClient(notebook, timeout=LONGEST_WAIT, kernel_name="python3", resources=where).execute(
+        env=environment
+    )
     return Executed(notebook, folder)
 
 

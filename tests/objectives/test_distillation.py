@@ -1,7 +1,6 @@
 """Distillation: against plain numpy, a run with a teacher, and teachers that cannot teach. Pairs in order, too."""
 
 import functools
-import json
 import shutil
 
 import jax
@@ -13,10 +12,12 @@ from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.errors import UserError
-from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import checkpoints
 from bert_jax.training import pretraining
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
+from tests.commands import logged_rows
+from tests.objectives.conftest import log_softmax
 from tests.objectives.test_replaced_tokens import make_batch
 from tests.training.conftest import make_config as run_config
 from tests.training.conftest import make_corpus
@@ -45,11 +46,6 @@ def models():
         teacher,
         *(jax.tree.map(lambda leaf: leaf if leaf.ndim < 2 else 8 * leaf, params) for params in made),
     )
-
-
-def log_softmax(logits):
-    logits = logits.astype(np.float64)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 @pytest.mark.parametrize("positions", ["masked", "all"])
@@ -126,12 +122,6 @@ def tiny(corpus, teacher):
     return config
 
 
-def rows(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("tokens_per_second", "mfu", "time/")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def distilled(corpus, finished, compiled, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distilled")
@@ -141,12 +131,12 @@ def distilled(corpus, finished, compiled, tmp_path_factory):
 
 
 def test_a_run_learns_from_its_teacher(distilled):
-    first, last = rows(distilled / "run")[0], rows(distilled / "run")[-1]
+    first, last = logged_rows(distilled / "run")[0], logged_rows(distilled / "run")[-1]
     assert last["soft_loss"] < first["soft_loss"] and last["cosine_loss"] < first["cosine_loss"]
     assert {"nsp_loss", "mlm_accuracy", "eval/mlm_loss", "eval/nsp_accuracy"} < set(last)
     weighted = 5 * last["soft_loss"] + 2 * last["mlm_loss"] + last["nsp_loss"] + last["cosine_loss"]
     assert last["loss"] == pytest.approx(weighted, rel=1e-5)
-    student, teacher = checkpoint.load_params(distilled / "run")[0], checkpoint.load_params(distilled / "teacher")[0]
+    student, teacher = checkpoints.load_params(distilled / "run")[0], checkpoints.load_params(distilled / "teacher")[0]
     assert jax.tree.structure(student) == jax.tree.structure(teacher)  # nothing of the teacher's is kept
 
 
@@ -156,7 +146,7 @@ def test_it_goes_on_with_the_same_teacher_alone(distilled, corpus, tmp_path):
     shutil.rmtree(workdir / "checkpoints" / "8")
     shutil.copytree(distilled / "teacher", moved)
     pretraining.pretrain(tiny(corpus, moved), workdir)
-    assert rows(workdir) == rows(distilled / "run")
+    assert logged_rows(workdir) == logged_rows(distilled / "run")
     shutil.rmtree(moved / "checkpoints" / "12")  # the newest step is then another
     with pytest.raises(UserError, match=r"its run began with the teacher .* has other parameters") as caught:
         pretraining.pretrain(tiny(corpus, moved), workdir)

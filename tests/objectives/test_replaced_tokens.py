@@ -1,7 +1,6 @@
 """Replaced-token detection: against plain numpy, the same however it is run, and what stays tied stays tied."""
 
 import functools
-import json
 import shutil
 
 import jax
@@ -15,10 +14,11 @@ from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.inference.fill_mask import FillMask
 from bert_jax.objectives import replaced_tokens
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import models
+from bert_jax.runs import checkpoints, models
 from bert_jax.training import evaluation, pretraining
 from bert_jax.training import step as step_lib
+from tests.commands import logged_rows
+from tests.objectives.conftest import log_softmax
 from tests.training.conftest import make_config as run_config
 from tests.training.test_step import VOCAB, assert_same
 from tests.training.test_step import make_batch as bert_batch
@@ -68,11 +68,6 @@ def reference(sharing):
 
     (mean, sums), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(fresh(sharing))
     return jax.device_get((mean, sums, counts, gradient))
-
-
-def log_softmax(logits):
-    logits = logits.astype(np.float64)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
 @pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.full)])
@@ -254,12 +249,6 @@ def tiny(corpus):
     return config
 
 
-def rows(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("tokens_per_second", "mfu", "time/")
-    return [{name: value for name, value in row.items() if not name.startswith(timed)} for row in rows]
-
-
 @pytest.fixture(scope="module")
 def trained(corpus, compiled, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("rtd") / "run"
@@ -274,9 +263,9 @@ def test_a_killed_run_goes_on_bit_by_bit(trained, corpus, tmp_path):
     shutil.copytree(trained, workdir)
     shutil.rmtree(workdir / "checkpoints" / "8")
     pretraining.pretrain(tiny(corpus), workdir)
-    assert rows(workdir) == rows(trained)
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_params(workdir)[0], checkpoint.load_params(trained)[0])
-    last = rows(trained)[-1]
+    assert logged_rows(workdir) == logged_rows(trained)
+    jax.tree.map(np.testing.assert_array_equal, *(checkpoints.load_params(path)[0] for path in (workdir, trained)))
+    last = logged_rows(trained)[-1]
     assert {"eval/rtd_loss", "eval/rtd_accuracy", "eval/mlm_loss", "rtd_loss", "grad_norm/generator"} < set(last)
     squares = sum(value**2 for name, value in last.items() if name.startswith("grad_norm/"))
     assert squares == pytest.approx(last["grad_norm"] ** 2, rel=1e-4)
@@ -286,14 +275,14 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
     """The model's held-out figures are those of the run; without a generator there are none."""
     model, generator = models.open_model(trained), models.open_model(trained, part="generator")
     assert model.model.spec.replaced_tokens and not model.model.spec.language_model
-    params = checkpoint.load_params(trained)[0]
+    params = checkpoints.load_params(trained)[0]
     word = params["generator"]["encoder"]["embeddings"]["word"]["embedding"]
     difference = params["encoder"]["embeddings"]["word"]["embedding"]
     np.testing.assert_array_equal(generator.params["encoder"]["embeddings"]["word"]["embedding"], word)
     np.testing.assert_array_equal(model.params["encoder"]["embeddings"]["word"]["embedding"], word + difference)
     short = {"sequence_length": 32, "batch_size": 8}
     metrics = evaluation.evaluate(model, str(corpus), batches=2, generator=generator, **short)
-    last = rows(trained)[-1]
+    last = logged_rows(trained)[-1]
     for name in ("mlm_loss", "rtd_loss", "rtd_accuracy"):
         assert metrics[name] == pytest.approx(last[f"eval/{name}"], rel=1e-5), name
     few, many = (

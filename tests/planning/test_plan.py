@@ -3,11 +3,9 @@
 import dataclasses
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -19,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.model import flops
 from bert_jax.planning import chips, compilation, fit, isolated, report, roofline, table
 from bert_jax.planning.collectives import Collective
+from tests.commands import LONGEST_WAIT, is_running, wait_until
 
 
 def test_memory_is_the_compilers_and_products_are_the_models(compiled):
@@ -256,14 +255,10 @@ if __name__ == "__main__":
         print(isolated._worker._process.pid, error, flush=True)
     os.kill(os.getpid(), 9)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LONGEST_WAIT)
     assert run.returncode == -signal.SIGKILL and "config.mesh: found" in run.stdout, run.stderr
     pid = int(run.stdout.split()[0])
-    for _ in range(100):
-        if not pathlib.Path(f"/proc/{pid}").exists():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"process {pid} is still there")
+    wait_until(lambda: not is_running(pid))
 
 
 def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
@@ -297,7 +292,7 @@ def test_the_report_has_words_and_json(compiled):
 
 def run(*arguments):
     command = [sys.executable, "-m", "bert_jax.plan", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST_WAIT)
     return done.returncode, done.stderr.strip()
 
 

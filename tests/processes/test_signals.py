@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.commands import LONGEST_WAIT
+
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 PROGRAM = """
@@ -21,7 +23,9 @@ with signals.exit_on_sigterm():
 
 
 def test_sigterm_ends_the_program_with_a_line():
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=LONGEST_WAIT
+    )
     assert (done.returncode, done.stdout) == (143, "inside\n")
     assert done.stderr.startswith("SIGTERM: ended while no step ran;") and done.stderr.count("\n") == 1
 
@@ -31,7 +35,7 @@ PARENTS = {
     "program": """
 import subprocess, sys
 CHILD = "import os, time; from bert_jax.processes import signals; signals.terminate_with_parent(os.getppid()); "
-CHILD += "print('ready', flush=True); time.sleep(600)"
+CHILD += "print('ready', flush=True); time.sleep(7200)"
 subprocess.run([sys.executable, "-c", CHILD])
 """,
     "worker": """
@@ -41,7 +45,7 @@ from bert_jax.processes import signals
 def work():
     signals.end_with_parent()
     print("ready", flush=True)
-    time.sleep(600)
+    time.sleep(7200)
 
 if __name__ == "__main__":
     worker = multiprocessing.get_context("spawn").Process(target=work)
@@ -60,4 +64,4 @@ def test_a_killed_parent_takes_its_child_along(kind, tmp_path):
     parent = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(signal.SIGKILL)
-    assert parent.communicate(timeout=300)[0] == ""  # which the child holds open for as long as it lives
+    assert parent.communicate(timeout=LONGEST_WAIT)[0] == ""  # which the child holds open for as long as it lives

@@ -6,7 +6,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
-from bert_jax import objectives as objective
+from bert_jax import objectives as objective_lib
 from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
@@ -29,9 +29,9 @@ def workdir(monkeypatch):
         config.model.update(switches)
         config.objective.update(name=name, embedding_sharing=sharing, next_sentence=False)
         config.generator.update(hidden_size=width, num_heads=1, intermediate_size=6)
-        heads = objective.heads(config.objective)
+        heads = objective_lib.heads(config.objective)
         model = model_lib.build(config.model, TOKENIZER.vocab_size, **heads)
-        params = jax.tree.map(np.asarray, objective.make(config, model).init(jax.random.key(0)))
+        params = jax.tree.map(np.asarray, objective_lib.make(config, model).init(jax.random.key(0)))
         monkeypatch.setattr(models.workdir_lib, "holds_run", lambda _: True)
         monkeypatch.setattr(models.workdir_lib, "to_path", lambda name: name)
         monkeypatch.setattr(models.workdir_lib, "read", lambda _: ({}, config))

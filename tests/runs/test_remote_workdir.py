@@ -21,9 +21,9 @@ import safetensors.numpy
 
 from bert_jax.errors import UserError
 from bert_jax.runs import loggers, workdir
+from tests import commands
+from tests.commands import finish, logged_rows, rows_of, wait_until
 from tests.training.conftest import make_config, write_recipe
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,15 @@ def bucket():
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    until = time.monotonic() + 120
-    while True:
+
+    def answers():
         try:
             urllib.request.urlopen(f"{address}/storage/v1/b/bucket/o").close()
-            break
         except OSError:
-            assert time.monotonic() < until and server.poll() is None, "the emulator does not answer"
-            time.sleep(0.1)
+            return False
+        return True
+
+    wait_until(answers, server)
     emulated = {
         "STORAGE_EMULATOR_HOST": address,  # for gcsfs and google-cloud-storage
         "TENSORSTORE_GCS_HTTP_URL": address,
@@ -62,16 +63,7 @@ def bucket():
 
 
 def command(environment, name, *options):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"bert_jax.{name}", *options],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def finish(process, code=0):
-    output = process.communicate(timeout=600)[0]
-    assert process.returncode == code, output
-    return output
+    return commands.start(f"bert_jax.{name}", *options, environment=environment)
 
 
 def object_names(address):
@@ -97,12 +89,6 @@ def steps(names, run):
     return sorted(int(match[1]) for match in matches if match)
 
 
-def rows(text):
-    """Returns the rows without the keys that two runs may differ in."""
-    lines = map(json.loads, text.splitlines())
-    return [{key: value for key, value in row.items() if key not in loggers.TIMINGS} for row in lines]
-
-
 @pytest.fixture(scope="module")
 def recipe(corpus, tmp_path_factory):
     config = make_config(corpus)
@@ -116,18 +102,17 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     environment, address = bucket
     start = ["pretrain", f"--config={recipe}"]
     finish(command(environment, *start, f"--workdir={tmp_path / 'disk'}"))
-    expected = rows((tmp_path / "disk" / "metrics.jsonl").read_text())
+    expected = logged_rows(tmp_path / "disk")
     for moment in (0, 7, 21):  # before the first checkpoint is whole, and beside later ones
         process = command(environment, *start, "--workdir=gs://bucket/run")
-        while process.poll() is None and max(steps(object_names(address), "run"), default=0) < moment:
-            time.sleep(0.02)
+        wait_until(lambda moment=moment: max(steps(object_names(address), "run"), default=0) >= moment, process)
         time.sleep(0 if moment else 5)
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.communicate()[0]
         process.communicate()
     output = finish(command(environment, *start, "--workdir=gs://bucket/run"))
     assert int(re.search(r"; step (\d+) of 40", output)[1]) >= 21
-    assert rows(read(address, "run/metrics.jsonl").decode()) == expected
+    assert rows_of(read(address, "run/metrics.jsonl").decode()) == expected
     names = object_names(address)
     assert steps(names, "run") == sorted(int(path.name) for path in (tmp_path / "disk" / "checkpoints").iterdir())
     assert all(f"run/checkpoints/{step}/manifest.json" in names for step in steps(names, "run"))
@@ -152,7 +137,7 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     moved = {name for name in names if name.startswith("run/checkpoints/40/")}
     assert {name.replace("checkpoints/", "corrupt-", 1) for name in moved} <= now
     assert steps(now, "run") == steps(names, "run")
-    assert rows(read(address, "run/metrics.jsonl").decode()) == expected
+    assert rows_of(read(address, "run/metrics.jsonl").decode()) == expected
 
 
 def test_other_storage_is_refused(monkeypatch):

@@ -13,6 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.runs import workdir
 from bert_jax.runs.claim import claim
 from bert_jax.training import pretraining
+from tests.commands import LONGEST_WAIT
 from tests.training.conftest import make_corpus
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -172,7 +173,11 @@ def test_workdir_is_a_file_or_remote(config, tmp_path):
 def test_the_command(arguments, expected, tmp_path):
     arguments = [argument.replace("=W", f"={tmp_path / 'run'}") for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "bert_jax.pretrain", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600
+        [sys.executable, "-m", "bert_jax.pretrain", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_WAIT,
     )
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()

@@ -17,6 +17,7 @@ from bert_jax.data.vocabularies import hugging_face
 from bert_jax.errors import UserError
 from bert_jax.runs import models
 from bert_jax.training import evaluation, minimal_pairs
+from tests.commands import LONGEST_WAIT
 from tests.training.conftest import WORDS, make_corpus
 
 SHORT = {"sequence_length": 32, "batch_size": 8}
@@ -181,7 +182,11 @@ def test_texts_that_the_model_cannot_read(model, tmp_path):
 
 def run(*arguments, folder):
     return subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", *arguments], capture_output=True, text=True, timeout=600, cwd=folder
+        [sys.executable, "-m", "bert_jax.evaluate", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_WAIT,
+        cwd=folder,
     )
 
 

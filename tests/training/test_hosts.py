@@ -2,34 +2,27 @@
 
 import json
 import os
-import pathlib
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from bert_jax.data import loader
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs.loggers import TIMINGS
+from bert_jax.runs import checkpoints
+from tests import commands
+from tests.commands import ROOT, logged_rows, number_of_rows, wait_until
 from tests.training.conftest import make_config, write_recipe
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """Programs compiled once for all processes, and quickly."""
-    return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
-        "PYTHONPATH": str(ROOT),
-    }
+    programs = commands.shared_programs(tmp_path_factory.mktemp("compiled"))
+    return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true", "PYTHONPATH": str(ROOT)} | programs
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,7 @@ class Processes:
 
     def wait(self, codes=(0,)):
         """What each wrote to (standard output, standard error), without what gloo says of its connections."""
-        outputs = [process.communicate(timeout=600) for process in self.all]
+        outputs = [process.communicate(timeout=commands.LONGEST_WAIT) for process in self.all]
         for process, (out, err) in zip(self.all, outputs, strict=True):
             assert process.returncode in codes, out + err
         return [(_without_gloo(out), err) for out, err in outputs]
@@ -75,10 +68,7 @@ class Processes:
             process.communicate()
 
     def wait_for_rows(self, workdir, number):
-        while len(logged(workdir)) < number:
-            for process in self.all:
-                assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
+        wait_until(lambda: number_of_rows(workdir) >= number, *self.all)
 
 
 def _without_gloo(text):
@@ -88,15 +78,6 @@ def _without_gloo(text):
 def pretrain(number, environment, recipe, workdir, *options, each=()):
     command = ["-m", "bert_jax.pretrain", f"--config={recipe}", f"--workdir={workdir}", *options]
     return Processes(number, environment, command, *each)
-
-
-def logged(workdir):
-    try:
-        lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
 
 
 def assert_same_to_rounding(rows, expected, tolerance=1e-5):
@@ -166,7 +147,7 @@ def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
     ((out, _), (silent, err)) = whole.wait()
     assert "on 8 x cpu of 2 processes; step 0 of 14" in out and "done: step 14" in out
     assert silent == "" and "error" not in err  # one process speaks
-    expected = logged(tmp_path / "whole")
+    expected = logged_rows(tmp_path / "whole")
     assert len(expected) == 14
 
     killed = pretrain(2, environment, recipe, tmp_path / "killed", "--config.mesh.fsdp=4")
@@ -177,11 +158,11 @@ def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
 
     again = pretrain(2, environment, recipe, tmp_path / "killed", "--config.mesh.fsdp=4")
     again.wait()
-    assert logged(tmp_path / "killed") == expected  # to the bit
+    assert logged_rows(tmp_path / "killed") == expected  # to the bit
     alone = pretrain(1, environment, recipe, continued, "--config.mesh.tensor=2")
     ((out, _),) = alone.wait()
     begun = int(re.search(r"step (\d+) of 14", out)[1])  # 4, or a later checkpoint that was written before the kill
-    rows = logged(continued)
+    rows = logged_rows(continued)
     assert begun >= 4 and rows[:begun] == expected[:begun]
     assert_same_to_rounding(rows, expected)
 
@@ -192,9 +173,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     run.wait_for_rows(tmp_path, 3)
     run.all[1].send_signal(signal.SIGTERM)
     ((out, _), _) = run.wait()
-    last = logged(tmp_path)[-1]["step"]
+    last = logged_rows(tmp_path)[-1]["step"]
     assert f"SIGTERM: stopped at step {last} with a checkpoint; start the same command again" in out
-    assert checkpoint.saved_steps(tmp_path / "checkpoints") == [last] and last < 4000
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [last] and last < 4000
 
 
 @pytest.mark.parametrize(
@@ -240,7 +221,7 @@ def test_an_error_of_one_process_between_checkpoints_ends_all(recipe, environmen
     run = Processes(2, environment, ["-c", _LOSES_ITS_CORPUS, "--", f"--config={recipe}", f"--workdir={tmp_path}"])
     errors = [line for _, err in run.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
     assert errors == ["error: process 1 of 2: tokens.bin: cannot be read"]
-    assert checkpoint.saved_steps(tmp_path / "checkpoints") == [4]
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [4]
 
 
 @pytest.mark.full
@@ -248,7 +229,7 @@ def test_four_processes_train_as_one(recipe, environment, tmp_path):
     """With a tensor axis inside of each process, and an fsdp axis across them."""
     pretrain(1, environment, recipe, tmp_path / "one").wait()
     pretrain(4, environment, recipe, tmp_path / "four", "--config.mesh.fsdp=4", "--config.mesh.tensor=2").wait()
-    assert_same_to_rounding(logged(tmp_path / "four"), logged(tmp_path / "one"))
+    assert_same_to_rounding(logged_rows(tmp_path / "four"), logged_rows(tmp_path / "one"))
 
 
 @pytest.mark.full
@@ -270,4 +251,4 @@ def test_fine_tuning_on_two_processes(finished, environment, tmp_path):
         summaries.append(json.loads((workdir / "summary.json").read_text()))
         assert (workdir / "predictions" / "held_out.jsonl").read_text().count("\n") == len(rows)
     assert summaries[0]["scores"] == summaries[1]["scores"]
-    assert_same_to_rounding(logged(tmp_path / "2"), logged(tmp_path / "1"))
+    assert_same_to_rounding(logged_rows(tmp_path / "2"), logged_rows(tmp_path / "1"))

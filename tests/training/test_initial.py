@@ -12,8 +12,7 @@ from bert_jax.data.preparation import pipeline
 from bert_jax.data.vocabularies import hugging_face, new_tokens
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.runs import checkpoints as checkpoint
-from bert_jax.runs import models
+from bert_jax.runs import checkpoints, models
 from bert_jax.training import evaluation, initial, pretraining
 from tests.training.conftest import make_corpus
 
@@ -36,13 +35,13 @@ def test_the_same_parameters(config, finished, tmp_path, capfd):
     config.init_from = str(tmp_path / "first")
     pretraining.pretrain(config, tmp_path / "second")
     assert f"starts from {tmp_path / 'first'}\n" in capfd.readouterr().out
-    first, second = (checkpoint.load_params(tmp_path / name)[0] for name in ("first", "second"))
+    first, second = (checkpoints.load_params(tmp_path / name)[0] for name in ("first", "second"))
     jax.tree.map(np.testing.assert_array_equal, first, second)
 
     shutil.rmtree(tmp_path / "first")  # a run that goes on no longer needs it
     config.train.num_steps = 13
     pretraining.pretrain(config, tmp_path / "second")
-    assert checkpoint.saved_steps(tmp_path / "second" / "checkpoints")[-1] == 13
+    assert checkpoints.saved_steps(tmp_path / "second" / "checkpoints")[-1] == 13
 
 
 def test_another_vocabulary(config, finished, tmp_path):

@@ -12,7 +12,7 @@ from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import batch_at, packing, tasks
 from bert_jax.data.tasks import batches
-from bert_jax.finetuning import losses as task_objective
+from bert_jax.finetuning import losses
 from bert_jax.finetuning import run as finetuning
 from bert_jax.model import Task
 from bert_jax.objectives.language_modeling import LanguageModeling
@@ -104,10 +104,10 @@ def test_a_task_learns_the_same(name, pooling, problem):
 
     @jax.jit
     def learned(batch):
-        count = task_objective.loss_denominator(batch, model, problem)
-        loss_of = functools.partial(task_objective.loss_sum, model, batch=batch, problem=problem)
+        count = losses.loss_denominator(batch, model, problem)
+        loss_of = functools.partial(losses.loss_sum, model, batch=batch, problem=problem)
         loss, gradient = jax.value_and_grad(loss_of)(params)
-        return loss, count, gradient, task_objective.task_outputs(model, params, batch)[0]
+        return loss, count, gradient, losses.task_outputs(model, params, batch)[0]
 
     loss, count, gradient, outputs = learned(batch)
     rows = packed(batch)

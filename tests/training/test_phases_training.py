@@ -1,6 +1,5 @@
 """Training through phases with other batch sizes and mask rates: ModernBERT's warm-up and EuroBERT's two rates."""
 
-import json
 import shutil
 
 import jax.numpy as jnp
@@ -10,9 +9,9 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax.data import batch_at
 from bert_jax.errors import UserError
-from bert_jax.runs.loggers import TIMINGS
 from bert_jax.training import pretraining
 from bert_jax.training.optimizer import make_schedule
+from tests.commands import logged_rows
 
 
 @pytest.fixture
@@ -32,18 +31,13 @@ def recipe(config):
     return config
 
 
-def rows_of(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
-
-
 def test_a_run_through_them_and_one_that_is_resumed_inside(recipe, tmp_path):
     first, _, last = recipe.data.phases  # two programs to compile, not three
     recipe.data.phases = ({**first, "share": 0.5}, {**last, "share": 0.5})
     recipe.train.num_tokens = (16 + 32) * 4 * 32
     assert [(phase.start, phase.stop) for phase in config_lib.phases(recipe)] == [(0, 4), (4, 8)]
     pretraining.pretrain(recipe, tmp_path / "whole")
-    whole = rows_of(tmp_path / "whole")
+    whole = logged_rows(tmp_path / "whole")
     assert [row["step"] for row in whole] == list(range(1, 9))
     rates = make_schedule(recipe.optimizer, 8)(jnp.arange(8))  # by step, whatever the batch is
     np.testing.assert_allclose([row["learning_rate"] for row in whole], rates, rtol=1e-5, atol=1e-9)
@@ -54,7 +48,7 @@ def test_a_run_through_them_and_one_that_is_resumed_inside(recipe, tmp_path):
         if checkpoint.name.isdigit() and int(checkpoint.name) > 6:  # in the second phase
             shutil.rmtree(checkpoint)
     pretraining.pretrain(recipe, tmp_path / "resumed")
-    assert rows_of(tmp_path / "resumed") == whole
+    assert logged_rows(tmp_path / "resumed") == whole
 
 
 def test_batches_of_them(recipe):

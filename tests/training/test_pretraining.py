@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import threading
-import time
 
 import jax
 import numpy as np
@@ -15,28 +14,24 @@ import pytest
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
-from bert_jax.runs import checkpoints as checkpoint
+from bert_jax.runs import checkpoints
 from bert_jax.runs.loggers import TIMINGS
 from bert_jax.training import evaluation, pretraining
+from tests.commands import logged_rows, wait_until
 from tests.training.conftest import make_corpus
 
 FIGURES = {"eval/mlm_loss", "eval/mlm_accuracy", "eval/mlm_perplexity", "eval/unigram_loss", "eval/nsp_accuracy"}
 METRICS = {"step", "loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy", "learning_rate", *TIMINGS}
 
 
-def rows(workdir, timings=False):
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if timings or key not in TIMINGS} for line in lines]
-
-
 def steps(workdir):
-    return checkpoint.saved_steps(workdir / "checkpoints")
+    return checkpoints.saved_steps(workdir / "checkpoints")
 
 
 def test_a_run(config, tmp_path, capfd):
     config.train.update(log_every=2, keep_newest=1, checkpoint_every=3, eval_every=6)
     pretraining.pretrain(config, tmp_path)
-    logged = rows(tmp_path, timings=True)
+    logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in logged] == [2, 4, 6, 8, 10, 12]
     for row in logged:
         assert set(row) >= METRICS
@@ -50,7 +45,7 @@ def test_a_run(config, tmp_path, capfd):
             assert row["eval/mlm_perplexity"] == pytest.approx(math.exp(row["eval/mlm_loss"]))
     assert steps(tmp_path) == [12]
     assert list((tmp_path / "tensorboard").iterdir())
-    params, stored, step = checkpoint.load_params(tmp_path, "best")
+    params, stored, step = checkpoints.load_params(tmp_path, "best")
     assert step == 12 and stored.model.vocab_size == Corpus.open(config.data.corpus).vocab_size
     assert (tmp_path / "tokenizer").is_dir()
     output = capfd.readouterr().out
@@ -76,7 +71,7 @@ def test_longer_and_past_a_damaged_checkpoint(config, finished, tmp_path, capfd)
     assert "warning: the checkpoint of step 12 is damaged" in output and "; step 8 of 16, in" in output
     assert (run / "checkpoints" / "corrupt-12").is_dir()
     pretraining.pretrain(config, tmp_path / "whole")
-    assert rows(run) == rows(tmp_path / "whole")
+    assert logged_rows(run) == logged_rows(tmp_path / "whole")
 
 
 def test_what_may_change(config, finished, tmp_path):
@@ -90,7 +85,7 @@ def test_what_may_change(config, finished, tmp_path):
     config.mesh.update(data=2, fsdp=2, tensor=2)
     config.train.update(microbatches=2, keep_newest=5, eval_every=6, tensorboard=False)
     pretraining.pretrain(config, run)
-    expected, resumed = rows(finished), rows(run)
+    expected, resumed = logged_rows(finished), logged_rows(run)
     assert [row["step"] for row in resumed] == list(range(1, 13))
     assert resumed[:4] == expected[:4]
     for row, other in zip(resumed[4:], expected[4:], strict=True):
@@ -108,9 +103,9 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
         for num_steps, scan in zip((4, 8), switches, strict=True):
             config.model.scan_layers, config.train.num_steps = scan, num_steps
             pretraining.pretrain(config, tmp_path / name)
-        losses[name] = [row["loss"] for row in rows(tmp_path / name)]
+        losses[name] = [row["loss"] for row in logged_rows(tmp_path / name)]
     np.testing.assert_allclose(losses["changed"], losses["whole"], rtol=1e-5)
-    params, _, _ = checkpoint.load_params(tmp_path / "changed")
+    params, _, _ = checkpoints.load_params(tmp_path / "changed")
     assert set(params["encoder"]["layers"]) == {"0", "1"}
 
     config.update(init_from=str(tmp_path / "whole"))
@@ -118,7 +113,7 @@ def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned
     for scan in scanned:
         config.model.scan_layers, config.train.num_steps = scan, 1
         pretraining.pretrain(config, tmp_path / f"from-{scan}")
-    first = [rows(tmp_path / f"from-{scan}")[0] for scan in scanned]
+    first = [logged_rows(tmp_path / f"from-{scan}")[0] for scan in scanned]
     assert first[0] == pytest.approx(first[1], rel=1e-5) and first[0]["loss"] < losses["whole"][0]
 
 
@@ -156,7 +151,7 @@ def test_left_to_right(config, tmp_path):
     config.objective.update(name="ltr", next_sentence=False)
     config.data.format = "full_sentences"
     pretraining.pretrain(config, tmp_path)
-    last = rows(tmp_path)[-1]
+    last = logged_rows(tmp_path)[-1]
     assert "nsp_loss" not in last and "eval/nsp_accuracy" not in last
     corpus = Corpus.open(config.data.corpus)
     config.model.vocab_size = corpus.vocab_size
@@ -174,7 +169,7 @@ def test_nothing_held_out(config, tmp_path, capfd):
     assert not Corpus.open(config.data.corpus).split("eval").num_documents
     pretraining.pretrain(config, tmp_path / "run")
     assert "no document of the corpus is held out: no evaluation" in capfd.readouterr().out
-    assert not any(key.startswith("eval/") for row in rows(tmp_path / "run") for key in row)
+    assert not any(key.startswith("eval/") for row in logged_rows(tmp_path / "run") for key in row)
 
 
 def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
@@ -192,9 +187,9 @@ def test_not_finite_names_the_batch_and_keeps_the_checkpoint(config, tmp_path):
     assert listing.read_text().splitlines() == described and described[0] in message
     assert bad > 1 and steps(tmp_path)[-1] == bad - 1
     assert f"the last good checkpoint is step {bad - 1}" in message
-    params, _, _ = checkpoint.load_params(tmp_path)
+    params, _, _ = checkpoints.load_params(tmp_path)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
-    assert all(math.isfinite(row["loss"]) for row in rows(tmp_path))
+    assert all(math.isfinite(row["loss"]) for row in logged_rows(tmp_path))
 
 
 def test_an_update_that_overflows_is_not_saved(config, tmp_path):
@@ -211,8 +206,7 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     run, filler = small_disk / "run", small_disk / "filler"
 
     def fill():
-        while not steps(run):
-            time.sleep(0.001)
+        wait_until(lambda: steps(run))
         with open(filler, "wb", buffering=0) as file:
             try:
                 while file.write(b"x" * 4096):
@@ -236,4 +230,4 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     filler.unlink()
     pretraining.pretrain(config, run)
     assert f"; step {good} of 160, in" in capfd.readouterr().out
-    assert [row["step"] for row in rows(run)] == list(range(20, 161, 20)) and steps(run) == [160]
+    assert [row["step"] for row in logged_rows(run)] == list(range(20, 161, 20)) and steps(run) == [160]

@@ -3,9 +3,7 @@
 The runs here are real processes of the real command, and the kills are SIGKILL.
 """
 
-import json
 import os
-import pathlib
 import random
 import re
 import signal
@@ -15,20 +13,15 @@ import time
 
 import pytest
 
-from bert_jax.runs.loggers import TIMINGS
+from tests import commands
+from tests.commands import ROOT, finish, logged_rows, number_of_rows, wait_until
 from tests.training.conftest import write_recipe
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
     """One CPU device a process; programs compiled once for all of them."""
-    return os.environ | {
-        "XLA_FLAGS": "",
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+    return os.environ | {"XLA_FLAGS": ""} | commands.shared_programs(tmp_path_factory.mktemp("compiled"))
 
 
 @pytest.fixture
@@ -41,39 +34,16 @@ def recipe(config, tmp_path):
 
 
 def start(recipe, workdir, environment, *options):
-    command = [sys.executable, "-m", "bert_jax.pretrain", f"--config={recipe}", f"--workdir={workdir}", *options]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
-def finish(process):
-    output = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, output
-    return output
-
-
-def rows(workdir):
-    """The rows without what two runs may differ in."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMINGS} for line in lines]
-
-
-def steps_logged(workdir):
-    try:
-        return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
+    options = (f"--config={recipe}", f"--workdir={workdir}", *options)
+    return commands.start("bert_jax.pretrain", *options, environment=environment)
 
 
 def kill(process, workdir, moment, delay):
     """SIGKILL `delay` seconds after the process logged `moment` rows; False if it was done before."""
-    while process.poll() is None:
-        if steps_logged(workdir) >= moment:
-            time.sleep(delay)
-            process.kill()
-            break
-        time.sleep(0.002)
+    wait_until(lambda: process.poll() is not None or number_of_rows(workdir) >= moment)
+    if process.poll() is None:
+        time.sleep(delay)
+        process.kill()
     output = process.communicate()[0]
     assert process.returncode in (0, -signal.SIGKILL), output
     return process.returncode != 0
@@ -85,7 +55,7 @@ def resumed_at(output):
 
 def campaign(recipe, tmp_path, environment, kills, seed):
     finish(start(recipe, tmp_path / "whole", environment))
-    expected = rows(tmp_path / "whole")
+    expected = logged_rows(tmp_path / "whole")
     assert [row["step"] for row in expected] == list(range(1, 61))
     moments = random.Random(seed)
     done = 0
@@ -94,17 +64,17 @@ def campaign(recipe, tmp_path, environment, kills, seed):
         starts = []
         while True:
             # The first kills of a run early, then anywhere past what is logged, or before anything is.
-            logged = steps_logged(workdir)
+            logged = number_of_rows(workdir)
             moment = moments.choice([0, moments.randint(logged // 2, 60), moments.randint(1, 60)])
             delay = moments.uniform(0, 3) if moment == 0 else moments.uniform(0, 0.05)
             process = start(recipe, workdir, environment)
             if done == kills or not kill(process, workdir, moment, delay):
                 break
             done += 1
-            starts.append(steps_logged(workdir))
+            starts.append(number_of_rows(workdir))
         if process.poll() is None:
             resumed_at(finish(process))
-        assert rows(workdir) == expected, f"killed at rows {starts} (seed {seed})"
+        assert logged_rows(workdir) == expected, f"killed at rows {starts} (seed {seed})"
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(6, marks=pytest.mark.full)])
@@ -121,17 +91,15 @@ def test_twenty_kills(recipe, tmp_path, environment):
 def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
     options = ("--config.train.num_steps=250", "--config.train.eval_every=0", "--config.train.checkpoint_every=1000")
     process = start(recipe, tmp_path / "run", environment, *options)
-    while steps_logged(tmp_path / "run") < 5:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
+    wait_until(lambda: number_of_rows(tmp_path / "run") >= 5, process)
     process.send_signal(number)
     output = finish(process)
-    last = rows(tmp_path / "run")[-1]["step"]
+    last = logged_rows(tmp_path / "run")[-1]["step"]
     assert 5 <= last < 250
     assert f"{number.name}: stopped at step {last} with a checkpoint; start the same command again" in output
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [str(last)]
     assert resumed_at(finish(start(recipe, tmp_path / "run", environment, *options))) == last
-    assert [row["step"] for row in rows(tmp_path / "run")] == list(range(1, 251))
+    assert [row["step"] for row in logged_rows(tmp_path / "run")] == list(range(1, 251))
 
 
 def test_second_signal_ends_the_process():
@@ -141,12 +109,12 @@ def test_second_signal_ends_the_process():
         "    print('ready', flush=True)\n"
         "    while not stop.after(0): time.sleep(0.01)\n"
         "    print(stop.after(0), flush=True)\n"
-        "    time.sleep(100)\n"
+        "    while True: time.sleep(1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "SIGTERM\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=600) == -signal.SIGINT
+    assert process.wait(timeout=commands.LONGEST_WAIT) == -signal.SIGINT
     process.stdout.close()

@@ -4,13 +4,13 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from bert_jax import storage
 from bert_jax.data.preparation import beam, pipeline
 from bert_jax.errors import UserError
+from tests.commands import LONGEST_WAIT, wait_until
 from tests.data.preparation.test_pipeline import contents, make_text, small_shards, vocab  # noqa: F401
 
 pytestmark = pytest.mark.beam
@@ -71,17 +71,14 @@ def test_killed_and_started_again(tmp_path, vocab):  # noqa: F811
     flags = (f"--input={tmp_path}/[0-9]*.txt", f"--tokenizer={vocab}")
     beamed = (*flags, f"--output={tmp_path}/out", "--runner=DirectRunner")
     started = command(*beamed)
-    deadline = time.monotonic() + 600
-    while not (done := list(tmp_path.glob("out/parts/[0-9]*[0-9]/facts.json"))):
-        assert started.poll() is None and time.monotonic() < deadline, started.communicate()
-        time.sleep(0.01)
+    wait_until(lambda: any(tmp_path.glob("out/parts/[0-9]*[0-9]/facts.json")), started)
     started.send_signal(signal.SIGKILL)
     started.communicate()
     assert not (tmp_path / "out" / "manifest.json").exists()
-    before = {path: path.stat().st_ino for path in done}
+    before = {path: path.stat().st_ino for path in tmp_path.glob("out/parts/[0-9]*[0-9]/facts.json")}
     whole, again = command(*flags, f"--output={tmp_path}/whole", "--workers=1"), command(*beamed)
-    assert whole.wait(600) == 0
-    output, errors = again.communicate(timeout=600)
+    assert whole.wait(LONGEST_WAIT) == 0
+    output, errors = again.communicate(timeout=LONGEST_WAIT)
     assert again.returncode == 0, errors
     assert before and contents(tmp_path / "out") == contents(tmp_path / "whole")
 
@@ -101,7 +98,7 @@ def test_mistakes_are_one_line(tmp_path, vocab, flags, message):  # noqa: F811
     (tmp_path / "a.txt").write_text("Some text.\n")
     given = (f"--input={tmp_path}/a.txt", f"--output={tmp_path}/out", f"--tokenizer={vocab}", *flags)
     started = command(*given)
-    _, errors = started.communicate(timeout=600)
+    _, errors = started.communicate(timeout=LONGEST_WAIT)
     assert started.returncode == 2
     assert errors.strip().splitlines()[-1].startswith("error: ") and message in errors.strip().splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from bert_jax.data.preparation import joining, pipeline, shards, sources, vocabu
 from bert_jax.data.preparation.sentences import sentences_of
 from bert_jax.data.vocabularies import loading, word_pieces
 from bert_jax.errors import UserError
+from tests.commands import LONGEST_WAIT, is_running, wait_until
 from tests.data.awkward import VOCABULARY, bpe_files, random_texts, shared
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -302,19 +302,8 @@ def workers_of(process):
     return [int(child) for child in children if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def is_running(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 def wait_for_shards(process, output, count):
-    deadline = time.monotonic() + 600
-    while len(list(output.glob("parts/[0-9]*[0-9]"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(list(output.glob("parts/[0-9]*[0-9]"))) >= count, process)
 
 
 def test_killed_and_started_again_gives_the_same_bytes(tmp_path, large):
@@ -329,10 +318,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path, large):
         process.kill()
         process.communicate()
         assert not (output / "manifest.json").exists()
-        deadline = time.monotonic() + 120
-        while any(is_running(worker) for worker in workers):
-            assert time.monotonic() < deadline, "a worker outlives its parent"
-            time.sleep(0.05)
+        wait_until(lambda workers=workers: not any(map(is_running, workers)))
         done = {path: path.stat().st_mtime_ns for path in output.glob("parts/[0-9]*[0-9]/facts.json")}
     finished = command(*large, f"--output={output}")
     assert finished.returncode == 0, finished.stderr
@@ -345,7 +331,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(tmp_path, large):
     process = start(*large, f"--output={output}")
     wait_for_shards(process, output, 1)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=600)
+    _, errors = process.communicate(timeout=LONGEST_WAIT)
     assert process.returncode == 2
     assert errors.strip().splitlines()[-1].startswith("error: a worker process was killed")
 

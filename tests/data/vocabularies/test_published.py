@@ -35,40 +35,45 @@ def directory(tmp_path):
     return made
 
 
-def test_xlm_roberta_ids_are_behind_the_models(directory, pieces):
-    path, names = pieces
-    folder = directory("xlm-roberta")
+def published(directory, path, model_type):
+    """Returns a directory of a model type with the SentencePiece model of `path`."""
+    folder = directory(model_type)
     (folder / "sentencepiece.bpe.model").write_bytes(path.read_bytes())
-    tokenizer = loading.load(folder)
-    tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
-    assert tokens == ["<s>", "<pad>", "</s>", "<unk>", *names[3:], "<mask>"]
-    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    return folder
+
+
+def tokens_of(tokenizer):
+    return [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
+
+
+def assert_ids_behind_the_models(tokenizer, path, offset):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
     text = "The dog sat on the cat."
-    assert tokenizer.encode([text])[0] == [i + 1 for i in processor.encode(text)]
+    assert tokenizer.encode([text])[0] == [i + offset for i in processor.encode(text)]
+
+
+def test_xlm_roberta_ids_are_behind_the_models(directory, pieces):
+    path, names = pieces
+    tokenizer = loading.load(published(directory, path, "xlm-roberta"))
+    assert tokens_of(tokenizer) == ["<s>", "<pad>", "</s>", "<unk>", *names[3:], "<mask>"]
+    assert (tokenizer.cls_id, tokenizer.pad_id, tokenizer.sep_id, tokenizer.unk_id) == (0, 1, 2, 3)
+    assert_ids_behind_the_models(tokenizer, path, 1)
     assert tokenizer.frame == Frame.usual(0, 2, 2)
 
 
 def test_camembert_has_special_tokens_of_its_own(directory, pieces):
     path, names = pieces
-    folder = directory("camembert")
-    (folder / "sentencepiece.bpe.model").write_bytes(path.read_bytes())
-    tokenizer = loading.load(folder)
-    tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
+    tokenizer = loading.load(published(directory, path, "camembert"))
     first = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
-    assert tokens == [*first, *names[1:], "<mask>"]
+    assert tokens_of(tokenizer) == [*first, *names[1:], "<mask>"]
     assert tokenizer.cls_id == 5 and tokenizer.sep_id == 6
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    text = "The dog sat on the cat."
-    assert tokenizer.encode([text])[0] == [i + 4 for i in processor.encode(text)]
+    assert_ids_behind_the_models(tokenizer, path, 4)
     assert tokenizer.encode(["the <mask> sat"], special=True)[0].count(tokenizer.mask_id) == 1
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta", "camembert"])
 def test_special_pieces_in_text_are_text(directory, pieces, model_type, tmp_path):
-    folder = directory(model_type)
-    (folder / "sentencepiece.bpe.model").write_bytes(pieces[0].read_bytes())
-    tokenizer = loading.load(folder)
+    tokenizer = loading.load(published(directory, pieces[0], model_type))
     special = set(tokenizer.special_ids) - {tokenizer.unk_id}
     texts = [f"cat {tokenizer.token(i)}dog" for i in special]
     assert not special & set(tokenizer.encode_flat(texts)[0].tolist())

@@ -1,0 +1,72 @@
+"""Runs the commands as processes of their own, waits for them, and reads the metrics that they log."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from bert_jax.runs.loggers import TIMINGS
+
+ROOT = pathlib.Path(__file__).parents[1]
+LONGEST_WAIT = 1800  # seconds; bounds a wait that would never end, whatever the speed of the machine
+
+
+def start(module: str, *options: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
+    """Starts `python -m module`, whose standard output and error are read as one text; see `finish`."""
+    command = [sys.executable, "-m", module, *options]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen, code: int = 0) -> str:
+    """Waits for a process, asserts its exit code and returns its output."""
+    output = process.communicate(timeout=LONGEST_WAIT)[0]
+    assert process.returncode == code, output
+    return output
+
+
+def wait_until(condition: Callable[[], object], *processes: subprocess.Popen) -> None:
+    """Waits until the condition holds; fails as soon as one of the processes has ended and it does not hold."""
+    latest = time.monotonic() + LONGEST_WAIT
+    while True:
+        ended = [process for process in processes if process.poll() is not None]
+        if condition():
+            return
+        assert not ended, ended[0].communicate()
+        assert time.monotonic() < latest, f"still waiting after {LONGEST_WAIT} seconds"
+        time.sleep(0.002)
+
+
+def is_running(pid: int) -> bool:
+    """Returns whether a process has not ended; one that has ended and that its parent has not waited for has."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def shared_programs(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the environment variables with which processes share compiled programs, kept in `folder`."""
+    return {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+
+
+def number_of_rows(workdir: pathlib.Path) -> int:
+    """Returns the number of rows in a run's metrics.jsonl; 0 if there is no such file yet."""
+    try:
+        return (workdir / "metrics.jsonl").read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def logged_rows(workdir: pathlib.Path) -> list[dict]:
+    """Returns the rows of a run's metrics.jsonl without timings, in which two runs may differ."""
+    return rows_of((workdir / "metrics.jsonl").read_text())
+
+
+def rows_of(text: str) -> list[dict]:
+    """Returns the rows of the text of a metrics.jsonl without timings, in which two runs may differ."""
+    rows = map(json.loads, text.splitlines())
+    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
