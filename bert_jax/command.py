@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from bert_jax import cli, files
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
 _default: str | None = None  # the recipe to use if --config is not given
@@ -32,7 +32,9 @@ def define_config_flag(default: str | None = None, schema: str = "pretraining") 
     """
     global _default, _schema  # not the flag's own default: overrides would be read before they are checked
     _default, _schema = default, schema
-    config_flags.DEFINE_config_file("config", None, "recipe: a file, or a name such as bert_base (bert-jax recipes)")
+    config_flags.DEFINE_config_file(
+        "config", None, f"recipe: a file, or a name such as bert_base ({command_line('recipes')})"
+    )
     flags.DEFINE_string("help_keys", None, "list the configuration keys, or with =PREFIX those of a group such as data")
     if not default:
         flags.mark_flag_as_required("config")
@@ -80,6 +82,7 @@ def run(main, passes_on: bool = False, positional: str = "") -> None:
         "" for none.
     """
     _skip_tpu_search()
+    _name_as_called()
     with cli.output_to_pipes():
         try:
             app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
@@ -102,6 +105,12 @@ def write_output(flag: str, path: str | os.PathLike, content: str) -> None:
         raise UserError(f"--{flag}={path}: cannot be written: {error.strerror or error}") from error
 
 
+def _name_as_called():
+    """Makes --help, which prints the docstring of the program, name commands as this one was called."""
+    program = sys.modules["__main__"]
+    program.__doc__ = re.sub(r"python -m bert_jax\.(\w+)", lambda name: command_line(name[1]), program.__doc__ or "")
+
+
 def _skip_tpu_search():
     """Keeps an installed libtpu (`plan` compiles with it) from logging at length that a machine has no TPU."""
     accelerators = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
@@ -114,7 +123,7 @@ def _reporting(main, passes_on, positional):
         try:
             expected = 2 if positional else 1
             if len(argv) < expected and not positional.startswith("["):
-                raise UserError(f"{positional}: missing; expected COMMAND {positional} (see --help)")
+                raise UserError(f"{positional}: missing; expected {positional} after the command's name (see --help)")
             if len(argv) > expected and not (passes_on and argv[1].startswith("--")):
                 raise UserError(f"{argv[expected]}: unexpected argument; options look like --name=value (see --help)")
             return main(argv)

@@ -19,7 +19,7 @@ import json
 from absl import flags
 
 from bert_jax import command, files
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir to read, if it is not given as an argument")
 _PLAN = flags.DEFINE_string(
@@ -37,7 +37,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings t
 def main(argv):
     given = [name for name in (*argv[1:], _WORKDIR.value) if name]
     if len(given) != 1:
-        raise UserError(f"WORKDIR: found {' and '.join(given) or 'none'}; expected python -m bert_jax.doctor WORKDIR")
+        raise UserError(f"WORKDIR: found {' and '.join(given) or 'none'}; expected {command_line('doctor')} WORKDIR")
     from bert_jax.diagnosis import plans, reading, report
 
     run = reading.read(given[0])

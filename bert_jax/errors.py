@@ -1,4 +1,7 @@
-"""The one error class for mistakes a user can make, and how its messages quote a text."""
+"""The one error class for mistakes a user can make, and how its messages quote a text and name a command."""
+
+import itertools
+import sys
 
 
 class UserError(Exception):
@@ -12,3 +15,20 @@ class UserError(Exception):
 def shortened(text: str, length: int = 60) -> str:
     """Returns the beginning of a text, at most `length` characters, for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def command_line(name: str) -> str:
+    """Returns how to run a command, in the form in which this program itself was run.
+
+    Args:
+      name: the command's module, such as "show_batch".
+
+    Returns:
+      "python -m bert_jax.show_batch" or "python -m bert_jax show-batch" in a program that was started so, and
+      "bert-jax show-batch" in any other, a Python session too.
+    """
+    module = next((word for option, word in itertools.pairwise(sys.orig_argv) if option == "-m"), "")
+    if module.startswith("bert_jax."):
+        return f"python -m bert_jax.{name}"
+    program = "python -m bert_jax" if module == "bert_jax" else "bert-jax"
+    return f"{program} {name.replace('_', '-')}"

@@ -18,13 +18,9 @@ import pathlib
 from absl import flags
 
 from bert_jax import command, files
+from bert_jax.config.evaluation import default
 from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
-
-
-def _default(key):
-    return PRETRAINING[f"data.{key}"].default
-
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
@@ -41,18 +37,19 @@ _BATCHES = flags.DEFINE_integer("batches", 0, "number of batches to evaluate; 0:
 _SEED = flags.DEFINE_integer("seed", 0, "seed of rows and masks", lower_bound=0)
 _DATA = {
     "format": flags.DEFINE_enum(
-        "format", "full_sentences", PRETRAINING["data.format"].choices,
+        "format", default("format"), PRETRAINING["data.format"].choices,
         "input format of the rows; without sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
     "sequence_length": flags.DEFINE_integer(
-        "sequence_length", None, "tokens in a row; default: 128, or fewer if the model reads no more", lower_bound=1),
-    "batch_size": flags.DEFINE_integer("batch_size", 32, "rows in a batch", lower_bound=1),
+        "sequence_length", None,
+        f"tokens in a row; default: {default('sequence_length')}, or fewer if the model reads no more", lower_bound=1),
+    "batch_size": flags.DEFINE_integer("batch_size", default("batch_size"), "rows in a batch", lower_bound=1),
     "mask_unit": flags.DEFINE_enum(
-        "mask_unit", _default("mask_unit"), PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
-    "mask_rate": flags.DEFINE_float("mask_rate", _default("mask_rate"), "share of tokens that are predicted"),
+        "mask_unit", default("mask_unit"), PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
+    "mask_rate": flags.DEFINE_float("mask_rate", default("mask_rate"), "share of tokens that are predicted"),
     "mask_token_share": flags.DEFINE_float(
-        "mask_token_share", _default("mask_token_share"), "share of these replaced by the mask token"),
+        "mask_token_share", default("mask_token_share"), "share of these replaced by the mask token"),
     "random_token_share": flags.DEFINE_float(
-        "random_token_share", _default("random_token_share"), "share of these replaced by a random token"),
+        "random_token_share", default("random_token_share"), "share of these replaced by a random token"),
 }  # fmt: skip
 _PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs whose values group the reported accuracy, such as field")

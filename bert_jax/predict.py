@@ -24,7 +24,7 @@ import sys
 from absl import flags
 
 from bert_jax import command
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -105,7 +105,8 @@ def run():
     names = [verb.name for verb in VERBS]
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in names and name not in ("--help", "--helpfull", "-h", "--helpshort"):
-        print(f"error: {name or 'no verb'}: expected python -m bert_jax.predict {'|'.join(names)} ...", file=sys.stderr)
+        expected = f"{command_line('predict')} {'|'.join(names)} ..."
+        print(f"error: {name or 'no verb'}: expected {expected}", file=sys.stderr)
         sys.exit(2)
     verb = next((verb for verb in VERBS if verb.name == name), None)
     if verb:

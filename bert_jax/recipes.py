@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from bert_jax import command
 from bert_jax import config as config_lib
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 KINDS = ("pretraining", "finetuning")
 
@@ -32,7 +32,7 @@ def main(argv):
 
 def pretraining_lines() -> Iterator[str]:
     """Yields the table of pre-training recipes line by line: name, parameters, layers x hidden size, description."""
-    yield "Pre-training: bert-jax pretrain --config=NAME"
+    yield f"Pre-training: {command_line('pretrain')} --config=NAME"
     yield f"  {'NAME':<22}{'PARAMETERS':<20}{'LAYERS':<12}DESCRIPTION"
     for name in recipe_names():
         if not name.startswith("finetune/"):
@@ -46,7 +46,7 @@ def pretraining_lines() -> Iterator[str]:
 
 def finetuning_lines() -> Iterator[str]:
     """Yields the table of fine-tuning recipes line by line: name, task, description."""
-    yield "Fine-tuning: bert-jax finetune --config=NAME --config.init_from=MODEL"
+    yield f"Fine-tuning: {command_line('finetune')} --config=NAME --config.init_from=MODEL"
     yield f"  {'NAME':<22}{'TASK':<26}DESCRIPTION"
     for name in recipe_names():
         if name.startswith("finetune/"):

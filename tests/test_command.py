@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from bert_jax.errors import command_line
+
 
 def run(command, *arguments):
     return subprocess.run([sys.executable, "-m", f"bert_jax.{command}", *arguments], capture_output=True, text=True)
@@ -44,3 +46,25 @@ def test_help_lists_the_flags_that_commands_share_and_succeeds():
     assert result.returncode == 0
     for flag in ("config", "help_keys", "workdir", "coordinator_address", "num_processes", "process_id"):
         assert f"  --{flag}:" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["predict", "doctor"])
+@pytest.mark.parametrize(
+    ("called", "named"),
+    [
+        (["-m", "bert_jax.{}"], "python -m bert_jax.{}"),
+        (["-m", "bert_jax", "{}"], "python -m bert_jax {}"),
+        (["-c", "from bert_jax.cli import main; main()", "{}"], "bert-jax {}"),
+    ],
+)
+def test_a_message_names_the_program_as_it_was_called(called, named, command):
+    words = [word.format(command) for word in called]
+    result = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    assert result.returncode == 2 and f"expected {named.format(command)} " in result.stderr
+    result = subprocess.run([sys.executable, *words, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0 and f"\n    {named.format(command)} " in result.stdout
+
+
+def test_a_python_session_is_shown_the_console_script(monkeypatch):
+    monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "-m"])
+    assert command_line("show_batch") == "bert-jax show-batch"

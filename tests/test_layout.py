@@ -17,6 +17,7 @@ COVERED_BY = {
     "config/__init__.py": "config/test_keys.py",
     "config/architecture.py": "model/test_switches.py",  # combinations of switches
     "config/deprecated.py": "test_moved.py",
+    "config/evaluation.py": "training/test_evaluation.py",
     "config/finetuning_keys.py": "config/test_keys.py",
     "config/kernels.py": "model/test_kernels.py",  # beside the kernels that it chooses from
     "config/layout.py": "config/test_pretraining.py",

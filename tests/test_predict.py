@@ -121,7 +121,7 @@ MISTAKES = {
     "half": "--input and --output belong together",
     "half typed": "--context: missing",
     "top_k": "top_k: found 0; expected 1 to",
-    "verb": "guess: expected python -m bert_jax.predict fill-mask|classify|tag|answer|embed",
+    "verb": "guess: expected bert-jax predict fill-mask|classify|tag|answer|embed",
 }
 
 

@@ -13,7 +13,7 @@ from bert_jax.config.keys import PROBLEMS as PROBLEMS
 from bert_jax.config.keys import TASKS as TASKS
 from bert_jax.config.layout import check_layout
 from bert_jax.config.schema import check_name, check_type, check_values
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 BASE_WIDTH = 768  # of the models that fine-tuning rates are published for
 SMALL_WIDTH = 256  # up to it, larger rates are needed
@@ -39,7 +39,7 @@ def schema_of(config: Mapping) -> ml_collections.ConfigDict:
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises UserError for an unknown or ill-typed key, or a value that cannot work whatever model and data are."""
     if "task" not in config:
-        raise UserError("--config: a pre-training recipe, for python -m bert_jax.pretrain; expected one of fine-tuning")
+        raise UserError(f"--config: a pre-training recipe, for {command_line('pretrain')}; expected one of fine-tuning")
     _check_search(config)
     values = recipes.flat(without_search(config))
     check_values(values, FINETUNING)

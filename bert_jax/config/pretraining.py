@@ -15,7 +15,7 @@ from bert_jax.config.layout import check_layout
 from bert_jax.config.objective import check_objective, facts, pair_objective
 from bert_jax.config.run_phases import phases
 from bert_jax.config.schema import check_values
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 _LONGEST_SPAN = 512
 
@@ -44,7 +44,7 @@ def check_keys(config: ml_collections.ConfigDict) -> dict[str, Any]:
         the key's choices or out of its bounds.
     """
     if "task" in config:
-        raise UserError("--config: a fine-tuning recipe, for python -m bert_jax.finetune; expected one of pre-training")
+        raise UserError(f"--config: a fine-tuning recipe, for {command_line('finetune')}; expected one of pre-training")
     values = recipes.flat(config)
     check_values(values, PRETRAINING)
     return values

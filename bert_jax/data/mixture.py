@@ -8,7 +8,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.data import hashing, staging
 from bert_jax.data.corpus import Corpus
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 PERIOD = 4096  # the order of turns repeats after so many rows, in which the shares are exact
 
@@ -18,7 +18,7 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
     paths = [path.strip() for path in config.data.corpus.split(",") if path.strip()]
     if not paths:
         raise UserError(
-            "config.data.corpus: empty; expected a directory that `python -m bert_jax.prepare` wrote "
+            f"config.data.corpus: empty; expected a directory that `{command_line('prepare')}` wrote "
             "(--config.data.corpus=DIR)"
         )
     corpora = [staging.open_corpus(path) for path in paths]

@@ -8,6 +8,7 @@ from bert_jax import _moved
 from bert_jax.config import objective
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
+from bert_jax.errors import command_line
 
 # A peak learning rate of AdamW that is high for a hidden size of 768; it scales with 1 / sqrt(hidden size). Published
 # rates are lower (RoBERTa: 6e-4 at 768, 4e-4 at 1024), and so are the recipes' (1e-3 at 256, 2e-3 at 128).
@@ -59,7 +60,7 @@ def describe(run: Run, *, diverged: bool = False, falling: bool = False) -> list
         texts.append(
             ("" if texts else "no setting stands out: ")
             + "text whose word order carries no information (lists, shuffled or generated text) has nothing to learn "
-            "beyond frequencies; look at what the model sees: python -m bert_jax.show_batch"
+            f"beyond frequencies; look at what the model sees: {command_line('show_batch')}"
         )
     return [*texts, f"unlikely, by their numbers: {'; '.join(others)}"] if others else texts
 

@@ -5,6 +5,7 @@ import statistics
 from bert_jax.diagnosis import causes, curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
+from bert_jax.errors import command_line
 
 # The loss is logged for single batches: a rise of six standard deviations is not chance. Rises of less than a third of
 # a nat or a twentieth of the loss are harmless.
@@ -225,7 +226,7 @@ def _causes_of_slowness(run):
         reasons.append("each layer is computed twice (model.remat=full); try --config.model.remat=dots")
     if run.config.train.microbatches > 1:
         reasons.append(f"small microbatches: --config.train.microbatches={run.config.train.microbatches}")
-    return [*reasons, "the links between devices: see what bounds the step in python -m bert_jax.plan"]
+    return [*reasons, f"the links between devices: see what bounds the step in {command_line('plan')}"]
 
 
 def _speed(run, phase):

@@ -8,6 +8,7 @@ from bert_jax.config import objective
 from bert_jax.diagnosis import causes, curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
+from bert_jax.errors import command_line
 
 # Without overfitting both losses agree within a few hundredths of a nat; two halves of a small text may differ in
 # difficulty by up to a fifth of a nat.
@@ -209,7 +210,7 @@ def _causes_of_better(run, end, dropout, shared):
     if run.phase.data.packing or run.phase.data.mask_unit != "token":
         unit = run.phase.data.mask_unit
         text = f"masks that are easier in evaluation: data.mask_unit={unit}, data.packing={run.phase.data.packing}; "
-        ranked.append((0.15, text + "compare with python -m bert_jax.evaluate --split=train"))
+        ranked.append((0.15, f"{text}compare with {command_line('evaluate')} --split=train"))
     return [text for _, text in sorted(ranked, key=lambda reason: -reason[0])]
 
 

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 from bert_jax.interop import flax_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -60,7 +60,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.n
         raise UserError(f"{directory}: no weights; expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
     raise UserError(
         f"{pickle}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
-        f"python -m bert_jax.convert --input={directory} --output=DIR reads it safely and writes that"
+        f"{command_line('convert')} --input={directory} --output=DIR reads it safely and writes that"
     )
 
 

@@ -30,7 +30,7 @@ from etils import epath
 from bert_jax import _moved, files, storage
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 if TYPE_CHECKING:
     from bert_jax.data.corpus import Corpus
@@ -158,7 +158,7 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"{workdir}: not the workdir of a run: {error}; "
-            "expected a directory that `python -m bert_jax.pretrain` or `finetune` wrote"
+            f"expected a directory that `{command_line('pretrain')}` or `{command_line('finetune')}` wrote"
         ) from error
     if run.get("format_version") != FORMAT_VERSION:
         raise UserError(

@@ -13,20 +13,20 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
+from bert_jax.config.evaluation import RECIPE
 from bert_jax.config.objective import predicting
 from bert_jax.config.schema import LARGEST_INTEGER
 from bert_jax.data import loader, mixture
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.objectives.language_modeling import PAIR_TASKS
 from bert_jax.objectives.replaced_tokens import ReplacedTokens
 from bert_jax.processes import distributed
 from bert_jax.training import step as step_lib
 
-RECIPE = {"format": "full_sentences", "sequence_length": 128, "batch_size": 32}  # defaults of `evaluate`
 NEW, OLD = "eval", "eval_old"  # prefixes in metrics.jsonl of the run's corpora and of data.old_corpus
 
 
@@ -228,7 +228,7 @@ def _check_vocabulary(model, corpus):
         extra = f" has {corpus.vocab_size - model.tokenizer.vocab_size:,} entries that {model.name} lacks"
         raise UserError(
             f"--corpus={corpus.path}: its vocabulary{extra if more else f' is not that of {model.name}'}; prepare the "
-            f"text again: python -m bert_jax.prepare --input={corpus.manifest['settings']['input']} --output=DIR "
+            f"text again: {command_line('prepare')} --input={corpus.manifest['settings']['input']} --output=DIR "
             f"--tokenizer={model.name}"
         )
 

@@ -59,9 +59,9 @@ def test_names_with_commas_as_a_flag_gives_them():
 
 
 def test_each_command_takes_its_own_recipes():
-    with pytest.raises(UserError, match="--config: a fine-tuning recipe, for python -m bert_jax.finetune"):
+    with pytest.raises(UserError, match="--config: a fine-tuning recipe, for bert-jax finetune"):
         config_lib.validate(configs.finetune.sst2.get_config())
-    with pytest.raises(UserError, match="--config: a pre-training recipe, for python -m bert_jax.pretrain"):
+    with pytest.raises(UserError, match="--config: a pre-training recipe, for bert-jax pretrain"):
         finetune_config.validate(config_lib.load_recipe("bert_base"))
 
 

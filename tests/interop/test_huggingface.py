@@ -243,7 +243,7 @@ def test_damaged_directories_are_told_in_one_line(make, tmp_path):
     weights_file.unlink()
     assert "no weights; expected model.safetensors" in refusal(made.path)
     (made.path / "pytorch_model.bin").write_bytes(b"\x80\x02anything")
-    assert "python -m bert_jax.convert" in refusal(made.path)
+    assert "bert-jax convert" in refusal(made.path)
     assert "no such directory" in refusal(tmp_path / "nowhere")
 
 

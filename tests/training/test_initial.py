@@ -171,7 +171,7 @@ def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
     grown = models.open_model(tmp_path / "run")  # reads text that was prepared before its vocabulary was extended
     figures = evaluation.evaluate(grown, str(corpus), batches=2, **settings)
     assert loss["old"][1] == pytest.approx(figures["mlm_loss"], rel=1e-6)
-    with pytest.raises(UserError, match="has 2 entries that .* lacks; prepare the text again: python -m bert_jax.prep"):
+    with pytest.raises(UserError, match="has 2 entries that .* lacks; prepare the text again: bert-jax prepare"):
         evaluation.evaluate(models.open_model(finished), continued.data.corpus, **settings)
 
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "8")  # killed before it was written
