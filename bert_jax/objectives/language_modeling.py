@@ -186,6 +186,18 @@ class LanguageModeling:
                 metrics[f"{task}_accuracy"] = sums[f"{task}_correct"] / count
         return metrics
 
+    def headline(self, row: Mapping) -> str:
+        """Returns the held-out metrics in a row of the log in a few words; "" where it has none."""
+        return mlm_headline(row)
+
+    def summary(self, held_out: Mapping) -> str:
+        """Returns a run's last held-out metrics, eval/..., in words."""
+        loss, baseline = held_out["eval/mlm_loss"], held_out["eval/unigram_loss"]
+        side = "under" if loss < baseline else "over"
+        return (
+            f"held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of {baseline:.4f}"
+        )
+
     def flops(self, batch: Mapping) -> float:
         """Returns the FLOPs of a training step's matrix products; the batch's arrays may be shapes alone."""
         return sum(flops.pretraining_flops(spec, batch) for spec in self.specs)
@@ -209,6 +221,13 @@ class LanguageModeling:
             sequences = batch["sequence_ids"]
             present = jnp.where(jnp.roll(sequences, -1, axis=1) == sequences, present, 0)
         return labels, present.astype(jnp.float32)
+
+
+def mlm_headline(row: Mapping) -> str:
+    """Returns the held-out loss of predicted tokens in a row of the log in words; "" where it has none."""
+    if row.get("eval/mlm_loss") is None:
+        return ""
+    return f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
 
 
 def cross_entropy(task: str, logits: jax.Array, labels: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:

@@ -103,6 +103,15 @@ class ReplacedTokens(LanguageModeling):
             sums["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
         return sums
 
+    def headline(self, row):
+        text = super().headline(row)
+        return f"{text}, replaced tokens {row['eval/rtd_accuracy']:.1%} right" if text else ""
+
+    def summary(self, held_out):
+        loss, accuracy = held_out["eval/rtd_loss"], held_out["eval/rtd_accuracy"]
+        own = f"held-out loss of replaced tokens {loss:.4f}, accuracy {accuracy:.1%}"
+        return f"{own}; the generator's {super().summary(held_out)}"
+
     def _own(self, params):
         """Returns the parameters of a generator that are not shared with the model."""
         if self.sharing != "tied":

@@ -22,6 +22,7 @@ import ml_collections
 
 from bert_jax import _moved, files, storage
 from bert_jax.errors import UserError
+from bert_jax.objectives.language_modeling import mlm_headline
 from bert_jax.processes import distributed
 
 Say = Callable[[str], None]
@@ -42,16 +43,6 @@ class Logger(Protocol):
         """Makes what was written survive a crash of the machine, not only of the process."""
 
     def close(self) -> None: ...
-
-
-def mlm_headline(row: Mapping) -> str:
-    """Returns the evaluation in a row of pre-training in words; "" where there is none."""
-    if row.get("eval/mlm_loss") is None:
-        return ""
-    text = f"held-out {row['eval/mlm_loss']:.4f} (unigram {row['eval/unigram_loss']:.4f})"
-    if row.get("eval/rtd_accuracy") is not None:
-        text += f", replaced tokens {row['eval/rtd_accuracy']:.1%} right"
-    return text
 
 
 def open_loggers(

@@ -13,7 +13,7 @@ from bert_jax import model as model_lib
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs.checkpoints import Checkpoints
-from bert_jax.runs.loggers import mlm_headline, open_loggers, say
+from bert_jax.runs.loggers import open_loggers, say
 from bert_jax.training.profiling import Trace
 from bert_jax.training.throughput import Clock
 
@@ -132,7 +132,7 @@ class Run:
     checkpoints: Checkpoints
     train_step: Callable
     key: jax.Array
-    headline = staticmethod(mlm_headline)
+    headline: Callable[[Mapping], str]
     over = False
     norms = None
 

@@ -147,7 +147,8 @@ def _train(run, state, done) -> None:
     run.begin(state, done)
     held_out = loop.train(run, state, done)
     if held_out is not None:
-        say(_summary(held_out, run.num_steps, run.workdir))
+        words = [f"done: step {run.num_steps:,}", *([run.learner.objective.summary(held_out)] if held_out else [])]
+        say("; ".join([*words, f"checkpoint in {run.workdir / 'checkpoints' / str(run.num_steps)}"]))
 
 
 class _Pretraining(loop.Run):
@@ -157,6 +158,7 @@ class _Pretraining(loop.Run):
         self.config, self.workdir, self.learner, self.mesh = config, workdir, learner, learner.mesh
         self.num_steps = config_lib.num_steps(config)
         self.checkpoints = Checkpoints(workdir, config, say, learner.objective.facts.best_metric)
+        self.headline = learner.objective.headline
         self.train_step = learner.train_step()
         self.norms = norms_step(learner) if config.train.log_norms else None
         if inputs.teacher:
@@ -229,18 +231,3 @@ def _check_padding(config, tokenizer):
 
 def _with_last(function, last):
     return lambda *arguments: function(*arguments, last)
-
-
-def _summary(held_out, done, workdir):
-    parts = [f"done: step {done:,}"]
-    if held_out:
-        loss, baseline = held_out["eval/mlm_loss"], held_out["eval/unigram_loss"]
-        side, whose = "under" if loss < baseline else "over", ""
-        if "eval/rtd_loss" in held_out:
-            accuracy, whose = held_out["eval/rtd_accuracy"], "the generator's "
-            parts.append(f"held-out loss of replaced tokens {held_out['eval/rtd_loss']:.4f}, accuracy {accuracy:.1%}")
-        parts.append(
-            f"{whose}held-out loss {loss:.4f}, {abs(baseline - loss):.4f} nats {side} the unigram baseline of "
-            f"{baseline:.4f}"
-        )
-    return "; ".join([*parts, f"checkpoint in {workdir / 'checkpoints' / str(done)}"])

@@ -70,6 +70,17 @@ def reference(sharing):
     return jax.device_get((mean, sums, counts, gradient))
 
 
+def test_held_out_metrics_in_words():
+    objective = make_objective(make_config("tied"))
+    metrics = {"eval/mlm_loss": 2.5, "eval/unigram_loss": 3.0, "eval/rtd_loss": 0.25, "eval/rtd_accuracy": 0.9}
+    assert objective.headline({"step": 1}) == ""
+    assert objective.headline(metrics) == "held-out 2.5000 (unigram 3.0000), replaced tokens 90.0% right"
+    assert objective.summary(metrics) == (
+        "held-out loss of replaced tokens 0.2500, accuracy 90.0%; "
+        "the generator's held-out loss 2.5000, 0.5000 nats under the unigram baseline of 3.0000"
+    )
+
+
 @pytest.mark.parametrize("sharing", ["tied", "gradient_disentangled", pytest.param("none", marks=pytest.mark.full)])
 def test_losses_against_numpy(sharing):
     """With the two models' own outputs, of parameters put together by hand."""
