@@ -68,7 +68,7 @@ def _parts(spec):
     """Returns the names of what was written: the encoder and its heads."""
     heads = {"masked-language head": spec.language_model, "next-sentence head": spec.next_sentence}
     heads |= {"sentence-order head": spec.sentence_order, "replaced-token head": spec.replaced_tokens}
-    parts = [f"encoder of {spec.num_layers} layers", *(name for name, there in heads.items() if there)]
+    parts = [f"encoder of {spec.num_layers} layers", *(name for name, has_head in heads.items() if has_head)]
     return parts + ([f"{spec.task.name} of {spec.task.num_labels}"] if spec.task else [])
 
 

@@ -138,8 +138,8 @@ def hosts_of_rows(mesh: Mesh) -> tuple[tuple[int, ...], int]:
     Processes hold the same rows if an axis that splits no rows spans them.
     """
     parts = num_shards(mesh, BATCH_AXES)
-    mine = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
-    hosts = tuple(sorted({index[0].start or 0 for index in mine if index is not None}))
+    indexes = batch_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    hosts = tuple(sorted({index[0].start or 0 for index in indexes if index is not None}))
     count = len(hosts)
     if parts % count == 0 and hosts[0] % count == 0 and hosts == tuple(range(hosts[0], hosts[0] + count)):
         return (hosts[0] // count,), parts // count

@@ -38,6 +38,6 @@ def check_schema(
 
 def check_whole(key: str, value: Any, where: str = "") -> None:
     """Raises UserError for an integer that the arrays of a step cannot hold; use `Key.check` instead."""
-    most = PRETRAINING[key].at_most if key in PRETRAINING else None
-    if isinstance(value, int) and value > (most or MOST):
-        raise UserError(f"config.{key}: found {value}{where}; expected at most {most or MOST:,}")
+    limit = PRETRAINING[key].at_most if key in PRETRAINING else None
+    if isinstance(value, int) and value > (limit or MOST):
+        raise UserError(f"config.{key}: found {value}{where}; expected at most {limit or MOST:,}")

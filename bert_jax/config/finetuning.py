@@ -102,10 +102,10 @@ def rate_warning(config: ml_collections.ConfigDict, hidden_size: int = BASE_WIDT
             "(config.optimizer.learning_rate_range)"
         )
     if rate_is_low(config, hidden_size):
-        least, most = suitable_rates(config, hidden_size)
+        lowest, highest = suitable_rates(config, hidden_size)
         return (
             f"warning: config.optimizer.learning_rate: {rate:g} is low for {_kind(config, hidden_size)}, which may "
-            f"then learn less than from scratch; search {least:.1g} to {most:.1g}"
+            f"then learn less than from scratch; search {lowest:.1g} to {highest:.1g}"
         )
     return ""
 

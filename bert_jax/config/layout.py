@@ -58,5 +58,5 @@ def check_layout(
         )
 
 
-def _next_multiple(number, of):
-    return -(-number // of) * of
+def _next_multiple(number, factor):
+    return -(-number // factor) * factor

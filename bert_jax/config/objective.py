@@ -187,10 +187,10 @@ def _check_start(config_values):
     groups = config_values["model.layer_groups"] * config_values["model.group_layers"]
     expected = groups or config_values["model.num_layers"]
     if layers and len(layers) != expected:
-        of = "layer_groups x group_layers" if groups else "num_layers"
+        keys = "layer_groups x group_layers" if groups else "num_layers"
         raise UserError(
             f"config.init_layers: found {len(layers)} layers, {tuple(layers)}; expected {expected}, one for each of "
-            f"config.model's {of}"
+            f"config.model's {keys}"
         )
 
 

@@ -107,8 +107,8 @@ def batch_warmup(
       UserError: An argument is not a number over 0, or the sizes do not rise.
     """
     for name, value in {"first": first, "last": last, "stages": stages, "multiple": multiple, "tokens": tokens}.items():
-        whole = name == "tokens" or isinstance(value, int)
-        if not (is_number(value) and value > 0 and whole):
+        is_valid_type = name == "tokens" or isinstance(value, int)
+        if not (is_number(value) and value > 0 and is_valid_type):
             expected = "a number" if name == "tokens" else "a whole number"
             raise UserError(f"batch_warmup: {name}: found {value!r}; expected {expected} over 0")
     sizes = [multiple * round((first + i * (last - first) / stages) / multiple) for i in range(stages)]

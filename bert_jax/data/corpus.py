@@ -249,9 +249,9 @@ class SplitWriter:
         """
         self._files["tokens"].append(tokens)
         bits = np.concatenate([self._bits, starts])
-        whole = len(bits) // 8 * 8
-        self._files["word_starts"].append(np.packbits(bits[:whole]))
-        self._bits = bits[whole:]
+        num_whole = len(bits) // 8 * 8
+        self._files["word_starts"].append(np.packbits(bits[:num_whole]))
+        self._bits = bits[num_whole:]
         self._files["sentences"].append(sentences)
         self._files["documents"].append(documents)
         self._files["hashes"].append(hashes)

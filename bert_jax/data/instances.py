@@ -166,18 +166,18 @@ def _build_block(job):
     return path
 
 
-def join(parts: Sequence[pathlib.Path], whole: pathlib.Path, path: pathlib.Path) -> None:
-    """Concatenates the arrays of the files `parts`: writes the temporary file `whole`, then renames it to `path`."""
+def join(parts: Sequence[pathlib.Path], temporary: pathlib.Path, path: pathlib.Path) -> None:
+    """Concatenates the arrays of the files `parts`: writes the file `temporary`, then renames it to `path`."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]
     out = np.lib.format.open_memmap(
-        whole, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)
+        temporary, mode="w+", dtype=arrays[0].dtype, shape=(sum(len(array) for array in arrays),)
     )
     position = 0
     for array in arrays:
         out[position : position + len(array)] = array
         position += len(array)
     out.flush()
-    files.replace(whole, path)
+    files.replace(temporary, path)
 
 
 def _blocks(split):

@@ -143,10 +143,10 @@ class Masking:
             first = column[rows]
             gram = words.after(first[:, None], np.arange(self.ngram_max))
             sizes = np.cumsum(words.length[gram], 1)
-            mine = (np.arange(self.ngram_max) < drawn[first][:, None]) & (sizes <= (wanted - used)[rows][:, None])
-            mine &= ~(mine & picked[gram]).any(1, keepdims=True)
-            picked[gram[mine]] = True
-            used[rows] += np.where(mine, words.length[gram], 0).sum(1)
+            in_gram = (np.arange(self.ngram_max) < drawn[first][:, None]) & (sizes <= (wanted - used)[rows][:, None])
+            in_gram &= ~(in_gram & picked[gram]).any(1, keepdims=True)
+            picked[gram[in_gram]] = True
+            used[rows] += np.where(in_gram, words.length[gram], 0).sum(1)
         return picked
 
     def _replace(self, input_ids, chosen, keys, anchor_column):
@@ -275,8 +275,8 @@ def _pick_at_least_one(words, picked, rows, keys):
     """Picks the shortest word in those of `rows`, bool [batch], that have none, as none fits; changes `picked`."""
     has_word = np.bincount(words.row[picked], minlength=len(rows)) > 0
     for row in np.flatnonzero(rows & ~has_word):
-        mine = np.arange(words.row_first[row], words.row_first[row] + words.per_row[row])
-        shortest = mine[words.length[mine] == words.length[mine].min()]
+        candidates = np.arange(words.row_first[row], words.row_first[row] + words.per_row[row])
+        shortest = candidates[words.length[candidates] == words.length[candidates].min()]
         picked[shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]] = True
 
 

@@ -48,16 +48,16 @@ def limits(tokens: int, slots: int = 0) -> Limits:
     return Limits(tokens, max(1, tokens // _TOKENS_PER_SEQUENCE), slots - (-slots // _SPARE_SLOTS))
 
 
-def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarray, np.ndarray]:
+def fill(lengths: np.ndarray, masks: np.ndarray, row_limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """Assigns sequences to rows: best fit, the longest first, for all sequences of one size at once.
 
     The published packings for BERT (Krell et al. 2021, "Efficient sequence packing without cross-contamination") work
     on a histogram of lengths for the same reason.
 
     Args:
-      lengths: int [n], tokens of each sequence, at least 1 and at most most.tokens.
-      masks: int [n], prediction slots that each may use; none over most.masks.
-      most: the capacity of a row.
+      lengths: int [n], tokens of each sequence, at least 1 and at most row_limits.tokens.
+      masks: int [n], prediction slots that each may use; none over row_limits.masks.
+      row_limits: the capacity of a row.
 
     Returns:
       (members int64 [n], indexes of the sequences row by row, ascending within a row; first int64 [rows + 1], where
@@ -67,7 +67,9 @@ def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarr
     order = np.lexsort((-masks, -lengths))
     sizes = np.stack([lengths[order], masks[order]])
     bounds = [*np.flatnonzero((sizes[:, 1:] != sizes[:, :-1]).any(0)) + 1, len(order)] if len(order) else []
-    rows = _Rows(most, len(order), int(lengths.min(initial=most.tokens)), int(masks.min(initial=most.masks)))
+    rows = _Rows(
+        row_limits, len(order), int(lengths.min(initial=row_limits.tokens)), int(masks.min(initial=row_limits.masks))
+    )
     row = np.empty(len(order), np.int64)
     begin = 0
     for end in bounds:
@@ -80,12 +82,12 @@ def fill(lengths: np.ndarray, masks: np.ndarray, most: Limits) -> tuple[np.ndarr
 class _Rows:
     """Rows being filled, grouped by the number of tokens that still fit (their room)."""
 
-    def __init__(self, most, number, shortest, fewest_masks):
+    def __init__(self, row_limits, number, shortest, fewest_masks):
         self.count = 0
-        self._most, self._shortest, self._fewest_masks = most, shortest, fewest_masks
+        self._row_limits, self._shortest, self._fewest_masks = row_limits, shortest, fewest_masks
         self._sequences = np.empty(number, np.int64)  # how many sequences each row still takes
         self._masks = np.empty(number, np.int64)  # how many masks each row still takes
-        self._with_room = [[] for _ in range(most.tokens + 1)]
+        self._with_room = [[] for _ in range(row_limits.tokens + 1)]
         self._rooms = 0  # bit r is set where some row has room r
 
     def place(self, number, length, masks):
@@ -99,12 +101,12 @@ class _Rows:
             number -= len(parts[-1])
             room += 1
         if number:
-            most = self._most
-            per_row = self._num_fitting(most.tokens, most.sequences, most.masks, length, masks)
+            row_limits = self._row_limits
+            per_row = self._num_fitting(row_limits.tokens, row_limits.sequences, row_limits.masks, length, masks)
             new = np.arange(self.count, self.count - (-number // per_row))
             self.count += len(new)
-            self._sequences[new], self._masks[new] = most.sequences, most.masks
-            parts.append(self._add(new, most.tokens, number, length, masks))
+            self._sequences[new], self._masks[new] = row_limits.sequences, row_limits.masks
+            parts.append(self._add(new, row_limits.tokens, number, length, masks))
         return np.concatenate(parts)
 
     def _num_fitting(self, room, sequences_left, masks_left, length, masks):
@@ -168,7 +170,7 @@ class Places:
 
 
 def pack(
-    batch: Mapping[str, np.ndarray], first: np.ndarray, num_rows: int, most: Limits, pad_id: int, cls_id: int
+    batch: Mapping[str, np.ndarray], first: np.ndarray, num_rows: int, row_limits: Limits, pad_id: int, cls_id: int
 ) -> dict[str, np.ndarray]:
     """Packs a batch whose rows hold one sequence each into rows of several.
 
@@ -177,22 +179,23 @@ def pack(
       first: int64 [rows + 1]: row i holds the sequences first[i] to first[i + 1], as `fill` returns it.
       num_rows: rows of the packed batch. Those behind the filled ones hold [CLS] alone, so that attention is defined,
         and add nothing to a loss.
-      most: the shapes of the packed batch; no row exceeds them.
+      row_limits: the shapes of the packed batch; no row exceeds them.
       pad_id, cls_id: ids of the tokenizer.
 
     Returns:
-      The same arrays: per-token ones [num_rows, most.tokens], of masks [num_rows, most.masks], per-sequence ones
-      [num_rows, most.sequences, ...], zero where a row has fewer sequences; positions count in the packed row. Also
-      int32 sequence_ids, position_ids [num_rows, most.tokens] and cls_positions [num_rows, most.sequences].
+      The same arrays: per-token ones [num_rows, tokens], of masks [num_rows, masks], per-sequence ones
+      [num_rows, sequences, ...], with the sizes of row_limits, zero where a row has fewer sequences; positions count
+      in the packed row. Also int32 sequence_ids, position_ids [num_rows, tokens] and cls_positions
+      [num_rows, sequences].
     """
     batch = dict(batch)
     present = batch["attention_mask"] != 0
     lengths = present.sum(1)
     places = Places.of(lengths, first)
-    shape = (num_rows, most.tokens)
+    shape = (num_rows, row_limits.tokens)
     total = int(lengths.sum())
     within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    destination = np.repeat(places.row * most.tokens + places.begin, lengths) + within
+    destination = np.repeat(places.row * row_limits.tokens + places.begin, lengths) + within
 
     def per_token(values, fill=0):
         out = np.full(shape, fill, np.int32)
@@ -200,7 +203,7 @@ def pack(
         return out
 
     def per_sequence(values):
-        out = np.zeros((num_rows, most.sequences, *values.shape[1:]), values.dtype)
+        out = np.zeros((num_rows, row_limits.sequences, *values.shape[1:]), values.dtype)
         out[places.row, places.number] = values
         return out
 
@@ -210,7 +213,7 @@ def pack(
         "cls_positions": per_sequence(places.begin.astype(np.int32)),
     }
     if "masked_positions" in batch:
-        packed |= _pack_masks(batch, places, num_rows, most)
+        packed |= _pack_masks(batch, places, num_rows, row_limits)
     fillers = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": 0}
     if "first_subwords" in batch:  # token classification, which has a label per token
         fillers |= {"first_subwords": 0, "labels": -100}
@@ -225,8 +228,8 @@ def pack(
     return packed
 
 
-def _pack_masks(batch, places, num_rows, most):
-    """Returns masked_positions, masked_labels and masked_weights of packed rows, [num_rows, most.masks]."""
+def _pack_masks(batch, places, num_rows, row_limits):
+    """Returns masked_positions, masked_labels and masked_weights of packed rows, [num_rows, row_limits.masks]."""
     used = batch["masked_weights"] > 0
     sequence, slot = np.nonzero(used)
     row = places.row[sequence]
@@ -239,7 +242,7 @@ def _pack_masks(batch, places, num_rows, most):
     }
     packed = {}
     for name, values in columns.items():
-        packed[name] = np.zeros((num_rows, most.masks), batch[name].dtype)
+        packed[name] = np.zeros((num_rows, row_limits.masks), batch[name].dtype)
         packed[name][row, packed_slot] = values
     return packed
 
@@ -280,7 +283,7 @@ def open_packs(
     corpus: Corpus,
     split_name: str,
     recipe: instances.Recipe,
-    most: Limits,
+    row_limits: Limits,
     masking: Masking | None,
     is_special: np.ndarray,
 ) -> Packs:
@@ -290,7 +293,7 @@ def open_packs(
       corpus: the corpus, beside whose instance index they are cached.
       split_name: "train" or "eval".
       recipe: of the instances, in a format without pairs.
-      most: the capacity of a row.
+      row_limits: the capacity of a row.
       masking: bounds how many tokens of an instance are masked; None where none is.
       is_special: bool [vocabulary], the tokenizer's special tokens.
 
@@ -299,14 +302,16 @@ def open_packs(
     """
     index = instances.open_index(corpus, split_name, recipe)
     masks = (masking.unit == "token", masking.rate, masking.slots) if masking else ()
-    key = hashing.fold("packs", _VERSION, *recipe.key(), *dataclasses.astuple(most), *masks)
+    key = hashing.fold("packs", _VERSION, *recipe.key(), *dataclasses.astuple(row_limits), *masks)
     stem = f"{split_name}-{recipe.format}-{recipe.sequence_length}-packs-{key:016x}"
     folder = instances.cache_folder(corpus)
     paths = folder / f"{stem}.first.npy", folder / f"{stem}.members.npy"
     packs = _open_files(*paths)
     if packs is None:
         try:
-            _write_files(build_packs(corpus.split(split_name), index, most, masking, is_special), len(index), *paths)
+            _write_files(
+                build_packs(corpus.split(split_name), index, row_limits, masking, is_special), len(index), *paths
+            )
         except OSError as error:
             raise UserError(f"{paths[1]}: cannot be written: {error.strerror or error}; make room") from error
         packs = _open_files(*paths)
@@ -315,14 +320,14 @@ def open_packs(
 
 
 def build_packs(
-    split: Split, index: np.ndarray, most: Limits, masking: Masking | None, is_special: np.ndarray
+    split: Split, index: np.ndarray, row_limits: Limits, masking: Masking | None, is_special: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Assigns instances to rows, window by window.
 
     Args:
       split: the split of the corpus.
       index: [instances] records of dtype instances.SPAN.
-      most, masking, is_special: see open_packs.
+      row_limits, masking, is_special: see open_packs.
 
     Yields:
       (members, first) of a window, as `fill` returns them; members are indexes into `index`.
@@ -339,7 +344,7 @@ def build_packs(
             starts = range(0, len(window), _INSTANCES_AT_ONCE)
             parts = [window[i : i + _INSTANCES_AT_ONCE] for i in starts]
             masks = np.concatenate([_max_masks(split, part, masking, is_special) for part in parts])
-        members, first = fill(lengths, masks, most)
+        members, first = fill(lengths, masks, row_limits)
         yield begin + members, first
 
 

@@ -81,19 +81,19 @@ class Stream:
             raise UserError(
                 f"config.data.batch_size: {phase.data.batch_size}{phase.name} is not divisible by {num_hosts} hosts"
             )
-        mine = phase.data.batch_size // num_hosts
-        place = phase.first_row + (step - phase.start) * phase.data.batch_size + host * mine + np.arange(mine)
+        num_rows = phase.data.batch_size // num_hosts
+        place = phase.first_row + (step - phase.start) * phase.data.batch_size + host * num_rows + np.arange(num_rows)
         sources = self.sources(phase)
         if len(sources) == 1:
-            return [(sources[0], np.arange(mine), sources[0].places(place))]
+            return [(sources[0], np.arange(num_rows), sources[0].places(place))]
         turn, rank, per_period = self._turns(phase)
         period, within = place // PERIOD, place % PERIOD
         rows = []
         for i, source in enumerate(sources):
-            mine = np.flatnonzero(turn[within] == i)
-            if not len(mine):
+            its_rows = np.flatnonzero(turn[within] == i)
+            if not len(its_rows):
                 continue
-            rows.append((source, mine, source.places(period[mine] * per_period[i] + rank[within[mine]])))
+            rows.append((source, its_rows, source.places(period[its_rows] * per_period[i] + rank[within[its_rows]])))
         return rows
 
     def _turns(self, phase):
@@ -145,8 +145,8 @@ class Source:
         self._masking = _masking(data, tokenizer.mask_id, is_special) if needs.masked else None
         self._packs = None
         if packed:
-            self._most = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
-            self._packs = packing.open_packs(corpus, split, recipes[0], self._most, self._masking, is_special)
+            self._row_limits = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
+            self._packs = packing.open_packs(corpus, split, recipes[0], self._row_limits, self._masking, is_special)
         rows = self._indexes if self._packs is None else [self._packs]
         self.counts = np.array([len(repeat) for repeat in rows], np.int64)
         self._first = np.cumsum(self.counts) - self.counts
@@ -166,8 +166,8 @@ class Source:
         epoch = cycle * len(self._indexes) + repeat
         index = np.empty_like(rest)
         for e in np.unique(epoch).tolist():
-            mine = epoch == e
-            index[mine] = self.order(e, rest[mine] - self._first[repeat[mine]])
+            in_epoch = epoch == e
+            index[in_epoch] = self.order(e, rest[in_epoch] - self._first[repeat[in_epoch]])
         return repeat, index, cycle % self._dupe_factor if self._dupe_factor else epoch
 
     def order(self, epoch: int, rank: np.ndarray) -> np.ndarray:
@@ -182,7 +182,7 @@ class Source:
         members, first = self._packs.members_of(index)
         counts = np.diff(first)
         batch = self._instances(np.repeat(repeat, counts), members, np.repeat(mask_epoch, counts))
-        return packing.pack(batch, first, len(index), self._most, self._layout.pad_id, self._layout.cls_id)
+        return packing.pack(batch, first, len(index), self._row_limits, self._layout.pad_id, self._layout.cls_id)
 
     def _instances(self, repeat, index, mask_epoch):
         """Returns the rows of the given instances, int64 [rows] each; masks are a function of these three alone."""

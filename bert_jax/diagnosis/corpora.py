@@ -104,20 +104,20 @@ class Text:
         return sum(sentence not in missing for sentence in held_out) / len(held_out)
 
 
-def _sentences(split, most):
-    """Yields the sentences with enough tokens among the first `most` of a split, as bytes."""
+def _sentences(split, limit):
+    """Yields the sentences with enough tokens among the first `limit` of a split, as bytes."""
     import numpy as np
 
     for i, shard in enumerate(split.shards):
         start, stop = split.shard_starts[i], split.shard_starts[i + 1]
         first, last = np.searchsorted(split.sentences, [start, stop])
-        offsets = np.asarray(split.sentences[first : min(last, first + most) + 1]) - start
-        most -= len(offsets) - 1
+        offsets = np.asarray(split.sentences[first : min(last, first + limit) + 1]) - start
+        limit -= len(offsets) - 1
         tokens = np.asarray(shard.tokens[: offsets[-1]])
         for begin, end in zip(offsets.tolist(), offsets[1:].tolist(), strict=False):
             if end - begin >= _LEAST_TOKENS:
                 yield tokens[begin:end].tobytes()
-        if most <= 0:
+        if limit <= 0:
             return
 
 

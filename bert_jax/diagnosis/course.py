@@ -182,17 +182,16 @@ def time_elsewhere(run: Run) -> Finding | None:
     names = ("data", "step", "evaluation", "saving", "logging")
     seconds = {name: sum(row.get(f"time/{name}", 0.0) for row in run.rows) for name in names}
     total = sum(seconds.values())
-    most = max(names[2:], key=seconds.get)
-    if total < ELSEWHERE_SECONDS or seconds[most] < ELSEWHERE * total:
+    activity = max(names[2:], key=seconds.get)
+    if total < ELSEWHERE_SECONDS or seconds[activity] < ELSEWHERE * total:
         return None
     flags = {"evaluation": "eval_every", "saving": "checkpoint_every", "logging": "log_every"}
-    key = flags[most]
-    every = run.config.train[key]
-    message = (
-        f"{percent(seconds[most] / total)} of the time ({seconds[most]:,.0f} of {total:,.0f} s) is spent in {most}."
-    )
-    reasons = [f"config.train.{key}={every}; try --config.train.{key}={max(10, 4 * every)}"]
-    if most == "saving":
+    key = flags[activity]
+    interval = run.config.train[key]
+    share = f"{percent(seconds[activity] / total)} of the time ({seconds[activity]:,.0f} of {total:,.0f} s)"
+    message = f"{share} is spent in {activity}."
+    reasons = [f"config.train.{key}={interval}; try --config.train.{key}={max(10, 4 * interval)}"]
+    if activity == "saving":
         reasons.append("a slow disk or network under the workdir")
     return Finding("time_elsewhere", "warning", message, reasons, {f"seconds_{k}": v for k, v in seconds.items()})
 

@@ -79,13 +79,13 @@ def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level |
     return Level(statistics.fmean(values), noise(run, points) / math.sqrt(len(values)), drift, len(values))
 
 
-def block_medians(points: Sequence[Point], most: int = 20) -> tuple[list[Point], int]:
-    """Cuts a curve into at most `most` blocks of equal length.
+def block_medians(points: Sequence[Point], max_blocks: int = 20) -> tuple[list[Point], int]:
+    """Cuts a curve into at most `max_blocks` blocks of equal length.
 
     Returns:
       ((last step, median) of each block, number of points in a block).
     """
-    size = max(1, -(-len(points) // most))
+    size = max(1, -(-len(points) // max_blocks))
     first = len(points) % size  # the remainder is dropped at the start
     parts = [points[i : i + size] for i in range(first, len(points), size)]
     return [(part[-1][0], statistics.median(value for _, value in part)) for part in parts], size

@@ -77,10 +77,10 @@ def rate_out_of_range(run: Run) -> Finding | None:
     if not finetune_config.rate_warning(run.config, width):
         return None
     if low <= rate <= high:
-        least, most = finetune_config.suitable_rates(run.config, width)
+        lowest, highest = finetune_config.suitable_rates(run.config, width)
         adapters = "LoRA adapters of " if run.config.tuning.lora_rank else ""
         message = f"The learning rate of {rate:g} is low for {adapters}a model of width {width}."
-        figures = {"learning_rate": rate, "low": least, "high": most}
+        figures = {"learning_rate": rate, "low": lowest, "high": highest}
         return Finding("rate_out_of_range", "note", message, [_low_rate(run)], figures)
     message = (
         f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
@@ -169,17 +169,21 @@ def no_better_than_scratch(run: Run, scratch: Run) -> Finding | None:
 
 
 def _check_comparable(run, scratch):
-    for name, one in (("WORKDIR", run), ("--scratch", scratch)):
-        if not one.fine_tuning or not one.summary:
-            kind = "a run of pre-training" if not one.fine_tuning else "a run that is not done: it has no summary.json"
-            raise UserError(f"{name}={one.workdir}: {kind}; expected a finished run of bert_jax.finetune")
+    for name, compared in (("WORKDIR", run), ("--scratch", scratch)):
+        if not compared.fine_tuning or not compared.summary:
+            unfinished = "a run that is not done: it has no summary.json"
+            kind = unfinished if compared.fine_tuning else "a run of pre-training"
+            raise UserError(f"{name}={compared.workdir}: {kind}; expected a finished run of bert_jax.finetune")
     if run.config.from_scratch or not scratch.config.from_scratch:
         raise UserError(
             f"--scratch={scratch.workdir}: found config.from_scratch={scratch.config.from_scratch}, and "
             f"{run.config.from_scratch} in {run.workdir}; expected --config.from_scratch=True in --scratch alone"
         )
     dropout = ("hidden_dropout", "attention_dropout")  # each start may have its own
-    models = [{key: value for key, value in one.run["model"].items() if key not in dropout} for one in (run, scratch)]
+    models = [
+        {key: value for key, value in compared.run["model"].items() if key not in dropout}
+        for compared in (run, scratch)
+    ]
     different = sorted(key for key in models[0] if models[0][key] != models[1].get(key))
     if different:
         raise UserError(
@@ -187,7 +191,8 @@ def _check_comparable(run, scratch):
             "--config.init_from in both runs"
         )
     held_out = [
-        {name: data for name, data in one.run["data"].items() if name.startswith("held out")} for one in (run, scratch)
+        {name: data for name, data in compared.run["data"].items() if name.startswith("held out")}
+        for compared in (run, scratch)
     ]
     if held_out[0] != held_out[1] or run.summary["metric"] != scratch.summary["metric"]:
         raise UserError(
@@ -234,7 +239,7 @@ def _scratch_causes(run, scratch):
     reasons.append(
         (0.2, "pre-trained on text of another kind; continue on the task's own: --config=continue_pretraining")
     )
-    return [text for _, text in sorted(reasons, key=lambda one: -one[0])]
+    return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
 def loss_stays(run: Run) -> Finding | None:

@@ -137,13 +137,14 @@ def weight_table(config: Mapping, spec: model_lib.Spec) -> weights.Table:
 
 def _check_names(arrays, config, path, file):
     """Refuses weights with another family's names, which would otherwise be reported as a page of mismatches."""
-    said = config["model_type"]
+    model_type = config["model_type"]
     counts = {name: weights.count_known(arrays, family.table(config)) for name, family in FAMILIES.items()}
     nearest = max(counts, key=lambda name: counts[name])
-    if counts[said] < counts[nearest] and (counts[nearest] == len(arrays) or counts[said] < len(arrays) / 2):
+    own, best = counts[model_type], counts[nearest]
+    if own < best and (best == len(arrays) or own < len(arrays) / 2):
         raise UserError(
-            f"{path}: model_type is {said}, but the names in {file.name} are those of {nearest} "
-            f"({counts[nearest]} of {len(arrays)}, of {said} {counts[said]}); expected the config.json of these weights"
+            f"{path}: model_type is {model_type}, but the names in {file.name} are those of {nearest} "
+            f"({best} of {len(arrays)}, of {model_type} {own}); expected the config.json of these weights"
         )
 
 

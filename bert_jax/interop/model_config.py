@@ -75,10 +75,10 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     if name == "token_classification":
         return task, labels, "", _scheme(labels)
     default = "regression" if len(labels) == 1 else "single_label"
-    said = config.get("problem_type")
-    problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == said), None)
-    if said is not None and problem is None:
-        raise UserError(f"{path}: problem_type {said!r}; expected one of {', '.join(_PROBLEMS.values())}")
+    problem_type = config.get("problem_type")
+    problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), None)
+    if problem_type is not None and problem is None:
+        raise UserError(f"{path}: problem_type {problem_type!r}; expected one of {', '.join(_PROBLEMS.values())}")
     return task, labels, problem or default, ""
 
 

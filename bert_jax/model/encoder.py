@@ -152,8 +152,8 @@ class Layer(nnx.Module):
           queries: [batch, sequence, hidden], another residual stream whose tokens attend to `hidden` and which the
             layer's outputs are added to; None for `hidden` itself.
         """
-        each = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
-        weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = each
+        dropout_seeds = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
+        weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = dropout_seeds
         stream = hidden if queries is None else queries
         queries = None if queries is None else self._attention_input(queries)
         mixed = self.attention(self._attention_input(hidden), context, weights_seed, local, queries, distance_seed)

@@ -236,16 +236,16 @@ class Layers:
             return jax.tree.map(lambda *leaves: _stacked(*leaves), *states)
         first, stop = first - self._apart, stop - self._apart
         state = self._parts[STACKED][1]
-        whole = stop - first == len(jax.tree.leaves(state)[0])
-        state = state if whole else jax.tree.map(lambda leaf: leaf[first:stop], state)
+        has_all_layers = stop - first == len(jax.tree.leaves(state)[0])
+        state = state if has_all_layers else jax.tree.map(lambda leaf: leaf[first:stop], state)
         return jax.tree.map(lambda p: p.astype(dtype) if p.ndim > 2 else p, state)
 
 
 def _layer(graph, context, local, remat, in_loop=False):
-    def one(hidden, state, seeds):
+    def apply(hidden, state, seeds):
         return nnx.merge(graph, state)(hidden, context, seeds, local)
 
-    return _kept(one, remat, in_loop)
+    return _kept(apply, remat, in_loop)
 
 
 def _place(tree, j, period):

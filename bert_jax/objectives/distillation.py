@@ -89,11 +89,11 @@ def divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> ja
     return (jnp.exp(teacher_log) * (teacher_log - student_log)).sum(-1) * temperature**2
 
 
-def cosine(one: jax.Array, other: jax.Array) -> jax.Array:
+def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns cosines of the angles between vectors [..., size]; float32 [...], 0 where a vector is zero."""
-    one, other = one.astype(jnp.float32), other.astype(jnp.float32)
-    squares = (jnp.square(one).sum(-1) + 1e-12) * (jnp.square(other).sum(-1) + 1e-12)
-    return (one * other).sum(-1) * jax.lax.rsqrt(squares)
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
+    squares = (jnp.square(first).sum(-1) + 1e-12) * (jnp.square(second).sum(-1) + 1e-12)
+    return (first * second).sum(-1) * jax.lax.rsqrt(squares)
 
 
 def _present(batch):

@@ -134,10 +134,10 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
     shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
     slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
     if data.packing:
-        most = packing.limits(sequence, slots)
-        slots = most.masks
+        limits = packing.limits(sequence, slots)
+        slots = limits.masks
         shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
-        shapes["cls_positions"] = ((rows, most.sequences), np.int32)
+        shapes["cls_positions"] = ((rows, limits.sequences), np.int32)
     if slots:
         shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
         shapes["masked_weights"] = ((rows, slots), np.float32)

@@ -175,13 +175,13 @@ def _fsdp(config, topology):
     """Yields changes that move devices of a slice from the data axis to the fsdp axis."""
     mesh = config.mesh
     tensor, now = max(1, mesh.tensor), max(1, mesh.fsdp)
-    most = topology.num_devices // topology.num_slices // tensor
+    devices_left = topology.num_devices // topology.num_slices // tensor
     size = 2 * now
-    while size <= most:
+    while size <= devices_left:
         change = {"mesh.fsdp": size}
         if mesh.data != -1:
             change["mesh.data"] = -1
-        if most % size == 0:
+        if devices_left % size == 0:
             yield change
         size *= 2
 

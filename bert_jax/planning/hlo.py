@@ -153,15 +153,15 @@ def arrays_of(text: str) -> tuple[Array, ...]:
 
 def _lines(text):
     """Yields the lines of a text; those that an attribute breaks are joined."""
-    whole = ""
+    joined = ""
     for line in text.splitlines():
         if _BEGIN.match(line):
-            if whole:
-                yield whole
-            whole = line
-        elif whole:
-            whole += line
-    yield whole
+            if joined:
+                yield joined
+            joined = line
+        elif joined:
+            joined += line
+    yield joined
 
 
 def _instruction(line):

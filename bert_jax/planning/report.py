@@ -52,7 +52,7 @@ def plan(
         say(crash)
         config = fit.changed(config, first)
         compiled = fit.compile_phases(config, topology)
-    fits = all(one.fits for one in compiled)
+    fits = all(step.fits for step in compiled)
     report = {"recipe": name} | described(topology)
     report |= {
         "mesh": _mesh(config.mesh, topology.num_devices),
@@ -142,7 +142,7 @@ def text(report: dict) -> str:
     if report["fits"]:
         lines += ["", _schedule_line(report["schedule"])]
     elif "change" in report:
-        lines += ["", *(f"tried {one['flags']}: {'fits' if one['fits'] else 'no'}" for one in report["tried"])]
+        lines += ["", *(f"tried {trial['flags']}: {'fits' if trial['fits'] else 'no'}" for trial in report["tried"])]
         change = report["change"]
         if change:
             lines += ["", f"It fits with {change['flags']}", "", *_phase_lines(change["phases"])]
@@ -172,14 +172,14 @@ def _model(config, compiled):
 
 def _steps(config, topology, compiled):
     """Returns `phases`, and `schedule`, which is None unless all of them fit."""
-    rooflines = [roofline(one, topology) if one.memory else None for one in compiled]
+    rooflines = [roofline(step, topology) if step.memory else None for step in compiled]
     phases = [
-        _phase(config, phase, one, bounds)
-        for phase, one, bounds in zip(config_lib.phases(config), compiled, rooflines, strict=True)
+        _phase(config, phase, step, bounds)
+        for phase, step, bounds in zip(config_lib.phases(config), compiled, rooflines, strict=True)
     ]
     bounds = [bounds for bounds in rooflines if bounds]
-    whole = schedule(config, bounds, topology) if all(one.fits for one in compiled) else None
-    return {"phases": phases, "schedule": whole and dataclasses.asdict(whole)}
+    whole_run = schedule(config, bounds, topology) if all(step.fits for step in compiled) else None
+    return {"phases": phases, "schedule": whole_run and dataclasses.asdict(whole_run)}
 
 
 def _phase(config, phase, compiled: Compiled, bounds):
@@ -206,7 +206,7 @@ def _phase(config, phase, compiled: Compiled, bounds):
         "program_flops_per_device": compiled.products,
         "kernels": compiled.kernels,
         "hbm_bytes_per_device": compiled.hbm_bytes,
-        "collectives": [dataclasses.asdict(one) for one in compiled.collectives],
+        "collectives": [dataclasses.asdict(collective) for collective in compiled.collectives],
         "unknown_loops": compiled.unknown_loops,
         "roofline": {
             "seconds": bounds.seconds,
@@ -253,20 +253,21 @@ def _work_lines(phase):
         f"{phase['model_flops'] / 1e12:,.2f} TFLOP a step (the model's), {phase['hbm_bytes_per_device'] / GIB:.2f} GiB "
         "of HBM traffic a device",
     ]
-    for kind, link in sorted({(one["kind"], one["link"]) for one in phase["collectives"]}):
-        mine = [one for one in phase["collectives"] if (one["kind"], one["link"]) == (kind, link)]
-        count, size = sum(one["count"] for one in mine), sum(one["count"] * one["bytes"] for one in mine)
-        sent = sum(one["count"] * one["sent"] for one in mine)
+    for kind, link in sorted({(entry["kind"], entry["link"]) for entry in phase["collectives"]}):
+        entries = [entry for entry in phase["collectives"] if (entry["kind"], entry["link"]) == (kind, link)]
+        count = sum(entry["count"] for entry in entries)
+        size = sum(entry["count"] * entry["bytes"] for entry in entries)
+        sent = sum(entry["count"] * entry["sent"] for entry in entries)
         lines.append(f"{kind} over {link}: {count:,}, {_size(size)}; {_size(sent)} sent by a device")
     lines.append(f"at least {bounds['step_seconds'] * 1e3:.2f} ms a step, by {bounds['bound']} (ms: {times})")
     lines.append(f"at most {bounds['tokens_per_second']:,.0f} tokens/s, MFU {100 * bounds['mfu']:.1f} %")
     return lines
 
 
-def _schedule_line(whole):
+def _schedule_line(run):
     return (
-        f"the whole run, {whole['steps']:,} steps and {whole['tokens'] / 1e9:,.1f} billion tokens: at least "
-        f"{whole['days']:.2f} days, {whole['chip_hours']:,.0f} chip-hours; MFU at most {100 * whole['mfu']:.1f} %"
+        f"the whole run, {run['steps']:,} steps and {run['tokens'] / 1e9:,.1f} billion tokens: at least "
+        f"{run['days']:.2f} days, {run['chip_hours']:,.0f} chip-hours; MFU at most {100 * run['mfu']:.1f} %"
     )
 
 

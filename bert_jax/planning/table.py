@@ -119,15 +119,15 @@ def _row(entry):
     if entry["schedule"] is None:
         return f"{head}| does not fit | {memory}|" + " |" * 6 + "\n"
     with_ = f"`{entry['flags']}`" if entry["flags"] else ""
-    bounds, whole = [phase["roofline"] for phase in phases], entry["schedule"]
+    bounds, run = [phase["roofline"] for phase in phases], entry["schedule"]
 
-    def each(form, key):
+    def join(form, key):
         return " / ".join(form.format(bound[key]) for bound in bounds)
 
     milliseconds = " / ".join(f"{1e3 * bound['step_seconds']:.1f}" for bound in bounds)
     return (
-        f"{head}| {with_} | {memory}| {milliseconds} | {each('{}', 'bound')} | {each('{:,.0f}', 'tokens_per_second')} "
-        f"| {100 * whole['mfu']:.0f} % | {whole['days']:.2f} | {whole['chip_hours']:,.0f} |\n"
+        f"{head}| {with_} | {memory}| {milliseconds} | {join('{}', 'bound')} | {join('{:,.0f}', 'tokens_per_second')} "
+        f"| {100 * run['mfu']:.0f} % | {run['days']:.2f} | {run['chip_hours']:,.0f} |\n"
     )
 
 

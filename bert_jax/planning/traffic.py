@@ -99,7 +99,7 @@ def _fusion(program, computation, instruction):
 def _read(program, body, place):
     """Returns the bytes that a fusion's body reads of its operand number `place`."""
     parameter = next(i for i in body.values() if i.opcode == "parameter" and i.literal.strip() == str(place))
-    whole, total = parameter.bytes, 0
+    size, total = parameter.bytes, 0
     pending = [parameter.name]
     while pending:
         name = pending.pop()
@@ -116,8 +116,8 @@ def _read(program, body, place):
             elif user.opcode == "dynamic-update-slice" and user.operands[0] == name:
                 pass
             elif user.opcode not in ("tuple", *_COLLECTIVES) and user.opcode != "custom-call":
-                return whole
-    return min(whole, total)
+                return size
+    return min(size, total)
 
 
 def _before_bitcasts(instruction, body):

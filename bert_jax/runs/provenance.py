@@ -28,9 +28,9 @@ def read_provenance(name: str | os.PathLike, step: int) -> Provenance:
         reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
         metrics = {key.removeprefix("eval/"): value for key, value in reached.seeds[reached.best()].best.items()}
         task = config.task
-        texts = tuple((pathlib.PurePath(task[key]).name, run["data"][said][1])
-                      for key, said in (("train", "train"), ("held_out", "held out"))
-                      if task.get(key) and said in run.get("data", {}))  # fmt: skip
+        texts = tuple((pathlib.PurePath(task[key]).name, run["data"][split][1])
+                      for key, split in (("train", "train"), ("held_out", "held out"))
+                      if task.get(key) and split in run.get("data", {}))  # fmt: skip
         evaluated_on = pathlib.PurePath(task.held_out or task.train).name
         return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
     texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])

@@ -110,10 +110,12 @@ class _Text:
         phase = next((phase for phase in self._phases if step < phase.stop), self._phases[-1])
         if phase.index not in self._made:
             # One process reads every row for the baseline; the others read only their own.
-            whole = functools.cache(lambda: loader.eval_batches(self._config, step))
-            unigram_loss = distributed.broadcast(lambda: self._unigram_loss(phase, whole()))
-            mine = whole() if self._hosts[1] == 1 else loader.eval_batches(self._config, step, *self._hosts)
-            self._made[phase.index] = mine, unigram_loss
+            all_batches = functools.cache(lambda: loader.eval_batches(self._config, step))
+            unigram_loss = distributed.broadcast(lambda: self._unigram_loss(phase, all_batches()))
+            own_batches = (
+                all_batches() if self._hosts[1] == 1 else loader.eval_batches(self._config, step, *self._hosts)
+            )
+            self._made[phase.index] = own_batches, unigram_loss
         return self._made[phase.index]
 
     def _unigram_loss(self, phase, batches):

@@ -170,7 +170,9 @@ def _check(config, pretrained):
         wrong = [key for key in wrong if key not in transplant.SIZES]
     if wrong:
         flags = " ".join(f"--config.model.{key}={getattr(source_spec, key)}" for key in wrong)
-        theirs, ours = (", ".join(f"{key}={getattr(one, key)}" for key in wrong) for one in (source_spec, spec))
+        theirs, ours = (
+            ", ".join(f"{key}={getattr(compared, key)}" for key in wrong) for compared in (source_spec, spec)
+        )
         raise UserError(
             f"config.init_from={pretrained.name}: its model has {theirs}, but config.model has {ours}; expected "
             f"{flags}, or --config.model_from_init=True, which takes them from there"

@@ -214,14 +214,14 @@ class ShardMaker:
             if not in_split.any():
                 continue
             sentences = in_split[document]
-            whole = in_split & finished & (kept > 0)
-            hashes = b"".join(digest for digest, is_whole in zip(digests, whole, strict=True) if is_whole)
+            is_complete = in_split & finished & (kept > 0)
+            hashes = b"".join(digest for digest, is_whole in zip(digests, is_complete, strict=True) if is_whole)
             hashes = np.frombuffer(hashes, "<u8").reshape(-1, 2)
             chosen = slice(None) if in_split.all() else np.repeat(sentences, lengths)
             sizes = lengths[sentences & (lengths > 0)]
-            self._writers[split].add(tokens[chosen], starts[chosen], sizes, kept[whole], hashes)
+            self._writers[split].add(tokens[chosen], starts[chosen], sizes, kept[is_complete], hashes)
             facts = self._facts[split]
-            facts["documents"] += int(whole.sum())
+            facts["documents"] += int(is_complete.sum())
             facts["sentences"] += len(sizes)
             facts["tokens"] += int(sizes.sum())
         self._open_sentences = 0 if finished[-1] else int(kept[-1])

@@ -59,8 +59,8 @@ class Part:
     def where(self) -> str:
         """The path, with the range where the part is not the whole input; for messages."""
         unit = {"parquet": "row groups", "tfds": "records"}.get(self.kind, "bytes")
-        whole = self.start == 0 and self.stop == -1
-        return self.path if whole else f"{self.path} ({unit} {self.start} to {self.stop})"
+        is_whole_file = self.start == 0 and self.stop == -1
+        return self.path if is_whole_file else f"{self.path} ({unit} {self.start} to {self.stop})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,15 +105,15 @@ def plan(spec: str, options: Options) -> Plan:
         raise UserError("--input: empty; expected a glob of files, tfds:NAME[/CONFIG]:SPLIT or python-docs")
     inputs = list(dict.fromkeys(inputs))
     digest = hashlib.blake2b(digest_size=16)
-    wholes = []
+    unsplit = []
     for kind, path in inputs:
-        whole, state = _whole(kind, path, options)
+        part, state = _whole(kind, path, options)
         digest.update(f"{kind}\0{path}\0{state}\n".encode())
-        wholes.append(whole)
-    size = sum(part.size for part in wholes)
+        unsplit.append(part)
+    size = sum(part.size for part in unsplit)
     target = min(max(size // _SHARDS_WANTED, _SMALLEST_SHARD), _LARGEST_SHARD)
     shards, shard, filled = [], [], 0
-    for part in wholes:
+    for part in unsplit:
         for piece in _pieces(part, target, options):
             shard.append(piece)
             filled += piece.size

@@ -84,11 +84,11 @@ def train_batch(
 def _packed(config, train, rows, host, num_hosts, unit):
     """Returns a host's slice of each seed's packed batch, all of one shape; rows int64 [seeds, batch]."""
     longest = _bucket(config, int(train.lengths.max()))
-    most = packing.limits(longest)
+    limits = packing.limits(longest)
     plans = []
     for seed_rows in rows:
         examples = seed_rows[seed_rows >= 0]
-        members, first = packing.fill(train.lengths[examples], np.zeros(len(examples)), most)
+        members, first = packing.fill(train.lengths[examples], np.zeros(len(examples)), limits)
         plans.append((examples[members], first))
     size = _packed_size(max(len(first) - 1 for _, first in plans), unit)
     begin, end = rows_lib.host_range(size, host, num_hosts)
@@ -97,7 +97,7 @@ def _packed(config, train, rows, host, num_hosts, unit):
         own_first = first[begin : end + 1] if begin < len(first) else first[-1:]
         batch = train.batch(members[own_first[0] : own_first[-1]], longest)
         pad_id, cls_id = train.tokenizer.pad_id, train.tokenizer.cls_id
-        parts.append(packing.pack(batch, own_first - own_first[0], end - begin, most, pad_id, cls_id))
+        parts.append(packing.pack(batch, own_first - own_first[0], end - begin, limits, pad_id, cls_id))
     return parts
 
 

@@ -427,10 +427,10 @@ def _sorted_names(names):
     return tuple(sorted(names, key=int if _all_numbers(names) else None))
 
 
-def _shortened(names, most=10):
+def _shortened(names, max_names=10):
     """Returns a list of names for a message: the first ones, and how many there are."""
     names = list(map(str, names))
-    return ", ".join(names[:most]) + (f" ... ({len(names)} in all)" if len(names) > most else "")
+    return ", ".join(names[:max_names]) + (f" ... ({len(names)} in all)" if len(names) > max_names else "")
 
 
 def kind_of(value: Any) -> str:

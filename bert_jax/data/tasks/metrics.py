@@ -204,9 +204,9 @@ def _one_hot(ids, num_labels):
 
 def _f1_of_columns(labels, predicted):
     """Returns the F1 of each column of bool arrays [n, columns]; 0 where a column has no True in either."""
-    both = 2.0 * (labels & predicted).sum(0)
-    either = labels.sum(0) + predicted.sum(0)
-    return np.divide(both, either, out=np.zeros(len(both)), where=either > 0)
+    true_positives = 2.0 * (labels & predicted).sum(0)
+    positives = labels.sum(0) + predicted.sum(0)
+    return np.divide(true_positives, positives, out=np.zeros(len(true_positives)), where=positives > 0)
 
 
 def _tag_accuracy(gold, predicted):

@@ -188,8 +188,10 @@ def _window_spans(logits, first, size, owned, n_best, max_answer_length):
     ends[:size] = logits[:size, 1]
     scores = starts[:, None] + (np.lib.stride_tricks.sliding_window_view(ends, width) if size else ends[:, None])
     scores = scores.reshape(-1)
-    most = max(_MIN_CANDIDATES, n_best**2)
-    chosen = np.sort(np.argpartition(-scores, most)[:most]) if len(scores) > most else np.arange(len(scores))
+    max_candidates = max(_MIN_CANDIDATES, n_best**2)
+    chosen = np.arange(len(scores))
+    if len(scores) > max_candidates:
+        chosen = np.sort(np.argpartition(-scores, max_candidates)[:max_candidates])
     chosen = chosen[scores[chosen] > -np.inf]
     begin, more = np.divmod(chosen, max(1, width))
     records = np.empty(len(chosen), [("score", np.float64), ("first", np.int64), ("last", np.int64)])

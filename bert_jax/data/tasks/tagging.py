@@ -238,8 +238,8 @@ def _tag_name(tag, class_names, table, i, j):
         if not class_names:
             return str(tag)
         if not 0 <= tag < len(class_names):
-            most = len(class_names) - 1
-            raise UserError(f"{table.where(i, j)}: class id {tag} is out of range; expected 0 to {most}")
+            largest_id = len(class_names) - 1
+            raise UserError(f"{table.where(i, j)}: class id {tag} is out of range; expected 0 to {largest_id}")
         return class_names[tag]
     if not isinstance(tag, str) or not tag:
         raise UserError(f"{table.where(i, j)}: the tag is {tag!r}; expected a name")

@@ -54,9 +54,9 @@ def _train_wordpiece(texts, vocab_size, lower_case):
     for word, count in words.items():
         for character in tokenizer.normalizer.normalize_str(word):
             characters[character] += count
-    most = min(_MAX_ALPHABET, vocab_size // 4)
+    alphabet_limit = min(_MAX_ALPHABET, vocab_size // 4)
     ranked = sorted((-count, character) for character, count in characters.items() if not character.isspace())
-    alphabet = sorted(character for _, character in ranked[:most])
+    alphabet = sorted(character for _, character in ranked[:alphabet_limit])
     if not alphabet:
         _refuse_training(vocab_size, "the text holds no character to learn")
     # The trainer numbers continuing characters in the order of a hash map, and breaks ties by these numbers: listed as

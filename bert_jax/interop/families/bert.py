@@ -136,8 +136,8 @@ def classifier_dropout(task, spec, original) -> dict:
     """Returns {"classifier_dropout": rate} where hidden_dropout_prob does not imply it, else {}."""
     if task.name == "question_answering":
         return {}
-    said = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None
-    return {} if said else {"classifier_dropout": task.dropout}
+    is_implied = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None
+    return {} if is_implied else {"classifier_dropout": task.dropout}
 
 
 FAMILIES = (Bert(),)

@@ -81,9 +81,11 @@ class Deberta(Family):
         relative = "relative" in kinds
         config: dict[str, Any] = {"position_biased_input": "learned" in kinds, "relative_attention": relative}
         terms = spec.relative_terms.split("+") if relative else []
-        said = original.get("pos_att_type")
-        listed = [term.strip() for term in said.lower().split("|")] if isinstance(said, str) else said
-        config["pos_att_type"] = said if said and sorted(listed) == sorted(terms) else terms
+        original_terms = original.get("pos_att_type")
+        listed = original_terms
+        if isinstance(listed, str):
+            listed = [term.strip() for term in listed.lower().split("|")]
+        config["pos_att_type"] = original_terms if original_terms and sorted(listed) == sorted(terms) else terms
         if relative:
             short = spec.relative_span == spec.max_positions and original.get("max_relative_positions", -1) < 1
             config["max_relative_positions"] = -1 if short else spec.relative_span
@@ -119,8 +121,8 @@ class Deberta(Family):
     def from_task(self, task, spec, original):
         if task.name != "sequence_classification" or not task.transform:
             return {}
-        said = task.dropout == spec.hidden_dropout and original.get("cls_dropout") is None
-        return ({} if said else {"cls_dropout": task.dropout}) | {
+        is_implied = task.dropout == spec.hidden_dropout and original.get("cls_dropout") is None
+        return ({} if is_implied else {"cls_dropout": task.dropout}) | {
             "pooler_dropout": task.transform_dropout,
             "pooler_hidden_act": activation_name(task.transform_activation, original.get("pooler_hidden_act")),
         }

@@ -49,8 +49,8 @@ class EuroBert(Family):
             "num_kv_heads": Key("num_kv_heads", "num_key_value_heads", 0),
             "head_size": Key("head_size", "head_dim", 0),
         }
-        model_sizes = {key: read_key(config, said, path) if config.get(said.theirs) is not None else 0
-                 for key, said in sizes.items()}  # fmt: skip
+        model_sizes = {key: read_key(config, config_key, path) if config.get(config_key.theirs) is not None else 0
+                 for key, config_key in sizes.items()}  # fmt: skip
         if model_sizes["num_kv_heads"] and model["num_heads"] % model_sizes["num_kv_heads"]:
             raise UserError(
                 f"{path}: num_attention_heads {model['num_heads']} is not divisible by num_key_value_heads "
@@ -81,17 +81,18 @@ class EuroBert(Family):
     def head(self, name, num_labels, config, path):
         if name != "sequence_classification":
             return Task(name, num_labels, "cls", dropout=0.0)
-        said = config.get("classifier_pooling", config.get("clf_pooling", "late"))
-        if said not in _POOLING:
-            raise unsupported(path, "classifier_pooling", said, ", ".join(_POOLING))
-        pooling, late = _POOLING[said]
+        pooling_name = config.get("classifier_pooling", config.get("clf_pooling", "late"))
+        if pooling_name not in _POOLING:
+            raise unsupported(path, "classifier_pooling", pooling_name, ", ".join(_POOLING))
+        pooling, late = _POOLING[pooling_name]
         return Task(name, num_labels, pooling, 0.0, transform=True, transform_activation="gelu", late=late)
 
     def from_task(self, task, spec, original):
-        said = {pooling: name for name, pooling in _POOLING.items()}.get((task.pooling, task.late), "late")
+        pooling_name = {pooling: name for name, pooling in _POOLING.items()}.get((task.pooling, task.late), "late")
         if task.name != "sequence_classification":
             return {}
-        return {"classifier_pooling": said} | ({"clf_pooling": said} if "clf_pooling" in original else {})
+        keys = ("classifier_pooling", *(["clf_pooling"] if "clf_pooling" in original else []))
+        return dict.fromkeys(keys, pooling_name)
 
     def table(self, config, task=""):
         layer = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}

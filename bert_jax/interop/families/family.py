@@ -101,21 +101,21 @@ def read_activation(name: str, value: Any, path) -> str:
     return known[value]
 
 
-def read_rotary_base(name: str, said: Any, default: Any, path) -> float:
+def read_rotary_base(name: str, rope: Any, default: Any, path) -> float:
     """Returns the base of rotary positions from an object of config.json, which must not ask for scaled positions.
 
     Args:
       name: the object's key in config.json.
-      said: the object.
+      rope: the object.
       default: base of an object without rope_theta.
       path: path of config.json, for messages.
 
     Raises:
       UserError: it is no object, asks for a scaling, or its base is not a positive number.
     """
-    if not isinstance(said, Mapping) or said.get("rope_type", said.get("type", "default")) != "default":
-        raise unsupported(path, name, said, "rope_type default")
-    return float(read_key({"rope_theta": default} | dict(said), Key("", "rope_theta", default, "positive"), path))
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise unsupported(path, name, rope, "rope_type default")
+    return float(read_key({"rope_theta": default} | dict(rope), Key("", "rope_theta", default, "positive"), path))
 
 
 def unsupported(path, name: str, found: Any, expected: str) -> UserError:

@@ -163,10 +163,10 @@ def _base(config, kind, old_name, default, path):
         raise unsupported(path, "rope_scaling", config["rope_scaling"], "none")
     if old_name == "local_rope_theta" and config.get(old_name, default) is None:
         return _base(config, *_BASES["rotary_base"], path)  # the base of global layers
-    said = config.get("rope_parameters")
-    if said is not None and (not isinstance(said, Mapping) or said.keys() - {_GLOBAL, _LOCAL}):
-        raise UserError(f"{path}: rope_parameters {said!r}; expected an object with {_GLOBAL} and {_LOCAL}")
-    parameters = (said or {}).get(kind) or {}
+    rope = config.get("rope_parameters")
+    if rope is not None and (not isinstance(rope, Mapping) or rope.keys() - {_GLOBAL, _LOCAL}):
+        raise UserError(f"{path}: rope_parameters {rope!r}; expected an object with {_GLOBAL} and {_LOCAL}")
+    parameters = (rope or {}).get(kind) or {}
     return read_rotary_base(f"rope_parameters.{kind}", parameters, config.get(old_name, default), path)
 
 

@@ -80,8 +80,8 @@ class NomicBert(Family):
         return super().to_model(_todays(config, path), path)
 
     def more_to_model(self, config, model, path):
-        said = config.get("head_dim") is not None
-        size = read_key(config, Key("head_size", "head_dim", 0), path) if said else 0
+        has_head_dim = config.get("head_dim") is not None
+        size = read_key(config, Key("head_size", "head_dim", 0), path) if has_head_dim else 0
         base = read_rotary_base("rope_parameters", config.get("rope_parameters") or {}, 1000.0, path)
         return {"head_size": size, "rotary_base": base}
 
