@@ -141,7 +141,7 @@ def test_words_longer_than_the_share_have_slots(config):
     config.data.update(mask_unit="whole_word", mask_rate=0.05)
     source = source_of(config)
     slots = source._masking.slots
-    assert slots == 2 and source._most.masks == 3
+    assert slots == 2 and source._row_limits.masks == 3
     assert source.counts[0] > 50  # few share a row
     every = np.arange(source.counts[0])
     batch = source.batch(0 * every, every, 0 * every)
