@@ -267,7 +267,7 @@ def test_the_default_rate_is_chosen_once(folder, tmp_path, capfd):
     assert stored["optimizer"]["learning_rate"] == pytest.approx(1.8e-3)
     config.train.num_steps = 12  # continues with the rate that it began with, and refuses another
     finetuning.finetune(config, tmp_path / "run")
-    assert max(row["learning_rate"] for row in rows(tmp_path / "run")) <= 1.8e-3
+    assert max(row["learning_rate"] for row in logged_rows(tmp_path / "run")) <= 1.8e-3
     config.optimizer.learning_rate = 1e-3
     with pytest.raises(UserError, match=r"its run began with config.optimizer.learning_rate=0.0018"):
         finetuning.finetune(config, tmp_path / "run")
