@@ -4,8 +4,10 @@ An index is a pure function of (corpus split, format, sequence length, seed, rep
 parallel over blocks of documents whose borders depend on the corpus alone, and cached beside the corpus.
 
 The pair formats follow google-research/bert's create_pretraining_data.py, `create_instances_from_document`, and for
-sentence order ALBERT, section 3.1; the others RoBERTa, section 4.2. All documents advance together, step k of every
-document at once, so that numpy does the work.
+sentence order ALBERT, section 3.1; the others RoBERTa, section 4.2. A sentence that no row holds is cut into parts,
+which are sentences of their own then: the published code for pairs drops its end, which is nearly all of a text that
+the sentence splitter finds no full stops in. All documents advance together, step k of every document at once, so that
+numpy does the work.
 """
 
 import concurrent.futures
@@ -34,6 +36,7 @@ SPAN = np.dtype([("start", "<i8"), ("stop", "<i8"), ("document", "<i8"), ("num_d
 _VERSION = 1  # version of the index that build() computes; part of the cached file's name
 _BLOCK_TOKENS = 1 << 22
 _POOL_TOKENS = 1 << 25  # with fewer tokens, starting a process pool takes longer than it saves
+_SAMPLE = 100_000  # instances that share_held reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
       UserError: the training split has a single document and the format needs another one's sentences, or the cache
         cannot be written.
     """
-    path = cache_folder(corpus) / _file_name(split_name, recipe)
+    path = cache_folder(corpus) / _file_name(corpus, split_name, recipe)
     index = open_array(path)
     if index is None:
         split = corpus.split(split_name)
@@ -117,7 +120,8 @@ def open_index(corpus: Corpus, split_name: str, recipe: Recipe, workers: int | N
 def cached_index(corpus: Corpus, split_name: str, recipe: Recipe) -> np.ndarray | None:
     """Opens an index that is in the cache, [instances] as `open_index` does; returns None otherwise. Writes nothing."""
     folders = (pathlib.Path(corpus.path) / "index", _user_folder(corpus))
-    candidates = (open_array(folder / _file_name(split_name, recipe)) for folder in folders)
+    name = _file_name(corpus, split_name, recipe)
+    candidates = (open_array(folder / name) for folder in folders)
     return next((index for index in candidates if index is not None), None)
 
 
@@ -133,6 +137,26 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
     if not recipe.is_random:
         return _packed(split, recipe, first, last)
     return (_ordered_pairs if recipe.sentence_order else _pairs)(split, recipe, first, last)
+
+
+def share_held(index: np.ndarray, num_tokens: int) -> float:
+    """Returns the share of a split's tokens that the rows of an index hold, estimated from a sample of a large one.
+
+    A segment B of another document is not counted, as its text is in the rows of that document.
+
+    Args:
+      index: [instances] records of any recipe.
+      num_tokens: number of tokens of the split.
+    """
+    sample = index[:: max(1, len(index) // _SAMPLE)]
+    if sample.dtype == SPAN:
+        lengths = sample["stop"] - sample["start"]
+    else:
+        lengths = sample["a_length"].astype(np.int64) + sample["b_length"]
+        if sample.dtype == PAIR:
+            lengths -= sample["b_length"] * (sample["is_random"] == 1)
+    held = lengths.sum() * (len(index) / max(1, len(sample)))
+    return float(min(1.0, held / max(1, num_tokens)))
 
 
 def open_array(path: pathlib.Path) -> np.ndarray | None:
@@ -205,8 +229,21 @@ def _user_folder(corpus):
     return home / "bert_jax" / "index" / corpus.fingerprint
 
 
-def _file_name(split_name, recipe):
-    return f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}.npy"
+def longest_sentence(corpus: Corpus, split_name: str) -> int:
+    """Returns the number of tokens of a split's longest sentence."""
+    noted = corpus.manifest["splits"][split_name].get("longest_sentence")
+    if noted is not None:
+        return noted
+    sentences = corpus.split(split_name).sentences  # a corpus of an earlier version
+    blocks = range(0, len(sentences) - 1, _BLOCK_TOKENS)
+    return max((int(np.diff(sentences[i : i + _BLOCK_TOKENS + 1]).max()) for i in blocks), default=0)
+
+
+def _file_name(corpus, split_name, recipe):
+    stem = f"{split_name}-{recipe.format}-{recipe.sequence_length}-{hashing.fold(*recipe.key()):016x}"
+    # Earlier versions cut no sentences of pairs; where there is none to cut, their files hold the same.
+    is_cut = recipe.is_random and longest_sentence(corpus, split_name) > recipe.sequence_length - 3
+    return f"{stem}-cut.npy" if is_cut else f"{stem}.npy"
 
 
 def _pairs(split, recipe, first, last):
@@ -221,23 +258,22 @@ def _pairs(split, recipe, first, last):
 
     document = np.arange(first, last)
     key = hashing.draw(base, document)
-    position = np.asarray(documents[first:last])  # the first sentence of each document that is not used yet
-    end = np.asarray(documents[first + 1 : last + 1])
+    bounds, position, end = _short_sentences(split, first, last, room)
     target = _targets(recipe, key, room)
 
     parts, order = [], []
     step = 0
     while len(document):
-        random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(6)]
-        begin = sentences[position]
+        random = [hashing.draw(key, _STEP + np.uint64(8 * step + i)) for i in range(7)]
+        begin = bounds[position]
         if recipe.format == "segment_pair":
-            stop = np.clip(np.searchsorted(sentences, begin + target), position + 1, end)
+            stop = np.clip(np.searchsorted(bounds, begin + target), position + 1, end)
         else:
             stop = np.minimum(position + 2, end)
         size = stop - position
         a_sentences = np.where(size < 2, 1, 1 + hashing.below(random[0], np.maximum(size - 1, 1)))
         is_random = (size == 1) | (hashing.uniform(random[1]) < 0.5)
-        a_stop = sentences[position + a_sentences]
+        a_stop = bounds[position + a_sentences]
         a_length = a_stop - begin
 
         other = hashing.below(random[2], max(num_documents - 1, 1))
@@ -245,11 +281,15 @@ def _pairs(split, recipe, first, last):
         other_first, other_end = documents[other], documents[other + 1]
         b_sentence = other_first + hashing.below(random[3], other_end - other_first)
         b_begin = sentences[b_sentence]
+        b_begin = b_begin + _part_size(room) * hashing.below(
+            random[6], _num_parts(sentences[b_sentence + 1] - b_begin, room)
+        )
         wanted = target - a_length if recipe.format == "segment_pair" else np.ones_like(target)
-        b_end = sentences[np.clip(np.searchsorted(sentences, b_begin + wanted), b_sentence + 1, other_end)]
+        b_last = np.clip(np.searchsorted(sentences, b_begin + wanted), b_sentence + 1, other_end) - 1
+        b_end = _part_end(sentences[b_last], sentences[b_last + 1], b_begin + np.maximum(wanted, 1), room)
 
         b_start = np.where(is_random, b_begin, a_stop)
-        b_length = np.where(is_random, b_end - b_begin, sentences[stop] - a_stop)
+        b_length = np.where(is_random, b_end - b_begin, bounds[stop] - a_stop)
         part = _truncated(begin, a_length, b_start, b_length, room, random[4], random[5], recipe.dtype)
         part["is_random"] = is_random
         parts.append(part)
@@ -262,6 +302,37 @@ def _pairs(split, recipe, first, last):
         step += 1
     instances = np.concatenate(parts)
     return instances[np.argsort(np.concatenate(order), kind="stable")]
+
+
+def _short_sentences(split, first, last, room):
+    """Cuts the sentences of documents first..last (last excluded) that are longer than `room` tokens.
+
+    Returns:
+      (token offsets at which sentences and parts begin, and the last one's end, int64; the index in them at which each
+      document begins, and at which it ends, int64 [documents] each)
+    """
+    documents = np.asarray(split.documents[first : last + 1])
+    offsets = np.asarray(split.sentences[documents[0] : documents[-1] + 1])
+    bounds = np.append(_cut_long(offsets, room, _part_size(room)), offsets[-1])
+    edges = np.searchsorted(bounds, offsets[documents - documents[0]])
+    return bounds, edges[:-1], edges[1:]
+
+
+def _part_size(room):
+    """Returns the tokens of a part of a sentence that is longer than `room`: two parts fill a pair."""
+    return room - room // 2
+
+
+def _num_parts(lengths, room):
+    """Returns into how many parts sentences of these lengths are cut, int64 in their shape."""
+    return np.where(lengths > room, -(-lengths // _part_size(room)), 1)
+
+
+def _part_end(start, end, wanted, room):
+    """Returns the end of that part of the sentences [start, end) that holds the token before `wanted`."""
+    size = _part_size(room)
+    part_end = start + -(-(wanted - start) // size) * size
+    return np.where(end - start > room, np.minimum(part_end, end), end)
 
 
 # Counters of a document's draws; those of different purposes do not overlap.
@@ -282,12 +353,10 @@ def _ordered_pairs(split, recipe, first, last):
     labels the pair as swapped. Here such a chunk takes a second sentence: the next one, or at a document's end the one
     before, which two pairs then share. A document of one sentence has no pair.
     """
-    sentences, documents = split.sentences, split.documents
     room = recipe.sequence_length - 3  # [CLS], [SEP], [SEP]
     document = np.arange(first, last)
     key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), document)
-    position = np.asarray(documents[first:last])  # the first sentence of each document that is not used yet
-    end = np.asarray(documents[first + 1 : last + 1])
+    sentences, position, end = _short_sentences(split, first, last, room)
     target = _targets(recipe, key, room)
 
     parts, order = [np.zeros(0, recipe.dtype)], [document[:0]]
@@ -340,7 +409,7 @@ def _packed(split, recipe, first, last):
     room = recipe.sequence_length - 2  # [CLS] and the last [SEP]
     sentence_first, sentence_last = int(split.documents[first]), int(split.documents[last])
     offsets = np.asarray(split.sentences[sentence_first : sentence_last + 1])
-    starts = _cut_long(offsets, room)
+    starts = _cut_long(offsets, room, room)
     bounds = np.append(starts, offsets[-1])
     document_starts = offsets[np.asarray(split.documents[first : last + 1]) - sentence_first]
     document = np.searchsorted(document_starts, starts, side="right") - 1
@@ -362,11 +431,15 @@ def _packed(split, recipe, first, last):
     return instances
 
 
-def _cut_long(offsets, room):
-    """Returns the starts of sentences, and of the further parts of those longer than `room` tokens, int64 [parts]."""
-    parts = -(-np.diff(offsets) // room)
+def _cut_long(offsets, longest, size):
+    """Returns the starts of sentences, and of the further parts of those longer than `longest` tokens, int64 [parts].
+
+    Parts have `size` tokens, but for the last one of a sentence.
+    """
+    lengths = np.diff(offsets)
+    parts = np.where(lengths > longest, -(-lengths // size), 1)
     within = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
-    return np.repeat(offsets[:-1], parts) + within * room
+    return np.repeat(offsets[:-1], parts) + within * size
 
 
 def _chase(following):

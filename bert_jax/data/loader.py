@@ -52,6 +52,22 @@ def prepare_indexes(config: ml_collections.ConfigDict, start_step: int = 0) -> N
     _open_phases(_cached_stream(_as_json(config)), start_step)
 
 
+def text_shares(config: ml_collections.ConfigDict, start_step: int = 0) -> list[tuple[str, str, str, float]]:
+    """Returns which share of the text the rows of pairs hold, which cut what is too long for them.
+
+    Returns:
+      (name of the phase, format, path of the corpus, share of its training tokens) for each corpus of each phase of
+      pairs that ends after `start_step`.
+    """
+    stream = _cached_stream(_as_json(config))
+    return [
+        (phase.name, phase.data.format, str(source.corpus.path), source.text_share)
+        for phase in stream.phases
+        if phase.stop > start_step and phase.data.format in config_lib.PAIR_FORMATS
+        for source in stream.sources(phase)
+    ]
+
+
 class Loader:
     """Iterates over (step, this host's batch) from `start_step` to the end of the run, prefetching with grain.
 

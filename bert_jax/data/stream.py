@@ -108,6 +108,11 @@ class Source:
     """Computes the rows of one corpus split in one phase: place -> (repeat, index, mask epoch) -> rows.
 
     The index counts instances or, where rows are packed, rows of several.
+
+    Attributes:
+      corpus: the corpus.
+      text_share: share of the split's tokens that the rows of one repeat hold.
+      counts: rows of each repeat, int64 [repeats].
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Source:
             if split == "eval":
                 expected += ", or config.train.eval_every=0"
             raise UserError(f"{corpus.path}: no {data.format} instance in the {split} split; expected {expected}")
+        self.text_share = instances.share_held(self._indexes[0], self._split.num_tokens)
         self._dupe_factor = data.dupe_factor if data.masking == "static" else 0
         self._key = (config.seed, corpus.fingerprint, phase.stream, split)
         self._order_key = hashing.fold("order", *self._key)

@@ -72,6 +72,7 @@ class Text:
         index = instances.cached_index(Corpus(self.folder, self.manifest), "train", recipe)
         if index is None or not len(index):
             return None
+        held = instances.share_held(index, self.tokens("train"))
         sample = index[:: max(1, len(index) // _SAMPLE)]
         if data.format in config_lib.PAIR_FORMATS:
             lengths, random = sample["a_length"] + sample["b_length"] + 3, None
@@ -79,7 +80,7 @@ class Text:
                 random = float(sample["is_random"].mean())
         else:
             lengths, random = sample["stop"] - sample["start"] + sample["num_documents"] + 1, None
-        return Rows(len(index), 1 - float(np.mean(lengths)) / data.sequence_length, random)
+        return Rows(len(index), 1 - float(np.mean(lengths)) / data.sequence_length, random, held)
 
     @functools.cached_property
     def shared_sentences(self) -> float | None:
@@ -129,11 +130,13 @@ class Rows:
       count: number of rows in a pass over the corpus.
       padding: share of padding among their positions.
       random_pairs: share of rows whose second segment is from another document; None without pairs.
+      text_share: share of the corpus's training tokens that the rows hold.
     """
 
     count: int
     padding: float
     random_pairs: float | None
+    text_share: float = 1.0
 
 
 def find_corpora(run: Mapping, workdir) -> list[Text]:

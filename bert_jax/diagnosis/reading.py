@@ -112,6 +112,11 @@ class Run:
         return self._mean_over_texts("random_pairs")
 
     @functools.cached_property
+    def text_share(self) -> float | None:
+        """Share of the training text that the last phase's rows hold; None if unknown."""
+        return None if self.fine_tuning else self._mean_over_texts("text_share")
+
+    @functools.cached_property
     def passes(self) -> float | None:
         """Number of passes over the training text, in all phases; None if unknown."""
         if len(self.readable_texts) < len(self.texts) or not self.texts:

@@ -28,6 +28,7 @@ _PRETRAINING = (
     course.spikes,
     course.clipped,
     text.padding,
+    text.text_left_out,
     text.uneven_pairs,
     course.low_mfu,
     course.time_elsewhere,
@@ -134,6 +135,7 @@ def _text(run):
         "unknown tokens": causes.unknown_share(run),
         "duplicate documents": causes.duplicate_share(run),
         "padding": run.padding,
+        "text in rows": run.text_share,
     }
     for name, value in shares.items():
         if value is not None:

@@ -4,6 +4,7 @@ from bert_jax.diagnosis import causes
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
+TEXT_IN_ROWS = 0.7  # share; pairs of English prose hold some nine tenths at 128 tokens
 UNEVEN = 0.8  # share of the commoner answer; documents of one sentence give 1, those of many sentences a half
 
 
@@ -81,6 +82,25 @@ def padding(run: Run) -> Finding | None:
         short += f": {tokens / documents:,.0f} tokens on average"
     figures = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
     return Finding("padding", "warning", message, [f"{short}; {causes.padding_advice(run)}"], figures)
+
+
+def text_left_out(run: Run) -> Finding | None:
+    """Checks whether the rows of pairs leave out much of the text, as pairs longer than a row are cut."""
+    share = run.text_share
+    if share is None or share >= TEXT_IN_ROWS:
+        return None
+    data = run.phase.data
+    message = (
+        f"Rows of {data.format}{run.phase.name} hold {percent(share)} of the text: the ends of pairs that are longer "
+        f"than {data.sequence_length} tokens are left out."
+    )
+    reasons = [
+        "sentences nearly as long as a row: look at them with bert_jax.show_batch; a larger "
+        f"--config.data.sequence_length than {data.sequence_length} leaves out less, and formats without pairs nothing "
+        "(--config.data.format=full_sentences)",
+        "text whose sentences the splitter does not find: prepare it with its --language, or with --sentences=line",
+    ]
+    return Finding("text_left_out", "warning", message, reasons, {"text_share": share, "format": data.format})
 
 
 def uneven_pairs(run: Run) -> Finding | None:

@@ -144,6 +144,8 @@ def _train(run, state, done) -> None:
         return
     described = loop.describe_model(run.learner.model, state["params"])
     say(f"{described}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
+    for phase, pairs, corpus, share in loader.text_shares(run.config, done):
+        say(f"rows of {pairs}{phase} hold {share:.1%} of the text of {corpus}")
     run.begin(state, done)
     held_out = loop.train(run, state, done)
     if held_out is not None:

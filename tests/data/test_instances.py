@@ -15,7 +15,7 @@ FORMATS = ["segment_pair", "sentence_pair", "full_sentences", "doc_sentences"]
 
 def draws(seed, repeat, document, step):
     key = hashing.draw(hashing.fold("pairs", seed, repeat), np.uint64(document))
-    return [hashing.draw(key, np.uint64((1 << 20) + 8 * step + i)) for i in range(6)]
+    return [hashing.draw(key, np.uint64((1 << 20) + 8 * step + i)) for i in range(7)]
 
 
 def short_target(seed, repeat, document, room, share):
@@ -28,7 +28,7 @@ def short_target(seed, repeat, document, room, share):
 def reference_pairs(documents, recipe):
     """Yields (a tokens, b tokens, is_random), tokens by offset; documents: a list of lists of (start, length)."""
     room = recipe.sequence_length - 3
-    for d, document in enumerate(documents):
+    for d, document in enumerate(cut(documents, room)):
         target = short_target(recipe.seed, recipe.repeat, d, room, recipe.short_target_share)
         i, step = 0, 0
         chunk, length = [], 0
@@ -52,8 +52,10 @@ def reference_pairs(documents, recipe):
                     other = int(hashing.below(r[2], len(documents) - 1))
                     other += other >= d
                     start = int(hashing.below(r[3], len(documents[other])))
+                    parts = [cut_sentence(sentence, room) for sentence in documents[other]]
+                    part = int(hashing.below(r[6], len(parts[start])))
                     b = []
-                    for sentence in documents[other][start:]:
+                    for sentence in [*parts[start][part:], *sum(parts[start + 1 :], [])]:
                         b += tokens([sentence])
                         if len(b) >= wanted:
                             break
@@ -64,6 +66,19 @@ def reference_pairs(documents, recipe):
                 yield a, b, is_random
                 chunk, length = [], 0
             i += 1
+
+
+def cut_sentence(sentence, room):
+    """Returns the parts of a sentence (start, length): itself, or parts of half a row where no row holds it."""
+    start, length = sentence
+    size = -(-room // 2)
+    if length <= room:
+        return [sentence]
+    return [(start + begin, min(size, length - begin)) for begin in range(0, length, size)]
+
+
+def cut(documents, room):
+    return [sum((cut_sentence(sentence, room) for sentence in document), []) for document in documents]
 
 
 def tokens(sentences):
@@ -108,7 +123,7 @@ def reference_packed(documents, recipe):
 def reference_ordered_pairs(documents, recipe):
     """Yields (a tokens, b tokens, is_swapped), tokens by offset; documents: a list of lists of (start, length)."""
     room = recipe.sequence_length - 3
-    for d, document in enumerate(documents):
+    for d, document in enumerate(cut(documents, room)):
         key = hashing.draw(hashing.fold("ordered pairs", recipe.seed, recipe.repeat), np.uint64(d))
         target = room
         if hashing.uniform(hashing.draw(key, np.uint64(1))) < recipe.short_target_share:
@@ -121,8 +136,8 @@ def reference_ordered_pairs(documents, recipe):
                 while stop < len(document) and sum(length for _, length in document[first:stop]) < target:
                     stop += 1
             draws = [hashing.draw(key, np.uint64((1 << 20) + 8 * step + i)) for i in range(4)]
-            cut = first + 1 + int(hashing.below(draws[0], stop - first - 1))
-            a, b = tokens(document[first:cut]), tokens(document[cut:stop])
+            middle = first + 1 + int(hashing.below(draws[0], stop - first - 1))
+            a, b = tokens(document[first:middle]), tokens(document[middle:stop])
             swapped = hashing.uniform(draws[1]) < 0.5
             if swapped:
                 a, b = b, a
@@ -277,3 +292,55 @@ def test_half_of_the_ordered_pairs_are_swapped_and_all_are_of_one_document(small
         built["b_start"] - built["a_start"] - built["a_length"],
     )
     assert not gap[uncut].any() and (gap >= 0).all() and uncut.sum() > 1000
+
+
+@pytest.mark.parametrize("sentence_order", [False, True])
+@pytest.mark.parametrize("format", ["segment_pair", "sentence_pair"])
+def test_pairs_hold_the_text_of_endless_sentences(make_corpus, format, sentence_order):
+    """Documents of one sentence each, far longer than a row, as text without full stops gives."""
+    rng = np.random.default_rng(0)
+    endless = "\n\n".join(" ".join(rng.choice(list("abcdefgh"), 3000)) for _ in range(3))
+    corpus = Corpus.open(make_corpus(endless, name=f"endless-{format}-{sentence_order}", eval_share=0))
+    split = corpus.split("train")
+    assert split.num_sentences == 3
+    recipe = Recipe(format, 64, seed=3, sentence_order=sentence_order)
+    index = instances.open_index(corpus, "train", recipe)
+    in_rows = np.zeros(split.num_tokens, bool)
+    for a, b, a_length, b_length, is_random in index.tolist():
+        in_rows[a : a + a_length] = True
+        if sentence_order or not is_random:
+            in_rows[b : b + b_length] = True
+    assert in_rows.mean() > 0.93
+    assert abs(instances.share_held(index, split.num_tokens) - in_rows.mean()) < (0.03 if sentence_order else 0.001)
+    if not sentence_order:
+        assert 0.4 < index["is_random"].mean() < 0.7
+        b = index["b_start"][index["is_random"] == 1]
+        assert len(np.unique(b)) > 0.5 * len(b), "a random B always begins where a document does"
+
+
+def test_the_share_of_the_text_that_rows_hold(small_corpus):
+    split = Corpus.open(small_corpus).split("train")
+    for format in ("full_sentences", "doc_sentences"):
+        assert instances.share_held(instances.build(split, Recipe(format, 40)), split.num_tokens) == 1
+    share = instances.share_held(instances.build(split, Recipe("segment_pair", 16)), split.num_tokens)
+    assert 0.5 < share < 1
+    assert instances.share_held(instances.build(split, Recipe("segment_pair", 128), 0, 0), split.num_tokens) == 0
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_indexes_without_long_sentences_are_those_made_before(small_corpus, tmp_path, noted):
+    """The cached file has another name where sentences are cut, which earlier versions did not do."""
+    corpus = Corpus.open(shutil.copytree(small_corpus, tmp_path / "corpus"))
+    if not noted:  # as in manifests of earlier versions
+        corpus.manifest["splits"]["train"].pop("longest_sentence")
+    assert instances.longest_sentence(corpus, "train") == max(np.diff(corpus.split("train").sentences)) == 300
+    for length, is_cut in ((302, True), (303, False)):
+        for recipe in (Recipe("segment_pair", length), Recipe("segment_pair", length, sentence_order=True)):
+            instances.open_index(corpus, "train", recipe)
+            (file,) = (tmp_path / "corpus" / "index").glob(f"train-segment_pair-{length}-*")
+            assert file.stem.endswith("-cut") == is_cut
+            assert instances.cached_index(corpus, "train", recipe) is not None
+            file.unlink()
+    instances.open_index(corpus, "train", Recipe("full_sentences", 16))
+    (file,) = (tmp_path / "corpus" / "index").glob("train-full_sentences-16-*")
+    assert not file.stem.endswith("-cut")

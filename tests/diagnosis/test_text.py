@@ -46,7 +46,22 @@ def test_pairs_that_are_mostly_padding(tmp_path):
     batch = loader.batch_at(recipe(corpus, **changes), 0)
     assert 1 - batch["attention_mask"].mean() == pytest.approx(by_name["padding"].figures["padding_share"], abs=0.03)
     assert "100 % of the pairs" in by_name["uneven_pairs"].message
+    assert "text_left_out" not in by_name
     assert "nsp_without_mlm" not in by_name
+
+
+def test_pairs_that_leave_out_text(tmp_path, capfd):
+    """Sentences of 27 tokens, of which a row of 32 tokens holds one and a piece of the next."""
+    draw = random.Random(0)
+    lines = ["\n".join(" ".join(draw.choices(WORDS, k=27)) for _ in range(6)) for _ in range(60)]
+    corpus = prepared(tmp_path / "text", lines, sentences="line")
+    changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
+    changes |= {"train__num_steps": 40, "train__eval_every": 40}
+    by_name, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
+    share = by_name["text_left_out"].figures["text_share"]
+    assert 0.4 < share < 0.7
+    assert f"hold {100 * share:.0f} % of the text" in by_name["text_left_out"].message
+    assert f"rows of segment_pair hold {share:.1%} of the text of {corpus}" in capfd.readouterr().out
 
 
 def test_a_corpus_that_was_moved(copy, chain_corpus):

@@ -19,6 +19,7 @@ _HASHES_AT_ONCE = 1 << 14
 _BUCKET_DOCUMENTS = 1 << 15
 _MOST_BUCKETS = 256
 _TOKENS_AT_ONCE = 1 << 17
+_LONG_SENTENCE = 512  # tokens; the usual length of a row
 _POSITION_BITS = np.uint64(40)  # a document's position in its shard; the bits above hold the shard's number
 
 
@@ -195,7 +196,7 @@ def _join_parts(parts, folder, split, sentences, documents, vocab_size, fingerpr
     for offsets in (sentences, documents):
         offsets.append(np.zeros(1, np.int64))
     counts = np.zeros(vocab_size, np.int64)
-    num_tokens = num_sentences = 0
+    num_tokens = num_sentences = longest = in_long = 0
     shards = []
     for part in parts:
         # Parts that change are rewritten each time; the others are moved, unless an earlier start has moved them.
@@ -217,6 +218,9 @@ def _join_parts(parts, folder, split, sentences, documents, vocab_size, fingerpr
                 file.append(ends)
                 start = int(ends[-1])
                 fingerprint.update(np.ascontiguousarray(block))
+                if array is lengths:
+                    longest = max(longest, int(block.max()))
+                    in_long += int(block[block > _LONG_SENTENCE].sum(dtype=np.int64))
             if array is lengths:
                 shard_tokens, shard_sentences, num_tokens = start - num_tokens, len(lengths), start
         num_sentences += shard_sentences
@@ -226,7 +230,14 @@ def _join_parts(parts, folder, split, sentences, documents, vocab_size, fingerpr
                 if kind == "tokens":
                     counts += np.bincount(block, minlength=vocab_size)
         shards.append({"name": name, "tokens": shard_tokens})
-    facts = {"documents": documents.rows - 1, "sentences": sentences.rows - 1, "tokens": num_tokens, "shards": shards}
+    facts = {
+        "documents": documents.rows - 1,
+        "sentences": sentences.rows - 1,
+        "tokens": num_tokens,
+        "longest_sentence": longest,
+        "long_sentence_share": in_long / max(1, num_tokens),
+        "shards": shards,
+    }
     return facts, counts
 
 
