@@ -11,8 +11,8 @@ from bert_jax.config.schema import LARGEST_INTEGER, Key
 
 
 def _as_in_pretraining(*names: str, **changes: Any) -> dict[str, Key]:
-    """Returns entries of pre-training's table, with other properties where given."""
-    return {name: dataclasses.replace(PRETRAINING[name], **changes) for name in names}
+    """Returns entries of pre-training's table, with other properties where given; fine-tuning has no phases."""
+    return {name: dataclasses.replace(PRETRAINING[name], in_phases=False, **changes) for name in names}
 
 
 TASKS = ("sequence_classification", "token_classification", "question_answering")
@@ -99,10 +99,10 @@ FINETUNING: dict[str, Key] = {
         ),
     ),
     **_as_in_pretraining("data.sequence_length", default=128, doc="Tokens of the longest row, special tokens included.",
-                         at_least=3, in_phases=False),
-    **_as_in_pretraining("data.batch_size", default=32, in_phases=False),
+                         at_least=3),
+    **_as_in_pretraining("data.batch_size", default=32),
     **group("data", "data", buckets=((), "Lengths that rows are padded to.", {"empty": "bert_jax.data.rows.BUCKETS"})),
-    **_as_in_pretraining("data.packing", in_phases=False,
+    **_as_in_pretraining("data.packing",
                          doc="Puts several short texts in one row, with attention and positions apart."),
     **_as_in_pretraining("data.prefetch"),
     **MESH,
@@ -122,14 +122,21 @@ FINETUNING: dict[str, Key] = {
     ),
     **_as_in_pretraining("optimizer.warmup_steps", default=-1, empty="warmup_share of the run", empty_value=-1),
     **_as_in_pretraining(*(f"optimizer.{name}" for name in (
-        "decay_steps", "decay_shape", "final_fraction", "b1", "b2", "epsilon", "weight_decay", "clip_norm"))),
+        "decay_steps", "decay_shape", "final_fraction", "b1", "b2", "epsilon", "bias_correction", "weight_decay",
+        "decay_all", "clip_norm"))),
     **group(
         "optimizer",
         "optimizer",
         layer_decay=(
             1.0,
-            "Rate of a layer / rate of the layer above it; the top layer and the heads have the full rate.",
+            "Rate of a layer / rate of the layer above it; the heads have the full rate.",
             {"at_most": 1},
+        ),
+        layer_decay_offset=(
+            2,
+            "Power of layer_decay at the top layer: 2 in ELECTRA's code, decay ** (n + 2 - depth) of n layers; 0 where "
+            "the top layer has the rate of the heads (Howard & Ruder 2018, section 3.2).",
+            {"before": 0},
         ),
     ),
     **group(

@@ -100,6 +100,7 @@ def check_objective(config_values: Mapping[str, Any]) -> None:
             f"config.train.logits_chunk: {config_values['train.logits_chunk']} with config.objective.name={name}, "
             "which needs whole distributions over the vocabulary; expected 0"
         )
+    _check_decoupled(config_values)
     OBJECTIVES[name].check(config_values)
     _check_start(config_values)
 
@@ -134,6 +135,23 @@ def _check_task(config_values):
                 f"config.model.type_vocab_size: {config_values['model.type_vocab_size']}; {pairs} needs 2, one for "
                 "each segment"
             )
+
+
+def _check_decoupled(config_values):
+    if not config_values["optimizer.decoupled"]:
+        return
+    name, sharing = config_values["objective.name"], config_values["objective.embedding_sharing"]
+    if not OBJECTIVES[name].generator:
+        expected = ", ".join(known for known, needs in OBJECTIVES.items() if needs.generator)
+        raise UserError(
+            f"config.optimizer.decoupled: True with config.objective.name={name}, which trains one model; expected "
+            f"False, or {expected}"
+        )
+    if sharing == "tied":
+        raise UserError(
+            "config.optimizer.decoupled: True with config.objective.embedding_sharing=tied, where one table is trained "
+            "by both losses; expected gradient_disentangled or none"
+        )
 
 
 def _check_replaced_tokens(config_values):

@@ -155,7 +155,17 @@ _MODEL = group(
     norm_epsilon=(1e-12, "Added to the variance in norms."),
     hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE),
     attention_dropout=(0.1, "Dropout of attention weights.", {"role": "training"} | RATE),
-    initializer_range=(0.02, "Standard deviation of fresh parameters.", {"role": "training"}),
+    initializer=(
+        "truncated_normal",
+        "Distribution of fresh parameters: a normal cut at two standard deviations (BERT), or a whole one (RoBERTa, "
+        "DeBERTa, EuroBERT).",
+        {"role": "training", "choices": ("truncated_normal", "normal")},
+    ),
+    initializer_range=(
+        0.02,
+        "Standard deviation of the normal that fresh parameters are drawn from.",
+        {"role": "training"},
+    ),
     scaled_initializer=(
         False,
         "Starts the projections that layers add to the residual smaller by sqrt(2 num_layers) (Radford et al. 2019).",
@@ -370,8 +380,19 @@ _OPTIMIZER = group(
         "Added to the root of the second moment; zero would divide by zero where gradients are zero.",
         {"at_least": SMALLEST_EPSILON},
     ),
-    weight_decay=(0.01, "Decoupled weight decay of matrices; biases and norms have none."),
+    bias_correction=(
+        True,
+        "Divides Adam's moments by what they lack in the first steps (Kingma & Ba 2015, section 3); the code of BERT, "
+        "ALBERT, ELECTRA and DeBERTa does not.",
+    ),
+    weight_decay=(0.01, "Decoupled weight decay, as a share of the rate."),
+    decay_all=(False, "Decays biases and norms too, not matrices alone (RoBERTa in fairseq, EuroBERT)."),
     clip_norm=(1.0, "Largest global norm of a gradient.", {"empty": "no clipping"}),
+    decoupled=(
+        False,
+        "rtd: trains generator and discriminator with an optimizer each, so that each gradient is clipped by its own "
+        "norm (DeBERTa v3).",
+    ),
 )
 
 _TRAIN = group(

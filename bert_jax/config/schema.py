@@ -48,6 +48,8 @@ class Key:
       empty: What the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
       empty_value: An empty value that the bounds would refuse, such as -1.
       falls_back_to: The key whose value the empty value stands for; sets `empty`.
+      before: What runs did before there was the key, where that is not the default: its value in a run whose
+        config.json does not have it.
       resumable: Whether the value may change when a run continues in its workdir.
       in_phases: Whether an entry of data.phases may set it.
       is_path: Whether it is a path, which may differ between the hosts of one run.
@@ -65,6 +67,7 @@ class Key:
     empty: str = ""
     empty_value: Any = None
     falls_back_to: str = ""
+    before: Any = None
     resumable: bool = False
     in_phases: bool = False
     is_path: bool = False
@@ -85,6 +88,11 @@ class Key:
     @property
     def is_number(self) -> bool:
         return self.type in (int, float)
+
+    @property
+    def value_before(self) -> Any:
+        """Value in a run whose config.json does not have the key: `before`, or else the default."""
+        return self.default if self.before is None else self.before
 
     def check(self, where: str, value: Any, suffix: str = "") -> None:
         """Raises UserError if a value is ill-typed, none of the choices, or out of bounds.

@@ -197,7 +197,8 @@ class Learner:
 
     @functools.cached_property
     def _optimizer(self):
-        share = trainable.rate_multiplier(self.config.optimizer.layer_decay, self.model.spec)
+        settings = self.config.optimizer
+        share = trainable.rate_multiplier(settings.layer_decay, self.model.spec, settings.layer_decay_offset)
         return make_optimizer(self._rates, self.num_steps, share)
 
     @functools.cached_property

@@ -89,11 +89,17 @@ def reinitialised_pattern(config: Mapping, spec: Spec) -> str:
     return rf"^(encoder/layers/({layers})|pooler)/"
 
 
-def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
+def rate_multiplier(decay: float, spec: Spec, offset: int = 2) -> Callable[[str], float] | None:
     """Returns a function from a parameter's path to the factor of its learning rate; None where all factors are 1.
 
-    Layer k of L, counted from 1 at the bottom, has decay ** (L - k), and the embeddings decay ** L; pooler and heads
-    have 1, as the top layer (Howard & Ruder 2018, section 3.2; Zhang et al. 2021).
+    Layer k of L, counted from 1 at the bottom, has decay ** (L + offset - k), and the embeddings decay ** (L + offset);
+    pooler and heads have 1. With an offset of 2 that is ELECTRA's rule (`_get_layer_lrs` in model/optimization.py of
+    google-research/electra); with 0 the top layer has the rate of the heads (Howard & Ruder 2018, section 3.2).
+
+    Args:
+      decay: config.optimizer.layer_decay.
+      spec: the model's spec.
+      offset: config.optimizer.layer_decay_offset.
     """
     if decay == 1.0:
         return None
@@ -102,8 +108,10 @@ def rate_multiplier(decay: float, spec: Spec) -> Callable[[str], float] | None:
     def share(name):
         layer = re.search(r"(?:^|/)encoder/layers/(\d+)/", name)
         if layer:
-            return decay ** (spec.num_layers - 1 - last_use[int(layer[1])])
-        return decay**spec.num_layers if re.search(r"(?:^|/)encoder/(embeddings|relative\w*)/", name) else 1.0
+            return decay ** (spec.num_layers + offset - 1 - last_use[int(layer[1])])
+        if re.search(r"(?:^|/)encoder/(embeddings|relative\w*)/", name):
+            return decay ** (spec.num_layers + offset)
+        return decay**offset if re.search(r"(?:^|/)encoder/", name) else 1.0  # a norm behind the top layer
 
     return share
 

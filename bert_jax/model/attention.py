@@ -50,12 +50,14 @@ class SelfAttention(nnx.Module):
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         size, stddev = spec.hidden_size, spec.initializer_range
         queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
-        linear = functools.partial(Linear, stddev=stddev, rngs=rngs)
+        linear = functools.partial(Linear, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         bias, key_bias = spec.attention_bias, spec.attention_bias and spec.key_bias
         self.query = linear(size, queries, bias=bias)
         self.key = linear(size, keys, bias=key_bias)
         self.value = linear(size, keys, bias=bias)
-        self.output = Linear(queries, size, stddev=spec.output_stddev, bias=bias, rngs=rngs)
+        self.output = Linear(
+            queries, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs
+        )
         own_projections = spec.has_relative_positions and not spec.relative_shared
         if own_projections and "c2p" in spec.relative_terms:
             self.position_key = linear(size, keys, bias=key_bias)

@@ -27,15 +27,21 @@ class Embeddings(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         size, stddev = spec.embedding_size, spec.initializer_range
-        self.word = Embedding(spec.vocab_size, size, stddev=stddev, layout="vocabulary", rngs=rngs)
+        self.word = Embedding(
+            spec.vocab_size, size, stddev=stddev, layout="vocabulary", initializer=spec.initializer, rngs=rngs
+        )
         if spec.has_learned_positions:
-            self.position = Embedding(spec.max_positions + spec.position_offset, size, stddev=stddev, rngs=rngs)
+            self.position = Embedding(
+                spec.max_positions + spec.position_offset, size, stddev=stddev, initializer=spec.initializer, rngs=rngs
+            )
         if spec.type_vocab_size:
-            self.token_type = Embedding(spec.type_vocab_size, size, stddev=stddev, rngs=rngs)
+            self.token_type = Embedding(
+                spec.type_vocab_size, size, stddev=stddev, initializer=spec.initializer, rngs=rngs
+            )
         if spec.embedding_norm:
             self.norm = make_norm(spec, size)
         if spec.embedding_projection:
-            self.projection = Linear(size, spec.hidden_size, stddev=stddev, rngs=rngs)
+            self.projection = Linear(size, spec.hidden_size, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         self.spec = spec
 
     def __call__(self, batch: Mapping, seed: jax.Array | None) -> jax.Array:
@@ -99,10 +105,10 @@ class MLP(nnx.Module):
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         size, units, stddev, bias = spec.hidden_size, spec.intermediate_size, spec.initializer_range, spec.mlp_bias
-        self.up = Linear(size, units, stddev=stddev, bias=bias, rngs=rngs)
-        self.down = Linear(units, size, stddev=spec.output_stddev, bias=bias, rngs=rngs)
+        self.up = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
+        self.down = Linear(units, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         if spec.mlp == "gated":
-            self.gate = Linear(size, units, stddev=stddev, bias=bias, rngs=rngs)
+            self.gate = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         self.activation, self.gated = ACTIVATIONS[spec.activation], spec.mlp == "gated"
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
@@ -200,7 +206,9 @@ class Encoder(nnx.Module):
             self.norm = make_norm(spec, spec.hidden_size)
         if spec.has_relative_positions:
             stddev = spec.initializer_range
-            self.relative = Embedding(relative_table_size(spec), spec.hidden_size, stddev=stddev, rngs=rngs)
+            self.relative = Embedding(
+                relative_table_size(spec), spec.hidden_size, stddev=stddev, initializer=spec.initializer, rngs=rngs
+            )
             if spec.relative_norm:
                 self.relative_norm = make_norm(spec, spec.hidden_size)
         self.spec = spec

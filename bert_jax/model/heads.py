@@ -25,10 +25,14 @@ class LanguageModelHead(nnx.Module):
         size, read, stddev = spec.hidden_size, spec.hidden_size, spec.initializer_range
         if spec.mlm_transform:
             read = spec.embedding_size
-            self.transform = Linear(size, read, stddev=stddev, bias=spec.head_bias, rngs=rngs)
+            self.transform = Linear(
+                size, read, stddev=stddev, bias=spec.head_bias, initializer=spec.initializer, rngs=rngs
+            )
             self.norm = make_norm(spec, read)
         if not spec.tied_decoder:
-            self.decoder = Embedding(spec.vocab_size, read, stddev=stddev, layout="vocabulary", rngs=rngs)
+            self.decoder = Embedding(
+                spec.vocab_size, read, stddev=stddev, layout="vocabulary", initializer=spec.initializer, rngs=rngs
+            )
         if spec.decoder_bias:
             self.bias = nnx.Param(jnp.zeros((spec.vocab_size,)))
         self.spec = spec
@@ -79,7 +83,9 @@ class Pooler(nnx.Module):
     """The pooled output: tanh of a linear map of the first token's hidden state (BERT section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
-        self.dense = Linear(spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
+        self.dense = Linear(
+            spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+        )
 
     def __call__(self, first: jax.Array) -> jax.Array:
         """Maps the hidden state of each sequence's first token, [..., hidden], to the same shape."""
@@ -90,8 +96,12 @@ class ReplacedTokenHead(nnx.Module):
     """Tells whether each token was replaced: two linear maps and one logit (ELECTRA section 3.1)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
-        self.dense = Linear(spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
-        self.output = Linear(spec.hidden_size, 1, stddev=spec.initializer_range, rngs=rngs)
+        self.dense = Linear(
+            spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+        )
+        self.output = Linear(
+            spec.hidden_size, 1, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+        )
         self.activation = ACTIVATIONS[spec.activation]
 
     def __call__(self, hidden: jax.Array) -> jax.Array:
@@ -103,7 +113,9 @@ class MaskDecoder(nnx.Module):
     """Absolute position embeddings that enter masked prediction only (DeBERTa section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
-        self.position = Embedding(spec.max_positions, spec.hidden_size, stddev=spec.initializer_range, rngs=rngs)
+        self.position = Embedding(
+            spec.max_positions, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+        )
 
     def __call__(self, batch: Mapping) -> jax.Array:
         """Returns position embeddings [1 or batch, sequence, hidden] for the model's input."""
@@ -125,12 +137,14 @@ class TaskHead(nnx.Module):
         assert task is not None
         of_sequence = task.name == "sequence_classification"
         if task.transform or (of_sequence and task.pooling == "dense"):
-            self.dense = Linear(size, size, stddev=stddev, bias=task.transform_bias, rngs=rngs)
+            self.dense = Linear(
+                size, size, stddev=stddev, bias=task.transform_bias, initializer=spec.initializer, rngs=rngs
+            )
         if task.transform_norm:
             self.norm = make_norm(spec, size)
         if of_sequence and task.pooling == "attention":
-            self.score = Linear(size, 1, stddev=stddev, rngs=rngs)
-        self.output = Linear(size, task.num_labels, stddev=stddev, rngs=rngs)
+            self.score = Linear(size, 1, stddev=stddev, initializer=spec.initializer, rngs=rngs)
+        self.output = Linear(size, task.num_labels, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         if task.crf:
             self.transitions = nnx.Param(jnp.zeros((task.num_labels, task.num_labels)))  # [from, to]
             self.first = nnx.Param(jnp.zeros((task.num_labels,)))
@@ -192,11 +206,15 @@ class Heads(nnx.Module):
         if spec.language_model:
             self.mlm = LanguageModelHead(spec, rngs=rngs)
         if spec.next_sentence:
-            self.next_sentence = Linear(spec.hidden_size, 2, stddev=spec.initializer_range, rngs=rngs)
+            self.next_sentence = Linear(
+                spec.hidden_size, 2, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+            )
         if spec.task:
             self.task = TaskHead(spec, rngs=rngs)
         if spec.sentence_order:
-            self.sentence_order = Linear(spec.hidden_size, 2, stddev=spec.initializer_range, rngs=rngs)
+            self.sentence_order = Linear(
+                spec.hidden_size, 2, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
+            )
         if spec.replaced_tokens:
             self.replaced = ReplacedTokenHead(spec, rngs=rngs)
         if spec.language_model and spec.mask_decoder == "enhanced":

@@ -18,8 +18,17 @@ class Linear(nnx.Module):
     Parameters: kernel [inputs, outputs] and, unless built with bias=False, bias [outputs].
     """
 
-    def __init__(self, inputs: int, outputs: int, *, stddev: float, rngs: nnx.Rngs, bias: bool = True):
-        self.kernel = nnx.Param(truncated_normal(rngs.params(), (inputs, outputs), stddev))
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        stddev: float,
+        rngs: nnx.Rngs,
+        bias: bool = True,
+        initializer: str = "truncated_normal",
+    ):
+        self.kernel = nnx.Param(INITIALIZERS[initializer](rngs.params(), (inputs, outputs), stddev))
         if bias:
             self.bias = nnx.Param(jnp.zeros((outputs,)))
         self.biased = bias
@@ -37,8 +46,17 @@ class Linear(nnx.Module):
 class Embedding(nnx.Module):
     """Embedding table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
 
-    def __init__(self, rows: int, size: int, *, stddev: float, rngs: nnx.Rngs, layout: str = "table"):
-        self.embedding = nnx.Param(truncated_normal(rngs.params(), (rows, size), stddev))
+    def __init__(
+        self,
+        rows: int,
+        size: int,
+        *,
+        stddev: float,
+        rngs: nnx.Rngs,
+        layout: str = "table",
+        initializer: str = "truncated_normal",
+    ):
+        self.embedding = nnx.Param(INITIALIZERS[initializer](rngs.params(), (rows, size), stddev))
         self.layout = layout
 
     def __call__(self, ids: jax.Array) -> jax.Array:
@@ -107,7 +125,7 @@ class Convolution(nnx.Module):
     def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
         width, size, groups = spec.conv_kernel_size, spec.hidden_size, spec.conv_groups
         shape = (width, size // groups, size)
-        self.kernel = nnx.Param(truncated_normal(rngs.params(), shape, spec.initializer_range))
+        self.kernel = nnx.Param(INITIALIZERS[spec.initializer](rngs.params(), shape, spec.initializer_range))
         self.bias = nnx.Param(jnp.zeros((size,)))
         self.norm = make_norm(spec, size)
         self.groups, self.rate, self.activation = groups, spec.hidden_dropout, ACTIVATIONS[spec.conv_activation]
@@ -218,6 +236,15 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> j
       stddev: standard deviation of the normal before it is cut.
     """
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * stddev
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
+    """Draws float32 from a normal, as the torch code of RoBERTa, DeBERTa and EuroBERT does; see `truncated_normal`."""
+    return jax.random.normal(key, shape, jnp.float32) * stddev
+
+
+# Values of config.model.initializer.
+INITIALIZERS = {"truncated_normal": truncated_normal, "normal": normal}
 
 
 def _broadcast(vector, like):

@@ -90,6 +90,12 @@ class LanguageModeling:
         """Specs of the models that are trained, the main one first."""
         return (self.model.spec,)
 
+    @staticmethod
+    def network(name: str) -> str:
+        """Returns which of the models that are trained the parameter at a path belongs to: "model", the main one."""
+        del name
+        return "model"
+
     @property
     def evaluated(self) -> "LanguageModeling":
         return self

@@ -70,6 +70,10 @@ class ReplacedTokens(LanguageModeling):
     def specs(self):
         return self.model.spec, self.generator.spec
 
+    @staticmethod
+    def network(name):
+        return _GENERATOR if name.split("/")[0] == _GENERATOR else "model"
+
     def init(self, key):
         model_key, generator_key = jax.random.split(key)
         params = self.model.init(model_key)

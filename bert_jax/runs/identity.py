@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import storage
 from bert_jax.config.keys import PATHS, RESUMABLE
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
@@ -15,6 +16,31 @@ from bert_jax.runs import workdir as workdir_lib
 
 if TYPE_CHECKING:
     from bert_jax.data.corpus import Corpus
+
+
+def keep_values_before(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> str:
+    """Sets in `config`, in place, each key that the workdir's run began without to what the run did without it.
+
+    A run goes on as it began, whatever later versions of a recipe say of keys that there were none of then. Keys that
+    may change when a run continues are left alone.
+
+    Returns:
+      a line for the user that names the keys whose value was changed; "" if there is none, or no run in the workdir.
+    """
+    with storage.reporting(str(workdir)):
+        text = (workdir / "config.json").read_text() if (workdir / "config.json").exists() else "null"
+    try:
+        stored = json.loads(text)
+    except ValueError:
+        return ""  # `check_config` refuses it
+    if not isinstance(stored, Mapping) or ("task" in stored) != ("task" in config):
+        return ""
+    values, kept = config_lib.flat(config.to_dict()), []
+    for name, value in workdir_lib.values_before(stored).items():
+        if name not in RESUMABLE and values[name] != value:
+            config.update_from_flattened_dict({name: value})
+            kept.append(f"config.{name}={value}")
+    return f"goes on as it began, before there were these keys: {', '.join(kept)}" if kept else ""
 
 
 def check_same_run(

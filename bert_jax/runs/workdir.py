@@ -22,7 +22,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ml_collections
 from etils import epath
@@ -30,6 +30,7 @@ from etils import epath
 from bert_jax import _moved, files, storage
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.errors import UserError, command_line
 
 if TYPE_CHECKING:
@@ -174,14 +175,22 @@ def corpus_identities(corpora: "Sequence[Corpus]") -> list[dict[str, str]]:
 
 
 def config_from_json(stored: dict) -> ml_collections.ConfigDict:
-    """Returns the config of config.json's content; keys that a later version added keep their defaults."""
+    """Returns the config of config.json's content; keys that a later version added have their `Key.value_before`."""
     config = finetune_config.schema_of(stored)
+    config.update_from_flattened_dict(values_before(stored))
     for key, value in config_lib.flat(stored).items():
         config_lib.check_key(key, config)
         group, _, name = key.rpartition(".")
         owner = config[group] if group else config
         owner[name] = tuple(value) if isinstance(owner[name], tuple) else value
     return config
+
+
+def values_before(stored: Mapping) -> dict[str, Any]:
+    """Returns the keys that config.json's content lacks, with the values that say what its run does without them."""
+    keys = FINETUNING if "task" in stored else PRETRAINING
+    known = config_lib.flat(stored)
+    return {name: key.value_before for name, key in keys.items() if name not in known}
 
 
 def not_writable(workdir: pathlib.Path, error: OSError) -> UserError:

@@ -41,26 +41,33 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
 
 
 def make_optimizer(
-    config: Mapping, num_steps: int, share: Callable[[str], float] | None = None
+    config: Mapping,
+    num_steps: int,
+    share: Callable[[str], float] | None = None,
+    network: Callable[[str], str] | None = None,
 ) -> optax.GradientTransformation:
     """Returns AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020, algorithm 2) or StableAdamW, after clipping.
 
-    Weight decay applies to kernels and embeddings, not to biases or norms. LAMB's trust ratio is one number per
-    parameter array of each layer; biases and norms have none, as in the published code. StableAdamW's divisor of the
-    rate is one number per array too, biases and norms included: see `_scale_by_stable_adam`.
+    Weight decay applies to kernels and embeddings, and with decay_all to biases and norms too. LAMB's trust ratio is
+    one number per parameter array of each layer; biases and norms have none, as in the published code. StableAdamW's
+    divisor of the rate is one number per array too, biases and norms included: see `_scale_by_stable_adam`.
 
     Args:
-      config: config.optimizer.
+      config: config.optimizer; bias_correction and decay_all may be absent and are then True and False.
       num_steps: number of steps of the whole run.
       share: maps a parameter's path to its share of the learning rate; None for all of it everywhere.
+      network: maps a parameter's path to the network whose gradients are clipped by one norm, as if each network had
+        an optimizer of its own; None for the norm of all gradients.
     """
-    steps = [optax.clip_by_global_norm(config["clip_norm"])] if config["clip_norm"] else []
+    steps = [_clip(config["clip_norm"], network)] if config["clip_norm"] else []
     adam = {"b1": config["b1"], "b2": config["b2"], "eps": config["epsilon"]}
-    decay = optax.add_decayed_weights(config["weight_decay"], mask=is_weight)
+    corrected = config.get("bias_correction", True)
+    decayed = (lambda params: jax.tree.map(lambda _: True, params)) if config.get("decay_all", False) else is_weight
+    decay = optax.add_decayed_weights(config["weight_decay"], mask=decayed)
     if config["name"] == "stable_adamw":
-        steps.append(_scale_by_stable_adam(**adam, decay=decay))
+        steps.append(_scale_by_stable_adam(**adam, decay=decay, corrected=corrected))
     else:
-        steps += [optax.scale_by_adam(**adam), decay]
+        steps += [_scale_by_adam(**adam, corrected=corrected), decay]
     if config["name"] == "lamb":
         steps.append(optax.masked(optax.stateless(_trusted), is_weight))
     if share:
@@ -90,7 +97,39 @@ def _falls(shape, peak, final, begin, length):
     return decay
 
 
-def _scale_by_stable_adam(b1, b2, eps, decay):
+def _clip(largest, network):
+    """Returns the clipping of gradients to a global norm: that of all gradients, or of each network by itself."""
+    if network is None:
+        return optax.clip_by_global_norm(largest)
+
+    def clipped(updates, _):
+        squares: dict = {}
+        for path, update in jax.tree_util.tree_leaves_with_path(updates):
+            squares.setdefault(network(path_name(path)), []).append(jnp.square(update).sum())
+        scales = {name: largest / jnp.maximum(jnp.sqrt(sum(parts)), largest) for name, parts in squares.items()}
+        return jax.tree_util.tree_map_with_path(lambda path, x: x * scales[network(path_name(path))], updates)
+
+    return optax.stateless(clipped)
+
+
+def _scale_by_adam(b1, b2, eps, corrected):
+    """Returns optax.scale_by_adam, or with corrected=False the same state without the correction of its moments.
+
+    Uncorrected, the first update is (1 - b1) / sqrt(1 - b2) times as large, 3.2 with BERT's betas, and the factor
+    falls to 1 over some 1 / (1 - b2) steps (google-research/bert, optimization.py, AdamWeightDecayOptimizer).
+    """
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    if corrected:
+        return adam
+
+    def update(gradients, state, params=None):
+        _, state = adam.update(gradients, state, params)
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), state.mu, state.nu), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
+def _scale_by_stable_adam(b1, b2, eps, decay, corrected):
     """Returns Adam with weight decay, each array's update divided by max(1, RMS of gradient / sqrt(second moment)).
 
     Wortsman et al. 2023, "Stable and low-precision training for large-scale vision-language models", algorithm 2, as
@@ -102,13 +141,14 @@ def _scale_by_stable_adam(b1, b2, eps, decay):
     Args:
       b1, b2, eps: Adam's hyperparameters.
       decay: adds decayed weights to updates; has no state.
+      corrected: whether moments are bias-corrected.
     """
-    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    adam = _scale_by_adam(b1, b2, eps, corrected)
 
     def update(gradients, state, params):
         updates, state = adam.update(gradients, state, params)
         updates, _ = decay.update(updates, decay.init(params), params)
-        seconds = optax.tree.bias_correction(state.nu, b2, state.count)
+        seconds = optax.tree.bias_correction(state.nu, b2, state.count) if corrected else state.nu
 
         def stabilised(path, update, gradient, second):
             axes = tuple(range(leading_axes(path_name(path)), update.ndim))

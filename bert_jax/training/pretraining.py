@@ -80,6 +80,9 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
     config = config.copy_and_resolve_references()
     workdir = workdir_lib.to_path(workdir, "--workdir=")
     config_lib.check_keys(config)
+    kept = identity.keep_values_before(workdir, config)
+    if kept:
+        say(kept)
     source = initial.source(config, workdir)
     initial.resolve(config, source, workdir)
     config_lib.validate(config)

@@ -55,7 +55,8 @@ class Learner:
           teacher: the model to learn from, of distillation.
         """
         objective = objective_lib.make(config, model, teacher)
-        optimizer = make_optimizer(config.optimizer, num_steps)
+        network = objective.network if config.optimizer.decoupled else None
+        optimizer = make_optimizer(config.optimizer, num_steps, network=network)
         schedule = make_schedule(config.optimizer, num_steps)
         return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)
 
@@ -86,8 +87,8 @@ class Learner:
 
         `step` is an int32 scalar and `key` the `dropout_key`. Where the objective has a teacher, the teacher's
         parameters are the last argument, as they lie on the mesh. Metrics are device scalars of this step: loss,
-        learning_rate, grad_norm (before clipping), for each task of the objective TASK_loss and perhaps TASK_accuracy,
-        and for packed rows throughput.padding_shares. Losses and gradients are sums over the whole batch divided by its
+        learning_rate, grad_norm (of all gradients, before clipping), for each task of the objective TASK_loss and
+        perhaps TASK_accuracy, and for packed rows throughput.padding_shares. Losses and gradients are sums over the whole batch divided by its
         counts, whatever the number of microbatches and shards.
         """
         objective = self.objective

@@ -72,6 +72,8 @@ def test_a_length_in_tokens():
         ({"model.num_heads": 7}, "config.model.hidden_size: .*768.* is not divisible by config.model.num_heads=7"),
         ({"train.num_tokens": 5}, "expected one of them"),
         ({"objective.name": "ltr"}, "does not go with config.model.attention"),
+        ({"optimizer.decoupled": True}, "config.optimizer.decoupled: True with config.objective.name=mlm"),
+        ({"model.initializer": "uniform"}, "config.model.initializer: found 'uniform'; expected one of truncated_nor"),
         ({"data.format": "half_sentences"}, "expected one of segment_pair"),
         ({"train.keep_every": 1500}, "1500 is not a multiple of"),
     ],

@@ -33,8 +33,20 @@ def settings(**changes):
     return config
 
 
+def test_rates_fall_from_the_heads_down_as_in_electra():
+    """The factors of `_get_layer_lrs`: decay ** (n + 2 - depth), depth 0 of embeddings, 1 to n of layers, n + 2 of heads."""
+    layers, depths = 12, {"encoder/embeddings/word/embedding": 0, "encoder/embeddings/projection/kernel": 0}
+    depths |= {f"encoder/layers/{i}/mlp/up/kernel": i + 1 for i in range(layers)}
+    depths |= {"pooler/dense/kernel": layers + 2, "task/output/bias": layers + 2}
+    share = trainable.rate_multiplier(0.8, make_model(layers).spec, finetune_config.base().optimizer.layer_decay_offset)
+    assert {name: share(name) for name in depths} == pytest.approx(
+        {name: 0.8 ** (layers + 2 - depth) for name, depth in depths.items()}
+    )
+    assert share("encoder/norm/scale") == share("encoder/layers/11/mlp/up/kernel") == pytest.approx(0.64)
+
+
 def test_rates_fall_from_the_top_layer_down():
-    share = trainable.rate_multiplier(0.5, make_model().spec)
+    share = trainable.rate_multiplier(0.5, make_model().spec, 0)
     shares = {
         "encoder/embeddings/word/embedding": 0.125,
         "encoder/layers/0/mlp/up/kernel": 0.25,
@@ -82,7 +94,7 @@ def test_more_layers_than_there_are(tuned):
 
 
 def test_layers_that_share_parameters_learn_as_the_last_of_them():
-    share = trainable.rate_multiplier(0.5, make_model(4, {"layer_groups": 2}).spec)
+    share = trainable.rate_multiplier(0.5, make_model(4, {"layer_groups": 2}).spec, 0)
     assert [share(f"encoder/layers/{i}/mlp/up/kernel") for i in range(2)] == [0.25, 1.0]
 
 

@@ -11,6 +11,7 @@ from bert_jax import sharding
 from bert_jax.config import architecture
 from bert_jax.errors import UserError
 from bert_jax.model import kernels
+from bert_jax.model.parameters import leaves_by_name
 from bert_jax.model.positions import relative_rows, relative_shift
 from bert_jax.model.stack import layer_patterns
 
@@ -329,3 +330,18 @@ def test_every_refusal_has_a_case():
     base = {**config_lib.base().model.to_dict(), **SIZES}
     met = {i for switches, _ in cases for i, one in enumerate(architecture.REFUSALS) if one.when({**base, **switches})}
     assert met == set(range(len(architecture.REFUSALS)))
+
+
+@pytest.mark.parametrize(("initializer", "largest"), [("truncated_normal", 2.0), ("normal", 6.0)])
+def test_every_fresh_matrix_is_drawn_as_the_initializer_says(initializer, largest):
+    """In standard deviations: 2 at most of a cut normal, whose own deviation is 0.88; a whole one goes beyond 3."""
+    switches = SWITCHES["relative"] | {"relative_shared": False, "tied_decoder": False, "mlp": "gated"}
+    params = make_model(switches, initializer=initializer, embedding_size=8).init(jax.random.key(0))
+    weights = {name: leaf for name, leaf in leaves_by_name(params).items() if name.endswith(("kernel", "embedding"))}
+    everything = np.concatenate([np.ravel(leaf) for leaf in weights.values()]) / SIZES["initializer_range"]
+    assert np.abs(everything).max() < largest and everything.std() == pytest.approx(
+        {"normal": 1.0, "truncated_normal": 0.8796}[initializer], rel=0.02
+    )
+    beyond = {name: np.abs(leaf).max() / SIZES["initializer_range"] > 2 for name, leaf in weights.items()}
+    big = [name for name, leaf in weights.items() if leaf.size > 200]
+    assert all(beyond[name] == (initializer == "normal") for name in big), beyond

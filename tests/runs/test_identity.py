@@ -4,6 +4,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax import storage
+from bert_jax.config import finetuning
 from bert_jax.errors import UserError
 from bert_jax.runs import identity, workdir
 
@@ -33,6 +34,33 @@ def test_what_changed_is_named(run):
         identity.check_config(run, make_config(**{"optimizer.learning_rate": 0.5, "seed": 3}))
     message = str(error.value)
     assert "config.seed=0, found 3" in message and "found 0.5" in message and "; give the old value" in message
+
+
+def test_a_run_older_than_a_key_goes_on_without_it(run):
+    """A recipe that came to set new keys, and a key whose default is not what runs did before it."""
+    older = make_config().to_dict()
+    del older["optimizer"]["bias_correction"], older["model"]["initializer"], older["train"]["log_norms"]
+    storage.write_json(run / "config.json", older)
+    changes = {"optimizer.bias_correction": False, "model.initializer": "normal", "train.log_norms": True}
+    config = make_config(**changes)
+    with pytest.raises(UserError, match="config.optimizer.bias_correction=True, found False"):
+        identity.check_config(run, config)
+    kept = identity.keep_values_before(run, config)
+    assert "config.optimizer.bias_correction=True" in kept and "config.model.initializer=truncated_normal" in kept
+    assert config.train.log_norms  # which may change
+    assert identity.check_config(run, config)
+    assert identity.keep_values_before(run, config) == identity.keep_values_before(run / "none", config) == ""
+
+
+def test_an_old_fine_tuning_run_keeps_its_layer_decay(tmp_path):
+    older = finetuning.base().to_dict()
+    del older["optimizer"]["layer_decay_offset"]
+    storage.write_json(tmp_path / "config.json", older)
+    config = finetuning.base()
+    assert config.optimizer.layer_decay_offset == 2
+    assert workdir.config_from_json(older).optimizer.layer_decay_offset == 0
+    assert "config.optimizer.layer_decay_offset=0" in identity.keep_values_before(tmp_path, config)
+    assert config.optimizer.layer_decay_offset == 0
 
 
 def test_a_prepared_corpus_is_no_workdir(tmp_path):

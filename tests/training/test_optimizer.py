@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from bert_jax import config as config_lib
-from bert_jax import sharding
+from bert_jax import objectives, sharding
 from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 from bert_jax.training import optimizer as optimizer_lib
 
@@ -62,7 +62,9 @@ def tree(seed, scale=1.0):
     }
 
 
-def published(name, params, gradients, clip, rate=0.01, decay=0.1, b1=0.9, b2=0.99, epsilon=1e-6):
+def published(
+    name, params, gradients, clip, rate=0.01, decay=0.1, b1=0.9, b2=0.99, epsilon=1e-6, corrected=True, decay_all=False
+):
     """The formulas, leaf by leaf, in numpy."""
     moments = {}
     for t, grads in enumerate(gradients, 1):
@@ -72,11 +74,13 @@ def published(name, params, gradients, clip, rate=0.01, decay=0.1, b1=0.9, b2=0.
                 g = grads[module][leaf] * (min(1, clip / norm) if clip else 1)
                 m, v = moments.get((module, leaf), (0, 0))
                 m, v = moments[module, leaf] = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g**2
-                update = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + epsilon)
-                if leaf in ("kernel", "embedding"):
+                if corrected:
+                    m, v = m / (1 - b1**t), v / (1 - b2**t)
+                update, is_weight = m / (np.sqrt(v) + epsilon), leaf in ("kernel", "embedding")
+                if is_weight or decay_all:
                     update = update + decay * p
-                    if name == "lamb":
-                        update = update * np.linalg.norm(p) / np.linalg.norm(update)
+                if is_weight and name == "lamb":
+                    update = update * np.linalg.norm(p) / np.linalg.norm(update)
                 leaves[leaf] = p - rate * update
     return params
 
@@ -94,6 +98,56 @@ def test_updates_as_published(name, clip):
         params = jax.tree.map(jnp.add, params, updates)
     expected = published(name, tree(0), gradients, clip)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+
+
+@pytest.mark.parametrize("changes", [{"bias_correction": False}, {"decay_all": True}])
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_updates_without_bias_correction_and_with_all_parameters_decayed(name, changes):
+    """As in google-research/bert, albert and electra, which correct no moments; and in fairseq, which decays biases."""
+    config = settings(name=name, learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.1, b2=0.99)
+    config.update(changes)
+    params, gradients = tree(0), [tree(seed, 3.0) for seed in (1, 2, 3)]
+    optimizer = optimizer_lib.make_optimizer(config, 10)
+    state = optimizer.init(params)
+    assert jax.tree.structure(state) == jax.tree.structure(
+        optimizer_lib.make_optimizer(settings(name=name), 10).init(params)
+    )
+    for grads in gradients:
+        updates, state = optimizer.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    said = {"corrected": config.bias_correction, "decay_all": config.decay_all}
+    expected = published(name, tree(0), gradients, 1.0, **said)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+
+
+def test_the_first_uncorrected_update_is_as_many_times_as_large_as_the_betas_say():
+    def first(name, corrected):
+        config = settings(name=name, warmup_steps=0, weight_decay=0.0, bias_correction=corrected, clip_norm=0.0)
+        optimizer = optimizer_lib.make_optimizer(config, 10)
+        return optimizer.update(tree(1), optimizer.init(tree(0)), tree(0))[0]["up"]["bias"]
+
+    np.testing.assert_allclose(first("adamw", False), first("adamw", True) * 0.1 / 0.001**0.5, rtol=1e-3)
+    assert np.isfinite(first("stable_adamw", False)).all()
+
+
+def test_two_networks_are_clipped_each_by_its_own_norm():
+    """DeBERTa v3: a discriminator whose loss is weighed 50 times leaves the generator's update as it is."""
+    params = {**tree(0), "generator": tree(1)}
+    config = settings(name="adamw", warmup_steps=0, epsilon=1.0, clip_norm=0.5, learning_rate=0.01)
+
+    def updated(weight, network):
+        optimizer = optimizer_lib.make_optimizer(config, 10, network=network)
+        gradients = {**jax.tree.map(lambda leaf: leaf * weight, tree(2)), "generator": tree(3)}
+        return jax.jit(optimizer.update)(gradients, optimizer.init(params), params)[0]
+
+    network = objectives.implementation("rtd").network
+    apart, alone = updated(50.0, network), optimizer_lib.make_optimizer(config, 10)
+    expected, _ = alone.update(tree(3), alone.init(tree(1)), tree(1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), apart["generator"], expected)
+    expected, _ = alone.update(tree(2, 50.0), alone.init(tree(0)), tree(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), apart["up"], expected["up"])
+    together = updated(50.0, None)
+    assert not np.allclose(together["generator"]["up"]["kernel"], apart["generator"]["up"]["kernel"])
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
