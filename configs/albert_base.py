@@ -7,9 +7,10 @@ SentencePiece, lower case).
 
 Published setting: one layer's parameters for all, embeddings of 128, MLM on n-grams of up to 3 words plus sentence
 order, rows of 512, 4,096 of them, 125,000 steps; LAMB 1.76e-3, beta 0.9/0.999, epsilon 1e-6, decay 0.01, clipping at
-1, 3,125 steps of warm-up, linear decay; 15 % masks, at most 20 a row, a tenth of the rows of random length (checked in
-run_pretraining.py, optimization.py and create_pretraining_data.py of google-research/albert). That script masks 40
-copies of the text; here masks are dynamic, over ten pairings. v1 has dropout 0.1 (--config.model.hidden_dropout=0.1
+1, no bias correction, 3,125 steps of warm-up, linear decay; a tenth of the rows of random length; 15 % masks, but at
+most 20 a row, which is 3.9 % of 512 tokens (checked in README.md, run_pretraining.py, optimization.py,
+lamb_optimizer.py and create_pretraining_data.py of google-research/albert; --config.data.max_predictions=77 for the
+whole 15 %, which the paper's text speaks of). That script masks 40 copies of the text; here masks are dynamic, over ten pairings. v1 has dropout 0.1 (--config.model.hidden_dropout=0.1
 --config.model.attention_dropout=0.1; its xxlarge none) and the exact gelu, v2 no dropout and the tanh form
 (checked in the model cards' config.json). v2 read more data for longer: Base 10 M steps, the others 3 M (README of
 google-research/albert; --config.train.num_steps=...; the rest of that schedule is not published).
@@ -40,6 +41,7 @@ def get_config():
     config.optimizer.name = "lamb"
     config.optimizer.learning_rate = 1.76e-3
     config.optimizer.warmup_steps = 3_125
+    config.optimizer.bias_correction = False
     config.train.num_steps = 125_000
     config.train.eval_every = 2_500
     config.train.keep_every = 25_000

@@ -7,9 +7,11 @@ merges.txt.
 
 Published setting: relative positions in queries and keys, a row for each distance up to 512; absolute ones in the
 enhanced mask decoder alone; no token types, norms with epsilon 1e-7, dropout 0.1 (checked in config.json of
-microsoft/deberta-base and masked_language_model.py of microsoft/DeBERTa); 2,048 rows of 512, 1,000,000 steps; Adam
-2e-4, beta 0.9/0.999, epsilon 1e-6, decay 0.01, clipping at 1, 10,000 steps of warm-up, linear decay; n-gram masks of
-up to 3 words (recalled; 96 V100s). Published scores: MNLI 88.8/88.5, SQuAD 2.0 86.2/83.1 F1/EM (README and model cards
+microsoft/deberta-base and masked_language_model.py of microsoft/DeBERTa); Adam without bias correction, beta 0.9/0.999,
+epsilon 1e-6, decay 0.01, clipping at 1, linear decay, parameters from a normal that is not cut (checked in
+optims/args.py, optims/xadam.py and deberta/nnmodule.py there); n-gram masks of up to 3 words, 10,000 steps of warm-up,
+1,000,000 steps of rows of 512 (checked in mlm.sh, which shows them with 256 rows at 1e-4 on WikiText-103); 2,048 rows,
+rate 2e-4 (recalled; 96 V100s). Published scores: MNLI 88.8/88.5, SQuAD 2.0 86.2/83.1 F1/EM (README and model cards
 of microsoft/DeBERTa). 138,601,728 parameters, and no pooler. Not trained to the end by this project.
 """
 
@@ -24,6 +26,7 @@ def get_config():
     config.model.mask_decoder = "enhanced"
     config.model.type_vocab_size = 0
     config.model.norm_epsilon = 1e-7
+    config.model.initializer = "normal"
     config.model.pooler = False
     config.objective.next_sentence = False
     config.data.format = "full_sentences"
@@ -32,5 +35,6 @@ def get_config():
     config.data.workers = 8
     config.data.prefetch = 8
     config.optimizer.learning_rate = 2e-4
+    config.optimizer.bias_correction = False
     config.train.keep_every = 100_000
     return config

@@ -3,8 +3,9 @@
     python -m bert_jax.pretrain --config=electra_large --config.data.corpus=DIR --workdir=DIR
 
 The setting is Base's (configs/electra_base.py) with 24 layers of 1,024 and 16 heads, a generator of a quarter of the
-width (256), 2,048 rows and 25 % masks (checked in configure_pretraining.py of google-research/electra); 400,000 steps,
-which the paper calls ELECTRA-400K (recalled; the released model was trained for 1.75 M). Layers are scanned.
+width (256), 2,048 rows, 25 % masks and 400,000 steps, which the paper calls ELECTRA-400K (checked in
+configure_pretraining.py and flops_computation.py of google-research/electra; the released model is the paper's
+ELECTRA-1.75M, by the README there). Layers are scanned.
 Published scores of the released model: CoLA 69.1, SST-2 96.9, MRPC 90.8, MNLI 90.9, QNLI 95.0, RTE 88.0, SQuAD 1.1 EM
 89.7, 2.0 88.1 (README of google-research/electra). The discriminator has 334,092,288 parameters, and no pooler. Not
 trained to the end by this project.

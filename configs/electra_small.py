@@ -6,8 +6,8 @@ The corpus is made with BERT's vocabulary: --tokenizer=FOLDER/vocab.txt (30,522 
 
 Published setting: replaced tokens, discriminator weight 50, tied embeddings of 128; a generator of all 12 layers and
 a quarter of the width (64, one head, 256 in the MLP); rows of 128, 128 of them, 1,000,000 steps; 15 % masks, 85 %
-of which become the mask token and the rest stay; Adam 5e-4, beta 0.9/0.999, epsilon 1e-6, decay 0.01, clipping at 1,
-10,000 steps of warm-up, linear decay, dropout 0.1 (checked in configure_pretraining.py, pretrain/pretrain_helpers.py,
+of which become the mask token and the rest stay; Adam 5e-4, beta 0.9/0.999, epsilon 1e-6, no bias correction, decay
+0.01, clipping at 1, 10,000 steps of warm-up, linear decay, dropout 0.1 (checked in configure_pretraining.py, pretrain/pretrain_helpers.py,
 run_pretraining.py and model/optimization.py of google-research/electra). The released model (ELECTRA-Small++) read
 rows of 512 for 4 M steps with a generator of its own width. There, rows are two segments of running text, without a
 task of pairs; here, full sentences, so that the second token type is learned in fine-tuning alone.
@@ -41,6 +41,7 @@ def get_config():
     config.data.workers = 4
     config.data.prefetch = 8
     config.optimizer.learning_rate = 5e-4
+    config.optimizer.bias_correction = False
     config.train.checkpoint_every = 5_000
     config.train.keep_every = 100_000
     return config

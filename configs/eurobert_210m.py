@@ -29,6 +29,7 @@ def get_config():
     config.model.norm = "rms_norm"
     config.model.norm_place = "pre"
     config.model.norm_epsilon = 1e-5
+    config.model.initializer = "normal"  # optimus/trainer/model/model.py, _init_weights
     config.model.embedding_norm = False
     config.model.attention_bias = False
     config.model.mlp_bias = False
@@ -57,6 +58,7 @@ def get_config():
     config.optimizer.b2 = 0.95
     config.optimizer.epsilon = 1e-5
     config.optimizer.weight_decay = 0.1
+    config.optimizer.decay_all = True  # optimus/trainer/pretrain.py: one AdamW for all parameters
     config.train.num_steps = 0
     config.train.num_tokens = 5_000_000_000_000
     config.train.logits_chunk = 2048  # at a time, of many predictions over a large vocabulary

@@ -7,8 +7,11 @@ and merges.txt.
 
 Published setting: full sentences without NSP, dynamic masks, 8,192 rows of 512, 500,000 steps; Adam 6e-4, beta
 0.9/0.98, epsilon 1e-6, decay 0.01, 24,000 steps of warm-up, linear decay, no clipping; dropout 0.1 (the rate,
-betas, decay and warm-up checked in the model cards of roberta-base and roberta-large on the Hugging Face hub,
-clipping in fairseq's RoBERTa pre-training commands). Published scores: MNLI 87.6, SST-2 94.8. 124,055,040
+betas, decay and warm-up checked in the model cards of roberta-base and roberta-large on the Hugging Face hub; betas,
+epsilon, decay, clipping and dropout in examples/roberta/config/pretraining/base.yaml of fairseq, which trains 125,000
+steps of 2,048 rows). Its Adam corrects the bias of its moments and decays every parameter, biases and norms too
+(fairseq/optim/adam.py), and parameters come from a normal that is not cut (init_bert_params in
+fairseq/modules/transformer_sentence_encoder.py). Published scores: MNLI 87.6, SST-2 94.8. 124,055,040
 parameters; 124,645,632 with the pooler that RobertaModel carries and this objective does not train
 (--config.model.pooler=True). Not trained to the end by this project.
 """
@@ -22,6 +25,7 @@ def get_config():
     config.model.position_offset = 2
     config.model.type_vocab_size = 1
     config.model.norm_epsilon = 1e-5
+    config.model.initializer = "normal"
     config.model.pooler = False
     config.objective.next_sentence = False
     config.data.format = "full_sentences"
@@ -32,6 +36,7 @@ def get_config():
     config.optimizer.learning_rate = 6e-4
     config.optimizer.warmup_steps = 24_000
     config.optimizer.b2 = 0.98
+    config.optimizer.decay_all = True
     config.optimizer.clip_norm = 0.0
     config.train.num_steps = 500_000
     config.train.keep_every = 100_000

@@ -93,7 +93,7 @@ PUBLISHED = {
     "xlm_r_large": _XLM_R | _sizes(1024, 24, 16, 4096),
 }
 # Keys of config.model that no config.json says: how the model is trained and run.
-_OWN = {"pooler", "scan_layers", "mask_decoder", "dtype", "attention_kernel", "remat", "attention"}
+_OWN = {"pooler", "scan_layers", "mask_decoder", "dtype", "attention_kernel", "remat", "attention", "initializer"}
 
 RECIPES = sorted(path.stem for path in pathlib.Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
 

@@ -6,9 +6,11 @@ Score: F1 and exact match of the official script, in percent. TFDS fetches the d
 --config.task.train=train-v1.1.json --config.task.held_out=dev-v1.1.json.
 
 Published: BERT-Base 88.5 F1 on the held-out set (table 5), BERT-Large 90.9 F1 and 84.1 exact match (table 2). 3
-epochs in batches of 32 at 5e-5 (section 4.2); rows of 384 tokens, windows 128 apart (google-research/bert, README).
-(BERT: arXiv 1810.04805. Scores read in copies of the tables; settings recalled, to check against the text. Not
-measured here.)
+epochs in batches of 32 at 5e-5 (section 4.2); rows of 384 tokens, windows 128 apart (README of google-research/bert,
+whose commands have 3e-5 and 2 epochs). BERT's Adam has no bias correction, in fine-tuning either
+(--config.optimizer.bias_correction=False); here it has, which is steadier on little data (Zhang et al. 2021, section
+4). (BERT: arXiv 1810.04805, scores and settings read in copies of the paper; its Adam in optimization.py of
+google-research/bert. Not measured here.)
 """
 
 from bert_jax.config.finetuning import base

@@ -6,8 +6,10 @@ Score: F1 and exact match of the official script, in percent, at the null thresh
 TFDS fetches the data; local files: --config.task.train=train-v2.0.json --config.task.held_out=dev-v2.0.json.
 
 Published: BERT-Large 83.1 F1 on the test set (table 3). 2 epochs in batches of 48 at 5e-5 (section 4.3); rows of 384
-tokens, windows 128 apart (google-research/bert, README). (BERT: arXiv 1810.04805. Scores read in copies of the
-tables; settings recalled, to check against the text. Not measured here.)
+tokens, windows 128 apart (README of google-research/bert, whose commands have 3e-5 and 2 epochs). BERT's Adam has no
+bias correction, in fine-tuning either (--config.optimizer.bias_correction=False); here it has, which is steadier on
+little data (Zhang et al. 2021, section 4). (BERT: arXiv 1810.04805, scores and settings read in copies of the paper;
+its Adam in optimization.py of google-research/bert. Not measured here.)
 """
 
 from bert_jax.config.finetuning import base

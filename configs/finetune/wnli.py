@@ -7,8 +7,10 @@ GLUE's own files have these columns: --config.task.train=WNLI/train.tsv --config
 
 Published: nothing, as BERT leaves this task out: its held-out pairs contradict training pairs, and hardly a model
 beats the commonest label. BERT trained 3 epochs in batches of 32 at the best of 5e-5, 4e-5, 3e-5 and 2e-5 (section
-4.1); appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. (BERT: arXiv 1810.04805. Scores read
-in copies of the tables; settings recalled, to check against the text. Not measured here.)
+4.1); appendix A.3 recommends what config.search has, RoBERTa a warm-up of 6 %. BERT's Adam has no bias correction, in
+fine-tuning either (--config.optimizer.bias_correction=False); here it has, which is steadier on little data (Zhang et
+al. 2021, section 4). (BERT: arXiv 1810.04805, scores and settings read in copies of the paper; its Adam in
+optimization.py of google-research/bert. Not measured here.)
 """
 
 from bert_jax.config.finetuning import base

@@ -1,0 +1,237 @@
+"""The one table of values that papers and official code published, with the place where each can be read.
+
+A source is a file and its line in a public repository, at the commit that COMMITS names, or a section or table of a
+paper, read in copies of its text. `test_published_recipes.py` compares the recipes of configs/ with the table; where a
+recipe differs on purpose, its docstring says so and the key is not in the table.
+"""
+
+COMMITS = {
+    "google-research/bert": "eedf571",
+    "google-research/electra": "8a46635",
+    "google-research/albert": "b772393",
+    "microsoft/DeBERTa": "4d7fe0b",
+    "Nicolas-BZRD/EuroBERT": "55a8722",
+    "facebookresearch/fairseq": "84c873d and later ones of the same files",
+    "huggingface/transformers": "the last ones of examples/research_projects/distillation",
+}
+
+_BERT = "arXiv 1810.04805, appendix A.2"
+_BERT_ADAM = "google-research/bert optimization.py:"
+_ALBERT = "google-research/albert "
+_ELECTRA = "google-research/electra "
+_DEBERTA = "microsoft/DeBERTa DeBERTa/"
+_RTD = "microsoft/DeBERTa experiments/language_model/"
+_FAIRSEQ = "facebookresearch/fairseq "
+_ROBERTA = f"{_FAIRSEQ}examples/roberta/config/pretraining/base.yaml:"
+_DISTILL = "huggingface/transformers examples/research_projects/distillation/"
+_EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
+
+_BERT_BASE = {
+    "data.batch_size": (256, _BERT),
+    "train.num_steps": (1_000_000, _BERT),
+    "optimizer.learning_rate": (1e-4, _BERT),
+    "optimizer.warmup_steps": (10_000, _BERT),
+    "optimizer.schedule": ("linear", _BERT),
+    "model.hidden_dropout": (0.1, _BERT),
+    "model.attention_dropout": (0.1, _BERT),
+    "data.mask_rate": (0.15, _BERT),
+    "data.pair_repeats": (10, "google-research/bert create_pretraining_data.py:57"),
+    "data.short_target_share": (0.1, "google-research/bert create_pretraining_data.py:63"),
+    "optimizer.b1": (0.9, f"{_BERT_ADAM}62"),
+    "optimizer.b2": (0.999, f"{_BERT_ADAM}63"),
+    "optimizer.epsilon": (1e-6, f"{_BERT_ADAM}64"),
+    "optimizer.weight_decay": (0.01, f"{_BERT_ADAM}61"),
+    "optimizer.decay_all": (False, f"{_BERT_ADAM}65"),
+    "optimizer.clip_norm": (1.0, f"{_BERT_ADAM}74"),
+    "optimizer.bias_correction": (False, f"{_BERT_ADAM}137"),
+    "model.initializer": ("truncated_normal", "google-research/bert modeling.py:377"),
+}
+
+_ALBERT_BASE = {
+    "data.batch_size": (4096, f"{_ALBERT}README.md:139"),
+    "data.sequence_length": (512, f"{_ALBERT}README.md:141"),
+    "data.max_predictions": (20, f"{_ALBERT}README.md:142"),
+    "optimizer.name": ("lamb", f"{_ALBERT}README.md:143"),
+    "optimizer.learning_rate": (1.76e-3, f"{_ALBERT}README.md:144"),
+    "train.num_steps": (125_000, f"{_ALBERT}README.md:145"),
+    "optimizer.warmup_steps": (3_125, f"{_ALBERT}README.md:146"),
+    "data.mask_rate": (0.15, f"{_ALBERT}create_pretraining_data.py:87"),
+    "data.ngram_max": (3, f"{_ALBERT}create_pretraining_data.py:76"),
+    "optimizer.b2": (0.999, f"{_ALBERT}optimization.py:88"),
+    "optimizer.epsilon": (1e-6, f"{_ALBERT}optimization.py:89"),
+    "optimizer.weight_decay": (0.01, f"{_ALBERT}optimization.py:86"),
+    "optimizer.clip_norm": (1.0, f"{_ALBERT}optimization.py:106"),
+    "optimizer.bias_correction": (False, f"{_ALBERT}lamb_optimizer.py:95"),
+    "model.initializer": ("truncated_normal", f"{_ALBERT}modeling.py:444"),
+}
+
+_ELECTRA_SMALL = {
+    "objective.discriminator_weight": (50.0, f"{_ELECTRA}configure_pretraining.py:39"),
+    "data.mask_rate": (0.15, f"{_ELECTRA}configure_pretraining.py:40"),
+    "data.mask_token_share": (0.85, f"{_ELECTRA}pretrain/pretrain_helpers.py:202"),
+    "data.random_token_share": (0.0, f"{_ELECTRA}pretrain/pretrain_helpers.py:202"),
+    "optimizer.learning_rate": (5e-4, f"{_ELECTRA}configure_pretraining.py:43"),
+    "optimizer.weight_decay": (0.01, f"{_ELECTRA}configure_pretraining.py:45"),
+    "optimizer.warmup_steps": (10_000, f"{_ELECTRA}configure_pretraining.py:46"),
+    "train.num_steps": (1_000_000, f"{_ELECTRA}configure_pretraining.py:51"),
+    "generator.hidden_size": (64, f"{_ELECTRA}configure_pretraining.py:75"),
+    "data.sequence_length": (128, f"{_ELECTRA}configure_pretraining.py:82"),
+    "data.batch_size": (128, f"{_ELECTRA}configure_pretraining.py:83"),
+    "model.embedding_size": (128, f"{_ELECTRA}configure_pretraining.py:119"),
+    "optimizer.b1": (0.9, f"{_ELECTRA}model/optimization.py:53"),
+    "optimizer.b2": (0.999, f"{_ELECTRA}model/optimization.py:54"),
+    "optimizer.epsilon": (1e-6, f"{_ELECTRA}model/optimization.py:55"),
+    "optimizer.clip_norm": (1.0, f"{_ELECTRA}model/optimization.py:62"),
+    "optimizer.bias_correction": (False, f"{_ELECTRA}model/optimization.py:119"),
+    "optimizer.decoupled": (False, f"{_ELECTRA}run_pretraining.py, one optimizer for the sum of the losses"),
+    "model.initializer": ("truncated_normal", f"{_ELECTRA}model/modeling.py:407"),
+}
+
+_ELECTRA_BASE = _ELECTRA_SMALL | {
+    "data.sequence_length": (512, f"{_ELECTRA}configure_pretraining.py:123"),
+    "optimizer.learning_rate": (2e-4, f"{_ELECTRA}configure_pretraining.py:124"),
+    "model.embedding_size": (0, f"{_ELECTRA}configure_pretraining.py:126, which is the hidden size"),
+    "generator.hidden_size": (256, f"{_ELECTRA}configure_pretraining.py:127"),
+    "data.batch_size": (256, f"{_ELECTRA}configure_pretraining.py:128"),
+    "train.num_steps": (766_000, f"{_ELECTRA}flops_computation.py:178"),
+}
+
+_DEBERTA_ADAM = {
+    "optimizer.clip_norm": (1.0, f"{_DEBERTA}optims/args.py:69"),
+    "optimizer.epsilon": (1e-6, f"{_DEBERTA}optims/args.py:79"),
+    "optimizer.b1": (0.9, f"{_DEBERTA}optims/args.py:84"),
+    "optimizer.weight_decay": (0.01, f"{_DEBERTA}optims/args.py:94"),
+    "optimizer.bias_correction": (False, f"{_DEBERTA}optims/xadam.py:200"),
+    "model.initializer": ("normal", f"{_DEBERTA}deberta/nnmodule.py:51"),
+    "data.sequence_length": (512, f"{_RTD}mlm.sh:8"),
+}
+
+_DEBERTA_BASE = _DEBERTA_ADAM | {
+    "optimizer.b2": (0.999, f"{_DEBERTA}optims/args.py:89"),
+    "optimizer.warmup_steps": (10_000, f"{_RTD}mlm.sh:48"),
+    "train.num_steps": (1_000_000, f"{_RTD}mlm.sh:85"),
+    "data.ngram_max": (3, f"{_RTD}mlm.sh:51"),
+}
+
+_DEBERTA_V3 = _DEBERTA_ADAM | {
+    "optimizer.decoupled": (True, f"{_DEBERTA}apps/tasks/rtd_task.py:393"),
+    "objective.embedding_sharing": ("gradient_disentangled", f"{_RTD}rtd_base.json:2"),
+    "optimizer.warmup_steps": (10_000, f"{_RTD}rtd.sh:75"),
+    "data.mask_unit": ("token", f"{_DEBERTA}apps/tasks/rtd_task.py:145"),
+    "data.mask_token_share": (1.0, f"{_DEBERTA}apps/tasks/rtd_task.py:145"),
+}
+
+_ROBERTA_BASE = {
+    "data.sequence_length": (512, f"{_ROBERTA}14"),
+    "optimizer.weight_decay": (0.01, f"{_ROBERTA}24"),
+    "optimizer.b1": (0.9, f"{_ROBERTA}25"),
+    "optimizer.b2": (0.98, f"{_ROBERTA}25"),
+    "optimizer.epsilon": (1e-6, f"{_ROBERTA}26"),
+    "optimizer.clip_norm": (0.0, f"{_ROBERTA}33"),
+    "model.hidden_dropout": (0.1, f"{_ROBERTA}41"),
+    "model.attention_dropout": (0.1, f"{_ROBERTA}42"),
+    "optimizer.learning_rate": (6e-4, "model card of roberta-base"),
+    "optimizer.warmup_steps": (24_000, "model card of roberta-base"),
+    "optimizer.decay_all": (True, f"{_FAIRSEQ}fairseq/optim/adam.py, Adam.step, which has no exception"),
+    "optimizer.bias_correction": (True, f"{_FAIRSEQ}fairseq/optim/adam.py, Adam.step"),
+    "model.initializer": ("normal", f"{_FAIRSEQ}fairseq/modules/transformer_sentence_encoder.py, init_bert_params"),
+}
+
+# {recipe: {config key: (value, where it can be read)}}
+PUBLISHED = {
+    "bert_base": _BERT_BASE,
+    "bert_large": _BERT_BASE,
+    "mbert": {
+        "data.temperature": (1 / 0.7, "google-research/bert multilingual.md:165"),
+        "optimizer.bias_correction": (False, f"{_BERT_ADAM}137"),
+    },
+    "albert_base": _ALBERT_BASE,
+    "albert_xxlarge": {"optimizer.bias_correction": (False, f"{_ALBERT}lamb_optimizer.py:95")},
+    "electra_small": _ELECTRA_SMALL,
+    "electra_base": _ELECTRA_BASE,
+    "electra_large": _ELECTRA_BASE
+    | {
+        "data.mask_rate": (0.25, f"{_ELECTRA}configure_pretraining.py:131"),
+        "data.batch_size": (2048, f"{_ELECTRA}configure_pretraining.py:132"),
+        "train.num_steps": (400_000, f"{_ELECTRA}flops_computation.py:179"),
+    },
+    "roberta_base": _ROBERTA_BASE,
+    "roberta_large": _ROBERTA_BASE
+    | {
+        "optimizer.learning_rate": (4e-4, "model card of roberta-large"),
+        "optimizer.warmup_steps": (30_000, "model card of roberta-large"),
+    },
+    "xlm_r_base": {
+        "optimizer.decay_all": (True, f"{_FAIRSEQ}fairseq/optim/adam.py, Adam.step, which has no exception"),
+        "data.batch_size": (8192, "arXiv 1911.02116, section 3"),
+        "train.num_steps": (1_500_000, "arXiv 1911.02116, section 3"),
+    },
+    "deberta_base": _DEBERTA_BASE,
+    "deberta_large": _DEBERTA_BASE,
+    "deberta_v2_xlarge": {
+        "optimizer.bias_correction": (False, f"{_DEBERTA}optims/xadam.py:200"),
+        "model.initializer": ("normal", f"{_DEBERTA}deberta/nnmodule.py:51"),
+    },
+    "deberta_v3_xsmall": _DEBERTA_V3
+    | {
+        "optimizer.learning_rate": (3e-4, f"{_RTD}rtd.sh:53"),
+        "data.batch_size": (64, f"{_RTD}rtd.sh:54"),
+        "train.num_steps": (1_000_000, f"{_RTD}rtd.sh:103"),
+        "optimizer.b2": (0.999, f"{_DEBERTA}optims/args.py:89"),
+        "objective.discriminator_weight": (10.0, f"{_DEBERTA}apps/tasks/rtd_task.py:392"),
+    },
+    "deberta_v3_small": _DEBERTA_V3 | {"generator.num_layers": (3, f"{_RTD}rtd_small.json, generator")},
+    "deberta_v3_base": _DEBERTA_V3 | {"generator.num_layers": (6, f"{_RTD}rtd_base.json, generator")},
+    "deberta_v3_large": _DEBERTA_V3 | {"generator.num_layers": (12, f"{_RTD}rtd_large.json, generator")},
+    "distilbert": {
+        "distillation.temperature": (2.0, f"{_DISTILL}train.py, --temperature"),
+        "distillation.soft_weight": (5.0, f"{_DISTILL}README.md, --alpha_ce"),
+        "distillation.mlm_weight": (2.0, f"{_DISTILL}README.md, --alpha_mlm"),
+        "distillation.cosine_weight": (1.0, f"{_DISTILL}README.md, --alpha_cos"),
+        "distillation.positions": ("all", f"{_DISTILL}train.py, --restrict_ce_to_mask, which is off"),
+        "init_layers": ((0, 2, 4, 7, 9, 11), f"{_DISTILL}scripts/extract_distilbert.py"),
+        "optimizer.learning_rate": (5e-4, f"{_DISTILL}train.py, --learning_rate"),
+        "optimizer.epsilon": (1e-6, f"{_DISTILL}train.py, --adam_epsilon"),
+        "optimizer.weight_decay": (0.0, f"{_DISTILL}train.py, --weight_decay"),
+        "optimizer.clip_norm": (5.0, f"{_DISTILL}train.py, --max_grad_norm"),
+        "optimizer.b1": (0.9, f"{_DISTILL}distiller.py, AdamW"),
+        "optimizer.b2": (0.98, f"{_DISTILL}distiller.py, AdamW"),
+        "optimizer.bias_correction": (True, f"{_DISTILL}distiller.py, torch's AdamW"),
+        "data.mask_rate": (0.15, f"{_DISTILL}train.py, --mlm_mask_prop"),
+        "model.hidden_dropout": (0.1, f"{_DISTILL}training_configs/distilbert-base-uncased.json"),
+    },
+    "eurobert_210m": {
+        "optimizer.b2": (0.95, f"{_EURO}configuration/train.py:19"),
+        "optimizer.epsilon": (1e-5, f"{_EURO}configuration/train.py:20"),
+        "optimizer.weight_decay": (0.1, f"{_EURO}configuration/train.py:17"),
+        "optimizer.clip_norm": (1.0, f"{_EURO}configuration/train.py:13"),
+        "optimizer.decay_all": (True, f"{_EURO}pretrain.py:61"),
+        "optimizer.bias_correction": (True, f"{_EURO}pretrain.py:61, torch's AdamW"),
+        "model.initializer": ("normal", f"{_EURO}model/model.py:65"),
+    },
+    "finetune/mnli": {
+        "search.data.batch_size": ((16, 32), "arXiv 1810.04805, appendix A.3"),
+        "search.optimizer.learning_rate": ((5e-5, 3e-5, 2e-5), "arXiv 1810.04805, appendix A.3"),
+        "search.train.num_epochs": ((2.0, 3.0, 4.0), "arXiv 1810.04805, appendix A.3"),
+        "data.batch_size": (32, "arXiv 1810.04805, section 4.1"),
+        "train.num_epochs": (3.0, "arXiv 1810.04805, section 4.1"),
+        "optimizer.layer_decay_offset": (2, f"{_ELECTRA}model/optimization.py:191"),
+        "optimizer.warmup_share": (0.1, f"{_ELECTRA}configure_finetuning.py:60"),
+    },
+    "finetune/squad1": {
+        "data.batch_size": (32, "arXiv 1810.04805, section 4.2"),
+        "optimizer.learning_rate": (5e-5, "arXiv 1810.04805, section 4.2"),
+        "train.num_epochs": (3.0, "arXiv 1810.04805, section 4.2"),
+        "data.sequence_length": (384, "google-research/bert README.md:538"),
+        "task.doc_stride": (128, "google-research/bert README.md:539"),
+        "task.max_query_length": (64, "google-research/bert run_squad.py:78"),
+        "task.max_answer_length": (30, "google-research/bert run_squad.py:113"),
+        "task.n_best": (20, "google-research/bert run_squad.py:108"),
+    },
+    "finetune/squad2": {
+        "data.batch_size": (48, "arXiv 1810.04805, section 4.3"),
+        "optimizer.learning_rate": (5e-5, "arXiv 1810.04805, section 4.3"),
+        "train.num_epochs": (2.0, "arXiv 1810.04805, section 4.3"),
+        "data.sequence_length": (384, "google-research/bert README.md:621"),
+    },
+}

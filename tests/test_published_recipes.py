@@ -1,0 +1,41 @@
+"""Compares the recipes of configs/ with the table of published values (published_recipes.py)."""
+
+import re
+
+import pytest
+
+from bert_jax import config as config_lib
+from tests.published_recipes import COMMITS, PUBLISHED
+
+
+@pytest.mark.parametrize("recipe", sorted(PUBLISHED))
+def test_a_recipe_has_the_published_values(recipe):
+    values = config_lib.flat(config_lib.load_recipe(recipe))
+    differing = {
+        key: f"found {values[key]!r}; {source} has {value!r}"
+        for key, (value, source) in PUBLISHED[recipe].items()
+        if values[key] != value
+    }
+    assert not differing
+
+
+def test_every_value_names_its_source():
+    paper_or_card = r"arXiv \d{4}\.\d{5}, (section|table|appendix) .+|model card of .+"
+    for recipe, values in PUBLISHED.items():
+        for key, (_, source) in values.items():
+            in_repository = any(source.startswith(f"{repository} ") for repository in COMMITS)
+            assert in_repository or re.fullmatch(paper_or_card, source), (recipe, key, source)
+
+
+def test_docstrings_say_what_the_code_did_of_bias_correction():
+    """Of each pre-training recipe that a paper or its code published; those that build on another refer to it."""
+    for recipe in PUBLISHED:
+        text = config_lib.recipe_path(recipe).read_text().split('"""')[1]
+        refers = re.search(r"[Tt]he setting is|RoBERTa's \(configs|Published setting: RoBERTa's", text)
+        assert "bias" in text or refers, recipe
+
+
+def test_alberts_predictions_are_less_than_its_rate_says():
+    data = config_lib.load_recipe("albert_base").data
+    assert data.max_predictions / data.sequence_length == pytest.approx(0.039, abs=5e-4)
+    assert "3.9 %" in config_lib.recipe_path("albert_base").read_text()
