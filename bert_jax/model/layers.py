@@ -239,7 +239,13 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> j
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
-    """Draws float32 from a normal, as the torch code of RoBERTa, DeBERTa and EuroBERT does; see `truncated_normal`."""
+    """Draws float32 of a shape from a normal that is not cut, as the code of RoBERTa, DeBERTa and EuroBERT does.
+
+    Args:
+      key: jax.random key.
+      shape: of the result.
+      stddev: standard deviation.
+    """
     return jax.random.normal(key, shape, jnp.float32) * stddev
 
 
