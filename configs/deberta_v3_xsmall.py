@@ -5,8 +5,8 @@
 The setting is Base's (configs/deberta_v3_base.py) with layers of 384 and 6 heads, 64 rows, 1,000,000 steps, rate 3e-4,
 beta 0.9/0.999 and discriminator weight 10 (checked in experiments/language_model/rtd_xsmall.json and rtd.sh,
 optims/args.py and rtd_task.py of microsoft/DeBERTa; rtd.sh trains on WikiText-103, and whether the released model was
-trained with its settings is not said). Published scores: MNLI 88.1/88.3, SQuAD 2.0 84.8/82.0 F1/EM (README of microsoft/DeBERTa). 70,682,112
-parameters, and no pooler. Not trained to the end by this project.
+trained with its settings is not said). Published scores: MNLI 88.1/88.3, SQuAD 2.0 84.8/82.0 F1/EM (README of
+microsoft/DeBERTa). 70,682,112 parameters, and no pooler. Not trained to the end by this project.
 """
 
 from bert_jax.config import load_recipe

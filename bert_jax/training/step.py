@@ -86,10 +86,10 @@ class Learner:
         """Returns a compiled function (state, batch, step, key) -> (state, metrics); it consumes the state.
 
         `step` is an int32 scalar and `key` the `dropout_key`. Where the objective has a teacher, the teacher's
-        parameters are the last argument, as they lie on the mesh. Metrics are device scalars of this step: loss,
-        learning_rate, grad_norm (of all gradients, before clipping), for each task of the objective TASK_loss and
-        perhaps TASK_accuracy, and for packed rows throughput.padding_shares. Losses and gradients are sums over the whole batch divided by its
-        counts, whatever the number of microbatches and shards.
+        parameters are the last argument, as they lie on the mesh. Metrics are device scalars of this step:
+        loss, learning_rate, grad_norm (of all gradients, before clipping), for each task of the objective
+        TASK_loss and perhaps TASK_accuracy, and for packed rows throughput.padding_shares. Losses and gradients
+        are sums over the whole batch divided by its counts, whatever the number of microbatches and shards.
         """
         objective = self.objective
 

@@ -34,7 +34,7 @@ def settings(**changes):
 
 
 def test_rates_fall_from_the_heads_down_as_in_electra():
-    """The factors of `_get_layer_lrs`: decay ** (n + 2 - depth), depth 0 of embeddings, 1 to n of layers, n + 2 of heads."""
+    """decay ** (n + 2 - depth), as `_get_layer_lrs` has it: depth 0 of embeddings, 1 to n of layers, n + 2 of heads."""
     layers, depths = 12, {"encoder/embeddings/word/embedding": 0, "encoder/embeddings/projection/kernel": 0}
     depths |= {f"encoder/layers/{i}/mlp/up/kernel": i + 1 for i in range(layers)}
     depths |= {"pooler/dense/kernel": layers + 2, "task/output/bias": layers + 2}
