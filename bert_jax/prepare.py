@@ -47,6 +47,9 @@ _DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the fi
 _LOWER_CASE = flags.DEFINE_string(
     "lower_case", "auto", "true or false; applies to vocab.txt, .model, train:wordpiece and train:unigram"
 )
+_STRIP_ACCENTS = flags.DEFINE_string(
+    "strip_accents", "auto", "true or false: whether train:wordpiece and train:unigram drop accents, vowel signs and "
+    "other marks; auto does where they lower-case")  # fmt: skip
 _WORKERS = flags.DEFINE_integer("workers", None, "number of processes; default: the number of cores")
 _STRICT = flags.DEFINE_bool("strict", False, "stop at text that cannot be read, instead of skipping and counting it")
 _RUNNER = flags.DEFINE_string(
@@ -69,6 +72,7 @@ def main(argv):
         eval_share=_EVAL_SHARE.value,
         drop_duplicates=_DROP_DUPLICATES.value,
         lower_case=_LOWER_CASE.value,
+        strip_accents=_STRIP_ACCENTS.value,
         add_tokens=_ADD_TOKENS.value,
     )
     if argv[1:] and not _RUNNER.value:

@@ -41,6 +41,7 @@ class Settings:
     eval_share: float = 0.02
     drop_duplicates: bool = False
     lower_case: str = "auto"
+    strip_accents: str = "auto"
     add_tokens: str | None = None
 
     @property
@@ -132,9 +133,13 @@ def _prepare(job, output, write_all):
         if not any(fact[split]["documents"] for fact in facts for split in SPLITS):
             first = f"; the first of {skipped['count']} skipped: {skipped['examples'][0]}" if skipped["count"] else ""
             raise UserError(f"--input={settings.input}: no text in it{first}; expected at least one document")
+        # A shard that an earlier version wrote has no counts of characters.
+        characters, unknown = (sum(fact.get(key, 0) for fact in facts) for key in ("characters", "unknown_characters"))
         joined = joining.join(output, len(plan.shards), settings.drop_duplicates, settings.eval_share, tokenizer)
         manifest = job.identity | joined | {
             "bytes": sum(fact["bytes"] for fact in facts),
+            "characters": characters,
+            "unknown_character_share": unknown / max(1, characters),
             "empty_documents": sum(fact["empty_documents"] for fact in facts),
             "skipped": skipped,
             "tokenizer": vocabulary.facts(output, tokenizer, job.choice),
@@ -177,7 +182,10 @@ def _prepare_remote(job, url, write_all, cluster):
 
 def _check(settings, workers, cluster):
     """Raises UserError for settings that cannot work, alone or together."""
-    choices = {"documents": sources.DOCUMENTS, "sentences": MODES, "lower_case": ("auto", "true", "false")}
+    switch = ("auto", "true", "false")
+    choices = {
+        "documents": sources.DOCUMENTS, "sentences": MODES, "lower_case": switch, "strip_accents": switch,
+    }  # fmt: skip
     for name, allowed in choices.items():
         if getattr(settings, name) not in allowed:
             raise UserError(f"--{name}={getattr(settings, name)}: expected one of {', '.join(allowed)}")
@@ -221,7 +229,9 @@ def _read_finished(content, path, output, identity):
 def _check_same(saved, identity, output):
     """Raises UserError, which names the first difference, unless a corpus's saved identity is this one."""
     saved, identity = dict(saved), dict(identity)
-    saved |= saved.pop("settings", {})
+    # A corpus that an earlier version made has the defaults of settings that this version added.
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings) if field.name not in saved}
+    saved |= defaults | saved.pop("settings", {})
     identity |= identity.pop("settings")
     for key, value in identity.items():
         if saved.get(key) != value:
@@ -293,6 +303,7 @@ def _write_shards(output, job, write_all):
 
 def summary(manifest: dict, output: str | pathlib.Path) -> str:
     """Returns a few lines about a corpus, for people."""
+    share = manifest.get("unknown_character_share")
     train, held_out = (manifest["splits"][split] for split in SPLITS)
     lines = [
         f"{output}: {manifest['documents']:,} documents, {manifest['sentences']:,} sentences, "
@@ -300,8 +311,9 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         f"  train {train['documents']:,} documents, {train['tokens']:,} tokens; "
         f"eval {held_out['documents']:,} documents, {held_out['tokens']:,} tokens",
         f"  vocabulary {manifest['tokenizer']['vocab_size']:,} ({manifest['tokenizer']['kind']}); "
-        f"unknown tokens {manifest['unknown_token_share']:.3%}; "
-        f"duplicate documents {manifest['duplicate_documents']:,}"
+        f"unknown tokens {manifest['unknown_token_share']:.3%}"
+        + (f", characters {share:.3%}; " if share is not None else "; ")
+        + f"duplicate documents {manifest['duplicate_documents']:,}"
         + (" (dropped)" if manifest["settings"]["drop_duplicates"] else ""),
     ]
     added = manifest["tokenizer"].get("new_tokens")
@@ -309,4 +321,5 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         lines.append(f"  {len(added):,} new tokens" + (f": {', '.join(added[:8])}" if added else ""))
     if manifest["skipped"]["count"]:
         lines.append(f"  skipped {manifest['skipped']['count']:,}, such as {manifest['skipped']['examples'][0]}")
+    lines += [f"  {line}" for line in vocabulary.warnings(manifest["tokenizer"], share)]
     return "\n".join(lines)

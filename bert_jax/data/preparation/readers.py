@@ -15,6 +15,7 @@ from bert_jax.errors import UserError
 
 _MAX_PARAGRAPH = 1 << 20  # characters; longer paragraphs and lines are cut, so that memory stays bounded
 _RECORDS_AT_ONCE = 256
+_SAMPLED_PARAGRAPH = 1 << 12  # bytes; in a sample, lines are joined to paragraphs of about this size
 _NUMBERED_LINES = 20  # skipped records of a part whose line number is looked up
 
 
@@ -49,18 +50,23 @@ def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iter
             yield from python_docs.read(part.path)
         else:
             yield from readers[part.kind](part, options, skip)
-    except (EOFError, zlib.error) as error:
-        raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
-    except (FileNotFoundError, gzip.BadGzipFile) as error:
-        raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
     except (UserError, Unreadable):
         raise
     except Exception as error:
-        if storage.is_remote(part.path):  # a failure of the storage must stop the work, not leave text out
-            raise storage.failure(part.path, error) from error
-        if isinstance(error, OSError):
-            raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
-        raise
+        _reraise(part, error)
+
+
+def _reraise(part, error):
+    """Raises what `read` documents for an exception that reading a part raised."""
+    if isinstance(error, EOFError | zlib.error):
+        raise Unreadable(part.where, f"truncated or damaged .gz ({error})") from error
+    if isinstance(error, FileNotFoundError | gzip.BadGzipFile):
+        raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+    if storage.is_remote(part.path):  # a failure of the storage must stop the work, not leave text out
+        raise storage.failure(part.path, error) from error
+    if isinstance(error, OSError):
+        raise Unreadable(part.where, f"cannot be read ({error.strerror or error})") from error
+    raise error
 
 
 @contextlib.contextmanager
@@ -94,21 +100,30 @@ def _lines(file, rest=b""):
 
 
 def _read_text(part, options, skip):
-    """Reads the documents that belong to a byte range: those after a blank line that begins in the range.
+    """Reads the documents that belong to a byte range.
 
-    The first range also has the first document.
+    Where a line is a document, these are the lines that begin in the range; else what follows a blank line that begins
+    in the range, and in the first range also the first document. A range in which none begins is read no further.
     """
-    by_file = options.documents == "file"
+    by_file, by_line = options.documents == "file", options.documents == "line"
     with _open(part.path) as file:
-        position = _skip_to_line(file, part.start)
-        owned = part.start == 0
+        position = _skip_to_line(file, part.start, part.stop)
+        owned = part.start == 0 or by_line
         paragraph, length, in_document = [], 0, False
         for line, begins in _lines(file):
+            if position >= part.stop != -1 and (not owned or (by_line and begins)):
+                break
             try:
                 text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
             except UnicodeDecodeError as error:
                 byte = position + error.start
                 raise Unreadable(part.where, f"not UTF-8 at byte {byte} (0x{line[error.start]:02x})") from error
+            if by_line and begins and in_document:
+                if paragraph:
+                    yield paragraph
+                    paragraph, length = [], 0
+                yield None
+                in_document = False
             if text:
                 if owned:
                     paragraph.append(text)
@@ -135,20 +150,88 @@ def _read_text(part, options, skip):
             yield None
 
 
-def _skip_to_line(file, start):
-    """Moves a file to the first line that begins at or after `start`; returns its position."""
+def _skip_to_line(file, start, stop=-1):
+    """Moves a file to the first line that begins at or after `start`; returns its position.
+
+    The position is no line's beginning where none is before `stop`, beyond which it does not search.
+    """
     if start == 0:
         return 0
     file.seek(start - 1)
     while (line := file.readline(_MAX_PARAGRAPH)) and not line.endswith(b"\n"):
-        pass
+        if file.tell() >= stop != -1:
+            break
     return file.tell()
+
+
+def read_bytes(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iterator[list[str]]:
+    """Yields the paragraphs of a part's own bytes, for a sample of the text: as `read`, whatever document they are of.
+
+    A byte range of a .txt file thus has text even if no document begins in it. A long line, or one that a range ends
+    in, is cut at a space. What is not UTF-8 is named and left out.
+    """
+    if part.kind != "text":
+        for paragraph in read(part, options, skip):
+            if paragraph is not None:
+                yield paragraph
+        return
+    try:
+        yield from _byte_range(part, options, skip)
+    except (UserError, Unreadable):
+        raise
+    except Exception as error:
+        _reraise(part, error)
+
+
+def _byte_range(part, options, skip):
+    by_line = options.documents == "line"
+    with _open(part.path) as file:
+        stop = -1 if part.stop == -1 else _word_start(file, part.stop)
+        position = _word_start(file, part.start)
+        if not part.path.endswith(".gz"):
+            file.seek(position)
+        paragraph, length = [], 0
+        for line, _ in _lines(file):
+            start, position = position, position + len(line)
+            line = line if stop == -1 else line[: max(0, stop - start)]
+            try:
+                text = line.decode("utf-8-sig" if start == 0 else "utf-8").strip()
+            except UnicodeDecodeError as error:
+                skip(part.where, f"not UTF-8 at byte {start + error.start} (0x{line[error.start]:02x})")
+                text = ""
+            if text:
+                paragraph.append(text)
+                length += len(text)
+            if paragraph and (not text or by_line or length >= _SAMPLED_PARAGRAPH):
+                yield paragraph
+                paragraph, length = [], 0
+            if stop != -1 and position >= stop:
+                break
+        if paragraph:
+            yield paragraph
+
+
+def _word_start(file, place):
+    """Returns where text may begin at or after a byte of a file: behind a line's end, a space or a character.
+
+    Line ends and spaces count only if they are near, so that the same place is found however a file is cut.
+    """
+    if place == 0:
+        return 0
+    file.seek(place - 1)
+    block = file.read(_SAMPLED_PARAGRAPH)
+    for end in (b"\n", b" "):
+        if end in block:
+            return place + block.index(end)
+    while place < file.tell() and block[place - file.tell() + len(block)] & 0xC0 == 0x80:
+        place += 1
+    return place
 
 
 def _read_jsonl(part, options, skip):
     numbered = 0
     with _open(part.path) as file:
-        position = _skip_to_line(file, part.start)
+        position = _skip_to_line(file, part.start, part.stop)
         number = 0
         while (part.stop == -1 or position < part.stop) and (line := file.readline()):
             number += 1

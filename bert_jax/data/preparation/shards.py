@@ -21,7 +21,7 @@ from bert_jax import files, storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
 from bert_jax.data.preparation import readers, sources
 from bert_jax.data.preparation.sentences import sentences_of
-from bert_jax.data.vocabularies import loading, word_pieces
+from bert_jax.data.vocabularies import fit, loading, word_pieces
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -128,7 +128,8 @@ class ShardMaker:
 
     def _write(self, folder, shard):
         self._writers = {s: SplitWriter(f"{folder}/{s}", self._tokenizer.vocab_size) for s in SPLITS}
-        self._facts: dict[str, Any] = {"bytes": 0, "empty_documents": 0} | {
+        counts = ("bytes", "characters", "unknown_characters", "empty_documents")
+        self._facts: dict[str, Any] = dict.fromkeys(counts, 0) | {
             split: {"documents": 0, "sentences": 0, "tokens": 0} for split in SPLITS
         }
         self._skipped = {"count": 0, "examples": []}
@@ -202,6 +203,7 @@ class ShardMaker:
             return
         tokens, starts, lengths = self._tokenizer.encode_flat(self._sentences)
         starts = starts | self._begins_word[tokens]
+        self._count_characters(tokens, lengths)
         counts, splits, digests = zip(*self._documents, strict=True)
         document = np.repeat(np.arange(len(counts)), counts)
         kept = np.bincount(document[lengths > 0], minlength=len(counts))
@@ -226,6 +228,15 @@ class ShardMaker:
             facts["tokens"] += int(sizes.sum())
         self._open_sentences = 0 if finished[-1] else int(kept[-1])
         self._sentences, self._documents = [], []
+
+    def _count_characters(self, tokens, lengths):
+        """Counts the characters of the sentences, and those in unknown tokens; spaces are none."""
+        self._facts["characters"] += sum(len(text) - text.count(" ") for text in self._sentences)
+        ends = np.cumsum(lengths)
+        unknown = np.flatnonzero(tokens == self._tokenizer.unk_id) if self._tokenizer.unk_id is not None else ()
+        for i in np.unique(np.searchsorted(ends, unknown, "right")):
+            spans = fit.unknown_spans(self._tokenizer, self._sentences[i])
+            self._facts["unknown_characters"] += sum(map(fit.num_characters, spans))
 
 
 def disk_error(error: OSError, output: str | os.PathLike) -> UserError:

@@ -14,7 +14,7 @@ from bert_jax.data import tfds_source
 from bert_jax.data.preparation import python_docs
 from bert_jax.errors import UserError
 
-DOCUMENTS = ("blank_line", "file")
+DOCUMENTS = ("blank_line", "line", "file")
 _KINDS = {
     ".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
@@ -28,7 +28,7 @@ class Options:
     """States how inputs are read.
 
     Attributes:
-      documents: what ends a document of a .txt file: "blank_line", or the end of the "file".
+      documents: what ends a document of a .txt file: "blank_line", the end of each "line", or of the "file".
       text_field: field or column of records that holds the text.
       data_dir: where TFDS keeps its data; None for its default.
     """

@@ -1,6 +1,6 @@
 """Opens, extends or trains the vocabulary of a corpus, as --tokenizer and --add_tokens say."""
 
-import contextlib
+import itertools
 import json
 import pathlib
 import sys
@@ -8,12 +8,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bert_jax import files
-from bert_jax.data.preparation import readers, sources
-from bert_jax.data.vocabularies import loading, new_tokens, training
+from bert_jax.data.preparation import sampling, sources
+from bert_jax.data.vocabularies import fit, loading, new_tokens, training
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 _SAMPLE_BYTES = 64 << 20  # a vocabulary is trained on at most so many bytes of text
+_CHECKED_BYTES = 1 << 18  # one that is opened is checked with so many
+_LEAST_BYTES = 1 / 8  # text that training needs for each token asked for
+
+
+_SWITCHES = {"auto": None, "true": True, "false": False}
 
 
 class Choice(NamedTuple):
@@ -38,8 +43,13 @@ def choose(settings) -> Choice:
     Raises:
       UserError: the vocabulary cannot be opened or extended, or no such kind can be trained.
     """
-    lower_case = {"auto": None, "true": True, "false": False}[settings.lower_case]
+    lower_case, strip_accents = _SWITCHES[settings.lower_case], _SWITCHES[settings.strip_accents]
     if not settings.tokenizer.startswith("train:"):
+        if strip_accents is not None:
+            raise UserError(
+                f"--strip_accents={settings.strip_accents}: {settings.tokenizer} says itself how it treats accents; "
+                "expected auto"
+            )
         folder = pathlib.Path(settings.tokenizer)
         if (folder / "run.json").is_file():  # a run's workdir
             folder /= "tokenizer"
@@ -56,6 +66,8 @@ def choose(settings) -> Choice:
         )
     if lower_case is not None and kind not in training.LOWER_CASING:
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
+    if strip_accents is not None and kind not in training.LOWER_CASING:
+        raise UserError(f"--strip_accents={settings.strip_accents}: not for {kind}; expected auto")
     return Choice((kind, int(size)), None, [], settings.tokenizer)
 
 
@@ -76,10 +88,12 @@ def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, pro
     with files.atomic_folder(folder) as temporary:
         if trained:
             kind, size = trained
-            sample = _Sample(plan, settings.reading)
+            sample = sampling.Sample(plan, settings.reading, _SAMPLE_BYTES)
+            texts = _enough(sample, settings, size)
             if progress:
                 print(f"training a {kind} vocabulary of {size:,}", file=sys.stderr, flush=True)
-            tokenizer = training.train(kind, sample.texts(), size, lower_case=settings.lower_case != "false")
+            lower_case, strip_accents = settings.lower_case != "false", _SWITCHES[settings.strip_accents]
+            tokenizer = training.train(kind, texts, size, lower_case, strip_accents)
             tokenizer.save(temporary)
             sizes = {"asked": size, "sample_bytes": sample.bytes, "sample_is_everything": sample.everything}
             files.write_json(temporary / "training.json", sizes)
@@ -87,13 +101,87 @@ def make(output: pathlib.Path, choice: Choice, plan: sources.Plan, settings, pro
                 print(f"the text gave {tokenizer.vocab_size:,} tokens, not {size:,}", file=sys.stderr, flush=True)
         else:
             assert tokenizer is not None, "a vocabulary is either trained or opened"
-            if _num_wanted(settings):
-                words = new_tokens.find(tokenizer, _Sample(plan, settings.reading).texts(), _num_wanted(settings))
+            wanted = _num_wanted(settings)
+            sample = sampling.Sample(plan, settings.reading, _SAMPLE_BYTES if wanted else _CHECKED_BYTES)
+            if wanted:
+                words = new_tokens.find(tokenizer, _enough(sample, settings, wanted), wanted)
                 tokenizer, added = new_tokens.extend(tokenizer, words, f"--add_tokens={settings.add_tokens}")
+            else:
+                for _ in sample.texts():
+                    pass
             tokenizer.save(temporary)
             if settings.add_tokens:
                 files.write_json(temporary / "new_tokens.json", added)
+        measured = fit.measure(tokenizer, sample.excerpt)
+        if trained and measured.unknown_share >= fit.TOO_MUCH_UNKNOWN:
+            raise UserError(_misfit(settings.tokenizer, measured))
+        files.write_json(temporary / "fit.json", _summary(measured))
+        if progress:
+            for line in warnings({"fit": _summary(measured)}):
+                print(line, file=sys.stderr, flush=True)
     return loading.load(folder)
+
+
+def _enough(sample, settings, wanted) -> Iterator[str]:
+    """Returns the texts of a sample. Raises UserError if there are none, or too few to learn `wanted` tokens from."""
+    texts, first, size = sample.texts(), [], 0
+    while size <= wanted * _LEAST_BYTES and (text := next(texts, None)) is not None:
+        first.append(text)
+        size += len(text.encode())
+    if size > wanted * _LEAST_BYTES:
+        return itertools.chain(first, texts)
+    what = f"{size:,} bytes of text are too few to learn {wanted:,} tokens from" if size else "no text in it"
+    skipped = f"; the first of {len(sample.skipped)} skipped: {sample.skipped[0]}" if sample.skipped else ""
+    expected = "expected more text, or fewer tokens" if size else "expected at least one document"
+    raise UserError(f"--input={settings.input}: {what}{skipped}; {expected}")
+
+
+def _misfit(tokenizer, measured):
+    """Returns why a trained vocabulary is refused."""
+    examples = f" (such as {', '.join(measured.unknown_examples)})" if measured.unknown_examples else ""
+    return (
+        f"--tokenizer={tokenizer}: {measured.unknown_share:.1%} of the text's characters would be unknown{examples}: "
+        "the text has more characters than fit; expected a larger vocabulary, or train:bpe:N, to which none is unknown"
+    )
+
+
+def _summary(measured):
+    """Returns what the manifest says about the fit of a vocabulary to the excerpt that it was checked with."""
+    return {
+        "characters": measured.characters,
+        "unknown_character_share": measured.unknown_share,
+        "unknown_examples": list(measured.unknown_examples),
+        "long_words": measured.long_words,
+        "altered_letter_share": measured.altered_share,
+        "altered_examples": list(measured.altered_examples),
+    }
+
+
+def warnings(facts: dict, unknown_share: float | None = None) -> list[str]:
+    """Returns what a user should know about how a vocabulary reads the text, a line for each.
+
+    Args:
+      facts: the manifest's entry about the vocabulary, as `facts` returns it.
+      unknown_share: share of unknown characters in all of the text; None takes that of the excerpt in `facts`.
+    """
+    measured, lines = facts.get("fit", {}), []  # a vocabulary that an earlier version wrote has none
+    share = measured.get("unknown_character_share", 0) if unknown_share is None else unknown_share
+    if share >= fit.UNKNOWN:
+        missing = measured.get("unknown_examples")
+        examples = f", such as {', '.join(missing)}" if missing else ""
+        reason = "; most of them in words of over 100 characters" if measured.get("long_words") else ""
+        lines.append(
+            f"warning: {share:.1%} of the characters are unknown to the vocabulary{examples}{reason}: train one on "
+            "this text (--tokenizer=train:unigram:N), a larger one, or one of bytes, to which none is unknown "
+            "(train:bpe:N)"
+        )
+    if measured.get("altered_letter_share", 0) >= fit.ALTERED:
+        lines.append(
+            f"warning: {measured['altered_letter_share']:.1%} of the letters change in more than their case "
+            f"({', '.join(measured['altered_examples'])}): a trained vocabulary keeps them with "
+            "--strip_accents=false, or with --lower_case=false"
+        )
+    return lines
 
 
 def facts(output: pathlib.Path, tokenizer: Tokenizer, choice: Choice) -> dict:
@@ -105,7 +193,7 @@ def facts(output: pathlib.Path, tokenizer: Tokenizer, choice: Choice) -> dict:
       choice: what it was made from.
     """
     entry = {"source": choice.source, "kind": tokenizer.kind, "vocab_size": tokenizer.vocab_size}
-    for key, name in (("training", "training.json"), ("new_tokens", "new_tokens.json")):
+    for key, name in (("training", "training.json"), ("new_tokens", "new_tokens.json"), ("fit", "fit.json")):
         path = output / "tokenizer" / name
         if path.is_file():
             entry[key] = json.loads(path.read_text("utf-8"))
@@ -116,37 +204,3 @@ def _num_wanted(settings):
     """Returns how many words of the text --add_tokens asks for; 0 where it names a file or is not given."""
     number = settings.add_tokens or ""
     return int(number) if number.isdigit() else 0
-
-
-class _Sample:
-    """Text to train a vocabulary on: the beginning of each shard, bounded in all, the same on every machine.
-
-    Attributes:
-      bytes: size of the text that `texts` has yielded.
-      everything: whether no text was left out.
-    """
-
-    def __init__(self, plan: sources.Plan, options: sources.Options):
-        self._plan, self._options = plan, options
-        self.bytes = 0
-        self.everything = True
-
-    def texts(self) -> Iterator[str]:
-        """Yields the paragraphs, each as one line."""
-        share = max(1, _SAMPLE_BYTES // len(self._plan.shards))
-        for shard in self._plan.shards:
-            taken = 0
-            for part in shard:
-                with contextlib.suppress(readers.Unreadable):  # the pass over the shards reports it
-                    for paragraph in readers.read(part, self._options, lambda where, reason: None):
-                        if paragraph is None:
-                            continue
-                        text = " ".join(paragraph)
-                        taken += len(text.encode())
-                        if taken > share:
-                            self.everything = False
-                            break
-                        self.bytes += len(text.encode())
-                        yield text
-                if taken > share:
-                    break

@@ -36,7 +36,10 @@ _LLAMA_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_NORMALIZERS = {"Replace", "NFKD", "StripAccents", "Lowercase", "Precompiled"}  # none looks across a space
+_BERT_KINDS = ("BertNormalizer", "BertPreTokenizer", "WordPiece")
+_NORMALIZERS = {
+    "Replace", "Nmt", "NFKD", "NFKC", "NFC", "StripAccents", "Lowercase", "Precompiled",
+}  # fmt: skip  # none looks across a space
 
 
 def word_starts(word_ids: list[int | None]) -> np.ndarray:
@@ -56,14 +59,15 @@ def encoder_for(tokenizer: hf.Tokenizer):
     normalizer, pre_tokenizer, model = state["normalizer"], state["pre_tokenizer"], state["model"]
     kinds = [(step or {}).get("type") for step in (normalizer, pre_tokenizer, model)]
     added = [token for token in state["added_tokens"] if not token["special"]]
-    if kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not added:
+    cuts = _steps(pre_tokenizer, "pretokenizers")
+    names = [step["type"] for step in cuts]
+    # A Split behind BERT's pre-tokenizer sees single words.
+    if (kinds[0], *names[:1], kinds[2]) == _BERT_KINDS and names[1:] in ([], ["Split"]) and not added:
         return SpacedChunks(tokenizer, model["continuing_subword_prefix"])
     if any(_crosses_spaces(token) for token in added):
         return None
-    cuts = _steps(pre_tokenizer, "pretokenizers")
     if kinds[0] in (None, "NFC") and kinds[2] == "BPE" and _divides_bytes(cuts) and not model.get("dropout"):
         return ByteLevelChunks(tokenizer)
-    names = [step["type"] for step in cuts]
     if kinds[2] == "Unigram" and names[-1:] == ["Metaspace"] and cuts[-1]["prepend_scheme"] == "always":
         before = _steps(normalizer, "normalizers")
         if names == ["WhitespaceSplit", "Metaspace"] and all(_is_local(step) for step in before):

@@ -113,6 +113,10 @@ class HuggingFaceTokenizer(Tokenizer):
         tokenizer.encode_special_tokens = False
         return tokenizer
 
+    def normalized(self, text):
+        normalizer = self._tokenizer.normalizer
+        return normalizer.normalize_str(text) if normalizer else text
+
     def token(self, token_id):
         return self._tokenizer.id_to_token(int(token_id))
 
@@ -184,7 +188,12 @@ def lower_cased(tokenizer: HuggingFaceTokenizer) -> HuggingFaceTokenizer:
 
 
 def wordpiece(
-    tokens: list[str], lower_case: bool, where: str, strip_accents: bool | None = None, chinese: bool = True
+    tokens: list[str],
+    lower_case: bool,
+    where: str,
+    strip_accents: bool | None = None,
+    chinese: bool = True,
+    pre_tokenizer=None,
 ) -> Tokenizer:
     """Returns BERT's tokenizer with the given tokens.
 
@@ -194,6 +203,7 @@ def wordpiece(
       where: the vocabulary's file, for messages.
       strip_accents: None does what `lower_case` says.
       chinese: whether Chinese characters are words of their own.
+      pre_tokenizer: cuts text into words, where it is not BERT's.
 
     Raises:
       UserError: a special token is missing.
@@ -202,6 +212,8 @@ def wordpiece(
     if "[UNK]" not in vocab:
         raise UserError(f"{where}: the vocabulary has no [UNK]; expected one among its tokens")
     tokenizer = tokenizer_classes.bert_pipeline(vocab, "[UNK]", lower_case, strip_accents, chinese)
+    if pre_tokenizer is not None:
+        tokenizer.pre_tokenizer = pre_tokenizer
     names = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
     tokenizer.add_special_tokens([name for name in names if name in vocab])
     return HuggingFaceTokenizer(tokenizer, where)
@@ -227,14 +239,17 @@ def byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], where: str)
     return HuggingFaceTokenizer(tokenizer, where)
 
 
-def unigram(proto: bytes, lower_case: bool, where: str) -> Tokenizer:
-    """Returns ALBERT's tokenizer with the pieces of a SentencePiece model that begins as ALBERT's.
+def unigram(proto: bytes, lower_case: bool, where: str, strip_accents: bool | None = None) -> Tokenizer:
+    """Returns a unigram tokenizer with the pieces of a SentencePiece model that begins as ALBERT's.
 
     Args:
-      proto: content of the .model file.
-      lower_case: whether letters are lower-cased; their accents are then stripped too.
+      proto: content of the .model file, trained on text that tokenizer_classes.unigram_normalizer has prepared.
+      lower_case: whether letters are lower-cased.
       where: the file, for messages.
+      strip_accents: whether accents are stripped; None does where letters are lower-cased.
     """
-    vocabulary = published.load_model(proto, where, lower_case, keep_accents=not lower_case)
+    vocabulary = published.load_model(proto, where, lower_case)
     assert vocabulary is not None, f"{where}: its first pieces are not ALBERT's"
+    strip_accents = lower_case if strip_accents is None else strip_accents
+    vocabulary.tokenizer.normalizer = tokenizer_classes.unigram_normalizer(lower_case, strip_accents)
     return HuggingFaceTokenizer(vocabulary.tokenizer, where, vocabulary.roles)

@@ -104,6 +104,9 @@ class SentencePieceTokenizer(Tokenizer):
         if text[position:].strip():
             yield position, len(text), None
 
+    def normalized(self, text):
+        return self._processor.normalize(_lowered(text) if self.lower_case else text).replace("\u2581", " ")
+
     def token(self, token_id):
         return self._processor.id_to_piece(int(token_id))
 

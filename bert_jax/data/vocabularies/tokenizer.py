@@ -129,6 +129,10 @@ class Tokenizer:
         """
         raise NotImplementedError
 
+    def normalized(self, text: str) -> str:
+        """Returns a text as the vocabulary reads it: lower-cased, without accents, and the like."""
+        raise NotImplementedError
+
     def token(self, token_id: int) -> str:
         """Returns an id's entry in the vocabulary."""
         raise NotImplementedError

@@ -100,6 +100,34 @@ def albert_normalizer(charsmap: bytes | None, settings: Mapping[str, bool]) -> n
     return normalizers.Sequence(steps)
 
 
+def unigram_normalizer(lower_case: bool, strip_accents: bool) -> normalizers.Normalizer:
+    """Returns what a unigram vocabulary that is trained here does to text: ALBERT's steps, with composed characters.
+
+    ALBERT's own pipeline decomposes characters and then applies SentencePiece's map of characters, which composes only
+    some of them again (no Hangul, no kana, hardly a letter with two accents). NFKC composes all.
+
+    Args:
+      lower_case: whether letters are lower-cased.
+      strip_accents: whether marks are dropped: accents, vowel signs, the marks of voiced kana.
+    """
+    steps: list[normalizers.Normalizer] = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps += [normalizers.Replace("\x00", " "), normalizers.Nmt()]  # control characters and the kinds of white space
+    if strip_accents:
+        steps += [normalizers.NFKD(), normalizers.StripAccents()]
+    if lower_case:
+        steps.append(normalizers.Lowercase())
+    return normalizers.Sequence([*steps, normalizers.NFKC()])
+
+
+def cut_long_words(tokenizer: hf.Tokenizer, longest: int) -> None:
+    """Makes a pipeline cut longer words, such as the sentences of a script without spaces, after `longest` characters.
+
+    WordPiece reads a word of more than 100 characters as unknown.
+    """
+    cuts = pre_tokenizers.Split(hf.Regex(f".{{{longest}}}"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([tokenizer.pre_tokenizer, cuts])
+
+
 def deberta_v2_pipeline(vocab: list, unk_id: int, settings: Mapping[str, bool]) -> hf.Tokenizer:
     """Builds the unigram pipeline of DeBERTa v2 and v3.
 

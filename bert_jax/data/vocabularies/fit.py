@@ -1,0 +1,133 @@
+"""Measures how well a vocabulary fits a text: what is unknown to it, and what its normalizer takes away."""
+
+import collections
+import dataclasses
+import unicodedata
+from collections.abc import Iterable
+
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
+
+# Shares of the text's characters that are unknown, from which a user is warned, and a trained vocabulary is refused.
+UNKNOWN, TOO_MUCH_UNKNOWN = 0.02, 0.1
+ALTERED = 0.01  # share of the text's letters that change in more than their case, from which a user is warned
+_EXAMPLES = 4
+_LONG_WORD = 100  # characters; longer words are unknown to WordPiece
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """How a vocabulary reads a text.
+
+    Attributes:
+      characters: number of characters, white space aside.
+      unknown_characters: how many of them are in unknown tokens.
+      unknown_examples: frequent characters that the vocabulary lacks.
+      long_words: whether most of what is unknown is in words that are too long for WordPiece.
+      letters: number of letters.
+      altered_letters: how many of them the normalizer changes in more than their case.
+      altered_examples: frequent ones, as "before to after".
+    """
+
+    characters: int
+    unknown_characters: int
+    unknown_examples: tuple[str, ...]
+    long_words: bool
+    letters: int
+    altered_letters: int
+    altered_examples: tuple[str, ...]
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the characters that are in unknown tokens."""
+        return self.unknown_characters / max(1, self.characters)
+
+    @property
+    def altered_share(self) -> float:
+        """Share of the letters that change in more than their case."""
+        return self.altered_letters / max(1, self.letters)
+
+
+def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
+    """Returns how a vocabulary reads texts, which are best few: each is encoded with its offsets."""
+    characters, unknown, long, spans = 0, 0, 0, collections.Counter()
+    letters, altered, changes = 0, 0, collections.Counter()
+    normal = _Normal(tokenizer)
+    for text in texts:
+        characters += num_characters(text)
+        for span in unknown_spans(tokenizer, text):
+            unknown += num_characters(span)
+            long += len(span) * (len(span) > _LONG_WORD)
+            spans[span] += 1
+        for cluster, count in _letters(text).items():
+            letters += count
+            after = normal.of(cluster)
+            if after is not None:
+                altered += count
+                changes[f"{cluster} to {after or 'nothing'}"] += count
+    missing = collections.Counter()
+    for span, count in spans.most_common(1000):
+        for character in set(span) - {" "}:
+            missing[character] += count
+    lacking = (character for character, _ in missing.most_common(200) if _is_unknown(tokenizer, character))
+    return Fit(
+        characters,
+        unknown,
+        tuple(character for character, _ in zip(lacking, range(_EXAMPLES), strict=False)),
+        2 * long > unknown,
+        letters,
+        altered,
+        tuple(change for change, _ in changes.most_common(_EXAMPLES)),
+    )
+
+
+def num_characters(text: str) -> int:
+    """Returns the number of characters that are not white space."""
+    return sum(map(len, text.split()))
+
+
+def unknown_spans(tokenizer: Tokenizer, text: str) -> list[str]:
+    """Returns the parts of a text that are unknown to a vocabulary."""
+    if tokenizer.unk_id is None:
+        return []
+    ids, offsets = tokenizer.encode_with_offsets(text, special=False)
+    return [text[start:stop] for i, (start, stop) in zip(ids, offsets, strict=True) if i == tokenizer.unk_id]
+
+
+def _is_unknown(tokenizer, character):
+    return tokenizer.unk_id in list(tokenizer.encode([character])[0])
+
+
+def _letters(text):
+    """Counts the letters of a text, each with the marks behind it."""
+    if text.isascii():
+        return {"a": sum(map(str.isalpha, text))}
+    clusters = []
+    for character in text:
+        category = unicodedata.category(character)[0]
+        if category == "L":
+            clusters.append(character)
+        elif category == "M" and clusters:
+            clusters[-1] += character
+        elif category != "M":
+            clusters.append("")
+    counts = collections.Counter(clusters)
+    del counts[""]
+    return {cluster: count for cluster, count in counts.items() if unicodedata.category(cluster[0])[0] == "L"}
+
+
+class _Normal:
+    """Tells what a normalizer makes of letters, each looked at once."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer, self._known = tokenizer, {}
+
+    def of(self, cluster: str) -> str | None:
+        """Returns what becomes of a letter with its marks; None where it changes at most in case."""
+        if cluster not in self._known:
+            after = "".join(self._tokenizer.normalized(cluster).split())
+            self._known[cluster] = None if _folded(after) == _folded(cluster) else unicodedata.normalize("NFC", after)
+        return self._known[cluster]
+
+
+def _folded(text):
+    return unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
