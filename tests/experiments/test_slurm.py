@@ -6,7 +6,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -132,7 +131,8 @@ def test_slurm_queues_a_job_again_that_it_ends(job, stand_in, signals):
     assert "job 100 of Slurm, running" in submit(job)
     for name in signals:  # to every process of the job, as submitit's SlurmJob._interrupt asks for
         subprocess.run(["scancel", "100", "--signal", name], check=True)
-        time.sleep(0.3)
+        if name == "SIGTERM":
+            wait_until(lambda: (job / "saved-0").exists() and (job / "saved-1").exists())
     wait_until((job / "saved-0").exists)
     wait_until(lambda: (stand_in / "100" / "state").read_text().strip() == "ENDED")
     assert len(starts(job, 0)) == len(starts(job, 1)) == 2 and (job / "result.json").exists()

@@ -109,7 +109,7 @@ def test_second_signal_ends_the_process():
         "    print('ready', flush=True)\n"
         "    while not stop.after(0): time.sleep(0.01)\n"
         "    print(stop.after(0), flush=True)\n"
-        "    while True: time.sleep(1)\n"
+        "    time.sleep(7200)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
