@@ -73,7 +73,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
-def open_output(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def open_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens what a command's --output names: "-" is standard output, anything else is opened by `atomic_open`.
 
     Raises:
