@@ -1,10 +1,26 @@
 """Splits text into sentences: one per line, or found by a sentence splitter."""
 
+import itertools
+import re
 import unicodedata
 
 import sentencex
 
+from bert_jax.data.scripts import writes_no_spaces
+
 MODES = ("split", "line")
+# Marks that end a sentence, and nothing else, whether white space follows or not. The full stop, and its like in other
+# scripts of Europe, also stands inside words and numbers.
+_STOPS = "։؟؝۔܀܁܂߹।॥။።፧፨។៕᙮᠃᠉᭟᱾᱿꓿꘎꛳꡶꡷꣎꣏꧉꩝꩞꩟꯫"
+_BURMESE_COMMAS = ("၊", "၏")  # the second is a genitive, and ends literary sentences before a stop
+_SHADS = "།༎༏༐༑༔"  # of Tibetan; often several, with spaces between
+# Ends of sentences that sentencex does not know: Khmer and Tibetan marks; and the space between Thai or Lao words, as
+# these write no mark. Beside ๆ, ໆ and ฯ a space means nothing.
+_UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u1780-\u17ff]")
+_FURTHER_END = re.compile(
+    rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
+)
+_WIDE_BY_CONTEXT = frozenset("“”‘’—…·")  # as wide as the letters beside them in Chinese and Japanese
 
 
 def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
@@ -12,22 +28,75 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
 
     Args:
       paragraph: its non-blank, stripped lines.
-      mode: "line": each line is a sentence. "split": lines are joined with spaces, then sentencex
+      mode: "line": each line is a sentence. "split": the lines are joined, then sentencex
         (github.com/wikimedia/sentencex) finds the sentences.
       language: a code such as "en", for sentencex.
     """
     if mode == "line":
         return paragraph
+    text = join_lines(paragraph)
+    pieces = sentencex.segment(language, text)
+    if not text.isascii() and _UNKNOWN_TO_SPLITTER.search(text):
+        pieces = [part for piece in pieces for part in _split_further(piece)]
     sentences = []
-    for piece in sentencex.segment(language, " ".join(paragraph)):
-        if sentences and _inside_a_word(sentences[-1], piece):
+    for piece in pieces:
+        if sentences and _is_one_sentence(sentences[-1], piece):
             sentences[-1] += piece
         else:
             sentences.append(piece)
     return [stripped for sentence in sentences if (stripped := sentence.strip())]
 
 
-def _inside_a_word(before, after):
-    """Returns whether a boundary has no white space, in a script that writes some between sentences."""
+def join_lines(lines: list[str]) -> str:
+    """Joins the lines of a paragraph, whose breaks are those of the printed page, with spaces where the script has any.
+
+    Between two characters of scripts without spaces there is none. Thai, Lao, Khmer, Burmese and Tibetan write a space
+    where a sentence or phrase ends, so that theirs are joined without one only where a line is full: at least half as
+    long as the paragraph's longest one.
+    """
+    text = " ".join(lines)
+    if text.isascii() or len(lines) == 1:
+        return text
+    full = max(map(len, lines)) / 2
+    parts = [lines[0]]
+    for before, after in itertools.pairwise(lines):
+        parts += ["" if _continues(before, after, full) else " ", after]
+    return "".join(parts)
+
+
+def _continues(before, after, full):
+    """Returns whether no space belongs between two lines."""
+    last, first = before[-1], after[0]
+    if last < "\u0e00" or first < "\u0e00":  # Latin letters, Cyrillic, Devanagari, ...
+        return False
+    unspaced = writes_no_spaces(last), writes_no_spaces(first)
+    if all(unspaced):
+        return _is_wide(last) or _is_wide(first) or (last not in _STOPS + _SHADS and len(before) >= full)
+    context = (first if unspaced[0] else last) in _WIDE_BY_CONTEXT
+    return context and any(unspaced) and _is_wide(last if unspaced[0] else first)
+
+
+def _is_wide(character):
+    return unicodedata.east_asian_width(character) in "WFH"
+
+
+def _split_further(piece):
+    """Yields the parts of a piece of text between ends of sentences that sentencex does not know."""
+    start = 0
+    for match in _FURTHER_END.finditer(piece):
+        if any(map(str.isalnum, piece[start : match.start()])) and match.end() < len(piece):
+            yield piece[start : match.end()]
+            start = match.end()
+    yield piece[start:]
+
+
+def _is_one_sentence(before, after):
+    """Returns whether no sentence ends between two pieces of text.
+
+    There is none where no white space is, in a script that writes some between sentences, nor behind a mark of Burmese
+    that sentencex takes for a stop.
+    """
     last = before[-1]
-    return not last.isspace() and not after[0].isspace() and unicodedata.east_asian_width(last) not in "WF"
+    if last.isspace() or after[0].isspace():
+        return before.rstrip().endswith(_BURMESE_COMMAS)
+    return last not in _STOPS and last not in _SHADS and unicodedata.east_asian_width(last) not in "WF"

@@ -1,10 +1,12 @@
 """Sentences: where they end, and that no text is lost."""
 
+import gzip
 import re
+import unicodedata
 
 import pytest
 
-from bert_jax.data.preparation.sentences import sentences_of
+from bert_jax.data.preparation.sentences import join_lines, sentences_of
 from tests.data.awkward import random_texts, shared
 
 
@@ -43,6 +45,82 @@ def test_only_scripts_without_spaces_end_a_sentence_inside_a_run_of_characters()
 def test_other_languages():
     assert split("Das ist z.B. gut. Am 3. Mai kam er.", language="de") == ["Das ist z.B. gut.", "Am 3. Mai kam er."]
     assert split("One. Two.", language="xx") == ["One.", "Two."]  # unknown: the splitter's own rules for any
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences"),
+    [
+        ("hi", ["यह एक वाक्य है।", "क्या यह दूसरा है?", "हाँ॥"]),
+        ("bn", ["এটি একটি বাক্য।", "এটি দ্বিতীয়।"]),
+        ("hy", ["Սա նախադասություն է։", "Սա երկրորդն է։"]),
+        ("my", ["ဒါက ပထမ၊ လူ၏ ဝါကျ ဖြစ်သည်။", "ဟုတ်ကဲ့။"]),
+        ("ar", ["كيف حالك؟", "أنا بخير.", "شكرا لك!"]),
+        ("ur", ["آپ کیسے ہیں؟", "میں ٹھیک ہوں۔"]),
+        ("am", ["ይህ ዓረፍተ ነገር ነው።", "እንዴት ነህ፧", "ደህና።"]),
+        ("km", ["នេះជាប្រយោគ។", "តើអ្នកសុខសប្បាយទេ?", "បាទ៕"]),
+        ("bo", ["འདི་ཚིག་གྲུབ་ཅིག་ཡིན། །", "འདི་གཉིས་པ་ཡིན།", "ཡག་པོ་འདུག༎"]),
+        ("el", ["Πώς είσαι;", "Είμαι καλά."]),
+        ("zh", ["今天很好。", "明天见！", "好吗？"]),
+        ("ja", ["今日は。", "また明日！"]),
+        ("sat", ["ᱱᱚᱶᱟ ᱢᱤᱫ ᱟᱹᱭᱟᱹᱛ᱾", "ᱱᱚᱶᱟ ᱫᱚᱥᱟᱨ᱾"]),
+    ],
+)
+def test_sentences_that_do_not_end_in_a_full_stop(language, sentences):
+    assert split(" ".join(sentences), language=language) == sentences
+    stops = [sentence[-1] not in "?!.;" for sentence in sentences]
+    if all(stops) or language in ("zh", "ja"):  # these marks need no space behind them
+        assert split("".join(sentences), language=language) == sentences
+
+
+def test_thai_and_lao_sentences_end_at_spaces_between_words():
+    thai = ["วันนี้อากาศดี", "เราไปเดินเล่นกับเด็ก ๆ ที่ตลาด", "ราคา 30 บาทและ Linux ก็ดี"]
+    assert split(" ".join(thai), language="th") == thai
+    assert split("ສະບາຍດີ ຂ້ອຍໄປຕະຫຼາດ", language="lo") == ["ສະບາຍດີ", "ຂ້ອຍໄປຕະຫຼາດ"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "joined"),
+    [
+        (["人人生而", "自由，在尊严", "和权利上"], "人人生而自由，在尊严和权利上"),
+        (["すべての人間は、", "生まれながら", "にして"], "すべての人間は、生まれながらにして"),
+        (["他说：“好", "”，然后", "——走了"], "他说：“好”，然后——走了"),
+        (["ｶﾅ", "ｶﾅ"], "ｶﾅｶﾅ"),
+        (["使用", "Linux", "系统 2", "版"], "使用 Linux 系统 2 版"),
+        (["모든 인간은", "태어날 때부터"], "모든 인간은 태어날 때부터"),
+        (["The cat", "sat “there”", "again"], "The cat sat “there” again"),
+        (["là où", "était"], "là où était"),
+        (["यह एक", "वाक्य है"], "यह एक वाक्य है"),
+        (["มนุษย์ทั้ง", "หลายเกิดมา"], "มนุษย์ทั้งหลายเกิดมา"),
+        (["ຄົນທຸກຄົນ", "ເກີດມາ"], "ຄົນທຸກຄົນເກີດມາ"),
+        (["មនុស្សទាំងអស់", "កើតមក"], "មនុស្សទាំងអស់កើតមក"),
+        (["လူတိုင်းသည်", "တူညီ"], "လူတိုင်းသည်တူညီ"),
+        (["มนุษย์", "ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน"], "มนุษย์ ทั้งหลายเกิดมามีอิสระและเสมอภาคกัน"),
+        (["នេះជាប្រយោគ។", "នេះជាទីពីរ។"], "នេះជាប្រយោគ។ នេះជាទីពីរ។"),
+    ],
+)
+def test_lines_are_joined_without_spaces_where_the_script_has_none(lines, joined):
+    assert join_lines(lines) == joined
+
+
+def wrapped(line, width=30):
+    """Returns a line cut between wide letters, as an editor wraps it."""
+    lines, begin = [], 0
+    for i in range(1, len(line)):
+        wide = all(unicodedata.east_asian_width(c) == "W" for c in line[i - 1 : i + 1])
+        if i - begin >= width and wide:
+            lines.append(line[begin:i])
+            begin = i
+    return [*lines, line[begin:]]
+
+
+@pytest.mark.parametrize("file", ["udhr/zh.txt", "udhr/zh-hant.txt", "udhr/ja.txt", "debian_reference/ja.txt.gz"])
+def test_hard_wrapped_text_is_that_of_long_lines(file):
+    opener = gzip.open if file.endswith(".gz") else open
+    with opener(shared(file), "rt", encoding="utf-8") as text:
+        lines = [line for line in map(str.strip, text) if len(wrapped(line)) > 1]
+    assert len(lines) > 20
+    for line in lines:
+        assert join_lines(wrapped(line)) == line
 
 
 def test_no_character_but_white_space_is_lost():
