@@ -35,7 +35,9 @@ _DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a docume
 _SENTENCES = flags.DEFINE_string(
     "sentences", "split", f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
 )
-_LANGUAGE = flags.DEFINE_string("language", "en", "language of the sentence splitter, a code such as en or de")
+_LANGUAGE = flags.DEFINE_string(
+    "language", "en", "language of the sentence splitter, a tag such as en, de-AT or zh-Hant"
+)
 _TEXT_FIELD = flags.DEFINE_string(
     "text_field", "text", "field or column of .jsonl, .parquet and tfds that holds the text"
 )

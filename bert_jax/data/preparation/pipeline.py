@@ -20,7 +20,7 @@ import tqdm
 
 from bert_jax import files, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
-from bert_jax.data.preparation import beam, joining, shards, sources, vocabulary
+from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
 from bert_jax.errors import UserError
 
@@ -95,6 +95,7 @@ def prepare(
     Raises:
       UserError: a setting, an input or the vocabulary cannot work; `output` holds something else; the disk is full.
     """
+    settings = dataclasses.replace(settings, language=languages.find_language(settings.language))
     _check(settings, workers, cluster)
     plan = sources.plan(settings.input, settings.reading)
     choice = vocabulary.choose(settings)

@@ -7,6 +7,7 @@ some kilobytes, and what a part has too little of, the others give.
 from collections.abc import Iterator
 
 from bert_jax.data.preparation import readers, sources
+from bert_jax.data.preparation.sentences import join_lines
 from bert_jax.data.vocabularies import training
 
 _PIECE = 1 << 12  # bytes; a part that may give fewer is opened only if it is smaller itself
@@ -81,7 +82,7 @@ class Sample:
         reasons = []
         try:
             for paragraph in readers.read_bytes(part, self._options, lambda *reason: reasons.append(reason)):
-                yield from training.cut(" ".join(paragraph))
+                yield from training.cut(join_lines(paragraph))
         except readers.Unreadable as error:  # the pass over the shards reports it
             reasons.append((error.where, error.reason))
         finally:
