@@ -43,7 +43,7 @@ def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
 
 def write_json(path: str | os.PathLike, value: Any, indent: int = 2) -> None:
     """Writes a value as indented JSON, whole or not at all. Raises OSError."""
-    atomic_write(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    atomic_write(path, json_text(value, indent) + "\n")
 
 
 @contextlib.contextmanager
@@ -217,6 +217,16 @@ def is_locked(path: str | os.PathLike) -> bool | None:
     finally:
         os.close(descriptor)
     return False
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """Returns a value as JSON that can be written as UTF-8: names of files that are not UTF-8 are escaped."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent)
+    return text
 
 
 def json_line(value: Any) -> str:

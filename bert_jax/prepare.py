@@ -10,6 +10,7 @@ On a cluster it runs under Apache Beam, whose own options follow a lone "--":
         --tokenizer=train:wordpiece:30522 --runner=DataflowRunner -- --project=NAME --region=REGION ...
 """
 
+import os
 import pathlib
 
 from absl import flags
@@ -36,7 +37,7 @@ _SENTENCES = flags.DEFINE_string(
     "sentences", "split", f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
 )
 _LANGUAGE = flags.DEFINE_string(
-    "language", "en", "language of the sentence splitter, a tag such as en, de-AT or zh-Hant"
+    "language", "en", "language of the text's sentences: a tag such as en, de-AT or zh-Hant"
 )
 _TEXT_FIELD = flags.DEFINE_string(
     "text_field", "text", "field or column of .jsonl, .parquet and tfds that holds the text"
@@ -86,7 +87,7 @@ def main(argv):
 
 def _tokenizer_path(tokenizer):
     """Returns the value of --tokenizer, with a name on the hub replaced by the folder of its files."""
-    path = pathlib.Path(tokenizer)
+    path = pathlib.Path(os.path.expanduser(tokenizer))
     is_file = path.is_absolute() or len(path.parts) > 2 or path.suffix in (".txt", ".json", ".model")
     if tokenizer.startswith("train:") or is_file or path.exists():
         return tokenizer

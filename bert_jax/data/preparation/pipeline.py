@@ -95,9 +95,10 @@ def prepare(
     Raises:
       UserError: a setting, an input or the vocabulary cannot work; `output` holds something else; the disk is full.
     """
-    settings = dataclasses.replace(settings, language=languages.find_language(settings.language))
+    settings = _resolved(settings)
     _check(settings, workers, cluster)
-    plan = sources.plan(settings.input, settings.reading)
+    output = _expanded(output)
+    plan = sources.plan(settings.input, settings.reading, output)
     choice = vocabulary.choose(settings)
     identity = {
         "format_version": FORMAT_VERSION,
@@ -115,6 +116,18 @@ def prepare(
         raise UserError(f"--output={output}: interrupted; the same command continues it") from error
     except OSError as error:
         raise shards.disk_error(error, output) from error
+
+
+def _resolved(settings):
+    """Returns settings whose language is one of the splitter's, and whose paths do not begin with "~"."""
+    paths = {name: getattr(settings, name) for name in ("tokenizer", "add_tokens", "data_dir")}
+    paths = {name: _expanded(path) for name, path in paths.items() if path}
+    return dataclasses.replace(settings, language=languages.find_language(settings.language), **paths)
+
+
+def _expanded(path):
+    """Returns a local path with the home directory in place of "~", or a URL as it is."""
+    return path if storage.is_remote(path) else os.path.expanduser(path)
 
 
 def _prepare(job, output, write_all):

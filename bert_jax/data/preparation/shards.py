@@ -137,7 +137,7 @@ class ShardMaker:
             self._write_part(part)
         for writer in self._writers.values():
             writer.close()
-        facts = json.dumps(self._facts | {"skipped": self._skipped}, indent=2, ensure_ascii=False)
+        facts = files.json_text(self._facts | {"skipped": self._skipped}, indent=2)
         (folder / FACTS).write_text(facts + "\n", "utf-8")
 
     def _skip(self, where, reason):

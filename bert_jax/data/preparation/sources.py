@@ -4,14 +4,13 @@ The plan depends on the inputs alone; readers.py reads what it names.
 """
 
 import dataclasses
-import glob
 import hashlib
 import os
 import pathlib
 
 from bert_jax import storage
 from bert_jax.data import tfds_source
-from bert_jax.data.preparation import python_docs
+from bert_jax.data.preparation import matching, python_docs
 from bert_jax.errors import UserError
 
 DOCUMENTS = ("blank_line", "line", "file")
@@ -80,19 +79,20 @@ class Plan:
     state: str
 
 
-def plan(spec: str, options: Options) -> Plan:
+def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -> Plan:
     """Cuts the inputs into shards of similar size, a pure function of the inputs' names and sizes.
 
     Args:
       spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds:NAME[/CONFIG]:SPLIT, or python-docs;
         several are separated by commas.
       options: how inputs are read.
+      output: a folder, or the URL of one, whose files are no inputs although a glob matches them.
 
     Raises:
       UserError: nothing matches, a file of another kind matches, or a dataset cannot be opened.
     """
     inputs = []
-    for item in filter(None, (item.strip() for item in spec.split(","))):
+    for item in matching.split_items(spec):
         if item == "python-docs":
             inputs += [("python_docs", path) for path in python_docs.paths()]
         elif item.startswith("tfds:"):
@@ -100,7 +100,7 @@ def plan(spec: str, options: Options) -> Plan:
                 raise UserError(f"--input={item}: expected tfds:NAME[/CONFIG]:SPLIT, such as tfds:imdb_reviews:train")
             inputs.append(("tfds", item.removeprefix("tfds:")))
         else:
-            inputs += [(_kind(path), path) for path in _matching(item)]
+            inputs += [(_kind(path), path) for path in matching.find_files(item, output)]
     if not inputs:
         raise UserError("--input: empty; expected a glob of files, tfds:NAME[/CONFIG]:SPLIT or python-docs")
     inputs = list(dict.fromkeys(inputs))
@@ -108,7 +108,7 @@ def plan(spec: str, options: Options) -> Plan:
     unsplit = []
     for kind, path in inputs:
         part, state = _whole(kind, path, options)
-        digest.update(f"{kind}\0{path}\0{state}\n".encode())
+        digest.update(os.fsencode(f"{kind}\0{path}\0{state}\n"))
         unsplit.append(part)
     size = sum(part.size for part in unsplit)
     target = min(max(size // _SHARDS_WANTED, _SMALLEST_SHARD), _LARGEST_SHARD)
@@ -123,17 +123,6 @@ def plan(spec: str, options: Options) -> Plan:
     if shard:
         shards.append(tuple(shard))
     return Plan(tuple(shards), len(inputs), size, digest.hexdigest())
-
-
-def _matching(pattern):
-    if storage.is_remote(pattern):
-        paths = storage.glob(pattern)
-    else:
-        paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-    if not paths:
-        hint = f"it is a folder; try {pattern.rstrip('/')}/*.txt" if os.path.isdir(pattern) else "no file matches"
-        raise UserError(f"--input={pattern}: {hint}; expected a glob of .txt, .txt.gz, .jsonl, .jsonl.gz or .parquet")
-    return paths
 
 
 def _kind(path):
