@@ -74,7 +74,11 @@ FINETUNING: dict[str, Key] = {
             'What the classifier reads; "auto": the head of init_from\'s family.',
             {"choices": POOLING},
         ),
-        dropout=(0.1, "Dropout of the classifier's input; question answering has none, as published.", RATE),
+        dropout=(
+            -1.0,
+            "Dropout of the head's input.",
+            RATE | {"empty": "that of the head of init_from's family", "empty_value": -1.0, "earlier_default": 0.1},
+        ),
         token_column=(0, "CoNLL files: column of the word.", {"at_least": -LARGEST_INTEGER}),
         label_column=(-1, "CoNLL files: column of the tag.", {"at_least": -LARGEST_INTEGER}),
         scheme=(

@@ -9,7 +9,10 @@ from bert_jax.config.mesh import BATCH_AXES
 from bert_jax.config.objective import OBJECTIVES
 from bert_jax.config.schema import Key
 
-ACTIVATIONS = ("gelu", "gelu_tanh", "relu", "silu", "tanh")
+ACTIVATIONS = (
+    "gelu", "gelu_tanh", "relu", "silu", "tanh", "gelu_10", "quick_gelu", "hardswish", "laplace", "leaky_relu",
+    "linear", "mish", "relu2", "relu6", "sigmoid", "sqrtsoftplus",
+)  # fmt: skip
 PAIR_FORMATS = ("segment_pair", "sentence_pair")
 FORMATS = (*PAIR_FORMATS, "full_sentences", "doc_sentences")
 

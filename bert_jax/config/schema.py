@@ -47,6 +47,7 @@ class Key:
       noun: What the number is called in a message about its bounds.
       empty: What the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
       empty_value: An empty value that the bounds would refuse, such as -1.
+      earlier_default: Default of earlier versions, where it was another: a run that began with it goes on with today's.
       falls_back_to: The key whose value the empty value stands for; sets `empty`.
       before: What runs did before there was the key, where that is not the default: its value in a run whose
         config.json does not have it.
@@ -66,6 +67,7 @@ class Key:
     noun: str = "a number"
     empty: str = ""
     empty_value: Any = None
+    earlier_default: Any = None
     falls_back_to: str = ""
     before: Any = None
     resumable: bool = False

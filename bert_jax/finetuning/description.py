@@ -73,11 +73,10 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any], task: Task
 
 
 def _head(config, source, task):
-    dropout = 0.0 if config.task.name == "question_answering" else config.task.dropout
-    if config.task.pooling == "auto":
-        head = formats.task_head(source, config.task.name, len(task.labels), dropout)
-    else:
-        head = model_lib.Task(config.task.name, len(task.labels), config.task.pooling, dropout)
+    dropout = None if config.task.dropout < 0 else config.task.dropout
+    head = formats.task_head(source, config.task.name, len(task.labels), dropout)
+    if config.task.pooling != "auto":
+        head = model_lib.Task(head.name, head.num_labels, config.task.pooling, head.dropout)
     return dataclasses.replace(head, crf=config.task.crf)
 
 

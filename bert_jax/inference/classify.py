@@ -12,6 +12,7 @@ from bert_jax.inference import windows
 from bert_jax.inference.batching import Row
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model.projection import TORCH_ACTIVATIONS
 
 MERGES = {"mean": np.mean, "max": np.max}
 _THRESHOLD = 0.5  # multi-label: labels with at least this probability are returned
@@ -50,6 +51,10 @@ class Classifier(Predictor):
             raise UserError(f"merge: found {merge!r}; expected {' or '.join(MERGES)}")
         super().__init__(model, dtype=dtype, packing=packing)
         self._long, self._merge = long, merge
+        self._names = _distinct(model.labels)
+        self._activation = model.settings.get("activation")
+        if self._activation and model.settings.get("max_length"):
+            self.max_length = min(self.max_length, model.settings["max_length"])
 
     def __call__(
         self, text: str | Sequence[str], text_pair: str | Sequence[str] | None = None
@@ -70,6 +75,10 @@ class Classifier(Predictor):
             probability of any label; and the probability of each label on its own.
           - regression: None, the predicted value, and {label: value}.
 
+          A cross-encoder of sentence-transformers gives what its activation makes of its logits, by default a number
+          from 0 to 1 where it has one label; several labels without an activation are probabilities that sum to 1.
+          Labels of one name are told apart by their numbers: "neutral", "neutral (2)".
+
         Raises:
           UserError: a text is empty, or the numbers of texts differ.
         """
@@ -83,6 +92,8 @@ class Classifier(Predictor):
 
     def _check_head(self, model):
         require_task(model, "sequence_classification", "classify")
+        if "classify_refusal" in model.settings:
+            raise UserError(model.settings["classify_refusal"])
 
     def _compute(self, network, params, batch, static):
         """Returns logits float32 [batch, labels]."""
@@ -112,13 +123,24 @@ class Classifier(Predictor):
             yield self._answer(MERGES[self._merge](logits, axis=0))
 
     def _answer(self, logits):
-        labels, problem = self.model.labels, self.model.problem
+        labels, problem, activated = self._names, self.model.problem, None
+        if self._activation and (self._activation != "Identity" or len(logits) == 1):
+            activated = np.asarray(TORCH_ACTIVATIONS[self._activation](np.asarray(logits, np.float32)))
         if problem == "regression":
-            values = logits.tolist()
+            values = (logits if activated is None else activated).tolist()
             return {"label": None, "score": values[0], "scores": dict(zip(labels, values, strict=True))}
         multi_label = problem == "multi_label"
-        probabilities = special.expit(logits) if multi_label or len(logits) == 1 else special.softmax(logits)
-        scores = dict(zip(labels, probabilities.tolist(), strict=True))
+        if activated is None:
+            activated = special.expit(logits) if multi_label or len(logits) == 1 else special.softmax(logits)
+        scores = dict(zip(labels, activated.tolist(), strict=True))
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
         label = [name for name in ranked if scores[name] >= _THRESHOLD] if multi_label else ranked[0]
         return {"label": label, "score": scores[ranked[0]], "scores": scores}
+
+
+def _distinct(labels):
+    """Returns label names of which no two are the same: a later one of the same name has its number behind it."""
+    names = []
+    for number, label in enumerate(labels):
+        names.append(f"{label} ({number})" if label in labels[:number] else label)
+    return tuple(names)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference import windows
 from bert_jax.inference.predictor import Predictor
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model import projection
 from bert_jax.model.pooling import POOLING, pool
 
 _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
@@ -31,6 +33,9 @@ class Embedder(Predictor):
     - "last_4_concat": the means of the last four layers, concatenated, the last layer last.
     - "attention": the learned weights of a model fine-tuned with task.pooling=attention.
     - "mean_sqrt_len_tokens", "weightedmean", "lasttoken": as sentence-transformers defines them.
+
+    The layers that a sentence-transformers model has behind its pooling (Dense, LayerNorm), and before it, are applied
+    whatever the pooling; their sizes must fit.
 
     Args:
       model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
@@ -58,11 +63,24 @@ class Embedder(Predictor):
         is_sentence_transformer = "pooling" in settings
         self._long = long or ("truncate" if is_sentence_transformer else "windows")
         windows.check_long(self._long)
+        if pooling is None and "embed_refusal" in settings:
+            raise UserError(
+                f"{settings['embed_refusal']}; pooling, such as 'mean', pools the encoder's own hidden states instead"
+            )
         pooling = pooling or settings.get("pooling") or _default_pooling(model)
         self._pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         for kind in self._pooling:
             _check_pooling(kind, model)
         self._normalize = bool(settings.get("normalize", False)) if normalize is None else normalize
+        self._normalize_again = bool(normalize)  # what a cut leaves of a vector of length 1 is shorter
+        self._layers = settings.get("layers", ())
+        self._token_layers = settings.get("token_layers", ())
+        self._kept = settings.get("truncate_dim")
+        try:
+            size = projection.output_size(self._layers, self._pooled_size(model))
+        except ValueError as error:
+            raise UserError(f"pooling: found {', '.join(self._pooling)}: {error}; expected the model's own") from error
+        self._size = min(size, self._kept or size)
         super().__init__(model, dtype=dtype, packing=packing)
         if is_sentence_transformer:
             self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
@@ -70,8 +88,13 @@ class Embedder(Predictor):
     @property
     def size(self) -> int:
         """Length of a vector."""
+        return self._size
+
+    def _pooled_size(self, model):
+        """Returns the size of pooled vectors, before the layers behind the pooling."""
+        token = projection.output_size(self._token_layers, model.model.spec.hidden_size)
         layers = (_LAST.fullmatch(kind) for kind in self._pooling)
-        return self.model.model.spec.hidden_size * sum(int(last[1]) if last and last[2] else 1 for last in layers)
+        return token * sum(int(last[1]) if last and last[2] else 1 for last in layers)
 
     def encode(
         self, texts: str | Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
@@ -130,17 +153,17 @@ class Embedder(Predictor):
         positions = batch.get("position_ids", jnp.arange(present.shape[1])[None])
         present = jnp.where(positions >= skipped, present, 0)
         pooled = [self._pooled(kind, outputs, present, params, batch) for kind in self._pooling]
-        return jnp.concatenate(pooled, axis=-1)
+        return _apply(self._layers, jnp.concatenate(pooled, axis=-1))
 
     def _pooled(self, kind, outputs, present, params, batch):
-        hidden = outputs["hidden"].astype(jnp.float32)
+        hidden = _apply(self._token_layers, outputs["hidden"].astype(jnp.float32))
         if kind == "attention":
             score = params["task"]["score"]
             scores = jnp.einsum("bsh,ho->bs", hidden, score["kernel"]) + score["bias"][None]
             return pool(hidden, present, kind, scores, batch)
         if kind in POOLING:
             return pool(hidden, present, kind, batch=batch)
-        layers = outputs["hidden_states"].astype(jnp.float32)
+        layers = _apply(self._token_layers, outputs["hidden_states"].astype(jnp.float32))
         if kind == "second_to_last":
             return pool(layers[-2], present, "mean", batch=batch)
         last = _LAST.fullmatch(kind)
@@ -163,7 +186,21 @@ class Embedder(Predictor):
     def _answers(self, examples, rows, counts, outputs, options):
         for vectors in windows.group_by_text(outputs, counts):
             vector = vectors.mean(0)
-            yield vector / max(float(np.linalg.norm(vector)), 1e-12) if self._normalize else vector
+            vector = _unit(vector) if self._normalize else vector
+            if self._kept:
+                vector = vector[: self._kept]
+                vector = _unit(vector) if self._normalize_again else vector
+            yield vector
+
+
+def _apply(layers: Sequence[projection.Projection], vectors: jax.Array) -> jax.Array:
+    for layer in layers:
+        vectors = layer(vectors)
+    return vectors
+
+
+def _unit(vector):
+    return vector / max(float(np.linalg.norm(vector)), 1e-12)
 
 
 def _default_pooling(model):

@@ -15,6 +15,7 @@ from bert_jax.model.spec import make_spec
 
 # Fields of a spec that a format need not express.
 _NOT_IN_FORMATS = NOT_IN_FORMATS | {"platform"}
+_PLAIN_DROPOUT = 0.1  # of a head that no family has (BERT, appendix A.3)
 _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 
@@ -73,21 +74,27 @@ def choose_family(spec: Spec) -> str:
     return min(by_family, key=distance)
 
 
-def task_head(source: Pretrained, name: str, num_labels: int, dropout: float) -> Task:
+def task_head(source: Pretrained, name: str, num_labels: int, dropout: float | None = None) -> Task:
     """Returns the task head of transformers' class for a model's family, or a plain one where it has no such class.
+
+    The family's own dropout is the one that config.json says, or for a model that came without one the default of the
+    family's configuration class.
 
     Args:
       source: the model that gets the head.
       name: name of the task, as in Task.
       num_labels: number of outputs.
-      dropout: dropout rate of the head's input.
+      dropout: dropout rate of the head's input; None for the family's own.
     """
     family = FAMILIES[source.family]
     if name not in family.tasks:
-        return Task(name, num_labels, "cls", dropout)
+        return Task(name, num_labels, "cls", _PLAIN_DROPOUT if dropout is None else dropout)
     original = source.origin.config if source.origin else None
     config = model_config.from_model(source.model.spec, source.family, original=original)
     head = family.head(name, num_labels, config, source.name)
+    if dropout is None:
+        own = head if original else family.head(name, num_labels, {"model_type": source.family}, source.name)
+        return dataclasses.replace(head, dropout=own.dropout, transform_dropout=own.transform_dropout)
     transform_dropout = dropout if head.transform_dropout == head.dropout else head.transform_dropout
     return dataclasses.replace(head, dropout=dropout, transform_dropout=transform_dropout)
 

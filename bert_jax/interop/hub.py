@@ -15,11 +15,13 @@ _TOKENIZER_FILES = (
 _FILES = (
     "README.md", "config.json", *_TOKENIZER_FILES, "model.safetensors", "model-*.safetensors",
     "model.safetensors.index.json",
-    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]_*/*.json",
-    "0_*/*.safetensors", "0_*/vocab.txt", "0_*/merges.txt", "0_*/*.model",
+    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/*.json",
+    "[0-9]*_*/*.safetensors", "[0-9]*_*/vocab.txt", "[0-9]*_*/merges.txt", "[0-9]*_*/*.model",
+    "[1-9]*_*/pytorch_model.bin",  # small: layers behind the encoder, which alone has its own files fetched by need
 )  # fmt: skip
+_ENCODERS = ("*.safetensors", "0_*/*.safetensors")
 _FLAX_FILES = ("flax_model.msgpack", "flax_model-*.msgpack", "flax_model.msgpack.index.json")
-_PICKLE_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+_PICKLE_FILES = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "0_*/pytorch_model*.bin")
 
 
 def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
@@ -43,7 +45,7 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
             "or a name on the Hugging Face hub"
         )
     snapshot = _snapshot(name, _FILES)
-    if any(snapshot.rglob("*.safetensors")):
+    if any(path for pattern in _ENCODERS for path in snapshot.glob(pattern)):
         return snapshot
     for files in (_PICKLE_FILES, _FLAX_FILES) if pickles else (_FLAX_FILES,):
         snapshot = _snapshot(name, (*_FILES, *files))

@@ -21,13 +21,15 @@ from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _TOY = 1000  # a model with fewer embedding rows is taken for a test, whose vocabulary may be smaller
-_MOST_PADDING = 128  # published embeddings are padded to multiples of 8, 64 or 128 rows
+_MOST_PADDING = 128  # most published embeddings are padded to multiples of 8, 64 or 128 rows
+_SHOWN = 3  # names in a message
 
 
 def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     """Reads a model in the Hugging Face format, with every head that its weights hold.
 
-    The encoder of a sentence-transformers directory is read, and the modules that follow it become settings.
+    The encoder of a sentence-transformers directory is read, and the modules that follow it become settings. What is
+    read otherwise than the files say it, or left out, is told on standard error in a line for each kind.
 
     Args:
       name: a directory, or a name on the hub, read from the cache where the hub cannot be reached.
@@ -39,7 +41,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     """
     directory = hub.directory(name, pickles)
     card_file = directory / model_card.NAME
-    embedder = sentence_transformers.read(directory)
+    root = directory
+    embedder = sentence_transformers.read(directory, pickles)
     if embedder:
         directory = embedder.encoder
     path = directory / "config.json"
@@ -48,22 +51,30 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             f"{directory}: not the workdir of a run, and without config.json; expected what bert_jax trained, or "
             "config.json, model.safetensors and a tokenizer's files"
         )
-    config = model_config.load(path)
-    arrays, file = tensors.read(directory, pickles)
+    config = model_config.load_json(path)
+    arrays, file = tensors.read(directory, pickles, root)
+    arrays = _plain(arrays, file)
+    if config.get("model_type") is None:
+        config["model_type"] = _infer_model_type(config, arrays, path, name)
+    model_config.check_model_type(config, path)
     _check_names(arrays, config, path, file)
     table = FAMILIES[config["model_type"]].table(config)
     settings, model, labels, problem, scheme = _model(
         config, path, {weights.canonical_name(key, table) for key in arrays}
     )
     table = weight_table(config, model.spec)
+    arrays = _without_spare(arrays, table, file)
     params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
     use = dict(embedder.settings) if embedder else {}
     if use.get("lower_case"):
-        if not isinstance(tokenizer, hugging_face.HuggingFaceTokenizer):
-            raise UserError(f"{directory}: do_lower_case of a SentencePiece model is not supported; expected false")
-        tokenizer = hugging_face.lower_cased(tokenizer)
+        if isinstance(tokenizer, hugging_face.HuggingFaceTokenizer):
+            tokenizer = hugging_face.lower_cased(tokenizer)
+        else:
+            use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
+    if model.spec.task and model.spec.task.name == "sequence_classification":
+        use |= _cross_encoder_settings(config, embedder, len(labels), path)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
     dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
@@ -71,7 +82,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
     unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
     card = card_file.read_text("utf-8", errors="replace") if card_file.is_file() else ""
-    origin = Origin(directory, config, dtypes, embedder.prompts if embedder else {}, unread, card)
+    prompts = embedder.prompts if embedder else {}
+    origin = Origin(directory, config, dtypes, prompts, unread, card, embedder)
     return Pretrained(
         str(name), config["model_type"], settings, model, params, tokenizer, labels, problem, scheme, use, origin
     )
@@ -105,7 +117,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(directory) as folder:
-            _write_files(pretrained, config, arrays, folder)
+            _write_files(pretrained, config, arrays, folder, dtype)
             card = pretrained.origin.model_card if pretrained.origin and pretrained.origin.model_card else card
             if present:
                 shutil.copy2(directory / model_card.NAME, folder)
@@ -120,14 +132,69 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
 
 
+def _plain(arrays, file):
+    """Returns arrays without the wrappers' parts of their names, and float64 as float32."""
+    tables = [family.table({}) for family in FAMILIES.values()]
+    renamed = weights.unwrapped(arrays, tables)
+    if renamed:
+        first, plain = next(iter(renamed.items()))
+        _warn(f"{file}: {len(renamed):,} names of a wrapped model are read without the wrapper, {first} as {plain}")
+        arrays = {renamed.get(name, name): array for name, array in arrays.items()}
+    wide = [name for name, array in arrays.items() if array.dtype == np.float64]
+    if wide:
+        _warn(f"{file}: {len(wide):,} arrays are stored as float64, which are read as float32")
+        arrays = arrays | {name: arrays[name].astype(np.float32) for name in wide}
+    return arrays
+
+
+def _infer_model_type(config, arrays, path, name):
+    """Returns the model_type of a config.json that lacks it, which must follow from its class or from the weights."""
+    counts = {kind: weights.count_known(arrays, family.table({})) for kind, family in FAMILIES.items()}
+    fitting = [kind for kind, count in counts.items() if count == max(counts.values()) and count]
+    classes = [one for one in config.get("architectures") or [] if isinstance(one, str)]
+    by_class = [kind for kind in fitting if any(one.startswith(FAMILIES[kind].class_prefix) for one in classes)]
+    by_name = [kind for kind in fitting if kind in str(name).lower()]  # as transformers does
+    longest = [sorted(kinds, key=len)[-1] for kinds in (by_class, by_name) if kinds]
+    chosen = fitting[0] if len(fitting) == 1 else next(iter(longest), None)
+    if chosen is None:
+        known = ", ".join(fitting or FAMILIES)
+        raise UserError(f"{path}: without model_type; expected one of {known}, whose weights have such names")
+    _warn(f"{path}: without model_type; read as {chosen}")
+    return chosen
+
+
+def _without_spare(arrays, table, file):
+    """Returns the arrays without those that no module of the family has, such as a loss's."""
+    spare = weights.spare_names(arrays, table)
+    if spare:
+        more = f" and {len(spare) - _SHOWN:,} more" if len(spare) > _SHOWN else ""
+        _warn(f"{file}: arrays of no module of this model are left out: {', '.join(spare[:_SHOWN])}{more}")
+    return {name: array for name, array in arrays.items() if name not in set(spare)}
+
+
+def _cross_encoder_settings(config, embedder, num_labels, path):
+    """Returns the settings of a cross-encoder; {} for a classifier that is none."""
+    try:
+        prompts = embedder.prompts if embedder else {}
+        activation = sentence_transformers.cross_encoder_settings(config, prompts, num_labels, path)
+        longest = None if embedder or not activation else sentence_transformers.max_length(path.parent, {})
+    except UserError as error:
+        return {"classify_refusal": str(error)}
+    return activation | ({} if longest is None else {"max_length": longest})
+
+
 def _check_vocabulary(directory, tokens, file_name, rows):
-    """Refuses another model's tokenizer; an embedding may be padded to a round number of rows, and no more."""
+    """Refuses a tokenizer with more tokens than the model has rows; spare rows, which no text reads, are told."""
     sizes = f"{directory}: the tokenizer has {tokens:,} tokens, but the word embedding of {file_name} has {rows:,} rows"
     padding = rows - tokens
-    if padding < 0 or (padding >= _MOST_PADDING and rows >= _TOY):
+    if padding < 0:
         raise UserError(f"{sizes}; expected the model's own tokenizer")
-    if padding and rows % 8 and rows >= _TOY:
-        print(f"warning: {sizes}; is it the model's own?", file=sys.stderr)
+    if padding and rows >= _TOY and (rows % 8 or padding >= _MOST_PADDING):
+        _warn(f"{sizes}; is it the model's own? {padding:,} rows belong to no token")
+
+
+def _warn(message):
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def weight_table(config: Mapping, spec: model_lib.Spec) -> weights.Table:
@@ -152,10 +219,15 @@ def _model(config, path, names):
     """Returns (config.model, model, labels, problem, scheme) of a config.json and the names of its arrays."""
     settings = model_config.to_model(config, path)
     task, labels, problem, scheme = None, (), "", ""
-    heads, task_name = FAMILIES[config["model_type"]].heads(names, config, model_config.architecture_task(config, path))
+    named = model_config.architecture_task(config, path)
+    heads, task_name = FAMILIES[config["model_type"]].heads(names, config, named)
+    if task_name and not named:
+        names = _without_foreign_head(names, config, task_name)
+        heads, task_name = FAMILIES[config["model_type"]].heads(names, config, named)
     settings["pooler"] = "pooler" in heads
     if task_name:
         task, labels, problem, scheme = model_config.to_task(config, task_name, path)
+        _tell_odd_labels(config, labels, path)
     try:
         model = model_lib.build(
             settings,
@@ -169,6 +241,32 @@ def _model(config, path, names):
     except UserError as error:
         raise UserError(f"{path}: a model that cannot be: {error}") from error
     return settings, model, labels, problem, scheme
+
+
+def _tell_odd_labels(config, labels, path):
+    """Tells of label names that occur twice, and of a label2id that says otherwise than id2label, which is used."""
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice and config.get("id2label"):
+        _warn(f"{path}: id2label has {', '.join(twice[:_SHOWN])} more than once")
+    ids = config.get("label2id")
+    if isinstance(ids, Mapping) and config.get("id2label"):
+        wrong = [str(label) for label, i in ids.items() if str(i) not in _ids(labels, label)]
+        if wrong:
+            _warn(f"{path}: label2id disagrees with id2label on {', '.join(wrong[:_SHOWN])}; id2label is used")
+
+
+def _ids(labels, label):
+    return {str(i) for i, other in enumerate(labels) if other == str(label)}
+
+
+def _without_foreign_head(names, config, task_name):
+    """Returns the names without those of a head that only looks like the family's: it lacks the output's weight."""
+    entries = FAMILIES[config["model_type"]].table(config, task_name).names
+    outputs = [e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "task/output"]
+    if any(f"{output}.weight" in names for output in outputs):
+        return names
+    firsts = {output.split(".")[0] for output in outputs}
+    return {name for name in names if name.split(".")[0] not in firsts}
 
 
 def _check_expressible(pretrained):
@@ -219,7 +317,7 @@ def _arrays(pretrained, config, dtype):
     return dict(sorted(arrays.items()))
 
 
-def _write_files(pretrained, config, arrays, directory):
+def _write_files(pretrained, config, arrays, directory, dtype):
     spec, origin = pretrained.model.spec, pretrained.origin
     entries = weight_table(config, spec).names
     words = next(e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "encoder/embeddings/word")
@@ -234,7 +332,9 @@ def _write_files(pretrained, config, arrays, directory):
                 shutil.copyfile(origin.directory / name, directory / name)
     else:
         pretrained.tokenizer.save(directory, max_length=spec.max_positions, segments=spec.type_vocab_size > 1)
-    if "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
+    if origin and origin.embedder:
+        sentence_transformers.write_back(origin.embedder, directory, DTYPES.get(dtype))
+    elif "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
         prompts = origin.prompts if origin else {}
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)
 

@@ -12,6 +12,7 @@ from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.families.family import HEADS, TASKS
 from bert_jax.model import Spec, Task
 
+_LABEL_KEYS = ("id2label", "label2id", "problem_type", "num_labels", "_num_labels")
 _PROBLEMS = {
     "single_label": "single_label_classification",
     "multi_label": "multi_label_classification",
@@ -22,10 +23,15 @@ _PROBLEMS = {
 def load(path: pathlib.Path) -> dict[str, Any]:
     """Returns the contents of a config.json. Raises UserError if its model_type is not supported."""
     config = load_json(path)
+    check_model_type(config, path)
+    return config
+
+
+def check_model_type(config: Mapping, path: pathlib.Path) -> None:
+    """Raises UserError if the model_type of a config.json is not supported."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(f"{path}: model_type {model_type!r} is not supported; expected one of {', '.join(FAMILIES)}")
-    return config
 
 
 def load_json(path: pathlib.Path, kind: type = dict) -> Any:
@@ -74,12 +80,11 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     task = family.head(name, len(labels), config, path)
     if name == "token_classification":
         return task, labels, "", _scheme(labels)
-    default = "regression" if len(labels) == 1 else "single_label"
     problem_type = config.get("problem_type")
     problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), None)
     if problem_type is not None and problem is None:
         raise UserError(f"{path}: problem_type {problem_type!r}; expected one of {', '.join(_PROBLEMS.values())}")
-    return task, labels, problem or default, ""
+    return task, labels, problem or _implied_problem(len(labels)), ""
 
 
 def architecture_task(config: Mapping, path: pathlib.Path) -> str:
@@ -140,17 +145,33 @@ def from_model(
             config |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     config |= family.from_spec(spec, original)
     task = spec.task
-    for key in ("id2label", "label2id", "problem_type", "num_labels"):
-        original.pop(key, None)
+    said = {key: original.pop(key) for key in _LABEL_KEYS if key in original}
     if task:
         config |= family.from_task(task, spec, original)
     if task and task.name != "question_answering":
         labels = labels or tuple(f"LABEL_{i}" for i in range(task.num_labels))
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
-        if problem:
-            config["problem_type"] = _PROBLEMS[problem]
+        if said.get("id2label") and _labels(said, "config.json") == labels:  # as they were, to the letter
+            config |= {key: said[key] for key in ("id2label", "label2id") if key in said}
+        config |= _problem_type(problem, len(labels), said, bool(original))
     return original | config
+
+
+def _problem_type(problem, num_labels, said, has_original):
+    """Returns {"problem_type": name}, or {} where it says no more than the number of labels and was not said before.
+
+    transformers refuses a single label that is no regression.
+    """
+    if not problem or (num_labels == 1 and problem == "single_label"):
+        return {}
+    if has_original and said.get("problem_type") is None and problem == _implied_problem(num_labels):
+        return {key: said[key] for key in ("problem_type",) if key in said}
+    return {"problem_type": _PROBLEMS[problem]}
+
+
+def _implied_problem(num_labels):
+    return "regression" if num_labels == 1 else "single_label"
 
 
 def _heads(spec):
@@ -159,16 +180,16 @@ def _heads(spec):
 
 def _labels(config, path):
     names = config.get("id2label")
-    if names is None:
-        count = config.get("num_labels", 2)
+    if not names:
+        count = next((config[key] for key in ("num_labels", "_num_labels") if config.get(key) is not None), 2)
         if not isinstance(count, int) or count < 1:
             raise UserError(f"{path}: num_labels {count!r}; expected a positive number")
         return tuple(f"LABEL_{i}" for i in range(count))
     try:
-        by_id = {int(i): str(label) for i, label in names.items()}
+        by_id = {int(i): str(label) for i, label in (enumerate(names) if isinstance(names, list) else names.items())}
     except (AttributeError, ValueError) as error:
         raise UserError(f"{path}: id2label {names!r}; expected an object of label names by id") from error
-    if sorted(by_id) != list(range(len(by_id))) or not by_id:
+    if sorted(by_id) != list(range(len(by_id))):
         raise UserError(f"{path}: id2label has the ids {sorted(by_id)}; expected 0, 1, 2, ...")
     return tuple(by_id[i] for i in range(len(by_id)))
 

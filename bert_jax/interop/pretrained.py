@@ -10,6 +10,7 @@ import numpy as np
 
 from bert_jax import model as model_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
+from bert_jax.interop.sentence_transformers import Embedder
 from bert_jax.model import parameters
 
 
@@ -24,6 +25,7 @@ class Origin:
       prompts: the contents of config_sentence_transformers.json; {} without one.
       unread: arrays that transformers keeps but does not read, by name; they are written back unchanged.
       model_card: the contents of README.md; "" without one.
+      embedder: the directory's modules of sentence-transformers; None where it has none.
     """
 
     directory: pathlib.Path
@@ -32,6 +34,7 @@ class Origin:
     prompts: Mapping = dataclasses.field(default_factory=dict)
     unread: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     model_card: str = ""
+    embedder: Embedder | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,16 +3,27 @@
 modules.json                          the modules and their folders
 sentence_bert_config.json             longest text, lower case; beside the encoder's config.json
 1_Pooling/config.json                 how token vectors are pooled
-config_sentence_transformers.json     prompts
+2_Dense/config.json, weights          a linear map and its activation
+config_sentence_transformers.json     kind of model, prompts, activation of a cross-encoder's scores
+
+The encoder of every such directory is read. A module that bert_jax does not compute, such as that of a sparse encoder,
+is named where vectors or scores are asked for. What was read is written back as it was: the folders of the modules are
+copied.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.interop import model_config
+from bert_jax.interop import model_config, tensors
+from bert_jax.interop.families import FAMILIES
+from bert_jax.model.projection import TORCH_ACTIVATIONS, Projection
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
 # Kinds of pooling by the names that older versions save, in the order in which those versions concatenate.
@@ -29,16 +40,18 @@ _TRANSFORMER_CONFIGS = (
     "sentence_camembert_config.json", "sentence_albert_config.json", "sentence_xlm-roberta_config.json",
     "sentence_xlnet_config.json",
 )  # fmt: skip
+# Modules that hold an encoder; those with an architecture's name are of the first versions, which today's lacks.
+_OLD_ENCODERS = ("BERT", "RoBERTa", "DistilBERT", "ALBERT", "CamemBERT", "XLMRoBERTa", "XLNet")
+_ENCODERS = ("Transformer", "MLMTransformer", *_OLD_ENCODERS)
 # Settings of the encoder's module that change its output, and the values that stand for the last hidden states.
 _PLAIN = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
-    "processing_kwargs": (None, {}),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
     "tokenizer_name_or_path": (None,),
 }
+_PADDING = {"padding", "truncation", "pad_to_multiple_of", "max_length"}  # of processing_kwargs; they change no vector
+_TOKENS, _SENTENCE = "token_embeddings", "sentence_embedding"
+_WEIGHTS = (tensors.SINGLE, *tensors.PICKLES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,57 +60,111 @@ class Embedder:
 
     Attributes:
       encoder: the directory with the encoder's config.json, weights and tokenizer.
-      settings: settings for Pretrained: "pooling" (a tuple of kinds, whose vectors are concatenated), "normalize",
-        "include_prompt" (False leaves a prompt's tokens out of the pooling), "prompts" (by name),
-        "default_prompt_name", "lower_case" (of the text before tokenization) and, where it is given, "max_length".
+      settings: settings for Pretrained. Of an embedder: "pooling" (a tuple of kinds, whose vectors are concatenated),
+        "normalize" (to length 1 at the end), "include_prompt" (False leaves a prompt's tokens out of the pooling),
+        "prompts" (by name), "default_prompt_name", "lower_case" (of the text before tokenization) and, where they are
+        given, "max_length", "token_layers" and "layers" (tuples of Projection before and after the pooling) and
+        "truncate_dim" (numbers of a vector that are kept). Of a cross-encoder: "activation" of its scores (a key of
+        TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
+      directory: the directory itself.
+      modules: the entries of modules.json, the encoder's first.
+      weights: weights of the modules that were read, by their folder's name.
     """
 
     encoder: pathlib.Path
     settings: Mapping
     prompts: Mapping
+    directory: pathlib.Path = pathlib.Path()
+    modules: tuple[Mapping, ...] = ()
+    weights: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
 
-def read(directory: pathlib.Path) -> Embedder | None:
-    """Reads a directory; returns None for one of another kind, or of a cross-encoder, which is a plain classifier.
+def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
+    """Reads a directory; returns None for one without modules.json.
+
+    Args:
+      directory: the directory.
+      pickles: whether pickled weights of the modules are read.
 
     Raises:
-      UserError: a module or a setting is not supported.
+      UserError: modules.json is damaged, or its modules hold no encoder.
     """
     path = directory / MODULES
     if not path.is_file():
         return None
     prompts = model_config.load_json(directory / PROMPTS) if (directory / PROMPTS).is_file() else {}
-    kind = prompts.get("model_type", "SentenceTransformer")
-    if kind == "CrossEncoder":
-        return None
-    if kind != "SentenceTransformer":
-        raise UserError(f"{directory / PROMPTS}: model_type {kind} is not supported; expected SentenceTransformer")
     modules = _modules(path)
-    names = [name for name, _ in modules]
-    if names[:2] != ["Transformer", "Pooling"] or names[2:] not in ([], ["Normalize"]):
-        raise UserError(f"{path}: modules {', '.join(names)}; expected Transformer, Pooling and, perhaps, Normalize")
-    encoder = directory / modules[0][1]
-    settings = _pooling(directory / modules[1][1] / "config.json")
-    settings |= {
-        "normalize": len(names) == 3,
-        "prompts": dict(prompts.get("prompts") or {}),
-        "default_prompt_name": prompts.get("default_prompt_name"),
-    }
-    config, config_path = _transformer_config(encoder)
-    for key, allowed in _PLAIN.items():
-        if config.get(key) not in allowed:
-            raise UserError(f"{config_path}: {key} {config[key]!r} is not supported")
-    output = config.get("modality_config", {}).get("text", {}).get("method_output_name", "last_hidden_state")
-    if output != "last_hidden_state":
-        raise UserError(f"{config_path}: method_output_name {output!r} is not supported; expected 'last_hidden_state'")
+    encoder = _encoder(directory, modules, path)
+    kind = prompts.get("model_type") or "SentenceTransformer"
+    if kind == "CrossEncoder":
+        settings: dict[str, Any] = {}
+        _note(settings, "classify_refusal", lambda: _cross_encoder(encoder, modules, prompts, directory))
+        return Embedder(encoder, settings, prompts, directory, modules)
+    weights: dict[str, Mapping] = {}
+    settings = {}
+    if kind == "SentenceTransformer":
+        _note(settings, "embed_refusal", lambda: _embedder(directory, encoder, modules, prompts, weights, pickles))
+    else:
+        others = ", ".join(_name(module) for module in modules)
+        settings["embed_refusal"] = (
+            f"{directory / PROMPTS}: a {kind} ({others}), which has no single vector for a text; expected a "
+            "SentenceTransformer"
+        )
+    return Embedder(encoder, settings, prompts, directory, modules, weights)
+
+
+def cross_encoder_settings(config: Mapping, prompts: Mapping, num_labels: int, path: pathlib.Path) -> dict[str, str]:
+    """Returns {"activation": name} of a cross-encoder's scores; {} for a classifier that is none.
+
+    Args:
+      config: the contents of config.json.
+      prompts: the contents of config_sentence_transformers.json, or {}.
+      num_labels: number of the classifier's outputs.
+      path: path of config.json, for messages.
+
+    Raises:
+      UserError: the activation is not known.
+    """
+    own = config.get("sentence_transformers")
+    old = config.get("sbert_ce_default_activation_function")
+    if prompts.get("model_type") != "CrossEncoder" and old is None and not isinstance(own, Mapping):
+        return {}
+    named = prompts.get("activation_fn") or (own or {}).get("activation_fn") or old
+    default = "Sigmoid" if num_labels == 1 else "Identity"
+    if named is None or not str(named).startswith("torch."):  # whose code sentence-transformers does not run either
+        return {"activation": default}
+    name = str(named).rpartition(".")[2]
+    if name not in TORCH_ACTIVATIONS:
+        raise UserError(f"{path}: activation_fn {named!r}; expected one of torch.nn's {', '.join(TORCH_ACTIVATIONS)}")
+    return {"activation": name}
+
+
+def max_length(encoder: pathlib.Path, config: Mapping) -> int | None:
+    """Returns the most tokens of a text, special ones included, that an encoder's directory names; None for no limit.
+
+    Args:
+      encoder: the encoder's directory.
+      config: the contents of its sentence_bert_config.json, or {}.
+
+    Raises:
+      UserError: a limit is no number.
+    """
     longest = config.get("max_seq_length")
-    if longest is None and (encoder / "tokenizer_config.json").is_file():
-        longest = model_config.load_json(encoder / "tokenizer_config.json").get("model_max_length")
-    if longest is not None:
-        settings["max_length"] = int(longest)
-    settings["lower_case"] = bool(config.get("do_lower_case", False))
-    return Embedder(encoder, settings, prompts)
+    for kind in ("common", "text"):
+        longest = ((config.get("processing_kwargs") or {}).get(kind) or {}).get("max_length", longest)
+    for name in ("tokenizer_args", "tokenizer_kwargs", "processor_kwargs"):
+        if longest is None:
+            longest = (config.get(name) or {}).get("model_max_length")
+    path = encoder / "tokenizer_config.json"
+    if longest is None and path.is_file():
+        longest = model_config.load_json(path).get("model_max_length")
+    if longest is None:
+        return None
+    try:
+        return int(longest)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{encoder}: the most tokens of a text are {longest!r}; expected a number") from error
 
 
 def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts: Mapping) -> None:
@@ -107,7 +174,7 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
 
     Args:
       directory: directory with the encoder's config.json, weights and tokenizer.
-      settings: settings as in Embedder.
+      settings: settings as in Embedder, without layers.
       hidden_size: size of the encoder's hidden states.
       prompts: other contents of config_sentence_transformers.json.
     """
@@ -139,19 +206,219 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
     _dump(directory / PROMPTS, prompts)
 
 
+def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | None = None) -> None:
+    """Writes the modules that were read from a directory beside the encoder, which lies in the new directory itself.
+
+    Args:
+      embedder: what `read` returned.
+      directory: directory with the encoder's config.json, weights and tokenizer.
+      dtype: dtype of the modules' weights; None keeps each as it is.
+    """
+    listed = []
+    for i, module in enumerate(embedder.modules):
+        entry = dict(module)
+        if i == 0:
+            entry["path"] = ""
+            if _name(module) in _OLD_ENCODERS:
+                entry["type"] = "sentence_transformers.models.Transformer"
+        elif entry["path"]:
+            _copy_module(embedder, entry["path"], directory / entry["path"], dtype)
+        listed.append(entry)
+    _dump(directory / MODULES, listed)
+    config = _transformer_config(embedder.encoder)[1]
+    for path in (embedder.directory / PROMPTS, config):
+        if path.is_file():
+            shutil.copyfile(path, directory / path.name)
+
+
 def can_write(settings: Mapping) -> bool:
     """Tells whether the format has names for an embedder's poolings."""
     return set(settings["pooling"]) <= set(_POOLING.values())
 
 
-def _modules(path):
-    modules = []
-    for module in model_config.load_json(path, list):
-        try:
-            modules.append((str(module["type"]).rpartition(".")[2], module["path"]))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path}: found {module!r}; expected objects with `type` and `path`") from error
-    return modules
+def _copy_module(embedder, name, folder, dtype):
+    """Copies a module's folder; weights that were read are written as safetensors."""
+    source, weights = embedder.directory / name, embedder.weights.get(name)
+    if source.is_dir():
+        ignored = shutil.ignore_patterns(*_WEIGHTS) if weights is not None else None
+        shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    folder.mkdir(parents=True, exist_ok=True)  # a module without files may have no folder
+    if weights is not None:
+        tensors.write({key: np.asarray(array, dtype or array.dtype) for key, array in weights.items()}, folder)
+
+
+def _note(settings: dict, refusal: str, read_settings: Callable[[], Mapping]) -> None:
+    """Adds settings, or under the key `refusal` why they cannot be had."""
+    try:
+        settings |= read_settings()
+    except UserError as error:
+        settings[refusal] = str(error)
+
+
+def _encoder(directory, modules, path):
+    """Returns the folder of the encoder, the first module."""
+    folder = directory / modules[0]["path"]
+    if _name(modules[0]) in _ENCODERS or _is_encoder(folder):
+        return folder
+    inside = sorted(file.parent for file in directory.rglob("config.json") if _is_encoder(file.parent))
+    hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
+    raise UserError(f"{path}: begins with {_name(modules[0])}, which is no transformer; expected Transformer{hint}")
+
+
+def _is_encoder(folder):
+    try:
+        return json.loads((folder / "config.json").read_text("utf-8")).get("model_type") in FAMILIES
+    except (OSError, ValueError, AttributeError, TypeError):
+        return False
+
+
+def _embedder(directory, encoder, modules, prompts, weights, pickles):
+    """Returns the settings of an embedder, and adds the weights of its modules to `weights`."""
+    config, config_path = _transformer_config(encoder)
+    _check_transformer(config, config_path, modules)
+    settings: dict[str, Any] = {}
+    layers: dict[bool, list[Projection]] = {False: [], True: []}  # before and after the pooling
+    for module in modules[1:]:
+        name, folder, pooled = _name(module), directory / module["path"], "pooling" in settings
+        if name == "Pooling" and not pooled:
+            settings |= _pooling(folder / "config.json")
+        elif name == "Normalize":
+            layers[pooled] += _normalize(folder / "config.json", pooled)
+        elif name == "Dense":
+            layers[pooled].append(_dense(directory, module["path"], pooled, weights, pickles))
+        elif name == "LayerNorm" and pooled:
+            layers[pooled].append(_layer_norm(directory, module["path"], weights, pickles))
+        elif name != "Dropout":  # which does nothing in use
+            names = ", ".join(_name(module) for module in modules)
+            raise UserError(
+                f"{directory / MODULES}: modules {names}; expected Transformer, Pooling and then any of Dense, "
+                f"LayerNorm, Normalize, but not {name} there"
+            )
+    if "pooling" not in settings:
+        names = ", ".join(_name(module) for module in modules)
+        raise UserError(f"{directory / MODULES}: modules {names}; expected a Pooling")
+    normalize = bool(layers[True]) and layers[True][-1].kind == "normalize"
+    settings |= {
+        "normalize": normalize,
+        "prompts": dict(prompts.get("prompts") or {}),
+        "default_prompt_name": prompts.get("default_prompt_name"),
+        "lower_case": bool(config.get("do_lower_case", False)),
+    }
+    after = layers[True][:-1] if normalize else layers[True]
+    settings |= {"layers": tuple(after)} if after else {}
+    settings |= {"token_layers": tuple(layers[False])} if layers[False] else {}
+    longest = max_length(encoder, config)
+    settings |= {} if longest is None else {"max_length": longest}
+    kept = prompts.get("truncate_dim")
+    return settings | ({} if kept is None else {"truncate_dim": int(kept)})
+
+
+def _check_transformer(config, path, modules):
+    """Refuses settings of the encoder's module under which it gives something else than the last hidden states."""
+    if _name(modules[0]) not in ("Transformer", *_OLD_ENCODERS):
+        raise UserError(f"{path}: the encoder's module is {_name(modules[0])}; expected Transformer")
+    for key, allowed in _PLAIN.items():
+        if config.get(key) not in allowed:
+            raise UserError(f"{path}: {key} {config[key]!r} is not supported")
+    output = config.get("modality_config", {}).get("text", {}).get("method_output_name", "last_hidden_state")
+    if output != "last_hidden_state":
+        raise UserError(f"{path}: method_output_name {output!r} is not supported; expected 'last_hidden_state'")
+    for kind, arguments in (config.get("processing_kwargs") or {}).items():
+        if kind in ("common", "text") and set(arguments) - _PADDING:
+            others = ", ".join(sorted(set(arguments) - _PADDING))
+            raise UserError(f"{path}: processing_kwargs.{kind}: {others} is not supported")
+
+
+def _cross_encoder(encoder, modules, prompts, directory):
+    """Returns the settings of a cross-encoder but for its activation."""
+    if len(modules) > 1:
+        names = ", ".join(_name(module) for module in modules)
+        raise UserError(f"{directory / MODULES}: a cross-encoder with modules {names}; expected Transformer alone")
+    if prompts.get("default_prompt_name"):
+        raise UserError(f"{directory / PROMPTS}: default_prompt_name of a cross-encoder; expected none")
+    config, path = _transformer_config(encoder)
+    if config.get("do_lower_case"):
+        raise UserError(f"{path}: do_lower_case of a cross-encoder is not supported; expected false")
+    longest = max_length(encoder, config)
+    return {} if longest is None else {"max_length": longest}
+
+
+def _dense(directory, name, pooled, weights, pickles):
+    path = directory / name / "config.json"
+    config = model_config.load_json(path)
+    place = _SENTENCE if pooled else _TOKENS
+    read = config.get("module_input_name", _SENTENCE)
+    written = config.get("module_output_name") or read
+    if (read, written) != (place, place):
+        raise UserError(f"{path}: from {read} to {written}; expected a layer that changes {place} here")
+    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    kind = activation.rpartition(".")[2]
+    if not activation.startswith("torch.") or kind not in (*TORCH_ACTIVATIONS, "PReLU"):
+        known = ", ".join(TORCH_ACTIVATIONS)
+        raise UserError(f"{path}: activation_function {activation}; expected one of torch.nn's {known}, PReLU")
+    arrays = _read_weights(directory, name, weights, pickles)
+    taken = {
+        "kernel": arrays.get("linear.weight"),
+        "bias": arrays.get("linear.bias"),
+        "residual": arrays.get("residual.weight"),
+        "slope": arrays.get("activation_function.weight"),
+    }
+    inputs, outputs = config.get("in_features"), config.get("out_features")
+    needed = {"kernel"} | ({"bias"} if config.get("bias", True) else set())
+    needed |= {"slope"} if kind == "PReLU" else set()
+    needed |= {"residual"} if config.get("use_residual") and inputs != outputs else set()
+    held = {key for key, array in taken.items() if array is not None}
+    if held != needed or taken["kernel"].shape != (outputs, inputs):
+        shapes = {key: array.shape for key, array in arrays.items()}
+        raise UserError(f"{path.parent}: weights {shapes} do not fit config.json, {inputs} to {outputs}")
+    floats = {key: np.asarray(array, np.float32) for key, array in taken.items() if array is not None}
+    floats |= {key: np.ascontiguousarray(floats[key].T) for key in ("kernel", "residual") if key in floats}
+    return Projection("dense", floats, kind, bool(config.get("use_residual")))
+
+
+def _layer_norm(directory, name, weights, pickles):
+    arrays = _read_weights(directory, name, weights, pickles)
+    if arrays.keys() != {"norm.weight", "norm.bias"}:
+        raise UserError(f"{directory / name}: weights {', '.join(arrays)}; expected norm.weight and norm.bias")
+    floats = {name: np.asarray(arrays[f"norm.{theirs}"], np.float32) for name, theirs in _NORM.items()}
+    return Projection("layer_norm", floats)
+
+
+_NORM = {"scale": "weight", "bias": "bias"}
+
+
+def _normalize(path, pooled):
+    """Returns the layers of a Normalize: none where it changes what no vector of a text is made of."""
+    config = model_config.load_json(path) if path.is_file() else {}
+    place = _SENTENCE if pooled else _TOKENS
+    read = config.get("module_input_name", _SENTENCE)
+    if read != place:
+        return []
+    if (config.get("module_output_name") or read) != place:
+        raise UserError(f"{path}: from {read} to {config['module_output_name']}; expected a layer that changes {place}")
+    return [Projection("normalize")]
+
+
+def _read_weights(directory, name, weights, pickles):
+    weights[name] = tensors.read(directory / name, pickles, directory)[0]
+    return weights[name]
+
+
+def _name(module) -> str:
+    return str(module["type"]).rpartition(".")[2]
+
+
+def _modules(path) -> tuple[Mapping, ...]:
+    modules: Sequence = model_config.load_json(path, list)
+    for module in modules:
+        folder = module.get("path") if isinstance(module, Mapping) else None
+        if not isinstance(folder, str) or "type" not in module:
+            raise UserError(f"{path}: found {module!r}; expected objects with `type` and `path`")
+        if pathlib.PurePath(folder).is_absolute() or ".." in pathlib.PurePath(folder).parts:
+            raise UserError(f"{path}: path {folder!r}; expected a folder inside the directory")
+    if not modules:
+        raise UserError(f"{path}: no modules; expected Transformer and Pooling")
+    return tuple(modules)
 
 
 def _pooling(path):

@@ -21,6 +21,7 @@ from bert_jax.interop import flax_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+_STATES = ("state_dict", "model_state_dict")
 SHARD_BYTES = 5_000_000_000  # a larger model is written in several files
 
 _DTYPES = {
@@ -31,7 +32,9 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.ndarray], pathlib.Path]:
+def read(
+    directory: pathlib.Path, pickles: bool = False, model: pathlib.Path | None = None
+) -> tuple[dict[str, np.ndarray], pathlib.Path]:
     """Returns the arrays of a directory's weights by their torch names, of any shape, and the file that names them.
 
     The arrays of safetensors files are mapped into memory rather than copied. What Flax classes saved, in a
@@ -40,6 +43,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.n
     Args:
       directory: holds model.safetensors or flax_model.msgpack, or shards of one of them and their index.
       pickles: whether pytorch_model.bin is read where there is no safetensors file.
+      model: directory of the whole model, of which `directory` is a part; None: `directory` itself.
 
     Raises:
       UserError: no weights, a pickle, a missing shard, or a file that is cut off or of another format.
@@ -60,7 +64,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> tuple[dict[str, np.n
         raise UserError(f"{directory}: no weights; expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
     raise UserError(
         f"{pickle}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
-        f"{command_line('convert')} --input={directory} --output=DIR reads it safely and writes that"
+        f"{command_line('convert')} --input={model or directory} --output=DIR reads it safely and writes that"
     )
 
 
@@ -169,6 +173,9 @@ def _read_pickle(path):
         ) from error
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
+        for key in _STATES:  # as training loops save it, with a step and other numbers beside it
+            if isinstance(tensors.get(key), Mapping):
+                tensors = {name: x for name, x in tensors[key].items() if isinstance(x, torch.Tensor)}
         return {name: _from_torch(torch, tensor) for name, tensor in tensors.items()}
     except Exception as error:  # torch raises whatever the damage leads to
         raise UserError(

@@ -4,9 +4,10 @@ A state dict maps torch's names to numpy arrays. Linear maps are transposed: tor
 and a kernel here is [inputs, outputs].
 """
 
+import collections
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -20,6 +21,8 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 _OLD_NORM = {"gamma": "weight", "beta": "bias"}  # TensorFlow's names, which old files have
 # Buffers that older versions of transformers saved.
 _BUFFERS = re.compile(r"(.+\.)?(position_ids|token_type_ids|rotary_emb\.inv_freq)")
+# Modules that torch and its tools put around a model or around modules in it.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 DTYPES = ("float32", "float16", "bfloat16")  # what a parameter may be stored as
 
 
@@ -224,13 +227,67 @@ def canonical_name(name: str, table: Table) -> str:
     return name
 
 
+def unwrapped(names: Iterable[str], tables: Sequence[Table]) -> dict[str, str]:
+    """Returns {name: name without what wrappers and trainers put around a model}, for the names that have such parts.
+
+    These are the modules of DataParallel, torch.compile, FSDP and activation checkpointing, anywhere in a name, and
+    first parts that most names share and without which the tables know them, such as "model." of a trainer's module.
+
+    Args:
+      names: names of arrays.
+      tables: the tables that the names may follow.
+    """
+    original = list(names)
+    short = [".".join(part for part in name.split(".") if part not in _WRAPPERS) for name in original]
+    known = max(count_known(short, table) for table in tables)
+    for depth in (1, 2, 3):
+        if known > len(short) / 2:
+            break
+        firsts = collections.Counter(".".join(name.split(".")[:depth]) for name in short if name.count(".") > depth)
+        gains = {}
+        for first, _ in firsts.most_common(2):
+            inner = [name.removeprefix(f"{first}.") for name in short if name.startswith(f"{first}.")]
+            count = max(count_known(inner, table) for table in tables)
+            if count > max(known, len(inner) / 2):
+                gains[first] = count
+        if len(gains) == 1:  # of two towers neither is the model
+            (first,) = gains
+            short = [name.removeprefix(f"{first}.") for name in short]
+            break
+    times = collections.Counter(short)
+    return {name: other for name, other in zip(original, short, strict=True) if name != other and times[other] == 1}
+
+
+def spare_names(names: Iterable[str], table: Table) -> list[str]:
+    """Returns the names that a table has no entry for, whatever the number of layers: arrays of another module."""
+    patterns = _patterns(table)
+    kept = table.tied.keys() | table.copies.keys()
+    spare = []
+    for name in names:
+        today = canonical_name(name, table)
+        ignored = _BUFFERS.fullmatch(today) or any(re.fullmatch(pattern, today) for pattern in table.ignored)
+        if not ignored and today not in kept and _pattern(today) not in patterns:
+            spare.append(name)
+    return spare
+
+
 def count_known(names: Sequence[str], table: Table) -> int:
     """Counts the names that the table has an entry for, whatever the number of layers."""
+    patterns = _patterns(table)
+    return sum(_pattern(canonical_name(name, table)) in patterns for name in names)
+
+
+def _patterns(table):
+    """Returns the names that a table has entries for, with 0 for every number."""
     patterns = set()
     for entry in table.names:
         theirs = re.sub(r"\{\w+\}", "0", entry.theirs)
         patterns |= {f"{theirs}.{last}" for last in set(_LEAVES.values())} if isinstance(entry, Module) else {theirs}
-    return sum(re.sub(r"(?<=\.)\d+(?=\.)", "0", canonical_name(name, table)) in patterns for name in names)
+    return patterns
+
+
+def _pattern(name):
+    return re.sub(r"(?<=\.)\d+(?=\.)", "0", name)
 
 
 def _first_parts(table):

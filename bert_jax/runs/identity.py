@@ -9,7 +9,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax import storage
-from bert_jax.config.keys import PATHS, RESUMABLE
+from bert_jax.config.keys import FINETUNING, PATHS, PRETRAINING, RESUMABLE
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs import workdir as workdir_lib
@@ -102,13 +102,21 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     old = config_lib.flat(before.to_dict())
     new = config_lib.flat(workdir_lib.config_from_json(json.loads(json.dumps(config.to_dict()))).to_dict())
     changed = [
-        f"config.{key}={old[key]!r}, found {new[key]!r}" for key in old if old[key] != new[key] and key not in RESUMABLE
+        f"config.{key}={old[key]!r}, found {new[key]!r}"
+        for key in old
+        if old[key] != new[key] and key not in RESUMABLE and not _new_default(config, key, old[key], new[key])
     ]
     if changed:
         raise UserError(
             f"--workdir={workdir}: its run began with {'; '.join(changed)}; give the old value, or another --workdir"
         )
     return run
+
+
+def _new_default(config, name, old, new):
+    """Tells whether two values are an earlier version's default of a key and today's."""
+    key = (FINETUNING if "task" in config else PRETRAINING).get(name)
+    return key is not None and key.earlier_default is not None and (old, new) == (key.earlier_default, key.default)
 
 
 def _named(identities):

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from scipy import special
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, model_config, tensors
+from bert_jax.model import layers
 from bert_jax.model.spec import make_spec
 from bert_jax.runs.models import open_model
+from tests.interop.conftest import TOKENS
 
 # What a model can hold: the pairs that a file's names must tell apart.
 HEADS = {
@@ -146,11 +149,36 @@ def test_config_json_becomes_config_model(make):
         (dict(num_labels=1), (("LABEL_0",), "regression")),
         (dict(problem_type="multi_label_classification"), (("LABEL_0", "LABEL_1"), "multi_label")),
         (dict(id2label={"1": "good", "0": "bad"}), (("bad", "good"), "single_label")),
+        (dict(id2label={"0": 7, "1": 9}, num_labels=5), (("7", "9"), "single_label")),
+        (dict(id2label={}, _num_labels=3), (("LABEL_0", "LABEL_1", "LABEL_2"), "single_label")),
+        (dict(id2label=["bad", "good"], problem_type=None), (("bad", "good"), "single_label")),
+        (dict(num_labels=1, problem_type="regression"), (("LABEL_0",), "regression")),
     ],
 )  # fmt: skip
-def test_labels_and_problem(make, changes, expected):
-    actual = huggingface.read(make(pooler=True, task="sequence_classification", **changes).path)
+def test_labels_and_problem(make, tmp_path, changes, expected):
+    made = make(pooler=True, task="sequence_classification", **changes)
+    actual = huggingface.read(made.path)
     assert (actual.labels, actual.problem) == expected
+    huggingface.write(actual, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written.get("problem_type") == changes.get("problem_type")  # nothing is invented
+    assert ("problem_type" in written) == ("problem_type" in changes)
+    again = huggingface.read(tmp_path / "out")
+    assert (again.labels, again.problem) == expected
+
+
+def test_odd_labels_are_kept_and_told(make, tmp_path, capsys):
+    names = {"0": "neg", "1": "neutral", "2": "neutral"}
+    ids = {"neg": 0, "neutral": 1, "pos": 2}
+    made = make(pooler=True, task="sequence_classification", id2label=names, label2id=ids)
+    actual = huggingface.read(made.path)
+    assert actual.labels == ("neg", "neutral", "neutral")
+    told = capsys.readouterr().err
+    assert "id2label has neutral more than once" in told
+    assert "label2id disagrees with id2label on pos; id2label is used" in told
+    huggingface.write(actual, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["id2label"], written["label2id"]) == (names, ids)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +204,7 @@ def test_schemes_of_labels(labels, scheme):
         ({"add_cross_attention": True}, "add_cross_attention"),
         ({"pruned_heads": {"0": [1]}}, "pruned_heads"),
         ({"quantization_config": {"bits": 8}}, "quantization_config"),
-        ({"hidden_act": "quick_gelu"}, "hidden_act 'quick_gelu' is not supported; expected one of gelu"),
+        ({"hidden_act": "prelu"}, "hidden_act 'prelu' is not supported; expected one of gelu"),
         ({"hidden_size": "8"}, "hidden_size '8'; expected a positive number"),
         ({"num_attention_heads": 3}, "hidden_size 8 is not divisible by num_attention_heads 3"),
         ({"hidden_dropout_prob": 1.0}, "hidden_dropout_prob 1.0; expected a rate"),
@@ -285,12 +313,132 @@ def test_vocabularies_and_embeddings_of_different_sizes(make, capsys, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(huggingface, "_TOY", 17)
         huggingface.read(made.path)
-        assert "14 tokens, but the word embedding of model.safetensors has 17 rows; is it" in capsys.readouterr().err
-        patch.setattr(huggingface, "_MOST_PADDING", 3)
-        assert "the tokenizer has 14 tokens, but the word embedding of model.safetensors has 17" in refusal(made.path)
+        told = capsys.readouterr().err
+        assert "14 tokens, but the word embedding of model.safetensors has 17 rows; is it" in told
+        assert "3 rows belong to no token" in told and told.count("\n") == 1
     with (made.path / "vocab.txt").open("a") as file:
         file.write("i\nj\nk\nl\n")
     assert "the tokenizer has 18 tokens, but the word embedding of model.safetensors has 17 rows" in refusal(made.path)
+
+
+@pytest.mark.parametrize(("rows", "told"), [(1100, 1), (1128, 0), (1136, 1), (19_493, 1)])
+def test_spare_rows_of_the_embedding_are_kept(make, tmp_path, capsys, rows, told):
+    """As in published files, where the embedding of IndoBERT has 19,479 rows more than its vocabulary."""
+    made = make(language_model=True, vocab_size=rows)
+    tokens = [*TOKENS, *(f"t{i}" for i in range(1008 - len(TOKENS)))] if rows < 2000 else TOKENS
+    (made.path / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    actual = huggingface.read(made.path)
+    assert capsys.readouterr().err.count("rows belong to no token") == told
+    assert (actual.model.spec.vocab_size, actual.tokenizer.vocab_size) == (rows, len(tokens))
+    huggingface.write(actual, tmp_path / "out")
+    assert_same_bytes(read_arrays(tmp_path / "out"), made.arrays)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == rows
+
+
+def wrapped(name, kind):
+    """Returns a name as a wrapper of torch, or a trainer's module around the model, has it."""
+    if kind == "encoder compiled":
+        return name.replace("encoder.layer", "encoder._orig_mod.layer")
+    return {"trainer": "net.model.", "both": "module._orig_mod."}.get(kind, f"{kind}.") + name
+
+
+@pytest.mark.parametrize("kind", ["module", "_orig_mod", "both", "encoder compiled", "trainer", "0.auto_model"])
+def test_names_of_a_wrapped_model(make, tmp_path, capsys, kind):
+    made = make(pooler=True, language_model=True)
+    names = {wrapped(name, kind): array for name, array in made.arrays.items()}
+    made.write(names | {"loss_fct.weight": np.ones(2, np.float32), "bert.embeddings.position_ids": np.arange(11)[None]})
+    actual = huggingface.read(made.path)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 2
+    assert "are read without the wrapper" in told and "are left out: loss_fct.weight" in told
+    assert actual.model.spec == made.model.spec
+    huggingface.write(actual, tmp_path / "out")
+    assert_same_bytes(read_arrays(tmp_path / "out"), made.arrays)
+
+
+def test_two_models_in_one_file_are_not_one(make):
+    made = make(pooler=True)
+    made.write({f"{tower}.{name}": array for name, array in made.arrays.items() for tower in ("query", "document")})
+    assert "does not fit the model: missing" in refusal(made.path)
+
+
+def test_arrays_of_other_modules_are_left_out(make, capsys):
+    made = make(task="token_classification", architectures=["BertCrfForTokenClassification"])
+    more = ("crf.transitions", "criterion.weight", "aux_head.0.weight", "pooler_2.bias", "logit_scale")
+    made.write(made.arrays | {name: np.ones(3, np.float32) for name in more})
+    assert huggingface.read(made.path).model.spec.task.name == "token_classification"
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "left out: aux_head.0.weight, crf.transitions, criterion.weight and 2 more" in told
+
+
+def test_a_head_that_only_looks_like_the_familys(make, capsys):
+    made = make(pooler=True)
+    made.write(made.arrays | {"classifier.dense.weight": np.ones((8, 8), np.float32)})
+    assert not huggingface.read(made.path).model.spec.task
+    assert "left out: classifier.dense.weight" in capsys.readouterr().err
+
+
+def test_float64_is_read_as_float32(make, tmp_path, capsys):
+    made = make(pooler=True, torch_dtype="float64")
+    made.write({name: array.astype(np.float64) for name, array in made.arrays.items()})
+    actual = huggingface.read(made.path)
+    assert "stored as float64, which are read as float32" in capsys.readouterr().err
+    huggingface.write(actual, tmp_path / "out")
+    expected = {name.removeprefix("bert."): array for name, array in made.arrays.items()}
+    assert_same_bytes(read_arrays(tmp_path / "out"), expected)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "float32"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes", "told"),
+    [
+        ("bert", {"architectures": ["BertModel"]}, "read as bert"),
+        ("roberta", {"architectures": ["RobertaForMaskedLM"]}, "read as roberta"),
+        ("xlm-roberta", {"architectures": ["XLMRobertaModel"]}, "read as xlm-roberta"),
+        ("bert", {"architectures": None}, "read as bert"),
+    ],
+)
+def test_a_config_without_model_type(make, capsys, model_type, changes, told):
+    made = make(model_type, language_model=True, **changes)
+    made.write_config(model_type=None)
+    assert huggingface.read(made.path).family == model_type
+    assert f"without model_type; {told}" in capsys.readouterr().err
+
+
+def test_a_config_without_model_type_that_several_families_fit(make):
+    made = make(pooler=True)
+    made.write({name.removeprefix("bert."): array for name, array in made.arrays.items()})
+    made.write_config(model_type=None)
+    message = refusal(made.path)
+    assert "config.json: without model_type; expected one of bert" in message and "roberta" in message
+
+
+ACTIVATIONS = {
+    "gelu_10": lambda x: np.clip(x * 0.5 * (1 + special.erf(x / 2**0.5)), -10, 10),
+    "quick_gelu": lambda x: x * special.expit(1.702 * x),
+    "hardswish": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "laplace": lambda x: 0.5 * (1 + special.erf((x - 0.707107) / (0.282095 * 2**0.5))),
+    "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "linear": lambda x: x,
+    "mish": lambda x: x * np.tanh(np.logaddexp(x, 0)),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "sigmoid": special.expit,
+    "sqrtsoftplus": lambda x: np.logaddexp(x, 0) ** 0.5,
+    "gelu_accurate": lambda x: 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "swish": lambda x: x * special.expit(x),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(make, tmp_path, name):
+    """As transformers.activations.ACT2FN defines them, and written back by the name that they came with."""
+    actual = huggingface.read(make(hidden_act=name).path)
+    x = np.concatenate([np.linspace(-12, 12, 97), [0.001, 40.0]]).astype(np.float32)
+    computed = layers.ACTIVATIONS[actual.model.spec.activation](x)
+    np.testing.assert_allclose(computed, ACTIVATIONS[name](x.astype(np.float64)), rtol=2e-5, atol=1e-6)
+    huggingface.write(actual, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_act"] == name
 
 
 def test_an_empty_vocabulary(make):

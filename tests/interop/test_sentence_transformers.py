@@ -1,9 +1,15 @@
 """Tests that directories of sentence-transformers are read as they are, and written back."""
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
+import safetensors.numpy
+from scipy import special
 
+import bert_jax
+from bert_jax.data import rows
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 
@@ -73,27 +79,229 @@ def test_lower_case_of_the_encoders_module(make):
     assert huggingface.read(made.path).tokenizer.encode(["A b"]) == [[5, 6]]
 
 
-def test_what_is_not_supported_is_named(make):
+def embed_refusal(path):
+    """Returns why a model that is opened gives no embeddings, unless it is asked for a pooling of the encoder's own."""
+    model = huggingface.read(path)
+    assert "pooling" not in model.settings
+    with pytest.raises(UserError) as raised:
+        bert_jax.Embedder(model)
+    assert bert_jax.Embedder(model, pooling="mean").size == 8
+    return str(raised.value)
+
+
+def list_modules(path, *modules):
+    """Writes modules.json: (name of a class, folder) each."""
+    types = [name if "." in name else f"sentence_transformers.models.{name}" for name, _ in modules]
+    listed = [
+        {"idx": i, "name": str(i), "path": folder, "type": kind}
+        for i, ((_, folder), kind) in enumerate(zip(modules, types, strict=True))
+    ]
+    (path / "modules.json").write_text(json.dumps(listed))
+
+
+def add_dense(path, inputs, outputs, seed=0, more=(), dtype=np.float32, bias=True, **config):
+    """Writes a Dense and returns its arrays."""
+    random = np.random.default_rng(seed)
+    path.mkdir(exist_ok=True)
+    arrays = {"linear.weight": random.standard_normal((outputs, inputs)).astype(dtype)}
+    arrays |= {"linear.bias": random.standard_normal(outputs).astype(dtype)} if bias else {}
+    arrays |= {name: random.standard_normal(shape).astype(dtype) for name, shape in more}
+    config = {"in_features": inputs, "out_features": outputs, "bias": bias} | config
+    (path / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(arrays, path / "model.safetensors")
+    return {name: array.astype(np.float64) for name, array in arrays.items()}
+
+
+def test_what_cannot_be_computed_is_named_where_vectors_are_asked_for(make, tmp_path):
     made = make(pooler=True)
     dress(made.path, {"pooling_mode": "median"})
-    assert "1_Pooling/config.json: pooling 'median' is not supported" in refusal(made.path)
+    assert "1_Pooling/config.json: pooling 'median' is not supported" in embed_refusal(made.path)
     dress(made.path, OLD, transformer_task="fill-mask")
-    assert "transformer_task 'fill-mask' is not supported" in refusal(made.path)
+    assert "transformer_task 'fill-mask' is not supported" in embed_refusal(made.path)
     dress(made.path, OLD, modality_config={"text": {"method_output_name": "pooler_output"}})
-    assert "method_output_name 'pooler_output'" in refusal(made.path)
+    assert "method_output_name 'pooler_output'" in embed_refusal(made.path)
+    dress(made.path, OLD, processing_kwargs={"text": {"add_special_tokens": False}})
+    assert "processing_kwargs.text: add_special_tokens is not supported" in embed_refusal(made.path)
     dress(made.path, OLD, prompts={"model_type": "SparseEncoder"})
-    assert "model_type SparseEncoder is not supported" in refusal(made.path)
+    assert "a SparseEncoder (Transformer, Pooling, Normalize), which has no single vector" in embed_refusal(made.path)
     dress(made.path, OLD, prompts={})
-    listed = json.loads((made.path / "modules.json").read_text())
-    listed.append({"type": "sentence_transformers.models.Dense", "path": "3_Dense"})
-    (made.path / "modules.json").write_text(json.dumps(listed))
-    assert "modules Transformer, Pooling, Normalize, Dense; expected" in refusal(made.path)
+    add_dense(made.path / "2_Dense", 8, 4, activation_function="transformers.activations.GELUActivation")
+    list_modules(made.path, ("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))
+    assert "activation_function transformers.activations.GELUActivation; expected one of torch.nn's" in embed_refusal(made.path)  # fmt: skip # noqa: E501
+    add_dense(made.path / "2_Dense", 8, 4, in_features=9)
+    assert "2_Dense: weights" in embed_refusal(made.path)
+    list_modules(made.path, ("Transformer", ""), ("Dense", "2_Dense"), ("pylate.models.ColBERT", "3_X"))
+    assert "from sentence_embedding to sentence_embedding; expected a layer that changes token" in embed_refusal(
+        made.path
+    )
+    list_modules(made.path, ("Transformer", ""), ("CNN", "1_CNN"), ("Pooling", "1_Pooling"))
+    assert "modules Transformer, CNN, Pooling; expected" in embed_refusal(made.path)
+    list_modules(made.path, ("Transformer", ""), ("Normalize", "2_Normalize"))
+    assert "modules Transformer, Normalize; expected a Pooling" in embed_refusal(made.path)
+    list_modules(made.path, ("MLMTransformer", ""), ("Pooling", "1_Pooling"))
+    assert "the encoder's module is MLMTransformer" in embed_refusal(made.path)
+    (made.path / "extra").mkdir()
+    (made.path / "extra" / "weights.bin").write_bytes(b"kept")
+    list_modules(made.path, ("Transformer", ""), ("CNN", "extra"))
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    assert (tmp_path / "out" / "extra" / "weights.bin").read_bytes() == b"kept"
+    assert (tmp_path / "out" / "modules.json").read_text() and "CNN" in embed_refusal(tmp_path / "out")
+
+
+def test_directories_without_an_encoder_are_refused(make):
+    made = make(pooler=True)
+    dress(made.path, OLD)
     (made.path / "modules.json").write_text('[{"path": ""}]')
     assert "expected objects with `type` and `path`" in refusal(made.path)
+    (made.path / "modules.json").write_text("[]")
+    assert "no modules" in refusal(made.path)
+    list_modules(made.path, ("Transformer", "../other"))
+    assert "path '../other'; expected a folder inside" in refusal(made.path)
+    list_modules(made.path, ("WordEmbeddings", "0_WordEmbeddings"), ("Pooling", "1_Pooling"))
+    message = refusal(made.path)
+    assert "begins with WordEmbeddings, which is no transformer; expected Transformer" in message
+    assert f"{made.path} can be opened by themselves" in message
 
 
-def test_a_cross_encoder_is_a_classifier(make):
-    made = make(pooler=True, task="sequence_classification", num_labels=1)
-    dress(made.path, OLD, prompts={"model_type": "CrossEncoder"}, transformer_task="sequence-classification")
+GELU = lambda x: x * 0.5 * (1 + special.erf(x / 2**0.5))  # noqa: E731
+SIGMOID = "torch.nn.modules.activation.Sigmoid"
+CHAINS = {
+    "tanh": ([("torch.nn.modules.activation.Tanh", 8, 4, {})], np.tanh),
+    "none said": ([(None, 8, 6, {})], np.tanh),
+    "identity, no bias": ([("torch.nn.modules.linear.Identity", 8, 12, {"bias": False})], lambda x: x),
+    "gelu, float16": ([("torch.nn.modules.activation.GELU", 8, 5, {"dtype": np.float16})], GELU),
+    "residual": ([("torch.nn.modules.activation.ReLU", 8, 3, {"use_residual": True})], lambda x: np.maximum(x, 0)),
+    "two": ([(SIGMOID, 8, 6, {}), (SIGMOID, 6, 2, {})], special.expit),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_dense_layers_are_applied_and_written_back(make, tmp_path, chain):
+    made = make(pooler=True)
+    dress(made.path, OLD, normalize=False)
+    plain = bert_jax.Embedder.from_pretrained(made.path).encode(["a b c", "d"]).astype(np.float64)
+    layers, activation = CHAINS[chain]
+    modules, expected = [("Transformer", ""), ("Pooling", "1_Pooling")], plain
+    for i, (name, inputs, outputs, options) in enumerate(layers, 2):
+        named = {"activation_function": name} if name else {}
+        more = [("residual.weight", (outputs, inputs))] if options.get("use_residual") else []
+        arrays = add_dense(made.path / f"{i}_Dense", inputs, outputs, i, more, **options | named)
+        modules.append(("Dense", f"{i}_Dense"))
+        mapped = activation(expected @ arrays["linear.weight"].T + arrays.get("linear.bias", 0))
+        expected = mapped + expected @ arrays["residual.weight"].T if more else mapped
+    list_modules(made.path, *modules)
+    embedder = bert_jax.Embedder.from_pretrained(made.path)
+    vectors = embedder.encode(["a b c", "d"])
+    assert embedder.size == expected.shape[1]
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5)
+    normalized = bert_jax.Embedder.from_pretrained(made.path, normalize=True).encode("d")
+    np.testing.assert_allclose(normalized, expected[1] / np.linalg.norm(expected[1]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="a layer reads vectors of 8 numbers, but is given 16"):
+        bert_jax.Embedder.from_pretrained(made.path, pooling=("cls", "mean"))
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    for folder in [folder for _, folder in modules[1:]]:
+        for file in (made.path / folder).iterdir():
+            assert (tmp_path / "out" / folder / file.name).exists()
+    np.testing.assert_array_equal(bert_jax.Embedder.from_pretrained(tmp_path / "out").encode(["a b c", "d"]), vectors)
+
+
+def test_layers_before_the_pooling_and_a_cut_at_the_end(make, tmp_path):
+    made = make(pooler=True)
+    dress(made.path, OLD, prompts={"truncate_dim": 3})
+    words = bert_jax.Embedder.from_pretrained(made.path, pooling="cls", normalize=False)
+    assert words.size == 3
+    place = {"module_input_name": "token_embeddings"}
+    add_dense(made.path / "2_Dense", 8, 6, activation_function="torch.nn.modules.linear.Identity", **place)
+    modules = [("Transformer", ""), ("Dense", "2_Dense"), ("Pooling", "1_Pooling"), ("Dropout", "3_Dropout"), ("Normalize", "4_N")]  # fmt: skip # noqa: E501
+    list_modules(made.path, *modules)
+    model = huggingface.read(made.path)
+    hidden = model.apply(rows.pad(model.tokenizer, [rows.join(model.tokenizer, [5, 6])], 8))["hidden"][0, :4]
+    arrays = model.settings["token_layers"][0].arrays
+    pooled = (np.asarray(hidden) @ arrays["kernel"] + arrays["bias"]).mean(0)
+    vector = bert_jax.Embedder(model).encode("a b")
+    np.testing.assert_allclose(vector, (pooled / np.linalg.norm(pooled))[:3], rtol=1e-4, atol=1e-5)
+    unit = bert_jax.Embedder(model, normalize=True).encode("a b")
+    np.testing.assert_allclose(unit, vector / np.linalg.norm(vector), rtol=1e-4, atol=1e-6)
+    huggingface.write(model, tmp_path / "out")
+    np.testing.assert_array_equal(bert_jax.Embedder.from_pretrained(tmp_path / "out").encode("a b"), vector)
+
+
+@pytest.mark.parametrize("kind", ["Transformer", "BERT"])
+def test_old_layouts_become_todays(make, tmp_path, kind):
+    """The encoder's folder and module had its architecture's name; sentence-transformers lacks such modules today."""
+    made = make(name="folder", pooler=True)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    made.path.rename(whole / f"0_{kind}")
+    dress(whole, OLD | {"pooling_mode_max_tokens": True}, encoder=f"0_{kind}", max_seq_length=5, do_lower_case=True)
+    list_modules(whole, (kind, f"0_{kind}"), ("Pooling", "1_Pooling"))
+    actual = huggingface.read(whole)
+    assert actual.settings["pooling"] == ("max", "mean") and actual.settings["max_length"] == 5
+    huggingface.write(actual, tmp_path / "out")
+    again = huggingface.read(tmp_path / "out")
+    assert again.settings == actual.settings
+    first = json.loads((tmp_path / "out" / "modules.json").read_text())[0]
+    assert (first["path"], first["type"]) == ("", "sentence_transformers.models.Transformer")
+    texts = ["A b", "c d e f g h a"]
+    vectors = [bert_jax.Embedder(model).encode(texts) for model in (actual, again)]
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_pickled_weights_of_an_old_layout_are_convertible_as_a_whole(make, tmp_path):
+    made = make(name="folder", pooler=True)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    made.path.rename(whole / "0_Transformer")
+    dress(whole, OLD, encoder="0_Transformer")
+    (whole / "0_Transformer" / "model.safetensors").rename(whole / "0_Transformer" / "pytorch_model.bin")
+    assert f" --input={whole} --output=DIR reads it" in refusal(whole)
+
+
+CROSS = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
+
+
+@pytest.mark.parametrize(
+    ("labels", "prompts", "config", "activation"),
+    [
+        (1, CROSS, {}, special.expit),
+        (1, CROSS | {"activation_fn": "torch.nn.modules.linear.Identity"}, {}, lambda x: x),
+        (1, CROSS | {"activation_fn": "torch.nn.modules.activation.Tanh"}, {}, np.tanh),
+        (1, CROSS | {"activation_fn": "somewhere.Else"}, {}, special.expit),
+        (1, None, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, lambda x: x),
+        (1, None, {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, special.expit),
+        (1, None, {"sentence_transformers": {"version": "4.1.0"}}, special.expit),
+        (3, CROSS | {"activation_fn": "torch.nn.modules.linear.Identity"}, {}, special.softmax),
+        (3, CROSS | {"activation_fn": "torch.nn.modules.activation.Sigmoid"}, {}, special.expit),
+    ],
+)
+def test_a_cross_encoder_is_a_classifier(make, tmp_path, labels, prompts, config, activation):
+    made = make(
+        pooler=True, task="sequence_classification", id2label={str(i): f"L{i}" for i in range(labels)}, **config
+    )
+    plain = bert_jax.Classifier(dataclasses.replace(huggingface.read(made.path), settings={}, problem="regression"))
+    logits = np.array(list(plain("a b", "c")["scores"].values()))
+    if prompts:
+        dress(made.path, OLD, prompts=prompts, transformer_task="sequence-classification", max_seq_length=7)
+        list_modules(made.path, ("Transformer", ""))
     actual = huggingface.read(made.path)
-    assert actual.settings == {} and actual.problem == "regression"
+    assert actual.problem == ("regression" if labels == 1 else "single_label")
+    classify = bert_jax.Classifier(actual)
+    assert classify.max_length == (7 if prompts else 11)
+    answer = classify("a b", "c")
+    np.testing.assert_allclose(list(answer["scores"].values()), activation(logits), rtol=1e-5)
+    huggingface.write(actual, tmp_path / "out")
+    assert bert_jax.Classifier.from_pretrained(tmp_path / "out")("a b", "c") == answer
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "problem_type" not in written and written.items() >= config.items()
+    if prompts:
+        for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
+            assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((made.path / name).read_text())
+
+
+def test_what_a_cross_encoder_cannot_is_named_where_scores_are_asked_for(make):
+    made = make(pooler=True, task="sequence_classification", num_labels=1)
+    dress(made.path, OLD, prompts=CROSS)
+    model = huggingface.read(made.path)
+    with pytest.raises(UserError, match="a cross-encoder with modules Transformer, Pooling, Normalize"):
+        bert_jax.Classifier(model)
+    assert bert_jax.Embedder(model).size == 8

@@ -23,7 +23,11 @@ ACTIVATIONS = {
     "relu": ("relu",),
     "silu": ("silu", "swish"),
     "tanh": ("tanh",),
-}
+} | {  # those without other names; "prelu" and "xielu" have parameters of their own
+    name: (name,)
+    for name in ("gelu_10", "quick_gelu", "hardswish", "laplace", "leaky_relu", "linear", "mish", "relu2", "relu6",
+                 "sigmoid", "sqrtsoftplus")
+}  # fmt: skip
 # Task by the end of an architecture's name.
 TASKS = {
     "ForSequenceClassification": "sequence_classification",
