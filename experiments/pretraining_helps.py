@@ -330,7 +330,8 @@ def compiled(task, changes, model):
     config, source = base_config(task, model), opened(model)
     config.update_from_flattened_dict(config_keys(changes))
     problem, labels = config.task.problem, 1 if config.task.problem == "regression" else 2
-    head = model_lib.Task(config.task.name, labels, config.task.pooling, config.task.dropout)
+    dropout = model_lib.Task.dropout if config.task.dropout < 0 else config.task.dropout
+    head = model_lib.Task(config.task.name, labels, config.task.pooling, dropout)
     settings = dict(source.config) | {"pooler": False}
     settings |= {key: value for key, value in changes if "." not in key}
     for key in ("hidden_dropout", "attention_dropout"):

@@ -15,7 +15,6 @@ from bert_jax.model.spec import make_spec
 
 # Fields of a spec that a format need not express.
 _NOT_IN_FORMATS = NOT_IN_FORMATS | {"platform"}
-_PLAIN_DROPOUT = 0.1  # of a head that no family has (BERT, appendix A.3)
 _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 
@@ -88,7 +87,7 @@ def task_head(source: Pretrained, name: str, num_labels: int, dropout: float | N
     """
     family = FAMILIES[source.family]
     if name not in family.tasks:
-        return Task(name, num_labels, "cls", _PLAIN_DROPOUT if dropout is None else dropout)
+        return Task(name, num_labels, "cls", Task.dropout if dropout is None else dropout)
     original = source.origin.config if source.origin else None
     config = model_config.from_model(source.model.spec, source.family, original=original)
     head = family.head(name, num_labels, config, source.name)

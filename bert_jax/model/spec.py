@@ -33,7 +33,7 @@ class Task:
     name: str
     num_labels: int
     pooling: str = "pooler"
-    dropout: float = keys.FINETUNING["task.dropout"].default
+    dropout: float = 0.1  # BERT, appendix A.3
     crf: bool = False
     transform: bool = False
     transform_activation: str = "tanh"

@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 
 import jax
@@ -150,6 +151,23 @@ def test_a_finished_run_is_left_as_it_is(finished, capfd, tmp_path):
             finetuning.finetune(config, workdir)
     finally:
         pathlib.Path(config.task.train).write_text(before)
+
+
+def test_the_heads_dropout_is_the_familys_and_of_an_older_run_what_it_began_with(finished, tmp_path):
+    """Earlier versions had a rate of 0.1 for every family, which their config.json holds."""
+    workdir, config, _ = finished
+    assert config.task.dropout == -1.0
+    assert json.loads((workdir / "run.json").read_text())["head"]["dropout"] == 0.1  # BERT's own
+    older = tmp_path / "older"
+    shutil.copytree(workdir, older)
+    stored = json.loads((older / "config.json").read_text())
+    stored["task"]["dropout"] = 0.1
+    (older / "config.json").write_text(json.dumps(stored))
+    finetuning.finetune(config, older)
+    stored["task"]["dropout"] = 0.3
+    (older / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(UserError, match=r"its run began with config.task.dropout=0.3, found -1.0"):
+        finetuning.finetune(config, older)
 
 
 def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, capfd):

@@ -1,5 +1,7 @@
 """Labels, scores and problems of classification, for texts and pairs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import special
@@ -80,6 +82,18 @@ def test_several_labels_and_numbers(tokenizer):
     answer = number("ab cd")
     assert answer == {"label": None, "score": answer["score"], "scores": {"score": answer["score"]}}
     assert answer["score"] == pytest.approx(float(row_logits(number, "ab cd")[0]), rel=1e-4)
+
+
+def test_labels_of_one_name_keep_their_scores(tokenizer):
+    model = make_model(
+        tokenizer, Task("sequence_classification", 3, "cls"), ("neg", "neu", "neu"), problem="single_label"
+    )
+    distinct = dataclasses.replace(model, labels=("a", "b", "c"))
+    asked = texts(12)
+    for answer, expected in zip(bert_jax.Classifier(model)(asked), bert_jax.Classifier(distinct)(asked), strict=True):
+        assert list(answer["scores"]) == ["neg", "neu", "neu (2)"]
+        assert list(answer["scores"].values()) == list(expected["scores"].values())
+        assert answer["score"] == answer["scores"][answer["label"]] == expected["score"]
 
 
 def test_mistakes_are_named(tokenizer, single):

@@ -338,3 +338,34 @@ def test_the_head_of_fine_tuning_is_the_familys_own(make, model_type, task):
     pooler = head.pooling == "pooler" and task == "sequence_classification"
     spec = dataclasses.replace(actual.model.spec, task=head, pooler=pooler)
     assert formats.differences(spec, model_type) == []
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "said", "expected"),
+    [
+        ("bert", "sequence_classification", {}, 0.1),
+        ("bert", "sequence_classification", {"hidden_dropout_prob": 0.3}, 0.3),
+        ("bert", "sequence_classification", {"classifier_dropout": 0.4}, 0.4),
+        ("bert", "question_answering", {}, 0.0),
+        ("distilbert", "sequence_classification", {}, 0.2),
+        ("distilbert", "sequence_classification", {"seq_classif_dropout": 0.5}, 0.5),
+        ("distilbert", "token_classification", {}, 0.1),
+        ("distilbert", "question_answering", {}, 0.1),
+        ("albert", "token_classification", {"hidden_dropout_prob": 0.0}, 0.1),
+        ("deberta-v2", "sequence_classification", {}, 0.1),
+        ("modernbert", "sequence_classification", {}, 0.0),
+        ("modernbert", "token_classification", {"classifier_dropout": 0.2}, 0.2),
+        ("eurobert", "sequence_classification", {}, 0.0),
+        ("nomic_bert", "sequence_classification", {}, 0.0),
+    ],
+)
+def test_the_dropout_of_a_head_is_the_familys_own(make, model_type, task, said, expected):
+    changes = sizes_of(model_type) | MADE.get(model_type, ({},))[0] | {"pad_token_id": 0} | said
+    pooler = model_type in ("bert", "albert", "nomic_bert")
+    actual = huggingface.read(make(model_type, only=True, pooler=pooler, **changes).path)
+    assert formats.task_head(actual, task, 2).dropout == expected
+    assert formats.task_head(actual, task, 2, 0.35).dropout == 0.35
+    if not said:  # a model without a config.json of its own has what the family's configuration class has
+        spec = dataclasses.replace(actual.model.spec, hidden_dropout=0.0)
+        trained = dataclasses.replace(actual, model=dataclasses.replace(actual.model, spec=spec), origin=None)
+        assert formats.task_head(trained, task, 2).dropout == expected
