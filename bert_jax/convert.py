@@ -2,8 +2,8 @@
 
     python -m bert_jax.convert --input=MODEL --output=DIR
 
-The directory holds config.json, model.safetensors and the tokenizer's files, and those of sentence-transformers if the
-model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled weights
+The directory holds config.json, model.safetensors and the tokenizer's files, and the modules of sentence-transformers
+if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled weights
 (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of replaced-token
 detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-training
 heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that the

@@ -322,7 +322,8 @@ def _write_files(pretrained, config, arrays, directory, dtype):
     entries = weight_table(config, spec).names
     words = next(e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "encoder/embeddings/word")
     embedding = next(array for name, array in arrays.items() if f"{words}.weight".endswith(name))
-    config = config | {"torch_dtype" if "torch_dtype" in config else "dtype": embedding.dtype.name}
+    names = [name for name in ("dtype", "torch_dtype") if name in config] or ["dtype"]
+    config = config | dict.fromkeys(names, embedding.dtype.name)
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (directory / "config.json").write_text(text + "\n", "utf-8")
     tensors.write(arrays, directory)

@@ -14,7 +14,9 @@ from bert_jax.data import rows
 from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface, tensors
+from bert_jax.interop.families.family import ACTIVATIONS
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model import layers
 from experiments.parity import models, random_models
 
 pytestmark = pytest.mark.parity
@@ -310,3 +312,42 @@ def test_the_command(tmp_path):
     done = convert(f"--input={tmp_path / 'model'}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "is there already" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_activations_are_those_of_transformers():
+    import torch
+    from transformers.activations import ACT2FN
+
+    known = [name for names in ACTIVATIONS.values() for name in names]
+    assert set(ACT2FN) - set(known) == {"prelu", "xielu"}  # which have parameters
+    x = np.linspace(-15, 15, 301, dtype=np.float32)
+    for ours, names in ACTIVATIONS.items():
+        for name in names:
+            expected = ACT2FN[name](torch.from_numpy(x)).numpy()
+            np.testing.assert_allclose(layers.ACTIVATIONS[ours](x), expected, rtol=2e-5, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("activation", ["gelu_10", "quick_gelu", "mish", "relu2"])
+def test_a_model_with_another_activation(activation, tmp_path):
+    model = saved(tmp_path / "model", "BertForMaskedLM", hidden_act=activation)
+    actual = huggingface.read(tmp_path / "model")
+    batch = some_batch(actual.tokenizer)
+    present = batch["attention_mask"] > 0
+    logits = jax.jit(actual.model.apply)(actual.params, batch)["mlm_logits"]
+    assert relative(logits[present], hidden_of_torch(model, batch).logits[present]) < 1e-5
+
+
+def test_a_checkpoint_of_data_parallel_in_float64(tmp_path):
+    """As a training loop saves it: torch reads it with the wrapper around the model, a loss beside it."""
+    import torch
+
+    model = saved(tmp_path / "model", "BertModel")
+    state = {f"module.{name}": tensor.double() for name, tensor in model.state_dict().items()}
+    state |= {"module.embeddings.position_ids": torch.arange(32)[None], "loss_fct.weight": torch.ones(2)}
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save({"state_dict": state, "step": 7}, tmp_path / "model" / "pytorch_model.bin")
+    actual = huggingface.read(tmp_path / "model", pickles=True)
+    batch = some_batch(actual.tokenizer)
+    present = batch["attention_mask"] > 0
+    hidden = actual.model.apply(actual.params, batch)["hidden"]
+    assert relative(hidden[present], hidden_of_torch(model, batch).last_hidden_state[present]) < 1e-5

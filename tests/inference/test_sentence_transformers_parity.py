@@ -1,0 +1,216 @@
+"""Compares with sentence-transformers: what it saves is read, agrees, and is read by it again (make test-parity)."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface
+from bert_jax.model.projection import TORCH_ACTIVATIONS
+from tests.inference.conftest import LONGEST, VOCABULARY, texts
+
+pytestmark = pytest.mark.parity
+
+SIZES = {
+    "vocab_size": len(VOCABULARY), "max_position_embeddings": LONGEST, "hidden_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+    """save(class name, **of its configuration) -> the directory of a random BERT."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+
+    def save_model(architecture, **config):
+        path = folder / f"{architecture}{len(list(folder.iterdir()))}"
+        torch.manual_seed(0)
+        transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=LONGEST).save_pretrained(path)
+        model = getattr(transformers, architecture)(transformers.BertConfig(**SIZES | config))
+        model.eval().save_pretrained(path)
+        return path
+
+    return save_model
+
+
+@pytest.fixture(scope="module")
+def base(save):
+    return save("BertModel")
+
+
+def relative(ours, theirs):
+    assert ours.shape == theirs.shape and np.isfinite(theirs).all()
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+def assert_agrees(path, folder, **options):
+    """The same vectors from a directory, and from what is written of it, here and there."""
+    import sentence_transformers
+
+    asked = texts(24, most=20)
+    expected = sentence_transformers.SentenceTransformer(str(path), device="cpu").encode(asked, **options)
+    assert relative(bert_jax.Embedder.from_pretrained(path).encode(asked, **options), expected) < 1e-5
+    huggingface.write(huggingface.read(path), folder / "written")
+    again = sentence_transformers.SentenceTransformer(str(folder / "written"), device="cpu").encode(asked, **options)
+    np.testing.assert_array_equal(again, expected)
+    assert relative(bert_jax.Embedder.from_pretrained(folder / "written").encode(asked, **options), expected) < 1e-5
+
+
+def saved(path, modules, **options):
+    import sentence_transformers
+
+    sentence_transformers.SentenceTransformer(modules=modules, device="cpu", **options).save(str(path))
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:Implicit dimension choice")
+@pytest.mark.parametrize("activation", [*TORCH_ACTIVATIONS, "PReLU"])
+def test_a_dense_layer_with_every_activation(base, tmp_path, activation):
+    import torch
+    from sentence_transformers import models
+
+    torch.manual_seed(1)
+    dense = models.Dense(64, 24, bias=activation != "Identity", activation_function=getattr(torch.nn, activation)())
+    pooling = models.Pooling(32, pooling_mode=("mean", "cls"))
+    assert_agrees(saved(tmp_path / "model", [models.Transformer(str(base)), pooling, dense]), tmp_path)
+
+
+def chains(models):
+    """Returns lists of modules by name, from the second on."""
+    tokens = {"module_input_name": "token_embeddings"}
+    mean, unit = models.Pooling(32), models.Normalize()
+    return {
+        "two": [mean, models.Dense(32, 20), models.Normalize(), models.Dense(20, 8, use_residual=True), unit],
+        "residual": [mean, models.Dense(32, 32, use_residual=True), models.LayerNorm(32), models.Dropout(0.5)],
+        "tokens": [models.Dense(32, 16, **tokens), models.Normalize(**tokens), models.Pooling(16, pooling_mode="max")],
+        "lasttoken": [models.Pooling(32, pooling_mode=("lasttoken", "weightedmean", "mean_sqrt_len_tokens"))],
+    }
+
+
+@pytest.mark.parametrize("chain", ["two", "residual", "tokens", "lasttoken"])
+def test_chains_of_modules(base, tmp_path, chain):
+    import torch
+    from sentence_transformers import models
+
+    torch.manual_seed(2)
+    encoder = models.Transformer(str(base))
+    assert_agrees(saved(tmp_path / "model", [encoder, *chains(models)[chain]]), tmp_path)
+
+
+def test_settings_beside_the_modules(base, tmp_path):
+    from sentence_transformers import models
+
+    def modules(**options):
+        return [models.Transformer(str(base), **options), models.Pooling(32, include_prompt=False), models.Normalize()]
+
+    prompts = {"prompts": {"query": "ab cd: ", "document": ""}, "default_prompt_name": "query"}
+    path = saved(tmp_path / "prompts", modules(), similarity_fn_name="dot", truncate_dim=8, **prompts)
+    for name in ("query", "document"):
+        assert_agrees(path, tmp_path / name, prompt_name=name)
+    written = json.loads((tmp_path / "query" / "written" / "config_sentence_transformers.json").read_text())
+    assert written == json.loads((path / "config_sentence_transformers.json").read_text())
+    assert written["similarity_fn_name"] == "dot"
+    for i, options in enumerate(({"max_seq_length": 6}, {"do_lower_case": True}, {"processing_kwargs": {"text": {"max_length": 7}}})):  # fmt: skip # noqa: E501
+        assert_agrees(saved(tmp_path / str(i), modules(**options)), tmp_path / f"of {i}")
+
+
+@pytest.mark.parametrize("kind", ["Transformer", "BERT"])
+def test_old_layouts_with_pickles(base, tmp_path, kind):
+    """Folders of the first versions; sentence-transformers reads what is written of them, and not always these."""
+    import sentence_transformers
+    import torch
+    import transformers
+
+    path, encoder = tmp_path / "model", tmp_path / "model" / f"0_{kind}"
+    shutil.copytree(base, encoder)
+    (encoder / "model.safetensors").unlink()
+    torch.save(transformers.BertModel.from_pretrained(base).state_dict(), encoder / "pytorch_model.bin")
+    (encoder / "sentence_bert_config.json").write_text('{"max_seq_length": 16, "do_lower_case": true}')
+    for name in ("1_Pooling", "2_Dense"):
+        (path / name).mkdir()
+    pooling = {"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": 32} | pooling))
+    dense = {"in_features": 64, "out_features": 12, "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}  # fmt: skip # noqa: E501
+    (path / "2_Dense" / "config.json").write_text(json.dumps(dense))
+    linear = {f"linear.{name}": array for name, array in torch.nn.Linear(64, 12).state_dict().items()}
+    torch.save(linear, path / "2_Dense" / "pytorch_model.bin")
+    listed = [
+        {"idx": i, "name": str(i), "path": f"{i}_{name}", "type": f"sentence_transformers.models.{name}"}
+        for i, name in enumerate((kind, "Pooling", "Dense"))
+    ]
+    (path / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=f"--input={path} "):
+        huggingface.read(path)
+    huggingface.write(huggingface.read(path, pickles=True), tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.bin"))
+    asked = texts(24, most=20)
+    ours = bert_jax.Embedder.from_pretrained(tmp_path / "out").encode(asked)
+    theirs = sentence_transformers.SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(asked)
+    assert relative(ours, theirs) < 1e-5
+    if kind == "Transformer":
+        expected = sentence_transformers.SentenceTransformer(str(path), device="cpu").encode(asked)
+        assert relative(ours, expected) < 1e-5
+    huggingface.write(huggingface.read(tmp_path / "out"), tmp_path / "half", "float16")
+    half = sentence_transformers.SentenceTransformer(str(tmp_path / "half"), device="cpu").encode(asked)
+    assert relative(half.astype(np.float32), theirs) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("labels", "activation", "softmax"),
+    [(1, None, False), (1, "Identity", False), (1, "Tanh", False), (3, None, True), (3, "Sigmoid", False)],
+)
+def test_cross_encoders(save, tmp_path, labels, activation, softmax):
+    import sentence_transformers
+    import torch
+
+    path = save("BertForSequenceClassification", num_labels=labels)
+    given = {"activation_fn": getattr(torch.nn, activation)()} if activation else {}
+    model = sentence_transformers.CrossEncoder(str(path), device="cpu", max_length=12, **given)
+    model.save(str(tmp_path / "model"))
+    pairs = list(zip(texts(12, most=8), texts(12, seed=3, most=8), strict=True))
+    expected = model.predict(pairs, apply_softmax=softmax).reshape(12, labels)
+    answers = bert_jax.Classifier.from_pretrained(tmp_path / "model")(*map(list, zip(*pairs, strict=True)))
+    ours = np.array([list(answer["scores"].values()) for answer in answers])
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=5e-6)
+    huggingface.write(huggingface.read(tmp_path / "model"), tmp_path / "out")
+    again = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu")
+    np.testing.assert_array_equal(again.predict(pairs, apply_softmax=softmax).reshape(12, labels), expected)
+    assert again.max_length == 12
+
+
+@pytest.mark.parametrize("kind", ["SparseEncoder", "MultiVectorEncoder"])
+def test_other_kinds_of_encoders_load_and_go_back(save, tmp_path, kind):
+    import sentence_transformers
+
+    encoder = getattr(sentence_transformers, kind)
+    path = save("BertForMaskedLM")
+    encoder(str(path), device="cpu").save(str(tmp_path / "model"))
+    model = huggingface.read(tmp_path / "model")
+    with pytest.raises(UserError, match=f"a {kind} .*which has no single vector for a text"):
+        bert_jax.Embedder(model)
+    assert bert_jax.Embedder(model, pooling="mean").encode("ab cd").shape == (32,)
+    huggingface.write(model, tmp_path / "out")
+    first, second = (encoder(str(tmp_path / name), device="cpu").encode(texts(6)) for name in ("model", "out"))
+    for one, other in zip(first, second, strict=True):
+        one, other = (array.to_dense() if kind == "SparseEncoder" else array for array in (one, other))
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_what_has_no_encoder_or_another_module(base, tmp_path):
+    from sentence_transformers import models
+    from sentence_transformers.base.modules import Router
+
+    path = saved(tmp_path / "cnn", [models.Transformer(str(base)), models.CNN(32, 8, [1, 3]), models.Pooling(24)])
+    with pytest.raises(UserError, match="modules Transformer, CNN, Pooling; expected"):
+        bert_jax.Embedder(huggingface.read(path))
+    sides = [[models.Transformer(str(base)), models.Pooling(32)] for _ in range(2)]
+    path = saved(tmp_path / "router", [Router.for_query_document(*sides)])
+    with pytest.raises(UserError, match="begins with Router, .*query_0_Transformer can be opened by themselves"):
+        huggingface.read(path)
