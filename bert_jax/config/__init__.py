@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from bert_jax.config.layout import check_layout
     from bert_jax.config.pretraining import base, check_devices, check_keys, check_optimizer, validate
     from bert_jax.config.recipes import flat, listed, load_recipe, recipe_names, recipe_path, value
-    from bert_jax.config.run_phases import Phase, batch_warmup, by_tokens, num_steps, phases
+    from bert_jax.config.run_phases import (
+        Phase,
+        batch_warmup,
+        by_tokens,
+        in_phase,
+        num_steps,
+        phase_at,
+        phases,
+        schedules,
+    )
     from bert_jax.config.schema import check_type, closest, is_number
 
 _HOMES = {
@@ -26,7 +35,7 @@ _HOMES = {
     "layout": ("check_layout",),
     "pretraining": ("base", "check_devices", "check_keys", "check_optimizer", "validate"),
     "recipes": ("flat", "listed", "load_recipe", "recipe_names", "recipe_path", "value"),
-    "run_phases": ("Phase", "batch_warmup", "by_tokens", "num_steps", "phases"),
+    "run_phases": ("Phase", "batch_warmup", "by_tokens", "in_phase", "num_steps", "phase_at", "phases", "schedules"),
     "schema": ("check_type", "closest", "is_number"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -48,13 +57,16 @@ __all__ = [
     "closest",
     "flat",
     "help_keys",
+    "in_phase",
     "is_number",
     "listed",
     "load_recipe",
     "num_steps",
+    "phase_at",
     "phases",
     "recipe_names",
     "recipe_path",
+    "schedules",
     "validate",
     "value",
 ]

@@ -18,6 +18,7 @@ from bert_jax.config.pretraining_keys import (
     MODEL,
     PAIR_FORMATS,
     PRETRAINING,
+    SCHEDULE,
 )
 from bert_jax.config.schema import Key
 
@@ -39,6 +40,7 @@ __all__ = [
     "PRETRAINING",
     "PROBLEMS",
     "RESUMABLE",
+    "SCHEDULE",
     "TASKS",
     "with_role",
 ]

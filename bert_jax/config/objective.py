@@ -193,9 +193,17 @@ def _check_distillation(config_values):
 
 def _check_start(config_values):
     layers, grow = config_values["init_layers"], config_values["init_grow"]
-    for key, value in (("init_layers", tuple(layers)), ("init_grow", grow)):
+    state = config_values["init_state"]
+    branches = state if state != "parameters" else ""
+    asked = {"init_layers": tuple(layers), "init_grow": grow, "init_positions": config_values["init_positions"]}
+    for key, value in (asked | {"init_state": branches}).items():
         if value and not config_values["init_from"]:
             raise UserError(f"config.{key}: {value}, but config.init_from is empty; expected a model")
+    for key in ("init_layers", "init_grow"):
+        if branches and asked[key]:
+            raise UserError(
+                f"config.{key}: {asked[key]} with config.init_state={state}; expected init_state=parameters"
+            )
     if layers and grow:
         raise UserError(f"config.init_grow: True with config.init_layers={tuple(layers)}; expected one of them")
     if grow and config_values["model_from_init"]:

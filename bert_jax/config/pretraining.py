@@ -13,7 +13,7 @@ from bert_jax.config.kernels import resolve_kernel
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
 from bert_jax.config.layout import check_layout
 from bert_jax.config.objective import check_objective, facts, pair_objective
-from bert_jax.config.run_phases import phases
+from bert_jax.config.run_phases import in_phase, phases, schedules
 from bert_jax.config.schema import check_values
 from bert_jax.errors import UserError, command_line
 
@@ -30,8 +30,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     values = check_keys(config)
     _check_model(values)
     check_objective(values)
-    check_optimizer(values)
+    for schedule in schedules(config):
+        check_optimizer({f"optimizer.{key}": value for key, value in schedule.settings.items()})
     for phase in phases(config):
+        if phase.settings:
+            _check_model(recipes.flat(in_phase(config, phase)))
         _check_data(phase.data, phase.name, values)
     _check_train(values)
 

@@ -34,6 +34,7 @@ def key_of(role: str, default: Any, doc: str, properties: Mapping[str, Any] | No
 RATE = {"below": 1, "noun": "a rate"}
 COUNT = {"at_least": 1}
 MAY_CHANGE = {"resumable": True}
+IN_PHASES = {"in_phases": True}
 
 _START = {
     "seed": key_of(
@@ -42,8 +43,23 @@ _START = {
     "init_from": key_of(
         "start",
         "",
-        "Starts from the parameters of this model: a run's workdir, or a Hugging Face directory or hub name.",
+        "Starts from this model: a run's workdir (WORKDIR@STEP: a checkpoint of it), or a Hugging Face directory or "
+        "hub name.",
         {"empty": "random parameters"},
+    ),
+    "init_state": key_of(
+        "start",
+        "parameters",
+        "What is taken from init_from: parameters; of a run also the optimizer's moments; or both and the number of "
+        "steps done, from which this run goes on.",
+        {"choices": ("parameters", "moments", "run")},
+    ),
+    "init_positions": key_of(
+        "start",
+        "",
+        "How a learned table of positions gets the rows that init_from lacks: repeated (Longformer, section 5) or "
+        "stretched.",
+        {"choices": ("", "tile", "interpolate"), "empty": "as many rows as init_from has"},
     ),
     "model_from_init": key_of("start", False, "Takes the architecture (config.model) from init_from too."),
     "init_layers": key_of(
@@ -85,11 +101,11 @@ _MODEL = group(
         '3.2), "relative" (scores of distances; DeBERTa, section 3.1), two of these, or "none".',
         {"choices": ("learned", "rotary", "relative", "none", "learned+rotary", "learned+relative")},
     ),
-    rotary_base=(10_000.0, "Base of the wavelengths of rotary positions."),
+    rotary_base=(10_000.0, "Base of the wavelengths of rotary positions.", IN_PHASES),
     local_rotary_base=(
         0.0,
         "Base of the wavelengths in layers that see a window (ModernBERT, section 2.1).",
-        {"falls_back_to": "model.rotary_base"},
+        {"falls_back_to": "model.rotary_base"} | IN_PHASES,
     ),
     relative_span=(
         0,
@@ -156,8 +172,8 @@ _MODEL = group(
     conv_groups=(1, "Groups of the convolution's channels.", COUNT),
     conv_activation=("tanh", "Activation of the convolution.", {"choices": ACTIVATIONS}),
     norm_epsilon=(1e-12, "Added to the variance in norms."),
-    hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE),
-    attention_dropout=(0.1, "Dropout of attention weights.", {"role": "training"} | RATE),
+    hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE | IN_PHASES),
+    attention_dropout=(0.1, "Dropout of attention weights.", {"role": "training"} | RATE | IN_PHASES),
     initializer=(
         "truncated_normal",
         "Distribution of fresh parameters: a normal cut at two standard deviations (BERT), or a whole one (RoBERTa, "
@@ -260,7 +276,6 @@ _DISTILLATION = group(
     ),
 )
 
-_PHASE = {"in_phases": True}
 _DATA = group(
     "data",
     "data",
@@ -274,66 +289,66 @@ _DATA = group(
         "Corpus of the text that init_from learned; its held-out part is evaluated too (eval_old/...).",
         {"is_path": True, "empty": "none"} | MAY_CHANGE,
     ),
-    weights=((), "Shares of several corpora.", _PHASE | {"empty": "shares by size and temperature"}),
+    weights=((), "Shares of several corpora.", IN_PHASES | {"empty": "shares by size and temperature"}),
     temperature=(
         1.0,
         "Flattens the shares of several corpora: share ~ size ** (1 / temperature).",
-        _PHASE | {"at_least": 0.1},
+        IN_PHASES | {"at_least": 0.1},
     ),
     format=(
         "segment_pair",
         "How sentences make an input (RoBERTa, section 4.2).",
-        _PHASE | {"choices": FORMATS},
+        IN_PHASES | {"choices": FORMATS},
     ),
-    sequence_length=(512, "Tokens of a row, special tokens included; no phase is longer.", _PHASE | COUNT),
-    batch_size=(256, "Rows of the global batch.", _PHASE | COUNT),
-    phases=((), "Dicts of `share` (of the run's steps) and the keys of config.data that differ, in order.",
-            {"empty": "one phase"}),
-    pair_repeats=(1, "Different pairings of the same text that epochs cycle through.", _PHASE | COUNT),
+    sequence_length=(512, "Tokens of a row, special tokens included; no phase is longer.", IN_PHASES | COUNT),
+    batch_size=(256, "Rows of the global batch.", IN_PHASES | COUNT),
+    phases=((), "Dicts of `share` (of the run's steps) and what differs: keys of config.data, and dotted keys of other "
+            "groups, in order.", {"empty": "one phase"}),
+    pair_repeats=(1, "Different pairings of the same text that epochs cycle through.", IN_PHASES | COUNT),
     short_target_share=(
         0.1,
         "Share of pairs that are made shorter (BERT, appendix A.2).",
-        _PHASE | {"at_most": 1, "noun": "a share"},
+        IN_PHASES | {"at_most": 1, "noun": "a share"},
     ),
     masking=(
         "dynamic",
         "Fresh masks each epoch, or dupe_factor fixed ones for each instance (RoBERTa, section 4.1).",
-        _PHASE | {"choices": ("dynamic", "static")},
+        IN_PHASES | {"choices": ("dynamic", "static")},
     ),
-    dupe_factor=(10, "Static masking: masks that each instance is seen with.", _PHASE | COUNT),
+    dupe_factor=(10, "Static masking: masks that each instance is seen with.", IN_PHASES | COUNT),
     mask_unit=(
         "token",
         "What is masked together: tokens, whole words, spans of words (SpanBERT, section 3.1) or n-grams (ALBERT, "
         "section 3.1).",
-        _PHASE | {"choices": ("token", "whole_word", "span", "ngram")},
+        IN_PHASES | {"choices": ("token", "whole_word", "span", "ngram")},
     ),
     mask_rate=(
         0.15,
         "Share of the tokens that are predicted, of those that are neither special nor padding.",
-        _PHASE | {"above": 0, "below": 1, "noun": "a share"},
+        IN_PHASES | {"above": 0, "below": 1, "noun": "a share"},
     ),
     mask_token_share=(
         0.8,
         "Share of the predicted tokens that become the mask token.",
-        _PHASE | {"at_most": 1, "noun": "a share"},
+        IN_PHASES | {"at_most": 1, "noun": "a share"},
     ),
     random_token_share=(
         0.1,
         "Share of the predicted tokens that become a random ordinary token; the rest stay.",
-        _PHASE | {"at_most": 1, "noun": "a share"},
+        IN_PHASES | {"at_most": 1, "noun": "a share"},
     ),
-    max_predictions=(0, "Prediction slots of a row.", _PHASE | {"empty": "as many as mask_rate can ask for"}),
+    max_predictions=(0, "Prediction slots of a row.", IN_PHASES | {"empty": "as many as mask_rate can ask for"}),
     span_p=(
         0.2,
         "Span lengths in words are geometric with this p, clipped (SpanBERT, section 3.1).",
-        _PHASE | {"above": 0, "at_most": 1, "noun": "a probability"},
+        IN_PHASES | {"above": 0, "at_most": 1, "noun": "a probability"},
     ),
-    span_max_words=(10, "Words of the longest span.", _PHASE | COUNT),
-    ngram_max=(3, "Words of the longest n-gram; p(n) ~ 1/n (ALBERT, section 3.1).", _PHASE | COUNT),
+    span_max_words=(10, "Words of the longest span.", IN_PHASES | COUNT),
+    ngram_max=(3, "Words of the longest n-gram; p(n) ~ 1/n (ALBERT, section 3.1).", IN_PHASES | COUNT),
     packing=(
         False,
         "Puts several short instances in one row, with attention and positions apart; for formats without pairs.",
-        _PHASE,
+        IN_PHASES,
     ),
     workers=(0, "Processes that prepare batches.", {"empty": "a thread of the run's process"} | MAY_CHANGE),
     prefetch=(2, "Batches held ready.", MAY_CHANGE),
@@ -366,16 +381,24 @@ _OPTIMIZER = group(
         "Update rule: AdamW, LAMB (You et al. 2020) or StableAdamW (Wortsman et al. 2023, algorithm 2).",
         {"choices": ("adamw", "lamb", "stable_adamw")},
     ),
-    learning_rate=(1e-4, "Peak learning rate."),
+    learning_rate=(1e-4, "Peak learning rate.", IN_PHASES),
     schedule=(
         "linear",
         "Course of the rate after warm-up; trapezoidal: constant, then a final decay.",
-        {"choices": ("linear", "cosine", "trapezoidal", "constant")},
+        {"choices": ("linear", "cosine", "trapezoidal", "constant")} | IN_PHASES,
     ),
-    warmup_steps=(10_000, "Steps over which the rate rises to its peak."),
-    decay_steps=(0, "trapezoidal: steps of the final decay.", {"empty": "a tenth of the run"}),
-    decay_shape=("linear", "trapezoidal: shape of the final decay.", {"choices": ("linear", "sqrt", "cosine")}),
-    final_fraction=(0.0, "Share of the peak rate at the last step.", {"at_most": 1, "noun": "a share of the peak"}),
+    warmup_steps=(10_000, "Steps over which the rate rises to its peak.", IN_PHASES),
+    decay_steps=(0, "trapezoidal: steps of the final decay.", {"empty": "a tenth of the run"} | IN_PHASES),
+    decay_shape=(
+        "linear",
+        "trapezoidal: shape of the final decay.",
+        {"choices": ("linear", "sqrt", "cosine")} | IN_PHASES,
+    ),
+    final_fraction=(
+        0.0,
+        "Share of the peak rate at the last step.",
+        {"at_most": 1, "noun": "a share of the peak"} | IN_PHASES,
+    ),
     b1=(0.9, "Decay of the first moment.", {"below": 1}),
     b2=(0.999, "Decay of the second moment.", {"below": 1}),
     epsilon=(
@@ -388,7 +411,7 @@ _OPTIMIZER = group(
         "Divides Adam's moments by what they lack in the first steps (Kingma & Ba 2015, section 3); the code of BERT, "
         "ALBERT, ELECTRA and DeBERTa does not.",
     ),
-    weight_decay=(0.01, "Decoupled weight decay, as a share of the rate."),
+    weight_decay=(0.01, "Decoupled weight decay, as a share of the rate.", IN_PHASES),
     decay_all=(False, "Decays biases and norms too, not matrices alone (RoBERTa in fairseq, EuroBERT)."),
     clip_norm=(1.0, "Largest global norm of a gradient.", {"empty": "no clipping"}),
     decoupled=(
@@ -396,6 +419,12 @@ _OPTIMIZER = group(
         "rtd: trains generator and discriminator with an optimizer each, so that each gradient is clipped by its own "
         "norm (DeBERTa v3).",
     ),
+)
+
+# The keys that make a learning-rate schedule: a phase that sets one of them begins a new one.
+SCHEDULE = tuple(
+    f"optimizer.{key}"
+    for key in ("learning_rate", "schedule", "warmup_steps", "decay_steps", "decay_shape", "final_fraction")
 )
 
 _TRAIN = group(

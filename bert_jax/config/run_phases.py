@@ -1,20 +1,20 @@
-"""Divides a run into phases: stretches of steps that differ in their data (length, batch, masks). No jax here."""
+"""Divides a run into phases: stretches of steps that differ in data, positions, dropout or schedule. No jax here."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-from bert_jax.config.keys import NOT_IN_PHASES
+from bert_jax.config.keys import PRETRAINING, SCHEDULE
 from bert_jax.config.schema import check_type, closest, is_number
 from bert_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Describes a stretch of the run with one shape of batch.
+    """Describes a stretch of the run with one shape of batch, one model and one optimizer.
 
     Attributes:
       index: Position among the phases, from 0.
@@ -24,6 +24,7 @@ class Phase:
       stream: Index of the phase whose rows it continues: the first of the phases directly before it that differ only in
         batch_size; its own index where there is none.
       first_row: Number of rows of that stream that earlier phases have used.
+      settings: The phase's own values of keys outside config.data, by dotted key, such as "model.rotary_base".
     """
 
     index: int
@@ -33,12 +34,28 @@ class Phase:
     name: str
     stream: int = 0
     first_row: int = 0
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Describes a stretch of the run with one learning-rate schedule.
+
+    Attributes:
+      start, stop: First step, and the step after the last.
+      settings: Values of config.optimizer, by key.
+    """
+
+    start: int
+    stop: int
+    settings: Mapping[str, Any]
 
 
 def phases(config: ml_collections.ConfigDict) -> list[Phase]:
     """Returns the phases of a run; a run without `data.phases` has one.
 
-    The `share` of a phase is its share of the run's steps. No phase has longer rows than `data.sequence_length`.
+    The `share` of a phase is its share of the run's steps. Its other keys are those of config.data, and dotted keys of
+    other groups, such as "optimizer.learning_rate". No phase has longer rows than `data.sequence_length`.
 
     Raises:
       UserError: A phase is no dict, has an unknown key or one of the whole run, or the shares do not add up to 1.
@@ -50,21 +67,21 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
                 "{'share': 0.9, 'sequence_length': 128}"
             )
     overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
-    datas = []
+    datas, settings = [], []
     for i, override in enumerate(overrides):
         data = ml_collections.ConfigDict(config.data.to_dict())
+        others = {}
         for key, value in override.items():
             if key == "share":
                 continue
-            where = f"config.data.phases[{i}].{key}"
-            if key in NOT_IN_PHASES:
-                raise UserError(f"{where}: it is the whole run's; expected config.data.{key}")
-            if key not in data:
-                names = [name for name in data if name not in NOT_IN_PHASES]
-                near = closest(key, names) if isinstance(key, str) else ""
-                raise UserError(f"{where}: unknown key{near}; a phase has share and keys of config.data")
-            check_type(where, value, data[key])
-            data[key] = value
+            name = _key_in_phase(key, f"config.data.phases[{i}].{key}")
+            check_type(f"config.data.phases[{i}].{key}", value, PRETRAINING[name].default)
+            group, _, last = name.partition(".")
+            if group == "data":
+                data[last] = value
+            else:
+                PRETRAINING[name].check(f"config.{name}", value, f" (phase {i + 1})")
+                others[name] = value
         if "sequence_length" in override and data.sequence_length > config.model.max_positions:
             raise UserError(
                 f"config.data.phases[{i}].sequence_length: {data.sequence_length} is over "
@@ -73,6 +90,7 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
         data.phases = ()
         data.sequence_length = min(data.sequence_length, config.data.sequence_length)
         datas.append(data)
+        settings.append(others)
     stops = _phase_stops(config, overrides, datas)
     run_phases = []
     for i, (start, stop, data) in enumerate(zip([0, *stops], stops, datas, strict=False)):
@@ -82,8 +100,41 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
             stream = before.stream
             first_row = before.first_row + (before.stop - before.start) * before.data.batch_size
         name = f" (phase {i + 1})" if len(overrides) > 1 else ""
-        run_phases.append(Phase(i, start, stop, data, name, stream, first_row))
+        run_phases.append(Phase(i, start, stop, data, name, stream, first_row, settings[i]))
     return run_phases
+
+
+def phase_at(run_phases: Sequence[Phase], step: int) -> Phase:
+    """Returns the phase that a step, counted from 0, belongs to; the last one for steps beyond the run."""
+    return next((phase for phase in run_phases if step < phase.stop), run_phases[-1])
+
+
+def in_phase(config: ml_collections.ConfigDict, phase: Phase) -> ml_collections.ConfigDict:
+    """Returns a copy of the run's config with the phase's own values of keys outside config.data."""
+    config = config.copy_and_resolve_references()
+    for name, value in phase.settings.items():
+        group, _, key = name.partition(".")
+        config[group][key] = value
+    return config
+
+
+def schedules(config: ml_collections.ConfigDict) -> list[Schedule]:
+    """Returns the learning-rate schedules of a run, in order; a run whose phases set none of their keys has one.
+
+    A phase that sets a key of the schedule begins a new one, which lasts until the next phase that does so. Keys that
+    it does not set have the values of config.optimizer, but it has no warm-up unless it sets optimizer.warmup_steps:
+    the moments are those of a run that trains already.
+    """
+    settings = config.optimizer.to_dict()
+    begun = []
+    for phase in phases(config):
+        own = {name.partition(".")[2]: value for name, value in phase.settings.items() if name in SCHEDULE}
+        if begun and not own:
+            begun[-1] = dataclasses.replace(begun[-1], stop=phase.stop)
+            continue
+        rest = {"warmup_steps": 0} if begun else {}
+        begun.append(Schedule(phase.start, phase.stop, settings | rest | own))
+    return begun
 
 
 def batch_warmup(
@@ -143,6 +194,20 @@ def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         {"share": number / sum(steps)} | {key: value for key, value in phase.items() if key != "tokens"}
         for number, phase in zip(steps, phases, strict=True)
     )
+
+
+def _key_in_phase(key, where):
+    """Returns the dotted name of a key of a phase. Raises UserError if there is none that a phase may set."""
+    name = key if isinstance(key, str) and "." in key else f"data.{key}"
+    if name not in PRETRAINING:
+        allowed = [name.removeprefix("data.") for name, entry in PRETRAINING.items() if entry.in_phases]
+        near = closest(key, allowed) if isinstance(key, str) else ""
+        raise UserError(
+            f'{where}: unknown key{near}; a phase has share, keys of config.data, and such as "optimizer.learning_rate"'
+        )
+    if not PRETRAINING[name].in_phases:
+        raise UserError(f"{where}: it is the whole run's; expected config.{name}")
+    return name
 
 
 def _but_batch_size(data):

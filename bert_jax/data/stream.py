@@ -32,7 +32,7 @@ class Stream:
         """Returns the phase of a step; the last one for a step past the end. Raises UserError for a negative step."""
         if step < 0:
             raise UserError(f"step: found {step}; expected 0 or more")
-        return next((phase for phase in self.phases if step < phase.stop), self.phases[-1])
+        return config_lib.phase_at(self.phases, step)
 
     def sources(self, phase: config_lib.Phase, split: str = "train", packed: bool = True) -> list["Source"]:
         """Opens a split of the phase's corpora; held-out splits without a document are left out.

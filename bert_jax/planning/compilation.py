@@ -193,6 +193,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
 def lower_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Lowered:
     """Traces the training step of a phase for a topology's devices."""
     num_steps = config_lib.num_steps(config)
+    config = config_lib.in_phase(config, phase)
     mesh = sharding.make_mesh(config.mesh, devices_of(topology))
     model = model_lib.build(
         config.model, config.model.vocab_size, **objective_lib.heads(config.objective), platform="tpu"

@@ -70,6 +70,30 @@ def find_step(workdir: pathlib.Path, step: int | str | None) -> int:
     return steps[-1] if step is None else step
 
 
+def is_average(step: int | str | None) -> bool:
+    """Returns whether a checkpoint is asked for as "mean:K", the average of the newest K."""
+    return isinstance(step, str) and step.startswith("mean:")
+
+
+def averaged_steps(workdir: pathlib.Path, step: str) -> list[int]:
+    """Returns the steps of the newest K checkpoints, ascending, for "mean:K".
+
+    Raises:
+      UserError: K is no number over 0, or there are fewer checkpoints.
+    """
+    directory, count = checkpoint_directory(workdir), step.partition(":")[2]
+    if not count.isdecimal() or not int(count):
+        raise UserError(f"{directory}: found step {step}; expected mean:K with a whole number K over 0, such as mean:3")
+    steps = saved_steps(directory)
+    if len(steps) < int(count):
+        kept = ", ".join(map(str, steps)) or "none"
+        raise UserError(
+            f"{directory}: {step} needs {int(count)} checkpoints, found {len(steps)} (steps {kept}); expected at most "
+            "as many as are kept (config.train.keep_newest, keep_every)"
+        )
+    return steps[-int(count) :]
+
+
 def load_record(workdir: pathlib.Path, step: int) -> dict:
     """Returns the JSON record that was saved with a checkpoint. Raises UserError if it is damaged."""
     path = workdir / "checkpoints" / str(step)

@@ -24,10 +24,11 @@ from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs import checkpoint_files
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.runs.checkpoint_files import METRIC, find_step, load_record, saved_steps
+from bert_jax.runs.checkpoint_files import METRIC, averaged_steps, find_step, is_average, load_record, saved_steps
 
 __all__ = [
-    "METRIC", "Checkpoints", "find_step", "load_items", "load_params", "load_record", "saved_steps", "selection_loss",
+    "METRIC", "Checkpoints", "averaged_steps", "config_at", "find_step", "is_average", "load_items", "load_params",
+    "load_record", "load_state", "saved_steps", "selection_loss",
 ]  # fmt: skip
 
 _NOT_SAVED = ("bad_step", "active")
@@ -256,18 +257,62 @@ def load_params(
 
     Args:
       workdir: the run's workdir.
-      step: as in `find_step`.
+      step: as in `find_step`, or "mean:K" for the mean of the parameters of the newest K checkpoints.
 
     Returns:
-      (params, config, step).
+      (params, the config that the run has at this step, step; of a mean the newest).
 
     Raises:
       UserError: no such run or checkpoint, or it is damaged.
     """
     workdir = workdir_lib.to_path(workdir)
-    config = workdir_lib.read(workdir)[1]
+    workdir_lib.read(workdir)  # which says that there is no run before it is said that it has no checkpoint
+    if is_average(step):
+        return _mean(workdir, averaged_steps(workdir, str(step)))
     step = find_step(workdir, step)
-    return load_items(workdir, step, ["params"])["params"], config, step
+    return load_items(workdir, step, ["params"])["params"], config_at(workdir, step), step
+
+
+def _mean(workdir, steps):
+    configs = [config_at(workdir, step) for step in steps]
+    if any(config.model.to_dict() != configs[-1].model.to_dict() for config in configs):
+        raise UserError(
+            f"{workdir}: the checkpoints {', '.join(map(str, steps))} are of phases with other models (such as other "
+            "rotary bases); expected fewer, all of the last phase"
+        )
+    total = load_items(workdir, steps[0], ["params"])["params"]
+    for step in steps[1:]:
+        total = jax.tree.map(lambda a, b: a + b, total, load_items(workdir, step, ["params"])["params"])
+    return jax.tree.map(lambda leaf: leaf / len(steps), total), configs[-1], steps[-1]
+
+
+def config_at(workdir: pathlib.Path, step: int) -> ml_collections.ConfigDict:
+    """Returns the config of a run as it is at one of its checkpoints: with what the checkpoint's phase sets."""
+    config = workdir_lib.read(workdir)[1]
+    if "task" in config or not (checkpoint_files.checkpoint_directory(workdir) / str(step) / "record").is_dir():
+        return config
+    for name, value in load_record(workdir, step)["settings"].items():
+        group, _, key = name.partition(".")
+        config[group][key] = value
+    return config
+
+
+def load_state(workdir: pathlib.Path, step: int, template: Mapping) -> dict:
+    """Reads items of a checkpoint onto the devices of a mesh.
+
+    Args:
+      workdir: the run's workdir.
+      step: the checkpoint's step.
+      template: {"params", "opt_state"}, trees of ShapeDtypeStructs with shardings.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    path = checkpoint_files.checkpoint_directory(workdir) / str(step)
+    damage = distributed.broadcast(lambda: checkpoint_files.damage(path))
+    if damage is not None:
+        raise UserError(f"{path}: damaged ({damage}); expected another checkpoint of the run")
+    return _restore(path, template)
 
 
 def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
@@ -289,7 +334,8 @@ def load_items(workdir: pathlib.Path, step: int, names: Sequence[str]) -> dict:
         if (path / name).is_dir():
             stored = ocp.StandardCheckpointHandler().metadata(epath.Path(path / name)).tree
             template[name] = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), dict(stored)
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+                stored if isinstance(stored, Sequence) else dict(stored),  # "opt_state" is a sequence
             )
     return dict.fromkeys(names, {}) | _restore(path, template)
 

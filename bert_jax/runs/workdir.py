@@ -1,7 +1,8 @@
 """A run's directory: its paths, and the files that describe the run.
 
     WORKDIR/run.json        format version; path and fingerprint of each corpus; for distillation, name and digest of
-                            the teacher; for fine-tuning ("kind": "finetune"), see finetuning/description.py
+                            the teacher; for a branch, workdir and step of the checkpoint it began with; for fine-tuning
+                            ("kind": "finetune"), see finetuning/description.py
     WORKDIR/config.json     every setting; for pre-training with model.vocab_size filled in
     WORKDIR/tokenizer/      the tokenizer, read by vocabularies.loading.load
     WORKDIR/checkpoints/    see checkpoint_files.py
@@ -73,6 +74,17 @@ def _installed(module):
         return False
 
 
+def split_step(name: str | os.PathLike) -> tuple[str, int | str | None]:
+    """Splits WORKDIR@STEP into the workdir and the step, a number, "best" or "mean:K"; the step is None without one.
+
+    A local path that exists is taken as it is, with its "@".
+    """
+    match = re.fullmatch(r"(.+)@(\d+|best|mean:\w*)", str(name))
+    if match is None or (not storage.is_remote(name) and pathlib.Path(name).exists()):
+        return str(name), None
+    return match[1], int(match[2]) if match[2].isdecimal() else match[2]
+
+
 def holds_run(name: str | os.PathLike) -> bool:
     """Returns whether a directory is a run's workdir.
 
@@ -95,14 +107,25 @@ def write_pretraining(
     config: ml_collections.ConfigDict,
     corpora: "list[Corpus]",
     teacher: Mapping[str, str] | None = None,
+    branched_from: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes tokenizer/, run.json and config.json of a pre-training run, each whole or not at all.
+
+    Args:
+      workdir: the run's workdir.
+      config: the run's config.
+      corpora: the run's corpora.
+      teacher: name and digest of the teacher of distillation.
+      branched_from: workdir and step of the checkpoint that the run begins with; None keeps what run.json says.
 
     Raises:
       UserError: the directory cannot be written.
     """
     tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
     run = {"corpora": corpus_identities(corpora)} | ({"teacher": dict(teacher)} if teacher else {})
+    if branched_from is None and (workdir / "config.json").exists():
+        branched_from = read(workdir)[0].get("branched_from")
+    run |= {"branched_from": dict(branched_from)} if branched_from else {}
     write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory, dirs_exist_ok=True))
 
 

@@ -38,15 +38,19 @@ class Adaptation:
         self._num_steps = num_steps
         self._say = say
 
-    def before(self, params: Mapping, done: int) -> None:
+    def before(self, params: Mapping, begins: bool) -> None:
         """Evaluates and writes the metrics before the first step; a run that continues keeps those in the file.
+
+        Args:
+          params: the parameters before the first step.
+          begins: whether the run begins, and does not continue.
 
         Raises:
           UserError: the run continues, and the metrics are absent or belong to another corpus.
         """
         evaluated = self._evaluation.corpora
         corpora = {text: evaluated[prefix] for text, prefix in _PREFIXES.items() if prefix in evaluated}
-        if done:
+        if not begins:
             stored = self._read()
             for text, corpus in corpora.items():
                 if stored[text]["fingerprint"] != corpus["fingerprint"]:

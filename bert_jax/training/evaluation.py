@@ -38,7 +38,7 @@ class Evaluation:
     Args:
       config: the run's config.
       corpora: the run's corpora; their train splits give the unigram distribution.
-      eval_step: the compiled evaluation, see step.compile_evaluation.
+      eval_step_at: returns the compiled evaluation of a step's phase, see step.compile_evaluation.
       put: places a batch on the devices.
       hosts: the rows of each batch that this process passes to `put`, see sharding.hosts_of_rows.
     """
@@ -47,11 +47,11 @@ class Evaluation:
         self,
         config: ml_collections.ConfigDict,
         corpora: Sequence[Corpus],
-        eval_step: Callable,
+        eval_step_at: Callable[[int], Callable],
         put: Callable,
         hosts: tuple[int | Sequence[int], int] = (0, 1),
     ):
-        self._eval_step = eval_step
+        self._eval_step_at = eval_step_at
         self._put = put
         self._texts = {NEW: _Text(config, corpora, hosts)}
         if config.data.old_corpus:
@@ -83,14 +83,14 @@ class Evaluation:
 
         Args:
           params: parameters of every model that is trained, as they lie on the mesh.
-          step: number of steps done; batches have the shape of the last step's phase.
+          step: number of steps done; batches, and rotary positions, are those of the last step's phase.
         """
-        metrics = {}
+        metrics, last = {}, max(0, step - 1)
         for prefix, text in self._texts.items():
             if not text.num_documents:
                 continue
-            batches, unigram_loss = text.batches(max(0, step - 1))
-            of_text = _metrics(_sums(self._eval_step, params, self._put, batches), unigram_loss)
+            batches, unigram_loss = text.batches(last)
+            of_text = _metrics(_sums(self._eval_step_at(last), params, self._put, batches), unigram_loss)
             metrics |= {f"{prefix}/{name}": value for name, value in of_text.items()}
         return metrics
 
@@ -107,7 +107,7 @@ class _Text:
         self._made = {}
 
     def batches(self, step):
-        phase = next((phase for phase in self._phases if step < phase.stop), self._phases[-1])
+        phase = config_lib.phase_at(self._phases, step)
         if phase.index not in self._made:
             # One process reads every row for the baseline; the others read only their own.
             all_batches = functools.cache(lambda: loader.eval_batches(self._config, step))

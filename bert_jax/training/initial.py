@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -18,7 +19,9 @@ from bert_jax.objectives import Objective
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import saved_steps
 from bert_jax.runs.models import open_model
-from bert_jax.training import transplant
+from bert_jax.training import branch, transplant
+
+_ROTARY = ("rotary_base", "local_rotary_base")  # any model with rotary positions computes with any of them
 
 
 def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrained | None:
@@ -31,11 +34,14 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
         raise UserError("config.model_from_init: True, but config.init_from is empty; expected a model")
     if not config.init_from or saved_steps(workdir / "checkpoints"):
         return None
-    return open_model(config.init_from)
+    return open_model(config.init_from) if config.init_state == "parameters" else branch.source(config)
 
 
 def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
     """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
+
+    Where config.data.sequence_length is longer than its rows, and no table or config.init_positions stands in the way,
+    config.model.max_positions becomes that.
 
     Args:
       config: the run's config, as recipe and flags made it.
@@ -48,6 +54,7 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
     if not config.model_from_init:
         if pretrained:
             _check(config, pretrained)
+        _check_positions(config)
         return
     taken = pretrained.config if pretrained else workdir_lib.read(workdir)[1].model
     for key in _architecture(config):
@@ -56,6 +63,12 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
         config.model.num_layers = len(config.init_layers)
     pairs = config.objective.next_sentence or config.objective.sentence_order
     config.model.pooler = bool(pairs or taken["pooler"])
+    _check_positions(config)
+    longer = config.data.sequence_length > config.model.max_positions
+    if pretrained and longer and (config.init_positions or not pretrained.model.spec.has_learned_positions):
+        config.model.max_positions = config.data.sequence_length
+        if pretrained.model.spec.has_relative_positions:  # whose distances are to stay the same
+            config.model.relative_span = pretrained.model.spec.relative_span
 
 
 def params(
@@ -93,6 +106,8 @@ def params(
             f"the corpus with --tokenizer={pretrained.name}"
         )
     grown, notes = _grown(pretrained, tokenizer)
+    grown = _extended(config, pretrained, grown, model)
+    notes += _changes_of_positions(pretrained, model)
     grown, more = _transplanted(config, pretrained, grown, model)
     notes += more
     key = jax.random.split(jax.random.key(config.seed))[0]  # drawn heads are those of a run without init_from
@@ -142,14 +157,47 @@ def _transplanted(config, pretrained, params, model):
 
 def _generator(config, tokenizer, objective, key):
     """Returns the parameters of init_from's generator; None unless it is a run with one of the same sizes."""
-    if not workdir_lib.holds_run(config.init_from):
+    workdir = workdir_lib.split_step(config.init_from)[0]
+    if not workdir_lib.holds_run(workdir):
         return None
-    source_config = workdir_lib.read(workdir_lib.to_path(config.init_from))[1]
+    source_config = workdir_lib.read(workdir_lib.to_path(workdir))[1]
     if "objective" not in source_config or not facts(source_config).generator:  # fine-tuning has no objective
         return None
     pretrained = open_model(config.init_from, part="generator")
-    taken, fresh, left = transfer(_grown(pretrained, tokenizer)[0], objective.generator, key)
+    grown = _extended(config, pretrained, _grown(pretrained, tokenizer)[0], objective.generator)
+    taken, fresh, left = transfer(grown, objective.generator, key)
     return None if fresh or left else taken
+
+
+def _extended(config, pretrained, params, model):
+    """Returns the parameters with as many rows of a learned table of positions as the model has."""
+    rows = model.spec.max_positions + model.spec.position_offset
+    table = params["encoder"]["embeddings"].get("position")
+    if table is None or not config.init_positions or len(table["embedding"]) == rows:
+        return params
+    offset = pretrained.model.spec.position_offset
+    extended = np.asarray(
+        transplant.extend_positions(jnp.asarray(table["embedding"]), rows, offset, config.init_positions)
+    )
+    embeddings = params["encoder"]["embeddings"] | {"position": {"embedding": extended}}
+    return params | {"encoder": params["encoder"] | {"embeddings": embeddings}}
+
+
+def _changes_of_positions(pretrained, model):
+    """Returns in words what differs between the positions of init_from and those of the run's model."""
+    keys = ["max_positions", *(_ROTARY if model.spec.has_rotary_positions else ())]
+    specs = pretrained.model.spec, model.spec
+    pairs = [(key, *(getattr(spec, key) for spec in specs)) for key in keys]
+    return [f"{key} from {old:,g} to {new:,g}" for key, old, new in pairs if old != new]
+
+
+def _check_positions(config):
+    learned = "learned" in config.model.positions.split("+")
+    if config.init_positions and not learned:
+        raise UserError(
+            f"config.init_positions: {config.init_positions}, but config.model.positions={config.model.positions} has "
+            "no learned table; expected none, and config.model.max_positions and rotary bases as wanted"
+        )
 
 
 def _architecture(config):
@@ -168,6 +216,10 @@ def _check(config, pretrained):
     if config.init_grow:
         _check_grows(config, pretrained, spec)
         wrong = [key for key in wrong if key not in transplant.SIZES]
+    wrong = [key for key in wrong if key not in _ROTARY]
+    shorter = spec.max_positions < source_spec.max_positions
+    if not source_spec.has_learned_positions or (config.init_positions and not shorter):
+        wrong = [key for key in wrong if key != "max_positions"]
     if wrong:
         flags = " ".join(f"--config.model.{key}={getattr(source_spec, key)}" for key in wrong)
         theirs, ours = (
@@ -176,6 +228,7 @@ def _check(config, pretrained):
         raise UserError(
             f"config.init_from={pretrained.name}: its model has {theirs}, but config.model has {ours}; expected "
             f"{flags}, or --config.model_from_init=True, which takes them from there"
+            + ("" if shorter or wrong != ["max_positions"] else ", or --config.init_positions=tile, which extends it")
         )
 
 

@@ -50,6 +50,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         clock.start("data")
         for index, batch in run.batches(done):
             clock.start("logging")
+            run.enter(index)
             trace.before(index, before)
             clock.start("step")
             with jax.transfer_guard("disallow"), jax.transfer_guard_device_to_host("disallow_explicit"):
@@ -139,6 +140,12 @@ class Run:
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields (step, batch) from step `done` on; arrays [rows, ...] hold the rows of this process's devices."""
         raise NotImplementedError
+
+    def enter(self, index: int) -> None:
+        """Prepares for a step, counted from 0: a run whose phases have programs of their own sets train_step and norms.
+
+        It is called before every step, and must be cheap.
+        """
 
     def put(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """Returns the batch on the mesh, arrays [batch, ...] with the rows of all processes."""

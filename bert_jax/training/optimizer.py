@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.config.run_phases import schedules
 from bert_jax.sharding import leading_axes, path_name
 
 
@@ -40,11 +41,26 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
     return _promoting(decay)
 
 
+def run_schedule(config, num_steps: int) -> Callable:
+    """Returns the learning rate of a pre-training run by step, whose phases may begin schedules of their own.
+
+    Args:
+      config: a pre-training config; reads optimizer, data.phases and the run's length.
+      num_steps: number of steps of the run, where no phase begins another schedule.
+    """
+    first, *later = schedules(config)
+    if not later:
+        return make_schedule(first.settings, num_steps)
+    parts = [make_schedule(part.settings, part.stop - part.start) for part in (first, *later)]
+    return _promoting(optax.join_schedules(parts, [part.start for part in later]))
+
+
 def make_optimizer(
     config: Mapping,
     num_steps: int,
     share: Callable[[str], float] | None = None,
     network: Callable[[str], str] | None = None,
+    schedule: Callable | None = None,
 ) -> optax.GradientTransformation:
     """Returns AdamW (Loshchilov & Hutter 2019), LAMB (You et al. 2020, algorithm 2) or StableAdamW, after clipping.
 
@@ -58,6 +74,7 @@ def make_optimizer(
       share: maps a parameter's path to its share of the learning rate; None for all of it everywhere.
       network: maps a parameter's path to the network whose gradients are clipped by one norm, as if each network had
         an optimizer of its own; None for the norm of all gradients.
+      schedule: the learning rate by step; None for `make_schedule` of the config.
     """
     steps = [_clip(config["clip_norm"], network)] if config["clip_norm"] else []
     adam = {"b1": config["b1"], "b2": config["b2"], "eps": config["epsilon"]}
@@ -72,7 +89,7 @@ def make_optimizer(
         steps.append(optax.masked(optax.stateless(_trusted), is_weight))
     if share:
         steps.append(optax.stateless(lambda updates, _: _scaled(updates, share)))
-    steps.append(optax.scale_by_learning_rate(make_schedule(config, num_steps)))
+    steps.append(optax.scale_by_learning_rate(schedule or make_schedule(config, num_steps)))
     chain = optax.chain(*steps)
     return optax.GradientTransformation(chain.init, _promoting(chain.update))
 

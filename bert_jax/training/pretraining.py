@@ -4,15 +4,13 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax import model as model_lib
-from bert_jax import objectives as objective_lib
 from bert_jax import sharding, storage
 from bert_jax.data import loader, mixture
 from bert_jax.data.corpus import Corpus
@@ -24,7 +22,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
-from bert_jax.training import initial, loop, runtime
+from bert_jax.training import branch, initial, loop, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
@@ -51,9 +49,9 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     inputs = _open(config, workdir)
     with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
         run = _build(config, workdir, inputs)
-        state, done = _restore(run, inputs, source)
+        state, done, begins = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
-        _train(run, state, done)
+        _train(run, state, done, begins)
 
 
 @dataclasses.dataclass
@@ -107,41 +105,44 @@ def _build(config, workdir, inputs) -> "_Pretraining":
     """Builds indexes, model, objective, optimizer and steps; writes nothing into the workdir."""
     identity.check_run(workdir, config, inputs.corpora, inputs.teacher_identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
-    model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
-    teacher = inputs.teacher and inputs.teacher.model
-    learner = step_lib.Learner.from_config(config, model, inputs.mesh, config_lib.num_steps(config), teacher)
-    return _Pretraining(config, workdir, learner, inputs)
+    learners = step_lib.phase_learners(config, inputs.mesh, inputs.teacher and inputs.teacher.model)
+    return _Pretraining(config, workdir, learners, inputs)
 
 
-def _restore(run, inputs, source) -> tuple[dict, int]:
-    """Makes the workdir this run's, and returns the state to train from and the number of steps done.
+def _restore(run, inputs, source) -> tuple[dict, int, bool]:
+    """Makes the workdir this run's; returns the state to train from, the number of steps done, whether the run begins.
 
-    The state is that of the newest checkpoint; where there is none, it is drawn, and parameters are taken from
-    `source`, the model of config.init_from, if it is given.
+    The state is that of the newest checkpoint; where there is none, it is drawn, and parameters (of a branch, moments
+    too) are taken from `source`, the model of config.init_from, if it is given.
     """
     config, learner, tokenizer = run.config, run.learner, inputs.corpora[0].tokenizer
     template = step_lib.saved(learner.abstract_state(), learner.mesh)
-    start = None
-    if source:
+    start = begun = None
+    if source and config.init_state == "parameters":
         start = initial.params(config, source, learner.model, tokenizer, say, learner.objective)
+    elif source:
+        begun = branch.start(config, source, learner, tokenizer, say)
+    origin = {"workdir": source.name, "step": source.step} if source and begun else None
     distributed.run_on_first(
-        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.teacher_identity)
+        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.teacher_identity, origin)
     )
+    if begun:
+        return *begun, True
     restored = run.checkpoints.restore(template)
     if restored:
         state, done = restored
         state = step_lib.restored(state, learner.model, learner.mesh)
         state["bad_step"] = sharding.put(np.int32(-1), template["bad_step"].sharding)
-        return state, done
+        return state, done, False
     state = learner.init_state()
     if start:
         start = sharding.put(start, jax.tree.map(lambda leaf: leaf.sharding, template["params"]))
         state["params"] = step_lib.restored(start, learner.model, learner.mesh)
-    return state, 0
+    return state, 0, True
 
 
-def _train(run, state, done) -> None:
-    """Trains from step `done` on, and says how it ended."""
+def _train(run, state, done, begins) -> None:
+    """Trains from step `done` on, and says how it ended. `begins`: whether the run has no checkpoint yet."""
     if done >= run.num_steps:
         say(f"nothing to do: step {done:,} of {run.num_steps:,} is done; its checkpoint is in {run.workdir}")
         return
@@ -149,7 +150,9 @@ def _train(run, state, done) -> None:
     say(f"{described}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
     for phase, pairs, corpus, share in loader.text_shares(run.config, done):
         say(f"rows of {pairs}{phase} hold {share:.1%} of the text of {corpus}")
-    run.begin(state, done)
+    run.begin(state, begins)
+    if begins and run.config.init_state != "parameters":
+        run.save(state, done, {})  # from here on the run that it branched from is not needed
     held_out = loop.train(run, state, done)
     if held_out is not None:
         words = [f"done: step {run.num_steps:,}", *([run.learner.objective.summary(held_out)] if held_out else [])]
@@ -159,32 +162,42 @@ def _train(run, state, done) -> None:
 class _Pretraining(loop.Run):
     """Pre-training, as the loop runs it."""
 
-    def __init__(self, config, workdir, learner, inputs):
-        self.config, self.workdir, self.learner, self.mesh = config, workdir, learner, learner.mesh
-        self.num_steps = config_lib.num_steps(config)
-        self.checkpoints = Checkpoints(workdir, config, say, learner.objective.facts.best_metric)
-        self.headline = learner.objective.headline
-        self.train_step = learner.train_step()
-        self.norms = norms_step(learner) if config.train.log_norms else None
+    def __init__(self, config, workdir, learners, inputs):
+        self.config, self.workdir, self.learner, self.mesh = config, workdir, learners[-1], learners[-1].mesh
+        self._phases = config_lib.phases(config)
+        self.num_steps = self._phases[-1].stop
+        self.checkpoints = Checkpoints(workdir, config, say, self.learner.objective.facts.best_metric)
+        self.headline = self.learner.objective.headline
+        teacher_params = ()
         if inputs.teacher:
             params = inputs.teacher.params
-            params = sharding.put(params, sharding.tree_shardings(params, self.mesh))
-            self.train_step = _with_last(self.train_step, params)
-            self.norms = self.norms and _with_last(self.norms, params)
-        self.key = learner.dropout_key
+            teacher_params = (sharding.put(params, sharding.tree_shardings(params, self.mesh)),)
+        made = {learner: _programs(learner, config, teacher_params) for learner in dict.fromkeys(learners)}
+        self._programs = [made[learner] for learner in learners]  # by phase
+        self.enter(0)
+        self.key = self.learner.dropout_key
         self._hosts = sharding.hosts_of_rows(self.mesh)
-        self._evaluation = Evaluation(config, inputs.corpora, learner.eval_step(), self.put, self._hosts)
+        self._evaluation = Evaluation(
+            config, inputs.corpora, lambda step: self._programs_at(step).eval_step, self.put, self._hosts
+        )
         self._evaluates = config.train.eval_every > 0 and self._evaluation.possible
         self._adaptation = None
         if config.data.old_corpus:
             self._adaptation = Adaptation(workdir, self._evaluation, self.num_steps, say)
 
-    def begin(self, state, done):
-        """Evaluates before the first step, where the run reports on old text."""
+    def _programs_at(self, step):
+        return self._programs[config_lib.phase_at(self._phases, step).index]
+
+    def enter(self, index):
+        programs = self._programs_at(index)
+        self.train_step, self.norms = programs.train_step, programs.norms
+
+    def begin(self, state, begins):
+        """Evaluates before the first step, where the run reports on old text; `begins`: it has no checkpoint yet."""
         if self.config.train.eval_every and not self._evaluates:
             say("no document of the corpus is held out: no evaluation")
         if self._adaptation:
-            self._adaptation.before(state["params"], done)
+            self._adaptation.before(state["params"], begins)
 
     def batches(self, done):
         return iter(loader.Loader(self.config, done, *self._hosts))
@@ -221,7 +234,14 @@ class _Pretraining(loop.Run):
     def save(self, state, done, held_out):
         if self._adaptation and done == self.num_steps:
             self._adaptation.after(held_out or self._evaluation(state["params"], done))
-        super().save(step_lib.saved(state, self.mesh), done, held_out)
+        self.checkpoints.save(done, step_lib.saved(state, self.mesh), held_out, self._record(done))
+
+    def _record(self, done):
+        """Returns what differs from config.json at this step: the model's settings of the phase; None if nothing."""
+        if not any(name.startswith("model.") for phase in self._phases for name in phase.settings):
+            return None
+        settings = config_lib.phase_at(self._phases, max(0, done - 1)).settings
+        return {"settings": {name: value for name, value in settings.items() if name.startswith("model.")}}
 
 
 def _check_padding(config, tokenizer):
@@ -234,5 +254,18 @@ def _check_padding(config, tokenizer):
         )
 
 
-def _with_last(function, last):
-    return lambda *arguments: function(*arguments, last)
+@dataclasses.dataclass(frozen=True)
+class _Programs:
+    """The compiled programs of a phase; `norms` is None where none are logged."""
+
+    train_step: Callable
+    eval_step: Callable
+    norms: Callable | None
+
+
+def _programs(learner, config, teacher_params):
+    def taught(function):
+        return (lambda *arguments: function(*arguments, *teacher_params)) if teacher_params else function
+
+    norms = taught(norms_step(learner)) if config.train.log_norms else None
+    return _Programs(taught(learner.train_step()), learner.eval_step(), norms)

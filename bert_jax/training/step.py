@@ -15,12 +15,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
+from bert_jax.config.keys import SCHEDULE
+from bert_jax.config.run_phases import in_phase, phases
 from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.objectives import Objective
 from bert_jax.training import throughput
-from bert_jax.training.optimizer import make_optimizer, make_schedule
+from bert_jax.training.optimizer import make_optimizer, run_schedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +47,15 @@ class Learner:
     microbatches: int = 1
 
     @classmethod
-    def from_config(cls, config, model: Model, mesh: Mesh, num_steps: int, teacher: Model | None = None) -> "Learner":
+    def from_config(
+        cls,
+        config,
+        model: Model,
+        mesh: Mesh,
+        num_steps: int,
+        teacher: Model | None = None,
+        schedule: Callable | None = None,
+    ) -> "Learner":
         """Builds objective and optimizer of a pre-training config.
 
         Args:
@@ -53,11 +64,12 @@ class Learner:
           mesh: the mesh of state and batch.
           num_steps: number of steps of the whole run.
           teacher: the model to learn from, of distillation.
+          schedule: the learning rate by step; None for the config's.
         """
         objective = objective_lib.make(config, model, teacher)
         network = objective.network if config.optimizer.decoupled else None
-        optimizer = make_optimizer(config.optimizer, num_steps, network=network)
-        schedule = make_schedule(config.optimizer, num_steps)
+        schedule = schedule or run_schedule(config, num_steps)
+        optimizer = make_optimizer(config.optimizer, num_steps, network=network, schedule=schedule)
         return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)
 
     @property
@@ -148,6 +160,31 @@ class Learner:
         if self.model.spec.scan_layers:
             params = stack_layers(params)
         return {"params": params, "opt_state": self.optimizer.init(params), "bad_step": jnp.full((), -1, jnp.int32)}
+
+
+def phase_learners(config, mesh: Mesh, teacher: Model | None = None) -> list[Learner]:
+    """Returns the learner of each phase of a pre-training run; phases with the same model and optimizer share one.
+
+    All have the same state. Their models differ in what a phase sets, such as rotary bases, and their optimizers in
+    weight decay; the learning rate is one function of the step.
+
+    Args:
+      config: a pre-training config, with model.vocab_size filled in.
+      mesh: the mesh of state and batch.
+      teacher: the model to learn from, of distillation.
+    """
+    run_phases = phases(config)
+    num_steps = run_phases[-1].stop
+    schedule, learners, made = run_schedule(config, num_steps), [], {}
+    for phase in run_phases:
+        key = tuple(sorted((name, value) for name, value in phase.settings.items() if name not in SCHEDULE))
+        if key not in made:
+            settings = in_phase(config, phase)
+            heads = objective_lib.heads(config.objective)
+            model = model_lib.build(settings.model, settings.model.vocab_size, **heads)
+            made[key] = Learner.from_config(settings, model, mesh, num_steps, teacher, schedule)
+        learners.append(made[key])
+    return learners
 
 
 def compile_evaluation(objective: Objective, mesh: Mesh) -> Callable:

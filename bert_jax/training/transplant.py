@@ -1,4 +1,4 @@
-"""Parameters of a model made from those of another: some of its layers, or all of it tiled to a larger size.
+"""Parameters of a model made from those of another: some of its layers, more positions, or all tiled to a larger size.
 
 Trees have a subtree for each layer ("0", "1", ... under encoder/layers), as checkpoints do.
 """
@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.model import Spec
@@ -56,6 +57,31 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
 
     grown = jax.tree_util.tree_map_with_path(tiled, shapes)
     return spread | {name: part for name, part in grown.items() if name in spread}
+
+
+def is_position_table(name: str) -> bool:
+    """Returns whether a parameter of this name is a learned table of positions."""
+    return name.endswith("embeddings/position/embedding")
+
+
+def extend_positions(table: jax.Array, rows: int, offset: int, rule: str) -> jax.Array:
+    """Returns a learned table of positions with more rows.
+
+    Args:
+      table: [offset + n, size], whose first `offset` rows are no positions and stay.
+      rows: number of rows of the result, offset + m.
+      offset: config.model.position_offset.
+      rule: "tile" repeats the n positions, as Longformer did (Beltagy et al. 2020, section 5); "interpolate" stretches
+        them: position i of m is position i (n - 1) / (m - 1) of n, between two rows a mean weighted by nearness.
+    """
+    old, new = table.shape[0] - offset, rows - offset
+    if rule == "tile":
+        return jnp.concatenate([table[:offset], table[offset + np.arange(new) % old]])
+    places = np.arange(new) * ((old - 1) / max(1, new - 1))
+    low = np.minimum(places.astype(np.int64), max(0, old - 2))
+    share = jnp.asarray((places - low)[:, None], table.dtype)
+    below, above = table[offset + low], table[offset + np.minimum(low + 1, old - 1)]
+    return jnp.concatenate([table[:offset], below + (above - below) * share])
 
 
 def _with_layers(params, layers):

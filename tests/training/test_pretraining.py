@@ -136,7 +136,9 @@ def test_evaluation_against_the_definitions(config):
         for i in range(2 * len(batches))
     )
     seen = []
-    evaluate = evaluation.Evaluation(config, [corpus], lambda params, batch: next(sums), lambda b: seen.append(b) or b)
+    evaluate = evaluation.Evaluation(
+        config, [corpus], lambda step: lambda *_: next(sums), lambda b: seen.append(b) or b
+    )
     figures = evaluate({}, 4)
     assert figures["eval/unigram_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-12)
     assert figures["eval/mlm_loss"] == 2 / 8
