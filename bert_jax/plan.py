@@ -3,9 +3,11 @@
     python -m bert_jax.plan --config=bert_base --topology=v5e:4x4 [--num_slices=2] [--json=FILE|-] [--config.KEY=...]
     python -m bert_jax.plan --config=bert_base --topology=v5e:2x2 --largest_microbatch
     python -m bert_jax.plan --topology=all --output=FILE.md
+    python -m bert_jax.plan --config=modernbert_base --schedule [--output=FILE.svg] [--json=FILE|-]
 
 The training step is compiled ahead of time for the topology's devices; nothing runs, and no corpus is read. For a
-recipe that does not fit, the plan says by how much and what makes it fit.
+recipe that does not fit, the plan says by how much and what makes it fit. --schedule compiles nothing: it lists, and
+draws, what the recipe does step by step.
 """
 
 import json
@@ -29,13 +31,24 @@ _NUM_SLICES = flags.DEFINE_integer(
 _JSON = flags.DEFINE_string("json", "", "JSON file to write the plan to; - prints it instead of the text")
 _SEARCH = flags.DEFINE_bool("search", True, "search for a change that makes the recipe fit if it does not")
 _LARGEST = flags.DEFINE_bool("largest_microbatch", False, "search for the most rows that fit a device at once")
+_SCHEDULE = flags.DEFINE_bool(
+    "schedule",
+    False,
+    "list rate, batch, length of rows, masks and rotary bases of the recipe's phases; needs no topology",
+)
 _OUTPUT = flags.DEFINE_string(
-    "output", "", "with --topology=all: Markdown file to write; its entries are kept beside it as JSON"
+    "output",
+    "",
+    "with --topology=all: Markdown file to write; its entries are kept beside it as JSON. With --schedule: SVG file to "
+    "draw",
 )
 
 
 def main(argv):
     del argv
+    if _SCHEDULE.value:
+        _schedule(_CONFIG.value)
+        return
     if not _TOPOLOGY.value:
         raise UserError(f"--topology: missing; expected one such as {', '.join(chips.examples())}, or all")
     config = _CONFIG.value
@@ -53,6 +66,23 @@ def main(argv):
     else:
         plan = report.plan(config, topology, name=_recipe_name(), search=_SEARCH.value, say=_say)
         _write(plan, report.text)
+
+
+def _schedule(config):
+    for name in ("topology", "num_slices", "largest_microbatch"):
+        if not flags.FLAGS[name].using_default_value:
+            raise UserError(f"--{name}: does not go with --schedule, which compiles for no topology")
+    if config is None:
+        raise UserError("--config: missing; expected a recipe such as modernbert_base")
+    if _OUTPUT.value and not _OUTPUT.value.endswith(".svg"):
+        raise UserError(f"--output={_OUTPUT.value}: --schedule draws an SVG picture; expected a name that ends in .svg")
+    devices.prepare_environment()
+    from bert_jax.planning import schedule
+
+    plan = schedule.schedule(config, _recipe_name())
+    if _OUTPUT.value:
+        _write_file("--output", _OUTPUT.value, schedule.draw(plan))
+    _write(plan, schedule.text)
 
 
 def _table(config):
@@ -78,13 +108,17 @@ def _write(plan, text):
         print(encoded)
         return
     if _JSON.value:
-        path = pathlib.Path(_JSON.value)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            storage.write(str(path), encoded.encode() + b"\n")
-        except OSError as error:
-            raise UserError(f"--json={path}: cannot be written: {error.strerror or error}") from error
+        _write_file("--json", _JSON.value, f"{encoded}\n")
     print(text(plan))
+
+
+def _write_file(flag, name, content):
+    path = pathlib.Path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage.write(str(path), content.encode())
+    except OSError as error:
+        raise UserError(f"{flag}={path}: cannot be written: {error.strerror or error}") from error
 
 
 def _say(line):

@@ -7,10 +7,13 @@ its tokenizer.json (128,256 rows, Llama 3's).
 
 Published setting: RMSNorm, SwiGLU, rotary positions of base 250,000, no biases, no dropout, an untied decoder (checked
 in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, then 200 billion with 10 % while the
-rate falls (checked in a review of the paper), in rows of 2,048, then of up to 8,192, by half a cosine (recalled); all
-that is chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1 (checked in
-docs/trainer.md of Nicolas-BZRD/EuroBERT), 2,000 steps of warm-up (recalled). The batch, 4 million tokens here, is this
-project's choice, as is the mixture of the corpora, which changes in the second phase there and cannot here.
+rate falls (checked in a review of the paper), in rows of 2,048 with rotary base 10,000 (checked in optimus/trainer of
+Nicolas-BZRD/EuroBERT, model/encoder/eurobert.py and configuration/dataset.py), then of up to 8,192 with base 250,000;
+all that is chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-5, decay 0.1, clipping at 1 (checked in
+its docs/trainer.md), 2,000 steps of warm-up (recalled), then constant, and a line to 0 (checked in its
+optimus/trainer/script/warmup_stable_decay_lr.py). The batch, 4 million tokens here, is this project's choice. The
+mixture of the corpora changes in the second phase, whose own "weights", a number for each corpus, have to be put in
+data.phases.
 211,766,016 parameters without the decoder. Not trained to the end by this project.
 """
 
@@ -45,7 +48,13 @@ def get_config():
     config.data.random_token_share = 0.0
     config.data.sequence_length = 8192
     config.data.phases = by_tokens(
-        {"tokens": 4_800e9, "batch_size": 2048, "sequence_length": 2048, "mask_rate": 0.5},
+        {
+            "tokens": 4_800e9,
+            "batch_size": 2048,
+            "sequence_length": 2048,
+            "mask_rate": 0.5,
+            "model.rotary_base": 10_000.0,
+        },
         {"tokens": 200e9, "batch_size": 512, "sequence_length": 8192, "mask_rate": 0.1},
     )
     config.data.workers = 8
@@ -54,7 +63,7 @@ def get_config():
     config.optimizer.schedule = "trapezoidal"
     config.optimizer.warmup_steps = 2_000
     config.optimizer.decay_steps = 47_684  # the second phase
-    config.optimizer.decay_shape = "cosine"
+    config.optimizer.decay_shape = "linear"
     config.optimizer.b2 = 0.95
     config.optimizer.epsilon = 1e-5
     config.optimizer.weight_decay = 0.1

@@ -5,14 +5,25 @@
 
 The setting is Base's (configs/modernbert_base.py) with 28 layers of 1,024, 16 heads and 2,624 in the gated MLP, 448 to
 4,928 rows over the first 10 billion tokens, and rate 5e-4 after 2 billion tokens of warm-up. BASE, a run of
-modernbert_base or answerdotai/ModernBERT-base, is what the published model grew from: its parameters are tiled.
-Published: after 900 billion tokens the run went back and on at rate 5e-5 and decay 1e-6, which the rows of 8,192 had
-too (rate and warm-up checked in copies of section 3; batches, later rates and decay recalled); here it is one run at
-5e-4 and 1e-5. Published scores: GLUE 90.4 on average (recalled). 394,781,696 parameters. Not trained to the end by
-this project.
+modernbert_base or answerdotai/ModernBERT-base, is what the published model grew from: its parameters are tiled. "This
+learning rate was too high and required a restart": after 900 billion tokens the run went back and on at rate 5e-5 and
+decay 1e-6 a step, which the rows of 8,192 have too, 616 of them for 250 billion tokens, and 624 for the last 50
+billion, over which the rate falls as 1 - sqrt (checked in modernbert-large-pretrain.yaml, -context-extension.yaml and
+-learning-rate-decay.yaml, in yamls/modernbert of AnswerDotAI/ModernBERT; the 900 billion are recalled). 616 and 624 are
+77 and 78 times the 8 GPUs; for 16 devices and more, rows that they divide have to be put in data.phases. Published
+scores: GLUE 90.4 on average. 394,781,696 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import batch_warmup, by_tokens, load_recipe
+
+SHORT = {"sequence_length": 1024, "model.rotary_base": 10_000.0}
+LOWER = {"optimizer.learning_rate": 5e-5}  # and decay 1e-6 a step, which is the same share of the rate
+DECAY = {
+    "optimizer.schedule": "trapezoidal",
+    "optimizer.decay_steps": 9_782,  # the whole phase
+    "optimizer.decay_shape": "sqrt",
+    "optimizer.final_fraction": 0.001,
+}
 
 
 def get_config():
@@ -22,9 +33,11 @@ def get_config():
     config.model.num_heads = 16
     config.model.intermediate_size = 2624
     config.data.phases = by_tokens(
-        *batch_warmup(448, 4928, tokens=10e9, stages=3, multiple=64, sequence_length=1024),
-        {"tokens": 1_709e9, "batch_size": 4928, "sequence_length": 1024},
-        {"tokens": 300e9, "batch_size": 64, "sequence_length": 8192},
+        *batch_warmup(448, 4928, tokens=10e9, stages=3, multiple=64, **SHORT),
+        {"tokens": 890e9, "batch_size": 4928, **SHORT},
+        {"tokens": 819e9, "batch_size": 4928, **SHORT, **LOWER},
+        {"tokens": 250e9, "batch_size": 616, "sequence_length": 8192, **LOWER},
+        {"tokens": 50e9, "batch_size": 624, "sequence_length": 8192, **LOWER, **DECAY},
     )
     config.optimizer.learning_rate = 5e-4
     config.optimizer.weight_decay = 1e-5 / 5e-4  # a share of the rate, as all decay is here

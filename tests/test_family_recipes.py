@@ -14,6 +14,7 @@ from bert_jax import sharding
 from bert_jax.interop import model_config
 from bert_jax.planning import compilation
 from bert_jax.training import step as step_lib
+from bert_jax.training.optimizer import run_schedule
 
 # Parameters of the bare encoder, as the parity test below finds them in transformers' bare class. With a pooler: ALBERT
 # and BERT (mbert); the objectives of the others train none. Published are those of ALBERT Base, DistilBERT, ELECTRA
@@ -38,6 +39,8 @@ PARAMETERS = {
     "eurobert_610m": 607_874_688,
     "eurobert_2b": 2_107_590_912,
     "mbert": 177_853_440,
+    "mmbert_base": 306_939_648,
+    "mmbert_small": 140_493_696,
     "modernbert_base": 149_014_272,
     "modernbert_large": 394_781_696,
     "xlm_r_base": 277_453_056,
@@ -62,6 +65,7 @@ _DEBERTA = {"model_type": "deberta"} | _RELATIVE
 _V2 = {"position_buckets": 256, "share_att_key": True, "norm_rel_ebd": "layer_norm"}
 _DEBERTA_V2 = {"model_type": "deberta-v2", "vocab_size": 128100} | _RELATIVE | _V2
 _MODERNBERT = {"model_type": "modernbert", "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0}
+_MMBERT = _MODERNBERT | {"vocab_size": 256_000, "local_rope_theta": 160_000.0}
 _EUROBERT = {"model_type": "eurobert", "rope_theta": 250_000, "tie_word_embeddings": False}
 _XLM_R = {"model_type": "xlm-roberta", "vocab_size": 250002, "max_position_embeddings": 514, "type_vocab_size": 1}
 _XLM_R |= {"layer_norm_eps": 1e-5}
@@ -87,6 +91,8 @@ PUBLISHED = {
     "eurobert_610m": _EUROBERT | _sizes(1152, 26, 18, 4096) | {"num_key_value_heads": 6},
     "eurobert_2b": _EUROBERT | _sizes(2304, 32, 18, 6144) | {"num_key_value_heads": 6},
     "mbert": {"model_type": "bert", "vocab_size": 119547},
+    "mmbert_base": _MMBERT | _sizes(768, 22, 12, 1152),
+    "mmbert_small": _MMBERT | _sizes(384, 22, 6, 1152),
     "modernbert_base": _MODERNBERT | _sizes(768, 22, 12, 1152),
     "modernbert_large": _MODERNBERT | _sizes(1024, 28, 16, 2624),
     "xlm_r_base": _XLM_R | _sizes(768, 12, 12, 3072),
@@ -94,6 +100,7 @@ PUBLISHED = {
 }
 # Keys of config.model that no config.json says: how the model is trained and run.
 _OWN = {"pooler", "scan_layers", "mask_decoder", "dtype", "attention_kernel", "remat", "attention", "initializer"}
+_OWN |= {"attention_output_dropout"}  # which transformers' configs cannot say
 
 RECIPES = sorted(path.stem for path in pathlib.Path(configs.__file__).parent.glob("*.py") if path.stem != "__init__")
 
@@ -156,15 +163,48 @@ def test_published_course_of_the_recipes():
     load = config_lib.load_recipe
     modern, euro, albert, electra = map(load, ("modernbert_base", "eurobert_210m", "albert_base", "electra_base"))
     phases = config_lib.phases(modern)
-    assert [phase.data.batch_size for phase in phases] == [768, 2048, 3328, 4608, 64]
+    assert [phase.data.batch_size for phase in phases] == [768, 2048, 3328, 4608, 576, 576]
     tokens = [(p.stop - p.start) * p.data.batch_size * p.data.sequence_length for p in phases]
-    np.testing.assert_allclose([sum(tokens[:3]), sum(tokens[:4]), tokens[4]], [50e9, 1_719e9, 300e9], rtol=1e-3)
-    assert modern.optimizer.decay_steps < phases[-1].stop - phases[-1].start
+    wanted = [50e9, 1_719e9, 250e9, 50e9]
+    np.testing.assert_allclose([sum(tokens[:3]), sum(tokens[:4]), *tokens[4:]], wanted, rtol=1e-3)
     pretraining, annealing = config_lib.phases(euro)
     assert (pretraining.data.mask_rate, annealing.data.mask_rate) == (0.5, 0.1)
     assert euro.optimizer.decay_steps == annealing.stop - annealing.start
+    assert euro.optimizer.decay_shape == "linear"
+    assert [config_lib.in_phase(euro, phase).model.rotary_base for phase in (pretraining, annealing)] == [1e4, 2.5e5]
     assert (albert.optimizer.name, albert.optimizer.learning_rate, albert.data.batch_size) == ("lamb", 1.76e-3, 4096)
     assert (electra.generator.hidden_size, electra.objective.discriminator_weight) == (256, 50.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "peaks", "decays", "final"),
+    [
+        ("modernbert_base", (4608, 576, 576), (8e-4, 3e-4, 3e-4), (1e-5, 1e-5, 1e-5), 3e-7),
+        ("modernbert_large", (4928, 616, 624), (5e-5, 5e-5, 5e-5), (1e-6, 1e-6, 1e-6), 5e-8),
+        ("mmbert_base", (4608, 4608, 4608), (8e-4, 8e-4, 8e-4), (8e-5, 8e-5, 8e-5), 1.6e-5),
+        ("mmbert_small", (4608, 4608, 4608), (8e-4, 4e-4, 4e-4), (8e-5, 4e-5, 4e-5), 1.6e-5),
+    ],
+)
+def test_published_rates_of_the_last_phases(name, rows, peaks, decays, final):
+    """Pre-training, context extension and decay, as the yamls of AnswerDotAI/ModernBERT and JHU-CLSP/mmBERT say."""
+    config = config_lib.load_recipe(name)
+    phases = config_lib.phases(config)
+    begun = [next(s for s in config_lib.schedules(config) if s.start <= p.start < s.stop) for p in phases[-3:]]
+    assert tuple(phase.data.batch_size for phase in phases[-3:]) == rows
+    assert tuple(schedule.settings["learning_rate"] for schedule in begun) == peaks
+    settings = [config_lib.in_phase(config, phase) for phase in phases[-3:]]
+    steps = [one.optimizer.weight_decay * peak for one, peak in zip(settings, peaks, strict=True)]
+    np.testing.assert_allclose(steps, decays)
+    assert [one.model.rotary_base for one in settings] == [10_000, 160_000, 160_000]
+    assert [phase.data.sequence_length for phase in phases[-3:]] == [1024, 8192, 8192]
+    schedule = run_schedule(config, phases[-1].stop)
+    assert float(schedule(phases[-1].start - 1)) == pytest.approx(peaks[1])
+    assert float(schedule(phases[-1].start)) == pytest.approx(peaks[2])
+    assert float(schedule(phases[-1].stop)) == pytest.approx(final, rel=1e-3)
+    if name.startswith("mmbert"):
+        assert [(p.data.mask_rate, round(1 / p.data.temperature, 6), p.data.first_corpora) for p in phases[-3:]] == [
+            (0.3, 0.7, 60), (0.15, 0.5, 110), (0.05, 0.3, 0)
+        ]  # fmt: skip
 
 
 def _bare(config):

@@ -174,6 +174,11 @@ _MODEL = group(
     norm_epsilon=(1e-12, "Added to the variance in norms."),
     hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE | IN_PHASES),
     attention_dropout=(0.1, "Dropout of attention weights.", {"role": "training"} | RATE | IN_PHASES),
+    attention_output_dropout=(
+        0.0,
+        "Dropout of the output of each layer's attention (ModernBERT: 0.1, all else 0).",
+        {"role": "training", "falls_back_to": "model.hidden_dropout"} | RATE | IN_PHASES,
+    ),
     initializer=(
         "truncated_normal",
         "Distribution of fresh parameters: a normal cut at two standard deviations (BERT), or a whole one (RoBERTa, "
@@ -294,6 +299,11 @@ _DATA = group(
         1.0,
         "Flattens the shares of several corpora: share ~ size ** (1 / temperature).",
         IN_PHASES | {"at_least": 0.1},
+    ),
+    first_corpora=(
+        0,
+        "Reads the first so many of the corpora alone, for phases that add languages (mmBERT, section 3).",
+        IN_PHASES | {"empty": "all"},
     ),
     format=(
         "segment_pair",

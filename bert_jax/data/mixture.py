@@ -32,7 +32,8 @@ def open_corpora(config: ml_collections.ConfigDict) -> list[Corpus]:
             raise UserError(f"{corpus.path}: its tokenizer is not that of {corpora[0].path}; prepare both with one")
     for phase in config_lib.phases(config):
         weights = phase.data.weights
-        if weights and (len(weights) != len(corpora) or min(weights) < 0 or not sum(weights) > 0):
+        read = sum(weights[: phase.data.first_corpora or None])
+        if weights and (len(weights) != len(corpora) or min(weights) < 0 or not read > 0):
             raise UserError(
                 f"config.data.weights: found {tuple(weights)}{phase.name}; expected {len(corpora)} numbers of at "
                 "least 0, one for each corpus"
@@ -44,13 +45,15 @@ def mixture_shares(data: ml_collections.ConfigDict, corpora: list[Corpus]) -> np
     """Returns the share of the training rows that each corpus has in a phase, float64 [corpora].
 
     Args:
-      data: the phase's config.data: its weights, or without them its temperature, decide.
+      data: the phase's config.data: its weights, or without them its temperature, decide, and its first_corpora.
       corpora: the corpora.
     """
     shares = np.array(data.weights, np.float64)
     if not len(shares):
         sizes = np.array([corpus.split("train").num_tokens for corpus in corpora], np.float64)
         shares = sizes ** (1 / data.temperature)
+    if data.first_corpora:
+        shares[data.first_corpora :] = 0
     return shares / shares.sum()
 
 

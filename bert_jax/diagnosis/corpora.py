@@ -180,6 +180,8 @@ def mixture_shares(texts: Sequence[Text], data) -> list[float]:
     weights = [float(weight) for weight in data.weights]
     if len(weights) != len(texts):
         weights = [text.tokens("train") ** (1 / data.temperature) for text in texts]
+    first = data.first_corpora or len(weights)
+    weights = [weight if i < first else 0.0 for i, weight in enumerate(weights)]
     return [weight / (sum(weights) or 1) for weight in weights]
 
 

@@ -138,7 +138,8 @@ class Layer(nnx.Module):
         self.has_convolution = first and spec.conv_kernel_size > 0
         if self.has_convolution:
             self.conv = Convolution(spec, rngs=rngs)
-        self.dropout, self.pre_norm = spec.hidden_dropout, spec.norm_place == "pre"
+        self.dropout, self.attention_dropout = spec.hidden_dropout, spec.attention_output_dropout
+        self.pre_norm = spec.norm_place == "pre"
 
     def __call__(
         self,
@@ -163,7 +164,7 @@ class Layer(nnx.Module):
         stream = hidden if queries is None else queries
         queries = None if queries is None else self._attention_input(queries)
         mixed = self.attention(self._attention_input(hidden), context, weights_seed, local, queries, distance_seed)
-        stream = stream + dropout(constrain(mixed, "hidden"), self.dropout, attention_seed)
+        stream = stream + dropout(constrain(mixed, "hidden"), self.attention_dropout, attention_seed)
         if not self.pre_norm:
             stream = self.attention_norm(stream)
         mixed = constrain(self.mlp(self.mlp_norm(stream) if self.pre_norm else stream), "hidden")

@@ -77,6 +77,7 @@ class Spec:
     norm_epsilon: float = _default("norm_epsilon")
     hidden_dropout: float = _default("hidden_dropout")
     attention_dropout: float = _default("attention_dropout")
+    attention_output_dropout: float = _default("attention_output_dropout")
     initializer: str = _default("initializer")
     initializer_range: float = _default("initializer_range")
     pooler: bool = _default("pooler")

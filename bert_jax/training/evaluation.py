@@ -299,8 +299,9 @@ def _old_config(config):
     """Returns the config of a run for its old corpora."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.vocab_size = 0
-    config.data.update(corpus=config.data.old_corpus, old_corpus="", weights=())
-    config.data.phases = tuple({k: v for k, v in dict(p).items() if k != "weights"} for p in config.data.phases)
+    config.data.update(corpus=config.data.old_corpus, old_corpus="", weights=(), first_corpora=0)
+    of_corpora = ("weights", "first_corpora")
+    config.data.phases = tuple({k: v for k, v in dict(p).items() if k not in of_corpora} for p in config.data.phases)
     return config
 
 

@@ -107,7 +107,7 @@ def params(
         )
     grown, notes = _grown(pretrained, tokenizer)
     grown = _extended(config, pretrained, grown, model)
-    notes += _changes_of_positions(pretrained, model)
+    notes += _changes_of_positions(config, pretrained, model)
     grown, more = _transplanted(config, pretrained, grown, model)
     notes += more
     key = jax.random.split(jax.random.key(config.seed))[0]  # drawn heads are those of a run without init_from
@@ -183,12 +183,15 @@ def _extended(config, pretrained, params, model):
     return params | {"encoder": params["encoder"] | {"embeddings": embeddings}}
 
 
-def _changes_of_positions(pretrained, model):
+def _changes_of_positions(config, pretrained, model):
     """Returns in words what differs between the positions of init_from and those of the run's model."""
     keys = ["max_positions", *(_ROTARY if model.spec.has_rotary_positions else ())]
-    specs = pretrained.model.spec, model.spec
-    pairs = [(key, *(getattr(spec, key) for spec in specs)) for key in keys]
-    return [f"{key} from {old:,g} to {new:,g}" for key, old, new in pairs if old != new]
+    notes = []
+    for key in keys:
+        old, new = getattr(pretrained.model.spec, key), getattr(model.spec, key)
+        rule = f" ({config.init_positions})" if key == "max_positions" and config.init_positions else ""
+        notes += [f"{key} from {old:,g} to {new:,g}{rule}"] if old != new else []
+    return notes
 
 
 def _check_positions(config):

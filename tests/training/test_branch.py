@@ -75,7 +75,7 @@ def test_a_phase_may_set_positions_and_begin_a_schedule(recipe, trunk, tmp_path)
 
 
 def test_a_branch_of_the_same_config_goes_on_as_its_trunk(recipe, trunk, tmp_path, capsys):
-    """Rewinding: nothing in the trunk changes, and the branch has its bits, also when it is killed and started again."""
+    """Rewinding: nothing in the trunk changes, and the branch has its bits, also where it is stopped and goes on."""
     before = sorted(path.name for path in (trunk / "checkpoints").iterdir())
     config = branch_of(recipe, trunk)
     pretraining.pretrain(config, tmp_path / "branch")

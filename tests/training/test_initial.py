@@ -197,3 +197,55 @@ def test_old_text_that_cannot_be_read(continued, corpus, tmp_path, vocabulary, m
     continued.data.old_corpus = str(other)
     continued.train.eval_every = 0
     assert message in refused(continued, tmp_path / "run")
+
+
+def begun(config, pretrained, workdir):
+    """Returns (parameters that a run of the config begins with, what it says)."""
+    lines = []
+    initial.resolve(config, pretrained, workdir)
+    model = model_lib.build(config.model, pretrained.tokenizer.vocab_size, next_sentence=True)
+    return initial.params(config, pretrained, model, pretrained.tokenizer, lines.append), lines[0]
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_longer_rows_and_other_rotary_bases(config, finished, tmp_path, taken):
+    """A model with rotary positions takes any and keeps its parameters; model_from_init takes this run's row length."""
+    learned = models.open_model(finished)
+    config.model.positions = "rotary"
+    settings = learned.config | {"positions": "rotary"}
+    model = model_lib.build(settings, learned.tokenizer.vocab_size, next_sentence=True)
+    source = Pretrained("source", "bert", settings, model, model.init(jax.random.key(0)), learned.tokenizer)
+    config.init_from, config.model_from_init, config.data.sequence_length = "source", taken, 64
+    if not taken:
+        config.model.update(max_positions=64, rotary_base=500.0)
+    params, said = begun(config, source, tmp_path)
+    assert config.model.max_positions == 64
+    assert said == "starts from source; max_positions from 32 to 64" + (
+        "" if taken else "; rotary_base from 10,000 to 500; local_rotary_base from 10,000 to 500"
+    )
+    jax.tree.map(np.testing.assert_array_equal, params, source.params)
+
+
+@pytest.mark.parametrize("rule", ["tile", "interpolate"])
+def test_a_learned_table_is_extended_by_a_rule(config, finished, tmp_path, rule):
+    source = models.open_model(finished)
+    config.init_from = str(finished)
+    config.model.max_positions = config.data.sequence_length = 48
+    with pytest.raises(UserError, match="has max_positions=32.* or --config.init_positions=tile, which extends it"):
+        begun(config, source, tmp_path)
+    config.init_positions = rule
+    params, said = begun(config, source, tmp_path)
+    assert f"max_positions from 32 to 48 ({rule})" in said
+    table, old = (tree["encoder"]["embeddings"]["position"]["embedding"] for tree in (params, source.params))
+    assert table.shape == (48, 32)
+    if rule == "tile":
+        np.testing.assert_array_equal(table, np.concatenate([old, old[:16]]))
+    else:
+        np.testing.assert_allclose(table[[0, 47]], old[np.array([0, 31])], rtol=1e-6)
+        np.testing.assert_allclose(table[1], old[0] + (old[1] - old[0]) * 31 / 47, rtol=1e-5, atol=1e-7)
+    config.model.max_positions = config.data.sequence_length = 16
+    with pytest.raises(UserError, match="has max_positions=32, but config.model has max_positions=16"):
+        begun(config, source, tmp_path)
+    config.model.positions = "rotary"
+    with pytest.raises(UserError, match="config.init_positions: .* but config.model.positions=rotary has no learned"):
+        initial.resolve(config, None, tmp_path)

@@ -1,0 +1,53 @@
+"""The course of a recipe, in words and as a picture, from the recipe alone."""
+
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree
+
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.planning import schedule
+
+
+def test_the_course_of_modernbert():
+    report = schedule.schedule(config_lib.load_recipe("modernbert_base"), "modernbert_base")
+    phases = report["phases"]
+    assert report["tokens"] == pytest.approx(2_019e9, rel=1e-4) == sum(phase["tokens"] for phase in phases)
+    assert phases[-1]["stop"] == report["steps"]
+    assert [phase["rows"] * phase["length"] for phase in phases[-2:]] == [4_718_592] * 2
+    assert [phase["rotary_base"] for phase in phases] == [10_000] * 4 + [160_000] * 2
+    assert [phase["rates"][-1][1] for phase in phases[3:5]] == [pytest.approx(8e-4), pytest.approx(3e-4)]
+    rates = dict(phases[0]["rates"])
+    assert rates[0] == 0 and max(rates.values()) == pytest.approx(8e-4)
+    table = schedule.text(report).splitlines()
+    assert table[0] == f"modernbert_base: {report['steps']:,} steps, 2.019T tokens"
+    last = "6 10,596 50B 576 8,192 4.719M 0.0003 to 3.14e-07 0.0333 30% 160,000 10,000"
+    assert " ".join(table[-1].split()) == last
+    picture = xml.etree.ElementTree.fromstring(schedule.draw(report))
+    labels = [element.text for element in picture.iter() if element.tag.endswith("}text")]
+    for label in ("learning rate", "rows of a batch", "tokens of a row", "rotary base", "0.0008", "576", "160,000"):
+        assert label in labels
+
+
+def test_one_phase_of_learned_positions_has_no_panel_of_rotary_bases():
+    config = config_lib.load_recipe("roberta_base")
+    report = schedule.schedule(config, "roberta_base")
+    assert len(report["phases"]) == 1 and report["phases"][0]["rotary_base"] is None
+    assert "rotary" not in schedule.draw(report)
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "bert_jax.plan", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+def test_the_command(tmp_path):
+    picture, values = tmp_path / "new" / "course.svg", tmp_path / "course.json"
+    done = run("--config=mmbert_small", "--schedule", f"--output={picture}", f"--json={values}")
+    assert done.returncode == 0, done.stderr
+    assert "60 corpora, temperature 1.43" in done.stdout and "all corpora, temperature 3.33" in done.stdout
+    assert picture.read_text().startswith("<svg ") and json.loads(values.read_text())["recipe"] == "mmbert_small"
+    done = run("--config=small", "--schedule", f"--output={tmp_path}/course.png")
+    assert done.returncode == 2 and "--schedule draws an SVG picture; expected a name that ends in .svg" in done.stderr
