@@ -13,8 +13,7 @@ all that is chosen becomes the mask token; Adam 1e-4, beta 0.9/0.95, epsilon 1e-
 its docs/trainer.md), 2,000 steps of warm-up (recalled), then constant, and a line to 0 (checked in its
 optimus/trainer/script/warmup_stable_decay_lr.py). The batch, 4 million tokens here, is this project's choice. The
 mixture of the corpora changes in the second phase, whose own "weights", a number for each corpus, have to be put in
-data.phases.
-211,766,016 parameters without the decoder. Not trained to the end by this project.
+data.phases. 211,766,016 parameters without the decoder. Not trained to the end by this project.
 """
 
 from bert_jax.config import base, by_tokens
