@@ -257,6 +257,11 @@ def whole_objects(content: bytes) -> list[dict[str, Any]]:
     return objects
 
 
+def is_stream(path: str | os.PathLike) -> bool:
+    """Returns whether a path is "-", a pipe, a device, or an open file's, such as /dev/stdout."""
+    return os.fspath(path) == STANDARD or _is_special(path)
+
+
 def _is_special(path):
     """Returns whether a path exists and is neither a file nor a folder, or is an open file's, such as /dev/stdout."""
     try:

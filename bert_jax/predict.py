@@ -5,13 +5,15 @@
     VERB       reads              writes, one JSON object a line, in input order
     fill-mask  text               {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, ...], ...]}
     classify   text [text_pair]   {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, ...}}
-    tag        text               {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
+    tag        text, or words     {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
     embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
 
-The input is a .txt with one text a line, or a .jsonl with one object of these fields a line; either may be .gz. MODEL
-is the workdir of a run, a Hugging Face directory, or a name on the hub. Without --input, the texts of the command line
-are answered on the terminal:
+The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv or .tsv with these
+columns; each may be .gz. `-` is standard input or standard output. Lines that hold nothing are skipped. `words` is a
+list of words in JSONL, for texts that are already cut; the output then has "words" and "tags" too. MODEL is the workdir
+of a run, a Hugging Face directory, or a name on the hub. Without --input, the texts of the command line are answered on
+the terminal:
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
     python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
@@ -23,14 +25,22 @@ import sys
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 from bert_jax.errors import UserError, command_line
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
 )
-_INPUT = flags.DEFINE_string("input", None, "file to read: .txt with one text a line, or .jsonl; either may be .gz")
-_OUTPUT = flags.DEFINE_string("output", None, "file to write: .jsonl or .jsonl.gz; embed: or .npy")
+_INPUT = flags.DEFINE_string(
+    "input", None, "file to read: .txt with one text a line, .jsonl, .csv or .tsv; each may be .gz; - is standard input"
+)
+_FORMAT = flags.DEFINE_enum(
+    "input_format", None, ["txt", "jsonl", "csv", "tsv"],
+    "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
+)  # fmt: skip
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "file to write: .jsonl or .jsonl.gz; embed: or .npy; - is standard output"
+)
 _TEXT = flags.DEFINE_multi_string("text", [], "text to answer on the terminal; may be given several times")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", None, "classify: second text of a pair, with one --text")
 _QUESTION = flags.DEFINE_string("question", None, "answer: question to answer on the terminal, with --context")
@@ -74,6 +84,7 @@ class Verb:
       optional: how many of the last fields may be missing.
       class_flags: flags that are arguments of the class.
       call_flags: flags that are arguments of a call.
+      words: whether a line may have a list of words instead of a text.
     """
 
     name: str
@@ -82,6 +93,7 @@ class Verb:
     optional: int = 0
     class_flags: tuple[str, ...] = ()
     call_flags: tuple[str, ...] = ()
+    words: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -92,7 +104,7 @@ class Verb:
 VERBS = (
     Verb("fill-mask", "FillMask", ("text",), call_flags=("top_k",)),
     Verb("classify", "Classifier", ("text", "text_pair"), 1, class_flags=("long", "merge")),
-    Verb("tag", "TokenTagger", ("text",)),
+    Verb("tag", "TokenTagger", ("text",), words=True),
     Verb("answer", "QuestionAnswerer", ("question", "context"), class_flags=("null_threshold", "max_answer_length")),
     Verb(
         "embed", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
@@ -123,14 +135,18 @@ def main(verb: Verb) -> None:
 
     from bert_jax.inference import records
 
-    source = records.Records(pathlib.Path(_INPUT.value), verb.fields, verb.optional)
+    _check_output(verb)
+    source = records.Records(_INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words)
     output = pathlib.Path(_OUTPUT.value)
-    _check_output(output, source.path, verb)
+    if output.exists() and source.path.exists() and output.samefile(source.path):
+        raise UserError(f"--output={output}: is --input itself; expected another file")
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
         raise UserError(f"--input={source.path}: empty; expected one text a line or more")
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
     predictor = _open(verb)
-    predictor.check(source, source.where, **_options(verb.call_flags))
+    predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     _run(verb, predictor, source, output, total)
 
 
@@ -142,10 +158,12 @@ def _run(verb, predictor, source, output, total):
     if output.suffix == ".npy":
         writer, encode = records.vector_writer(output, total, predictor.size), lambda vector: vector
     else:
-        writer, encode = records.line_writer(output), _encoder(verb)
+        writer, encode = records.line_writer(_OUTPUT.value), _encoder(verb)
     count = 0
-    with writer as put, tqdm(total=total, unit="text", mininterval=0.5) as bar:
-        for answer in predictor.stream(source, source.where, bar.update, **_options(verb.call_flags)):
+    hidden = None if files.is_stream(_OUTPUT.value) else False  # None: unless standard error is a terminal
+    with writer as put, tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
+        answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
+        for answer in answers:
             put(encode(answer))
             count += 1
         if count != total:
@@ -154,7 +172,6 @@ def _run(verb, predictor, source, output, total):
 
 def _encoder(verb):
     """Returns the function that makes a line of an answer."""
-    from bert_jax import files
     from bert_jax.inference import records
 
     return records.vector_line if verb.predictor == "Embedder" else files.json_line
@@ -188,14 +205,19 @@ def _typed(verb):
 def _show(verb, predictor, examples):
     flag_names = {"question": "--question and --context"}.get(verb.fields[0])
     answers = predictor.stream(examples, lambda i: flag_names or f"--text {i + 1}", **_options(verb.call_flags))
-    encode = _encoder(verb)
-    for example, answer in zip(examples, answers, strict=True):
-        if verb.predictor == "FillMask":
+    if verb.predictor == "FillMask":
+        for example, answer in zip(examples, answers, strict=True):
             print(example[0])
             for mask in answer["masks"]:
                 print("   ", "  ".join(f"{token['token']} {token['score']:.3f}" for token in mask))
-        else:
-            print(encode(answer))
+        return
+
+    from bert_jax.inference import records
+
+    encode = _encoder(verb)
+    with records.line_writer(files.STANDARD) as put:
+        for answer in answers:
+            put(encode(answer))
 
 
 def _check_flags(verb):
@@ -222,12 +244,13 @@ def _check_flags(verb):
             raise UserError(f"--text: found {len(_TEXT.value)} with one --text_pair; expected one")
 
 
-def _check_output(path, source, verb):
+def _check_output(verb):
     """Raises UserError if the output cannot be written, before anything is computed."""
+    path = pathlib.Path(_OUTPUT.value)
+    if _OUTPUT.value == files.STANDARD:
+        return
     if path.suffix == ".npy" and verb.name != "embed":
         raise UserError(f"--output={path}: only embed writes .npy; expected a .jsonl")
-    if path.exists() and path.samefile(source):
-        raise UserError(f"--output={path}: is --input itself; expected another file")
     if path.is_dir():
         raise UserError(f"--output={path}: a directory; expected a file")
     if not path.parent.is_dir():

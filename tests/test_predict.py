@@ -66,7 +66,12 @@ def folder(tmp_path_factory):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "bad.jsonl").write_text('{"text": "the [MASK]"}\nthe\n')
     (folder / "no_text.jsonl").write_text('{"text": "the [MASK]"}\n{"txet": 1}\n')
-    (folder / "blank.txt").write_text("ab\n\n")
+    (folder / "blank.txt").write_text("ab\n\ncd\n")
+    (folder / "half.csv").write_text("text_pair,text\nab,cd\n,ab\n", "utf-8")
+    (folder / "half.jsonl").write_text('{"text": "cd", "text_pair": "ab"}\n{"text": "ab", "text_pair": ""}\n')
+    words = [{"words": text.split()} if i % 2 else {"text": text} for i, text in enumerate(ASKED)]
+    (folder / "words.jsonl").write_text("".join(json.dumps(row) + "\n" for row in words))
+    (folder / "nothing.txt").write_text("\n\n")
     (folder / "empty.txt").write_text("")
     (folder / "none.txt").write_text("ab [MASK]\nab\n")
     (folder / "older.jsonl").write_text("older\n")
@@ -85,10 +90,16 @@ def commands(folder):
         "embed": files("embed", "plain", "texts.txt.gz", "vectors.npy", "--pooling=mean,max", "--normalize"),
         "embed lines": files("embed", "plain", "texts.txt.gz", "vectors.jsonl", "--pooling=mean,max", "--normalize"),
         "typed": ["answer", f"--model={folder}/answer", "--question=ab", "--context=cd ef"],
+        "to standard output": files("classify", "classify", "pairs.jsonl", "-")[:-1] + ["--output=-"],
+        "to a device": [*files("classify", "classify", "pairs.jsonl", "-")[:-1], "--output=/dev/stdout"],
+        "blank": files("embed", "plain", "blank.txt", "blank.npy"),
+        "half pairs": files("classify", "classify", "half.csv", "half_of_csv.jsonl"),
+        "half pairs in lines": files("classify", "classify", "half.jsonl", "half_of_lines.jsonl"),
+        "words": files("tag", "tag", "words.jsonl", "words_out.jsonl"),
         # and mistakes
         "no field": files("fill-mask", "plain", "no_text.jsonl", "older.jsonl"),
         "not json": files("classify", "classify", "bad.jsonl", "older.jsonl"),
-        "blank": files("embed", "plain", "blank.txt", "older.jsonl"),
+        "nothing": files("embed", "plain", "nothing.txt", "older.jsonl"),
         "no mask": files("fill-mask", "plain", "none.txt", "older.jsonl"),
         "empty": files("tag", "tag", "empty.txt", "older.jsonl"),
         "no head": files("classify", "plain", "pairs.jsonl", "older.jsonl"),
@@ -108,12 +119,12 @@ def commands(folder):
 MISTAKES = {
     "no field": "no_text.jsonl:2: no `text` string",
     "not json": "bad.jsonl:2: not JSON",
-    "blank": "blank.txt:2: empty",
+    "nothing": "nothing.txt: empty; expected one text a line or more",
     "no mask": "none.txt:2: no [MASK] in 'ab'",
     "empty": "empty.txt: empty; expected one text a line or more",
     "no head": "classify needs a model fine-tuned for sequence classification, but this one has a masked-lang",
     "no file": "absent.txt: no such file",
-    "txt": "one text a line; expected .jsonl with `question` and `context`",
+    "txt": "one text a line; expected .jsonl or .csv with `question` and `context`",
     "same": "asked.jsonl: is --input itself",
     "npy": "only embed writes .npy",
     "folder": "absent/out.jsonl: no directory",
@@ -198,6 +209,45 @@ def test_on_the_terminal(folder, done):
     code, out, _ = done["typed"]
     assert code == 0
     assert_alike(json.loads(out), bert_jax.QuestionAnswerer.from_pretrained(folder / "answer")("ab", "cd ef"))
+
+
+@pytest.mark.parametrize("name", ["to standard output", "to a device"])
+def test_lines_on_standard_output_are_those_of_a_file(folder, done, name):
+    code, out, said = done[name]
+    assert code == 0 and not said
+    assert_alike([json.loads(line) for line in out.splitlines() if line], lines_of(folder / "labels.jsonl.gz"))
+
+
+def test_lines_that_hold_nothing_are_skipped_and_empty_seconds_are_read(folder, done):
+    code, _, said = done["blank"]
+    assert (
+        code == 0 and f"note: {folder}/blank.txt: 1 lines hold nothing and were skipped, the first being line 2" in said
+    )
+    assert np.load(folder / "blank.npy").shape == (2, 32)
+    for name, output, line in (
+        ("half pairs", "half_of_csv.jsonl", "half.csv:3"),
+        ("half pairs in lines", "half_of_lines.jsonl", "half.jsonl:2"),
+    ):
+        code, _, said = done[name]
+        assert code == 0 and f"1 lines have an empty text, the first at {folder}/{line}" in said
+        assert len(lines_of(folder / output)) == 2
+    assert lines_of(folder / "half_of_csv.jsonl") == lines_of(folder / "half_of_lines.jsonl")
+
+
+def test_words_give_tags_and_texts_entities(folder, done):
+    assert done["words"][0] == 0, done["words"]
+    tagger = bert_jax.TokenTagger.from_pretrained(folder / "tag")
+    expected = [tagger(words=text.split()) if i % 2 else tagger(text) for i, text in enumerate(ASKED)]
+    assert_alike(lines_of(folder / "words_out.jsonl"), expected)
+
+
+def test_a_pipeline(folder):
+    command = f'"{sys.executable}" -m bert_jax.predict classify --model={folder}/classify'
+    script = f"cut -c 1-400 {folder}/pairs.jsonl | {command} --input=- --output=- | head -2; echo ${{PIPESTATUS[1]}}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=600)
+    *lines, code = result.stdout.splitlines()
+    assert code in ("0", "141") and not result.stderr, result
+    assert_alike([json.loads(line) for line in lines], lines_of(folder / "labels.jsonl.gz")[:2])
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -83,8 +83,8 @@ FINETUNING: dict[str, Key] = {
         label_column=(-1, "CoNLL files: column of the tag.", {"at_least": -LARGEST_INTEGER}),
         scheme=(
             "auto",
-            'Tagging scheme of the file; "auto": recognised from the tags.',
-            {"choices": ("auto", "IOB1", "BIO", "BIOES")},
+            'Tagging scheme of the file; "auto": recognised from the tags; "none": tags are labels as they are.',
+            {"choices": ("auto", "IOB1", "BIO", "BIOES", "none")},
         ),
         crf=(False, "Puts a conditional random field over the tags (Lafferty et al. 2001)."),
         doc_stride=(128, "Question answering: tokens between the starts of a context's windows.", COUNT),

@@ -38,7 +38,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
     model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0}
     model["pooler"] = config.task.name == "sequence_classification" and head.pooling == "pooler"
-    settings = {"max_length": config.data.sequence_length}
+    settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     if config.task.name == "question_answering":
         settings |= {name: config.task[name] for name in _ANSWERING}
     return {

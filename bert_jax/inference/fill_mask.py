@@ -48,10 +48,10 @@ class FillMask(Predictor):
         texts = [text] if isinstance(text, str) else text
         return self._call(((one_text,) for one_text in texts), isinstance(text, str), top_k=top_k)
 
-    def check(self, examples: Iterable[Example], where: Where, **options) -> None:
+    def check(self, examples: Iterable[Example], where: Where, allow_empty: bool = False, **options) -> None:
         """Raises UserError for an invalid option, or the first text without a mask or longer than the model."""
-        super().check(examples, where, **options)
-        for _ in self._prepared(examples, where, options):
+        super().check(examples, where, allow_empty, **options)
+        for _ in self._prepared(examples, where, options, allow_empty):
             pass
 
     def _check_head(self, model):

@@ -74,6 +74,7 @@ class Predictor:
         examples: Iterable[Example],
         where: Where = lambda i: f"text {i + 1}",
         done: Callable[[int], None] = lambda count: None,
+        allow_empty: bool = False,
         **options,
     ) -> Iterator[Any]:
         """Yields the answer to each example, in order, holding a few thousand examples in memory at a time.
@@ -82,28 +83,33 @@ class Predictor:
           examples: tuples of texts, as many as the class reads (FIELDS).
           where: returns the name of the i-th example (from 0) for error messages.
           done: called with the number of newly finished examples.
+          allow_empty: whether a text may be empty, as in fine-tuning; else it is refused.
           **options: keyword arguments of the class's call, such as top_k of FillMask.
 
         Raises:
           UserError: an example cannot be answered.
         """
         static = self._static(**options)
-        for chunk, rows, notes in _ahead(self._prepared(examples, where, options)):
+        for chunk, rows, notes in _ahead(self._prepared(examples, where, options, allow_empty)):
             outputs = self._program(rows, static, _in_examples(len(chunk), len(rows), done))
             yield from self._answers(chunk, rows, notes, outputs, options)
 
-    def check(self, examples: Iterable[Example], where: Where, **options) -> None:
+    def check(self, examples: Iterable[Example], where: Where, allow_empty: bool = False, **options) -> None:
         """Raises UserError for examples and options that `stream` would refuse, as far as can be seen without a run."""
         self._static(**options)
 
-    def _prepared(self, examples, where, options):
+    def _prepared(self, examples, where, options, allow_empty=False):
         first = 0
         for chunk in _chunks(examples):
             for i, example in enumerate(chunk, first):
-                check_texts(example, self.FIELDS[: len(example)], where(i))
+                self._check(example, where(i), allow_empty)
             rows, notes = self._rows(chunk, lambda i, first=first: where(first + i), options)
             yield chunk, rows, notes
             first += len(chunk)
+
+    def _check(self, example, where, allow_empty):
+        """Raises UserError for an example that cannot be read."""
+        check_texts(example, self.FIELDS[: len(example)], where, allow_empty)
 
     def _check_head(self, model: Pretrained) -> None:
         """Raises UserError if the model lacks the head that this class reads."""
@@ -150,19 +156,20 @@ def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
     return model, model.tokenizer
 
 
-def check_texts(example: Example, fields: Sequence[str], where: str) -> None:
+def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:
     """Raises UserError if a text of an example is not a string, is empty or blank, or is not valid Unicode.
 
     Args:
       example: the texts.
       fields: their names, for the message if there are several.
       where: name of the example, such as "text 3" or "file.jsonl:3".
+      allow_empty: whether a text may be empty or blank.
     """
     for name, text in zip(fields, example, strict=True):
         what = where if len(fields) == 1 else f"{where}: {name}"
         if not isinstance(text, str):
             raise UserError(f"{what}: found {type(text).__name__}; expected a string")
-        if not text or text.isspace():
+        if not allow_empty and (not text or text.isspace()):
             raise UserError(f"{what}: empty{' (only white space)' if text else ''}; expected text")
         try:
             text.encode()
@@ -195,12 +202,17 @@ def _chunks(examples):
     chunk, characters = [], 0
     for example in examples:
         chunk.append(example)
-        characters += sum(len(text) for text in example if isinstance(text, str))
+        characters += sum(len(text) if isinstance(text, str) else _characters(text) for text in example)
         if len(chunk) == _CHUNK_EXAMPLES or characters >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
     if chunk:
         yield chunk
+
+
+def _characters(words):
+    """Returns the characters of a list of words; 0 for what is none."""
+    return sum(map(len, filter(lambda word: isinstance(word, str), words))) if isinstance(words, list | tuple) else 0
 
 
 def _ahead(items: Iterator) -> Iterator:

@@ -1,6 +1,7 @@
 """Token classification: finds the entities of a text, or a label for each of its words."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax.data.tasks import schemes
 from bert_jax.data.tasks import words as words_lib
+from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Predictor, require_task
+from bert_jax.inference.predictor import Predictor, check_texts, require_task
+from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import crf
 
-_OUTSIDE = "O"
+_UNSEEN = "O"  # the label of a word without sub-words, where the model does not say another
+_UNTYPED = "_"  # the type of entities whose tags are B, I and O alone, as seqeval calls it
 
 
 class Word(NamedTuple):
@@ -36,12 +41,16 @@ class _Words:
     """The words of a text.
 
     Attributes:
+      text: the text; words that came without one are joined by spaces.
       places: (start, end) of each word in the text, in code points.
       windows: the windows that the words are read in.
+      present: for each window, whether each of its words has sub-words; one without has no label.
     """
 
+    text: str
     places: Sequence[tuple[int, int]]
     windows: Sequence[words_lib.Window]
+    present: Sequence[Sequence[bool]]
 
 
 class TokenTagger(Predictor):
@@ -51,10 +60,12 @@ class TokenTagger(Predictor):
         tag("Ada Lovelace lived in London.")
         # {"entities": [{"label": "PER", "start": 0, "end": 12, "text": "Ada Lovelace", "score": 0.99}, ...]}
 
-    Words are the ones that the tokenizer's own pre-tokenization splits a text into; the label of a word is the label of
-    its first sub-word. Labels of a BIO or BIOES scheme, such as B-PER and I-PER, are joined to entities. Labels without
-    a scheme (parts of speech) give one entity for each word. The label "O" gives none. A long text is read in
-    overlapping windows, and each word is labelled in the window where it has the most context.
+    A text is cut into words as the training data was (see `data.tasks.words`); with a model that does not say how, a
+    Hugging Face directory, at the tokenizer's own cuts, which divide at punctuation too. Text that is already cut into
+    words is given as lists of words. The label of a word is the label of its first sub-word. Labels of a BIO or BIOES
+    scheme, such as B-PER and I-PER, are joined to entities; other labels, such as parts of speech, give one entity for
+    each word, and the label "O" none. A long text is read in overlapping windows, and each word is labelled in the
+    window where it has the most context.
 
     Args:
       model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
@@ -65,22 +76,57 @@ class TokenTagger(Predictor):
     POSITIONS = "first_subwords"
     OUTPUTS = "token"
 
-    def __call__(self, text: str | Sequence[str]) -> dict[str, Any] | list[dict[str, Any]]:
-        """Returns the entities of a text.
+    def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
+        super().__init__(model, dtype=dtype, packing=packing)
+        self._cutting = model.settings.get("words")
+        self._spelling = schemes.of_labels(model.labels)[1]
+        outside = _UNSEEN if _UNSEEN in model.labels else model.labels[0]
+        self._unseen = model.settings.get("unseen_word", outside)
+        if self._cutting:  # the windows of fine-tuning
+            self.max_length = min(self.max_length, model.settings.get("max_length") or self.max_length)
+
+    def __call__(
+        self,
+        text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        *,
+        words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        """Returns the entities of a text, or of a sentence that is already cut into words.
+
+            tag(words=["Ada", "Lovelace", "lived", "in", "London", "."])
+            # {"words": [...], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"], "entities": [...]}
 
         Args:
-          text: one text or several.
+          text: one text, or several, each a string or a list of words.
+          words: the words of one sentence, or of several; instead of `text`.
 
         Returns:
           {"entities": [{"label": str, "start": int, "end": int, "text": str, "score": float}, ...]}: the entity is
-          text[start:end], counted in code points, and its score is the mean probability of its words' labels. For
-          several texts, a list of these in order.
+          text[start:end], counted in code points, and its score is the mean probability of its words' labels. Words
+          are joined by spaces for that, and come back with the label of each, {"words": [...], "tags": [...],
+          "entities": [...]}. For several texts, a list of these in order.
 
         Raises:
-          UserError: a text is empty.
+          UserError: a text is empty, or there is neither a text nor words.
         """
+        if (text is None) == (words is None):
+            raise UserError("text, words: found both or neither; expected one of them")
+        if words is not None:
+            single = bool(words) and all(isinstance(word, str) for word in words)
+            sentences = [words] if single else words
+            return self._call([(list(sentence),) for sentence in sentences], single)
         texts = [text] if isinstance(text, str) else text
         return self._call([(one_text,) for one_text in texts], isinstance(text, str))
+
+    def _check(self, example, where, allow_empty):
+        (text,) = example
+        if isinstance(text, str):
+            super()._check(example, where, allow_empty)
+            return
+        if not isinstance(text, list | tuple) or not all(isinstance(word, str) for word in text):
+            raise UserError(f"{where}: found {type(text).__name__}; expected a string or a list of words")
+        for i, word in enumerate(text):
+            check_texts((word,), ("word",), f"{where}, word {i + 1}", allow_empty=True)
 
     def _check_head(self, model):
         require_task(model, "token_classification", "tag")
@@ -96,56 +142,118 @@ class TokenTagger(Predictor):
         return labels, jnp.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0]
 
     def _rows(self, examples, where, options):
-        # As in fine-tuning, where every word has a leading space, the first one too.
-        space = " " if self.tokenizer.leading_space and self.model.origin is None else ""
         rows, notes = [], []
-        for ids, offsets, starts in self.tokenizer.encode_with_places([space + text for (text,) in examples]):
-            bounds = [*np.flatnonzero(starts).tolist(), len(ids)]
-            parts = list(zip(bounds, bounds[1:], strict=False))
-            words = [ids[begin:end] for begin, end in parts]
-            if len(ids) > self.max_length - 2:
-                words = [word[: words_lib.longest_word(self.max_length)] for word in words]
-            windows = words_lib.windows([len(word) for word in words], self.max_length - 2)
-            rows += [Row(*words_lib.make_row(self.tokenizer, words[window.start : window.stop])) for window in windows]
-            shift = len(space)
-            places = [(max(0, offsets[begin][0] - shift), offsets[end - 1][1] - shift) for begin, end in parts]
-            notes.append(_Words(places, windows))
+        for text_rows, note in self._windows_of(examples):
+            rows += text_rows
+            notes.append(note)
         return rows, notes
 
+    def _windows_of(self, examples):
+        """Yields the rows and the note of each example."""
+        texts = [given if isinstance(given, str) else " ".join(given) for (given,) in examples]
+        places = [self._places(given) for (given,) in examples]
+        sentences = [
+            [text[start:end] for start, end in spans] if spans is not None else []
+            for text, spans in zip(texts, places, strict=True)
+        ]
+        encoded = words_lib.encode(self.tokenizer, sentences, self.max_length)
+        whole = self._tokenized([text for text, spans in zip(texts, places, strict=True) if spans is None])
+        for text, spans, pieces in zip(texts, places, encoded, strict=True):
+            yield self._windows(text, *(next(whole) if spans is None else (spans, pieces)))
+
+    def _places(self, given):
+        """Returns [start, end) of each word of a text, or of words joined by spaces; None: where the tokenizer cuts."""
+        if isinstance(given, str):
+            return words_lib.cut(given, self._cutting) if self._cutting else None
+        ends = list(itertools.accumulate(len(word) + 1 for word in given))
+        return [(end - 1 - len(word), end - 1) for word, end in zip(given, ends, strict=True)]
+
+    def _tokenized(self, texts):
+        """Yields ([start, end) of each word, its ids) for texts whose words are the tokenizer's."""
+        # As in fine-tuning, where every word has a leading space, the first one too.
+        space = " " if self.tokenizer.leading_space and self.model.origin is None else ""
+        shift = len(space)
+        encoded = self.tokenizer.encode_with_places([space + text for text in texts]) if texts else []
+        for ids, offsets, starts in encoded:
+            bounds = [*np.flatnonzero(starts).tolist(), len(ids)]
+            parts = list(zip(bounds, bounds[1:], strict=False))
+            pieces = [ids[begin:end] for begin, end in parts]
+            if len(ids) > self.max_length - 2:
+                pieces = [word[: words_lib.longest_word(self.max_length)] for word in pieces]
+            yield [(max(0, offsets[begin][0] - shift), offsets[end - 1][1] - shift) for begin, end in parts], pieces
+
+    def _windows(self, text, places, pieces):
+        """Returns the rows of a text's words, and the note for `_answers`."""
+        windows = words_lib.windows([len(word) for word in pieces], self.max_length - 2)
+        rows, present = [], []
+        for window in windows:
+            ids, types, firsts = words_lib.make_row(self.tokenizer, pieces[window.start : window.stop])
+            present.append([first >= 0 for first in firsts])
+            rows.append(Row(ids, types, [first for first in firsts if first >= 0]))
+        return rows, _Words(text, places, windows, present)
+
     def _answers(self, examples, rows, notes, outputs, options):
-        row_labels = (
-            [(labels[position], probabilities[position]) for position in row.positions]
-            for row, (labels, probabilities) in zip(rows, outputs, strict=True)
-        )
-        for (text,), words in zip(examples, notes, strict=True):
-            values = words_lib.merge(words.windows, [next(row_labels) for _ in words.windows])
+        outputs_of_rows = zip(rows, outputs, strict=True)
+        for (given,), words in zip(examples, notes, strict=True):
+            values = words_lib.merge(
+                words.windows, [self._labels_of_words(*next(outputs_of_rows), present) for present in words.present]
+            )
             labelled = [
-                Word(*_trimmed(text, *place), self.model.labels[label], float(probability))
-                for place, (label, probability) in zip(words.places, values, strict=True)
+                Word(*_trimmed(words.text, *place), *value) for place, value in zip(words.places, values, strict=True)
             ]
-            groups = entities([word for word in labelled if word.start < word.end], self.model.scheme)
-            yield {"entities": [_entity(text, label, group) for label, group in groups]}
+            # A word without sub-words ends an entity, and is none itself.
+            seen = [word for word in labelled if word.start < word.end and (word.score > 0 or self.model.scheme)]
+            groups = entities(seen, self.model.scheme, self._spelling)
+            answer = {"entities": [_entity(words.text, label, group) for label, group in groups]}
+            if not isinstance(given, str):
+                answer = {"words": list(given), "tags": [label for label, _ in values]} | answer
+            yield answer
+
+    def _labels_of_words(self, row, output, present):
+        """Returns (label, probability) of each word of a window; the label of an unseen word has probability 0."""
+        labels, probabilities = output
+        positions = iter(row.positions)
+        values = []
+        for is_present in present:
+            position = next(positions) if is_present else None
+            values.append(
+                (self._unseen, 0.0)
+                if position is None
+                else (self.model.labels[labels[position]], float(probabilities[position]))
+            )
+        return values
 
 
-def entities(words: Sequence[Word], scheme: str) -> list[tuple[str, list[Word]]]:
+def entities(
+    words: Sequence[Word], scheme: str, written: schemes.Spelling | None = None
+) -> list[tuple[str, list[Word]]]:
     """Groups labelled words to entities; returns (type, words) of each.
 
     Args:
       words: the words of a text, in order.
       scheme: "BIO" or "BIOES": an entity continues with I- or E- of its type and ends before any other label; one that
-        starts with I- or E- counts too, as in transformers. "": each word is an entity of its own.
+        starts with I- or E- counts too, as in transformers. A label without such a prefix is an entity of its word,
+        unless it marks a position that is no word ([CLS], X). "": each word is an entity of its own.
+      written: how the labels write their prefixes; None: capitals, with types.
     """
-    groups, is_open = [], False
+    written = written or schemes.Spelling()
+    groups: list[tuple[str, list[Word]]] = []
+    is_open = False
     for word in words:
-        if word.label == _OUTSIDE:
+        tag = schemes.parse(word.label, written) if scheme else None
+        is_outside = schemes.canonical(word.label, written) == schemes.OUTSIDE or (
+            scheme and not tag and schemes.is_mark(word.label)
+        )
+        if is_outside:
             is_open = False
             continue
-        prefix, _, kind = word.label.partition("-") if scheme else ("", "", word.label)
-        if is_open and prefix in ("I", "E") and groups[-1][0] == kind:
+        letter, kind = tag or ("S", word.label)
+        kind = kind or _UNTYPED
+        if is_open and letter in ("I", "E") and groups[-1][0] == kind:
             groups[-1][1].append(word)
         else:
             groups.append((kind, [word]))
-        is_open = prefix in ("B", "I")
+        is_open = letter in ("B", "I")
     return groups
 
 

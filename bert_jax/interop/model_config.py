@@ -3,10 +3,10 @@
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
+from bert_jax.data.tasks import schemes
 from bert_jax.errors import UserError
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.families.family import HEADS, TASKS
@@ -79,7 +79,7 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     labels = _labels(config, path)
     task = family.head(name, len(labels), config, path)
     if name == "token_classification":
-        return task, labels, "", _scheme(labels)
+        return task, labels, "", schemes.of_labels(labels)[0]
     problem_type = config.get("problem_type")
     problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), None)
     if problem_type is not None and problem is None:
@@ -192,12 +192,3 @@ def _labels(config, path):
     if sorted(by_id) != list(range(len(by_id))):
         raise UserError(f"{path}: id2label has the ids {sorted(by_id)}; expected 0, 1, 2, ...")
     return tuple(by_id[i] for i in range(len(by_id)))
-
-
-def _scheme(labels):
-    """Returns "BIO" or "BIOES" where the labels have such prefixes; "" for plain tags and for other schemes."""
-    prefixes = {label.split("-")[0] for label in labels if re.fullmatch(r"[A-Z]-.+", label)}
-    others = [label for label in labels if label != "O" and not re.fullmatch(r"[A-Z]-.+", label)]
-    if not prefixes or others or prefixes - set("BIES"):
-        return ""
-    return "BIOES" if prefixes & set("ES") else "BIO"

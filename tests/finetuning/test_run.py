@@ -11,11 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+import bert_jax
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
-from bert_jax.data.tasks import batches
+from bert_jax.data.tasks import batches, metrics
 from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
@@ -216,6 +217,39 @@ def test_tags_with_a_crf_and_two_held_out_sets(folder, tmp_path, capfd):
     opened = open_model(tmp_path / "run")
     assert (opened.scheme, set(opened.labels)) == ("BIO", {"B-A", "I-A", "O"})
     assert opened.model.spec.task.crf and opened.params["task"]["transitions"].any()
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_predict_gives_the_scores_of_training(folder, tmp_path, crf):
+    """Words with marks in them and sentences longer than a row, as lists of words and as the text that they make."""
+    chance = random.Random(0)
+    marks = [".", "?", "'s", ","]
+    others = [*WORDS[:6], *(f"{word}." for word in WORDS[6:9]), *(f"{word}-{word}" for word in WORDS[9:12])]
+
+    def sentences(number):
+        made = []
+        for _ in range(number):
+            words = [chance.choice([*others, *marks, "kan", "mot"]) for _ in range(chance.choice([3, 6, 30]))]
+            made.append("\n".join(f"{word} {({'kan': 'B-A', 'mot': 'I-A'}).get(word, 'O')}" for word in [*words, "."]))
+        return "\n\n".join(made)
+
+    for name, number in (("train", 60), ("dev", 30)):
+        (tmp_path / f"{name}.conll").write_text(sentences(number))
+    config = make_config(folder, **{"task.name": "token_classification", "task.crf": crf, "train.num_epochs": 2.0})
+    config.task.update(train=str(tmp_path / "train.conll"), held_out=str(tmp_path / "dev.conll"))
+    summary = finetuning.finetune(config, tmp_path / "run")
+    written = predictions(tmp_path / "run")
+    tagger = bert_jax.TokenTagger.from_pretrained(tmp_path / "run")
+    sentences_of_words = [row["words"] for row in written]
+    by_words = tagger(words=sentences_of_words)
+    assert [answer["tags"] for answer in by_words] == [row["tags"] for row in written]
+    texts = tagger([" ".join(words) for words in sentences_of_words])
+    assert [answer["entities"] for answer in texts] == [
+        [entity | {"score": pytest.approx(entity["score"], rel=1e-4)} for entity in answer["entities"]]
+        for answer in by_words
+    ]
+    scores = metrics.entities([row["gold"] for row in written], [answer["tags"] for answer in by_words], "BIO")
+    assert scores["f1"] == pytest.approx(summary["median"]) and scores["f1"] > 0
 
 
 def test_answers(folder, tmp_path):

@@ -1,7 +1,12 @@
 """Files of examples and answers: lines, objects, and errors by line number."""
 
 import gzip
+import io
 import json
+import os
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,8 +21,8 @@ def write(path, content):
     return path
 
 
-def read(path, fields=("text",), optional=0):
-    return list(records.Records(path, fields, optional))
+def read(path, fields=("text",), optional=0, **options):
+    return list(records.Records(path, fields, optional, **options))
 
 
 def test_lines_of_text(tmp_path):
@@ -42,17 +47,17 @@ def test_objects(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"one\n\nthree\n", "a.txt:2: empty; expected text"),
-        ("a.txt", b"one\n \t\n", r"a.txt:2: empty \(only white space\); expected text"),
-        ("a.txt", b"one\nb\xff\n", "a.txt:2: not UTF-8 at byte 1 of the line; expected UTF-8 text"),
-        ("a.jsonl", b'{"text": "a"}\n{"text": \n', "a.jsonl:2: not JSON .* expected an object with `text`"),
-        ("a.jsonl", b'{"text": "a"}\n\n', "a.jsonl:2: not JSON"),
+        ("a.txt", b"one\nb\xff\n", "a.txt:2: not UTF-8: 0xff at byte 1 of the line; expected UTF-8 text"),
+        ("a.txt", "one\n".encode("utf-16"), r"a.txt:1: not UTF-8: 0xff \(UTF-16\?\)"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "a.jsonl:3: not JSON .* expected an object with `text`"),
         ("a.jsonl", b"[1]\n", r"a.jsonl:1: a JSON list in '\[1\]'; expected an object with `text`"),
         ("a.jsonl", b'{"txet": "a"}\n', "a.jsonl:1: no `text` string in .*; expected an object with `text`"),
         ("a.jsonl", b'{"text": 3}\n', "a.jsonl:1: no `text` string"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1: half a surrogate pair at character 0"),
-        ("a.jsonl", b'{"text": ""}\n', "a.jsonl:1: empty"),
-        ("a.csv", b"text\n", "a.csv: unknown kind of file; expected a name in .txt, .txt.gz, .jsonl, .jsonl.gz"),
+        ("a.csv", b"txet,b\na,b\n", "a.csv: no column 'text'; found txet, b; expected it in the header"),
+        ("a.csv", b'text,b\n"a\nb",c\nd\n', "a.csv:4: found 1 columns; expected 2"),
+        ("a.csv", b'text,b\n"a\nb,c\n', "a.csv:2: not CSV"),
+        ("a.xlsx", b"text\n", "a.xlsx: unknown kind of file; expected a name in .txt, .jsonl, .csv, .tsv, or --input_"),
     ],
 )  # fmt: skip
 def test_mistakes_name_file_and_line(tmp_path, name, content, message):
@@ -60,15 +65,87 @@ def test_mistakes_name_file_and_line(tmp_path, name, content, message):
         read(write(tmp_path / name, content))
 
 
+def test_lines_that_hold_nothing_are_skipped_and_noted(tmp_path):
+    for name, content, places in (
+        ("a.txt", b"\none\n\n \t\r\nthree\n\n", (2, 5)),
+        ("a.jsonl", b'\n{"text": "one"}\n\n\n{"text": "three"}\n\n', (2, 5)),
+        ("a.tsv", b"text\tb\none\t1\n\t\n\t\nthree\t\n\t\n", (2, 5)),
+    ):
+        source = records.Records(write(tmp_path / name, content), ("text",))
+        assert not source.notes
+        for _ in range(2):
+            iterator = iter(source)
+            assert next(iterator) == ("one",) and source.where(0).endswith(f"{name}:{places[0]}")
+            assert [*iterator] == [("three",)] and source.where(1).endswith(f"{name}:{places[1]}")
+        (note,) = source.notes
+        assert re.search(r": [34] lines hold nothing and were skipped, the first being line [13]; they have no", note)
+
+
+def test_empty_texts_are_examples_and_noted(tmp_path):
+    path = write(tmp_path / "a.csv", b"label,text_pair,text\n1,b,a\n0,,c\n1,d,\n")
+    source = records.Records(path, ("text", "text_pair"), 1)
+    assert list(source) == [("a", "b"), ("c", ""), ("", "d")]
+    assert source.notes == [
+        f"{path}: 2 lines have an empty text, the first at {path}:3; it is read as an empty one, as in fine-tuning"
+    ]
+
+
+def test_tables_of_other_programs(tmp_path):
+    for name, content in (
+        ("a.csv", b'text;n\n"a;""b""";1\n'), ("b.tsv", b'n\ttext\n1\t"a;""b"""\n'), ("c.csv.gz", b'text\n"a;""b"""\n'),
+        ("d.tsv", b'text\tn\na;"b"\t1\n'),
+    ):  # fmt: skip
+        assert read(write(tmp_path / name, content)) == [('a;"b"',)]
+    pairs = write(tmp_path / "e.csv", b"question,context\na,b\n")
+    assert read(pairs, ("question", "context")) == [("a", "b")]
+    assert read(write(tmp_path / "table", b"text\na\n"), ("text",), kind="csv") == [("a",)]
+
+
+def test_lists_of_words(tmp_path):
+    rows = [{"words": ["a", "b."]}, {"tokens": ["c"]}, {"text": ["d", ""]}, {"text": "e f"}, {"words": []}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert read(path, words=True) == [(["a", "b."],), (["c"],), (["d", ""],), ("e f",), ([],)]
+    for row, message in (
+        ({"words": ["a", 1]}, r"a.jsonl:1: found \['a', 1\]; expected a list of words"),
+        ({"words": ["\ud800"]}, "a.jsonl:1, word 1: half a surrogate pair"),
+        ({"word": ["a"]}, "no `text` string .*, or with a list of words as `words`"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(write(path, json.dumps(row).encode()), words=True)
+    with pytest.raises(UserError, match="no `text` string"):
+        read(write(path, b'{"words": ["a"]}'))
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"a\n\nb\n", ""), (b'{"text": "a"}\n{"text": "b"}', ""), (b"text\na\nb", "csv")]
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pipes_are_read_once_and_may_be_iterated_again(tmp_path, content, kind, packed):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["dd", f"of={pipe}", "status=none"], stdin=subprocess.PIPE) as writer:
+        writer.stdin.write(gzip.compress(content) if packed else content)
+        writer.stdin.close()
+        source = records.Records(pipe, ("text",), kind=kind)
+    assert list(source) == list(source) == [("a",), ("b",)]
+    assert source.where(1) == f"{pipe}:{2 if content[:1] == b'{' else 3}"
+
+
+def test_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb")))
+    source = records.Records("-", ("text",))
+    assert list(source) == list(source) == [("a",), ("b",)] and source.where(1) == "standard input:2"
+
+
 def test_pairs_and_damaged_files(tmp_path):
     path = write(tmp_path / "a.jsonl", b'{"text": "a", "text_pair": 3}\n')
     with pytest.raises(UserError, match="a.jsonl:1: text_pair: found int; expected a string"):
         read(path, ("text", "text_pair"), 1)
-    with pytest.raises(UserError, match="one text a line; expected .jsonl with `question` and `context`"):
+    with pytest.raises(UserError, match="one text a line; expected .jsonl or .csv with `question` and `context`"):
         read(write(tmp_path / "a.txt", b"x\n"), ("question", "context"))
     whole = gzip.compress(b"one\n" * 100_000)
     (tmp_path / "a.txt.gz").write_bytes(whole[:-40])
-    with pytest.raises(UserError, match=r"a.txt.gz:\d+: cannot be read: .*; expected a whole file"):
+    with pytest.raises(UserError, match=r"a.txt.gz: truncated or damaged .gz .*; expected a whole file"):
         read(tmp_path / "a.txt.gz")
     with pytest.raises(UserError, match="none.txt: no such file"):
         read(tmp_path / "none.txt")

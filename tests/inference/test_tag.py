@@ -1,5 +1,6 @@
 """Entities: labels of words, schemes, long texts, and the CRF."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,7 +9,10 @@ from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
+from bert_jax.data.tasks import schemes
+from bert_jax.data.tasks import words as words_lib
 from bert_jax.data.vocabularies import training
+from bert_jax.errors import UserError
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
 from tests.inference.conftest import LONGEST, make_model, reference, texts
@@ -82,11 +86,67 @@ def test_a_word_has_the_label_of_its_first_subword(tokenizer):
         ("BIOES", "B-A E-A E-A I-B S-B B-B", [("A", 0, 2), ("A", 2, 3), ("B", 3, 4), ("B", 4, 5), ("B", 5, 6)]),
         ("", "A A B O", [("A", 0, 1), ("A", 1, 2), ("B", 2, 3)]),
         ("BIO", "", []),
+        ("BIOES", "B-A I-A L-A U-A U-A", [("A", 0, 3), ("A", 3, 4), ("A", 4, 5)]),  # BILOU
+        ("BIOES", "B-A M-A E-A W-A", [("A", 0, 3), ("A", 3, 4)]),  # BMEWO
+        ("BIO", "[CLS] B-A X I-A B-B X [SEP] <pad>", [("A", 1, 2), ("A", 3, 4), ("B", 4, 5)]),
+        ("BIO", "B-A I-A MISC MISC", [("A", 0, 2), ("MISC", 2, 3), ("MISC", 3, 4)]),
+        ("BIO", "b-a i-a o i-a b-a", [("a", 0, 2), ("a", 3, 4), ("a", 4, 5)]),
+        ("BIO", "B I O B B", [("_", 0, 2), ("_", 3, 4), ("_", 4, 5)]),
+        ("", "X X O", [("X", 0, 1), ("X", 1, 2)]),  # parts of speech
     ],
 )
 def test_entities_of_tags(scheme, tags, expected):
     words = [Word(i, i + 1, tag, 1.0) for i, tag in enumerate(tags.split())]
-    assert [(kind, some[0].start, some[-1].end) for kind, some in entities(words, scheme)] == expected
+    written = schemes.of_labels([*tags.split(), "O" if tags.isupper() else "o"])[1]
+    assert [(kind, some[0].start, some[-1].end) for kind, some in entities(words, scheme, written)] == expected
+
+
+def test_words_have_the_labels_that_they_had_in_training(tokenizer):
+    """Each word has the label of its first sub-word, however the tokenizer would cut the text that they make."""
+    every = tagger(tokenizer, labels=("NOUN", "VERB", "ADJ", "O"), scheme="")
+    sentence = ["ab.", "\u200b", "ab-cd,ef", "?", "abc"]
+    answer = every(words=sentence)
+    assert list(answer) == ["words", "tags", "entities"] and answer["words"] == sentence
+    pieces = [tokenizer.encode([word])[0] for word in sentence]
+    firsts = np.cumsum([0, *map(len, pieces)])
+    chosen = logits(every, [i for piece in pieces for i in piece]).argmax(-1)
+    labels = [every.model.labels[chosen[first]] if piece else "O" for first, piece in zip(firsts, pieces, strict=False)]
+    assert answer["tags"] == labels
+    found = {(one["start"], one["text"]): one["label"] for one in answer["entities"]}
+    text = " ".join(sentence)
+    assert all(text[start : start + len(word)] == word for start, word in found)
+    expected = [label for word, label in zip(sentence, labels, strict=True) if label != "O" and word != "\u200b"]
+    assert list(found.values()) == expected
+    assert every([sentence, text])[0] == every(words=[sentence])[0] == answer
+    assert every([sentence, text])[1] == every(text)
+    assert every(words=[]) == [] and every(words=[[]]) == [{"words": [], "tags": [], "entities": []}]
+    long = [word for some in texts(8, seed=5) for word in some.split()]
+    assert len(every(words=long)["tags"]) == len(long) > LONGEST
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"text": "a", "words": ["a"]}, {"words": [["a", 1]]}, {"words": [3]}, {"text": [3]}]
+)
+def test_what_is_neither_a_text_nor_words_is_refused(names, given):
+    with pytest.raises((UserError, TypeError)):
+        names(**given)
+
+
+def test_a_text_is_cut_as_training_was(tokenizer):
+    cutting = words_lib.cutting([["ab", "."], ["cd", "'s", "ab."], ["ef", ","], ["gh", "."], ["a.b."], ["."]])
+    tagged = tagger(tokenizer, labels=("A", "B"), scheme="")
+    settings = {"words": cutting, "max_length": 20}
+    tagged = bert_jax.TokenTagger(dataclasses.replace(tagged.model, settings=settings))
+    for text, expected in (
+        ("cd's, ef ab. gh-ef gh.", ["cd", "'s", ",", "ef", "ab.", "gh-ef", "gh", "."]),
+        ("gh. cd's . ef", ["gh.", "cd's", ".", "ef"]),  # cut already
+        ("ab\u4e2d\u6587.", ["ab", "\u4e2d", "\u6587", "."]),
+    ):
+        entities_of_text = tagged(text)["entities"]
+        assert [one["text"] for one in entities_of_text] == expected
+        by_words = tagged(words=expected)["entities"]
+        assert [one["label"] for one in by_words] == [one["label"] for one in entities_of_text]
+    assert tagged.max_length == 20
 
 
 def test_words_of_a_long_text_are_labelled_where_they_have_the_most_context(tokenizer):

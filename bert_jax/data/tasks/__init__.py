@@ -1,7 +1,7 @@
 """Reads the labelled tasks of fine-tuning, scores a model's outputs and turns them into predictions. Needs no jax."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import ml_collections
 import numpy as np
@@ -53,6 +53,7 @@ class TaskData(Protocol):
       test: rows to predict, or None.
       baseline: the metric of a constant prediction; nan where there is none.
       notes: lines for the user: what was skipped or cut, and how often.
+      settings: JSON values that the prediction of new texts needs, such as how words are cut.
     """
 
     labels: tuple[str, ...]
@@ -64,6 +65,7 @@ class TaskData(Protocol):
     test: Examples | None
     baseline: float
     notes: Sequence[str]
+    settings: Mapping[str, Any]
 
     def score(self, examples: Examples, outputs: Sequence[np.ndarray]) -> dict[str, float]:
         """Returns the metrics of a split.

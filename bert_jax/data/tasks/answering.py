@@ -1,7 +1,7 @@
 """Reads and scores extractive question answering: SQuAD 1.1, and 2.0 with its questions that have no answer."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,7 @@ class QuestionTask:
 
     labels = ("start", "end")
     problem = scheme = ""
+    settings: Mapping[str, Any] = {}
 
     def __init__(self, config: Any, tokenizer: Tokenizer):
         self._config, task = config, config.task

@@ -3,7 +3,7 @@
 An empty text, or one of only spaces, is an example like any other (GLUE's QQP has some); a note reports how many.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,7 @@ class SequenceTask:
     """
 
     scheme = ""
+    settings: Mapping[str, Any] = {}
 
     def __init__(self, config: Any, tokenizer: Tokenizer):
         task = config.task

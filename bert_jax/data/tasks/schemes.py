@@ -1,59 +1,168 @@
 """Detects how tags mark entities (IOB1, BIO also called IOB2, BIOES), and converts them to BIO or BIOES.
 
-Sequences that a scheme does not allow are read as conlleval reads them, and reported.
+Sequences that a scheme does not allow are read as conlleval reads them, and reported. Letters of BILOU, BMES and BMEWO
+are read as those of BIOES. Lower-case letters (b-per) are a spelling of capitals, and tags may be letters alone
+(B, I, O) where all entities are of one type.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from bert_jax import _moved
 
-_TAG = re.compile(r"O|[BIESLUM]-\S+")
-_SYNONYMS = {"L": "E", "U": "S", "M": "I"}  # letters of BILOU and BMES
+OUTSIDE = "O"
+_SYNONYMS = {"L": "E", "U": "S", "W": "S", "M": "I"}  # letters of BILOU, BMES and BMEWO
+_LETTERS = "BIESLUWM"
+_TAG = re.compile(rf"([{_LETTERS}])-(\S.*)")
+_BARE = ({"B", "I"}, {"B", "M", "E", "S"})  # letters, one of which sets tags without types hold
+# Labels of positions that are no words, which early fine-tuned models have beside their tags.
+_MARKS = {"X", "PAD", "_", "-"}
+# Entity tags as transformers does not write them: B_PER, B:PER, PER-B, PER_B.
+_OTHER_FORMS = (re.compile(r"([BI])[_:/.](\S+)"), re.compile(r"(\S+)[-_:/.]([BI])"))
 
 Place = tuple[int, int]  # index of a sentence and of a word in it
 
 
-def first_non_entity_tag(sentences: Sequence[Sequence[str]]) -> Place | None:
-    """Returns the place of the first tag that marks no entity, where others do.
+class Tag(NamedTuple):
+    """An entity tag: a letter of BIOES, and the type of the entity, "" for tags that are letters alone."""
+
+    letter: str
+    kind: str
+
+
+class Spelling(NamedTuple):
+    """How a set of tags writes its letters: in lower case, and without types."""
+
+    lower: bool = False
+    bare: bool = False
+
+
+def spelling(tags: Iterable[str]) -> Spelling:
+    """Returns how a set of tags writes its letters; capitals with types where nothing else fits every tag."""
+    names = set(tags)
+    for lower in (False, True):
+        capitals = {_capital(name) for name in names} if lower else names
+        letters = {name for name in capitals if name != OUTSIDE}
+        if not letters or (lower and letters & names):
+            continue
+        if all(_TAG.fullmatch(name) for name in letters):
+            return Spelling(lower and any(name[0] in "BI" for name in letters))
+        if letters <= set(_LETTERS) and any(needed <= letters for needed in _BARE):
+            return Spelling(lower, bare=True)
+    return Spelling()
+
+
+def canonical(tag: str, written: Spelling) -> str:
+    """Returns a tag with a capital letter and O in capitals, if its set has lower-case ones."""
+    return _capital(tag) if written.lower else tag
+
+
+def parse(tag: str, written: Spelling = Spelling()) -> Tag | None:  # noqa: B008 immutable
+    """Returns the letter (of BIOES) and type of an entity tag; None for O and tags that mark no entity."""
+    tag = canonical(tag, written)
+    match = _TAG.fullmatch(tag)
+    letter, kind = match.groups() if match else (tag, "")
+    if not match and not (written.bare and letter in set(_LETTERS)):
+        return None
+    return Tag(_SYNONYMS.get(letter, letter), kind)
+
+
+def of_labels(labels: Sequence[str]) -> tuple[str, Spelling]:
+    """Returns the scheme of a model's labels, "BIO" or "BIOES", and their spelling; ("", ...) for plain tags.
+
+    Decided by the labels that are entity tags: others may stand beside them, such as X or [CLS].
+    """
+    words = [label for label in labels if label != OUTSIDE and not is_mark(label)]
+    for written in (spelling([OUTSIDE, *words]), Spelling(), Spelling(lower=True)):
+        letters = {tag.letter for tag in (parse(label, written) for label in words) if tag}
+        is_whole = letters and not written.lower and all(parse(label, written) for label in words)
+        if "B" in letters or "I" in letters or is_whole:
+            return ("BIOES" if letters & set("ES") else "BIO"), written
+    return "", Spelling()
+
+
+def is_mark(label: str) -> bool:
+    """Returns whether a label stands for positions that are no words, such as X, [CLS] or <pad>, beside entity tags."""
+    return label.upper() in _MARKS or bool(re.fullmatch(r"\[\w+\]|</?\w+>", label))
+
+
+def first_non_entity_tag(
+    sentences: Sequence[Sequence[str]], expected: bool = False, written: Spelling | None = None
+) -> Place | None:
+    """Returns the place of the first tag that marks no entity, where others do, or where they are `expected` to.
 
     Returns None if every tag is of an entity scheme, or none is but "O".
     """
-    others = [(i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if not _TAG.fullmatch(tag)]
-    has_entities = any(tag != "O" and _TAG.fullmatch(tag) for tags in sentences for tag in tags)
-    return others[0] if others and has_entities else None
+    names = {tag for tags in sentences for tag in tags}
+    written = spelling(names) if written is None else written
+    others = {tag for tag in names if canonical(tag, written) != OUTSIDE and not parse(tag, written)}
+    if not others or not (expected or any(parse(tag, written) for tag in names)):
+        return None
+    return next((i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if tag in others)
 
 
-def detect(sentences: Sequence[Sequence[str]]) -> str:
-    """Returns "IOB1", "BIO" or "BIOES"; "" for tags that mark no entities; "BIO" where nothing decides."""
-    if any(not _TAG.fullmatch(tag) for tags in sentences for tag in tags):
+def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
+    """Returns the place of the first tag in another form of entity tags, such as B_PER or PER-B; None for others.
+
+    Both B and I must occur with one type, and O.
+    """
+    names = {tag for tags in sentences for tag in tags}
+    if not names & {OUTSIDE, "o"}:
+        return None
+    for form, swap in zip(_OTHER_FORMS, (False, True), strict=True):
+        pairs = {tag: match.groups()[:: -1 if swap else 1] for tag in names if (match := form.fullmatch(tag.upper()))}
+        for tag, (letter, kind) in pairs.items():
+            if letter == "B" and ("I", kind) in pairs.values():
+                return next((i, tags.index(tag)) for i, tags in enumerate(sentences) if tag in tags)
+    return None
+
+
+def detect(sentences: Sequence[Sequence[str]], written: Spelling | None = None) -> str:
+    """Returns "IOB1", "BIO" or "BIOES"; "" for tags that mark no entities; "BIO" where nothing decides.
+
+    Args:
+      sentences: tags of each sentence.
+      written: their spelling; None: as these tags show it.
+    """
+    names = {tag for tags in sentences for tag in tags}
+    written = spelling(names) if written is None else written
+    parsed = {tag: parse(tag, written) for tag in names}
+    if any(tag is None and canonical(name, written) != OUTSIDE for name, tag in parsed.items()):
         return ""
+    if any(tag and (tag.letter in "ES" or name[0] in "Mm") for name, tag in parsed.items()):
+        return "BIOES"
     against_bio = against_iob1 = 0
     for tags in sentences:
-        before = "O"
-        for tag in tags:
-            if tag[0] in "ESLUM":
-                return "BIOES"
-            follows = before[2:] == tag[2:] and before != "O"
-            against_bio += tag[0] == "I" and not follows
-            against_iob1 += tag[0] == "B" and not follows
+        before = None
+        for name in tags:
+            tag = parsed[name]
+            if tag:
+                follows = before is not None and before.kind == tag.kind
+                against_bio += tag.letter == "I" and not follows
+                against_iob1 += tag.letter == "B" and not follows
             before = tag
     return "IOB1" if against_bio > against_iob1 else "BIO"
 
 
-def convert(sentences: Sequence[Sequence[str]], scheme: str) -> tuple[list[list[str]], list[Place]]:
+def convert(
+    sentences: Sequence[Sequence[str]], scheme: str, written: Spelling | None = None
+) -> tuple[list[list[str]], list[Place]]:
     """Converts tags to BIOES if that is their scheme, else to BIO.
 
     Args:
       sentences: tags of each sentence.
       scheme: their scheme, as `detect` returns it.
+      written: their spelling; None: as these tags show it.
 
     Returns:
       (converted tags of each sentence, the place of the first invalid tag of each sentence that has one)
     """
     converted, invalid = [], []
-    for i, tags in enumerate(sentences):
-        tags = [_SYNONYMS.get(tag[0], tag[0]) + tag[1:] for tag in tags]
+    written = spelling(tag for tags in sentences for tag in tags) if written is None else written
+    for i, names in enumerate(sentences):
+        parsed = [parse(name, written) for name in names]
+        tags = [_name(*tag) if tag else canonical(name, written) for name, tag in zip(names, parsed, strict=True)]
         converted.append(_encode(_entities(tags), len(tags), "BIOES" if scheme == "BIOES" else "BIO"))
         wrong = [j for j, (tag, right) in enumerate(zip(tags, converted[-1], strict=True)) if tag != right]
         if wrong and scheme != "IOB1":  # IOB1 allows every sequence
@@ -64,19 +173,29 @@ def convert(sentences: Sequence[Sequence[str]], scheme: str) -> tuple[list[list[
 def labels(types: Sequence[str], scheme: str) -> tuple[str, ...]:
     """Returns every tag of a scheme ("BIO" or "BIOES") for the given types of entities, "O" first."""
     letters = "BIES" if scheme == "BIOES" else "BI"
-    return ("O", *(f"{letter}-{kind}" for kind in sorted(types) for letter in letters))
+    return (OUTSIDE, *(_name(letter, kind) for kind in sorted(types) for letter in letters))
+
+
+def _capital(tag):
+    """Returns a tag with its letter in upper case."""
+    return tag[:1].upper() + tag[1:] if len(tag) == 1 or tag[1:2] == "-" else tag
+
+
+def _name(letter, kind):
+    return f"{letter}-{kind}" if kind else letter
 
 
 def _entities(tags):
     """Returns (type, first word, last word) of each entity in a sentence's tags."""
     from seqeval.metrics.sequence_labeling import get_entities
 
-    return get_entities(tags)
+    bare = all(len(tag) == 1 for tag in tags)
+    return [("" if bare else kind, first, last) for kind, first, last in get_entities(tags)]
 
 
 def _encode(entities, length, scheme):
     """Returns the tags of a sentence of `length` words with these entities."""
-    tags = ["O"] * length
+    tags = [OUTSIDE] * length
     for kind, first, last in entities:
         letters = ["I"] * (last - first + 1)
         if scheme == "BIOES":
@@ -85,7 +204,7 @@ def _encode(entities, length, scheme):
         if scheme == "BIOES" and first == last:
             letters[0] = "S"
         for word, letter in zip(range(first, last + 1), letters, strict=True):
-            tags[word] = f"{letter}-{kind}"
+            tags[word] = _name(letter, kind)
     return tags
 
 

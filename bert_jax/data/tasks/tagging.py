@@ -11,13 +11,15 @@ from bert_jax.data.tasks.labels import class_id
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
+_UNLABELLED = -100  # the label that no loss is computed for, here as in transformers
+
 
 class Examples:
     """Sentences as rows of sub-words, long ones as several rows that overlap; see data.tasks.Examples.
 
     Attributes:
       sentences: the words of each sentence.
-      tags: gold tags of each sentence; None where the data has none.
+      tags: gold tags of each sentence, None for a word without one; None where the data has none.
       sentence: int32 [rows], the index of each row's sentence.
       windows: for each row, which words of the sentence it holds, and which are labelled from it.
       places: for each row, the column of the first sub-word of each of its words; -1 for a word without sub-words.
@@ -70,24 +72,29 @@ class Examples:
 class TokenTask:
     """A token classification task; see data.tasks.TaskData.
 
-    Tags that mark entities are converted to BIO (from IOB1 and BIO) or BIOES (from BIOES, BILOU and BMES); sequences
-    that their scheme does not allow are read as conlleval reads them, and reported. Other tags, such as parts of
-    speech, are labels as they are. A word without sub-words gets "O", or train's commonest tag where no tag marks
-    entities.
+    Tags that mark entities are converted to BIO (from IOB1 and BIO) or BIOES (from BIOES, BILOU, BMES and BMEWO);
+    sequences that their scheme does not allow are read as conlleval reads them, and reported. Other tags, such as parts
+    of speech, are labels as they are. A word without sub-words gets "O", or train's commonest tag where no tag marks
+    entities. A word whose tag is -100, as transformers marks what it does not learn, is read but neither learned from
+    nor scored; its tag is None.
     """
 
     problem = ""
+    settings: dict[str, Any]  # what the prediction of new texts needs; see inference.tag
 
     def __init__(self, config: Any, tokenizer: Tokenizer):
         task = config.task
         if config.data.sequence_length < 3:
             raise UserError(f"config.data.sequence_length: {config.data.sequence_length} leaves no room for a word")
         self._columns = (task.text, task.label)
+        self._asked_scheme = task.scheme
         train, held_out, test = records.splits(config, (task.text,), (task.label,))
         self.notes = records.notes_of(train, held_out, test)
         names = records.listed(task.labels)
         tags = self._tags(train, "train", names)
-        scheme = task.scheme if task.scheme != "auto" else schemes.detect(tags)
+        self._spelling = schemes.spelling(tag for sentence in _with_outside(tags) for tag in sentence)
+        names = tuple(schemes.canonical(name, self._spelling) for name in names)
+        scheme = self._scheme(tags, train)
         self.scheme = "BIOES" if scheme == "BIOES" else "BIO" if scheme else ""
         self.metrics, self.metric = metrics.choose(task, "entities" if scheme else "tags")
         tags = self._converted(tags, train, "train", scheme)
@@ -95,25 +102,26 @@ class TokenTask:
         self._ids = {name: i for i, name in enumerate(self.labels)}
         counts = {name: 0 for name in self.labels}
         for sentence in tags:
-            for tag in sentence:
+            for tag in filter(None, sentence):
                 counts[tag] = counts.get(tag, 0) + 1
         self._unseen_word = "O" if scheme and "O" in counts else max(counts, key=counts.get)
         commonest = max(counts, key=counts.get)
 
         length = config.data.sequence_length
         self.train = self._examples(tokenizer, train, tags, length, "train")
+        self.settings = {"words": words.cutting(self.train.sentences), "unseen_word": self._unseen_word}
         self.held_out = {}
         for name, table in held_out.items():
             split = f"held out {name}".rstrip()
             tags = self._tags(table, split, names)
-            tags = self._converted(tags, table, split, self._scheme_of(tags, scheme, task))
+            tags = self._converted(tags, table, split, self._scheme_of(tags, scheme))
             self.held_out[name] = self._examples(tokenizer, table, tags, length, split)
         self.test = None
         if test:
             tags = None
             if task.label in test.columns and None not in test.columns[task.label]:
                 tags = self._tags(test, "test", names)
-                tags = self._converted(tags, test, "test", self._scheme_of(tags, scheme, task))
+                tags = self._converted(tags, test, "test", self._scheme_of(tags, scheme))
             self.test = self._examples(tokenizer, test, tags, length, "test")
         first = next(iter(self.held_out.values()))
         same = [[commonest] * len(sentence) for sentence in first.sentences]
@@ -136,6 +144,11 @@ class TokenTask:
             yield {"words": examples.sentences[i]} | gold | {"tags": tags}
 
     def _scores(self, gold, predicted):
+        pairs = [
+            [pair for pair in zip(*both, strict=True) if pair[0] is not None]
+            for both in zip(gold, predicted, strict=True)
+        ]
+        gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
         return metrics.entities(gold, predicted, self.scheme) if self.scheme else metrics.tags(gold, predicted)
 
     def _predicted(self, examples, outputs):
@@ -163,32 +176,52 @@ class TokenTask:
             sentences.append([_tag_name(tag, class_names, table, i, j) for j, tag in enumerate(tags)])
         return sentences
 
+    def _scheme(self, tags, table):
+        """Returns the scheme of train's tags, "" for tags that mark no entities."""
+        known = _with_outside(tags)
+        if self._asked_scheme != "auto":
+            return "" if self._asked_scheme == "none" else self._asked_scheme
+        scheme = schemes.detect(known, self._spelling)
+        alike = None if scheme else schemes.look_alike(known)
+        if alike:
+            raise UserError(
+                f"{table.where(*alike)}: tag {known[alike[0]][alike[1]]!r} looks like an entity's in another form; "
+                "expected a prefix such as B- with a type (B-PER), or config.task.scheme=none for tags as they are"
+            )
+        return scheme
+
     def _converted(self, tags, table, split, scheme):
         """Returns tags as BIO or BIOES and notes invalid ones; tags that mark no entities ("" as scheme) stay."""
-        odd = schemes.first_non_entity_tag(tags)
+        if self._asked_scheme == "none":
+            return tags
+        known = _with_outside(tags)
+        odd = schemes.first_non_entity_tag(known, expected=bool(scheme), written=self._spelling)
         if odd:
             raise UserError(
                 f"{table.where(*odd)}: tag {tags[odd[0]][odd[1]]!r} beside entity tags; expected O or a prefix such as "
-                "B- with a type"
+                "B- with a type, or config.task.scheme=none for tags as they are"
             )
         if not scheme:
             return tags
-        before = tags
-        tags, invalid = schemes.convert(tags, scheme)
+        converted, invalid = schemes.convert(known, scheme, self._spelling)
         if invalid:
             i, j = invalid[0]
             self.notes.append(
                 f"{split}: {len(invalid):,} sentences have tags that {scheme} does not allow, the first at "
-                f"{table.where(i, j)}: {before[i][j]}, read as {tags[i][j]}"
+                f"{table.where(i, j)}: {known[i][j]}, read as {converted[i][j]}"
             )
-        return tags
+        return [
+            [new if old is not None else None for old, new in zip(*both, strict=True)]
+            for both in zip(tags, converted, strict=True)
+        ]
 
-    def _scheme_of(self, tags, scheme, task):
+    def _scheme_of(self, tags, scheme):
         """Returns the scheme of a held-out or test set: train's, or another spelling of it."""
-        if task.scheme != "auto" or not scheme:
+        if self._asked_scheme != "auto" or not scheme:
             return scheme
-        detected = schemes.detect(tags)
-        has_entities = any(tag != "O" for sentence in tags for tag in sentence)
+        tags = _with_outside(tags)
+        detected = schemes.detect(tags, self._spelling)
+        has_entities = any(tag not in ("O", "o") for sentence in tags for tag in sentence)
         if has_entities and (detected == "BIOES") != (scheme == "BIOES") and detected:
             raise UserError(
                 f"config.task.held_out: its tags look like {detected}, those of config.task.train like {scheme}; "
@@ -200,15 +233,20 @@ class TokenTask:
         """Returns the tags in the order of their ids: the listed ones, else the data set's own, else all that occur."""
         if listed:
             return listed
-        names = table.names.get(self._columns[1])
-        occurring = {tag for sentence in tags for tag in sentence}
+        names = [schemes.canonical(name, self._spelling) for name in table.names.get(self._columns[1], ())]
+        occurring = {tag for sentence in tags for tag in filter(None, sentence)}
         if names and occurring <= set(names):
             return tuple(names)
         if self.scheme:
-            return schemes.labels(sorted({tag[2:] for tag in occurring if tag != "O"}), self.scheme)
+            return schemes.labels(sorted({tag[2:] for tag in occurring if tag != schemes.OUTSIDE}), self.scheme)
         if len(occurring) < 2:
             tag = ", ".join(occurring)
             raise UserError(f"{table.where(0)}: every tag is {tag}; expected two or more different ones")
+        if all(name.isdecimal() for name in occurring):
+            self.notes.append(
+                f"train: tags are numbers without names ({', '.join(sorted(occurring)[:5])}, ...), so none marks an "
+                "entity; config.task.labels gives them names in the order of ids"
+            )
         return tuple(sorted(occurring))
 
     def _examples(self, tokenizer, table, tags, length, split):
@@ -219,7 +257,10 @@ class TokenTask:
         ids = None
         if tags is not None:
             ids = [
-                [class_id(tag, self._ids, False, table.where(i, j)) for j, tag in enumerate(sentence)]
+                [
+                    _UNLABELLED if tag is None else class_id(tag, self._ids, False, table.where(i, j))
+                    for j, tag in enumerate(sentence)
+                ]
                 for i, sentence in enumerate(tags)
             ]
         examples = Examples(tokenizer, sentences, tags, ids, length)
@@ -232,8 +273,17 @@ class TokenTask:
         return examples
 
 
+def _with_outside(tags):
+    """Returns the tags of each sentence with O for words that have none."""
+    return [[schemes.OUTSIDE if tag is None else tag for tag in sentence] for sentence in tags]
+
+
 def _tag_name(tag, class_names, table, i, j):
-    """Returns the name of the j-th tag of the i-th record, which may be an index in class_names."""
+    """Returns the name of the j-th tag of the i-th record, which may be an index in class_names; None for -100."""
+    if isinstance(tag, float) and tag.is_integer():  # as pandas writes whole numbers in a column that lacks some
+        tag = int(tag)
+    if tag in (_UNLABELLED, str(_UNLABELLED)):
+        return None
     if isinstance(tag, int) and not isinstance(tag, bool):
         if not class_names:
             return str(tag)

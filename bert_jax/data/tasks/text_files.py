@@ -41,12 +41,13 @@ class Layout:
     notes: tuple[str, ...] = ()
 
 
-def lines(path, name: str = "") -> Iterator[tuple[int, str]]:
+def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str]]:
     """Yields (number, text with its line end) of a file's lines, which only a line feed ends.
 
     Args:
       path: the file; a name in .gz is decompressed.
       name: the name of the file in messages; "": its path.
+      mark: stands between the name and the number of a line in messages.
 
     Raises:
       UserError: a line is not UTF-8.
@@ -59,10 +60,11 @@ def lines(path, name: str = "") -> Iterator[tuple[int, str]]:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 hint = " (UTF-16?)" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+                place = hint or f" at byte {error.start} of the line"
                 byte = f"0x{line[error.start]:02x}"
-                raise UserError(f"{name} line {number}: not UTF-8: {byte}{hint}; expected UTF-8 text") from error
+                raise UserError(f"{name}{mark}{number}: not UTF-8: {byte}{place}; expected UTF-8 text") from error
             if number == 1 and "\0" in text:
-                raise UserError(f"{name} line 1: holds zero bytes (UTF-16?); expected UTF-8 text")
+                raise UserError(f"{name}{mark}1: holds zero bytes (UTF-16?); expected UTF-8 text")
             yield number, text
 
 
@@ -78,7 +80,13 @@ def reporting(name: str) -> Iterator[None]:
 
 
 def layout(
-    path, kind: str, wanted: Sequence[str], columns: Sequence[str] = (), name: str = "", otherwise: str = ""
+    path,
+    kind: str,
+    wanted: Sequence[str],
+    columns: Sequence[str] = (),
+    name: str = "",
+    otherwise: str = "",
+    mark: str = " line ",
 ) -> Layout | None:
     """Finds how a delimited file is written; None for an empty file.
 
@@ -89,12 +97,13 @@ def layout(
       columns: names of the columns of a file without a header; (): the file has one.
       name: the name of the file in messages; "": its path.
       otherwise: ends the message about a missing column: where else it could be named.
+      mark: see `lines`.
 
     Raises:
       UserError: a wanted column is missing or there twice.
     """
     name = name or str(path)
-    numbered = ((number, text.rstrip("\r\n")) for number, text in lines(path, name))
+    numbered = ((number, text.rstrip("\r\n")) for number, text in lines(path, name, mark))
     first, header = next(((number, text) for number, text in numbered if text.strip(" \t")), (0, ""))
     if not first:
         return None
@@ -102,7 +111,7 @@ def layout(
     if separator:
         first, header = next(numbered, (0, ""))
     if "\r" in header:
-        raise UserError(f"{name} line {first}: lines end with CR alone; expected LF or CR LF")
+        raise UserError(f"{name}{mark}{first}: lines end with CR alone; expected LF or CR LF")
     own = DELIMITERS[kind]
     candidates = [separator[1]] if separator else [own, *(other for other in _OTHERS if other != own)]
     by_delimiter = {delimiter: _fields(header, delimiter) for delimiter in candidates}
@@ -114,7 +123,7 @@ def layout(
     delimiter = (fitting or candidates)[0]
     names = tuple(columns) or by_delimiter[delimiter]
     _check_columns(names, wanted, name, otherwise)
-    quoted = delimiter != "\t" or _is_quoted(path, delimiter, name)
+    quoted = delimiter != "\t" or _is_quoted(path, delimiter, name, mark)
     notes = []
     if delimiter != own:
         notes.append(f"{name}: fields are separated by {_NAMES.get(delimiter, repr(delimiter))}")
@@ -123,19 +132,24 @@ def layout(
     return Layout(delimiter, quoted, names, first if columns else first + 1, tuple(notes))
 
 
-def rows(path, layout: Layout, name: str = "") -> Iterator[tuple[int, list[str]]]:
+def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator[tuple[int, list[str]]]:
     """Yields (number of its first line, fields) of each row of a delimited file, without empty lines.
+
+    Args:
+      path: the file.
+      layout: as `layout` returns it.
+      name, mark: see `lines`.
 
     Raises:
       UserError: a row has another number of columns, or quotes are not closed.
     """
     name = name or str(path)
     read = _quoted_rows if layout.quoted else _plain_rows
-    for number, row in read(path, layout, name):
+    for number, row in read(path, layout, name, mark):
         if len(row) != len(layout.columns):
             if not "".join(row).strip():
                 continue
-            raise UserError(f"{name} line {number}: found {len(row)} columns; expected {len(layout.columns)}")
+            raise UserError(f"{name}{mark}{number}: found {len(row)} columns; expected {len(layout.columns)}")
         yield number, row
 
 
@@ -156,20 +170,20 @@ def _check_columns(names, wanted, name, otherwise):
             raise UserError(f"{name}: found {names.count(column)} columns {column!r}; expected one")
 
 
-def _plain_rows(path, layout, name):
-    for number, text in lines(path, name):
+def _plain_rows(path, layout, name, mark):
+    for number, text in lines(path, name, mark):
         text = text.rstrip("\r\n")
         if number >= layout.first and text:
             yield number, text.split(layout.delimiter)
 
 
-def _quoted_rows(path, layout, name):
+def _quoted_rows(path, layout, name, mark):
     csv.field_size_limit(sys.maxsize)
     reached = layout.first - 1
 
     def texts():
         nonlocal reached
-        for number, text in lines(path, name):
+        for number, text in lines(path, name, mark):
             if number >= layout.first:
                 reached = number
                 yield text
@@ -182,12 +196,12 @@ def _quoted_rows(path, layout, name):
         except StopIteration:
             return
         except csv.Error as error:
-            raise UserError(f"{name} line {first}: not CSV ({error}); expected quotes to be closed, or TSV") from error
+            raise UserError(f"{name}{mark}{first}: not CSV ({error}); expected quotes to be closed, or TSV") from error
         if row:
             yield first, row
 
 
-def _is_quoted(path, delimiter, name):
+def _is_quoted(path, delimiter, name, mark):
     """Returns whether every field of a file that holds a quote is quoted, and some could not be read otherwise.
 
     Such a field holds a doubled quote, a delimiter or a line end; or all names of the header are quoted.
@@ -196,7 +210,7 @@ def _is_quoted(path, delimiter, name):
     record = re.compile(rf"{field}(?:{delimiter}{field})*\r?\n?")
     certain = re.compile(rf'(?:^|{delimiter})"(?:[^"]|"")*(?:""|[\n{delimiter}])(?:[^"]|"")*"(?={delimiter}|\r?\n|$)')
     is_certain, pending, count = False, "", 0
-    for number, text in lines(path, name):
+    for number, text in lines(path, name, mark):
         if not pending and '"' not in text:
             continue
         pending, count = pending + text, count + 1

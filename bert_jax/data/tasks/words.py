@@ -1,7 +1,16 @@
-"""Builds rows for token classification: sub-words of words, and windows that are cut between words."""
+"""Cuts texts into words as training data does, and builds rows of words for token classification.
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+A row holds the sub-words of its words; long sentences are cut between words into windows. `cutting` learns from the
+words of a data set what `cut` does to a text: white space separates words; marks that are words of their own there,
+such as a full stop or 's, are cut off a word unless the data has it whole (U.S.); each character of a script without
+spaces is a word, unless the data has longer ones. A text that is cut already, where a full stop or the like stands
+alone, is left as it is.
+"""
+
+import collections
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -9,6 +18,19 @@ from bert_jax.data import rows as rows_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 T = TypeVar("T")
+
+_OPENING = frozenset("([{<\"'`*#\u00a1\u00bf\u00ab\u2018\u201c\u201e\u2039")
+_CLOSING = frozenset(")]}>\"'`*%.,;:!?-\u00bb\u2019\u201d\u2026\u203a\u060c\u061b\u061f\u06d4\u0964\u0589")
+_CLITIC = re.compile(r"['\u2019]\w{1,3}|[nN]['\u2019][tT]")
+_LONGEST_MARK = 4
+_INITIALS = re.compile(r"(?:\w\.)+")  # of a name, such as J.R.R.
+# Marks that stand between spaces only in text that is cut already.
+_ALONE = frozenset((".", ",", "(", ")", "[", "]", '"', "``", "''", "'s", "n't", "\u3002", "\uff0c", "\u3001"))
+_WIDE = re.compile(
+    "[\u3000-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uff0f\uff1a-\uff20\uff3b-\uff65"
+    "\U00020000-\U0003ffff]"
+)
+_MOST_WHOLE = 5_000
 
 
 class Window(NamedTuple):
@@ -18,6 +40,96 @@ class Window(NamedTuple):
     stop: int
     own_start: int
     own_stop: int
+
+
+def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
+    """Returns how the words of sentences are cut out of text, as JSON values for `cut`.
+
+    Returns:
+      "marks": words that are cut off others, at their beginning or end; "whole": words that end or begin with a mark,
+      the commonest 5,000; "longest_wide": characters of the longest word of a script without spaces, 0 without one.
+    """
+    counts = collections.Counter(word for sentence in sentences for word in sentence)
+    candidates = {word for word in counts if len(word) <= _LONGEST_MARK and (_is_mark(word) or _CLITIC.fullmatch(word))}
+    edges: collections.Counter[str] = collections.Counter()
+    for word, count in counts.items():
+        if not _is_mark(word):
+            edges.update(dict.fromkeys(_edges(word, candidates), count))
+    marks = {mark for mark in candidates if counts[mark] >= edges[mark]}
+    whole = [word for word, _ in counts.most_common() if not _is_mark(word) and _edges(word, marks)]
+    longest_wide = max((len(word) for word in counts if all(map(_WIDE.match, word)) and word), default=0)
+    return {"marks": sorted(marks), "whole": sorted(whole[:_MOST_WHOLE]), "longest_wide": longest_wide}
+
+
+def cut(text: str, how: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Returns [start, end) of each word of a text, in code points.
+
+    Args:
+      text: the text.
+      how: as `cutting` returns it.
+    """
+    marks, whole = set(how["marks"]), set(how["whole"])
+    pieces = [match.span() for match in re.finditer(r"\S+", text)]
+    is_cut = any(text[start:end] in marks and text[start:end] in _ALONE for start, end in pieces)
+    words = []
+    for piece in pieces:
+        for start, end in _without_wide(text, *piece, how["longest_wide"]):
+            words += [(start, end)] if is_cut else _without_marks(text, start, end, marks, whole)
+    return words
+
+
+def _is_mark(word):
+    return not any(map(str.isalnum, word))
+
+
+def _edges(word, marks):
+    """Returns the marks that a longer word begins or ends with."""
+    ends = {word[-size:] for size in range(1, min(_LONGEST_MARK + 1, len(word)))}
+    return {end for end in ends & marks if _may_end(end)} | ({word[0]} & marks & _OPENING if len(word) > 1 else set())
+
+
+def _may_end(mark):
+    return mark[0] in _CLOSING or bool(_CLITIC.fullmatch(mark))
+
+
+def _without_wide(text, start, end, longest):
+    """Yields the parts of a piece without spaces: each character of a script that writes none, and what is between.
+
+    Characters that make up no more than `longest` stay together where the data has such words.
+    """
+    run = [match.start() for match in _WIDE.finditer(text, start, end)]
+    if not run or (1 < len(run) == end - start <= longest):
+        yield start, end
+        return
+    for place in run:
+        if start < place:
+            yield start, place
+        yield place, place + 1
+        start = place + 1
+    if start < end:
+        yield start, end
+
+
+def _without_marks(text, start, end, marks, whole):
+    """Returns the words of a piece without spaces: marks at its beginning, what remains, and marks at its end."""
+    before, after = [], []
+    while end - start > 1 and text[start] in marks and text[start] in _OPENING and text[start:end] not in whole:
+        if text[start:end] in marks:
+            break
+        before.append((start, start + 1))
+        start += 1
+    while end - start > 1:
+        word = text[start:end]
+        is_rule = _is_mark(word) and len(set(word)) == 1  # a row of dashes
+        if is_rule or word in whole or word in marks or _INITIALS.fullmatch(word):
+            break
+        sizes = range(min(_LONGEST_MARK, end - start - 1), 0, -1)
+        size = next((size for size in sizes if word[-size:] in marks and _may_end(word[-size:])), 0)
+        if not size:
+            break
+        after.append((end - size, end))
+        end -= size
+    return [*before, (start, end), *after[::-1]]
 
 
 def encode(tokenizer: Tokenizer, sentences: Sequence[Sequence[str]], length: int) -> Iterator[list[list[int]]]:

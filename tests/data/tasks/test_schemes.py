@@ -26,3 +26,52 @@ def test_invalid_sequences_are_read_as_conlleval_does():
     assert schemes.detect([["NN", "O"]]) == "" and schemes.detect([["O"]]) == "BIO"
     assert schemes.first_non_entity_tag([["O", "B-A"], ["I_A"]]) == (1, 0)
     assert schemes.first_non_entity_tag([["O", "NN"]]) is None
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme", "expected"),
+    [
+        ([["b-per", "i-per", "o"], ["i-loc"]], "BIO", [["B-per", "I-per", "O"], ["B-loc"]]),
+        ([["B", "I", "O", "B"]], "BIO", [["B", "I", "O", "B"]]),
+        ([["b", "i", "o"]], "BIO", [["B", "I", "O"]]),
+        ([["B", "M", "E", "S"]], "BIOES", [["B", "I", "E", "S"]]),  # word segmentation
+        ([["B-PER", "I-PER", "L-PER", "U-PER"]], "BIOES", [["B-PER", "I-PER", "E-PER", "S-PER"]]),
+        ([["B-PER", "M-PER", "E-PER", "W-PER"]], "BIOES", [["B-PER", "I-PER", "E-PER", "S-PER"]]),
+        ([["B-MILITARY RANK", "I-MILITARY RANK", "O"]], "BIO", [["B-MILITARY RANK", "I-MILITARY RANK", "O"]]),
+    ],
+)
+def test_other_spellings(tags, scheme, expected):
+    assert schemes.detect(tags) == scheme
+    assert schemes.convert(tags, scheme)[0] == expected
+
+
+def test_tags_that_mark_no_entities():
+    for tags in (["NOUN", "X", "VERB"], ["N", "V", "I", "B"], ["0", "1"], ["LABEL_0", "LABEL_1"], ["I", "O"]):
+        assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
+
+
+@pytest.mark.parametrize(
+    "tags", [["O", "B_PER", "I_PER"], ["o", "b:per", "i:per"], ["O", "PER-B", "PER-I"], ["O", "Per_B", "Per_I"]]
+)
+def test_look_alikes(tags):
+    assert schemes.detect([["O"], tags]) == "" and schemes.look_alike([["O"], tags]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scheme", "written"),
+    [
+        (["O", "B-PER", "I-PER"], "BIO", (False, False)),
+        (["O", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"], "BIO", (False, False)),
+        (["O", "B-PER", "I-PER", "PAD", "<pad>"], "BIO", (False, False)),
+        (["O", "B-PER", "I-PER", "MISC"], "BIO", (False, False)),
+        (["o", "b-per", "i-per"], "BIO", (True, False)),
+        (["o", "b-per", "i-per", "x"], "BIO", (True, False)),
+        (["O", "B-PER", "I-PER", "L-PER", "U-PER"], "BIOES", (False, False)),
+        (["O", "S-PER"], "BIOES", (False, False)),
+        (["B", "I", "O"], "BIO", (False, True)),
+        (["NOUN", "X", "VERB", "_"], "", (False, False)),
+        (["LABEL_0", "LABEL_1"], "", (False, False)),
+    ],
+)
+def test_the_scheme_of_a_models_labels_is_decided_label_by_label(labels, scheme, written):
+    assert schemes.of_labels(labels) == (scheme, written)

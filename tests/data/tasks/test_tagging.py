@@ -133,3 +133,77 @@ def test_conll_2003(load, uncased):
     assert task.labels == ("O", *(f"{letter}-{kind}" for kind in ("LOC", "MISC", "ORG", "PER") for letter in "BI"))
     scores = task.score(examples, certain(task, examples))
     assert (scores["f1"], scores["strict_f1"], scores["accuracy"]) == (1.0, 1.0, 1.0)
+
+
+def sentences(folder, rows, **names):
+    path = folder / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": words, "label": tags}) + "\n" for words, tags in rows))
+    return path
+
+
+@pytest.mark.parametrize("marks", [(-100, 1, 2, 0), ("-100", "B-A", "I-A", "O"), (-100.0, 1.0, 2.0, 0.0)])
+def test_words_that_are_not_labelled_are_neither_learned_nor_scored(tmp_path, load, marks):
+    none, begin, inside, outside = marks
+    path = sentences(tmp_path, [(["a", "b", "c", "d"], [begin, none, outside, begin]), (["a", "b"], [begin, inside])])
+    task = load("token_classification", train=path, held_out=path, labels=("O", "B-A", "I-A"))
+    assert task.train.tags == [["B-A", None, "O", "B-A"], ["B-A", "I-A"]]
+    assert task.train.batch(np.array([0]), 8)["labels"][0].tolist() == [-100, 1, -100, 0, 1, -100, -100, -100]
+    assert task.train.batch(np.array([0]), 8)["first_subwords"][0].tolist() == [0, 1, 1, 1, 1, 0, 0, 0]
+    outputs = certain(task, task.held_out[""])
+    scores = task.score(task.held_out[""], outputs)
+    assert scores["f1"] == scores["accuracy"] == 1.0
+    assert [row["gold"] for row in task.predictions(task.held_out[""], outputs)] == task.train.tags
+
+
+@pytest.mark.parametrize(
+    ("tags", "labels", "metric"),
+    [
+        (["b-per", "i-per", "o"], ("O", "B-per", "I-per"), "f1"),
+        (["B", "I", "O"], ("O", "B", "I"), "f1"),
+        (["B", "M", "E"], ("O", "B", "I", "E", "S"), "f1"),
+        (["U-A", "B-A", "L-A"], ("O", "B-A", "I-A", "E-A", "S-A"), "f1"),
+        (["PRON", "X", "VERB"], ("PRON", "VERB", "X"), "accuracy"),
+        ([0, 1, 2], ("0", "1", "2"), "accuracy"),
+    ],
+)
+def test_spellings_of_tags(tmp_path, load, tags, labels, metric):
+    tags = tags if "M" not in tags else [*tags, "S"]
+    words = list("abcd")[: len(tags)]
+    path = sentences(tmp_path, [(words, tags), (words, tags)])
+    task = load("token_classification", train=path, held_out=path)
+    assert (task.labels, task.metric) == (labels, metric)
+    scores = task.score(task.held_out[""], certain(task, task.held_out[""]))
+    assert scores[metric] == 1.0 and scores.get("strict_f1", 1.0) == 1.0
+    assert any("numbers without names" in note for note in task.notes) == (0 in tags)
+    few = tmp_path / "few.conll"  # a held-out set that shows less of the spelling
+    few.write_text("".join(f"{word} {tag}\n" for word, tag in zip("ab", (tags[0], tags[-1]), strict=True)))
+    load("token_classification", train=path, held_out=few)
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (
+            ["O", "B_PER", "I_PER"],
+            r"line 1, word 2: tag 'B_PER' looks like an entity's in another form; expected a prefix",
+        ),
+        (["O", "PER-B", "PER-I"], "tag 'PER-B' looks like"),
+        (["O", "B-PER", "I-PER", "X"], "line 1, word 4: tag 'X' beside entity tags"),
+        (["[CLS]", "B-PER", "I-PER"], r"word 1: tag '\[CLS\]' beside entity tags"),
+        (["O", "B-PER", "b-per"], "word 3: tag 'b-per' beside entity tags"),
+        (["O", "B-PER", "B-"], "word 3: tag 'B-' beside entity tags"),
+    ],
+)
+def test_tags_of_another_form_are_refused(tmp_path, load, tags, message):
+    path = sentences(tmp_path, [(list("abcd")[: len(tags)], tags)] * 2)
+    with pytest.raises(UserError, match=message):
+        load("token_classification", train=path, held_out=path)
+    assert load("token_classification", train=path, held_out=path, scheme="none").labels == tuple(sorted(tags))
+    with pytest.raises(UserError, match="beside entity tags"):
+        load("token_classification", train=path, held_out=path, scheme="BIO")
+
+
+def test_a_held_out_set_without_the_scheme_is_refused(tmp_path, load):
+    train, held_out = (conll(tmp_path, n, t, t) for n, t in (("train", BIO), ("held", [["NN", "VB"]])))
+    with pytest.raises(UserError, match="held line 1: tag 'NN' beside entity tags"):
+        load("token_classification", train=train, held_out=held_out)

@@ -1,8 +1,13 @@
-"""Windows of words hold every word, and label each from the window with the most context."""
+"""Tests windows of words, each labelled where it has the most context, and the cutting of text into words."""
+
+import json
+import types
 
 import numpy as np
+import pytest
 
-from bert_jax.data.tasks import words
+from bert_jax.data.tasks import conll, words
+from tests.data.awkward import shared
 
 
 def test_windows_hold_every_word_once_with_context():
@@ -16,3 +21,56 @@ def test_windows_hold_every_word_once_with_context():
         assert [i for w in windows for i in range(w.own_start, w.own_stop)] == list(range(len(counts)))
     assert words.windows([1] * 20, 8) == [(0, 8, 0, 7), (6, 14, 7, 13), (12, 20, 13, 20)]
     assert words.merge(words.windows([1] * 20, 8), [range(0, 8), range(6, 14), range(12, 20)]) == list(range(20))
+
+
+ENGLISH = [
+    *(["Ada", "lived", "in", "London", "."], ["It", "'s", "U.S.", "Inc.", "news", ",", "he", "did", "n't", "say", "."]),
+    *(["(", "born", "1815", ")"], ['"', "No", "!", '"'], ["3.5", "%", "of", "C$", "5"], ["no", ".", "Mr.", "X", "."]),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ada (of London) lived.", "Ada|(|of|London|)|lived|."),
+        ("\"It's Ada's,\" he didn't say.", "\"|It|'s|Ada|'s|,|\"|he|did|n't|say|."),
+        ("The U.S. and J.R.R. of Acme Inc. grew 4%.", "The|U.S.|and|J.R.R.|of|Acme|Inc.|grew|4|%|."),
+        ("well-known New-York, $5.4 and/or ...", "well-known|New-York|,|$5.4|and/or|..."),
+        ("Mr. Paris. said , Rome. and . all", "Mr.|Paris.|said|,|Rome.|and|.|all"),  # cut already
+        ("ends?!  -----  x", "ends?|!|-----|x"),
+        ("  \n", ""),
+        ("\u4e2d\u6587 abc\u4e2d.", "\u4e2d|\u6587|abc|\u4e2d|."),
+    ],
+)
+def test_text_is_cut_as_the_words_of_training_are(text, expected):
+    how = words.cutting(ENGLISH)
+    assert json.loads(json.dumps(how)) == how
+    assert [text[start:end] for start, end in words.cut(text, how)] == [word for word in expected.split("|") if word]
+    for sentence in ENGLISH:
+        joined = " ".join(sentence)
+        assert [joined[start:end] for start, end in words.cut(joined, how)] == sentence
+
+
+def test_words_that_keep_their_marks_and_characters_as_words():
+    spaces = words.cutting([["London.", "Paris,"], ["Rome."]])  # cut at spaces alone
+    text = "In London, (it rained)."
+    assert [text[start:end] for start, end in words.cut(text, spaces)] == text.split()
+    characters = words.cutting([list("\u6211\u5728\u5317\u4eac\u3002")])
+    text = "\u6211\u5728IBM\u3002"
+    assert [text[start:end] for start, end in words.cut(text, characters)] == ["\u6211", "\u5728", "IBM", "\u3002"]
+    segmented = words.cutting([["\u6211", "\u5728", "\u5317\u4eac"]])
+    text = "\u6211 \u5728 \u5317\u4eac"
+    assert [text[start:end] for start, end in words.cut(text, segmented)] == text.split()
+
+
+def test_conll_2003_is_cut_as_it_is():
+    config = types.SimpleNamespace(token_column=0, label_column=-1)
+    splits = [
+        [words_of for _, (words_of, _) in conll.read(str(shared(f"conll2003/eng.{name}")), config, (), (), [])]
+        for name in ("train", "testa", "testb")
+    ]
+    how = words.cutting(splits[0])
+    for sentences, most in zip(splits, (0, 2, 5), strict=True):
+        joined = [" ".join(sentence) for sentence in sentences]
+        again = [[text[start:end] for start, end in words.cut(text, how)] for text in joined]
+        assert sum(one != other for one, other in zip(sentences, again, strict=True)) <= most
