@@ -98,6 +98,8 @@ def prepare(
     settings = _resolved(settings)
     _check(settings, workers, cluster)
     output = _expanded(output)
+    if not storage.is_remote(output) and not pathlib.Path(output, "manifest.json").is_file():
+        _check_ours(pathlib.Path(output))
     plan = sources.plan(settings.input, settings.reading, output)
     choice = vocabulary.choose(settings)
     identity = {
@@ -289,10 +291,11 @@ def _claim(path, output, identity):
 
 
 def _skipped(facts):
-    """Returns what was skipped in all shards: how many texts, and the first of them."""
+    """Returns what was skipped in all shards: how many texts, of how many bytes, and the first of them."""
     examples = [example for fact in facts for example in fact["skipped"]["examples"]]
     return {
         "count": sum(fact["skipped"]["count"] for fact in facts),
+        "bytes": sum(fact["skipped"].get("bytes", 0) for fact in facts),  # earlier versions counted none
         "examples": examples[:_MAX_EXAMPLES],
     }
 
@@ -334,6 +337,8 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
     if added is not None:
         lines.append(f"  {len(added):,} new tokens" + (f": {', '.join(added[:8])}" if added else ""))
     if manifest["skipped"]["count"]:
-        lines.append(f"  skipped {manifest['skipped']['count']:,}, such as {manifest['skipped']['examples'][0]}")
+        skipped = manifest["skipped"]
+        size = f" ({skipped['bytes'] / 1e6:,.3f} MB)" if skipped.get("bytes") else ""
+        lines.append(f"  skipped {skipped['count']:,}{size}, such as {skipped['examples'][0]}")
     lines += [f"  {line}" for line in vocabulary.warnings(manifest["tokenizer"], share)]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from bert_jax import files, storage
-from bert_jax.data.preparation import python_docs
+from bert_jax.data.preparation import encoding, python_docs
 from bert_jax.data.preparation.sources import Options, Part, open_tfds
 from bert_jax.errors import UserError
 
@@ -32,13 +32,14 @@ class Unreadable(Exception):
         self.where, self.reason = where, reason
 
 
-def read(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iterator[list[str] | None]:
+def read(part: Part, options: Options, skip: Callable[[str, str, int], None]) -> Iterator[list[str] | None]:
     """Yields a part's paragraphs, each a list of stripped, non-blank lines; None ends a document.
 
     Args:
       part: what to read.
       options: how to read it.
-      skip: called with (where, reason) for a record without text, after which reading continues.
+      skip: called with (where, reason, bytes) for a record without text, and for a paragraph of a .txt file that is not
+        UTF-8; then reading continues.
 
     Raises:
       Unreadable: the part cannot be read to its end.
@@ -79,6 +80,17 @@ def _open(path):
             yield text
 
 
+@contextlib.contextmanager
+def _open_text(part):
+    """Opens a file of text. Raises Unreadable if it is of another encoding than UTF-8."""
+    with _open(part.path) as file:
+        problem = encoding.find_problem(file.read(encoding.EXAMINED_BYTES))
+        if problem:
+            raise Unreadable(part.where, problem)
+        file.seek(0)
+        yield file
+
+
 def _lines(file, rest=b""):
     """Yields the lines of a binary file as (bytes, whether a line begins with them); a long line in several pieces."""
     begins = True
@@ -106,35 +118,55 @@ def _read_text(part, options, skip):
     in the range, and in the first range also the first document. A range in which none begins is read no further.
     """
     by_file, by_line = options.documents == "file", options.documents == "line"
-    with _open(part.path) as file:
+    damage = encoding.Damage(part.path, skip)
+    with _open_text(part) as file:
         position = _skip_to_line(file, part.start, part.stop)
         owned = part.start == 0 or by_line
         paragraph, length, in_document = [], 0, False
         for line, begins in _lines(file):
             if position >= part.stop != -1 and (not owned or (by_line and begins)):
                 break
+            if by_line and begins:
+                damage.report()
+                if paragraph:
+                    yield paragraph
+                    in_document = True
+                    paragraph, length = [], 0
+                if in_document:
+                    yield None
+                    in_document = False
             try:
                 text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                byte = position + error.start
-                raise Unreadable(part.where, f"not UTF-8 at byte {byte} (0x{line[error.start]:02x})") from error
-            if by_line and begins and in_document:
-                if paragraph:
-                    yield paragraph
-                    paragraph, length = [], 0
-                yield None
-                in_document = False
+            except UnicodeDecodeError:
+                for text, reason, size in encoding.salvage(line, position) if owned else ():
+                    if reason and encoding.is_long(length):
+                        yield paragraph
+                        in_document = True
+                    elif reason:
+                        damage.add(length, reason)
+                    if reason or damage:
+                        paragraph, length = [], 0
+                        damage.add(size, reason)
+                    elif text:
+                        paragraph.append(text)
+                        length += len(text)
+                position += len(line)
+                continue
             if text:
-                if owned:
+                if damage:
+                    damage.add(len(line))
+                elif owned:
                     paragraph.append(text)
                     length += len(text)
-                    in_document = True
                     if length >= _MAX_PARAGRAPH:
                         yield paragraph
+                        in_document = True
                         paragraph, length = [], 0
             elif begins:
+                damage.report()
                 if paragraph:
                     yield paragraph
+                    in_document = True
                     paragraph, length = [], 0
                 if not by_file:
                     if in_document:
@@ -144,9 +176,10 @@ def _read_text(part, options, skip):
                         return
                     owned = True
             position += len(line)
+        damage.report()
         if paragraph:
             yield paragraph
-        if in_document:
+        if paragraph or in_document:
             yield None
 
 
@@ -164,7 +197,7 @@ def _skip_to_line(file, start, stop=-1):
     return file.tell()
 
 
-def read_bytes(part: Part, options: Options, skip: Callable[[str, str], None]) -> Iterator[list[str]]:
+def read_bytes(part: Part, options: Options, skip: Callable[[str, str, int], None]) -> Iterator[list[str]]:
     """Yields the paragraphs of a part's own bytes, for a sample of the text: as `read`, whatever document they are of.
 
     A byte range of a .txt file thus has text even if no document begins in it. A long line, or one that a range ends
@@ -185,7 +218,7 @@ def read_bytes(part: Part, options: Options, skip: Callable[[str, str], None]) -
 
 def _byte_range(part, options, skip):
     by_line = options.documents == "line"
-    with _open(part.path) as file:
+    with _open_text(part) as file:
         stop = -1 if part.stop == -1 else _word_start(file, part.stop)
         position = _word_start(file, part.start)
         if not part.path.endswith(".gz"):
@@ -197,7 +230,7 @@ def _byte_range(part, options, skip):
             try:
                 text = line.decode("utf-8-sig" if start == 0 else "utf-8").strip()
             except UnicodeDecodeError as error:
-                skip(part.where, f"not UTF-8 at byte {start + error.start} (0x{line[error.start]:02x})")
+                skip(part.path, encoding.describe(error, start), len(line))
                 text = ""
             if text:
                 paragraph.append(text)
@@ -230,7 +263,7 @@ def _word_start(file, place):
 
 def _read_jsonl(part, options, skip):
     numbered = 0
-    with _open(part.path) as file:
+    with _open_text(part) as file:
         position = _skip_to_line(file, part.start, part.stop)
         number = 0
         while (part.stop == -1 or position < part.stop) and (line := file.readline()):
@@ -243,7 +276,7 @@ def _read_jsonl(part, options, skip):
                 else:
                     before = _count_lines(part) if part.start and numbered < _NUMBERED_LINES else 0
                     numbered += 1
-                    skip(f"{part.path} line {before + number}", reason)
+                    skip(f"{part.path} line {before + number}", reason, len(line))
             position += len(line)
 
 
@@ -327,7 +360,7 @@ def _read_parquet(part, options, skip):
                         yield from _paragraphs(text)
                         yield None
                     else:
-                        skip(f"{part.where} row {row}", reason)
+                        skip(f"{part.where} row {row}", reason, len(value) if isinstance(value, bytes) else 0)
     except pyarrow.ArrowException as error:
         raise Unreadable(part.where, f"not a whole Parquet file ({' '.join(str(error).split())})") from error
 
@@ -342,4 +375,4 @@ def _read_tfds(part, options, skip):
                 yield from _paragraphs(text)
                 yield None
             else:
-                skip(f"tfds:{part.path} record {index}", reason)
+                skip(f"tfds:{part.path} record {index}", reason, 0)

@@ -81,7 +81,9 @@ class Sample:
         """Yields the text of a part in pieces; notes the first reason why some of it cannot be read."""
         reasons = []
         try:
-            for paragraph in readers.read_bytes(part, self._options, lambda *reason: reasons.append(reason)):
+            for paragraph in readers.read_bytes(
+                part, self._options, lambda where, why, _: reasons.append((where, why))
+            ):
                 yield from training.cut(join_lines(paragraph))
         except readers.Unreadable as error:  # the pass over the shards reports it
             reasons.append((error.where, error.reason))

@@ -117,7 +117,7 @@ class ShardMaker:
         Several processes may write the same shard, all the same bytes: the first to finish it wins.
 
         Returns:
-          What was skipped: "count", and "examples" of where and why.
+          What was skipped: "count", "bytes", and "examples" of where and why.
         """
         try:
             with new_folder(self._parts, f"{number:05d}") as folder:
@@ -132,7 +132,7 @@ class ShardMaker:
         self._facts: dict[str, Any] = dict.fromkeys(counts, 0) | {
             split: {"documents": 0, "sentences": 0, "tokens": 0} for split in SPLITS
         }
-        self._skipped = {"count": 0, "examples": []}
+        self._skipped = {"count": 0, "bytes": 0, "examples": []}
         for part in shard:
             self._write_part(part)
         for writer in self._writers.values():
@@ -140,24 +140,26 @@ class ShardMaker:
         facts = files.json_text(self._facts | {"skipped": self._skipped}, indent=2)
         (folder / FACTS).write_text(facts + "\n", "utf-8")
 
-    def _skip(self, where, reason):
+    def _skip(self, where, reason, size):
         if self._strict:
             raise UserError(f"{where}: {reason} (without --strict it would be skipped)")
         self._skipped["count"] += 1
+        self._skipped["bytes"] += size
         if len(self._skipped["examples"]) < _EXAMPLES:
             self._skipped["examples"].append(f"{where}: {reason}")
 
     def _write_part(self, part):
         """Writes the text of a part, or nothing of it where it cannot be read to its end."""
         marks = {split: writer.mark() for split, writer in self._writers.items()}
-        facts = json.dumps(self._facts)
+        facts, skipped = json.dumps(self._facts), json.dumps(self._skipped)
         try:
             self._encode_part(part)
         except readers.Unreadable as error:
             for split, writer in self._writers.items():
                 writer.rewind(marks[split])
             self._facts = json.loads(facts)
-            self._skip(error.where, error.reason)
+            self._skipped = json.loads(skipped)
+            self._skip(error.where, error.reason, part.size)
 
     def _encode_part(self, part):
         settings = self._settings

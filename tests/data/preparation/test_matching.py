@@ -12,8 +12,8 @@ from bert_jax.errors import UserError
 def tree(tmp_path, monkeypatch):
     """Makes a tree of files and goes there."""
     names = [
-        "a.txt", "2.txt", "[2019].txt", "news [2019]/a.txt", "news [2019]/b.txt", "x,y.txt", "da,ta/z.txt", "in/a/b.txt",
-        "in/.hidden/c.txt", "in/c[1].txt", "out/corpus/tokenizer/vocab.txt", "out/d.txt",
+        "a.txt", "2.txt", "[2019].txt", "news [2019]/a.txt", "news [2019]/b.txt", "x,y.txt", "da,ta/z.txt",
+        "in/a/b.txt", "in/.hidden/c.txt", "in/c[1].txt", "out/corpus/tokenizer/vocab.txt", "out/d.txt",
     ]  # fmt: skip
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

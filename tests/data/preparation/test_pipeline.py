@@ -196,18 +196,53 @@ def test_unreadable_files_leave_no_trace_and_are_named(tmp_path, vocab):
     (tmp_path / "a.txt").write_text(make_text(20, seed=1))
     (tmp_path / "c.txt").write_text(make_text(20, seed=2))
     prepare(f"{tmp_path}/[ac].txt", tmp_path / "good", vocab)
-    (tmp_path / "b.txt").write_bytes(make_text(20, seed=3).encode() + b"\n\n\xff\n")
+    (tmp_path / "b.txt").write_text(make_text(20, seed=3), "utf-16")
     manifest = prepare(f"{tmp_path}/[abc].txt", tmp_path / "skipping", vocab)
     assert documents_of(tmp_path / "skipping") == documents_of(tmp_path / "good")
     assert manifest["fingerprint"] == Corpus.open(tmp_path / "good").fingerprint
-    assert manifest["skipped"]["count"] == 1
-    assert "b.txt: not UTF-8 at byte" in manifest["skipped"]["examples"][0]
-    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+    size = (tmp_path / "b.txt").stat().st_size
+    assert manifest["skipped"]["count"] == 1 and manifest["skipped"]["bytes"] == size
+    assert "b.txt: UTF-16, by its first bytes; expected UTF-8, such as" in manifest["skipped"]["examples"][0]
+    assert f"skipped 1 ({size / 1e6:.3f} MB), such as" in pipeline.summary(manifest, "out")
+    with pytest.raises(UserError, match=r"b\.txt: UTF-16"):
         prepare(f"{tmp_path}/[abc].txt", tmp_path / "strict", vocab, strict=True)
-    with pytest.raises(UserError, match=r"b\.txt: not UTF-8"):
+    with pytest.raises(UserError, match=r"b\.txt: UTF-16"):
         prepare(f"{tmp_path}/[abc].txt", tmp_path / "strict2", vocab, workers=2, strict=True)
     with pytest.raises(UserError, match=r"no text in it; the first of 1 skipped: .*b\.txt"):
         prepare(f"{tmp_path}/b.txt", tmp_path / "nothing", vocab)
+
+
+def test_bytes_that_are_not_utf_8_cost_their_paragraph(tmp_path, vocab, monkeypatch):
+    small_shards(monkeypatch)
+    texts = [f"{i} " + text for i, text in enumerate(make_text(60, seed=3).split("\n\n"))]
+    (tmp_path / "good.txt").write_text("\n\n".join(text for i, text in enumerate(texts) if i % 15 != 7))
+    damaged = [text.encode() + (b"\xff more" if i % 15 == 7 else b"") for i, text in enumerate(texts)]
+    (tmp_path / "bad.txt").write_bytes(b"\n\n".join(damaged))
+    prepare(tmp_path / "good.txt", tmp_path / "good", vocab)
+    manifest = prepare(tmp_path / "bad.txt", tmp_path / "bad", vocab)
+    assert documents_of(tmp_path / "bad") == documents_of(tmp_path / "good")
+    assert manifest["skipped"]["count"] == 4
+    lost = sum(len(text) for i, text in enumerate(damaged) if i % 15 == 7)
+    assert abs(manifest["skipped"]["bytes"] - lost) < 40
+    place = (tmp_path / "bad.txt").read_bytes().index(b"\xff")
+    assert manifest["skipped"]["examples"][0] == f"{tmp_path}/bad.txt: not UTF-8 at byte {place} (0xff)"
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe"])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.txt", "Où est l'été ?\n\nIl était là.\n\n".encode("latin-1") * 9, "not UTF-8 at byte 1 .*iconv -f LATIN1"),
+        ("a.txt", "The cat sat.\n".encode("utf-16-le"), "every few bytes a zero.*iconv -f UTF-16"),
+        ("a.jsonl", '{"text": "The cat sat."}\n'.encode("utf-16"), "UTF-16, by its first bytes"),
+        ("a.jsonl", b'{"body": "The cat sat."}\n', "no field 'text'; found body; name the field with --text_field"),
+    ],
+)
+def test_the_reason_why_no_vocabulary_can_be_trained(tmp_path, kind, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"no text in it; the first of 1 skipped: {tmp_path}/{name}.*{reason}") as error:
+        prepare(tmp_path / name, tmp_path / "out", f"train:{kind}:300")
+    assert "\n" not in str(error.value)
 
 
 def test_a_finished_corpus_stays_and_another_is_refused(tmp_path, vocab):
@@ -415,6 +450,7 @@ def test_records_and_json_manifest(tmp_path, vocab):
     assert manifest == json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["skipped"] == {
         "count": 1,
+        "bytes": len('{"text": "x"}'),
         "examples": [f"{tmp_path}/a.jsonl line 31: no field 'body'; found text; name the field with --text_field"],
     }
 

@@ -1,5 +1,6 @@
 """Every kind of input is read as the same documents, however it is cut into parts."""
 
+import functools
 import gzip
 import json
 import pathlib
@@ -22,7 +23,7 @@ def documents(spec, strict_skips=None, **options):
     """Returns every document of a source, as a list of paragraphs, each a list of lines."""
     options = sources.Options(**options)
     collected, document = [], []
-    skip = (lambda where, reason: strict_skips.append(f"{where}: {reason}")) if strict_skips is not None else None
+    skip = (lambda where, reason, size: strict_skips.append(f"{where}: {reason}")) if strict_skips is not None else None
     for shard in sources.plan(spec, options).shards:
         for part in shard:
             for paragraph in readers.read(part, options, skip):
@@ -135,10 +136,54 @@ def test_parquet_in_row_groups(tmp_path, monkeypatch):
         documents(f"{tmp_path}/cut.parquet", text_field="body")
 
 
+@pytest.mark.parametrize("by", ["blank_line", "line", "file"])
+def test_a_byte_that_is_not_utf_8_costs_its_paragraph(tmp_path, by):
+    content = b"One.\nTwo.\n\nThree.\nna\xefve\nFour.\n\nFive.\n\n\xff\n\nSix.\nSeven.\n\xe9"
+    (tmp_path / "a.txt").write_bytes(content)
+    skipped = []
+    read = documents(f"{tmp_path}/a.txt", skipped, documents=by)
+    expected = {
+        "blank_line": [[["One.", "Two."]], [["Five."]]],
+        "line": [[[f"{word}."]] for word in ("One", "Two", "Three", "Four", "Five", "Six", "Seven")],
+        "file": [[["One.", "Two."], ["Five."]]],
+    }[by]
+    assert read == expected
+    places = [content.index(byte) for byte in (b"\xef", b"\xff", b"\xe9")]
+    assert skipped == [f"{tmp_path}/a.txt: not UTF-8 at byte {place} (0x{content[place]:02x})" for place in places]
+
+
+def _note(skipped, *lost):
+    skipped.append(lost)
+
+
+def test_no_more_is_left_out_of_a_long_paragraph_than_is_near_the_byte(tmp_path):
+    """A megabyte without a blank line, as lines or as one line, loses less than a tenth."""
+    line = b"the cat sat on the mat .\n"
+    for end in (b"\n", b" "):
+        content = line.replace(b"\n", end) * 50_000
+        middle = content.index(b"cat", len(content) // 2)
+        (tmp_path / "a.txt").write_bytes(content[:middle] + b"\xff" + content[middle:])
+        options, skipped = sources.Options(), []
+        (shard,) = sources.plan(f"{tmp_path}/a.txt", options).shards
+        paragraphs = [p for part in shard for p in readers.read(part, options, functools.partial(_note, skipped)) if p]
+        kept = sum(text.count("cat") for paragraph in paragraphs for text in paragraph)
+        assert 47_000 < kept < 50_000
+        ((_, reason, size),) = skipped
+        assert reason == f"not UTF-8 at byte {middle} (0xff)"
+        assert abs(size / len(line) - (50_000 - kept)) < 3
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("latin.txt", b"good\n\nna\xefve\n", r"latin\.txt.*not UTF-8 at byte 8 \(0xef\)"),
+        (
+            "latin.txt",
+            b"na\xefve\n\n" * 5 + b"good",
+            r"latin\.txt.*not UTF-8 at byte 2 \(0xef\), nor are most .* LATIN1 ",
+        ),
+        ("utf16.txt", "good\n".encode("utf-16-be"), r"utf16\.txt.*every few bytes a zero.* -f UTF-16 "),
+        ("marked.jsonl", '{"text": "x"}'.encode("utf-16"), r"marked\.jsonl.*UTF-16, by its first bytes"),
+        ("marked.txt.gz", gzip.compress("x".encode("utf-32"), mtime=0), r"marked\.txt.gz.*UTF-32, by its first bytes"),
         ("cut.txt.gz", gzip.compress(b"some text " * 100, mtime=0)[:-9], r"cut\.txt\.gz.*truncated or damaged"),
         ("flipped.txt.gz", gzip.compress(b"some text", mtime=0)[:12] + b"\x99" * 20, r"flipped\.txt\.gz"),
         ("plain.txt.gz", b"not compressed", r"plain\.txt\.gz.*Not a gzipped file"),
