@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bert_jax import _moved
 from bert_jax.config import objective
+from bert_jax.data.vocabularies import fit
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
 from bert_jax.errors import command_line
@@ -19,7 +20,7 @@ SHORT_WARMUP_SHARE, SHORT_WARMUP_STEPS = 0.01, 10  # BERT warms up for 1 % of it
 SHORT_RUN_STEPS = 1000  # the small recipes leave the unigram plateau after some 800 steps
 DUPLICATES = 0.1  # share of the documents; usual corpora have a few in a hundred
 MOSTLY_DUPLICATES = 0.5
-UNKNOWN = 0.02  # share of the tokens; a vocabulary made for the text leaves next to none
+UNKNOWN = fit.UNKNOWN  # share of the text; a vocabulary made for it leaves next to none
 MOSTLY_UNKNOWN = 0.2
 PADDING = 0.5  # paragraphs at 128 tokens have 36 %
 MOSTLY_PADDING = 0.8
@@ -76,6 +77,7 @@ def figures(run: Run) -> dict[str, float | int | None]:
         "num_steps": run.num_steps,
         "duplicate_share": duplicate_share(run),
         "unknown_token_share": unknown_share(run),
+        "unknown_character_share": unknown_character_share(run),
         "padding_share": run.padding,
     }
 
@@ -101,12 +103,20 @@ def duplicate_share(run: Run) -> float | None:
 
 def unknown_share(run: Run) -> float | None:
     """Returns the share of unknown tokens in all corpora; None without a manifest."""
-    texts = run.readable_texts
-    if not texts:
+    return _mean(run, "tokens", "unknown_token_share")
+
+
+def unknown_character_share(run: Run) -> float | None:
+    """Returns the share of the characters in unknown tokens in all corpora; None if a manifest does not say."""
+    return _mean(run, "characters", "unknown_character_share")
+
+
+def _mean(run, weight, share):
+    """Returns the mean of a share in the manifests of all corpora, weighted by a count there; None if one lacks it."""
+    manifests = [text.manifest for text in run.readable_texts]
+    if not manifests or any(key not in manifest for manifest in manifests for key in (weight, share)):
         return None
-    tokens = [text.manifest["tokens"] for text in texts]
-    unknown = [text.manifest["unknown_token_share"] * count for text, count in zip(texts, tokens, strict=True)]
-    return sum(unknown) / max(1, sum(tokens))
+    return sum(m[share] * m[weight] for m in manifests) / max(1, sum(m[weight] for m in manifests))
 
 
 def _causes(run, diverged, falling) -> Iterator[Cause]:
@@ -188,12 +198,14 @@ def _warmup(run, diverged):
 
 
 def _text(run):
-    unknown, duplicates, padding = unknown_share(run), duplicate_share(run), run.padding
-    if unknown is not None:
-        text = f"a vocabulary that does not fit the text: {percent(unknown)} of the tokens are unknown; "
+    duplicates, padding = duplicate_share(run), run.padding
+    by_token, by_character = unknown_share(run), unknown_character_share(run)
+    if by_token is not None:
+        unknown, unit = max((by_token, "tokens"), (by_character or 0.0, "characters"), key=lambda share: share[0])
+        text = f"a vocabulary that does not fit the text: {percent(unknown)} of the {unit} are unknown; "
         text += "prepare the text with --tokenizer=train:wordpiece:N, or with a model of its language"
         likelihood = 0.97 if unknown >= MOSTLY_UNKNOWN else 0.5 if unknown >= UNKNOWN else 0.0
-        yield Cause(likelihood, text, f"unknown tokens {percent(unknown)}")
+        yield Cause(likelihood, text, f"unknown {unit} {percent(unknown)}")
     if padding is not None:
         text = f"rows that are mostly padding: {percent(padding)} of their positions; {padding_advice(run)}"
         likelihood = 0.6 if padding >= MOSTLY_PADDING else 0.35 if padding >= PADDING else 0.0

@@ -40,6 +40,16 @@ class Text:
         """Number of documents that equal an earlier one and were kept."""
         return 0 if self.manifest["settings"].get("drop_duplicates") else self.manifest["duplicate_documents"]
 
+    @property
+    def unknown_share(self) -> tuple[float, str]:
+        """Share of the text that is unknown to the vocabulary, and its unit: "characters", or "tokens" if larger.
+
+        One unknown token may stand for a whole clause of a script without spaces, so characters say more. A corpus of
+        an earlier version has the share of tokens alone.
+        """
+        by_token, by_character = (self.manifest.get(f"unknown_{unit}_share", 0.0) for unit in ("token", "character"))
+        return (by_token, "tokens") if by_token > by_character else (by_character, "characters")
+
     def tokens(self, split: str) -> int:
         """Returns the number of tokens of a split, "train" or "eval"."""
         return self.manifest["splits"][split]["tokens"]

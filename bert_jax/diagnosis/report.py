@@ -133,6 +133,7 @@ def _text(run):
     shares = {
         "passes over the text": run.passes and f"{run.passes:,.1f}",
         "unknown tokens": causes.unknown_share(run),
+        "unknown characters": causes.unknown_character_share(run),
         "duplicate documents": causes.duplicate_share(run),
         "padding": run.padding,
         "text in rows": run.text_share,

@@ -21,24 +21,32 @@ def corpus_missing(run: Run) -> Finding | None:
 
 def unknown_tokens(run: Run) -> Finding | None:
     """Checks whether the vocabulary fits the text."""
-    bad = [text for text in run.readable_texts if text.manifest["unknown_token_share"] >= causes.UNKNOWN]
+    bad = [text for text in run.readable_texts if text.unknown_share[0] >= causes.UNKNOWN]
     if not bad:
         return None
-    worst = max(bad, key=lambda text: text.manifest["unknown_token_share"])
-    share, facts = worst.manifest["unknown_token_share"], worst.manifest["tokenizer"]
+    worst = max(bad, key=lambda text: text.unknown_share[0])
+    (share, unit), facts = worst.unknown_share, worst.manifest["tokenizer"]
     message = (
-        f"{percent(share)} of the tokens of {worst.path} are unknown to its vocabulary of {facts['vocab_size']:,} "
+        f"{percent(share)} of the {unit} of {worst.path} are unknown to its vocabulary of {facts['vocab_size']:,} "
         f"({facts['kind']}): they all look the same to the model, which is rewarded for predicting that one token."
     )
     lower_case = worst.manifest["settings"].get("lower_case")
-    reasons = [
+    reasons = []
+    if facts.get("fit", {}).get("long_words"):
+        reasons.append(
+            "words of over 100 characters, which WordPiece does not read, as in scripts without spaces: prepare the "
+            "text with --tokenizer=train:wordpiece:N or train:unigram:N"
+        )
+    reasons += [
         "a vocabulary of another language, script or domain: prepare the text with --tokenizer=train:wordpiece:N "
-        f"(N={facts['vocab_size']} as now), or with a model of its language",
+        f"(N={facts['vocab_size']} as now), with train:bpe:N, to which nothing is unknown, or with a model of its "
+        "language",
         f"capital letters or accents that the vocabulary lacks (--lower_case={lower_case}): try --lower_case=true",
         "unexpected content (binary data, another encoding): look at it with bert_jax.show_batch",
     ]
     severity = "error" if share >= causes.MOSTLY_UNKNOWN else "warning"
-    figures = {"unknown_token_share": share, "vocab_size": facts["vocab_size"], "corpus": worst.path}
+    figures = {key: worst.manifest.get(key) for key in ("unknown_token_share", "unknown_character_share")}
+    figures |= {"vocab_size": facts["vocab_size"], "corpus": worst.path}
     return Finding("unknown_tokens", severity, message, reasons, figures)
 
 

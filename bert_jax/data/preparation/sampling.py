@@ -10,7 +10,8 @@ from bert_jax.data.preparation import readers, sources
 from bert_jax.data.preparation.sentences import join_lines
 from bert_jax.data.vocabularies import training
 
-_PIECE = 1 << 12  # bytes; a part that may give fewer is opened only if it is smaller itself
+_PIECE = 1 << 12  # bytes, about; a part that may give fewer is opened only if it is smaller itself
+_LARGEST_PIECE = 4 * _PIECE
 _MOST_PARTS = 1 << 14
 _EXCERPT_BYTES = 1 << 18
 
@@ -51,7 +52,7 @@ class Sample:
             rate = left / sum(max(1, part.size - given) for part, given in open_parts)
             unfinished, credit, before = [], 0.0, self.bytes
             for part, given in open_parts:
-                credit = min(credit, _PIECE) + rate * max(1, part.size - given)
+                credit = min(credit, _LARGEST_PIECE) + rate * max(1, part.size - given)
                 if credit < min(_PIECE, part.size):
                     unfinished.append((part, given))
                     continue
@@ -84,7 +85,9 @@ class Sample:
             for paragraph in readers.read_bytes(
                 part, self._options, lambda where, why, _: reasons.append((where, why))
             ):
-                yield from training.cut(join_lines(paragraph))
+                text = join_lines(paragraph)
+                characters_per_byte = len(text) / max(1, len(text.encode()))
+                yield from training.cut(text, max(_PIECE // 4, int(_PIECE * characters_per_byte)))
         except readers.Unreadable as error:  # the pass over the shards reports it
             reasons.append((error.where, error.reason))
         finally:

@@ -109,6 +109,7 @@ class ShardMaker:
         self._strict = strict
         self._tokenizer = loading.load(tokenizer)
         self._begins_word = word_pieces.begins_word(self._tokenizer)
+        self._unknown_words = fit.UnknownWords(self._tokenizer)
         self._eval_below = int(settings.eval_share * 2**64)
 
     def write(self, number: int, shard: tuple[sources.Part, ...]) -> dict:
@@ -234,11 +235,12 @@ class ShardMaker:
     def _count_characters(self, tokens, lengths):
         """Counts the characters of the sentences, and those in unknown tokens; spaces are none."""
         self._facts["characters"] += sum(len(text) - text.count(" ") for text in self._sentences)
-        ends = np.cumsum(lengths)
-        unknown = np.flatnonzero(tokens == self._tokenizer.unk_id) if self._tokenizer.unk_id is not None else ()
-        for i in np.unique(np.searchsorted(ends, unknown, "right")):
-            spans = fit.unknown_spans(self._tokenizer, self._sentences[i])
-            self._facts["unknown_characters"] += sum(map(fit.num_characters, spans))
+        if self._tokenizer.unk_id is None:
+            return
+        places = np.flatnonzero(tokens == self._tokenizer.unk_id)
+        with_unknown = np.unique(np.searchsorted(np.cumsum(lengths), places, "right"))
+        spans = self._unknown_words.spans(self._sentences[i] for i in with_unknown)
+        self._facts["unknown_characters"] += sum(count * len(span) for span, count in spans.items())
 
 
 def disk_error(error: OSError, output: str | os.PathLike) -> UserError:

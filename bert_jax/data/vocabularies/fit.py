@@ -5,12 +5,15 @@ import dataclasses
 import unicodedata
 from collections.abc import Iterable
 
+import numpy as np
+
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 # Shares of the text's characters that are unknown, from which a user is warned, and a trained vocabulary is refused.
 UNKNOWN, TOO_MUCH_UNKNOWN = 0.02, 0.1
 ALTERED = 0.01  # share of the text's letters that change in more than their case, from which a user is warned
 _EXAMPLES = 4
+_MOST_WORDS = 1 << 17  # some 10 MB
 _LONG_WORD = 100  # characters; longer words are unknown to WordPiece
 
 
@@ -51,13 +54,13 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
     """Returns how a vocabulary reads texts, which are best few: each is encoded with its offsets."""
     characters, unknown, long, spans = 0, 0, 0, collections.Counter()
     letters, altered, changes = 0, 0, collections.Counter()
-    normal = _Normal(tokenizer)
+    unknown_words, normal = UnknownWords(tokenizer), _Normal(tokenizer)
     for text in texts:
         characters += num_characters(text)
-        for span in unknown_spans(tokenizer, text):
-            unknown += num_characters(span)
-            long += len(span) * (len(span) > _LONG_WORD)
-            spans[span] += 1
+        for span, count in unknown_words.spans([text]).items():
+            unknown += count * len(span)
+            long += count * len(span) * (len(span) > _LONG_WORD)
+            spans[span] += count
         for cluster, count in _letters(text).items():
             letters += count
             after = normal.of(cluster)
@@ -66,7 +69,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
                 changes[f"{cluster} to {after or 'nothing'}"] += count
     missing = collections.Counter()
     for span, count in spans.most_common(1000):
-        for character in set(span) - {" "}:
+        for character in set(span):
             missing[character] += count
     lacking = (character for character, _ in missing.most_common(200) if _is_unknown(tokenizer, character))
     return Fit(
@@ -85,12 +88,32 @@ def num_characters(text: str) -> int:
     return sum(map(len, text.split()))
 
 
-def unknown_spans(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Returns the parts of a text that are unknown to a vocabulary."""
-    if tokenizer.unk_id is None:
-        return []
-    ids, offsets = tokenizer.encode_with_offsets(text, special=False)
-    return [text[start:stop] for i, (start, stop) in zip(ids, offsets, strict=True) if i == tokenizer.unk_id]
+class UnknownWords:
+    """Finds the characters that are unknown to a vocabulary, word by word, and remembers words without any."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._known: set[str] = set()
+
+    def spans(self, texts: Iterable[str]) -> collections.Counter:
+        """Counts the parts of texts that are unknown; no part goes across white space."""
+        words = [word for text in texts for word in text.split()]
+        new = sorted(set(words) - self._known)
+        if self._tokenizer.unk_id is None or not new:
+            return collections.Counter()
+        tokens, _, lengths = self._tokenizer.encode_flat(new)
+        places = np.flatnonzero(tokens == self._tokenizer.unk_id)
+        unknown = {
+            new[i]: self._spans_of(new[i]) for i in np.unique(np.searchsorted(np.cumsum(lengths), places, "right"))
+        }
+        if len(self._known) > _MOST_WORDS:
+            self._known.clear()
+        self._known.update(word for word in new if word not in unknown and len(word) <= _LONG_WORD)
+        return collections.Counter(span for word in words if word in unknown for span in unknown[word])
+
+    def _spans_of(self, word):
+        ids, offsets = self._tokenizer.encode_with_offsets(word, special=False)
+        return [word[start:stop] for i, (start, stop) in zip(ids, offsets, strict=True) if i == self._tokenizer.unk_id]
 
 
 def _is_unknown(tokenizer, character):

@@ -8,13 +8,13 @@ without new words is encoded as before.
 import collections
 import json
 import pathlib
-import re
 import unicodedata
 from collections.abc import Iterable
 
 import tokenizers as hf
 from tokenizers import pre_tokenizers
 
+from bert_jax.data.scripts import writes_no_spaces
 from bert_jax.data.vocabularies.hugging_face import HuggingFaceTokenizer
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -25,8 +25,6 @@ _PROBES = [
     " \u6771\u4eac \u00df\u0130 \u0627\t\u200bx--y_z",
     "[MASK]<mask>",
 ]
-# Thai, Lao, Burmese, Khmer, kana and Chinese characters: scripts without spaces between words.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
 def read(path: str | pathlib.Path) -> list[str]:
@@ -116,7 +114,7 @@ def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Toke
             [
                 hf.AddedToken(
                     word,
-                    single_word=not _UNSPACED.search(word),
+                    single_word=not any(map(writes_no_spaces, word)),
                     lstrip=True,
                     normalized=extended.normalizer is not None,
                 )

@@ -28,12 +28,12 @@ _RESERVED = {"\u2585": "\U0010fffd", "\x00": " "}
 _NEVER_SPACED = 100  # characters; words of scripts without spaces are cut after so many, as WordPiece takes no more
 
 
-def cut(text: str) -> Iterator[str]:
-    """Yields a text in pieces of at most 4,096 characters, cut before a space where there is one."""
+def cut(text: str, longest: int = _PIECE) -> Iterator[str]:
+    """Yields a text in pieces of at most `longest` characters, cut before a space where there is one."""
     start = 0
-    while len(text) - start > _PIECE:
-        end = text.rfind(" ", start + 1, start + _PIECE + 1)
-        end = end if end > start else start + _PIECE
+    while len(text) - start > longest:
+        end = text.rfind(" ", start + 1, start + longest + 1)
+        end = end if end > start else start + longest
         yield text[start:end]
         start = end
     if start < len(text):

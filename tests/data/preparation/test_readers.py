@@ -2,6 +2,7 @@
 
 import functools
 import gzip
+import io
 import json
 import pathlib
 import re
@@ -41,6 +42,7 @@ def test_documents_by_blank_line_and_by_file(tmp_path):
     lines = [["One line.", "Its second line."], ["A second paragraph."], ["A third."]]
     assert documents(f"{tmp_path}/a.txt") == [[paragraph] for paragraph in lines]
     assert documents(f"{tmp_path}/a.txt", documents="file") == [lines]
+    assert documents(f"{tmp_path}/a.txt", documents="line") == [[[line]] for paragraph in lines for line in paragraph]
 
 
 def test_line_ends_byte_order_mark_and_blanks(tmp_path):
@@ -59,13 +61,17 @@ def test_globs_are_sorted_and_each_file_is_read_once(tmp_path):
     assert [document[0][0] for document in read] == ["File a.", "File b.", "File c.", "File z."]
 
 
-@pytest.mark.parametrize("kind", ["blank_line", "one_line", "jsonl"])
+@pytest.mark.parametrize("kind", ["blank_line", "one_line", "jsonl", "line"])
 def test_byte_ranges_lose_and_repeat_nothing(tmp_path, monkeypatch, kind):
+    options = {"documents": "line"} if kind == "line" else {}
     monkeypatch.setattr(sources, "_SMALLEST_SHARD", 1)
     lines = [f"Sentence {i} {'é' * (i % 13)}." for i in range(300)]
     if kind == "jsonl":
         path = tmp_path / "a.jsonl"
         path.write_text("".join(json.dumps({"text": line}) + "\n" * (1 + i % 2) for i, line in enumerate(lines)))
+    elif kind == "line":
+        path = tmp_path / "a.txt"
+        path.write_text("".join(line + ("\n", "\r\n", "\n \n\n")[i % 3] for i, line in enumerate(lines)))
     else:
         path = tmp_path / "a.txt"
         gaps = ("\n\n", "\n\n\n", "\n \n\n", "\r\n\r\n")
@@ -74,9 +80,40 @@ def test_byte_ranges_lose_and_repeat_nothing(tmp_path, monkeypatch, kind):
     counts = set()
     for wanted in (1, 7, 64, 1000):
         monkeypatch.setattr(sources, "_SHARDS_WANTED", wanted)
-        counts.add(len(sources.plan(str(path), sources.Options()).shards))
-        assert documents(str(path)) == expected
+        counts.add(len(sources.plan(str(path), sources.Options(**options)).shards))
+        assert documents(str(path), **options) == expected
     assert max(counts) > 100
+
+
+class Counting(io.BytesIO):
+    """A file that counts the bytes that are read from it."""
+
+    bytes_read = 0
+
+    def readline(self, *arguments):
+        line = super().readline(*arguments)
+        Counting.bytes_read += len(line)
+        return line
+
+
+@pytest.mark.parametrize("name", ["lines.txt", "one_line.txt", "blank_end.txt", "a.jsonl"])
+@pytest.mark.parametrize("by", ["blank_line", "line"])
+def test_a_byte_range_without_a_document_is_read_no_further(tmp_path, monkeypatch, name, by):
+    """Text without blank lines, of which each range read the rest of the file in search of one."""
+    text = {"lines.txt": "A sentence.\n" * 20_000, "one_line.txt": "A sentence. " * 20_000}.get(name)
+    text = text or "A sentence.\n" * 20_000 + "\nEnd.\n"
+    (tmp_path / name).write_text(json.dumps({"text": text}) + "\n" if name == "a.jsonl" else text)
+    monkeypatch.setattr(sources, "_SMALLEST_SHARD", 10_000)
+    monkeypatch.setattr(readers, "_MAX_PARAGRAPH", 1000)
+    monkeypatch.setattr(readers.storage, "open_binary", lambda path: Counting(pathlib.Path(path).read_bytes()))
+    size = (tmp_path / name).stat().st_size
+    options = sources.Options(documents=by)
+    assert len(sources.plan(str(tmp_path / name), options).shards) > 20
+    Counting.bytes_read = 0
+    number = len(documents(str(tmp_path / name), documents=by))
+    by_line = by == "line" and name in ("lines.txt", "blank_end.txt")
+    assert number == (20_000 + (name == "blank_end.txt") if by_line else 1 + (name == "blank_end.txt"))
+    assert size <= Counting.bytes_read < 2.2 * size
 
 
 def test_long_lines_come_in_pieces_and_no_character_is_lost(tmp_path, monkeypatch):
@@ -84,6 +121,7 @@ def test_long_lines_come_in_pieces_and_no_character_is_lost(tmp_path, monkeypatc
     text = "中文" * 200 + " " + "word " * 100 + "end"
     (tmp_path / "a.txt").write_text(text + "\n\nNext.\n")
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}))
+    assert len(documents(f"{tmp_path}/a.txt", documents="line")) == 2
     document, after = documents(f"{tmp_path}/a.txt")
     pieces = [line for paragraph in document for line in paragraph]
     assert max(len(piece.encode()) for piece in pieces) <= 50

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bert_jax.data.vocabularies import loading, training
+from bert_jax.data.vocabularies import fit, loading, training
 from bert_jax.errors import UserError
 from tests.data.awkward import PROSE
 
@@ -62,9 +62,74 @@ def test_trained_wordpiece_prefers_frequent_words():
         ("sentencepiece", [], 100, "cannot train"),
         ("unigram", [], 100, "cannot train"),
         ("bert-bpe", PROSE, 100, "256 bytes"),
+        ("bpe", ["abc"], 300, "no two bytes of the text stand together twice"),
+        ("bpe", [], 300, "no two bytes of the text stand together twice"),
     ],
 )
 def test_training_that_cannot_work_is_refused(kind, texts, size, message):
     with pytest.raises(UserError, match=message) as error:
         training.train(kind, texts, size)
     assert "\n" not in str(error.value)
+
+
+def test_text_is_cut_before_spaces():
+    text = "word " * 5000 + "x" * 9000 + " end"
+    pieces = list(training.cut(text))
+    assert "".join(pieces) == text and max(map(len, pieces)) <= 4096
+    assert all(piece.startswith(" ") or piece.startswith("x") for piece in pieces[1:])
+    assert list(training.cut("")) == [] and list(training.cut("short")) == ["short"]
+
+
+@pytest.mark.parametrize("kind", training.KINDS)
+def test_no_text_falls_out_for_its_length_or_its_characters(kind):
+    """A string over a megabyte, and one with a character that SentencePiece keeps for itself."""
+    long = " ".join(PROSE) + " ended " * 170_000 + "zebra " * 5
+    tokenizer = training.train(kind, [long, "a \u2585 bar \u2585 of a chart"] * 2, 2 * SIZES[kind])
+    assert len(long) > 1 << 20
+    for text in ("ended", "zebra", "\u2585"):
+        ids = tokenizer.encode([text])[0]
+        assert tokenizer.unk_id not in ids and tokenizer.decode(ids).strip() == text
+    assert len(tokenizer.encode([" ended"])[0]) == 1
+
+
+def _ideographs(count):
+    """Returns sentences of so many different ideographs, the first of them in more sentences."""
+    return ["".join(chr(0x4E00 + i) for i in range(count // step)) + "\u3002" for step in range(1, 9)] * 3
+
+
+def test_an_alphabet_covers_the_text_and_has_no_entry_that_cannot_occur():
+    texts = _ideographs(2500)
+    tokenizer = training.train("wordpiece", texts, 8000)
+    tokens = {tokenizer.token(i) for i in range(tokenizer.vocab_size)}
+    assert not [token for token in tokens if token.startswith("##")]
+    assert fit.measure(tokenizer, texts).unknown_share <= 1 - training.COVERAGE
+    assert 2400 < len(tokens) <= 2506
+    mixed = training.train("wordpiece", [*texts, *PROSE], 8000)
+    seen = {mixed.token(i) for text in [*texts, *PROSE] for i in mixed.encode([text])[0]}
+    ends = {mixed.token(i) for i in range(mixed.vocab_size)} - seen
+    assert not [token for token in ends if token.startswith("##") and not token[2:].isalpha()]
+    assert not [token for token in ends if token.startswith("##") and token[2:] > "z"]
+
+
+def test_rare_characters_are_left_out_of_a_full_alphabet():
+    common = ["\u4e00\u4e8c\u4e09" * 2000] * 20
+    rare = ["".join(chr(0x5000 + i) for i in range(50))]
+    tokenizer = training.train("wordpiece", [*common, *rare], 100)  # a quarter for characters, however rare
+    ids = tokenizer.encode(rare)[0]
+    assert list(ids).count(tokenizer.unk_id) == 50 - 22
+    assert tokenizer.vocab_size == 5 + 25
+
+
+def test_english_keeps_the_entries_that_it_had():
+    """As in BERT's own vocabularies, each of its characters has an entry for its places inside words."""
+    tokenizer = training.train("wordpiece", PROSE, 120)
+    tokens = {tokenizer.token(i) for i in range(tokenizer.vocab_size)}
+    assert {"##.", "##,", "##a"} <= tokens
+
+
+def test_words_of_scripts_without_spaces_are_cut():
+    thai = "\u0e01\u0e32\u0e23\u0e17\u0e14\u0e2a\u0e2d\u0e1a" * 50
+    tokenizer = training.train("wordpiece", [thai, "a b"] * 3, 200)
+    assert tokenizer.unk_id not in tokenizer.encode([thai])[0]
+    plain = training.train("wordpiece", [*PROSE * 150, "x" * 101], 120)  # one such word in English stays unknown
+    assert plain.encode(["x" * 101])[0] == [plain.unk_id]
