@@ -329,7 +329,7 @@ _DATA = group(
     mask_unit=(
         "token",
         "What is masked together: tokens, whole words, spans of words (SpanBERT, section 3.1) or n-grams (ALBERT, "
-        "section 3.1).",
+        "section 3.1); of a word that is too long for it, a random run of its tokens.",
         IN_PHASES | {"choices": ("token", "whole_word", "span", "ngram")},
     ),
     mask_rate=(

@@ -24,6 +24,7 @@ from bert_jax.data.preparation import beam, joining, languages, shards, sources,
 from bert_jax.data.preparation.sentences import MODES
 from bert_jax.errors import UserError
 
+_LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 
@@ -340,5 +341,11 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         skipped = manifest["skipped"]
         size = f" ({skipped['bytes'] / 1e6:,.3f} MB)" if skipped.get("bytes") else ""
         lines.append(f"  skipped {skipped['count']:,}{size}, such as {skipped['examples'][0]}")
+    if train.get("long_sentence_share", 0) >= _LONG_SENTENCES:  # earlier versions counted none
+        lines.append(
+            f"  warning: {train['long_sentence_share']:.1%} of the text is in sentences of more than 512 tokens (the "
+            f"longest has {train['longest_sentence']:,}), which rows are cut from anywhere: is --language="
+            f"{manifest['settings']['language']} that of the text, or is a sentence a line (--sentences=line)?"
+        )
     lines += [f"  {line}" for line in vocabulary.warnings(manifest["tokenizer"], share)]
     return "\n".join(lines)

@@ -212,6 +212,17 @@ def test_unreadable_files_leave_no_trace_and_are_named(tmp_path, vocab):
         prepare(f"{tmp_path}/b.txt", tmp_path / "nothing", vocab)
 
 
+@pytest.mark.parametrize(("words", "long"), [(30, False), (600, True)])
+def test_text_without_sentences_is_warned_about(tmp_path, vocab, words, long):
+    sentence = " ".join(["hello", "world"] * (words // 2))
+    (tmp_path / "a.txt").write_text("\n\n".join([sentence] * 20))
+    manifest = prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+    facts = manifest["splits"]["train"]
+    assert (facts["longest_sentence"], facts["long_sentence_share"]) == (words, float(long))
+    warning = "100.0% of the text is in sentences of more than 512 tokens (the longest has 600)"
+    assert (warning in pipeline.summary(manifest, "out")) == long
+
+
 def test_bytes_that_are_not_utf_8_cost_their_paragraph(tmp_path, vocab, monkeypatch):
     small_shards(monkeypatch)
     texts = [f"{i} " + text for i, text in enumerate(make_text(60, seed=3).split("\n\n"))]
