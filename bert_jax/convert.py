@@ -3,12 +3,12 @@
     python -m bert_jax.convert --input=MODEL --output=DIR
 
 The directory holds config.json, model.safetensors and the tokenizer's files, and the modules of sentence-transformers
-if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled weights
-(pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of replaced-token
-detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-training
-heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that the
-format cannot express otherwise is refused, with every reason. A model of a run gets a model card, README.md, from the
-run's files; the README.md of a directory is kept.
+if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
+weights (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of
+replaced-token detection, --part chooses which of the two models is written. The format has no place for two of
+DeBERTa's pre-training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a
+message. A model that the format cannot express otherwise is refused, with every reason. A model of a run gets a model
+card, README.md, from the run's files; the README.md of a directory is kept.
 """
 
 import pathlib

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
@@ -119,13 +120,16 @@ class Classifier(Predictor):
         return Row(*rows_lib.join(self.tokenizer, first[:first_size], second[:second_size]))
 
     def _answers(self, examples, rows, counts, outputs, options):
-        for logits in windows.group_by_text(outputs, counts):
-            yield self._answer(MERGES[self._merge](logits, axis=0))
+        merged = [MERGES[self._merge](logits, axis=0) for logits in windows.group_by_text(outputs, counts)]
+        if self._activation and (self._activation != "Identity" or len(self._names) == 1):
+            activated = np.asarray(TORCH_ACTIVATIONS[self._activation](jnp.asarray(np.stack(merged), jnp.float32)))
+            yield from map(self._answer, merged, activated)
+        else:
+            yield from map(self._answer, merged)
 
-    def _answer(self, logits):
-        labels, problem, activated = self._names, self.model.problem, None
-        if self._activation and (self._activation != "Identity" or len(logits) == 1):
-            activated = np.asarray(TORCH_ACTIVATIONS[self._activation](np.asarray(logits, np.float32)))
+    def _answer(self, logits, activated=None):
+        """Returns the answer for logits [labels], and for what a cross-encoder's activation makes of them."""
+        labels, problem = self._names, self.model.problem
         if problem == "regression":
             values = (logits if activated is None else activated).tolist()
             return {"label": None, "score": values[0], "scores": dict(zip(labels, values, strict=True))}

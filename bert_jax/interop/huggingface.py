@@ -334,7 +334,7 @@ def _write_files(pretrained, config, arrays, directory, dtype):
     else:
         pretrained.tokenizer.save(directory, max_length=spec.max_positions, segments=spec.type_vocab_size > 1)
     if origin and origin.embedder:
-        sentence_transformers.write_back(origin.embedder, directory, DTYPES.get(dtype))
+        sentence_transformers.write_back(origin.embedder, directory, np.dtype(DTYPES[dtype]) if dtype else None)
     elif "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
         prompts = origin.prompts if origin else {}
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)
