@@ -27,7 +27,7 @@ _DTYPE = flags.DEFINE_enum(
     ["float32", "float16", "bfloat16"],
     "dtype of the written weights; default: as stored, which is float32 for a run",
 )
-_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, or best; default: the newest")
+_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, best, or mean:K; default: the newest")
 _PART = flags.DEFINE_enum(
     "part",
     "discriminator",
@@ -44,12 +44,11 @@ def main(argv):
     from bert_jax.runs.models import open_model
     from bert_jax.runs.provenance import read_provenance
 
-    name, step, card = _INPUT.value, _STEP.value, ""
+    card = ""
+    name, step = workdir.name_and_step(_INPUT.value, _STEP.value)
     if workdir.holds_run(name):
-        if step and step != "best" and not step.isdecimal():
-            raise UserError(f"--step={step}: expected the number of a step, or best")
-        model = open_model(name, int(step) if step and step.isdecimal() else step, part=_PART.value)
-    elif step:
+        model = open_model(name, step, part=_PART.value)
+    elif step is not None:
         raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
     else:
         model = huggingface.read(name, pickles=True)
@@ -59,7 +58,7 @@ def main(argv):
         model = formats.encoder_only(model)
     if workdir.holds_run(name):
         title = pathlib.Path(_OUTPUT.value).absolute().name
-        card = model_card.render(model, title, read_provenance(name, model.step))
+        card = model_card.render(model, title, read_provenance(name, model.step, step))
     huggingface.write(model, _OUTPUT.value, _DTYPE.value, card)
     print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
 

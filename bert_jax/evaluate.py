@@ -24,7 +24,7 @@ from bert_jax.errors import UserError
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
-_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, or best; default: the newest")
+_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, best, or mean:K; default: the newest")
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,
@@ -69,11 +69,11 @@ def main(argv):
     from bert_jax.training import minimal_pairs
 
     pairs = minimal_pairs.read(_PAIRS.value, _GROUP.value) if _PAIRS.value else None
-    step = int(_STEP.value) if _STEP.value and _STEP.value.isdigit() else _STEP.value
-    model = open_model(_MODEL.value, step)
+    name, step = workdir.name_and_step(_MODEL.value, _STEP.value)
+    model = open_model(name, step)
     if pairs is None:
-        has_generator = model.model.spec.replaced_tokens and workdir.holds_run(_MODEL.value)
-        _evaluate_corpus(model, open_model(_MODEL.value, step, part="generator") if has_generator else None)
+        has_generator = model.model.spec.replaced_tokens and workdir.holds_run(name)
+        _evaluate_corpus(model, open_model(name, step, part="generator") if has_generator else None)
     else:
         _evaluate_pairs(model, pairs)
 

@@ -11,12 +11,14 @@ from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
 
-def read_provenance(name: str | os.PathLike, step: int) -> Provenance:
+def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None = None) -> Provenance:
     """Returns what a run's files say of the model of one of its checkpoints.
 
     Args:
       name: the workdir.
       step: the checkpoint's step.
+      asked: what the step was asked for by; of "mean:K" the averaged checkpoints are named and no metrics, which none
+        was evaluated by.
 
     Raises:
       UserError: no such run.
@@ -35,6 +37,9 @@ def read_provenance(name: str | os.PathLike, step: int) -> Provenance:
         return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
     texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])
     evaluated_on = f"held-out documents of {', '.join(name for name, _ in texts)}"
+    if checkpoints.is_average(asked):
+        averaged = tuple(checkpoints.averaged_steps(workdir, str(asked)))
+        return Provenance(step, base_model, texts, averaged_steps=averaged)
     return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on)
 
 

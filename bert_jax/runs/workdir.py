@@ -85,6 +85,26 @@ def split_step(name: str | os.PathLike) -> tuple[str, int | str | None]:
     return match[1], int(match[2]) if match[2].isdecimal() else match[2]
 
 
+def name_and_step(name: str, step: str | None) -> tuple[str, int | str | None]:
+    """Returns a model's name and its step from a command's flags, either of which may say the step.
+
+    Args:
+      name: value of the flag that names the model, perhaps WORKDIR@STEP.
+      step: value of --step: a number, "best" or "mean:K"; "" or None without one.
+
+    Raises:
+      UserError: --step is none of these, or both say a step.
+    """
+    name, named = split_step(name)
+    if not step:
+        return name, named
+    if named is not None:
+        raise UserError(f"--step={step}: {name}@{named} names a step too; expected one of them")
+    if not re.fullmatch(r"\d+|best|mean:\d+", step):
+        raise UserError(f"--step={step}: expected the number of a step, best, or mean:K for the mean of the newest K")
+    return name, int(step) if step.isdecimal() else step
+
+
 def holds_run(name: str | os.PathLike) -> bool:
     """Returns whether a directory is a run's workdir.
 

@@ -1,6 +1,7 @@
 """The course of a recipe, in words and as a picture, from the recipe alone."""
 
 import json
+import pathlib
 import subprocess
 import sys
 import xml.etree.ElementTree
@@ -9,6 +10,8 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.planning import schedule
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_the_course_of_modernbert():
@@ -25,7 +28,11 @@ def test_the_course_of_modernbert():
     assert table[0] == f"modernbert_base: {report['steps']:,} steps, 2.019T tokens"
     last = "6 10,596 50B 576 8,192 4.719M 0.0003 to 3.14e-07 0.0333 30% 160,000 10,000"
     assert " ".join(table[-1].split()) == last
-    picture = xml.etree.ElementTree.fromstring(schedule.draw(report))
+    drawn = schedule.draw(report)
+    assert drawn == (ROOT / "docs" / "images" / "modernbert_base.svg").read_text(), (
+        "docs/pretrain.md says how it is made"
+    )
+    picture = xml.etree.ElementTree.fromstring(drawn)
     labels = [element.text for element in picture.iter() if element.tag.endswith("}text")]
     for label in ("learning rate", "rows of a batch", "tokens of a row", "rotary base", "0.0008", "576", "160,000"):
         assert label in labels
