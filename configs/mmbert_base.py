@@ -10,12 +10,12 @@ with fewer masks than the one before: 2.3 trillion tokens of 60 languages, tempe
 of 110 languages, 0.5 and 15 %; 100 billion of 1,833 languages, 0.3 and 5 % (checked in the README of JHU-CLSP/mmBERT,
 which says 2.0 trillion, and in reviews of the paper). The temperature there is the power of a language's size; ours is
 one over it. Rows of 1,024, 384 to 4,608 of them over the first 60 billion tokens, with rotary base 10,000; then rows of
-8,192, 4,608 of them, with base 160,000 on global and local layers; StableAdamW, beta 0.9/0.95, epsilon 1e-8, decay 8e-5
-a step; rate 8e-4 after 3 billion tokens of warm-up, constant, and over the last phase falling as 1 - sqrt to 0.02 of it
-(checked in configs/mmBERT-base.yaml, -ext.yaml and -decay.yaml of JHU-CLSP/mmBERT, whose first file has 25 % masks).
-The corpora here are the user's: `first_corpora` of the phases counts languages alone, and has to count other sources
-too. The published model is a merge of three decay phases (Yadav et al. 2023, TIES), of which this is one. Published:
-about 40 days on 8 H100s. 306,939,648 parameters. Not trained to the end by this project.
+8,192, 4,608 of them, with base 160,000 on global and local layers; StableAdamW with bias correction, beta 0.9/0.95,
+epsilon 1e-8, decay 8e-5 a step; rate 8e-4 after 3 billion tokens of warm-up, constant, and over the last phase falling
+as 1 - sqrt to 0.02 of it (checked in configs/mmBERT-base.yaml, -ext.yaml and -decay.yaml of JHU-CLSP/mmBERT, whose
+first file has 25 % masks). The corpora here are the user's: `first_corpora` of the phases counts languages alone, and
+has to count other sources too. The published model is a merge of three decay phases (Yadav et al. 2023, TIES), of which
+this is one. Published: about 40 days on 8 H100s. 306,939,648 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import batch_warmup, by_tokens, load_recipe

@@ -2,7 +2,8 @@
 
 A source is a file and its line in a public repository, at the commit that COMMITS names, or a section or table of a
 paper, read in copies of its text. `test_published_recipes.py` compares the recipes of configs/ with the table; where a
-recipe differs on purpose, its docstring says so and the key is not in the table.
+recipe differs on purpose, its docstring says so and the key is not in the table. A key of a phase is named by its place
+from the end, such as "data.phases[-1].batch_size".
 """
 
 COMMITS = {
@@ -11,6 +12,8 @@ COMMITS = {
     "google-research/albert": "b772393",
     "microsoft/DeBERTa": "4d7fe0b",
     "Nicolas-BZRD/EuroBERT": "55a8722",
+    "AnswerDotAI/ModernBERT": "0e9dbe6, branch pretraining_documentation",
+    "JHU-CLSP/mmBERT": "108ffb3",
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
     "huggingface/transformers": "the last ones of examples/research_projects/distillation",
 }
@@ -25,6 +28,8 @@ _FAIRSEQ = "facebookresearch/fairseq "
 _ROBERTA = f"{_FAIRSEQ}examples/roberta/config/pretraining/base.yaml:"
 _DISTILL = "huggingface/transformers examples/research_projects/distillation/"
 _EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
+_MODERN = "AnswerDotAI/ModernBERT yamls/modernbert/modernbert-"
+_MM = "JHU-CLSP/mmBERT configs/mmBERT-"
 
 _BERT_BASE = {
     "data.batch_size": (256, _BERT),
@@ -201,6 +206,10 @@ PUBLISHED = {
         "model.hidden_dropout": (0.1, f"{_DISTILL}training_configs/distilbert-base-uncased.json"),
     },
     "eurobert_210m": {
+        "optimizer.learning_rate": (1e-4, f"{_EURO}configuration/train.py:11"),
+        "optimizer.decay_shape": ("linear", f"{_EURO}script/warmup_stable_decay_lr.py:104"),
+        "data.phases[-2].sequence_length": (2048, f"{_EURO}configuration/dataset.py:12"),
+        "data.phases[-2].model.rotary_base": (10_000.0, f"{_EURO}model/encoder/eurobert.py:26"),
         "optimizer.b2": (0.95, f"{_EURO}configuration/train.py:19"),
         "optimizer.epsilon": (1e-5, f"{_EURO}configuration/train.py:20"),
         "optimizer.weight_decay": (0.1, f"{_EURO}configuration/train.py:17"),
@@ -208,6 +217,57 @@ PUBLISHED = {
         "optimizer.decay_all": (True, f"{_EURO}pretrain.py:61"),
         "optimizer.bias_correction": (True, f"{_EURO}pretrain.py:61, torch's AdamW"),
         "model.initializer": ("normal", f"{_EURO}model/model.py:65"),
+    },
+    "modernbert_base": {
+        "optimizer.name": ("stable_adamw", f"{_MODERN}base-pretrain.yaml:105"),
+        "optimizer.learning_rate": (8e-4, f"{_MODERN}base-pretrain.yaml:106"),
+        "optimizer.b2": (0.98, f"{_MODERN}base-pretrain.yaml:109"),
+        "optimizer.epsilon": (1e-6, f"{_MODERN}base-pretrain.yaml:110"),
+        "optimizer.weight_decay": (1e-5 / 8e-4, f"{_MODERN}base-pretrain.yaml:111"),
+        "data.mask_rate": (0.3, f"{_MODERN}base-pretrain.yaml:6"),
+        "model.attention_output_dropout": (0.1, f"{_MODERN}base-pretrain.yaml:28"),
+        "data.phases[-3].sequence_length": (1024, f"{_MODERN}base-pretrain.yaml:4"),
+        "data.phases[-3].batch_size": (4608, f"{_MODERN}base-pretrain.yaml:117"),
+        "data.phases[-3].model.rotary_base": (10_000.0, f"{_MODERN}base-pretrain.yaml:52"),
+        "data.phases[-2].sequence_length": (8192, f"{_MODERN}base-context-extension.yaml:7"),
+        "data.phases[-2].batch_size": (576, f"{_MODERN}base-context-extension.yaml:120"),
+        "data.phases[-2].optimizer.learning_rate": (3e-4, f"{_MODERN}base-context-extension.yaml:109"),
+        "data.phases[-2].optimizer.weight_decay": (1e-5 / 3e-4, f"{_MODERN}base-context-extension.yaml:114"),
+        "model.rotary_base": (160_000.0, f"{_MODERN}base-context-extension.yaml:56"),
+        "model.local_rotary_base": (10_000.0, f"{_MODERN}base-context-extension.yaml:59"),
+        "data.phases[-1].batch_size": (576, f"{_MODERN}base-learning-rate-decay.yaml:121"),
+        "data.phases[-1].optimizer.learning_rate": (3e-4, f"{_MODERN}base-learning-rate-decay.yaml:110"),
+        "data.phases[-1].optimizer.decay_shape": ("sqrt", f"{_MODERN}base-learning-rate-decay.yaml:103"),
+        "data.phases[-1].optimizer.final_fraction": (0.001, f"{_MODERN}base-learning-rate-decay.yaml:104"),
+    },
+    "modernbert_large": {
+        "optimizer.learning_rate": (5e-4, f"{_MODERN}large-pretrain.yaml:106"),
+        "optimizer.weight_decay": (1e-5 / 5e-4, f"{_MODERN}large-pretrain.yaml:111"),
+        "data.phases[-3].batch_size": (4928, f"{_MODERN}large-pretrain.yaml:117"),
+        "data.phases[-2].batch_size": (616, f"{_MODERN}large-context-extension.yaml:120"),
+        "data.phases[-2].optimizer.learning_rate": (5e-5, f"{_MODERN}large-context-extension.yaml:109"),
+        "data.phases[-1].batch_size": (624, f"{_MODERN}large-learning-rate-decay.yaml:121"),
+        "data.phases[-1].optimizer.learning_rate": (5e-5, f"{_MODERN}large-learning-rate-decay.yaml:110"),
+        "data.phases[-1].optimizer.final_fraction": (0.001, f"{_MODERN}large-learning-rate-decay.yaml:104"),
+    },
+    "mmbert_base": {
+        "optimizer.learning_rate": (8e-4, f"{_MM}base.yaml:66"),
+        "optimizer.epsilon": (1e-8, f"{_MM}base.yaml:67"),
+        "optimizer.b2": (0.95, f"{_MM}base.yaml:68"),
+        "optimizer.weight_decay": (8e-5 / 8e-4, f"{_MM}base.yaml:69"),
+        "data.phases[-3].model.rotary_base": (10_000.0, f"{_MM}base.yaml:44"),
+        "data.phases[-3].batch_size": (4608, f"{_MM}base.yaml:103"),
+        "model.rotary_base": (160_000.0, f"{_MM}base-ext.yaml:46"),
+        "data.phases[-2].mask_rate": (0.15, f"{_MM}base-ext.yaml:92"),
+        "data.phases[-2].batch_size": (4608, f"{_MM}base-ext.yaml:105"),
+        "data.phases[-1].mask_rate": (0.05, f"{_MM}base-decay.yaml:90"),
+        "data.phases[-1].optimizer.final_fraction": (0.02, f"{_MM}base-decay.yaml:74"),
+    },
+    "mmbert_small": {
+        "data.phases[-3].mask_rate": (0.3, f"{_MM}small.yaml:90"),
+        "data.phases[-2].optimizer.learning_rate": (4e-4, f"{_MM}small-ext.yaml:67"),
+        "data.phases[-1].optimizer.learning_rate": (4e-4, f"{_MM}small-decay.yaml:67"),
+        "data.phases[-1].optimizer.final_fraction": (0.04, f"{_MM}small-decay.yaml:76"),
     },
     "finetune/mnli": {
         "search.data.batch_size": ((16, 32), "arXiv 1810.04805, appendix A.3"),

@@ -66,7 +66,7 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
                 f"config.data.phases[{i}]: found {phase!r}; expected a dict such as "
                 "{'share': 0.9, 'sequence_length': 128}"
             )
-    overrides = [dict(phase) for phase in config.data.phases] or [{"share": 1.0}]
+    overrides = [{_short_name(key): phase[key] for key in phase} for phase in config.data.phases] or [{"share": 1.0}]
     datas, settings = [], []
     for i, override in enumerate(overrides):
         data = ml_collections.ConfigDict(config.data.to_dict())
@@ -194,6 +194,11 @@ def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         {"share": number / sum(steps)} | {key: value for key, value in phase.items() if key != "tokens"}
         for number, phase in zip(steps, phases, strict=True)
     )
+
+
+def _short_name(key):
+    """Returns a key of config.data without its group; any other as it is."""
+    return key.removeprefix("data.") if isinstance(key, str) else key
 
 
 def _key_in_phase(key, where):
