@@ -84,7 +84,7 @@ VARIANTS = {
     "4 epochs": {"train.num_epochs": 4.0},
     "frozen encoder": {"tuning.freeze": "encoder"},
     "frozen embeddings": {"tuning.freeze": "embeddings"},
-    "layer decay 0.5": {"optimizer.layer_decay": 0.5},
+    "layer decay 0.5": {"optimizer.layer_decay": 0.5, "optimizer.layer_decay_offset": 0},
     "no warm-up": {"optimizer.warmup_share": 0.0},
     "no dropout before the head": {"task.dropout": 0.0},
     "initialisation 0.02": {"initializer_range": 0.02},
@@ -341,7 +341,7 @@ def compiled(task, changes, model):
     built = model_lib.build(settings, settings["vocab_size"], **heads)
     shapes = jax.eval_shape(built.init, jax.random.key(0))
     frozen = trainable.frozen_names(shapes, config.tuning)
-    share = trainable.rate_multiplier(config.optimizer.layer_decay, built.spec)
+    share = trainable.rate_multiplier(config.optimizer.layer_decay, built.spec, config.optimizer.layer_decay_offset)
     unit = dict(config.optimizer) | {"learning_rate": 1.0, "schedule": "constant", "warmup_steps": 0}
     optimizer = make_optimizer(unit, 1, share)
 

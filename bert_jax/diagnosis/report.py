@@ -111,7 +111,8 @@ def _healthy(run, plan):
 
 def _planned(run, plan):
     bound = plan and plan.tokens_per_second(run.phase.data.batch_size, run.phase.data.sequence_length)
-    return f", {bound:,.0f} is the bound of {plan.name}" if bound else ""
+    computed = bound and course.computed_speed(run, run.phase)
+    return f" ({computed:,.0f} with padding, {bound:,.0f} is the bound of {plan.name})" if computed else ""
 
 
 def _loss(run):

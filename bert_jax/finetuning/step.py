@@ -198,7 +198,7 @@ class Learner:
     @functools.cached_property
     def _optimizer(self):
         settings = self.config.optimizer
-        share = trainable.rate_multiplier(settings.layer_decay, self.model.spec, settings.layer_decay_offset)
+        share = trainable.rate_multiplier(settings.layer_decay, self.model.spec, settings["layer_decay_offset"])
         return make_optimizer(self._rates, self.num_steps, share)
 
     @functools.cached_property

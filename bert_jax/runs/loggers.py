@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 # norms that it needs.
 ACTIVITIES = ("data", "step", "compilation", "evaluation", "saving", "logging")
 # Keys of a row that differ between two runs of one config; time/* in seconds since the last row that has them.
-TIMINGS = ("tokens_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
+TIMINGS = ("tokens_per_second", "rows_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
 
 
 class Logger(Protocol):

@@ -67,7 +67,7 @@ class Learner:
           schedule: the learning rate by step; None for the config's.
         """
         objective = objective_lib.make(config, model, teacher)
-        network = objective.network if config.optimizer.decoupled else None
+        network = objective.network if config.optimizer.get("decoupled", False) else None
         schedule = schedule or run_schedule(config, num_steps)
         optimizer = make_optimizer(config.optimizer, num_steps, network=network, schedule=schedule)
         return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)

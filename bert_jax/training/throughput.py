@@ -1,4 +1,10 @@
-"""Measures of a run's speed for the log: where wall time goes, tokens per second, MFU, and the share of padding."""
+"""Measures of a run's speed for the log: where wall time goes, tokens and rows per second, MFU, and padding.
+
+tokens_per_second counts tokens that are not padding, special ones too, so that packing raises it and padding does not.
+rows_per_second counts rows of the batch, packed or not: times the tokens of a row it is what a step computes on. mfu,
+the model FLOPs utilization (Chowdhery et al. 2022, PaLM, appendix B), is the share of the devices' published peak
+FLOP/s that the matrix products of whole rows take, padding included and recomputation left out (model/flops.py).
+"""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,14 +47,27 @@ class Clock:
 
     turn_to = start  # the method's name in earlier versions
 
-    def count(self, batch: Mapping[str, jax.Array], metrics: Mapping[str, jax.Array]) -> None:
+    def count(
+        self,
+        batch: Mapping[str, jax.Array],
+        metrics: Mapping[str, jax.Array],
+        own_rows: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
         """Counts a step that was just started.
 
         The first step of each shape is waited for, and its time counts as compilation.
+
+        Args:
+          batch: the global batch, arrays [..., batch, sequence].
+          metrics: what the step returns.
+          own_rows: the rows of this process, on the host; their share of padding is taken for that of all. None for
+            rows without padding.
         """
         shape = tuple(array.shape for array in batch.values())
         if shape in self._compiled:
-            self._tokens += batch["input_ids"].size
+            size = batch["input_ids"].size
+            self._tokens += size if own_rows is None else size * float(_present(own_rows).mean())
+            self._rows += size // batch["input_ids"].shape[-1]
             self._flops += self._flops_of(batch)
             return
         self._compiled.add(shape)
@@ -60,14 +79,15 @@ class Clock:
     def take(self) -> dict[str, float | None]:
         """Returns the timings of a row of the log (runs.loggers.TIMINGS) and starts counting anew.
 
-        Tokens per second and MFU refer to the time in steps and waiting for data; they are None where every step
-        compiled, and MFU also where the devices' peak is not known.
+        Tokens and rows per second and MFU refer to the time in steps and waiting for data; they are None where every
+        step compiled, and MFU also where the devices' peak is not known.
         """
         self.start(self._activity)
         training = self._seconds["step"] + self._seconds["data"] - self._uncounted
-        row = {"tokens_per_second": None, "mfu": None}
-        if self._tokens:
+        row = {"tokens_per_second": None, "rows_per_second": None, "mfu": None}
+        if self._rows:
             row["tokens_per_second"] = round(self._tokens / training, 1)
+            row["rows_per_second"] = round(self._rows / training, 3)
             row["mfu"] = round(self._flops / training / self._peak, 4) if self._peak else None
         row |= {f"time/{activity}": round(seconds, 4) for activity, seconds in self._seconds.items()}
         self._restart()
@@ -75,7 +95,17 @@ class Clock:
 
     def _restart(self):
         self._seconds = dict.fromkeys(self._activities, 0.0)
-        self._tokens, self._flops, self._uncounted = 0, 0.0, 0.0  # uncounted: seconds for data of compiled steps
+        self._tokens, self._rows = 0.0, 0
+        self._flops, self._uncounted = 0.0, 0.0  # uncounted: seconds for data of compiled steps
+
+
+def _present(batch):
+    """Returns which tokens are no padding, bool [..., batch, sequence]; rows of weight 0 fill a batch up."""
+    present = batch["attention_mask"] != 0
+    if "weights" in batch:
+        counted = batch["weights"] > 0  # of each row, or of each sequence of a packed one
+        present = present & (counted.any(-1) if counted.ndim == present.ndim else counted)[..., None]
+    return present
 
 
 def padding_shares(batch: Mapping, lengths: Sequence[int]) -> dict[str, jax.Array]:
@@ -89,9 +119,7 @@ def padding_shares(batch: Mapping, lengths: Sequence[int]) -> dict[str, jax.Arra
     """
     if "sequence_ids" not in batch:
         return {}
-    present = batch["attention_mask"] != 0
-    if "weights" in batch:
-        present = present & (batch["weights"] > 0).any(axis=1, keepdims=True)
+    present = _present(batch)
     tokens = present.sum().astype(jnp.float32)
     sequences = (present & (batch["position_ids"] == 0)).sum()
     longest = jnp.where(present, batch["position_ids"] + 1, 0).max()

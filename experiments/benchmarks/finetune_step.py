@@ -50,7 +50,7 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
         optimizer=Settings(
             name="adamw", learning_rate=LEARNING_RATE, schedule="linear", warmup_share=0.1, warmup_steps=-1,
             decay_steps=0, final_fraction=0.0, b1=0.9, b2=0.999, epsilon=EPSILON, weight_decay=0.01,
-            clip_norm=CLIP_NORM, layer_decay=1.0,
+            clip_norm=CLIP_NORM, layer_decay=1.0, layer_decay_offset=2,
         ),
         tuning=Settings(freeze="", reinit_layers=0, lora_rank=0),
         train=Settings(microbatches=1),
@@ -120,7 +120,7 @@ def main():
     ]
     for name, sizes in (SMALL if options.small else SIZES).items():
         rows, length = sizes[4:]
-        seconds, rates, flops = train_step.measure(sizes, options.rounds, options.steps, our_step, torch_step)
+        seconds, rates, flops = train_step.measure(sizes, options.rounds, options.steps, our_step, torch=torch_step)
         ratios = [theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True)]
         shares = [flops / second / rate for second, rate in zip(seconds["ours"], rates, strict=True)]
         sides = [seconds["torch"], seconds["ours"]]

@@ -12,9 +12,9 @@ fused AdamW. bert_jax computes logits of the predicted tokens alone, BertForPreT
 weights.
 
 The number of rows is the largest of a list that fits both sides. Each side is a process of its own, one after the
-other. MFU counts the model's FLOPs (model/flops.py; no recomputation) relative to the card's dense rate in its data
-sheet; beside it stands their share of the rate that XLA reaches in a large matrix product in the same process.
-Needs jax, flax, optax, torch and transformers alone.
+other. MFU, the model FLOPs utilization, counts the model's FLOPs (model/flops.py; no recomputation) relative to the
+card's dense rate in its data sheet; beside it stands their share of the rate that XLA reaches in a large matrix
+product in the same process. Needs jax, flax, optax, torch and transformers alone.
 """
 
 import argparse
@@ -32,6 +32,7 @@ SIZES = {"Base": (12, 768, 12, 3072), "Large": (24, 1024, 16, 4096)}
 # tokens a row: predicted tokens, and numbers of rows to try
 LENGTHS = {128: (19, (512, 256, 128, 64, 32)), 512: (76, (128, 64, 32, 16, 8))}
 SMOKE_SIZES, SMOKE_LENGTHS = {"Tiny": (2, 64, 2, 128)}, {32: (5, (4,))}
+SMOKE_HEADER = "| | rows x tokens | |\n|---|---|---|"
 RESULTS = pathlib.Path(__file__).parents[1] / "results" / "gpu.md"
 HEADER = (
     "| | rows x tokens, predicted a row | torch, tokens/s | ours, tokens/s | ratio, median (range of rounds) "
@@ -67,6 +68,13 @@ def compare(name, job, candidates, limit):
         else:
             return cells(name, job | {"rows": rows}, measured)
     return [name, "no number of rows fits"]
+
+
+def ran(name, job, limit):
+    """Returns the cells of a row of the smoke size: that both sides run, and no speed, which would mean nothing."""
+    sides = {side: run(job | {"side": side}, limit) for side in ("ours", "torch")}
+    failed = [f"{side}: {facts['failed']}" for side, facts in sides.items() if "failed" in facts]
+    return [name, f"{job['rows']} x {job['length']}", *(failed or ["both sides ran"])]
 
 
 def cells(name, job, measured):
@@ -123,7 +131,7 @@ def main():
     known = [f"{size}-{length}" for size in sizes for length in lengths]
     if set(wanted) - set(known):
         sys.exit(f"error: --only={options.only}: expected some of {', '.join(known)}")
-    lines = [*introduction(machine, options), "", HEADER]
+    lines = [*introduction(machine, options), "", SMOKE_HEADER if smoke else HEADER]
     print("\n".join(lines), flush=True)
     for what in options.what.split(","):
         for size, length in ((size, length) for size in sizes for length in lengths):
@@ -137,7 +145,10 @@ def main():
                 "torch_head": options.torch_head, "torch_backend": options.torch_backend, "rounds": options.rounds,
                 "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if machine["gpu"] else 512,
             }  # fmt: skip
-            row = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
+            if smoke:
+                row = ran(f"{size} {what}", job | {"rows": options.rows or candidates[0]}, options.limit)
+            else:
+                row = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
             lines.append(f"| {' | '.join(row)} |")
             print(lines[-1], flush=True)
     output = options.output or (RESULTS if machine["gpu"] and not (smoke or wanted) else None)
@@ -152,8 +163,8 @@ def introduction(machine, options):
     yield "# BERT on one GPU, beside transformers under torch.compile"
     yield ""
     if not machine["gpu"]:
-        yield "**No GPU row has been measured: there was none.** What follows shows that the benchmark runs, on a CPU"
-        yield "and at a toy size: its speeds and ratios mean nothing."
+        yield "**No GPU row has been measured: there was none.** What follows says that the benchmark runs, on a CPU"
+        yield "and at a toy size, whose speeds would mean nothing and are left out."
         yield ""
     yield (
         f"`python -m experiments.benchmarks.gpu{arguments}` on {machine['device']}; Python "

@@ -22,7 +22,7 @@ from experiments.benchmarks.settings import (
     model_settings,
     run_settings,
 )
-from experiments.benchmarks.train_step import make_batch
+from experiments.benchmarks.train_step import gathered_loss, make_batch
 
 DROPOUT = 0.1  # on hidden states; attention weights have none, so that both sides can use flash kernels
 
@@ -90,14 +90,8 @@ def torch_training(job):
 
     def loss_of_predicted():
         """Applies the head to predicted tokens alone, which transformers does not offer."""
-        outputs = model.bert(**inputs)
-        hidden = outputs.last_hidden_state
-        places = batch["masked_positions"][:, :, None].expand(-1, -1, hidden.shape[-1])
-        words, pairs = model.cls(hidden.gather(1, places), outputs.pooler_output)
-        cross_entropy = torch.nn.functional.cross_entropy
-        return cross_entropy(words.flatten(0, 1).float(), batch["masked_labels"].flatten()) + cross_entropy(
-            pairs.float(), batch["next_sentence_label"]
-        )
+        predicted = (batch[name] for name in ("masked_positions", "masked_labels", "next_sentence_label"))
+        return gathered_loss(model, model.bert(**inputs), *predicted)
 
     loss_of = _compiled(loss_of_all if job["torch_head"] == "all" else loss_of_predicted, job)
 

@@ -54,10 +54,34 @@ def test_every_second_has_its_activity(clock):
     }  # fmt: skip
     # Two steps were counted, 2 s each and 1 s of waiting for their data, on two devices of 100 FLOP/s.
     assert row["tokens_per_second"] == round((32 + 64) / 6, 1)
+    assert row["rows_per_second"] == round(8 / 6, 3)
     assert row["mfu"] == round(960 / 6 / 200, 4)
     now[0] += 3
     row = clock.take()
-    assert row["tokens_per_second"] is None and row["mfu"] is None and row["time/evaluation"] == 3
+    assert (
+        row["rows_per_second"] is None
+        and row["tokens_per_second"] is None
+        and row["mfu"] is None
+        and row["time/evaluation"] == 3
+    )
+
+
+def test_tokens_per_second_leaves_padding_out_and_rows_and_mfu_do_not(clock):
+    """A quarter of the tokens is padding, or stands in rows that only fill the batch up."""
+    clock, now = clock
+    batch = {"input_ids": np.zeros((4, 8))}
+    own_rows = {"attention_mask": np.ones((4, 8), np.int32)}
+    own_rows["attention_mask"][:, 6:] = 0
+    full = {"attention_mask": np.ones((4, 8), np.int32)}
+    filled_up = full | {"weights": np.array([1, 1, 1, 0])}
+    packed = full | {"weights": np.array([[1, 0], [1, 1], [1, 0], [0, 0]])}
+    for rows in (full, own_rows, filled_up, packed):  # the first one compiles
+        clock.start("step")
+        now[0] += 2
+        clock.count(batch, {}, rows)
+    row = clock.take()
+    assert row["tokens_per_second"] == 3 * 24 / 6 and row["rows_per_second"] == 3 * 4 / 6
+    assert row["mfu"] == round(3 * 320 / 6 / 200, 4)
 
 
 def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monkeypatch, capfd):
