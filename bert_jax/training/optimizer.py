@@ -48,6 +48,8 @@ def run_schedule(config, num_steps: int) -> Callable:
       config: a pre-training config; reads optimizer, data.phases and the run's length.
       num_steps: number of steps of the run, where no phase begins another schedule.
     """
+    if "data" not in config:  # a benchmark's settings, which have no phases
+        return make_schedule(config["optimizer"], num_steps)
     first, *later = schedules(config)
     if not later:
         return make_schedule(first.settings, num_steps)
