@@ -1,5 +1,6 @@
 """Finds a model's directory: a path, or a download from the Hugging Face hub."""
 
+import json
 import os
 import pathlib
 import re
@@ -45,6 +46,9 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
             "or a name on the Hugging Face hub"
         )
     snapshot = _snapshot(name, _FILES)
+    folders = _other_folders(snapshot / "modules.json")
+    if folders:
+        _snapshot(name, (*_FILES, *folders))
     if any(path for pattern in _ENCODERS for path in snapshot.glob(pattern)):
         return snapshot
     for files in (_PICKLE_FILES, _FLAX_FILES) if pickles else (_FLAX_FILES,):
@@ -52,6 +56,15 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
         if any(path for pattern in files for path in snapshot.glob(pattern)):
             break
     return snapshot
+
+
+def _other_folders(modules):
+    """Returns patterns for the folders in a sentence-transformers model that are not called after their number."""
+    try:
+        paths = [module["path"] for module in json.loads(modules.read_text("utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []  # none, or `sentence_transformers.read` says what is wrong with it
+    return [f"{path}/*" for path in paths if isinstance(path, str) and path and not re.match(r"\d+_", path)]
 
 
 def _snapshot(name, patterns):

@@ -1,5 +1,6 @@
 """Reads and writes models in the Hugging Face format: config.json, weights and a tokenizer in a directory."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -63,7 +64,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config, path, {weights.canonical_name(key, table) for key in arrays}
     )
     table = weight_table(config, model.spec)
-    arrays = _without_spare(arrays, table, file)
+    arrays = _without_spare(arrays, table, model.spec.task, file)
     params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
@@ -153,7 +154,7 @@ def _infer_model_type(config, arrays, path, name):
     fitting = [kind for kind, count in counts.items() if count == max(counts.values()) and count]
     classes = [one for one in config.get("architectures") or [] if isinstance(one, str)]
     by_class = [kind for kind in fitting if any(one.startswith(FAMILIES[kind].class_prefix) for one in classes)]
-    by_name = [kind for kind in fitting if kind in str(name).lower()]  # as transformers does
+    by_name = [kind for kind in fitting if kind in pathlib.Path(name).name.lower()]  # as transformers does
     longest = [sorted(kinds, key=len)[-1] for kinds in (by_class, by_name) if kinds]
     chosen = fitting[0] if len(fitting) == 1 else next(iter(longest), None)
     if chosen is None:
@@ -163,8 +164,10 @@ def _infer_model_type(config, arrays, path, name):
     return chosen
 
 
-def _without_spare(arrays, table, file):
-    """Returns the arrays without those that no module of the family has, such as a loss's."""
+def _without_spare(arrays, table, task, file):
+    """Returns the arrays without those that no module of the model has, such as a loss's."""
+    if not task:
+        table = dataclasses.replace(table, names=tuple(e for e in table.names if not _is_of_task(e)))
     spare = weights.spare_names(arrays, table)
     if spare:
         more = f" and {len(spare) - _SHOWN:,} more" if len(spare) > _SHOWN else ""
@@ -181,6 +184,10 @@ def _cross_encoder_settings(config, embedder, num_labels, path):
     except UserError as error:
         return {"classify_refusal": str(error)}
     return activation | ({} if longest is None else {"max_length": longest})
+
+
+def _is_of_task(entry):
+    return (entry.ours if isinstance(entry, weights.Module) else entry.ours[0]).startswith("task/")
 
 
 def _check_vocabulary(directory, tokens, file_name, rows):
@@ -262,10 +269,10 @@ def _ids(labels, label):
 def _without_foreign_head(names, config, task_name):
     """Returns the names without those of a head that only looks like the family's: it lacks the output's weight."""
     entries = FAMILIES[config["model_type"]].table(config, task_name).names
-    outputs = [e.theirs for e in entries if isinstance(e, weights.Module) and e.ours == "task/output"]
-    if any(f"{output}.weight" in names for output in outputs):
+    modules = {e.theirs: e.ours for e in entries if isinstance(e, weights.Module) and e.ours.startswith("task/")}
+    if any(f"{theirs}.weight" in names for theirs, ours in modules.items() if ours == "task/output"):
         return names
-    firsts = {output.split(".")[0] for output in outputs}
+    firsts = {theirs.split(".")[0] for theirs in modules}
     return {name for name in names if name.split(".")[0] not in firsts}
 
 

@@ -376,6 +376,9 @@ def test_a_head_that_only_looks_like_the_familys(make, capsys):
     made.write(made.arrays | {"classifier.dense.weight": np.ones((8, 8), np.float32)})
     assert not huggingface.read(made.path).model.spec.task
     assert "left out: classifier.dense.weight" in capsys.readouterr().err
+    made = make("deberta", name="deberta", type_vocab_size=0)
+    made.write(made.arrays | {"pooler.dense.weight": np.ones((8, 8), np.float32)})
+    assert not huggingface.read(made.path).model.spec.task
 
 
 def test_float64_is_read_as_float32(make, tmp_path, capsys):
@@ -411,6 +414,8 @@ def test_a_config_without_model_type_that_several_families_fit(make):
     made.write_config(model_type=None)
     message = refusal(made.path)
     assert "config.json: without model_type; expected one of bert" in message and "roberta" in message
+    named = made.path.rename(made.path.with_name("tiny-bert-uncased"))
+    assert huggingface.read(named).family == "bert"
 
 
 ACTIVATIONS = {

@@ -1,6 +1,7 @@
 """Tests that directories of sentence-transformers are read as they are, and written back."""
 
 import dataclasses
+import fnmatch
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import special
 import bert_jax
 from bert_jax.data import rows
 from bert_jax.errors import UserError
-from bert_jax.interop import huggingface
+from bert_jax.interop import hub, huggingface
 
 
 def dress(path, pooling, normalize=True, encoder="", prompts=None, **transformer):
@@ -305,3 +306,23 @@ def test_what_a_cross_encoder_cannot_is_named_where_scores_are_asked_for(make):
     with pytest.raises(UserError, match="a cross-encoder with modules Transformer, Pooling, Normalize"):
         bert_jax.Classifier(model)
     assert bert_jax.Embedder(model).size == 8
+
+
+def test_what_is_fetched_from_the_hub(tmp_path, monkeypatch):
+    """Folders of modules whatever they are called; pickles of an encoder for convert alone."""
+    there = ("modules.json", "0_Transformer/pytorch_model.bin", "1_Pooling/config.json", "2_Dense/pytorch_model.bin", "head/model.safetensors", "onnx/model.onnx")  # fmt: skip # noqa: E501
+
+    def snapshot(name, patterns):
+        for file in there:
+            if any(fnmatch.fnmatch(file, pattern) for pattern in patterns):
+                (tmp_path / file).parent.mkdir(exist_ok=True)
+                (tmp_path / file).touch()
+        list_modules(tmp_path, ("Transformer", "0_Transformer"), ("Pooling", "1_Pooling"), ("Dense", "head"))
+        return tmp_path
+
+    monkeypatch.setattr(hub, "_snapshot", snapshot)
+    hub.directory("someone/model")
+    assert not (tmp_path / there[1]).exists() and not (tmp_path / there[5]).exists()
+    assert all((tmp_path / file).exists() for file in there[2:5])
+    hub.directory("someone/model", pickles=True)
+    assert (tmp_path / there[1]).exists()
