@@ -143,10 +143,10 @@ def main(verb: Verb) -> None:
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
         raise UserError(f"--input={source.path}: empty; expected one text a line or more")
-    for note in source.notes:
-        print(f"note: {note}", file=sys.stderr)
     predictor = _open(verb)
     predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
+    for note in source.notes:
+        print(f"note: {note}", file=sys.stderr)
     _run(verb, predictor, source, output, total)
 
 

@@ -79,7 +79,7 @@ class Records:
             self._spooled = _spooled(self.path, is_standard, self._name)
             self._source = pathlib.Path(self._spooled.name)
             kind = kind or self._kind_by_content()
-        if not kind:
+        if not kind and not self.path.is_dir():
             raise UserError(f"--input={path}: unknown kind of file; expected a name in {_ENDINGS}, or --input_format")
         if not self._source.is_file():
             problem = "not a file" if self.path.exists() else "no such file"

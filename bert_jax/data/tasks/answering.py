@@ -1,5 +1,6 @@
 """Reads and scores extractive question answering: SQuAD 1.1, and 2.0 with its questions that have no answer."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -278,6 +279,13 @@ class QuestionTask:
             if self._config.task.bad_answers == "error":
                 raise UserError(f"{line}; expected it there, or config.task.bad_answers=skip")
             self.notes.append(f"{line}; {'not learned from' if is_train else 'its text still counts'}")
+        ids = collections.Counter(question.id for question in questions)
+        twice = [name for name, count in ids.items() if count > 1]
+        if twice:
+            self.notes.append(
+                f"{split}: {len(twice):,} ids are those of several questions, the first being {twice[0]}; a file of "
+                "answers by id has one of them"
+            )
         if empty:
             self.notes.append(f"{split}: {len(empty):,} questions or contexts are empty, the first at {empty[0]}")
         if not questions:

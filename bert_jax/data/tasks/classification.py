@@ -86,6 +86,9 @@ class SequenceTask:
                 f"config.task.label: found {len(self._label_columns)} columns; only config.task.problem=multi_label "
                 "has several"
             )
+        several = len(self._label_columns) > 1  # columns of 0 and 1, which a text is refused to be
+        records.check_columns(task, self._texts if several else (*self._texts, *self._label_columns))
+        records.check_columns(task, self._label_columns)
         train, held_out, test = records.splits(config, self._texts, self._label_columns)
         self.metrics, self.metric = metrics.choose(task, self.problem)
         self.notes = records.notes_of(train, held_out, test)

@@ -13,6 +13,7 @@ from bert_jax.errors import UserError, shortened
 _CONLLU_COLUMNS = 10
 # CoNLL-U's numbers of lines that hold no word: several words in one (1-2), a word that is not written (2.1).
 _RANGE_OR_EMPTY = re.compile(r"\d+[-.]\d+")
+_ENTITY_TAG = re.compile(r"O|[BIES]-[A-Za-z]\S*")
 _HEADER = (
     {"word", "words", "token", "tokens", "form"},
     {"tag", "tags", "label", "labels", "ner", "pos", "ner_tag", "ner_tags", "pos_tag"},
@@ -115,8 +116,21 @@ def _check_columns(path, task, sentences):
             f"{path} line {first}: config.task.token_column={task.token_column} numbers the words (1, 2, ...); "
             "expected the column of the words, such as 1, and config.task.label_column of the tags, in CoNLL-U 3"
         )
+    if _are_entity_tags(word for _, (words, _) in sentences for word in words) and not _are_entity_tags(
+        tag for _, (_, tags) in sentences for tag in tags or ()
+    ):
+        raise UserError(
+            f"{path} line {first}: config.task.token_column={task.token_column} holds tags ({words[0]}); expected the "
+            "column of the words, and config.task.label_column of the tags"
+        )
     if any("SpaceAfter=No" in tags for _, (_, tags) in sentences if tags):
         raise UserError(
             f"{path} line {first}: config.task.label_column={task.label_column} is CoNLL-U's MISC (SpaceAfter=No); "
             "expected the column of the tags, such as 3 (UPOS)"
         )
+
+
+def _are_entity_tags(column):
+    """Returns whether a column holds O and entity tags alone."""
+    different = set(column)
+    return bool(different - {"O"}) and all(map(_ENTITY_TAG.fullmatch, different))

@@ -73,13 +73,14 @@ class SingleLabel(Labels):
 
     def __init__(self, train: records.Table, columns: Sequence[str], names: Sequence[str]):
         (self._column,) = columns
+        check_names(names)
         declared = names or train.names.get(self._column, ())
         self._declared = tuple(map(str, declared))
         values = [_class_name(train, i, self._column, self._declared) for i in range(len(train))]
         occurring = dict.fromkeys(value for value in values if value is not None)
         self._numbers_too = bool(declared)
         if not declared:
-            _check_no_fractions(train, self._column, values)
+            _check_classes(train, self._column, values)
         self.names = self._declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if len(self.names) < 2:
@@ -133,6 +134,7 @@ class MultiLabel(Labels):
 
     def __init__(self, train: records.Table, columns: Sequence[str], names: Sequence[str]):
         self._columns = columns
+        check_names(names)
         self._has_columns = len(columns) > 1  # one for each label
         if self._has_columns:
             if names and tuple(names) != tuple(columns):
@@ -152,6 +154,11 @@ class MultiLabel(Labels):
         self._numbers_too = bool(declared)
         if not declared:
             _check_separators(train, of_records, occurring)
+            if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in of_records):
+                raise UserError(
+                    f"{train.where(0)}: {columns[0]!r} is 0 or 1 in every record; expected labels, or a column of 0 "
+                    "and 1 for each label (config.task.label=x,y), or config.task.problem=single_label"
+                )
         self.names = declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if not self.names:
@@ -211,7 +218,11 @@ class MultiLabel(Labels):
         names = [_label_name(label, table.names.get(column), table.where(i), self._declared) for label in value]
         if None in names:
             raise UserError(f"{table.where(i)}: {column!r} is {shortened(repr(value))}; expected a name for each label")
-        if len(set(names)) < len(names) and all(isinstance(label, int | float) for label in value):
+        if any(isinstance(label, float) and not label.is_integer() for label in value) and not self._declared:
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(repr(value))}; expected names, ids, or vectors of 0 and 1"
+            )
+        if len(set(names)) < len(names) and _all_numbers(names):
             raise UserError(
                 f"{table.where(i)}: {column!r} is {shortened(repr(value))}, which names a label twice; expected each "
                 "id once, or in every record a vector of 0 and 1 of the same length"
@@ -229,12 +240,12 @@ class MultiLabel(Labels):
         problem = ""
         if re.fullmatch(r"\[.*\]|\{.*\}|\(.*,.*\)", text, re.DOTALL):
             problem = "a list written as text"
-        elif re.fullmatch(r"[01](\.0*)?(\s+[01](\.0*)?)+", text) or (
+        elif re.fullmatch(r"[01](\.0*)?(\s+[01](\.0*)?)+|0[01]+", text) or (
             len(names) > len(set(names)) and set(names) <= {"0", "1", "0.0", "1.0"}
         ):
             problem = "0 and 1 written as text"
-        elif ";" in text:
-            problem = "which holds ';'"
+        elif match := re.search(r"[;\t\n\r]", text):
+            problem = f"which holds {match[0]!r}"
         if problem:
             raise UserError(
                 f"{where}: {column!r} is {shortened(value)!r}, {problem}; expected names with | or commas between "
@@ -280,7 +291,8 @@ class Number(Labels):
 
     def _number(self, table, i, value):
         try:
-            number = float(value) if not isinstance(value, bool) else float("nan")
+            is_plain = not isinstance(value, bool) and "_" not in str(value)  # Python reads 1_000 as a number
+            number = float(value) if is_plain else float("nan")
         except (TypeError, ValueError):
             number = float("nan")
         if not np.isfinite(number):
@@ -360,14 +372,46 @@ def _label_name(value, class_names, where, declared):
     raise UserError(f"{where}: the label is {kind_of(value)}; expected a name or a number")
 
 
-def _check_no_fractions(table, column, values):
-    """Raises UserError for labels such as 2.5, which are rather numbers to predict than classes."""
-    for i, value in enumerate(values):
-        if value is not None and re.fullmatch(r"[-+]?\d*\.\d*[1-9]\d*", value):
+def _check_classes(table, column, names):
+    """Raises UserError for names that cannot all be classes: fractions, numbers beside names, a number in two forms."""
+    numbers: dict[float, str] = {}
+    is_number = [
+        name is not None and isinstance(value, int | float) and not isinstance(value, bool)
+        for name, value in zip(names, table.columns[column], strict=True)
+    ]
+    for i, name in enumerate(names):
+        if name is None:
+            continue
+        number = _number(name)
+        if number is not None and not number.is_integer():
             raise UserError(
-                f"{table.where(i)}: {column!r} is {value}, a fraction; expected classes, or "
+                f"{table.where(i)}: {column!r} is {name}, a fraction; expected classes, or "
                 "config.task.problem=regression, or config.task.labels that name it"
             )
+        if number is None and any(is_number):
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, but a number at "
+                f"{table.where(is_number.index(True))}; expected names or numbers in all records, or config.task.labels"
+            )
+        if number is not None and numbers.setdefault(number, name) != name:
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {name!r}, the same number as {numbers[number]!r} before; expected "
+                "one form of it, or config.task.labels"
+            )
+
+
+def _number(name):
+    """Returns the number that a name writes, also with a decimal comma; None for other names."""
+    if not re.fullmatch(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?", name):
+        return None
+    return float(name.replace(",", "."))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises UserError if a name occurs twice in config.task.labels."""
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise UserError(f"config.task.labels: found {twice!r} twice; expected each name once")
 
 
 def _is_vector(value):

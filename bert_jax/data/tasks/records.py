@@ -158,6 +158,16 @@ def notes_of(train: Table, held_out: Mapping[str, Table], test: Table | None) ->
     return list(dict.fromkeys(note for table in tables for note in table.notes))
 
 
+def check_columns(task: Any, names: Sequence[str]) -> None:
+    """Raises UserError if one column of config.task is named for two things, or none."""
+    for i, name in enumerate(names):
+        if not name or name in names[:i]:
+            raise UserError(
+                f"config.task.text={task.text}, text_pair={task.text_pair}, label={task.label}: found {name!r} "
+                f"{'for nothing' if not name else 'twice'}; expected a column of its own for each"
+            )
+
+
 def _divided(table, share, together):
     """Divides a table: returns (the rest, {"": about `share` of the records}).
 

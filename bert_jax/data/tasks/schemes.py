@@ -105,9 +105,12 @@ def first_non_entity_tag(
 def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
     """Returns the place of the first tag in another form of entity tags, such as B_PER or PER-B; None for others.
 
-    Both B and I must occur with one type, and O.
+    Both B and I must occur with one type, and O; or brackets, (PER* and *), which CoNLL-2005 and 2012 have.
     """
     names = {tag for tags in sentences for tag in tags}
+    brackets = {tag for tag in names if re.fullmatch(r"\([^\s()*]+\*?\)?", tag)}
+    if brackets and names & {"*", "*)", "-"}:
+        return next((i, j) for i, tags in enumerate(sentences) for j, tag in enumerate(tags) if tag in brackets)
     if not names & {OUTSIDE, "o"}:
         return None
     for form, swap in zip(_OTHER_FORMS, (False, True), strict=True):

@@ -7,7 +7,7 @@ import numpy as np
 
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records, schemes, words
-from bert_jax.data.tasks.labels import class_id
+from bert_jax.data.tasks.labels import check_names, class_id
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -88,6 +88,8 @@ class TokenTask:
             raise UserError(f"config.data.sequence_length: {config.data.sequence_length} leaves no room for a word")
         self._columns = (task.text, task.label)
         self._asked_scheme = task.scheme
+        records.check_columns(task, self._columns)
+        check_names(records.listed(task.labels))
         train, held_out, test = records.splits(config, (task.text,), (task.label,))
         self.notes = records.notes_of(train, held_out, test)
         names = records.listed(task.labels)
@@ -170,7 +172,11 @@ class TokenTask:
             for name, value in ((text, sentence), (label, tags)):
                 if not isinstance(value, list):
                     kind = "nothing" if value is None else f"a {type(value).__name__}"
-                    raise UserError(f"{table.where(i)}: no list of {'words' if name == text else 'tags'}; found {kind}")
+                    hint = "; expected a word and its tag on each line, with a space or tab between them"
+                    raise UserError(
+                        f"{table.where(i)}: no list of {'words' if name == text else 'tags'}; found {kind}"
+                        f"{hint if table.word_lines else ''}"
+                    )
             if len(sentence) != len(tags):
                 raise UserError(f"{table.where(i)}: found {len(sentence)} words and {len(tags)} tags")
             sentences.append([_tag_name(tag, class_names, table, i, j) for j, tag in enumerate(tags)])
@@ -237,6 +243,8 @@ class TokenTask:
         occurring = {tag for sentence in tags for tag in filter(None, sentence)}
         if names and occurring <= set(names):
             return tuple(names)
+        if not occurring - {schemes.OUTSIDE} and (self.scheme or not occurring):
+            raise UserError(f"{table.where(0)}: no tag here or after marks an entity; expected some, such as B-PER")
         if self.scheme:
             return schemes.labels(sorted({tag[2:] for tag in occurring if tag != schemes.OUTSIDE}), self.scheme)
         if len(occurring) < 2:
@@ -291,6 +299,6 @@ def _tag_name(tag, class_names, table, i, j):
             largest_id = len(class_names) - 1
             raise UserError(f"{table.where(i, j)}: class id {tag} is out of range; expected 0 to {largest_id}")
         return class_names[tag]
-    if not isinstance(tag, str) or not tag:
+    if not isinstance(tag, str) or not tag.strip():
         raise UserError(f"{table.where(i, j)}: the tag is {tag!r}; expected a name")
-    return tag
+    return tag.strip()

@@ -65,7 +65,8 @@ def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str
                 raise UserError(f"{name}{mark}{number}: not UTF-8: {byte}{place}; expected UTF-8 text") from error
             if number == 1 and "\0" in text:
                 raise UserError(f"{name}{mark}1: holds zero bytes (UTF-16?); expected UTF-8 text")
-            yield number, text
+            # A mark of byte order in the middle comes from files that were joined.
+            yield number, text.lstrip("\ufeff") if text.startswith("\ufeff") else text
 
 
 @contextlib.contextmanager
@@ -122,6 +123,8 @@ def layout(
     ]
     delimiter = (fitting or candidates)[0]
     names = tuple(columns) or by_delimiter[delimiter]
+    if columns and by_delimiter[delimiter] == names:
+        raise UserError(f"{name}{mark}{first}: a header, which is not read where config.task.columns is given")
     _check_columns(names, wanted, name, otherwise)
     quoted = delimiter != "\t" or _is_quoted(path, delimiter, name, mark)
     notes = []

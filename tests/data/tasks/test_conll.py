@@ -41,6 +41,7 @@ def test_conllu_has_words_alone(tmp_path):
         (CONLLU, {"token_column": 1}, r"line 4: config\.task\.label_column=-1 is CoNLL-U's MISC"),
         ("1\tEU\tB-ORG\n2\tsays\tO\n", {}, "numbers the words"),
         ("Token\tTag\nEU\tB-ORG\n", {}, r"line 1: a header \(Token, Tag\)"),
+        ("B-ORG EU\nO says\n", {}, r"line 1: config\.task\.token_column=0 holds tags \(B-ORG\)"),
         ("EU B-ORG\rsays O\r", {}, "line 1: lines end with CR alone"),
     ],
 )
@@ -56,5 +57,16 @@ def test_sentences_of_numbers_are_words(tmp_path):
 
 
 def test_line_ends_white_space_and_marks_of_order(tmp_path):
-    (tmp_path / "a.conll").write_bytes(b"\xef\xbb\xbfEU B-ORG\r\nsays O \r\n \t\r\n\r\nParis B-LOC")
+    (tmp_path / "a.conll").write_bytes(b"\xef\xbb\xbfEU B-ORG\r\nsays O \r\n \t\r\n\r\n\xef\xbb\xbfParis B-LOC")
     assert sentences(tmp_path / "a.conll").columns["words"] == [["EU", "says"], ["Paris"]]
+
+
+def test_files_that_hold_no_tags_are_named(tmp_path, load):
+    for content, message in (
+        ("EU,B-ORG\nsays,O\n", "line 1: no list of tags; found nothing; expected a word and its tag on each line"),
+        ("EU O\nsays O\n", "line 1: no tag here or after marks an entity"),
+        ("EU (ORG*)\nsays *\n", r"line 1: tag '\(ORG\*\)' looks like an entity's in another form"),
+    ):
+        (tmp_path / "a.conll").write_text(content)
+        with pytest.raises(UserError, match=message):
+            load("token_classification", train=tmp_path / "a.conll", held_out=tmp_path / "a.conll")

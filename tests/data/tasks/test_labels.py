@@ -69,6 +69,15 @@ def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
         ([["x"], [float("nan")]], r"line 2: 'label' is \[nan\]"),
         ([[0, 1, 1], [0, 1]], r"line 1: 'label' is \[0, 1, 1\], which names a label twice"),
         ([[2], [0, 0, 1]], r"line 2: 'label' is \[0, 0, 1\], which names a label twice"),
+        (["x", "x\ny"], r"line 2: 'label' is 'x\\ny', which holds '\\n'"),
+        (["010", "110"], "line 1: 'label' is '010', 0 and 1 written as text"),
+        (
+            ["0", "1", "1"],
+            "line 1: 'label' is 0 or 1 in every record; expected labels, or a column of 0 and 1 for each",
+        ),
+        ([["0", "1", "1"], ["0", "0", "1"]], "line 1: .* names a label twice"),
+        ([[0.2, 0.8], [1.0, 0.0]], r"line 1: 'label' is \[0.2, 0.8\]; expected names, ids, or vectors of 0 and 1"),
+        ([{"x": 1}], "line 1: 'label' holds a dict"),
         ([1, 0], "line 1: 'label' holds a int; expected a list of labels or text"),
     ],
 )
@@ -107,6 +116,10 @@ def test_a_name_that_config_task_labels_has_is_no_other_form(tmp_path, load):
         (["x", "y", "NULL"], "line 3: no label"),
         ([0, 1, -100], r"line 3: no label in 'label' \(found -100\)"),
         ([0.0, 1.0, 2.5], r"line 3: 'label' is 2.5, a fraction; expected classes, or config.task.problem=regression"),
+        (["1", "2", "2,5"], "line 3: 'label' is 2,5, a fraction"),
+        (["1", "2", "1e-3"], "line 3: 'label' is 1e-3, a fraction"),
+        (["1", "0", "1.0"], "line 3: 'label' is '1.0', the same number as '1' before; expected one form of it"),
+        (["x", "y", 1], "line 1: 'label' is 'x', but a number at .*line 3; expected names or numbers in all records"),
         (["x", "y", ["x"]], "line 3: the label is a list; expected a name or a number"),
         (["x", "y", {"a": 1}], "line 3: the label is a dict"),
     ],
@@ -138,3 +151,23 @@ def test_notes_say_how_files_were_read(tmp_path, load):
         f"{train}: fields are separated by a semicolon",
         f"{train}: 1 rows without any value were skipped, the first in line 3",
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_pair": "text"}, "config.task.text=text, text_pair=text, label=label: found 'text' twice"),
+        ({"label": "text"}, "label=text: found 'text' twice; expected a column of its own for each"),
+        ({"label": "label,label", "problem": "multi_label"}, "found 'label' twice"),
+        ({"label": ""}, "found '' for nothing"),
+        ({"labels": ("x", "y", "x")}, "config.task.labels: found 'x' twice; expected each name once"),
+        (
+            {"columns": ("text", "label")},
+            "a.tsv line 1: a header, which is not read where config.task.columns is given",
+        ),
+    ],
+)
+def test_a_column_or_a_name_that_is_given_twice_is_named(tmp_path, load, settings, message):
+    path = tsv(tmp_path, "a.tsv", ["a\tx", "b\ty"])
+    with pytest.raises(UserError, match=message):
+        load(train=path, held_out=path, **settings)
