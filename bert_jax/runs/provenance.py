@@ -25,7 +25,7 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     """
     workdir = workdir_lib.to_path(name)
     run, config = workdir_lib.read(workdir)
-    base_model = _model_name(config.init_from)
+    base_model = _model_name(workdir_lib.split_step(config.init_from)[0])
     if run.get("kind") == "finetune":
         reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
         metrics = {key.removeprefix("eval/"): value for key, value in reached.seeds[reached.best()].best.items()}

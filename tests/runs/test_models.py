@@ -11,6 +11,7 @@ from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from bert_jax.runs import models
+from bert_jax.runs import workdir as workdir_lib
 
 PROSE = ["The cat sat on the mat, and the dog looked at the cat.", "Nobody knew why the cat had chosen that mat."] * 20
 TOKENIZER = training.train("wordpiece", PROSE, 60)
@@ -40,6 +41,24 @@ def workdir(monkeypatch):
         return params
 
     return made
+
+
+def test_a_model_may_be_named_with_its_step(tmp_path):
+    split = workdir_lib.split_step
+    assert [split(f"runs/a@{step}") for step in ("7", "best", "mean:3")] == [
+        ("runs/a", 7), ("runs/a", "best"), ("runs/a", "mean:3")
+    ]  # fmt: skip
+    assert split("runs/a") == ("runs/a", None) and split("me@home/model") == ("me@home/model", None)
+    (tmp_path / "a@7").mkdir()
+    assert split(tmp_path / "a@7") == (f"{tmp_path}/a@7", None), "a path that exists is taken as it is"
+    assert workdir_lib.name_and_step("a", "12") == ("a", 12) and workdir_lib.name_and_step("a@best", "") == (
+        "a",
+        "best",
+    )
+    with pytest.raises(UserError, match="--step=last: expected the number of a step, best, or mean:K"):
+        workdir_lib.name_and_step("a", "last")
+    with pytest.raises(UserError, match="--step=3: a@7 names a step too; expected one of them"):
+        workdir_lib.name_and_step("a@7", "3")
 
 
 def test_both_models_of_replaced_token_detection(workdir, tmp_path):

@@ -27,6 +27,12 @@ def test_what_a_pretraining_run_says(tmp_path):
     assert actual == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "held-out documents of wiki")
     assert provenance_lib.read_provenance(tmp_path / "run", 30).metrics == {"mlm_loss": 1.5}
     assert provenance_lib.read_provenance(tmp_path / "run", 5).metrics == {}
+    for step in (20, 30):
+        (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
+    mean = provenance_lib.read_provenance(tmp_path / "run", 30, "mean:2")
+    assert mean == Provenance(30, config.init_from, texts, averaged_steps=(20, 30)), (
+        "no checkpoint's metrics are its own"
+    )
 
 
 def test_what_a_finetuning_run_says(tmp_path, monkeypatch):
