@@ -12,9 +12,9 @@ rate falls from 3e-4 as 1 - sqrt to 0.001 of it, both with base 160,000 on globa
 before, decay 1e-5 a step still. Dropout 0.1 of attention's output and no other; evaluation with 15 % masks. (All is
 checked in modernbert-base-pretrain.yaml, -context-extension.yaml and -learning-rate-decay.yaml, in yamls/modernbert of
 AnswerDotAI/ModernBERT, branch pretraining_documentation.) Published as three runs, each branched from the one before;
-here they are phases of one. The batch grows in three steps, there row by row; evaluation has the masks of training.
-`python -m bert_jax.plan --config=modernbert_base --schedule` lists and draws the course. Published: 194 hours on 8
-H100s for the rows of 1,024; GLUE 88.4 on average. 149,014,272 parameters. Not trained to the end by this project.
+here they are phases of one. The batch grows in three steps, there row by row. `python -m bert_jax.plan
+--config=modernbert_base --schedule` lists and draws the course. Published: 194 hours on 8 H100s for the rows of 1,024;
+GLUE 88.4 on average. 149,014,272 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import base, batch_warmup, by_tokens
@@ -84,5 +84,6 @@ def get_config():
     config.train.num_tokens = 2_019_000_000_000
     config.train.logits_chunk = 2048  # at a time, of many predictions over a large vocabulary
     config.train.eval_batch_size = 64
+    config.train.eval_mask_rate = 0.15
     config.train.keep_every = 100_000
     return config

@@ -226,6 +226,7 @@ PUBLISHED = {
         "optimizer.weight_decay": (1e-5 / 8e-4, f"{_MODERN}base-pretrain.yaml:111"),
         "data.mask_rate": (0.3, f"{_MODERN}base-pretrain.yaml:6"),
         "model.attention_output_dropout": (0.1, f"{_MODERN}base-pretrain.yaml:28"),
+        "train.eval_mask_rate": (0.15, f"{_MODERN}base-pretrain.yaml:90"),
         "data.phases[-3].sequence_length": (1024, f"{_MODERN}base-pretrain.yaml:4"),
         "data.phases[-3].batch_size": (4608, f"{_MODERN}base-pretrain.yaml:117"),
         "data.phases[-3].model.rotary_base": (10_000.0, f"{_MODERN}base-pretrain.yaml:52"),

@@ -473,6 +473,11 @@ _TRAIN = group(
     log_every=(100, "Steps between logged rows.", COUNT | MAY_CHANGE),
     eval_every=(10_000, "Steps between evaluations.", {"empty": "no evaluation"} | MAY_CHANGE),
     eval_batches=(32, "Batches of an evaluation.", COUNT),
+    eval_mask_rate=(
+        0.0,
+        "Share of the tokens that evaluations predict, the same in all phases (ModernBERT: 0.15 beside 0.3).",
+        {"below": 1, "noun": "a share", "falls_back_to": "data.mask_rate"},
+    ),
     eval_batch_size=(0, "Rows of an evaluation's batch.", {"falls_back_to": "data.batch_size"}),
     checkpoint_every=(1_000, "Steps between checkpoints.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
     keep_newest=(3, "Newest checkpoints to keep.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),

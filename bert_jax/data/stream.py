@@ -119,6 +119,9 @@ class Source:
         self, config: ml_collections.ConfigDict, phase: config_lib.Phase, corpus: Corpus, split: str, packed: bool
     ):
         data = phase.data
+        if split == "eval" and config.train.eval_mask_rate:
+            data = data.copy_and_resolve_references()
+            data.update(mask_rate=config.train.eval_mask_rate, max_predictions=0)
         self.corpus = corpus
         self._split = corpus.split(split)
         repeats = data.pair_repeats if data.format in config_lib.PAIR_FORMATS and split == "train" else 1

@@ -57,6 +57,8 @@ class Gap:
 def gaps(run: Run) -> list[Gap]:
     """Returns both losses for each evaluation of the last phase that has training rows around it."""
     rows = run.rows_of(run.phase)
+    if run.config.train.eval_mask_rate not in (0, run.phase.data.mask_rate):
+        return []  # fewer masks are easier: the losses cannot be compared
     points, pairs = curves.curve(rows, "mlm_loss"), []
     for row in rows:
         if "eval/mlm_loss" not in row:

@@ -318,6 +318,15 @@ def test_held_out_batches_are_fixed_and_count_every_row_once(config, num_hosts):
     assert len(loader.eval_batches(config, 0)) == 2
 
 
+def test_evaluations_may_have_masks_of_their_own(config):
+    config.train.update(eval_batch_size=8, eval_batches=4)
+    trained, plain = batch_at(config, 3), loader.eval_batches(config, 0)
+    config.train.eval_mask_rate = 2 * config.data.mask_rate
+    same(batch_at(config, 3), trained)
+    counts = [sum(batch["masked_weights"].sum() for batch in made) for made in (plain, loader.eval_batches(config, 0))]
+    assert counts[1] == pytest.approx(2 * counts[0], rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
