@@ -86,10 +86,11 @@ def warmup_steps(optimizer: Mapping, num_steps: int) -> int:
 def default_rate(config: ml_collections.ConfigDict, hidden_size: int) -> float:
     """Returns the peak rate that config.optimizer.learning_rate=-1 stands for in a model of this width.
 
-    It is BASE_RATE, or LORA_RATE for adapters; for a model of at most SMALL_WIDTH the upper end of `suitable_rates`.
+    It is BASE_RATE, or LORA_RATE for adapters; for a model of at most SMALL_WIDTH the geometric mean of
+    the ends of `suitable_rates`.
     """
     if hidden_size <= SMALL_WIDTH:
-        return suitable_rates(config, hidden_size)[1]
+        return math.sqrt(math.prod(suitable_rates(config, hidden_size)))
     return LORA_RATE if config.tuning.lora_rank else BASE_RATE
 
 

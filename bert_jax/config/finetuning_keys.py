@@ -112,7 +112,7 @@ FINETUNING: dict[str, Key] = {
     **MESH,
     **_as_in_pretraining("optimizer.name"),
     **_as_in_pretraining("optimizer.learning_rate", default=-1.0, empty_value=-1.0,
-                         empty="2e-5; 4e-4 for adapters; 4.5e-4 for a model of width 256, 1.8e-3 for 128"),
+                         empty="2e-5; 4e-4 for adapters; 2.8e-4 for a model of width 256, 1.1e-3 for 128"),
     **group(
         "optimizer",
         "optimizer",

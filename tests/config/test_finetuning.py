@@ -108,18 +108,18 @@ def test_rates_are_judged_by_the_width(rate, width, said):
     [
         (0, 768, 2e-5),
         (0, 384, 2e-5),
-        (0, 256, 4.5e-4),
-        (0, 128, 1.8e-3),
-        (0, 32, 1.8e-3),
+        (0, 256, 2.85e-4),
+        (0, 128, 1.14e-3),
+        (0, 32, 1.14e-3),
         (8, 768, 4e-4),
-        (8, 64, 1.8e-3),
+        (8, 64, 1.14e-3),
     ],
 )
 def test_the_default_rate_suits_the_model(rank, width, rate):
     config = finetune_config.base()
     config.tuning.lora_rank = rank
     config.optimizer.learning_rate = finetune_config.default_rate(config, width)
-    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert config.optimizer.learning_rate == pytest.approx(rate, rel=0.01)
     assert not finetune_config.rate_warning(config, width)
 
 
