@@ -143,7 +143,11 @@ def _prepare(job, output, write_all):
     parts.mkdir(parents=True, exist_ok=True)
     with _lock(parts / "lock", output):
         _claim(parts / "settings.json", output, job.identity)
-        tokenizer = vocabulary.make(output, job.choice, plan, settings, job.progress)
+        try:
+            tokenizer = vocabulary.make(output, job.choice, plan, settings, job.progress)
+        except UserError:
+            (parts / "settings.json").unlink()  # nothing is made yet: another vocabulary may be tried here
+            raise
         _write_shards(output, job, write_all)
         facts = [json.loads((parts / f"{i:05d}" / shards.FACTS).read_text("utf-8")) for i in range(len(plan.shards))]
         skipped = _skipped(facts)
