@@ -51,7 +51,7 @@ _DATA = {
     "random_token_share": flags.DEFINE_float(
         "random_token_share", default("random_token_share"), "share of these replaced by a random token"),
 }  # fmt: skip
-_PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs")
+_PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs; - is standard input")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs whose values group the reported accuracy, such as field")
 _WITHIN_WORD = flags.DEFINE_bool(
     "within_word", False, "mask the rest of its word together with each token (PLL-word-l2r)"

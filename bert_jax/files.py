@@ -73,6 +73,18 @@ def atomic_open(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 @contextlib.contextmanager
+def open_input(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file for reading bytes; "-" is standard input. Raises OSError."""
+    if os.fspath(path) != STANDARD:
+        with open(path, "rb") as file:
+            yield file
+        return
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "standard input is closed")
+    yield sys.stdin.buffer
+
+
+@contextlib.contextmanager
 def open_output(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Opens what a command's --output names: "-" is standard output, anything else is opened by `atomic_open`.
 

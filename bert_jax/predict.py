@@ -135,10 +135,11 @@ def main(verb: Verb) -> None:
 
     from bert_jax.inference import records
 
-    _check_output(verb)
+    name = _OUTPUT.value or ""
+    output = pathlib.Path(name)
+    _check_output(name, verb)
     source = records.Records(_INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words)
-    output = pathlib.Path(_OUTPUT.value)
-    if output.exists() and source.path.exists() and output.samefile(source.path):
+    if output.is_file() and source.path.is_file() and output.samefile(source.path):
         raise UserError(f"--output={output}: is --input itself; expected another file")
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
@@ -147,7 +148,7 @@ def main(verb: Verb) -> None:
     predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    _run(verb, predictor, source, output, total)
+    _run(verb, predictor, source, name, total)
 
 
 def _run(verb, predictor, source, output, total):
@@ -155,12 +156,12 @@ def _run(verb, predictor, source, output, total):
 
     from bert_jax.inference import records
 
-    if output.suffix == ".npy":
+    if output.endswith(".npy"):
         writer, encode = records.vector_writer(output, total, predictor.size), lambda vector: vector
     else:
-        writer, encode = records.line_writer(_OUTPUT.value), _encoder(verb)
+        writer, encode = records.line_writer(output), _encoder(verb)
     count = 0
-    hidden = None if files.is_stream(_OUTPUT.value) else False  # None: unless standard error is a terminal
+    hidden = None if files.is_stream(output) else False  # None: unless standard error is a terminal
     with writer as put, tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         for answer in answers:
@@ -244,11 +245,11 @@ def _check_flags(verb):
             raise UserError(f"--text: found {len(_TEXT.value)} with one --text_pair; expected one")
 
 
-def _check_output(verb):
+def _check_output(name, verb):
     """Raises UserError if the output cannot be written, before anything is computed."""
-    path = pathlib.Path(_OUTPUT.value)
-    if _OUTPUT.value == files.STANDARD:
+    if name == files.STANDARD:
         return
+    path = pathlib.Path(name)
     if path.suffix == ".npy" and verb.name != "embed":
         raise UserError(f"--output={path}: only embed writes .npy; expected a .jsonl")
     if path.is_dir():

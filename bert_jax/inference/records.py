@@ -76,7 +76,7 @@ class Records:
         ending = self.path.name.lower().removesuffix(".gz").rpartition(".")[2]
         kind = kind or (ending if ending in KINDS else "")
         if is_standard or _is_pipe(self.path):
-            self._spooled = _spooled(self.path, is_standard, self._name)
+            self._spooled = _spooled(path, self._name)
             self._source = pathlib.Path(self._spooled.name)
             kind = kind or self._kind_by_content()
         if not kind and not self.path.is_dir():
@@ -210,7 +210,7 @@ def line_writer(path: str | os.PathLike) -> Iterator[Callable[[str], object]]:
 
 
 @contextlib.contextmanager
-def vector_writer(path: pathlib.Path, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
+def vector_writer(path: str | os.PathLike, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
     """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
     with _replacing(path) as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
@@ -244,10 +244,9 @@ def _is_pipe(path):
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
 
 
-def _spooled(path, is_standard, name):
+def _spooled(path, name):
     """Returns a temporary file with the content of standard input or a pipe."""
-    with text_files.reporting(name), contextlib.ExitStack() as stack:
-        source = sys.stdin.buffer if is_standard else stack.enter_context(path.open("rb"))
+    with text_files.reporting(name), files.open_input(path) as source:
         start = source.read(2)
         spooled = tempfile.NamedTemporaryFile(suffix=".gz" if start == b"\x1f\x8b" else "")  # noqa: SIM115 lives on
         spooled.write(start)

@@ -109,12 +109,12 @@ class TokenTagger(Predictor):
         Raises:
           UserError: a text is empty, or there is neither a text nor words.
         """
-        if (text is None) == (words is None):
-            raise UserError("text, words: found both or neither; expected one of them")
-        if words is not None:
+        if words is not None and text is None:
             single = bool(words) and all(isinstance(word, str) for word in words)
             sentences = [words] if single else words
             return self._call([(list(sentence),) for sentence in sentences], single)
+        if text is None or words is not None:
+            raise UserError("text, words: found both or neither; expected one of them")
         texts = [text] if isinstance(text, str) else text
         return self._call([(one_text,) for one_text in texts], isinstance(text, str))
 

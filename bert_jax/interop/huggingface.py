@@ -108,7 +108,7 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
       UserError: the format cannot express the model, the directory exists, or it cannot be written.
     """
     _check_expressible(pretrained)
-    directory = pathlib.Path(directory).absolute()
+    directory = pathlib.Path(directory).resolve()  # a link to an empty folder stays one
     present = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     if directory.exists() and (not directory.is_dir() or present not in ([], [model_card.NAME])):
         raise UserError(f"{directory}: is there already; expected a new or an empty directory")

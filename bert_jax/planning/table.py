@@ -61,8 +61,9 @@ def write(
     """
     slices = dict.fromkeys(recipes or RECIPES, topologies) | ({} if recipes else dict.fromkeys(FAMILIES, _OF_FAMILIES))
     recipes = recipes or {name: _recipe(name) for name in slices}
+    is_stream = files.is_stream(output)  # such as /dev/stdout, beside which nothing is kept
     kept = output.with_suffix(".json")
-    entries = json.loads(kept.read_text()) if kept.exists() else {}
+    entries = json.loads(kept.read_text()) if kept.exists() and not is_stream else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     wanted = []
     for name, config in recipes.items():
@@ -73,8 +74,13 @@ def write(
             mark = _mark(config)
             if entries.get(key, {}).get("mark") != mark:
                 entries[key] = {"mark": mark} | _entry(config, topology, name, say)
-                files.atomic_write(kept, json.dumps(entries, indent=1) + "\n")
-            files.atomic_write(output, markdown([entries[key] for key in wanted]))
+                if not is_stream:
+                    files.atomic_write(kept, json.dumps(entries, indent=1) + "\n")
+            if not is_stream:
+                files.atomic_write(output, markdown([entries[key] for key in wanted]))
+    if is_stream:
+        with files.open_output(output) as file:
+            file.write(markdown([entries[key] for key in wanted]).encode())
 
 
 def markdown(entries: list[dict]) -> str:

@@ -28,13 +28,15 @@ _SIDES = ("good", "bad")
 def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
     """Reads the pairs of a JSONL file, by FILE:LINE: each has the strings `good` and `bad`, and `group` if given.
 
+    The path "-" is standard input.
+
     Raises:
       UserError: the file cannot be read or holds no pair, or a line is no such object; names file and line.
     """
     pairs = {}
     expected = "an object with the strings `good` and `bad`" + (f" and with `{group}`" if group else "")
     try:
-        with open(path, "rb") as file:
+        with files.open_input(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     pairs[f"{path}:{number}"] = _pair(line, f"{path}:{number}", group, expected)

@@ -27,6 +27,11 @@ def test_the_command(healthy, tmp_path):
     assert done.returncode == 0 and "nothing wrong found" in done.stdout
     assert " jax" not in {line.rpartition("|")[2].rstrip() for line in done.stderr.splitlines()}
     assert isinstance(json.loads((tmp_path / "x.json").read_text()), list)
+    for name in ("-", "/dev/stdout"):
+        done = subprocess.run([*command[:1], *command[3:], f"--output={name}"], capture_output=True, text=True)
+        findings, end = json.JSONDecoder().raw_decode(done.stdout)
+        assert findings == json.loads((tmp_path / "x.json").read_text())
+        assert ("nothing wrong found" in done.stdout[end:]) == (name != "-")
     assert before == {path: path.stat().st_mtime_ns for path in healthy.rglob("*")}
     done = subprocess.run([*command[:1], *command[3:5], f"--workdir={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 2 and "no run there" in done.stderr

@@ -208,7 +208,7 @@ def _matching(pattern, key):
     paths = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
     if not paths:
         hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"
-        if os.path.exists(pattern) and not os.path.isdir(pattern):
+        if files.is_stream(pattern):
             hint = "a pipe or a device, which cannot be read again after a restart"
         raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob or tfds:NAME[/CONFIG]:SPLIT")
     return paths
