@@ -6,6 +6,7 @@ branch saves a checkpoint before its first step, so that from then on it needs t
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,7 +18,7 @@ from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.keys import DEVICE_DEFAULTS
 from bert_jax.config.objective import facts
-from bert_jax.config.run_phases import num_steps
+from bert_jax.config.run_phases import in_phase, num_steps, phase_at, phases
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
@@ -26,7 +27,7 @@ from bert_jax.runs import checkpoints
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.models import load_tokenizer
 from bert_jax.training import step as step_lib
-from bert_jax.training.transplant import extend_positions, is_position_table
+from bert_jax.training.transplant import changes_of_positions, extend_positions, is_position_table
 
 
 def source(config: ml_collections.ConfigDict) -> Pretrained:
@@ -111,9 +112,10 @@ def start(
         "params": fit(ours["params"], stored["params"]),
         "opt_state": _branched(ours["opt_state"], iter(moments), done, fit),
     }
-    notes = [f"fresh: {', '.join(_modules(fresh))}"] * bool(fresh) + [f"left out: {', '.join(_modules(left))}"] * bool(
-        left
-    )
+    notes = [f"{what}: {', '.join(_modules(names))}" for what, names in (("fresh", fresh), ("left out", left)) if names]
+    goes_on = in_phase(config, phase_at(phases(config), done)).model
+    spec = model_lib.build(goes_on, goes_on.vocab_size, next_sentence=False).spec
+    notes += changes_of_positions(source.model.spec, spec, config.init_positions)
     notes += [f"goes on at step {done:,}"] if config.init_state == "run" else []
     say(f"branches from {source.name}, step {source.step:,}, with its moments" + "".join(f"; {note}" for note in notes))
     return state | step_lib.restored(begun, learner.model, mesh), done
@@ -161,7 +163,8 @@ def _branched(opt_state, moments, done, fit):
             counts = {"count": other.count} if hasattr(node, "count") else {}
             return node._replace(mu=fit(node.mu, other.mu), nu=fit(node.nu, other.nu), **counts)
         if isinstance(node, optax.ScaleByScheduleState):
-            return node._replace(count=sharding.put(np.int32(done), node.count.sharding))
+            count: Any = node.count
+            return node._replace(count=sharding.put(np.int32(done), count.sharding))
         return node
 
     def is_leaf(node):

@@ -20,8 +20,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import saved_steps
 from bert_jax.runs.models import open_model
 from bert_jax.training import branch, transplant
-
-_ROTARY = ("rotary_base", "local_rotary_base")  # any model with rotary positions computes with any of them
+from bert_jax.training.transplant import ROTARY
 
 
 def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrained | None:
@@ -107,7 +106,7 @@ def params(
         )
     grown, notes = _grown(pretrained, tokenizer)
     grown = _extended(config, pretrained, grown, model)
-    notes += _changes_of_positions(config, pretrained, model)
+    notes += transplant.changes_of_positions(pretrained.model.spec, model.spec, config.init_positions)
     grown, more = _transplanted(config, pretrained, grown, model)
     notes += more
     key = jax.random.split(jax.random.key(config.seed))[0]  # drawn heads are those of a run without init_from
@@ -183,17 +182,6 @@ def _extended(config, pretrained, params, model):
     return params | {"encoder": params["encoder"] | {"embeddings": embeddings}}
 
 
-def _changes_of_positions(config, pretrained, model):
-    """Returns in words what differs between the positions of init_from and those of the run's model."""
-    keys = ["max_positions", *(_ROTARY if model.spec.has_rotary_positions else ())]
-    notes = []
-    for key in keys:
-        old, new = getattr(pretrained.model.spec, key), getattr(model.spec, key)
-        rule = f" ({config.init_positions})" if key == "max_positions" and config.init_positions else ""
-        notes += [f"{key} from {old:,g} to {new:,g}{rule}"] if old != new else []
-    return notes
-
-
 def _check_positions(config):
     learned = "learned" in config.model.positions.split("+")
     if config.init_positions and not learned:
@@ -219,7 +207,7 @@ def _check(config, pretrained):
     if config.init_grow:
         _check_grows(config, pretrained, spec)
         wrong = [key for key in wrong if key not in transplant.SIZES]
-    wrong = [key for key in wrong if key not in _ROTARY]
+    wrong = [key for key in wrong if key not in ROTARY]
     shorter = spec.max_positions < source_spec.max_positions
     if not source_spec.has_learned_positions or (config.init_positions and not shorter):
         wrong = [key for key in wrong if key != "max_positions"]

@@ -163,7 +163,7 @@ class _Pretraining(loop.Run):
     """Pre-training, as the loop runs it."""
 
     def __init__(self, config, workdir, learners, inputs):
-        self.config, self.workdir, self.learner, self.mesh = config, workdir, learners[-1], learners[-1].mesh
+        self.config, self.workdir, self.learner, self.mesh = config, workdir, learners[0], learners[0].mesh
         self._phases = config_lib.phases(config)
         self.num_steps = self._phases[-1].stop
         self.checkpoints = Checkpoints(workdir, config, say, self.learner.objective.facts.best_metric)

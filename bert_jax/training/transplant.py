@@ -16,6 +16,8 @@ from bert_jax.model.parameters import leaves_by_name, path_name
 SIZES = (
     "hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "intermediate_size", "embedding_size",
 )  # fmt: skip
+# Keys that any model with rotary positions takes other values of: no parameter depends on them.
+ROTARY = ("rotary_base", "local_rotary_base")
 
 
 def pick_layers(params: Mapping, numbers: Sequence[int], shapes: Mapping) -> dict:
@@ -57,6 +59,21 @@ def grow(params: Mapping, small: Spec, large: Spec, shapes: Mapping) -> dict:
 
     grown = jax.tree_util.tree_map_with_path(tiled, shapes)
     return spread | {name: part for name, part in grown.items() if name in spread}
+
+
+def changes_of_positions(old: Spec, new: Spec, rule: str) -> list[str]:
+    """Returns in words what differs between the positions of two models, such as "max_positions from 512 to 1,024".
+
+    Args:
+      old, new: specs of the model that parameters come from, and of the model that takes them.
+      rule: the rule by which a learned table is extended; "" for none.
+    """
+    notes = []
+    for key in ("max_positions", *(ROTARY if new.has_rotary_positions else ())):
+        before, after = getattr(old, key), getattr(new, key)
+        how = f" ({rule})" if key == "max_positions" and rule else ""
+        notes += [f"{key} from {before:,g} to {after:,g}{how}"] if before != after else []
+    return notes
 
 
 def is_position_table(name: str) -> bool:

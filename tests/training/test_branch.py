@@ -79,7 +79,8 @@ def test_a_branch_of_the_same_config_goes_on_as_its_trunk(recipe, trunk, tmp_pat
     before = sorted(path.name for path in (trunk / "checkpoints").iterdir())
     config = branch_of(recipe, trunk)
     pretraining.pretrain(config, tmp_path / "branch")
-    assert f"branches from {trunk}, step 4, with its moments; goes on at step 4" in capsys.readouterr().out
+    changed = "rotary_base from 10,000 to 500; local_rotary_base from 10,000 to 500"  # step 4 begins the second phase
+    assert f"branches from {trunk}, step 4, with its moments; {changed}; goes on at step 4" in capsys.readouterr().out
     assert rows_of(tmp_path / "branch") == rows_of(trunk)[4:]
     assert checkpoints.saved_steps(tmp_path / "branch" / "checkpoints") == [4, 6, 8]
     assert sorted(path.name for path in (trunk / "checkpoints").iterdir()) == before

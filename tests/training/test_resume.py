@@ -82,6 +82,18 @@ def test_kill_and_start_again(recipe, tmp_path, environment, kills):
     campaign(recipe, tmp_path, environment, kills=kills, seed=1)
 
 
+@pytest.mark.full
+def test_kills_around_the_borders_of_phases(config, tmp_path, environment):
+    """Phases with other rotary bases, dropout, rates and batches, with the norms of layers logged."""
+    config.model.update(positions="rotary", hidden_dropout=0.1)
+    config.optimizer.schedule = "linear"
+    second = {"model.rotary_base": 500.0, "optimizer.learning_rate": 5e-4, "optimizer.weight_decay": 0.1}
+    third = {"model.rotary_base": 500.0, "model.hidden_dropout": 0.0, "batch_size": 16}
+    config.data.phases = ({"share": 0.3}, {"share": 0.3, **second}, {"share": 0.4, **third})
+    config.train.update(num_steps=60, eval_every=10, checkpoint_every=7, keep_newest=2, progress=False, log_norms=True)
+    campaign(write_recipe(tmp_path / "recipe.py", config), tmp_path, environment, kills=4, seed=3)
+
+
 @pytest.mark.slow
 def test_twenty_kills(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}, kills=20, seed=2)
