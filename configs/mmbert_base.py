@@ -14,8 +14,9 @@ one over it. Rows of 1,024, 384 to 4,608 of them over the first 60 billion token
 epsilon 1e-8, decay 8e-5 a step; rate 8e-4 after 3 billion tokens of warm-up, constant, and over the last phase falling
 as 1 - sqrt to 0.02 of it (checked in configs/mmBERT-base.yaml, -ext.yaml and -decay.yaml of JHU-CLSP/mmBERT, whose
 first file has 25 % masks). The corpora here are the user's: `first_corpora` of the phases counts languages alone, and
-has to count other sources too. The published model is a merge of three decay phases (Yadav et al. 2023, TIES), of which
-this is one. Published: about 40 days on 8 H100s. 306,939,648 parameters. Not trained to the end by this project.
+has to count other sources too; shares are multiples of 1/4096 of the rows, so that languages too small for one go
+together into a corpus. The published model is a merge of three decay phases (Yadav et al. 2023, TIES), of which this is
+one. Published: about 40 days on 8 H100s. 306,939,648 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import batch_warmup, by_tokens, load_recipe

@@ -178,7 +178,9 @@ def _rate(run, diverged, falling):
 
 
 def short_warmup(run: Run) -> bool:
-    """Returns whether the warm-up is short for a run of this length."""
+    """Returns whether the warm-up is short for a run of this length; a branch that takes moments needs none."""
+    if run.config.get("init_state", "parameters") != "parameters":
+        return False
     least = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
     return run.warmup_steps < max(least, SHORT_WARMUP_SHARE * run.num_steps)
 

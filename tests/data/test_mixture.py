@@ -42,6 +42,24 @@ def test_temperature_evens_out_sizes(config, other_corpus):
     assert abs(share(2.0) - roots[1] / sum(roots)) < 0.001
 
 
+def test_a_phase_may_read_the_first_corpora_alone(config, other_corpus):
+    config.data.corpus = f"{config.data.corpus},{other_corpus}"
+    config.train.num_steps = 512
+    flat = {"share": 0.5, "temperature": 2.0}
+    config.data.phases = ({"share": 0.5, "first_corpora": 1}, flat)
+
+    def share(steps):
+        return np.mean([str(other_corpus) + " " in name for step in steps for name in describe_batch(config, step)])
+
+    assert share(range(256)) == 0
+    mixed = share(range(256, 512))
+    config.data.phases = ({"share": 0.5, "first_corpora": 1}, {**flat, "first_corpora": 9})
+    assert share(range(256, 512)) == mixed > 0, "more than there are is all of them"
+    config.data.phases = ({"share": 1.0, "first_corpora": 1, "weights": (0.0, 1.0)},)
+    with pytest.raises(UserError, match="config.data.weights: found"):
+        batch_at(config, 0)
+
+
 def test_corpora_of_two_vocabularies_do_not_mix(config, tmp_path):
     other = shutil.copytree(config.data.corpus, tmp_path / "other")
     (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
