@@ -3,11 +3,12 @@
 import json
 import os
 import random
+import types
 
 import pytest
 
 from bert_jax.data import loader
-from bert_jax.diagnosis import corpora
+from bert_jax.diagnosis import causes, corpora, text
 from tests.diagnosis.conftest import chains, findings, prepared, recipe, trained
 from tests.training.conftest import WORDS
 
@@ -33,6 +34,33 @@ def test_a_vocabulary_of_another_text(tmp_path):
     by_name, _ = findings(trained(config, tmp_path / "run"))
     assert by_name["unknown_tokens"].severity == "error"
     assert "unknown to its vocabulary of 51 (wordpiece)" in by_name["unknown_tokens"].message
+
+
+@pytest.mark.parametrize(
+    ("shares", "severity", "words"),
+    [
+        ({"token": 0.019, "character": 0.39}, "error", "39 % of the characters of corpora/thai are unknown"),
+        ({"token": 0.03, "character": 0.01}, "warning", "3.0 % of the tokens of corpora/thai are unknown"),
+        ({"token": 0.03}, "warning", "3.0 % of the tokens of corpora/thai are unknown"),  # of an earlier version
+        ({"token": 0.019, "character": 0.019}, None, ""),
+    ],
+)
+def test_unknown_characters_count_as_unknown_tokens_do(shares, severity, words):
+    manifest = {f"unknown_{unit}_share": share for unit, share in shares.items()}
+    tokenizer = {"vocab_size": 500, "kind": "wordpiece", "fit": {"long_words": True}}
+    corpus = corpora.Text(
+        "corpora/thai", manifest | {"tokens": 10, "characters": 50, "tokenizer": tokenizer, "settings": {}}
+    )
+    run = types.SimpleNamespace(readable_texts=[corpus])
+    finding = text.unknown_tokens(run)
+    if severity is None:
+        assert finding is None
+        return
+    assert finding.severity == severity and finding.message.startswith(words)
+    assert "words of over 100 characters" in finding.causes[0]
+    assert finding.figures["unknown_token_share"] == shares["token"]
+    assert causes.unknown_share(run) == shares["token"]
+    assert causes.unknown_character_share(run) == shares.get("character")
 
 
 def test_pairs_that_are_mostly_padding(tmp_path):

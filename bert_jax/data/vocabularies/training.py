@@ -7,6 +7,7 @@ in: pieces that this pipeline never produces would be learned for nothing, and t
 import collections
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 
 import tokenizers as hf
@@ -262,8 +263,10 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
             **settings,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().split(")", 1)[-1].split("] ")[-1]
-        _refuse_training(vocab_size, " ".join(reason.split()) or "SentencePiece gave up")
+        reason = " ".join(str(error).strip().split(")", 1)[-1].split("] ")[-1].split())
+        if needed := re.search(r"required_chars\. \d+ vs (\d+)", reason):
+            reason = f"the text's characters need {needed[1]}"
+        _refuse_training(vocab_size, reason or "SentencePiece gave up")
     model = sentencepiece_model_pb2.ModelProto()
     model.ParseFromString(trained.getvalue())
     for reserved, placeholder in _RESERVED.items():

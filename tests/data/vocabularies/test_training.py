@@ -62,6 +62,7 @@ def test_trained_wordpiece_prefers_frequent_words():
         ("sentencepiece", [], 100, "cannot train"),
         ("unigram", [], 100, "cannot train"),
         ("bert-bpe", PROSE, 100, "256 bytes"),
+        ("unigram", ["".join(map(chr, range(0x4E00, 0x4F00)))] * 3, 100, "the text's characters need 2[56]"),
         ("bpe", ["abc"], 300, "no two bytes of the text stand together twice"),
         ("bpe", [], 300, "no two bytes of the text stand together twice"),
     ],
