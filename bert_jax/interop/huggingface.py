@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_jax import _moved, files
 from bert_jax import model as model_lib
+from bert_jax.data.tasks import words
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, hub, model_card, model_config, sentence_transformers, tensors, weights
@@ -23,6 +24,8 @@ from bert_jax.interop.pretrained import Origin, Pretrained
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _TOY = 1000  # a model with fewer embedding rows is taken for a test, whose vocabulary may be smaller
 _MOST_PADDING = 128  # most published embeddings are padded to multiples of 8, 64 or 128 rows
+_OWN_KEY = "bert_jax"  # config.json's key for settings that transformers does not have
+_TAGGING = ("words", "unseen_word", "max_length")
 _SHOWN = 3  # names in a message
 
 
@@ -76,6 +79,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
     if model.spec.task and model.spec.task.name == "sequence_classification":
         use |= _cross_encoder_settings(config, embedder, len(labels), path)
+    if model.spec.task and model.spec.task.name == "token_classification":
+        use |= _tagging_settings(config, path)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
     dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
@@ -300,10 +305,26 @@ def _check_expressible(pretrained):
 def _config(pretrained):
     """Returns the config.json without the dtype of the weights."""
     origin = pretrained.origin
-    return model_config.from_model(
+    config = model_config.from_model(
         pretrained.model.spec, pretrained.family, pretrained.tokenizer, pretrained.labels, pretrained.problem,
         origin.config if origin else None,
     )  # fmt: skip
+    if "words" in pretrained.settings:
+        config[_OWN_KEY] = {key: pretrained.settings[key] for key in _TAGGING if key in pretrained.settings}
+    return config
+
+
+def _tagging_settings(config, path):
+    """Returns the settings of token classification that `write` puts in config.json; {} for other programs' files."""
+    settings = config.get(_OWN_KEY)
+    if settings is None:
+        return {}
+    settings = settings if isinstance(settings, dict) else {}
+    length, unseen = settings.get("max_length", 1), settings.get("unseen_word", "")
+    is_whole = isinstance(length, int) and length > 0 and isinstance(unseen, str)
+    if not is_whole or not words.is_cutting(settings.get("words")):
+        raise UserError(f"{path}: {_OWN_KEY} is not what bert-jax convert writes; expected its `words`, or no such key")
+    return {key: settings[key] for key in _TAGGING if key in settings}
 
 
 def _arrays(pretrained, config, dtype):

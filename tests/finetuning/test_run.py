@@ -248,8 +248,50 @@ def test_predict_gives_the_scores_of_training(folder, tmp_path, crf):
         [entity | {"score": pytest.approx(entity["score"], rel=1e-4)} for entity in answer["entities"]]
         for answer in by_words
     ]
+    if not crf:  # which no format of transformers has
+        huggingface.write(tagger.model, tmp_path / "exported")
+        exported = bert_jax.TokenTagger.from_pretrained(tmp_path / "exported")
+        again = exported([" ".join(words) for words in sentences_of_words])
+        places = [[(one["label"], one["start"], one["end"]) for one in answer["entities"]] for answer in again]
+        assert places == [[(one["label"], one["start"], one["end"]) for one in answer["entities"]] for answer in texts]
+        told = json.loads((tmp_path / "exported" / "config.json").read_text())
+        (tmp_path / "exported" / "config.json").write_text(json.dumps(told | {"bert_jax": {"words": "spaces"}}))
+        with pytest.raises(UserError, match="config.json: bert_jax is not what bert-jax convert writes"):
+            bert_jax.TokenTagger.from_pretrained(tmp_path / "exported")
     scores = metrics.entities([row["gold"] for row in written], [answer["tags"] for answer in by_words], "BIO")
     assert scores["f1"] == pytest.approx(summary["median"]) and scores["f1"] > 0
+
+
+@pytest.mark.full
+def test_predict_gives_the_scores_of_training_on_conll_2003(tmp_path):
+    folder = DATA / "conll2003"
+    vocabulary = DATA / "vocab" / "bert-base-cased" / "vocab.txt"
+    if not (folder.is_dir() and vocabulary.is_file()):
+        pytest.skip(f"outside data: {folder} or {vocabulary} is missing; BERT_JAX_TEST_DATA names their folder")
+    tokenizer = loading.load(vocabulary)
+    config = config_lib.base().model.to_dict() | {"vocab_size": tokenizer.vocab_size, "max_positions": 128}
+    config |= {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "intermediate_size": 64}
+    model = model_lib.build(config, tokenizer.vocab_size)
+    params = jax.device_get(jax.jit(model.init)(jax.random.key(0)))
+    huggingface.write(Pretrained("made", "bert", config, model, params, tokenizer), tmp_path / "model")
+    config = make_config(tmp_path, **{"task.name": "token_classification", "train.num_epochs": 2.0})
+    config.task.update(train=str(folder / "eng.testa"), held_out=str(folder / "eng.testb"))
+    config.data.update(sequence_length=64, batch_size=32, buckets=())
+    config.optimizer.learning_rate = 3e-3
+    summary = finetuning.finetune(config, tmp_path / "run")
+    written = predictions(tmp_path / "run")
+    tagger = bert_jax.TokenTagger.from_pretrained(tmp_path / "run")
+    by_words = tagger(words=[row["words"] for row in written])
+    gold = [row["gold"] for row in written]
+    trained = summary["median"]
+    assert metrics.entities(gold, [answer["tags"] for answer in by_words], "BIO")["f1"] == pytest.approx(trained)
+    assert trained > 0.3
+    by_text = tagger([" ".join(row["words"]) for row in written])
+    right = [
+        {(one["label"], one["start"], one["end"]) for one in answer["entities"]} for answer in (*by_text, *by_words)
+    ]
+    same = sum(one == other for one, other in zip(right, right[len(written) :], strict=False))
+    assert same >= 0.998 * len(written)  # a text does not say where "1." ends a sentence
 
 
 def test_answers(folder, tmp_path):

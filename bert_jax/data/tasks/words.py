@@ -61,6 +61,14 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
     return {"marks": sorted(marks), "whole": sorted(whole[:_MOST_WHOLE]), "longest_wide": longest_wide}
 
 
+def is_cutting(value: Any) -> bool:
+    """Returns whether a JSON value is one that `cutting` returns."""
+    if not isinstance(value, dict) or not isinstance(value.get("longest_wide"), int):
+        return False
+    lists = [value.get(name) for name in ("marks", "whole")]
+    return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+
+
 def cut(text: str, how: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Returns [start, end) of each word of a text, in code points.
 
