@@ -47,7 +47,8 @@ class Text:
         One unknown token may stand for a whole clause of a script without spaces, so characters say more. A corpus of
         an earlier version has the share of tokens alone.
         """
-        by_token, by_character = (self.manifest.get(f"unknown_{unit}_share", 0.0) for unit in ("token", "character"))
+        manifest = self.manifest or {}
+        by_token, by_character = (manifest.get(f"unknown_{unit}_share", 0.0) for unit in ("token", "character"))
         return (by_token, "tokens") if by_token > by_character else (by_character, "characters")
 
     def tokens(self, split: str) -> int:

@@ -133,7 +133,7 @@ class ShardMaker:
         self._facts: dict[str, Any] = dict.fromkeys(counts, 0) | {
             split: {"documents": 0, "sentences": 0, "tokens": 0} for split in SPLITS
         }
-        self._skipped = {"count": 0, "bytes": 0, "examples": []}
+        self._skipped: dict[str, Any] = {"count": 0, "bytes": 0, "examples": []}
         for part in shard:
             self._write_part(part)
         for writer in self._writers.values():

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pathlib
 import unicodedata
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -133,17 +134,37 @@ class SentencePieceTokenizer(Tokenizer):
         (directory / published.CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
+def renamed(proto: bytes, names: Mapping[str, str]) -> bytes:
+    """Returns a model whose pieces have other text in the place of some, as in {text: new text}.
+
+    Args:
+      proto: content of the .model file.
+      names: what to put in the place of what.
+    """
+    model = _parsed(proto)
+    for piece in model.pieces:
+        for name, other in names.items():
+            piece.piece = piece.piece.replace(name, other)
+    return model.SerializeToString()
+
+
 def _without_user_symbols(proto, special_ids):
     """Returns a processor whose special tokens are control symbols, to which no text is encoded."""
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
 
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(proto)
+    model = _parsed(proto)
     for i in special_ids:
         if model.pieces[i].type == model.SentencePiece.USER_DEFINED:
             model.pieces[i].type = model.SentencePiece.CONTROL
     return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
+
+
+def _parsed(proto):
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(proto)
+    return model
 
 
 def _lowered(text):

@@ -13,8 +13,7 @@ from collections.abc import Iterable, Iterator
 import tokenizers as hf
 from tokenizers import models, pre_tokenizers, trainers
 
-from bert_jax.data.vocabularies import hugging_face, tokenizer_classes
-from bert_jax.data.vocabularies.sentencepiece_models import SentencePieceTokenizer
+from bert_jax.data.vocabularies import hugging_face, sentencepiece_models, tokenizer_classes
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -24,8 +23,8 @@ COVERAGE = 0.9995  # of the text's characters, those that a vocabulary of charac
 _MOST_USUAL = 1000  # characters that have a place however rare they are, in a vocabulary of four times as many entries
 _NUM_SPECIAL = 5  # special tokens of every kind
 _PIECE = 1 << 12  # characters of text that trainers are given at once
-# SentencePiece drops text with these, which it uses itself: what stands for them while it is trained.
-_RESERVED = {"\u2585": "\U0010fffd", "\x00": " "}
+# SentencePiece drops text with the first, which it uses itself; the second stands for it while a model is trained.
+_RESERVED, _PLACEHOLDER = "\u2585", "\U0010fffd"
 _NEVER_SPACED = 100  # characters; words of scripts without spaces are cut after so many, as WordPiece takes no more
 
 
@@ -227,15 +226,14 @@ def _train_unigram(texts, vocab_size, lower_case, strip_accents):
 
 def _train_sentencepiece(texts, vocab_size, lower_case, strip_accents):
     proto = _train_model(texts, vocab_size, pad="[PAD]", unk="[UNK]")
-    return SentencePieceTokenizer(proto, f"train:sentencepiece:{vocab_size}", lower_case=False)
+    return sentencepiece_models.SentencePieceTokenizer(proto, f"train:sentencepiece:{vocab_size}", lower_case=False)
 
 
 def _train_model(texts, vocab_size, pad, unk, **settings):
     """Trains a SentencePiece model that begins with five special tokens; returns the content of the .model file."""
     import sentencepiece
-    from sentencepiece import sentencepiece_model_pb2
 
-    table = str.maketrans(_RESERVED)
+    table = str.maketrans({_RESERVED: _PLACEHOLDER, "\x00": " "})
     texts = [text.translate(table) for text in texts]
     characters = collections.Counter()
     for text in texts:
@@ -267,13 +265,7 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
         if needed := re.search(r"required_chars\. \d+ vs (\d+)", reason):
             reason = f"the text's characters need {needed[1]}"
         _refuse_training(vocab_size, reason or "SentencePiece gave up")
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString(trained.getvalue())
-    for reserved, placeholder in _RESERVED.items():
-        for piece in model.pieces:
-            if not placeholder.isspace():
-                piece.piece = piece.piece.replace(placeholder, reserved)
-    return model.SerializeToString()
+    return sentencepiece_models.renamed(trained.getvalue(), {_PLACEHOLDER: _RESERVED})
 
 
 def _refuse_training(vocab_size, reason):
