@@ -380,11 +380,8 @@ def _layer_norm(directory, name, weights, pickles):
     arrays = _read_weights(directory, name, weights, pickles)
     if arrays.keys() != {"norm.weight", "norm.bias"}:
         raise UserError(f"{directory / name}: weights {', '.join(arrays)}; expected norm.weight and norm.bias")
-    floats = {name: np.asarray(arrays[f"norm.{theirs}"], np.float32) for name, theirs in _NORM.items()}
-    return Projection("layer_norm", floats)
-
-
-_NORM = {"scale": "weight", "bias": "bias"}
+    floats = {"scale": arrays["norm.weight"], "bias": arrays["norm.bias"]}
+    return Projection("layer_norm", {key: np.asarray(array, np.float32) for key, array in floats.items()})
 
 
 def _normalize(path, pooled):
