@@ -38,6 +38,9 @@ _FORMAT = flags.DEFINE_enum(
     "input_format", None, ["txt", "jsonl", "csv", "tsv"],
     "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
 )  # fmt: skip
+_FIELDS = flags.DEFINE_list(
+    "fields", [], "FIELD=NAME: keys or columns of the input that have other names, such as text=review,text_pair=title"
+)
 _OUTPUT = flags.DEFINE_string(
     "output", None, "file to write: .jsonl or .jsonl.gz; embed: or .npy; - is standard output"
 )
@@ -138,7 +141,7 @@ def main(verb: Verb) -> None:
     name = _OUTPUT.value or ""
     output = pathlib.Path(name)
     _check_output(name, verb)
-    source = records.Records(_INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words)
+    source = records.Records(_INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words, _columns(verb))
     if output.is_file() and source.path.is_file() and output.samefile(source.path):
         raise UserError(f"--output={output}: is --input itself; expected another file")
     total = sum(1 for _ in source)  # every line is read before anything is computed
@@ -149,6 +152,17 @@ def main(verb: Verb) -> None:
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
     _run(verb, predictor, source, name, total)
+
+
+def _columns(verb):
+    """Returns the names that --fields gives to fields of the input."""
+    columns = {}
+    for item in _FIELDS.value or ():
+        field, _, name = item.partition("=")
+        if field not in verb.fields or not name:
+            raise UserError(f"--fields={item}: expected FIELD=NAME with a field of {', '.join(verb.fields)}")
+        columns[field] = name
+    return columns
 
 
 def _run(verb, predictor, source, output, total):

@@ -95,6 +95,7 @@ def commands(folder):
         "blank": files("embed", "plain", "blank.txt", "blank.npy"),
         "half pairs": files("classify", "classify", "half.csv", "half_of_csv.jsonl"),
         "half pairs in lines": files("classify", "classify", "half.jsonl", "half_of_lines.jsonl"),
+        "fields": files("classify", "classify", "asked.jsonl", "fields.jsonl", "--fields=text=context"),
         "words": files("tag", "tag", "words.jsonl", "words_out.jsonl"),
         # and mistakes
         "no field": files("fill-mask", "plain", "no_text.jsonl", "older.jsonl"),
@@ -109,6 +110,7 @@ def commands(folder):
         "npy": files("tag", "tag", "texts.txt.gz", "out.npy"),
         "folder": files("tag", "tag", "texts.txt.gz", "absent/out.jsonl"),
         "other's flag": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--top_k=3"),
+        "fields of another": files("tag", "tag", "asked.jsonl", "older.jsonl", "--fields=question=context"),
         "half": ["tag", f"--model={folder}/tag", f"--input={folder}/texts.txt.gz"],
         "half typed": ["answer", f"--model={folder}/answer", "--question=ab"],
         "top_k": files("fill-mask", "plain", "masked.txt", "older.jsonl", "--top_k=0"),
@@ -129,6 +131,7 @@ MISTAKES = {
     "npy": "only embed writes .npy",
     "folder": "absent/out.jsonl: no directory",
     "other's flag": "--top_k: not a flag of tag; expected with fill-mask",
+    "fields of another": "--fields=question=context: expected FIELD=NAME with a field of text",
     "half": "--input and --output belong together",
     "half typed": "--context: missing",
     "top_k": "top_k: found 0; expected 1 to",
@@ -232,6 +235,10 @@ def test_lines_that_hold_nothing_are_skipped_and_empty_seconds_are_read(folder, 
         assert code == 0 and f"1 lines have an empty text, the first at {folder}/{line}" in said
         assert len(lines_of(folder / output)) == 2
     assert lines_of(folder / "half_of_csv.jsonl") == lines_of(folder / "half_of_lines.jsonl")
+
+
+def test_fields_by_other_names(folder, done):
+    assert done["fields"][0] == 0 and len(lines_of(folder / "fields.jsonl")) == len(ASKED)
 
 
 def test_words_give_tags_and_texts_entities(folder, done):

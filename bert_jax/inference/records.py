@@ -10,7 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class Records:
       kind: one of KINDS; "": as the file's name says, or for standard input and pipes JSONL if the first line is a JSON
         object, else text.
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
+      columns: field -> its key or column in this file, where that has another name.
 
     Raises:
       UserError: in the constructor, if there is no such file or its kind is unknown; while iterating, if a line cannot
@@ -67,9 +68,11 @@ class Records:
         optional: int = 0,
         kind: str = "",
         words: bool = False,
+        columns: Mapping[str, str] | None = None,
     ):
         self.path = pathlib.Path(path)
         self._fields, self._required, self._words = fields, len(fields) - optional, words
+        self._columns = tuple((columns or {}).get(field, field) for field in fields)
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
         self._source = self.path
@@ -163,11 +166,11 @@ class Records:
             yield number, (self._example(text.rstrip("\r\n"), self._place(number)) if text.strip() else None)
 
     def _rows(self, counts) -> Iterator[tuple[int, Example | None]]:
-        required = self._fields[: self._required]
+        required = self._columns[: self._required]
         layout = text_files.layout(self._source, self._kind, required, name=self._name, mark=_MARK)
         if layout is None:
             return
-        given = [name for name in self._fields if name in layout.columns]
+        given = [name for name in self._columns if name in layout.columns]
         places = [layout.columns.index(name) for name in given]
         for number, row in text_files.rows(self._source, layout, self._name, _MARK):
             yield number, (tuple(row[place] for place in places) if "".join(row).strip() else None)
@@ -177,9 +180,9 @@ class Records:
             record = files.parse_object(line)
         except ValueError as error:
             raise UserError(
-                f"{where}: {error} in {shortened(line)!r}; expected an object with {_named(self._fields)}"
+                f"{where}: {error} in {shortened(line)!r}; expected an object with {_named(self._columns)}"
             ) from error
-        required, optional = self._fields[: self._required], self._fields[self._required :]
+        required, optional = self._columns[: self._required], self._columns[self._required :]
         if self._words:
             words = next((record[name] for name in (*_WORDS, *required) if isinstance(record.get(name), list)), None)
             if words is not None:

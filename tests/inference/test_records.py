@@ -101,6 +101,16 @@ def test_tables_of_other_programs(tmp_path):
     assert read(write(tmp_path / "table", b"text\na\n"), ("text",), kind="csv") == [("a",)]
 
 
+def test_fields_by_other_names(tmp_path):
+    columns = {"text": "review", "text_pair": "title"}
+    path = write(tmp_path / "a.csv", b"title,text,review\nb,x,a\n")
+    assert read(path, ("text", "text_pair"), 1, columns=columns) == [("a", "b")]
+    path = write(tmp_path / "a.jsonl", b'{"review": "a", "text": "x"}\n{"review": ["a", "b"]}\n')
+    assert read(path, words=True, columns=columns) == [("a",), (["a", "b"],)]
+    with pytest.raises(UserError, match="a.jsonl:1: no `title` string .*; expected an object with `title`"):
+        read(path, columns={"text": "title"})
+
+
 def test_lists_of_words(tmp_path):
     rows = [{"words": ["a", "b."]}, {"tokens": ["c"]}, {"text": ["d", ""]}, {"text": "e f"}, {"words": []}]
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
