@@ -2,7 +2,8 @@
 
     WORKDIR/checkpoints/STEP/params/, opt_state/    Orbax, one array per parameter of each layer
     WORKDIR/checkpoints/STEP/frozen/, best-0/, ...  of fine-tuning: see finetuning/step.py
-    WORKDIR/checkpoints/STEP/record/                of fine-tuning: the evaluations of each seed so far
+    WORKDIR/checkpoints/STEP/record/                of fine-tuning: the evaluations of each seed so far; of pre-training
+                                                    whose phases set keys of config.model: their values at this step
     WORKDIR/checkpoints/STEP/metrics/               of pre-training: the evaluation at this step, if there was one
     WORKDIR/checkpoints/STEP/manifest.json          format version; size and CRC-32 of every file above
 

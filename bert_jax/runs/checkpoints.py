@@ -291,7 +291,7 @@ def config_at(workdir: pathlib.Path, step: int) -> ml_collections.ConfigDict:
     config = workdir_lib.read(workdir)[1]
     if "task" in config or not (checkpoint_files.checkpoint_directory(workdir) / str(step) / "record").is_dir():
         return config
-    for name, value in load_record(workdir, step)["settings"].items():
+    for name, value in load_record(workdir, step).get("settings", {}).items():
         group, _, key = name.partition(".")
         config[group][key] = value
     return config
