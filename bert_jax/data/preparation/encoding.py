@@ -54,7 +54,11 @@ def _error(text):
 
 
 class Damage:
-    """The text of a paragraph that is left out because some of its bytes are not UTF-8; false where there is none."""
+    """The text of a paragraph that is left out because some of its bytes are not UTF-8.
+
+    Attributes:
+      reason: what is wrong with them; "" where nothing is left out.
+    """
 
     def __init__(self, path: str, skip: Callable[[str, str, int], None]):
         """Begins without any.
@@ -64,23 +68,20 @@ class Damage:
           skip: called with (path, reason, bytes) for each paragraph, or piece of a long one, that is left out.
         """
         self._path, self._skip = path, skip
-        self._reason, self._lost = "", 0
-
-    def __bool__(self):
-        return bool(self._reason)
+        self.reason, self._lost = "", 0
 
     def add(self, size: int, reason: str = "") -> None:
         """Leaves out `size` bytes, for a reason or for that of the bytes before; reports them if they are many."""
-        self._reason = self._reason or reason
+        self.reason = self.reason or reason
         self._lost += size
         if self._lost >= _MOST_LOST:
             self.report()
 
     def report(self) -> None:
         """Reports what was left out, if anything was, and begins anew."""
-        if self._reason:
-            self._skip(self._path, self._reason, self._lost)
-        self._reason, self._lost = "", 0
+        if self.reason:
+            self._skip(self._path, self.reason, self._lost)
+        self.reason, self._lost = "", 0
 
 
 def salvage(line: bytes, position: int) -> Iterator[tuple[str, str, int]]:

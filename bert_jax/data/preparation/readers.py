@@ -5,6 +5,7 @@ A paragraph is a list of stripped, non-blank lines; None follows the last paragr
 
 import contextlib
 import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -14,6 +15,7 @@ from bert_jax.data.preparation.sources import Options, Part, open_tfds
 from bert_jax.errors import UserError
 
 _MAX_PARAGRAPH = 1 << 20  # characters; longer paragraphs and lines are cut, so that memory stays bounded
+_BLOCK = 1 << 17  # bytes decoded at once
 _RECORDS_AT_ONCE = 256
 _SAMPLED_PARAGRAPH = 1 << 12  # bytes; in a sample, lines are joined to paragraphs of about this size
 _NUMBERED_LINES = 20  # skipped records of a part whose line number is looked up
@@ -117,70 +119,138 @@ def _read_text(part, options, skip):
     Where a line is a document, these are the lines that begin in the range; else what follows a blank line that begins
     in the range, and in the first range also the first document. A range in which none begins is read no further.
     """
-    by_file, by_line = options.documents == "file", options.documents == "line"
-    damage = encoding.Damage(part.path, skip)
+    text = _Text(options.documents, encoding.Damage(part.path, skip), part.start == 0)
     with _open_text(part) as file:
-        position = _skip_to_line(file, part.start, part.stop)
-        owned = part.start == 0 or by_line
-        paragraph, length, in_document = [], 0, False
-        for line, begins in _lines(file):
-            if position >= part.stop != -1 and (not owned or (by_line and begins)):
+        position, rest = _skip_to_line(file, part.start, part.stop), b""
+        size = min(_BLOCK, _MAX_PARAGRAPH)
+        # Whole lines are decoded a block at a time, up to where the place of each of them matters.
+        while part.stop == -1 or position + size <= part.stop:
+            block = rest + file.read(size - len(rest))
+            cut = block.rfind(b"\n") + 1
+            block, rest = block[:cut], block[cut:]
+            if not block:  # the last line, or one that is longer than a block
                 break
-            if by_line and begins:
-                damage.report()
-                if paragraph:
-                    yield paragraph
-                    in_document = True
-                    paragraph, length = [], 0
-                if in_document:
-                    yield None
-                    in_document = False
             try:
-                text = line.decode("utf-8-sig" if position == 0 else "utf-8").strip()
+                yield from text.add_lines(block.decode("utf-8-sig" if position == 0 else "utf-8")[:-1].split("\n"))
+                position += cut
             except UnicodeDecodeError:
-                for text, reason, size in encoding.salvage(line, position) if owned else ():
-                    if reason and encoding.is_long(length):
-                        yield paragraph
-                        in_document = True
-                    elif reason:
-                        damage.add(length, reason)
-                    if reason or damage:
-                        paragraph, length = [], 0
-                        damage.add(size, reason)
-                    elif text:
-                        paragraph.append(text)
-                        length += len(text)
-                position += len(line)
-                continue
-            if text:
-                if damage:
-                    damage.add(len(line))
-                elif owned:
-                    paragraph.append(text)
-                    length += len(text)
-                    if length >= _MAX_PARAGRAPH:
-                        yield paragraph
-                        in_document = True
-                        paragraph, length = [], 0
-            elif begins:
-                damage.report()
-                if paragraph:
-                    yield paragraph
-                    in_document = True
-                    paragraph, length = [], 0
-                if not by_file:
-                    if in_document:
-                        yield None
-                        in_document = False
-                    if part.stop != -1 and position >= part.stop:
-                        return
-                    owned = True
+                for line in io.BytesIO(block):
+                    yield from text.add_line(line, True, position)
+                    position += len(line)
+        for line, begins in _lines(file, rest):
+            if position >= part.stop != -1 and text.ends_before(line, begins):
+                break
+            yield from text.add_line(line, begins, position)
             position += len(line)
-        damage.report()
-        if paragraph:
-            yield paragraph
-        if paragraph or in_document:
-            yield None
+        yield from text.end()
+
+
+class _Text:
+    """Gathers lines as paragraphs, and these as documents.
+
+    Its methods return the paragraphs that are complete, with None after the last one of each document.
+    """
+
+    def __init__(self, documents: str, damage: encoding.Damage, owned: bool):
+        """Begins at the beginning of a byte range.
+
+        Args:
+          documents: see Options.
+          damage: receives what is left out.
+          owned: whether the first line belongs to the range, and not to a document that begins before it.
+        """
+        self._by_line, self._by_file = documents == "line", documents == "file"
+        self._damage = damage
+        self._owned = owned or self._by_line
+        self._paragraph, self._length = [], 0
+        self._in_document = False  # whether paragraphs of the document have been returned
+
+    def add_lines(self, lines: list[str]) -> list[list[str] | None]:
+        """Adds whole lines, which need not be stripped."""
+        if self._by_line or not self._owned or self._damage.reason:
+            return [item for line in lines for item in self._add(line.strip(), True, len(line))]
+        complete: list[list[str] | None] = []
+        paragraph, length = self._paragraph, self._length
+        for line in lines:
+            line = line.strip()
+            if line:
+                paragraph.append(line)
+                length += len(line)
+                if length < _MAX_PARAGRAPH:
+                    continue
+            self._paragraph = paragraph
+            complete += self._end_paragraph() if line else self._end_document()
+            paragraph, length = self._paragraph, 0
+        self._paragraph, self._length = paragraph, length
+        return complete
+
+    def add_line(self, line: bytes, begins: bool, position: int) -> Iterator[list[str] | None]:
+        """Adds a line, or a piece of a long one.
+
+        Args:
+          line: its bytes.
+          begins: whether the line begins with them.
+          position: their place in the file.
+        """
+        try:
+            yield from self._add(line.decode("utf-8-sig" if position == 0 else "utf-8").strip(), begins, len(line))
+            return
+        except UnicodeDecodeError:
+            pass
+        if self._by_line and begins:
+            yield from self._end_document()
+        for text, reason, size in encoding.salvage(line, position) if self._owned else ():
+            if reason and encoding.is_long(self._length):
+                yield from self._end_paragraph()
+            elif reason:
+                self._damage.add(self._length, reason)
+            if reason or self._damage.reason:
+                self._paragraph, self._length = [], 0
+                self._damage.add(size, reason)
+            else:
+                yield from self._add(text, False, size)
+
+    def _add(self, text, begins, size):
+        """Adds the text of a line or of a piece of one, stripped, and its size in bytes."""
+        complete = self._end_document() if self._by_line and begins else []
+        if not text:
+            return complete if self._by_line or not begins else self._end_document()
+        if self._damage.reason:
+            self._damage.add(size)
+        elif self._owned:
+            self._paragraph.append(text)
+            self._length += len(text)
+            if self._length >= _MAX_PARAGRAPH:
+                complete += self._end_paragraph()
+        return complete
+
+    def _end_paragraph(self):
+        self._damage.report()
+        if not self._paragraph:
+            return []
+        complete, self._paragraph, self._length = [self._paragraph], [], 0
+        self._in_document = True
+        return complete
+
+    def _end_document(self):
+        """Ends what a blank line ends: the paragraph, and the document unless that is the file."""
+        self._owned = True
+        complete = self._end_paragraph()
+        return complete if self._by_file else complete + self._none()
+
+    def _none(self):
+        ended, self._in_document = self._in_document, False
+        return [None] if ended else []
+
+    def ends_before(self, line: bytes, begins: bool) -> bool:
+        """Returns whether a line that is behind the range belongs to another one, as do all after it."""
+        if self._by_line:
+            return begins
+        return not self._owned or (begins and not line.decode(errors="replace").strip() and not self._by_file)
+
+    def end(self) -> list[list[str] | None]:
+        """Ends the file or the range."""
+        return self._end_paragraph() + self._none()
 
 
 def _skip_to_line(file, start, stop=-1):

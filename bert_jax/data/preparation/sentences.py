@@ -16,7 +16,7 @@ _BURMESE_COMMAS = ("၊", "၏")  # the second is a genitive, and ends literary 
 _SHADS = "།༎༏༐༑༔"  # of Tibetan; often several, with spaces between
 # Ends of sentences that sentencex does not know: Khmer and Tibetan marks; and the space between Thai or Lao words, as
 # these write no mark. Beside ๆ, ໆ and ฯ a space means nothing.
-_UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u1780-\u17ff]")
+_UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u104a\u104f\u1780-\u17ff]")
 _FURTHER_END = re.compile(
     rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
 )
@@ -34,13 +34,15 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     """
     if mode == "line":
         return paragraph
-    text = join_lines(paragraph)
+    text = " ".join(paragraph)
+    if not text.isascii():
+        text = join_lines(paragraph)
     pieces = sentencex.segment(language, text)
     if not text.isascii() and _UNKNOWN_TO_SPLITTER.search(text):
-        pieces = [part for piece in pieces for part in _split_further(piece)]
-    sentences = []
-    for piece in pieces:
-        if sentences and _is_one_sentence(sentences[-1], piece):
+        pieces = _of_other_scripts(pieces)
+    sentences = pieces[:1]
+    for piece in pieces[1:]:
+        if _inside_a_word(sentences[-1], piece):
             sentences[-1] += piece
         else:
             sentences.append(piece)
@@ -80,6 +82,16 @@ def _is_wide(character):
     return unicodedata.east_asian_width(character) in "WFH"
 
 
+def _of_other_scripts(pieces):
+    """Returns the sentences of text with Thai, Lao, Tibetan, Burmese or Khmer, of which sentencex found some."""
+    sentences = []
+    for piece in pieces:
+        if sentences and sentences[-1].rstrip().endswith(_BURMESE_COMMAS):
+            piece = sentences.pop() + piece
+        sentences += _split_further(piece)
+    return sentences
+
+
 def _split_further(piece):
     """Yields the parts of a piece of text between ends of sentences that sentencex does not know."""
     start = 0
@@ -90,13 +102,9 @@ def _split_further(piece):
     yield piece[start:]
 
 
-def _is_one_sentence(before, after):
-    """Returns whether no sentence ends between two pieces of text.
-
-    There is none where no white space is, in a script that writes some between sentences, nor behind a mark of Burmese
-    that sentencex takes for a stop.
-    """
+def _inside_a_word(before, after):
+    """Returns whether a boundary has no white space, in a script that writes some between sentences."""
     last = before[-1]
     if last.isspace() or after[0].isspace():
-        return before.rstrip().endswith(_BURMESE_COMMAS)
+        return False
     return last not in _STOPS and last not in _SHADS and unicodedata.east_asian_width(last) not in "WF"
