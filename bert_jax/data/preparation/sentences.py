@@ -20,6 +20,7 @@ _UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u104a\u104f\u1780-\u17ff]")
 _FURTHER_END = re.compile(
     rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
 )
+_FIRST_UNSPACED = "\u0e00"  # before it: Latin letters, Cyrillic, Arabic, Devanagari, ...
 _WIDE_BY_CONTEXT = frozenset("“”‘’—…·")  # as wide as the letters beside them in Chinese and Japanese
 
 
@@ -34,9 +35,7 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     """
     if mode == "line":
         return paragraph
-    text = " ".join(paragraph)
-    if not text.isascii():
-        text = join_lines(paragraph)
+    text = join_lines(paragraph)
     pieces = sentencex.segment(language, text)
     if not text.isascii() and _UNKNOWN_TO_SPLITTER.search(text):
         pieces = _of_other_scripts(pieces)
@@ -57,7 +56,7 @@ def join_lines(lines: list[str]) -> str:
     long as the paragraph's longest one.
     """
     text = " ".join(lines)
-    if text.isascii() or len(lines) == 1:
+    if text.isascii() or not any(a[-1] >= _FIRST_UNSPACED <= b[0] for a, b in itertools.pairwise(lines)):
         return text
     full = max(map(len, lines)) / 2
     parts = [lines[0]]
@@ -69,8 +68,6 @@ def join_lines(lines: list[str]) -> str:
 def _continues(before, after, full):
     """Returns whether no space belongs between two lines."""
     last, first = before[-1], after[0]
-    if last < "\u0e00" or first < "\u0e00":  # Latin letters, Cyrillic, Devanagari, ...
-        return False
     unspaced = writes_no_spaces(last), writes_no_spaces(first)
     if all(unspaced):
         return _is_wide(last) or _is_wide(first) or (last not in _STOPS + _SHADS and len(before) >= full)

@@ -234,7 +234,8 @@ class ShardMaker:
 
     def _count_characters(self, tokens, lengths):
         """Counts the characters of the sentences, and those in unknown tokens; spaces are none."""
-        self._facts["characters"] += sum(len(text) - text.count(" ") for text in self._sentences)
+        text = "".join(self._sentences)
+        self._facts["characters"] += len(text) - text.count(" ")
         if self._tokenizer.unk_id is None:
             return
         places = np.flatnonzero(tokens == self._tokenizer.unk_id)
