@@ -65,7 +65,7 @@ class Embedder(Predictor):
         windows.check_long(self._long)
         if pooling is None and "embed_refusal" in settings:
             raise UserError(
-                f"{settings['embed_refusal']}; pooling, such as 'mean', pools the encoder's own hidden states instead"
+                f"{settings['embed_refusal']}; pooling='mean' (--pooling=mean) gives the encoder's own states instead"
             )
         pooling = pooling or settings.get("pooling") or _default_pooling(model)
         self._pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
