@@ -16,7 +16,7 @@ from bert_jax.errors import UserError, shortened
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
 _MISSING = ("nan", "NaN", "NAN", "<NA>", "NULL", "null", "\\N", "#N/A", "-100")  # transformers ignores -100
 _IGNORED = -100
-_OTHER_SEPARATORS = re.compile(r"\s*(?:[/+&]|\band\b|\s)\s*")
+_OTHER_SEPARATORS = re.compile(r"\s*(?:[/+&,|]|\band\b|\s)\s*")
 
 
 class Labels(Protocol):
@@ -434,6 +434,9 @@ def _vector_size(table, column, declared):
     if len(sizes) != 1 or max(sizes) < (1 if typed or len(declared) == 1 else 2):
         return 0
     (size,) = sizes
+    repeats = any(len(set(value)) < size for value in vectors)
+    if declared and len(declared) != size and not (typed or repeats):
+        return 0  # the first two of more labels
     if declared and len(declared) != size:
         raise UserError(
             f"{table.where(0)}: {column!r} is a vector of {size} values; expected {len(declared)}, one for each label"

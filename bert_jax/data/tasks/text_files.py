@@ -31,6 +31,7 @@ class Layout:
       quoted: whether fields may be in double quotes, with quotes in them doubled.
       columns: names of the columns.
       first: number of the line after the header; 1 where there is none.
+      spaced: whether spaces after a delimiter are no part of the field, as the header shows.
       notes: what a user may not expect.
     """
 
@@ -38,6 +39,7 @@ class Layout:
     quoted: bool
     columns: tuple[str, ...]
     first: int
+    spaced: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -132,7 +134,9 @@ def layout(
         notes.append(f"{name}: fields are separated by {_NAMES.get(delimiter, repr(delimiter))}")
     if quoted and delimiter == "\t":
         notes.append(f"{name}: fields are quoted, and read without their quotes")
-    return Layout(delimiter, quoted, names, first if columns else first + 1, tuple(notes))
+    parts = header.split(delimiter)[1:]
+    spaced = quoted and bool(parts) and all(part.startswith(" ") for part in parts)
+    return Layout(delimiter, quoted, names, first if columns else first + 1, spaced, tuple(notes))
 
 
 def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator[tuple[int, list[str]]]:
@@ -159,7 +163,9 @@ def rows(path, layout: Layout, name: str = "", mark: str = " line ") -> Iterator
 def _fields(header, delimiter):
     """Returns the fields of a header, without white space around them."""
     try:
-        return tuple(field.strip() for field in next(csv.reader([header], delimiter=delimiter), ()))
+        return tuple(
+            field.strip() for field in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), ())
+        )
     except csv.Error:
         return tuple(header.split(delimiter))
 
@@ -191,7 +197,7 @@ def _quoted_rows(path, layout, name, mark):
                 reached = number
                 yield text
 
-    reader = csv.reader(texts(), strict=True, delimiter=layout.delimiter)
+    reader = csv.reader(texts(), strict=True, delimiter=layout.delimiter, skipinitialspace=layout.spaced)
     while True:
         first = reached + 1
         try:

@@ -35,6 +35,7 @@ def test_vectors_of_zeros_and_ones(tmp_path, load, vectors, kind):
     ("labels", "expected"),
     [
         ([[0], [1], [0, 2]], [[1, 0, 0], [0, 1, 0], [1, 0, 1]]),  # ids
+        ([[0, 1], [1, 0], [0, 1]], [[1, 1, 0], [1, 1, 0], [1, 1, 0]]),
         ([["x", "z"], [], ["y"]], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
         (["x,z", "", "y"], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
         (["x | z", "", "y"], [[1, 0, 1], [0, 0, 0], [0, 1, 0]]),
@@ -62,6 +63,7 @@ def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
         (["0,1,0"], "0 and 1 written as text"),
         (["x", "x;y"], "line 2: 'label' is 'x;y', which holds ';'"),
         (["x", "y", "x/y"], "line 3: label 'x/y' joins 'x' and 'y', which are labels too"),
+        (["x|y", "x,y"], "line 2: label 'x,y' joins 'x' and 'y'"),
         (["x", "y", "y x"], "line 3: label 'y x' joins 'y' and 'x'"),
         (["x", "nan"], "line 2: no labels in 'label'"),
         (["x", float("nan")], "line 2: no labels in 'label'"),

@@ -64,6 +64,15 @@ def test_empty_lines_and_rows_and_excel(tmp_path):
     assert text_files.layout(tmp_path / "c.csv", "csv", ("text",)) is None
 
 
+def test_spaces_after_delimiters(tmp_path):
+    (tmp_path / "a.csv").write_text('text, label\n"a, b", "x"\nc, y\n')
+    assert read(tmp_path / "a.csv")[1] == [["a, b", "x"], ["c", "y"]]
+    (tmp_path / "a.csv").write_text('"text", "label"\n"a ""b""", "x"\n')
+    assert read(tmp_path / "a.csv")[1] == [['a "b"', "x"]]
+    (tmp_path / "a.csv").write_text("label,text\nx, a\n")
+    assert read(tmp_path / "a.csv")[1] == [["x", " a"]]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
