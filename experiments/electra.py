@@ -21,6 +21,9 @@ _OF_SCALE = {
     "cpu": {"generator.hidden_size": 32, "generator.num_heads": 1, "generator.intermediate_size": 64},
     "gpu": {"generator.hidden_size": 192, "generator.num_heads": 3, "generator.intermediate_size": 768},
 }
+# 85 % of the chosen tokens become the mask token and the rest stay (pretrain_helpers.py of google-research/electra);
+# BERT's arm has its own 80/10/10.
+_INPUT = {"data.mask_token_share": 0.85, "data.random_token_share": 0.0}
 # With learned positions, small discriminators learn only the share of replaced tokens, or collapse at higher rates.
 _OF_BOTH = {"cpu": {"train.num_steps": 4_000, "model.positions": "rotary", "optimizer.learning_rate": 1e-3}}
 
@@ -33,7 +36,7 @@ def get_experiment(scale):
         scale,
         question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",
         overrides=both,
-        arms={BERT: {}, ELECTRA: {"objective.name": "rtd", **sizes}},
+        arms={BERT: {}, ELECTRA: {"objective.name": "rtd", **_INPUT, **sizes}},
         notes=("Both arms are trained with the same FLOPs; the ELECTRA arm makes fewer steps.",),
     )
     steps = _steps_of_equal_cost(scale, experiment)

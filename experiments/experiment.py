@@ -8,6 +8,7 @@ Everything that an arm does not change is equal in all arms, seeds and data orde
 import contextlib
 import dataclasses
 import importlib.util
+import math
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from bert_jax.errors import UserError
 from . import published
 
 _OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
+SEED = "{seed}"  # in the name of a model: stands for the seed of the run
 MODEL = "the launcher's --model"  # value of an override that stands for the model that --model names
 _TAKEN = (
     "corpus",
@@ -62,6 +64,8 @@ class FineTuning:
       overrides: overrides of the recipe, by key.
       seeds: number of fine-tuning runs for each pre-trained model (seeds 0, 1, ...); the result is their mean.
       made_from_corpus: whether the launcher makes task.train and task.held_out from the corpus (bigram shift).
+      rates: values of optimizer.learning_rate, the best of which is chosen for each pre-trained model on a tenth of the
+        training examples, held out for that alone; None for the recipe's rate.
     """
 
     name: str
@@ -69,6 +73,7 @@ class FineTuning:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     seeds: int = 1
     made_from_corpus: bool = False
+    rates: Sequence[float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,23 @@ class Text:
     input: str = "python-docs"
     tokenizer: str = "train:wordpiece:4096"
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A search of the pre-training rate, for each arm by itself, before the runs that are reported.
+
+    Every arm has as many tuning runs, one for each rate, all with a seed that no reported run has. A rate is chosen on
+    what no measure is reported on: held-out rows behind those of Experiment.evaluation, or a tenth of a task's training
+    examples.
+
+    Attributes:
+      rates: values of optimizer.learning_rate.
+      measure: key of the measure that chooses; "" for the experiment's first.
+    """
+
+    rates: Sequence[float]
+    measure: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +127,7 @@ class Experiment:
       equal_tokens: whether data.batch_size is set for each arm, once the corpus is prepared, so that a step has as many
         non-padding tokens as a step of the first arm (RoBERTa section 4.2).
       against: {arm: the arm that it is compared with}, where that is not the first.
+      tuning: search of each arm's pre-training rate; None for the rates of recipe and arms.
     """
 
     question: str
@@ -120,6 +143,7 @@ class Experiment:
     notes: Sequence[str] = ()
     equal_tokens: bool = False
     against: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tuning: Tuning | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,6 +236,12 @@ def check(experiment: Experiment, where: str) -> None:
     for table in experiment.published:
         if table not in published.TABLES:
             wrong("published", table, f"one of {', '.join(published.TABLES)}")
+    for task in experiment.fine_tuning:
+        if task.rates is not None:
+            _check_rates(task.rates, f"fine_tuning {task.name}: rates", wrong)
+            _refuse(task.overrides, {"optimizer.learning_rate": "FineTuning.rates"}, f"fine_tuning {task.name}", where)
+    if experiment.tuning is not None:
+        _check_tuning(experiment, wrong, where)
     names = [task.name for task in experiment.fine_tuning]
     if len(set(names)) < len(names):
         wrong("fine_tuning", names, "different names")
@@ -221,6 +251,29 @@ def check(experiment: Experiment, where: str) -> None:
     for task in experiment.fine_tuning:
         with _naming(f"{where}: fine_tuning {task.name}"):
             configured(task.recipe, task.overrides)
+
+
+def _check_tuning(experiment, wrong, where):
+    tuning = experiment.tuning
+    _check_rates(tuning.rates, "tuning: rates", wrong)
+    for arm, changes in experiment.arms.items():
+        _refuse(changes, {"optimizer.learning_rate": "Experiment.tuning"}, f"arm {arm}", where)
+    measures = {measure.key: measure for measure in experiment.measures}
+    key = tuning.measure or next(iter(measures))
+    if key not in measures:
+        wrong("tuning: measure", key, f"one of {', '.join(measures)}")
+    if key.startswith("eval/"):
+        wrong(
+            "tuning: measure", key, "common/... or a task's, since a run's own evaluation is on rows that are reported"
+        )
+    if key.startswith("common/") and not (experiment.evaluation or {}).get("batches"):
+        wrong("tuning: measure", key, "Experiment.evaluation with batches, behind which the rows to choose on begin")
+
+
+def _check_rates(rates, part, wrong):
+    good = isinstance(rates, list | tuple) and len(set(rates)) == len(rates) > 1
+    if not good or not all(isinstance(rate, float) and 0 < rate < 1 for rate in rates):
+        wrong(part, f"{rates!r:.80}", "two or more different rates between 0 and 1")
 
 
 def _refuse(changes, owners, part, where):
@@ -255,27 +308,81 @@ def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.Conf
     return config
 
 
-def jobs(experiment: Experiment, corpus: str, task_files: Mapping[str, Mapping[str, Any]]) -> list[Job]:
+def jobs(
+    experiment: Experiment,
+    corpus: str,
+    task_files: Mapping[str, Mapping[str, Any]],
+    rates: Mapping[str, float] | None = None,
+) -> list[Job]:
     """Returns the jobs of an experiment, seed by seed, so that all arms have run with one seed before the next.
 
     Args:
       experiment: the experiment (`load`).
       corpus: the corpus that all runs read.
       task_files: {task name: overrides that name its data files}.
+      rates: {arm: pre-training rate that tuning chose}; None without tuning.
     """
     all_jobs = []
     for seed in experiment.seeds:
         for arm, changes in experiment.arms.items():
-            tasks = [
-                {
-                    "name": task.name,
-                    "recipe": task.recipe,
-                    "overrides": {**task.overrides, **task_files.get(task.name, {}), "seeds": task.seeds},
-                }
-                for task in experiment.fine_tuning
-            ]
-            overrides = {**experiment.overrides, **changes, "seed": seed, "data.corpus": corpus}
+            rate = {"optimizer.learning_rate": rates[arm]} if rates else {}
+            overrides = _of_seed({**experiment.overrides, **changes, **rate, "seed": seed, "data.corpus": corpus}, seed)
+            tasks = _job_tasks(experiment.fine_tuning, task_files)
             all_jobs.append(
                 Job(f"{arm}/seed-{seed}", arm, seed, experiment.recipe, overrides, experiment.evaluation, tasks)
             )
     return all_jobs
+
+
+def tuning_jobs(experiment: Experiment, corpus: str, task_files: Mapping[str, Mapping[str, Any]]) -> list[Job]:
+    """Returns the jobs that choose each arm's pre-training rate, one for each arm and rate; arguments as of `jobs`.
+
+    Their seed is the one after the largest of the reported runs, their rows and examples are those of `Tuning`.
+    """
+    tuning, seed = experiment.tuning, max(experiment.seeds) + 1
+    key = tuning.measure or experiment.measures[0].key
+    evaluation, tasks = None, []
+    if key.startswith("common/"):
+        evaluation = {**experiment.evaluation, "skip": experiment.evaluation["batches"]}
+    else:
+        tasks = _job_tasks([task for task in experiment.fine_tuning if task.name == key.partition("/")[0]], task_files)
+        tasks = [{**task, "overrides": {**task["overrides"], **TUNING_SPLIT}} for task in tasks]
+    all_jobs = []
+    for rate in tuning.rates:
+        for arm, changes in experiment.arms.items():
+            own = {"optimizer.learning_rate": rate, "seed": seed, "data.corpus": corpus}
+            overrides = _of_seed({**experiment.overrides, **changes, **own}, seed)
+            all_jobs.append(Job(f"{arm}/tune-{rate:g}", arm, seed, experiment.recipe, overrides, evaluation, tasks))
+    return all_jobs
+
+
+# Overrides of a fine-tuning run that chooses a rate: a tenth of its training examples stands for those reported.
+TUNING_SPLIT = {"task.held_out": "", "task.test": ""}
+
+
+def chosen_rate(values: Mapping[float, float], higher_is_better: bool) -> float:
+    """Returns the rate with the best value, of equal ones the smallest; values that are not finite are worst."""
+    sign = -1 if higher_is_better else 1
+    finite = {rate: sign * value for rate, value in values.items() if value is not None and math.isfinite(value)}
+    return min(finite, key=lambda rate: (finite[rate], rate)) if finite else min(values)
+
+
+def _job_tasks(tasks, task_files):
+    return [
+        {
+            "name": task.name,
+            "recipe": task.recipe,
+            "overrides": {**task.overrides, **task_files.get(task.name, {}), "seeds": task.seeds},
+        }
+        | ({"rates": list(task.rates)} if task.rates else {})
+        for task in tasks
+    ]
+
+
+def _of_seed(overrides, seed):
+    """Puts the seed into the names of models, as in --model=TEACHER-{seed}."""
+    models = ("init_from", "distillation.teacher")
+    return {
+        key: value.replace(SEED, str(seed)) if key in models and isinstance(value, str) else value
+        for key, value in overrides.items()
+    }

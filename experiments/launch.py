@@ -46,6 +46,14 @@ _SET = flags.DEFINE_multi_string("set", [], "override KEY=VALUE of the pre-train
 _SET_TASK = flags.DEFINE_multi_string(
     "set_task", [], "override TASK:KEY=VALUE of a task's recipe, such as sst2:task.train=FILE"
 )
+_TUNE = flags.DEFINE_list(
+    "tune",
+    None,
+    "pre-training rates to choose from for each arm, such as 5e-4,1e-3,2e-3, on rows that are not reported",
+)
+_TUNE_TASK = flags.DEFINE_multi_string(
+    "tune_task", [], "TASK:RATE,RATE,...: fine-tuning rates to choose from for each model, on examples not reported"
+)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what would run, and write nothing")
 _FILES = ("task.train", "task.held_out", "task.test")
 _STATUS = flags.DEFINE_bool("status", False, "show the state of the jobs; on a terminal, refreshed until they end")
@@ -72,8 +80,21 @@ def main(argv):
     with folders.locked(workdir) as mine:
         if not mine:
             raise UserError(f"--workdir={workdir}: another launcher is at work in it; expected its end first")
-        job_folders = _written(experiment, workdir)
-        ended = _executor().submit(job_folders, say=_say, **_options())
+        experiment, corpus, files = _prepared(experiment, workdir)
+        rates, ended, job_folders = None, "", []
+        if experiment.tuning:
+            job_folders = [
+                folders.write_job(workdir, job) for job in experiment_lib.tuning_jobs(experiment, corpus, files)
+            ]
+            ended = _executor().submit(job_folders, say=_say, **_options())
+            rates = _chosen_rates(experiment, workdir, job_folders)
+        if rates or not experiment.tuning:
+            job_folders = [
+                folders.write_job(workdir, job) for job in experiment_lib.jobs(experiment, corpus, files, rates)
+            ]
+            ended = ended or _executor().submit(job_folders, say=_say, **_options())
+        else:
+            _say("rates are not chosen yet: start the same command again when these jobs are done")
     states = [folders.state(folder) for folder in job_folders]
     begun = "" if _EXECUTOR.value == "local" else f", {len(states) - states.count('done')} submitted or running"
     _say(f"{states.count('done')} of {len(states)} jobs are done, {states.count('failed')} failed{begun}, in {workdir}")
@@ -104,6 +125,11 @@ def _requested():
         changes["overrides"] = {**experiment.overrides, **everywhere}
     if _SET_TASK.value:
         changes["fine_tuning"] = _with_settings(experiment.fine_tuning)
+    if _TUNE.value:
+        measure = experiment.tuning.measure if experiment.tuning else ""
+        changes["tuning"] = experiment_lib.Tuning(_rates(_TUNE.value, "--tune"), measure)
+    if _TUNE_TASK.value:
+        changes["fine_tuning"] = _with_rates(changes.get("fine_tuning", experiment.fine_tuning))
     experiment = _with_model(dataclasses.replace(experiment, **changes))
     experiment_lib.check(experiment, _EXPERIMENT.value)
     return experiment
@@ -120,7 +146,12 @@ def _with_model(experiment):
     if asks != bool(model):
         given, expected = (f"--model={model}", "no --model") if model else ("no --model", "a model, as its file says")
         raise UserError(f"--experiment={_EXPERIMENT.value}: found {given}; expected {expected}")
-    if model and pathlib.Path(model).exists():
+    if model and experiment_lib.SEED in model:
+        for seed in experiment.seeds:
+            if not pathlib.Path(model.replace(experiment_lib.SEED, str(seed))).exists():
+                raise UserError(f"--model={model}: nothing there for seed {seed}; expected a model for each seed")
+        model = str(pathlib.Path(model).absolute())
+    elif model and pathlib.Path(model).exists():
         model = str(pathlib.Path(model).absolute())  # jobs run in another folder
     arms = {arm: filled(changes) for arm, changes in experiment.arms.items()}
     return dataclasses.replace(experiment, overrides=filled(experiment.overrides), arms=arms)
@@ -136,6 +167,29 @@ def _with_settings(tasks):
         parsed = _parsed([setting], f"--set_task={name}:")
         by_name[name] |= {key: _file(value, text) if key in _FILES else value for key, value in parsed.items()}
     return tuple(dataclasses.replace(task, overrides={**task.overrides, **by_name[task.name]}) for task in tasks)
+
+
+def _with_rates(tasks):
+    by_name = {}
+    for text in _TUNE_TASK.value:
+        name, colon, rates = text.partition(":")
+        if not colon or name not in {task.name for task in tasks}:
+            names = ", ".join(task.name for task in tasks) or "none, as --tasks is empty"
+            raise UserError(f"--tune_task={text}: expected TASK:RATE,RATE,... with TASK one of {names}")
+        by_name[name] = _rates(rates.split(","), f"--tune_task={name}")
+    return tuple(_with_task_rates(task, by_name[task.name]) if task.name in by_name else task for task in tasks)
+
+
+def _with_task_rates(task, rates):
+    rest = {key: value for key, value in task.overrides.items() if key != "optimizer.learning_rate"}
+    return dataclasses.replace(task, overrides=rest, rates=rates)
+
+
+def _rates(words, flag):
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError as error:
+        raise UserError(f"{flag}: found {','.join(words)}; expected rates such as 5e-4,1e-3") from error
 
 
 def _file(value, text):
@@ -161,8 +215,29 @@ def _parsed(settings, flag):
     return values
 
 
-def _written(experiment, workdir):
-    """Writes the folders of all jobs with everything they need, and returns them."""
+def _chosen_rates(experiment, workdir, job_folders):
+    """Writes tuning.json and returns {arm: rate}; None while a tuning job is not done."""
+    if any(folders.state(folder) != "done" for folder in job_folders):
+        return None
+    tuning = experiment.tuning
+    key = tuning.measure or experiment.measures[0].key
+    higher = next(measure.higher_is_better for measure in experiment.measures if measure.key == key)
+    results = {folder: folders.read_json(folder / "result.json") for folder in job_folders}
+    arms, rates = {}, {}
+    for arm in experiment.arms:
+        values = {
+            rate: results[workdir / arm / f"tune-{rate:g}"]["figures"].get(key) for rate in experiment.tuning.rates
+        }
+        rates[arm] = experiment_lib.chosen_rate(values, higher)
+        arms[arm] = {"values": {f"{rate:g}": value for rate, value in values.items()}, "chosen": rates[arm]}
+    budget = {"runs": len(results), "tokens": sum(result["tokens"] for result in results.values())}
+    folders.write_json(workdir / "tuning.json", {"measure": key, "arms": arms, **budget})
+    _say("pre-training rates: " + ", ".join(f"{arm} {rate:g}" for arm, rate in rates.items()))
+    return rates
+
+
+def _prepared(experiment, workdir):
+    """Makes what the jobs need, writes experiment.json, and returns (experiment, corpus, files of the tasks)."""
     from .launching import preparing
 
     corpus = _CORPUS.value or ""
@@ -184,9 +259,13 @@ def _written(experiment, workdir):
     corpus = corpus or f"{folders.HERE}/corpus"
     line = shlex.join(["python", "-m", provenance.module("launch"), *sys.argv[1:]])
     name = pathlib.Path(_EXPERIMENT.value).stem
-    changed = [flag for flag in ("seeds", "text", "corpus", "tasks", "set", "set_task") if flags.FLAGS[flag].present]
+    changed = [
+        flag
+        for flag in ("seeds", "text", "corpus", "tasks", "set", "set_task", "tune", "tune_task")
+        if flags.FLAGS[flag].present
+    ]
     folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line, changed))
-    return [folders.write_job(workdir, job) for job in experiment_lib.jobs(experiment, corpus, files)]
+    return experiment, corpus, files
 
 
 def _from_workdir(text, workdir):
@@ -194,13 +273,18 @@ def _from_workdir(text, workdir):
 
 
 def _say_what_would_run(experiment, workdir):
-    jobs = experiment_lib.jobs(experiment, _CORPUS.value or f"{folders.HERE}/corpus", {})
+    corpus = _CORPUS.value or f"{folders.HERE}/corpus"
+    jobs = experiment_lib.jobs(experiment, corpus, {})
+    if experiment.tuning:
+        jobs = [*experiment_lib.tuning_jobs(experiment, corpus, {}), *jobs]
     if not _CORPUS.value:
         text = experiment.text
         settings = {"input": text.input, "tokenizer": text.tokenizer, **text.settings, "output": workdir / "corpus"}
         print(shlex.join(["python", "-m", "bert_jax.prepare", *(f"--{k}={value}" for k, value in settings.items())]))
     if experiment.equal_tokens:
         print("# data.batch_size of each arm is set once the corpus is there")
+    if experiment.tuning:
+        print("# the jobs that choose rates (tune-...) run before the others")
     for line in _executor().commands([workdir / job.name for job in jobs], **_options()):
         print(line)
 

@@ -23,9 +23,10 @@ from bert_jax import command, files
 from bert_jax.errors import UserError
 from bert_jax.processes import clusters, signals
 
-from .experiment import configured
+from .experiment import TUNING_SPLIT, chosen_rate, configured
 from .launching import folders, local, provenance
 
+_RATE = "optimizer.learning_rate"
 STOPPED = 75  # EX_TEMPFAIL: the job should be started again
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tokenizers", "ml_collections")
 
@@ -63,8 +64,13 @@ def _run(job, folder):
         stage = "evaluate"
         common = _evaluated(job, folder)
         figures |= {f"common/{name}": value for name, value in common.items()}
-        each = {}
+        _evaluated_along(job, folder)
+        each, tuned = {}, {}
         for task in job.fine_tuning:
+            if "rates" in task:
+                stage = f"tune-{task['name']}"
+                tuned[task["name"]] = _tuned(task, folder)
+                task = {**task, "overrides": {**task["overrides"], _RATE: tuned[task["name"]]["chosen"]}}
             stage = f"finetune-{task['name']}"
             summary = _fine_tuned(task, folder)
             key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # with several held-out sets, the first one
@@ -72,7 +78,8 @@ def _run(job, folder):
             finite = None not in each[key]  # a seed whose loss was never finite has no score
             figures[key] = statistics.fmean(each[key]) if finite else None
         if distributed.is_first():
-            folders.write_json(folder / "result.json", {"figures": figures, "each": each} | _amount(job, folder))
+            result = {"figures": figures, "each": each} | ({"tuning": tuned} if tuned else {})
+            folders.write_json(folder / "result.json", result | _amount(job, folder))
     except Stopped:
         sys.exit(STOPPED)
     except Exception as error:
@@ -124,13 +131,47 @@ def _evaluated(job, folder):
     return folders.read_json(path)
 
 
-def _fine_tuned(task, folder):
+def _evaluated_along(job, folder):
+    """Evaluates each kept checkpoint of the run (train.keep_every) in the way that is the same for all arms."""
+    from bert_jax.processes import distributed
+    from bert_jax.runs import checkpoints as checkpoint
+    from bert_jax.runs.models import open_model
+    from bert_jax.training import evaluation
+
+    path, every = folder / "along.jsonl", configured(job.recipe, job.overrides).train.keep_every
+    if job.evaluation is None or not every:
+        return
+    rows = files.whole_objects(path.read_bytes()) if path.exists() else []
+    known = {row["step"] for row in rows}
+    steps = checkpoint.saved_steps((folder / "pretrain").absolute() / "checkpoints")
+    for step in steps:
+        if step in known or (step % every and step != steps[-1]):
+            continue
+        model = open_model(folder / "pretrain", step=step)
+        metrics = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
+        rows.append({"step": step} | {f"common/{name}": value for name, value in metrics.items()})
+        if distributed.is_first():
+            files.atomic_write(path, "".join(f"{files.json_line(row)}\n" for row in rows))
+
+
+def _tuned(task, folder):
+    """Chooses the task's rate on a tenth of its training examples, with one seed for each rate."""
+    values = {}
+    for rate in task["rates"]:
+        overrides = {**task["overrides"], **TUNING_SPLIT, _RATE: rate, "seeds": 1}
+        summary = _fine_tuned({**task, "overrides": overrides}, folder, f"tune-{task['name']}-{rate:g}")
+        values[rate] = summary["scores"][0]
+    chosen = chosen_rate(values, higher_is_better=True)
+    return {"values": {f"{rate:g}": value for rate, value in values.items()}, "chosen": chosen, "runs": len(values)}
+
+
+def _fine_tuned(task, folder, name=""):
     from bert_jax.finetuning.run import finetune
 
     config = configured(task["recipe"], task["overrides"])
     config.init_from = str(folder / "pretrain")
     _share_programs(config, folder)
-    summary = finetune(config, folder / f"finetune-{task['name']}")
+    summary = finetune(config, folder / (name or f"finetune-{task['name']}"))
     if not summary:
         raise Stopped
     return summary

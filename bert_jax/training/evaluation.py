@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -154,6 +155,7 @@ def evaluate(
     seed: int = 0,
     progress: bool = False,
     generator: Pretrained | None = None,
+    skip: int = 0,
     **data: Any,
 ) -> dict[str, float]:
     """Evaluates any model on a prepared corpus, with masks that are a function of the arguments after the model.
@@ -170,6 +172,7 @@ def evaluate(
       seed: seed of rows and masks; 0 gives those that a run with config.seed=0 is evaluated on.
       progress: shows a bar on a terminal.
       generator: the generator of a discriminator.
+      skip: number of batches to leave out before the first, such as those that another evaluation reads.
       data: keys of config.data, which replace those of RECIPE.
 
     Returns:
@@ -181,21 +184,21 @@ def evaluate(
       UserError: the model has no head that predicts tokens, the corpus another vocabulary or no such documents, or a
         setting cannot work.
     """
-    config, corpora = _settings(model, corpus, batches, seed, data, generator)
+    config, corpora = _settings(model, corpus, batches + skip if batches else 0, seed, data, generator)
     if not sum(opened.split(split).num_documents for opened in corpora):
         raise UserError(f"--corpus={corpus}: no document in its {split} split; prepare it with --eval_share over 0")
     if model.model.spec.replaced_tokens:
-        return _pass(model, config, corpora, split, progress, generator)
+        return _pass(model, config, corpora, split, progress, generator, skip)
     pairs = config.data.format in config_lib.PAIR_FORMATS
     accuracies = {"next_sentence": "nsp_accuracy", "sentence_order": "sop_accuracy"}
     head = next((name for name in accuracies if getattr(model.model.spec, name)), None)
     if head:
         config.objective[head] = pairs
-    metrics = _pass(model, config, corpora, split, progress)
+    metrics = _pass(model, config, corpora, split, progress, skip=skip)
     if head and not pairs:
         config.objective[head], config.data.format = True, "segment_pair"
         with contextlib.suppress(UserError):  # a text that gives no pairs
-            metrics[accuracies[head]] = _pass(model, config, corpora, split, progress)[accuracies[head]]
+            metrics[accuracies[head]] = _pass(model, config, corpora, split, progress, skip=skip)[accuracies[head]]
     return metrics
 
 
@@ -235,7 +238,7 @@ def _check_vocabulary(model, corpus):
         )
 
 
-def _pass(model, config, corpora, split, progress, generator=None):
+def _pass(model, config, corpora, split, progress, generator=None, skip=0):
     devices = jax.devices()[: math.gcd(config.data.batch_size, jax.device_count())]  # the rows are the same on any
     mesh = sharding.make_mesh(config.mesh, devices)
     rows = sharding.batch_sharding(mesh)
@@ -256,7 +259,13 @@ def _pass(model, config, corpora, split, progress, generator=None):
             count["rows"] += int((batch["attention_mask"].sum(1) > 1).sum())
             yield batch
 
-    batches = counted(loader.fixed_batches(config, 0, split))
+    fixed = list(itertools.islice(loader.fixed_batches(config, 0, split), skip, None)) if skip else None
+    if fixed == []:
+        raise UserError(
+            f"--corpus={config.data.corpus}: no batch behind the first {skip} of its {split} split; expected more "
+            "held-out text (--eval_share of prepare)"
+        )
+    batches = counted(loader.fixed_batches(config, 0, split) if fixed is None else fixed)
     sums = _sums(eval_step, params, lambda batch: jax.device_put(batch, rows), batches)
     metrics = _metrics(sums, math.fsum(baseline) / max(1, sums["mlm_count"]))
     return metrics | {"mlm_count": int(sums["mlm_count"])} | count

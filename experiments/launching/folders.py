@@ -3,6 +3,8 @@
 WORKDIR/experiment.json       the experiment, and the command that launched it
 WORKDIR/corpus/, tasks/       made by the launcher, unless it was given them
 WORKDIR/lock                  held by the launcher
+WORKDIR/tuning.json           the pre-training rate of each arm, and what it was chosen from, if rates are tuned
+WORKDIR/ARM/tune-RATE/        folders of the jobs that rates are chosen from
 WORKDIR/ARM/seed-SEED/        the folder of a job:
     job.json                  the job that run_job runs
     starts.jsonl              each start: time, machine, code, packages
@@ -10,6 +12,8 @@ WORKDIR/ARM/seed-SEED/        the folder of a job:
     log.txt                   output of all starts
     pretrain/, finetune-TASK/ workdirs of the runs
     common.json               metrics of the evaluation that is the same for all arms
+    along.jsonl               the same for each kept checkpoint of pre-training, in the order of steps
+    tune-TASK-RATE/           workdirs of the runs that a fine-tuning rate is chosen from
     result.json               results of a finished job
     failed.json               why the job failed at its last start
     lock                      held by the process that runs the job
@@ -40,6 +44,11 @@ def described(
     """Returns the content of experiment.json; `changed_by_flags` are the flags that changed the experiment's file."""
     fields = dataclasses.asdict(experiment)
     del fields["text"]
+    if fields["tuning"] is None:  # as experiments were written before there was tuning
+        del fields["tuning"]
+    for task in fields["fine_tuning"]:
+        if task["rates"] is None:
+            del task["rates"]
     return {
         "format_version": FORMAT_VERSION, "name": name, "scale": scale, **fields, "corpus": corpus, "command": command,
         "changed_by_flags": changed_by_flags,

@@ -22,6 +22,7 @@ QUANTITIES = {
     "loss": "training loss",
     "mlm_loss": "training loss of masked tokens (nats)",
     "eval/mlm_loss": "held-out loss (nats)",
+    "common/mlm_loss": "held-out loss of kept checkpoints in the evaluation that is the same for all arms (nats)",
 }
 # Ignores the user's matplotlibrc, and allows any characters in names of arms.
 _STYLE = {**matplotlib.rcParamsDefault, "text.parse_math": False}

@@ -29,6 +29,7 @@ def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Pi
         _bullets([" ".join(note.split()) for note in results.notes]),
         _final_table(compared),
         *_below_the_table(results, compared),
+        *_spread(results, compared),
         *_published(results),
         "## In words",
         *_in_words(results, compared),
@@ -84,6 +85,7 @@ def _what_was_run(results):
         *_corpus(results.corpus),
         *_amounts(results),
         *_evaluation(results),
+        *_rates(results),
         *_tasks(results),
         *_code_and_devices(results),
         *_others(results),
@@ -131,6 +133,98 @@ def _evaluation(results):
     return [f"Measures that begin with {_code('common/')} are from one evaluation, the same for all arms: {settings}."]
 
 
+def _rates(results):
+    """Says how pre-training rates were chosen, or that they were not."""
+    if results.tuning is None:
+        return [
+            "Pre-training rates were not tuned for each arm: a difference may be one of how well the rate suits an arm."
+        ]
+    rates = listed([f"{rate:g}" for rate in results.tuning["rates"]])
+    if not results.tuned:
+        return [f"Pre-training rates are chosen for each arm from {rates}; that has not ended."]
+    arms = results.tuned["arms"]
+    chosen = listed([f"{_code(arm)} {search['chosen']:g}" for arm, search in arms.items()])
+    edges = [arm for arm, search in arms.items() if search["chosen"] in _ends(results.tuning["rates"])]
+    edge = f" At an end of the grid: {listed(map(_code, edges))}; a rate beyond it may be better." if edges else ""
+    return [
+        f"Pre-training rates were chosen for each arm from {rates} by {_code(results.tuned['measure'])}, with one run "
+        f"for each rate, a seed that is not reported, and rows or examples that are not: {chosen}. That took "
+        f"{counted(results.tuned['runs'], 'run')} of {results.tuned['tokens']:,} tokens in all, as many in each arm."
+        f"{edge}"
+    ]
+
+
+def _ends(rates):
+    return (min(rates), max(rates))
+
+
+def _task_rates(results, task):
+    """Says how the fine-tuning rates of a task were chosen, or that they were not."""
+    if not task.rates:
+        return " Its rate was not tuned for each arm: at another rate the arms may differ otherwise."
+    chosen = []
+    for arm in results.arms:
+        rates = [job.tuned[task.name] for job in results.done(arm) if task.name in job.tuned]
+        if rates:
+            chosen.append(f"{_code(arm)} {listed([f'{rate:g}' for rate in rates])}")
+    where = f" (in the order of seeds: {'; '.join(chosen)})" if chosen else ""
+    return (
+        f" Its rate was chosen for each pre-trained model from {listed([f'{rate:g}' for rate in task.rates])}, with "
+        f"one run for each on a tenth of the training examples, which no score is reported on{where}."
+    )
+
+
+def _spread(results, compared):
+    """Returns the part of the spread that comes from pre-training, and from fine-tuning, where the design tells."""
+    rows = [("measure", "arm", "models", "fine-tuning seeds", "deviation of pre-training", "deviation of fine-tuning")]
+    single = []
+    for measured in compared:
+        key = measured.measure.key
+        by_arm = {arm: [job.each[key] for job in results.done(arm) if key in job.each] for arm in measured.values}
+        if not any(by_arm.values()):
+            continue
+        parts = {arm: statistics.components(scores) for arm, scores in by_arm.items()}
+        if not any(parts.values()):
+            single.append(_text(measured.measure.label))
+            continue
+        label = _text(measured.measure.label)
+        for arm, part in parts.items():
+            if part:
+                deviations = number(part.pretraining), number(part.fine_tuning)
+                rows.append([label, _text(arm), part.jobs, part.seeds, *deviations])
+                label = ""
+    lines = []
+    if len(rows) > 1:
+        lines += [
+            _table(rows),
+            "Deviations of single runs: between fine-tuning seeds of one pre-trained model, and between pre-trained "
+            "models with that taken out. More fine-tuning seeds narrow an interval by the second column's part alone.",
+        ]
+    if single:
+        lines.append(
+            f"{listed(single)}: one fine-tuning seed for each pre-trained model, so the spread is that of pre-training "
+            "and fine-tuning together, which this design cannot tell apart."
+        )
+    lines += _teachers(results)
+    return ["### Where the spread comes from", *lines] if lines else []
+
+
+def _teachers(results):
+    settings = [results.overrides, *results.arms.values()]
+    teachers = {str(part["distillation.teacher"]) for part in settings if part.get("distillation.teacher")}
+    if not teachers:
+        return []
+    if any("{seed}" in teacher for teacher in teachers):
+        return [
+            "Each seed has a teacher of its own: the spread between pre-trained models includes the teachers', which "
+            "this design does not tell from the students'."
+        ]
+    return [
+        "One teacher serves all runs: what another teacher, trained alike, would change is in no spread and no "
+        "interval."
+    ]
+
+
 def _tasks(results):
     lines = []
     for task in results.fine_tuning:
@@ -139,7 +233,7 @@ def _tasks(results):
             f"Fine-tuning {_text(task.name)}{data}: recipe {_code(task.recipe)} with "
             f"{_changes(task.overrides) or 'nothing changed'}. A job's score is the mean over its "
             f"{counted(task.seeds, 'fine-tuning seed')}; each counts with its best evaluation, selected on the "
-            "held-out examples themselves. Pairs and n count seeds of pre-training."
+            "held-out examples themselves. Pairs and n count seeds of pre-training." + _task_rates(results, task)
         )
         bad = [(job.name, job.bad_seeds[task.name]) for job in results.jobs.values() if job.bad_seeds.get(task.name)]
         if bad:

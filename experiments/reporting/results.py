@@ -45,8 +45,10 @@ class Job:
       stage, code: stage and exit code of a failed job.
       last_line: last line of the log of a job that is not done; "" without one.
       starts: the job's starts, in order.
-      rows: rows of metrics.jsonl of pre-training.
+      rows: rows of metrics.jsonl of pre-training, and of along.jsonl.
       bad_seeds: failed fine-tuning seeds by task.
+      each: scores of the fine-tuning seeds of a finished job, by the key of the measure; nan if not finite.
+      tuned: fine-tuning rate that was chosen, by task.
     """
 
     arm: str
@@ -62,6 +64,8 @@ class Job:
     starts: Sequence[Start] = ()
     rows: Sequence[Mapping[str, Any]] = ()
     bad_seeds: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
+    each: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    tuned: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -78,6 +82,8 @@ class Results:
       jobs: the experiment's jobs by arm and seed.
       others: folders of jobs that are not part of the experiment.
       corpus: size of the corpus from its manifest.json; {} if that cannot be read.
+      tuning: the experiment's search of pre-training rates; None without one.
+      tuned: content of tuning.json; {} while no rate was chosen.
       Other attributes: the fields of experiment.json.
     """
 
@@ -100,6 +106,8 @@ class Results:
     jobs: Mapping[tuple[str, int], Job]
     others: Sequence[str]
     corpus: Mapping[str, Any]
+    tuning: Mapping[str, Any] | None = None
+    tuned: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def done(self, arm: str) -> list[Job]:
         """Returns the finished jobs of an arm, in the order of seeds."""
@@ -151,6 +159,8 @@ def read(workdir: pathlib.Path) -> Results:
         jobs={(arm, seed): _job(workdir, arm, seed) for seed in seeds for arm in arms},
         others=_others(workdir, names),
         corpus=_corpus(workdir, record.get("corpus", str)),
+        tuning=record.get("tuning", dict, None),
+        tuned=_tuned(workdir / "tuning.json"),
     )
 
 
@@ -220,19 +230,30 @@ def _job(workdir, arm, seed):
         seed,
         _state(folder),
         starts=_starts(folder / "starts.jsonl"),
-        rows=_lines(folder / "pretrain" / "metrics.jsonl"),
+        rows=[*_lines(folder / "pretrain" / "metrics.jsonl"), *_lines(folder / "along.jsonl")],
         bad_seeds=_bad_seeds(folder),
     )
     if job.state == DONE:
         result = _Record(folder / "result.json")
         amounts = {key: result.get(key, int | float, None) for key in ("steps", "tokens", "epochs")}
-        return dataclasses.replace(job, figures=result.numbers("figures"), **amounts)
+        tuned = {task: search["chosen"] for task, search in result.get("tuning", dict, {}).items()}
+        figures = result.numbers("figures")
+        return dataclasses.replace(job, figures=figures, each=_each(result), tuned=tuned, **amounts)
     if job.state == FAILED:
         failed = _Record(folder / "failed.json")
         lines = [line for line in failed.strings("lines") if line.strip()]
         stage, code = failed.get("stage", str), failed.get("code", int)
         return dataclasses.replace(job, stage=stage, code=code, last_line=lines[-1] if lines else "")
     return dataclasses.replace(job, last_line="".join(folders.last_lines(folder)[-1:]))
+
+
+def _each(result):
+    scores = result.get("each", dict, {})
+    return {key: [_finite(score) for score in values] for key, values in scores.items()}
+
+
+def _tuned(path):
+    return folders.read_json(path) if path.is_file() else {}
 
 
 def _state(folder):

@@ -68,8 +68,8 @@ def _finding(test, number_of_intervals):
     pairs = f"over {paired.n} pairs, with a 95 % interval from {interval(paired)}"
     if not paired.leaves_out_zero:
         return (
-            f"{arms}: no difference larger than the noise was found: a mean difference of {difference} {pairs}, which "
-            "includes 0. That does not show that they are equal: with this spread, only a mean difference of more than "
+            f"{arms}: no difference shown: a mean difference of {difference} {pairs}, which includes 0. That does not "
+            "show that they are equal: with this spread, only a mean difference of more than "
             f"{number(paired.half_width)} would have excluded 0."
         )
     return (

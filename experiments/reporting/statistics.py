@@ -84,6 +84,45 @@ def compare(first: Sequence[float], other: Sequence[float]) -> Paired:
     return Paired(n, mean, deviation, mean - half_width, mean + half_width, p)
 
 
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """Spread of scores that come from pre-training and from fine-tuning, as standard deviations of single runs.
+
+    Attributes:
+      jobs: number of pre-trained models.
+      seeds: smallest number of fine-tuning seeds of a model.
+      pretraining: deviation between models, that of fine-tuning taken out; None for fewer than two models.
+      fine_tuning: deviation between fine-tuning seeds of one model, pooled over models.
+    """
+
+    jobs: int
+    seeds: int
+    pretraining: float | None
+    fine_tuning: float
+
+
+def components(scores: Sequence[Sequence[float]]) -> Components | None:
+    """Returns the variance components of scores [models][fine-tuning seeds], by the moments of a nested design.
+
+    The variance of fine-tuning is the mean variance within models; that of pre-training is the variance between the
+    models' means minus what fine-tuning adds to it, or 0 where that is negative (Searle et al. 1992, "Variance
+    components", section 3.5).
+
+    Returns:
+      None where no model has two finite scores.
+    """
+    finite = [[score for score in model if math.isfinite(score)] for model in scores]
+    several = [model for model in finite if len(model) > 1]
+    if not several:
+        return None
+    within = float(np.average([np.var(model, ddof=1) for model in several], weights=[len(m) - 1 for m in several]))
+    between = None
+    if len(several) > 1:
+        added = within * float(np.mean([1 / len(model) for model in several]))
+        between = math.sqrt(max(0.0, float(np.var([np.mean(model) for model in several], ddof=1)) - added))
+    return Components(len(several), min(map(len, several)), between, math.sqrt(within))
+
+
 def t_quantile(n: int) -> float:
     """Returns the half-width of the confidence interval of n pairs, in standard errors of the mean."""
     return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))

@@ -38,6 +38,7 @@ def write_job(
     seed: int,
     figures: Mapping | None = None,
     failed: Sequence[str] | None = None,
+    each: Mapping | None = None,
     **start,
 ) -> pathlib.Path:
     """A job's folder: done with `figures`, failed with last lines, else begun; `start` replaces keys of its start."""
@@ -62,7 +63,7 @@ def write_job(
         row["eval/mlm_loss"] = row["loss"] + 0.1
     (folder / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if figures is not None:
-        result = {"figures": figures, "each": {}, "steps": 40, "tokens": 20480, "epochs": 1.25}
+        result = {"figures": figures, "each": each or {}, "steps": 40, "tokens": 20480, "epochs": 1.25}
         (folder / "result.json").write_text(json.dumps(result))
     elif failed is not None:
         content = {"stage": "pretrain", "code": 1, "lines": failed}

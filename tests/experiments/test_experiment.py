@@ -14,6 +14,7 @@ from experiments.launching import folders, preparing
 
 FILE = """
 from experiments import scales
+from experiments.experiment import Tuning
 
 
 def get_experiment(scale):
@@ -42,6 +43,49 @@ def test_a_short_file_is_an_experiment(tmp_path):
     assert jobs[3].fine_tuning[0]["overrides"]["task.train"] == "a.jsonl"
 
 
+def test_rates_are_chosen_on_what_is_not_reported(tmp_path):
+    """As many tuning jobs in each arm, a seed of their own; other rows, or a tenth of the training examples."""
+    experiment = experiment_lib.load(write(tmp_path, fields="tuning=Tuning((1e-3, 2e-3))"), "smoke")
+    jobs = experiment_lib.tuning_jobs(experiment, "somewhere", {})
+    assert [job.name for job in jobs] == [
+        "narrow/tune-0.001",
+        "wide/tune-0.001",
+        "narrow/tune-0.002",
+        "wide/tune-0.002",
+    ]
+    assert {job.overrides["seed"] for job in jobs}.isdisjoint(experiment.seeds)
+    assert jobs[2].overrides["optimizer.learning_rate"] == 2e-3 and not jobs[2].fine_tuning
+    assert jobs[0].evaluation == {**experiment.evaluation, "skip": experiment.evaluation["batches"]}
+    by_task = dataclasses.replace(experiment, tuning=experiment_lib.Tuning((1e-3, 2e-3), "bigram_shift/accuracy"))
+    (task,) = experiment_lib.tuning_jobs(by_task, "somewhere", {"bigram_shift": {"task.held_out": "dev"}})[
+        0
+    ].fine_tuning
+    assert task["overrides"]["task.held_out"] == "" and task["overrides"]["task.test"] == ""
+    reported = experiment_lib.jobs(experiment, "somewhere", {}, {"narrow": 1e-3, "wide": 2e-3})
+    assert [job.overrides["optimizer.learning_rate"] for job in reported] == [1e-3, 2e-3] * 2
+    assert reported[0].evaluation == experiment.evaluation
+    assert experiment_lib.chosen_rate({1e-3: 2.0, 2e-3: float("nan"), 3e-3: 1.0}, higher_is_better=True) == 1e-3
+    assert experiment_lib.chosen_rate({1e-3: 2.0, 2e-3: 1.0, 3e-3: 1.0}, higher_is_better=False) == 2e-3
+
+
+def test_a_teacher_for_each_seed(tmp_path):
+    experiment = experiment_lib.load(write(tmp_path), "smoke")
+    arms = {
+        **experiment.arms,
+        "wide": {"objective.name": "distillation", "distillation.teacher": "runs/teacher-{seed}"},
+    }
+    jobs = experiment_lib.jobs(dataclasses.replace(experiment, arms=arms), "somewhere", {})
+    assert [job.overrides.get("distillation.teacher") for job in jobs][1::2] == ["runs/teacher-0", "runs/teacher-1"]
+
+
+def test_an_experiment_without_tuning_is_written_as_before_there_was_any(tmp_path):
+    experiment = experiment_lib.load(write(tmp_path), "smoke")
+    content = folders.described(experiment, "width", "smoke", "corpus", "python -m experiments.launch")
+    assert "tuning" not in content and "rates" not in content["fine_tuning"][0]
+    (job, *_) = experiment_lib.jobs(experiment, "somewhere", {})
+    assert set(job.fine_tuning[0]) == {"name", "recipe", "overrides"}
+
+
 @pytest.mark.parametrize(
     ("file", "message"),
     [
@@ -53,6 +97,12 @@ def test_a_short_file_is_an_experiment(tmp_path):
         ({"fields": "notes=1 / 0"}, "ZeroDivisionError"),
         ({"fields": 'published=("bert/99",)'}, "published: found bert/99; expected one of"),
         ({"fields": 'only=("wider",)'}, "measure common/mlm_loss: found arms .'wider'.; expected some of"),
+        ({"fields": "tuning=Tuning((1e-3,))"}, "tuning: rates: found .0.001,.; expected two or more different rates"),
+        ({"fields": 'tuning=Tuning((1e-3, 2e-3), "sst2/f1")'}, "tuning: measure: found sst2/f1; expected one of"),
+        (
+            {"arm": '"optimizer.learning_rate": 1e-3', "fields": "tuning=Tuning((1e-3, 2e-3))"},
+            "arm wide: found optimizer.learning_rate, which Experiment.tuning sets",
+        ),
         ({"fields": "notes=nothing"}, "NameError: name 'nothing' is not defined"),
         ({"fields": "question_=1"}, "TypeError: .*question_"),
     ],

@@ -140,6 +140,27 @@ def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
 
 
 @pytest.mark.full
+def test_rates_are_tuned_and_kept_checkpoints_evaluated(corpus, tmp_path):
+    """Tuning jobs first, then the reported ones with what they chose; the common evaluation along the run."""
+    launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS, steps=6)
+    options = ("--seeds=1", "--tune=1e-3,2e-2", "--tune_task=bigram_shift:1e-4,1e-3", "--set=train.keep_every=3")
+    code, output = launcher.run(*options)
+    assert code == 0, output
+    tuning = json.loads((launcher.workdir / "tuning.json").read_text())
+    assert tuning["runs"] == 4 and tuning["tokens"] == 4 * 6 * 16 * 32
+    for arm in TWO_ARMS:
+        folder, search = launcher.workdir / arm / "seed-0", tuning["arms"][arm]
+        assert set(search["values"]) == {"0.001", "0.02"} and f"{search['chosen']:g}" in search["values"]
+        job = json.loads((folder / "job.json").read_text())
+        assert job["overrides"]["optimizer.learning_rate"] == search["chosen"]
+        result = json.loads((folder / "result.json").read_text())
+        assert result["tuning"]["bigram_shift"]["runs"] == 2
+        along = [json.loads(line) for line in (folder / "along.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in along] == [3, 6]
+        assert along[-1]["common/mlm_loss"] == result["figures"]["common/mlm_loss"]
+
+
+@pytest.mark.full
 def test_killed_and_started_again(undisturbed, corpus, tmp_path):
     """kill -9 of all in the middle of training, then of the launcher alone: the same results to the byte."""
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS)

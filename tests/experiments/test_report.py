@@ -83,7 +83,7 @@ def test_same_folders_same_bytes_wherever_they_lie(tmp_path):
         ),
         (
             {"static": [5.0, 5.2, 5.1], "dynamic": [5.1, 5.1, 5.2]},
-            ["no difference larger than the noise was found", "does not show that they are equal", "more than 0.2868"],
+            ["no difference shown", "does not show that they are equal", "more than 0.2868"],
             ["better, by", "worse, by", "excludes 0:"],
         ),
         ({"static": [5.0], "dynamic": [4.0]}, ["One pair has no spread", "no interval"], ["better,", "larger"]),
@@ -285,3 +285,45 @@ def test_command(tmp_path):
     (tmp_path / "w" / "experiment.json").unlink()
     done = subprocess.run(made, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --workdir=") and len(done.stderr.splitlines()) == 1
+
+
+def test_a_report_says_that_rates_were_not_tuned(tmp_path):
+    folder = tmp_path / "runs"
+    made_folders.write(folder, {"static": [3.0, 3.1], "dynamic": [2.9, 3.0]})
+    text = read(folder)
+    assert "Pre-training rates were not tuned for each arm" in text and "Where the spread" not in text
+
+
+def test_tuned_rates_kept_checkpoints_and_spreads(tmp_path):
+    """Rates of both kinds with their budget, a curve of the common evaluation, and spread by its source."""
+    folder, key = tmp_path / "runs", "sst2/accuracy"
+    task = {"name": "sst2", "recipe": "finetune/sst2", "overrides": {}, "seeds": 2, "made_from_corpus": False}
+    made_folders.write_experiment(
+        folder,
+        ["no teacher", "distilled"],
+        [0, 1],
+        arms={"no teacher": {}, "distilled": {"distillation.teacher": "runs/teacher"}},
+        measures=[made_folders.ACCURACY],
+        fine_tuning=[task | {"rates": [1e-4, 1e-3]}],
+        tuning={"rates": [5e-4, 1e-3, 2e-3], "measure": ""},
+    )
+    for arm, step in (("no teacher", 0.0), ("distilled", 0.1)):
+        for seed in (0, 1):
+            scores = [0.5 + step + seed / 10, 0.52 + step + seed / 10]
+            job = made_folders.write_job(folder, arm, seed, {key: sum(scores) / 2}, each={key: scores})
+            result = json.loads((job / "result.json").read_text())
+            result["tuning"] = {"sst2": {"values": {}, "chosen": 1e-3, "runs": 2}}
+            (job / "result.json").write_text(json.dumps(result))
+            rows = [{"step": number, "common/mlm_loss": 5.0 - number / 20} for number in (20, 40)]
+            (job / "along.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert "that has not ended" in read(folder)
+    arms = {arm: {"values": {}, "chosen": rate} for arm, rate in (("no teacher", 2e-3), ("distilled", 1e-3))}
+    (folder / "tuning.json").write_text(json.dumps({"measure": key, "arms": arms, "runs": 6, "tokens": 120_000}))
+    text = read(folder)
+    assert (
+        "from 0.0005, 0.001 and 0.002 by `sst2/accuracy`" in text and "`no teacher` 0.002 and `distilled` 0.001" in text
+    )
+    assert "6 runs of 120,000 tokens" in text and "At an end of the grid: `no teacher`" in text
+    assert "from 0.0001 and 0.001, with one run for each on a tenth of the training examples" in text
+    assert "### Where the spread comes from" in text and "| 2 | 2 | 0.0700 | 0.0141 |" in text
+    assert "One teacher serves all runs" in text and "curve-common-mlm_loss.png" in text

@@ -67,3 +67,18 @@ def test_holm_by_hand():
     assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
     assert statistics.holm([0.04]) == [0.04] and statistics.holm([]) == []
+
+
+def test_spread_of_pretraining_and_of_fine_tuning_are_told_apart():
+    """Drawn with deviations 2 and 0.5, and the moments of a small design by hand."""
+    random = np.random.default_rng(0)
+    scores = random.normal(0, 2, (400, 1)) + random.normal(0, 0.5, (400, 5))
+    found = statistics.components(scores.tolist())
+    assert (found.jobs, found.seeds) == (400, 5)
+    np.testing.assert_allclose([found.pretraining, found.fine_tuning], [2, 0.5], rtol=0.1)
+    by_hand = statistics.components([[1.0, 3.0], [5.0, 7.0]])  # variances 2 and 2, means 2 and 6
+    np.testing.assert_allclose([by_hand.pretraining**2, by_hand.fine_tuning**2], [8 - 2 / 2, 2])
+    assert statistics.components([[1.0, 3.0], [1.0, 3.0]]).pretraining == 0
+    assert statistics.components([[1.0, 3.0]]).pretraining is None
+    assert statistics.components([[1.0], [2.0]]) is None
+    assert statistics.components([[1.0, float("nan")], []]) is None

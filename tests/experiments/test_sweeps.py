@@ -131,3 +131,17 @@ def test_formats_have_equally_many_tokens_a_step(corpus):
         assert max(by_arm) < 1.12 * min(by_arm), (part, by_arm)
     sizes = {arm: changes["data.batch_size"] for arm, changes in experiment.arms.items()}
     assert sizes["sentence-pair"] > sizes["segment-pair"] == 16
+
+
+def test_electra_reads_its_published_input_and_stable_adamw_keeps_clipping():
+    """85 % mask tokens and the rest as it is (google-research/electra); each change from BERT to ModernBERT is one."""
+    electra = load("electra", "cpu")
+    configs = {arm: config for (arm, seed), (_, config) in jobs_of(electra).items() if seed == 0}
+    shares = {arm: (c.data.mask_token_share, c.data.random_token_share) for arm, c in configs.items()}
+    assert shares == {"BERT": (0.8, 0.1), "ELECTRA": (0.85, 0.0)}
+    modern = load("bert_to_modernbert", "cpu")
+    configs = {arm: config for (arm, seed), (_, config) in jobs_of(modern).items() if seed == 0}
+    before = config_lib.flat(configs[modern.against["StableAdamW"]])
+    values = config_lib.flat(configs["StableAdamW"])
+    assert {key for key in values if values[key] != before[key]} == {"optimizer.name"}
+    assert values["optimizer.clip_norm"] == 1.0
