@@ -249,6 +249,8 @@ def _prepared(experiment, workdir):
     where = corpus or str(workdir / "corpus")
     if "://" not in where:
         preparing.Corpus.open(where)
+    if experiment.tuning:
+        preparing.check_tuning_rows(experiment, where)
     if experiment.equal_tokens:
         experiment = preparing.with_equal_tokens(experiment, where)
     files = {}

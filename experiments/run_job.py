@@ -139,7 +139,7 @@ def _evaluated_along(job, folder):
     from bert_jax.training import evaluation
 
     path, every = folder / "along.jsonl", configured(job.recipe, job.overrides).train.keep_every
-    if job.evaluation is None or not every:
+    if job.evaluation is None or not every or "skip" in job.evaluation:  # a job that a rate is chosen from
         return
     rows = files.whole_objects(path.read_bytes()) if path.exists() else []
     known = {row["step"] for row in rows}

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bert_jax import config as config_lib
 from bert_jax import files
+from bert_jax.config.evaluation import RECIPE
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.preparation import pipeline
@@ -77,6 +79,26 @@ def with_equal_tokens(experiment: Experiment, corpus: str) -> Experiment:
         else:
             arms[arm] = {**changes, "data.batch_size": sizes[0]}
     return dataclasses.replace(experiment, arms=arms)
+
+
+def check_tuning_rows(experiment: Experiment, corpus: str) -> None:
+    """Raises UserError if the corpus has no held-out rows behind those reported, to choose pre-training rates on."""
+    key = experiment.tuning.measure or experiment.measures[0].key
+    if not key.startswith("common/"):
+        return
+    data = {name: value for name, value in experiment.evaluation.items() if name not in ("batches", "seed", "split")}
+    config = config_lib.base()
+    config.data.update(RECIPE | data)
+    config.data.corpus = corpus
+    config.objective.next_sentence = False
+    stream = loader.Stream(config)
+    rows = sum(int(source.counts[0]) for source in stream.sources(stream.phases[0], "eval", packed=False))
+    reported = experiment.evaluation["batches"] * config.data.batch_size
+    if rows <= reported:
+        raise UserError(
+            f"--tune: {corpus} has {rows} held-out rows, and the first {reported} are reported; expected more held-out "
+            "text (--eval_share of prepare), or a tuning.measure of a task"
+        )
 
 
 def _mean_length(stream, phase):

@@ -76,9 +76,11 @@ def _jobs(folder):
     content = folders.read_json(path)
     try:
         pairs = [(arm, seed) for seed in content["seeds"] for arm in content["arms"]]
+        rates = [f"tune-{rate:g}" for rate in (content.get("tuning") or {"rates": ()})["rates"]]
+        tuning = [(arm, name, folder / arm / name) for name in rates for arm in content["arms"]]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: no arms or seeds in it; expected what experiments.launch wrote") from error
-    return [(arm, seed, folder / arm / f"seed-{seed}") for arm, seed in pairs]
+    return [*tuning, *((arm, seed, folder / arm / f"seed-{seed}") for arm, seed in pairs)]
 
 
 def _line(job, state):

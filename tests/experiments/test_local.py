@@ -143,6 +143,14 @@ def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
 def test_rates_are_tuned_and_kept_checkpoints_evaluated(corpus, tmp_path):
     """Tuning jobs first, then the reported ones with what they chose; the common evaluation along the run."""
     launcher = Launcher(tmp_path / "x", corpus, TWO_ARMS, steps=6)
+    code, output = launcher.run("--seeds=1", "--tune=1e-3,2e-2")
+    assert code == 2 and "held-out rows, and the first 128 are reported" in output, output
+    evaluation = {"batches": 1, "batch_size": 8, "sequence_length": 32}
+    text = launcher.file.read_text().replace(
+        "return scales", "import dataclasses\n\n    return dataclasses.replace(scales"
+    )
+    launcher.file.write_text(f"{text.rstrip()[:-1]}), evaluation={evaluation})\n")
+    shutil.rmtree(launcher.workdir)
     options = ("--seeds=1", "--tune=1e-3,2e-2", "--tune_task=bigram_shift:1e-4,1e-3", "--set=train.keep_every=3")
     code, output = launcher.run(*options)
     assert code == 0, output
