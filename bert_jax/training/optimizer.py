@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -134,16 +135,16 @@ def _clip(largest, network):
 def _scale_by_adam(b1, b2, eps, corrected):
     """Returns optax.scale_by_adam, or with corrected=False the same state without the correction of its moments.
 
-    Uncorrected, the first update is (1 - b1) / sqrt(1 - b2) times as large, 3.2 with BERT's betas, and the factor
-    falls to 1 over some 1 / (1 - b2) steps (google-research/bert, optimization.py, AdamWeightDecayOptimizer).
+    Uncorrected, update t is (1 - b1^t) / sqrt(1 - b2^t) times as large: with BERT's betas 3.2 at first, 6.6 after a
+    dozen steps, and near 1 after some 3 / (1 - b2) (google-research/bert, optimization.py, AdamWeightDecayOptimizer).
     """
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
     if corrected:
         return adam
 
-    def update(gradients, state, params=None):
-        _, state = adam.update(gradients, state, params)
-        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), state.mu, state.nu), state
+    def update(updates, state, params=None):
+        moments = cast(optax.ScaleByAdamState, adam.update(updates, state, params)[1])
+        return jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), moments.mu, moments.nu), moments
 
     return optax.GradientTransformation(adam.init, update)
 
@@ -167,7 +168,8 @@ def _scale_by_stable_adam(b1, b2, eps, decay, corrected):
     def update(gradients, state, params):
         updates, state = adam.update(gradients, state, params)
         updates, _ = decay.update(updates, decay.init(params), params)
-        seconds = optax.tree.bias_correction(state.nu, b2, state.count) if corrected else state.nu
+        moments = cast(optax.ScaleByAdamState, state)
+        seconds = optax.tree.bias_correction(moments.nu, b2, moments.count) if corrected else moments.nu
 
         def stabilised(path, update, gradient, second):
             axes = tuple(range(leading_axes(path_name(path)), update.ndim))

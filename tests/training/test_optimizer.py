@@ -127,6 +127,7 @@ def test_the_first_uncorrected_update_is_as_many_times_as_large_as_the_betas_say
         return optimizer.update(tree(1), optimizer.init(tree(0)), tree(0))[0]["up"]["bias"]
 
     np.testing.assert_allclose(first("adamw", False), first("adamw", True) * 0.1 / 0.001**0.5, rtol=1e-3)
+    assert max((1 - 0.9**t) / (1 - 0.999**t) ** 0.5 for t in range(1, 50)) == pytest.approx(6.6, abs=0.05)
     assert np.isfinite(first("stable_adamw", False)).all()
 
 
