@@ -210,3 +210,22 @@ def test_standard_output_is_written_to(tmp_path, name, kind):
         )
     said = path.read_text("utf-8").removeprefix("older\n") if kind == "file" else process.stdout.decode()
     assert process.returncode == 0 and said == "first\n\u00e9\nlast\n" and names(tmp_path) == ["out"]
+
+
+def test_a_file_that_is_mounted_by_itself_is_written_to(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_text("old")
+
+    def busy(*_):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "replace", busy)
+    files.atomic_write(path, "new")
+    assert path.read_text() == "new" and names(tmp_path) == ["a"]
+
+
+def test_a_full_device_is_an_error():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this machine: no /dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        files.atomic_write("/dev/full", "a")
