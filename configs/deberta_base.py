@@ -11,8 +11,9 @@ microsoft/deberta-base and masked_language_model.py of microsoft/DeBERTa); Adam 
 epsilon 1e-6, decay 0.01, clipping at 1, linear decay, parameters from a normal that is not cut (checked in
 optims/args.py, optims/xadam.py and deberta/nnmodule.py there); n-gram masks of up to 3 words, 10,000 steps of warm-up,
 1,000,000 steps of rows of 512 (checked in mlm.sh, which shows them with 256 rows at 1e-4 on WikiText-103); 2,048 rows,
-rate 2e-4 (recalled; 96 V100s). Published scores: MNLI 88.8/88.5, SQuAD 2.0 86.2/83.1 F1/EM (README and model cards
-of microsoft/DeBERTa). 138,601,728 parameters, and no pooler. Not trained to the end by this project.
+rate 2e-4, 10 days on 4 DGX-2 (checked in copies of the paper, table 8). Published scores: MNLI 88.8/88.5, SQuAD 2.0
+86.2/83.1 F1/EM (README and model cards of microsoft/DeBERTa). 138,601,728 parameters, and no pooler. Not trained to the
+end by this project.
 """
 
 from bert_jax.config import base

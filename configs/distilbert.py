@@ -10,13 +10,13 @@ Published setting: 6 layers that start as the teacher's 0, 2, 4, 7, 9 and 11, no
 temperature 2 on all tokens, weights 5 (soft), 2 (MLM) and 1 (cosine); dynamic masks without NSP; Adam 5e-4, epsilon
 1e-6, beta 0.9/0.98 with bias correction, no decay, clipping at 5, 5 % warm-up, linear decay, three passes over the text
 (checked in README.md, train.py, distiller.py and scripts/extract_distilbert.py of transformers'
-examples/research_projects/distillation); batches of up to 4,000 rows (recalled). There, positions are fixed sinusoids
-(sinusoidal_pos_embds in training_configs/distilbert-base-uncased.json), unless the student starts from a teacher's
-weights, whose learned table it then takes; here, and in the released model (its config.json), they are learned. Rare
-tokens are masked more often there (XLM's smoothing, 0.7), for which there is no key here, and the length is given in
-passes: three over English Wikipedia and books are about 6,000 steps. Published scores: MNLI 82.1, QNLI 89.2, QQP 88.5,
-SST-2 91.3, MRPC 87.5, CoLA 51.3, RTE 59.9, STS-B 86.9 on dev sets, SQuAD 1.1 F1 86.9 after a second distillation (the
-same README). 66,362,880 parameters. Not trained to the end by this project.
+examples/research_projects/distillation); batches of up to 4,000 rows (checked in copies of the paper, section 3).
+There, positions are fixed sinusoids (sinusoidal_pos_embds in training_configs/distilbert-base-uncased.json), unless the
+student starts from a teacher's weights, whose learned table it then takes; here, and in the released model (its
+config.json), they are learned. Rare tokens are masked more often there (XLM's smoothing, 0.7), for which there is no
+key here, and the length is given in passes: three over English Wikipedia and books are about 6,000 steps. Published
+scores: MNLI 82.1, QNLI 89.2, QQP 88.5, SST-2 91.3, MRPC 87.5, CoLA 51.3, RTE 59.9, STS-B 86.9 on dev sets, SQuAD 1.1 F1
+86.9 after a second distillation (the same README). 66,362,880 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import base

@@ -112,6 +112,8 @@ _DEBERTA_ADAM = {
 }
 
 _DEBERTA_BASE = _DEBERTA_ADAM | {
+    "optimizer.learning_rate": (2e-4, "arXiv 2006.03654, table 8"),
+    "data.batch_size": (2048, "arXiv 2006.03654, table 8"),
     "optimizer.b2": (0.999, f"{_DEBERTA}optims/args.py:89"),
     "optimizer.warmup_steps": (10_000, f"{_RTD}mlm.sh:48"),
     "train.num_steps": (1_000_000, f"{_RTD}mlm.sh:85"),
