@@ -84,6 +84,8 @@ class SingleLabel(Labels):
         self.names = self._declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if len(self.names) < 2:
+            if None in values:
+                raise _no_label(train, values.index(None), self._column, self.names)
             raise UserError(f"{train.where(0)}: every label is {self.names}; expected two or more different ones")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
@@ -97,10 +99,7 @@ class SingleLabel(Labels):
             if missing and not labelled:
                 return None
             if missing:
-                names = _shortened(self.names)
-                value = table.columns[self._column][i]
-                said = f" (found {value!r})" if value not in (None, "") else ""
-                raise UserError(f"{table.where(i)}: no label in {self._column!r}{said}; expected one of {names}")
+                raise _no_label(table, i, self._column, self.names)
             ids[i] = class_id(name, self._ids, self._numbers_too, table.where(i))
         return ids
 
@@ -370,6 +369,15 @@ def _label_name(value, class_names, where, declared):
         name = str(value).strip()
         return None if name in _MISSING and name not in declared else name
     raise UserError(f"{where}: the label is {kind_of(value)}; expected a name or a number")
+
+
+def _no_label(table, i, column, names):
+    """Returns the error for a record without a label."""
+    value = table.columns[column][i]
+    found = f" (found {value!r})" if value not in (None, "") else ""
+    also = ", or config.task.labels with this name" if found and isinstance(value, str) else ""
+    expected = f"one of {_shortened(names)}" if names else "a name or a number"
+    return UserError(f"{table.where(i)}: no label in {column!r}{found}; expected {expected}{also}")
 
 
 def _check_classes(table, column, names):
