@@ -219,9 +219,17 @@ def _merges(texts, vocab_size, special):
 
 def _train_unigram(texts, vocab_size, lower_case, strip_accents):
     normalizer = tokenizer_classes.unigram_normalizer(lower_case, strip_accents)
-    texts = map(normalizer.normalize_str, texts)
+    texts = (_normalized(text, normalizer, lower_case) for text in texts)
     proto = _train_model(texts, vocab_size, pad="<pad>", unk="<unk>", normalization_rule_name="identity")
     return hugging_face.unigram(proto, lower_case, f"train:unigram:{vocab_size}", strip_accents)
+
+
+def _normalized(text, normalizer, lower_case):
+    """Returns what unigram_normalizer does to a text; for printable ASCII, in which there is little to do, faster."""
+    if not (text.isascii() and text.isprintable()):
+        return normalizer.normalize_str(text)
+    text = text.replace("``", '"').replace("''", '"')
+    return text.lower() if lower_case else text
 
 
 def _train_sentencepiece(texts, vocab_size, lower_case, strip_accents):
@@ -235,11 +243,13 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
 
     table = str.maketrans({_RESERVED: _PLACEHOLDER, "\x00": " "})
     texts = [text.translate(table) for text in texts]
-    characters = collections.Counter()
-    for text in texts:
-        characters.update(text)
-    usual = sum(count for _, count in characters.most_common(_usual_alphabet(vocab_size)))
-    coverage = 1.0 if usual == characters.total() else max(COVERAGE, usual / characters.total())
+    coverage, usual = 1.0, _usual_alphabet(vocab_size)
+    if len(set().union(*texts)) > usual:
+        characters = collections.Counter()
+        for text in texts:
+            characters.update(text)
+        covered = sum(count for _, count in characters.most_common(usual))
+        coverage = max(COVERAGE, covered / characters.total())
     trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

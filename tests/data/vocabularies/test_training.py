@@ -1,20 +1,23 @@
 """Trained vocabularies are the same every time, and impossible ones are refused."""
 
+import itertools
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-from bert_jax.data.vocabularies import fit, loading, training
+from bert_jax.data.vocabularies import fit, loading, tokenizer_classes, training
 from bert_jax.errors import UserError
-from tests.data.awkward import PROSE
+from tests.data import many_scripts
+from tests.data.awkward import PROSE, TEXTS
 
 SIZES = {"wordpiece": 120, "bpe": 300, "bert-bpe": 300, "unigram": 60, "sentencepiece": 60}
 TRAIN_ALL = """
 import sys
 from bert_jax.data.vocabularies import training
-from tests.data.awkward import PROSE
+from tests.data import many_scripts
+from tests.data.awkward import PROSE, TEXTS
 from tests.data.vocabularies.test_training import SIZES
 for kind, size in SIZES.items():
     training.train(kind, iter(PROSE), size).save(f"{sys.argv[1]}/{kind}")
@@ -134,3 +137,13 @@ def test_words_of_scripts_without_spaces_are_cut():
     assert tokenizer.unk_id not in tokenizer.encode([thai])[0]
     plain = training.train("wordpiece", [*PROSE * 150, "x" * 101], 120)  # one such word in English stays unknown
     assert plain.encode(["x" * 101])[0] == [plain.unk_id]
+
+
+@pytest.mark.parametrize("lower_case", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False])
+def test_text_is_normalised_as_by_the_pipeline(lower_case, strip_accents):
+    normalizer = tokenizer_classes.unigram_normalizer(lower_case, strip_accents)
+    printable = "".join(map(chr, range(32, 127)))
+    quotes = ["".join(quotes) for quotes in itertools.product("'`A", repeat=5)]
+    for text in [printable, "a\tb", "", *quotes, *TEXTS, *many_scripts.TEXTS.values()]:
+        assert training._normalized(text, normalizer, lower_case) == normalizer.normalize_str(text)
