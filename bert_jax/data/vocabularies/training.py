@@ -253,7 +253,7 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
     trained = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=_emptying(texts),
             model_writer=trained,
             vocab_size=vocab_size,
             hard_vocab_limit=False,
@@ -276,6 +276,13 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
             reason = f"the text's characters need {needed[1]}"
         _refuse_training(vocab_size, reason or "SentencePiece gave up")
     return sentencepiece_models.renamed(trained.getvalue(), {_PLACEHOLDER: _RESERVED})
+
+
+def _emptying(texts):
+    """Yields the members of a list, which are removed from it, so that the trainer's copy of them is the only one."""
+    texts.reverse()
+    while texts:
+        yield texts.pop()
 
 
 def _refuse_training(vocab_size, reason):
