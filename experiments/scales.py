@@ -110,6 +110,7 @@ SCALES = {
             "train.eval_every": 20,
             "train.eval_batches": 2,
             "train.checkpoint_every": 10,
+            "train.keep_every": 20,
             **_OFF,
         },
         (0, 1),
@@ -123,6 +124,7 @@ SCALES = {
             "data.format": "full_sentences",
             "train.num_steps": 6000,
             "train.checkpoint_every": 500,
+            "train.keep_every": 2_000,
             "optimizer.decay_steps": 1500,
             "train.keep_newest": 1,
             **_OFF,
@@ -141,6 +143,7 @@ SCALES = {
             "optimizer.warmup_steps": 2_000,
             "train.num_steps": 50_000,
             "train.eval_every": 5_000,
+            "train.keep_every": 10_000,
             "train.progress": False,
         },
         (0, 1, 2),
@@ -171,11 +174,17 @@ def experiment(
       **fields: other fields of Experiment, such as question and arms.
     """
     settings = get(scale)
+    own = overrides or {}
+    kept = {  # the scale's kept checkpoints suit its own interval between checkpoints
+        key: value
+        for key, value in settings.overrides.items()
+        if key != "train.keep_every" or "train.checkpoint_every" not in own
+    }
     loss = Measure("common/mlm_loss", "held-out MLM loss, nats", only=only)
     return with_tasks(
         Experiment(
             recipe=settings.recipe,
-            overrides={**settings.overrides, **(overrides or {})},
+            overrides={**kept, **own},
             seeds=settings.seeds,
             measures=(loss,),
             evaluation=settings.evaluation,

@@ -28,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bert_jax import files
+from bert_jax.config.keys import PRETRAINING, with_role
 from bert_jax.errors import UserError
 
 from ..experiment import Experiment, Job
@@ -35,6 +36,7 @@ from ..experiment import Experiment, Job
 FORMAT_VERSION = 1
 HERE = "$WORKDIR"  # stands for the experiment's folder in job.json, so that the folder may be moved or mounted
 LAST_LINES = 20
+_KEPT = with_role(PRETRAINING, "checkpoints")
 _LOCK_WAIT = 0.5  # seconds
 
 
@@ -76,6 +78,7 @@ def _check_same(workdir, existing, content):
     path = workdir / "experiment.json"
     if existing.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: format_version {existing.get('format_version')}; expected {FORMAT_VERSION}")
+    existing, content = _but_kept(existing), _but_kept(content)
     for key, value in content.items():
         adds_seeds = key == "seeds" and value[: len(existing["seeds"])] == existing["seeds"]
         if key not in ("command", "changed_by_flags") and existing.get(key) != value and not adds_seeds:
@@ -94,9 +97,18 @@ def write_job(workdir: pathlib.Path, job: Job) -> pathlib.Path:
     path = folder / "job.json"
     if not path.exists():
         write_json(path, content)
-    elif read_json(path) != content:
+    elif _but_kept(read_json(path)) != _but_kept(content):
         raise UserError(f"{path}: holds another job than experiment.json asks for; move {folder} away")
     return folder
+
+
+def _but_kept(content):
+    """Returns the content of experiment.json or job.json without what decides which checkpoints a run keeps.
+
+    It changes no run: an experiment that began with other checkpoints, before scales kept any, goes on with them.
+    """
+    overrides = {key: value for key, value in content["overrides"].items() if key not in _KEPT}
+    return {**content, "overrides": overrides}
 
 
 def read_job(folder: pathlib.Path) -> Job:

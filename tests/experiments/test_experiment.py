@@ -138,6 +138,21 @@ def test_another_experiment_in_the_folder(tmp_path):
         folders.write_experiment(tmp_path, folders.described(other, "width", "smoke", "c", ""))
 
 
+def test_an_experiment_goes_on_with_the_checkpoints_that_it_began_with(tmp_path):
+    experiment = experiment_lib.load(write(tmp_path), "smoke")
+    assert experiment.overrides["train.keep_every"] == 20
+    older = {key: value for key, value in experiment.overrides.items() if key != "train.keep_every"}
+    began = dataclasses.replace(experiment, overrides=older)
+    (tmp_path / "runs").mkdir()
+    for one in (began, experiment):
+        content = folders.described(one, "width", "smoke", "corpus", "python -m experiments.launch")
+        folders.write_experiment(tmp_path / "runs", content)
+        folder = folders.write_job(tmp_path / "runs", experiment_lib.jobs(one, "corpus", {})[0])
+    assert "train.keep_every" not in folders.read_job(folder).overrides
+    own = scales.experiment("smoke", question="?", arms=experiment.arms, overrides={"train.checkpoint_every": 3})
+    assert "train.keep_every" not in own.overrides
+
+
 def test_paths_in_the_folder_move_with_it(tmp_path):
     experiment = experiment_lib.load(write(tmp_path), "smoke")
     job = experiment_lib.jobs(experiment, f"{folders.HERE}/corpus", {})[0]
