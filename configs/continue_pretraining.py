@@ -10,10 +10,10 @@ The held-out part of OLD, text like that which MODEL learned from, shows what is
 eval/mlm_loss, and a table of both before and after, kept in DIR/adaptation.json. Without OLD there is no such table.
 
 Published setting, for RoBERTa Base: 2,048 rows of 512, 12,500 steps, 5e-4 (checked in ADAPTIVE_PRETRAINING.md of
-allenai/dont-stop-pretraining); betas, epsilon and decay are those of RoBERTa's own pre-training, as are full sentences
-and dynamic masks; 6 % of the steps warm up. MODEL's length bounds data.sequence_length. On little text or few devices
---config.train.num_steps=..., --config.data.batch_size=... and a rate of 1e-4 or less. Not trained to the end by this
-project.
+allenai/dont-stop-pretraining); betas, epsilon, decay and bias correction are those of RoBERTa's own pre-training, as
+are full sentences and dynamic masks; 6 % of the steps warm up. MODEL's length bounds data.sequence_length. On little
+text or few devices --config.train.num_steps=..., --config.data.batch_size=... and a rate of 1e-4 or less. Not trained
+to the end by this project.
 """
 
 from bert_jax.config import base

@@ -5,16 +5,16 @@
 The corpus is made with the published vocabulary: --tokenizer=FOLDER that holds its tokenizer.json (50,368 rows).
 
 Published setting: 22 layers, pre-norm, GeGLU, no biases but the decoder's, windows of 128 tokens on two layers of
-three; 30 % masks; StableAdamW, beta 0.9/0.98, epsilon 1e-6, decay 1e-5 a step, no clipping; 1,719 billion tokens in
-rows of 1,024, packed, 768 to 4,608 of them over the first 50 billion; rate 8e-4 after 3 billion tokens of warm-up, then
-constant; rotary base 10,000. Then 250 billion tokens in 576 rows of 8,192 at 3e-4, and 50 billion more over which the
-rate falls from 3e-4 as 1 - sqrt to 0.001 of it, both with base 160,000 on global layers and the moments of the run
-before, decay 1e-5 a step still. Dropout 0.1 of attention's output and no other; evaluation with 15 % masks. (All is
-checked in modernbert-base-pretrain.yaml, -context-extension.yaml and -learning-rate-decay.yaml, in yamls/modernbert of
-AnswerDotAI/ModernBERT, branch pretraining_documentation.) Published as three runs, each branched from the one before;
-here they are phases of one. The batch grows in three steps, there row by row. `python -m bert_jax.plan
---config=modernbert_base --schedule` lists and draws the course. Published: 194 hours on 8 H100s for the rows of 1,024;
-GLUE 88.4 on average. 149,014,272 parameters. Not trained to the end by this project.
+three; 30 % masks; StableAdamW with bias correction, beta 0.9/0.98, epsilon 1e-6, decay 1e-5 a step, no clipping; 1,719
+billion tokens in rows of 1,024, packed, 768 to 4,608 of them over the first 50 billion; rate 8e-4 after 3 billion
+tokens of warm-up, then constant; rotary base 10,000. Then 250 billion tokens in 576 rows of 8,192 at 3e-4, and 50
+billion more over which the rate falls from 3e-4 as 1 - sqrt to 0.001 of it, both with base 160,000 on global layers and
+the moments of the run before, decay 1e-5 a step still. Dropout 0.1 of attention's output and no other; evaluation with
+15 % masks. (All is checked in modernbert-base-pretrain.yaml, -context-extension.yaml and -learning-rate-decay.yaml, in
+yamls/modernbert of AnswerDotAI/ModernBERT, branch pretraining_documentation.) Published as three runs, each branched
+from the one before; here they are phases of one. The batch grows in three steps, there row by row. `python -m
+bert_jax.plan --config=modernbert_base --schedule` lists and draws the course. Published: 194 hours on 8 H100s for the
+rows of 1,024; GLUE 88.4 on average. 149,014,272 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import base, batch_warmup, by_tokens

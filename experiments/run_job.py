@@ -64,7 +64,7 @@ def _run(job, folder):
         stage = "evaluate"
         common = _evaluated(job, folder)
         figures |= {f"common/{name}": value for name, value in common.items()}
-        _evaluated_along(job, folder)
+        _evaluated_along(job, folder, common)
         each, tuned = {}, {}
         for task in job.fine_tuning:
             if "rates" in task:
@@ -131,8 +131,11 @@ def _evaluated(job, folder):
     return folders.read_json(path)
 
 
-def _evaluated_along(job, folder):
-    """Evaluates each kept checkpoint of the run (train.keep_every) in the way that is the same for all arms."""
+def _evaluated_along(job, folder, common):
+    """Evaluates each kept checkpoint of the run (train.keep_every) in the way that is the same for all arms.
+
+    `common` holds the metrics of the last one.
+    """
     from bert_jax.processes import distributed
     from bert_jax.runs import checkpoints as checkpoint
     from bert_jax.runs.models import open_model
@@ -147,8 +150,10 @@ def _evaluated_along(job, folder):
     for step in steps:
         if step in known or (step % every and step != steps[-1]):
             continue
-        model = open_model(folder / "pretrain", step=step)
-        metrics = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
+        metrics = common
+        if step != steps[-1]:
+            model = open_model(folder / "pretrain", step=step)
+            metrics = evaluation.evaluate(model, job.overrides["data.corpus"], **job.evaluation)
         rows.append({"step": step} | {f"common/{name}": value for name, value in metrics.items()})
         if distributed.is_first():
             files.atomic_write(path, "".join(f"{files.json_line(row)}\n" for row in rows))
