@@ -108,7 +108,8 @@ class ShardMaker:
         self._settings = settings
         self._strict = strict
         self._tokenizer = loading.load(tokenizer)
-        self._begins_word = word_pieces.begins_word(self._tokenizer)
+        begins_word = word_pieces.begins_word(self._tokenizer)
+        self._begins_word = begins_word if begins_word.any() else None
         self._unknown_words = fit.UnknownWords(self._tokenizer)
         self._eval_below = int(settings.eval_share * 2**64)
 
@@ -205,7 +206,8 @@ class ShardMaker:
         if not self._documents:
             return
         tokens, starts, lengths = self._tokenizer.encode_flat(self._sentences)
-        starts = starts | self._begins_word[tokens]
+        if self._begins_word is not None:
+            starts = starts | self._begins_word[tokens]
         self._count_characters(tokens, lengths)
         counts, splits, digests = zip(*self._documents, strict=True)
         document = np.repeat(np.arange(len(counts)), counts)
