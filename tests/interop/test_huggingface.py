@@ -188,6 +188,8 @@ def test_odd_labels_are_kept_and_told(make, tmp_path, capsys):
         (["O", "B-PER", "I-PER", "E-PER", "S-PER"], "BIOES"),
         (["NOUN", "VERB"], ""),
         (["O", "U-PER", "L-PER"], ""),
+        (["O", "B-PER", "I-PER", "U-PER", "L-PER"], "BIOES"),
+        (["O", "B-PER", "I-PER", "X", "[CLS]", "[SEP]"], "BIO"),
     ],
 )
 def test_schemes_of_labels(labels, scheme):

@@ -76,7 +76,7 @@ def of_labels(labels: Sequence[str]) -> tuple[str, Spelling]:
     words = [label for label in labels if label != OUTSIDE and not is_mark(label)]
     for written in (spelling([OUTSIDE, *words]), Spelling(), Spelling(lower=True)):
         letters = {tag.letter for tag in (parse(label, written) for label in words) if tag}
-        is_whole = letters and not written.lower and all(parse(label, written) for label in words)
+        is_whole = letters and not written.lower and all(re.fullmatch(r"[BIES]-\S.*", label) for label in words)
         if "B" in letters or "I" in letters or is_whole:
             return ("BIOES" if letters & set("ES") else "BIO"), written
     return "", Spelling()
