@@ -1,6 +1,7 @@
 """Compares a training step with transformers' BertForPreTraining in torch, on the same CPU cores.
 
     python -m experiments.benchmarks.train_step            prints a Markdown table
+    python -m experiments.benchmarks.train_step --processor_time     for a busy machine: processor time of one thread
 
 All sides have the same sizes, rows, tokens and predicted tokens, float32, dropout 0.1 on hidden states and attention
 weights, clipping by global norm, and AdamW (in torch the fused one, its fastest). bert_jax computes logits of the
@@ -30,6 +31,7 @@ SIZES = {
     "Base, long": (12, 768, 12, 3072, 2, 512, 76),
 }
 DROPOUT = 0.1
+_ONE_THREAD = "BERT_JAX_BENCHMARK_ONE_THREAD"  # environment variable of the sides' processes
 
 
 def make_batch(rows, length, slots):
@@ -83,7 +85,7 @@ def torch_step(layers, hidden, heads, intermediate, rows, length, slots, gathere
     import transformers
 
     torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count())
+    torch.set_num_threads(1 if _ONE_THREAD in os.environ else os.cpu_count())
     config = transformers.BertConfig(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
         intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
@@ -149,9 +151,11 @@ def matrix_rate():
 
 
 def timed(function):
-    start = time.perf_counter()
+    """Returns the seconds that a call takes: of a clock, or with --processor_time those of this process's threads."""
+    clock = time.process_time if _ONE_THREAD in os.environ else time.perf_counter
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def serve(make, sizes, with_rate, connection):
@@ -200,9 +204,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round; the fastest counts")
+    parser.add_argument("--processor_time", action="store_true", help="seconds of processor time, torch on one thread")
     parser.add_argument("--only", choices=list(SIZES), help="one size; default all")
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
+    if options.processor_time:  # one thread of torch, which waits for others by spinning
+        os.environ |= {_ONE_THREAD: "1", "OMP_NUM_THREADS": "1"}
     print(
         "| model | torch, logits of every token, ms (best) | torch, of predicted ones, ms (best) | ours, ms (best) "
         "| ours, tokens/s | ratio to the first, median of rounds (all) | ratio to the second | ours, GFLOP/s "
