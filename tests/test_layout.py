@@ -30,6 +30,7 @@ COVERED_BY = {
     "data/batches.py": "data/test_loader.py",  # batches as the loader gives them
     "data/mixture.py": "data/test_loader.py",  # mixture, stream and loader together
     "data/stream.py": "data/test_loader.py",
+    "data/preparation/encoding.py": "data/preparation/test_readers.py",
     "data/preparation/joining.py": "data/preparation/test_pipeline.py",
     "data/preparation/shards.py": "data/preparation/test_pipeline.py",
     "data/preparation/vocabulary.py": "data/preparation/test_pipeline.py",

@@ -31,7 +31,7 @@ def find_problem(begin: bytes) -> str:
     error = _error(begin)
     paragraphs = [paragraph for paragraph in _BLANK_LINE.split(begin) if paragraph.strip()] if error else []
     damaged = sum(_error(paragraph) is not None for paragraph in paragraphs)
-    if damaged > max(_FEW_PARAGRAPHS, len(paragraphs) // 2):
+    if error and damaged > max(_FEW_PARAGRAPHS, len(paragraphs) // 2):
         return f"{describe(error)}, nor are most of its paragraphs; {_advice('LATIN1')}"
     return ""
 
