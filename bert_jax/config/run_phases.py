@@ -3,13 +3,14 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import ml_collections
+from typing import TYPE_CHECKING, Any
 
 from bert_jax.config.keys import PRETRAINING, SCHEDULE
 from bert_jax.config.schema import check_type, closest, is_number
 from bert_jax.errors import UserError
+
+if TYPE_CHECKING:  # a GPU benchmark compiles steps without it
+    import ml_collections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Phase:
     index: int
     start: int
     stop: int
-    data: ml_collections.ConfigDict
+    data: "ml_collections.ConfigDict"
     name: str
     stream: int = 0
     first_row: int = 0
@@ -51,7 +52,7 @@ class Schedule:
     settings: Mapping[str, Any]
 
 
-def phases(config: ml_collections.ConfigDict) -> list[Phase]:
+def phases(config: "ml_collections.ConfigDict") -> list[Phase]:
     """Returns the phases of a run; a run without `data.phases` has one.
 
     The `share` of a phase is its share of the run's steps. Its other keys are those of config.data, and dotted keys of
@@ -69,7 +70,7 @@ def phases(config: ml_collections.ConfigDict) -> list[Phase]:
     overrides = [{_short_name(key): phase[key] for key in phase} for phase in config.data.phases] or [{"share": 1.0}]
     datas, settings = [], []
     for i, override in enumerate(overrides):
-        data = ml_collections.ConfigDict(config.data.to_dict())
+        data = config.data.copy_and_resolve_references()
         others = {}
         for key, value in override.items():
             if key == "share":
@@ -109,7 +110,7 @@ def phase_at(run_phases: Sequence[Phase], step: int) -> Phase:
     return next((phase for phase in run_phases if step < phase.stop), run_phases[-1])
 
 
-def in_phase(config: ml_collections.ConfigDict, phase: Phase) -> ml_collections.ConfigDict:
+def in_phase(config: "ml_collections.ConfigDict", phase: Phase) -> "ml_collections.ConfigDict":
     """Returns a copy of the run's config with the phase's own values of keys outside config.data."""
     config = config.copy_and_resolve_references()
     for name, value in phase.settings.items():
@@ -118,7 +119,7 @@ def in_phase(config: ml_collections.ConfigDict, phase: Phase) -> ml_collections.
     return config
 
 
-def schedules(config: ml_collections.ConfigDict) -> list[Schedule]:
+def schedules(config: "ml_collections.ConfigDict") -> list[Schedule]:
     """Returns the learning-rate schedules of a run, in order; a run whose phases set none of their keys has one.
 
     A phase that sets a key of the schedule begins a new one, which lasts until the next phase that does so. Keys that
@@ -220,7 +221,7 @@ def _but_batch_size(data):
     return {key: value for key, value in data.items() if key not in unread}
 
 
-def num_steps(config: ml_collections.ConfigDict) -> int:
+def num_steps(config: "ml_collections.ConfigDict") -> int:
     """Returns the number of steps of the whole run, from train.num_steps or train.num_tokens."""
     return phases(config)[-1].stop
 
