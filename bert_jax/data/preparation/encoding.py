@@ -24,15 +24,21 @@ def find_problem(begin: bytes) -> str:
     for mark, name in _BYTE_ORDER_MARKS:
         if begin.startswith(mark):
             return f"{name}, by its first bytes; {_advice(name)}"
+    if begin.startswith(b"\x1f\x8b"):
+        return "compressed by gzip, by its first bytes; expected a name that ends in .gz"
     if begin.count(b"\0") > len(begin) // 8:
         return f"every few bytes a zero, as in UTF-16 or what is no text; {_advice('UTF-16')}"
     if len(begin) == EXAMINED_BYTES:
         begin = begin[: begin.rfind(b"\n") + 1 or None]
     error = _error(begin)
     paragraphs = [paragraph for paragraph in _BLANK_LINE.split(begin) if paragraph.strip()] if error else []
+    unit = "paragraphs"
+    if len(paragraphs) <= _FEW_PARAGRAPHS:  # a file without blank lines
+        unit = "lines"
+        paragraphs = [line for paragraph in paragraphs for line in paragraph.split(b"\n") if line.strip()]
     damaged = sum(_error(paragraph) is not None for paragraph in paragraphs)
     if error and damaged > max(_FEW_PARAGRAPHS, len(paragraphs) // 2):
-        return f"{describe(error)}, nor are most of its paragraphs; {_advice('LATIN1')}"
+        return f"{describe(error)}, nor are most of its {unit}; {_advice('LATIN1')}"
     return ""
 
 

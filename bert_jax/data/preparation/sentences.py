@@ -21,7 +21,6 @@ _FURTHER_END = re.compile(
     rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
 )
 _FIRST_UNSPACED = "\u0e00"  # before it: Latin letters, Cyrillic, Arabic, Devanagari, ...
-_WIDE_BY_CONTEXT = frozenset("“”‘’—…·")  # as wide as the letters beside them in Chinese and Japanese
 
 
 def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
@@ -71,12 +70,23 @@ def _continues(before, after, full):
     unspaced = writes_no_spaces(last), writes_no_spaces(first)
     if all(unspaced):
         return _is_wide(last) or _is_wide(first) or (last not in _STOPS + _SHADS and len(before) >= full)
-    context = (first if unspaced[0] else last) in _WIDE_BY_CONTEXT
-    return context and any(unspaced) and _is_wide(last if unspaced[0] else first)
+    if not any(unspaced):
+        return False
+    letter, other = (last, first) if unspaced[0] else (first, last)
+    return _is_wide(letter) and _is_wide_mark(other)
 
 
 def _is_wide(character):
     return unicodedata.east_asian_width(character) in "WFH"
+
+
+def _is_wide_mark(character):
+    """Returns whether a character is a mark or symbol that is as wide as the Chinese or Japanese letters beside it.
+
+    Quotes, dashes, stars and emoji are; Korean letters, which are wide too, are spaced.
+    """
+    is_mark = not character.isalpha() and not character.isdecimal()
+    return is_mark and unicodedata.east_asian_width(character) in "AWF"
 
 
 def _of_other_scripts(pieces):

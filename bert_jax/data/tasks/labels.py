@@ -5,6 +5,7 @@ What a file means is never guessed: a form that transformers trains on is unders
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -16,7 +17,9 @@ from bert_jax.errors import UserError, shortened
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
 _MISSING = ("nan", "NaN", "NAN", "<NA>", "NULL", "null", "\\N", "#N/A", "-100")  # transformers ignores -100
 _IGNORED = -100
-_OTHER_SEPARATORS = re.compile(r"\s*(?:[/+&,|]|\band\b|\s)\s*")
+# Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
+_OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
+_LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 
 
 class Labels(Protocol):
@@ -151,6 +154,11 @@ class MultiLabel(Labels):
         of_records = [self._label_names(train, i) or () for i in range(len(train))]
         occurring = dict.fromkeys(name for record in of_records for name in record)
         self._numbers_too = bool(declared)
+        if texts and len(declared) == 2 and all(sorted(record) == ["0", "1"] for record in of_records):
+            raise UserError(
+                f"{train.where(0)}: {columns[0]!r} is {shortened(texts[0])!r}, in every record a 0 and a 1; expected "
+                "names, lists in JSONL or Parquet, or a column of 0 and 1 for each label"
+            )
         if not declared:
             _check_separators(train, of_records, occurring)
             if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in of_records):
@@ -237,13 +245,15 @@ class MultiLabel(Labels):
         if text in _MISSING:
             return None
         problem = ""
-        if re.fullmatch(r"\[.*\]|\{.*\}|\(.*,.*\)", text, re.DOTALL):
+        if _LIST.fullmatch(text):
             problem = "a list written as text"
         elif re.fullmatch(r"[01](\.0*)?(\s+[01](\.0*)?)+|0[01]+", text) or (
             len(names) > len(set(names)) and set(names) <= {"0", "1", "0.0", "1.0"}
         ):
             problem = "0 and 1 written as text"
-        elif match := re.search(r"[;\t\n\r]", text):
+        elif re.fullmatch(r"\d+(\s+\d+)+", text) or text.count("__label__") > 1:  # ids, or fastText's form
+            problem = "labels with spaces between them"
+        elif match := re.search(r"[;\uff1b\t\n\r]", text):
             problem = f"which holds {match[0]!r}"
         if problem:
             raise UserError(
@@ -383,6 +393,7 @@ def _no_label(table, i, column, names):
 def _check_classes(table, column, names):
     """Raises UserError for names that cannot all be classes: fractions, numbers beside names, a number in two forms."""
     numbers: dict[float, str] = {}
+    composed: dict[str, str] = {}
     is_number = [
         name is not None and isinstance(value, int | float) and not isinstance(value, bool)
         for name, value in zip(names, table.columns[column], strict=True)
@@ -390,6 +401,11 @@ def _check_classes(table, column, names):
     for i, name in enumerate(names):
         if name is None:
             continue
+        if composed.setdefault(unicodedata.normalize("NFC", name), name) != name:
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r} in two forms of Unicode (NFC and NFD); expected "
+                "one form of it, or config.task.labels"
+            )
         number = _number(name)
         if number is not None and not number.is_integer():
             raise UserError(

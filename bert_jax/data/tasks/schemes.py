@@ -18,8 +18,12 @@ _TAG = re.compile(rf"([{_LETTERS}])-(\S.*)")
 _BARE = ({"B", "I"}, {"B", "M", "E", "S"})  # letters, one of which sets tags without types hold
 # Labels of positions that are no words, which early fine-tuned models have beside their tags.
 _MARKS = {"X", "PAD", "_", "-"}
-# Entity tags as transformers does not write them: B_PER, B:PER, PER-B, PER_B.
-_OTHER_FORMS = (re.compile(r"([BI])[_:/.](\S+)"), re.compile(r"(\S+)[-_:/.]([BI])"))
+# Entity tags as transformers does not write them: B_PER, B:PER, BPER, B with a longer dash, B- alone; PER-B, PER_B.
+_OTHER_FORMS = (
+    re.compile(rf"([{_LETTERS}])(?:[^\w\s-](?=.)|_(?=.)|-$|(?=\w\w))(\S*)"),
+    re.compile(rf"(\S+)(?:[^\w\s]|_)([{_LETTERS}])"),
+)
+_FURTHER = "IELM"  # letters of words that go on with an entity
 
 Place = tuple[int, int]  # index of a sentence and of a word in it
 
@@ -105,7 +109,7 @@ def first_non_entity_tag(
 def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
     """Returns the place of the first tag in another form of entity tags, such as B_PER or PER-B; None for others.
 
-    Both B and I must occur with one type, and O; or brackets, (PER* and *), which CoNLL-2005 and 2012 have.
+    B and a letter that goes on must occur with one type, and O; or brackets, (PER* and *), as in CoNLL-2005 and 2012.
     """
     names = {tag for tags in sentences for tag in tags}
     brackets = {tag for tag in names if re.fullmatch(r"\([^\s()*]+\*?\)?", tag)}
@@ -116,7 +120,7 @@ def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
     for form, swap in zip(_OTHER_FORMS, (False, True), strict=True):
         pairs = {tag: match.groups()[:: -1 if swap else 1] for tag in names if (match := form.fullmatch(tag.upper()))}
         for tag, (letter, kind) in pairs.items():
-            if letter == "B" and ("I", kind) in pairs.values():
+            if letter == "B" and any((further, kind) in pairs.values() for further in _FURTHER):
                 return next((i, tags.index(tag)) for i, tags in enumerate(sentences) if tag in tags)
     return None
 

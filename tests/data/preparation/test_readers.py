@@ -225,6 +225,12 @@ def test_no_more_is_left_out_of_a_long_paragraph_than_is_near_the_byte(tmp_path)
             b"na\xefve\n\n" * 5 + b"good",
             r"latin\.txt.*not UTF-8 at byte 2 \(0xef\), nor are most .* LATIN1 ",
         ),
+        (
+            "sjis.txt",
+            "人間は自由\n".encode("shift-jis") * 9,
+            r"not UTF-8 at byte 0 .*, nor are most of its lines; expected",
+        ),
+        ("packed.txt", gzip.compress(b"good", mtime=0), "compressed by gzip, .*expected a name that ends in .gz"),
         ("utf16.txt", "good\n".encode("utf-16-be"), r"utf16\.txt.*every few bytes a zero.* -f UTF-16 "),
         ("marked.jsonl", '{"text": "x"}'.encode("utf-16"), r"marked\.jsonl.*UTF-16, by its first bytes"),
         ("marked.txt.gz", gzip.compress("x".encode("utf-32"), mtime=0), r"marked\.txt.gz.*UTF-32, by its first bytes"),

@@ -61,7 +61,15 @@ def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
         (["0 1 0"], "0 and 1 written as text"),
         (["1.0 0.0"], "0 and 1 written as text"),
         (["0,1,0"], "0 and 1 written as text"),
+        (["array([0, 1])"], "a list written as text"),
+        (["frozenset({'x'})"], "a list written as text"),
+        (["set()", "x"], "a list written as text"),
+        (["1", "0 2"], "line 2: 'label' is '0 2', labels with spaces between them"),
+        (["__label__x", "__label__x __label__y"], "line 2: .* labels with spaces between them"),
         (["x", "x;y"], "line 2: 'label' is 'x;y', which holds ';'"),
+        (["x", "x；y"], "line 2: 'label' is 'x；y', which holds '；'"),
+        (["喜", "怒", "喜、怒"], "line 3: label '喜、怒' joins '喜' and '怒', which are labels too"),
+        (["x", "y", "x # y"], "line 3: label 'x # y' joins 'x' and 'y'"),
         (["x", "y", "x/y"], "line 3: label 'x/y' joins 'x' and 'y', which are labels too"),
         (["x|y", "x,y"], "line 2: label 'x,y' joins 'x' and 'y'"),
         (["x", "y", "y x"], "line 3: label 'y x' joins 'y' and 'x'"),
@@ -88,6 +96,15 @@ def test_other_forms_of_several_labels_are_refused(tmp_path, load, labels, messa
     with pytest.raises(UserError, match=message) as error:
         load(train=path, held_out=path, problem="multi_label")
     assert "\n" not in str(error.value)
+
+
+def test_a_vector_written_as_text_is_not_two_ids(tmp_path, load):
+    path = jsonl(tmp_path, "a.jsonl", rows(["1|0", "0|1"]))
+    with pytest.raises(UserError, match="line 1: 'label' is '1|0', in every record a 0 and a 1; expected names"):
+        load(train=path, held_out=path, problem="multi_label", labels=("x", "y"))
+    path = jsonl(tmp_path, "b.jsonl", rows(["1|0", "1"]))
+    task = load(train=path, held_out=path, problem="multi_label", labels=("x", "y"))
+    assert task.train.labels.tolist() == [[1, 1], [0, 1]]
 
 
 def test_a_vector_of_another_length_is_refused(tmp_path, load):
@@ -123,6 +140,7 @@ def test_a_name_that_config_task_labels_has_is_no_other_form(tmp_path, load):
         (["1", "2", "2,5"], "line 3: 'label' is 2,5, a fraction"),
         (["1", "2", "1e-3"], "line 3: 'label' is 1e-3, a fraction"),
         (["1", "0", "1.0"], "line 3: 'label' is '1.0', the same number as '1' before; expected one form of it"),
+        (["caf\u00e9", "x", "cafe\u0301"], r"line 3: 'label' is '\w+.' in two forms of Unicode"),
         (["x", "y", 1], "line 1: 'label' is 'x', but a number at .*line 3; expected names or numbers in all records"),
         (["x", "y", ["x"]], "line 3: the label is a list; expected a name or a number"),
         (["x", "y", {"a": 1}], "line 3: the label is a dict"),

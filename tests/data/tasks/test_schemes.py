@@ -46,12 +46,31 @@ def test_other_spellings(tags, scheme, expected):
 
 
 def test_tags_that_mark_no_entities():
-    for tags in (["NOUN", "X", "VERB"], ["N", "V", "I", "B"], ["0", "1"], ["LABEL_0", "LABEL_1"], ["I", "O"]):
+    for tags in (
+        ["NOUN", "X", "VERB"],
+        ["N", "V", "I", "B"],
+        ["0", "1"],
+        ["LABEL_0", "LABEL_1"],
+        ["I", "O"],
+        ["O", "BUY", "ITEM"],
+    ):
         assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
 
 
 @pytest.mark.parametrize(
-    "tags", [["O", "B_PER", "I_PER"], ["o", "b:per", "i:per"], ["O", "PER-B", "PER-I"], ["O", "Per_B", "Per_I"]]
+    "tags",
+    [
+        ["O", "B_PER", "I_PER"],
+        ["o", "b:per", "i:per"],
+        ["O", "B=PER", "I=PER"],
+        ["O", "B\u2013PER", "I\u2013PER"],
+        ["O", "BPER", "IPER"],
+        ["O", "B-", "I-"],
+        ["O", "B_PER", "L_PER"],
+        ["O", "PER-B", "PER-I"],
+        ["O", "Per_B", "Per_I"],
+        ["O", "PER\u2014B", "PER\u2014E"],
+    ],
 )
 def test_look_alikes(tags):
     assert schemes.detect([["O"], tags]) == "" and schemes.look_alike([["O"], tags]) == (1, 1)
