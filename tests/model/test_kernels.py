@@ -189,7 +189,8 @@ def test_a_model_by_cudnn_with_padding_anywhere(cudnn_by_xla, monkeypatch):
     exact = dataclasses.replace(kernel_choice.LIMITS["cudnn"], dtypes=("float32",))
     monkeypatch.setitem(kernel_choice.LIMITS, "cudnn", exact)
     model, batch = make_model("cuda", attention="causal"), make_batch(rows=2)
-    model = dataclasses.replace(model, spec=dataclasses.replace(model.spec, hidden_dropout=0.0))
+    no_dropout = {"hidden_dropout": 0.0, "attention_output_dropout": 0.0}
+    model = dataclasses.replace(model, spec=dataclasses.replace(model.spec, **no_dropout))
     plain = dataclasses.replace(model, spec=dataclasses.replace(model.spec, platform="cpu"))
     assert kernel_named(model.spec, 128, True) == "cudnn"
     assert_trees_agree(*(logits_and_gradient(one, batch, seeds=2) for one in (model, plain)))
