@@ -115,9 +115,9 @@ _DEBERTA_BASE = _DEBERTA_ADAM | {
     "optimizer.learning_rate": (2e-4, "arXiv 2006.03654, table 8"),
     "data.batch_size": (2048, "arXiv 2006.03654, table 8"),
     "optimizer.b2": (0.999, f"{_DEBERTA}optims/args.py:89"),
-    "optimizer.warmup_steps": (10_000, f"{_RTD}mlm.sh:48"),
+    "optimizer.warmup_steps": (10_000, f"{_RTD}mlm.sh:47"),
     "train.num_steps": (1_000_000, f"{_RTD}mlm.sh:85"),
-    "data.ngram_max": (3, f"{_RTD}mlm.sh:51"),
+    "data.ngram_max": (3, f"{_RTD}mlm.sh:50"),
 }
 
 _DEBERTA_V3 = _DEBERTA_ADAM | {

@@ -116,7 +116,8 @@ def _open(config, workdir) -> _Inputs:
     elif warning:
         say(warning)
     check_data(workdir, description, task)
-    distributed.check_same({"config.task (the data)": data_identity(task)})
+    step = source.step if source else None
+    distributed.check_same({"config.task (the data)": data_identity(task), "config.init_from (step)": step})
     if task.test is not None and "test" in task.held_out:
         raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
     return _Inputs(source, tokenizer, task, description)

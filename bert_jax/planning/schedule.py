@@ -63,18 +63,24 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
 
 
 def _rates(config, run_phases):
-    """Returns [step, rate] at steps of each phase, its first and its last one among them."""
+    """Returns [step, rate] at steps of each phase, among them its first, its last, and those where the rate turns."""
     import jax
 
-    from bert_jax.training.optimizer import run_schedule
+    from bert_jax.training.optimizer import run_schedule, turning_steps
 
+    turns = [
+        part.start + turn
+        for part in config_lib.schedules(config)
+        for turn in turning_steps(part.settings, part.stop - part.start)
+    ]
     rate = jax.jit(jax.vmap(run_schedule(config, run_phases[-1].stop)))
-    found = []
+    rates = []
     for phase in run_phases:
         last = max(phase.start, phase.stop - 1)
-        steps = np.unique(np.linspace(phase.start, last, _POINTS).round().astype(np.int32))
-        found.append([[int(s), float(r)] for s, r in zip(steps, np.asarray(rate(steps)), strict=True)])
-    return found
+        even = np.linspace(phase.start, last, _POINTS).round()
+        steps = np.unique([*even, *(turn for turn in turns if phase.start < turn < last)]).astype(np.int32)
+        rates.append([[int(s), float(r)] for s, r in zip(steps, np.asarray(rate(steps)), strict=True)])
+    return rates
 
 
 def text(report: Mapping) -> str:

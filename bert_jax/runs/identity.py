@@ -48,15 +48,19 @@ def check_same_run(
     config: ml_collections.ConfigDict,
     corpora: "Sequence[Corpus]" = (),
     teacher: Mapping[str, str] | None = None,
+    source_step: int | None = None,
 ) -> None:
-    """Raises UserError on every process unless all were given the same workdir, config, corpora and teacher.
+    """Raises UserError on every process unless all were given the same workdir, config, corpora, teacher and source.
 
-    Keys that hold paths may differ; what they lead to is compared by fingerprint or digest.
+    Keys that hold paths may differ; what they lead to is compared by fingerprint, digest, or, of the run that
+    config.init_from names, by the step of its checkpoint: a run that still trains may save while the processes look.
     """
     settings = {f"config.{key}": value for key, value in config_lib.flat(config.to_dict()).items() if key not in PATHS}
     contents: dict[str, Any] = {"config.data.corpus (fingerprint)": [corpus.fingerprint for corpus in corpora]}
     if teacher:
         contents["config.distillation.teacher (digest)"] = teacher["digest"]
+    if source_step is not None:
+        contents["config.init_from (step)"] = source_step
     distributed.check_same({"--workdir": str(workdir)} | contents | settings)
 
 

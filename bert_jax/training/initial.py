@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained, transfer
 from bert_jax.objectives import Objective
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.runs.checkpoints import saved_steps
+from bert_jax.runs.checkpoints import is_average, saved_steps
 from bert_jax.runs.models import open_model
 from bert_jax.training import branch, transplant
 from bert_jax.training.transplant import ROTARY
@@ -121,7 +121,7 @@ def params(
     notes = [f"fresh: {', '.join(fresh)}"] * bool(fresh) + [f"left out: {', '.join(left)}"] * bool(left) + notes
     generator = None
     if objective and objective.facts.generator:
-        generator = _generator(config, tokenizer, objective, key)
+        generator = _generator(config, pretrained, tokenizer, objective, key)
         notes.append("its generator too" if generator else "a fresh generator")
     say(f"starts from {pretrained.name}" + "".join(f"; {note}" for note in notes))
     return objective.started(taken, key, generator) if objective else taken
@@ -154,15 +154,16 @@ def _transplanted(config, pretrained, params, model):
     return params, []
 
 
-def _generator(config, tokenizer, objective, key):
+def _generator(config, discriminator, tokenizer, objective, key):
     """Returns the parameters of init_from's generator; None unless it is a run with one of the same sizes."""
-    workdir = workdir_lib.split_step(config.init_from)[0]
+    workdir, step = workdir_lib.split_step(config.init_from)
     if not workdir_lib.holds_run(workdir):
         return None
     source_config = workdir_lib.read(workdir_lib.to_path(workdir))[1]
     if "objective" not in source_config or not facts(source_config).generator:  # fine-tuning has no objective
         return None
-    pretrained = open_model(config.init_from, part="generator")
+    step = step if is_average(step) else discriminator.step  # a run that trains may have saved another one since
+    pretrained = open_model(workdir, step, part="generator")
     grown = _extended(config, pretrained, _grown(pretrained, tokenizer)[0], objective.generator)
     taken, fresh, left = transfer(grown, objective.generator, key)
     return None if fresh or left else taken

@@ -61,7 +61,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                     state, metrics = run.train_step(state, *inputs, key)
                 jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
                 before, done = metrics, index + 1
-                clock.count(inputs[0], metrics, batch)
+                clock.count(inputs[0], metrics, batch, run.train_step)
             evaluates, saves = run.due(done)
             stop = signals.after(done)
             saves = saves or bool(stop)

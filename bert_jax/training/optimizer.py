@@ -25,7 +25,7 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
         final_fraction.
       num_steps: number of steps of the whole run.
     """
-    peak, warmup = config["learning_rate"], config["warmup_steps"]
+    peak, (warmup, begin) = config["learning_rate"], turning_steps(config, num_steps)
     final = peak * config["final_fraction"]
     left = max(1, num_steps - warmup)
     if config["schedule"] == "linear":
@@ -33,13 +33,26 @@ def make_schedule(config: Mapping, num_steps: int) -> Callable:
     elif config["schedule"] == "cosine":
         decay = optax.cosine_decay_schedule(peak, left, alpha=config["final_fraction"])
     elif config["schedule"] == "trapezoidal":
-        length = min(left, config["decay_steps"] or max(1, num_steps // 10))
-        decay = _falls(config["decay_shape"], peak, final, left - length, length)
+        decay = _falls(config["decay_shape"], peak, final, begin - warmup, warmup + left - begin)
     else:
         decay = optax.constant_schedule(peak)
     if warmup:
         decay = optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), decay], [warmup])
     return _promoting(decay)
+
+
+def turning_steps(config: Mapping, num_steps: int) -> tuple[int, int]:
+    """Returns the step at which the rate has risen to its peak, and the step from which it falls; arguments as above.
+
+    A constant rate falls from num_steps on.
+    """
+    warmup = config["warmup_steps"]
+    left = max(1, num_steps - warmup)
+    if config["schedule"] == "constant":
+        return warmup, warmup + left
+    if config["schedule"] != "trapezoidal":
+        return warmup, warmup
+    return warmup, warmup + left - min(left, config["decay_steps"] or max(1, num_steps // 10))
 
 
 def run_schedule(config, num_steps: int) -> Callable:

@@ -46,7 +46,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         checkpoint could not be saved.
     """
     config, workdir, source = _check(config, workdir)
-    inputs = _open(config, workdir)
+    inputs = _open(config, workdir, source)
     with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
         run = _build(config, workdir, inputs)
         state, done, begins = _restore(run, inputs, source)
@@ -90,14 +90,15 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
     return config, workdir, source
 
 
-def _open(config, workdir) -> _Inputs:
+def _open(config, workdir, source) -> _Inputs:
     """Opens corpora and teacher, completes config.model.vocab_size, and refuses a workdir of another run."""
     mesh = sharding.make_mesh(config.mesh)
     corpora = mixture.open_corpora(config)
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
     inputs = _Inputs(mesh, corpora, read_teacher(config, mesh, corpora[0].tokenizer))
-    identity.check_same_run(workdir, config, corpora, inputs.teacher_identity)
+    step = source.step if source else None
+    identity.check_same_run(workdir, config, corpora, inputs.teacher_identity, step)
     return inputs
 
 

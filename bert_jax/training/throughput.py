@@ -7,7 +7,7 @@ FLOP/s that the matrix products of whole rows take, padding included and recompu
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,25 +52,27 @@ class Clock:
         batch: Mapping[str, jax.Array],
         metrics: Mapping[str, jax.Array],
         own_rows: Mapping[str, np.ndarray] | None = None,
+        program: Hashable = None,
     ) -> None:
         """Counts a step that was just started.
 
-        The first step of each shape is waited for, and its time counts as compilation.
+        The first step of each program and shape is waited for, and its time counts as compilation.
 
         Args:
           batch: the global batch, arrays [..., batch, sequence].
           metrics: what the step returns.
           own_rows: the rows of this process, on the host; their share of padding is taken for that of all. None for
             rows without padding.
+          program: the step's compiled function, where a run has several.
         """
-        shape = tuple(array.shape for array in batch.values())
-        if shape in self._compiled:
+        compiled = program, tuple(array.shape for array in batch.values())
+        if compiled in self._compiled:
             size = batch["input_ids"].size
             self._tokens += size if own_rows is None else size * float(_present(own_rows).mean())
             self._rows += size // batch["input_ids"].shape[-1]
             self._flops += self._flops_of(batch)
             return
-        self._compiled.add(shape)
+        self._compiled.add(compiled)
         jax.block_until_ready(metrics)
         self._uncounted += self._waited
         self._activity = "compilation"

@@ -15,7 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference.fill_mask import FillMask
 from bert_jax.objectives import replaced_tokens
 from bert_jax.runs import checkpoints, models
-from bert_jax.training import evaluation, pretraining
+from bert_jax.training import evaluation, initial, pretraining
 from bert_jax.training import step as step_lib
 from tests.commands import logged_rows
 from tests.objectives.conftest import log_softmax
@@ -314,12 +314,23 @@ def test_the_model_and_the_generator_are_opened(trained, corpus):
 
 
 @pytest.mark.full
-def test_a_run_continues_another_ones_models(trained, corpus, tmp_path, capfd):
+def test_a_run_continues_another_ones_models(trained, corpus, tmp_path, capfd, monkeypatch):
+    """Both of them from one checkpoint, also where the other run saves a newer one in between."""
+    source = shutil.copytree(trained, tmp_path / "source")
+    newest, opened = checkpoints.find_step(source, None), []
+
+    def open_model(*args, **kwargs):
+        opened.append(models.open_model(*args, **kwargs))
+        (source / "checkpoints" / str(newest + 1)).mkdir(exist_ok=True)
+        return opened[-1]
+
+    monkeypatch.setattr(initial, "open_model", open_model)
     config = tiny(corpus)
-    config.init_from, config.optimizer.learning_rate, config.seed = str(trained), 0.0, 1
+    config.init_from, config.optimizer.learning_rate, config.seed = str(source), 0.0, 1
     config.train.update(num_steps=1, eval_every=0)
     pretraining.pretrain(config, tmp_path / "run")
-    assert f"starts from {trained}; its generator too\n" in capfd.readouterr().out
+    assert [model.step for model in opened] == [newest] * 2
+    assert f"starts from {source}; its generator too\n" in capfd.readouterr().out
     for part in ("discriminator", "generator"):
         one, other = (models.open_model(path, part=part).params for path in (trained, tmp_path / "run"))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), one, other)

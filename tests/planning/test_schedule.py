@@ -38,6 +38,28 @@ def test_the_course_of_modernbert():
         assert label in labels
 
 
+@pytest.mark.parametrize(
+    ("recipe", "phase", "turns"),
+    [
+        ("eurobert_210m", 0, {2_000: 1e-4}),
+        ("deberta_v3_base", 0, {10_000: 6e-4}),
+        ("modernbert_large", 1, {2_300: 5e-4}),  # the warm-up ends in the second phase
+    ],
+)
+def test_the_rate_is_known_where_it_turns(recipe, phase, turns):
+    """A warm-up that is shorter than the distance of the points that are drawn, and the peak that a table names."""
+    rates = dict(schedule.schedule(config_lib.load_recipe(recipe), recipe)["phases"][phase]["rates"])
+    assert {step: rates[step] for step in turns} == pytest.approx(turns)
+
+
+def test_the_rate_is_known_where_a_decay_begins_inside_a_phase():
+    config = config_lib.load_recipe("bert_base")
+    config.data.phases = ()
+    config.optimizer.update(schedule="trapezoidal", decay_steps=300, warmup_steps=70)
+    rates = dict(schedule.schedule(config, "bert_base")["phases"][0]["rates"])
+    assert rates[70] == rates[999_700] == pytest.approx(1e-4)
+
+
 def test_one_phase_of_learned_positions_has_no_panel_of_rotary_bases():
     config = config_lib.load_recipe("roberta_base")
     report = schedule.schedule(config, "roberta_base")

@@ -67,3 +67,12 @@ def test_a_prepared_corpus_is_no_workdir(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="holds a prepared corpus"):
         identity.check_config(tmp_path, make_config())
+
+
+def test_processes_compare_the_checkpoint_that_they_start_from(tmp_path, monkeypatch):
+    """A run that still trains may save between two processes' looks at its newest checkpoint."""
+    compared = []
+    monkeypatch.setattr(identity.distributed, "check_same", compared.append)
+    identity.check_same_run(tmp_path, make_config(), source_step=4)
+    identity.check_same_run(tmp_path, make_config())
+    assert [values.get("config.init_from (step)") for values in compared] == [4, None]

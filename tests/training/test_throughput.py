@@ -66,6 +66,19 @@ def test_every_second_has_its_activity(clock):
     )
 
 
+def test_a_program_of_another_phase_compiles_too(clock):
+    """Phases of other rotary bases, say, have rows of one shape: their compilation counts as no step's time."""
+    clock, now = clock
+    batch = {"input_ids": np.zeros((4, 8))}
+    for program, seconds in (("first", 9), ("first", 2), ("second", 9), ("second", 2), ("first", 2)):
+        clock.start("step")
+        now[0] += seconds
+        clock.count(batch, {}, program=program)
+    row = clock.take()
+    assert (row["time/compilation"], row["time/step"]) == (18, 6)
+    assert row["rows_per_second"] == 12 / 6
+
+
 def test_tokens_per_second_leaves_padding_out_and_rows_and_mfu_do_not(clock):
     """A quarter of the tokens is padding, or stands in rows that only fill the batch up."""
     clock, now = clock
