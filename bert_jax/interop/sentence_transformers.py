@@ -261,6 +261,8 @@ def _encoder(directory, modules, path):
     if _name(modules[0]) in _ENCODERS or _is_encoder(folder):
         return folder
     inside = sorted(file.parent for file in directory.rglob("config.json") if _is_encoder(file.parent))
+    if len(inside) == 1 and inside[0] != directory:  # of a Router, or behind a module of another kind
+        return inside[0]
     hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
     raise UserError(f"{path}: begins with {_name(modules[0])}, which is no transformer; expected Transformer{hint}")
 
@@ -300,7 +302,7 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
     normalize = bool(layers[True]) and layers[True][-1].kind == "normalize"
     settings |= {
         "normalize": normalize,
-        "prompts": dict(prompts.get("prompts") or {}),
+        "prompts": dict(_prompts(prompts, directory / PROMPTS)),
         "default_prompt_name": prompts.get("default_prompt_name"),
         "lower_case": bool(config.get("do_lower_case", False)),
     }
@@ -310,7 +312,17 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
     longest = max_length(encoder, config)
     settings |= {} if longest is None else {"max_length": longest}
     kept = prompts.get("truncate_dim")
-    return settings | ({} if kept is None else {"truncate_dim": int(kept)})
+    if kept is not None and (not isinstance(kept, int) or kept < 1):
+        raise UserError(f"{directory / PROMPTS}: truncate_dim {kept!r}; expected a positive number")
+    return settings | ({} if kept is None else {"truncate_dim": kept})
+
+
+def _prompts(config, path):
+    """Returns the prompts of config_sentence_transformers.json by name. Raises UserError where they are none."""
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, Mapping) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"{path}: prompts {prompts!r}; expected an object of texts by name")
+    return prompts
 
 
 def _check_transformer(config, path, modules):

@@ -164,6 +164,25 @@ def test_directories_without_an_encoder_are_refused(make):
     assert f"{made.path} can be opened by themselves" in message
 
 
+def test_an_encoder_that_is_not_the_first_module_is_loaded(make):
+    made = make()
+    (made.path / "document_0_Transformer").mkdir()
+    for file in list(made.path.iterdir()):
+        if file.is_file():
+            file.rename(made.path / "document_0_Transformer" / file.name)
+    list_modules(made.path, ("sentence_transformers.models.Router", ""))
+    assert bert_jax.load(made.path)[0].params
+    assert "the encoder's module is Router; expected Transformer" in embed_refusal(made.path)
+
+
+def test_damaged_settings_are_named_where_vectors_are_asked_for(make):
+    made = make(pooler=True)
+    dress(made.path, OLD, prompts={"truncate_dim": "x"})
+    assert "config_sentence_transformers.json: truncate_dim 'x'; expected a positive" in embed_refusal(made.path)
+    dress(made.path, OLD, prompts={"prompts": ["query: "]})
+    assert "prompts ['query: ']; expected an object of texts by name" in embed_refusal(made.path)
+
+
 GELU = lambda x: x * 0.5 * (1 + special.erf(x / 2**0.5))  # noqa: E731
 SIGMOID = "torch.nn.modules.activation.Sigmoid"
 CHAINS = {
