@@ -2,13 +2,14 @@
 
 A row holds the sub-words of its words; long sentences are cut between words into windows. `cutting` learns from the
 words of a data set what `cut` does to a text: white space separates words; marks that are words of their own there,
-such as a full stop or 's, are cut off a word unless the data has it whole (U.S.); each character of a script without
-spaces is a word, unless the data has longer ones. A text that is cut already, where a full stop or the like stands
-alone, is left as it is.
+such as a full stop, 's or l', are cut off a word unless the data has it whole (U.S.); each character of a script
+without spaces is a word, unless the data has longer ones. A text that is cut already, where a full stop or the like
+stands alone, is left as it is.
 """
 
 import collections
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,9 +22,13 @@ T = TypeVar("T")
 
 _OPENING = frozenset("([{<\"'`*#\u00a1\u00bf\u00ab\u2018\u201c\u201e\u2039")
 _CLOSING = frozenset(")]}>\"'`*%.,;:!?-\u00bb\u2019\u201d\u2026\u203a\u060c\u061b\u061f\u06d4\u0964\u0589")
+_NEITHER = frozenset("\u00a1\u00bf")  # of Spanish, which end no word
+_ELISION = re.compile(r"[^\W\d_]{1,8}['\u2019]")  # l', qu', dell'
 _CLITIC = re.compile(r"['\u2019]\w{1,3}|[nN]['\u2019][tT]")
+# Categories of Unicode of further marks, of other scripts. A quote that opens here closes there (\u201eJa\u201c).
+_OPENING_KINDS, _CLOSING_KINDS = ("Ps", "Pi", "Pf", "Sc"), ("Pd", "Pe", "Pi", "Pf", "Po", "Sc", "So")
 _LONGEST_MARK = 4
-_INITIALS = re.compile(r"(?:\w\.)+")  # of a name, such as J.R.R.
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # of a name, such as J.R.R.
 # Marks that stand between spaces only in text that is cut already.
 _ALONE = frozenset((".", ",", "(", ")", "[", "]", '"', "``", "''", "'s", "n't", "\u3002", "\uff0c", "\u3001"))
 _WIDE = re.compile(
@@ -50,7 +55,9 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
       the commonest 5,000; "longest_wide": characters of the longest word of a script without spaces, 0 without one.
     """
     counts = collections.Counter(word for sentence in sentences for word in sentence)
-    candidates = {word for word in counts if len(word) <= _LONGEST_MARK and (_is_mark(word) or _CLITIC.fullmatch(word))}
+    short = {word for word in counts if len(word) <= _LONGEST_MARK}
+    candidates = {word for word in short if _is_mark(word) or _CLITIC.fullmatch(word)}
+    candidates |= set(filter(_ELISION.fullmatch, counts))
     edges: collections.Counter[str] = collections.Counter()
     for word, count in counts.items():
         if not _is_mark(word):
@@ -93,11 +100,29 @@ def _is_mark(word):
 def _edges(word, marks):
     """Returns the marks that a longer word begins or ends with."""
     ends = {word[-size:] for size in range(1, min(_LONGEST_MARK + 1, len(word)))}
-    return {end for end in ends & marks if _may_end(end)} | ({word[0]} & marks & _OPENING if len(word) > 1 else set())
+    begins = {word[0]} & marks if len(word) > 1 and _may_begin(word[0]) else set()
+    elided = _elided(word, 0, len(word), marks)
+    return {end for end in ends & marks if _may_end(end)} | begins | ({elided} - {""})
+
+
+def _may_begin(mark):
+    """Returns whether a mark is cut off at the beginning of a word: a bracket, quote or currency of any script."""
+    return mark in _OPENING or mark in "$@" or (not mark.isascii() and unicodedata.category(mark) in _OPENING_KINDS)
 
 
 def _may_end(mark):
-    return mark[0] in _CLOSING or bool(_CLITIC.fullmatch(mark))
+    """Returns whether a mark, or a clitic, is cut off at the end of a word."""
+    if mark[0].isascii() or mark[0] in _CLOSING or _CLITIC.fullmatch(mark):
+        return mark[0] in _CLOSING or bool(_CLITIC.fullmatch(mark))
+    return mark[0] not in _NEITHER and unicodedata.category(mark[0]) in _CLOSING_KINDS
+
+
+def _elided(text, start, end, marks):
+    """Returns the mark such as l' that a word begins with, in the case of `marks`; "" where there is none."""
+    match = _ELISION.match(text, start, end)
+    if not match or match.end() == end:
+        return ""
+    return next((mark for mark in (match[0], match[0].lower()) if mark in marks), "")
 
 
 def _without_wide(text, start, end, longest):
@@ -121,11 +146,14 @@ def _without_wide(text, start, end, longest):
 def _without_marks(text, start, end, marks, whole):
     """Returns the words of a piece without spaces: marks at its beginning, what remains, and marks at its end."""
     before, after = [], []
-    while end - start > 1 and text[start] in marks and text[start] in _OPENING and text[start:end] not in whole:
+    while end - start > 1 and text[start] in marks and _may_begin(text[start]) and text[start:end] not in whole:
         if text[start:end] in marks:
             break
         before.append((start, start + 1))
         start += 1
+    while text[start:end] not in whole and (elided := _elided(text, start, end, marks)):
+        before.append((start, start + len(elided)))
+        start += len(elided)
     while end - start > 1:
         word = text[start:end]
         is_rule = _is_mark(word) and len(set(word)) == 1  # a row of dashes

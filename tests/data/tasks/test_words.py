@@ -1,6 +1,7 @@
 """Tests windows of words, each labelled where it has the most context, and the cutting of text into words."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -49,6 +50,25 @@ def test_text_is_cut_as_the_words_of_training_are(text, expected):
     for sentence in ENGLISH:
         joined = " ".join(sentence)
         assert [joined[start:end] for start, end in words.cut(joined, how)] == sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("L'homme qu'il a vu aujourd'hui, c'est l'ami.", "L'|homme|qu'|il|a|vu|aujourd'hui|,|c'|est|l'|ami|."),
+        ("L\u2019anno dell\u2019Italia.", "L\u2019|anno|dell\u2019|Italia|."),
+        ("Er sagte: \u201eJa\u201c, \u00bbnein\u00ab.", "Er|sagte|:|\u201e|Ja|\u201c|,|\u00bb|nein|\u00ab|."),
+        ("\u00bfQu\u00e9? \u00a1Hola!", "\u00bf|Qu\u00e9|?|\u00a1|Hola|!"),
+        ("It cost $5 or \u20ac6.", "It|cost|$|5|or|\u20ac|6|."),
+        ("\u1204\u12f0\u1363 \u12a8\u12da\u12eb\u1362", "\u1204\u12f0|\u1363|\u12a8\u12da\u12eb|\u1362"),
+        ("\u101e\u1030 \u101e\u103d\u102c\u1038\u104b", "\u101e\u1030|\u101e\u103d\u102c\u1038|\u104b"),
+        ("\u0938\u0903 \u0917\u0924\u0903\u0965", "\u0938\u0903|\u0917\u0924\u0903|\u0965"),
+    ],
+)
+def test_marks_of_other_languages_are_cut_as_in_training(text, cut):
+    how = words.cutting([cut.split("|")])
+    assert [text[start:end] for start, end in words.cut(text, how)] == cut.split("|")
+    assert words.cut(text, words.cutting([text.split()])) == [match.span() for match in re.finditer(r"\S+", text)]
 
 
 def test_words_that_keep_their_marks_and_characters_as_words():
