@@ -213,21 +213,27 @@ def _quoted_rows(path, layout, name, mark):
 def _is_quoted(path, delimiter, name, mark):
     """Returns whether every field of a file that holds a quote is quoted, and some could not be read otherwise.
 
-    Such a field holds a doubled quote, a delimiter or a line end; or all names of the header are quoted.
+    Such a field holds a doubled quote, a delimiter or a line end; or all names of the header are quoted, or all fields
+    below it.
     """
     field = rf'(?:"(?:[^"]|"")*"|[^"{delimiter}\r\n]*)'
     record = re.compile(rf"{field}(?:{delimiter}{field})*\r?\n?")
     certain = re.compile(rf'(?:^|{delimiter})"(?:[^"]|"")*(?:""|[\n{delimiter}])(?:[^"]|"")*"(?={delimiter}|\r?\n|$)')
+    whole = re.compile(rf'"(?:[^"]|"")+"(?:{delimiter}"(?:[^"]|"")+")*\r?\n?')
     is_certain, pending, count = False, "", 0
+    records, quoted = 0, 0  # below the first line; the latter with every field in quotes
     for number, text in lines(path, name, mark):
         if not pending and '"' not in text:
+            records += number > 1 and bool(text.strip())
             continue
         pending, count = pending + text, count + 1
         if pending.count('"') % 2 and count < _LONGEST_RECORD:
             continue
         if not record.fullmatch(pending):
             return False
-        all_quoted = number == count and re.fullmatch(rf'"[^"]+"(?:{delimiter}"[^"]+")*\r?\n?', pending)
-        is_certain = is_certain or bool(all_quoted) or bool(certain.search(pending))
+        all_quoted = bool(whole.fullmatch(pending))
+        is_header = number == count
+        records, quoted = records + (not is_header), quoted + (all_quoted and not is_header)
+        is_certain = is_certain or (is_header and all_quoted) or bool(certain.search(pending))
         pending, count = "", 0
-    return is_certain and not pending
+    return (is_certain or 1 < records == quoted) and not pending

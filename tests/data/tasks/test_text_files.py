@@ -54,6 +54,14 @@ def test_quotes_are_text_in_other_tsv(tmp_path, lines):
     assert [row[0] for row in rows] == lines and not layout.notes
 
 
+def test_every_field_below_the_header_is_quoted(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"first"\t"x"\n"second"\t"y"\n')
+    layout, rows = read(tmp_path / "a.tsv")
+    assert rows == [["first", "x"], ["second", "y"]] and len(layout.notes) == 1
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"first"\t"x"\n"second"\t"y"\nthird\tz\n')
+    assert read(tmp_path / "a.tsv")[1][0] == ['"first"', '"x"']
+
+
 def test_empty_lines_and_rows_and_excel(tmp_path):
     (tmp_path / "a.csv").write_text("\ufeffsep=;\r\n text ; label \r\na,b;1\r\n\r\n  \r\n;\r\nc;2\r\n", newline="")
     layout, rows = read(tmp_path / "a.csv")
