@@ -142,7 +142,8 @@ def _report(error):
 
 
 def _say(error):
-    sys.stdout.flush()
+    if sys.stdout:  # None where it is closed
+        sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 

@@ -1,5 +1,6 @@
 """Flags that several commands share: --help-keys, and mistakes that end in one line."""
 
+import shlex
 import subprocess
 import sys
 
@@ -39,6 +40,13 @@ def test_a_missing_positional_argument_is_named():
     result = run("recipes", "nonsense")
     assert result.returncode == 2
     assert result.stderr == "error: nonsense: unknown kind of recipe; expected pretraining or finetuning\n"
+
+
+def test_a_mistake_is_one_line_where_standard_output_is_closed():
+    line = f"exec {shlex.quote(sys.executable)} -m bert_jax.prepare unexpected >&-"
+    result = subprocess.run(["sh", "-c", line], stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("error: unexpected: unexpected argument"), result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_help_lists_the_flags_that_commands_share_and_succeeds():
