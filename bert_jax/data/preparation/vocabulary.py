@@ -176,10 +176,12 @@ def warnings(facts: dict, unknown_share: float | None = None) -> list[str]:
             "(train:bpe:N)"
         )
     if measured.get("altered_letter_share", 0) >= fit.ALTERED:
+        examples = measured["altered_examples"]
+        is_lost = all(example.endswith(" to nothing") for example in examples)  # letters of private use
         lines.append(
             f"warning: {measured['altered_letter_share']:.1%} of the letters change in more than their case "
-            f"({', '.join(measured['altered_examples'])}): a trained vocabulary keeps them with "
-            "--strip_accents=false, or with --lower_case=false"
+            f"({', '.join(examples)}): a trained vocabulary keeps them with "
+            + ("train:bpe:N" if is_lost else "--strip_accents=false, or with --lower_case=false")
         )
     return lines
 

@@ -121,13 +121,13 @@ def _is_unknown(tokenizer, character):
 
 
 def _letters(text):
-    """Counts the letters of a text, each with the marks behind it."""
+    """Counts the letters of a text, each with the marks behind it; those of private use are letters of some font."""
     if text.isascii():
         return {"a": sum(map(str.isalpha, text))}
     clusters = []
     for character in text:
         category = unicodedata.category(character)[0]
-        if category == "L":
+        if _is_letter(character):
             clusters.append(character)
         elif category == "M" and clusters:
             clusters[-1] += character
@@ -135,7 +135,12 @@ def _letters(text):
             clusters.append("")
     counts = collections.Counter(clusters)
     del counts[""]
-    return {cluster: count for cluster, count in counts.items() if unicodedata.category(cluster[0])[0] == "L"}
+    return {cluster: count for cluster, count in counts.items() if _is_letter(cluster[0])}
+
+
+def _is_letter(character):
+    category = unicodedata.category(character)
+    return category[0] == "L" or category == "Co"
 
 
 class _Normal:

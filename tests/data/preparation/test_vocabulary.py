@@ -133,6 +133,14 @@ def test_lower_case_that_alters_letters_is_warned_about(tmp_path, capfd, kind):
     assert "warning" not in pipeline.summary(manifest, path)
 
 
+def test_letters_of_private_use_that_are_lost_are_warned_about():
+    texts = ["\ue000\ue001 word"] * 9
+    measured = fit.measure(training.train("wordpiece", texts, 40), texts)
+    assert measured.altered_letters == 18 and measured.letters == 54
+    (line,) = vocabulary.warnings({"fit": vocabulary._summary(measured)})
+    assert "33.3% of the letters change" in line and line.endswith("a trained vocabulary keeps them with train:bpe:N")
+
+
 def test_warnings_come_before_the_work(tmp_path, capfd):
     (tmp_path / "text.txt").write_text("\n".join(sentences("thai")), "utf-8")
     settings = pipeline.Settings(input=str(tmp_path / "text.txt"), tokenizer="train:wordpiece:200")
