@@ -98,10 +98,9 @@ class SingleLabel(Labels):
         ids = self.zeros(len(table))
         for i in range(len(table)):
             name = _class_name(table, i, self._column, self._declared)
-            missing = name is None or (name == "-1" and name not in self._ids and not labelled)
-            if missing and not labelled:
+            if not labelled and (name is None or (name == "-1" and name not in self._ids)):
                 return None
-            if missing:
+            if name is None:
                 raise _no_label(table, i, self._column, self.names)
             ids[i] = class_id(name, self._ids, self._numbers_too, table.where(i))
         return ids
