@@ -25,12 +25,13 @@ _MODEL = {
 _PRETRAIN = {
     "data.phases": "()", "data.sequence_length": 32, "data.batch_size": 8, "data.max_predictions": 0, "data.workers": 0,
     "data.prefetch": 2, "optimizer.warmup_steps": 1, "train.num_steps": 4, "train.log_every": 2, "train.eval_every": 4,
-    "train.eval_batches": 1, "train.eval_batch_size": 8, "train.checkpoint_every": 4, "train.keep_every": 0,
+    "train.eval_batches": 1, "train.eval_batch_size": 8, "train.checkpoint_every": 2, "train.keep_every": 2,
 }  # fmt: skip
 _FINETUNE = {
     "data.sequence_length": 24, "data.batch_size": 4, "train.num_steps": 4, "train.log_every": 2,
     "task.max_query_length": 8, "task.doc_stride": 8,
 }  # fmt: skip
+_HINDI = ("यह किताब नई नहीं है", "लड़का स्कूल जाता है और पढ़ता है", "आज मौसम अच्छा है", "हम कल बाज़ार से फल लाएँगे")
 _QUICKSTART = {key: _PRETRAIN[key] for key in _PRETRAIN if key.startswith("train.")}
 _programs = {}  # where compiled programs are shared, once `make` has said
 
@@ -56,6 +57,8 @@ def make(folder: pathlib.Path) -> pathlib.Path:
         for part in range(2):
             some = paragraphs[200 * i + 100 * part :][:100]
             (folder / name / f"{part}.txt").write_text("\n\n".join(some) + "\n", "utf-8")
+    (folder / "hindi").mkdir()
+    (folder / "hindi" / "0.txt").write_text("".join(f"{sentence} ।\n\n" for sentence in _HINDI * 20), "utf-8")
     _make_labelled(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
@@ -131,6 +134,8 @@ def small(command: str, arguments: list[str]) -> list[str]:
     elif command == "prepare":
         return [re.sub(r"^(--tokenizer=train:[\w-]+):\d+$", r"\1:400", argument) for argument in arguments]
     kept = [a for a in arguments if a.partition("=")[0].removeprefix("--config.") not in values]
+    for pattern, fewer in ((r"@\d+$", "@2"), (r"mean:\d+$", "mean:2"), (r"(decay_steps=)\d+$", r"\g<1>2")):
+        kept = [re.sub(pattern, fewer, argument) for argument in kept]
     if command == "finetune":
         kept = ["--config.seeds=2" if a.startswith("--config.seeds=") else a for a in kept]
     return [*kept, *(f"--config.{key}={value}" for key, value in values.items())]
