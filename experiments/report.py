@@ -1,9 +1,9 @@
-"""Writes the report of an experiment: report.md and pictures from the folders of its runs.
+"""Writes the report of an experiment from the folders of its runs: report.md with pictures, and report.html.
 
     python -m experiments.report --workdir=WORKDIR [--output=DIR]
 
 WORKDIR is the folder of an experiment, which is only read. The experiment may be unfinished: the report says what is
-missing. The same folders give the same bytes.
+missing. report.html holds the whole report in one file. The same folders give the same bytes.
 """
 
 import importlib.util
@@ -15,13 +15,16 @@ from bert_jax import command, files
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of an experiment", required=True)
-_OUTPUT = flags.DEFINE_string("output", None, "folder for report.md and PNG files; default: WORKDIR/report")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "folder for report.md, report.html and PNG files; default: WORKDIR/report"
+)
 
 
 def main(argv):
     del argv
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("matplotlib: not installed; expected it for the pictures: pip install 'bert_jax[report]'")
+    for package in ("matplotlib", "markdown_it"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package}: not installed; expected it for the report: pip install 'bert_jax[report]'")
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "report"
     print(write(workdir, output))
@@ -33,16 +36,17 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: there is no experiment in the folder, a file in it is damaged, or the report cannot be written.
     """
-    from .reporting import comparisons, curves, markdown, results  # after the flags: matplotlib is slow
+    from .reporting import comparisons, curves, markdown, measures, page, results  # after the flags: matplotlib is slow
 
     experiment = results.read(workdir)
     compared = comparisons.compare(experiment)
-    pictures = curves.draw(experiment, compared)
+    pictures = [*measures.draw(experiment, compared), *curves.draw(experiment)]
     text = markdown.report(experiment, compared, pictures)
     try:
         output.mkdir(parents=True, exist_ok=True)
         contents = [(picture.name, picture.content) for picture in pictures]
-        for name, content in [*contents, ("report.md", text.encode())]:
+        pages = [("report.html", page.page(text, pictures).encode()), ("report.md", text.encode())]
+        for name, content in [*contents, *pages]:
             files.atomic_write(output / name, content)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error

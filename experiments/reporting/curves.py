@@ -1,47 +1,30 @@
-"""Draws the pictures of a report; the same folders and the same matplotlib give the same bytes."""
+"""Draws the curves of an experiment's runs, one picture for each quantity that they logged."""
 
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from .comparisons import Compared
+from .drawing import FONT_SIZE, STYLE, Picture, look, png, spread, text_width
 from .results import Results
-from .sentences import direction
 
-# Colours that colour-blind readers can distinguish (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-LINES = ("-", "--", ":", "-.")
 # Keys of metrics.jsonl with the labels of their axes. The masked-token loss is drawn if it is not the whole loss.
 QUANTITIES = {
-    "loss": "training loss",
+    "loss": "training loss (nats)",
     "mlm_loss": "training loss of masked tokens (nats)",
     "eval/mlm_loss": "held-out loss (nats)",
-    "common/mlm_loss": "held-out loss of kept checkpoints in the evaluation that is the same for all arms (nats)",
+    "common/mlm_loss": "held-out loss of kept checkpoints, the same evaluation for all arms (nats)",
 }
-# Ignores the user's matplotlibrc, and allows any characters in names of arms.
-_STYLE = {**matplotlib.rcParamsDefault, "text.parse_math": False}
-_STYLE.pop("backend")
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture.
-
-    Attributes:
-      name: name of the PNG file.
-      caption: caption of the picture.
-      content: the PNG's bytes.
-    """
-
-    name: str
-    caption: str
-    content: bytes
+_SHOWN = (
+    "the mean over the seeds that have finished, and a band from the lowest to the highest of them; beside each curve "
+    "its last mean"
+)
+_LEFT, _AXES, _GAP, _HEIGHT = 0.8, 5.4, 0.55, 3.7  # inches
+_BOTTOM, _TOP = 0.55, 0.2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +40,17 @@ class Curve:
     values: np.ndarray
 
 
-def draw(results: Results, compared: Sequence[Compared]) -> list[Picture]:
-    """Draws a picture for each quantity that the finished runs logged, and one of the final measures."""
-    with matplotlib.rc_context(_STYLE):
-        pictures = []
+def draw(results: Results) -> list[Picture]:
+    """Draws a picture for each quantity that the finished runs logged."""
+    pictures = []
+    with matplotlib.rc_context(STYLE):
         for key, label in QUANTITIES.items():
             curves = curves_of(results, key)
             if curves and not (key == "mlm_loss" and _same(curves, curves_of(results, "loss"))):
-                pictures.append(_curves(list(results.arms), key, label, curves))
-        return [*pictures, *_measures(results, compared)]
+                name = f"curve-{key.replace('/', '-')}.png"
+                caption = f"{label[0].upper()}{label[1:]} by step: {_SHOWN}"
+                pictures.append(Picture(name, caption, png(figure(list(results.arms), label, curves))))
+    return pictures
 
 
 def curves_of(results: Results, key: str) -> dict[str, Curve]:
@@ -84,58 +69,53 @@ def curves_of(results: Results, key: str) -> dict[str, Curve]:
     return curves
 
 
-def _curves(arms, key, label, curves: Mapping[str, Curve]):
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    names = [f"{arm} (n = {len(curve.values)})" for arm, curve in curves.items()]
+def figure(arms: Sequence[str], label: str, curves: Mapping[str, Curve]) -> Figure:
+    """Draws curves with labels to their right: each near the height of its curve's end, with the last mean.
+
+    Args:
+      arms: names of all arms of the experiment, which decide their looks.
+      label: name and unit of the quantity.
+      curves: the curves by arm.
+    """
+    labels = [f"{curve.values[:, -1].mean():.4g}  {arm} (n = {len(curve.values)})" for arm, curve in curves.items()]
+    line_height = 1.3 * FONT_SIZE / 72
+    height = max(_HEIGHT, line_height * (len(labels) - 1))
+    width, whole_height = _LEFT + _AXES + _GAP + text_width(labels) + 0.1, _BOTTOM + height + _TOP
+    drawing = Figure(figsize=(width, whole_height))
+    axes = drawing.add_axes((_LEFT / width, _BOTTOM / whole_height, _AXES / width, height / whole_height))
     for arm, curve in curves.items():
-        colour, line = _look(arms, arm)
-        marker = "." if len(curve.steps) < 30 else ""
-        axes.plot(curve.steps, curve.values.mean(0), line, color=colour, marker=marker)
-        axes.fill_between(curve.steps, curve.values.min(0), curve.values.max(0), color=colour, alpha=0.2, linewidth=0)
+        style = look(arms, arm)
+        marker = style.marker if len(curve.steps) < 30 else ""
+        means = curve.values.mean(0)
+        axes.plot(curve.steps, means, style.line, color=style.colour, marker=marker, markersize=4)
+        axes.fill_between(
+            curve.steps, curve.values.min(0), curve.values.max(0), color=style.colour, alpha=0.15, linewidth=0
+        )
     axes.set(xlabel="step", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.3)
-    axes.legend(axes.lines, names)  # a label that begins with "_" would hide its line
-    shown = "the mean over the seeds that have finished, and a band from the lowest to the highest of them"
-    caption = f"{label[0].upper()}{label[1:]} by step: {shown}"
-    return Picture(f"curve-{key.replace('/', '-')}.png", caption, _png(figure))
+    _label_ends(axes, arms, curves, labels, line_height / height)
+    return drawing
 
 
-def _measures(results, compared):
-    shown = [measured for measured in compared if any(measured.values.values())]
-    if not shown:
-        return []
-    rows = math.ceil(len(shown) / 2)
-    figure = Figure(figsize=(8, 3.5 * rows), layout="constrained")
-    all_axes = figure.subplots(rows, min(2, len(shown)), squeeze=False).flatten()
-    for axes in all_axes[len(shown) :]:
-        axes.set_axis_off()
-    for measured, axes in zip(shown, all_axes, strict=False):
-        for place, (arm, values) in enumerate(measured.values.items()):
-            colour, _ = _look(list(results.arms), arm)
-            figures = list(values.values())
-            # Side by side, so that equal values stay visible.
-            places = place + 0.08 * (np.arange(len(figures)) - (len(figures) - 1) / 2).clip(-4, 4)
-            axes.plot(places, figures, "o", color=colour, markersize=5, alpha=0.8)
-            if figures:
-                axes.hlines(np.mean(figures), place - 0.3, place + 0.3, color=colour)
-        arms = list(measured.values)
-        slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if len(arms) > 3 else {}
-        axes.set_xticks(range(len(arms)), arms, **slanted)
-        axes.ticklabel_format(axis="y", useOffset=False)
-        axes.set_xlim(-0.5, len(arms) - 0.5)
-        axes.set_title(f"{measured.measure.label}\n({direction(measured.measure)})", fontsize=9)
-        axes.grid(axis="y", alpha=0.3)
-    caption = "Final measures by arm: a dot for each seed, left to right in the order of seeds, and a line at the mean"
-    return [Picture("measures.png", caption, _png(figure))]
+def _label_ends(axes, arms, curves, labels, gap):
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high)
+    axes.set_xlim(*axes.get_xlim())
+    ends = [(curve.values[:, -1].mean() - low) / (high - low) for curve in curves.values()]
+    in_inches = 1 / _AXES
+    for (arm, curve), label, end, place in zip(curves.items(), labels, ends, spread(ends, gap), strict=True):
+        style = look(arms, arm)
+        x = axes.transLimits.transform((curve.steps[-1], low))[0]
+        lines = {"transform": axes.transAxes, "clip_on": False, "color": style.colour}
+        axes.plot([x, 1 + 0.15 * in_inches], [end, place], "-", linewidth=0.6, alpha=0.6, **lines)
+        sample = [1 + 0.15 * in_inches, 1 + 0.32 * in_inches, 1 + 0.49 * in_inches]
+        axes.plot(sample, [place] * 3, style.line, marker=style.marker, markevery=[1], markersize=4, **lines)
+        axes.text(1 + _GAP * in_inches, place, label, transform=axes.transAxes, va="center_baseline")
 
 
-def _look(arms, arm):
-    place = arms.index(arm)
-    return COLOURS[place % len(COLOURS)], LINES[place // len(COLOURS) % len(LINES)]
-
-
-def _same(some, others):
+def _same(some: Mapping[str, Curve], others: Mapping[str, Curve]) -> bool:
     return some.keys() == others.keys() and all(
         np.array_equal(some[arm].steps, others[arm].steps) and np.array_equal(some[arm].values, others[arm].values)
         for arm in some
@@ -144,10 +124,3 @@ def _same(some, others):
 
 def _is_number(value):
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _png(figure):
-    FigureCanvasAgg(figure)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100, metadata={"Software": None})
-    return content.getvalue()

@@ -9,7 +9,7 @@ from .. import published
 from ..launching.provenance import module
 from . import comparisons, sentences, statistics
 from .comparisons import Compared
-from .curves import Picture
+from .drawing import Picture
 from .results import FAILED, UNFINISHED, Results
 from .sentences import counted, direction, listed, number
 
@@ -33,7 +33,7 @@ def report(results: Results, compared: Sequence[Compared], pictures: Sequence[Pi
         *_published(results),
         "## In words",
         *_in_words(results, compared),
-        "## Curves",
+        "## Pictures",
         *_pictures(pictures),
         "## All values",
         _every_figure(results, compared),
@@ -382,12 +382,41 @@ def _every_figure(results, compared):
     return _table(rows)
 
 
+# An absolute folder within a word, but not the path of an address such as gs://bucket/file.
+_FOLDER = re.compile(r"""(?<![\w./}$])/(?!/)(?:[^\s/'"`,;|()]+/)+""")
+
+
 def _commands(results):
-    return f"    {shlex.join(_launch(results)[0])}\n    python -m {module('report')} --workdir=WORKDIR"
+    """Returns the commands that made the report, ready for a shell.
+
+    The experiment's folder and other folders of the machine that ran them are variables; the shell asks for the others.
+    """
+    words, workdir = _launch(results)
+    contents = {}
+    for word in words:
+        for folder in _FOLDER.finditer(word):
+            name = re.match(r"""[^'"`,;|()]*""", word[folder.end() :])[0]
+            contents.setdefault(folder[0], {})[name] = None
+    variables = {folder: f"FOLDER{number}" for number, folder in enumerate(contents, 1)}
+    lines = [f"WORKDIR=runs/{results.name}_{results.scale}"]
+    for folder, variable in variables.items():
+        asked = shlex.quote(f"the folder of {listed(contents[folder])}")
+        lines.append(f"{variable}=${{{variable}:?{asked}}}")
+    lines.append(" ".join([*(_shell_word(word, variables) for word in words), '--workdir="$WORKDIR"']))
+    lines.append(f'python -m {module("report")} --workdir="$WORKDIR"')
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _shell_word(word, variables):
+    """Returns a word as a shell reads it, with variables for folders."""
+    if not _FOLDER.search(word):
+        return shlex.quote(word)
+    quoted = re.sub(r'["$`\\]', r"\\\g<0>", word)
+    return f'"{_FOLDER.sub(lambda folder: f"${variables[folder[0]]}/", quoted)}"'
 
 
 def _launch(results):
-    """Returns (words of the command that launched the experiment, with WORKDIR for its folder; that folder)."""
+    """Returns (words of the command that launched the experiment, without its folder; that folder)."""
     words, workdir = [], ""
     try:
         given = shlex.split(results.command)
@@ -395,10 +424,12 @@ def _launch(results):
         given = results.command.split()
     for word in given:
         if word.startswith("--workdir="):
-            workdir, word = word.partition("=")[2], "--workdir=WORKDIR"
+            workdir = word.partition("=")[2]
         elif words[-1:] == ["--workdir"]:
-            workdir, word = word, "WORKDIR"
-        words.append(word)
+            workdir = word
+            words.pop()
+        else:
+            words.append(word)
     return words, workdir
 
 

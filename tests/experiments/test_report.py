@@ -1,6 +1,9 @@
 """Reports of folders that were written by hand: no sentence is stronger than its interval."""
 
 import json
+import os
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -47,8 +50,40 @@ def test_first_line_question_table_and_pictures(tmp_path):
     for name in ("curve-loss.png", "curve-eval-mlm_loss.png", "measures.png"):
         assert f"]({name})" in text
         content = (tmp_path / "report" / name).read_bytes()
-        assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">2I", content[16:24])[0] == 800
+        assert content[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">2I", content[16:24])[0] > 500
     assert not (tmp_path / "report" / "curve-mlm_loss.png").exists(), "it is the training loss"
+
+
+def test_made_by_is_what_a_shell_runs(tmp_path):
+    data = tmp_path / "my data $1"
+    words = ["--experiment=masking", f"--text={data}/a b.txt", f"--set_task=sst2:task.train={data}/sst/train.tsv"]
+    words += [f"--set_task=sst2:task.held_out={tmp_path}/other/train.tsv"]
+    words += ["--workdir", str(tmp_path / "runs"), "--set_task=sst2:task.columns=('sentence','label')"]
+    command = shlex.join(["python", "-m", "experiments.launch", *words])
+    made_folders.write(tmp_path / "runs", BETTER, command=command)
+    block = read(tmp_path / "runs").split("\nMade by\n")[1].split("\n## ")[0]
+    assert str(tmp_path) not in block
+    script = "python() { printf '%s\\n' \"$@\"; }\n" + block
+    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert run.returncode == 127 or "the folder of" in run.stderr, "the shell asks for the folders"
+    # A folder ends where its name would have to be quoted.
+    folders = dict(re.findall(r"(FOLDER\d)=.*'the folder of (.*)'", block))
+    assert list(folders.values()) == ["my data $1/a b.txt and my data $1/sst/train.tsv", "train.tsv"]
+    variables = {"FOLDER1": str(tmp_path), "FOLDER2": str(tmp_path / "other")}
+    run = subprocess.run(["bash", "-ec", script], capture_output=True, text=True, env={**os.environ, **variables})
+    expected = ["-m", "experiments.launch", *words[:4], words[6], "--workdir=runs/masking_cpu"]
+    expected += ["-m", "experiments.report", "--workdir=runs/masking_cpu"]
+    assert run.stdout.replace("//", "/").splitlines() == expected, run.stderr
+
+
+def test_one_html_file_holds_the_report(tmp_path):
+    made_folders.write(tmp_path, BETTER, notes=["<script>alert(1)</script> & <b>"])
+    read(tmp_path)
+    html = (tmp_path / "report" / "report.html").read_text("utf-8")
+    assert "<script" not in html and "&lt;script&gt;alert(1)" in html
+    assert html.count("<img ") == html.count('src="data:image/png;base64,') == 3
+    assert not re.search(r"""(src|href)=["'](?!data:)""", html), "nothing is loaded"
+    assert "<td>dynamic</td>" in html and "<title>masking (cpu scale)</title>" in html
 
 
 def test_paper_scale_has_no_such_line(tmp_path):
@@ -68,7 +103,7 @@ def test_same_folders_same_bytes_wherever_they_lie(tmp_path):
     read(tmp_path / "b")
     assert first == {path.name: path.read_bytes() for path in (tmp_path / "b" / "report").iterdir()}
     assert "`Error at .../x.txt, .../y.txt and WORKDIR/static/seed-1/log.txt`" in text
-    assert "--workdir=WORKDIR --scale=cpu" in text
+    assert "\n    WORKDIR=runs/masking_cpu\n" in text and '--scale=cpu --workdir="$WORKDIR"\n' in text
     for private in ("/home", str(tmp_path), "secret-host", "2026-01"):
         assert private not in text
 
@@ -178,7 +213,7 @@ def test_nothing_is_done_yet(tmp_path):
     made_folders.write(tmp_path, {"static": [None], "dynamic": [None]})
     text = read(tmp_path)
     assert "**Not complete: 2 of 2 jobs are missing" in text and "nothing to draw" in text
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.md"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.md"]
 
 
 def test_code_devices_and_packages_that_differ(tmp_path):
