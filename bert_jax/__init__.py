@@ -36,4 +36,6 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    """Lists the public API, and the modules that are loaded, without loading more."""
+    loaded = (name for name, value in globals().items() if not name.startswith("_") and name != "importlib")
+    return sorted({*__all__, *loaded, *(name for name in globals() if name.startswith("__"))})

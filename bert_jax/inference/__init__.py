@@ -1,13 +1,14 @@
 """Inference with trained models: fill masks, classify, tag, answer, embed, and look into layers and attention.
 
-Every class opens a MODEL with `from_pretrained` and is then called with one text or a list of texts:
+Every class opens a MODEL, as does its `from_pretrained`, and is then called with one text or a list of texts:
 
     import bert_jax
-    embedder = bert_jax.Embedder.from_pretrained("runs/bert")
+    embedder = bert_jax.Embedder("runs/bert")
     vectors = embedder.encode(["first text", "second text"])  # float32 [2, hidden]
 
-`batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, and
-`records` reads and writes the files of `python -m bert_jax.predict`.
+`batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, `examples`
+reads what they are called with, `search` compares vectors, and `records` reads and writes the files of
+`python -m bert_jax.predict`.
 
 The classes are imported on first use: flax, which they need, imports optax for its own sake.
 """

@@ -1,6 +1,7 @@
 """Extractive question answering: finds the span of a context that answers a question."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -18,15 +19,16 @@ _DEFAULTS = {"max_length": 384, "doc_stride": 128, "max_query_length": 64, "max_
 class QuestionAnswerer(Predictor):
     """Finds answers in contexts with a model fine-tuned for extractive question answering (SQuAD).
 
-        answer = bert_jax.QuestionAnswerer.from_pretrained(MODEL)
+        answer = bert_jax.QuestionAnswerer(MODEL)
         answer("Who sat?", "The cat sat on the mat.")
         # {"answer": "The cat", "start": 0, "end": 7, "score": 0.8}
+        answer([{"question": "Who sat?", "context": "The cat sat on the mat."}])  # a list of answers
 
     A long context is read in overlapping windows of the length and stride that the model was fine-tuned with, else of
     384 and 128 tokens; the best span of all windows is the answer.
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       null_threshold: margin in logits by which the null answer must outscore the best span to be returned; None: the
         one chosen in fine-tuning. A model fine-tuned without unanswerable questions gives no null answers.
       max_answer_length: longest answer in tokens; None: as in fine-tuning, else 30.
@@ -35,17 +37,19 @@ class QuestionAnswerer(Predictor):
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("question", "context")
+    REQUIRED = 2
     OUTPUTS = "token"
 
     def __init__(
         self,
-        model: Pretrained,
+        model: str | os.PathLike | Pretrained,
         *,
         null_threshold: float | None = None,
         max_answer_length: int | None = None,
         dtype: str | None = None,
         packing: str | bool = "auto",
     ):
+        model = self.opened(model)
         super().__init__(model, dtype=dtype, packing=packing)
         settings = _DEFAULTS | {key: model.settings[key] for key in _DEFAULTS if model.settings.get(key)}
         self.max_length = min(self.max_length, settings["max_length"])
@@ -57,14 +61,14 @@ class QuestionAnswerer(Predictor):
         self._max_query_length = min(settings["max_query_length"], max(1, self.max_length // 2 - 3))
         self._null_threshold = model.settings.get("null_threshold") if null_threshold is None else null_threshold
 
-    def __call__(
-        self, question: str | Sequence[str], context: str | Sequence[str]
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, question: Any, context: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the best answer to a question in a context.
 
         Args:
-          question: one question or several.
-          context: the text to search, or one for each question.
+          question: one question or several; or, without `context`, one example or several: a pair (question, context)
+            or a dict with `question` and `context`. Several come as a list, an array, a column or table of pandas,
+            polars, pyarrow or datasets, or a generator.
+          context: the text to search, for all questions, or one for each of them.
 
         Returns:
           {"answer": str, "start": int, "end": int, "score": float}: the answer is context[start:end], counted in code
@@ -73,13 +77,15 @@ class QuestionAnswerer(Predictor):
           these in order.
 
         Raises:
-          UserError: a text is empty, or the numbers of texts differ.
+          UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
         """
-        questions = [question] if isinstance(question, str) else list(question)
-        contexts = [context] if isinstance(context, str) else list(context)
-        if len(questions) != len(contexts):
-            raise UserError(f"context: found {len(contexts)} texts; expected {len(questions)}, one for each question")
-        return self._call(list(zip(questions, contexts, strict=True)), isinstance(question, str))
+        reader = self._reader
+        if context is None:
+            return self._call(reader.read(question))
+        if isinstance(context, str) and isinstance(question, Iterable) and not isinstance(question, str | Mapping):
+            question = list(question)
+            context = [context] * len(question)
+        return self._call(reader.pairs(question, context))
 
     def _check_head(self, model):
         require_task(model, "question_answering", "answer")

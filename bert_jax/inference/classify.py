@@ -1,6 +1,6 @@
 """Classifies texts or pairs of texts, or scores them (regression)."""
 
-from collections.abc import Sequence
+import os
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -22,13 +22,15 @@ _THRESHOLD = 0.5  # multi-label: labels with at least this probability are retur
 class Classifier(Predictor):
     """Classifies texts or pairs of texts with a model fine-tuned for sequence classification.
 
-        classify = bert_jax.Classifier.from_pretrained(MODEL)
+        classify = bert_jax.Classifier(MODEL)
         classify("A fine film.")
         # {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, "positive": 0.97}}
-        classify(["It rains.", "It snows."], ["It is wet.", "It is warm."])  # pairs: a list of answers
+        classify(["It rains.", "It snows."])  # a list of answers
+        classify(("It rains.", "It is wet."))  # a pair; classify("It rains.", "It is wet.") is the same
+        classify([{"text": "It rains.", "text_pair": "It is wet."}, ("It snows.", "It is warm.")])  # two pairs
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       long: what happens to a text that is longer than the model: "windows" combines the logits of overlapping windows,
         "truncate" reads the beginning alone. A pair is always truncated, the longer text first, as in fine-tuning.
       merge: how the logits of windows are combined: "mean" or "max".
@@ -40,7 +42,7 @@ class Classifier(Predictor):
 
     def __init__(
         self,
-        model: Pretrained,
+        model: str | os.PathLike | Pretrained,
         *,
         long: str = "windows",
         merge: str = "mean",
@@ -50,6 +52,7 @@ class Classifier(Predictor):
         windows.check_long(long)
         if merge not in MERGES:
             raise UserError(f"merge: found {merge!r}; expected {' or '.join(MERGES)}")
+        model = self.opened(model)
         super().__init__(model, dtype=dtype, packing=packing)
         self._long, self._merge = long, merge
         self._names = _distinct(model.labels)
@@ -57,13 +60,14 @@ class Classifier(Predictor):
         if self._activation and model.settings.get("max_length"):
             self.max_length = min(self.max_length, model.settings["max_length"])
 
-    def __call__(
-        self, text: str | Sequence[str], text_pair: str | Sequence[str] | None = None
-    ) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, text: Any, text_pair: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the label and the scores of a text or a pair of texts.
 
         Args:
-          text: one text or several.
+          text: one example or several. An example is a string; a pair, as a tuple or, in a list, a list of two
+            strings; or a record: a dict with `text` and perhaps `text_pair`, or with the names that the columns of the
+            model's own training data have. Several come as a list, an array, a column or table of pandas, polars,
+            pyarrow or datasets, or a generator.
           text_pair: the second text of a pair, or one for each text.
 
         Returns:
@@ -81,15 +85,10 @@ class Classifier(Predictor):
           Labels of one name are told apart by their numbers: "neutral", "neutral (2)".
 
         Raises:
-          UserError: a text is empty, or the numbers of texts differ.
+          UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
         """
-        firsts = [text] if isinstance(text, str) else list(text)
-        if text_pair is None:
-            return self._call([(first,) for first in firsts], isinstance(text, str))
-        seconds = [text_pair] if isinstance(text_pair, str) else list(text_pair)
-        if len(firsts) != len(seconds):
-            raise UserError(f"text_pair: found {len(seconds)} texts; expected {len(firsts)}, one for each text")
-        return self._call(list(zip(firsts, seconds, strict=True)), isinstance(text, str))
+        reader = self._reader
+        return self._call(reader.read(text) if text_pair is None else reader.pairs(text, text_pair))
 
     def _check_head(self, model):
         require_task(model, "sequence_classification", "classify")

@@ -1,5 +1,7 @@
 """Embeds texts: one vector for each."""
 
+import itertools
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.inference import windows
+from bert_jax.inference import search, windows
 from bert_jax.inference.predictor import Predictor
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import projection
@@ -21,9 +23,10 @@ _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 class Embedder(Predictor):
     """Embeds texts: pools the hidden states of each text into one vector.
 
-        embedder = bert_jax.Embedder.from_pretrained(MODEL, normalize=True)
+        embedder = bert_jax.Embedder(MODEL, normalize=True)
         vectors = embedder.encode(["A cat sat.", "A dog ran."])  # float32 [2, embedder.size]
-        similarity = vectors @ vectors.T
+        similarity = embedder.similarity(vectors, vectors)  # float32 [2, 2]
+        embedder.search("Who sat?", ["A cat sat.", "A dog ran."], top_k=1)  # [{"index": 0, "score": 0.9, "text": ...}]
 
     Ways of pooling, over the tokens of a text, special tokens included:
 
@@ -38,7 +41,7 @@ class Embedder(Predictor):
     whatever the pooling; their sizes must fit.
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       pooling: one of these, or a sequence of them whose vectors are concatenated; None: the pooling of a
         sentence-transformers model, else that of a fine-tuned classifier on the last layer, else "mean".
       normalize: whether vectors are scaled to length 1; None: as a sentence-transformers model says, else no.
@@ -51,7 +54,7 @@ class Embedder(Predictor):
 
     def __init__(
         self,
-        model: Pretrained,
+        model: str | os.PathLike | Pretrained,
         *,
         pooling: str | Sequence[str] | None = None,
         normalize: bool | None = None,
@@ -59,6 +62,7 @@ class Embedder(Predictor):
         dtype: str | None = None,
         packing: str | bool = "auto",
     ):
+        model = self.opened(model)
         settings = model.settings
         is_sentence_transformer = "pooling" in settings
         self._long = long or ("truncate" if is_sentence_transformer else "windows")
@@ -76,6 +80,7 @@ class Embedder(Predictor):
         self._layers = settings.get("layers", ())
         self._token_layers = settings.get("token_layers", ())
         self._kept = settings.get("truncate_dim")
+        self._similarity = settings.get("similarity") or "cosine"
         try:
             size = projection.output_size(self._layers, self._pooled_size(model))
         except ValueError as error:
@@ -96,13 +101,12 @@ class Embedder(Predictor):
         layers = (_LAST.fullmatch(kind) for kind in self._pooling)
         return token * sum(int(last[1]) if last and last[2] else 1 for last in layers)
 
-    def encode(
-        self, texts: str | Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
-    ) -> np.ndarray:
+    def encode(self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None) -> np.ndarray:
         """Returns the vectors of texts.
 
         Args:
-          texts: one text or several.
+          texts: one text or several: a string, a dict with `text`, or a list, an array, a column or table of pandas,
+            polars, pyarrow or datasets, or a generator of these.
           prompt: text put before each input, such as "query: "; None: see prompt_name.
           prompt_name: name of a prompt that a sentence-transformers model defines; None: its default prompt, if any.
 
@@ -112,15 +116,125 @@ class Embedder(Predictor):
         Raises:
           UserError: a text is empty, the prompt leaves no room for text, or the model has no prompt of that name.
         """
-        single = isinstance(texts, str)
-        texts = [texts] if single else list(texts)
-        vectors = np.empty((len(texts), self.size), np.float32)
-        stream = self.stream(((text,) for text in texts), prompt=prompt, prompt_name=prompt_name)
-        for i, vector in enumerate(stream):
+        examples, single = self._reader.read(texts)
+        examples = list(examples)
+        vectors = np.empty((len(examples), self.size), np.float32)
+        for i, vector in enumerate(self.stream(examples, prompt=prompt, prompt_name=prompt_name)):
             vectors[i] = vector
         return vectors[0] if single else vectors
 
     __call__ = encode
+
+    def similarity(self, first: Any, second: Any, *, kind: str | None = None, pairwise: bool = False) -> np.ndarray:
+        """Returns how similar texts or vectors are, as `similarity` of sentence-transformers does.
+
+        Args:
+          first: texts, as `encode` takes them, or vectors [n, size].
+          second: texts or vectors [m, size].
+          kind: "cosine", "dot", "euclidean" or "manhattan", the last two negated, so that more is nearer; None: as a
+            sentence-transformers model says, else "cosine".
+          pairwise: whether each text is compared with the one in its own place alone.
+
+        Returns:
+          float32 [n, m], or with `pairwise` [n]. A single text or vector counts as one row.
+
+        Raises:
+          UserError: a text or vector cannot be read, or there is no such kind.
+        """
+        kind = search.check_similarity(kind or self._similarity)
+        sides = [self._vectors(side, name)[0] for side, name in ((first, "first"), (second, "second"))]
+        if pairwise and len(sides[0]) != len(sides[1]):
+            raise UserError(f"second: found {len(sides[1])} vectors; expected {len(sides[0])}, one for each of first")
+        if sides[0].shape[1] != sides[1].shape[1]:
+            raise UserError(f"second: vectors of {sides[1].shape[1]} numbers; expected {sides[0].shape[1]}, as first's")
+        return search.similarities(*sides, kind, pairwise)
+
+    def search(
+        self,
+        queries: Any,
+        corpus: Any,
+        top_k: int = 10,
+        *,
+        kind: str | None = None,
+        query_prompt_name: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Finds the texts or vectors of a corpus that are nearest to queries.
+
+            embedder.search("Where did the animal rest?", ["Stocks fell.", "The cat sat on the mat."], top_k=1)
+            # [{"index": 1, "score": 0.71, "text": "The cat sat on the mat."}]
+
+        The corpus is embedded and compared some thousand texts at a time, on the device, and is never held as a whole:
+        it may be a generator, or vectors in a file (`numpy.load(path, mmap_mode="r")`). The order is that of the scores
+        in float64; equal ones come in the order of the corpus.
+
+        Args:
+          queries: texts, as `encode` takes them, or vectors [n, size].
+          corpus: texts, or vectors [m, size].
+          top_k: how many are wanted; all, where the corpus has fewer.
+          kind: see `similarity`.
+          query_prompt_name, prompt_name: names of the model's prompts for queries and for the corpus; None: "query",
+            and "document", "passage" or "corpus", where the model has prompts of these names, else its default one.
+
+        Returns:
+          a list of {"index", "score"}, the nearest first, with "text" where the corpus is texts; for several queries a
+          list of these.
+
+        Raises:
+          UserError: a text or vector cannot be read, or top_k is not positive.
+        """
+        kind = search.check_similarity(kind or self._similarity)
+        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
+            raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
+        prompt = query_prompt_name or self._prompt_named("query")
+        asked, single = self._vectors(queries, "queries", prompt)
+        texts: dict[int, str] = {}
+        hits: list[list[dict[str, Any]]] = [[] for _ in asked]
+        blocks = self._blocks(
+            corpus, asked.shape[1], texts, prompt_name or self._prompt_named("document", "passage", "corpus")
+        )
+        for places, scores in search.nearest(asked, blocks, int(top_k), kind):
+            if texts:
+                kept = set(places.ravel().tolist())
+                for place in [place for place in texts if place not in kept]:
+                    del texts[place]
+            hits = [
+                [
+                    {"index": place, "score": score} | ({"text": texts[place]} if place in texts else {})
+                    for place, score in zip(*row, strict=True)
+                ]
+                for row in zip(places.tolist(), scores.tolist(), strict=True)
+            ]
+        return hits[0] if single else hits
+
+    def _vectors(self, given, name, prompt_name=None):
+        """Returns vectors [n, size] of texts, or those that are given, and whether they are of a single one."""
+        if search.are_vectors(given):
+            vectors = search.as_vectors(given, name)
+            return vectors, np.ndim(given) == 1
+        vectors = self.encode(given, prompt_name=prompt_name)
+        return np.atleast_2d(vectors), vectors.ndim == 1
+
+    def _blocks(self, corpus, size, texts, prompt_name):
+        """Yields vectors of a corpus, a block at a time, and keeps the block's texts in `texts` by their places."""
+        if search.are_vectors(corpus):
+            if np.ndim(corpus) == 1:
+                corpus = np.asarray(corpus)[None]
+            for first in range(0, len(corpus), search.BLOCK):
+                yield search.as_vectors(corpus[first : first + search.BLOCK], "corpus", size)
+            return
+        examples, first = self._reader.read(corpus)[0], 0
+        while block := list(itertools.islice(examples, search.BLOCK)):
+            vectors = np.stack(list(self.stream(block, lambda i, first=first: f"corpus: text {first + i + 1}",
+                                                prompt_name=prompt_name)))  # fmt: skip
+            texts.update((first + i, text) for i, (text,) in enumerate(block))
+            first += len(block)
+            yield search.as_vectors(vectors, "corpus", size)
+
+    def _prompt_named(self, *names):
+        """Returns the first of some names that the model has a prompt of; None where it has none."""
+        prompts = self.model.settings.get("prompts") or {}
+        return next((name for name in names if name in prompts), None)
 
     def _check_head(self, model):
         pass  # every model has an encoder

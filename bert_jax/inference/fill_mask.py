@@ -1,6 +1,6 @@
 """Predicts masked tokens."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -14,14 +14,14 @@ from bert_jax.inference.predictor import Example, Predictor, Where, head_names
 class FillMask(Predictor):
     """Predicts the tokens at the masks of a text.
 
-        fill = bert_jax.FillMask.from_pretrained(MODEL)
+        fill = bert_jax.FillMask(MODEL)
         fill("The [MASK] sat on the mat.", top_k=2)
         # {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, {"token": "dog", "id": 3899, "score": 0.12}]]}
 
     The model needs a masked-language-model head. In a run of replaced-token detection (ELECTRA) the generator has it.
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """
@@ -30,11 +30,13 @@ class FillMask(Predictor):
     OUTPUTS = "slot"
     PART = "language_model"
 
-    def __call__(self, text: str | Sequence[str], top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, text: Any, top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the most probable tokens of each mask.
 
         Args:
-          text: one text or several, each with at least one mask token ("[MASK]", or the vocabulary's own).
+          text: one text or several, each with at least one mask token ("[MASK]", or the vocabulary's own): a string, a
+            dict with `text`, or a list, an array, a column or table of pandas, polars, pyarrow or datasets, or a
+            generator of these.
           top_k: number of tokens to return for each mask.
 
         Returns:
@@ -45,8 +47,7 @@ class FillMask(Predictor):
         Raises:
           UserError: a text is empty, has no mask or is longer than the model; or top_k is out of range.
         """
-        texts = [text] if isinstance(text, str) else text
-        return self._call(((one_text,) for one_text in texts), isinstance(text, str), top_k=top_k)
+        return self._call(self._reader.read(text), top_k=top_k)
 
     def check(self, examples: Iterable[Example], where: Where, allow_empty: bool = False, **options) -> None:
         """Raises UserError for an invalid option, or the first text without a mask or longer than the model."""

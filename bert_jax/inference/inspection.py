@@ -15,9 +15,8 @@ from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
-from bert_jax.inference.predictor import check_texts, head_names
+from bert_jax.inference.predictor import check_texts, head_names, open_argument
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.runs.models import open_model
 
 _ROWS = 16  # texts of word_vectors in a batch
 
@@ -25,21 +24,21 @@ _ROWS = 16  # texts of word_vectors in a batch
 class Inspector:
     """Looks into a model: attention weights, predictions after each layer, and word vectors of every layer.
 
-        inspector = bert_jax.Inspector.from_pretrained(MODEL)
+        inspector = bert_jax.Inspector(MODEL)
         tokens, weights = inspector.attention("The cat sat.")  # weights [layers, heads, tokens, tokens]
 
     Everything is computed in float32 with plain XLA attention, whatever the model runs with otherwise.
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
 
     Attributes:
       model: the opened model.
       tokenizer: the model's tokenizer.
     """
 
-    def __init__(self, model: Pretrained):
-        self.model = model
+    def __init__(self, model: str | os.PathLike | Pretrained):
+        self.model = model = open_argument(model)
         self.tokenizer = model.tokenizer
         self._spec = dataclasses.replace(model.model.spec, dtype="float32", attention_kernel="xla")
         self._params = jax.device_put(model.params)
@@ -55,7 +54,7 @@ class Inspector:
         Raises:
           UserError: there is no such model.
         """
-        return cls(open_model(name))
+        return cls(name)
 
     def attention(self, text: str, text_pair: str | None = None) -> tuple[list[str], np.ndarray]:
         """Returns the attention weights of every head for a text or a pair of texts.

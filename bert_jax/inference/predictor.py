@@ -11,10 +11,11 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.errors import shortened as shortened
 from bert_jax.inference.batching import Program, Row
+from bert_jax.inference.examples import Example as Example
+from bert_jax.inference.examples import Reader
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
 
-Example = tuple[str, ...]
 Where = Callable[[int], str]
 
 _CHUNK_EXAMPLES, _CHUNK_CHARACTERS = 4096, 1 << 23  # a chunk ends at whichever is reached first
@@ -27,7 +28,7 @@ class Predictor:
     the answers from the outputs of these rows (`_answers`).
 
     Args:
-      model: an opened model (`bert_jax.load`).
+      model: a model's name, as `from_pretrained` takes it, or an opened model (`bert_jax.load`).
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says (config.model.dtype,
         whose "auto" is bfloat16 on accelerators and float32 elsewhere).
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": where it saves
@@ -39,12 +40,17 @@ class Predictor:
       max_length: the most tokens of a row, special tokens included.
     """
 
-    FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts, for error messages
+    FIELDS: ClassVar[tuple[str, ...]] = ("text",)  # names of an example's texts
+    REQUIRED: ClassVar[int] = 1  # how many of the first of them an example must have
+    WORDS: ClassVar[bool] = False  # whether a list of words may stand for the text
     POSITIONS: ClassVar[str] = ""  # argument `positions` of Program
     OUTPUTS: ClassVar[str] = "text"  # argument `outputs` of Program
     PART: ClassVar[str] = "discriminator"  # argument `part` of open_model
 
-    def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
+    def __init__(
+        self, model: str | os.PathLike | Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"
+    ):
+        model = self.opened(model)
         if dtype not in (None, "float32", "bfloat16"):
             raise UserError(f"dtype: found {dtype!r}; expected float32 or bfloat16")
         if packing not in ("auto", True, False):
@@ -67,7 +73,12 @@ class Predictor:
         Raises:
           UserError: there is no such model, it lacks the head that this class reads, or an option does not fit it.
         """
-        return cls(open_model(name, part=cls.PART), **options)
+        return cls(cls.opened(name), **options)
+
+    @classmethod
+    def opened(cls, model: Any) -> Pretrained:
+        """Returns the model that the first argument of the class stands for; see `open_argument`."""
+        return open_argument(model, cls.PART)
 
     def stream(
         self,
@@ -132,9 +143,34 @@ class Predictor:
         """Returns an answer for each example of a chunk, from the outputs of its rows."""
         raise NotImplementedError
 
-    def _call(self, examples, single, **options):
+    @property
+    def _reader(self) -> Reader:
+        """Reads what a call is given."""
+        return Reader(self.FIELDS, self.REQUIRED, self.WORDS, tuple(self.model.settings.get("columns", ())))
+
+    def _call(self, examples_and_whether_single, **options):
+        examples, single = examples_and_whether_single
         answers = list(self.stream(examples, **options))
         return answers[0] if single else answers
+
+
+def open_argument(model: Any, part: str = "discriminator") -> Pretrained:
+    """Returns an opened model: the one of a name, or the one that is given, alone or as `load` returns it.
+
+    Args:
+      model: a name, as `Predictor.from_pretrained` takes it, a Pretrained, or the pair that `load` returns.
+      part: argument `part` of open_model.
+
+    Raises:
+      UserError: there is no such model, or `model` is none of these.
+    """
+    if isinstance(model, str | os.PathLike):
+        return open_model(model, part=part)
+    if isinstance(model, tuple) and model and isinstance(model[0], Pretrained):
+        model = model[0]
+    if not isinstance(model, Pretrained):
+        raise UserError(f"model: found {type(model).__name__}; expected a model's name, or what bert_jax.load returns")
+    return model
 
 
 def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
@@ -165,6 +201,8 @@ def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty
       where: name of the example, such as "text 3" or "file.jsonl:3".
       allow_empty: whether a text may be empty or blank.
     """
+    if len(fields) != len(example):
+        raise UserError(f"{where}: found {len(example)} texts; expected {' and '.join(fields)}")
     for name, text in zip(fields, example, strict=True):
         what = where if len(fields) == 1 else f"{where}: {name}"
         if not isinstance(text, str):

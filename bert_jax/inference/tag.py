@@ -2,7 +2,8 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,7 @@ class _Words:
 class TokenTagger(Predictor):
     """Finds entities in texts with a model fine-tuned for token classification (named entities, parts of speech).
 
-        tag = bert_jax.TokenTagger.from_pretrained(MODEL)
+        tag = bert_jax.TokenTagger(MODEL)
         tag("Ada Lovelace lived in London.")
         # {"entities": [{"label": "PER", "start": 0, "end": 12, "text": "Ada Lovelace", "score": 0.99}, ...]}
 
@@ -68,15 +69,19 @@ class TokenTagger(Predictor):
     window where it has the most context.
 
     Args:
-      model: an opened model (`bert_jax.load`); `from_pretrained` opens one by name.
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """
 
     POSITIONS = "first_subwords"
     OUTPUTS = "token"
+    WORDS = True
 
-    def __init__(self, model: Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"):
+    def __init__(
+        self, model: str | os.PathLike | Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"
+    ):
+        model = self.opened(model)
         super().__init__(model, dtype=dtype, packing=packing)
         self._cutting = model.settings.get("words")
         self._spelling = schemes.of_labels(model.labels)[1]
@@ -87,9 +92,9 @@ class TokenTagger(Predictor):
 
     def __call__(
         self,
-        text: str | Sequence[str] | Sequence[Sequence[str]] | None = None,
+        text: Any = None,
         *,
-        words: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        words: Any = None,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the entities of a text, or of a sentence that is already cut into words.
 
@@ -97,7 +102,9 @@ class TokenTagger(Predictor):
             # {"words": [...], "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"], "entities": [...]}
 
         Args:
-          text: one text, or several, each a string or a list of words.
+          text: one text or several. A text is a string, in a list also a list of words, or a dict with `text` or
+            `words`. Several come as a list, an array, a column or table of pandas, polars, pyarrow or datasets, or a
+            generator.
           words: the words of one sentence, or of several; instead of `text`.
 
         Returns:
@@ -110,13 +117,16 @@ class TokenTagger(Predictor):
           UserError: a text is empty, or there is neither a text nor words.
         """
         if words is not None and text is None:
+            if isinstance(words, str) or not isinstance(words, Iterable):
+                raise UserError(f"words: found {type(words).__name__}; expected a list of words, or several")
+            words = list(words)
             single = bool(words) and all(isinstance(word, str) for word in words)
-            sentences = [words] if single else words
-            return self._call([(list(sentence),) for sentence in sentences], single)
+            if not single and any(isinstance(sentence, str) for sentence in words):
+                raise UserError("words: found strings beside lists of words; expected one or the other")
+            return self._call((self._reader.read([words] if single else words)[0], single))
         if text is None or words is not None:
             raise UserError("text, words: found both or neither; expected one of them")
-        texts = [text] if isinstance(text, str) else text
-        return self._call([(one_text,) for one_text in texts], isinstance(text, str))
+        return self._call(self._reader.read(text))
 
     def _check(self, example, where, allow_empty):
         (text,) = example

@@ -52,7 +52,8 @@ class Pretrained:
       problem: kind of sequence classification, "single_label", "multi_label" or "regression"; "" for other models.
       scheme: scheme of token classification, "BIO" or "BIOES"; "" for plain tags and other models.
       settings: further settings of its use, such as "max_length" (tokens of a text in fine-tuning), "null_threshold"
-        (question answering), and those of sentence_transformers.Embedder.
+        (question answering), "columns" (names of the texts in the data of fine-tuning), and those of
+        sentence_transformers.Embedder.
       origin: the files that it was read from; None for a model of a workdir.
       step: step of the checkpoint that a model of a workdir was read from; 0 for other models.
     """

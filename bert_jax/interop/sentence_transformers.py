@@ -62,10 +62,11 @@ class Embedder:
       encoder: the directory with the encoder's config.json, weights and tokenizer.
       settings: settings for Pretrained. Of an embedder: "pooling" (a tuple of kinds, whose vectors are concatenated),
         "normalize" (to length 1 at the end), "include_prompt" (False leaves a prompt's tokens out of the pooling),
-        "prompts" (by name), "default_prompt_name", "lower_case" (of the text before tokenization) and, where they are
-        given, "max_length", "token_layers" and "layers" (tuples of Projection before and after the pooling) and
-        "truncate_dim" (numbers of a vector that are kept). Of a cross-encoder: "activation" of its scores (a key of
-        TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what bert_jax does not compute.
+        "prompts" (by name), "default_prompt_name", "similarity" (its name, or None), "lower_case" (of the text before
+        tokenization) and, where they are given, "max_length", "token_layers" and "layers" (tuples of Projection before
+        and after the pooling) and "truncate_dim" (numbers of a vector that are kept). Of a cross-encoder: "activation"
+        of its scores (a key of TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what
+        bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
       directory: the directory itself.
       modules: the entries of modules.json, the encoder's first.
@@ -304,6 +305,7 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
         "normalize": normalize,
         "prompts": dict(_prompts(prompts, directory / PROMPTS)),
         "default_prompt_name": prompts.get("default_prompt_name"),
+        "similarity": prompts.get("similarity_fn_name"),
         "lower_case": bool(config.get("do_lower_case", False)),
     }
     after = layers[True][:-1] if normalize else layers[True]

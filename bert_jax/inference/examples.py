@@ -1,0 +1,244 @@
+"""Reads what callers pass as examples: texts, pairs and records, alone or in lists, arrays, tables and generators."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax.errors import UserError, shortened
+
+Example = tuple[Any, ...]  # texts; of a tagger also one list of words
+
+WORDS = ("words", "tokens")  # keys that hold a list of words instead of a text
+# Names that second texts have in well-known data; a record with one of them is no single text.
+_SECOND_TEXTS = ("hypothesis", "sentence2", "question2", "text2", "text_b", "sentence_b", "pair")
+_NOT_ITEMS = (bytes, bytearray, memoryview, set, frozenset)  # they can be iterated, but hold no texts in an order
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Says what an example may be, and reads examples.
+
+    Attributes:
+      fields: names of an example's texts.
+      required: how many of the first of them must be there.
+      words: whether a list of words may stand for the text.
+      columns: names that the model's own training data has for the fields; () where they are not known.
+      noun: what a record is called in messages.
+    """
+
+    fields: tuple[str, ...]
+    required: int
+    words: bool = False
+    columns: tuple[str, ...] = ()
+    noun: str = "a dict"
+
+    def read(self, given: Any) -> tuple[Iterator[Example], bool]:
+        """Returns the examples of what a caller passed, read as they are asked for, and whether it is a single one.
+
+        A string and a record are one example; so is a tuple where an example may have two texts. A list, an array, a
+        generator, a column or a table holds several, and so does a dict of columns.
+
+        Raises:
+          UserError: at once, if it is none of these; while iterating, if an example cannot be read, with its number.
+        """
+        given = _plain(given, self._names())
+        if isinstance(given, str) or self._is_single(given):
+            return self._examples([given]), True
+        if isinstance(given, Mapping):
+            return self._examples(self._rows_of(given)), False
+        if not isinstance(given, Iterable) or isinstance(given, _NOT_ITEMS):
+            raise UserError(f"text: found {_kind(given)}; expected {self._expected()}, or a list of them")
+        return self._examples(given), False
+
+    def pairs(self, first: Any, second: Any) -> tuple[Iterator[Example], bool]:
+        """Returns the examples of texts and second texts that are passed beside each other, as `read` does.
+
+        Raises:
+          UserError: their numbers differ, or the first ones are records, which hold their own second texts.
+        """
+        name = self.fields[1]
+        first, second = _plain(first), _plain(second)
+        sides = []
+        for field, side in zip(self.fields, (first, second), strict=True):
+            if isinstance(side, Mapping):
+                raise UserError(f"{field}: found a record beside the other texts; expected a string or a list of them")
+            if not isinstance(side, str) and (not isinstance(side, Iterable) or isinstance(side, _NOT_ITEMS)):
+                raise UserError(f"{field}: found {_kind(side)}; expected a string or a list of strings")
+            sides.append([side] if isinstance(side, str) else list(side))
+        firsts, seconds = sides
+        if len(firsts) != len(seconds):
+            raise UserError(
+                f"{name}: found {len(seconds)} texts; expected {len(firsts)}, one for each {self.fields[0]}"
+            )
+        return self._examples(zip(firsts, seconds, strict=True)), isinstance(first, str)
+
+    def example(self, item: Any, where: str) -> Example:
+        """Reads one example: a string, a pair, a list of words or a record.
+
+        Raises:
+          UserError: it is none of these; the message begins with `where`.
+        """
+        item = _plain(item, self._names())
+        if isinstance(item, str):
+            if self.required > 1:
+                raise UserError(f"{where}: found a string alone; expected {self._expected()}")
+            return (str(item),)  # also of numpy's strings
+        if isinstance(item, Mapping):
+            return self.record(item, where)
+        if isinstance(item, list | tuple):
+            if self.words:
+                return ([_text(word, f"{where}, word {i + 1}") for i, word in enumerate(item)],)
+            if len(self.fields) > 1 and len(item) == len(self.fields):
+                texts = zip(self.fields, map(_plain, item), strict=True)
+                return tuple(
+                    _text(text, f"{where}: {name}")
+                    for i, (name, text) in enumerate(texts)
+                    if i < self.required or text is not None
+                )
+            if len(self.fields) > 1:
+                raise UserError(
+                    f"{where}: found a {type(item).__name__} of {len(item)}; expected {self._expected()}; several "
+                    "examples go into a list"
+                )
+        raise UserError(f"{where}: found {_kind(item)}; expected {self._expected()}")
+
+    def record(self, record: Mapping, where: str, shown: str = "") -> Example:
+        """Reads a record: its texts by the names of the fields, or of the columns of the model's own training data.
+
+        Args:
+          record: other entries of it, such as ids and labels, are left alone.
+          where: begins a message.
+          shown: the record as it stands in a file, for a message.
+        """
+        names = self._names_in(record, where)
+        if self.words:
+            for name in (*WORDS, *names[: self.required]):
+                words = _plain(record.get(name))
+                if isinstance(words, list | tuple):
+                    if not all(isinstance(word, str) for word in words):
+                        raise UserError(f"{where}: found {shortened(str(list(words)))}; expected a list of words")
+                    return ([str(word) for word in words],)
+        texts = []
+        for i, name in enumerate(names):
+            text = _plain(record.get(name))
+            if i >= self.required and text is None:
+                second = next((key for key in _SECOND_TEXTS if isinstance(record.get(key), str)), None)
+                if second and name not in record and second not in names and not self.columns:
+                    raise UserError(
+                        f"{where}: found `{names[0]}` with `{second}`, but no `{name}`; expected {self._expected()}"
+                    )
+                continue
+            if not isinstance(text, str):
+                also = f", or with a list of words as `{WORDS[0]}`" if self.words else ""
+                wanted = " and ".join(f"`{key}`" for key in names[: max(self.required, i + 1)])
+                raise UserError(
+                    f"{where}: no `{name}` string in {shown or shortened(str(dict(record)))!r}; expected {self.noun} "
+                    f"with {wanted}{also}"
+                )
+            texts.append(str(text))
+        return tuple(texts)
+
+    def _names_in(self, record, where):
+        """Returns the names of the texts in a record: the model's own columns where it has them, else the fields."""
+        own = (*self.columns, *self.fields[len(self.columns) :])
+        needed = max(self.required, len(self.columns))
+        if own == self.fields or all(name in record for name in own[:needed]):
+            return own
+        is_standard = all(name in record for name in self.fields[: self.required])
+        mixed = [name for name in own[:needed] if name in record and name not in self.fields]
+        if mixed and (needed > 1 or not is_standard):
+            names = (self.fields[:needed], own[:needed])
+            expected = " or ".join(" and ".join(f"`{name}`" for name in pair) for pair in names)
+            raise UserError(f"{where}: found {_listed(record)}; expected {expected}")
+        return self.fields
+
+    def _names(self):
+        return {*self.fields, *self.columns, *(WORDS if self.words else ())}
+
+    def _is_single(self, given):
+        """Returns whether a record, or a tuple where an example may have two texts, is one example."""
+        if isinstance(given, Mapping):
+            return not any(_is_column(given.get(name), self.words) for name in self._names())
+        if not isinstance(given, tuple) or len(self.fields) == 1:
+            return False
+        return not given or not all(isinstance(item, Mapping | tuple) for item in given)
+
+    def _rows_of(self, columns):
+        """Yields the records of a dict of columns."""
+        names = [name for name in columns if name in self._names()]
+        sizes = {name: len(columns[name]) if _is_column(columns[name], False) else -1 for name in names}
+        if len(set(sizes.values())) > 1:
+            shown = ", ".join(f"{name} {size if size >= 0 else 'none'}" for name, size in sizes.items())
+            raise UserError(f"text: columns of different lengths ({shown}); expected as many entries in each")
+        lists = [list(_plain(columns[name])) for name in names]
+        return [dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+    def _examples(self, items):
+        return (self.example(item, f"text {i + 1}") for i, item in enumerate(items))
+
+    def _expected(self):
+        """Returns in words what an example may be."""
+        names = " and ".join(f"`{name}`" for name in self.fields[: self.required])
+        also = f" and perhaps `{self.fields[-1]}`" if self.required < len(self.fields) else ""
+        own = ""
+        if self.columns and self.columns != self.fields[: len(self.columns)]:
+            own = f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
+        forms = [] if self.required > 1 else ["a string"]
+        forms += ["a pair of strings"] if len(self.fields) > 1 else []
+        forms += ["a list of words"] if self.words else []
+        return f"{', '.join(forms)} or {self.noun} with {names}{also}{own}"
+
+
+def _plain(value: Any, names: Iterable[str] = ()) -> Any:
+    """Returns what other packages' containers hold as Python's own; everything else as it is.
+
+    Args:
+      value: a numpy array becomes a list, or the value that it holds; a table of pandas, polars or pyarrow a list of
+        records; a row of pandas, and a named tuple, a record if it has one of `names`.
+      names: see there.
+    """
+    if isinstance(value, str | bytes) or value is None or type(value) in (dict, list):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.ndim else value.item()
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", ())
+        return dict(zip(fields, value, strict=True)) if set(names) & set(fields) else value
+    if hasattr(value, "to_pylist"):  # pyarrow
+        return value.to_pylist()
+    if hasattr(value, "to_dicts"):  # polars
+        return value.to_dicts()
+    if hasattr(value, "itertuples"):  # pandas
+        return value.to_dict("records")
+    if hasattr(value, "to_dict") and hasattr(value, "index") and not isinstance(value, Mapping):  # a Series
+        return value.to_dict() if any(name in value.index for name in names) else list(value)
+    return value
+
+
+def _is_column(value, words):
+    """Returns whether a value of a dict holds the texts of several examples; `words` may be those of one."""
+    value = _plain(value)
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        return False
+    return not words or (bool(value) and all(isinstance(_plain(item), list | tuple) for item in value))
+
+
+def _text(value, where):
+    value = _plain(value)
+    if not isinstance(value, str):
+        raise UserError(f"{where}: found {_kind(value)}; expected a string")
+    return str(value)
+
+
+def _kind(value):
+    """Returns what a value is, for messages."""
+    if value is None:
+        return "None"
+    name = type(value).__name__
+    return name + {"bytes": " (decode them)", "set": ", which has no order"}.get(name, "")
+
+
+def _listed(record):
+    return ", ".join(f"`{shortened(str(name), 30)}`" for name in record) or "nothing"

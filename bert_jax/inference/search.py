@@ -1,0 +1,223 @@
+"""Compares vectors: similarities, and the nearest vectors of a corpus.
+
+The order of what `nearest` returns is that of scores in float64. The device computes scores in float32, a block of the
+corpus at a time, and from these follows which vectors may be among the nearest: those alone are scored in float64.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.errors import UserError
+
+# Names as sentence-transformers writes them; distances are negated, so that more is nearer.
+SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+
+BLOCK = 8192  # vectors of the corpus that are compared at once
+_QUERIES = 256  # and queries
+_SPARE = 16  # vectors beyond top_k that are looked at
+_SCORED = 1 << 22  # numbers of vectors that are scored in float64 at once
+_SMALLEST = 2.0**-126  # smaller numbers may become 0 in float32
+_SMALLEST_NORM = 1e-12  # as in sentence-transformers: a vector of zeros has a similarity of 0
+
+
+def check_similarity(name: str) -> str:
+    """Returns the name of a similarity. Raises UserError if it is none of SIMILARITIES."""
+    if name not in SIMILARITIES:
+        raise UserError(f"similarity: found {name!r}; expected {', '.join(SIMILARITIES)}")
+    return name
+
+
+def are_vectors(given: Any) -> bool:
+    """Returns whether what a caller passed are vectors, as an array or a list of numbers, and not texts."""
+    if isinstance(given, list | tuple):
+        return bool(given) and (isinstance(given[0], int | float | np.number) or are_vectors(given[0]))
+    if not hasattr(given, "shape") or not hasattr(given, "__array__") or hasattr(given, "itertuples"):
+        return False
+    dtype = getattr(given, "dtype", None)
+    if not isinstance(dtype, np.dtype):
+        dtype = np.asarray(given).dtype
+    return dtype.kind not in "OUST"
+
+
+def as_vectors(values: Any, name: str, size: int | None = None) -> np.ndarray:
+    """Returns vectors as float32 or float64 [n, size]; a single one, [size], becomes one row.
+
+    Raises:
+      UserError: they are no finite numbers, or of another size; `name` is what the caller calls them.
+    """
+    vectors = np.asarray(values)
+    if vectors.size == 0 and vectors.ndim < 2:
+        return np.zeros((0, size or 0), np.float32)
+    if vectors.dtype.kind not in "fiub" and vectors.dtype.name != "bfloat16":
+        raise UserError(f"{name}: found {vectors.dtype}; expected texts, or vectors of numbers")
+    if vectors.ndim not in (1, 2) or (size and vectors.shape[-1] != size):
+        wanted = f"[n, {size}]" if size else "[n, size]"
+        raise UserError(f"{name}: found an array of shape {list(vectors.shape)}; expected vectors {wanted}")
+    vectors = np.atleast_2d(vectors)
+    vectors = vectors if vectors.dtype in (np.float32, np.float64) else vectors.astype(np.float32)
+    finite = np.isfinite(vectors).all(-1)
+    if not finite.all():
+        raise UserError(f"{name}: vector {int(np.flatnonzero(~finite)[0])} is not finite; expected numbers")
+    return vectors
+
+
+def similarities(first: np.ndarray, second: np.ndarray, kind: str, pairwise: bool = False) -> np.ndarray:
+    """Returns the similarity of vectors, computed in float64 and rounded to float32.
+
+    Args:
+      first: [n, size].
+      second: [m, size].
+      kind: one of SIMILARITIES.
+      pairwise: whether each vector is compared with the one in its own place, where n = m.
+
+    Returns:
+      float32 [n, m], or [n].
+    """
+    first, second = _scaled(first, kind), _scaled(second, kind)
+    if pairwise:
+        return _scores(first, second, kind).astype(np.float32)
+    if kind in ("cosine", "dot"):
+        return (first @ second.T).astype(np.float32)
+    step = max(1, _SCORED // max(1, second.size))
+    rows = [_scores(first[i : i + step, None], second[None], kind) for i in range(0, len(first), step)]
+    return np.concatenate(rows).astype(np.float32) if rows else np.zeros((0, len(second)), np.float32)
+
+
+def nearest(
+    queries: np.ndarray, blocks: Iterable[np.ndarray], top_k: int, kind: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Finds the nearest vectors of a corpus, a block at a time.
+
+    Vectors of equal scores come in the order of the corpus.
+
+    Args:
+      queries: [n, size].
+      blocks: the corpus, arrays [m, size] of at most some thousand vectors each.
+      top_k: how many vectors are wanted.
+      kind: one of SIMILARITIES.
+
+    Yields:
+      after each block, the nearest vectors so far, the nearest first: (their places in the corpus, int64 [n, k], their
+      scores, float64 [n, k]), where k is top_k or, while they are fewer, the number of vectors so far.
+    """
+    exact = _scaled(queries, kind)
+    single = exact.astype(np.float32)
+    places, scores = np.zeros((len(exact), 0), np.int64), np.zeros((len(exact), 0))
+    first = 0
+    for block in blocks:
+        for begin in range(0, len(block), BLOCK):
+            part = _scaled(block[begin : begin + BLOCK], kind)
+            width = min(top_k, scores.shape[1] + len(part))
+            new = [np.zeros((len(exact), width), dtype) for dtype in (np.int64, np.float64)]
+            for i in range(0, len(exact), _QUERIES):
+                rows = slice(i, i + _QUERIES)
+                own = _best_of_block(exact[rows], single[rows], part, top_k, kind, scores[rows])
+                for row, (columns, values) in enumerate(own, i):
+                    all_places = np.concatenate([places[row], columns + first])
+                    all_scores = np.concatenate([scores[row], values])
+                    order = np.lexsort((all_places, -all_scores))[:width]
+                    new[0][row], new[1][row] = all_places[order], all_scores[order]
+            places, scores = new
+            first += len(part)
+        yield places, scores
+
+
+def _best_of_block(exact, single, part, top_k, kind, best):
+    """Returns for each query (columns of a block that may be among its nearest, their scores in float64).
+
+    Args:
+      exact, single: queries, float64 and float32 [n, size].
+      part: float64 [m, size].
+      top_k, kind: see `nearest`.
+      best: float64 [n, k], the best scores before this block.
+    """
+    kept = min(len(part), top_k + _SPARE)
+    size = _power(len(part))
+    padded = np.zeros((size, part.shape[1]), np.float32)
+    padded[: len(part)] = part
+    asked = np.zeros((_power(len(single)), single.shape[1]), np.float32)
+    asked[: len(single)] = single
+    values, columns = jax.device_get(_top(asked, padded, len(part), min(size, _power(kept)), kind))
+    values, columns = values[: len(single), :kept].astype(np.float64), columns[: len(single), :kept]
+    error = _error(exact, part, kind)
+    threshold = np.full(len(exact), -np.inf)
+    if best.shape[1] >= top_k:
+        threshold = best[:, top_k - 1]
+    if kept >= top_k:  # top_k of this block are at least so near
+        threshold = np.maximum(threshold, _true(values[:, top_k - 1] - error, exact, kind))
+    # What was left out has at most the last score that was not.
+    complete = (kept == len(part)) | (_true(values[:, -1] + error, exact, kind) < threshold)
+    complete &= np.isfinite(values).all(-1)  # numbers beyond float32
+    candidates = _true(values + error[:, None], exact[:, None], kind) >= threshold[:, None]
+    answers = []
+    for i in range(len(exact)):
+        own = np.sort(columns[i][candidates[i]]) if complete[i] else np.arange(len(part))
+        answers.append((own, _scores_of(exact[i], part, own, kind)))
+    return answers
+
+
+def _scores_of(query, part, columns, kind):
+    """Returns float64 scores [n] of the vectors of some columns."""
+    step = max(1, _SCORED // max(1, part.shape[1]))
+    scores = [_scores(query, part[columns[i : i + step]], kind) for i in range(0, len(columns), step)]
+    return np.concatenate(scores) if scores else np.zeros(0)
+
+
+def _scaled(vectors, kind):
+    """Returns vectors as float64, of length 1 for cosine similarity."""
+    vectors = np.asarray(vectors, np.float64)
+    if kind != "cosine":
+        return vectors
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), _SMALLEST_NORM)
+
+
+def _scores(first, second, kind):
+    """Returns scores of vectors beside each other, float64; cosine's have length 1."""
+    if kind == "euclidean":
+        return -np.sqrt(np.square(first - second).sum(-1))
+    if kind == "manhattan":
+        return -np.abs(first - second).sum(-1)
+    return (first * second).sum(-1)
+
+
+@functools.partial(jax.jit, static_argnames=("kept", "kind"))
+def _top(queries, part, count, kept, kind):
+    """Returns (float32 scores, columns), both [n, kept], of the first `count` vectors; the highest first.
+
+    The score of a Euclidean distance d is (|query|^2 - d^2) / 2, which has the same order.
+    """
+    if kind == "manhattan":
+        scores = jax.lax.map(lambda query: -jnp.abs(part - query[None, :]).sum(-1), queries)
+    else:
+        scores = jnp.matmul(queries, part.T, precision=jax.lax.Precision.HIGHEST)
+        if kind == "euclidean":
+            scores -= (jnp.square(part).sum(-1) / 2)[None, :]
+    scores = jnp.where((jnp.arange(part.shape[0]) < count)[None, :], scores, -jnp.inf)
+    return jax.lax.top_k(scores, kept)
+
+
+def _true(scores, queries, kind):
+    """Returns what scores of `_top` are in the scale of `_scores`."""
+    if kind != "euclidean":
+        return scores
+    return -np.sqrt(np.maximum(0.0, np.square(queries).sum(-1) - 2 * scores))
+
+
+def _error(queries, part, kind):
+    """Returns by how much the scores of `_top` may be off, float64 [n]: (size + 8) roundings of their largest terms."""
+    unit, least = 2.0**-23 * (queries.shape[1] + 8), _SMALLEST * (queries.shape[1] + 8)
+    if kind == "manhattan":
+        return least + unit * (np.abs(queries).sum(-1) + np.abs(part).sum(-1).max(initial=0.0))
+    longest, lengths = np.sqrt(np.square(part).sum(-1).max(initial=0.0)), np.sqrt(np.square(queries).sum(-1))
+    error = unit * longest * lengths + least * (1 + longest + lengths)
+    return error + (unit * longest**2 if kind == "euclidean" else 0.0)
+
+
+def _power(number):
+    """Returns the least power of two that is at least a number: arrays have few shapes, each compiled once."""
+    return 1 << max(0, number - 1).bit_length()

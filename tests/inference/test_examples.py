@@ -1,0 +1,196 @@
+"""What callers pass to the predictors: every form gives the same examples, and what is none is refused."""
+
+import collections
+
+import numpy as np
+import pyarrow
+import pytest
+
+import bert_jax
+from bert_jax.errors import UserError
+from bert_jax.inference.examples import Reader
+from bert_jax.model import Task
+from tests.inference.conftest import make_model
+
+TEXT = Reader(("text",), 1)
+PAIR = Reader(("text", "text_pair"), 1)
+OWN = Reader(("text", "text_pair"), 1, columns=("premise", "hypothesis"))
+SENTENCE = Reader(("text", "text_pair"), 1, columns=("sentence",))
+QUESTION = Reader(("question", "context"), 2)
+TAGS = Reader(("text",), 1, words=True, columns=("tokens",))
+Row = collections.namedtuple("Row", ("idx", "premise", "hypothesis"))
+
+
+class Series:
+    """A column, or a row, as pandas has it."""
+
+    def __init__(self, values, index=None):
+        self._values, self.index = list(values), list(range(len(values))) if index is None else list(index)
+
+    def __iter__(self):
+        return iter(self._values)
+
+    def __len__(self):
+        return len(self._values)
+
+    def to_dict(self):
+        return dict(zip(self.index, self._values, strict=True))
+
+
+class Frame:
+    """A table, as pandas has it, whose iteration gives the names of its columns."""
+
+    def __init__(self, records):
+        self._records = records
+
+    def __iter__(self):
+        return iter(self._records[0])
+
+    def itertuples(self):
+        raise NotImplementedError
+
+    def to_dict(self, orient):
+        assert orient == "records"
+        return self._records
+
+
+def read(reader, given):
+    examples, single = reader.read(given)
+    return list(examples), single
+
+
+@pytest.mark.parametrize(
+    ("reader", "given"),
+    [
+        (PAIR, ("a", "b")), (PAIR, {"text": "a", "text_pair": "b", "id": 3}),
+        (OWN, {"premise": "a", "hypothesis": "b", "label": 1}), (OWN, {"text": "a", "text_pair": "b"}),
+        (OWN, Row(1, "a", "b")), (OWN, Series(["a", "b"], ["premise", "hypothesis"])),
+        (SENTENCE, {"sentence": "a", "text_pair": "b"}), (SENTENCE, {"text": "a", "text_pair": "b"}),
+        (QUESTION, ("a", "b")), (QUESTION, {"question": "a", "context": "b"}),
+    ],
+)  # fmt: skip
+def test_one_pair(reader, given):
+    assert read(reader, given) == ([("a", "b")], True)
+
+
+@pytest.mark.parametrize(
+    ("reader", "given"),
+    [
+        (PAIR, [("a", "b"), ["c", "d"]]), (PAIR, (("a", "b"), ("c", "d"))), (PAIR, np.array([["a", "b"], ["c", "d"]])),
+        (PAIR, {"text": ["a", "c"], "text_pair": ["b", "d"], "label": [0, 1]}),
+        (PAIR, [{"text": "a", "text_pair": "b"}, ("c", "d")]), (PAIR, (pair for pair in (("a", "b"), ("c", "d")))),
+        (OWN, pyarrow.table({"premise": ["a", "c"], "hypothesis": ["b", "d"], "label": [0, 1]})),
+        (OWN, Frame([{"premise": "a", "hypothesis": "b"}, {"premise": "c", "hypothesis": "d"}])),
+        (OWN, [Row(1, "a", "b"), Row(2, "c", "d")]),
+        (QUESTION, {"question": ["a", "c"], "context": ["b", "d"]}), (QUESTION, [["a", "b"], ("c", "d")]),
+    ],
+)  # fmt: skip
+def test_several_pairs(reader, given):
+    assert read(reader, given) == ([("a", "b"), ("c", "d")], False)
+
+
+@pytest.mark.parametrize("reader", [TEXT, PAIR, OWN, TAGS])
+def test_texts(reader):
+    for given in ("a", np.str_("a"), np.array("a"), {"text": "a"}, {"text": np.str_("a"), "label": None}):
+        assert read(reader, given) == ([("a",)], True)
+    for given in (
+        ["a", "b"], np.array(["a", "b"]), np.array(["a", "b"], object), Series(["a", "b"]), (text for text in "ab"),
+        pyarrow.array(["a", "b"]), {"a": 1, "b": 2}.keys(), [{"text": "a"}, "b"], Frame([{"text": "a"}, {"text": "b"}]),
+    ):  # fmt: skip
+        examples, single = read(reader, given)
+        assert (examples, single) == ([("a",), ("b",)], False)
+        assert all(type(text) is str for (text,) in examples)
+    assert read(reader, []) == ([], False)
+
+
+def test_lists_of_words():
+    for given in (
+        [["a", "b"], ("c",)], {"tokens": [["a", "b"], ["c"]]}, [{"words": ["a", "b"]}, {"tokens": np.array(["c"])}],
+    ):  # fmt: skip
+        assert read(TAGS, given) == ([(["a", "b"],), (["c"],)], False)
+    assert read(TAGS, {"text": ["a", "b"]}) == read(TAGS, {"words": ["a", "b"]}) == ([(["a", "b"],)], True)
+
+
+@pytest.mark.parametrize(
+    ("reader", "given", "message"),
+    [
+        (TEXT, None, "text: found None; expected a string or a dict with `text`, or a list of them"),
+        (TEXT, 3, "text: found int"), (TEXT, b"a", r"text: found bytes \(decode them\)"), (TEXT, 1.5, "found float"),
+        (TEXT, {"a", "b"}, "text: found set, which has no order"),
+        (TEXT, ["a", None], "text 2: found None; expected a string"), (TEXT, ["a", 3], "text 2: found int"),
+        (TEXT, ["a", "b", b"c"], "text 3: found bytes"), (TEXT, np.array([1.0]), "text 1: found float"),
+        (TEXT, [["a"]], "text 1: found list"), (TEXT, ["a", {"txt": "b"}], "text 2: no `text` string in"),
+        (TEXT, [{"text": float("nan")}], "text 1: no `text` string in"),
+        (PAIR, [("a", 3)], "text 1: text_pair: found int; expected a string"), (PAIR, ("a", "b", "c"), "a tuple of 3"),
+        (PAIR, [["a", ["b"]]], "text 1: text_pair: found list"), (PAIR, [["a"]], "text 1: found a list of 1"),
+        (PAIR, {"premise": "a", "hypothesis": "b"}, "no `text` string in"),
+        (PAIR, {"text": "a", "hypothesis": "b"}, "text 1: found `text` with `hypothesis`, but no `text_pair`"),
+        (PAIR, {"text": ["a"], "text_pair": ["b", "c"]}, r"columns of different lengths \(text 1, text_pair 2\)"),
+        (PAIR, {"text": ["a"], "text_pair": "b"}, r"columns of different lengths \(text 1, text_pair none\)"),
+        (OWN, {"text": "a", "hypothesis": "b"}, "found `text`, `hypothesis`; expected `text` and `text_pair` or `prem"),
+        (OWN, [{"premise": "a"}], "text 1: found `premise`; expected `text` and `text_pair` or `premise` and `hyp"),
+        (QUESTION, "a", "text 1: found a string alone; expected a pair of strings or a dict with `question` and `cont"),
+        (QUESTION, ["a", "b"], "text 1: found a string alone"), (QUESTION, {"question": "a"}, "no `context` string"),
+        (TAGS, [["a", 3]], "text 1, word 2: found int"), (TAGS, {"words": ["a", None]}, "expected a list of words"),
+    ],
+)  # fmt: skip
+def test_what_is_no_example_is_refused(reader, given, message):
+    with pytest.raises(UserError, match=message) as error:
+        read(reader, given)
+    assert "\n" not in str(error.value)
+
+
+def test_texts_beside_each_other():
+    assert list(PAIR.pairs("a", "b")[0]) == [("a", "b")]
+    assert list(PAIR.pairs(Series(["a"]), (text for text in "b"))[0]) == [("a", "b")]
+    for first, second, message in (
+        (["a"], ["b", "c"], "text_pair: found 2 texts; expected 1, one for each text"),
+        ({"text": "a"}, "b", "text: found a record beside the other texts"),
+        (["a"], 3, "text_pair: found int"), (["a"], [3], "text 1: text_pair: found int"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            list(PAIR.pairs(first, second)[0])
+
+
+def test_every_predictor_reads_its_examples_so(tokenizer):
+    classify = bert_jax.Classifier(
+        make_model(tokenizer, Task("sequence_classification", 2), ("x", "y"), problem="single_label",
+                   settings={"columns": ("premise", "hypothesis")})
+    )  # fmt: skip
+    expected = classify("ab", "cd")
+    assert classify(("ab", "cd")) == classify({"text": "ab", "text_pair": "cd"}) == expected
+    assert classify({"premise": "ab", "hypothesis": "cd"}) == expected
+    assert classify([("ab", "cd")]) == classify([{"text": "ab", "text_pair": "cd"}]) == [expected]
+    assert classify(["ab", "cd"]) != [expected, expected]
+
+    answer = bert_jax.QuestionAnswerer(make_model(tokenizer, Task("question_answering", 2), ("start", "end")))
+    expected = answer("ab", "cd ef")
+    assert answer({"question": "ab", "context": "cd ef"}) == answer(("ab", "cd ef")) == expected
+    assert answer(["ab", "ab"], "cd ef") == answer([{"question": "ab", "context": "cd ef"}, ("ab", "cd ef")])
+
+    tag = bert_jax.TokenTagger(make_model(tokenizer, Task("token_classification", 2), ("O", "X")))
+    assert tag({"words": ["ab", "cd"]}) == tag(words=["ab", "cd"]) == tag([["ab", "cd"]])[0]
+    with pytest.raises(UserError, match="words: found strings beside lists of words"):
+        tag(words=["ab", ["cd"]])
+
+    fill = bert_jax.FillMask(make_model(tokenizer))
+    assert fill({"text": "ab [MASK]"}) == fill("ab [MASK]") == fill(Series(["ab [MASK]"]))[0]
+    embed = bert_jax.Embedder(make_model(tokenizer))
+    assert (embed({"text": "ab"}) == embed("ab")).all() and embed(["ab", {"text": "cd"}]).shape == (2, 32)
+
+
+def test_the_argument_of_a_class_is_a_name_or_a_model(tokenizer, tmp_path):
+    from bert_jax.interop import huggingface
+
+    huggingface.write(make_model(tokenizer), tmp_path / "model")
+    for name in (tmp_path / "model", str(tmp_path / "model")):
+        expected = bert_jax.FillMask.from_pretrained(name, dtype="float32")("ab [MASK]")
+        assert bert_jax.FillMask(name, dtype="float32")("ab [MASK]") == expected
+        assert bert_jax.FillMask(bert_jax.load(name))("ab [MASK]") == expected
+        assert bert_jax.Inspector(name).attention("ab")[0] == ["[CLS]", "ab", "[SEP]"]
+        assert bert_jax.Embedder(name).size == 32
+    with pytest.raises(UserError, match="model: found int; expected a model's name"):
+        bert_jax.FillMask(3)
+    for kind in (bert_jax.Classifier, bert_jax.TokenTagger, bert_jax.QuestionAnswerer):
+        with pytest.raises(UserError, match="needs a model fine-tuned for"):
+            kind(tmp_path / "model")
