@@ -1,6 +1,6 @@
 """Writes a model as a Hugging Face directory that transformers loads.
 
-    python -m bert_jax.convert --input=MODEL --output=DIR
+    python -m bert_jax.convert --input=MODEL --output=DIR [--push_to_hub=NAME [--private]]
 
 The directory holds config.json, model.safetensors and the tokenizer's files, and the modules of sentence-transformers
 if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
@@ -8,10 +8,14 @@ weights (pytorch_model.bin) are read by this command alone, with torch's weights
 replaced-token detection, --part chooses which of the two models is written. The format has no place for two of
 DeBERTa's pre-training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a
 message. A model that the format cannot express otherwise is refused, with every reason. A model of a run gets a model
-card, README.md, from the run's files; the README.md of a directory is kept.
+card, README.md, from the run's files; the README.md of a directory is kept. --push_to_hub uploads what was written to
+a repository of the Hugging Face hub, in one commit, as the account of `hf auth login` or HF_TOKEN; --output may then be
+left out. A README.md that the repository already has is kept.
 """
 
+import os
 import pathlib
+import tempfile
 
 from absl import flags
 
@@ -20,7 +24,7 @@ from bert_jax import command
 _INPUT = flags.DEFINE_string(
     "input", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
 )
-_OUTPUT = flags.DEFINE_string("output", None, "the directory to write; new or empty", required=True)
+_OUTPUT = flags.DEFINE_string("output", None, "the directory to write; new or empty")
 _DTYPE = flags.DEFINE_enum(
     "dtype",
     None,
@@ -34,10 +38,34 @@ _PART = flags.DEFINE_enum(
     ["discriminator", "generator"],
     "for a run of replaced-token detection: which of its models to write",
 )
+_PUSH_TO_HUB = flags.DEFINE_string(
+    "push_to_hub", None, "upload the model to this repository of the Hugging Face hub: NAME or ACCOUNT/NAME"
+)
+_PRIVATE = flags.DEFINE_bool("private", False, "for --push_to_hub: whether a new repository is private")
 
 
 def main(argv):
     del argv
+    from bert_jax.errors import UserError
+    from bert_jax.interop import hub
+
+    if not _PUSH_TO_HUB.value:
+        if _PRIVATE.value:
+            raise UserError("--private: found no --push_to_hub; expected the name of a repository with it")
+        if not _OUTPUT.value:
+            raise UserError("--output: not given; expected the directory to write, or --push_to_hub=NAME")
+        _convert(_OUTPUT.value)
+        return
+    repository = hub.check_upload(_PUSH_TO_HUB.value)
+    with tempfile.TemporaryDirectory(prefix="bert_jax-") as scratch:
+        directory = _OUTPUT.value or os.path.join(scratch, repository.rpartition("/")[2])
+        _convert(directory, repository)
+        address, keeps_card = hub.upload(directory, repository, _PRIVATE.value)
+    print(f"{address}: uploaded" + (", its own README.md kept" if keeps_card else ""))
+
+
+def _convert(output, repository=""):
+    """Writes the model into the directory `output`; its card names the repository that it is loaded from."""
     from bert_jax.errors import UserError
     from bert_jax.interop import formats, huggingface, model_card
     from bert_jax.runs import workdir
@@ -57,10 +85,10 @@ def main(argv):
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
         model = formats.encoder_only(model)
     if workdir.holds_run(name):
-        title = pathlib.Path(_OUTPUT.value).absolute().name
-        card = model_card.render(model, title, read_provenance(name, model.step, step))
-    huggingface.write(model, _OUTPUT.value, _DTYPE.value, card)
-    print(f"{_OUTPUT.value}: {model.family}, {', '.join(_parts(model.model.spec))}")
+        title = repository.rpartition("/")[2] or pathlib.Path(output).absolute().name
+        card = model_card.render(model, title, read_provenance(name, model.step, step), repository)
+    huggingface.write(model, output, _DTYPE.value, card)
+    print(f"{_OUTPUT.value or repository}: {model.family}, {', '.join(_parts(model.model.spec))}")
 
 
 def _parts(spec):

@@ -52,7 +52,6 @@ COVERED_BY = {
     "finetuning/state.py": "finetuning/test_run.py",
     "interop/families/": "interop/test_families.py",  # every family by the same tests
     "interop/formats.py": "interop/test_families.py",
-    "interop/hub.py": "interop/test_huggingface.py",
     "interop/model_config.py": "interop/test_huggingface.py",
     "interop/pretrained.py": "interop/test_huggingface.py",
     "interop/tensors.py": "interop/test_huggingface.py",

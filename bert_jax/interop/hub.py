@@ -1,5 +1,6 @@
-"""Finds a model's directory: a path, or a download from the Hugging Face hub."""
+"""Finds a model's directory, a path or a download from the Hugging Face hub, and uploads one to the hub."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -78,3 +79,69 @@ def _snapshot(name, patterns):
             f"{name}: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: "
             f"{reason[:200]}"
         ) from error
+
+
+def check_upload(name: str) -> str:
+    """Returns the full name of a repository to upload to, "ACCOUNT/NAME", before any work is done for it.
+
+    Args:
+      name: "NAME", which gets the account of the token, or "ACCOUNT/NAME".
+
+    Raises:
+      UserError: not a name, no token, or the hub cannot be reached.
+    """
+    import huggingface_hub
+
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--push_to_hub={name}: not a name on the Hugging Face hub; expected NAME or ACCOUNT/NAME")
+    with _reporting(name):
+        account = huggingface_hub.HfApi().whoami()["name"]
+    return name if "/" in name else f"{account}/{name}"
+
+
+def upload(directory: str | os.PathLike, name: str, private: bool) -> tuple[str, bool]:
+    """Uploads a model's directory to a repository of the hub, in one commit; what else the repository holds stays.
+
+    A README.md that the repository has is kept. A repository that does not exist is made.
+
+    Args:
+      directory: the model's directory.
+      name: the repository's full name (`check_upload`).
+      private: whether a new repository is private; one that exists stays as it is.
+
+    Returns:
+      (address of the repository, whether its own README.md was kept).
+
+    Raises:
+      UserError: the hub refuses it, or cannot be reached.
+    """
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    with _reporting(name):
+        address = api.create_repo(name, private=private or None, exist_ok=True)
+        keeps_card = api.file_exists(name, "README.md")
+        api.upload_folder(
+            repo_id=name,
+            folder_path=directory,
+            commit_message="Upload a model of bert_jax",
+            ignore_patterns=["README.md"] if keeps_card else None,
+        )
+    return str(address), keeps_card
+
+
+@contextlib.contextmanager
+def _reporting(name):
+    """Turns whatever the network, the hub and its client may come up with into one line."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.LocalTokenNotFoundError as error:
+        raise UserError(
+            f"--push_to_hub={name}: no token; expected one of an account that may write there, from `hf auth login` or "
+            "in HF_TOKEN"
+        ) from error
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--push_to_hub={name}: the Hugging Face hub does not take it: {reason[:300]}") from error

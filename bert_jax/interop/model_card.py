@@ -41,13 +41,14 @@ def _average(steps):
     return f" Its parameters are the mean of the checkpoints of steps {', '.join(map(str, steps))}." if steps else ""
 
 
-def render(model: Pretrained, title: str, provenance: Provenance) -> str:
+def render(model: Pretrained, title: str, provenance: Provenance, name: str = "") -> str:
     """Returns the text of a model card.
 
     Args:
       model: the model that is written.
       title: its name, such as the output folder's.
       provenance: what is known of its training.
+      name: what it is loaded by, such as a name on the hub; "" for the title.
     """
     spec = model.model.spec  # of the two models of a run with a generator, each has the metrics of its own head
     others = {"mlm_"} if spec.replaced_tokens and not spec.language_model else set()
@@ -74,7 +75,7 @@ def render(model: Pretrained, title: str, provenance: Provenance) -> str:
             "dataset": {"name": provenance.evaluated_on or "held-out text", "type": "text"},
             "metrics": [{"type": name, "value": round(value, 6)} for name, value in sorted(metrics.items())],
         }]}]  # fmt: skip
-    return f"---\n{_yaml(front)}---\n\n{_body(model, title, provenance, metrics)}"
+    return f"---\n{_yaml(front)}---\n\n{_body(model, title, provenance, metrics)}{_usage(model, name or title)}"
 
 
 def pipeline_tag(model: Pretrained) -> str:
@@ -108,6 +109,40 @@ def _body(model, title, provenance, metrics):
         lines += ["| metric | value |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in sorted(metrics.items())]
     return "\n".join(lines) + "\n"
+
+
+def _usage(model, name):
+    """Returns the card's part on loading the model, in transformers or sentence-transformers and in bert_jax."""
+    task, there, here = pipeline_tag(model), "", ""
+    name, one = json.dumps(name), json.dumps("A text.")
+    if task == "sentence-similarity":
+        there = (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f"vectors = SentenceTransformer({name}).encode([{one}])"
+        )
+        here = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{one}])"
+    elif task == "question-answering":
+        question, context = json.dumps("Who wrote it?"), json.dumps("Ada Lovelace wrote it.")
+        there = _pipeline(task, name, f"question={question}, context={context}")
+        here = f"answer = bert_jax.QuestionAnswerer.from_pretrained({name})({question}, {context})"
+    elif task == "feature-extraction":
+        there = (
+            "from transformers import AutoModel, AutoTokenizer\n\n"
+            f"tokenizer, model = AutoTokenizer.from_pretrained({name}), AutoModel.from_pretrained({name})\n"
+            f'outputs = model(**tokenizer({one}, return_tensors="pt"))'
+        )
+        here = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{one}])"
+    else:
+        classes = {"text-classification": "Classifier", "token-classification": "TokenTagger"}
+        if task == "fill-mask":
+            one = json.dumps(f"A {model.tokenizer.token(model.tokenizer.mask_id)} text.", ensure_ascii=False)
+        there = _pipeline(task, name, one)
+        here = f"answer = bert_jax.{classes.get(task, 'FillMask')}.from_pretrained({name})({one})"
+    return f"\n## How to load it\n\n```python\n{there}\n```\n\n```python\nimport bert_jax\n\n{here}\n```\n"
+
+
+def _pipeline(task, name, arguments):
+    return f'from transformers import pipeline\n\nanswer = pipeline("{task}", model={name})({arguments})'
 
 
 def _count(number, noun):

@@ -17,6 +17,7 @@ from bert_jax.model import Task
 from tests.commands import LONGEST_WAIT
 from tests.docs.blocks import ROOT, blocks
 from tests.inference import conftest as tiny
+from tests.interop import stand_in_hub
 
 _MODEL = {
     "model.hidden_size": 32, "model.num_layers": 2, "model.num_heads": 2, "model.intermediate_size": 48,
@@ -142,14 +143,23 @@ def small(command: str, arguments: list[str]) -> list[str]:
 
 
 def _run(words, folder):
-    _call([sys.executable, "-m", "bert_jax", *words[:1], *small(words[0], words[1:])], folder)
+    uploads = any(word.startswith("--push_to_hub") for word in words)
+    with _hub() if uploads else contextlib.nullcontext({}) as variables:
+        _call([sys.executable, "-m", "bert_jax", *words[:1], *small(words[0], words[1:])], folder, variables)
 
 
-def _call(command, folder):
+@contextlib.contextmanager
+def _hub():
+    """Runs a stand-in for the Hugging Face hub; yields the variables with which commands find it."""
+    with stand_in_hub.serve() as hub:
+        yield {"HF_ENDPOINT": hub.address, "HF_TOKEN": stand_in_hub.TOKEN, "HF_HUB_DISABLE_XET": "1"}
+
+
+def _call(command, folder, variables=None):
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment(),
+        env=environment() | (variables or {}),
         capture_output=True,
         text=True,
         timeout=LONGEST_WAIT,

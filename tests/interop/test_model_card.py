@@ -1,7 +1,9 @@
 """Tests model cards: their contents for a run's model, and that a directory's own card is kept."""
 
 import dataclasses
+import re
 
+import pytest
 import yaml
 
 from bert_jax.interop import huggingface, model_card
@@ -47,6 +49,30 @@ def test_tasks_and_embedders_by_their_names_on_the_hub(make):
     embedder = dataclasses.replace(bare, settings={"pooling": ("mean",)})
     front = front_of(model_card.render(embedder, "a", Provenance(3)))
     assert (front["library_name"], front["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
+
+
+@pytest.mark.parametrize(
+    ("switches", "pooling", "there", "here"),
+    [
+        ({"language_model": True}, None, 'pipeline("fill-mask", model="me/it")("A [MASK] text.")', "FillMask"),
+        ({"task": "sequence_classification", "pooler": True}, None, 'pipeline("text-classification"', "Classifier"),
+        ({"task": "token_classification"}, None, 'pipeline("token-classification"', "TokenTagger"),
+        ({"task": "question_answering"}, None, 'pipeline("question-answering"', "QuestionAnswerer"),
+        ({}, None, 'AutoModel.from_pretrained("me/it")', "Embedder"),
+        ({}, ("mean",), 'SentenceTransformer("me/it")', "Embedder"),
+    ],
+)
+def test_how_a_card_says_to_load_the_model(make, tmp_path, monkeypatch, switches, pooling, there, here):
+    made = make(**switches)
+    model = huggingface.read(made.path)
+    settings = {**model.settings, "pooling": pooling} if pooling else model.settings
+    card = model_card.render(dataclasses.replace(model, settings=settings), "it", PROVENANCE, "me/it")
+    elsewhere, ours = re.findall(r"```python\n(.*?)```", card.split("## How to load it")[1], re.DOTALL)
+    assert there in elsewhere and f'bert_jax.{here}.from_pretrained("me/it")' in ours
+    compile(elsewhere, "card", "exec")
+    made.path.rename(tmp_path / "me")
+    monkeypatch.chdir(tmp_path)
+    exec(ours.replace("me/it", "me"), {})
 
 
 def test_a_directorys_own_card_is_kept(make, tmp_path):
