@@ -2,18 +2,20 @@
 
     python -m bert_jax.predict VERB --model=MODEL --input=FILE --output=FILE
 
-    VERB       reads              writes, one JSON object a line, in input order
+    VERB       reads              writes, for each of them in order
     fill-mask  text               {"masks": [[{"token": "cat", "id": 4937, "score": 0.31}, ...], ...]}
     classify   text [text_pair]   {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, ...}}
     tag        text, or words     {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
     embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
 
-The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv or .tsv with these
-columns; each may be .gz. `-` is standard input or standard output. Lines that hold nothing are skipped. `words` is a
-list of words in JSONL, for texts that are already cut; the output then has "words" and "tags" too. MODEL is the workdir
-of a run, a Hugging Face directory, or a name on the hub. Without --input, the texts of the command line are answered on
-the terminal:
+The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
+with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
+was fine-tuned on are known. The output is written by its ending: .jsonl, .csv, .tsv, .parquet, .txt (the label or
+answer alone), .npy (embed). What came in with a record, such as an id, comes back with it. `-` is standard input or
+standard output. Lines that hold nothing are skipped. `words` is a list of words in JSONL, for texts that are already
+cut; the output then has "words" and "tags" too. MODEL is the workdir of a run, a Hugging Face directory, or a name on
+the hub. Without --input, the texts of the command line are answered on the terminal:
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
     python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
@@ -32,17 +34,33 @@ _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
 )
 _INPUT = flags.DEFINE_string(
-    "input", None, "file to read: .txt with one text a line, .jsonl, .csv or .tsv; each may be .gz; - is standard input"
+    "input",
+    None,
+    "file to read: .txt with one text a line, .jsonl, .csv or .tsv, which may be .gz, or .parquet; - is standard input",
 )
 _FORMAT = flags.DEFINE_enum(
-    "input_format", None, ["txt", "jsonl", "csv", "tsv"],
+    "input_format", None, ["txt", "jsonl", "csv", "tsv", "parquet"],
     "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
 )  # fmt: skip
 _FIELDS = flags.DEFINE_list(
     "fields", [], "FIELD=NAME: keys or columns of the input that have other names, such as text=review,text_pair=title"
 )
+_COLUMNS = {
+    name: flags.DEFINE_string(f"{name}_column", None, f"column or key of the {what}, as --fields={name}=NAME")
+    for name, what in (
+        ("text", "text"), ("text_pair", "second text"), ("question", "question"), ("context", "context"),
+    )
+}  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "file to write: .jsonl or .jsonl.gz; embed: or .npy; - is standard output"
+    "output", None,
+    "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: or .npy; - is standard output",
+)  # fmt: skip
+_OUTPUT_FORMAT = flags.DEFINE_enum(
+    "output_format", None, ["jsonl", "csv", "tsv", "parquet", "txt", "npy"],
+    "format of the output; default: as its name says, else jsonl",
+)  # fmt: skip
+_KEEP_COLUMNS = flags.DEFINE_bool(
+    "keep_columns", True, "whether what came in with a record, such as an id, comes back in the output"
 )
 _TEXT = flags.DEFINE_multi_string("text", [], "text to answer on the terminal; may be given several times")
 _TEXT_PAIR = flags.DEFINE_string("text_pair", None, "classify: second text of a pair, with one --text")
@@ -140,8 +158,10 @@ def main(verb: Verb) -> None:
 
     name = _OUTPUT.value or ""
     output = pathlib.Path(name)
-    _check_output(name, verb)
-    source = records.Records(_INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words, _columns(verb))
+    kind = _check_output(name, verb)
+    source = records.Records(
+        _INPUT.value, verb.fields, verb.optional, _FORMAT.value or "", verb.words, _columns(verb), _own_columns(verb)
+    )
     if output.is_file() and source.path.is_file() and output.samefile(source.path):
         raise UserError(f"--output={output}: is --input itself; expected another file")
     total = sum(1 for _ in source)  # every line is read before anything is computed
@@ -151,7 +171,7 @@ def main(verb: Verb) -> None:
     predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    _run(verb, predictor, source, name, total)
+    _run(verb, predictor, source, name, kind, total)
 
 
 def _columns(verb):
@@ -162,27 +182,74 @@ def _columns(verb):
         if field not in verb.fields or not name:
             raise UserError(f"--fields={item}: expected FIELD=NAME with a field of {', '.join(verb.fields)}")
         columns[field] = name
+    for field, flag in _COLUMNS.items():
+        if flag.value is None:
+            continue
+        if field not in verb.fields:
+            raise UserError(f"--{flag.name}: not a flag of {verb.name}; expected {_column_flags(verb)}")
+        if not flag.value or columns.get(field, flag.value) != flag.value:
+            expected = f"--fields={field}={columns[field]} or this" if flag.value else "the name of a column"
+            raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
+        columns[field] = flag.value
     return columns
 
 
-def _run(verb, predictor, source, output, total):
+def _column_flags(verb):
+    return " or ".join(f"--{field}_column" for field in verb.fields)
+
+
+def _own_columns(verb):
+    """Returns the columns of the texts that the run of --model was fine-tuned on; () where none are known."""
+    from bert_jax.runs import workdir
+
+    try:
+        name = workdir.split_step(_MODEL.value)[0]
+        if not workdir.holds_run(name):
+            return ()
+        return workdir.text_columns(workdir.read(workdir.to_path(name))[1])[: len(verb.fields)]
+    except UserError:
+        return ()  # opening the model says what is wrong
+
+
+def _run(verb, predictor, source, output, kind, total):
     from tqdm import tqdm
 
-    from bert_jax.inference import records
+    from bert_jax.inference import records, tables
 
-    if output.endswith(".npy"):
-        writer, encode = records.vector_writer(output, total, predictor.size), lambda vector: vector
-    else:
-        writer, encode = records.line_writer(output), _encoder(verb)
-    count = 0
     hidden = None if files.is_stream(output) else False  # None: unless standard error is a terminal
-    with writer as put, tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
+    with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
-        for answer in answers:
-            put(encode(answer))
-            count += 1
-        if count != total:
-            raise UserError(f"--input={source.path}: {total} lines before, {count} now; expected a file at rest")
+        answers = _all_of(answers, total, source)
+        if kind == "npy":
+            with records.vector_writer(output, total, predictor.size) as put:
+                for vector in answers:
+                    put(vector)
+            return
+        form = _form(verb, predictor, source)
+        keep = _KEEP_COLUMNS.value and kind != "txt"
+        for note in tables.notes(source, form) if keep else ():
+            bar.write(f"note: {note}", file=sys.stderr)
+        tables.write(output, kind, source, answers, form, keep)
+
+
+def _all_of(answers, total, source):
+    """Yields answers. Raises UserError at their end if they are not as many as there were lines."""
+    count = 0
+    for answer in answers:
+        yield answer
+        count += 1
+    if count != total:
+        raise UserError(f"--input={source.path}: {total} lines before, {count} now; expected a file at rest")
+
+
+def _form(verb, predictor, source):
+    """Returns what the answers of a verb hold."""
+    from bert_jax.inference import tables
+
+    if verb.name == "classify":
+        kind = {"multi_label": "texts", "regression": "none"}.get(predictor.model.problem, "text")
+        return tables.Answers(verb.name, predictor.labels, kind)
+    return tables.Answers(verb.name, words=verb.words and source.has_words)
 
 
 def _encoder(verb):
@@ -260,16 +327,18 @@ def _check_flags(verb):
 
 
 def _check_output(name, verb):
-    """Raises UserError if the output cannot be written, before anything is computed."""
+    """Returns the format of the output. Raises UserError if it cannot be written, before anything is computed."""
+    from bert_jax.inference import tables
+
+    kind = tables.kind_of(name, verb.name, _OUTPUT_FORMAT.value or "")
     if name == files.STANDARD:
-        return
+        return kind
     path = pathlib.Path(name)
-    if path.suffix == ".npy" and verb.name != "embed":
-        raise UserError(f"--output={path}: only embed writes .npy; expected a .jsonl")
     if path.is_dir():
         raise UserError(f"--output={path}: a directory; expected a file")
     if not path.parent.is_dir():
         raise UserError(f"--output={path}: no directory {path.parent}; expected one that exists")
+    return kind
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """The command, each verb of it on files: order, every line, formats, and mistakes in one line."""
 
+import csv
 import gzip
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 import bert_jax
@@ -75,6 +78,16 @@ def folder(tmp_path_factory):
     (folder / "empty.txt").write_text("")
     (folder / "none.txt").write_text("ab [MASK]\nab\n")
     (folder / "older.jsonl").write_text("older\n")
+    table = {"id": range(40), "text": [f'{text}, "x"' for text in ASKED], "label": ["good", "bad"] * 20}
+    table["when"] = [f"2026-01-01T00:00:00.{i:09d}" for i in range(40)]
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([table, *zip(*table.values(), strict=True)])
+    arrays = {
+        "id": pyarrow.array(table["id"], pyarrow.int16()), "text": pyarrow.array(table["text"]),
+        "label": pyarrow.array(table["label"]).dictionary_encode(),
+        "when": pyarrow.array(table["when"]).cast(pyarrow.timestamp("ns")),
+    }  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.table(arrays), folder / "table.parquet", row_group_size=7)
     return folder
 
 
@@ -96,7 +109,16 @@ def commands(folder):
         "half pairs": files("classify", "classify", "half.csv", "half_of_csv.jsonl"),
         "half pairs in lines": files("classify", "classify", "half.jsonl", "half_of_lines.jsonl"),
         "fields": files("classify", "classify", "asked.jsonl", "fields.jsonl", "--fields=text=context"),
+        "column": files("classify", "classify", "asked.jsonl", "column.jsonl", "--text_column=context",
+                        "--nokeep_columns"),
         "words": files("tag", "tag", "words.jsonl", "words_out.jsonl"),
+        "table csv": files("classify", "classify", "table.csv", "out.csv"),
+        "table tsv": files("classify", "classify", "table.csv", "out.tsv"),
+        "table parquet": files("classify", "classify", "table.parquet", "out.parquet"),
+        "table standard csv": [
+            "classify", f"--model={folder}/classify", f"--input={folder}/table.csv", "--output=-", "--output_format=csv"
+        ],
+        "table txt": files("classify", "classify", "table.parquet", "out.txt"),
         # and mistakes
         "no field": files("fill-mask", "plain", "no_text.jsonl", "older.jsonl"),
         "not json": files("classify", "classify", "bad.jsonl", "older.jsonl"),
@@ -115,7 +137,13 @@ def commands(folder):
         "half typed": ["answer", f"--model={folder}/answer", "--question=ab"],
         "top_k": files("fill-mask", "plain", "masked.txt", "older.jsonl", "--top_k=0"),
         "verb": ["guess"],
-    }
+        "xlsx": files("tag", "tag", "texts.txt.gz", "out.xlsx"),
+        "line of tags": files("tag", "tag", "texts.txt.gz", "out.txt"),
+        "parquet.gz": files("tag", "tag", "texts.txt.gz", "out.parquet.gz"),
+        "column of another": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--context_column=text"),
+        "no parquet column": files("tag", "tag", "table.parquet", "older.jsonl", "--text_column=txt"),
+        "two columns": files("tag", "tag", "table.csv", "older.jsonl", "--text_column=a", "--fields=text=b"),
+    }  # fmt: skip
 
 
 MISTAKES = {
@@ -135,6 +163,12 @@ MISTAKES = {
     "half": "--input and --output belong together",
     "half typed": "--context: missing",
     "top_k": "top_k: found 0; expected 1 to",
+    "xlsx": ".xlsx is not written; expected .jsonl, .csv, .tsv, .parquet, .txt, .npy",
+    "line of tags": "tag has no answer of one line; expected .jsonl, .csv, .tsv or .parquet",
+    "parquet.gz": ".parquet is not written as .gz",
+    "column of another": "--context_column: not a flag of tag; expected --text_column",
+    "no parquet column": "table.parquet: no column 'txt'; found id, text, label, when",
+    "two columns": "--text_column=a: expected --fields=text=b or this",
     "verb": "guess: expected bert-jax predict fill-mask|classify|tag|answer|embed",
 }
 
@@ -194,6 +228,9 @@ def test_lines_are_the_answers_in_order(folder, done, verb, output, arguments):
         assert any(answer["start"] is None for answer in expected)
     answers = lines_of(folder / output)
     assert len(answers) == len(ASKED)
+    records = {"classify": "pairs.jsonl", "answer": "asked.jsonl"}.get(verb)
+    given = lines_of(folder / records) if records else [{}] * len(ASKED)
+    expected = [record | answer for record, answer in zip(given, expected, strict=False)]
     assert_alike(answers[: len(expected)], expected)
 
 
@@ -239,12 +276,45 @@ def test_lines_that_hold_nothing_are_skipped_and_empty_seconds_are_read(folder, 
 
 def test_fields_by_other_names(folder, done):
     assert done["fields"][0] == 0 and len(lines_of(folder / "fields.jsonl")) == len(ASKED)
+    plain = [{name: line[name] for name in ("label", "score", "scores")} for line in lines_of(folder / "fields.jsonl")]
+    assert done["column"][0] == 0, done["column"]
+    assert lines_of(folder / "column.jsonl") == plain
+
+
+def test_a_table_comes_back_with_the_predictions_in_it(folder, done):
+    """A CSV's columns and a Parquet file's types come back; a gold label beside the prediction has another name."""
+    for name in ("csv", "tsv", "parquet", "standard csv"):
+        assert done[f"table {name}"][0] == 0, done[f"table {name}"]
+        note = "its column 'label' comes back as 'input_label', as 'label' is the prediction"
+        assert note in done[f"table {name}"][2]
+    rows = list(csv.DictReader((folder / "out.csv").open(newline="")))
+    assert list(rows[0]) == [
+        *("id", "text", "input_label", "when"), *("label", "score", "scores.bad", "scores.good", "scores.so so")
+    ]  # fmt: skip
+    given = list(csv.DictReader((folder / "table.csv").open(newline="")))
+    assert [(r["id"], r["text"], r["input_label"], r["when"]) for r in rows] == [tuple(r.values()) for r in given]
+    answers = bert_jax.Classifier(folder / "classify")([row["text"] for row in given])
+    assert [row["label"] for row in rows] == [answer["label"] for answer in answers]
+    assert list(csv.DictReader((folder / "out.tsv").open(newline=""), delimiter="\t")) == rows
+    assert done["table standard csv"][1].strip() == (folder / "out.csv").read_text().strip()
+    before, after = (pyarrow.parquet.read_table(folder / name) for name in ("table.parquet", "out.parquet"))
+    assert after.column_names == ["id", "text", "input_label", "when", "label", "score", "scores"]
+    assert [str(f.type) for f in after.schema][:4] == [
+        "int16",
+        "string",
+        "dictionary<values=string, indices=int32, ordered=0>",
+        "timestamp[ns]",
+    ]
+    for name, new in zip(before.column_names, after.column_names, strict=False):
+        assert after[new].combine_chunks().equals(before[name].combine_chunks())
+    assert after["label"].to_pylist() == [answer["label"] for answer in answers]
+    assert (folder / "out.txt").read_text().splitlines() == [answer["label"] for answer in answers]
 
 
 def test_words_give_tags_and_texts_entities(folder, done):
     assert done["words"][0] == 0, done["words"]
     tagger = bert_jax.TokenTagger.from_pretrained(folder / "tag")
-    expected = [tagger(words=text.split()) if i % 2 else tagger(text) for i, text in enumerate(ASKED)]
+    expected = [tagger(words=text.split()) if i % 2 else {"text": text} | tagger(text) for i, text in enumerate(ASKED)]
     assert_alike(lines_of(folder / "words_out.jsonl"), expected)
 
 

@@ -60,6 +60,11 @@ class Classifier(Predictor):
         if self._activation and model.settings.get("max_length"):
             self.max_length = min(self.max_length, model.settings["max_length"])
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the scores of an answer, of which no two are the same."""
+        return self._names
+
     def __call__(self, text: Any, text_pair: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the label and the scores of a text or a pair of texts.
 

@@ -112,7 +112,7 @@ class Reader:
           where: begins a message.
           shown: the record as it stands in a file, for a message.
         """
-        names = self._names_in(record, where)
+        names = self.names_in(record, where)
         if self.words:
             for name in (*WORDS, *names[: self.required]):
                 words = _plain(record.get(name))
@@ -130,6 +130,8 @@ class Reader:
                         f"{where}: found `{names[0]}` with `{second}`, but no `{name}`; expected {self._expected()}"
                     )
                 continue
+            if not isinstance(text, str) and i >= self.required:
+                raise UserError(f"{where}: {name}: found {_kind(text)}; expected a string")
             if not isinstance(text, str):
                 also = f", or with a list of words as `{WORDS[0]}`" if self.words else ""
                 wanted = " and ".join(f"`{key}`" for key in names[: max(self.required, i + 1)])
@@ -140,8 +142,12 @@ class Reader:
             texts.append(str(text))
         return tuple(texts)
 
-    def _names_in(self, record, where):
-        """Returns the names of the texts in a record: the model's own columns where it has them, else the fields."""
+    def names_in(self, record: Mapping | Sequence[str], where: str) -> tuple[str, ...]:
+        """Returns the names of the texts in a record, or in a table of some columns: the model's own, else the fields.
+
+        Raises:
+          UserError: it has some of the one and some of the other; the message begins with `where`.
+        """
         own = (*self.columns, *self.fields[len(self.columns) :])
         needed = max(self.required, len(self.columns))
         if own == self.fields or all(name in record for name in own[:needed]):
@@ -189,6 +195,29 @@ class Reader:
         forms += ["a pair of strings"] if len(self.fields) > 1 else []
         forms += ["a list of words"] if self.words else []
         return f"{', '.join(forms)} or {self.noun} with {names}{also}{own}"
+
+
+def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:
+    """Raises UserError if a text of an example is not a string, is empty or blank, or is not valid Unicode.
+
+    Args:
+      example: the texts.
+      fields: their names, for the message if there are several.
+      where: name of the example, such as "text 3" or "file.jsonl:3".
+      allow_empty: whether a text may be empty or blank.
+    """
+    if len(fields) != len(example):
+        raise UserError(f"{where}: found {len(example)} texts; expected {' and '.join(fields)}")
+    for name, text in zip(fields, example, strict=True):
+        what = where if len(fields) == 1 else f"{where}: {name}"
+        if not isinstance(text, str):
+            raise UserError(f"{what}: found {type(text).__name__}; expected a string")
+        if not allow_empty and (not text or text.isspace()):
+            raise UserError(f"{what}: empty{' (only white space)' if text else ''}; expected text")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{what}: half a surrogate pair at character {error.start}; expected Unicode") from error
 
 
 def _plain(value: Any, names: Iterable[str] = ()) -> Any:

@@ -15,7 +15,8 @@ from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
-from bert_jax.inference.predictor import check_texts, head_names, open_argument
+from bert_jax.inference.examples import check_texts
+from bert_jax.inference.predictor import head_names, open_argument
 from bert_jax.interop.pretrained import Pretrained
 
 _ROWS = 16  # texts of word_vectors in a batch

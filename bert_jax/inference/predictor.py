@@ -12,7 +12,7 @@ from bert_jax.errors import UserError
 from bert_jax.errors import shortened as shortened
 from bert_jax.inference.batching import Program, Row
 from bert_jax.inference.examples import Example as Example
-from bert_jax.inference.examples import Reader
+from bert_jax.inference.examples import Reader, check_texts
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
 
@@ -190,29 +190,6 @@ def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
     """
     model = open_model(name)
     return model, model.tokenizer
-
-
-def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:
-    """Raises UserError if a text of an example is not a string, is empty or blank, or is not valid Unicode.
-
-    Args:
-      example: the texts.
-      fields: their names, for the message if there are several.
-      where: name of the example, such as "text 3" or "file.jsonl:3".
-      allow_empty: whether a text may be empty or blank.
-    """
-    if len(fields) != len(example):
-        raise UserError(f"{where}: found {len(example)} texts; expected {' and '.join(fields)}")
-    for name, text in zip(fields, example, strict=True):
-        what = where if len(fields) == 1 else f"{where}: {name}"
-        if not isinstance(text, str):
-            raise UserError(f"{what}: found {type(text).__name__}; expected a string")
-        if not allow_empty and (not text or text.isspace()):
-            raise UserError(f"{what}: empty{' (only white space)' if text else ''}; expected text")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{what}: half a surrogate pair at character {error.start}; expected Unicode") from error
 
 
 def require_task(model: Pretrained, task: str, purpose: str) -> None:

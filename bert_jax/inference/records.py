@@ -1,4 +1,4 @@
-"""Reads and writes the files of `python -m bert_jax.predict`, line by line."""
+"""Reads the files of `python -m bert_jax.predict`, and writes lines and vectors; tables are written by tables.py."""
 
 import bisect
 import contextlib
@@ -11,19 +11,20 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from bert_jax import files
+from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
-from bert_jax.inference.predictor import Example, check_texts
+from bert_jax.inference.examples import Example, Reader, check_texts
 
-KINDS = ("txt", "jsonl", "csv", "tsv")
+KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
+AT_ONCE = 1024  # rows of Parquet that are read together
 _ENDINGS = ", ".join(f".{kind}" for kind in KINDS)
 _MARK = ":"  # between the name of a file and the number of a line
-_WORDS = ("words", "tokens")  # fields that hold a list of words instead of a text
 
 
 @dataclasses.dataclass
@@ -33,28 +34,33 @@ class _Counts:
     Attributes:
       blank, first_blank: number of lines that hold nothing, and the first one's number.
       empty, first_empty: number of examples with an empty text, and the first one's place.
+      names: the columns of the records, in the order in which they occur first.
+      words: whether an example is a list of words.
     """
 
     blank: int = 0
     first_blank: int = 0
     empty: int = 0
     first_empty: str = ""
+    names: dict[str, None] = dataclasses.field(default_factory=dict)
+    words: bool = False
 
 
 class Records:
-    """Iterates over the examples of a file, one a line; may be iterated repeatedly.
+    """Iterates over the examples of a file, one a line or row; may be iterated repeatedly.
 
     Lines that hold nothing are no examples. A text of an example may be empty.
 
     Args:
-      path: a .txt, .jsonl, .csv or .tsv file, which may be .gz; "-" for standard input, or a pipe, which are read once
-        into a temporary file.
-      fields: keys of the objects of a JSONL file, and columns of CSV and TSV. A .txt holds one text a line.
+      path: a .txt, .jsonl, .csv or .tsv file, which may be .gz, or a .parquet; "-" for standard input, or a pipe, which
+        are read once into a temporary file.
+      fields: keys of the objects of a JSONL file, and columns of CSV, TSV and Parquet. A .txt holds one text a line.
       optional: how many of the last fields may be missing.
-      kind: one of KINDS; "": as the file's name says, or for standard input and pipes JSONL if the first line is a JSON
-        object, else text.
+      kind: one of KINDS; "": as the file's name says, or for standard input and pipes Parquet or JSONL if the content
+        begins so, else text.
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
       columns: field -> its key or column in this file, where that has another name.
+      own: names that the fields have in the model's own training data; they are read too where `columns` is empty.
 
     Raises:
       UserError: in the constructor, if there is no such file or its kind is unknown; while iterating, if a line cannot
@@ -69,10 +75,12 @@ class Records:
         kind: str = "",
         words: bool = False,
         columns: Mapping[str, str] | None = None,
+        own: tuple[str, ...] = (),
     ):
         self.path = pathlib.Path(path)
-        self._fields, self._required, self._words = fields, len(fields) - optional, words
-        self._columns = tuple((columns or {}).get(field, field) for field in fields)
+        self._fields, self._required = fields, len(fields) - optional
+        named = tuple((columns or {}).get(field, field) for field in fields)
+        self._reader = Reader(named, self._required, words, () if columns else own, "an object")
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
         self._source = self.path
@@ -89,7 +97,7 @@ class Records:
             raise UserError(f"--input={path}: {problem}; expected texts, in a name in {_ENDINGS}")
         if kind == "txt" and self._required > 1:
             raise UserError(f"--input={path}: one text a line; expected .jsonl or .csv with {_named(fields)}")
-        self._kind = kind
+        self.kind = kind
         self._shifts: list[tuple[int, int]] = []  # (example, lines before it that are no examples), where that changes
         self._counts = _Counts()
 
@@ -97,6 +105,16 @@ class Records:
         """Returns the name of the example of an index (from 0) for messages: file and line number."""
         at = bisect.bisect_right(self._shifts, (index, sys.maxsize)) - 1
         return self._place(index + 1 + (self._shifts[at][1] if at >= 0 else 0))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of the records, as far as the last whole pass found them; () of a .txt."""
+        return tuple(self._counts.names)
+
+    @property
+    def has_words(self) -> bool:
+        """Whether the last whole pass found a list of words."""
+        return self._counts.words
 
     @property
     def notes(self) -> list[str]:
@@ -116,10 +134,9 @@ class Records:
 
     def __iter__(self) -> Iterator[Example]:
         counts, shifts = _Counts(), []
-        read = {"txt": self._texts, "jsonl": self._objects}.get(self._kind, self._rows)
         index = 0
         with text_files.reporting(self._name):
-            for number, example in read(counts):
+            for number, example, record in self._read():
                 where = self._place(number)
                 if example is None:
                     counts.blank += 1
@@ -134,9 +151,30 @@ class Records:
                 if any(isinstance(text, str) and not text.strip() for text in example):
                     counts.empty += 1
                     counts.first_empty = counts.first_empty or where
+                if record.keys() - counts.names.keys():
+                    counts.names |= dict.fromkeys(record)
+                counts.words = counts.words or isinstance(example[0], list)
                 index += 1
                 yield example
         self._counts, self._shifts = counts, shifts
+
+    def rows(self, texts: bool = False) -> Iterator[dict[str, Any]]:
+        """Yields what came in with each example: its record by column; of a .txt nothing, or with `texts` its text."""
+        with text_files.reporting(self._name):
+            for _, example, record in self._read():
+                if example is not None:
+                    yield {"text": example[0]} if texts and self.kind == "txt" else record
+
+    @contextlib.contextmanager
+    def parquet_file(self) -> Iterator[Any]:
+        """Opens the file, which is Parquet, as a pyarrow.parquet.ParquetFile."""
+        with text_files.reporting(self._name), parquet.opened(self._source, self._name) as file:
+            yield file
+
+    def _read(self) -> Iterator[tuple[int, Example | None, dict]]:
+        """Yields (number of a line or row, its example or None, its record)."""
+        readers = {"txt": self._texts, "jsonl": self._objects, "parquet": self._parquet_rows}
+        return readers.get(self.kind, self._rows)()
 
     def _place(self, number):
         return f"{self._name}{_MARK}{number}"
@@ -150,52 +188,93 @@ class Records:
             check_texts(example, self._fields[: len(example)], where, allow_empty=True)
 
     def _kind_by_content(self):
+        with open(self._source, "rb") as file:
+            if file.read(4) == b"PAR1":
+                return "parquet"
         first = next((text for _, text in text_files.lines(self._source, self._name, _MARK) if text.strip()), "")
         with contextlib.suppress(ValueError):
             files.parse_object(first)
             return "jsonl"
         return "txt"
 
-    def _texts(self, counts) -> Iterator[tuple[int, Example | None]]:
+    def _texts(self):
         for number, text in text_files.lines(self._source, self._name, _MARK):
             text = text.rstrip("\r\n")
-            yield number, ((text,) if text.strip() else None)
+            yield number, ((text,) if text.strip() else None), {}
 
-    def _objects(self, counts) -> Iterator[tuple[int, Example | None]]:
+    def _objects(self):
         for number, text in text_files.lines(self._source, self._name, _MARK):
-            yield number, (self._example(text.rstrip("\r\n"), self._place(number)) if text.strip() else None)
+            if not text.strip():
+                yield number, None, {}
+                continue
+            line, where = text.rstrip("\r\n"), self._place(number)
+            try:
+                record = files.parse_object(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{where}: {error} in {shortened(line)!r}; expected an object with {_named(self._reader.fields)}"
+                ) from error
+            yield number, self._reader.record(record, where, shortened(line)), record
 
-    def _rows(self, counts) -> Iterator[tuple[int, Example | None]]:
-        required = self._columns[: self._required]
-        layout = text_files.layout(self._source, self._kind, required, name=self._name, mark=_MARK)
+    def _rows(self):
+        layout, names = self._layout()
         if layout is None:
             return
-        given = [name for name in self._columns if name in layout.columns]
-        places = [layout.columns.index(name) for name in given]
+        columns = _distinct(layout.columns)
+        places = [layout.columns.index(name) for name in names if name in layout.columns]
         for number, row in text_files.rows(self._source, layout, self._name, _MARK):
-            yield number, (tuple(row[place] for place in places) if "".join(row).strip() else None)
+            example = tuple(row[place] for place in places) if "".join(row).strip() else None
+            yield number, example, dict(zip(columns, row, strict=True))
 
-    def _example(self, line, where) -> Any:
-        try:
-            record = files.parse_object(line)
-        except ValueError as error:
-            raise UserError(
-                f"{where}: {error} in {shortened(line)!r}; expected an object with {_named(self._columns)}"
-            ) from error
-        required, optional = self._columns[: self._required], self._columns[self._required :]
-        if self._words:
-            words = next((record[name] for name in (*_WORDS, *required) if isinstance(record.get(name), list)), None)
-            if words is not None:
-                if not all(isinstance(word, str) for word in words):
-                    raise UserError(f"{where}: found {shortened(str(words))}; expected a list of words")
-                return (words,)
-        for name in required:
-            if not isinstance(record.get(name), str):
-                also = f", or with a list of words as `{_WORDS[0]}`" if self._words else ""
-                expected = f"expected an object with {_named(required)}{also}"
-                raise UserError(f"{where}: no `{name}` string in {shortened(line)!r}; {expected}")
-        given = [name for name in optional if record.get(name) is not None]
-        return tuple(record[name] for name in (*required, *given))
+    def _layout(self):
+        """Returns (the layout of a delimited file or None, the columns of its texts)."""
+        reader = self._reader
+        if reader.columns:
+            with contextlib.suppress(UserError):
+                layout = text_files.layout(self._source, self.kind, reader.columns, name=self._name, mark=_MARK)
+                return layout, reader.names_in(layout.columns, self._name) if layout else ()
+        required = reader.fields[: self._required]
+        layout = text_files.layout(self._source, self.kind, required, name=self._name, mark=_MARK)
+        return layout, reader.names_in(layout.columns, self._name) if layout else ()
+
+    def _parquet_rows(self):
+        reader, number = self._reader, 0
+        with parquet.opened(self._source, self._name) as file:
+            existing = file.schema_arrow.names
+            names = reader.names_in(existing, self._name)
+            missing = [name for name in names[: self._required] if name not in existing]
+            missing = [] if reader.words and {"words", "tokens"} & {*existing} else missing
+            if missing:
+                raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}")
+            for batch in file.iter_batches(AT_ONCE):
+                for record in _as_records(batch):
+                    number += 1
+                    yield number, reader.record(record, self._place(number)), record
+
+
+def _as_records(batch):
+    """Returns the rows of a batch as dicts; times in nanoseconds, which Python lacks, are texts."""
+    import pyarrow
+
+    def values(column):
+        kind = column.type
+        if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
+            column = column.cast(pyarrow.string())
+        return column.to_pylist()
+
+    columns = [values(column) for column in batch.columns]
+    return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _distinct(names):
+    """Returns names of columns of which no two are the same, as pandas tells them apart: x, x.1."""
+    taken: dict[str, None] = {}
+    for name in names:
+        number = 0
+        while (new := f"{name}.{number}" if number else name) in taken:
+            number += 1
+        taken[new] = None
+    return tuple(taken)
 
 
 @contextlib.contextmanager
@@ -204,7 +283,7 @@ def line_writer(path: str | os.PathLike) -> Iterator[Callable[[str], object]]:
 
     "-" is standard output, which gets each line at once, as pipes do.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         if not str(path).endswith(".gz"):
             yield lambda line: file.write(f"{line}\n".encode())
             return
@@ -215,7 +294,7 @@ def line_writer(path: str | os.PathLike) -> Iterator[Callable[[str], object]]:
 @contextlib.contextmanager
 def vector_writer(path: str | os.PathLike, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
     """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
         np.lib.format.write_array_header_1_0(file, header)
         yield lambda vector: file.write(np.ascontiguousarray(vector, "<f4").tobytes())
@@ -227,7 +306,7 @@ def vector_line(vector: np.ndarray) -> str:
 
 
 @contextlib.contextmanager
-def _replacing(path):
+def replacing(path: str | os.PathLike) -> Iterator[IO[bytes]]:
     """Yields a binary file that takes the place of `path` at the end; a failure leaves an older file as it was."""
     try:
         with files.open_output(path) as file:

@@ -14,7 +14,8 @@ from bert_jax.data.tasks import schemes
 from bert_jax.data.tasks import words as words_lib
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Predictor, check_texts, require_task
+from bert_jax.inference.examples import check_texts
+from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import crf
 

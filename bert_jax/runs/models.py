@@ -4,8 +4,6 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-import ml_collections
-
 from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
 from bert_jax.config.keys import DEVICE_DEFAULTS
@@ -75,14 +73,6 @@ def build_fine_tuned(run: Mapping) -> model_lib.Model:
     return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
 
 
-def text_columns(config: Mapping | ml_collections.ConfigDict) -> tuple[str, ...]:
-    """Returns the columns of texts in the data of a fine-tuning config; () of pre-training and question answering."""
-    task = config.get("task") or {}
-    if not task or task["name"] == "question_answering":  # whose columns are SQuAD's
-        return ()
-    return tuple(name for name in (task["text"], task["text_pair"]) if name)
-
-
 def _finetuned(workdir, step, seed):
     run, config = workdir_lib.read(workdir)
     step = checkpoints.find_step(workdir, step)
@@ -93,7 +83,7 @@ def _finetuned(workdir, step, seed):
     index = seed_outcomes.best() if seed is None else seeds.index(seed)
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
     params = parameters.merge_adapters(parameters.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
-    settings = dict(run["settings"]) | {"columns": text_columns(config)}
+    settings = dict(run["settings"]) | {"columns": workdir_lib.text_columns(config)}
     thresholds = [value for name, value in seed_outcomes.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:
         settings["null_threshold"] = thresholds[0]  # the first held-out set's, whose score chose the seed

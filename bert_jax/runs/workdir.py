@@ -212,6 +212,14 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
     return run, config_from_json(stored)
 
 
+def text_columns(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Returns the columns of texts in the data of a fine-tuning config; () of pre-training and question answering."""
+    task = config.get("task") or {}
+    if not task or task["name"] == "question_answering":  # whose columns are SQuAD's
+        return ()
+    return tuple(name for name in (task["text"], task["text_pair"]) if name)
+
+
 def corpus_identities(corpora: "Sequence[Corpus]") -> list[dict[str, str]]:
     """Returns what run.json says of each corpus: its path and its fingerprint."""
     return [{"path": str(corpus.path), "fingerprint": corpus.fingerprint} for corpus in corpora]

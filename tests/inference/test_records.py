@@ -57,7 +57,7 @@ def test_objects(tmp_path):
         ("a.csv", b"txet,b\na,b\n", "a.csv: no column 'text'; found txet, b; expected it in the header"),
         ("a.csv", b'text,b\n"a\nb",c\nd\n', "a.csv:4: found 1 columns; expected 2"),
         ("a.csv", b'text,b\n"a\nb,c\n', "a.csv:2: not CSV"),
-        ("a.xlsx", b"text\n", "a.xlsx: unknown kind of file; expected a name in .txt, .jsonl, .csv, .tsv, or --input_"),
+        ("a.xlsx", b"text\n", "a.xlsx: unknown kind of file; expected a name in .txt, .jsonl, .csv, .tsv, .pa"),
     ],
 )  # fmt: skip
 def test_mistakes_name_file_and_line(tmp_path, name, content, message):

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from bert_jax import files, storage
+from bert_jax.data import parquet
 from bert_jax.data.preparation import encoding, python_docs
 from bert_jax.data.preparation.sources import Options, Part, open_tfds
 from bert_jax.errors import UserError
@@ -408,11 +409,9 @@ def _paragraphs(text):
 
 
 def _read_parquet(part, options, skip):
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow = parquet.package(part.path)
     try:
-        with storage.open_binary(part.path) as opened, parquet.ParquetFile(opened) as file:
+        with storage.open_binary(part.path) as opened, pyarrow.parquet.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             if options.text_field not in names:
                 raise Unreadable(

@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from bert_jax import storage
-from bert_jax.data import tfds_source
+from bert_jax.data import parquet, tfds_source
 from bert_jax.data.preparation import matching, python_docs
 from bert_jax.errors import UserError
 
@@ -171,12 +171,10 @@ def _pieces(part, target, options):
 
 def _row_groups(part, target, options):
     """Cuts a Parquet file between row groups."""
-    import pyarrow
-    from pyarrow import parquet
-
+    pyarrow = parquet.package(part.path)
     try:
         with storage.open_binary(part.path) as file:
-            facts = parquet.read_metadata(file)
+            facts = pyarrow.parquet.read_metadata(file)
     except (pyarrow.ArrowException, OSError):
         return [part]  # reading it will report the error
     sizes = []

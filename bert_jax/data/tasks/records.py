@@ -11,14 +11,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax import files
 from bert_jax.config import listed
-from bert_jax.data import hashing, tfds_source
+from bert_jax.data import hashing, parquet, tfds_source
 from bert_jax.data.tasks import conll, text_files
 from bert_jax.errors import UserError
 
@@ -156,6 +156,22 @@ def notes_of(train: Table, held_out: Mapping[str, Table], test: Table | None) ->
     """Returns the notes about how the files of all splits were read, each once."""
     tables = [train, *held_out.values(), *([test] if test else [])]
     return list(dict.fromkeys(note for table in tables for note in table.notes))
+
+
+def names_beside(names: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
+    """Returns the name under which each column of a record comes back beside an answer.
+
+    Args:
+      names: the record's columns.
+      taken: names of the answer's parts; a column of such a name comes back as input_NAME.
+    """
+    names, kept = tuple(names), {}
+    for name in names:
+        new = name
+        while new in taken or (new != name and (new in names or new in kept.values())):
+            new = f"input_{new}"
+        kept[name] = new
+    return kept
 
 
 def check_columns(task: Any, names: Sequence[str]) -> None:
@@ -303,41 +319,26 @@ def _without_halves(value):
     return [_without_halves(part) for part in value] if isinstance(value, list) else value
 
 
-def _parquet_file(path):
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        return parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
-
-
 def _parquet(path, wanted, optional, notes):
     del notes
-    import pyarrow
-
-    with _parquet_file(path) as file:
+    with parquet.opened(path) as file:
         existing = file.schema_arrow.names
         missing = [name for name in wanted if name not in existing]
         if missing:
             raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(existing)}")
         names = [name for name in (*wanted, *optional) if name in existing]
         number = 0
-        try:
-            for batch in file.iter_batches(_AT_ONCE, columns=names):
-                columns = {name: batch.column(name).to_pylist() for name in names}
-                absent = [None] * batch.num_rows
-                for values in zip(*(columns.get(name, absent) for name in (*wanted, *optional)), strict=True):
-                    number += 1
-                    yield number, values
-        except pyarrow.ArrowException as error:
-            raise UserError(f"{path}: not a whole Parquet file ({' '.join(str(error).split())})") from error
+        for batch in file.iter_batches(_AT_ONCE, columns=names):
+            columns = {name: batch.column(name).to_pylist() for name in names}
+            absent = [None] * batch.num_rows
+            for values in zip(*(columns.get(name, absent) for name in (*wanted, *optional)), strict=True):
+                number += 1
+                yield number, values
 
 
 def _parquet_names(path):
     """Returns the class names that the `datasets` package wrote in a Parquet file's metadata."""
-    with _parquet_file(path) as file:
+    with parquet.opened(path) as file:
         metadata = file.schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
