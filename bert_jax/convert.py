@@ -31,7 +31,9 @@ _DTYPE = flags.DEFINE_enum(
     ["float32", "float16", "bfloat16"],
     "dtype of the written weights; default: as stored, which is float32 for a run",
 )
-_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, best, or mean:K; default: the newest")
+_STEP = flags.DEFINE_string(
+    "step", None, "for a workdir: step of the checkpoint, best, mean:K or ema:DECAY; default: the newest"
+)
 _PART = flags.DEFINE_enum(
     "part",
     "discriminator",

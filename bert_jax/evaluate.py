@@ -24,7 +24,9 @@ from bert_jax.errors import UserError
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
-_STEP = flags.DEFINE_string("step", None, "for a workdir: step of the checkpoint, best, or mean:K; default: the newest")
+_STEP = flags.DEFINE_string(
+    "step", None, "for a workdir: step of the checkpoint, best, mean:K or ema:DECAY; default: the newest"
+)
 _OUTPUT = flags.DEFINE_string(
     "output",
     None,

@@ -9,9 +9,10 @@ modernbert_base or answerdotai/ModernBERT-base, is what the published model grew
 learning rate was too high and required a restart": after 900 billion tokens the run went back and on at rate 5e-5 and
 decay 1e-6 a step, which the rows of 8,192 have too, 616 of them for 250 billion tokens, and 624 for the last 50
 billion, over which the rate falls as 1 - sqrt (checked in modernbert-large-pretrain.yaml, -context-extension.yaml and
--learning-rate-decay.yaml, in yamls/modernbert of AnswerDotAI/ModernBERT; the 900 billion are recalled). 616 and 624 are
-77 and 78 times the 8 GPUs; for 16 devices and more, rows that they divide have to be put in data.phases. Published
-scores: GLUE 90.4 on average. 394,781,696 parameters. Not trained to the end by this project.
+-learning-rate-decay.yaml, in yamls/modernbert of AnswerDotAI/ModernBERT; the 900 billion in quotations of the paper).
+616 and 624 are 77 and 78 times the 8 GPUs: 16 devices keep them with --config.mesh.tensor=2, 32 with 4. No number of
+microbatches divides both 77 and 78: with train.microbatches over 1, put other rows into data.phases, such as 640.
+Published scores: GLUE 90.4 on average. 394,781,696 parameters. Not trained to the end by this project.
 """
 
 from bert_jax.config import batch_warmup, by_tokens, load_recipe

@@ -43,12 +43,15 @@ def check_layout(
                 f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
             )
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
+    microbatches = config.train.microbatches
     for size, name in batches:
-        per_step = config.train.microbatches * shards
+        per_step = microbatches * shards
         if size % per_step:
+            nearest = [n for n in (size // per_step * per_step, _next_multiple(size, per_step)) if n]
             raise UserError(
                 f"config.data.batch_size: {size}{name} is not divisible by {shards} device shards x "
-                f"{config.train.microbatches} microbatches = {per_step}; try {_next_multiple(size, per_step)}"
+                f"{microbatches} microbatches = {per_step}; try {' or '.join(map(str, nearest))}"
+                f"{_keeping_rows(config, num_devices, sizes, heads, [size for size, _ in batches])}"
             )
     eval_batch = value(config, "train.eval_batch_size")
     if eval_batch % shards:
@@ -56,6 +59,27 @@ def check_layout(
             f"config.train.eval_batch_size: {eval_batch} is not divisible by {shards} device shards; "
             f"try {_next_multiple(eval_batch, shards)}"
         )
+
+
+def _keeping_rows(config, num_devices, sizes, heads, batches):
+    """Returns what divides the batches as they are, for a message: microbatches, a tensor axis, or fewer devices."""
+    parts, count = sizes["tensor"], config.train.microbatches
+
+    def divide(shards, microbatches):
+        return all(size % (shards * microbatches) == 0 for size in batches)
+
+    def possible(tensor):
+        return num_devices % (tensor * sizes["fsdp"]) == 0 and all(number % tensor == 0 for number in heads.values())
+
+    ways = [f"--config.train.microbatches={n}" for n in range(count - 1, 0, -1) if divide(num_devices // parts, n)][:1]
+    if config.mesh.data == -1:
+        wider = filter(possible, range(2 * parts, num_devices + 1, parts))
+        tensors = [n for n in wider if divide(num_devices // n, count)]
+        ways += [f"--config.mesh.tensor={n} ({num_devices // n} shards)" for n in tensors[:1]]
+        step = sizes["fsdp"] * parts
+        fewer = [n for n in range(num_devices - step, 0, -step) if divide(n // parts, count)]
+        ways += [f"{n} device{'s' if n > 1 else ''}" for n in fewer[:1]]
+    return f", or keep the rows with {' or '.join(ways)}" if ways else ""
 
 
 def _next_multiple(number, factor):

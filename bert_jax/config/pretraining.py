@@ -55,13 +55,20 @@ def check_keys(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def check_devices(config: ml_collections.ConfigDict, num_devices: int) -> None:
     """Raises UserError if the mesh does not fit the devices or the batch does not divide among them."""
-    batches = [(phase.data.batch_size, phase.name) for phase in phases(config)]
+    batches = [(phase.data.batch_size, _named(config, phase)) for phase in phases(config)]
     key = "num_kv_heads" if config.model.num_kv_heads else "num_heads"
     heads = {f"model.{key}": config.model[key]}
     if facts(config).generator:
         own = recipes.value(config, "generator.num_heads")
         heads["generator.num_heads"] = own * config.model[key] // config.model.num_heads
     check_layout(config, num_devices, heads, batches)
+
+
+def _named(config, phase):
+    """Returns a phase's name for a message about its batch size, with the place where the phase sets it."""
+    sets_it = config.data.phases and {"batch_size", "data.batch_size"} & set(config.data.phases[phase.index])
+    place = f"config.data.phases[{phase.index}]"
+    return f"{phase.name[:-1]}, {place})" if sets_it and phase.name else f" ({place})" if sets_it else phase.name
 
 
 def _check_model(values):

@@ -27,6 +27,7 @@ class Provenance:
       metrics: held-out metrics by name, such as {"accuracy": 0.91}; those that are not finite are left out.
       evaluated_on: the text that the metrics were measured on; "" where it is not known.
       averaged_steps: steps of the checkpoints whose parameters were averaged; () for those of one checkpoint.
+      average: how they were averaged: "mean:K", or "ema:DECAY" for an exponential average.
     """
 
     step: int
@@ -35,10 +36,16 @@ class Provenance:
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     evaluated_on: str = ""
     averaged_steps: tuple[int, ...] = ()
+    average: str = ""
 
 
-def _average(steps):
-    return f" Its parameters are the mean of the checkpoints of steps {', '.join(map(str, steps))}." if steps else ""
+def _average(provenance):
+    if not provenance.averaged_steps:
+        return ""
+    kind, _, decay = provenance.average.partition(":")
+    what = f"exponential average (decay {decay})" if kind == "ema" else "mean"
+    steps = ", ".join(map(str, provenance.averaged_steps))
+    return f" Its parameters are the {what} of the checkpoints of steps {steps}."
 
 
 def render(model: Pretrained, title: str, provenance: Provenance, name: str = "") -> str:
@@ -95,7 +102,7 @@ def _body(model, title, provenance, metrics):
         f"A model of the {model.family} family with {_count(spec.num_layers, 'layer')}, "
         f"{_count(spec.num_heads, 'head')} and {spec.hidden_size} hidden units, with a vocabulary of "
         f"{spec.vocab_size:,} tokens and texts of up to {spec.max_positions:,} tokens. "
-        f"Trained with bert_jax for {provenance.step:,} steps." + _average(provenance.averaged_steps)
+        f"Trained with bert_jax for {provenance.step:,} steps." + _average(provenance)
     ]
     if model.labels and spec.task and spec.task.name != "question_answering":
         lines += ["", f"Labels: {', '.join(model.labels)}."]

@@ -8,6 +8,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax.config import objective
+from bert_jax.config.keys import SCHEDULE
 from bert_jax.errors import UserError
 from bert_jax.planning import compilation, isolated
 from bert_jax.planning.chips import Topology
@@ -39,10 +40,34 @@ class Attempt:
         return " ".join(f"--config.{key}={value}" for key, value in self.change.items())
 
 
-def compile_phases(config: ml_collections.ConfigDict, topology: Topology) -> list[Compiled]:
-    """Compiles every phase's step. Raises UserError as isolated.compile_phase does."""
+def compile_phases(
+    config: ml_collections.ConfigDict, topology: Topology, say: Callable[[str], None] = lambda line: None
+) -> list[Compiled]:
+    """Compiles every phase's step; phases whose steps differ in the learning rate alone are compiled once.
+
+    Args:
+      config: a pre-training config.
+      topology: the topology to compile for.
+      say: called with a line for each step that was compiled.
+
+    Raises:
+      UserError: as isolated.compile_phase.
+    """
     compilation.check(config, topology)
-    return [isolated.compile_phase(config, topology, phase) for phase in config_lib.phases(config)]
+    phases, steps = config_lib.phases(config), {}
+    for phase in phases:
+        program = _program(config, phase)
+        if program not in steps:
+            steps[program] = step = isolated.compile_phase(config, topology, phase)
+            say(f"compiled a step of {step.rows:,} rows of {step.sequence:,}{phase.name}: {step.seconds:.0f} s")
+    return [steps[_program(config, phase)] for phase in phases]
+
+
+def _program(config, phase):
+    """Returns what tells a phase's program from another's: its batch, and what it sets but the learning rate."""
+    shapes = compilation.batch_shapes(config, phase.data)
+    settings = {name: value for name, value in phase.settings.items() if name not in SCHEDULE}
+    return repr(sorted(shapes.items())), repr(sorted(settings.items()))
 
 
 def search(
@@ -145,11 +170,14 @@ def largest_microbatch(
 
 def _attempt(config, topology, change, order):
     config = changed(config, change)
-    phases, done = config_lib.phases(config), {}
+    phases, steps, done = config_lib.phases(config), {}, {}
     try:
         compilation.check(config, topology)
         for i in order:
-            done[i] = isolated.compile_phase(config, topology, phases[i])
+            program = _program(config, phases[i])
+            if program not in steps:
+                steps[program] = isolated.compile_phase(config, topology, phases[i])
+            done[i] = steps[program]
             if not done[i].fits:
                 break
     except isolated.NotCompiled:

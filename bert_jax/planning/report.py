@@ -44,14 +44,14 @@ def plan(
     say(f"compiling {name or 'the recipe'} for {topology.label}")
     first, crash = {}, ""
     try:
-        compiled = fit.compile_phases(config, topology)
+        compiled = fit.compile_phases(config, topology, say)
     except isolated.CompilerCrashed as error:
         if not search or config.model.remat == "none":
             raise
         first, crash = {"model.remat": "none"}, str(error)
         say(crash)
         config = fit.changed(config, first)
-        compiled = fit.compile_phases(config, topology)
+        compiled = fit.compile_phases(config, topology, say)
     fits = all(step.fits for step in compiled)
     report = {"recipe": name} | described(topology)
     report |= {

@@ -1,6 +1,5 @@
 """The table of recipes by topologies; each plan is saved, so that a run that was stopped goes on."""
 
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -10,8 +9,9 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax import files
+from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
-from bert_jax.planning import chips, isolated, report
+from bert_jax.planning import chips, compilation, isolated, report
 from bert_jax.planning.chips import GIB
 
 RECIPES = ("bert_base", "bert_large", "roberta_base", "roberta_large")
@@ -29,6 +29,13 @@ TOPOLOGIES = (
 # fraction of the time.
 FAMILIES = ("albert_base", "electra_base", "deberta_v3_base", "modernbert_base", "eurobert_210m")
 _OF_FAMILIES = (("v5e:4x4", 1),)
+
+# Roles of the keys that decide what a step computes, beside the shape of its batch and the kind of optimizer.
+_ROLES = ("vocabulary", "architecture", "training", "objective", "computation", "device", "layout")
+_FREE = (
+    *("model.initializer", "model.initializer_range", "model.scaled_initializer", "model.norm_epsilon"),
+    *("model.rotary_base", "model.local_rotary_base", "train.compilation_cache"),
+)
 
 _HEAD = """# Plans
 
@@ -53,14 +60,14 @@ def write(
     """Plans every recipe on every topology and writes the table, again after each entry.
 
     Args:
-      output: a Markdown file; its entries are saved beside it as .json, and computed again only if recipe, jax or
-        libtpu change.
+      output: a Markdown file; its entries are saved beside it as .json, and computed again only if `settings` of the
+        recipe, jax or libtpu change.
       recipes: configs by name; None for RECIPES, and for FAMILIES on v5e:4x4.
       say: called with a line about each thing that is done.
       topologies: names of topologies, with their numbers of slices.
     """
     slices = dict.fromkeys(recipes or RECIPES, topologies) | ({} if recipes else dict.fromkeys(FAMILIES, _OF_FAMILIES))
-    recipes = recipes or {name: _recipe(name) for name in slices}
+    recipes = recipes or {name: recipe(name) for name in slices}
     is_stream = files.is_stream(output)  # such as /dev/stdout, beside which nothing is kept
     kept = output.with_suffix(".json")
     entries = json.loads(kept.read_text()) if kept.exists() and not is_stream else {}
@@ -71,9 +78,9 @@ def write(
             topology = chips.parse(topology_name, num_slices)
             key = f"{name} on {topology.label}"
             wanted.append(key)
-            mark = _mark(config)
-            if entries.get(key, {}).get("mark") != mark:
-                entries[key] = {"mark": mark} | _entry(config, topology, name, say)
+            basis = {"versions": _versions(), "settings": settings(config)}
+            if not basis.items() <= entries.get(key, {}).items():
+                entries[key] = basis | _entry(config, topology, name, say)
                 if not is_stream:
                     files.atomic_write(kept, json.dumps(entries, indent=1) + "\n")
             if not is_stream:
@@ -89,7 +96,8 @@ def markdown(entries: list[dict]) -> str:
     return f"{head}\n{_COLUMNS}" + "".join(map(_row, entries))
 
 
-def _recipe(name):
+def recipe(name: str) -> ml_collections.ConfigDict:
+    """Returns a recipe's config as the table has it: FAMILIES with scanned layers."""
     config = config_lib.load_recipe(name)
     if name in FAMILIES:
         config.model.scan_layers = True
@@ -137,12 +145,28 @@ def _row(entry):
     )
 
 
-def _mark(config):
-    """Hashes what an entry depends on: the keys that a recipe changes, so that new keys leave entries valid."""
+def settings(config: ml_collections.ConfigDict) -> dict:
+    """Returns what the cost of a recipe's run depends on, as values for JSON.
+
+    These are the sizes of the model and its computation, as far as they are not the defaults, so that new keys leave
+    entries valid; and of each phase its steps and the shape of its batch. Initial values, rotary bases and the
+    numbers of the optimizer cost nothing.
+    """
     defaults = config_lib.flat(config_lib.base())
-    changed = {key: value for key, value in config_lib.flat(config).items() if value != defaults[key]}
-    text = json.dumps(changed, sort_keys=True, default=list) + _versions()
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    changed = {
+        name: value for name, value in config_lib.flat(config).items() if value != defaults[name] and _costs(name)
+    }
+    phases = []
+    for phase in config_lib.phases(config):
+        predicted = compilation.batch_shapes(config, phase.data).get("masked_labels", ((0, 0),))[0][1]
+        shape = {"rows": phase.data.batch_size, "sequence": phase.data.sequence_length, "predictions": predicted}
+        own = {name: value for name, value in sorted(phase.settings.items()) if _costs(name)}
+        phases.append({"steps": phase.stop - phase.start} | shape | own)
+    return json.loads(json.dumps(changed, default=list, sort_keys=True)) | {"phases": phases}
+
+
+def _costs(name):
+    return (PRETRAINING[name].role in _ROLES and name not in _FREE) or name == "optimizer.name"
 
 
 def _versions():

@@ -16,6 +16,7 @@ that STEP is complete. A folder without commit_success.txt is ignored, and Orbax
 
 import concurrent.futures
 import json
+import math
 import pathlib
 import re
 import zlib
@@ -30,6 +31,7 @@ UNREADABLE = object()
 _COMMITTED = "commit_success.txt"  # Orbax writes it in gs://, last of all
 _BLOCK = 1 << 22
 _THREADS = 4
+_LEAST_WEIGHT = 1e-3  # of a checkpoint in an exponential average, as a share of the newest's
 
 
 def checkpoint_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -72,27 +74,55 @@ def find_step(workdir: pathlib.Path, step: int | str | None) -> int:
 
 
 def is_average(step: int | str | None) -> bool:
-    """Returns whether a checkpoint is asked for as "mean:K", the average of the newest K."""
-    return isinstance(step, str) and step.startswith("mean:")
+    """Returns whether an average of checkpoints is asked for: "mean:K" or "ema:DECAY"."""
+    return isinstance(step, str) and step.startswith(("mean:", "ema:"))
 
 
 def averaged_steps(workdir: pathlib.Path, step: str) -> list[int]:
-    """Returns the steps of the newest K checkpoints, ascending, for "mean:K".
+    """Returns the steps of the newest K checkpoints, ascending, for "mean:K"; for "ema:DECAY" all that weigh something.
 
     Raises:
-      UserError: K is no number over 0, or there are fewer checkpoints.
+      UserError: K is no number over 0, or there are fewer checkpoints; DECAY is no number between 0 and 1, or there is
+        no checkpoint.
     """
-    directory, count = checkpoint_directory(workdir), step.partition(":")[2]
-    if not count.isdecimal() or not int(count):
-        raise UserError(f"{directory}: found step {step}; expected mean:K with a whole number K over 0, such as mean:3")
+    directory, (kind, _, number) = checkpoint_directory(workdir), step.partition(":")
     steps = saved_steps(directory)
-    if len(steps) < int(count):
+    if kind == "ema":
+        decay = _decay(directory, step)
+        if not steps:
+            raise UserError(f"{directory}: no checkpoint yet")
+        return steps[-math.ceil(math.log(_LEAST_WEIGHT) / math.log(decay)) :]
+    if not number.isdecimal() or not int(number):
+        raise UserError(f"{directory}: found step {step}; expected mean:K with a whole number K over 0, such as mean:3")
+    if len(steps) < int(number):
         kept = ", ".join(map(str, steps)) or "none"
         raise UserError(
-            f"{directory}: {step} needs {int(count)} checkpoints, found {len(steps)} (steps {kept}); expected at most "
+            f"{directory}: {step} needs {int(number)} checkpoints, found {len(steps)} (steps {kept}); expected at most "
             "as many as are kept (config.train.keep_newest, keep_every)"
         )
-    return steps[-int(count) :]
+    return steps[-int(number) :]
+
+
+def average_weights(step: str, count: int) -> list[float]:
+    """Returns the weights of `count` averaged checkpoints, oldest first, as shares of the newest's.
+
+    Those of "mean:K" are 1. Those of "ema:DECAY" are DECAY to the power of a checkpoint's age, where the newest is of
+    age 0 and the one before it of age 1, whatever the steps between them.
+    """
+    kind, _, number = step.partition(":")
+    return [float(number) ** age if kind == "ema" else 1.0 for age in range(count - 1, -1, -1)]
+
+
+def _decay(directory, step):
+    try:
+        decay = float(step.partition(":")[2])
+    except ValueError:
+        decay = math.nan
+    if not 0.0 < decay < 1.0:
+        raise UserError(
+            f"{directory}: found step {step}; expected ema:DECAY with a number between 0 and 1, such as ema:0.9"
+        )
+    return decay
 
 
 def load_record(workdir: pathlib.Path, step: int) -> dict:

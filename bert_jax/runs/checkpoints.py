@@ -24,7 +24,7 @@ from bert_jax.errors import UserError
 from bert_jax.processes import distributed
 from bert_jax.runs import checkpoint_files
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.runs.checkpoint_files import METRIC, averaged_steps, find_step, is_average, load_record, saved_steps
+from bert_jax.runs.checkpoint_files import METRIC, find_step, is_average, load_record, saved_steps
 
 __all__ = [
     "METRIC", "Checkpoints", "averaged_steps", "config_at", "find_step", "is_average", "load_items", "load_params",
@@ -257,7 +257,7 @@ def load_params(
 
     Args:
       workdir: the run's workdir.
-      step: as in `find_step`, or "mean:K" for the mean of the parameters of the newest K checkpoints.
+      step: as in `find_step`, or an average as in `averaged_steps`.
 
     Returns:
       (params, the config that the run has at this step, step; of a mean the newest).
@@ -268,22 +268,40 @@ def load_params(
     workdir = workdir_lib.to_path(workdir)
     workdir_lib.read(workdir)  # which says that there is no run before it is said that it has no checkpoint
     if is_average(step):
-        return _mean(workdir, averaged_steps(workdir, str(step)))
+        return _average(workdir, str(step))
     step = find_step(workdir, step)
     return load_items(workdir, step, ["params"])["params"], config_at(workdir, step), step
 
 
-def _mean(workdir, steps):
-    configs = [config_at(workdir, step) for step in steps]
-    if any(config.model.to_dict() != configs[-1].model.to_dict() for config in configs):
+def averaged_steps(workdir: pathlib.Path, step: str) -> list[int]:
+    """Returns the steps of the checkpoints that an average is taken of, ascending.
+
+    Args:
+      workdir: the run's workdir.
+      step: "mean:K" for the mean of the parameters of the newest K checkpoints, or "ema:DECAY" for the average of all
+        that have the model of the newest, each of which weighs DECAY times as much as the one after it.
+
+    Raises:
+      UserError: as in checkpoint_files, or "mean:K" reaches into a phase with another model.
+    """
+    steps = checkpoint_files.averaged_steps(workdir, step)
+    models = [config_at(workdir, saved).model.to_dict() for saved in steps]
+    alike = [saved for saved, model in zip(steps, models, strict=True) if model == models[-1]]
+    if alike != steps and not step.startswith("ema:"):
         raise UserError(
             f"{workdir}: the checkpoints {', '.join(map(str, steps))} are of phases with other models (such as other "
             "rotary bases); expected fewer, all of the last phase"
         )
-    total = load_items(workdir, steps[0], ["params"])["params"]
-    for step in steps[1:]:
-        total = jax.tree.map(lambda a, b: a + b, total, load_items(workdir, step, ["params"])["params"])
-    return jax.tree.map(lambda leaf: leaf / len(steps), total), configs[-1], steps[-1]
+    return alike
+
+
+def _average(workdir, step):
+    steps, total = averaged_steps(workdir, step), None
+    weights = checkpoint_files.average_weights(step, len(steps))
+    for saved, weight in zip(steps, weights, strict=True):
+        params = jax.tree.map(lambda leaf, w=weight: w * leaf, load_items(workdir, saved, ["params"])["params"])
+        total = params if total is None else jax.tree.map(lambda a, b: a + b, total, params)
+    return jax.tree.map(lambda leaf: leaf / sum(weights), total), config_at(workdir, steps[-1]), steps[-1]
 
 
 def config_at(workdir: pathlib.Path, step: int) -> ml_collections.ConfigDict:

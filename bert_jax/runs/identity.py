@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,15 +108,26 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     old = config_lib.flat(before.to_dict())
     new = config_lib.flat(workdir_lib.config_from_json(json.loads(json.dumps(config.to_dict()))).to_dict())
     changed = [
-        f"config.{key}={old[key]!r}, found {new[key]!r}"
+        key
         for key in old
         if old[key] != new[key] and key not in RESUMABLE and not _new_default(config, key, old[key], new[key])
     ]
     if changed:
+        values = "; ".join(f"config.{key}={old[key]!r}, found {new[key]!r}" for key in changed)
+        flags = " ".join(_flag(key, old[key]) for key in changed)
         raise UserError(
-            f"--workdir={workdir}: its run began with {'; '.join(changed)}; give the old value, or another --workdir"
+            f"--workdir={workdir}: its run began with {values}; give the old value ({flags}), or another --workdir"
         )
     return run
+
+
+def _flag(name, value):
+    """Returns a key's value as an argument of a command line, quoted for a shell."""
+    text = value if isinstance(value, str) else repr(value)
+    quoted = shlex.quote(text)
+    if quoted != text and not re.search(r'["$`\\!]', text):
+        quoted = f'"{text}"'  # a tuple of dicts, whose own quotation marks are single ones
+    return f"--config.{name}={quoted}"
 
 
 def _new_default(config, name, old, new):

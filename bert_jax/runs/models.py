@@ -27,8 +27,9 @@ def open_model(
     Args:
       name: the workdir, directory or hub name. A directory with run.json is a workdir, which may lie in gs://; any
         other is read as Hugging Face's. WORKDIR@STEP names the step too.
-      step: step of a workdir's checkpoint, "best", "mean:K" for the mean of the parameters of the newest K, or None for
-        the newest. Each checkpoint of fine-tuning holds the best parameters until its step, and these are opened.
+      step: step of a workdir's checkpoint, "best", "mean:K" for the mean of the parameters of the newest K, "ema:DECAY"
+        for their exponential average, or None for the newest. Each checkpoint of fine-tuning holds the best parameters
+        until its step, and these are opened.
       seed: seed of a fine-tuning run; None for the best seed.
       part: part of a run of replaced-token detection: "discriminator", "generator", or "language_model" for the one
         that predicts masked tokens, which is the generator there and the model elsewhere.

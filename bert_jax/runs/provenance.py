@@ -17,8 +17,8 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     Args:
       name: the workdir.
       step: the checkpoint's step.
-      asked: what the step was asked for by; of "mean:K" the averaged checkpoints are named and no metrics, which none
-        was evaluated by.
+      asked: what the step was asked for by; of an average the averaged checkpoints are named, and no metrics, which
+        none was evaluated by.
 
     Raises:
       UserError: no such run.
@@ -39,7 +39,7 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     evaluated_on = f"held-out documents of {', '.join(name for name, _ in texts)}"
     if checkpoints.is_average(asked):
         averaged = tuple(checkpoints.averaged_steps(workdir, str(asked)))
-        return Provenance(step, base_model, texts, averaged_steps=averaged)
+        return Provenance(step, base_model, texts, averaged_steps=averaged, average=str(asked))
     return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on)
 
 

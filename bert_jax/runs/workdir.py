@@ -75,11 +75,11 @@ def _installed(module):
 
 
 def split_step(name: str | os.PathLike) -> tuple[str, int | str | None]:
-    """Splits WORKDIR@STEP into the workdir and the step, a number, "best" or "mean:K"; the step is None without one.
+    """Splits WORKDIR@STEP into the workdir and the step: a number, "best", "mean:K" or "ema:DECAY"; None without one.
 
     A local path that exists is taken as it is, with its "@".
     """
-    match = re.fullmatch(r"(.+)@(\d+|best|mean:\w*)", str(name))
+    match = re.fullmatch(r"(.+)@(\d+|best|mean:\w*|ema:[\w.]*)", str(name))
     if match is None or (not storage.is_remote(name) and pathlib.Path(name).exists()):
         return str(name), None
     return match[1], int(match[2]) if match[2].isdecimal() else match[2]
@@ -90,7 +90,7 @@ def name_and_step(name: str, step: str | None) -> tuple[str, int | str | None]:
 
     Args:
       name: value of the flag that names the model, perhaps WORKDIR@STEP.
-      step: value of --step: a number, "best" or "mean:K"; "" or None without one.
+      step: value of --step: a number, "best", "mean:K" or "ema:DECAY"; "" or None without one.
 
     Raises:
       UserError: --step is none of these, or both say a step.
@@ -100,8 +100,11 @@ def name_and_step(name: str, step: str | None) -> tuple[str, int | str | None]:
         return name, named
     if named is not None:
         raise UserError(f"--step={step}: {name}@{named} names a step too; expected one of them")
-    if not re.fullmatch(r"\d+|best|mean:\d+", step):
-        raise UserError(f"--step={step}: expected the number of a step, best, or mean:K for the mean of the newest K")
+    if not re.fullmatch(r"\d+|best|mean:\d+|ema:\d*\.\d+", step):
+        raise UserError(
+            f"--step={step}: expected the number of a step, best, mean:K for the mean of the newest K, or ema:DECAY "
+            "for an exponential average, such as ema:0.9"
+        )
     return name, int(step) if step.isdecimal() else step
 
 

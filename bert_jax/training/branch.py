@@ -116,9 +116,22 @@ def start(
     goes_on = in_phase(config, phase_at(phases(config), done)).model
     spec = model_lib.build(goes_on, goes_on.vocab_size, next_sentence=False).spec
     notes += changes_of_positions(source.model.spec, spec, config.init_positions)
-    notes += [f"goes on at step {done:,}"] if config.init_state == "run" else []
+    notes += [_goes_on(config, theirs, done)] if config.init_state == "run" else []
     say(f"branches from {source.name}, step {source.step:,}, with its moments" + "".join(f"; {note}" for note in notes))
     return state | step_lib.restored(begun, learner.model, mesh), done
+
+
+def _goes_on(config, theirs, done):
+    """Returns in words where a branch goes on, and in which phase, where the other run's phases have other borders."""
+    here, there = (phases(settings) for settings in (config, theirs))
+    if [phase.stop for phase in here] == [phase.stop for phase in there]:
+        return f"goes on at step {done:,}"
+    now, before = phase_at(here, done), phase_at(there, max(0, done - 1))
+    phase, other = (
+        f"phase {part.index + 1} of {len(whole)} (steps {part.start:,} to {part.stop:,})"
+        for part, whole in ((now, here), (before, there))
+    )
+    return f"goes on at step {done:,}, in {phase}, after {other}"
 
 
 def _settings(workdir, step):

@@ -193,3 +193,42 @@ def test_sentence_order_is_refused_where_it_cannot_work(changes, message):
         config[group][name] = value
     with pytest.raises(UserError, match=message):
         config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "devices", "changes", "rest"),
+    [
+        (
+            "modernbert_large", 16, {},
+            "616 (phase 6, config.data.phases[5]) is not divisible by 16 device shards x 1 microbatches = 16; try 608 "
+            "or 624, or keep the rows with --config.mesh.tensor=2 (8 shards) or 8 devices",
+        ),
+        ("modernbert_large", 16, {"mesh.tensor": 2}, ""),
+        ("modernbert_large", 8, {}, ""),
+        (
+            "modernbert_large", 8, {"train.microbatches": 4},
+            "616 (phase 6, config.data.phases[5]) is not divisible by 8 device shards x 4 microbatches = 32; try 608 "
+            "or 640, or keep the rows with --config.train.microbatches=1 or --config.mesh.tensor=4 (2 shards) or 2 "
+            "devices",
+        ),
+        (
+            "bert_base", 48, {},
+            "256 (phase 1) is not divisible by 48 device shards x 1 microbatches = 48; try 240 or 288, or keep the "
+            "rows with --config.mesh.tensor=3 (16 shards) or 32 devices",
+        ),
+        (
+            "small", 64, {"data.batch_size": 7, "mesh.fsdp": 2},
+            "7 is not divisible by 64 device shards x 1 microbatches = 64; try 64",
+        ),
+    ],
+)  # fmt: skip
+def test_rows_that_devices_do_not_divide_are_told_with_what_does(recipe, devices, changes, rest):
+    """ModernBERT Large's published rows are multiples of 8 alone: the message names what keeps them."""
+    config = config_lib.load_recipe(recipe)
+    config.update_from_flattened_dict(changes)
+    if not rest:
+        return config_lib.check_devices(config, devices)
+    with pytest.raises(UserError) as caught:
+        config_lib.check_devices(config, devices)
+    assert str(caught.value) == f"config.data.batch_size: {rest}"
+    return None

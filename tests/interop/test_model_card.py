@@ -39,6 +39,13 @@ def test_what_a_card_says(make):
     assert "# my-bert\n" in card and "for 1,200 steps" in card and "| mlm_perplexity | 5.2500 |" in card
 
 
+def test_averages_name_their_checkpoints(make):
+    model = huggingface.read(make().path)
+    for average, words in (("mean:2", "the mean"), ("ema:0.9", "the exponential average (decay 0.9)")):
+        card = model_card.render(model, "a", Provenance(30, averaged_steps=(20, 30), average=average))
+        assert f"for 30 steps. Its parameters are {words} of the checkpoints of steps 20, 30." in card
+
+
 def test_tasks_and_embedders_by_their_names_on_the_hub(make):
     model = huggingface.read(make(pooler=True, task="sequence_classification").path)
     card = model_card.render(model, "a", Provenance(3, "a-folder"))

@@ -97,6 +97,29 @@ def test_every_remat_policy_has_leaner_ones_but_the_last(config):
     }  # fmt: skip
 
 
+def test_phases_that_differ_in_the_rate_alone_are_compiled_once(config, monkeypatch):
+    _, step = made()
+    asked, said = [], []
+
+    def compile_phase(config, topology, phase):
+        asked.append(phase.index)
+        return dataclasses.replace(step, rows=phase.data.batch_size, sequence=phase.data.sequence_length)
+
+    monkeypatch.setattr(isolated, "compile_phase", compile_phase)
+    falls = {"optimizer.learning_rate": 1e-5, "optimizer.schedule": "linear"}
+    config.data.phases = (
+        {"share": 0.25, "sequence_length": 64}, {"share": 0.25}, {"share": 0.25} | falls,
+        {"share": 0.25, "model.hidden_dropout": 0.2} | falls,
+    )  # fmt: skip
+    topology = chips.parse("v5e:2x2")
+    steps = fit.compile_phases(config, topology, said.append)
+    assert asked == [0, 1, 3] and [step.sequence for step in steps] == [64, 128, 128, 128]
+    assert len(said) == 3 and said[0].startswith("compiled a step of 256 rows of 64 (phase 1)")
+    asked.clear()
+    attempt = fit._attempt(config, topology, {"train.microbatches": 2}, [3, 2, 1, 0])
+    assert asked == [3, 2, 0] and len(attempt.phases) == 4
+
+
 @pytest.mark.parametrize("most", [0, 7, 8, 15, 72, 100, 1025])
 def test_the_largest_microbatch_is_found_to_eight_rows(config, monkeypatch, most):
     _, step = made()
@@ -218,6 +241,23 @@ def test_the_table_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     assert planned[2:] == ["v5e:2x2"]
 
 
+def test_a_plan_depends_on_what_a_step_costs(config):
+    """Sizes, rows and steps decide whether an entry is computed again, not rates, schedules or initial values."""
+    before = table.settings(config)
+    config.update_from_flattened_dict(
+        {"optimizer.learning_rate": 1.0, "optimizer.bias_correction": False, "model.initializer": "normal"}
+        | {"train.eval_every": 7, "data.mask_token_share": 1.0, "data.random_token_share": 0.0}
+    )
+    assert table.settings(config) == before
+    for key, value in (
+        ("data.batch_size", 32), ("model.num_layers", 3), ("optimizer.name", "lamb"), ("data.max_predictions", 9),
+        ("train.num_steps", 77), ("model.hidden_dropout", 0.1),
+    ):  # fmt: skip
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({key: value})
+        assert table.settings(other) != before, key
+
+
 class Deadly:
     """A topology that ends the process which it is sent to."""
 
@@ -264,7 +304,7 @@ if __name__ == "__main__":
 def test_another_policy_is_tried_after_a_crash(config, monkeypatch):
     _, step = made(hbm_bytes=819_000_000)
 
-    def compile_phases(config, topology):
+    def compile_phases(config, topology, say):
         if config.model.remat != "none":
             raise isolated.CompilerCrashed("v6e:4x4: the compiler crashed")
         return [step]

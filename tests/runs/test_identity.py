@@ -1,5 +1,9 @@
 """Tests that a run continues with keys that may change, and is refused, by key, with others."""
 
+import ast
+import re
+import shlex
+
 import pytest
 
 from bert_jax import config as config_lib
@@ -34,6 +38,25 @@ def test_what_changed_is_named(run):
         identity.check_config(run, make_config(**{"optimizer.learning_rate": 0.5, "seed": 3}))
     message = str(error.value)
     assert "config.seed=0, found 3" in message and "found 0.5" in message and "; give the old value" in message
+
+
+def test_the_old_values_can_be_typed_as_they_are_told(run):
+    """A recipe that came to have other phases: the flags of the message, read by a shell, are the run's own values."""
+    phases = ({"share": 0.75, "batch_size": 32, "sequence_length": 64}, {"share": 0.25, "weights": [0.5, 2.0]})
+    old = {"data.phases": phases, "optimizer.decay_shape": "sqrt", "init_from": "the 'books'/$1"}
+    storage.write_json(run / "config.json", make_config(**old).to_dict())
+    with pytest.raises(UserError) as error:
+        identity.check_config(run, make_config(**{"optimizer.schedule": "constant", "data.format": "doc_sentences"}))
+    told = re.search(r"; give the old value \((.*)\), or another --workdir$", str(error.value))[1]
+    values = dict(flag.removeprefix("--config.").split("=", 1) for flag in shlex.split(told))
+    assert ast.literal_eval(values["data.phases"]) == phases and values["optimizer.decay_shape"] == "sqrt"
+    assert values["data.format"] == make_config().data.format and values["init_from"] == old["init_from"]
+    assert '--config.data.phases="(' in told
+    config = make_config()
+    config.update_from_flattened_dict(
+        {key: ast.literal_eval(value) if value.startswith("(") else value for key, value in values.items()}
+    )
+    assert identity.check_config(run, config)
 
 
 def test_a_run_older_than_a_key_goes_on_without_it(run):

@@ -45,8 +45,8 @@ def workdir(monkeypatch):
 
 def test_a_model_may_be_named_with_its_step(tmp_path):
     split = workdir_lib.split_step
-    assert [split(f"runs/a@{step}") for step in ("7", "best", "mean:3")] == [
-        ("runs/a", 7), ("runs/a", "best"), ("runs/a", "mean:3")
+    assert [split(f"runs/a@{step}") for step in ("7", "best", "mean:3", "ema:0.9")] == [
+        ("runs/a", 7), ("runs/a", "best"), ("runs/a", "mean:3"), ("runs/a", "ema:0.9")
     ]  # fmt: skip
     assert split("runs/a") == ("runs/a", None) and split("me@home/model") == ("me@home/model", None)
     (tmp_path / "a@7").mkdir()
@@ -55,8 +55,11 @@ def test_a_model_may_be_named_with_its_step(tmp_path):
         "a",
         "best",
     )
-    with pytest.raises(UserError, match="--step=last: expected the number of a step, best, or mean:K"):
+    with pytest.raises(UserError, match="--step=last: expected the number of a step, best, mean:K"):
         workdir_lib.name_and_step("a", "last")
+    assert workdir_lib.name_and_step("a", "ema:0.9") == ("a", "ema:0.9")
+    with pytest.raises(UserError, match="--step=ema:9: .* or ema:DECAY for an exponential average, such as ema:0.9"):
+        workdir_lib.name_and_step("a", "ema:9")
     with pytest.raises(UserError, match="--step=3: a@7 names a step too; expected one of them"):
         workdir_lib.name_and_step("a@7", "3")
 

@@ -30,7 +30,7 @@ def test_what_a_pretraining_run_says(tmp_path):
     for step in (20, 30):
         (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
     mean = provenance_lib.read_provenance(tmp_path / "run", 30, "mean:2")
-    assert mean == Provenance(30, config.init_from, texts, averaged_steps=(20, 30)), (
+    assert mean == Provenance(30, config.init_from, texts, averaged_steps=(20, 30), average="mean:2"), (
         "no checkpoint's metrics are its own"
     )
 

@@ -31,7 +31,7 @@ def refused(config, path):
 CONFIGS = {
     "batch and devices": (
         {"data.batch_size": 12},
-        "config.data.batch_size: 12 is not divisible by 8 device shards x 1 microbatches = 8; try 16",
+        "config.data.batch_size: 12 is not divisible by 8 device shards x 1 microbatches = 8; try 8 or 16, or keep the",
     ),
     "batch and microbatches": (
         {"train.microbatches": 2},
@@ -105,10 +105,10 @@ def run(config, tmp_path):
 )
 def test_workdir_of_another_config(config, run, key, old, new):
     config.update_from_flattened_dict({key: new})
-    message = refused(config, run)
-    assert message == (
+    typed = '"()"' if old == () else old
+    assert refused(config, run) == (
         f"--workdir={run}: its run began with config.{key}={old!r}, found {new!r}; "
-        "give the old value, or another --workdir"
+        f"give the old value (--config.{key}={typed}), or another --workdir"
     )
 
 

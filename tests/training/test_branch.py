@@ -11,8 +11,8 @@ from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints, models
 from bert_jax.runs.loggers import TIMINGS
+from bert_jax.training import branch, pretraining
 from bert_jax.training import optimizer as optimizer_lib
-from bert_jax.training import pretraining
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,17 @@ def test_a_branch_of_the_same_config_goes_on_as_its_trunk(recipe, trunk, tmp_pat
     assert json.loads((again / "run.json").read_text())["branched_from"] == branched_from
 
 
+def test_a_branch_of_another_length_says_in_which_phase_it_goes_on(recipe):
+    """Phases are shares of the run's steps: their borders move with its length."""
+    longer = recipe.copy_and_resolve_references()
+    longer.train.num_steps = 20
+    said = branch._goes_on(longer, recipe, 6)
+    assert said == "goes on at step 6, in phase 1 of 2 (steps 0 to 10), after phase 2 of 2 (steps 4 to 8)"
+    longer.data.phases = ()
+    assert "in phase 1 of 1 (steps 0 to 20), after phase 1 of 2 (steps 0 to 4)" in branch._goes_on(longer, recipe, 4)
+    assert branch._goes_on(recipe, recipe, 4) == "goes on at step 4"
+
+
 def test_a_branch_onto_another_schedule_and_mixture(recipe, trunk, tmp_path):
     """A decay branch goes on with the trunk's rows; one that takes moments alone begins at step 0 with its own."""
     config = branch_of(recipe, trunk, init_state="moments")
@@ -131,6 +142,7 @@ def _moments(workdir, step):
     [
         ({"init_from": "{trunk}@3"}, "no checkpoint of step 3; expected one of 2, 4, 6, 8"),
         ({"init_from": "{trunk}@mean:2"}, "config.init_state=run: config.init_from=.* is an average, which has no"),
+        ({"init_from": "{trunk}@ema:0.9"}, "config.init_state=run: config.init_from=.* is an average, which has no"),
         ({"init_from": "{trunk}@8"}, "config.train.num_steps: found 8, but config.init_from=.* has done 8; expected"),
         ({"init_from": "{trunk}/tokenizer"}, "is no run's workdir; expected one of pre-training, or config.init_state"),
         ({"init_from": ""}, "config.init_state: run, but config.init_from is empty"),
@@ -164,6 +176,20 @@ def test_the_mean_of_checkpoints(trunk):
     ):
         with pytest.raises(UserError, match=message):
             models.open_model(trunk, asked)
+
+
+def test_the_exponential_average_of_checkpoints(trunk):
+    """Of those with the model of the newest: steps 2 and 4 are of the first phase."""
+    parts = [checkpoints.load_params(trunk, step)[0] for step in (6, 8)]
+    average, _, step = checkpoints.load_params(trunk, "ema:0.5")
+    jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (0.5 * a + b) / 1.5, atol=1e-7), average, *parts)
+    assert step == 8 and checkpoints.averaged_steps(trunk, "ema:0.5") == [6, 8]
+    assert checkpoints.averaged_steps(trunk, "ema:0.001") == [8], "others weigh less than a thousandth"
+    opened = models.open_model(f"{trunk}@ema:0.5")
+    jax.tree.map(np.testing.assert_array_equal, opened.params, average)
+    for asked in ("ema:1", "ema:0", "ema:", "ema:x"):
+        with pytest.raises(UserError, match=f"found step {asked}; expected ema:DECAY with a number between 0 and 1"):
+            models.open_model(f"{trunk}@{asked}")
 
 
 def test_keys_of_phases_are_checked(recipe):

@@ -233,6 +233,34 @@ def test_four_processes_train_as_one(recipe, environment, tmp_path):
 
 
 @pytest.mark.full
+def test_processes_branch_from_one_checkpoint(recipe, environment, tmp_path):
+    """Two processes take parameters and moments as one does, and refuse to begin from different checkpoints."""
+    trunk = tmp_path / "trunk"
+    pretrain(2, environment, recipe, trunk, "--config.mesh.fsdp=4", "--config.train.keep_newest=9").wait()
+    expected = logged_rows(trunk)
+    branch = [f"--config.init_from={trunk}@8", "--config.mesh.fsdp=4"]
+
+    on = pretrain(2, environment, recipe, tmp_path / "on", *branch, "--config.init_state=run")
+    ((out, _), (silent, _)) = on.wait()
+    assert f"branches from {trunk}, step 8, with its moments; goes on at step 8" in out and silent == ""
+    assert logged_rows(tmp_path / "on") == expected[8:]  # to the bit
+    assert checkpoints.saved_steps(tmp_path / "on" / "checkpoints")[0] == 8, "it needs the other run no more"
+
+    begun = ["--config.init_state=moments", "--config.train.num_steps=3", "--config.optimizer.warmup_steps=0"]
+    for number in (1, 2):
+        pretrain(number, environment, recipe, tmp_path / str(number), *branch, *begun).wait()
+    rows = logged_rows(tmp_path / "2")
+    assert [row["step"] for row in rows] == [1, 2, 3] and rows[0]["loss"] < expected[0]["loss"]
+    assert_same_to_rounding(rows, logged_rows(tmp_path / "1"))
+
+    each = [[], [f"--config.init_from={trunk}@12"]]
+    apart = pretrain(2, environment, recipe, tmp_path / "apart", *branch, "--config.init_state=run", each=each)
+    errors = [line for _, err in apart.wait(codes=(2,)) for line in err.splitlines() if line.startswith("error:")]
+    assert errors == ["error: process 1 of 2: config.init_from (step): found 12; process 0 has 8"]
+    assert not (tmp_path / "apart" / "checkpoints").exists()
+
+
+@pytest.mark.full
 def test_fine_tuning_on_two_processes(finished, environment, tmp_path):
     labels = {"kan": "good", "mot": "bad"}
     rows = [(f"{word} lo{i} ri", label) for i in range(40) for word, label in labels.items()]

@@ -69,5 +69,5 @@ def test_batches_of_them(recipe):
 
 def test_a_size_that_microbatches_do_not_divide_is_named(recipe):
     recipe.train.microbatches = 4
-    with pytest.raises(UserError, match=r"config.data.batch_size: 16 \(phase 1\) is not divisible by 8 device sh"):
+    with pytest.raises(UserError, match=r"batch_size: 16 \(phase 1, config.data.phases\[0\]\) is not divisible by 8"):
         config_lib.check_devices(recipe, 8)
