@@ -8,11 +8,15 @@ A symbolic link stays, and its target is replaced. What is no file, such as a pi
 to and never replaced.
 """
 
+import base64
 import contextlib
+import datetime
+import decimal
 import errno
 import fcntl
 import glob
 import json
+import math
 import os
 import pathlib
 import re
@@ -245,6 +249,28 @@ def json_line(value: Any) -> str:
     """Returns a value as JSON on one line, without its end; other line ends that Unicode knows are escaped."""
     line = json.dumps(value, ensure_ascii=False)
     return line if line.isascii() else re.sub("[\x85\u2028\u2029]", lambda end: f"\\u{ord(end[0]):04x}", line)
+
+
+def jsonable(value: Any) -> Any:
+    """Returns a value with what JSON lacks as text, and numbers that are none as null."""
+    if isinstance(value, dict):
+        return {str(name): jsonable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    return value
 
 
 def parse_object(line: str | bytes) -> dict[str, Any]:

@@ -42,3 +42,12 @@ def opened(path: Any, name: Any = "") -> Iterator[Any]:
     pyarrow = package(name or path)
     with reporting(name or path), pyarrow.parquet.ParquetFile(path) as file:
         yield file
+
+
+def values(column: Any) -> list:
+    """Returns the values of an array of pyarrow; times in nanoseconds, which Python lacks, are texts."""
+    pyarrow = package()
+    kind = column.type
+    if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
+        column = column.cast(pyarrow.string())
+    return column.to_pylist()

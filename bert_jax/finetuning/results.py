@@ -2,7 +2,8 @@
 
 WORKDIR/summary.json                  each seed's scores, their median and spread, which failed
 WORKDIR/predictions/held_out.jsonl    the best seed's best checkpoint, an object for each example, in data order;
-                                      NAME.jsonl for several held-out sets, test.jsonl for config.task.test
+                                      NAME.jsonl for several held-out sets, test.jsonl for config.task.test; the other
+                                      columns of an example come first, input_NAME where NAME is of the prediction
 WORKDIR/predictions/held_out.json     question answering: {id: answer}, which SQuAD's scripts read, and
                                       held_out.null_odds.json where questions may have no answer
 """
@@ -20,7 +21,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax import files, sharding, storage
-from bert_jax.data.tasks import Examples, TaskData, answering, batches
+from bert_jax.data.tasks import Examples, TaskData, answering, batches, records
 from bert_jax.finetuning.step import Learner
 from bert_jax.processes import distributed
 from bert_jax.runs import checkpoints
@@ -141,8 +142,11 @@ def _write_predictions(workdir, name, task, examples, rows, task_name):
         path.parent.mkdir(exist_ok=True)
     answers, odds = {}, {}
     with storage.atomic_open(path) as file:
-        for prediction in task.predictions(examples, rows):
-            file.write(files.json_line(prediction) + "\n")
+        for i, prediction in enumerate(task.predictions(examples, rows)):
+            others = examples.others[i] if examples.others else {}
+            names = records.names_beside(others, prediction)
+            line = {names[name]: value for name, value in others.items()} | prediction
+            file.write(files.json_line(line) + "\n")
             if task_name == "question_answering":
                 answers |= answering.squad_predictions([prediction])
                 odds |= answering.squad_null_odds([prediction])

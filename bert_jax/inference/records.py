@@ -253,16 +253,8 @@ class Records:
 
 
 def _as_records(batch):
-    """Returns the rows of a batch as dicts; times in nanoseconds, which Python lacks, are texts."""
-    import pyarrow
-
-    def values(column):
-        kind = column.type
-        if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
-            column = column.cast(pyarrow.string())
-        return column.to_pylist()
-
-    columns = [values(column) for column in batch.columns]
+    """Returns the rows of a batch as dicts."""
+    columns = [parquet.values(column) for column in batch.columns]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 

@@ -4,15 +4,11 @@ What came in with an example, such as an id, comes back in front of its answer u
 that is called as a part of the answer is comes back as input_NAME.
 """
 
-import base64
 import contextlib
 import csv
 import dataclasses
-import datetime
-import decimal
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -181,10 +177,10 @@ def _write_objects(output, kind, source, answers, form, keep):
         for row, answer in _beside(source.rows() if kept else None, answers):
             record = {kept[name]: value for name, value in row.items() if name in kept}
             if form.verb != "embed":
-                put(files.json_line(_json(record) | answer))
+                put(files.json_line(files.jsonable(record) | answer))
                 continue
             line = records.vector_line(answer)
-            put(f"{files.json_line(_json(record))[:-1]}, {line[1:]}" if record else line)
+            put(f"{files.json_line(files.jsonable(record))[:-1]}, {line[1:]}" if record else line)
 
 
 def _write_cells(output, kind, source, answers, form, keep):
@@ -290,30 +286,8 @@ def _parts(form, answer) -> dict[str, Any]:
     return {"embedding": answer} if form.verb == "embed" else dict(answer)
 
 
-def _json(value: Any) -> Any:
-    """Returns a value with what JSON lacks as text, and numbers that are none as null."""
-    if isinstance(value, dict):
-        return {str(name): _json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return base64.b64encode(value).decode()
-    return value
-
-
 def _cell(value: Any) -> str:
-    value = _json(value)
+    value = files.jsonable(value)
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

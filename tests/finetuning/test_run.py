@@ -294,6 +294,28 @@ def test_predict_gives_the_scores_of_training_on_conll_2003(tmp_path):
     assert same >= 0.998 * len(written)  # a text does not say where "1." ends a sentence
 
 
+def test_other_columns_come_back_with_the_predictions(folder, tmp_path):
+    rows = [
+        {"id": i, "text": text, "score": "s", "label": label} for i, (text, label) in enumerate(make_rows(24, seed=1))
+    ]
+    (tmp_path / "dev.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [
+        {"id": i, "text": row["text"].split(), "label": ["O"] * len(row["text"].split())} for i, row in enumerate(rows)
+    ]
+    words[0]["label"][0] = "B-X"
+    (tmp_path / "words.jsonl").write_text("\n".join(map(json.dumps, words)))
+    config = make_config(folder, **{"task.held_out": str(tmp_path / "dev.jsonl"), "train.num_steps": 2})
+    finetuning.finetune(config, tmp_path / "run")
+    written = predictions(tmp_path / "run")
+    assert list(written[0]) == ["id", "input_score", "text", "gold", "label", "score", "scores"]
+    assert [(row["id"], row["text"]) for row in written] == [(row["id"], row["text"]) for row in rows]
+    task = {"task.name": "token_classification", "task.train": str(tmp_path / "words.jsonl"), "task.held_out": ""}
+    config = make_config(folder, **task, **{"train.num_steps": 2, "task.held_out_share": 0.5})
+    finetuning.finetune(config, tmp_path / "tags")
+    for row in predictions(tmp_path / "tags"):
+        assert words[row["id"]]["text"] == row["words"]
+
+
 def test_answers(folder, tmp_path):
     context = " ".join(WORDS[:20])
     questions = [

@@ -15,10 +15,12 @@ class Examples(Protocol):
     Attributes:
       lengths: int32 [rows], tokens of each row with special ones; at most data.sequence_length.
       tokenizer: the tokenizer of the rows.
+      others: what else the record of each example holds, by column; () for train, and where that is nothing.
     """
 
     lengths: np.ndarray
     tokenizer: Tokenizer
+    others: Sequence[Mapping[str, Any]]
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Returns inputs and labels of the given rows, padded to `length`.

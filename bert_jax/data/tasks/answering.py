@@ -42,11 +42,19 @@ class Examples:
       contexts: the contexts, each text once.
       offsets: for each context, int32 [tokens, 2] in code points; None for train, from which nothing is predicted.
       rows_of: for each question, [first, stop) of its rows.
+      others: what else the record of each question holds; () for train.
     """
 
-    def __init__(self, tokenizer: Tokenizer, questions: Sequence[Question], contexts: Sequence[str], config: Any):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        questions: Sequence[Question],
+        contexts: Sequence[str],
+        config: Any,
+        others: Sequence[Mapping[str, Any]] = (),
+    ):
         task = config.task
-        self.tokenizer = tokenizer
+        self.tokenizer, self.others = tokenizer, others
         self.questions, self.contexts = questions, contexts
         texts = tokenizer.encode([question.text for question in questions], special=True)
         self._questions = rows_lib.Ragged(ids[: task.max_query_length] for ids in texts)
@@ -153,10 +161,10 @@ class QuestionTask:
         self.train = Examples(tokenizer, questions, contexts, config)
         self.train.offsets = None
         self.held_out = {
-            name: Examples(tokenizer, *self._questions(table, f"held out {name}".rstrip()), config)
+            name: Examples(tokenizer, *self._questions(table, f"held out {name}".rstrip()), config, table.others)
             for name, table in held_out.items()
         }
-        self.test = Examples(tokenizer, *self._questions(test, "test"), config) if test else None
+        self.test = Examples(tokenizer, *self._questions(test, "test"), config, test.others) if test else None
         named = {f"held out {name}".rstrip(): examples for name, examples in self.held_out.items()}
         for split, examples in {"train": self.train, **named}.items():
             if len(examples.lengths) > len(examples.questions):

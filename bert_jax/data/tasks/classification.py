@@ -26,6 +26,7 @@ class Examples:
       labels: int32 [rows], float32 [rows, labels] or float32 [rows]; 0 where the data has none.
       labelled: whether the data has labels.
       table: the records; those of train without their texts, to save memory.
+      others: what else each record holds.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Examples:
         self.labels, self.labelled, self.table = labels, labelled, table
         self.lengths = first.lengths + (0 if second is None else second.lengths)
         self.lengths += rows_lib.num_special(tokenizer, pair=second is not None)
+        self.others = table.others
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
         """Returns inputs, [batch, length], and labels, [batch] or [batch, labels]; see data.tasks.Examples."""

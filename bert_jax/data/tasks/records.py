@@ -43,6 +43,7 @@ class Table:
       sources: where records come from, such as "train.csv line".
       word_lines: whether each word of a sentence has a line of its own (CoNLL).
       notes: lines for the user about how the files were read.
+      others: what else each record holds, by column, as JSON has it; () where that was not asked for.
     """
 
     columns: dict[str, list]
@@ -51,6 +52,7 @@ class Table:
     sources: list[str]
     word_lines: bool = False
     notes: tuple[str, ...] = ()
+    others: Sequence[Mapping[str, Any]] = ()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -65,7 +67,8 @@ class Table:
     def take(self, records: np.ndarray) -> "Table":
         """Returns a table of the given records, int [n]."""
         columns = {name: [values[i] for i in records] for name, values in self.columns.items()}
-        return dataclasses.replace(self, columns=columns, places=[self.places[i] for i in records])
+        others = [self.others[i] for i in records] if self.others else ()
+        return dataclasses.replace(self, columns=columns, places=[self.places[i] for i in records], others=others)
 
 
 def named_sets(spec: str, key: str) -> dict[str, str]:
@@ -92,7 +95,9 @@ def named_sets(spec: str, key: str) -> dict[str, str]:
     return sets
 
 
-def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = ()) -> Table:
+def read(
+    spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = (), keep: bool = False
+) -> Table:
     """Reads the records of a spec.
 
     Args:
@@ -102,6 +107,7 @@ def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequen
       wanted: columns that must exist. A CoNLL file gives its words and tags, a SQuAD file its question, context and
         answers, whatever names these columns have here.
       optional: columns that may be absent; a SQuAD file gives its id and is_impossible.
+      keep: whether the table has the other columns too, as `others`.
 
     Raises:
       UserError: nothing matches, a file is of another kind or cannot be read, a column is missing, or there is no
@@ -110,9 +116,9 @@ def read(spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequen
     parts = []
     for item in filter(None, (item.strip() for item in spec.split(","))):
         parts += (
-            [_read_tfds(item, key, task, wanted, optional)]
+            [_read_tfds(item, key, task, wanted, optional, keep)]
             if item.startswith("tfds:")
-            else [_read_file(path, key, task, wanted, optional) for path in _matching(item, key)]
+            else [_read_file(path, key, task, wanted, optional, keep) for path in _matching(item, key)]
         )
     if not parts:
         raise UserError(f"{key}: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
@@ -140,15 +146,18 @@ def splits(
     task = config.task
     if not task.train:
         raise UserError("config.task.train: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
-    train = read(task.train, "config.task.train", task, (*columns, *labels), optional)
+    train = read(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
     if task.held_out:
         held_out = {
-            name: read(spec, "config.task.held_out", task, (*columns, *labels), optional)
+            name: read(spec, "config.task.held_out", task, (*columns, *labels), optional, keep=True)
             for name, spec in named_sets(task.held_out, "config.task.held_out").items()
         }
     else:
         train, held_out = _divided(train, task.held_out_share, together)
-    test = read(task.test, "config.task.test", task, columns, (*labels, *optional)) if task.test else None
+        train.others = ()
+    test = None
+    if task.test:
+        test = read(task.test, "config.task.test", task, columns, (*labels, *optional), keep=True)
     return train, held_out, test
 
 
@@ -215,7 +224,9 @@ def _joined(parts):
     places = [(i, number) for i, part in enumerate(parts) for _, number in part.places]
     sources = [part.sources[0] for part in parts]
     notes = tuple(note for part in parts for note in part.notes)
-    return Table(columns, parts[0].names, places, sources, any(part.word_lines for part in parts), notes)
+    others = [record for part in parts for record in part.others or [{}] * len(part)]
+    words = any(part.word_lines for part in parts)
+    return Table(columns, parts[0].names, places, sources, words, notes, others if any(others) else ())
 
 
 def _matching(pattern, key):
@@ -241,13 +252,13 @@ def _kind(path, task_name):
     return kind
 
 
-def _read_file(path, key, task, wanted, optional):
+def _read_file(path, key, task, wanted, optional, keep):
     kind = _kind(path, task.name)
     readers: dict[str, Callable] = {
-        "csv": functools.partial(_delimited, kind="csv", header=listed(task.columns)),
-        "tsv": functools.partial(_delimited, kind="tsv", header=listed(task.columns)),
-        "jsonl": _jsonl,
-        "parquet": _parquet,
+        "csv": functools.partial(_delimited, kind="csv", header=listed(task.columns), keep=keep),
+        "tsv": functools.partial(_delimited, kind="tsv", header=listed(task.columns), keep=keep),
+        "jsonl": functools.partial(_jsonl, keep=keep),
+        "parquet": functools.partial(_parquet, keep=keep),
         "conll": functools.partial(conll.read, task=task),
         "squad": _squad,
     }
@@ -263,15 +274,17 @@ def _read_file(path, key, task, wanted, optional):
 
 
 def _table(records, wanted, optional, names, source, word_lines=False):
-    """Returns the table of records (number, values of the wanted and optional columns)."""
-    columns = {name: [values[i] for _, values in records] for i, name in enumerate((*wanted, *optional))}
+    """Returns the table of records (number, values of the wanted and optional columns, perhaps the other columns)."""
+    columns = {name: [record[1][i] for record in records] for i, name in enumerate((*wanted, *optional))}
     for name in optional:
         if all(value is None for value in columns[name]):
             del columns[name]
-    return Table(columns, names, [(0, number) for number, _ in records], [source], word_lines)
+    others = [files.jsonable(record[2]) for record in records if len(record) > 2]
+    places = [(0, record[0]) for record in records]
+    return Table(columns, names, places, [source], word_lines, others=others if any(others) else ())
 
 
-def _delimited(path, kind, header, wanted, optional, notes):
+def _delimited(path, kind, header, wanted, optional, notes, keep):
     otherwise = ", or in config.task.columns for a file that has none"
     layout = text_files.layout(path, kind, wanted, header, otherwise=otherwise)
     if layout is None:
@@ -279,18 +292,21 @@ def _delimited(path, kind, header, wanted, optional, notes):
     notes += layout.notes
     columns = layout.columns
     places = [columns.index(name) if name in columns else None for name in (*wanted, *optional)]
+    beside = [(name, place) for place, name in enumerate(columns) if name not in (*wanted, *optional)] if keep else []
     empty = []
     for number, row in text_files.rows(path, layout):
         if len(row) > 1 and not "".join(row).strip():
             empty.append(number)
             continue
-        yield number, tuple(None if place is None else row[place] for place in places)
+        values = tuple(None if place is None else row[place] for place in places)
+        yield number, values, {name: row[place] for name, place in beside}
     if empty:
         notes.append(f"{path}: {len(empty):,} rows without any value were skipped, the first in line {empty[0]}")
 
 
-def _jsonl(path, wanted, optional, notes):
+def _jsonl(path, wanted, optional, notes, keep):
     del notes
+    names = (*wanted, *optional)
     for number, text in text_files.lines(path):
         if not text.strip():
             continue
@@ -303,7 +319,8 @@ def _jsonl(path, wanted, optional, notes):
         if missing:
             fields = ", ".join(map(str, record)) or "none"
             raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {fields}")
-        yield number, tuple(record.get(name) for name in (*wanted, *optional))
+        others = {name: value for name, value in record.items() if name not in names} if keep else {}
+        yield number, tuple(record.get(name) for name in names), others
 
 
 def _encodable(text, value):
@@ -319,7 +336,7 @@ def _without_halves(value):
     return [_without_halves(part) for part in value] if isinstance(value, list) else value
 
 
-def _parquet(path, wanted, optional, notes):
+def _parquet(path, wanted, optional, notes, keep):
     del notes
     with parquet.opened(path) as file:
         existing = file.schema_arrow.names
@@ -327,13 +344,14 @@ def _parquet(path, wanted, optional, notes):
         if missing:
             raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(existing)}")
         names = [name for name in (*wanted, *optional) if name in existing]
+        beside = [name for name in existing if name not in names] if keep else []
         number = 0
-        for batch in file.iter_batches(_AT_ONCE, columns=names):
-            columns = {name: batch.column(name).to_pylist() for name in names}
-            absent = [None] * batch.num_rows
-            for values in zip(*(columns.get(name, absent) for name in (*wanted, *optional)), strict=True):
+        for batch in file.iter_batches(_AT_ONCE, columns=[*names, *beside]):
+            columns = {name: parquet.values(batch.column(name)) for name in (*names, *beside)}
+            for i in range(batch.num_rows):
                 number += 1
-                yield number, values
+                values = (columns[name][i] if name in columns else None for name in (*wanted, *optional))
+                yield number, tuple(values), {name: columns[name][i] for name in beside}
 
 
 def _parquet_names(path):
@@ -383,7 +401,7 @@ def _flat_answers(question):
     return {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
 
 
-def _read_tfds(item, key, task, wanted, optional):
+def _read_tfds(item, key, task, wanted, optional, keep):
     match = tfds_source.SPEC.fullmatch(item)
     if not match:
         raise UserError(f"{key}={item}: expected tfds:NAME[/CONFIG]:SPLIT, such as tfds:glue/sst2:train")
@@ -405,7 +423,8 @@ def _read_tfds(item, key, task, wanted, optional):
         indices = range(start, min(start + _AT_ONCE, len(source)))
         for index, record in zip(indices, source.__getitems__(indices), strict=True):
             values = (_plain(record[name]) if name in features else None for name in (*wanted, *optional))
-            records.append((index, tuple(values)))
+            others = {name: _plain(value) for name, value in record.items() if name not in columns} if keep else {}
+            records.append((index, tuple(values), others))
     if not records:
         raise UserError(f"{key}={item}: found no record; expected at least one")
     return _table(records, wanted, optional, names, f"{item} record")

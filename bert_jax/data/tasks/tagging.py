@@ -1,6 +1,6 @@
 """Reads and scores token classification: a label for each word, from its first sub-word (BERT section 5.3)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,13 @@ class Examples:
       sentence: int32 [rows], the index of each row's sentence.
       windows: for each row, which words of the sentence it holds, and which are labelled from it.
       places: for each row, the column of the first sub-word of each of its words; -1 for a word without sub-words.
+      others: what else the record of each sentence holds.
     """
 
-    def __init__(self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int):
-        self.tokenizer = tokenizer
+    def __init__(
+        self, tokenizer: Tokenizer, sentences, tags, label_ids, length: int, others: Sequence[Mapping[str, Any]] = ()
+    ):
+        self.tokenizer, self.others = tokenizer, others
         self.sentences, self.tags = sentences, tags
         room = length - rows_lib.num_special(tokenizer, pair=False)
         self.windows, owners, places, labels = [], [], [], []
@@ -271,7 +274,7 @@ class TokenTask:
                 ]
                 for i, sentence in enumerate(tags)
             ]
-        examples = Examples(tokenizer, sentences, tags, ids, length)
+        examples = Examples(tokenizer, sentences, tags, ids, length, table.others)
         cut = len(examples.windows) - len(sentences)
         if cut:
             self.notes.append(

@@ -57,6 +57,36 @@ def test_globs_and_several_files(tmp_path):
     assert table.where(8) == f"{tmp_path}/a.jsonl line 5"
 
 
+def test_other_columns_are_kept_with_their_types(tmp_path):
+    rows = [{"id": i, "text": f"t{i}", "label": "x", "meta": {"a": [i, None]}, "when": None} for i in range(3)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for name, end in (("a.csv", ","), ("a.tsv", "\t")):
+        lines = [["id", "text", "label", "note"], *([str(i), f"t{i}", "x", ""] for i in range(3))]
+        (tmp_path / name).write_text("".join(end.join(line) + "\n" for line in lines))
+
+    def others(spec, keep=True):
+        return records.read(str(spec), "config.task.held_out", config().task, ("text", "label"), keep=keep).others
+
+    expected = [{name: row[name] for name in ("id", "meta", "when")} for row in rows]
+    assert others(tmp_path / "a.jsonl") == others(tmp_path / "a.parquet") == expected
+    assert others(tmp_path / "a.csv") == others(tmp_path / "a.tsv") == [{"id": str(i), "note": ""} for i in range(3)]
+    assert list(others(tmp_path / "a.csv")[0]) == ["id", "note"]
+    assert others(f"{tmp_path}/a.jsonl,{tmp_path}/a.parquet") == [*expected, *expected]
+    assert not others(tmp_path / "a.jsonl", keep=False)
+    settings = config(train=str(tmp_path / "a.jsonl"), held_out_share=0.4)
+    train, held_out, _ = records.splits(settings, ("text",), ("label",))
+    assert not train.others and [row["id"] for row in held_out[""].others] == [
+        int(text[1:]) for text in held_out[""].columns["text"]
+    ]
+
+
+def test_names_beside_an_answer():
+    assert records.names_beside(("id", "label", "input_label"), ("label", "score")) == {
+        "id": "id", "label": "input_input_label", "input_label": "input_label"
+    }  # fmt: skip
+
+
 def test_a_file_whose_name_looks_like_a_glob(tmp_path):
     (tmp_path / "a[1].csv").write_text("text,label\na,1\n")
     assert as_rows(read(tmp_path / "a[1].csv", ("text", "label"))) == [("a", "1")]
