@@ -47,6 +47,14 @@ def define_process_flags() -> None:
     flags.DEFINE_integer("process_id", None, "for a run of several processes: the index of this one, from 0")
 
 
+def config_changes() -> tuple[Any, set[str]]:
+    """Returns the config of the recipe that --config names, and the keys that --config.KEY=VALUE changed in it."""
+    recipe = next((argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("--config=")), None)
+    names = (argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-"))
+    changed = {name.removeprefix("config.") for name in names if name.startswith("config.")}
+    return config_lib.load_recipe(recipe or _default or ""), changed
+
+
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
     """Joins the processes of the run, which the flags or the environment name.

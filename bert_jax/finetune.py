@@ -10,6 +10,7 @@ configuration keys of a group with their defaults; --help-keys lists all.
 from absl import flags
 
 from bert_jax import command
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -24,8 +25,14 @@ def main(argv):
         raise UserError("--workdir: empty; expected a directory")
     with signals.exit_on_sigterm(), command.processes():
         from bert_jax.finetuning import run as finetuning  # after the flags: importing jax takes a second
+        from bert_jax.runs.loggers import say
 
-        finetuning.finetune(flags.FLAGS.config, _WORKDIR.value)
+        config = flags.FLAGS.config
+        recipe, changed = command.config_changes()
+        note = finetune_config.follow_train(config, recipe, changed)
+        if note:
+            say(f"note: {note}")
+        finetuning.finetune(config, _WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
 from . import published
@@ -305,6 +306,7 @@ def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.Conf
             part[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
             raise UserError(f"config.{key}: found {value!r}; expected a {type(part[name]).__name__}") from error
+    finetune_config.follow_train(config, config_lib.load_recipe(recipe), overrides)
     return config
 
 

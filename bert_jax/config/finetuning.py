@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import ml_collections
 
@@ -60,6 +60,47 @@ def without_search(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     kept = ml_collections.ConfigDict(config.to_dict())
     kept.search = ml_collections.ConfigDict()
     return kept
+
+
+def follow_train(config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, changed: Collection[str]) -> str:
+    """Empties, in place, what names other data of a recipe where its task.train alone was replaced by another data set.
+
+    The recipe's held-out set would choose the best checkpoint by another task's data. Another split of the same data
+    set leaves it as it is.
+
+    Args:
+      config: the recipe's config with the changes.
+      recipe: the recipe's config.
+      changed: the keys that were changed, such as "task.train".
+
+    Returns:
+      a line for the user; "" where nothing was emptied.
+    """
+    if (
+        "task" not in recipe
+        or "task.train" not in changed
+        or _data_set(recipe.task.train) in ("", _data_set(config.task.train))
+    ):
+        return ""
+    emptied = [name for name in ("held_out", "test") if recipe.task[name] and f"task.{name}" not in changed]
+    if not emptied:
+        return ""
+    were = " and ".join(f"config.task.{name}={recipe.task[name]}" for name in emptied)
+    for name in emptied:
+        config.task[name] = ""
+    share = ""
+    if "held_out" in emptied:
+        share = (
+            f": {config.task.held_out_share:.0%} of the new training data is held out instead; "
+            "--config.task.held_out=FILE names other data"
+        )
+    return f"config.task.train is not the recipe's, so its {were} is not used{share}"
+
+
+def _data_set(spec):
+    """Returns what names a data set without its split: tfds:glue/sst2 of tfds:glue/sst2:train; else the spec itself."""
+    names = {re.sub(r"((?:tfds|hf):[^\[\]]+):[^:\[\]]+(\[[^\]]*\])?", r"\1", item.strip()) for item in spec.split(",")}
+    return ",".join(sorted(names))
 
 
 def check_devices(config: ml_collections.ConfigDict, num_devices: int, heads: Mapping[str, int]) -> None:

@@ -129,3 +129,30 @@ def test_a_rate_too_low_for_adapters_is_warned_about():
     assert "is low for LoRA adapters of a model of width 768" in finetune_config.rate_warning(config, 768)
     config.optimizer.learning_rate = 1e-3
     assert not finetune_config.rate_warning(config, 768)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"task.train": "mine.csv"}, {"held_out": "", "test": ""}),
+        ({"task.train": "mine.csv", "task.held_out": "dev.csv"}, {"held_out": "dev.csv", "test": ""}),
+        ({"task.train": "mine.csv", "task.test": "x.csv"}, {"held_out": "", "test": "x.csv"}),
+        ({"task.train": "tfds:glue/sst2:train[:10%]"}, {}), ({"task.text": "review"}, {}),
+        ({"task.held_out": "a"}, {"held_out": "a"}),
+        ({"task.train": "tfds:imdb_reviews:train"}, {"held_out": "", "test": ""}),
+        ({"task.train": "tfds:glue/sst2:train,mine.csv"}, {"held_out": "", "test": ""}),
+    ],
+)  # fmt: skip
+def test_another_training_set_does_not_keep_the_recipe_s_held_out_set(changes, expected):
+    recipe = config_lib.load_recipe("finetune/sst2")
+    recipe.task.test = "tfds:glue/sst2:test"
+    config = recipe.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    note = finetune_config.follow_train(config, recipe, changes)
+    given = {name: recipe.task[name] for name in ("held_out", "test")} | expected
+    assert {name: config.task[name] for name in given} == given
+    emptied = [name for name, value in expected.items() if value == ""]
+    assert bool(note) == bool(emptied)
+    for name in emptied:
+        assert f"config.task.{name}={recipe.task[name]}" in note
+    assert ("10% of the new training data is held out instead" in note) == ("held_out" in emptied)

@@ -153,8 +153,14 @@ def splits(
             for name, spec in named_sets(task.held_out, "config.task.held_out").items()
         }
     else:
+        size = len(train)
         train, held_out = _divided(train, task.held_out_share, together)
         train.others = ()
+        train.notes = (
+            *train.notes,
+            f"held out: {len(held_out['']):,} of {size:,} records of config.task.train "
+            f"(config.task.held_out_share={task.held_out_share:g}), as config.task.held_out is empty",
+        )
     test = None
     if task.test:
         test = read(task.test, "config.task.test", task, columns, (*labels, *optional), keep=True)
