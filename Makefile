@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud lint types docs
+.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud test-demo lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -15,7 +15,7 @@ test: .venv/.test
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile
 
 test-full: .venv/.test test-gcs
-	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not slow'
+	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not slow'
 
 test-parity: .venv/.parity
 	$(PYTEST) -m parity
@@ -31,6 +31,9 @@ test-beam: .venv-beam/.test
 
 test-cloud: .venv-cloud/.test
 	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest --no-skips -m cloud tests/experiments/test_cloud.py
+
+test-demo: .venv-demo/.test
+	JAX_PLATFORMS=cpu .venv-demo/bin/python -m pytest --no-skips -m demo tests/test_demo.py
 
 lint: .venv/.test types
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
@@ -71,6 +74,11 @@ docs: .venv/.docs
 .venv-cloud/.test: .venv/.created requirements.txt pyproject.toml
 	.venv/bin/python -m venv .venv-cloud
 	.venv-cloud/bin/python -m pip install --quiet -e '.[test,cloud]'
+	@touch $@
+
+.venv-demo/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet -e '.[test-demo]'
 	@touch $@
 
 .venv/.parity: .venv/.test

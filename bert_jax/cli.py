@@ -17,7 +17,7 @@ from bert_jax import files
 # In the order in which a project needs them.
 COMMANDS = (
     "quickstart", "recipes", "prepare", "show_batch", "pretrain", "doctor", "evaluate", "finetune", "predict",
-    "convert", "plan",
+    "demo", "convert", "plan",
 )  # fmt: skip
 EXPERIMENT_COMMANDS = ("launch", "report")
 
