@@ -51,6 +51,7 @@ COVERED_BY = {
     "finetuning/results.py": "finetuning/test_run.py",
     "finetuning/state.py": "finetuning/test_run.py",
     "interop/families/": "interop/test_families.py",  # every family by the same tests
+    "inference/page.py": "test_demo.py",
     "interop/formats.py": "interop/test_families.py",
     "interop/model_config.py": "interop/test_huggingface.py",
     "interop/pretrained.py": "interop/test_huggingface.py",

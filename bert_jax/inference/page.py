@@ -14,7 +14,6 @@ from bert_jax.inference.embed import Embedder
 from bert_jax.inference.fill_mask import FillMask
 from bert_jax.inference.inspection import Inspector
 from bert_jax.inference.tag import TokenTagger
-from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs.models import open_model
 
 _LONGEST_MAP = 64  # tokens of an attention map that can still be read
