@@ -2,7 +2,8 @@
 
 import html
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gradio
 import numpy as np
@@ -98,6 +99,11 @@ def _answering(function):
     return answer
 
 
+def _answer_to(predictor: Callable[..., Any], *values, **options) -> Any:
+    """Returns the answer to one example, where a predictor's type allows for several."""
+    return predictor(*values, **options)
+
+
 def _connect(button, boxes, function, outputs):
     """Runs a function when the button is pressed, or Enter in a text box of one line."""
     answer = _answering(function)
@@ -116,7 +122,7 @@ def _fill_mask_tab(model):
         table = gradio.Dataframe(headers=["mask", "token", "probability"], label="Predictions", interactive=False)
 
         def predict(text, number):
-            answer = fill(text, top_k=int(number))
+            answer = _answer_to(fill, text, top_k=int(number))
             return [
                 [place, prediction["token"], round(prediction["score"], 4)]
                 for place, predictions in enumerate(answer["masks"], 1)
@@ -136,7 +142,7 @@ def _classify_tab(model):
         output = gradio.Number(label="Value") if regression else gradio.Label(label="Labels", num_top_classes=10)
 
         def predict(text, pair):
-            answer = classify(text, pair or None)
+            answer = _answer_to(classify, text, pair or None)
             return answer["score"] if regression else answer["scores"]
 
         _connect(button, [text, pair], predict, output)
@@ -151,7 +157,7 @@ def _tag_tab(model):
 
         def predict(text):
             pieces, end = [], 0
-            for entity in tag(text)["entities"]:
+            for entity in _answer_to(tag, text)["entities"]:
                 pieces += [(text[end : entity["start"]], None), (entity["text"], entity["label"])]
                 end = entity["end"]
             return [piece for piece in [*pieces, (text[end:], None)] if piece[0]]
@@ -169,7 +175,7 @@ def _answer_tab(model):
         output = gradio.HighlightedText(label="In the context")
 
         def predict(question, context):
-            found = answer(question, context)
+            found = _answer_to(answer, question, context)
             if found["start"] is None:
                 return f"no answer ({found['score']:.3f})", [(context, None)]
             start, end = found["start"], found["end"]
@@ -191,7 +197,7 @@ def _nearest_tab(model):
             lines = [line.strip() for line in sentences.splitlines() if line.strip()]
             if not lines:
                 raise UserError("sentences: empty; expected one or more, one a line")
-            hits = embed.search(query, lines, top_k=len(lines))
+            hits = _answer_to(embed.search, query, lines, top_k=len(lines))
             return [[round(float(hit["score"]), 4), hit["text"]] for hit in hits]
 
         _connect(button, [query, sentences], predict, table)

@@ -123,7 +123,7 @@ def upload(directory: str | os.PathLike, name: str, private: bool) -> tuple[str,
         keeps_card = api.file_exists(name, "README.md")
         api.upload_folder(
             repo_id=name,
-            folder_path=directory,
+            folder_path=os.fspath(directory),
             commit_message="Upload a model of bert_jax",
             ignore_patterns=["README.md"] if keeps_card else None,
         )
