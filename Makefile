@@ -27,7 +27,7 @@ test-gcs: .venv-gcs/.test
 	JAX_PLATFORMS=cpu .venv-gcs/bin/python -m pytest --no-skips -m gcs tests/runs
 
 test-beam: .venv-beam/.test
-	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest --no-skips -m beam tests/data
+	JAX_PLATFORMS=cpu .venv-beam/bin/python -m pytest --no-skips -m beam tests/data tests/docs
 
 test-cloud: .venv-cloud/.test
 	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest --no-skips -m cloud tests/experiments/test_cloud.py

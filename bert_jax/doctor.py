@@ -35,12 +35,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file to write the findings t
 
 
 def main(argv):
-    given = [name for name in (*argv[1:], _WORKDIR.value) if name]
-    if len(given) != 1:
-        raise UserError(f"WORKDIR: found {' and '.join(given) or 'none'}; expected {command_line('doctor')} WORKDIR")
+    workdirs = [name for name in (*argv[1:], _WORKDIR.value) if name]
+    if len(workdirs) != 1:
+        raise UserError(f"WORKDIR: found {' and '.join(workdirs) or 'none'}; expected {command_line('doctor')} WORKDIR")
     from bert_jax.diagnosis import plans, reading, report
 
-    run = reading.read(given[0])
+    run = reading.read(workdirs[0])
     plan = plans.read(_PLAN.value, _ENTRY.value, run) if _PLAN.value else None
     findings = report.diagnose(run, plan, reading.read(_SCRATCH.value) if _SCRATCH.value else None)
     if _OUTPUT.value:

@@ -81,6 +81,7 @@ def main(argv):
 
 
 def _evaluate_corpus(model, generator):
+    from bert_jax import objectives
     from bert_jax.training import evaluation
 
     data = {key: flag.value for key, flag in _DATA.items() if flag.value is not None}
@@ -95,18 +96,7 @@ def _evaluate_corpus(model, generator):
     if _OUTPUT.value == files.STANDARD:
         return
     print(f"{_MODEL.value} on the {_SPLIT.value} split of {_CORPUS.value}")
-    lines = {
-        "mlm_loss": "loss, nats a token",
-        "unigram_loss": "unigram loss (token frequencies)",
-        "mlm_perplexity": "perplexity",
-        "mlm_accuracy": "accuracy",
-        "nsp_accuracy": "next-sentence accuracy",
-        "sop_accuracy": "sentence-order accuracy",
-        "rtd_loss": "replaced tokens: loss, nats",
-        "rtd_accuracy": "replaced tokens: accuracy",
-        "mlm_count": "tokens predicted",
-        "rows": "rows",
-    }
+    lines = objectives.metric_labels() | {"mlm_count": "tokens predicted", "rows": "rows"}
     for name, words in lines.items():
         if name in metrics:
             value = metrics[name]

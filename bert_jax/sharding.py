@@ -65,9 +65,9 @@ def make_mesh(sizes: Mapping, devices: Sequence[jax.Device] | None = None) -> Me
         taken = math.prod(size for size in shape if size != -1)
         shape[shape.index(-1)] = len(devices) // taken if taken > 0 else 0
     if min(shape) < 1 or math.prod(shape) != len(devices):
-        given = ", ".join(f"{axis}={sizes[axis]}" for axis in AXES)
+        axis_sizes = ", ".join(f"{axis}={sizes[axis]}" for axis in AXES)
         raise UserError(
-            f"config.mesh: found {given} for {len(devices)} devices; expected sizes whose product is "
+            f"config.mesh: found {axis_sizes} for {len(devices)} devices; expected sizes whose product is "
             f"{len(devices)}, one of them -1 to take what is left"
         )
     placed = _placed(shape, devices, sizes.get("across_slices", AXES[0]))

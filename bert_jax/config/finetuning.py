@@ -43,12 +43,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_search(config)
     values = recipes.flat(without_search(config))
     check_values(values, FINETUNING)
-    for key, what in (
+    for key, expected in (
         ("init_from", "a model to start from: a workdir, a Hugging Face directory or name"),
         ("task.train", "a file, or tfds:NAME[/CONFIG]:SPLIT"),
     ):
         if not values[key]:
-            raise UserError(f"config.{key}: empty; expected {what} (--config.{key}=...)")
+            raise UserError(f"config.{key}: empty; expected {expected} (--config.{key}=...)")
     _check_numbers(values)
     pretraining.check_optimizer(values)
     _check_task(values)

@@ -23,15 +23,15 @@ def check_layout(
     """
     sizes = {axis: config.mesh[axis] for axis in AXES}
     fixed = [size for size in sizes.values() if size != -1]
-    given = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+    axis_sizes = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
     if len(fixed) < len(sizes) - 1 or any(size < 1 for size in fixed):
         raise UserError(
-            f"config.mesh: found {given}; expected positive sizes, and -1 (what is left) for one axis at most"
+            f"config.mesh: found {axis_sizes}; expected positive sizes, and -1 (what is left) for one axis at most"
         )
     product = math.prod(fixed)
     if (len(fixed) == len(sizes) and product != num_devices) or num_devices % product:
         raise UserError(
-            f"config.mesh: {given.replace(', ', ' x ')} does not fit {num_devices} devices; "
+            f"config.mesh: {axis_sizes.replace(', ', ' x ')} does not fit {num_devices} devices; "
             "set one axis to -1 to take what is left"
         )
     sizes = {axis: num_devices // product if size == -1 else size for axis, size in sizes.items()}

@@ -138,8 +138,9 @@ def _check_train(values):
             f"config.train.num_steps: found {values['train.num_steps']} with config.train.num_tokens="
             f"{values['train.num_tokens']}; expected one of them, and 0 for the other"
         )
-    keep_every, every = values["train.keep_every"], values["train.checkpoint_every"]
-    if keep_every % every:
+    keep_every, checkpoint_every = values["train.keep_every"], values["train.checkpoint_every"]
+    if keep_every % checkpoint_every:
         raise UserError(
-            f"config.train.keep_every: {keep_every} is not a multiple of config.train.checkpoint_every={every}"
+            f"config.train.keep_every: {keep_every} is not a multiple of config.train.checkpoint_every="
+            f"{checkpoint_every}"
         )

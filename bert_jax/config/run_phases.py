@@ -184,8 +184,8 @@ def by_tokens(*phases: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
     for i, phase in enumerate(phases):
         if not isinstance(phase, Mapping):
             raise UserError(f"by_tokens: phase {i + 1}: found {phase!r}; expected a dict")
-        given = {key: phase.get(key) for key in ("tokens", "batch_size", "sequence_length")}
-        missing = [key for key, value in given.items() if not (is_number(value) and value > 0)]
+        sizes = {key: phase.get(key) for key in ("tokens", "batch_size", "sequence_length")}
+        missing = [key for key, value in sizes.items() if not (is_number(value) and value > 0)]
         if missing:
             raise UserError(f"by_tokens: phase {i + 1}: found {dict(phase)}; expected numbers over 0 of {missing}")
         if "share" in phase:

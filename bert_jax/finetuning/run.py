@@ -301,7 +301,7 @@ def _first_state(config, learner, inputs):
     if missing:
         raise UserError(f"config.init_from={source.name}: it lacks {missing[0]} ({len(missing)} parameters in all)")
     notes = [("fresh", fresh), ("left out", left)]
-    say("; ".join([f"starts from {source.name}", *(f"{what}: {_modules(names)}" for what, names in notes if names)]))
+    say("; ".join([f"starts from {source.name}", *(f"{label}: {_modules(names)}" for label, names in notes if names)]))
     return state
 
 

@@ -73,18 +73,18 @@ def fit_parameters(
       (leaves of the source, a compiled function from a PRNG key to the leaves that are drawn, names of the drawn ones,
       names of the source's leaves that the model has no place for).
     """
-    given = leaves_by_name(source)
+    source_leaves = leaves_by_name(source)
     shapes = {name: leaf.shape for name, leaf in leaves_by_name(jax.eval_shape(model.init, jax.random.key(0))).items()}
     fits = {
         name
         for name, shape in shapes.items()
-        if name in given and np.shape(given[name]) == shape and not re.search(redrawn, name)
+        if name in source_leaves and np.shape(source_leaves[name]) == shape and not re.search(redrawn, name)
     }
     draw = jax.jit(lambda key: select_leaves(model.init(key), lambda name: name not in fits))
     taken = {}
     for name in sorted(fits):
-        set_leaf(taken, name, given[name])
-    return taken, draw, sorted(shapes.keys() - fits), sorted(given.keys() - shapes.keys())
+        set_leaf(taken, name, source_leaves[name])
+    return taken, draw, sorted(shapes.keys() - fits), sorted(source_leaves.keys() - shapes.keys())
 
 
 def merge_adapters(params: Mapping, config: Mapping) -> dict:

@@ -20,6 +20,14 @@ def implementation(name: str) -> type[Objective]:
     return getattr(importlib.import_module(f"{__name__}.{module}"), class_name)
 
 
+def metric_labels() -> dict[str, str]:
+    """Returns what the held-out metrics of all objectives are called in words, in the order of a report."""
+    labels: dict[str, str] = {}
+    for name in OBJECTIVES:
+        labels |= implementation(name).metric_labels
+    return labels
+
+
 def make(config, model: Model, teacher: Model | None = None) -> Objective:
     """Builds the objective of a config.
 

@@ -33,12 +33,22 @@ class LanguageModeling:
       model: the model that is trained and that is opened from the workdir afterwards.
       weights: weight of each task's mean loss in the loss, in order; the tasks are "mlm" and perhaps "nsp" or "sop".
       evaluated: the objective that computes held-out metrics.
+      metric_labels: what its held-out metrics are called in words, in the order of a report.
 
     Args:
       model: the model.
       settings: config.objective, or a mapping with its `name`; the keys of pair tasks may be absent.
       logits_chunk: number of predictions whose vocabulary logits a device holds at once; 0 for all.
     """
+
+    metric_labels: Mapping[str, str] = {
+        "mlm_loss": "loss, nats a token",
+        "unigram_loss": "unigram loss (token frequencies)",
+        "mlm_perplexity": "perplexity",
+        "mlm_accuracy": "accuracy",
+        "nsp_accuracy": "next-sentence accuracy",
+        "sop_accuracy": "sentence-order accuracy",
+    }
 
     def __init__(self, model: Model, settings: Mapping, logits_chunk: int = 0):
         self.facts = OBJECTIVES[settings["name"]]

@@ -44,6 +44,12 @@ class ReplacedTokens(LanguageModeling):
       weight: weight of the discriminator's loss.
     """
 
+    metric_labels = {
+        **LanguageModeling.metric_labels,
+        "rtd_loss": "replaced tokens: loss, nats",
+        "rtd_accuracy": "replaced tokens: accuracy",
+    }
+
     def __init__(self, model: Model, generator: Model, sharing: str, weight: float):
         super().__init__(model, {"name": "rtd"})
         self.generator = generator

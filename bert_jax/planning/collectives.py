@@ -214,10 +214,10 @@ def _mesh_groups(text):
     rest = text[end:]
     sizes = [size for _, size in axes]
     ids = np.arange(np.prod(sizes))
-    given = re.match(r", device_ids=\(", rest)
-    if given:
-        closes = brackets(rest, given.end() - 1)
-        ids = np.array([int(number) for number in re.findall(r"\d+", rest[given.end() : closes])])
+    permutation = re.match(r", device_ids=\(", rest)
+    if permutation:
+        closes = brackets(rest, permutation.end() - 1)
+        ids = np.array([int(number) for number in re.findall(r"\d+", rest[permutation.end() : closes])])
         rest = rest[closes:]
     chosen = re.search(r"\{([^}]*)\}", rest)
     assert chosen, f"no axes in {text}"

@@ -92,11 +92,13 @@ def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, co
 
 def largest_text(report: dict) -> str:
     """Returns a report of `largest` in words."""
-    what = f"{report['topology']}: {report['rows_per_device']} rows of {report['sequence']} tokens fit a device at once"
+    headline = (
+        f"{report['topology']}: {report['rows_per_device']} rows of {report['sequence']} tokens fit a device at once"
+    )
     if not report["rows_per_device"]:
         return f"{report['topology']}: not even 8 rows of {report['sequence']} tokens fit a device"
     return (
-        f"{what}: {report['needed_bytes'] / GIB:.2f} of {report['usable_bytes'] / GIB:.2f} GiB; "
+        f"{headline}: {report['needed_bytes'] / GIB:.2f} of {report['usable_bytes'] / GIB:.2f} GiB; "
         f"attention {report['attention_kernel']}, remat {report['remat']}, fsdp={report['fsdp']}"
     )
 

@@ -112,7 +112,9 @@ def start(
         "params": fit(ours["params"], stored["params"]),
         "opt_state": _branched(ours["opt_state"], iter(moments), done, fit),
     }
-    notes = [f"{what}: {', '.join(_modules(names))}" for what, names in (("fresh", fresh), ("left out", left)) if names]
+    notes = [
+        f"{label}: {', '.join(_modules(names))}" for label, names in (("fresh", fresh), ("left out", left)) if names
+    ]
     goes_on = in_phase(config, phase_at(phases(config), done)).model
     spec = model_lib.build(goes_on, goes_on.vocab_size, next_sentence=False).spec
     notes += changes_of_positions(source.model.spec, spec, config.init_positions)
@@ -188,10 +190,10 @@ def _branched(opt_state, moments, done, fit):
 
 def _fitted(config, spec, ours, theirs):
     """Returns a tree like `ours` with the leaves of `theirs`, by name, where they have the shape."""
-    given = leaves_by_name(theirs)
+    their_leaves = leaves_by_name(theirs)
 
     def fitted(path, leaf):
-        other = given.get(path_name(path))
+        other = their_leaves.get(path_name(path))
         if other is not None and other.shape == leaf.shape:
             return other
         if other is None or not (config.init_positions and is_position_table(path_name(path))):

@@ -235,18 +235,20 @@ def test_workers_leave_no_shared_memory_behind(config):
     """Python warns of leaked shared memory when it ends, in two lines below the last one of a run."""
     config.train.num_steps, config.data.workers = 5, 2
     program = (
-        "import json, os, pathlib, re, time, ml_collections\n"
+        "import json, pathlib, re, time, ml_collections\n"
+        "from multiprocessing import resource_tracker\n"
         "from bert_jax.data import loader\n"
+        "released, unregister = set(), resource_tracker.unregister\n"
+        "def release(name, kind):\n"
+        "    unregister(name, kind), released.add(name)\n"
+        "resource_tracker.unregister = release\n"
         f"config = ml_collections.ConfigDict(json.loads({json.dumps(config.to_dict())!r}))\n"
         "names, steps = set(), []\n"
         "for step, _ in loader.Loader(config):\n"
-        "    names.update(re.findall('/dev/shm/psm_\\\\w+', pathlib.Path('/proc/self/maps').read_text()))\n"
+        "    names.update(re.findall('/dev/shm(/psm_\\\\w+)', pathlib.Path('/proc/self/maps').read_text()))\n"
         "    steps.append(step)\n"
-        "for _ in range(10_000):\n"  # grain lets go in a thread
-        "    if not any(map(os.path.exists, names)):\n"
-        "        break\n"
-        "    time.sleep(0.1)\n"
-        "time.sleep(1)\n"
+        "while not names <= released:\n"  # grain lets go in a thread
+        "    time.sleep(0.01)\n"
         "print(*steps, len(names) > 0)\n"
     )
     done = subprocess.run(

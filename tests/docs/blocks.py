@@ -10,7 +10,7 @@ PAGES = ("README.md", *sorted(path.relative_to(ROOT).as_posix() for path in (ROO
 LANGUAGES = ("bash", "python", "text")  # text: output, which is not run
 
 _FENCE = re.compile(r"^ *(`{3,})(.*)$")
-_MARK = re.compile(r"^<!-- (not run|file): (.+) -->$")
+_MARK = re.compile(r"^<!-- (run on|file): (.+) -->$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Block:
       line: of the opening fence, from 1.
       language: what follows the fence.
       text: what is in it.
-      not_run: why it cannot be run here, from the comment `<!-- not run: WHY -->` above it; "" for one that is run.
+      run_on: what its commands run on, a name in tests/docs/places.py, from the comment `<!-- run on: PLACE -->` above
+        it; "" for this machine as it is.
       file: the name of the file that it shows, from `<!-- file: NAME -->`; "" for none.
     """
 
@@ -30,7 +31,7 @@ class Block:
     line: int
     language: str
     text: str
-    not_run: str = ""
+    run_on: str = ""
     file: str = ""
 
     @property

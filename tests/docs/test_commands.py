@@ -1,7 +1,8 @@
 """Every command of README.md and docs/ is parsed by `make test` and run, at a tiny size, by `make test-full`.
 
-A command that cannot run here (a pod, Slurm, a bucket) says why in a comment above its fence, `<!-- not run: WHY -->`,
-and is parsed all the same. A program that this file knows no way to parse fails.
+A command that needs more than one machine with a CPU (sixteen devices, Slurm, torch) says so in a comment above its
+fence, `<!-- run on: PLACE -->`, and is run on what stands in for it: tests/docs/places.py. A program that this file
+knows no way to parse fails.
 """
 
 import importlib
@@ -16,7 +17,7 @@ import pytest
 from bert_jax import cli
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning
-from tests.docs import workspace
+from tests.docs import places, workspace
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, blocks
 
 NO_KEYS = ("model.safetensors", "model.params", "model.config", "model.labels")  # a file, and attributes in Python
@@ -24,7 +25,8 @@ PARSED = ("bert_jax.", "bert-jax ", "experiments.launch", "experiments.report") 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language == "bash"]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-RUN_PAGES = [page for page in PAGES if any(b.page == page and not b.not_run for b in SHELL + PYTHON)]
+RUN_PAGES = [page for page in PAGES if any(b.page == page and not b.run_on for b in SHELL + PYTHON)]
+PLACED = [block for block in BLOCKS if block.run_on]
 
 
 def module_of(words):
@@ -171,3 +173,14 @@ def base(tmp_path_factory):
 @pytest.mark.parametrize("page", RUN_PAGES)
 def test_every_command_runs(base, page, tmp_path):
     workspace.run_page(page, base, tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=block.name, marks=getattr(pytest.mark, places.PLACES[block.run_on].mark))
+        for block in PLACED
+    ],
+)
+def test_every_command_runs_on_what_it_needs(base, block, tmp_path):
+    places.run_block(block, base, tmp_path / "here")

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
@@ -78,15 +79,17 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
+def copy(base: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copies the folder that `make` has filled, with its links to the checkout."""
+    shutil.copytree(base, folder, symlinks=True)
+
+
 def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
     """Runs the commands of a page in order, then its Python blocks as one program."""
-    shutil.copytree(base, folder, symlinks=True)
-    marked = [block for block in blocks(page) if not block.not_run]
+    copy(base, folder)
+    marked = [block for block in blocks(page) if not block.run_on]
     commands = [words for block in marked if block.language == "bash" for words in block.commands]
-    for words in commands:  # what a page makes itself is not there before
-        for made in re.findall(r"^--(?:workdir|output)=(\w\S+)$", "\n".join(words), re.MULTILINE):
-            shutil.rmtree(folder / made, ignore_errors=True)
-            (folder / made).parent.mkdir(parents=True, exist_ok=True)
+    remove_what_is_made(commands, folder)
     for block in marked:
         if block.file:
             (folder / block.file).write_text(block.text + "\n", "utf-8")
@@ -94,7 +97,7 @@ def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
         if words[0] == "bert-jax":
             _run(words[1:], folder)
         elif words[0] == "python":
-            _call([sys.executable, *words[1:]], folder)
+            call([sys.executable, *words[1:]], folder)
         elif words == ["make", "quickstart"]:
             _run(["quickstart"], folder)
     programs = [block.text for block in marked if block.language == "python" and not block.file]
@@ -102,7 +105,15 @@ def run_page(page: str, base: pathlib.Path, folder: pathlib.Path) -> None:
         if "runs/quickstart/run" in "".join(programs) and not (folder / "runs/quickstart").exists():
             _run(["quickstart"], folder)
         (folder / "page.py").write_text("\n\n".join(programs), "utf-8")
-        _call([sys.executable, "page.py"], folder)
+        call([sys.executable, "page.py"], folder)
+
+
+def remove_what_is_made(commands: list[list[str]], folder: pathlib.Path) -> None:
+    """Removes what the commands make themselves, which is not there before, and makes the folders that it goes into."""
+    for words in commands:
+        for made in re.findall(r"^--(?:workdir|output)=(\w\S+)$", "\n".join(words), re.MULTILINE):
+            shutil.rmtree(folder / made, ignore_errors=True)
+            (folder / made).parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager
@@ -129,6 +140,9 @@ def small(command: str, arguments: list[str]) -> list[str]:
         values = _QUICKSTART
     elif command == "plan":
         values = _MODEL | {"model.hidden_size": 128, "model.intermediate_size": 256, "model.vocab_size": 512}
+        if "--largest_microbatch" in arguments:  # few rows fit, beside their logits: the search ends after a few steps
+            values |= {"model.vocab_size": 700_000, "data.sequence_length": 128, "data.max_predictions": 128}
+            values["data.phases"] = "()"
     elif command == "launch" and "--status" not in arguments:
         kept = [a for a in arguments if not a.startswith(("--scale=", "--seeds="))]
         return [*kept, "--scale=smoke", "--seeds=1"]
@@ -145,7 +159,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
 def _run(words, folder):
     uploads = any(word.startswith("--push_to_hub") for word in words)
     with _hub() if uploads else contextlib.nullcontext({}) as variables:
-        _call([sys.executable, "-m", "bert_jax", *words[:1], *small(words[0], words[1:])], folder, variables)
+        call([sys.executable, "-m", "bert_jax", *words[:1], *small(words[0], words[1:])], folder, variables)
 
 
 @contextlib.contextmanager
@@ -155,11 +169,12 @@ def _hub():
         yield {"HF_ENDPOINT": hub.address, "HF_TOKEN": stand_in_hub.TOKEN, "HF_HUB_DISABLE_XET": "1"}
 
 
-def _call(command, folder, variables=None):
+def call(command: list[str], folder: pathlib.Path, variables: Mapping[str, str] | None = None) -> None:
+    """Runs a command in a folder, with more variables in its environment, and asserts that it succeeds."""
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment() | (variables or {}),
+        env=environment() | dict(variables or {}),
         capture_output=True,
         text=True,
         timeout=LONGEST_WAIT,

@@ -1,6 +1,7 @@
 """Tiny models with random parameters and a vocabulary of made-up words."""
 
 import functools
+import json
 import random
 import string
 
@@ -11,7 +12,7 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.vocabularies import hugging_face
+from bert_jax.data.vocabularies import hugging_face, training
 from bert_jax.interop.pretrained import Pretrained
 from tests.compiled_programs import programs_in
 
@@ -35,6 +36,37 @@ def compiled(programs):
 @pytest.fixture(scope="session")
 def tokenizer():
     return hugging_face.wordpiece(VOCABULARY, True, "test")
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory):
+    """save(class name, **of its configuration) -> the directory of a random model of transformers with a tokenizer."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    sizes |= {"initializer_range": 0.3}
+
+    def save_model(architecture, **config):
+        path = folder / f"{architecture}{len(list(folder.iterdir()))}"
+        torch.manual_seed(0)
+        if architecture.startswith("Roberta"):
+            training.train("bpe", texts(100), 400).save(path)
+            model = json.loads((path / "tokenizer.json").read_text())["model"]
+            merges = [tuple(merge) for merge in model["merges"]]
+            transformers.RobertaTokenizer(model["vocab"], merges).save_pretrained(path)
+            own = {"vocab_size": len(model["vocab"]), "max_position_embeddings": LONGEST + 2, "type_vocab_size": 1}
+            made = transformers.RobertaConfig(**sizes | own | config)
+        else:
+            transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=LONGEST).save_pretrained(path)
+            own = {"vocab_size": len(VOCABULARY), "max_position_embeddings": LONGEST}
+            made = transformers.BertConfig(**sizes | own | config)
+        getattr(transformers, architecture)(made).eval().save_pretrained(path)
+        return path
+
+    return save_model
 
 
 def texts(count, seed=0, most=30):

@@ -6,52 +6,11 @@ import numpy as np
 import pytest
 
 import bert_jax
-from tests.inference.conftest import LONGEST, VOCABULARY, texts
+from tests.inference.conftest import texts
 
 pytestmark = pytest.mark.parity
 
-SIZES = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48,
-    "initializer_range": 0.3,
-}  # fmt: skip
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-
-
-@pytest.fixture(scope="module")
-def save(tmp_path_factory):
-    """save(class name, **of its configuration) -> the directory of a random model with a tokenizer."""
-    import torch
-    import transformers
-
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-
-    def save_model(architecture, **config):
-        path = folder / f"{architecture}{len(list(folder.iterdir()))}"
-        torch.manual_seed(0)
-        if architecture.startswith("Roberta"):
-            from bert_jax.data.vocabularies import training
-
-            training.train("bpe", texts(100), 400).save(path)
-            model = json.loads((path / "tokenizer.json").read_text())["model"]
-            merges = [tuple(merge) for merge in model["merges"]]
-            transformers.RobertaTokenizer(model["vocab"], merges).save_pretrained(path)
-            made = transformers.RobertaConfig(
-                vocab_size=len(model["vocab"]),
-                max_position_embeddings=LONGEST + 2,
-                type_vocab_size=1,
-                **SIZES,
-                **config,
-            )
-        else:
-            transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=LONGEST).save_pretrained(path)
-            made = transformers.BertConfig(
-                vocab_size=len(VOCABULARY), max_position_embeddings=LONGEST, **SIZES, **config
-            )
-        getattr(transformers, architecture)(made).eval().save_pretrained(path)
-        return path
-
-    return save_model
 
 
 def labels(names):

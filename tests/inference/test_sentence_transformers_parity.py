@@ -10,34 +10,9 @@ import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from bert_jax.model.projection import TORCH_ACTIVATIONS
-from tests.inference.conftest import LONGEST, VOCABULARY, texts
+from tests.inference.conftest import texts
 
 pytestmark = pytest.mark.parity
-
-SIZES = {
-    "vocab_size": len(VOCABULARY), "max_position_embeddings": LONGEST, "hidden_size": 32, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "intermediate_size": 48, "initializer_range": 0.3,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def save(tmp_path_factory):
-    """save(class name, **of its configuration) -> the directory of a random BERT."""
-    import torch
-    import transformers
-
-    folder = tmp_path_factory.mktemp("models")
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
-
-    def save_model(architecture, **config):
-        path = folder / f"{architecture}{len(list(folder.iterdir()))}"
-        torch.manual_seed(0)
-        transformers.BertTokenizer(str(folder / "vocab.txt"), model_max_length=LONGEST).save_pretrained(path)
-        model = getattr(transformers, architecture)(transformers.BertConfig(**SIZES | config))
-        model.eval().save_pretrained(path)
-        return path
-
-    return save_model
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.runs import loggers
+from tests.commands import wait_until
 
 
 def rows(path):
@@ -105,7 +106,8 @@ def test_tensorboard_holds_each_step_once(tmp_path):
         for step in steps:
             board.write({"step": step, "loss": step / 4, "eval/mlm_loss": 2.0, "mfu": None})
         board.close()
-        time.sleep(1.1)  # names of event files tell seconds
+        second = int(time.time())
+        wait_until(lambda second=second: int(time.time()) > second)  # event files are named by the second
     scalars = {}
     for path in sorted(tmp_path.iterdir()):
         content = path.read_bytes()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -105,8 +104,10 @@ def test_a_killed_run_goes_on_as_on_a_disk(bucket, recipe, tmp_path):
     expected = logged_rows(tmp_path / "disk")
     for moment in (0, 7, 21):  # before the first checkpoint is whole, and beside later ones
         process = command(environment, *start, "--workdir=gs://bucket/run")
-        wait_until(lambda moment=moment: max(steps(object_names(address), "run"), default=0) >= moment, process)
-        time.sleep(0 if moment else 5)
+        if moment:
+            wait_until(lambda moment=moment: max(steps(object_names(address), "run"), default=0) >= moment, process)
+        else:
+            wait_until(lambda: any(name.startswith("run/") for name in object_names(address)), process)
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.communicate()[0]
         process.communicate()

@@ -256,10 +256,10 @@ def _check_same(saved, identity, output):
     identity |= identity.pop("settings")
     for key, value in identity.items():
         if saved.get(key) != value:
-            what = f"{key}={_short(saved.get(key))}" if key != "inputs" else "input files that have changed since"
+            setting = f"{key}={_short(saved.get(key))}" if key != "inputs" else "input files that have changed since"
             wanted = f", not {key}={_short(value)}" if key != "inputs" else ""
             raise UserError(
-                f"--output={output}: holds a corpus, perhaps unfinished, made with {what}{wanted}; "
+                f"--output={output}: holds a corpus, perhaps unfinished, made with {setting}{wanted}; "
                 "name another folder, or remove this one"
             )
 

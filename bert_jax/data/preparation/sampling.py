@@ -49,30 +49,30 @@ class Sample:
         open_parts = [(part, 0) for part in self._parts]
         left = self._most_bytes
         while open_parts and left > 0:
-            rate = left / sum(max(1, part.size - given) for part, given in open_parts)
+            rate = left / sum(max(1, part.size - sampled) for part, sampled in open_parts)
             unfinished, credit, before = [], 0.0, self.bytes
-            for part, given in open_parts:
-                credit = min(credit, _LARGEST_PIECE) + rate * max(1, part.size - given)
+            for part, sampled in open_parts:
+                credit = min(credit, _LARGEST_PIECE) + rate * max(1, part.size - sampled)
                 if credit < min(_PIECE, part.size):
-                    unfinished.append((part, given))
+                    unfinished.append((part, sampled))
                     continue
                 place, finished = 0, True
                 for text in self._read(part):
                     size = len(text.encode())
                     place += size
-                    if place <= given:
+                    if place <= sampled:
                         continue
                     if size > min(credit, left):
                         finished = False
                         break
                     credit -= size
                     left -= size
-                    given = place
+                    sampled = place
                     self.bytes += size
                     self._keep(text, size)
                     yield text
                 if not finished:
-                    unfinished.append((part, given))
+                    unfinished.append((part, sampled))
             open_parts = unfinished
             if self.bytes - before < max(_PIECE, self._most_bytes // 64):
                 break

@@ -130,10 +130,10 @@ def _enough(sample, settings, wanted) -> Iterator[str]:
         size += len(text.encode())
     if size > wanted * _LEAST_BYTES:
         return itertools.chain(first, texts)
-    what = f"{size:,} bytes of text are too few to learn {wanted:,} tokens from" if size else "no text in it"
+    lack = f"{size:,} bytes of text are too few to learn {wanted:,} tokens from" if size else "no text in it"
     skipped = f"; the first of {len(sample.skipped)} skipped: {sample.skipped[0]}" if sample.skipped else ""
     expected = "expected more text, or fewer tokens" if size else "expected at least one document"
-    raise UserError(f"--input={settings.input}: {what}{skipped}; {expected}")
+    raise UserError(f"--input={settings.input}: {lack}{skipped}; {expected}")
 
 
 def _misfit(tokenizer, measured):

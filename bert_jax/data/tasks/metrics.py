@@ -154,8 +154,8 @@ def answer_scores(golds: Sequence[str], answer: str, version_2: bool) -> tuple[f
     if version_2:
         golds = [gold for gold in golds if normalised(gold)] or [""]
     pairs = [(normalised(gold), normalised(answer)) for gold in golds]
-    exact = max((float(gold == given) for gold, given in pairs), default=0.0)
-    return exact, max((_word_f1(gold.split(), given.split(), version_2) for gold, given in pairs), default=0.0)
+    exact = max((float(gold == predicted) for gold, predicted in pairs), default=0.0)
+    return exact, max((_word_f1(gold.split(), predicted.split(), version_2) for gold, predicted in pairs), default=0.0)
 
 
 def best_threshold(
@@ -186,14 +186,14 @@ _PUNCTUATION = set(string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def _word_f1(gold, given, version_2):
+def _word_f1(gold, predicted, version_2):
     """Returns the F1 of an answer's words, as lists."""
-    if version_2 and not (gold and given):
-        return float(gold == given)
-    same = sum((collections.Counter(gold) & collections.Counter(given)).values())
+    if version_2 and not (gold and predicted):
+        return float(gold == predicted)
+    same = sum((collections.Counter(gold) & collections.Counter(predicted)).values())
     if not same:
         return 0.0
-    precision, recall = same / len(given), same / len(gold)
+    precision, recall = same / len(predicted), same / len(gold)
     return 2 * precision * recall / (precision + recall)
 
 
@@ -211,7 +211,7 @@ def _f1_of_columns(labels, predicted):
 
 def _tag_accuracy(gold, predicted):
     pairs = zip(gold, predicted, strict=True)
-    right = [tag == given for tags, given_tags in pairs for tag, given in zip(tags, given_tags, strict=True)]
+    right = [tag == other for tags, others in pairs for tag, other in zip(tags, others, strict=True)]
     return float(np.mean(right)) if right else 0.0
 
 

@@ -63,11 +63,11 @@ class ModernBert(Family):
         rate = model["hidden_dropout"]
         if read_key(config, Key("", "mlp_dropout", 0.0, "rate"), path) != rate:
             raise unsupported(path, "mlp_dropout", config.get("mlp_dropout", 0.0), f"embedding_dropout, {rate}")
-        window, every = self._windows(config, model["num_layers"], path)
+        window, global_every = self._windows(config, model["num_layers"], path)
         bases = {ours: _base(config, *names, path) for ours, names in _BASES.items()}
         if not window:
             bases["local_rotary_base"] = 0.0
-        return bases | {"local_window": window, "global_every": every}
+        return bases | {"local_window": window, "global_every": global_every}
 
     def _windows(self, config, layers, path):
         """Returns (local_window, global_every)."""
@@ -75,30 +75,30 @@ class ModernBert(Family):
         if config.get("sliding_window") is not None:  # half of the window; transformers prefers it to local_attention
             window = 2 * read_key(config, Key("", "sliding_window", 64), path)
         kinds = config.get("layer_types")
-        every = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
-        if kinds is not None and kinds != _kinds(layers, every):
+        interval = read_key(config, Key("global_every", "global_attn_every_n_layers", 3), path)
+        if kinds is not None and kinds != _kinds(layers, interval):
             if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - {_GLOBAL, _LOCAL}:
                 raise unsupported(path, "layer_types", kinds, f"{layers} of {_GLOBAL} and {_LOCAL}")
             after = [i for i, kind in enumerate(kinds) if kind == _GLOBAL][1:2]
-            every = after[0] if after else layers
-            if kinds != _kinds(layers, every):
+            interval = after[0] if after else layers
+            if kinds != _kinds(layers, interval):
                 raise unsupported(path, "layer_types", kinds, f"{_GLOBAL} at every n-th layer from the first on")
-        if every == 1:
+        if interval == 1:
             return 0, 3
-        return window, every
+        return window, interval
 
     def more_from_spec(self, spec, original):
-        every = spec.global_every if spec.local_window else 1
+        interval = spec.global_every if spec.local_window else 1
         bases = {name: getattr(spec, ours) for ours, (name, _, _) in _BASES.items()}
         if not spec.local_window:  # no layer uses the other base
             bases[_LOCAL] = _base(original, *_BASES["local_rotary_base"], "config.json")
         config = {
             "local_attention": spec.local_window or original.get("local_attention", 128),
             "mlp_dropout": spec.hidden_dropout,
-            "layer_types": _kinds(spec.num_layers, every),
+            "layer_types": _kinds(spec.num_layers, interval),
             "rope_parameters": {name: {"rope_type": "default", "rope_theta": base} for name, base in bases.items()},
         }
-        old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": every}
+        old = {name: bases[kind] for kind, name, _ in _BASES.values()} | {"global_attn_every_n_layers": interval}
         if original.get("sliding_window") is not None:
             config["sliding_window"] = config["local_attention"] // 2
         if "layer_types" not in original:  # for older versions of transformers
@@ -153,8 +153,8 @@ class ModernBert(Family):
         return Table("model", names, {"decoder.weight": "model.embeddings.tok_embeddings.weight"} if tied else {})
 
 
-def _kinds(layers, every):
-    return [_GLOBAL if i % every == 0 else _LOCAL for i in range(layers)]
+def _kinds(layers, interval):
+    return [_GLOBAL if i % interval == 0 else _LOCAL for i in range(layers)]
 
 
 def _base(config, kind, old_name, default, path):
