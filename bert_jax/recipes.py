@@ -77,13 +77,12 @@ def parameter_words(config) -> str:
 
 def count(config, vocab_size: int) -> int:
     """Returns the number of parameters of a pre-training recipe's model, without allocating any."""
-    import jax
 
     from bert_jax import model as model_lib
     from bert_jax import objectives
 
     model = model_lib.build(config.model, vocab_size, **objectives.heads(config.objective), platform="cpu")
-    return model_lib.parameter_count(jax.eval_shape(model.init, jax.random.key(0)))
+    return model_lib.parameter_count(model.shapes())
 
 
 def millions(number: int) -> str:

@@ -7,6 +7,16 @@
 `config` is a pre-training config whose data.corpus is a directory that `python -m bert_jax.prepare` wrote.
 """
 
-from bert_jax.data.loader import Loader, batch_at, describe_batch
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bert_jax.data.loader import Loader, batch_at, describe_batch
 
 __all__ = ["Loader", "batch_at", "describe_batch"]
+
+
+def __getattr__(name):
+    if name in __all__:  # on first use: commands that read no corpus do not wait for the loader
+        return getattr(importlib.import_module("bert_jax.data.loader"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

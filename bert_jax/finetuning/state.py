@@ -160,7 +160,7 @@ class StateLayout:
     @functools.cached_property
     def frozen(self) -> frozenset[str]:
         """Paths of the parameters that are not trained."""
-        params = jax.eval_shape(self.model.init, jax.random.key(0))
+        params = self.model.shapes()
         return trainable.frozen_names(params, self.tuning)
 
     @functools.cached_property

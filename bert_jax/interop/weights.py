@@ -9,7 +9,6 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import jax
 import numpy as np
 
 from bert_jax import _moved
@@ -156,7 +155,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
     spellings, problems = _spellings(state_dict, table)
     prefixed = any(name.startswith(f"{table.prefix}.") for name in state_dict) or not state_dict
     unused = set(spellings) - table.copies.keys()
-    shapes = _flat(jax.eval_shape(model.init, jax.random.key(0)))
+    shapes = _flat(model.shapes())
     entries, nameless = _entries(shapes, table)
     problems += [f"missing {path}" for path in nameless]
     params = {}

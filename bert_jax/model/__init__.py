@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.model.heads import Heads
+from bert_jax.model.layers import Keys
 from bert_jax.model.spec import Spec, Task, make_spec
 from bert_jax.model.stack import STACKED, stack_layers, unstack_layers
 
@@ -58,7 +59,11 @@ class Model:
         Args:
           key: a jax.random key.
         """
-        return _to_dict(nnx.split(Heads(self.spec, rngs=nnx.Rngs(params=key)))[1])
+        return _to_dict(nnx.split(Heads(self.spec, rngs=Keys(key)))[1])
+
+    def shapes(self) -> dict:
+        """Returns the shapes and types of `init`'s parameters, a nested dict of jax.ShapeDtypeStruct."""
+        return _to_dict(_abstract(self.spec, ())[1])
 
     def apply(
         self,
@@ -140,7 +145,7 @@ def parameter_count(params: Any) -> int:
 @functools.cache
 def _abstract(spec, stack):
     def make():
-        module = Heads(spec, rngs=nnx.Rngs(params=0))
+        module = Heads(spec, rngs=Keys(jax.random.key(0)))
         if stack:
             module.encoder.stack(stack)
         return module

@@ -13,7 +13,7 @@ from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
 from bert_jax.model.dropout import dropout
 from bert_jax.model.kernels import AttentionMask, attend, attention_weights
-from bert_jax.model.layers import Linear
+from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
 from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift, rotary_angles
 from bert_jax.model.spec import Spec
@@ -47,7 +47,7 @@ class SelfAttention(nnx.Module):
     3.1).
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         size, stddev = spec.hidden_size, spec.initializer_range
         queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
         linear = functools.partial(Linear, stddev=stddev, initializer=spec.initializer, rngs=rngs)

@@ -11,7 +11,7 @@ from bert_jax import _moved
 from bert_jax.model.attention import Context, SelfAttention, choose_kernel, make_context
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.kernels import AttentionMask, padding_last_order, reorder
-from bert_jax.model.layers import ACTIVATIONS, Convolution, Embedding, Linear, make_norm
+from bert_jax.model.layers import ACTIVATIONS, Convolution, Embedding, Keys, Linear, make_norm
 from bert_jax.model.layouts import constrain
 from bert_jax.model.positions import relative_table_size
 from bert_jax.model.spec import Spec
@@ -25,7 +25,7 @@ class Embeddings(nnx.Module):
     embeddings).
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         size, stddev = spec.embedding_size, spec.initializer_range
         self.word = Embedding(
             spec.vocab_size, size, stddev=stddev, layout="vocabulary", initializer=spec.initializer, rngs=rngs
@@ -103,7 +103,7 @@ class MLP(nnx.Module):
     The gated form is GeGLU or SwiGLU, by its activation (Shazeer 2020).
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         size, units, stddev, bias = spec.hidden_size, spec.intermediate_size, spec.initializer_range, spec.mlp_bias
         self.up = Linear(size, units, stddev=stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
         self.down = Linear(units, size, stddev=spec.output_stddev, bias=bias, initializer=spec.initializer, rngs=rngs)
@@ -128,7 +128,7 @@ class Layer(nnx.Module):
     convolution beside it that reads the layer's input before any norm (DeBERTa v2, microsoft/DeBERTa).
     """
 
-    def __init__(self, spec: Spec, *, first: bool = False, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, first: bool = False, rngs: Keys):
         self.attention = SelfAttention(spec, rngs=rngs)
         self.has_attention_norm = spec.first_norm or not first
         if self.has_attention_norm:
@@ -199,7 +199,7 @@ class Encoder(nnx.Module):
     Each layer has its own module, or after `stack` all equal layers share one whose parameters have a leading axis.
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         self.embeddings = Embeddings(spec, rngs=rngs)
         numbers = range(max(parameter_layers(spec)) + 1)
         self.layers = nnx.Dict({str(i): Layer(spec, first=i == 0, rngs=rngs) for i in numbers})

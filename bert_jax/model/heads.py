@@ -8,7 +8,7 @@ from flax import nnx
 
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
-from bert_jax.model.layers import ACTIVATIONS, Embedding, Linear, add_bias, make_norm
+from bert_jax.model.layers import ACTIVATIONS, Embedding, Keys, Linear, add_bias, make_norm
 from bert_jax.model.layouts import constrain
 from bert_jax.model.pooling import pool
 from bert_jax.model.spec import Spec, Task
@@ -21,7 +21,7 @@ class LanguageModelHead(nnx.Module):
     decoder reads the hidden states directly.
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         size, read, stddev = spec.hidden_size, spec.hidden_size, spec.initializer_range
         if spec.mlm_transform:
             read = spec.embedding_size
@@ -82,7 +82,7 @@ decode.defvjp(lambda features, embedding: (decode(features, embedding), (feature
 class Pooler(nnx.Module):
     """The pooled output: tanh of a linear map of the first token's hidden state (BERT section 3.2)."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         self.dense = Linear(
             spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
         )
@@ -95,7 +95,7 @@ class Pooler(nnx.Module):
 class ReplacedTokenHead(nnx.Module):
     """Tells whether each token was replaced: two linear maps and one logit (ELECTRA section 3.1)."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         self.dense = Linear(
             spec.hidden_size, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
         )
@@ -112,7 +112,7 @@ class ReplacedTokenHead(nnx.Module):
 class MaskDecoder(nnx.Module):
     """Absolute position embeddings that enter masked prediction only (DeBERTa section 3.2)."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         self.position = Embedding(
             spec.max_positions, spec.hidden_size, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
         )
@@ -132,7 +132,7 @@ class TaskHead(nnx.Module):
     each token.
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         task, size, stddev = spec.task, spec.hidden_size, spec.initializer_range
         assert task is not None
         of_sequence = task.name == "sequence_classification"
@@ -199,7 +199,7 @@ class Heads(nnx.Module):
     mask_decoder and task.
     """
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         self.encoder = Encoder(spec, rngs=rngs)
         if spec.pooler:
             self.pooler = Pooler(spec, rngs=rngs)

@@ -12,6 +12,23 @@ from bert_jax.model.layouts import constrain
 from bert_jax.model.spec import Spec
 
 
+class Keys:
+    """Deals out a key for each parameter, in the order of the modules: the keys that nnx.Rngs(params=key) gives.
+
+    Only the drawing differs: the counter of nnx.Rngs is a variable, whose every update prints the traced program.
+    """
+
+    def __init__(self, key: jax.Array):
+        self._key = key
+        self._count = 0
+
+    def params(self) -> jax.Array:
+        """Returns the next key."""
+        key = jax.random.fold_in(self._key, self._count)
+        self._count += 1
+        return key
+
+
 class Linear(nnx.Module):
     """Linear map x @ kernel + bias, computed in the dtype of x.
 
@@ -24,7 +41,7 @@ class Linear(nnx.Module):
         outputs: int,
         *,
         stddev: float,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         bias: bool = True,
         initializer: str = "truncated_normal",
     ):
@@ -52,7 +69,7 @@ class Embedding(nnx.Module):
         size: int,
         *,
         stddev: float,
-        rngs: nnx.Rngs,
+        rngs: Keys,
         layout: str = "table",
         initializer: str = "truncated_normal",
     ):
@@ -122,7 +139,7 @@ def _rms_norm(x, scale, bias, epsilon):
 class Convolution(nnx.Module):
     """Convolution over the tokens of a row, added to a residual and normed (beside the first layer of DeBERTa v2)."""
 
-    def __init__(self, spec: Spec, *, rngs: nnx.Rngs):
+    def __init__(self, spec: Spec, *, rngs: Keys):
         width, size, groups = spec.conv_kernel_size, spec.hidden_size, spec.conv_groups
         shape = (width, size // groups, size)
         self.kernel = nnx.Param(INITIALIZERS[spec.initializer](rngs.params(), shape, spec.initializer_range))

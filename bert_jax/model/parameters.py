@@ -74,7 +74,7 @@ def fit_parameters(
       names of the source's leaves that the model has no place for).
     """
     source_leaves = leaves_by_name(source)
-    shapes = {name: leaf.shape for name, leaf in leaves_by_name(jax.eval_shape(model.init, jax.random.key(0))).items()}
+    shapes = {name: leaf.shape for name, leaf in leaves_by_name(model.shapes()).items()}
     fits = {
         name
         for name, shape in shapes.items()

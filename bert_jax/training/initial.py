@@ -129,7 +129,7 @@ def params(
 
 def _transplanted(config, pretrained, params, model):
     """Returns the parameters converted to the run's sizes, and in words what was done."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = model.shapes()
     if config.init_layers:
         num_layers = len(params["encoder"]["layers"])
         absent = [number for number in config.init_layers if number >= num_layers]
