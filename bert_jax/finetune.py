@@ -29,9 +29,9 @@ def main(argv):
 
         config = flags.FLAGS.config
         recipe, changed = command.config_changes()
-        note = finetune_config.follow_train(config, recipe, changed)
-        if note:
-            say(f"note: {note}")
+        for follow in (finetune_config.follow_train, finetune_config.follow_adapters):
+            if note := follow(config, recipe, changed):
+                say(f"note: {note}")
         finetuning.finetune(config, _WORKDIR.value)
 
 

@@ -306,7 +306,9 @@ def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.Conf
             part[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:
             raise UserError(f"config.{key}: found {value!r}; expected a {type(part[name]).__name__}") from error
-    finetune_config.follow_train(config, config_lib.load_recipe(recipe), overrides)
+    unchanged = config_lib.load_recipe(recipe)
+    finetune_config.follow_train(config, unchanged, overrides)
+    finetune_config.follow_adapters(config, unchanged, overrides)
     return config
 
 

@@ -97,6 +97,25 @@ def follow_train(config: ml_collections.ConfigDict, recipe: ml_collections.Confi
     return f"config.task.train is not the recipe's, so its {were} is not used{share}"
 
 
+def follow_adapters(
+    config: ml_collections.ConfigDict, recipe: ml_collections.ConfigDict, changed: Collection[str]
+) -> str:
+    """Chooses the rate, in place, where tuning.lora_rank was changed and a recipe's rate is that of whole models.
+
+    Args and result: see `follow_train`.
+    """
+    rate = recipe.optimizer.learning_rate
+    if "task" not in recipe or recipe.tuning.lora_rank or not config.tuning.lora_rank:
+        return ""
+    if "optimizer.learning_rate" in changed or rate < 0:
+        return ""
+    config.optimizer.learning_rate = -1.0
+    return (
+        f"config.tuning.lora_rank={config.tuning.lora_rank}: the recipe's config.optimizer.learning_rate={rate:g} is "
+        "for whole models, and not used; adapters have a rate of their own"
+    )
+
+
 def _data_set(spec):
     """Returns what names a data set without its split: tfds:glue/sst2 of tfds:glue/sst2:train; else the spec itself."""
     names = {re.sub(r"((?:tfds|hf):[^\[\]]+):[^:\[\]]+(\[[^\]]*\])?", r"\1", item.strip()) for item in spec.split(",")}

@@ -1,9 +1,15 @@
-"""Checks of fine-tuning: failed seeds, a falling score, seeds that disagree, an unusual learning rate."""
+"""Checks of fine-tuning: failed seeds, a score near chance, a falling score, seeds that disagree, an unusual rate.
 
+The findings of one run do not contradict each other: none asks for a lower learning rate where another asks for a
+higher one, and none for more steps where the score has fallen.
+"""
+
+import collections
+import json
 import math
 import statistics
 
-from bert_jax import _moved
+from bert_jax import _moved, storage
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
@@ -13,6 +19,10 @@ from bert_jax.errors import UserError
 FELL_SHARE = 0.1  # of the best score; a smaller fall is a few examples of a small held-out set
 SPREAD = 0.1  # of the score: difference between the best and the worst seed that did not fail
 FEW_STEPS = 100  # a new head learns little in fewer
+NEAR_CHANCE = 0.05  # of the way from chance to a perfect score
+SAME_ANSWER = 0.99  # share of the predictions that are one and the same
+_CORRELATIONS = ("matthews", "pearson", "spearman")  # whose chance is 0
+_READ_PREDICTIONS = 1 << 14
 
 
 def failed_seeds(run: Run) -> Finding | None:
@@ -28,22 +38,113 @@ def failed_seeds(run: Run) -> Finding | None:
     return Finding("failed_seeds", severity, message, _causes(run), figures | _figures(run))
 
 
-def _causes(run):
+def near_chance(run: Run) -> Finding | None:
+    """Checks for a score that is close to chance, and for a model that gives nearly every example the same answer.
+
+    Chance is what always giving the commonest answer scores; of a correlation it is 0.
+    """
+    seeds = run.summary.get("seeds", ())
+    if seeds and 2 * len([seed for seed in seeds if seed.get("failure")]) >= len(seeds):
+        return None  # `failed_seeds` reports it
+    score, metric = _score(run)
+    if score is None:
+        return None
+    kind, best = metric.rpartition("/")[2], 100.0 if run.config.task.name == "question_answering" else 1.0
+    baseline = run.summary.get("baseline")
+    chance, what = (baseline, "always giving the commonest answer") if baseline is not None else (0.0, "chance")
+    if kind in _CORRELATIONS:
+        chance, what = 0.0, "chance"
+    elif baseline is None and kind == "accuracy":
+        chance = 1 / max(1, len(run.run["labels"]))
+    number = next((rows[0] for name, rows in run.run["data"].items() if name.startswith("held out")), 0)
+    spread = 1.0 if kind in _CORRELATIONS else math.sqrt(max(0.0, chance / best * (1 - chance / best)))
+    noise = 2 * best * spread / math.sqrt(max(1, number))
+    margin = max(NEAR_CHANCE * (best - chance), noise)
+    answer, share = _same_answer(run)
+    figures = {"score": score, "chance": chance, "margin": margin, "same_answer_share": share} | _figures(run)
+    same = f"{share:.1%} of the held-out examples get the answer {answer!r}"
+    if score - chance < margin:
+        message = f"The score is close to chance: {metric} is {score:.4f}, and {what} scores {chance:.4f}"
+        message += f"; {same}." if share >= SAME_ANSWER else "."
+        if score - chance >= NEAR_CHANCE * (best - chance):
+            message += f" {number:,} held-out examples do not tell them apart."
+        return Finding("near_chance", "warning", message, _causes(run, chance=True), figures)
+    if share >= SAME_ANSWER:
+        message = f"The model gives one answer: {same}, while {metric} is {score:.4f}."
+        return Finding("near_chance", "warning", message, _causes(run, chance=True), figures)
+    return None
+
+
+def _score(run):
+    """Returns (the score of a run, its name): the median over seeds, or the last of a run that ended in its half."""
+    if run.summary:
+        return run.summary.get("median"), run.summary["metric"]
+    if run.training or run.done < run.num_steps / 2:
+        return None, ""
+    for row in reversed(run.rows):
+        names = [name for name in row if name.startswith("eval/") and "/seed_" not in name and "loss" not in name]
+        if names:
+            return row[names[0]], names[0].removeprefix("eval/")
+    return None, ""
+
+
+def _same_answer(run):
+    """Returns (the commonest prediction of a held-out set, its share of them); ("", 0) where the gold ones are so too.
+
+    Of scores (regression) all count as one that differ by less than a hundredth of what the gold ones do.
+    """
+    written = next(iter(run.summary.get("predictions", {}).values()), None)
+    if not written:
+        return "", 0.0
+    try:
+        lines = storage.read(str(run.workdir / written["file"])).split(b"\n")[:_READ_PREDICTIONS]
+        rows = [json.loads(line) for line in lines if line]
+    except (OSError, ValueError):  # moved or cut
+        return "", 0.0
+    rows = [row for row in rows if "gold" in row]
+    predicted, gold = (
+        [row.get("tags", row.get("answer", row.get("label"))) for row in rows],
+        [row["gold"] for row in rows],
+    )
+    if run.config.task.name == "token_classification":
+        predicted, gold = ([tag for tags in side for tag in tags] for side in (predicted, gold))
+    elif run.config.task.name == "question_answering":
+        gold = [answers[0] if answers else "" for answers in gold]
+    elif run.run.get("problem") == "regression":
+        scores = [row["score"] for row in rows]
+        if len(rows) > 1 and statistics.pstdev(scores) < 0.01 * statistics.pstdev(gold):
+            return f"{statistics.fmean(scores):.3g}", 1.0
+        return "", 0.0
+    if not predicted:
+        return "", 0.0
+    counts, others = (collections.Counter(map(str, side)) for side in (predicted, gold))
+    answer, count = counts.most_common(1)[0]
+    if others.most_common(1)[0][1] >= SAME_ANSWER * len(gold):
+        return "", 0.0
+    return answer, count / len(predicted)
+
+
+def _causes(run, chance=False):
+    """Returns usual causes of failed seeds, or with `chance` of a score near chance, the likeliest first."""
     width, reasons = run.run["model"]["hidden_size"], []
     low, high = finetune_config.rate_range(run.config, width)
-    rate = run.config.optimizer.learning_rate
+    rate, (lowest, highest) = run.config.optimizer.learning_rate, finetune_config.suitable_rates(run.config, width)
     if rate > high:
         text = f"learning rate too high: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
         reasons.append((0.9, text + f"try --config.optimizer.learning_rate={high / 2:.1g}"))
-    elif rate < low:
-        text = f"learning rate too low: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
-        reasons.append((0.9, text + f"try --config.optimizer.learning_rate={2 * low:.1g}"))
     elif finetune_config.rate_is_low(run.config, width):
         reasons.append((0.9, _low_rate(run)))
-    else:
+    elif rate < low:
+        text = f"learning rate too low: {rate:g}, published ones are {low:.3g} to {high:.3g}; "
+        reasons.append((0.9, text + f"try --config.optimizer.learning_rate={lowest:.1g}"))
+    elif rate / 2 >= lowest and not chance:
         text = f"learning rate {rate:g} is high for some seeds; "
         reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
-    if run.done < FEW_STEPS:
+    else:
+        text = f"learning rate {rate:g}: search {lowest:.1g} to {highest:.1g}, in which rates for "
+        reasons.append((0.4, text + f"{_adapters(run)}a model of width {width} are published"))
+    overfits = score_fell(run) is not None
+    if run.done < FEW_STEPS and not overfits:
         text = f"too few steps: {run.done:,}; raise --config.train.num_epochs"
         reasons.append((0.8, text + f" (now {run.config.train.num_epochs:g})"))
     if run.warmup_steps < 0.05 * run.num_steps:
@@ -51,22 +152,24 @@ def _causes(run):
         reasons.append((0.6, text + "set --config.optimizer.warmup_share=0.1"))
     rows = run.run["data"]["train"][0]
     if rows < 1000:
-        reasons.append(
-            (0.5, f"few examples: {rows:,}; train more epochs, or start from a model fine-tuned on a related task")
-        )
+        what = "start from" if overfits else "train more epochs, or start from"
+        reasons.append((0.5, f"few examples: {rows:,}; {what} a model fine-tuned on a related task"))
     if run.config.from_scratch:
         reasons.append((0.7, "the model is not pre-trained: config.from_scratch=True"))
     reasons.append((0.2, "labels that cannot be derived from the text, or swapped columns: look at the data"))
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 
+def _adapters(run):
+    return "LoRA adapters of " if run.config.tuning.lora_rank else ""
+
+
 def _low_rate(run):
     rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
     low, high = finetune_config.suitable_rates(run.config, width)
-    adapters = "LoRA adapters of " if run.config.tuning.lora_rank else ""
     return (
-        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that {adapters}a model of width {width} needs; "
-        f"try --config.optimizer.learning_rate={high:.1g}"
+        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that {_adapters(run)}a model of width {width} "
+        f"needs; try --config.optimizer.learning_rate={high:.1g}"
     )
 
 
@@ -76,17 +179,20 @@ def rate_out_of_range(run: Run) -> Finding | None:
     low, high = finetune_config.rate_range(run.config, width)
     if not finetune_config.rate_warning(run.config, width):
         return None
-    if low <= rate <= high:
-        lowest, highest = finetune_config.suitable_rates(run.config, width)
-        adapters = "LoRA adapters of " if run.config.tuning.lora_rank else ""
-        message = f"The learning rate of {rate:g} is low for {adapters}a model of width {width}."
+    lowest, highest = finetune_config.suitable_rates(run.config, width)
+    if finetune_config.rate_is_low(run.config, width):
+        if run.nonfinite and run.done <= run.nonfinite[-1]:
+            return None  # `nonfinite` asks for a lower one
+        message = f"The learning rate of {rate:g} is low for {_adapters(run)}a model of width {width}."
         figures = {"learning_rate": rate, "low": lowest, "high": highest}
         return Finding("rate_out_of_range", "note", message, [_low_rate(run)], figures)
     message = (
         f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
         "(config.optimizer.learning_rate_range)."
     )
-    fix = [f"if scores are bad, try --config.optimizer.learning_rate={min(max(rate, 2 * low), high / 2):.1g}"]
+    if rate < low and run.nonfinite and run.done <= run.nonfinite[-1]:
+        return None
+    fix = [f"if scores are bad, try --config.optimizer.learning_rate={lowest if rate < low else high / 2:.1g}"]
     return Finding("rate_out_of_range", "note", message, fix, {"learning_rate": rate, "low": low, "high": high})
 
 
@@ -108,8 +214,11 @@ def score_fell(run: Run) -> Finding | None:
     reasons = [
         f"the model overfits the examples in {run.config.train.num_epochs:g} epochs; use fewer "
         "--config.train.num_epochs, or --config.train.patience=2",
-        f"learning rate of {rate:g}; try --config.optimizer.learning_rate={rate / 2:.1g}",
     ]
+    width = run.run["model"]["hidden_size"]
+    lower = min(rate, finetune_config.rate_range(run.config, width)[1]) / 2
+    if lower >= finetune_config.suitable_rates(run.config, width)[0]:
+        reasons.append(f"learning rate of {rate:g}; try --config.optimizer.learning_rate={lower:.1g}")
     return Finding("score_fell", "warning", message, reasons, {"best": best, "last": last, "step": step})
 
 
@@ -232,7 +341,7 @@ def _scratch_causes(run, scratch):
     if run.config.tuning.freeze:
         text = f"frozen parameters: config.tuning.freeze={run.config.tuning.freeze}, which a fresh model did without"
         reasons.append((0.6, text))
-    if run.done < FEW_STEPS:
+    if run.done < FEW_STEPS and score_fell(run) is None:
         text = f"too few steps: {run.done:,}; more --config.train.num_epochs"
         reasons.append((0.7, text + f" (now {run.config.train.num_epochs:g})"))
     reasons.append((0.3, "too little pre-training: compare its eval/mlm_loss with eval/unigram_loss; more steps"))

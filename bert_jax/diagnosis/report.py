@@ -41,6 +41,7 @@ _PRETRAINING = (
 _FINE_TUNING = (
     learning.nonfinite,
     finetuning.failed_seeds,
+    finetuning.near_chance,
     finetuning.loss_stays,
     course.peak_never_reached,
     finetuning.score_fell,

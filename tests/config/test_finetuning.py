@@ -156,3 +156,21 @@ def test_another_training_set_does_not_keep_the_recipe_s_held_out_set(changes, e
     for name in emptied:
         assert f"config.task.{name}={recipe.task[name]}" in note
     assert ("10% of the new training data is held out instead" in note) == ("held_out" in emptied)
+
+
+def test_adapters_do_not_keep_the_recipe_s_rate_for_whole_models():
+    recipe = config_lib.load_recipe("finetune/conll2003")
+    for changes, rate in (
+        ({"tuning.lora_rank": 8}, -1.0), ({"tuning.lora_rank": 8, "optimizer.learning_rate": 5e-5}, 5e-5), ({}, 5e-5),
+    ):  # fmt: skip
+        config = recipe.copy_and_resolve_references()
+        config.update_from_flattened_dict(changes)
+        note = finetune_config.follow_adapters(config, recipe, changes)
+        assert config.optimizer.learning_rate == rate and bool(note) == (rate < 0)
+    config.tuning.lora_rank = 8
+    low, high = finetune_config.suitable_rates(config, 768)
+    assert low <= finetune_config.default_rate(config, 768) <= high and high == 1e-3
+    for rate, warned in ((2e-5, "is low for LoRA adapters"), (4e-4, ""), (1e-3, ""), (1e-2, "is outside")):
+        config.optimizer.learning_rate = rate
+        warning = finetune_config.rate_warning(config, 768)
+        assert warned in warning and bool(warning) == bool(warned)

@@ -1,0 +1,129 @@
+"""A score near chance is reported for every kind of task, and the findings of a run do not contradict each other."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.diagnosis import finetuning, reading, report
+
+TASKS = {
+    "sequence_classification": ["x", "y"],
+    "token_classification": ["O", "B-X"],
+    "question_answering": ["start", "end"],
+}
+
+
+def make_run(folder, name="sequence_classification", metric="accuracy", score=0.9, baseline=0.5, rows=400, width=768,
+             predictions=None, summary=None, nonfinite=(), problem="single_label", **changes):  # fmt: skip
+    config = finetune_config.base()
+    config.task.name = name
+    config.optimizer.learning_rate = 2e-5
+    config.update_from_flattened_dict(changes)
+    run = {
+        "kind": "finetune", "model": {"hidden_size": width}, "labels": TASKS[name], "problem": problem,
+        "data": {"train": [5000, ""], "held out": [rows, ""]},
+    }  # fmt: skip
+    written = {}
+    if predictions is not None:
+        (folder / "predictions").mkdir()
+        path = folder / "predictions" / "held_out.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in predictions))
+        written = {"predictions": {"held_out": {"file": "predictions/held_out.jsonl"}}}
+    seeds = [{"seed": 0, "score": score, "last_score": score, "step": 400, "failure": ""}]
+    if summary is None:
+        summary = {"metric": metric, "median": score, "min": score, "max": score, "scores": [score],
+                   "baseline": baseline, "seeds": seeds, **written}  # fmt: skip
+    step = finetune_config.num_steps(config, 5000)
+    row = {"step": step, "loss": 0.7, f"eval/{metric}": score}
+    return reading.Run(pathlib.Path(folder), config, run, [row], nonfinite, False, summary=summary)
+
+
+@pytest.mark.parametrize(
+    ("options", "near"),
+    [
+        ({"score": 0.51}, True), ({"score": 0.54}, True), ({"score": 0.7}, False),
+        ({"score": 0.94, "baseline": 0.93}, True), ({"score": 0.97, "baseline": 0.93, "rows": 2000}, False),
+        ({"score": 0.515, "rows": 100_000}, True), ({"score": 0.8, "rows": 8}, True),
+        ({"metric": "matched/accuracy", "score": 0.35, "baseline": 0.34}, True),
+        ({"metric": "matthews", "score": 0.04, "baseline": 0.0}, True), ({"metric": "matthews", "score": 0.4}, False),
+        ({"metric": "pearson", "score": 0.03, "baseline": None, "problem": "regression"}, True),
+        ({"metric": "spearman", "score": 0.6, "baseline": None, "problem": "regression"}, False),
+        ({"metric": "pearson", "score": -0.2, "baseline": None, "problem": "regression"}, True),
+        ({"metric": "micro_f1", "score": 0.01, "baseline": 0.0, "problem": "multi_label"}, True),
+        ({"name": "token_classification", "metric": "f1", "score": 0.02, "baseline": 0.0}, True),
+        ({"name": "token_classification", "metric": "f1", "score": 0.3, "baseline": 0.0}, False),
+        ({"name": "question_answering", "metric": "f1", "score": 4.0, "baseline": None}, True),
+        ({"name": "question_answering", "metric": "exact_match", "score": 0.0, "baseline": None}, True),
+        ({"name": "question_answering", "metric": "f1", "score": 60.0, "baseline": None}, False),
+        ({"name": "question_answering", "metric": "f1", "score": 51.0, "baseline": 50.1}, True),
+    ],
+)  # fmt: skip
+def test_scores_near_chance(tmp_path, options, near):
+    run = make_run(tmp_path, **options)
+    finding = finetuning.near_chance(run)
+    assert (finding is not None) == near
+    text = report.format_report(run, report.diagnose(run))
+    assert ("nothing wrong found" in text) == (not near)
+    if near:
+        assert finding.severity == "warning" and finding.causes and "close to chance" in text
+
+
+def test_one_answer_for_all(tmp_path):
+    gold = [{"gold": "xy"[i % 3 == 0], "label": "x"} for i in range(300)]
+    run = make_run(tmp_path / "a", metric="f1", score=0.54, baseline=0.0, predictions=gold, **made(tmp_path / "a"))
+    assert "100.0% of the held-out examples get the answer 'x'" in finetuning.near_chance(run).message
+    fair = [row | {"label": "xy"[i % 4 == 0]} for i, row in enumerate(gold)]
+    run = make_run(tmp_path / "b", metric="f1", score=0.54, baseline=0.0, predictions=fair, **made(tmp_path / "b"))
+    assert finetuning.near_chance(run) is None
+    flat = [{"gold": i / 10, "score": 2.5} for i in range(50)]
+    run = make_run(tmp_path / "c", metric="pearson", score=0.3, baseline=None, problem="regression", predictions=flat,
+                   **made(tmp_path / "c"))  # fmt: skip
+    assert "get the answer '2.5'" in finetuning.near_chance(run).message
+
+
+def made(folder):
+    folder.mkdir()
+    return {}
+
+
+def test_a_run_that_was_not_finished_is_judged_by_its_last_evaluation(tmp_path):
+    assert finetuning.near_chance(make_run(tmp_path, score=0.5, summary={})) is not None
+    assert finetuning.near_chance(make_run(tmp_path, score=0.8, summary={})) is None
+
+
+@pytest.mark.parametrize("rate", [1e-7, 5e-6, 2e-5, 5e-5, 1e-4, 4e-4, 1e-3, 5e-3, 0.1])
+@pytest.mark.parametrize("lora_rank", [0, 8])
+@pytest.mark.parametrize("width", [128, 768])
+@pytest.mark.parametrize("fell", [False, True])
+@pytest.mark.parametrize("failed", [0, 1, 2])
+def test_findings_do_not_contradict_each_other(tmp_path, rate, lora_rank, width, fell, failed):
+    last = 0.4 if fell else 0.505
+    seeds = [
+        {"seed": i, "score": 0.51, "last_score": last, "step": 10, "failure": "no better" * (i < failed)}
+        for i in (0, 1)
+    ]
+    summary = {"metric": "accuracy", "median": 0.51, "min": 0.5, "max": 0.51, "scores": [0.51] * 2, "baseline": 0.5}
+    run = make_run(
+        tmp_path, summary=summary | {"seeds": seeds}, width=width,
+        **{"optimizer.learning_rate": rate, "tuning.lora_rank": lora_rank, "train.num_steps": 40},
+    )  # fmt: skip
+    findings = report.diagnose(run)
+    text = report.format_report(run, findings)
+    assert "nothing wrong found" not in text
+    causes = [cause for finding in findings for cause in finding.causes]
+    asked = [
+        float(value) for cause in causes for value in re.findall(r"try --config.optimizer.learning_rate=(\S+)", cause)
+    ]
+    assert not (min(asked, default=rate) < rate < max(asked, default=rate)), asked
+    epochs = [cause for cause in causes if "num_epochs" in cause or "epochs" in cause]
+    assert not (any("fewer" in cause for cause in epochs) and any("raise" in c or "more ep" in c for c in epochs)), (
+        epochs
+    )
+    low, high = finetune_config.rate_range(run.config, width)
+    for value in asked:
+        assert low * 0.99 <= value <= high * 1.01
+    says_low, says_high = (any(word in cause for cause in causes) for word in ("below the", "too high"))
+    assert not (says_low and says_high)
