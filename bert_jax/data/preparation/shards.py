@@ -4,6 +4,7 @@ A shard is a folder parts/NNNNN. On a file system it appears whole, by renaming;
 facts.json, written last, exists.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import hashlib
@@ -236,13 +237,14 @@ class ShardMaker:
 
     def _count_characters(self, tokens, lengths):
         """Counts the characters of the sentences, and those in unknown tokens; spaces are none."""
-        text = "".join(self._sentences)
-        self._facts["characters"] += len(text) - text.count(" ")
-        if self._tokenizer.unk_id is None:
+        sentences = self._sentences
+        self._facts["characters"] += sum(map(len, sentences)) - sum(sentence.count(" ") for sentence in sentences)
+        places = np.flatnonzero(tokens == self._tokenizer.unk_id) if self._tokenizer.unk_id is not None else ()
+        if not len(places):
             return
-        places = np.flatnonzero(tokens == self._tokenizer.unk_id)
         with_unknown = np.unique(np.searchsorted(np.cumsum(lengths), places, "right"))
-        spans = self._unknown_words.spans(self._sentences[i] for i in with_unknown)
+        words = collections.Counter(word for i in with_unknown for word in sentences[i].split())
+        spans = self._unknown_words.spans(words)
         self._facts["unknown_characters"] += sum(count * len(span) for span, count in spans.items())
 
 

@@ -154,6 +154,7 @@ def _summary(measured):
         "long_words": measured.long_words,
         "altered_letter_share": measured.altered_share,
         "altered_examples": list(measured.altered_examples),
+        "lost_joiner_share": measured.lost_joiner_share,
     }
 
 
@@ -182,6 +183,11 @@ def warnings(facts: dict, unknown_share: float | None = None) -> list[str]:
             f"warning: {measured['altered_letter_share']:.1%} of the letters change in more than their case "
             f"({', '.join(examples)}): a trained vocabulary keeps them with "
             + ("train:bpe:N" if is_lost else "--strip_accents=false, or with --lower_case=false")
+        )
+    if measured.get("lost_joiner_share", 0) >= fit.JOINERS:
+        lines.append(
+            f"warning: in {measured['lost_joiner_share']:.1%} of the words a joiner or non-joiner is lost (U+200D, "
+            "U+200C), which join or part letters and emoji: train:bpe:N keeps them"
         )
     return lines
 

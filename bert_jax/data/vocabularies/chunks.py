@@ -1,15 +1,19 @@
 """Speeds encoding up: cuts text at spaces that no token crosses, and encodes each distinct chunk once.
 
 Natural text repeats its words, so a bounded dictionary from chunk to ids does most of the work (`tokenizers` alone
-reaches 2 MB/s on a core). Which cuts are safe depends on the pipeline; `encoder_for` knows three:
+reaches 2 MB/s on a core). Half of the distinct chunks of English are words with a mark beside them ("end." or "(and"),
+whose ids are put together from those of their parts. Which cuts are safe depends on the pipeline; `encoder_for` knows
+three:
 
 WordPiece behind BertNormalizer and BertPreTokenizer. Every step before the pre-tokenizer maps single characters
 (cleaning, spacing CJK, lower case, canonical decomposition, in which a space is a starter that nothing reorders
-across), and the pre-tokenizer drops white space: any ASCII space can be cut at and left out.
+across), and the pre-tokenizer drops white space: any ASCII space can be cut at and left out. Each mark of
+punctuation is a word of its own.
 
 Byte-level BPE with GPT-2's or Llama 3's regular expression, behind NFC or nothing. The expressions keep a single
 space between two non-space characters together with what follows, or apart from both; longer white space is divided.
 So text whose only white space is single ASCII spaces can be cut before each of them; other text is encoded directly.
+Both end a word before the first mark behind its letters, unless that is an apostrophe.
 
 Unigram over the words that Metaspace cuts (ALBERT, DeBERTa v2, XLM-RoBERTa). A space ends a word and is no part of it,
 and no normalizer looks across it, except where a character forms one grapheme with the space beside it, because
@@ -32,6 +36,7 @@ _IDS = np.uint32(_END - 1)
 _MAX_CHUNKS = 1 << 17  # some 30 MB
 _MAX_CHUNK_LENGTH = 64  # longer ones are encoded, never kept
 _DIRECT = "  "  # prefix of a key that is a whole text, encoded without cuts
+_MARKS = re.escape("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~‘’“”–—…")  # which no normalizer of these pipelines changes
 _LLAMA_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -67,7 +72,7 @@ def encoder_for(tokenizer: hf.Tokenizer):
     if any(_crosses_spaces(token) for token in added):
         return None
     if kinds[0] in (None, "NFC") and kinds[2] == "BPE" and _divides_bytes(cuts) and not model.get("dropout"):
-        return ByteLevelChunks(tokenizer)
+        return ByteLevelChunks(tokenizer, has_parts=not added and not cuts[-1]["add_prefix_space"])
     if kinds[2] == "Unigram" and names[-1:] == ["Metaspace"] and cuts[-1]["prepend_scheme"] == "always":
         before = _steps(normalizer, "normalizers")
         if names == ["WhitespaceSplit", "Metaspace"] and all(_is_local(step) for step in before):
@@ -124,6 +129,8 @@ def _grapheme_joiners():
 class SpacedChunks:
     """Encodes for WordPiece, in whose pipeline ASCII spaces only separate words."""
 
+    _PART = re.compile(f"[{_MARKS}]|[^{_MARKS}]+")
+
     def __init__(self, tokenizer: hf.Tokenizer, prefix: str):
         self._tokenizer = tokenizer
         vocab = tokenizer.get_vocab(with_added_tokens=True)
@@ -145,18 +152,17 @@ class SpacedChunks:
         for text in texts:
             keys += self._keys(text)
             keys.append(None)
-        known = self._known
-        missing = set(keys).difference(known)
-        long = {}
+        missing = set(keys).difference(self._known)
+        long = []
         if missing:
-            if len(known) + len(missing) > _MAX_CHUNKS:
+            if len(self._known) + len(missing) > _MAX_CHUNKS:
                 self._clear()
-                known = self._known
-                missing = set(keys).difference(known)
-            for key, packed in self._encoded(sorted(missing)):
-                (known if len(key) <= _MAX_CHUNK_LENGTH else long)[key] = packed
-        get = known.__getitem__ if not long else lambda key: known[key] if key in known else long[key]
-        flat = np.frombuffer(b"".join(map(get, keys)), np.uint32)
+                missing = set(keys).difference(self._known)
+            self._known.update(self._encoded(sorted(missing)))
+            long = [key for key in missing if len(key) > _MAX_CHUNK_LENGTH]
+        flat = np.frombuffer(b"".join(map(self._known.__getitem__, keys)), np.uint32)
+        for key in long:
+            del self._known[key]
         is_end = (flat & _END) != 0
         lengths = np.diff(np.flatnonzero(is_end), prepend=-1) - 1
         flat = flat[~is_end]
@@ -166,13 +172,49 @@ class SpacedChunks:
         return text.split(" ")
 
     def _encoded(self, keys):
-        """Encodes chunks: yields (key, bytes of its ids and their flags)."""
+        """Encodes chunks, and parts of them: returns the bytes of their ids and their flags by key."""
+        divided = {key: parts for key in keys if len(parts := self._divided(key)) > 1}
+        parts = itertools.chain.from_iterable(divided.values())
+        new = sorted({key for key in keys if key not in divided} | set(parts).difference(self._known))
+        words = [key for key in new if key.isascii() and key.isalpha() and len(key) <= _MAX_CHUNK_LENGTH]
+        packed = self._encoded_words(words)
+        if packed:
+            new = [key for key in new if key not in packed]
+        packed.update(self._encoded_alone(new))
+        for key, parts in divided.items():
+            packed[key] = b"".join([packed[part] if part in packed else self._known[part] for part in parts])
+        return packed
+
+    def _encoded_words(self, words):
+        """Encodes words of ASCII letters as one text; returns none where they are not those that the pipeline cuts."""
+        ids = self._flagged(self._tokenizer.encode(self._text(" ".join(words)), add_special_tokens=False))
+        starts = np.flatnonzero(ids & _STARTS_WORD)
+        if len(starts) != len(words):
+            return {}
+        ends = (ids.itemsize * np.append(starts, len(ids))).tolist()
+        packed = ids.tobytes()
+        return {word: packed[a:b] for word, (a, b) in zip(words, itertools.pairwise(ends), strict=True)}
+
+    def _divided(self, key):
+        """Returns keys whose ids, one after another, are those of a key."""
+        return [key] if key.isalpha() or len(key) > _MAX_CHUNK_LENGTH else self._PART.findall(key)
+
+    def _encoded_alone(self, keys):
+        """Encodes chunks one by one: yields (key, bytes of its ids and their flags)."""
         encodings = self._tokenizer.encode_batch_fast(keys, add_special_tokens=False)
         rows = [encoding.ids for encoding in encodings]
         ids = np.fromiter(itertools.chain.from_iterable(rows), np.uint32)
         packed = (ids | self._flags[ids]).tobytes()
         ends = itertools.accumulate(ids.itemsize * len(row) for row in rows)
         return ((key, packed[a:b]) for key, (a, b) in zip(keys, itertools.pairwise([0, *ends]), strict=True))
+
+    def _flagged(self, encoding):
+        ids = np.array(encoding.ids, np.uint32)
+        return ids | self._flags[ids]
+
+    def _text(self, key):
+        """Returns the text that a key stands for."""
+        return key
 
 
 class ByteLevelChunks(SpacedChunks):
@@ -182,8 +224,17 @@ class ByteLevelChunks(SpacedChunks):
     no other space, so the two cannot be confused.
     """
 
-    def __init__(self, tokenizer: hf.Tokenizer):
+    _PART = re.compile(f"( ?[A-Za-zÀ-ÖØ-öø-ɏΑ-Ωα-ωА-я]+)((?!')[{_MARKS}]+)")
+
+    def __init__(self, tokenizer: hf.Tokenizer, has_parts: bool):
+        """Begins with no chunk known.
+
+        Args:
+          tokenizer: the pipeline.
+          has_parts: whether text may be cut between a word's letters and the marks behind them.
+        """
         self._tokenizer = tokenizer
+        self._has_parts = has_parts
         self._clear()
 
     def _keys(self, text):
@@ -195,13 +246,21 @@ class ByteLevelChunks(SpacedChunks):
             words[0] = " " + words[0]
         return words
 
-    def _encoded(self, keys):
+    def _divided(self, key):
+        if not self._has_parts or key.isalpha() or len(key) > _MAX_CHUNK_LENGTH:
+            return [key]
+        match = self._PART.fullmatch(key)
+        return [match[1], " " + match[2]] if match else [key]
+
+    def _encoded_alone(self, keys):
         # Not encode_batch_fast, which does not return the word that a token belongs to.
         encodings = self._tokenizer.encode_batch([self._text(key) for key in keys], add_special_tokens=False)
-        for key, encoding in zip(keys, encodings, strict=True):
-            ids = np.array(encoding.ids, np.uint32)
-            ids[word_starts(encoding.word_ids)] |= _STARTS_WORD
-            yield key, ids.tobytes()
+        return ((key, self._flagged(encoding).tobytes()) for key, encoding in zip(keys, encodings, strict=True))
+
+    def _flagged(self, encoding):
+        ids = np.array(encoding.ids, np.uint32)
+        ids[word_starts(encoding.word_ids)] |= _STARTS_WORD
+        return ids
 
     def _text(self, key):
         if key.startswith(_DIRECT):
@@ -217,7 +276,7 @@ class UnigramChunks(ByteLevelChunks):
     )
 
     def __init__(self, tokenizer: hf.Tokenizer, only_spaces: bool):
-        super().__init__(tokenizer)
+        super().__init__(tokenizer, has_parts=False)
         self._only_spaces = only_spaces
         if UnigramChunks._joiners is None:
             UnigramChunks._joiners = _grapheme_joiners()

@@ -40,3 +40,18 @@ def test_another_pipeline_is_encoded_directly(tmp_path):
     ids, starts = tokenizer.encode_with_words(["hello worlds", "", "the[MASK]"])
     assert [row.tolist() for row in ids] == tokenizer.encode(["hello worlds", "", "the[MASK]"])
     assert starts[0].tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["uncased", "cased", "bpe"])
+def test_marks_beside_words_of_any_script(loaded, name):
+    """Chunks are put together from parts; a word is cut from its marks as the pipeline cuts it."""
+    tokenizer = loaded[name]
+    words = ["the", "don", "x1", "1990", "é", "Жук", "σίγμας", "Σ", "中文", "한국", "a\u0301", "\u0301", "\x00a", ""]
+    marks = [".", ",", "'", "'s", "’s", "—", "...", "“", "”", "(", "[MASK]", "##", "-", "_", "/"]
+    texts = [before + word + after for word in words for before in ["", *marks] for after in ["", *marks]]
+    texts += [f"the {text} end" for text in texts]
+    direct = [tokenizer._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    ids, starts = tokenizer.encode_with_words(texts)
+    for text, encoding, row, is_start in zip(texts, direct, ids, starts, strict=True):
+        assert row.tolist() == encoding.ids, text
+        assert is_start.tolist() == chunks.word_starts(encoding.word_ids).tolist(), text

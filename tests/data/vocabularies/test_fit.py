@@ -102,3 +102,13 @@ def test_changed_letters_are_named():
     assert set(fit.measure(tokenizer, ["パンダ とバス パパ"]).altered_examples) == {"パ to ハ", "ダ to タ", "バ to ハ"}
     assert fit.measure(tokenizer, ["नहीं ที่"]).altered_examples == ("हीं to ही", "ที่ to ท")
     assert fit.measure(tokenizer, ["İstanbul STRASSE ß Σίσυφος"]).altered_examples == ("İ to i", "ί to ι")
+
+
+@pytest.mark.parametrize("text", ["می‌خواهم به خانه برگردم", "क्‍ष ක්‍ෂ", "a 👩‍💻 b"])
+def test_lost_joiners_are_counted(text):
+    words = text.split()
+    joined = sum("\u200c" in word or "\u200d" in word for word in words) / len(words)
+    lost = fit.measure(training.train("wordpiece", sentences("english"), 500), [text])
+    assert lost.lost_joiner_share == joined >= fit.JOINERS
+    kept = fit.measure(training.train("bpe", sentences("english"), 500), [text])
+    assert kept.lost_joiner_share == 0
