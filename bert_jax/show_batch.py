@@ -60,11 +60,14 @@ def show(batch: dict, row: int, tokenizer) -> str:
 
 def main(argv):
     del argv
-    from bert_jax.data import batch_at, describe_batch, mixture
+    from bert_jax.data import batch_at, describe_batch, mixture, verification
 
     config = flags.FLAGS.config
+    corpora = mixture.open_corpora(config)
+    for corpus in corpora:
+        verification.verify(corpus)
     batch = batch_at(config, _STEP.value)
-    tokenizer = mixture.open_corpora(config)[0].tokenizer
+    tokenizer = corpora[0].tokenizer
     names = describe_batch(config, _STEP.value)
     print(LEGEND)
     for row in range(min(_ROWS.value, len(names))):

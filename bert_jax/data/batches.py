@@ -4,8 +4,10 @@ import dataclasses
 
 import numpy as np
 
+from bert_jax.data import verification
 from bert_jax.data.corpus import Split, unpack_bits
 from bert_jax.data.masking import Masking
+from bert_jax.errors import UserError
 
 # Label of a pair -> the field of an instance's record that holds it.
 LABELS = {"next_sentence_label": "is_random", "sentence_order_label": "is_swapped"}
@@ -49,6 +51,7 @@ def make_batch(
     """
     is_pair = "a_start" in instances.dtype.names
     rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
+    _check_places(split, starts, lengths)
     needs_words = masking is not None and masking.unit != "token"
     batch, sequence = len(instances), layout.sequence_length
 
@@ -74,6 +77,10 @@ def make_batch(
         if needs_words:
             word_starts[destination : destination + length] = unpack_bits(shard.word_starts, begin, end)
     flat[destinations + lengths] = layout.sep_id
+    if input_ids.view(np.uint32).max(initial=0) >= len(layout.is_special):
+        for number, begin, length in zip(shards.tolist(), local.tolist(), lengths.tolist(), strict=True):
+            tokens = split.shards[number].tokens[begin : begin + length]
+            verification.check_ids(split.shards[number], tokens, begin, len(layout.is_special))
 
     position = np.arange(sequence)
     inside = position < row_length[:, None]
@@ -93,6 +100,20 @@ def make_batch(
     return result
 
 
+def _check_places(split, starts, lengths):
+    """Raises UserError for pieces that do not lie in one shard of the corpus, as an index that was damaged has them."""
+    shards = np.searchsorted(split.shard_starts, starts, side="right") - 1
+    inside = (shards >= 0) & (shards < len(split.shards)) & (lengths >= 0)
+    inside &= starts + lengths <= split.shard_starts[np.clip(shards + 1, 0, len(split.shards))]
+    if not inside.all():
+        place = int(np.flatnonzero(~inside)[0])
+        folder = split.shards[0].file.parents[1] / "index"
+        raise UserError(
+            f"{folder}: an instance has tokens {int(starts[place]):,} to {int(starts[place] + lengths[place]):,}, "
+            "which no shard of the corpus holds: the index was damaged; remove that folder, and it is built again"
+        )
+
+
 def _pair_pieces(instances):
     """Returns (row, start, length) of the two pieces of each pair, int64 [2 * batch] each."""
     rows = np.repeat(np.arange(len(instances)), 2)
@@ -107,6 +128,8 @@ def _document_pieces(split, instances):
     rows = np.repeat(np.arange(len(instances)), count)
     nth = np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
     document = instances["document"][rows] + nth
+    if len(document) and not (document.min() >= 0 and document.max() < split.num_documents):
+        return rows, np.full(len(rows), split.num_tokens), np.ones(len(rows), np.int64)  # which are refused
     begin = np.maximum(instances["start"][rows], split.sentences[split.documents[document]])
     end = np.minimum(instances["stop"][rows], split.sentences[split.documents[document + 1]])
     return rows, begin, end - begin

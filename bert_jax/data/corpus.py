@@ -35,10 +35,19 @@ class Shard:
         self._path = path
         self.num_tokens = num_tokens
 
+    @property
+    def file(self) -> pathlib.Path:
+        """The file of its tokens."""
+        return self._path.with_name(self._path.name + ".tokens.npy")
+
+    def offset(self, token: int) -> int:
+        """Returns the byte of the file at which a token begins."""
+        return _HEADER_BYTES + token * self.tokens.itemsize
+
     @functools.cached_property
     def tokens(self) -> np.ndarray:
         """Token ids, uint16 or uint32 [num_tokens]."""
-        return _mapped(self._path.with_name(self._path.name + ".tokens.npy"), self.num_tokens)
+        return _mapped(self.file, self.num_tokens)
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:

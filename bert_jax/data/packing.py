@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bert_jax import files
-from bert_jax.data import hashing, instances
+from bert_jax.data import hashing, instances, verification
 from bert_jax.data.corpus import Corpus, Split, unpack_bits
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
@@ -390,6 +390,7 @@ def _max_masks(split, records, masking, is_special):
     for shard, first in zip(split.shards, split.shard_starts.tolist(), strict=False):
         low, high = max(begin, first), min(end, first + shard.num_tokens)
         if low < high:
+            verification.check_ids(shard, shard.tokens[low - first : high - first], low - first, len(is_special))
             tokens[low - begin : high - begin] = shard.tokens[low - first : high - first]
             starts[low - begin : high - begin] = unpack_bits(shard.word_starts, low - first, high - first)
     maskable = ~is_special[tokens]

@@ -17,7 +17,7 @@ from bert_jax import sharding
 from bert_jax.config.evaluation import RECIPE
 from bert_jax.config.objective import predicting
 from bert_jax.config.schema import LARGEST_INTEGER
-from bert_jax.data import loader, mixture
+from bert_jax.data import loader, mixture, verification
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -222,6 +222,7 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.objective.next_sentence = False
     config_lib.validate(config)
     corpora = mixture.open_corpora(config)
+    verification.verify(corpora[0])
     _check_vocabulary(model, corpora[0])
     return config, corpora
 

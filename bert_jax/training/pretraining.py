@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax import sharding, storage
-from bert_jax.data import loader, mixture
+from bert_jax.data import loader, mixture, verification
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
@@ -94,6 +94,8 @@ def _open(config, workdir, source) -> _Inputs:
     """Opens corpora and teacher, completes config.model.vocab_size, and refuses a workdir of another run."""
     mesh = sharding.make_mesh(config.mesh)
     corpora = mixture.open_corpora(config)
+    for corpus in corpora:
+        verification.verify(corpus)
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
     inputs = _Inputs(mesh, corpora, read_teacher(config, mesh, corpora[0].tokenizer))
