@@ -83,6 +83,7 @@ def main(argv):
     cluster = beam.Cluster(_RUNNER.value, argv[1:]) if _RUNNER.value else None
     manifest = pipeline.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster)
     print(pipeline.summary(manifest, _OUTPUT.value))
+    print(pipeline.next_command(manifest, _OUTPUT.value))
 
 
 def _tokenizer_path(tokenizer):

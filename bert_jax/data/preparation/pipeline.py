@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import sys
 
@@ -22,9 +23,10 @@ from bert_jax import files, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
+_PUBLISHED_SIZE = 30522  # of BERT's vocabulary, which most recipes name
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 
@@ -327,6 +329,7 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
     """Returns a few lines about a corpus, for people."""
     share = manifest.get("unknown_character_share")
     train, held_out = (manifest["splits"][split] for split in SPLITS)
+    warnings = vocabulary.warnings(manifest["tokenizer"], share, manifest["unknown_token_share"])
     lines = [
         f"{output}: {manifest['documents']:,} documents, {manifest['sentences']:,} sentences, "
         f"{manifest['tokens']:,} tokens from {manifest['bytes'] / 1e6:,.1f} MB of text",
@@ -346,10 +349,22 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         size = f" ({skipped['bytes'] / 1e6:,.3f} MB)" if skipped.get("bytes") else ""
         lines.append(f"  skipped {skipped['count']:,}{size}, such as {skipped['examples'][0]}")
     if train.get("long_sentence_share", 0) >= _LONG_SENTENCES:  # earlier versions counted none
-        lines.append(
-            f"  warning: {train['long_sentence_share']:.1%} of the text is in sentences of more than 512 tokens (the "
+        warnings.append(
+            f"warning: {train['long_sentence_share']:.1%} of the text is in sentences of more than 512 tokens (the "
             f"longest has {train['longest_sentence']:,}), which rows are cut from anywhere: is --language="
             f"{manifest['settings']['language']} that of the text, or is a sentence a line (--sentences=line)?"
         )
-    lines += [f"  {line}" for line in vocabulary.warnings(manifest["tokenizer"], share)]
+    lines += ["", *warnings] if warnings else []  # apart from the numbers, so that they are seen
     return "\n".join(lines)
+
+
+def next_command(manifest: dict, output: str | pathlib.Path) -> str:
+    """Returns the line that says how a model is pre-trained on a corpus.
+
+    Recipes have the vocabulary size of the published model; a vocabulary that was trained has its own.
+    """
+    facts = manifest["tokenizer"]
+    is_trained = facts["source"].startswith("train:")
+    flag = " --config.model.vocab_size=0" if is_trained and facts["vocab_size"] != _PUBLISHED_SIZE else ""
+    corpus = shlex.quote(str(output))
+    return f"next: {command_line('pretrain')} --config=RECIPE --workdir=DIR --config.data.corpus={corpus}{flag}"

@@ -15,6 +15,8 @@ from bert_jax.errors import UserError
 
 _SAMPLE_BYTES = 64 << 20  # a vocabulary is trained on at most so many bytes of text
 _CHECKED_BYTES = 1 << 18  # one that is opened is checked with so many
+_FAR_FEWER = 0.9  # share of the tokens asked for, below which a user is warned
+_UNKNOWN_TOKENS = 0.1  # share of the tokens, from which a user is warned
 _LEAST_BYTES = 1 / 8  # text that training needs for each token asked for
 
 
@@ -158,15 +160,27 @@ def _summary(measured):
     }
 
 
-def warnings(facts: dict, unknown_share: float | None = None) -> list[str]:
+def warnings(facts: dict, unknown_share: float | None = None, unknown_tokens: float = 0.0) -> list[str]:
     """Returns what a user should know about how a vocabulary reads the text, a line for each.
 
     Args:
       facts: the manifest's entry about the vocabulary, as `facts` returns it.
       unknown_share: share of unknown characters in all of the text; None takes that of the excerpt in `facts`.
+      unknown_tokens: share of unknown tokens in all of the text.
     """
     measured, lines = facts.get("fit", {}), []  # a vocabulary that an earlier version wrote has none
     share = measured.get("unknown_character_share", 0) if unknown_share is None else unknown_share
+    asked, size = facts.get("training", {}).get("asked", 0), facts.get("vocab_size", 0)
+    if size < _FAR_FEWER * asked:
+        lines.append(
+            f"warning: the vocabulary has {size:,} tokens, not the {asked:,} that were asked for: the text has no more "
+            "that occur often enough; models of it need --config.model.vocab_size=0, which takes the corpus's own size"
+        )
+    if unknown_tokens >= _UNKNOWN_TOKENS and share < fit.UNKNOWN:
+        lines.append(
+            f"warning: {unknown_tokens:.1%} of the tokens are unknown to the vocabulary: train one on this text "
+            "(--tokenizer=train:unigram:N), or one of bytes, to which none is unknown (train:bpe:N)"
+        )
     if share >= fit.UNKNOWN:
         missing = measured.get("unknown_examples")
         examples = f", such as {', '.join(missing)}" if missing else ""

@@ -100,7 +100,7 @@ def test_unknown_characters_are_counted_in_text_and_shown(tmp_path, vocab):
     assert manifest["unknown_character_share"] == pytest.approx(300 / characters)
     lines = pipeline.summary(manifest, path).splitlines()
     assert f"unknown tokens {1 / manifest['tokens']:.3%}, characters {300 / characters:.3%}" in lines[2]
-    assert lines[-1].startswith(f"  warning: {300 / characters:.1%} of the characters are unknown to the vocabulary")
+    assert lines[-1].startswith(f"warning: {300 / characters:.1%} of the characters are unknown to the vocabulary")
     assert "most of them in words of over 100 characters: train one on this text" in lines[-1]
     old = json.loads((path / "manifest.json").read_text())
     for key in ("characters", "unknown_character_share"):
@@ -111,7 +111,7 @@ def test_unknown_characters_are_counted_in_text_and_shown(tmp_path, vocab):
 
 def test_a_vocabulary_of_all_characters_is_not_warned_about(tmp_path):
     manifest, path = prepare("\n\n".join(sentences("english")), tmp_path, "train:wordpiece:200")
-    assert "warning" not in pipeline.summary(manifest, path)
+    assert "unknown to the vocabulary" not in pipeline.summary(manifest, path)
 
 
 @pytest.mark.parametrize("kind", ["wordpiece", "unigram"])
@@ -122,15 +122,15 @@ def test_lower_case_that_alters_letters_is_warned_about(tmp_path, capfd, kind):
     manifest, path = prepare(text, tmp_path / "default", f"train:{kind}:300")
     share = manifest["tokenizer"]["fit"]["altered_letter_share"]
     line = pipeline.summary(manifest, path).splitlines()[-1]
-    assert line.startswith(f"  warning: {share:.1%} of the letters change in more than their case (")
+    assert line.startswith(f"warning: {share:.1%} of the letters change in more than their case (")
     assert "パ to ハ" in line and "--strip_accents=false" in line
     manifest, path = prepare(text, tmp_path / "accents", f"train:{kind}:300", strip_accents="false")
-    assert "warning" not in pipeline.summary(manifest, path)
+    assert "letters change" not in pipeline.summary(manifest, path)
     tokenizer = loading.load(path / "tokenizer")
     assert "".join(tokenizer.decode(tokenizer.encode(["ABC パンダ"])[0]).split()).endswith("パンダ")
     assert tokenizer.normalized("ABC É").split() == ["abc", "é"]
     manifest, path = prepare(text, tmp_path / "cased", f"train:{kind}:300", lower_case="false")
-    assert "warning" not in pipeline.summary(manifest, path)
+    assert "letters change" not in pipeline.summary(manifest, path)
 
 
 def test_letters_of_private_use_that_are_lost_are_warned_about():
@@ -182,3 +182,28 @@ def test_words_of_the_text_come_from_all_of_it(tmp_path, vocab, monkeypatch):
 def test_the_share_that_is_refused_is_above_the_one_that_is_warned_about():
     assert 0 < 1 - training.COVERAGE < fit.UNKNOWN < fit.TOO_MUCH_UNKNOWN
     assert vocabulary.warnings({}, 0.0) == []
+
+
+def test_far_fewer_tokens_than_asked_for_are_warned_about_and_the_next_command_says_so(tmp_path):
+    text = "\n\n".join(sentences("english"))
+    (tmp_path / "few").mkdir()
+    manifest, path = prepare(text, tmp_path / "few", "train:wordpiece:1500")
+    size = manifest["tokenizer"]["vocab_size"]
+    assert size < 1350
+    assert pipeline.summary(manifest, path).splitlines()[-2:] == [
+        "",
+        f"warning: the vocabulary has {size:,} tokens, not the 1,500 that were asked for: the text has no more that "
+        "occur often enough; models of it need --config.model.vocab_size=0, which takes the corpus's own size",
+    ]
+    expected = f"pretrain --config=RECIPE --workdir=DIR --config.data.corpus={path} --config.model.vocab_size=0"
+    assert pipeline.next_command(manifest, path).endswith(expected)
+
+
+def test_unknown_tokens_are_warned_about(tmp_path, vocab):
+    manifest, path = prepare("\n\n".join(sentences("japanese")), tmp_path, vocab)
+    assert manifest["unknown_token_share"] > 0.5
+    last = pipeline.summary(manifest, path).splitlines()[-1]
+    assert last.startswith("warning: ") and "of the characters are unknown to the vocabulary" in last
+    assert "vocab_size" not in pipeline.next_command(manifest, path)
+    (line,) = vocabulary.warnings({}, 0.0, 0.99)
+    assert line.startswith("warning: 99.0% of the tokens are unknown to the vocabulary")
