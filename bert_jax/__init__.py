@@ -3,6 +3,17 @@
 The names of the public API are imported on first use, so that bert_jax.model needs jax, flax and numpy alone.
 """
 
+import os
+import sys
+
+# The first thing that a command does, `python -m bert_jax...` or bert-jax: Ctrl-C may come while it imports the rest.
+if (sys.argv[:1] == ["-m"] and any(word.startswith("bert_jax") for word in sys.orig_argv)) or (
+    sys.argv and os.path.basename(sys.argv[0]) == "bert-jax"
+):
+    from bert_jax import interruption
+
+    interruption.listen()
+
 import importlib
 
 from bert_jax import _moved

@@ -7,6 +7,7 @@ import ast
 import contextlib
 import difflib
 import importlib.util
+import io
 import os
 import runpy
 import sys
@@ -26,15 +27,24 @@ _CODE_OF_SIGPIPE = 141  # as shells report a command whose reader has ended
 
 
 @contextlib.contextmanager
-def output_to_pipes() -> Iterator[None]:
+def output_to_pipes(outlived: bool = False) -> Iterator[None]:
     """Lets a command print into a pipe: text that the terminal's encoding lacks is escaped, and `| head` is no error.
 
+    What cannot be written to standard error is dropped.
+
+    Args:
+      outlived: whether that holds for standard output too, so that a command whose result is files goes on without a
+        reader, on a full disk or after its terminal is closed.
+
     Raises:
-      SystemExit: with code 141, silently, if the reader of standard output or standard error has ended.
+      SystemExit: with code 141, silently, if the reader of standard output has ended.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    sys.stderr = _forgiving(sys.stderr)
+    if outlived:
+        sys.stdout = _forgiving(sys.stdout)
     try:
         try:
             yield
@@ -49,6 +59,45 @@ def output_to_pipes() -> Iterator[None]:
         for stream in broken:
             files.discard_output(stream)
         sys.exit(_CODE_OF_SIGPIPE)
+
+
+class _Forgiving(io.RawIOBase):
+    """Writes to a stream's file, and drops what cannot be written."""
+
+    def __init__(self, raw):
+        self._raw = raw
+
+    def write(self, data):
+        try:
+            return self._raw.write(data)
+        except OSError:
+            return len(data)
+
+    def writable(self):
+        return True
+
+    def fileno(self):
+        return self._raw.fileno()
+
+    def isatty(self):
+        return self._raw.isatty()
+
+
+def _forgiving(stream):
+    """Returns the stream of a text, such as sys.stdout, as one that drops what cannot be written."""
+    buffer = getattr(stream, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # unbuffered, the buffer is the file itself
+    if not isinstance(raw, io.FileIO):
+        return stream
+    with contextlib.suppress(OSError):
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Forgiving(raw)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering or raw.fileno() == 2,
+        write_through=stream.write_through,
+    )
 
 
 def _flush():

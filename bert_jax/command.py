@@ -13,7 +13,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from bert_jax import cli, files
+from bert_jax import cli, files, interruption
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError, command_line
@@ -79,7 +79,7 @@ def processes() -> Iterator[None]:
         distributed.exit_now(2 if is_users else 1)
 
 
-def run(main, passes_on: bool = False, positional: str = "") -> None:
+def run(main, passes_on: bool = False, positional: str = "", outlives_output: bool = False) -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
     Args:
@@ -88,14 +88,18 @@ def run(main, passes_on: bool = False, positional: str = "") -> None:
       passes_on: whether options after a lone "--" are accepted and passed to `main`.
       positional: name of the command's one positional argument, such as WORKDIR, or [WORKDIR] if it may be left out;
         "" for none.
+      outlives_output: whether the command goes on where what it prints cannot be written, since its result is files.
     """
+    interruption.listen()
     _skip_tpu_search()
     _name_as_called()
-    with cli.output_to_pipes():
+    with cli.output_to_pipes(outlives_output):
         try:
             app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
         except UserError as error:
             _report(error)
+        finally:
+            interruption.wait_if_ending()
 
 
 def write_output(flag: str, path: str | os.PathLike, content: str) -> None:
@@ -137,9 +141,6 @@ def _reporting(main, passes_on, positional):
             return main(argv)
         except UserError as error:
             _report(error)
-        except KeyboardInterrupt:
-            _say("interrupted")
-            sys.exit(130)
 
     return wrapped
 
@@ -150,6 +151,7 @@ def _report(error):
 
 
 def _say(error):
+    interruption.wait_if_ending()
     if sys.stdout:  # None where it is closed
         sys.stdout.flush()
     print(f"error: {error}", file=sys.stderr, flush=True)

@@ -102,4 +102,4 @@ def _parts(spec):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, outlives_output=True)

@@ -30,7 +30,7 @@ import uuid
 from collections.abc import Iterator
 from typing import IO, Any, BinaryIO
 
-from bert_jax import _moved
+from bert_jax import _moved, interruption
 
 # EBADF: NFS, asked to lock a folder.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF}
@@ -158,6 +158,16 @@ def atomic_folder(path: str | os.PathLike, keep_existing: bool = False) -> Itera
         except OSError:
             if not (keep_existing and path.is_dir()):
                 raise
+
+
+@contextlib.contextmanager
+def scratch_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields an empty folder beside `path`, for what is needed while `path` is made; it is removed at the end.
+
+    What a killed process left of one is removed by the next for the same `path`. Raises OSError.
+    """
+    with _partial(pathlib.Path(path), is_folder=True) as folder:
+        yield folder
 
 
 def replace(source: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -348,11 +358,19 @@ def _partial(path, is_folder):
             break
         os.close(descriptor)  # another writer took it for abandoned before it was locked
     try:
-        yield partial
+        with interruption.before_end(lambda: _discard(partial, path)):
+            yield partial
     finally:
         with contextlib.suppress(OSError):
             _remove(partial)
         os.close(descriptor)
+
+
+def _discard(partial, path):
+    """Removes what a signal ends the writing of; renamed first, so that its writer cannot put half of it in place."""
+    unwanted = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    os.rename(partial, unwanted)
+    _remove(unwanted)
 
 
 def _remove_if_abandoned(partial):

@@ -9,7 +9,7 @@ configuration keys of a group with their defaults; --help-keys lists all.
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, interruption
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
@@ -33,10 +33,11 @@ def main(argv):
             if note := follow(config, recipe, changed):
                 say(f"note: {note}")
         finetuning.finetune(config, _WORKDIR.value)
+        interruption.exit_if_stopped()
 
 
 if __name__ == "__main__":
     command.define_config_flag(schema="finetuning")
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
-    command.run(main)
+    command.run(main, outlives_output=True)

@@ -7,7 +7,7 @@
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, interruption
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -22,10 +22,11 @@ def main(argv):
         from bert_jax.training import pretraining  # after the flags: importing jax takes a second
 
         pretraining.pretrain(flags.FLAGS.config, _WORKDIR.value)
+        interruption.exit_if_stopped()
 
 
 if __name__ == "__main__":
     command.define_config_flag()
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
-    command.run(main)
+    command.run(main, outlives_output=True)

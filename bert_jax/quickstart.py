@@ -10,7 +10,8 @@ import pathlib
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, interruption
+from bert_jax.processes import signals
 
 _FOLDER = flags.DEFINE_string("folder", "runs/quickstart", "folder for the corpus and the run")
 
@@ -36,7 +37,9 @@ def main(argv):
     config = flags.FLAGS.config
     config.data.corpus = str(folder / "corpus")
     print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
-    pretraining.pretrain(config, folder / "run")
+    with signals.exit_on_sigterm():
+        pretraining.pretrain(config, folder / "run")
+        interruption.exit_if_stopped()
 
     from bert_jax.inference import FillMask
 
@@ -49,4 +52,4 @@ def main(argv):
 
 if __name__ == "__main__":
     command.define_config_flag(default="quickstart")
-    command.run(main)
+    command.run(main, outlives_output=True)

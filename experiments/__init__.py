@@ -4,10 +4,17 @@ In a checkout this package is `experiments`; an installed wheel holds it as `ber
 say `from experiments import scales` in both cases: the installed package also answers to the name `experiments`.
 """
 
+import sys
+
+# The first thing that a command does: Ctrl-C may come while it imports the rest.
+if sys.argv[:1] == ["-m"] and any(word.startswith("experiments.") for word in sys.orig_argv):
+    from bert_jax import interruption
+
+    interruption.listen()
+
 import importlib
 import importlib.abc
 import importlib.util
-import sys
 
 _INSTALLED = "bert_jax.experiments"
 

@@ -12,6 +12,7 @@ import ast
 import dataclasses
 import pathlib
 import shlex
+import signal
 import sys
 
 from absl import flags
@@ -100,7 +101,7 @@ def main(argv):
     _say(f"{states.count('done')} of {len(states)} jobs are done, {states.count('failed')} failed{begun}, in {workdir}")
     if ended:
         _say(f"{ended}: stopped; start the same command again to continue")
-        sys.exit(130 if ended == "SIGINT" else 143)
+        sys.exit(128 + signal.Signals[ended])
     if set(states) == {"done"}:
         _say(f"the report: python -m {provenance.module('report')} --workdir={shlex.quote(str(workdir))}")
     elif "failed" in states:
@@ -321,4 +322,4 @@ def _say(line):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, outlives_output=True)

@@ -54,4 +54,4 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, outlives_output=True)

@@ -248,4 +248,4 @@ def _version(package):
 
 if __name__ == "__main__":
     command.define_process_flags()
-    command.run(main, positional="FOLDER")
+    command.run(main, positional="FOLDER", outlives_output=True)

@@ -15,16 +15,16 @@ import dataclasses
 import multiprocessing
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import files, interruption
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
 from bert_jax.data import hashing
 from bert_jax.data.corpus import Corpus, Split
 from bert_jax.errors import UserError
+from bert_jax.processes import signals
 
 PAIR = np.dtype(
     [("a_start", "<i8"), ("b_start", "<i8"), ("a_length", "<i4"), ("b_length", "<i4"), ("is_random", "<i4")]
@@ -171,15 +171,17 @@ def _build_file(corpus, split_name, split, recipe, path, workers):
     blocks = _blocks(split)
     workers = min(workers or os.cpu_count() or 1, len(blocks))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+    with files.scratch_folder(path) as folder:
         jobs = [(corpus.path, split_name, recipe, first, last, folder) for first, last in blocks]
         if workers > 1 and split.num_tokens > _POOL_TOKENS:
             context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-                parts = list(pool.map(_build_block, jobs))
+            with concurrent.futures.ProcessPoolExecutor(workers, context, signals.end_with_parent) as pool:
+                with interruption.not_for_children():
+                    built = pool.map(_build_block, jobs)
+                parts = list(built)
         else:
             parts = [_build_block(job) for job in jobs]
-        join(parts, pathlib.Path(folder) / "whole.npy", path)
+        join(parts, folder / "whole.npy", path)
 
 
 def _build_block(job):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import numpy as np
 
-from bert_jax import _moved
+from bert_jax import _moved, interruption
 from bert_jax import config as config_lib
 from bert_jax.data import hashing
 from bert_jax.data.batches import LABELS
@@ -111,9 +111,14 @@ class Loader:
             _mark_flags_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
             batches = batches.mp_prefetch(options)
-        iterator, batch = iter(batches), None
+        with interruption.not_for_children():
+            iterator, batch = iter(batches), None
         try:
-            for step, batch in iterator:
+            while True:
+                with interruption.not_for_children():
+                    step, batch = next(iterator, (None, None))
+                if step is None:
+                    break
                 # Copied, because the workers' shared memory must be released before the program ends.
                 yield step, {name: np.array(array) for name, array in batch.items()} if data.workers else batch
         finally:

@@ -9,8 +9,6 @@ cached beside the corpus as the instance index is. Each instance is in one row.
 """
 
 import dataclasses
-import pathlib
-import tempfile
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -359,8 +357,7 @@ def _open_files(first, members):
 def _write_files(windows, num_instances, first_path, members_path):
     """Writes what `build_packs` yields to two files, each of which appears when it is whole."""
     first_path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=first_path.parent, prefix=f".{first_path.stem}-") as name:
-        folder = pathlib.Path(name)
+    with files.scratch_folder(first_path) as folder:
 
         def mapped(file, length):
             return np.lib.format.open_memmap(folder / file, mode="w+", dtype=np.int64, shape=(length,))

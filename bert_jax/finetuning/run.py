@@ -43,7 +43,7 @@ from bert_jax.training import loop, runtime
 def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
     """Trains a model on a labelled task as the config says, or continues the run that the workdir holds.
 
-    SIGTERM or SIGINT ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
+    SIGTERM, SIGINT or SIGHUP ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
     Every process of a run with several calls this, after distributed.initialize; process 0 writes what is written once.
 
     Args:

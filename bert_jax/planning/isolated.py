@@ -1,6 +1,7 @@
 """Compiles in a separate process: libtpu's compiler was seen to crash, which must not end a plan."""
 
 import atexit
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import traceback
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import interruption
 from bert_jax.errors import UserError
 from bert_jax.planning import compilation, devices
 from bert_jax.planning.chips import Topology
@@ -64,14 +66,18 @@ class _Worker:
     """A process that compiles what it is sent, with its standard error in a file."""
 
     def __init__(self):
+        stack = contextlib.ExitStack()
+        atexit.register(stack.close)
         folder = tempfile.TemporaryDirectory(prefix="bert_jax_plan_")
-        atexit.register(folder.cleanup)
+        stack.callback(folder.cleanup)
+        stack.enter_context(interruption.before_end(folder.cleanup))
         self._stderr = pathlib.Path(folder.name) / "stderr"
         self._stderr.write_text("")
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_compile_all, args=(theirs, str(self._stderr)), daemon=True)
-        self._process.start()
+        with interruption.not_for_children():
+            self._process.start()
         theirs.close()
         self._started = False
 

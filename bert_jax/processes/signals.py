@@ -1,7 +1,6 @@
-"""Ends a process at SIGTERM before and after the steps of training, and with the process that started it.
+"""Ends a process at a signal before and after the steps of training, and with the process that started it.
 
-The steps handle SIGTERM themselves (training/loop.py). A container's first process is not ended by a signal that it
-does not handle, and of several processes the others would wait for one that is.
+The steps handle signals themselves (training/loop.py).
 """
 
 import contextlib
@@ -14,23 +13,22 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from bert_jax import _moved
+from bert_jax import _moved, interruption
 
-_EXIT_CODE = 128 + signal.SIGTERM
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Makes SIGTERM end the program with a message and exit code 143 while inside.
+    """Makes SIGTERM, SIGINT and SIGHUP end the program with a message that says how to continue a run.
 
-    A compilation that is under way is finished first: Python handles signals between its own instructions.
+    The exit codes are 143, 130 and 129; see interruption.py.
     """
-    before = signal.signal(signal.SIGTERM, _end)
-    try:
+    interruption.listen()
+    with interruption.end_message(
+        "ended while no step ran; what is saved stays; start the same command again to continue"
+    ):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @functools.cache
@@ -65,20 +63,6 @@ def terminate_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it ended before
         signal.raise_signal(signal.SIGTERM)
-
-
-def _end(number, frame):
-    distributed = sys.modules.get("bert_jax.processes.distributed")
-    if not getattr(distributed, "is_multiprocess", bool)():  # which is missing while it is being imported
-        distributed = None
-    if distributed is None or distributed.reports_errors():
-        message = "SIGTERM: ended while no step ran; what is saved stays; start the same command again to continue"
-        os.write(2, f"{message}\n".encode())  # print may be in the middle of a line
-    if distributed is not None:
-        distributed.exit_now(_EXIT_CODE)
-    with contextlib.suppress(RuntimeError):  # it is being written to
-        sys.stdout.flush()
-    os._exit(_EXIT_CODE)  # threads of jax may not outlive a Python that tidies up
 
 
 def __getattr__(name):

@@ -233,19 +233,14 @@ class Progress:
         now = time.monotonic()
         text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now), self._headline)
         self._first = self._first or (row["step"], now)
-        if self._stream.isatty():
-            self._stream.write(f"\r\x1b[K{text}")
-        else:
-            self._stream.write(text + "\n")
-        self._stream.flush()
+        _show(self._stream, f"\r\x1b[K{text}" if self._stream.isatty() else f"{text}\n")
 
     def flush(self) -> None:
         pass
 
     def close(self) -> None:
         if self._stream.isatty() and self._first is not None:
-            self._stream.write("\n")
-            self._stream.flush()
+            _show(self._stream, "\n")
 
     def _seconds_left(self, step, now):
         if self._first is None:
@@ -275,8 +270,15 @@ def say(text: str) -> None:
     """Prints a line for the user, clear of a progress line on the terminal; only process 0 prints."""
     if not distributed.is_first():
         return
-    sys.stdout.write(f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
-    sys.stdout.flush()
+    if sys.stdout:  # None where it is closed
+        _show(sys.stdout, f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
+
+
+def _show(stream, text):
+    """Prints; a line that cannot be written, into a closed pipe or onto a full disk, never ends a run."""
+    with contextlib.suppress(OSError):
+        stream.write(text)
+        stream.flush()
 
 
 def _line(row):

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bert_jax import _moved, sharding
+from bert_jax import _moved, interruption, sharding
 from bert_jax import model as model_lib
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
@@ -63,6 +63,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 before, done = metrics, index + 1
                 clock.count(inputs[0], metrics, batch, run.train_step)
             evaluates, saves = run.due(done)
+            signals.step_done()
             stop = signals.after(done)
             saves = saves or bool(stop)
             if not (logs or evaluates or saves):
@@ -96,6 +97,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 f"{last_good(checkpoints)}; make room and start the same command again"
             )
         if stop and done < num_steps and not run.over:
+            signals.acted(stop)
             say(f"{stop}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
             return None
         return held_out
@@ -191,28 +193,45 @@ def last_good(checkpoints: Checkpoints) -> str:
 
 
 class StopSignals:
-    """Catches the first SIGTERM or SIGINT of any process of the run; a second one acts by default."""
+    """Catches the first SIGTERM, SIGINT or SIGHUP of any process of the run; a second one ends the process at once.
+
+    Before the first step there is nothing to save: of a process alone, the first one ends it then.
+    """
 
     def __enter__(self):
-        self._notice, self._before = distributed.StopNotice(), {}
-        with contextlib.suppress(ValueError):  # not the main thread: nothing to catch
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._caught)
+        interruption.note_stop("")
+        self._notice, self._stack = distributed.StopNotice(), contextlib.ExitStack()
+        self._steps = 0
+        self._stack.callback(self._notice.close)
+        self._stack.enter_context(
+            interruption.end_message("ended at once; what is saved stays; start the same command again to continue")
+        )
+        self._caught = self._stack.enter_context(interruption.catch(self._receive))
         return self
+
+    def step_done(self) -> None:
+        """Notes that there is progress that a signal must not lose."""
+        self._steps += 1
 
     def after(self, done: int) -> str:
         """Returns the signal's name if it ends the run after this step; every process must ask after every step."""
         return self._notice.after(done)
 
-    def _caught(self, number, frame):
-        self._notice.request_stop(signal.Signals(number).name)
-        for caught in self._before:
-            signal.signal(caught, signal.SIG_DFL)
+    def acted(self, name: str) -> None:
+        """Notes that the run ends early because of the signal of this name."""
+        self._caught.acted = True
+        interruption.note_stop(name)
+
+    def _receive(self, number):
+        if not self._steps and not distributed.is_multiprocess():
+            return False
+        name = signal.Signals(number).name
+        self._notice.request_stop(name)
+        interruption.announce(f"{name}: the run stops after this step, with a checkpoint; a second one ends it at once")
+        return True
 
     def __exit__(self, *exception):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._notice.close()
+        return self._stack.__exit__(*exception)
 
 
 def __getattr__(name):

@@ -34,7 +34,7 @@ from bert_jax.training.teacher import read as read_teacher
 def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     """Trains as the config says, or continues the run that the workdir holds; returns when it is done.
 
-    SIGTERM or SIGINT ends it early, after the current step and with a checkpoint; a second one ends it at once.
+    SIGTERM, SIGINT or SIGHUP ends it early, after the current step and with a checkpoint; a second one ends it at once.
     Each process of a multi-process run calls this, after distributed.initialize; one of them writes the files.
 
     Args:

@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
+from bert_jax import interruption
 from bert_jax.errors import UserError
 from bert_jax.processes import signals
 
@@ -42,8 +43,8 @@ def commands(job_folders: Sequence[pathlib.Path], jobs: int = 0) -> list[str]:
 def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], None]) -> str:
     """Runs the jobs that are not done, and returns when all have ended.
 
-    A job that fails is reported with the end of its log and does not stop the others. SIGTERM and SIGINT are passed on:
-    running jobs save a checkpoint, and no new one starts.
+    A job that fails is reported with the end of its log and does not stop the others. SIGTERM, SIGINT and SIGHUP are
+    passed on: running jobs save a checkpoint, and no new one starts. A second one ends the launcher, and them, at once.
 
     Args:
       job_folders: the jobs' folders, in the order in which they start.
@@ -56,15 +57,15 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
     waiting = [folder for folder in job_folders if folders.state(folder) != "done"]
     free, running = _shares(jobs), {}
     number = len(free)
-    with _heard() as caught:
+    with interruption.catch(_say_that_jobs_stop) as caught:
         while waiting or running:
             for folder in [folder for folder, (process, _) in running.items() if process.poll() is not None]:
                 process, share = running.pop(folder)
                 free.append(share)
-                _ended(folder, process.returncode, bool(caught), say)
-            if caught and not running:
+                _ended(folder, process.returncode, bool(caught.number), say)
+            if caught.number and not running:
                 break
-            if caught:
+            if caught.number:
                 waiting.clear()
             elif waiting and len(running) + sum(map(folders.is_locked, waiting)) < number:
                 folder = next((folder for folder in waiting if not folders.is_locked(folder)), None)
@@ -74,31 +75,17 @@ def submit(job_folders: Sequence[pathlib.Path], jobs: int, say: Callable[[str], 
                     running[folder] = _start(folder, share), share
                     say(f"{_name(folder)}: started ({len(waiting)} waiting)")
                     continue
-            if caught and not caught.sent:
+            if caught.number and not caught.acted:
                 _pass_on(running)
-                caught.sent = True
+                caught.acted = True
             time.sleep(_WAIT)
-    return signal.Signals(caught[0]).name if caught else ""
+        caught.acted = True
+    return signal.Signals(caught.number).name if caught.number else ""
 
 
-class _Caught(list):
-    """The signals received so far; `sent` once they were passed on."""
-
-    sent = False
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[_Caught]:
-    caught = _Caught()
-    before = {
-        number: signal.signal(number, lambda number, frame: caught.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _say_that_jobs_stop(number):
+    name = signal.Signals(number).name
+    interruption.announce(f"{name}: the jobs stop after their steps, with checkpoints; a second one ends them at once")
 
 
 def _pass_on(running):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import files
+from bert_jax import files, interruption
 from bert_jax.errors import UserError
 
 from . import folders
@@ -37,16 +38,17 @@ def watch(folder: pathlib.Path, seconds: float = 2.0) -> None:
     if not sys.stdout.isatty():
         print(table(folder), flush=True)
         return
-    with contextlib.suppress(KeyboardInterrupt):
+    ended = threading.Event()
+    with interruption.catch(lambda number: ended.set()) as caught:
+        caught.acted = True  # a table that is refreshed has no other end
         while True:
             lines = table(folder).splitlines()
             width, height = shutil.get_terminal_size()
             shown = "".join(f"{line[: width - 1]}\x1b[K\n" for line in lines[-(height - 1) :])
             sys.stdout.write(f"\x1b[H{shown}\x1b[J")
             sys.stdout.flush()
-            if {folders.state(job) for _, _, job in _jobs(folder)} <= {"done", "failed"}:
+            if {folders.state(job) for _, _, job in _jobs(folder)} <= {"done", "failed"} or ended.wait(seconds):
                 return
-            time.sleep(seconds)
 
 
 def table(folder: pathlib.Path) -> str:

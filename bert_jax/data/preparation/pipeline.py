@@ -19,7 +19,7 @@ import sys
 
 import tqdm
 
-from bert_jax import files, storage
+from bert_jax import files, interruption, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
@@ -114,10 +114,11 @@ def prepare(
     job = _Job(settings, plan, choice, identity, strict, progress)
     write_all = cluster.write_all if cluster else functools.partial(shards.write_all, workers or os.cpu_count() or 1)
     try:
-        if storage.is_remote(output):
-            return _prepare_remote(job, str(output).rstrip("/"), write_all, cluster)
-        return _prepare(job, pathlib.Path(output), write_all)
-    except KeyboardInterrupt as error:
+        with interruption.end_message(f"--output={output}: interrupted; the same command continues it"):
+            if storage.is_remote(output):
+                return _prepare_remote(job, str(output).rstrip("/"), write_all, cluster)
+            return _prepare(job, pathlib.Path(output), write_all)
+    except KeyboardInterrupt as error:  # in a program that is no command
         raise UserError(f"--output={output}: interrupted; the same command continues it") from error
     except OSError as error:
         raise shards.disk_error(error, output) from error

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax import files, storage
+from bert_jax import files, interruption, storage
 from bert_jax.data.corpus import SPLITS, SplitWriter
 from bert_jax.data.preparation import readers, sources
 from bert_jax.data.preparation.sentences import sentences_of
@@ -61,7 +61,8 @@ def write_all(
         waiting, left = set(), iter(shards.items())
         while True:
             for number, shard in left:
-                waiting.add(pool.submit(_work, number, shard))
+                with interruption.not_for_children():
+                    waiting.add(pool.submit(_work, number, shard))
                 if len(waiting) >= 2 * workers:
                     break
             if not waiting:
