@@ -15,11 +15,10 @@ left out. A README.md that the repository already has is kept.
 
 import os
 import pathlib
-import tempfile
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, files
 
 _INPUT = flags.DEFINE_string(
     "input", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -33,6 +32,9 @@ _DTYPE = flags.DEFINE_enum(
 )
 _STEP = flags.DEFINE_string(
     "step", None, "for a workdir: step of the checkpoint, best, mean:K or ema:DECAY; default: the newest"
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "replace a model in --output whose files all have a successor; its README.md is kept"
 )
 _PART = flags.DEFINE_enum(
     "part",
@@ -59,7 +61,7 @@ def main(argv):
         _convert(_OUTPUT.value)
         return
     repository = hub.check_upload(_PUSH_TO_HUB.value)
-    with tempfile.TemporaryDirectory(prefix="bert_jax-") as scratch:
+    with files.temporary_folder("bert_jax-") as scratch:
         directory = _OUTPUT.value or os.path.join(scratch, repository.rpartition("/")[2])
         _convert(directory, repository)
         address, keeps_card = hub.upload(directory, repository, _PRIVATE.value)
@@ -74,6 +76,7 @@ def _convert(output, repository=""):
     from bert_jax.runs.models import open_model
     from bert_jax.runs.provenance import read_provenance
 
+    huggingface.check_output(output, _OVERWRITE.value)
     card = ""
     name, step = workdir.name_and_step(_INPUT.value, _STEP.value)
     if workdir.holds_run(name):
@@ -89,7 +92,7 @@ def _convert(output, repository=""):
     if workdir.holds_run(name):
         title = repository.rpartition("/")[2] or pathlib.Path(output).absolute().name
         card = model_card.render(model, title, read_provenance(name, model.step, step), repository)
-    huggingface.write(model, output, _DTYPE.value, card)
+    huggingface.write(model, output, _DTYPE.value, card, _OVERWRITE.value)
     print(f"{_OUTPUT.value or repository}: {model.family}, {', '.join(_parts(model.model.spec))}")
 
 

@@ -18,7 +18,7 @@ import json
 
 from absl import flags
 
-from bert_jax import command, files
+from bert_jax import command, files, outputs
 from bert_jax.errors import UserError, command_line
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "the workdir to read, if it is not given as an argument")
@@ -40,6 +40,8 @@ def main(argv):
         raise UserError(f"WORKDIR: found {' and '.join(workdirs) or 'none'}; expected {command_line('doctor')} WORKDIR")
     from bert_jax.diagnosis import plans, reading, report
 
+    if _OUTPUT.value:
+        outputs.check_file("output", _OUTPUT.value)
     run = reading.read(workdirs[0])
     plan = plans.read(_PLAN.value, _ENTRY.value, run) if _PLAN.value else None
     findings = report.diagnose(run, plan, reading.read(_SCRATCH.value) if _SCRATCH.value else None)

@@ -13,11 +13,9 @@ sentence has the higher pseudo-log-likelihood, and half right if both are equal.
 input order, with good_score, bad_score (nats) and correct (1, 0.5 or 0) added.
 """
 
-import pathlib
-
 from absl import flags
 
-from bert_jax import command, files
+from bert_jax import command, files, outputs
 from bert_jax.config.evaluation import default
 from bert_jax.config.keys import PRETRAINING
 from bert_jax.errors import UserError
@@ -64,8 +62,8 @@ def main(argv):
     del argv
     if bool(_CORPUS.value) == bool(_PAIRS.value):
         raise UserError("--corpus, --pairs: found both or neither; expected one of them")
-    if _OUTPUT.value and not pathlib.Path(_OUTPUT.value).absolute().parent.is_dir():
-        raise UserError(f"--output={_OUTPUT.value}: no such folder; expected a file in one that exists")
+    if _OUTPUT.value:
+        outputs.check_file("output", _OUTPUT.value)
     from bert_jax.runs import workdir
     from bert_jax.runs.models import open_model  # after the flags: importing jax takes a second
     from bert_jax.training import minimal_pairs

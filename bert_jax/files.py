@@ -117,8 +117,8 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """
     path = pathlib.Path(path)
     if _is_special(path):
-        with tempfile.TemporaryDirectory() as folder:
-            partial = pathlib.Path(folder, path.name)
+        with temporary_folder() as folder:
+            partial = folder / path.name
             partial.touch()
             yield partial
             with partial.open("rb") as source, atomic_open(path, "wb") as target:
@@ -158,6 +158,14 @@ def atomic_folder(path: str | os.PathLike, keep_existing: bool = False) -> Itera
         except OSError:
             if not (keep_existing and path.is_dir()):
                 raise
+
+
+@contextlib.contextmanager
+def temporary_folder(prefix: str = "bert_jax-") -> Iterator[pathlib.Path]:
+    """Yields an empty folder among the system's temporary files, removed at the end, also by a signal."""
+    folder = tempfile.TemporaryDirectory(prefix=prefix)
+    with folder as name, interruption.before_end(folder.cleanup):
+        yield pathlib.Path(name)
 
 
 @contextlib.contextmanager

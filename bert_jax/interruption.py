@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 5.0  # seconds that ending waits for a section that `uninterrupted` protects
 _WRITE_SECONDS = 1.0  # that a reader of what is printed is waited for
 _listening = False
-_ending = threading.Event()
+_ending = False  # no threading.Event: a handler of a signal may interrupt its methods
 _start = threading.Lock()  # only the first signal starts to end the process
 _protected = threading.RLock()
 _catchers: list["Caught"] = []
@@ -140,7 +140,7 @@ def announce(line: str) -> None:
 
 def wait_if_ending() -> None:
     """Does not return once a signal is ending the process: what fails because of that is not to be reported."""
-    while _ending.is_set():
+    while _ending:
         time.sleep(60)
 
 
@@ -191,7 +191,7 @@ def _watch(numbers):
         number = os.read(numbers, 1)[0]
         if number not in SIGNALS:
             continue
-        if _ending.is_set():  # a second one: at once
+        if _ending:  # a second one: at once
             os._exit(128 + number)
         if not (_catchers and _catchers[-1].take(number)):
             _end_soon(number)
@@ -199,17 +199,22 @@ def _watch(numbers):
 
 def _on_main_thread(number, frame):
     """Keeps the main thread from going on where a signal ends the process."""
+    latest = time.monotonic() + _WRITE_SECONDS
+    while not _catchers and not _ending:
+        time.sleep(0.01)
+        if time.monotonic() > latest:  # somebody else has taken the place of the pipe
+            _end_soon(number)
     if not _catchers:
-        _end_soon(number)
         wait_if_ending()
 
 
 def _end_soon(number):
     """Begins to end the process, on a thread of its own, so that a second signal is heard meanwhile."""
+    global _ending
     with _start:
-        if _ending.is_set():
+        if _ending:
             return
-        _ending.set()
+        _ending = True
     try:
         threading.Thread(target=_end, args=(number,), daemon=True).start()
     except RuntimeError:  # Python is shutting down

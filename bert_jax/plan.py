@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import command, storage
+from bert_jax import command, outputs, storage
 from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
@@ -46,6 +46,9 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv):
     del argv
+    for flag in ("json", "output"):
+        if flags.FLAGS[flag].value and not storage.is_remote(flags.FLAGS[flag].value):
+            outputs.check_file(flag, flags.FLAGS[flag].value)
     if _SCHEDULE.value:
         _schedule(_CONFIG.value)
         return

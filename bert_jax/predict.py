@@ -27,7 +27,7 @@ import sys
 
 from absl import flags
 
-from bert_jax import command, files
+from bert_jax import command, files, outputs
 from bert_jax.errors import UserError, command_line
 
 _MODEL = flags.DEFINE_string(
@@ -334,10 +334,7 @@ def _check_output(name, verb):
     if name == files.STANDARD:
         return kind
     path = pathlib.Path(name)
-    if path.is_dir():
-        raise UserError(f"--output={path}: a directory; expected a file")
-    if not path.parent.is_dir():
-        raise UserError(f"--output={path}: no directory {path.parent}; expected one that exists")
+    outputs.check_file("output", name)
     return kind
 
 

@@ -55,6 +55,8 @@ _STRIP_ACCENTS = flags.DEFINE_string(
     "other marks; auto does where they lower-case")  # fmt: skip
 _WORKERS = flags.DEFINE_integer("workers", None, "number of processes; default: the number of cores")
 _STRICT = flags.DEFINE_bool("strict", False, "stop at text that cannot be read, instead of skipping and counting it")
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "replace a corpus in a local --output that was made from other text or settings")  # fmt: skip
 _RUNNER = flags.DEFINE_string(
     "runner", None, "run under Apache Beam with this runner (DirectRunner, DataflowRunner, FlinkRunner, SparkRunner, "
     "...) instead of local processes; Beam's options follow a lone --")  # fmt: skip
@@ -81,7 +83,9 @@ def main(argv):
     if argv[1:] and not _RUNNER.value:
         raise UserError(f"{argv[1]}: unexpected argument after --, where Beam's options stand; expected --runner=NAME")
     cluster = beam.Cluster(_RUNNER.value, argv[1:]) if _RUNNER.value else None
-    manifest = pipeline.prepare(settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster)
+    manifest = pipeline.prepare(
+        settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster, overwrite=_OVERWRITE.value
+    )
     print(pipeline.summary(manifest, _OUTPUT.value))
     print(pipeline.next_command(manifest, _OUTPUT.value))
 

@@ -17,7 +17,7 @@ import sys
 
 from absl import flags
 
-from bert_jax import command
+from bert_jax import command, outputs
 from bert_jax.errors import UserError
 
 from . import experiment as experiment_lib
@@ -74,6 +74,7 @@ def main(argv):
     if _DRY_RUN.value:
         _say_what_would_run(experiment, workdir)
         return
+    outputs.check_folder("workdir", workdir, (outputs.EXPERIMENT,))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

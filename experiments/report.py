@@ -11,7 +11,7 @@ import pathlib
 
 from absl import flags
 
-from bert_jax import command, files
+from bert_jax import command, files, outputs
 from bert_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of an experiment", required=True)
@@ -27,6 +27,7 @@ def main(argv):
             raise UserError(f"{package}: not installed; expected it for the report: pip install 'bert_jax[report]'")
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "report"
+    outputs.check_folder("output", output, (outputs.EXPERIMENT,))
     print(write(workdir, output))
 
 

@@ -11,7 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A module may import those of its own room and of the rooms before it. Commands, the modules that are not named here,
 # may import every room.
 ORDER = (
-    "_moved", "errors", "files", "storage", "config", "processes", "data", "model", "sharding", "interop", "objectives",
+    "_moved", "interruption", "errors", "files", "storage", "outputs", "config", "processes", "data", "model",
+    "sharding", "interop", "objectives",
     "runs", "training", "finetuning", "inference", "planning", "diagnosis",
 )  # fmt: skip
 HELPERS_OF_COMMANDS = {"command", "cli"}

@@ -157,7 +157,7 @@ MISTAKES = {
     "txt": "one text a line; expected .jsonl or .csv with `question` and `context`",
     "same": "asked.jsonl: is --input itself",
     "npy": "only embed writes .npy",
-    "folder": "absent/out.jsonl: no directory",
+    "folder": "absent/out.jsonl: no such folder",
     "other's flag": "--top_k: not a flag of tag; expected with fill-mask",
     "fields of another": "--fields=question=context: expected FIELD=NAME with a field of text",
     "half": "--input and --output belong together",

@@ -31,7 +31,7 @@ from bert_jax.finetuning.step import Learner
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoints, identity
+from bert_jax.runs import checkpoint_files, checkpoints, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
@@ -124,8 +124,8 @@ def _open(config, workdir) -> _Inputs:
 
 
 def _begun_rate(workdir):
-    """Returns the learning rate of the fine-tuning that a workdir holds, -1 where there is none."""
-    if not (workdir / "config.json").exists():
+    """Returns the learning rate of the fine-tuning that a workdir holds, -1 where it has no checkpoint."""
+    if not (workdir / "config.json").exists() or not checkpoint_files.has_checkpoints(workdir):
         return -1.0
     config = workdir_lib.read(workdir)[1]
     return config.optimizer.learning_rate if "task" in config else -1.0
@@ -161,7 +161,10 @@ def _restore(run, inputs) -> tuple[dict, int]:
         items, done = run.checkpoints.restore(learner.layout.abstract_items())
         run.outcomes = Outcomes.from_json(checkpoints.load_record(workdir, done))
         state = learner.layout.from_items(items, *run.seed_status())
-    distributed.run_on_first(lambda: workdir_lib.write_run(workdir, config, inputs.description, inputs.tokenizer.save))
+    begins = inputs.source is not None
+    distributed.run_on_first(
+        lambda: workdir_lib.write_run(workdir, config, inputs.description, inputs.tokenizer.save, begins)
+    )
     return state, done
 
 

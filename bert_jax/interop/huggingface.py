@@ -1,5 +1,6 @@
 """Reads and writes models in the Hugging Face format: config.json, weights and a tokenizer in a directory."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from bert_jax import _moved, files
+from bert_jax import _moved, files, interruption, outputs
 from bert_jax import model as model_lib
 from bert_jax.data.tasks import words
 from bert_jax.data.vocabularies import hugging_face, loading, published
@@ -95,7 +96,13 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     )
 
 
-def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | None = None, card: str = "") -> None:
+def write(
+    pretrained: Pretrained,
+    directory: str | os.PathLike,
+    dtype: str | None = None,
+    card: str = "",
+    overwrite: bool = False,
+) -> None:
     """Writes a directory that transformers loads, and sentence-transformers too where `settings` name a pooling.
 
     Arrays get the names that transformers' save_pretrained writes today, whatever their names were before: with the
@@ -108,34 +115,60 @@ def write(pretrained: Pretrained, directory: str | os.PathLike, dtype: str | Non
       directory: a directory that does not exist yet, is empty, or holds nothing but a README.md, which is kept.
       dtype: dtype of the arrays, "float32", "float16" or "bfloat16"; None keeps the stored one, or writes float32.
       card: contents of README.md for a model that has none; "" writes no README.md.
+      overwrite: whether a model in the directory is replaced, if each of its files has a successor; its README.md is
+        kept.
 
     Raises:
       UserError: the format cannot express the model, the directory exists, or it cannot be written.
     """
     _check_expressible(pretrained)
+    check_output(directory, overwrite)
     directory = pathlib.Path(directory).resolve()  # a link to an empty folder stays one
-    present = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    if directory.exists() and (not directory.is_dir() or present not in ([], [model_card.NAME])):
-        raise UserError(f"{directory}: is there already; expected a new or an empty directory")
     config = _config(pretrained)
     arrays = _arrays(pretrained, config, dtype)
     aside = directory.with_name(f"{directory.name}.{uuid.uuid4().hex[:8]}.before")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_folder(directory) as folder:
+        with contextlib.ExitStack() as last, files.atomic_folder(directory) as folder:
             _write_files(pretrained, config, arrays, folder, dtype)
             card = pretrained.origin.model_card if pretrained.origin and pretrained.origin.model_card else card
-            if present:
+            if (directory / model_card.NAME).is_file():
                 shutil.copy2(directory / model_card.NAME, folder)
-                directory.rename(aside)  # a crash before the new directory is there leaves README.md in this one
             elif card:
                 (folder / model_card.NAME).write_text(card, "utf-8")
-        if present:
+            if directory.exists() and any(directory.iterdir()):
+                _check_successors(directory, folder)
+                last.enter_context(interruption.uninterrupted())
+                directory.rename(aside)  # a crash before the new directory is there leaves the old one in this one
+        if aside.exists():
             shutil.rmtree(aside)
     except OSError as error:
         if aside.exists() and not directory.exists():
             aside.rename(directory)
         raise UserError(f"{directory}: cannot be written: {error.strerror or error}") from error
+
+
+def check_output(directory: str | os.PathLike, overwrite: bool = False) -> None:
+    """Raises UserError unless `write` may write into a directory: a new or empty one, or a model to overwrite."""
+    directory = pathlib.Path(directory).resolve()
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory}: is there already, a file; expected a new or an empty directory")
+    names = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    if outputs.is_empty(directory) or names == [model_card.NAME]:
+        return
+    held = outputs.kind(directory)
+    if held != outputs.MODEL:
+        raise UserError(f"{directory}: holds {held or 'other files'}; expected a new or an empty directory")
+    if not overwrite:
+        raise UserError(f"{directory}: is there already; expected a new or an empty directory, or --overwrite")
+
+
+def _check_successors(directory, folder):
+    """Raises UserError if a file of a directory that is to be replaced has no successor in the new folder."""
+    names = [path.relative_to(directory) for path in directory.rglob("*") if not path.is_dir()]
+    kept = [name for name in names if not (folder / name).exists() and not outputs.is_leftover(name.name)]
+    if kept:
+        raise UserError(f"{directory}: holds {kept[0]}, which --overwrite would delete; move it away")
 
 
 def _plain(arrays, file):

@@ -49,6 +49,14 @@ def saved_steps(directory: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
 
 
+def has_checkpoints(workdir: pathlib.Path) -> bool:
+    """Returns whether a run has a checkpoint, also one that was moved aside because it is damaged."""
+    directory = checkpoint_directory(workdir)
+    if saved_steps(directory):
+        return True
+    return not storage.is_remote(directory) and directory.is_dir() and any(directory.glob("corrupt-*"))
+
+
 def find_step(workdir: pathlib.Path, step: int | str | None) -> int:
     """Returns the step of a checkpoint.
 

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import storage
+from bert_jax import outputs, storage
 from bert_jax.config.keys import FINETUNING, PATHS, PRETRAINING, RESUMABLE
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
+from bert_jax.runs import checkpoint_files
 from bert_jax.runs import workdir as workdir_lib
+from bert_jax.runs.loggers import say
 
 if TYPE_CHECKING:
     from bert_jax.data.corpus import Corpus
@@ -77,6 +79,8 @@ def check_run(
     if run is None:
         return
     old, new = run["corpora"], workdir_lib.corpus_identities(corpora)
+    if not checkpoint_files.has_checkpoints(workdir):
+        return
     if [corpus["fingerprint"] for corpus in old] != [corpus["fingerprint"] for corpus in new]:
         raise UserError(
             f"--workdir={workdir}: its run began with corpus {_named(old)}, but config.data.corpus is "
@@ -92,14 +96,16 @@ def check_run(
 
 
 def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> dict[str, Any] | None:
-    """Returns what run.json holds, or None if the workdir holds no run yet.
+    """Returns what run.json holds; None if the workdir holds no run yet, or another one that has no checkpoint.
+
+    A first attempt that failed before its first checkpoint therefore leaves nothing that refuses the next.
 
     Raises:
-      UserError: the workdir holds the run of another config: a key differs that may not change on resuming.
+      UserError: the workdir holds the run of another config, where a key differs that may not change on resuming, or
+        something that is no run.
     """
+    _check_kind(workdir)
     if not (workdir / "config.json").exists():
-        if (workdir / "manifest.json").exists():
-            raise UserError(f"--workdir={workdir}: holds a prepared corpus (manifest.json); expected another folder")
         return None
     run, before = workdir_lib.read(workdir)
     if ("task" in before) != ("task" in config):
@@ -112,6 +118,10 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
         for key in old
         if old[key] != new[key] and key not in RESUMABLE and not _new_default(config, key, old[key], new[key])
     ]
+    if changed and not checkpoint_files.has_checkpoints(workdir):
+        words = ", ".join(f"config.{key}" for key in changed)
+        say(f"{workdir}: a run that ended before its first checkpoint; begins anew, with other values of {words}")
+        return None
     if changed:
         values = "; ".join(f"config.{key}={old[key]!r}, found {new[key]!r}" for key in changed)
         flags = " ".join(_flag(key, old[key]) for key in changed)
@@ -128,6 +138,16 @@ def _flag(name, value):
     if quoted != text and not re.search(r'["$`\\!]', text):
         quoted = f'"{text}"'  # a tuple of dicts, whose own quotation marks are single ones
     return f"--config.{name}={quoted}"
+
+
+def _check_kind(workdir):
+    """Refuses a local workdir whose files no run has written."""
+    outputs.check_folder("workdir", workdir, (outputs.PRETRAINING, outputs.FINETUNING))
+    if storage.is_remote(workdir) or (workdir / "run.json").exists() or (workdir / "lock").exists():
+        return
+    for name in ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json"):
+        if (workdir / name).exists():
+            raise UserError(f"--workdir={workdir}: holds {name}, but no run; expected a new or empty folder")
 
 
 def _new_default(config, name, old, new):

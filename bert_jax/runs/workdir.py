@@ -21,7 +21,6 @@ import os
 import pathlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -131,6 +130,7 @@ def write_pretraining(
     corpora: "list[Corpus]",
     teacher: Mapping[str, str] | None = None,
     branched_from: Mapping[str, Any] | None = None,
+    begins: bool = False,
 ) -> None:
     """Writes tokenizer/, run.json and config.json of a pre-training run, each whole or not at all.
 
@@ -140,16 +140,17 @@ def write_pretraining(
       corpora: the run's corpora.
       teacher: name and digest of the teacher of distillation.
       branched_from: workdir and step of the checkpoint that the run begins with; None keeps what run.json says.
+      begins: whether the run has no checkpoint yet, so that the files of another one that had none are replaced.
 
     Raises:
       UserError: the directory cannot be written.
     """
     tokenizer = pathlib.Path(corpora[0].path) / "tokenizer"
     run = {"corpora": corpus_identities(corpora)} | ({"teacher": dict(teacher)} if teacher else {})
-    if branched_from is None and (workdir / "config.json").exists():
+    if branched_from is None and not begins and (workdir / "config.json").exists():
         branched_from = read(workdir)[0].get("branched_from")
     run |= {"branched_from": dict(branched_from)} if branched_from else {}
-    write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory, dirs_exist_ok=True))
+    write_run(workdir, config, run, lambda directory: shutil.copytree(tokenizer, directory, dirs_exist_ok=True), begins)
 
 
 @contextlib.contextmanager
@@ -158,7 +159,7 @@ def local_tokenizer(workdir: pathlib.Path) -> Iterator[pathlib.Path]:
     if not storage.is_remote(workdir):
         yield workdir / "tokenizer"
         return
-    with tempfile.TemporaryDirectory(prefix="bert_jax-tokenizer-") as folder:
+    with files.temporary_folder("bert_jax-tokenizer-") as folder:
         storage.download_folder(str(workdir / "tokenizer"), pathlib.Path(folder))
         yield pathlib.Path(folder)
 
@@ -168,6 +169,7 @@ def write_run(
     config: ml_collections.ConfigDict,
     run: Mapping,
     save_tokenizer: Callable[[pathlib.Path], object],
+    begins: bool = False,
 ) -> None:
     """Writes tokenizer/ if it is not there, run.json and config.json, each whole or not at all.
 
@@ -176,6 +178,7 @@ def write_run(
       config: the run's config.
       run: the content of run.json, without the format version.
       save_tokenizer: writes the tokenizer's files into a directory, which it makes where it is missing.
+      begins: as in `write_pretraining`.
 
     Raises:
       UserError: the directory cannot be written.
@@ -183,11 +186,13 @@ def write_run(
     try:
         tokenizer = workdir / "tokenizer"
         if storage.is_remote(workdir):
-            if not (workdir / "config.json").exists():  # which is written last
-                with tempfile.TemporaryDirectory(prefix="bert_jax-tokenizer-") as folder:
+            if begins or not (workdir / "config.json").exists():  # which is written last
+                with files.temporary_folder("bert_jax-tokenizer-") as folder:
                     save_tokenizer(pathlib.Path(folder) / "tokenizer")
                     storage.upload_folder(pathlib.Path(folder) / "tokenizer", str(tokenizer))
-        elif not tokenizer.exists():
+        elif begins or not tokenizer.exists():
+            if tokenizer.exists():
+                shutil.rmtree(tokenizer)
             with files.atomic_folder(tokenizer) as folder:
                 save_tokenizer(folder)
         storage.write_json(workdir / "run.json", {"format_version": FORMAT_VERSION, **run})

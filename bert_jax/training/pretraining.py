@@ -17,7 +17,7 @@ from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.processes import distributed
-from bert_jax.runs import identity
+from bert_jax.runs import checkpoint_files, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
@@ -127,7 +127,14 @@ def _restore(run, inputs, source) -> tuple[dict, int, bool]:
         begun = branch.start(config, source, learner, tokenizer, say)
     origin = {"workdir": source.name, "step": source.step} if source and begun else None
     distributed.run_on_first(
-        lambda: workdir_lib.write_pretraining(run.workdir, config, inputs.corpora, inputs.teacher_identity, origin)
+        lambda: workdir_lib.write_pretraining(
+            run.workdir,
+            config,
+            inputs.corpora,
+            inputs.teacher_identity,
+            origin,
+            begins=not checkpoint_files.has_checkpoints(run.workdir),
+        )  # fmt: skip
     )
     if begun:
         return *begun, True

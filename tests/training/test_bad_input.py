@@ -89,6 +89,7 @@ def run(config, tmp_path):
     begun.model.vocab_size = corpora[0].vocab_size
     (tmp_path / "run").mkdir()
     workdir.write_pretraining(tmp_path / "run", begun, corpora)
+    (tmp_path / "run" / "checkpoints" / "4").mkdir(parents=True)
     return tmp_path / "run"
 
 
@@ -126,7 +127,7 @@ def test_workdir_of_a_newer_version(config, run):
 
 def test_workdir_of_something_else(config, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    assert "not the workdir of a run" in refused(config, tmp_path)
+    assert "holds a model in the Hugging Face format; expected a new or empty folder" in refused(config, tmp_path)
 
 
 def test_workdir_in_use(config, run):

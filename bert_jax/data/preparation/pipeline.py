@@ -19,7 +19,7 @@ import sys
 
 import tqdm
 
-from bert_jax import files, interruption, storage
+from bert_jax import files, interruption, outputs, storage
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
@@ -27,6 +27,7 @@ from bert_jax.errors import UserError, command_line
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
 _PUBLISHED_SIZE = 30522  # of BERT's vocabulary, which most recipes name
+_FAILED = "failed"  # file in parts/ of a preparation that a mistake in its text or settings has ended
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 
@@ -62,7 +63,7 @@ class _Job:
       plan: shards of the text.
       choice: the vocabulary.
       identity: what a corpus must have been made from for this preparation to continue it; part of the manifest.
-      strict, progress: see prepare.
+      strict, progress, overwrite: see prepare.
     """
 
     settings: Settings
@@ -71,6 +72,7 @@ class _Job:
     identity: dict
     strict: bool
     progress: bool
+    overwrite: bool
 
 
 def prepare(
@@ -80,6 +82,7 @@ def prepare(
     strict: bool = False,
     progress: bool = True,
     cluster: beam.Cluster | None = None,
+    overwrite: bool = False,
 ) -> dict:
     """Prepares a corpus, or continues an unfinished one; one that is whole is left as it is.
 
@@ -91,6 +94,7 @@ def prepare(
       strict: whether text that cannot be read is an error, instead of being named, skipped and counted.
       progress: whether to show a progress bar and messages on standard error.
       cluster: runs the map over shards instead of processes of this machine. It changes no byte either.
+      overwrite: whether a corpus in a local `output` that was made from other text or settings is replaced.
 
     Returns:
       The corpus's manifest.
@@ -101,7 +105,7 @@ def prepare(
     settings = _resolved(settings)
     _check(settings, workers, cluster)
     output = _expanded(output)
-    if not storage.is_remote(output) and not pathlib.Path(output, "manifest.json").is_file():
+    if not storage.is_remote(output):
         _check_ours(pathlib.Path(output))
     plan = sources.plan(settings.input, settings.reading, output)
     choice = vocabulary.choose(settings)
@@ -111,7 +115,7 @@ def prepare(
         "tokenizer": choice.source,
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
-    job = _Job(settings, plan, choice, identity, strict, progress)
+    job = _Job(settings, plan, choice, identity, strict, progress, overwrite)
     write_all = cluster.write_all if cluster else functools.partial(shards.write_all, workers or os.cpu_count() or 1)
     try:
         with interruption.end_message(f"--output={output}: interrupted; the same command continues it"):
@@ -139,18 +143,15 @@ def _expanded(path):
 def _prepare(job, output, write_all):
     """Prepares a corpus in a local folder and returns its manifest; `write_all` is as shards.write_all."""
     settings, plan, parts = job.settings, job.plan, output / "parts"
+    _make_room(output, job.identity, job.overwrite)
     manifest = _finished(output, job.identity)
     if manifest is not None:
         return manifest
     _check_ours(output)
     parts.mkdir(parents=True, exist_ok=True)
-    with _lock(parts / "lock", output):
+    with _lock(parts / "lock", output), _failures_noted(output):
         _claim(parts / "settings.json", output, job.identity)
-        try:
-            tokenizer = vocabulary.make(output, job.choice, plan, settings, job.progress)
-        except UserError:
-            (parts / "settings.json").unlink()  # nothing is made yet: another vocabulary may be tried here
-            raise
+        tokenizer = vocabulary.make(output, job.choice, plan, settings, job.progress)
         _write_shards(output, job, write_all)
         facts = [json.loads((parts / f"{i:05d}" / shards.FACTS).read_text("utf-8")) for i in range(len(plan.shards))]
         skipped = _skipped(facts)
@@ -191,6 +192,16 @@ def _prepare_remote(job, url, write_all, cluster):
         raise UserError(f"--output={url}: holds other files; expected a new or empty folder")
     identity = json.dumps(job.identity).encode()
     storage.write(claim, identity)
+    try:
+        return _prepare_claimed(job, url, identity, write_all, cluster)
+    except shards.Unfinished:
+        raise
+    except UserError:
+        storage.remove(f"{url}/parts")  # a mistake in text or settings: other ones may then be tried here
+        raise
+
+
+def _prepare_claimed(job, url, identity, write_all, cluster):
     name = hashlib.blake2b(url.encode() + b"\0" + identity, digest_size=8).hexdigest()
     folder = storage.cache_directory() / "prepare" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -263,7 +274,7 @@ def _check_same(saved, identity, output):
             wanted = f", not {key}={_short(value)}" if key != "inputs" else ""
             raise UserError(
                 f"--output={output}: holds a corpus, perhaps unfinished, made with {setting}{wanted}; "
-                "name another folder, or remove this one"
+                "name another folder, or replace this one with --overwrite"
             )
 
 
@@ -272,11 +283,40 @@ def _short(value):
 
 
 def _check_ours(output):
-    """Raises UserError if `output` is a file, or a folder with other files than an unfinished corpus's."""
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output={output}: a file; expected a new or empty folder")
-    if output.is_dir() and not (output / "parts").is_dir() and any(output.iterdir()):
+    """Raises UserError if `output` is a file, or a folder with other files than a corpus's."""
+    outputs.check_folder("output", output, (outputs.CORPUS, outputs.UNFINISHED_CORPUS))
+    if not (outputs.is_empty(output) or (output / "parts").is_dir() or (output / "manifest.json").is_file()):
         raise UserError(f"--output={output}: holds other files; expected a new or empty folder")
+
+
+def _make_room(output, identity, overwrite):
+    """Removes what a preparation with other text or settings left in `output`, if it failed or is to be replaced."""
+    settings, manifest = output / "parts" / "settings.json", output / "manifest.json"
+    if not overwrite and not (output / "parts" / _FAILED).exists():
+        return
+    try:
+        if manifest.is_file():
+            _read_finished(manifest.read_bytes(), manifest, output, identity)
+        elif settings.is_file():
+            _check_same(json.loads(settings.read_text("utf-8")), identity, output)
+    except (UserError, ValueError):
+        manifest.unlink(missing_ok=True)  # first: without it there is no corpus
+        for name in (*SPLITS, "tokenizer", "index", "parts"):
+            shutil.rmtree(output / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _failures_noted(output):
+    """Notes in parts/ that a mistake in text or settings ended the work: other ones may then be tried here."""
+    failed = output / "parts" / _FAILED
+    failed.unlink(missing_ok=True)
+    try:
+        yield
+    except shards.Unfinished:
+        raise
+    except UserError:
+        failed.touch()
+        raise
 
 
 @contextlib.contextmanager

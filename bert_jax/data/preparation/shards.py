@@ -32,6 +32,10 @@ _HASHED_BYTES = 1 << 20  # the first bytes of a document decide its split, so th
 _EXAMPLES = 20  # skipped texts that a shard's facts name
 
 
+class Unfinished(UserError):
+    """The preparation ended for a reason outside of text and settings; the same command continues it."""
+
+
 def write_all(
     workers: int, shards: Mapping[int, tuple[sources.Part, ...]], parts: str, tokenizer: str, settings, strict: bool
 ) -> Iterator[tuple[int, dict]]:
@@ -71,7 +75,7 @@ def write_all(
             for future in done:
                 yield future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(
+        raise Unfinished(
             "a worker process was killed, perhaps for want of memory; start again to continue, or with fewer --workers"
         ) from error
     finally:
@@ -249,10 +253,10 @@ class ShardMaker:
         self._facts["unknown_characters"] += sum(count * len(span) for span, count in spans.items())
 
 
-def disk_error(error: OSError, output: str | os.PathLike) -> UserError:
+def disk_error(error: OSError, output: str | os.PathLike) -> Unfinished:
     """Returns the UserError for an error of the file system under --output."""
     where = error.filename or output
-    return UserError(
+    return Unfinished(
         f"{where}: {error.strerror or error}; expected a folder with room to write in; "
         "what is finished is kept, the same command continues it"
     )

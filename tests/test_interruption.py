@@ -1,0 +1,166 @@
+"""Signals end a program at once and cleanly, whatever its main thread does; the training loop's get theirs first."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.commands import LONGEST_WAIT
+
+ROOT = pathlib.Path(__file__).parents[1]
+# The main thread is in C for as long as the process lives, as in XLA's compiler: Python's own handlers would not run.
+START = """
+import ctypes, os, signal, sys, threading
+from bert_jax import files, interruption
+interruption.listen()
+def busy():
+    print("ready", flush=True)
+    sleep = ctypes.CDLL(None).sleep
+    while True:
+        sleep(3600)
+"""
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+def start(program, folder, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", START + program], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+    )  # fmt: skip
+
+
+def end(process, *numbers):
+    assert process.stdout.readline() == "ready\n"
+    for number in numbers:
+        process.send_signal(number)
+    output, error = process.communicate(timeout=LONGEST_WAIT)
+    return process.returncode, output, error
+
+
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_ends_a_program_that_is_in_c(number, tmp_path):
+    code, output, error = end(start("busy()", tmp_path), number)
+    assert (code, output) == (CODES[number], "")
+    assert error == ("interrupted\n" if number == signal.SIGINT else f"{number.name}: ended\n")
+
+
+def test_unfinished_files_are_removed_and_finished_ones_stay(tmp_path):
+    program = """
+files.atomic_write("whole", "whole")
+with files.atomic_open("half.jsonl") as half, files.atomic_folder("folder.1") as folder:
+    half.write("half")
+    (folder / "inside").write_text("half")
+    with interruption.end_message("--output=x: interrupted"):
+        busy()
+"""
+    code, _, error = end(start(program, tmp_path), signal.SIGINT)
+    assert code == 130 and error == "SIGINT: --output=x: interrupted\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_the_first_signal_is_caught_and_a_second_one_ends_at_once(tmp_path):
+    program = """
+heard = threading.Event()
+with interruption.catch(lambda number: heard.set()) as caught:
+    print("ready", flush=True)
+    heard.wait()
+    print(signal.Signals(caught.number).name, flush=True)
+    busy()
+"""
+    process = start(program, tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "SIGTERM\n"
+    assert end(process, signal.SIGINT)[0] == 130
+
+
+def test_what_a_block_did_not_act_on_ends_the_program_afterwards(tmp_path):
+    program = """
+heard = threading.Event()
+with interruption.catch(lambda number: heard.set()):
+    print("ready", flush=True)
+    heard.wait()
+print("beyond")
+"""
+    assert end(start(program, tmp_path), signal.SIGTERM) == (143, "", "SIGTERM: ended\n")
+
+
+def test_a_short_section_is_finished_first(tmp_path):
+    program = """
+import time
+with interruption.uninterrupted():
+    print("ready", flush=True)
+    while not interruption._ending:
+        time.sleep(0.01)
+    ctypes.CDLL(None).usleep(300_000)
+    open("second", "w").close()
+busy()
+""".replace("import time\n", "import time\nsignal.signal(signal.SIGINT, lambda number, frame: None)\n")
+    code, _, _ = end(start(program, tmp_path), signal.SIGINT)
+    assert code == 130 and (tmp_path / "second").exists()
+
+
+def test_nohup_stays(tmp_path):
+    program = "print('ready', flush=True); sys.stdin.readline(); print('beyond')"
+    process = subprocess.Popen(
+        ["sh", "-c", 'trap "" HUP; exec "$0" -c "$1"', sys.executable, START + program], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.communicate("\n", timeout=LONGEST_WAIT)[0] == "beyond\n" and process.returncode == 0
+
+
+def test_outside_of_commands_a_signal_is_an_ordinary_one(tmp_path):
+    program = """
+import signal
+from bert_jax import interruption
+try:
+    with interruption.catch(lambda number: None):
+        signal.raise_signal(signal.SIGINT)
+        print("inside")
+except KeyboardInterrupt:
+    print("interrupted", interruption._listening)
+try:
+    with interruption.catch(lambda number: False):
+        signal.raise_signal(signal.SIGINT)
+        print("inside")
+except KeyboardInterrupt:
+    print("refused")
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "inside\ninterrupted False\nrefused\n"), result.stderr
+
+
+def test_a_forked_child_leaves_its_parent_alone(tmp_path):
+    program = """
+child = os.fork()
+if not child:
+    signal.raise_signal(signal.SIGTERM)
+    os._exit(0)
+_, status = os.waitpid(child, 0)
+print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", START + program],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (result.returncode, result.stdout) == (0, "-15\n"), result.stderr
+
+
+@pytest.mark.parametrize("module", ["bert_jax.recipes", "bert_jax", "experiments.report"])
+def test_commands_listen_before_they_import_anything_slow(module):
+    program = f"""
+import runpy, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", {module!r}]
+import {module.split(".")[0]}
+from bert_jax import interruption
+print(interruption._listening, sorted({{"absl", "jax", "numpy"}} & set(sys.modules)))
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == "True []\n", result.stderr

@@ -1,0 +1,54 @@
+"""What folders hold is recognised, and no command writes over a thing of another kind."""
+
+import json
+
+import pytest
+
+from bert_jax import outputs
+from bert_jax.errors import UserError
+
+FOLDERS = {
+    outputs.CORPUS: {"manifest.json": {}, "tokenizer/vocab.txt": {}},
+    outputs.UNFINISHED_CORPUS: {"parts/settings.json": {}},
+    outputs.PRETRAINING: {"run.json": {}, "config.json": {"model": {}}},
+    outputs.FINETUNING: {"run.json": {}, "config.json": {"task": {}}},
+    outputs.MODEL: {"config.json": {"model_type": "bert"}},
+    outputs.EXPERIMENT: {"experiment.json": {}},
+    outputs.JOB: {"job.json": {}},
+    "": {"notes.txt": {}, "config.json": {"colour": "red"}},
+}
+
+
+def make(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_kinds(kind, tmp_path):
+    folder = make(tmp_path / "x", FOLDERS[kind])
+    assert outputs.kind(folder) == kind and not outputs.is_empty(folder)
+    outputs.check_folder("workdir", folder, {kind})
+    if kind:
+        with pytest.raises(UserError, match=rf"^--workdir={folder}: holds {kind}; expected a new or empty folder$"):
+            outputs.check_folder("workdir", folder, set(FOLDERS) - {kind})
+
+
+def test_what_failed_commands_leave_counts_for_nothing(tmp_path):
+    assert outputs.is_empty(tmp_path / "none") and outputs.kind(tmp_path / "none") == ""
+    make(tmp_path, {"lock": 1, "out.12345678.partial": 1})
+    assert outputs.is_empty(tmp_path)
+    make(tmp_path, {"mine": 1})
+    assert not outputs.is_empty(tmp_path)
+
+
+def test_files(tmp_path):
+    outputs.check_file("output", "-")
+    outputs.check_file("output", "/dev/null")
+    outputs.check_file("output", tmp_path / "new")
+    for name, reason in (("", "a folder; expected a file"), ("none/x", "no such folder"), ("file/x", "no such folder")):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match=reason):
+            outputs.check_file("output", tmp_path / name)
