@@ -67,6 +67,8 @@ def processes() -> Iterator[None]:
     distributed.initialize(values.coordinator_address, values.num_processes, values.process_id)
     try:
         yield
+    except SystemExit:  # which all processes have agreed on
+        raise
     except BaseException as error:
         if not distributed.is_multiprocess():
             raise

@@ -33,7 +33,7 @@ def main(argv):
             if note := follow(config, recipe, changed):
                 say(f"note: {note}")
         finetuning.finetune(config, _WORKDIR.value)
-        interruption.exit_if_stopped()
+    interruption.exit_if_stopped()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def is_empty(folder: str | os.PathLike) -> bool:
     """Returns whether a folder is missing, or holds nothing but what commands leave behind when they fail or end."""
     try:
         names = os.listdir(folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return True
     return all(map(is_leftover, names))
 
@@ -64,7 +64,11 @@ def check_folder(flag: str, folder: str | os.PathLike, own: Collection[str]) -> 
     path = pathlib.Path(folder)
     if path.exists() and not path.is_dir():
         raise UserError(f"--{flag}={folder}: a file; expected a folder")
-    held = kind(path)
+    try:
+        held = kind(path)
+        is_empty(path)
+    except OSError as error:
+        raise UserError(f"--{flag}={folder}: cannot be read: {error.strerror}; expected a folder of yours") from error
     if held and held not in own:
         raise UserError(f"--{flag}={folder}: holds {held}; expected a new or empty folder")
 

@@ -46,9 +46,9 @@ _OUTPUT = flags.DEFINE_string(
 
 def main(argv):
     del argv
-    for flag in ("json", "output"):
-        if flags.FLAGS[flag].value and not storage.is_remote(flags.FLAGS[flag].value):
-            outputs.check_file(flag, flags.FLAGS[flag].value)
+    for flag, path in (("json", _JSON.value), ("output", _OUTPUT.value)):
+        if path and not storage.is_remote(path):
+            outputs.check_file(flag, path)
     if _SCHEDULE.value:
         _schedule(_CONFIG.value)
         return

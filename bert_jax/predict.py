@@ -333,7 +333,6 @@ def _check_output(name, verb):
     kind = tables.kind_of(name, verb.name, _OUTPUT_FORMAT.value or "")
     if name == files.STANDARD:
         return kind
-    path = pathlib.Path(name)
     outputs.check_file("output", name)
     return kind
 

@@ -22,7 +22,7 @@ def main(argv):
         from bert_jax.training import pretraining  # after the flags: importing jax takes a second
 
         pretraining.pretrain(flags.FLAGS.config, _WORKDIR.value)
-        interruption.exit_if_stopped()
+    interruption.exit_if_stopped()
 
 
 if __name__ == "__main__":

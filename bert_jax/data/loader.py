@@ -112,13 +112,14 @@ class Loader:
             options = grain.MultiprocessingOptions(num_workers=data.workers, per_worker_buffer_size=data.prefetch)
             batches = batches.mp_prefetch(options)
         with interruption.not_for_children():
-            iterator, batch = iter(batches), None
+            iterator, item, batch = iter(batches), None, None
         try:
             while True:
                 with interruption.not_for_children():
-                    step, batch = next(iterator, (None, None))
-                if step is None:
+                    item = next(iterator, None)
+                if item is None:
                     break
+                step, batch = item
                 # Copied, because the workers' shared memory must be released before the program ends.
                 yield step, {name: np.array(array) for name, array in batch.items()} if data.workers else batch
         finally:
@@ -126,7 +127,7 @@ class Loader:
             if data.workers:
                 # The iterators refer to each other and to the last batch of each process, in shared memory: without
                 # a collection here, Python warns of leaked shared memory when it ends.
-                del iterator, batches, batch
+                del iterator, batches, item, batch
                 gc.collect()
 
 

@@ -172,7 +172,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     run = pretrain(2, environment, recipe, tmp_path, *options)
     run.wait_for_rows(tmp_path, 3)
     run.all[1].send_signal(signal.SIGTERM)
-    ((out, _), _) = run.wait()
+    ((out, _), _) = run.wait((128 + signal.SIGTERM,))
     last = logged_rows(tmp_path)[-1]["step"]
     assert f"SIGTERM: stopped at step {last} with a checkpoint; start the same command again" in out
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [last] and last < 4000

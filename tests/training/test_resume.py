@@ -99,13 +99,15 @@ def test_twenty_kills(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}, kills=20, seed=2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGINT, signal.SIGTERM))]
+)
 def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
     options = ("--config.train.num_steps=250", "--config.train.eval_every=0", "--config.train.checkpoint_every=1000")
     process = start(recipe, tmp_path / "run", environment, *options)
     wait_until(lambda: number_of_rows(tmp_path / "run") >= 5, process)
     process.send_signal(number)
-    output = finish(process)
+    output = finish(process, code=128 + number)
     last = logged_rows(tmp_path / "run")[-1]["step"]
     assert 5 <= last < 250
     assert f"{number.name}: stopped at step {last} with a checkpoint; start the same command again" in output
@@ -118,6 +120,7 @@ def test_second_signal_ends_the_process():
     program = (
         "import time; from bert_jax.training.loop import StopSignals\n"
         "with StopSignals() as stop:\n"
+        "    stop.step_done()\n"
         "    print('ready', flush=True)\n"
         "    while not stop.after(0): time.sleep(0.01)\n"
         "    print(stop.after(0), flush=True)\n"
