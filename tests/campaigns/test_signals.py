@@ -19,8 +19,8 @@ from tests.commands import LONGEST_WAIT, wait_until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 # Commands by the time they take: an experiment and the quickstart get fewer signals.
-OFTEN = ("prepare", "pretrain", "evaluate", "finetune", "predict", "convert", "show_batch", "doctor")
-SELDOM = ()
+OFTEN = ("prepare", "pretrain", "evaluate", "finetune", "predict", "convert", "plan", "show_batch", "doctor", "report")
+SELDOM = ("recipes", "quickstart", "launch", "bert-jax")
 _CRASH = re.compile(r"Traceback|Fatal Python error|Segmentation fault|core dumped|Exception ignored|Aborted|leaked")
 
 
