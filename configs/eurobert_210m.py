@@ -10,10 +10,11 @@ in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, 
 rate falls (checked in a review of the paper), in rows of 2,048 with rotary base 10,000 (checked in optimus/trainer of
 Nicolas-BZRD/EuroBERT, model/encoder/eurobert.py and configuration/dataset.py), then of up to 8,192 with base 250,000;
 all that is chosen becomes the mask token; Adam 1e-4 with bias correction, beta 0.9/0.95, epsilon 1e-5, decay 0.1,
-clipping at 1 (checked in its docs/trainer.md), 2,000 steps of warm-up (recalled), then constant, and a line to 0
-(checked in its optimus/trainer/script/warmup_stable_decay_lr.py). The batch, 4 million tokens here, is this project's
-choice. The mixture of the corpora changes in the second phase, whose own "weights", a number for each corpus, have to
-be put in data.phases. 211,766,016 parameters without the decoder. Not trained to the end by this project.
+clipping at 1 (checked in its docs/trainer.md), 2,000 steps of warm-up (recalled: the trainer's default is 1 % of the
+steps), then constant, and a line to 0 (checked in its optimus/trainer/script/warmup_stable_decay_lr.py). The batch, 4
+million tokens here, is this project's choice. The mixture of the corpora changes in the second phase, whose own
+"weights", a number for each corpus, have to be put in data.phases. 211,766,016 parameters without the decoder. Not
+trained to the end by this project.
 """
 
 from bert_jax.config import base, by_tokens

@@ -7,10 +7,10 @@ bert-base-multilingual-cased (119,547 entries) and its config, which keeps case.
 105,879 entries (--config.model.vocab_size=105879), which its documentation calls 110k, as it does the cased one's.
 
 The setting is Base's (configs/bert_base.py); languages are drawn in proportion to their size to the power of 0.7, which
-data.temperature says (checked in multilingual.md; the vocabularies' sizes recalled). Published: MLM and NSP on the
-Wikipedias of 104 languages; XNLI, trained in English: English 82.1, Spanish 74.6, Chinese 69.1, German 72.3, Arabic
-66.4, Urdu 58.5 (README of transformers' examples/research_projects/distillation). 177,853,440 parameters with the
-pooler. Not trained to the end by this project.
+data.temperature says (checked in multilingual.md; the vocabularies' sizes in config.json of both). Published: MLM and
+NSP on the Wikipedias of 104 languages; XNLI, trained in English: English 82.1, Spanish 74.6, Chinese 69.1, German 72.3,
+Arabic 66.4, Urdu 58.5 (README of transformers' examples/research_projects/distillation). 177,853,440 parameters with
+the pooler. Not trained to the end by this project.
 """
 
 from bert_jax.config import load_recipe

@@ -43,6 +43,8 @@ _HEAD = """# Plans
 recipe's training step was compiled for the topology. Peak is what the compiler says a device (a chip; half a chip of
 tpu7x) holds at most, of what it lets a program fill. Step, tokens/s, MFU, days and chip-hours are bounds by the
 published rates of products, HBM and links, whichever takes longest: no run is faster, and real ones are slower.
+Tokens/s count every token of the rows, padding included; MFU, the model FLOPs utilization, is the share of the devices'
+published peak that the model's matrix products take, recomputation left out.
 {families} are compiled with `model.scan_layers=True`.
 """
 _COLUMNS = (
