@@ -129,9 +129,8 @@ def _row(entry):
     if "error" in entry:
         return f"{head}| {entry['error'].partition('; try')[0]} |" + " |" * 8 + "\n"
     phases = entry["phases"]
-    worst = max(phases, key=lambda phase: phase["needed_bytes"])
-    peak = (worst["memory"] or {"peak": worst["needed_bytes"]})["peak"]
-    memory = f"{peak / GIB:.2f} | {worst['usable_bytes'] / GIB:.2f} "
+    peak = max((phase["memory"] or {"peak": phase["needed_bytes"]})["peak"] for phase in phases)
+    memory = f"{peak / GIB:.2f} | {phases[0]['usable_bytes'] / GIB:.2f} "
     if entry["schedule"] is None:
         return f"{head}| does not fit | {memory}|" + " |" * 6 + "\n"
     with_ = f"`{entry['flags']}`" if entry["flags"] else ""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from bert_jax.errors import UserError
 from bert_jax.model import flops
 from bert_jax.planning import chips, compilation, fit, isolated, report, roofline, table
 from bert_jax.planning.collectives import Collective
-from tests.commands import LONGEST_WAIT, is_running, wait_until
+from tests.commands import LONGEST_WAIT, ROOT, is_running, wait_until
 
 
 def test_memory_is_the_compilers_and_products_are_the_models(compiled):
@@ -239,6 +240,20 @@ def test_the_table_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     config.train.num_steps = 5
     table.write(output, {"tiny": config}, topologies=topologies[:1])
     assert planned[2:] == ["v5e:2x2"]
+
+
+def test_recorded_plans_are_of_the_recipes_as_they_are():
+    """Without compiling: a recipe whose rows, steps or sizes changed since its plan was recorded fails here."""
+    recorded = json.loads((ROOT / "experiments/results/plan.json").read_text("utf-8"))
+    page = (ROOT / "experiments/results/plan.md").read_text("utf-8").splitlines()
+    for name, entry in recorded.items():
+        config = table.recipe(entry["recipe"])
+        assert entry["settings"] == table.settings(config), f"{name}: plan it anew (python -m bert_jax.plan)"
+        shapes = [(phase["rows"], phase["sequence"]) for phase in entry["settings"]["phases"]]
+        assert [(phase["rows"], phase["sequence"]) for phase in entry["phases"]] == shapes, name
+        assert table.markdown([entry]).splitlines()[-1] in page, name
+    rows = [line for line in page if line.startswith("|") and re.search(r"v\d\w?:\d|tpu\d", line)]
+    assert len(rows) == len(recorded)
 
 
 def test_a_plan_depends_on_what_a_step_costs(config):
