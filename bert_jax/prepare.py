@@ -23,8 +23,8 @@ from bert_jax.errors import UserError
 from bert_jax.interop import hub
 
 _INPUT = flags.DEFINE_string(
-    "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds:NAME[/CONFIG]:SPLIT, or python-docs; "
-    "several may be separated by commas, and globs may be gs:// or other URLs")  # fmt: skip
+    "input", None, "globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet, tfds: or hf:NAME[/CONFIG]:SPLIT, or "
+    "python-docs; several may be separated by commas, and globs may be gs:// or other URLs")  # fmt: skip
 _OUTPUT = flags.DEFINE_string("output", None, "folder or URL of the corpus: new, or begun by the same command")
 _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them (a folder, a run's workdir, a "
@@ -40,7 +40,7 @@ _LANGUAGE = flags.DEFINE_string(
     "language", "en", "language of the text's sentences: a tag such as en, de-AT or zh-Hant"
 )
 _TEXT_FIELD = flags.DEFINE_string(
-    "text_field", "text", "field or column of .jsonl, .parquet and tfds that holds the text"
+    "text_field", "text", "field or column of .jsonl, .parquet, tfds and hf that holds the text"
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder in which tfds keeps its datasets")
 _EVAL_SHARE = flags.DEFINE_float(

@@ -196,7 +196,7 @@ def _rates(words, flag):
 
 def _file(value, text):
     """Returns a task's file as an absolute path: jobs run in another folder. Raises UserError if it is missing."""
-    if value.startswith("tfds:") or "://" in value or "=" in value:
+    if value.startswith(("tfds:", "hf:")) or "://" in value or "=" in value:
         return value
     if not pathlib.Path(value).is_file():
         raise UserError(f"--set_task={text}: no such file")

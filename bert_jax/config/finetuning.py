@@ -45,7 +45,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     check_values(values, FINETUNING)
     for key, expected in (
         ("init_from", "a model to start from: a workdir, a Hugging Face directory or name"),
-        ("task.train", "a file, or tfds:NAME[/CONFIG]:SPLIT"),
+        ("task.train", "a file, or tfds: or hf:NAME[/CONFIG]:SPLIT"),
     ):
         if not values[key]:
             raise UserError(f"config.{key}: empty; expected {expected} (--config.{key}=...)")

@@ -45,7 +45,10 @@ FINETUNING: dict[str, Key] = {
         "task",
         name=("sequence_classification", "Kind of task.", {"choices": TASKS}),
         problem=("single_label", "Kind of sequence classification.", {"choices": PROBLEMS}),
-        train=("", "Training data: tfds:NAME[/CONFIG]:SPLIT, or a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file."),
+        train=(
+            "",
+            "Training data: tfds: or hf:NAME[/CONFIG]:SPLIT, or a .csv, .tsv, .jsonl, .parquet, CoNLL or SQuAD file.",
+        ),
         held_out=(
             "",
             'Data that chooses the best checkpoint; several sets as "matched=...,mismatched=...".',

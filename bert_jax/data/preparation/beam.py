@@ -163,7 +163,11 @@ class Worker:
             return
         try:
             for part in shard:
-                if part.kind != "tfds" and not storage.is_remote(part.path) and not storage.exists(part.path):
+                if (
+                    part.kind not in ("tfds", "hf")
+                    and not storage.is_remote(part.path)
+                    and not storage.exists(part.path)
+                ):
                     raise UserError(
                         f"--input: no {part.path} on a worker; expected files on a path that every worker reaches"
                     )

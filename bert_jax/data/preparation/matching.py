@@ -53,7 +53,7 @@ def find_files(pattern: str, output: str | os.PathLike | None = None) -> list[st
 
 
 def _is_special(item):
-    return storage.is_remote(item) or item.strip() == "python-docs" or item.strip().startswith("tfds:")
+    return storage.is_remote(item) or item.strip() == "python-docs" or item.strip().startswith(("tfds:", "hf:"))
 
 
 def _is_in(path, folder):

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from bert_jax import files, storage
-from bert_jax.data import parquet
+from bert_jax.data import hf_source, parquet
 from bert_jax.data.preparation import encoding, python_docs
 from bert_jax.data.preparation.sources import Options, Part, open_tfds
 from bert_jax.errors import UserError
@@ -48,7 +48,7 @@ def read(part: Part, options: Options, skip: Callable[[str, str, int], None]) ->
       Unreadable: the part cannot be read to its end.
       UserError: remote storage fails, or a dataset cannot be opened.
     """
-    readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet, "tfds": _read_tfds}
+    readers = {"text": _read_text, "jsonl": _read_jsonl, "parquet": _read_parquet, "tfds": _read_tfds, "hf": _read_hf}
     try:
         if part.kind == "python_docs":
             yield from python_docs.read(part.path)
@@ -445,3 +445,14 @@ def _read_tfds(part, options, skip):
                 yield None
             else:
                 skip(f"tfds:{part.path} record {index}", reason, 0)
+
+
+def _read_hf(part, options, skip):
+    source = hf_source.open_split(f"hf:{part.path}")
+    for index, record in source.records([options.text_field], part.start, part.stop):
+        text, reason = _field_text(record, options.text_field)
+        if reason is None:
+            yield from _paragraphs(text)
+            yield None
+        else:
+            skip(f"hf:{part.path} record {index}", reason, 0)

@@ -9,7 +9,7 @@ import os
 import pathlib
 
 from bert_jax import storage
-from bert_jax.data import parquet, tfds_source
+from bert_jax.data import hf_source, parquet, tfds_source
 from bert_jax.data.preparation import matching, python_docs
 from bert_jax.errors import UserError
 
@@ -42,9 +42,10 @@ class Part:
     """A piece of an input that one process reads.
 
     Attributes:
-      kind: "text", "jsonl", "parquet", "tfds" or "python_docs".
-      path: the file; for tfds, NAME[/CONFIG]:SPLIT.
-      start, stop: range in bytes of text and jsonl, row groups of parquet, records of tfds; a stop of -1 is the end.
+      kind: "text", "jsonl", "parquet", "tfds", "hf" or "python_docs".
+      path: the file; for tfds and hf, NAME[/CONFIG]:SPLIT.
+      start, stop: range in bytes of text and jsonl, row groups of parquet, records of tfds and hf; a stop of -1 is the
+        end.
       size: estimated bytes of text.
     """
 
@@ -57,7 +58,7 @@ class Part:
     @property
     def where(self) -> str:
         """The path, with the range where the part is not the whole input; for messages."""
-        unit = {"parquet": "row groups", "tfds": "records"}.get(self.kind, "bytes")
+        unit = {"parquet": "row groups", "tfds": "records", "hf": "records"}.get(self.kind, "bytes")
         is_whole_file = self.start == 0 and self.stop == -1
         return self.path if is_whole_file else f"{self.path} ({unit} {self.start} to {self.stop})"
 
@@ -83,8 +84,8 @@ def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -
     """Cuts the inputs into shards of similar size, a pure function of the inputs' names and sizes.
 
     Args:
-      spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds:NAME[/CONFIG]:SPLIT, or python-docs;
-        several are separated by commas.
+      spec: globs of .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet files, tfds: or hf:NAME[/CONFIG]:SPLIT, or
+        python-docs; several are separated by commas.
       options: how inputs are read.
       output: a folder, or the URL of one, whose files are no inputs although a glob matches them.
 
@@ -99,10 +100,12 @@ def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -
             if not tfds_source.SPEC.fullmatch(item):
                 raise UserError(f"--input={item}: expected tfds:NAME[/CONFIG]:SPLIT, such as tfds:imdb_reviews:train")
             inputs.append(("tfds", item.removeprefix("tfds:")))
+        elif item.startswith("hf:"):
+            inputs.append(("hf", item.removeprefix("hf:")))
         else:
             inputs += [(_kind(path), path) for path in matching.find_files(item, output)]
     if not inputs:
-        raise UserError("--input: empty; expected a glob of files, tfds:NAME[/CONFIG]:SPLIT or python-docs")
+        raise UserError("--input: empty; expected a glob of files, tfds: or hf:NAME[/CONFIG]:SPLIT, or python-docs")
     inputs = list(dict.fromkeys(inputs))
     digest = hashlib.blake2b(digest_size=16)
     unsplit = []
@@ -135,6 +138,11 @@ def _kind(path):
 
 def _whole(kind, path, options):
     """Returns (the whole input as one part, a string that changes when the input does)."""
+    if kind == "hf":
+        source = hf_source.open_split(f"hf:{path}")
+        source.check_columns([options.text_field], "--input")
+        size = source.text_bytes(options.text_field)
+        return Part(kind, path, 0, len(source), size), f"{source.state} {options.text_field}"
     if kind == "tfds":
         source, bytes_per_record = open_tfds(path, options)
         size = len(source) * bytes_per_record
@@ -154,7 +162,7 @@ def _pieces(part, target, options):
     """Cuts a whole input into parts of about `target` bytes, where it can be read from the middle."""
     if part.kind == "parquet":
         return _row_groups(part, target, options)
-    if part.kind == "tfds":
+    if part.kind in ("tfds", "hf"):
         step, end = max(1, target * part.stop // max(1, part.size)), part.stop
     else:
         one_document = part.kind == "text" and options.documents == "file"

@@ -1,4 +1,4 @@
-"""Reads labelled data as tables: TFDS, CSV, TSV, JSONL, Parquet, CoNLL columns, SQuAD's JSON.
+"""Reads labelled data as tables: TFDS, `datasets`, CSV, TSV, JSONL, Parquet, CoNLL columns, SQuAD's JSON.
 
 Text formats may be compressed (.gz). Errors name the file and line of the record.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from bert_jax import files
 from bert_jax.config import listed
-from bert_jax.data import hashing, parquet, tfds_source
+from bert_jax.data import hashing, hf_source, parquet, tfds_source
 from bert_jax.data.tasks import conll, text_files
 from bert_jax.errors import UserError
 
@@ -101,7 +101,7 @@ def read(
     """Reads the records of a spec.
 
     Args:
-      spec: tfds:NAME[/CONFIG]:SPLIT, or globs of files; several are separated by commas.
+      spec: tfds: or hf:NAME[/CONFIG]:SPLIT, or globs of files; several are separated by commas.
       key: the config key that has it, for messages.
       task: config.task.
       wanted: columns that must exist. A CoNLL file gives its words and tags, a SQuAD file its question, context and
@@ -118,10 +118,12 @@ def read(
         parts += (
             [_read_tfds(item, key, task, wanted, optional, keep)]
             if item.startswith("tfds:")
+            else [_read_hf(item, key, wanted, optional, keep)]
+            if item.startswith("hf:")
             else [_read_file(path, key, task, wanted, optional, keep) for path in _matching(item, key)]
         )
     if not parts:
-        raise UserError(f"{key}: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
+        raise UserError(f"{key}: empty; expected files, or tfds: or hf:NAME[/CONFIG]:SPLIT")
     return _joined(parts)
 
 
@@ -145,7 +147,7 @@ def splits(
     """
     task = config.task
     if not task.train:
-        raise UserError("config.task.train: empty; expected files or tfds:NAME[/CONFIG]:SPLIT")
+        raise UserError("config.task.train: empty; expected files, or tfds: or hf:NAME[/CONFIG]:SPLIT")
     train = read(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
     if task.held_out:
         held_out = {
@@ -243,7 +245,7 @@ def _matching(pattern, key):
         hint = "it is a folder; name its files" if os.path.isdir(pattern) else "no such file"
         if files.is_stream(pattern):
             hint = "a pipe or a device, which cannot be read again after a restart"
-        raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob or tfds:NAME[/CONFIG]:SPLIT")
+        raise UserError(f"{key}={pattern}: {hint}; expected a file, a glob, or tfds: or hf:NAME[/CONFIG]:SPLIT")
     return paths
 
 
@@ -433,6 +435,21 @@ def _read_tfds(item, key, task, wanted, optional, keep):
             records.append((index, tuple(values), others))
     if not records:
         raise UserError(f"{key}={item}: found no record; expected at least one")
+    return _table(records, wanted, optional, names, f"{item} record")
+
+
+def _read_hf(item, key, wanted, optional, keep):
+    source = hf_source.open_split(item, key)
+    source.check_columns(wanted, key)
+    asked = [name for name in (*wanted, *optional) if name in source.columns]
+    beside = [name for name in source.columns if name not in asked] if keep else []
+    records = []
+    for index, record in source.records([*asked, *beside]):
+        values = (record.get(name) for name in (*wanted, *optional))
+        records.append((index, tuple(values), {name: record[name] for name in beside}))
+    if not records:
+        raise UserError(f"{key}={item}: found no record; expected at least one")
+    names = {name: classes for name, classes in source.class_names.items() if name in asked}
     return _table(records, wanted, optional, names, f"{item} record")
 
 
