@@ -87,7 +87,7 @@ def main(argv):
         settings, _OUTPUT.value, _WORKERS.value, _STRICT.value, cluster=cluster, overwrite=_OVERWRITE.value
     )
     print(pipeline.summary(manifest, _OUTPUT.value))
-    print(pipeline.next_command(manifest, _OUTPUT.value))
+    print(pipeline.next_command(manifest, str(_OUTPUT.value)))
 
 
 def _tokenizer_path(tokenizer):

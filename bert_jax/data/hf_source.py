@@ -101,7 +101,7 @@ def open_split(spec: str, flag: str = "--input") -> Source:
         import datasets
     except ImportError as error:
         raise UserError(f"{where}: needs the package datasets, which is not installed; pip install datasets") from error
-    name, split = match["name"], match["split"]
+    name, split, reason = match["name"], match["split"], ""
     with _quiet(datasets):
         for path, config in _candidates(name):
             try:

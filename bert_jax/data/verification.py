@@ -54,7 +54,7 @@ def check_ids(shard, tokens: np.ndarray, begin: int, vocab_size: int) -> None:
 
     Args:
       shard: a corpus.Shard.
-      tokens: ids of the shard, from the token number `begin` on.
+      tokens: ids of the shard, from the token number `begin` on, uint16 or uint32 [tokens].
       begin: see there.
       vocab_size: number of ids.
     """

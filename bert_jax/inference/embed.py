@@ -142,12 +142,12 @@ class Embedder(Predictor):
           UserError: a text or vector cannot be read, or there is no such kind.
         """
         kind = search.check_similarity(kind or self._similarity)
-        sides = [self._vectors(side, name)[0] for side, name in ((first, "first"), (second, "second"))]
-        if pairwise and len(sides[0]) != len(sides[1]):
-            raise UserError(f"second: found {len(sides[1])} vectors; expected {len(sides[0])}, one for each of first")
-        if sides[0].shape[1] != sides[1].shape[1]:
-            raise UserError(f"second: vectors of {sides[1].shape[1]} numbers; expected {sides[0].shape[1]}, as first's")
-        return search.similarities(*sides, kind, pairwise)
+        ours, theirs = self._vectors(first, "first")[0], self._vectors(second, "second")[0]
+        if pairwise and len(ours) != len(theirs):
+            raise UserError(f"second: found {len(theirs)} vectors; expected {len(ours)}, one for each of first")
+        if ours.shape[1] != theirs.shape[1]:
+            raise UserError(f"second: vectors of {theirs.shape[1]} numbers; expected {ours.shape[1]}, as first's")
+        return search.similarities(ours, theirs, kind, pairwise)
 
     def search(
         self,
