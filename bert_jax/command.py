@@ -1,13 +1,14 @@
 """Shared parts of the commands: recipe flags, and one clear line for a mistake of the user."""
 
 import contextlib
+import functools
 import glob
 import importlib.util
 import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -81,7 +82,9 @@ def processes() -> Iterator[None]:
         distributed.exit_now(2 if is_users else 1)
 
 
-def run(main, passes_on: bool = False, positional: str = "", outlives_output: bool = False) -> None:
+def run(
+    main, passes_on: bool = False, positional: str = "", outlives_output: bool = False, texts: Sequence[str] = ()
+) -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
     Args:
@@ -91,13 +94,14 @@ def run(main, passes_on: bool = False, positional: str = "", outlives_output: bo
       positional: name of the command's one positional argument, such as WORKDIR, or [WORKDIR] if it may be left out;
         "" for none.
       outlives_output: whether the command goes on where what it prints cannot be written, since its result is files.
+      texts: names of flags whose value is a text, in which "~/" is no home directory as it is in all others.
     """
     interruption.listen()
     _skip_tpu_search()
     _name_as_called()
     with cli.output_to_pipes(outlives_output):
         try:
-            app.run(_reporting(main, passes_on, positional), flags_parser=_parse)
+            app.run(_reporting(main, passes_on, positional), flags_parser=functools.partial(_parse, texts=texts))
         except UserError as error:
             _report(error)
         finally:
@@ -159,8 +163,8 @@ def _say(error):
     print(f"error: {error}", file=sys.stderr, flush=True)
 
 
-def _parse(argv):
-    arguments = [argv[0], *map(_underscored, argv[1:])]
+def _parse(argv, texts=()):
+    arguments = [argv[0], *(_expanded(_underscored(argument), texts) for argument in argv[1:])]
     _show_keys(arguments)
     try:
         sys.argv = _resolved(arguments)  # config_flags looks for overrides there
@@ -203,6 +207,14 @@ def _underscored(argument):
     """Returns an argument with the dashes of its flag's name as underscores: --dry-run becomes --dry_run."""
     name, equals, value = argument.partition("=")
     return name[:2] + name[2:].replace("-", "_") + equals + value if re.match(r"--\w", name) else argument
+
+
+def _expanded(argument, texts):
+    """Returns an argument whose value has the home directory in place of "~/"."""
+    name, equals, value = argument.partition("=")
+    if not argument.startswith("-") or not equals:
+        return argument if " " in argument else config_lib.expanded(argument)
+    return argument if name.lstrip("-") in texts else name + equals + config_lib.expanded(value)
 
 
 def _resolved(argv):

@@ -144,7 +144,7 @@ def run():
     verb = next((verb for verb in VERBS if verb.name == name), None)
     if verb:
         del sys.argv[1]
-    command.run(lambda argv: main(verb))
+    command.run(lambda argv: main(verb), texts=("text", "text_pair", "question", "context", "prompt"))
 
 
 def main(verb: Verb) -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from bert_jax import command
+from bert_jax.config import load_recipe
 from bert_jax.errors import command_line
 
 
@@ -76,3 +78,29 @@ def test_a_message_names_the_program_as_it_was_called(called, named, command):
 def test_a_python_session_is_shown_the_console_script(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "train.py", "-m"])
     assert command_line("show_batch") == "bert-jax show-batch"
+
+
+def test_the_home_directory_is_found_in_every_path(tmp_path, monkeypatch):
+    """Shells expand "~/" only at the beginning of a word, so not in --name=~/path."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    corpora = f"config.data.corpus={tmp_path}/a,{tmp_path}/b"
+    for argument, value in (
+        ("--config.data.corpus=~/a,~/b", f"--{corpora}"),
+        ("--workdir=~/runs/x", f"--workdir={tmp_path}/runs/x"),
+        ("--config.task.held_out=matched=~/m.tsv,other=~/n.tsv", f"={tmp_path}/m.tsv,other={tmp_path}/n.tsv"),
+        ("~/runs/x", f"{tmp_path}/runs/x"),
+        ("--input=a~/b", "--input=a~/b"),
+        ("--text=~/b", "--text=~/b"),
+    ):
+        assert command._expanded(argument, ("text",)).endswith(value)
+    (tmp_path / "recipe.py").write_text(
+        "import bert_jax.config as c\ndef get_config():\n  r = c.base()\n  r.data.corpus = '~/a,~/b'\n  return r\n"
+    )
+    assert load_recipe(str(tmp_path / "recipe.py")).data.corpus == f"{tmp_path}/a,{tmp_path}/b"
+    for name, arguments in (
+        ("pretrain", ["--config=small", "--config.data.corpus=~/absent", "--workdir=~/run"]),
+        ("doctor", ["~/absent"]),
+        ("evaluate", ["--model=~/absent", "--corpus=~/absent"]),
+    ):
+        result = run(name, *arguments)
+        assert result.returncode == 2 and f"{tmp_path}/absent" in result.stderr, result.stderr

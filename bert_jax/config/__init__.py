@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bert_jax.config.keys import ACTIVATIONS, FORMATS, PAIR_FORMATS
     from bert_jax.config.layout import check_layout
     from bert_jax.config.pretraining import base, check_devices, check_keys, check_optimizer, validate
-    from bert_jax.config.recipes import flat, listed, load_recipe, recipe_names, recipe_path, value
+    from bert_jax.config.recipes import expanded, flat, listed, load_recipe, recipe_names, recipe_path, value
     from bert_jax.config.run_phases import (
         Phase,
         batch_warmup,
@@ -34,7 +34,7 @@ _HOMES = {
     "keys": ("ACTIVATIONS", "FORMATS", "PAIR_FORMATS"),
     "layout": ("check_layout",),
     "pretraining": ("base", "check_devices", "check_keys", "check_optimizer", "validate"),
-    "recipes": ("flat", "listed", "load_recipe", "recipe_names", "recipe_path", "value"),
+    "recipes": ("expanded", "flat", "listed", "load_recipe", "recipe_names", "recipe_path", "value"),
     "run_phases": ("Phase", "batch_warmup", "by_tokens", "in_phase", "num_steps", "phase_at", "phases", "schedules"),
     "schema": ("check_type", "closest", "is_number"),
 }
@@ -60,6 +60,7 @@ __all__ = [
     "in_phase",
     "is_number",
     "listed",
+    "expanded",
     "load_recipe",
     "num_steps",
     "phase_at",

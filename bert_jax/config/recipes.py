@@ -1,7 +1,9 @@
 """Finds recipes, files with `get_config()`, by path or by name, and builds configs from the table of keys."""
 
 import importlib.util
+import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import ml_collections
 from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key, closest
 from bert_jax.errors import UserError
+
+_HOME = re.compile(r"(^|[,=])~(?=/|$)")
 
 
 def build(keys: Mapping[str, Key]) -> ml_collections.ConfigDict:
@@ -72,7 +76,23 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
         raise
     except Exception as error:  # a recipe is a program: anything may be wrong with it
         raise UserError(f"{path}: the recipe does not load: {_first_line(error)}") from error
+    _expand(config)
     return config
+
+
+def expanded(value: str) -> str:
+    """Returns a value of a key or flag with the home directory in place of "~/", also behind a comma or "=".
+
+    Shells expand it only at the beginning of a word, so not in --config.data.corpus=~/corpora/books.
+    """
+    return _HOME.sub(lambda begin: begin[1] + os.path.expanduser("~"), value)
+
+
+def _expand(config):
+    for key, value in config.items() if isinstance(config, ml_collections.ConfigDict) else ():
+        if isinstance(value, str) and _HOME.search(value):
+            config[key] = expanded(value)
+        _expand(value)
 
 
 def recipe_path(recipe: str) -> pathlib.Path:

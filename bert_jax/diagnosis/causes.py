@@ -21,6 +21,7 @@ SHORT_RUN_STEPS = 1000  # the small recipes leave the unigram plateau after some
 DUPLICATES = 0.1  # share of the documents; usual corpora have a few in a hundred
 MOSTLY_DUPLICATES = 0.5
 UNKNOWN = fit.UNKNOWN  # share of the text; a vocabulary made for it leaves next to none
+ALTERED, JOINERS = fit.ALTERED, fit.JOINERS  # shares of the letters and words
 MOSTLY_UNKNOWN = 0.2
 PADDING = 0.5  # paragraphs at 128 tokens have 36 %
 MOSTLY_PADDING = 0.8

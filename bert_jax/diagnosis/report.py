@@ -17,6 +17,7 @@ _PRETRAINING = (
     learning.over_unigram,
     learning.stuck_at_unigram,
     text.unknown_tokens,
+    text.altered_letters,
     learning.nsp_without_mlm,
     text.duplicates,
     course.peak_never_reached,

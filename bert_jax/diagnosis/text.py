@@ -50,6 +50,35 @@ def unknown_tokens(run: Run) -> Finding | None:
     return Finding("unknown_tokens", severity, message, reasons, figures)
 
 
+def altered_letters(run: Run) -> Finding | None:
+    """Checks whether the vocabulary's normalizer takes letters' marks, or joiners between letters, away."""
+    fits = [(text, text.manifest["tokenizer"].get("fit", {})) for text in run.readable_texts]
+    bad = [
+        (fit.get("altered_letter_share", 0), fit.get("lost_joiner_share", 0), text, fit)
+        for text, fit in fits
+        if fit.get("altered_letter_share", 0) >= causes.ALTERED or fit.get("lost_joiner_share", 0) >= causes.JOINERS
+    ]
+    if not bad:
+        return None
+    letters, joiners, worst, fit = max(bad, key=lambda entry: entry[:2])
+    parts, reasons = [], []
+    if letters >= causes.ALTERED:
+        examples = ", ".join(fit.get("altered_examples", ()))
+        parts.append(f"{percent(letters)} of the letters change in more than their case ({examples})")
+        reasons.append(
+            "lower-casing that strips accents, vowel signs and other marks: prepare with --strip_accents=false "
+            "or --lower_case=false, or start from a model whose vocabulary keeps them"
+        )
+    if joiners >= causes.JOINERS:
+        parts.append(f"in {percent(joiners)} of the words a joiner or non-joiner (U+200D, U+200C) is lost")
+        reasons.append(
+            "a normalizer that drops joiners: prepare the text with --tokenizer=train:bpe:N, which keeps them"
+        )
+    message = f"The vocabulary of {worst.path} reads other text than was written: {'; '.join(parts)}."
+    figures = {"altered_letter_share": letters, "lost_joiner_share": joiners, "corpus": worst.path}
+    return Finding("altered_letters", "note", message, reasons, figures)
+
+
 def duplicates(run: Run) -> Finding | None:
     """Checks whether many documents equal an earlier one."""
     bad = [text for text in run.readable_texts if text.duplicates >= causes.DUPLICATES * max(1, text.documents)]

@@ -108,3 +108,23 @@ def test_a_corpus_that_was_moved(copy, chain_corpus):
     }
     (copy / "run.json").write_text(json.dumps(run))
     assert "corpus_missing" not in findings(copy)[0]
+
+
+@pytest.mark.parametrize(
+    ("fit", "words"),
+    [
+        (
+            {"altered_letter_share": 0.2, "altered_examples": ["パ to ハ"]},
+            ["20 % of the letters", "パ to ハ", "strip_accents"],
+        ),
+        ({"lost_joiner_share": 0.3}, ["30 % of the words a joiner", "train:bpe:N"]),
+        ({"altered_letter_share": 0.005, "lost_joiner_share": 0.001}, None),
+        ({}, None),  # of an earlier version
+    ],
+)
+def test_letters_that_the_vocabulary_alters(fit, words):
+    corpus = corpora.Text("corpora/ja", {"tokenizer": {"fit": fit}})
+    finding = text.altered_letters(types.SimpleNamespace(readable_texts=[corpus]))
+    assert (finding is not None) == (words is not None)
+    for word in words or ():
+        assert word in finding.message + " ".join(finding.causes)

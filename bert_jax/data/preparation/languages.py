@@ -38,6 +38,18 @@ LANGUAGES = tuple(sorted({row.partition("=")[0] for row in _CODES.split()} | {"s
 _SAME = {
     other: code for row in (_CODES + _WITHIN).split() for code, *others in [row.split("=")] for other in others
 }  # fmt: skip
+# Languages for which the splitter has rules (abbreviations, ends of sentences), with those that take theirs.
+_RULES = """
+am ar=acm=aeb=apc=arq=ary=arz bg bn=bpy ca=oc da=jut=kl
+de=als=bar=dsb=frr=gsw=hrx=hsb=ksh=lb=nds=pdc=pdt=pfl=rm=sli=stq=vmf el=pnt en
+es=an=arn=ast=ay=ext=gn=guc=lad=nah=qu=qug fi=krl=olo=smn=vot
+fr=atj=avk=bci=bm=fon=frc=frp=gcf=gcr=hke=ht=kab=kbp=ln=lua=mg=pcd=ses=sg=shy=ty=wa=wls=wo gu hi=anp=awa=mag=mai=sa
+hy=hyw it=aae=co=egl=eml=fur=lij=lld=lmo=nap=pms=rgn=scn=sdc=sro=vec ja kk=kaa kn=tcy ml mr my=blk=kjp=ksw=mnw
+nl=li=srn=vls pa pl=csb=szl pt=gl=kea=mwl=tet=vmw
+ru=ab=alt=av=ba=bxr=ce=cv=gld=inh=kjh=koi=krc=kum=kv=lbe=lez=mdf=mhr=mrj=myv=os=sah=sjd=sty=tt=tyv=udm=xal sk=cs ta te
+uk=rue
+"""
+_TAKES = {code: row.split("=")[0] for row in _RULES.split() for code in row.split("=")}
 _TAG = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]{1,8})*")
 
 
@@ -56,3 +68,12 @@ def find_language(tag: str) -> str:
             f"zh-Hant whose language is one of {', '.join(LANGUAGES)}"
         )
     return code
+
+
+def rules_of(language: str) -> str:
+    """Returns the language by whose rules the splitter finds the sentences of one of LANGUAGES.
+
+    It has rules for some thirty; others take those of a related language, as sentencex's table of fallbacks says, and
+    else English ones, which know the marks of every script but only English abbreviations.
+    """
+    return _TAKES.get(language, "en")

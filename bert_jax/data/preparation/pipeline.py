@@ -395,6 +395,12 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
             f"longest has {train['longest_sentence']:,}), which rows are cut from anywhere: is --language="
             f"{manifest['settings']['language']} that of the text, or is a sentence a line (--sentences=line)?"
         )
+    rules = languages.rules_of(manifest["settings"]["language"])
+    if manifest["settings"]["sentences"] == "split" and rules != manifest["settings"]["language"]:
+        lines.append(
+            f"  sentences by the rules of {rules}: the splitter has none for --language="
+            f"{manifest['settings']['language']} itself"
+        )
     lines += ["", *warnings] if warnings else []  # apart from the numbers, so that they are seen
     return "\n".join(lines)
 

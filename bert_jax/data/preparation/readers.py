@@ -18,6 +18,7 @@ from bert_jax.errors import UserError
 _MAX_PARAGRAPH = 1 << 20  # characters; longer paragraphs and lines are cut, so that memory stays bounded
 _BLOCK = 1 << 17  # bytes decoded at once
 _RECORDS_AT_ONCE = 256
+_CHARACTER = 4  # bytes of the longest one
 _SAMPLED_PARAGRAPH = 1 << 12  # bytes; in a sample, lines are joined to paragraphs of about this size
 _NUMBERED_LINES = 20  # skipped records of a part whose line number is looked up
 
@@ -73,25 +74,88 @@ def _reraise(part, error):
     raise error
 
 
-@contextlib.contextmanager
-def _open(path):
-    with storage.open_binary(path) as file:
-        if not path.endswith(".gz"):
-            yield file
-            return
-        with gzip.open(file, "rb") as text:
-            yield text
+class _Unpacked(io.RawIOBase):
+    """Reads the text of a .gz, which ends before the first byte that is missing or damaged.
+
+    A file of which nothing can be read raises what gzip raises.
+
+    Attributes:
+      size: bytes of text read so far, from the beginning.
+      damage: why the text ends before its end; "" where it does not.
+    """
+
+    def __init__(self, file):
+        self._file = gzip.open(file, "rb")
+        self.size, self.damage, self._rest = 0, "", b""
+
+    def readable(self):
+        return True
+
+    def seekable(self):
+        return True
+
+    def seek(self, place, whence=io.SEEK_SET):
+        place = self._file.seek(place, whence)
+        self.size, self.damage, self._rest = place, "", b""
+        return place
+
+    def tell(self):
+        return self.size
+
+    def readinto(self, buffer):
+        while not self.damage:
+            try:
+                block = self._file.read1(max(1, len(buffer) - len(self._rest)))
+            except (EOFError, OSError, zlib.error) as error:
+                if not self.size:
+                    raise
+                self.damage = str(error)
+                break
+            # A character that the next block ends is given with it, so that damage divides none.
+            text = self._rest + block
+            whole = len(text) - _begun(text) if block and len(text) > _CHARACTER else len(text)
+            self._rest = text[whole:]
+            buffer[:whole] = text[:whole]
+            self.size += whole
+            return whole
+        return 0
+
+
+def _begun(text):
+    """Returns how many of the last bytes begin a character of UTF-8 without ending it."""
+    for size in range(1, _CHARACTER):
+        first = text[-size]
+        if first & 0xC0 != 0x80:
+            length = 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1
+            return size if length > size else 0
+    return 0
 
 
 @contextlib.contextmanager
-def _open_text(part):
-    """Opens a file of text. Raises Unreadable if it is of another encoding than UTF-8."""
-    with _open(part.path) as file:
+def _open_text(part, skip):
+    """Opens a file of text; `skip` is told if it is a .gz that is cut off or damaged behind what is read.
+
+    Raises Unreadable if it is of another encoding than UTF-8.
+    """
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(storage.open_binary(part.path))
+        unpacked = None
+        if part.path.endswith(".gz"):
+            unpacked = _Unpacked(file)
+            file = stack.enter_context(io.BufferedReader(unpacked, _BLOCK))
         problem = encoding.find_problem(file.read(encoding.EXAMINED_BYTES))
         if problem:
             raise Unreadable(part.where, problem)
         file.seek(0)
         yield file
+        if unpacked and unpacked.damage:
+            lost = max(0, part.size - unpacked.size)
+            skip(
+                part.path,
+                f"truncated or damaged .gz at byte {unpacked.size:,} of its text ({unpacked.damage}); the text before "
+                "is used",
+                lost,
+            )
 
 
 def _lines(file, rest=b""):
@@ -121,7 +185,7 @@ def _read_text(part, options, skip):
     in the range, and in the first range also the first document. A range in which none begins is read no further.
     """
     text = _Text(options.documents, encoding.Damage(part.path, skip), part.start == 0)
-    with _open_text(part) as file:
+    with _open_text(part, skip) as file:
         position, rest = _skip_to_line(file, part.start, part.stop), b""
         size = min(_BLOCK, _MAX_PARAGRAPH)
         # Whole lines are decoded a block at a time, up to where the place of each of them matters.
@@ -289,7 +353,7 @@ def read_bytes(part: Part, options: Options, skip: Callable[[str, str, int], Non
 
 def _byte_range(part, options, skip):
     by_line = options.documents == "line"
-    with _open_text(part) as file:
+    with _open_text(part, skip) as file:
         stop = -1 if part.stop == -1 else _word_start(file, part.stop)
         position = _word_start(file, part.start)
         if not part.path.endswith(".gz"):
@@ -334,7 +398,7 @@ def _word_start(file, place):
 
 def _read_jsonl(part, options, skip):
     numbered = 0
-    with _open_text(part) as file:
+    with _open_text(part, skip) as file:
         position = _skip_to_line(file, part.start, part.stop)
         number = 0
         while (part.stop == -1 or position < part.stop) and (line := file.readline()):
@@ -344,11 +408,15 @@ def _read_jsonl(part, options, skip):
                 if reason is None:
                     yield from _paragraphs(text)
                     yield None
-                else:
+                elif line.endswith(b"\n") or not _is_damaged(file):  # else it is what damage has left of a record
                     before = _count_lines(part) if part.start and numbered < _NUMBERED_LINES else 0
                     numbered += 1
                     skip(f"{part.path} line {before + number}", reason, len(line))
             position += len(line)
+
+
+def _is_damaged(file):
+    return isinstance(file, io.BufferedReader) and bool(getattr(file.raw, "damage", ""))
 
 
 def _record_text(line, field):

@@ -15,10 +15,25 @@ from bert_jax.data.tasks import metrics, records
 from bert_jax.errors import UserError, shortened
 
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
-_MISSING = ("nan", "NaN", "NAN", "<NA>", "NULL", "null", "\\N", "#N/A", "-100")  # transformers ignores -100
+_MISSING = (
+    "nan",
+    "NaN",
+    "NAN",
+    "<NA>",
+    "NULL",
+    "null",
+    "None",
+    "NaT",
+    "\\N",
+    "#N/A",
+    "-100",
+)  # transformers ignores -100
 _IGNORED = -100
 # Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
 _OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
+_MARKS_BETWEEN = re.compile(r"\s*[|+/&,;]\s*")  # those that stand between labels much more often than inside one
+# Kinds of values that are not labels of one task.
+_NOT_TOGETHER = ({"a truth", "a number"}, {"a truth", "a name"}, {"a number", "a name"})
 _LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 
 
@@ -83,7 +98,9 @@ class SingleLabel(Labels):
         occurring = dict.fromkeys(value for value in values if value is not None)
         self._numbers_too = bool(declared)
         if not declared:
+            _check_types(train, self._column, enumerate(zip(train.columns[self._column], values, strict=True)))
             _check_classes(train, self._column, values)
+            _check_joined(train, values, occurring)
         self.names = self._declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if len(self.names) < 2:
@@ -159,6 +176,12 @@ class MultiLabel(Labels):
                 "names, lists in JSONL or Parquet, or a column of 0 and 1 for each label"
             )
         if not declared:
+            pairs = (
+                (i, pair)
+                for i, (value, names) in enumerate(zip(train.columns[columns[0]], of_records, strict=True))
+                for pair in zip(value if isinstance(value, list) else names, names, strict=True)
+            )
+            _check_types(train, columns[0], pairs)
             _check_separators(train, of_records, occurring)
             if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in of_records):
                 raise UserError(
@@ -423,6 +446,51 @@ def _check_classes(table, column, names):
             )
 
 
+def _check_types(table, column, values):
+    """Raises UserError for labels of several types, such as true beside "yes", or of truths in two spellings.
+
+    Args:
+      table: the records.
+      column: the labels' column.
+      values: (record, (value, its name or None)) of each label.
+    """
+    first: dict[str, tuple[int, Any]] = {}
+    spelled: dict[str, str] = {}
+    for i, (value, name) in values:
+        if name is None:
+            continue
+        is_truth = name.lower() in ("true", "false")
+        kind = (
+            "a truth" if isinstance(value, bool) else "text of a truth" if is_truth else
+            "a number" if _number(name) is not None else "a name"
+        )  # fmt: skip
+        first.setdefault(kind, (i, value))
+        clash = next((other for other in first if {kind, other} in _NOT_TOGETHER), None)
+        if is_truth and spelled.setdefault(name.lower(), name) != name:
+            clash, first[kind] = kind, (i, value)
+            place, other = table.where(i), spelled[name.lower()]
+        elif clash:
+            place, other = table.where(first[clash][0]), first[clash][1]
+        else:
+            continue
+        raise UserError(
+            f"{table.where(i)}: {column!r} is {shortened(repr(value))}, but {shortened(repr(other))} at {place}; "
+            "expected labels of one type and spelling in all records, or config.task.labels"
+        )
+
+
+def _check_joined(table, names, occurring):
+    """Raises UserError for a class such as "x|y" where x and y are classes too: several labels in one text."""
+    for i, name in enumerate(names):
+        parts = [part for part in _MARKS_BETWEEN.split(name or "") if part]
+        if len(parts) > 1 and all(part in occurring for part in parts):
+            raise UserError(
+                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, which are labels too; "
+                "expected one label in each record, or config.task.problem=multi_label, or config.task.labels that "
+                "name it"
+            )
+
+
 def _number(name):
     """Returns the number that a name writes, also with a decimal comma; None for other names."""
     if not re.fullmatch(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?", name):
@@ -468,15 +536,25 @@ def _vector_size(table, column, declared):
 
 
 def _check_separators(table, of_records, occurring):
-    """Raises UserError for a label such as "x / y" where x and y are labels too."""
+    """Raises UserError for a label such as "x / y" where x and y are labels too, or parts of other such labels."""
+    of_joined: dict[str, set[str]] = {}
+    for name in occurring:
+        for part in _MARKS_BETWEEN.split(name):
+            of_joined.setdefault(part, set()).add(name)
     for i, names in enumerate(of_records):
         for name in names:
             parts = [part for part in _OTHER_SEPARATORS.split(name) if part]
+            joined = [part for part in _MARKS_BETWEEN.split(name) if part]
             if len(parts) > 1 and all(part in occurring for part in parts):
-                raise UserError(
-                    f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, which are labels too; "
-                    "expected | or commas between labels, or config.task.labels that name it"
-                )
+                what = "which are labels too"
+            elif len(joined) > 1 and all(part in occurring or len(of_joined[part]) > 1 for part in joined):
+                parts, what = joined, "which other labels join too"
+            else:
+                continue
+            raise UserError(
+                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {what}; "
+                "expected | or commas between labels, or config.task.labels that name it"
+            )
 
 
 def _zero_or_one(table, i, column, labelled):
