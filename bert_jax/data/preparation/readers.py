@@ -85,7 +85,7 @@ class _Unpacked(io.RawIOBase):
     """
 
     def __init__(self, file):
-        self._file = gzip.open(file, "rb")
+        self._file = gzip.GzipFile(fileobj=file, mode="rb")
         self.size, self.damage, self._rest = 0, "", b""
 
     def readable(self):

@@ -33,7 +33,12 @@ _IGNORED = -100
 _OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
 _MARKS_BETWEEN = re.compile(r"\s*[|+/&,;]\s*")  # those that stand between labels much more often than inside one
 # Kinds of values that are not labels of one task.
-_NOT_TOGETHER = ({"a truth", "a number"}, {"a truth", "a name"}, {"a number", "a name"})
+_NOT_TOGETHER = (
+    {"a truth", "a number"},
+    {"a truth", "text of a number"},
+    {"a truth", "a name"},
+    {"a number", "a name"},
+)
 _LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 
 
@@ -98,8 +103,8 @@ class SingleLabel(Labels):
         occurring = dict.fromkeys(value for value in values if value is not None)
         self._numbers_too = bool(declared)
         if not declared:
-            _check_types(train, self._column, enumerate(zip(train.columns[self._column], values, strict=True)))
             _check_classes(train, self._column, values)
+            _check_types(train, self._column, enumerate(zip(train.columns[self._column], values, strict=True)))
             _check_joined(train, values, occurring)
         self.names = self._declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
@@ -462,7 +467,8 @@ def _check_types(table, column, values):
         is_truth = name.lower() in ("true", "false")
         kind = (
             "a truth" if isinstance(value, bool) else "text of a truth" if is_truth else
-            "a number" if _number(name) is not None else "a name"
+            "a number" if isinstance(value, int | float) else
+            "text of a number" if _number(name) is not None else "a name"
         )  # fmt: skip
         first.setdefault(kind, (i, value))
         clash = next((other for other in first if {kind, other} in _NOT_TOGETHER), None)

@@ -143,6 +143,14 @@ def test_a_name_that_config_task_labels_has_is_no_other_form(tmp_path, load):
         (["caf\u00e9", "x", "cafe\u0301"], r"line 3: 'label' is '\w+.' in two forms of Unicode"),
         (["x", "y", 1], "line 1: 'label' is 'x', but a number at .*line 3; expected names or numbers in all records"),
         (["x", "y", ["x"]], "line 3: the label is a list; expected a name or a number"),
+        (["x", "y", "None"], r"line 3: no label in 'label' \(found 'None'\); .*config.task.labels with this name"),
+        ([True, "x"], "line 2: 'label' is 'x', but True at .*line 1; expected labels of one type and spelling"),
+        ([True, 0, 1], "line 1: 'label' is 'true', but a number at .*line 2"),
+        ([True, "True", False], "line 2: 'label' is 'True', but 'true' at .*line 2; expected labels of one type"),
+        (["true", "True", "false"], "line 2: 'label' is 'True', but 'true'"),
+        (["joy", "anger", "joy|anger"], "line 3: label 'joy|anger' joins 'joy' and 'anger', which are labels too"),
+        (["joy", "anger", "joy & anger"], "line 3: .*multi_label"),
+        (["joy", "joy+anger", "anger"], "line 2: label"),
         (["x", "y", {"a": 1}], "line 3: the label is a dict"),
     ],
 )
@@ -150,6 +158,29 @@ def test_a_missing_class_is_none_and_a_fraction_is_refused(tmp_path, load, label
     path = jsonl(tmp_path, "a.jsonl", rows(labels))
     with pytest.raises(UserError, match=message):
         load(train=path, held_out=path)
+
+
+def test_marks_inside_names_are_no_separators(tmp_path, load):
+    path = jsonl(tmp_path, "a.jsonl", rows(["C/C++", "R&B", "true", "false", "not true", "and/or"]))
+    assert len(load(train=path, held_out=path).labels) == 6
+    path = jsonl(tmp_path, "a.jsonl", rows([True, "true", False]))
+    assert load(train=path, held_out=path).labels == ("false", "true")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["joy", "anger", "joy+anger"], r"line 3: label 'joy\+anger' joins 'joy' and 'anger', which are labels too"),
+        (["joy+anger", "joy+fear", "anger+fear"], "line 1: .*, which other labels join too"),
+        (["joy/anger", "fear & joy", "anger"], "line 1: .*, which other labels join too"),
+        ([["joy", True], ["joy"]], "line 1: 'label' is True, but 'joy'"),
+        ([["joy"], ["joy", 3]], "line 2: 'label' is 3, but 'joy'"),
+    ],
+)
+def test_joined_and_mixed_labels_of_several_are_refused(tmp_path, load, labels, message):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    with pytest.raises(UserError, match=message):
+        load(train=path, held_out=path, problem="multi_label")
 
 
 def test_whole_numbers_as_pandas_writes_them(tmp_path, load):
