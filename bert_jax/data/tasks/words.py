@@ -3,11 +3,13 @@
 A row holds the sub-words of its words; long sentences are cut between words into windows. `cutting` learns from the
 words of a data set what `cut` does to a text: white space separates words; marks that are words of their own there,
 such as a full stop, 's or l', are cut off a word unless the data has it whole (U.S.); each character of a script
-without spaces is a word, unless the data has longer ones. A text that is cut already, where a full stop or the like
-stands alone, is left as it is.
+without spaces is a word, unless the data has longer ones; slashes and dashes inside words (and/or, 1990-1995) are cut
+where the data has them much oftener as words of their own between such neighbours than inside a word. A text that is
+cut already, where a full stop or the like stands alone, is left as it is.
 """
 
 import collections
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,6 +38,19 @@ _WIDE = re.compile(
     "\U00020000-\U0003ffff]"
 )
 _MOST_WHOLE = 5_000
+# Marks that some conventions cut inside a word too, such as Universal Dependencies, and others never.
+_INNER = frozenset("/-+=~\u00d7\u2010\u2011\u2013\u2014\u2026\u2044\u30fb\u00b7")
+_UNSPACED = frozenset("/\u2044\u30fb\u00b7")
+_OFTENER = 10
+_LEAST_INNER = 2  # occurrences from which a mark is known to be a word of its own inside words
+_ADDRESS = re.compile(r"\w+://|www\.|\S+@\S+\.\w|\w\.\w{2,}/", re.IGNORECASE)
+# Words that Penn Treebank's convention divides without a mark (tokenizer.sed).
+_DIVIDED = {
+    first + second: (first, second)
+    for first, second in map(str.split, (
+        "can not", "gon na", "got ta", "wan na", "gim me", "lem me", "'t is", "'t was", "d' ye", "more 'n", "what cha",
+    ))
+}  # fmt: skip
 
 
 class Window(NamedTuple):
@@ -52,8 +67,11 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
 
     Returns:
       "marks": words that are cut off others, at their beginning or end; "whole": words that end or begin with a mark,
-      the commonest 5,000; "longest_wide": characters of the longest word of a script without spaces, 0 without one.
+      the commonest 5,000, and words with a mark of "inner" inside; "inner": marks that are cut inside words, each with
+      the kinds of its neighbours (a letter, a digit); "divided": words without a mark that are two words in the data,
+      such as cannot; "longest_wide": characters of the longest word of a script without spaces, 0 without one.
     """
+    sentences = list(sentences)
     counts = collections.Counter(word for sentence in sentences for word in sentence)
     short = {word for word in counts if len(word) <= _LONGEST_MARK}
     candidates = {word for word in short if _is_mark(word) or _CLITIC.fullmatch(word)}
@@ -65,7 +83,59 @@ def cutting(sentences: Iterable[Sequence[str]]) -> dict[str, Any]:
     marks = {mark for mark in candidates if counts[mark] >= edges[mark]}
     whole = [word for word, _ in counts.most_common() if not _is_mark(word) and _edges(word, marks)]
     longest_wide = max((len(word) for word in counts if all(map(_WIDE.match, word)) and word), default=0)
-    return {"marks": sorted(marks), "whole": sorted(whole[:_MOST_WHOLE]), "longest_wide": longest_wide}
+    inner = _inner_marks(sentences, counts)
+    has_inner = [word for word, _ in counts.most_common() if any(kind in inner for _, _, kind in _inner_places(word))]
+    whole = {*whole[:_MOST_WHOLE], *has_inner[:_MOST_WHOLE]}
+    divided = _divided_words(sentences, counts) if any(map(_CLITIC.fullmatch, marks)) else []
+    return {
+        "marks": sorted(marks), "whole": sorted(whole), "inner": sorted(inner), "divided": divided,
+        "longest_wide": longest_wide,
+    }  # fmt: skip
+
+
+def _inner_places(word):
+    """Returns [start, end) of each mark between two letters or digits, with the mark and its neighbours' kinds."""
+    places = []
+    for match in re.finditer(r"(?<=\w)[^\w\s]{1,3}(?=\w)", word):
+        if set(match[0]) <= _INNER:
+            kind = match[0] + _kind(word[match.start() - 1]) + _kind(word[match.end()])
+            places.append((match.start(), match.end(), kind))
+    return places
+
+
+def _kind(character):
+    return "1" if character.isdigit() else "a"
+
+
+def _inner_marks(sentences, counts):
+    """Returns the marks, each with its neighbours' kinds, that are oftener a word of their own than inside one."""
+    inside: collections.Counter[str] = collections.Counter()
+    for word, count in counts.items():
+        if not _ADDRESS.search(word):
+            inside.update({kind: count for _, _, kind in _inner_places(word)})
+    alone: collections.Counter[str] = collections.Counter()
+    for sentence in sentences:
+        for before, word, after in zip(sentence, sentence[1:], sentence[2:], strict=False):
+            if word and set(word) <= _INNER and len(word) <= 3 and before[-1:].isalnum() and after[:1].isalnum():
+                alone[word + _kind(before[-1]) + _kind(after[0])] += 1
+    # Dashes stand alone in prose as well, with spaces around them, so that their being alone says less.
+    return {
+        kind
+        for kind, count in alone.items()
+        if count >= _LEAST_INNER and count > inside[kind] * (1 if kind[0] in _UNSPACED else _OFTENER)
+    }
+
+
+def _divided_words(sentences, counts):
+    """Returns those of _DIVIDED that the sentences have as two words and never as one, sorted."""
+    pairs = {pair: joined for joined, pair in _DIVIDED.items()}
+    seen = {
+        pairs[pair]
+        for sentence in sentences
+        for pair in itertools.pairwise(map(str.lower, sentence))
+        if pair in pairs
+    }  # fmt: skip
+    return sorted(seen - {word.lower() for word in counts})
 
 
 def is_cutting(value: Any) -> bool:
@@ -73,6 +143,7 @@ def is_cutting(value: Any) -> bool:
     if not isinstance(value, dict) or not isinstance(value.get("longest_wide"), int):
         return False
     lists = [value.get(name) for name in ("marks", "whole")]
+    lists += [value.get(name, []) for name in ("inner", "divided")]  # earlier versions had neither
     return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
@@ -84,13 +155,35 @@ def cut(text: str, how: Mapping[str, Any]) -> list[tuple[int, int]]:
       how: as `cutting` returns it.
     """
     marks, whole = set(how["marks"]), set(how["whole"])
+    inner, divided = set(how.get("inner", ())), set(how.get("divided", ()))
     pieces = [match.span() for match in re.finditer(r"\S+", text)]
     is_cut = any(text[start:end] in marks and text[start:end] in _ALONE for start, end in pieces)
     words = []
     for piece in pieces:
         for start, end in _without_wide(text, *piece, how["longest_wide"]):
-            words += [(start, end)] if is_cut else _without_marks(text, start, end, marks, whole)
+            if is_cut:
+                words.append((start, end))
+                continue
+            for place in _without_marks(text, start, end, marks, whole):
+                words += _without_inner(text, *place, inner, divided, marks, whole)
     return words
+
+
+def _without_inner(text, start, end, inner, divided, marks, whole):
+    """Returns the words of one whose ends are no marks: those between marks inside it, and the marks."""
+    word = text[start:end]
+    if word.lower() in divided:
+        middle = start + len(_DIVIDED[word.lower()][0]) if word.lower() in _DIVIDED else end
+        return [(start, middle), (middle, end)] if middle < end else [(start, end)]
+    if not inner or word in whole or _ADDRESS.search(word):
+        return [(start, end)]
+    words = []
+    places = [(a, b) for a, b, kind in _inner_places(word) if kind in inner]
+    first = start
+    for a, b in places:
+        words += [*_without_marks(text, start, first + a, marks, whole), (first + a, first + b)]
+        start = first + b
+    return [*words, *(_without_marks(text, start, end, marks, whole) if places else [(start, end)])]
 
 
 def _is_mark(word):

@@ -94,3 +94,47 @@ def test_conll_2003_is_cut_as_it_is():
         joined = [" ".join(sentence) for sentence in sentences]
         again = [[text[start:end] for start, end in words.cut(text, how)] for text in joined]
         assert sum(one != other for one, other in zip(sentences, again, strict=True)) <= most
+
+
+# Sentences in three conventions: each is the words, and the raw text as it was before it was cut.
+CONVENTIONS = {
+    "white space": [
+        ("He and/or she said, twice: I cannot.", "He|and/or|she|said,|twice:|I|cannot."),
+        ("The well-known (old) firm - new - didn't.", "The|well-known|(old)|firm|-|new|-|didn't."),
+        ("From 1990-1995 and then.", "From|1990-1995|and|then."),
+        ("I can not see, can you?", "I|can|not|see,|can|you?"),
+    ],
+    "Penn Treebank": [
+        ("He and/or she cannot say.", "He|and/or|she|can|not|say|."),
+        ("The well-known firm didn't, from 1990-1995.", "The|well-known|firm|did|n't|,|from|1990-1995|."),
+        ("I'm gonna try a part-time job.", "I|'m|gon|na|try|a|part-time|job|."),
+    ],
+    "Universal Dependencies": [
+        ("He and/or she cannot say.", "He|and|/|or|she|can|not|say|."),
+        ("The well-known firm didn't, from 1990-1995.", "The|well|-|known|firm|did|n't|,|from|1990|-|1995|."),
+        ("In 2001-2003 and/or later.", "In|2001|-|2003|and|/|or|later|."),
+        ("Her part-time e-mail job.", "Her|part|-|time|e-mail|job|."),
+        *[("It is a part-time, full-time job.", "It|is|a|part|-|time|,|full|-|time|job|.")] * 5,
+    ],
+}  # fmt: skip
+UNSEEN = {
+    "white space": [("She cannot come either/or; 2004-2006.", "She|cannot|come|either/or;|2004-2006.")],
+    "Penn Treebank": [("Cannot you, either/or, in 2004-2006?", "Can|not|you|,|either/or|,|in|2004-2006|?")],
+    "Universal Dependencies": [
+        ("Cannot you, either/or, in 2004-2006?", "Can|not|you|,|either|/|or|,|in|2004|-|2006|?"),
+        ("A long-term e-mail to a-b@c.org.", "A|long|-|term|e-mail|to|a-b@c.org|."),
+        ("See http://x.org/a-b, too.", "See|http://x.org/a-b|,|too|."),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_raw_text_is_cut_inside_words_as_the_training_data_was(convention):
+    seen = [(text, cut.split("|")) for text, cut in CONVENTIONS[convention]]
+    marks = [["?", ";"]] if convention != "white space" else []
+    how = json.loads(json.dumps(words.cutting([*(cut for _, cut in seen), *marks])))
+    assert words.is_cutting(how)
+    for text, cut in [*seen, *((text, cut.split("|")) for text, cut in UNSEEN[convention])]:
+        assert [text[start:end] for start, end in words.cut(text, how)] == cut
+    del how["inner"], how["divided"]  # a checkpoint of an earlier version
+    assert words.is_cutting(how) and words.cut("and/or cannot", how) == [(0, 6), (7, 13)]
