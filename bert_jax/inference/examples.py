@@ -137,7 +137,7 @@ class Reader:
                 wanted = " and ".join(f"`{key}`" for key in names[: max(self.required, i + 1)])
                 raise UserError(
                     f"{where}: no `{name}` string in {shown or shortened(str(dict(record)))!r}; expected {self.noun} "
-                    f"with {wanted}{also}"
+                    f"with {wanted}{also}{self._own()}"
                 )
             texts.append(str(text))
         return tuple(texts)
@@ -188,13 +188,16 @@ class Reader:
         """Returns in words what an example may be."""
         names = " and ".join(f"`{name}`" for name in self.fields[: self.required])
         also = f" and perhaps `{self.fields[-1]}`" if self.required < len(self.fields) else ""
-        own = ""
-        if self.columns and self.columns != self.fields[: len(self.columns)]:
-            own = f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
         forms = [] if self.required > 1 else ["a string"]
         forms += ["a pair of strings"] if len(self.fields) > 1 else []
         forms += ["a list of words"] if self.words else []
-        return f"{', '.join(forms)} or {self.noun} with {names}{also}{own}"
+        return f"{', '.join(forms)} or {self.noun} with {names}{also}{self._own()}"
+
+    def _own(self):
+        """Returns the end of a message: the columns of the model's own data, where they have other names."""
+        if not self.columns or self.columns == self.fields[: len(self.columns)]:
+            return ""
+        return f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
 
 
 def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:

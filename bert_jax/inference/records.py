@@ -16,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from bert_jax import files
+from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
@@ -245,7 +246,8 @@ class Records:
             missing = [name for name in names[: self._required] if name not in existing]
             missing = [] if reader.words and {"words", "tokens"} & {*existing} else missing
             if missing:
-                raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}")
+                near = closest(missing[0], existing)
+                raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}{near}")
             for batch in file.iter_batches(AT_ONCE):
                 for record in _as_records(batch):
                     number += 1

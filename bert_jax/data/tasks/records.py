@@ -18,6 +18,7 @@ import numpy as np
 
 from bert_jax import files
 from bert_jax.config import listed
+from bert_jax.config.schema import closest
 from bert_jax.data import hashing, hf_source, parquet, tfds_source
 from bert_jax.data.tasks import conll, text_files
 from bert_jax.errors import UserError
@@ -326,7 +327,8 @@ def _jsonl(path, wanted, optional, notes, keep):
         missing = [name for name in wanted if name not in record]
         if missing:
             fields = ", ".join(map(str, record)) or "none"
-            raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {fields}")
+            near = closest(missing[0], map(str, record))
+            raise UserError(f"{path} line {number}: no field {missing[0]!r}; found {fields}{near}")
         others = {name: value for name, value in record.items() if name not in names} if keep else {}
         yield number, tuple(record.get(name) for name in names), others
 
@@ -350,7 +352,9 @@ def _parquet(path, wanted, optional, notes, keep):
         existing = file.schema_arrow.names
         missing = [name for name in wanted if name not in existing]
         if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; found {', '.join(existing)}")
+            raise UserError(
+                f"{path}: no column {missing[0]!r}; found {', '.join(existing)}{closest(missing[0], existing)}"
+            )
         names = [name for name in (*wanted, *optional) if name in existing]
         beside = [name for name in existing if name not in names] if keep else []
         number = 0
@@ -419,7 +423,9 @@ def _read_tfds(item, key, task, wanted, optional, keep):
     features = source.dataset_info.features
     missing = [name for name in wanted if name not in features]
     if missing:
-        raise UserError(f"{key}={item}: no feature {missing[0]!r}; found {', '.join(features)}")
+        raise UserError(
+            f"{key}={item}: no feature {missing[0]!r}; found {', '.join(features)}{closest(missing[0], features)}"
+        )
     columns = [name for name in (*wanted, *optional) if name in features]
     names = {}
     for name in columns:

@@ -14,6 +14,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, shortened
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -174,7 +175,10 @@ def _check_columns(names, wanted, name, otherwise):
     for column in wanted:
         if column not in names:
             shown = ", ".join(shortened(other, 30) for other in names)
-            raise UserError(f"{name}: no column {column!r}; found {shown}; expected it in the header{otherwise}")
+            raise UserError(
+                f"{name}: no column {column!r}; found {shown}; expected it in the header{otherwise}"
+                f"{closest(column, names)}"
+            )
         if names.count(column) > 1:
             raise UserError(f"{name}: found {names.count(column)} columns {column!r}; expected one")
 
