@@ -37,11 +37,16 @@ class Examples:
         labels: np.ndarray,
         labelled: bool,
         table: records.Table,
+        is_alone: np.ndarray | None = None,
     ):
         self.tokenizer, self._first, self._second = tokenizer, first, second
         self.labels, self.labelled, self.table = labels, labelled, table
         self.lengths = first.lengths + (0 if second is None else second.lengths)
-        self.lengths += rows_lib.num_special(tokenizer, pair=second is not None)
+        # A record whose second text is null is a single text, as in predict.
+        alone = np.zeros(len(first), bool) if second is None or is_alone is None else is_alone
+        self._is_pair = ~alone & (second is not None)
+        single, pair = (rows_lib.num_special(tokenizer, pair=pair) for pair in (False, True))
+        self.lengths += np.where(self._is_pair, pair, single).astype(np.int32)
         self.others = table.others
 
     def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -57,7 +62,7 @@ class Examples:
     def _row(self, row):
         if row < 0:
             return [self.tokenizer.cls_id], [0]
-        second = None if self._second is None else self._second[row].tolist()
+        second = self._second[row].tolist() if self._second is not None and self._is_pair[row] else None
         return rows_lib.join(self.tokenizer, self._first[row].tolist(), second)
 
 
@@ -144,16 +149,23 @@ class SequenceTask:
     def _examples(self, tokenizer, table, split, labelled):
         """Encodes a table; `labelled` says whether a missing label is an error."""
         columns = [table.columns[name] for name in self._texts]
+        is_alone = np.array([text is None for text in columns[1]], bool) if len(columns) > 1 else None
+        if is_alone is not None and is_alone.any():
+            columns[1] = ["" if text is None else text for text in columns[1]]
+            self.notes.append(
+                f"{split}: {is_alone.sum():,} records have no {self._texts[1]} and are read as single texts, the first "
+                f"at {table.where(int(is_alone.argmax()))}"
+            )
         empty = []
         for i, texts in enumerate(zip(*columns, strict=True)):
             for text, name in zip(texts, self._texts, strict=True):
                 if not isinstance(text, str):
                     raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected text")
-            if not all(text.strip() for text in texts):
+            if not all(text.strip() for text in texts[: 1 if is_alone is not None and is_alone[i] else None]):
                 empty.append(i)
         if empty:
             self.notes.append(f"{split}: {len(empty):,} texts are empty, the first at {table.where(empty[0])}")
-        first, second, cut = _encoded(tokenizer, columns, self._length)
+        first, second, cut = _encoded(tokenizer, columns, self._length, is_alone)
         if cut:
             self.notes.append(
                 f"{split}: {cut:,} of {len(table):,} examples are longer than config.data.sequence_length="
@@ -161,11 +173,11 @@ class SequenceTask:
             )
         labels = self._labels.read(table, labelled)
         if labels is None:
-            return Examples(tokenizer, first, second, self._labels.zeros(len(table)), False, table)
-        return Examples(tokenizer, first, second, labels, True, table)
+            return Examples(tokenizer, first, second, self._labels.zeros(len(table)), False, table, is_alone)
+        return Examples(tokenizer, first, second, labels, True, table, is_alone)
 
 
-def _encoded(tokenizer, columns, length):
+def _encoded(tokenizer, columns, length, is_alone=None):
     """Encodes texts, cut to fit rows of `length` tokens.
 
     Returns:
@@ -174,13 +186,15 @@ def _encoded(tokenizer, columns, length):
     room = length - rows_lib.num_special(tokenizer, pair=len(columns) > 1)
     if room < len(columns):
         raise UserError(f"config.data.sequence_length: {length} leaves no room for {len(columns)} texts")
+    more = rows_lib.num_special(tokenizer, pair=True) - rows_lib.num_special(tokenizer, pair=False)
+    rooms = np.full(len(columns[0]), room) if is_alone is None else room + more * is_alone
     cut = 0
 
     def examples():
         nonlocal cut
         for start in range(0, len(columns[0]), _AT_ONCE):
             encoded = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
-            for texts_ids in zip(*encoded, strict=True):
+            for texts_ids, room in zip(zip(*encoded, strict=True), rooms[start:].tolist(), strict=False):
                 sizes = list(map(len, texts_ids))
                 kept = rows_lib.truncate_pair(sizes[0], sizes[1], room) if len(sizes) == 2 else (min(sizes[0], room),)
                 cut += sum(kept) < sum(sizes)

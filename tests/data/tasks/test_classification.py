@@ -197,6 +197,23 @@ def test_values_that_are_no_text_are_named(tmp_path, load):
         load(train=path, held_out=path)
 
 
+def test_a_null_second_text_is_a_single_text_as_in_predict(tmp_path, load, tokenizer):
+    records = [
+        {"a": "x y", "b": "z", "label": 0},
+        {"a": "x y", "b": None, "label": 1},
+        {"a": "x y", "b": "", "label": 0},
+    ]
+    path = jsonl(tmp_path, "a.jsonl", records)
+    task = load(train=path, held_out=path, text="a", text_pair="b")
+    batch = task.train.batch(np.arange(3), 16)
+    single = load(train=path, held_out=path, text="a").train.batch(np.arange(1), 16)
+    assert batch["input_ids"][1].tolist() == single["input_ids"][0].tolist()
+    assert batch["input_ids"][2].tolist() != batch["input_ids"][1].tolist()
+    used = (batch["input_ids"] != tokenizer.pad_id).sum(1)
+    assert task.train.lengths.tolist() == used.tolist()
+    assert any("1 records have no b and are read as single texts, the first at" in note for note in task.notes)
+
+
 def test_special_tokens_in_text_become_them(tmp_path, load, tokenizer):
     path = tsv(tmp_path, "a.tsv", ["a [SEP] b\t0", "c\t1"])
     task = load(train=path, held_out=path)
