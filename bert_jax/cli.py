@@ -18,9 +18,15 @@ from bert_jax import files
 # In the order in which a project needs them.
 COMMANDS = (
     "quickstart", "recipes", "prepare", "show_batch", "pretrain", "doctor", "evaluate", "finetune", "predict",
-    "demo", "convert", "plan",
+    "demo", "convert", "plan", "completion",
 )  # fmt: skip
 EXPERIMENT_COMMANDS = ("launch", "report")
+# Words that commands take without a flag.
+POSITIONAL = {
+    "recipes": ("pretraining", "finetuning"),
+    "predict": ("fill-mask", "classify", "tag", "answer", "embed"),
+    "completion": ("bash", "zsh"),
+}
 
 
 _CODE_OF_SIGPIPE = 141  # as shells report a command whose reader has ended

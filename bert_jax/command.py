@@ -1,10 +1,12 @@
 """Shared parts of the commands: recipe flags, and one clear line for a mistake of the user."""
 
 import contextlib
+import difflib
 import functools
 import glob
 import importlib.util
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -14,7 +16,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from bert_jax import cli, files, interruption
+from bert_jax import cli, files, interruption, listing
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError, command_line
@@ -22,23 +24,50 @@ from bert_jax.errors import UserError, command_line
 flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
 _default: str | None = None  # the recipe to use if --config is not given
 _schema = ""  # the schema whose keys --help_keys lists; "" where the command has no such flag
+_continues = False  # whether --workdir alone continues the run that it holds
+_STORED = pathlib.Path(__file__).parent / "runs" / "stored.py"  # the recipe that reads a workdir's config
 
 
-def define_config_flag(default: str | None = None, schema: str = "pretraining") -> None:
+def define_config_flag(default: str | None = None, schema: str = "pretraining", continues: bool = False) -> None:
     """Defines --config=FILE|NAME, --config.KEY=VALUE and --help_keys[=PREFIX].
 
     Args:
       default: the recipe to use if --config is not given; None: --config is required.
       schema: whose keys --help_keys lists: "pretraining" or "finetuning".
+      continues: whether, without --config, the config is that of the run in --workdir.
     """
-    global _default, _schema  # not the flag's own default: overrides would be read before they are checked
-    _default, _schema = default, schema
+    global _default, _schema, _continues  # not the flag's own default: overrides would be read before they are checked
+    _default, _schema, _continues = default, schema, continues
     config_flags.DEFINE_config_file(
         "config", None, f"recipe: a file, or a name such as bert_base ({command_line('recipes')})"
     )
     flags.DEFINE_string("help_keys", None, "list the configuration keys, or with =PREFIX those of a group such as data")
-    if not default:
+    if not default and not continues:
         flags.mark_flag_as_required("config")
+
+
+def check_config(config: Any, workdir: str) -> None:
+    """Raises UserError for a config that cannot work, where that shows without jax, whose import takes seconds.
+
+    The run checks everything again. Not checked here are a run that goes on or starts from a model, which may complete
+    the config, and one of several processes, which report a mistake once.
+
+    Args:
+      config: the config of --config.
+      workdir: the run's workdir.
+    """
+    from bert_jax.processes import clusters
+
+    values = flags.FLAGS
+    if clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id):
+        return
+    config = config.copy_and_resolve_references()
+    if _schema == "finetuning":
+        finetune_config.validate(config)
+        return
+    config_lib.check_keys(config)
+    if not config.init_from and not config.model_from_init and not os.path.exists(os.path.join(workdir, "config.json")):
+        config_lib.validate(config)
 
 
 def define_process_flags() -> None:
@@ -51,6 +80,8 @@ def define_process_flags() -> None:
 def config_changes() -> tuple[Any, set[str]]:
     """Returns the config of the recipe that --config names, and the keys that --config.KEY=VALUE changed in it."""
     recipe = next((argument.partition("=")[2] for argument in sys.argv[1:] if argument.startswith("--config=")), None)
+    if recipe and recipe.startswith(f"{_STORED}:"):  # a run that goes on: what its recipe was no longer matters
+        return flags.FLAGS.config, set()
     names = (argument.lstrip("-").partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-"))
     changed = {name.removeprefix("config.") for name in names if name.startswith("config.")}
     return config_lib.load_recipe(recipe or _default or ""), changed
@@ -165,9 +196,11 @@ def _say(error):
 
 def _parse(argv, texts=()):
     arguments = [argv[0], *(_expanded(_underscored(argument), texts) for argument in argv[1:])]
+    _show_help(arguments)
     _show_keys(arguments)
     try:
-        sys.argv = _resolved(arguments)  # config_flags looks for overrides there
+        is_help = {"--helpfull", "--helpshort", "--helpxml"} & set(arguments)
+        sys.argv = arguments if is_help else _resolved(arguments)  # config_flags looks for overrides there
         with _help_succeeds():
             rest = flags.FLAGS(sys.argv)
         if flags.FLAGS["verbosity"].using_default_value:
@@ -175,12 +208,56 @@ def _parse(argv, texts=()):
         return rest
     except BrokenPipeError:
         raise
+    except flags.UnrecognizedFlagError as error:
+        raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)} (see --help)") from error
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        message = " ".join(str(error).split())
-        missing = re.fullmatch(r"flag (--\w+)=None: Flag .* must have a value other than None\.", message)
-        if missing:
-            message = f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
-        raise UserError(message) from error
+        raise UserError(_in_words(" ".join(str(error).split()))) from error
+
+
+def _in_words(message):
+    """Returns a message of absl about a flag as the commands word theirs."""
+    missing = re.fullmatch(r"flag (--\w+)=None: Flag .* must have a value other than None\.", message)
+    if missing:
+        return f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
+    choice = re.fullmatch(r"flag --([\w.]+)=(.*): value should be one of <(.*)>", message)
+    if choice:
+        choices = choice[3].split("|")
+        return (
+            f"--{choice[1]}={choice[2]}: expected one of {', '.join(choices)}{config_lib.closest(choice[2], choices)}"
+        )
+    number = re.fullmatch(
+        r"flag --([\w.]+)=(.*): (?:invalid literal for int\(\)|could not convert string to (float)).*", message
+    )
+    if number:
+        return f"--{number[1]}={number[2]}: expected {'a number' if number[3] else 'a whole number'}"
+    return message
+
+
+def _nearest_flag(name):
+    """Returns the end of a message about an unknown flag: the flag, or the config key, that was meant; "" for none."""
+    known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+    if _schema:
+        known += [f"config.{key}" for key in listing.keys(_schema)]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+    if not near and _schema:
+        last = {f"config.{key}".rpartition(".")[2]: f"config.{key}" for key in listing.keys(_schema)}
+        whole = [f"config.{name}"] if name in listing.keys(_schema) else []
+        near = whole or [last[word] for word in difflib.get_close_matches(name, last, n=1, cutoff=0.7)]
+    return f"; did you mean --{near[0]}?" if near else ""
+
+
+def _show_help(arguments):
+    """Prints the command's help and exits if -h or --help is among the arguments."""
+    own = arguments[1 : arguments.index("--") if "--" in arguments else None]
+    if not {"-h", "--h", "-help", "--help"} & set(own):
+        return
+    text = flags.FLAGS.main_module_help()
+    lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
+    lines += [line for line in text.splitlines() if line.startswith("  ")]
+    if _schema:
+        lines += ["", *listing.help_sections(_schema)]
+    print("\n".join([*lines, "", "--helpfull lists the flags of the libraries too."]))
+    sys.exit(0)
 
 
 @contextlib.contextmanager
@@ -229,11 +306,43 @@ def _resolved(argv):
         if argument.startswith("-") and name.startswith("config."):
             overrides.append(argument)
         rest.append(argument)
+    if recipe is None and _continues:
+        return [argv[0], *_continued(rest, overrides), *rest]
     if overrides and recipe is None:
         raise UserError(f"--config: missing, but there is {overrides[0]}; expected --config=RECIPE")
     if recipe is None:
         return [argv[0], *rest]
     config: Any = config_lib.load_recipe(recipe)
+    _check_overrides(config, overrides, recipe)
+    return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]
+
+
+def _continued(rest, overrides):
+    """Returns the argument that makes the config that of the run in --workdir."""
+    words = iter(rest)
+    values = [next(words, "") if word in ("--workdir", "-workdir") else word.partition("=")[2] for word in words
+              if word.lstrip("-").partition("=")[0] == "workdir"]  # fmt: skip
+    expected = f"--config=RECIPE ({command_line('recipes')} lists them)"
+    if not values or not values[-1]:
+        raise UserError(f"--config: missing; expected {expected}, or --workdir=DIR alone with a run to continue")
+    from bert_jax.runs import workdir as workdir_lib
+
+    path = workdir_lib.to_path(values[-1], "--workdir=")
+    if not (path / "config.json").exists():
+        raise UserError(f"--config: missing, and --workdir={values[-1]} holds no run to continue; expected {expected}")
+    config = workdir_lib.read(path)[1]
+    kind = "finetuning" if "task" in config else "pretraining"
+    if kind != _schema:
+        name, words = ("finetune", "fine-tuning") if kind == "finetuning" else ("pretrain", "pre-training")
+        raise UserError(
+            f"--workdir={values[-1]}: holds a run of {words}; expected {command_line(name)} --workdir={values[-1]}"
+        )
+    _check_overrides(config, overrides, values[-1])
+    return [f"--config={_STORED}:{values[-1]}"]
+
+
+def _check_overrides(config, overrides, recipe):
+    """Raises UserError for an override of a key that the config does not have."""
     schema = finetune_config.schema_of(config)
     for argument in overrides:
         key = argument.lstrip("-").partition("=")[0].removeprefix("config.")
@@ -243,4 +352,3 @@ def _resolved(argv):
                 "pre-training, or keys of fine-tuning"
             )
         config_lib.check_key(key, schema)
-    return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]

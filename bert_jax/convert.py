@@ -1,6 +1,6 @@
 """Writes a model as a Hugging Face directory that transformers loads.
 
-    python -m bert_jax.convert --input=MODEL --output=DIR [--push_to_hub=NAME [--private]]
+    python -m bert_jax.convert --model=MODEL --output=DIR [--push_to_hub=NAME [--private]]
 
 The directory holds config.json, model.safetensors and the tokenizer's files, and the modules of sentence-transformers
 if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
@@ -20,9 +20,10 @@ from absl import flags
 
 from bert_jax import command, files
 
-_INPUT = flags.DEFINE_string(
-    "input", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
+_MODEL = flags.DEFINE_string(
+    "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
 )
+flags.DEFINE_alias("input", "model")  # the flag's name in earlier versions
 _OUTPUT = flags.DEFINE_string("output", None, "the directory to write; new or empty")
 _DTYPE = flags.DEFINE_enum(
     "dtype",
@@ -78,7 +79,7 @@ def _convert(output, repository=""):
 
     huggingface.check_output(output, _OVERWRITE.value)
     card = ""
-    name, step = workdir.name_and_step(_INPUT.value, _STEP.value)
+    name, step = workdir.name_and_step(_MODEL.value, _STEP.value)
     if workdir.holds_run(name):
         model = open_model(name, step, part=_PART.value)
     elif step is not None:

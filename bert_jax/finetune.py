@@ -23,6 +23,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
+    command.check_config(flags.FLAGS.config, _WORKDIR.value)
     with signals.exit_on_sigterm(), command.processes():
         from bert_jax.finetuning import run as finetuning  # after the flags: importing jax takes a second
         from bert_jax.runs.loggers import say
@@ -37,7 +38,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command.define_config_flag(schema="finetuning")
+    command.define_config_flag(schema="finetuning", continues=True)
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
     command.run(main, outlives_output=True)

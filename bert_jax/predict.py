@@ -28,10 +28,14 @@ import sys
 from absl import flags
 
 from bert_jax import command, files, outputs
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
+)
+_STEP = flags.DEFINE_string(
+    "step", None, "for a workdir: step of the checkpoint, best, mean:K or ema:DECAY; default: the newest"
 )
 _INPUT = flags.DEFINE_string(
     "input",
@@ -136,10 +140,11 @@ VERBS = (
 def run():
     """Runs the verb that the command line names."""
     names = [verb.name for verb in VERBS]
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in names and name not in ("--help", "--helpfull", "-h", "--helpshort"):
-        expected = f"{command_line('predict')} {'|'.join(names)} ..."
-        print(f"error: {name or 'no verb'}: expected {expected}", file=sys.stderr)
+    name = sys.argv[1].replace("_", "-") if len(sys.argv) > 1 else ""
+    if name not in names and name not in ("--help", "--helpfull", "-h", "--helpshort", "--helpxml"):
+        found = sys.argv[1] if name else "no verb"
+        expected = f"{command_line('predict')} {'|'.join(names)} ...{closest(name, names)}"
+        print(f"error: {found}: expected {expected}", file=sys.stderr)
         sys.exit(2)
     verb = next((verb for verb in VERBS if verb.name == name), None)
     if verb:
@@ -260,10 +265,16 @@ def _encoder(verb):
 
 
 def _open(verb):
+    name = _MODEL.value
+    if _STEP.value is not None:
+        from bert_jax.runs import workdir
+
+        name = "@".join(map(str, workdir.name_and_step(name, _STEP.value)))
+
     import bert_jax  # after the flags: importing jax takes a second
 
     return getattr(bert_jax, verb.predictor).from_pretrained(
-        _MODEL.value, dtype=_DTYPE.value, packing=_packing(), **_options(verb.class_flags)
+        name, dtype=_DTYPE.value, packing=_packing(), **_options(verb.class_flags)
     )
 
 

@@ -18,6 +18,7 @@ def main(argv):
     del argv
     if not _WORKDIR.value:
         raise UserError("--workdir: empty; expected a directory")
+    command.check_config(flags.FLAGS.config, _WORKDIR.value)
     with signals.exit_on_sigterm(), command.processes():
         from bert_jax.training import pretraining  # after the flags: importing jax takes a second
 
@@ -26,7 +27,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command.define_config_flag()
+    command.define_config_flag(continues=True)
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
     command.run(main, outlives_output=True)

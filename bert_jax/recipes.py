@@ -7,21 +7,23 @@ vocabulary. Where the vocabulary is the corpus's own, "+ N a token" is what each
 replaced-token detection is not counted.
 """
 
-import ast
-import pathlib
 from collections.abc import Iterator
 
-from bert_jax import command
+from bert_jax import cli, command
 from bert_jax import config as config_lib
+from bert_jax.config.recipes import recipe_names
 from bert_jax.errors import UserError, command_line
+from bert_jax.listing import description
 
-KINDS = ("pretraining", "finetuning")
+KINDS = cli.POSITIONAL["recipes"]
 
 
 def main(argv):
     kinds = argv[1:] or list(KINDS)
     if kinds[0] not in KINDS:
-        raise UserError(f"{kinds[0]}: unknown kind of recipe; expected {' or '.join(KINDS)}")
+        raise UserError(
+            f"{kinds[0]}: unknown kind of recipe; expected {' or '.join(KINDS)}{config_lib.closest(kinds[0], KINDS)}"
+        )
     for kind in kinds:
         lines = pretraining_lines() if kind == "pretraining" else finetuning_lines()
         for line in lines:
@@ -54,19 +56,6 @@ def finetuning_lines() -> Iterator[str]:
             yield f"  {name:<22}{config.task.name:<26}{description(name)}"
 
 
-def recipe_names() -> list[str]:
-    """Returns the names of all recipes, sorted, such as "bert_base" and "finetune/sst2"."""
-    folder = config_lib.recipe_path("quickstart").parent
-    paths = (path.relative_to(folder) for path in folder.rglob("*.py") if not path.stem.startswith("_"))
-    return sorted(path.with_suffix("").as_posix() for path in paths)
-
-
-def description(name: str) -> str:
-    """Returns the first line of a recipe's docstring."""
-    tree = ast.parse(pathlib.Path(config_lib.recipe_path(name)).read_text("utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
-
-
 def parameter_words(config) -> str:
     """Returns the size of a pre-training recipe's model, such as "110.1M", or "0.5M + 129 a token"."""
     if config.model.vocab_size:
@@ -77,7 +66,6 @@ def parameter_words(config) -> str:
 
 def count(config, vocab_size: int) -> int:
     """Returns the number of parameters of a pre-training recipe's model, without allocating any."""
-
     from bert_jax import model as model_lib
     from bert_jax import objectives
 

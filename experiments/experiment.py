@@ -181,9 +181,8 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
     if not path.is_file():
         files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
         names = [file.stem for file in files if "\ndef get_experiment(" in file.read_text("utf-8")]
-        raise UserError(
-            f"--experiment={path}: no such file; expected one with get_experiment(scale), or one of {', '.join(names)}"
-        )
+        near = config_lib.closest(path.stem, names) or f", or one of {', '.join(names)}"
+        raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale){near}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:

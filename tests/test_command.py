@@ -1,12 +1,14 @@
 """Flags that several commands share: --help-keys, and mistakes that end in one line."""
 
+import os
+import pathlib
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from bert_jax import command
+from bert_jax import cli, command, listing
 from bert_jax.config import load_recipe
 from bert_jax.errors import command_line
 
@@ -104,3 +106,71 @@ def test_the_home_directory_is_found_in_every_path(tmp_path, monkeypatch):
     ):
         result = run(name, *arguments)
         assert result.returncode == 2 and f"{tmp_path}/absent" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_lists_recipes_and_keys(flag):
+    for name, kind in (("pretrain", "pretraining"), ("finetune", "finetuning")):
+        result = run(name, flag)
+        assert result.returncode == 0 and not result.stderr
+        for recipe in listing.recipe_names(kind):
+            assert f"\n  {recipe} " in result.stdout and listing.description(recipe) in result.stdout
+        for key in listing.MOST_USED[kind]:
+            assert f"\n  {key} " in result.stdout and listing.keys(kind)[key].doc in result.stdout
+        assert "--help-keys" in result.stdout and __file__.partition("tests")[0] not in result.stdout
+
+
+@pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS])
+def test_every_command_has_both_helps(name):
+    line = [sys.executable, "-m", cli.module_of(name)]
+    texts = [subprocess.run([*line, flag], capture_output=True, text=True) for flag in ("-h", "--help")]
+    assert [text.returncode for text in texts] == [0, 0] and texts[0].stdout == texts[1].stdout
+    assert texts[0].stdout.startswith(cli.summary(name)) and not texts[0].stderr
+
+
+# A mistake, the command that it is made in, and what the one line says. All are told without jax.
+MISTAKES = {
+    "pretrain --config=bert_bse --workdir=W": "--config=bert_bse: no such file or recipe; did you mean bert_base?",
+    "pretrain --config=bert_base --workdir=W --config.data.corpsu=x": "did you mean data.corpus?",
+    "pretrain --config=bert_base --wrokdir=W": "--wrokdir: unknown flag; did you mean --workdir? (see --help)",
+    "pretrain --config=bert_base --workdir=W --learning_rate=1": "did you mean --config.optimizer.learning_rate?",
+    "pretrain --config=bert_base --workdir=W --data.corpus=x": "did you mean --config.data.corpus?",
+    "pretrain --config=bert_base --workdir=W --config.train.num_steps=ten": "num_steps=ten: expected a whole number",
+    "pretrain --config=bert_base --workdir=W --config.optimizer.b1=x": "optimizer.b1=x: expected a number",
+    "pretrain --config=bert_base --workdir=W --config.data.batch_size=0": "config.data.batch_size: found 0; expected",
+    "pretrain --config=bert_base --workdir=W --config.model.positions=rotry": "did you mean rotary?",
+    "pretrain --config=bert_base --workdir=W --config.model.hidden_size=770": "not divisible by config.model.num_heads",
+    "pretrain --config=bert_base --workdir=W --config.data.format=full_sentences": "has no sentence pairs",
+    "pretrain --config=finetune/sst2 --workdir=W": "--config: a fine-tuning recipe",
+    "pretrain --workdir=W": "--config: missing, and --workdir=W holds no run to continue; expected --config=RECIPE",
+    "pretrain": "--config: missing; expected --config=RECIPE",
+    "finetune --config=finetune/sts2 --workdir=W": "did you mean finetune/stsb?",
+    "finetune --config=finetune/sst2 --workdir=W": "config.init_from: empty; expected a model to start from",
+    "finetune --config=bert_base --workdir=W": "--config: a pre-training recipe",
+    "finetune --workdir=W": "--config: missing, and --workdir=W holds no run to continue",
+    "predict embd --model=M": "did you mean embed?",
+    "predict embed --model=M --text=x --dtype=bfloat": "--dtype=bfloat: expected one of float32, bfloat16; did you",
+    "predict embed --modle=M --text=x": "--modle: unknown flag; did you mean --model?",
+    "recipes pretrainng": "did you mean pretraining?",
+    "convert --modl=M --output=D": "--modl: unknown flag; did you mean --model?",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
+    program = (
+        "import atexit, os, sys\n"
+        "from bert_jax import cli\n"
+        "slow = {'jax', 'flax', 'numpy', 'tokenizers'}\n"
+        "atexit.register(lambda: print('loaded:', *sorted(slow & set(sys.modules))))\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    root = str(pathlib.Path(__file__).parents[1])
+    result = subprocess.run(
+        [sys.executable, "-c", program, *line.split()], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stdout == "loaded:\n", result.stdout + result.stderr
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert MISTAKES[line] in result.stderr and len(result.stderr) < 300
+    assert not any(tmp_path.iterdir())

@@ -15,7 +15,7 @@ ORDER = (
     "sharding", "interop", "objectives",
     "runs", "training", "finetuning", "inference", "planning", "diagnosis",
 )  # fmt: skip
-HELPERS_OF_COMMANDS = {"command", "cli"}
+HELPERS_OF_COMMANDS = {"command", "cli", "listing"}
 
 
 def module_name(path):

@@ -71,6 +71,7 @@ COVERED_BY = {
     "pretrain.py": "config/test_pretraining.py",
     "processes/distributed.py": "training/test_hosts.py",  # needs several processes that train
     "runs/checkpoint_files.py": "runs/test_checkpoints.py",
+    "listing.py": "test_command.py",
     "runs/claim.py": "training/test_bad_input.py",
     "runs/identity.py": "training/test_bad_input.py",
     "runs/workdir.py": "training/test_bad_input.py",

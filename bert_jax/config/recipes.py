@@ -11,7 +11,7 @@ import ml_collections
 
 from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key, closest
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, command_line
 
 _HOME = re.compile(r"(^|[,=])~(?=/|$)")
 
@@ -104,8 +104,10 @@ def recipe_path(recipe: str) -> pathlib.Path:
         named = folder / f"{recipe.removeprefix('configs/').removesuffix('.py')}.py"
         if named.is_file():
             return named
-    names = recipe_names()
-    raise UserError(f"--config={recipe}: no such file or recipe{closest(recipe, names)}; recipes: {', '.join(names)}")
+    raise UserError(
+        f"--config={recipe}: no such file or recipe{closest(recipe, recipe_names())} ({command_line('recipes')} lists "
+        "them)"
+    )
 
 
 def recipe_names() -> list[str]:
@@ -114,7 +116,7 @@ def recipe_names() -> list[str]:
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in recipe_folders()
         for path in folder.rglob("*.py")
-        if path.stem != "__init__"
+        if not path.stem.startswith("_")
     )
 
 

@@ -106,7 +106,8 @@ class Key:
         """
         check_type(where, value, self.default)
         if self.choices and value not in self.choices:
-            raise UserError(f"{where}{suffix}: found {value!r}; expected one of {', '.join(self.choices)}")
+            near = closest(value, self.choices)
+            raise UserError(f"{where}{suffix}: found {value!r}; expected one of {', '.join(self.choices)}{near}")
         if self.is_number:
             self._check_bounds(where, value, suffix)
 

@@ -64,7 +64,7 @@ def read(
         raise UserError(f"{directory}: no weights; expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
     raise UserError(
         f"{pickle}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
-        f"{command_line('convert')} --input={model or directory} --output=DIR reads it safely and writes that"
+        f"{command_line('convert')} --model={model or directory} --output=DIR reads it safely and writes that"
     )
 
 

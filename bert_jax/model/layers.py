@@ -23,7 +23,7 @@ class Keys:
         self._count = 0
 
     def params(self) -> jax.Array:
-        """Returns the next key."""
+        """Returns the next key, a jax.random key [] (a scalar)."""
         key = jax.random.fold_in(self._key, self._count)
         self._count += 1
         return key

@@ -135,7 +135,7 @@ def test_recipes_that_do_not_load(tmp_path, text, message):
 def test_command_lines(tmp_path):
     """The real command: what is refused is refused in one line, with exit code 2."""
     cases = [
-        (["--workdir=w", "--config.data.corpus=x"], "--config: missing, but there is --config.data.corpus=x"),
+        (["--workdir=w", "--config.data.corpus=x"], "--config: missing, and --workdir=w holds no run to continue"),
         (["--config=quickstart"], "--workdir: missing; expected --workdir=VALUE"),
         (["--config=quickstart", "--workdir="], "--workdir: empty"),
         (["--config.data.corpus=x", "--config", "quickstart", f"--workdir={tmp_path}/w"], "x: no such corpus"),

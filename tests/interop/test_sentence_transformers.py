@@ -274,7 +274,7 @@ def test_pickled_weights_of_an_old_layout_are_convertible_as_a_whole(make, tmp_p
     made.path.rename(whole / "0_Transformer")
     dress(whole, OLD, encoder="0_Transformer")
     (whole / "0_Transformer" / "model.safetensors").rename(whole / "0_Transformer" / "pytorch_model.bin")
-    assert f" --input={whole} --output=DIR reads it" in refusal(whole)
+    assert f" --model={whole} --output=DIR reads it" in refusal(whole)
 
 
 CROSS = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": None}
