@@ -105,10 +105,10 @@ def words() -> dict[str, list[str]]:
     The places are "commands", "COMMAND" (its flags), "COMMAND verbs", "COMMAND --config." (keys), and "COMMAND --flag"
     and "COMMAND --config.KEY" (their values).
     """
-    commands = [name.replace("_", "-") for name in (*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS)]
+    commands: list[str] = [name.replace("_", "-") for name in (*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         flags = dict(zip(commands, pool.map(_flags, commands), strict=True))
-    table = {"commands": commands}
+    table: dict[str, list[str]] = {"commands": commands}
     for name, choices in flags.items():
         kind = _KINDS.get(name, "")
         table[name] = [f"--{flag}" if values is None else f"--{flag}=" for flag, values in choices.items()]
