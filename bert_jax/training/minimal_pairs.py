@@ -34,12 +34,13 @@ def read(path: str | pathlib.Path, group: str = "") -> dict[str, dict]:
       UserError: the file cannot be read or holds no pair, or a line is no such object; names file and line.
     """
     pairs = {}
+    name = "standard input" if str(path) == files.STANDARD else path
     expected = "an object with the strings `good` and `bad`" + (f" and with `{group}`" if group else "")
     try:
         with files.open_input(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    pairs[f"{path}:{number}"] = _pair(line, f"{path}:{number}", group, expected)
+                    pairs[f"{name}:{number}"] = _pair(line, f"{name}:{number}", group, expected)
     except OSError as error:
         raise UserError(f"--pairs={path}: cannot be read: {error.strerror or error}; expected JSONL") from error
     if not pairs:

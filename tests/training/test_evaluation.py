@@ -180,9 +180,10 @@ def test_texts_that_the_model_cannot_read(model, tmp_path):
         minimal_pairs.evaluate(model, [{"good": "kan", "bad": "\u200b"}])
 
 
-def run(*arguments, folder):
+def run(*arguments, folder, stdin="", command="evaluate"):
     return subprocess.run(
-        [sys.executable, "-m", "bert_jax.evaluate", *arguments],
+        [sys.executable, "-m", f"bert_jax.{command}", *arguments],
+        input=stdin,
         capture_output=True,
         text=True,
         timeout=LONGEST_WAIT,
@@ -213,6 +214,25 @@ def test_the_command(finished, corpus, model, tmp_path):
     for line, pair in zip(lines, expected, strict=True):
         assert line["good_score"] == pytest.approx(pair["good_score"], rel=1e-5)
     assert "case                                0.5000         1         1" in done.stdout
+
+    # "-" is standard output, which has the records alone, and standard input.
+    done = run(f"--model={finished}", f"--corpus={corpus}", "--output=-", *short, folder=root)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [figures]
+    command = [f"--model={finished}", "--pairs=-", "--group=field", "--output=-"]
+    done = run(*command, folder=root, stdin=pairs.read_text())
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == scored.read_text()
+    done = run(*command, folder=root, stdin='{"good": "kan"}\n')
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "standard input" in done.stderr
+
+
+def test_the_findings_of_a_run_on_standard_output(finished):
+    root = str(config_lib.recipe_path("quickstart").parents[1])
+    done = run(str(finished), "--output=-", folder=root, command="doctor")
+    assert done.returncode == 0, done.stderr
+    assert all({"name", "severity", "message"} <= finding.keys() for finding in json.loads(done.stdout))
 
 
 @pytest.mark.parametrize(
