@@ -9,12 +9,13 @@ from scipy import special
 
 import bert_jax
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import schemes
+from bert_jax.data.tasks import metrics, schemes
 from bert_jax.data.tasks import words as words_lib
 from bert_jax.data.vocabularies import training
 from bert_jax.errors import UserError
 from bert_jax.inference.tag import Word, entities
 from bert_jax.model import Task
+from tests.data.tasks.test_words import CONVENTIONS, UNSEEN
 from tests.inference.conftest import LONGEST, make_model, reference, texts
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -147,6 +148,32 @@ def test_a_text_is_cut_as_training_was(tokenizer):
         by_words = tagged(words=expected)["entities"]
         assert [one["label"] for one in by_words] == [one["label"] for one in entities_of_text]
     assert tagged.max_length == 20
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_raw_text_scores_as_its_words_do_in_training(tokenizer, convention):
+    """The F1 of predictions for raw text is that of fine-tuning's evaluation, which reads the words of the data."""
+    pairs = [(text, cut.split("|")) for text, cut in CONVENTIONS[convention] + UNSEEN[convention]]
+    cutting = words_lib.cutting([words for _, words in pairs[: len(CONVENTIONS[convention])]] + [["?"], [","], ["x"]])
+    if convention == "white space":
+        cutting = words_lib.cutting([words for _, words in pairs[: len(CONVENTIONS[convention])]])
+    tagged = tagger(tokenizer, labels=("A", "B", "C"), scheme="")
+    settings = {"words": cutting, "max_length": 64}
+    tagged = bert_jax.TokenTagger(dataclasses.replace(tagged.model, settings=settings))
+    rng = np.random.default_rng(0)
+    gold = [rng.choice(["A", "B", "C"], len(words)).tolist() for _, words in pairs]
+    in_training = [answer["tags"] for answer in tagged(words=[words for _, words in pairs])]
+    by_text = tagged([text for text, _ in pairs])
+    placed, predicted = set(), set()
+    for i, ((text, words), labels) in enumerate(zip(pairs, gold, strict=True)):
+        place = 0
+        for word, label in zip(words, labels, strict=True):
+            place = text.index(word, place)
+            placed.add((i, place, place + len(word), label))
+            place += len(word)
+        predicted |= {(i, one["start"], one["end"], one["label"]) for one in by_text[i]["entities"]}
+    f1 = 2 * len(placed & predicted) / (len(placed) + len(predicted))
+    assert f1 == pytest.approx(metrics.tags(gold, in_training)["accuracy"]) and 0 < f1 < 1
 
 
 def test_words_of_a_long_text_are_labelled_where_they_have_the_most_context(tokenizer):
