@@ -31,7 +31,8 @@ class Classifier(Predictor):
 
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
-      long: what happens to a text that is longer than the model: "windows" combines the logits of overlapping windows,
+      long: what happens to a text that is longer than the rows of fine-tuning, or where the model does not say how long
+        they were, than the model: "windows" combines the logits of overlapping windows,
         "truncate" reads the beginning alone. A pair is always truncated, the longer text first, as in fine-tuning.
       merge: how the logits of windows are combined: "mean" or "max".
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
@@ -57,7 +58,7 @@ class Classifier(Predictor):
         self._long, self._merge = long, merge
         self._names = _distinct(model.labels)
         self._activation = model.settings.get("activation")
-        if self._activation and model.settings.get("max_length"):
+        if model.settings.get("max_length"):  # the rows of fine-tuning, or of a cross-encoder
             self.max_length = min(self.max_length, model.settings["max_length"])
 
     @property

@@ -67,6 +67,26 @@ def test_a_long_text_is_read_in_windows(tokenizer, single):
     np.testing.assert_allclose(list(beginning["scores"].values()), special.softmax(parts[0]), rtol=1e-4)
 
 
+def test_rows_have_the_length_of_fine_tuning(tokenizer, single):
+    """A text is cut, or divided into windows, at data.sequence_length, and cut texts score as fine-tuning's do."""
+    model = dataclasses.replace(single.model, settings={"max_length": 12})
+    cut, whole = bert_jax.Classifier(model, long="truncate"), bert_jax.Classifier(model)
+    assert cut.max_length == whole.max_length == 12 < single.max_length
+    for text in texts(4, seed=3, most=60):
+        ids = tokenizer.encode([text])[0]
+        logits = row_logits_of(single, ids[:10])
+        expected = special.softmax(logits)
+        np.testing.assert_allclose(list(cut(text)["scores"].values()), expected, rtol=1e-4, atol=1e-6)
+    long = next(text for text in texts(20, seed=4, most=60) if len(tokenizer.encode([text])[0]) > 30)
+    assert whole(long)["scores"] != cut(long)["scores"]
+    unlimited = bert_jax.Classifier(dataclasses.replace(single.model, settings={"max_length": 10**6}))
+    assert unlimited.max_length == single.max_length
+
+
+def row_logits_of(classifier, ids):
+    return reference(classifier.model, *rows_lib.join(classifier.tokenizer, ids))["logits"]
+
+
 def test_several_labels_and_numbers(tokenizer):
     several = classifier(tokenizer, "multi_label")
     lengths = set()
