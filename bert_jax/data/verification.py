@@ -89,7 +89,7 @@ def _changed(corpus):
         counts += np.bincount(shard.tokens, minlength=corpus.vocab_size)
     different = np.flatnonzero(counts != corpus.unigram_counts)
     if not len(different):
-        return corpus.path
+        return f"{corpus.path} (its word starts, offsets, held-out tokens or tokenizer)"
     names = ", ".join(f"{int(token)}" for token in different[:4])
     files = split.shards[0].file if len(split.shards) == 1 else f"{corpus.path / 'train'}/*.tokens.npy"
     return f"{files} (tokens of ids {names} are more or fewer than unigram.npy counts)"

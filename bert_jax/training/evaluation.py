@@ -222,8 +222,8 @@ def _settings(model, corpus, batches, seed, data, generator):
     config.objective.next_sentence = False
     config_lib.validate(config)
     corpora = mixture.open_corpora(config)
-    verification.verify(corpora[0])
     _check_vocabulary(model, corpora[0])
+    verification.verify(corpora[0])
     return config, corpora
 
 
