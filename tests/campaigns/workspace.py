@@ -169,13 +169,13 @@ class Workspace:
         ]  # fmt: skip
         return {command.name: command for command in listed}
 
-    def start(self, command: Command, here: pathlib.Path, **options) -> subprocess.Popen:
-        """Starts a command whose output is in `here`/output.txt, in a process group of its own."""
+    def start(self, command: Command, here: pathlib.Path, printed: pathlib.Path | None = None) -> subprocess.Popen:
+        """Starts a command whose output goes to `printed`, or `here`/output.txt, in a process group of its own."""
         here.mkdir(parents=True, exist_ok=True)
-        with open(here / "output.txt", "w") as output:
+        with open(printed or here / "output.txt", "w") as output:
             return subprocess.Popen(
                 command.arguments(here), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, process_group=0, **options,
+                stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
 
     def finish(self, command: Command, here: pathlib.Path) -> str:
