@@ -7,6 +7,7 @@ Finished stages are not repeated. Exit codes: 0 done; 1 or 2 failed, with failed
 another process.
 """
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -210,10 +211,11 @@ def _redirect_output(folder):
     index = cluster.process_id if cluster else 0
     log = folder / ("log.txt" if not index else f"log-{index}.txt")
     sys.stdout.flush()
-    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    os.dup2(file, 1)
-    os.dup2(file, 2)
-    os.close(file)
+    with contextlib.suppress(OSError):  # a full disk: the job goes on without a log
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        os.close(file)
 
 
 def _note_start(folder):
@@ -235,8 +237,11 @@ def _note_start(folder):
         "processes": jax.process_count(),
         "cores": len(local.cores_here()),
     }
-    with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
-        file.write(files.json_line(start) + "\n")
+    try:
+        with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:
+            file.write(files.json_line(start) + "\n")
+    except OSError as error:
+        print(f"warning: {folder / 'starts.jsonl'}: {error.strerror or error}", flush=True)
 
 
 def _version(package):

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol, TextIO
+from typing import IO, Protocol, TextIO
 
 import ml_collections
 
@@ -76,11 +76,10 @@ class MetricsFile:
     """Writes metrics.jsonl: one row a line, in the order of steps, each step once."""
 
     def __init__(self, path: pathlib.Path, step: int, say: Say):
-        self._say = say
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
-        self._size = _end_of_step(self._file, step)
-        self._file.truncate(self._size)
-        self._waiting, self._warned = b"", False
+        self._path, self._step, self._say = path, step, say
+        self._file: IO[bytes] | None = None
+        self._size, self._waiting, self._warned = 0, b"", False
+        self._write_waiting()
 
     def write(self, row: Mapping) -> None:
         self._waiting += _line(row)
@@ -89,25 +88,41 @@ class MetricsFile:
     def flush(self) -> None:
         self._write_waiting()
         with contextlib.suppress(OSError):  # a warning has been given
-            os.fsync(self._file.fileno())
+            if self._file:
+                os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self.flush()
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def _write_waiting(self):
         try:
-            written = self._file.write(self._waiting)
+            file = self._file or self._open()
+            written = file.write(self._waiting)
             if written < len(self._waiting):
                 raise OSError("No space left on device")
         except OSError as error:
-            os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
+            with contextlib.suppress(OSError):
+                if self._file:
+                    os.ftruncate(self._file.fileno(), self._size)  # no torn line; the rows wait for room
             if not self._warned:
-                self._say(f"warning: {self._file.name}: {error.strerror or error}; its rows wait in memory")
+                self._say(f"warning: {self._path}: {error.strerror or error}; its rows wait in memory")
             self._warned = True
             return
         self._size += written
         self._waiting, self._warned = b"", False
+
+    def _open(self):
+        file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (a row is one write)
+        try:
+            self._size = _end_of_step(file, self._step)
+            file.truncate(self._size)
+        except OSError:
+            file.close()
+            raise
+        self._file = file
+        return file
 
 
 class RemoteMetricsFile:

@@ -134,7 +134,10 @@ def _ended(folder, code, is_stopping, say):
         say(f"{_name(folder)}: stopped")
         return
     if not (folder / "failed.json").exists():
-        folders.write_failed(folder, "", code)  # the process ended before it could write it
+        try:
+            folders.write_failed(folder, "", code)  # the process ended before it could write it
+        except UserError as error:  # a full disk ends no launcher
+            say(f"warning: {error}")
     lines = folders.last_lines(folder)
     say(f"{_name(folder)}: failed (exit code {code}); the end of {folder / 'log.txt'}:")
     for line in lines[-5:]:

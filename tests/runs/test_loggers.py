@@ -150,3 +150,27 @@ def test_which_loggers(tmp_path):
     assert [type(logger).__name__ for logger in opened] == ["MetricsFile", "TensorBoard", "Progress"]
     config.train.tensorboard = config.train.progress = False
     assert len(loggers.open_loggers(config, tmp_path, 0, 10, print)) == 1
+
+
+def test_metrics_wait_for_a_file_that_cannot_be_opened(tmp_path):
+    said = []
+    file = loggers.MetricsFile(tmp_path / "later" / "metrics.jsonl", 0, said.append)
+    file.write({"step": 1})
+    file.flush()
+    assert len(said) == 1 and "its rows wait in memory" in said[0]
+    (tmp_path / "later").mkdir()
+    file.write({"step": 2})
+    file.close()
+    assert (tmp_path / "later" / "metrics.jsonl").read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_line_that_cannot_be_printed_is_dropped(monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Broken())
+    loggers.say("a line")
+    progress = loggers.Progress(4)
+    progress.write({"step": 1, "loss": 1.0})
+    progress.close()
