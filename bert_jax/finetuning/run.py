@@ -82,6 +82,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     """Returns a checked copy of the config, the same on every process, and the workdir's path."""
     config = finetune_config.without_search(config.copy_and_resolve_references())
     workdir = workdir_lib.to_path(workdir, "--workdir=")
+    identity.check_kind(workdir)
     if "task" in config:
         kept = identity.keep_values_before(workdir, config)
         if kept:

@@ -101,10 +101,8 @@ def check_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> di
     A first attempt that failed before its first checkpoint therefore leaves nothing that refuses the next.
 
     Raises:
-      UserError: the workdir holds the run of another config, where a key differs that may not change on resuming, or
-        something that is no run.
+      UserError: the workdir holds the run of another config: a key differs that may not change on resuming.
     """
-    _check_kind(workdir)
     if not (workdir / "config.json").exists():
         return None
     run, before = workdir_lib.read(workdir)
@@ -140,8 +138,8 @@ def _flag(name, value):
     return f"--config.{name}={quoted}"
 
 
-def _check_kind(workdir):
-    """Refuses a local workdir whose files no run has written."""
+def check_kind(workdir: pathlib.Path) -> None:
+    """Raises UserError for a local workdir whose files no run has written, before anything is written there."""
     outputs.check_folder("workdir", workdir, (outputs.PRETRAINING, outputs.FINETUNING))
     if storage.is_remote(workdir) or (workdir / "run.json").exists() or (workdir / "lock").exists():
         return

@@ -77,6 +77,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
     """
     config = config.copy_and_resolve_references()
     workdir = workdir_lib.to_path(workdir, "--workdir=")
+    identity.check_kind(workdir)
     config_lib.check_keys(config)
     kept = identity.keep_values_before(workdir, config)
     if kept:

@@ -566,3 +566,24 @@ def test_a_loaded_model_under_jit(make):
     assert plain.keys() == jitted.keys()
     for name in plain:
         np.testing.assert_allclose(jitted[name], plain[name], rtol=1e-5, atol=1e-6)
+
+
+def test_overwrite_replaces_a_model_and_nothing_else(make, tmp_path):
+    actual, out = huggingface.read(make().path), tmp_path / "out"
+    huggingface.write(actual, out, "float16", card="first")
+    huggingface.write(actual, out, card="second", overwrite=True)
+    expected = tmp_path / "expected"
+    huggingface.write(actual, expected, card="first")  # a README.md is kept
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in expected.iterdir()
+    }
+    before = sorted(path.name for path in tmp_path.iterdir())
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds notes.txt, which --overwrite would delete; move it away"):
+        huggingface.write(actual, out, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine" and (out / "model.safetensors").exists()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a run of pre-training; expected a new or an empty directory"):
+        huggingface.write(actual, tmp_path / "run", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "run"])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -156,7 +157,7 @@ def test_full_workdir(config, small_disk):
 
 def test_workdir_is_a_file_or_remote(config, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be written: File exists" in refused(config, tmp_path / "file")
+    assert "a file; expected a folder" in refused(config, tmp_path / "file")
     assert refused(config, "s3://bucket/run").startswith("--workdir=s3://bucket/run: no place for a run")
 
 
@@ -184,3 +185,22 @@ def test_the_command(arguments, expected, tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ") and expected in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_checkpoint_gives_way_to_another(config, run, corpus, tmp_path, capsys):
+    shutil.rmtree(run / "checkpoints")
+    (run / "tokenizer" / "vocab.txt").write_text("of the run before\n")
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 9.0}\n')
+    (run / "lock").touch()
+    config.update_from_flattened_dict({"seed": 1, "train.num_steps": 2, "train.eval_every": 0})
+    pretraining.pretrain(config, run)
+    assert "ended before its first checkpoint; begins anew, with other values of config.seed" in capsys.readouterr().out
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    vocabulary = pathlib.Path(corpus) / "tokenizer" / "vocab.txt"
+    assert (run / "tokenizer" / "vocab.txt").read_bytes() == vocabulary.read_bytes()
+    assert json.loads((run / "config.json").read_text())["seed"] == 1
+
+
+def test_files_of_somebody_else_are_not_taken_for_a_run(config, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    assert "holds tokenizer, but no run; expected a new or empty folder" in refused(config, tmp_path)

@@ -143,11 +143,11 @@ def _expanded(path):
 def _prepare(job, output, write_all):
     """Prepares a corpus in a local folder and returns its manifest; `write_all` is as shards.write_all."""
     settings, plan, parts = job.settings, job.plan, output / "parts"
+    _check_ours(output)
     _make_room(output, job.identity, job.overwrite)
     manifest = _finished(output, job.identity)
     if manifest is not None:
         return manifest
-    _check_ours(output)
     parts.mkdir(parents=True, exist_ok=True)
     with _lock(parts / "lock", output), _failures_noted(output):
         _claim(parts / "settings.json", output, job.identity)

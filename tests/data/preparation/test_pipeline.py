@@ -471,3 +471,27 @@ def test_books_in_the_published_vocabulary(tmp_path):
     manifest = prepare(book, tmp_path / "out", shared("vocab/bert-base-uncased/vocab.txt"))
     assert manifest["unknown_token_share"] < 1e-4
     assert documents_of(tmp_path / "out", ["train"])
+
+
+def test_a_preparation_that_a_mistake_ended_gives_way_to_another(tmp_path, vocab):
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="no text in it"):
+        prepare(tmp_path / "empty.txt", tmp_path / "out", vocab)
+    (tmp_path / "a.txt").write_text(make_text(20))
+    prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+    prepare(tmp_path / "a.txt", tmp_path / "expected", vocab)
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+
+
+def test_overwrite_replaces_the_corpus_of_other_settings(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(20))
+    prepare(tmp_path / "a.txt", tmp_path / "out", vocab)
+    (tmp_path / "out" / "notes").write_text("mine")
+    with pytest.raises(UserError, match="replace this one with --overwrite"):
+        prepare(tmp_path / "a.txt", tmp_path / "out", vocab, eval_share=0.5)
+    settings = pipeline.Settings(input=str(tmp_path / "a.txt"), tokenizer=str(vocab), eval_share=0.5)
+    pipeline.prepare(settings, tmp_path / "out", 1, progress=False, overwrite=True)
+    pipeline.prepare(settings, tmp_path / "expected", 1, progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected") | {
+        "notes": hashlib.sha256(b"mine").hexdigest()
+    }
