@@ -52,7 +52,7 @@ def unknown_tokens(run: Run) -> Finding | None:
 
 def altered_letters(run: Run) -> Finding | None:
     """Checks whether the vocabulary's normalizer takes letters' marks, or joiners between letters, away."""
-    fits = [(text, text.manifest["tokenizer"].get("fit", {})) for text in run.readable_texts]
+    fits = [(text, (text.manifest or {}).get("tokenizer", {}).get("fit", {})) for text in run.readable_texts]
     bad = [
         (fit.get("altered_letter_share", 0), fit.get("lost_joiner_share", 0), text, fit)
         for text, fit in fits

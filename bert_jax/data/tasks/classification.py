@@ -149,11 +149,11 @@ class SequenceTask:
     def _examples(self, tokenizer, table, split, labelled):
         """Encodes a table; `labelled` says whether a missing label is an error."""
         columns = [table.columns[name] for name in self._texts]
-        is_alone = np.array([text is None for text in columns[1]], bool) if len(columns) > 1 else None
+        is_alone = np.array([text is None for text in columns[-1]], bool) if len(columns) > 1 else None
         if is_alone is not None and is_alone.any():
             columns[1] = ["" if text is None else text for text in columns[1]]
             self.notes.append(
-                f"{split}: {is_alone.sum():,} records have no {self._texts[1]} and are read as single texts, the first "
+                f"{split}: {is_alone.sum():,} records have no {self._texts[-1]} and are read as single texts, the first "
                 f"at {table.where(int(is_alone.argmax()))}"
             )
         empty = []

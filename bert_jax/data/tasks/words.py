@@ -165,12 +165,13 @@ def cut(text: str, how: Mapping[str, Any]) -> list[tuple[int, int]]:
                 words.append((start, end))
                 continue
             for place in _without_marks(text, start, end, marks, whole):
-                words += _without_inner(text, *place, inner, divided, marks, whole)
+                words += _without_inner(text, place, inner, divided, marks, whole)
     return words
 
 
-def _without_inner(text, start, end, inner, divided, marks, whole):
+def _without_inner(text, place, inner, divided, marks, whole):
     """Returns the words of one whose ends are no marks: those between marks inside it, and the marks."""
+    start, end = place
     word = text[start:end]
     if word.lower() in divided:
         middle = start + len(_DIVIDED[word.lower()][0]) if word.lower() in _DIVIDED else end
