@@ -153,8 +153,8 @@ class SequenceTask:
         if is_alone is not None and is_alone.any():
             columns[1] = ["" if text is None else text for text in columns[1]]
             self.notes.append(
-                f"{split}: {is_alone.sum():,} records have no {self._texts[-1]} and are read as single texts, the first "
-                f"at {table.where(int(is_alone.argmax()))}"
+                f"{split}: {is_alone.sum():,} records have no {self._texts[-1]} and are read as single texts, the "
+                f"first at {table.where(int(is_alone.argmax()))}"
             )
         empty = []
         for i, texts in enumerate(zip(*columns, strict=True)):
