@@ -22,6 +22,7 @@ the hub. Without --input, the texts of the command line are answered on the term
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -210,10 +211,19 @@ def _own_columns(verb):
     try:
         name = workdir.split_step(_MODEL.value)[0]
         if not workdir.holds_run(name):
-            return ()
+            return _exported_columns(pathlib.Path(name))[: len(verb.fields)]
         return workdir.text_columns(workdir.read(workdir.to_path(name))[1])[: len(verb.fields)]
     except UserError:
         return ()  # opening the model says what is wrong
+
+
+def _exported_columns(folder):
+    """Returns the columns that `convert` wrote in a directory's config.json; () where there are none."""
+    try:
+        columns = json.loads((folder / "config.json").read_text("utf-8"))["bert_jax"]["columns"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()
+    return tuple(columns) if isinstance(columns, list) else ()
 
 
 def _run(verb, predictor, source, output, kind, total):

@@ -27,6 +27,7 @@ _TOY = 1000  # a model with fewer embedding rows is taken for a test, whose voca
 _MOST_PADDING = 128  # most published embeddings are padded to multiples of 8, 64 or 128 rows
 _OWN_KEY = "bert_jax"  # config.json's key for settings that transformers does not have
 _TAGGING = ("words", "unseen_word", "max_length")
+_PLAIN_COLUMNS = (["text"], ["text", "text_pair"])  # which need not be said
 _SHOWN = 3  # names in a message
 
 
@@ -82,6 +83,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         use |= _cross_encoder_settings(config, embedder, len(labels), path)
     if model.spec.task and model.spec.task.name == "token_classification":
         use |= _tagging_settings(config, path)
+    use |= _columns(config, path) if model.spec.task else {}
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
     dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
@@ -342,15 +344,31 @@ def _config(pretrained):
         pretrained.model.spec, pretrained.family, pretrained.tokenizer, pretrained.labels, pretrained.problem,
         origin.config if origin else None,
     )  # fmt: skip
+    own = {}
     if "words" in pretrained.settings:
-        config[_OWN_KEY] = {key: pretrained.settings[key] for key in _TAGGING if key in pretrained.settings}
-    return config
+        own = {key: pretrained.settings[key] for key in _TAGGING if key in pretrained.settings}
+    columns = list(pretrained.settings.get("columns", ()))
+    if columns and columns not in _PLAIN_COLUMNS:
+        own["columns"] = columns
+    return config | {_OWN_KEY: own} if own else config
+
+
+def _columns(config, path):
+    """Returns {"columns": names of the texts in the data of fine-tuning} where `write` put them in config.json."""
+    settings = config.get(_OWN_KEY)
+    columns = settings.get("columns") if isinstance(settings, dict) else None
+    if columns is None:
+        return {}
+    is_names = isinstance(columns, list) and all(isinstance(name, str) and name for name in columns)
+    if not is_names or not 1 <= len(set(columns)) == len(columns) <= 2:
+        raise UserError(f"{path}: {_OWN_KEY}.columns is {columns!r}; expected the names of one column or two")
+    return {"columns": tuple(columns)}
 
 
 def _tagging_settings(config, path):
     """Returns the settings of token classification that `write` puts in config.json; {} for other programs' files."""
     settings = config.get(_OWN_KEY)
-    if settings is None:
+    if settings is None or (isinstance(settings, dict) and settings.keys() == {"columns"}):
         return {}
     settings = settings if isinstance(settings, dict) else {}
     length, unseen = settings.get("max_length", 1), settings.get("unseen_word", "")

@@ -1,6 +1,7 @@
 """What callers pass to the predictors: every form gives the same examples, and what is none is refused."""
 
 import collections
+import json
 
 import numpy as np
 import pyarrow
@@ -194,3 +195,20 @@ def test_the_argument_of_a_class_is_a_name_or_a_model(tokenizer, tmp_path):
     for kind in (bert_jax.Classifier, bert_jax.TokenTagger, bert_jax.QuestionAnswerer):
         with pytest.raises(UserError, match="needs a model fine-tuned for"):
             kind(tmp_path / "model")
+
+
+def test_the_columns_of_fine_tuning_go_with_an_export(tokenizer, tmp_path):
+    from bert_jax.interop import huggingface
+
+    task = Task("sequence_classification", 2)
+    for columns, written in ((("premise", "hypothesis"), True), (("text", "text_pair"), False)):
+        model = make_model(tokenizer, task, ("x", "y"), problem="single_label", settings={"columns": columns})
+        huggingface.write(model, tmp_path / columns[0])
+        config = json.loads((tmp_path / columns[0] / "config.json").read_text())
+        assert ("bert_jax" in config) == written
+        classify = bert_jax.Classifier(tmp_path / columns[0])
+        assert classify(dict(zip(columns, ("ab", "cd"), strict=True))) == classify("ab", "cd")
+    config = json.loads((tmp_path / "premise" / "config.json").read_text()) | {"bert_jax": {"columns": "premise"}}
+    (tmp_path / "premise" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="config.json: bert_jax.columns is 'premise'; expected the names of one column"):
+        bert_jax.Classifier(tmp_path / "premise")
