@@ -116,6 +116,21 @@ def follow_adapters(
     )
 
 
+def held_out_warning(config: ml_collections.ConfigDict) -> str:
+    """Returns a line about a held-out set of another named data set than train is, as where train alone was replaced.
+
+    "" where they are of one, or where files are held out, of which nothing is known.
+    """
+    held_out = re.sub(r"(^|,)\s*[A-Za-z]\w*=", r"\1", config.task.held_out)
+    names, train = (set(filter(None, _data_set(spec).split(","))) for spec in (held_out, config.task.train))
+    if not names or names & train or not all(name.startswith(("tfds:", "hf:")) for name in names):
+        return ""
+    return (
+        f"warning: config.task.held_out={config.task.held_out} is another data set than config.task.train="
+        f"{config.task.train}, and chooses the best checkpoint"
+    )
+
+
 def _data_set(spec):
     """Returns what names a data set without its split: tfds:glue/sst2 of tfds:glue/sst2:train; else the spec itself."""
     names = {re.sub(r"((?:tfds|hf):[^\[\]]+):[^:\[\]]+(\[[^\]]*\])?", r"\1", item.strip()) for item in spec.split(",")}

@@ -104,7 +104,8 @@ def _open(config, workdir) -> _Inputs:
     source = None if begun else open_model(config.init_from)
     tokenizer = source.tokenizer if source else load_tokenizer(workdir)
     task = tasks.load(config, tokenizer)
-    for note in task.notes:
+    warning = finetune_config.held_out_warning(config)
+    for note in [*task.notes, *filter(None, [warning])]:
         say(note)
     if source:
         description = describe_run(config, source, task)

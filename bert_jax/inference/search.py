@@ -179,9 +179,9 @@ def _scaled(vectors, kind):
 def _scores(first, second, kind):
     """Returns scores of vectors beside each other, float64; cosine's have length 1."""
     if kind == "euclidean":
-        return -np.sqrt(np.square(first - second).sum(-1))
+        return 0.0 - np.sqrt(np.square(first - second).sum(-1))
     if kind == "manhattan":
-        return -np.abs(first - second).sum(-1)
+        return 0.0 - np.abs(first - second).sum(-1)
     return (first * second).sum(-1)
 
 

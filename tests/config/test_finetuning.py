@@ -174,3 +174,16 @@ def test_adapters_do_not_keep_the_recipe_s_rate_for_whole_models():
         config.optimizer.learning_rate = rate
         warning = finetune_config.rate_warning(config, 768)
         assert warned in warning and bool(warning) == bool(warned)
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "warned"),
+    [
+        ("mine.csv", "tfds:glue/sst2:validation", True), ("mine.csv", "a=hf:x:test,b=hf:y:test", True),
+        ("tfds:glue/sst2:train[:10%]", "tfds:glue/sst2:validation", False), ("mine.csv", "dev.csv", False),
+        ("hf:x:train", "a=hf:x:test,b=hf:y:test", False), ("mine.csv", "", False), ("tfds:a:train", "dev.csv", False),
+    ],
+)  # fmt: skip
+def test_a_held_out_set_of_another_data_set_is_warned_about(train, held_out, warned):
+    config = make_config(**{"task.train": train, "task.held_out": held_out})
+    assert bool(finetune_config.held_out_warning(config)) == warned

@@ -189,3 +189,22 @@ def test_what_has_no_encoder_or_another_module(base, tmp_path):
     path = saved(tmp_path / "router", [Router.for_query_document(*sides)])
     with pytest.raises(UserError, match="begins with Router, .*query_0_Transformer can be opened by themselves"):
         huggingface.read(path)
+
+
+@pytest.mark.parametrize("kind", ["cosine", "dot", "euclidean", "manhattan"])
+def test_similarity_and_search_are_theirs(base, tmp_path, kind):
+    import sentence_transformers
+    from sentence_transformers import models, util
+
+    path = saved(tmp_path / "saved", [models.Transformer(str(base)), models.Pooling(32)], similarity_fn_name=kind)
+    theirs = sentence_transformers.SentenceTransformer(str(path), device="cpu")
+    ours = bert_jax.Embedder(tmp_path / "saved")
+    vectors = theirs.encode(texts(30, most=12))
+    queries = vectors[:4]
+    expected = theirs.similarity(queries, vectors).numpy()
+    np.testing.assert_allclose(ours.similarity(queries, vectors), expected, rtol=1e-4, atol=5e-3)
+    pairwise = theirs.similarity_pairwise(queries, vectors[4:8]).numpy()
+    np.testing.assert_allclose(ours.similarity(queries, vectors[4:8], pairwise=True), pairwise, rtol=1e-4, atol=1e-4)
+    expected = util.semantic_search(queries, vectors, top_k=5, score_function=theirs.similarity)
+    hits = ours.search(queries, vectors, 5)
+    assert [[hit["index"] for hit in row] for row in hits] == [[hit["corpus_id"] for hit in row] for row in expected]
