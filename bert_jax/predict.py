@@ -95,8 +95,8 @@ flags.DEFINE_list(
     "concatenated; default: the model's own, else mean",
 )  # fmt: skip
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
-flags.DEFINE_string("prompt", None, "embed: text put before each input, such as 'query: '")
-flags.DEFINE_string("prompt_name", None, "embed: name of a prompt of a sentence-transformers model")
+flags.DEFINE_string("prompt", None, "classify, embed: text put before each input, such as 'query: '")
+flags.DEFINE_string("prompt_name", None, "classify, embed: name of a prompt of a sentence-transformers model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Verb:
 
 VERBS = (
     Verb("fill-mask", "FillMask", ("text",), call_flags=("top_k",)),
-    Verb("classify", "Classifier", ("text", "text_pair"), 1, class_flags=("long", "merge")),
+    Verb(
+        "classify", "Classifier", ("text", "text_pair"), 1, class_flags=("long", "merge"),
+        call_flags=("prompt", "prompt_name")),
     Verb("tag", "TokenTagger", ("text",), words=True),
     Verb("answer", "QuestionAnswerer", ("question", "context"), class_flags=("null_threshold", "max_answer_length")),
     Verb(

@@ -11,7 +11,7 @@ from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.inference import windows
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Predictor, require_task
+from bert_jax.inference.predictor import Predictor, prompt_text, require_task
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.projection import TORCH_ACTIVATIONS
 
@@ -66,7 +66,9 @@ class Classifier(Predictor):
         """Names of the scores of an answer, of which no two are the same."""
         return self._names
 
-    def __call__(self, text: Any, text_pair: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(
+        self, text: Any, text_pair: Any = None, *, prompt: str | None = None, prompt_name: str | None = None
+    ) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the label and the scores of a text or a pair of texts.
 
         Args:
@@ -75,6 +77,9 @@ class Classifier(Predictor):
             model's own training data have. Several come as a list, an array, a column or table of pandas, polars,
             pyarrow or datasets, or a generator.
           text_pair: the second text of a pair, or one for each text.
+          prompt: text put before each text, of a pair before the first; None: see prompt_name.
+          prompt_name: name of a prompt that a cross-encoder of sentence-transformers defines; None: its default prompt,
+            if any.
 
         Returns:
           {"label", "score", "scores"} for one text, a list of these for several, in the order of the texts. "scores"
@@ -94,19 +99,24 @@ class Classifier(Predictor):
           UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
         """
         reader = self._reader
-        return self._call(reader.read(text) if text_pair is None else reader.pairs(text, text_pair))
+        examples = reader.read(text) if text_pair is None else reader.pairs(text, text_pair)
+        return self._call(examples, prompt=prompt, prompt_name=prompt_name)
 
     def _check_head(self, model):
         require_task(model, "sequence_classification", "classify")
         if "classify_refusal" in model.settings:
             raise UserError(model.settings["classify_refusal"])
 
+    def _static(self, prompt=None, prompt_name=None):
+        prompt_text(self.model, prompt, prompt_name)
+
     def _compute(self, network, params, batch, static):
         """Returns logits float32 [batch, labels]."""
         return network.apply(params, batch)["logits"]
 
     def _rows(self, examples, where, options):
-        firsts = self.tokenizer.encode([example[0] for example in examples], special=True)
+        prompt = prompt_text(self.model, **options)
+        firsts = self.tokenizer.encode([prompt + example[0] for example in examples], special=True)
         pairs = [i for i, example in enumerate(examples) if len(example) == 2]
         seconds = dict(zip(pairs, self.tokenizer.encode([examples[i][1] for i in pairs], special=True), strict=True))
         rows, counts = [], []

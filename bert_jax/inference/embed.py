@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.inference import search, windows
-from bert_jax.inference.predictor import Predictor
+from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import projection
 from bert_jax.model.pooling import POOLING, pool
@@ -241,23 +241,11 @@ class Embedder(Predictor):
 
     def _static(self, prompt=None, prompt_name=None):
         """Returns the number of tokens at the beginning of a row that are not pooled."""
-        prompt = self._prompt(prompt, prompt_name)
+        prompt = prompt_text(self.model, prompt, prompt_name)
         size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
         if size + 2 >= self.max_length:
             raise UserError(f"prompt: {size} tokens, which leave no room for text in a row of {self.max_length}")
         return 1 + size if size and not self.model.settings.get("include_prompt", True) else 0
-
-    def _prompt(self, prompt=None, prompt_name=None):
-        prompts = self.model.settings.get("prompts") or {}
-        if prompt is not None:
-            return prompt
-        name = prompt_name or self.model.settings.get("default_prompt_name")
-        if name is None:
-            return ""
-        if name not in prompts:
-            known = ", ".join(sorted(prompts)) or "none"
-            raise UserError(f"prompt_name: found {name!r}; the prompts of {self.model.name} are: {known}")
-        return prompts[name] or ""
 
     def _compute(self, network, params, batch, skipped):
         """Returns pooled vectors float32 [batch, size]; of packed rows [batch, k, size]."""
@@ -288,7 +276,7 @@ class Embedder(Predictor):
         return pool(top.mean(0), present, "mean", batch=batch)
 
     def _rows(self, examples, where, options):
-        prompt = self._prompt(**options)
+        prompt = prompt_text(self.model, **options)
         prompt_ids = self.tokenizer.encode([prompt], special=True)[0] if prompt else []
         rows, counts = [], []
         for ids in self.tokenizer.encode([prompt + text for (text,) in examples], special=True):

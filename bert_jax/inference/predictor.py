@@ -192,6 +192,29 @@ def load(name: str | os.PathLike) -> tuple[Pretrained, Tokenizer]:
     return model, model.tokenizer
 
 
+def prompt_text(model: Pretrained, prompt: str | None = None, prompt_name: str | None = None) -> str:
+    """Returns the text that is put before an input, "" for none.
+
+    Args:
+      model: the model, which may have prompts by name and a default one, as sentence-transformers has them.
+      prompt: the text itself; None: see prompt_name.
+      prompt_name: name of one of the model's prompts; None: its default one, if any.
+
+    Raises:
+      UserError: the model has no prompt of that name.
+    """
+    prompts = model.settings.get("prompts") or {}
+    if prompt is not None:
+        return prompt
+    name = prompt_name or model.settings.get("default_prompt_name")
+    if name is None:
+        return ""
+    if name not in prompts:
+        known = ", ".join(sorted(prompts)) or "none"
+        raise UserError(f"prompt_name: found {name!r}; the prompts of {model.name} are: {known}")
+    return prompts[name] or ""
+
+
 def require_task(model: Pretrained, task: str, purpose: str) -> None:
     """Raises UserError unless the model was fine-tuned for `task`, such as "token_classification"."""
     head = model.model.spec.task

@@ -348,13 +348,13 @@ def _cross_encoder(encoder, modules, prompts, directory):
     if len(modules) > 1:
         names = ", ".join(_name(module) for module in modules)
         raise UserError(f"{directory / MODULES}: a cross-encoder with modules {names}; expected Transformer alone")
-    if prompts.get("default_prompt_name"):
-        raise UserError(f"{directory / PROMPTS}: default_prompt_name of a cross-encoder; expected none")
     config, path = _transformer_config(encoder)
     if config.get("do_lower_case"):
         raise UserError(f"{path}: do_lower_case of a cross-encoder is not supported; expected false")
     longest = max_length(encoder, config)
-    return {} if longest is None else {"max_length": longest}
+    settings = {} if longest is None else {"max_length": longest}
+    named, default = _prompts(prompts, directory / PROMPTS), prompts.get("default_prompt_name")
+    return settings | ({"prompts": dict(named), "default_prompt_name": default} if named else {})
 
 
 def _dense(directory, name, pooled, weights, pickles):

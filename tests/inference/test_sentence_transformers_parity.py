@@ -160,6 +160,22 @@ def test_cross_encoders(save, tmp_path, labels, activation, softmax):
     assert again.max_length == 12
 
 
+def test_prompts_of_cross_encoders(save, tmp_path):
+    import sentence_transformers
+
+    path = save("BertForSequenceClassification", num_labels=1)
+    prompts = {"query": "ab cd ", "other": "ef "}
+    model = sentence_transformers.CrossEncoder(
+        str(path), device="cpu", max_length=12, prompts=prompts, default_prompt_name="query"
+    )
+    model.save(str(tmp_path / "model"))
+    pairs = list(zip(texts(12, most=8), texts(12, seed=3, most=8), strict=True))
+    classify = bert_jax.Classifier(tmp_path / "model")
+    for options in ({}, {"prompt_name": "other"}, {"prompt": "gh "}):
+        ours = [answer["score"] for answer in classify(pairs, **options)]
+        np.testing.assert_allclose(ours, model.predict(pairs, **options), rtol=1e-5, atol=5e-6)
+
+
 @pytest.mark.parametrize("kind", ["SparseEncoder", "MultiVectorEncoder"])
 def test_other_kinds_of_encoders_load_and_go_back(save, tmp_path, kind):
     import sentence_transformers

@@ -318,6 +318,20 @@ def test_a_cross_encoder_is_a_classifier(make, tmp_path, labels, prompts, config
             assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((made.path / name).read_text())
 
 
+def test_prompts_of_a_cross_encoder(make, tmp_path):
+    made = make(pooler=True, task="sequence_classification", num_labels=1)
+    prompts = {"prompts": {"query": "a b ", "none": ""}, "default_prompt_name": "query"}
+    dress(made.path, OLD, prompts=CROSS | prompts, transformer_task="sequence-classification")
+    list_modules(made.path, ("Transformer", ""))
+    huggingface.write(huggingface.read(made.path), tmp_path / "out")
+    for path in (made.path, tmp_path / "out"):
+        classify = bert_jax.Classifier(path)
+        assert classify("c", "d") == classify("a b c", "d", prompt="") == classify("c", "d", prompt="a b ")
+        assert classify("c", "d", prompt_name="none") == classify("c", "d", prompt="") != classify("c", "d")
+        with pytest.raises(UserError, match="prompt_name: found 'other'; the prompts of .* are: none, query"):
+            classify("c", "d", prompt_name="other")
+
+
 def test_what_a_cross_encoder_cannot_is_named_where_scores_are_asked_for(make):
     made = make(pooler=True, task="sequence_classification", num_labels=1)
     dress(made.path, OLD, prompts=CROSS)
