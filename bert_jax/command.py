@@ -305,6 +305,7 @@ def _resolved(argv):
             continue
         if argument.startswith("-") and name.startswith("config."):
             overrides.append(argument)
+            argument = config_lib.in_values(argument)
         rest.append(argument)
     if recipe is None and _continues:
         return [argv[0], *_continued(rest, overrides), *rest]

@@ -58,6 +58,7 @@ __all__ = [
     "flat",
     "help_keys",
     "in_phase",
+    "in_values",
     "is_number",
     "listed",
     "expanded",
@@ -86,6 +87,15 @@ def check_key(key: str, schema: "ml_collections.ConfigDict | None" = None) -> No
     from bert_jax.config.schema import check_name
 
     check_name(key, PRETRAINING if schema is None else flat(schema))
+
+
+def in_values(argument: str) -> str:
+    """Returns an argument --config.KEY=VALUE with the value that a word such as "auto" stands for in its place."""
+    from bert_jax.config.keys import FINETUNING, PRETRAINING
+
+    option, equals, value = argument.partition("=")
+    key = (PRETRAINING | FINETUNING).get(option.lstrip("-").removeprefix("config."))
+    return f"{option}={key.empty_value}" if key and equals and value and value == key.empty_word else argument
 
 
 def help_keys(config: Mapping, prefix: str = "") -> list[str]:

@@ -6,7 +6,19 @@
 import dataclasses
 from typing import Any
 
-from bert_jax.config.pretraining_keys import COUNT, MAY_CHANGE, MESH, PRETRAINING, PROFILE, RATE, group, key_of
+from bert_jax.config.pretraining_keys import (
+    COUNT,
+    DEPTH,
+    MAY_CHANGE,
+    MESH,
+    PRETRAINING,
+    PROFILE,
+    RATE,
+    TOKENS,
+    WIDTH,
+    group,
+    key_of,
+)
 from bert_jax.config.schema import LARGEST_INTEGER, Key
 
 
@@ -25,7 +37,8 @@ ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")
 FINETUNING: dict[str, Key] = {
     **_as_in_pretraining("seed"),
     "seeds": key_of(
-        "start", 1, "Seeds seed, seed + 1, ... that are trained side by side in one compiled step.", {"at_least": 1}
+        "start", 1, "Seeds seed, seed + 1, ... that are trained side by side in one compiled step.",
+        {"at_least": 1, "at_most": 1_000},
     ),
     "seeds_at_once": key_of(
         "layout", 0, "How many seeds share a step.", {"empty": "all"} | MAY_CHANGE
@@ -90,10 +103,10 @@ FINETUNING: dict[str, Key] = {
             {"choices": ("auto", "IOB1", "BIO", "BIOES", "none")},
         ),
         crf=(False, "Puts a conditional random field over the tags (Lafferty et al. 2001)."),
-        doc_stride=(128, "Question answering: tokens between the starts of a context's windows.", COUNT),
-        max_query_length=(64, "Question answering: tokens of the longest question.", COUNT),
-        max_answer_length=(30, "Question answering: tokens of the longest answer.", COUNT),
-        n_best=(20, "Question answering: candidates that are kept of each question.", COUNT),
+        doc_stride=(128, "Question answering: tokens between the starts of a context's windows.", COUNT | TOKENS),
+        max_query_length=(64, "Question answering: tokens of the longest question.", COUNT | TOKENS),
+        max_answer_length=(30, "Question answering: tokens of the longest answer.", COUNT | TOKENS),
+        n_best=(20, "Question answering: candidates that are kept of each question.", COUNT | {"at_most": 1_000}),
         unanswerable=(
             "auto",
             'Question answering: whether there may be no answer (SQuAD 2.0); "auto": as in the training data.',
@@ -155,11 +168,11 @@ FINETUNING: dict[str, Key] = {
             "regular expression over parameter paths.",
             {"empty": "nothing"},
         ),
-        reinit_layers=(0, "Top layers (and pooler) to start fresh (Zhang et al. 2021, section 5)."),
+        reinit_layers=(0, "Top layers (and pooler) to start fresh (Zhang et al. 2021, section 5).", DEPTH),
         lora_rank=(
             0,
             "Rank of LoRA adapters (Hu et al. 2022, section 4.1); the encoder is frozen, adapters and heads train.",
-            {"empty": "no adapters"},
+            {"empty": "no adapters"} | WIDTH,
         ),
         lora_alpha=(16.0, "Scale of the adapters: their product is multiplied by lora_alpha / lora_rank."),
         lora_targets=(("query", "value"), f"Linear maps of each layer to adapt, of {', '.join(ADAPTABLE)}."),
@@ -167,11 +180,11 @@ FINETUNING: dict[str, Key] = {
     **group(
         "train",
         "length",
-        num_epochs=(3.0, "Length of the run in epochs.", MAY_CHANGE),
+        num_epochs=(3.0, "Length of the run in epochs.", {"at_most": 1_000_000} | MAY_CHANGE),
     ),
     **_as_in_pretraining("train.num_steps", default=0, doc="Length of the run in steps, instead of num_epochs.",
                          empty="num_epochs"),
-    **_as_in_pretraining("train.microbatches"),
+    **_as_in_pretraining("train.microbatches", "train.memory_check"),
     **_as_in_pretraining("train.log_every", default=50),
     **_as_in_pretraining("train.eval_every", default=0, empty="an evaluation after each epoch"),
     **_as_in_pretraining("train.eval_batch_size"),

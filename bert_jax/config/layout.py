@@ -43,7 +43,7 @@ def check_layout(
                 f"{', '.join(str(size) for size in range(1, count + 1) if count % size == 0)}"
             )
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
-    microbatches = config.train.microbatches
+    microbatches = config.train.microbatches or 1  # 0: as many as divide the batch and fit the memory
     for size, name in batches:
         per_step = microbatches * shards
         if size % per_step:

@@ -18,6 +18,16 @@ FORMATS = (*PAIR_FORMATS, "full_sentences", "doc_sentences")
 
 SMALLEST_EPSILON = 1e-15  # its square is a number in float32
 LARGEST_SEED = 2**32 - 1  # jax drops the higher bits of a seed
+# Sizes beyond what anybody has trained, by far: a number over them is a slip. Smaller ones that the devices' memory
+# does not hold are refused by an estimate (training/memory.py).
+LARGEST_WIDTH = 2**16  # units of a hidden state; the widest published encoders have some 4,000, decoders 20,000
+LARGEST_MLP = 2**18
+LARGEST_DEPTH = 1_000  # layers; DeepNet (Wang et al. 2022) has as many
+LARGEST_HEADS = 2**10
+LARGEST_ROW = 2**20  # tokens
+LARGEST_BATCH = 2**20  # rows; You et al. 2020 train with 65,536
+LARGEST_VOCABULARY = 10_000_000
+LARGEST_WORKERS = 1_024  # processes on one host
 
 
 def group(name: str, role: str, /, **keys: tuple) -> dict[str, Key]:
@@ -33,6 +43,8 @@ def key_of(role: str, default: Any, doc: str, properties: Mapping[str, Any] | No
 
 RATE = {"below": 1, "noun": "a rate"}
 COUNT = {"at_least": 1}
+WIDTH, DEPTH, HEADS = {"at_most": LARGEST_WIDTH}, {"at_most": LARGEST_DEPTH}, {"at_most": LARGEST_HEADS}
+TOKENS, ROWS = {"at_most": LARGEST_ROW}, {"at_most": LARGEST_BATCH}
 MAY_CHANGE = {"resumable": True}
 IN_PHASES = {"in_phases": True}
 
@@ -73,23 +85,36 @@ _START = {
 _MODEL = group(
     "model",
     "architecture",
-    vocab_size=(0, "Rows of the word embedding.", {"role": "vocabulary", "empty": "the corpus's vocabulary"}),
-    hidden_size=(768, "Units of a hidden state.", COUNT),
-    num_layers=(12, "Layers of the encoder.", COUNT),
-    num_heads=(12, "Attention heads of a layer.", COUNT),
-    intermediate_size=(3072, "Units inside the MLP of a layer.", COUNT),
+    vocab_size=(
+        0,
+        "Rows of the word embedding.",
+        {"role": "vocabulary", "empty": "the corpus's vocabulary", "at_most": LARGEST_VOCABULARY},
+    ),
+    hidden_size=(768, "Units of a hidden state.", COUNT | WIDTH),
+    num_layers=(12, "Layers of the encoder.", COUNT | DEPTH),
+    num_heads=(12, "Attention heads of a layer.", COUNT | HEADS),
+    intermediate_size=(3072, "Units inside the MLP of a layer.", COUNT | {"at_most": LARGEST_MLP}),
     activation=("gelu", 'Activation of the MLPs; "gelu" is exact, by erf.', {"choices": ACTIVATIONS}),
-    max_positions=(512, "Tokens that a row can hold; the position table has position_offset more rows.", COUNT),
+    max_positions=(
+        512,
+        "Tokens that a row can hold; the position table has position_offset more rows.",
+        COUNT | TOKENS,
+    ),
     position_offset=(
         0,
         "Row of the first token in the position table; with 2 (RoBERTa) the id before it, 1, is the padding token's, "
         "which is not counted.",
+        TOKENS,
     ),
-    type_vocab_size=(2, "Rows of the token type (segment) table; 0 for a model without (DistilBERT, section 3)."),
+    type_vocab_size=(
+        2,
+        "Rows of the token type (segment) table; 0 for a model without (DistilBERT, section 3).",
+        WIDTH,
+    ),
     embedding_size=(
         0,
         "Units of the tables of words, positions and token types (ALBERT, section 3.1, factorized embeddings).",
-        {"falls_back_to": "model.hidden_size"},
+        {"falls_back_to": "model.hidden_size"} | WIDTH,
     ),
     embedding_projection=(
         False,
@@ -110,12 +135,12 @@ _MODEL = group(
     relative_span=(
         0,
         "Largest distance that relative positions distinguish.",
-        {"falls_back_to": "model.max_positions"},
+        {"falls_back_to": "model.max_positions"} | TOKENS,
     ),
     relative_buckets=(
         0,
         "Rows of the distance table on each side, logarithmic beyond half of them (DeBERTa v2).",
-        {"empty": "one row for each distance"},
+        {"empty": "one row for each distance"} | TOKENS,
     ),
     relative_terms=(
         "c2p+p2c",
@@ -128,15 +153,15 @@ _MODEL = group(
     local_window=(
         0,
         "Tokens that a local layer sees, half of them on each side (Beltagy et al. 2020, section 3).",
-        {"empty": "all tokens in all layers"},
+        {"empty": "all tokens in all layers"} | TOKENS,
     ),
-    global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1)."),
+    global_every=(3, "With a window: layers 0, n, 2n, ... see all tokens (ModernBERT, section 2.1).", DEPTH),
     num_kv_heads=(
         0,
         "Heads of keys and values, each of which serves several query heads (Ainslie et al. 2023, section 2.2).",
-        {"falls_back_to": "model.num_heads"},
+        {"falls_back_to": "model.num_heads"} | HEADS,
     ),
-    head_size=(0, "Units of an attention head.", {"empty": "hidden_size / num_heads"}),
+    head_size=(0, "Units of an attention head.", {"empty": "hidden_size / num_heads"} | WIDTH),
     mlp=(
         "dense",
         'MLP of a layer: "dense", or "gated", activation(gate(x)) * up(x) (GeGLU and SwiGLU; Shazeer 2020).',
@@ -165,11 +190,15 @@ _MODEL = group(
     layer_groups=(
         0,
         "Groups of layers with parameters of their own, which the layers share (ALBERT, section 3.1).",
-        {"empty": "parameters of its own for each layer"},
+        {"empty": "parameters of its own for each layer"} | DEPTH,
     ),
-    group_layers=(1, "Layers in a group.", COUNT),
-    conv_kernel_size=(0, "Tokens of a convolution beside the first layer (DeBERTa v2).", {"empty": "no convolution"}),
-    conv_groups=(1, "Groups of the convolution's channels.", COUNT),
+    group_layers=(1, "Layers in a group.", COUNT | DEPTH),
+    conv_kernel_size=(
+        0,
+        "Tokens of a convolution beside the first layer (DeBERTa v2).",
+        {"empty": "no convolution", "at_most": 4_095},
+    ),
+    conv_groups=(1, "Groups of the convolution's channels.", COUNT | WIDTH),
     conv_activation=("tanh", "Activation of the convolution.", {"choices": ACTIVATIONS}),
     norm_epsilon=(1e-12, "Added to the variance in norms."),
     hidden_dropout=(0.1, "Dropout of embeddings and of each layer's outputs.", {"role": "training"} | RATE | IN_PHASES),
@@ -256,7 +285,9 @@ _OBJECTIVE = group(
 )  # fmt: skip
 
 _GENERATOR = {
-    f"generator.{size}": key_of("objective", 0, doc, {"falls_back_to": f"model.{size}"})
+    f"generator.{size}": key_of(
+        "objective", 0, doc, {"falls_back_to": f"model.{size}", "at_most": _MODEL[f"model.{size}"].at_most}
+    )
     for size, doc in {
         "hidden_size": "rtd: units of the generator's hidden states; what else it is made of, config.model says.",
         "num_layers": "rtd: layers of the generator.",
@@ -310,11 +341,12 @@ _DATA = group(
         "How sentences make an input (RoBERTa, section 4.2).",
         IN_PHASES | {"choices": FORMATS},
     ),
-    sequence_length=(512, "Tokens of a row, special tokens included; no phase is longer.", IN_PHASES | COUNT),
-    batch_size=(256, "Rows of the global batch.", IN_PHASES | COUNT),
+    sequence_length=(512, "Tokens of a row, special tokens included; no phase is longer.", IN_PHASES | COUNT | TOKENS),
+    batch_size=(256, "Rows of the global batch.", IN_PHASES | COUNT | ROWS),
     phases=((), "Dicts of `share` (of the run's steps) and what differs: keys of config.data, and dotted keys of other "
             "groups, in order.", {"empty": "one phase"}),
-    pair_repeats=(1, "Different pairings of the same text that epochs cycle through.", IN_PHASES | COUNT),
+    pair_repeats=(1, "Different pairings of the same text that epochs cycle through.",
+                  IN_PHASES | COUNT | {"at_most": 10_000}),
     short_target_share=(
         0.1,
         "Share of pairs that are made shorter (BERT, appendix A.2).",
@@ -347,7 +379,8 @@ _DATA = group(
         "Share of the predicted tokens that become a random ordinary token; the rest stay.",
         IN_PHASES | {"at_most": 1, "noun": "a share"},
     ),
-    max_predictions=(0, "Prediction slots of a row.", IN_PHASES | {"empty": "as many as mask_rate can ask for"}),
+    max_predictions=(0, "Prediction slots of a row.",
+                     IN_PHASES | TOKENS | {"empty": "as many as mask_rate can ask for"}),
     span_p=(
         0.2,
         "Span lengths in words are geometric with this p, clipped (SpanBERT, section 3.1).",
@@ -360,8 +393,9 @@ _DATA = group(
         "Puts several short instances in one row, with attention and positions apart; for formats without pairs.",
         IN_PHASES,
     ),
-    workers=(0, "Processes that prepare batches.", {"empty": "a thread of the run's process"} | MAY_CHANGE),
-    prefetch=(2, "Batches held ready.", MAY_CHANGE),
+    workers=(0, "Processes that prepare batches.",
+             {"empty": "a thread of the run's process", "at_most": LARGEST_WORKERS} | MAY_CHANGE),
+    prefetch=(2, "Batches held ready.", {"at_most": 10_000} | MAY_CHANGE),
 )  # fmt: skip
 
 MESH = group(
@@ -453,7 +487,20 @@ _TRAIN = group(
     microbatches=(
         1,
         "Parts of the batch whose gradients are summed before a step.",
-        {"role": "layout"} | COUNT | MAY_CHANGE,
+        {
+            "role": "layout",
+            "empty": "the fewest that fit the memory",
+            "empty_word": "auto",
+        }
+        | COUNT
+        | ROWS
+        | MAY_CHANGE,
+    ),
+    memory_check=(
+        "refuse",
+        "What happens to a run whose steps need more memory than is free, as estimated before they are compiled: "
+        '"warn" goes on, "off" does not estimate.',
+        {"role": "layout", "choices": ("refuse", "warn", "off")} | MAY_CHANGE,
     ),
     logits_chunk=(
         0,
@@ -472,13 +519,13 @@ _TRAIN = group(
     ),
     log_every=(100, "Steps between logged rows.", COUNT | MAY_CHANGE),
     eval_every=(10_000, "Steps between evaluations.", {"empty": "no evaluation"} | MAY_CHANGE),
-    eval_batches=(32, "Batches of an evaluation.", COUNT),
+    eval_batches=(32, "Batches of an evaluation.", COUNT | {"at_most": 1_000_000}),
     eval_mask_rate=(
         0.0,
         "Share of the tokens that evaluations predict, the same in all phases (ModernBERT: 0.15 beside 0.3).",
         {"below": 1, "noun": "a share", "falls_back_to": "data.mask_rate"},
     ),
-    eval_batch_size=(0, "Rows of an evaluation's batch.", {"falls_back_to": "data.batch_size"}),
+    eval_batch_size=(0, "Rows of an evaluation's batch.", {"falls_back_to": "data.batch_size"} | ROWS),
     checkpoint_every=(1_000, "Steps between checkpoints.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
     keep_newest=(3, "Newest checkpoints to keep.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
     keep_best=(
@@ -502,7 +549,7 @@ PROFILE = group(
     num_steps=(
         0,
         "Steps that the JAX profiler traces into WORKDIR/profile.",
-        {"empty": "no trace"} | MAY_CHANGE,
+        {"empty": "no trace", "at_most": 10_000} | MAY_CHANGE,
     ),
 )
 

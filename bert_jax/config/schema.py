@@ -47,6 +47,7 @@ class Key:
       noun: What the number is called in a message about its bounds.
       empty: What the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
       empty_value: An empty value that the bounds would refuse, such as -1.
+      empty_word: A word that a command line may write for the empty value, such as "auto" for 0.
       earlier_default: Default of earlier versions, where it was another: a run that began with it goes on with today's.
       falls_back_to: The key whose value the empty value stands for; sets `empty`.
       before: What runs did before there was the key, where that is not the default: its value in a run whose
@@ -67,6 +68,7 @@ class Key:
     noun: str = "a number"
     empty: str = ""
     empty_value: Any = None
+    empty_word: str = ""
     earlier_default: Any = None
     falls_back_to: str = ""
     before: Any = None
@@ -140,13 +142,17 @@ class Key:
         if high is None or (self.type is int and high > LARGEST_INTEGER):
             return f"{self.noun} over {low:g}" if low_open else f"{self.noun} of at least {low:g}"
         if not low_open and not high_open:
-            return f"{self.noun} from {low:g} to {high:g}"
+            return f"{self.noun} from {_written(low)} to {_written(high)}"
         return f"{self.noun} in {'(' if low_open else '['}{low:g}, {high:g}{')' if high_open else ']'}"
 
     def _or_empty(self):
         low = self._bounds()[0]
         outside = isinstance(self.empty_value, int | float) and self.empty_value < low
-        return f", or {self.empty_value:g} for {self.empty}" if outside else ""
+        return f", or {self.empty_word or f'{self.empty_value:g}'} for {self.empty}" if outside else ""
+
+
+def _written(number):
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def check_type(where: str, value: Any, default: Any) -> None:
@@ -258,7 +264,8 @@ def details(key: Key) -> list[str]:
     else:
         sentences.append(f"{key.type.__name__}.")
     if key.empty:
-        sentences.append(f"{key.empty_value!r} stands for {key.empty}.")
+        word = f" (on the command line also {key.empty_word})" if key.empty_word else ""
+        sentences.append(f"{key.empty_value!r}{word} stands for {key.empty}.")
     occasions = {"when a run continues": key.resumable, "in a phase": key.in_phases}
     if any(occasions.values()):
         sentences.append(f"May change {' and '.join(name for name, allowed in occasions.items() if allowed)}.")

@@ -3,6 +3,7 @@
 results.py describes WORKDIR/summary.json and WORKDIR/predictions/, runs/workdir.py the rest of a workdir.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -25,6 +26,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.finetuning.description import check_data, data_identity, describe_run
+from bert_jax.finetuning.memory import FinetuningSteps
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
 from bert_jax.finetuning.state import all_finite
 from bert_jax.finetuning.step import Learner
@@ -37,7 +39,7 @@ from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
 from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
 from bert_jax.runs.outcomes import Outcomes, Seed, metrics_row
-from bert_jax.training import loop, runtime
+from bert_jax.training import loop, memory, runtime
 
 
 def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
@@ -58,8 +60,11 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         last checkpoint could not be saved.
     """
     config, workdir = _check(config, workdir)
-    with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
+    cache = runtime.compilation_cache(config.train.compilation_cache, workdir)
+    with claim(workdir), cache, contextlib.ExitStack() as stack:
         inputs = _open(config, workdir)
+        steps = _check_sizes(config, workdir, inputs)
+        stack.enter_context(memory.explained(steps))
         run = _build(config, workdir, inputs)
         state, done = _restore(run, inputs)
         del inputs  # parameters as large as the model
@@ -133,10 +138,9 @@ def _begun_rate(workdir):
     return config.optimizer.learning_rate if "task" in config else -1.0
 
 
-def _build(config, workdir, inputs) -> "_Finetuning":
-    """Builds model, mesh, optimizer and steps, and checks them against each other; writes nothing."""
-    model = build_fine_tuned(inputs.description)
-    spec = model.spec
+def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
+    """Checks the config against model and devices, and that its steps fit the memory; returns these steps."""
+    spec = build_fine_tuned(inputs.description).spec
     trainable.check_tuning(config.tuning, spec)
     if config.data.sequence_length > spec.max_positions:
         raise UserError(
@@ -145,6 +149,14 @@ def _build(config, workdir, inputs) -> "_Finetuning":
         )
     heads = "model.num_heads" if spec.num_kv_heads == spec.num_heads else "model.num_kv_heads"
     finetune_config.check_devices(config, jax.device_count(), {heads: spec.num_kv_heads})
+    steps = FinetuningSteps(config, sharding.make_mesh(config.mesh), inputs.description, inputs.task)
+    memory.check(steps, say, memory.begun_microbatches(workdir))
+    return steps
+
+
+def _build(config, workdir, inputs) -> "_Finetuning":
+    """Builds model, mesh, optimizer and steps; writes nothing."""
+    model = build_fine_tuned(inputs.description)
     seeds = range(config.seed, config.seed + config.seeds)
     num_steps = finetune_config.num_steps(config, len(inputs.task.train.lengths))
     learner = Learner(config, model, inputs.task.problem, seeds, sharding.make_mesh(config.mesh), num_steps)

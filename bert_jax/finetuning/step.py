@@ -23,6 +23,7 @@ from bert_jax.training import step as step_lib
 from bert_jax.training import throughput
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
+_MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
 # Old name of a method of Learner -> its name in StateLayout.
 _MOVED_TO_LAYOUT = {"init_state": "init", "marks": "flags"} | {
     name: name for name in ("to_items", "from_items", "abstract_items", "parts", "place")
@@ -73,6 +74,19 @@ class Learner:
         throughput.padding_shares. Losses and gradients are sums over a seed's whole batch divided by its count,
         whatever the number of microbatches and shards.
         """
+        return self._advance
+
+    def _advance(self, state, batch, step, keys):
+        moving = {name: state[name] for name in _MOVING}
+        moved, metrics = self.compiled_step(moving, state["active"], state["frozen"], batch, step, keys)
+        return state | moved, metrics
+
+    @functools.cached_property
+    def compiled_step(self) -> Callable:
+        """The compiled function (moving, active, frozen, batch, step, keys) -> (moving, metrics) of `train_step`.
+
+        `moving` is the part of the state that a step replaces: params, opt_state and bad_step.
+        """
         config, model, problem = self.config, self.model, self.problem
         optimizer, schedule = self._optimizer, make_schedule(self._rates, self.num_steps)
 
@@ -112,22 +126,14 @@ class Learner:
                 )  # fmt: skip
             return moved, metrics | {"learning_rate": schedule(step)}
 
-        parts = ("params", "opt_state", "bad_step")
         shardings, replicated = self.layout.shardings, sharding.replicated(self.mesh)
-        moving = {name: shardings[name] for name in parts}
-        compiled = jax.jit(
+        moving = {name: shardings[name] for name in _MOVING}
+        return jax.jit(
             step_on_mesh,
             in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),
             out_shardings=(moving, replicated),
             donate_argnums=0,
         )
-
-        def advance(state, batch, step, keys):
-            moving = {name: state[name] for name in parts}
-            moved, metrics = compiled(moving, state["active"], state["frozen"], batch, step, keys)
-            return state | moved, metrics
-
-        return advance
 
     @functools.cached_property
     def eval_step(self) -> Callable:

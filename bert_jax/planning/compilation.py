@@ -13,8 +13,6 @@ from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
 from bert_jax import sharding
-from bert_jax.config.objective import facts as objective_facts
-from bert_jax.data import packing, stream
 from bert_jax.errors import UserError
 from bert_jax.model.attention import choose_kernel
 from bert_jax.model.kernels import AttentionMask
@@ -24,6 +22,7 @@ from bert_jax.planning.chips import Topology
 from bert_jax.planning.devices import devices as devices_of
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
+from bert_jax.training.memory import batch_shapes, bytes_on_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,31 +121,6 @@ def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
     config_lib.check_devices(config, topology.num_devices)
 
 
-def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """Returns (shape, dtype) of each array of a phase's global batch, by name.
-
-    Args:
-      config: a pre-training config.
-      data: config.data of the phase.
-    """
-    rows, sequence = data.batch_size, data.sequence_length
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
-    slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
-    if data.packing:
-        limits = packing.limits(sequence, slots)
-        slots = limits.masks
-        shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
-        shapes["cls_positions"] = ((rows, limits.sequences), np.int32)
-    if slots:
-        shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
-        shapes["masked_weights"] = ((rows, slots), np.float32)
-    if data.format in config_lib.PAIR_FORMATS:
-        label = "sentence_order_label" if config.objective.sentence_order else "next_sentence_label"
-        shapes[label] = ((rows,), np.int32)
-    return shapes
-
-
 @dataclasses.dataclass(frozen=True)
 class Lowered:
     """The traced step of a phase: the compiler's input, and shapes with shardings of its arguments.
@@ -182,7 +156,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
     try:
         compiled = read(lowered.step.compile(), lowered)
     except JaxRuntimeError as error:
-        needed = needed_by_message(str(error), _held((lowered.state, lowered.batch, lowered.teacher_params)))
+        needed = needed_by_message(str(error), bytes_on_device((lowered.state, lowered.batch, lowered.teacher_params)))
         if needed is None:
             line = str(error).strip().splitlines()[0]
             raise UserError(f"{topology.label}{phase.name}: the compiler refuses the step: {line[:500]}") from error
@@ -272,13 +246,14 @@ def _before_compiling(lowered, needed):
         sequence=data.sequence_length,
         slots=data.sequence_length if labels is None else labels.shape[1],
         model_flops=lowered.objective.flops(lowered.batch),
-        state=_held(lowered.state),
+        state=bytes_on_device(lowered.state),
     )
 
 
 def _memory(analysis, lowered):
-    parameters, optimizer = _held((lowered.state["params"], lowered.teacher_params)), _held(lowered.state["opt_state"])
-    rows = _held(lowered.batch)
+    parameters = bytes_on_device((lowered.state["params"], lowered.teacher_params))
+    optimizer = bytes_on_device(lowered.state["opt_state"])
+    rows = bytes_on_device(lowered.batch)
     return Memory(
         parameters=parameters,
         optimizer=optimizer,
@@ -289,9 +264,3 @@ def _memory(analysis, lowered):
         program=analysis.generated_code_size_in_bytes,
         peak=analysis.peak_memory_in_bytes,
     )
-
-
-def _held(tree):
-    """Returns the bytes of a tree of arrays on one device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)

@@ -13,9 +13,8 @@ from bert_jax.errors import UserError
 from bert_jax.planning import compilation, isolated
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.compilation import Compiled
+from bert_jax.training.memory import REMAT
 
-# Rematerialisation policies, from the one that keeps most to the one that recomputes most.
-REMAT = ("none", "dots", "dots_no_batch", "full")
 _LOGITS = {"train.logits_chunk": 1024}  # predictions: some hundred MiB of a vocabulary's logits
 _GRAIN = 8  # rows that the search for the largest microbatch is exact to
 
@@ -104,7 +103,7 @@ def changes(
 ) -> Iterator[dict[str, int | str]]:
     """Yields changes to try, cheapest first: microbatches, chunks of logits, remat, fsdp, then combinations."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
-    now = config.train.microbatches
+    now = max(1, config.train.microbatches)
     parts = [
         {"train.microbatches": n}
         for n in _microbatches(config, topology)
@@ -192,7 +191,7 @@ def _microbatches(config, topology):
     """Yields numbers of microbatches above the config's that divide every phase's rows on a device."""
     shards = _shards(config, topology)
     rows = [phase.data.batch_size // shards for phase in config_lib.phases(config)]
-    count = 2 * config.train.microbatches
+    count = 2 * max(1, config.train.microbatches)
     while all(n >= count for n in rows):
         if all(n % count == 0 for n in rows):
             yield count

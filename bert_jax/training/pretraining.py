@@ -22,7 +22,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import say
-from bert_jax.training import branch, initial, loop, runtime
+from bert_jax.training import branch, initial, loop, memory, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
@@ -47,7 +47,13 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir, source)
-    with claim(workdir), runtime.compilation_cache(config.train.compilation_cache, workdir):
+    steps = memory.PretrainingSteps(config, inputs.mesh, *inputs.teacher_parts)
+    memory.check(steps, say, memory.begun_microbatches(workdir))
+    with (
+        claim(workdir),
+        runtime.compilation_cache(config.train.compilation_cache, workdir),
+        memory.explained(steps),
+    ):
         run = _build(config, workdir, inputs)
         state, done, begins = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
@@ -61,6 +67,11 @@ class _Inputs:
     mesh: jax.sharding.Mesh
     corpora: Sequence[Corpus]
     teacher: Teacher | None
+
+    @property
+    def teacher_parts(self):
+        """The teacher's model and parameters; () without one."""
+        return (self.teacher.model, self.teacher.params) if self.teacher else ()
 
     @property
     def teacher_identity(self):
@@ -102,6 +113,7 @@ def _open(config, workdir, source) -> _Inputs:
     inputs = _Inputs(mesh, corpora, read_teacher(config, mesh, corpora[0].tokenizer))
     step = source.step if source else None
     identity.check_same_run(workdir, config, corpora, inputs.teacher_identity, step)
+    identity.check_run(workdir, config, corpora, inputs.teacher_identity)
     return inputs
 
 

@@ -274,10 +274,10 @@ def gradient_and_sums(loss_of: Callable, params: Mapping, batch: Mapping, key: j
       params: the parameters to differentiate by.
       batch: arrays [batch, ...].
       key: dropout key.
-      microbatches: number of parts; one is in memory at a time.
+      microbatches: number of parts, of which one is in memory at a time; 0 is 1.
     """
     gradient = jax.grad(loss_of, has_aux=True)
-    if microbatches == 1:
+    if microbatches <= 1:
         return gradient(params, batch, key)
     return _accumulated(gradient, params, batch, key, microbatches)
 

@@ -83,7 +83,7 @@ def train_batch(
 
 def _packed(config, train, rows, host, num_hosts, unit):
     """Returns a host's slice of each seed's packed batch, all of one shape; rows int64 [seeds, batch]."""
-    longest = _bucket(config, int(train.lengths.max()))
+    longest = bucket(config, int(train.lengths.max()))
     limits = packing.limits(longest)
     plans = []
     for seed_rows in rows:
@@ -110,7 +110,7 @@ def _packed_size(rows, unit):
 
 def padded_length(config: ml_collections.ConfigDict, examples: Examples, rows: np.ndarray) -> int:
     """Returns the bucket that holds the longest of the given rows, int [n]; rows of -1 have no length."""
-    return _bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
+    return bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
 
 
 def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
@@ -120,7 +120,8 @@ def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:
     return (*sorted(shorter), longest)
 
 
-def _bucket(config, longest):
+def bucket(config: ml_collections.ConfigDict, longest: int) -> int:
+    """Returns the length to which rows of at most `longest` tokens are padded."""
     return rows_lib.bucket(longest, config.data.sequence_length, buckets(config))
 
 

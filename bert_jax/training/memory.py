@@ -1,0 +1,539 @@
+"""Estimates the memory of a run's steps before they are compiled, and says what makes them fit.
+
+The compiler itself is asked, for a model of few layers whose programs it makes quickly: what a step needs grows by the
+same amount with every layer (measured: experiments/results/memory.md). A run that is far from filling the memory, by a
+sum of its largest arrays, is not even asked for.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from jax.errors import JaxRuntimeError
+from jax.sharding import Mesh
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import objectives as objective_lib
+from bert_jax import sharding
+from bert_jax.config.objective import facts as objective_facts
+from bert_jax.data import packing, stream
+from bert_jax.errors import UserError
+from bert_jax.processes import distributed, machine
+from bert_jax.runs import workdir as workdir_lib
+from bert_jax.training import step as step_lib
+
+NEAR, FAR = 0.85, 1.15  # shares of the free memory: from the first on a run is warned about, over the second refused
+SURE = 0.5  # a run whose largest arrays, counted generously, need less than this share is not estimated further
+# Rematerialisation policies, from the one that keeps most to the one that recomputes most.
+REMAT = ("none", "dots", "dots_no_batch", "full")
+# Programs whose memory is read and that never run. The arrays of a CPU's program do not depend on these settings.
+_QUICK = {
+    "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+    "gpu": {"xla_gpu_autotune_level": 0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+    """Bytes that a run takes on each device, or, where the devices are a CPU's, in its process.
+
+    Attributes:
+      state: parameters, optimizer state and whatever else lives from step to step.
+      step: a training step, with the state.
+      evaluation: an evaluation, with the state.
+      saving: copies of the state that are being written while the next step runs.
+    """
+
+    state: int
+    step: int
+    evaluation: int
+    saving: int = 0
+
+    @property
+    def total(self) -> int:
+        return max(self.step, self.evaluation) + self.saving
+
+
+class Steps(Protocol):
+    """Lowers the programs of a run, for models of any number of layers.
+
+    Attributes:
+      config: the run's config, of pre-training or fine-tuning.
+      mesh: the run's mesh.
+      layers: number of layers of the model.
+      period: number of layers after which a model's layers repeat.
+    """
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    layers: int
+    period: int
+
+    def changed(self, change: Mapping[str, Any]) -> "Steps":
+        """Returns the steps of the same run with dotted keys of its config changed."""
+        ...
+
+    def state_bytes(self, layers: int) -> int:
+        """Returns the bytes of the state on one device."""
+        ...
+
+    def rough(self) -> int:
+        """Returns more bytes than the run needs on a device, by a generous count of its largest arrays."""
+        ...
+
+    def beside_bytes(self) -> int:
+        """Returns the bytes of the state that belong to none of `layers`."""
+        ...
+
+    def train(self, layers: int) -> tuple[Any, int]:
+        """Returns the lowered training step, the largest of several, and the bytes of the state that it does not read."""
+        ...
+
+    def evaluation(self, layers: int) -> tuple[Any, int]:
+        """Returns the lowered evaluation (None without one), and the bytes of the state that it does not read."""
+        ...
+
+    def batch_sizes(self) -> list[int]:
+        """Returns the rows of the global batches, by phase."""
+        ...
+
+
+def estimate(steps: Steps) -> Need:
+    """Returns what a run needs, from the compiler's reports on models of few layers."""
+    beside = steps.beside_bytes()
+    state = extrapolated(steps.state_bytes, steps) + beside
+
+    def trained(layers):
+        lowered, unread = steps.train(layers)
+        return program_bytes(lowered, steps.mesh) + unread
+
+    step = extrapolated(trained, steps) + beside
+    evaluation, few = 0, min(steps.layers, 2 * steps.period)
+    lowered, unread = steps.evaluation(few)
+    if lowered is not None:  # a forward pass keeps no layer's arrays for long
+        evaluation = program_bytes(lowered, steps.mesh) + unread + state - steps.state_bytes(few)
+    need = Need(state, max(step, state), evaluation, 0)
+    if _on_cpu(steps.mesh):
+        local = len(steps.mesh.local_devices)
+        need = Need(*(local * part for part in (need.state, need.step, need.evaluation, need.state)))
+    return need
+
+
+def program_bytes(lowered: jax.stages.Lowered, mesh: Mesh, quick: bool = True) -> int:
+    """Returns the bytes that a program needs on a device, its arguments and results included.
+
+    Args:
+      lowered: the program.
+      mesh: the mesh that it is lowered for.
+      quick: compiles in less time a program that would run slowly.
+    """
+    options = _QUICK.get(mesh.devices.flat[0].platform) if quick else None
+    try:
+        compiled = lowered.compile(compiler_options=options)
+    except JaxRuntimeError as error:
+        if not options or "INVALID_ARGUMENT" not in str(error):
+            raise
+        compiled = lowered.compile()  # another version of the compiler, without these options
+    analysis = compiled.memory_analysis()
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return (
+        analysis.argument_size_in_bytes + outputs + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
+    )
+
+
+def extrapolated(bytes_of: Callable[[int], int], steps: Steps) -> int:
+    """Returns bytes_of(steps.layers), from models of one period of layers and two where that is less work."""
+    if steps.layers <= 2 * steps.period or steps.config.model.scan_layers:
+        return bytes_of(steps.layers)
+    first, second = bytes_of(steps.period), bytes_of(2 * steps.period)
+    return round(first + (second - first) * (steps.layers - steps.period) / steps.period)
+
+
+def usable(mesh: Mesh) -> int | None:
+    """Returns the bytes that a run may still take on each device, on a CPU in its process; None where unknown."""
+    if _on_cpu(mesh):
+        return machine.available_memory()
+    free = []
+    for device in mesh.local_devices:
+        with contextlib.suppress(Exception):  # not every backend answers
+            statistics = device.memory_stats() or {}
+            if statistics.get("bytes_limit"):
+                free.append(statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
+    return min(free) if free else None
+
+
+def begun_microbatches(workdir: pathlib.Path) -> int:
+    """Returns the number of microbatches that the run in a workdir has; 0 if it holds none."""
+    return workdir_lib.read(workdir)[1].train.microbatches if (workdir / "config.json").exists() else 0
+
+
+def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
+    """Chooses train.microbatches where it is 0, and refuses, or warns about, a run that will not fit.
+
+    Sets steps.config.train.microbatches in place. config.train.memory_check decides what happens to a run that needs
+    more than is free: "refuse", "warn" or "off".
+
+    Args:
+      steps: the run's programs.
+      say: called with each line that the user should see.
+      begun: number of microbatches that the workdir's run began with; 0 for a new run.
+
+    Raises:
+      UserError: the run needs far more memory than there is.
+    """
+    config, chosen = steps.config, 0
+    if not config.train.microbatches:
+        config.train.microbatches = chosen = begun or 1
+    if config.train.memory_check == "off" and not chosen:
+        return
+    try:
+        free = usable(steps.mesh)
+        finding = _judge(steps, free, search=bool(chosen and not begun)) if free is not None else _Finding()
+    except UserError:
+        raise
+    except (JaxRuntimeError, NotImplementedError, OverflowError) as error:  # an estimate must not end a run
+        say(f"the memory of a step could not be estimated: {str(error).splitlines()[0][:200]}")
+        finding = _Finding()
+    finding = distributed.broadcast(lambda: finding) if distributed.is_multiprocess() else finding
+    if chosen and not begun:
+        config.train.microbatches = finding.microbatches
+        say(f"config.train.microbatches: {finding.microbatches}, the fewest that fit" + finding.why)
+    if not finding.message or config.train.memory_check == "off":
+        return
+    if finding.refused and config.train.memory_check == "refuse":
+        raise UserError(f"{finding.message}; --config.train.memory_check=warn goes on anyway")
+    say(f"warning: {finding.message}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finding:
+    """What `check` finds: number of microbatches, why, and the message about a run that does not fit."""
+
+    microbatches: int = 1
+    why: str = ""
+    message: str = ""
+    refused: bool = False
+
+
+def _judge(steps, free, search):
+    """Estimates a run; `search`: whether to choose the number of microbatches."""
+    microbatches = steps.config.train.microbatches
+    state = extrapolated(steps.state_bytes, steps) + steps.beside_bytes()
+    local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
+    if local * state > FAR * free:
+        return _Finding(microbatches, message=_state_too_large(steps, local * state, free), refused=True)
+    if local * steps.rough() < SURE * free:
+        return _Finding(microbatches, ", by far")
+    need = estimate(steps)
+    if search and need.total > NEAR * free:
+        for count, tried in _with_microbatches(steps, need, free):
+            if tried.total <= NEAR * free:
+                return _Finding(count, f": {machine.in_words(tried.total)} of {machine.in_words(free)}")
+        return _Finding(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
+    if need.total <= NEAR * free:
+        return _Finding(microbatches, f": {machine.in_words(need.total)} of {machine.in_words(free)}")
+    return _Finding(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
+
+
+def advice(steps: Steps, need: Need, free: float) -> str:
+    """Returns the cheapest change that makes a run fit, as arguments of a command line with what it then needs.
+
+    Every change is estimated as the run was. The order is that of `bert_jax.plan`: microbatches, which change results
+    in rounding alone; rematerialisation; then fewer rows.
+    """
+    for change, tried in _changes(steps, need, free):
+        if tried.total <= NEAR * free:
+            flags = " ".join(f"--config.{key}={value}" for key, value in change.items())
+            effect = "" if "data.batch_size" in change or "train.eval_batch_size" in change else _SAME_RESULTS
+            return f"{flags} needs {machine.in_words(tried.total)}{effect}"
+    return (
+        "no number of microbatches makes it fit; try a smaller model, shorter rows, or more devices (--config.mesh.*)"
+    )
+
+
+_SAME_RESULTS = ", with the same results to rounding"
+
+
+@contextlib.contextmanager
+def explained(steps: Steps) -> Iterator[None]:
+    """Turns an error about memory, from the compiler, a device or Python, into one line that says what would fit.
+
+    Raises:
+      UserError: memory ran out while inside.
+    """
+    try:
+        yield
+    except (JaxRuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise UserError(_out_of_memory(steps, error)) from error
+
+
+def _out_of_memory(steps, error):
+    reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+    advised = "try more --config.train.microbatches"
+    with contextlib.suppress(Exception):  # there may be no memory to find out more
+        free = usable(steps.mesh)
+        need = estimate(steps)
+        advised = f"about {machine.in_words(need.total)} are needed; {advice(steps, need, min(free or 0, need.total))}"
+    return f"out of memory ({reason}); {advised}"
+
+
+def ran_out(error: BaseException) -> bool:
+    """Returns whether an exception says that memory ran out."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+
+
+def _too_large(steps, need, free):
+    what = "an evaluation" if need.evaluation > need.step else "a step"
+    rows = max(steps.batch_sizes())
+    place = "free on this machine" if _on_cpu(steps.mesh) else f"on a {steps.mesh.devices.flat[0].device_kind}"
+    verb = "needs about" if need.total > free else "nearly fills the memory: it needs about"
+    return (
+        f"config.data.batch_size={rows}: {what} {verb} {machine.in_words(need.total)}, and "
+        f"{machine.in_words(free)} are {place}; {advice(steps, need, free)}"
+    )
+
+
+def _state_too_large(steps, state, free):
+    hidden = steps.config.model.get("hidden_size")
+    sizes = f"config.model.hidden_size={hidden} x num_layers={steps.layers}" if hidden else "config.init_from"
+    place = "are free on this machine" if _on_cpu(steps.mesh) else "are free on a device"
+    return (
+        f"{sizes}: parameters and optimizer alone need {machine.in_words(state)}, and {machine.in_words(free)} "
+        f"{place}; expected a smaller model, or more devices (--config.mesh.fsdp)"
+    )
+
+
+def _with_microbatches(steps, need, free):
+    """Yields (number of microbatches, what the run then needs) for numbers that may fit, ascending.
+
+    A number is left out if even a share of the rows' memory, all but the state, would not fit.
+    """
+    now = steps.config.train.microbatches
+    for count in microbatch_counts(steps):
+        least = need.state + need.saving + (need.step - need.state) * now / count
+        if count > now and least <= FAR * free and need.evaluation + need.saving <= NEAR * free:
+            yield count, estimate(steps.changed({"train.microbatches": count}))
+
+
+def microbatch_counts(steps: Steps) -> list[int]:
+    """Returns the numbers of microbatches that divide every batch of a run on its devices, ascending."""
+    shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
+    rows = [size // shards for size in steps.batch_sizes()]
+    return [count for count in range(1, min(rows) + 1) if all(size % count == 0 for size in rows)]
+
+
+def _changes(steps, need, free):
+    """Yields (change, what the run then needs), cheapest first."""
+    limit, fixed = NEAR * free, {}
+    if need.evaluation + need.saving > limit:  # nothing below makes the evaluation smaller
+        fixed = _smaller_evaluation(steps, need, limit)
+        if not fixed:
+            return
+        steps = steps.changed(fixed)
+        need = estimate(steps)
+        yield fixed, need
+    if need.step + need.saving <= limit:
+        return
+    for count, tried in _with_microbatches(steps, need, free):
+        yield {"train.microbatches": count} | fixed, tried
+    finest = microbatch_counts(steps)[-1:]
+    now = steps.config.model.remat
+    for policy in REMAT[REMAT.index(now if now in REMAT else "none") + 1 :]:
+        for count in dict.fromkeys([steps.config.train.microbatches, *finest]):
+            change = {"model.remat": policy, "train.microbatches": count}
+            if count == steps.config.train.microbatches:
+                del change["train.microbatches"]
+            yield change | fixed, estimate(steps.changed(change))
+    sizes = steps.batch_sizes()
+    if len(sizes) == 1 and sizes[0] > 1:
+        shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
+        size = max(shards, sizes[0] // 2 // shards * shards)
+        change = {"data.batch_size": size, "train.microbatches": size // shards, "model.remat": REMAT[-1]}
+        yield change | fixed, estimate(steps.changed(change))
+
+
+def _smaller_evaluation(steps, need, limit):
+    """Returns the change of train.eval_batch_size by which an evaluation fits by its share; {} if none does."""
+    shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
+    rows = steps.config.train.eval_batch_size or max(steps.batch_sizes())
+    size, beside = rows, need.state + need.saving
+    while size > shards and beside + (need.evaluation - need.state) * size / rows > 0.9 * limit:
+        size = max(shards, size // 2 // shards * shards)
+    return {"train.eval_batch_size": size} if size < rows else {}
+
+
+def _on_cpu(mesh):
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def bytes_on_device(tree: Any) -> int:
+    """Returns the bytes of a tree of arrays with shardings on one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def largest_arrays(
+    spec: model_lib.Spec, rows: float, sequence: int, predictions: float, backward: bool = True
+) -> float:
+    """Returns more bytes than a pass over a batch takes on one device, by a generous count of its arrays.
+
+    Args:
+      spec: the model.
+      rows: rows at a time.
+      sequence: tokens of a row.
+      predictions: tokens of a row whose vocabulary logits are computed.
+      backward: whether the pass keeps every layer's arrays for a backward pass.
+    """
+    layer = 26 * spec.hidden_size + 10 * spec.intermediate_size + 12 * spec.num_heads * sequence
+    layers = spec.num_layers + 2 if backward else 3
+    logits = 5 * predictions * spec.vocab_size if spec.language_model else 0
+    return 4.0 * rows * (sequence * layers * layer + logits)
+
+
+def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
+    """Returns (shape, dtype) of each array of a phase's global batch, by name.
+
+    Args:
+      config: a pre-training config.
+      data: config.data of the phase.
+    """
+    rows, sequence = data.batch_size, data.sequence_length
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
+    slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
+    if data.packing:
+        limits = packing.limits(sequence, slots)
+        slots = limits.masks
+        shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
+        shapes["cls_positions"] = ((rows, limits.sequences), np.int32)
+    if slots:
+        shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
+        shapes["masked_weights"] = ((rows, slots), np.float32)
+    if data.format in config_lib.PAIR_FORMATS:
+        label = "sentence_order_label" if config.objective.sentence_order else "next_sentence_label"
+        shapes[label] = ((rows,), np.int32)
+    return shapes
+
+
+def layer_period(settings: Mapping[str, Any]) -> int:
+    """Returns the number of layers after which the layers of a model repeat. `settings`: keys of config.model."""
+    shared = settings["layer_groups"] * settings["group_layers"]
+    return int(np.lcm(settings["global_every"] if settings["local_window"] else 1, shared or 1))
+
+
+@dataclasses.dataclass
+class PretrainingSteps:
+    """Lowers the programs of a pre-training run; see Steps.
+
+    Attributes:
+      config: the run's config, with model.vocab_size filled in.
+      mesh: the run's mesh.
+      teacher: the model to learn from, of distillation.
+      teacher_params: its parameters, or their shapes.
+    """
+
+    config: ml_collections.ConfigDict
+    mesh: Mesh
+    teacher: model_lib.Model | None = None
+    teacher_params: Any = None
+
+    @property
+    def layers(self) -> int:
+        return self.config.model.num_layers
+
+    @property
+    def period(self) -> int:
+        return layer_period(self.config.model)
+
+    def changed(self, change: Mapping[str, Any]) -> "PretrainingSteps":
+        config = self.config.copy_and_resolve_references()
+        config.update_from_flattened_dict(dict(change))
+        return dataclasses.replace(self, config=config)
+
+    def state_bytes(self, layers: int) -> int:
+        learner = self._learner(layers, self._largest_phase())
+        return bytes_on_device(learner.abstract_state()) + bytes_on_device(self._placed_teacher())
+
+    def rough(self) -> int:
+        learner, state = self._learner(self.layers, self._largest_phase()), extrapolated(self.state_bytes, self)
+        shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
+        specs = [*learner.objective.specs, *([self.teacher.spec] if self.teacher else [])]
+        step = evaluation = 0.0
+        for phase in config_lib.phases(self.config):
+            data = phase.data
+            rows = data.batch_size / shards / max(1, self.config.train.microbatches)
+            predictions = stream.prediction_slots(data) if objective_facts(self.config).masked else data.sequence_length
+            if self.teacher and self.config.distillation.positions == "all":
+                predictions = data.sequence_length
+            step = max(step, sum(largest_arrays(spec, rows, data.sequence_length, predictions) for spec in specs))
+            rows = (self.config.train.eval_batch_size or data.batch_size) / shards
+            evaluation = max(evaluation, sum(
+                largest_arrays(spec, rows, data.sequence_length, predictions, backward=False) for spec in specs
+            ))  # fmt: skip
+        return round(3 * state + max(step, evaluation))
+
+    def beside_bytes(self) -> int:
+        return 0
+
+    def train(self, layers: int) -> tuple[Any, int]:
+        phase = self._largest_phase()
+        learner = self._learner(layers, phase)
+        key = jax.eval_shape(lambda: learner.dropout_key)
+        teacher = [self._placed_teacher()] if self.teacher else []
+        step = jax.ShapeDtypeStruct((), np.int32)
+        return learner.train_step().lower(learner.abstract_state(), self._batch(phase.data), step, key, *teacher), 0
+
+    def evaluation(self, layers: int) -> tuple[Any, int]:
+        if not self.config.train.eval_every:
+            return None, 0
+        phase = self._largest_phase()
+        learner = self._learner(layers, phase)
+        data = phase.data.copy_and_resolve_references()
+        data.batch_size = self.config.train.eval_batch_size or data.batch_size
+        data.mask_rate = self.config.train.eval_mask_rate or data.mask_rate
+        state = learner.abstract_state()
+        lowered = learner.eval_step().lower(state["params"], self._batch(data))
+        return lowered, bytes_on_device([state["opt_state"], self._placed_teacher()])
+
+    def batch_sizes(self) -> list[int]:
+        return [phase.data.batch_size for phase in config_lib.phases(self.config)]
+
+    def _largest_phase(self):
+        """Returns the phase with the most tokens in a batch, and the longest rows of these."""
+        return max(
+            config_lib.phases(self.config),
+            key=lambda phase: (phase.data.batch_size * phase.data.sequence_length, phase.data.sequence_length),
+        )
+
+    def _learner(self, layers, phase):
+        config = config_lib.in_phase(self.config, phase)
+        config.model.num_layers = layers
+        model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
+        num_steps = config_lib.num_steps(self.config)
+        return step_lib.Learner.from_config(config, model, self.mesh, num_steps, self.teacher)
+
+    def _batch(self, data):
+        layout = sharding.batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+            for name, (shape, dtype) in batch_shapes(self.config, data).items()
+        }
+
+    def _placed_teacher(self):
+        if self.teacher_params is None:
+            return {}
+        layout = sharding.tree_shardings(self.teacher_params, self.mesh)
+        return jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            self.teacher_params,
+            layout,
+        )
