@@ -19,7 +19,7 @@ from ml_collections import config_flags
 from bert_jax import cli, files, interruption, listing
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.errors import UserError, command_line
+from bert_jax.errors import UserError, command_line, ran_out_of_memory
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
 _default: str | None = None  # the recipe to use if --config is not given
@@ -178,6 +178,13 @@ def _reporting(main, passes_on, positional):
             return main(argv)
         except UserError as error:
             _report(error)
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+            _report(
+                f"out of memory ({reason}); expected smaller batches, shorter texts, a smaller model, or more memory"
+            )
 
     return wrapped
 

@@ -12,6 +12,13 @@ class UserError(Exception):
     """
 
 
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an exception, of Python, numpy or XLA, says that memory ran out."""
+    text = str(error)
+    of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (of_xla and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text))
+
+
 def shortened(text: str, length: int = 60) -> str:
     """Returns the beginning of a text, at most `length` characters, for an error message."""
     return text if len(text) <= length else text[: length - 3] + "..."

@@ -31,12 +31,15 @@ _WORKDIR = flags.DEFINE_string(
 _SCALE = flags.DEFINE_enum("scale", "smoke", list(scales.SCALES), "size of the runs (experiments/scales.py)")
 _EXECUTOR = flags.DEFINE_enum("executor", "local", ["local", "slurm", "cloud"], "where jobs run")
 _JOBS = flags.DEFINE_integer(
-    "jobs", 0, "local: jobs at a time; 0: one a GPU, else one a core, at most 4", lower_bound=0)  # fmt: skip
+    "jobs", 0, "local: jobs at a time; 0: one a GPU, else one a core, at most 4", lower_bound=0,
+    upper_bound=1_024)  # fmt: skip
 _SLURM = flags.DEFINE_multi_string("slurm", [], "option KEY=VALUE of launching/slurm.py, such as partition=gpu")
 _CLOUD = flags.DEFINE_multi_string(
     "cloud", [], "option KEY=VALUE of launching/cloud.py, such as accelerators=tpu-v5e-8"
 )
-_SEEDS = flags.DEFINE_integer("seeds", None, "number of seeds, 0, 1, ..., instead of the experiment's", lower_bound=1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "number of seeds, 0, 1, ..., instead of the experiment's", lower_bound=1, upper_bound=10_000
+)
 _TEXT = flags.DEFINE_string(
     "text", None, "text to prepare the corpus from (--input of prepare), instead of the experiment's"
 )

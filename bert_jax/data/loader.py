@@ -17,7 +17,10 @@ from bert_jax.data import hashing
 from bert_jax.data.batches import LABELS
 from bert_jax.data.rows import host_range
 from bert_jax.data.stream import Stream, interleave
-from bert_jax.processes import signals
+from bert_jax.errors import UserError
+from bert_jax.processes import machine, signals
+
+_BYTES_OF_TOKEN = 16  # of a batch: ids, mask, types, and less than one more array of masked tokens
 
 
 def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
@@ -35,7 +38,33 @@ def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_ho
     Raises:
       UserError: the config or the corpus cannot work, or the step is negative.
     """
-    return _cached_stream(_as_json(config)).batch(step, host, num_hosts)
+    stream = _cached_stream(_as_json(config))
+    check_memory(config, num_hosts, ahead=False)
+    return stream.batch(step, host, num_hosts)
+
+
+def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, ahead: bool = True) -> None:
+    """Raises UserError if a host's batches of a pre-training run do not fit its memory.
+
+    Args:
+      config: a pre-training config.
+      num_hosts: number of hosts among which a batch is divided.
+      ahead: whether batches are made ahead; False for a single one.
+    """
+    free = machine.available_memory()
+    for phase in config_lib.phases(config):
+        data = phase.data
+        # Each worker holds what it has made ready; one batch more is in use and one on its way.
+        batches = max(1, data.workers) * max(1, data.prefetch) + 2 if ahead else 1
+        needed = batches * data.batch_size * data.sequence_length * _BYTES_OF_TOKEN // num_hosts
+        if free is not None and needed > free:
+            many = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if ahead else ""
+            what = "the batches that are held ready need" if ahead else "a batch needs"
+            raise UserError(
+                f"{many}config.data.batch_size={data.batch_size} x sequence_length={data.sequence_length}{phase.name}: "
+                f"{what} {machine.in_words(needed)}, and {machine.in_words(free)} are free on this machine; expected "
+                "smaller ones"
+            )
 
 
 def describe_batch(config: ml_collections.ConfigDict, step: int) -> list[str]:
@@ -96,6 +125,7 @@ class Loader:
         """
         self._config = config
         self._start = start_step
+        check_memory(config, num_hosts)
         self._job = _Job(_as_json(config), host, num_hosts)
         _open_phases(self._job.stream(), start_step)  # here, so that no worker builds indexes or fails midway
 

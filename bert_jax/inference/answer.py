@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from bert_jax.config.keys import FINETUNING
 from bert_jax.data.tasks import spans
-from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
@@ -53,8 +53,8 @@ class QuestionAnswerer(Predictor):
         super().__init__(model, dtype=dtype, packing=packing)
         settings = _DEFAULTS | {key: model.settings[key] for key in _DEFAULTS if model.settings.get(key)}
         self.max_length = min(self.max_length, settings["max_length"])
-        if max_answer_length is not None and max_answer_length < 1:
-            raise UserError(f"max_answer_length: found {max_answer_length}; expected 1 or more tokens")
+        if max_answer_length is not None:
+            FINETUNING["task.max_answer_length"].check("max_answer_length", max_answer_length)
         self._max_answer_length = max_answer_length or settings["max_answer_length"]
         self._n_best, self._stride = settings["n_best"], settings["doc_stride"]
         # The context gets at least half of a row.

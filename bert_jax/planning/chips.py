@@ -13,6 +13,7 @@ from bert_jax.errors import UserError
 from bert_jax.model import flops
 
 GIB = 2**30
+LARGEST_SLICES = 1_024  # of a program; libtpu makes a description of each device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,8 +144,8 @@ def parse(name: str, num_slices: int = 1) -> Topology:
     Raises:
       UserError: no such topology.
     """
-    if num_slices < 1:
-        raise UserError(f"--num_slices={num_slices}: expected at least 1")
+    if not 1 <= num_slices <= LARGEST_SLICES:
+        raise UserError(f"--num_slices={num_slices}: expected a number from 1 to {LARGEST_SLICES:,}")
     generation, _, sizes = name.partition(":")
     chip = next((chip for chip in CHIPS if generation in (chip.name, chip.libtpu)), None)
     if chip is None:

@@ -26,6 +26,7 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.objectives.language_modeling import PAIR_TASKS
 from bert_jax.objectives.replaced_tokens import ReplacedTokens
 from bert_jax.processes import distributed
+from bert_jax.training import memory
 from bert_jax.training import step as step_lib
 
 NEW, OLD = "eval", "eval_old"  # prefixes in metrics.jsonl of the run's corpora and of data.old_corpus
@@ -249,6 +250,8 @@ def _pass(model, config, corpora, split, progress, generator=None, skip=0):
         params = params | {"generator": generator.params}
     params = jax.device_put(params, sharding.tree_shardings(params, mesh))
     eval_step = step_lib.compile_evaluation(objective, mesh)
+    loader.check_memory(config, ahead=False)
+    memory.check_evaluation(config, objective, eval_step, params, mesh)
     losses = unigram_losses(mixture.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}
 

@@ -23,7 +23,7 @@ from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data import packing, stream
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, ran_out_of_memory
 from bert_jax.processes import distributed, machine
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.training import step as step_lib
@@ -32,6 +32,7 @@ NEAR, FAR = 0.85, 1.15  # shares of the free memory: from the first on a run is 
 SURE = 0.5  # a run whose largest arrays, counted generously, need less than this share is not estimated further
 # Rematerialisation policies, from the one that keeps most to the one that recomputes most.
 REMAT = ("none", "dots", "dots_no_batch", "full")
+_PROCESS = 400 * 2**20  # bytes, measured: experiments/results/memory.md
 # Programs whose memory is read and that never run. The arrays of a CPU's program do not depend on these settings.
 _QUICK = {
     "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
@@ -48,16 +49,23 @@ class Need:
       step: a training step, with the state.
       evaluation: an evaluation, with the state.
       saving: copies of the state that are being written while the next step runs.
+      process: what libraries and the compiler still take in the process.
     """
 
     state: int
     step: int
     evaluation: int
     saving: int = 0
+    process: int = 0
 
     @property
     def total(self) -> int:
-        return max(self.step, self.evaluation) + self.saving
+        return max(self.step, self.evaluation) + self.beside
+
+    @property
+    def beside(self) -> int:
+        """Bytes that are taken whatever the step needs."""
+        return self.saving + self.process
 
 
 class Steps(Protocol):
@@ -92,7 +100,7 @@ class Steps(Protocol):
         ...
 
     def train(self, layers: int) -> tuple[Any, int]:
-        """Returns the lowered training step, the largest of several, and the bytes of the state that it does not read."""
+        """Returns the lowered training step (the largest of several), and the bytes of state that it does not read."""
         ...
 
     def evaluation(self, layers: int) -> tuple[Any, int]:
@@ -104,8 +112,13 @@ class Steps(Protocol):
         ...
 
 
-def estimate(steps: Steps) -> Need:
-    """Returns what a run needs, from the compiler's reports on models of few layers."""
+def estimate(steps: Steps, before: Need | None = None) -> Need:
+    """Returns what a run needs, from the compiler's reports on models of few layers.
+
+    Args:
+      steps: the run's programs.
+      before: what the run needs without a change that concerns its training step alone.
+    """
     beside = steps.beside_bytes()
     state = extrapolated(steps.state_bytes, steps) + beside
 
@@ -114,6 +127,9 @@ def estimate(steps: Steps) -> Need:
         return program_bytes(lowered, steps.mesh) + unread
 
     step = extrapolated(trained, steps) + beside
+    if before:
+        local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
+        return dataclasses.replace(before, step=local * max(step, state))
     evaluation, few = 0, min(steps.layers, 2 * steps.period)
     lowered, unread = steps.evaluation(few)
     if lowered is not None:  # a forward pass keeps no layer's arrays for long
@@ -121,7 +137,7 @@ def estimate(steps: Steps) -> Need:
     need = Need(state, max(step, state), evaluation, 0)
     if _on_cpu(steps.mesh):
         local = len(steps.mesh.local_devices)
-        need = Need(*(local * part for part in (need.state, need.step, need.evaluation, need.state)))
+        need = Need(*(local * part for part in (need.state, need.step, need.evaluation, need.state)), _PROCESS)
     return need
 
 
@@ -241,6 +257,39 @@ def _judge(steps, free, search):
     return _Finding(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
 
 
+def check_evaluation(
+    config: ml_collections.ConfigDict, objective: Any, eval_step: Any, params: Any, mesh: Mesh
+) -> None:
+    """Raises UserError if an evaluation of a model needs far more memory than is free.
+
+    Args:
+      config: the evaluation's config; reads data.
+      objective: the objective that is evaluated.
+      eval_step: its program; see step.compile_evaluation.
+      params: the parameters, which are in memory already.
+      mesh: the mesh of parameters and batches.
+    """
+    free, data = usable(mesh), config.data
+    rows, sequence = data.batch_size / sharding.num_shards(mesh, sharding.BATCH_AXES), data.sequence_length
+    local = len(mesh.local_devices) if _on_cpu(mesh) else 1
+    predictions = stream.prediction_slots(data) if objective_facts(config).masked else sequence
+    arrays = sum(largest_arrays(spec, rows, sequence, predictions, backward=False) for spec in objective.specs)
+    if free is None or local * arrays < SURE * free:
+        return
+    layout = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
+        for name, (shape, dtype) in batch_shapes(config, data).items()
+    }
+    lowered = eval_step.lower(params, batch)
+    needed = local * (program_bytes(lowered, mesh) - bytes_on_device(params))
+    if needed > FAR * free:
+        raise UserError(
+            f"config.data.batch_size={data.batch_size}: a batch needs about {machine.in_words(needed)}, and "
+            f"{machine.in_words(free)} are free; expected at most {max(1, int(data.batch_size * NEAR * free / needed))}"
+        )
+
+
 def advice(steps: Steps, need: Need, free: float) -> str:
     """Returns the cheapest change that makes a run fit, as arguments of a command line with what it then needs.
 
@@ -270,7 +319,7 @@ def explained(steps: Steps) -> Iterator[None]:
     try:
         yield
     except (JaxRuntimeError, MemoryError) as error:
-        if not ran_out(error):
+        if not ran_out_of_memory(error):
             raise
         raise UserError(_out_of_memory(steps, error)) from error
 
@@ -283,12 +332,6 @@ def _out_of_memory(steps, error):
         need = estimate(steps)
         advised = f"about {machine.in_words(need.total)} are needed; {advice(steps, need, min(free or 0, need.total))}"
     return f"out of memory ({reason}); {advised}"
-
-
-def ran_out(error: BaseException) -> bool:
-    """Returns whether an exception says that memory ran out."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
 
 
 def _too_large(steps, need, free):
@@ -319,9 +362,9 @@ def _with_microbatches(steps, need, free):
     """
     now = steps.config.train.microbatches
     for count in microbatch_counts(steps):
-        least = need.state + need.saving + (need.step - need.state) * now / count
-        if count > now and least <= FAR * free and need.evaluation + need.saving <= NEAR * free:
-            yield count, estimate(steps.changed({"train.microbatches": count}))
+        least = need.state + need.beside + (need.step - need.state) * now / count
+        if count > now and least <= FAR * free and need.evaluation + need.beside <= NEAR * free:
+            yield count, estimate(steps.changed({"train.microbatches": count}), need)
 
 
 def microbatch_counts(steps: Steps) -> list[int]:
@@ -334,14 +377,14 @@ def microbatch_counts(steps: Steps) -> list[int]:
 def _changes(steps, need, free):
     """Yields (change, what the run then needs), cheapest first."""
     limit, fixed = NEAR * free, {}
-    if need.evaluation + need.saving > limit:  # nothing below makes the evaluation smaller
+    if need.evaluation + need.beside > limit:  # nothing below makes the evaluation smaller
         fixed = _smaller_evaluation(steps, need, limit)
         if not fixed:
             return
         steps = steps.changed(fixed)
         need = estimate(steps)
         yield fixed, need
-    if need.step + need.saving <= limit:
+    if need.step + need.beside <= limit:
         return
     for count, tried in _with_microbatches(steps, need, free):
         yield {"train.microbatches": count} | fixed, tried
@@ -352,7 +395,7 @@ def _changes(steps, need, free):
             change = {"model.remat": policy, "train.microbatches": count}
             if count == steps.config.train.microbatches:
                 del change["train.microbatches"]
-            yield change | fixed, estimate(steps.changed(change))
+            yield change | fixed, estimate(steps.changed(change), need)
     sizes = steps.batch_sizes()
     if len(sizes) == 1 and sizes[0] > 1:
         shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
@@ -365,8 +408,8 @@ def _smaller_evaluation(steps, need, limit):
     """Returns the change of train.eval_batch_size by which an evaluation fits by its share; {} if none does."""
     shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
     rows = steps.config.train.eval_batch_size or max(steps.batch_sizes())
-    size, beside = rows, need.state + need.saving
-    while size > shards and beside + (need.evaluation - need.state) * size / rows > 0.9 * limit:
+    size, fixed = rows, need.state + need.beside
+    while size > shards and fixed + (need.evaluation - need.state) * size / rows > 0.9 * limit:
         size = max(shards, size // 2 // shards * shards)
     return {"train.eval_batch_size": size} if size < rows else {}
 

@@ -47,6 +47,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     """
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir, source)
+    loader.check_memory(config, jax.process_count())
     steps = memory.PretrainingSteps(config, inputs.mesh, *inputs.teacher_parts)
     memory.check(steps, say, memory.begun_microbatches(workdir))
     with (

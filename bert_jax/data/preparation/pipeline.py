@@ -20,6 +20,7 @@ import sys
 import tqdm
 
 from bert_jax import files, interruption, outputs, storage
+from bert_jax.config.pretraining_keys import LARGEST_WORKERS
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
@@ -230,8 +231,8 @@ def _check(settings, workers, cluster):
         raise UserError(
             f"--add_tokens={settings.add_tokens}: not with --tokenizer={settings.tokenizer}; expected a model's"
         )
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers={workers}: expected at least 1")
+    if workers is not None and not 1 <= workers <= LARGEST_WORKERS:
+        raise UserError(f"--workers={workers}: expected a number from 1 to {LARGEST_WORKERS:,}")
     if workers is not None and cluster:
         raise UserError(f"--workers={workers}: not with --runner; expected Beam's own options for its workers")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bert_jax import files
+from bert_jax.config.pretraining_keys import LARGEST_VOCABULARY
 from bert_jax.data.preparation import sampling, sources
 from bert_jax.data.vocabularies import fit, loading, new_tokens, training
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -46,6 +47,8 @@ def choose(settings) -> Choice:
       UserError: the vocabulary cannot be opened or extended, or no such kind can be trained.
     """
     lower_case, strip_accents = _SWITCHES[settings.lower_case], _SWITCHES[settings.strip_accents]
+    if _num_wanted(settings) > LARGEST_VOCABULARY:
+        raise UserError(f"--add_tokens={settings.add_tokens}: expected at most {LARGEST_VOCABULARY:,} words")
     if not settings.tokenizer.startswith("train:"):
         if strip_accents is not None:
             raise UserError(
@@ -66,6 +69,8 @@ def choose(settings) -> Choice:
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
             f"{', '.join(training.KINDS)}, such as train:wordpiece:8192"
         )
+    if int(size) > LARGEST_VOCABULARY:
+        raise UserError(f"--tokenizer={settings.tokenizer}: expected a size of at most {LARGEST_VOCABULARY:,}")
     if lower_case is not None and kind not in training.LOWER_CASING:
         raise UserError(f"--lower_case={settings.lower_case}: not for {kind}; expected auto")
     if strip_accents is not None and kind not in training.LOWER_CASING:
