@@ -33,7 +33,7 @@ def main(argv):
         for follow in (finetune_config.follow_train, finetune_config.follow_adapters):
             if note := follow(config, recipe, changed):
                 say(f"note: {note}")
-        finetuning.finetune(config, _WORKDIR.value)
+        finetuning.finetune(config, _WORKDIR.value, recipe)
     interruption.exit_if_stopped()
 
 

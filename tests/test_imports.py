@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ORDER = (
     "_moved", "interruption", "errors", "files", "storage", "outputs", "config", "processes", "data", "model",
     "sharding", "interop", "objectives",
-    "runs", "training", "finetuning", "inference", "planning", "diagnosis",
+    "runs", "diagnosis", "training", "finetuning", "inference", "planning",
 )  # fmt: skip
 HELPERS_OF_COMMANDS = {"command", "cli", "listing"}
 

@@ -51,6 +51,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key}: empty; expected {expected} (--config.{key}=...)")
     _check_numbers(values)
     pretraining.check_optimizer(values)
+    pretraining.check_loggers(values)
     _check_task(values)
     _check_tuning(values)
 

@@ -201,6 +201,7 @@ FINETUNING: dict[str, Key] = {
         ),
     ),
     **_as_in_pretraining("train.keep_newest", default=1),
-    **_as_in_pretraining("train.compilation_cache", "train.tensorboard", "train.progress"),
+    **_as_in_pretraining("train.compilation_cache", "train.loggers", "train.tensorboard", "train.progress",
+                         "train.report"),
     **PROFILE,
 }  # fmt: skip

@@ -63,7 +63,7 @@ def check_layout(
 
 def _keeping_rows(config, num_devices, sizes, heads, batches):
     """Returns what divides the batches as they are, for a message: microbatches, a tensor axis, or fewer devices."""
-    parts, count = sizes["tensor"], config.train.microbatches
+    parts, count = sizes["tensor"], config.train.microbatches or 1
 
     def divide(shards, microbatches):
         return all(size % (shards * microbatches) == 0 for size in batches)

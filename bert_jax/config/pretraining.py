@@ -13,8 +13,9 @@ from bert_jax.config.kernels import resolve_kernel
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
 from bert_jax.config.layout import check_layout
 from bert_jax.config.objective import check_objective, facts, pair_objective
+from bert_jax.config.pretraining_keys import LOGGERS
 from bert_jax.config.run_phases import in_phase, phases, schedules
-from bert_jax.config.schema import check_values
+from bert_jax.config.schema import check_values, closest
 from bert_jax.errors import UserError, command_line
 
 _LONGEST_SPAN = 512
@@ -132,7 +133,18 @@ def _check_data(data, name, values):
             raise UserError(f"{where}.{key}: found {data[key]}{name}; expected at most {_LONGEST_SPAN} words")
 
 
+def check_loggers(values: Mapping[str, Any]) -> None:
+    """Raises UserError if config.train.loggers names one that there is not. `values`: by dotted key."""
+    for name in recipes.listed(values["train.loggers"]):
+        if name not in LOGGERS:
+            raise UserError(
+                f"config.train.loggers: found {name!r}{closest(str(name), LOGGERS)}; expected some of "
+                f"{', '.join(LOGGERS)}"
+            )
+
+
 def _check_train(values):
+    check_loggers(values)
     if bool(values["train.num_steps"]) == bool(values["train.num_tokens"]):
         raise UserError(
             f"config.train.num_steps: found {values['train.num_steps']} with config.train.num_tokens="

@@ -14,6 +14,7 @@ ACTIVATIONS = (
     "linear", "mish", "relu2", "relu6", "sigmoid", "sqrtsoftplus",
 )  # fmt: skip
 PAIR_FORMATS = ("segment_pair", "sentence_pair")
+LOGGERS = ("tensorboard", "wandb", "mlflow")  # of config.train.loggers; runs/loggers.py opens them
 FORMATS = (*PAIR_FORMATS, "full_sentences", "doc_sentences")
 
 SMALLEST_EPSILON = 1e-15  # its square is a number in float32
@@ -538,8 +539,15 @@ _TRAIN = group(
         "Keeps the checkpoint of every n-th step for ever; a multiple of checkpoint_every.",
         {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
     ),
-    tensorboard=(True, "Writes TensorBoard events.", MAY_CHANGE),
+    loggers=(
+        ("tensorboard",),
+        f"Loggers that get the rows of metrics.jsonl too, of {', '.join(LOGGERS)} (wandb and mlflow are packages to "
+        "install).",
+        {"empty": "none"} | MAY_CHANGE,
+    ),
+    tensorboard=(True, 'False takes "tensorboard" out of loggers.', MAY_CHANGE),
     progress=(True, "Prints a progress line.", MAY_CHANGE),
+    report=(True, "Writes WORKDIR/report.html after each evaluation and at the end.", MAY_CHANGE),
 )
 
 PROFILE = group(

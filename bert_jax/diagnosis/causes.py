@@ -89,6 +89,24 @@ def high_rate(run: Run) -> float:
     return factor * HIGH_RATE * math.sqrt(HIGH_RATE_WIDTH / run.config.model.hidden_size)
 
 
+def unusual_rate(run: Run) -> str:
+    """Returns what is unusual about the peak learning rate of a new model; "" if nothing is.
+
+    A run that starts from another model may have a low one.
+    """
+    cause = _rate(run, diverged=bool(run.config.init_from), falling=False)
+    is_high = run.config.optimizer.learning_rate > high_rate(run)
+    return cause.text if cause.likelihood >= LIKELY and (is_high or not run.config.init_from) else ""
+
+
+def few_predictions(run: Run) -> str:
+    """Returns what is wrong with the number of tokens that a step predicts; "" if nothing is."""
+    if run.predictions >= FEW_PREDICTIONS:
+        return ""
+    size = run.phase.data.batch_size
+    return f"too few predictions in a step: about {run.predictions:,.0f} tokens; raise --config.data.batch_size={size}"
+
+
 def lower_rate(run: Run) -> str:
     """Returns the flag that sets a third of the learning rate, or of the highest plausible one if that is lower."""
     return f"--config.optimizer.learning_rate={min(run.config.optimizer.learning_rate, high_rate(run)) / 3:.1g}"
@@ -240,9 +258,8 @@ def padding_advice(run: Run) -> str:
 
 def _others(run, diverged):
     model, data, settings = run.config.model, run.phase.data, run.config.optimizer
-    if run.predictions < FEW_PREDICTIONS:
-        text = f"too few predictions in a step: about {run.predictions:,.0f} tokens; "
-        yield Cause(0.3, text + f"raise --config.data.batch_size={data.batch_size}", "")
+    if few_predictions(run):
+        yield Cause(0.3, few_predictions(run), "")
     equivalent_range = 0.02 * math.sqrt(HIGH_RATE_WIDTH / model.hidden_size)
     if model.initializer_range < NARROW_INIT_SHARE * equivalent_range and not run.config.init_from and not diverged:
         text = f"a narrow initialization for a hidden size of {model.hidden_size}: config.model.initializer_range="

@@ -36,13 +36,15 @@ from bert_jax.processes import distributed
 from bert_jax.runs import checkpoint_files, checkpoints, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.claim import claim
-from bert_jax.runs.loggers import say
+from bert_jax.runs.loggers import check_installed, say
 from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
 from bert_jax.runs.outcomes import Outcomes, Seed, metrics_row
 from bert_jax.training import loop, memory, runtime
 
 
-def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict[str, Any]:
+def finetune(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, recipe: ml_collections.ConfigDict | None = None
+) -> dict[str, Any]:
     """Trains a model on a labelled task as the config says, or continues the run that the workdir holds.
 
     SIGTERM, SIGINT or SIGHUP ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
@@ -51,6 +53,7 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     Args:
       config: the config of a fine-tuning recipe.
       workdir: a local directory, or gs://BUCKET/FOLDER.
+      recipe: the config of the recipe as it was before it was changed; the report compares with it.
 
     Returns:
       the content of summary.json; {} where a signal ended the run early.
@@ -66,11 +69,15 @@ def finetune(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         steps = _check_sizes(config, workdir, inputs)
         stack.enter_context(memory.explained(steps))
         run = _build(config, workdir, inputs)
+        run.recipe = recipe
         state, done = _restore(run, inputs)
         del inputs  # parameters as large as the model
         finished = _train(run, state, done)
         del state
-        return write_results(config, workdir, run.learner, run.task, run.outcomes) if finished else {}
+        summary = write_results(config, workdir, run.learner, run.task, run.outcomes) if finished else {}
+        if finished:
+            run.report({}, last=True)  # with predictions now
+        return summary
 
 
 @dataclasses.dataclass
@@ -93,6 +100,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
         if kept:
             say(kept)
     finetune_config.validate(config)
+    check_installed(config)
     if jax.default_backend() == "cpu":
         runtime.keep_freed_memory()
     identity.check_same_run(workdir, config)
@@ -186,6 +194,7 @@ def _train(run, state, done) -> bool:
     """Trains to the end of the run. Returns False if a signal ended it early."""
     if done < run.num_steps and not run.over:
         say(f"{_describe(run.learner)}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
+        run.warn(begins=not done)
         return loop.train(run, state, done) is not None
     say(f"nothing to do: step {done:,} of {run.num_steps:,} is done; its checkpoint is in {run.workdir}")
     return True

@@ -8,22 +8,28 @@ checkpoint and at the end.
 """
 
 import contextlib
+import dataclasses
+import importlib.util
 import io
 import math
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Protocol, TextIO
+from typing import IO, Protocol
 
 import ml_collections
 
 from bert_jax import _moved, files, storage
+from bert_jax.config.recipes import flat, listed
 from bert_jax.errors import UserError
 from bert_jax.objectives.language_modeling import mlm_headline
 from bert_jax.processes import distributed
+from bert_jax.runs import progress, trackers
+from bert_jax.runs.progress import Progress, progress_line
+
+__all__ = ["Progress", "progress_line"]  # their home is progress.py
 
 Say = Callable[[str], None]
 # Activities that a run's time is divided into: waiting for the next batch; steps; steps that were compiled first;
@@ -56,7 +62,7 @@ def open_loggers(
     """Opens the loggers of a run that has done `step` steps; rows of later steps are cut off.
 
     Args:
-      config: the run's config; reads train.tensorboard and train.progress.
+      config: the run's config; reads train.loggers, train.tensorboard and train.progress.
       workdir: the run's workdir.
       step: number of steps done.
       num_steps: number of steps of the whole run.
@@ -65,11 +71,28 @@ def open_loggers(
     """
     remote = storage.is_remote(workdir)
     loggers: list[Logger] = [(RemoteMetricsFile if remote else MetricsFile)(workdir / "metrics.jsonl", step, say)]
-    if config.train.tensorboard:
-        loggers.append((RemoteTensorBoard if remote else TensorBoard)(workdir / "tensorboard", step, say))
+    for name in chosen_loggers(config):
+        loggers.append(REGISTRY[name].open(config, workdir, step, say))
     if config.train.progress:
         loggers.append(Progress(num_steps, headline=headline))
     return loggers
+
+
+def chosen_loggers(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the names in config.train.loggers, without "tensorboard" where config.train.tensorboard is False."""
+    names = dict.fromkeys(listed(config.train.loggers))
+    return [name for name in names if name != "tensorboard" or config.train.tensorboard]
+
+
+def check_installed(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if the package of one of the run's loggers is not installed."""
+    for name in chosen_loggers(config):
+        package = REGISTRY[name].package
+        if package and importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"config.train.loggers: {name} needs the package {package}, which is not installed; expected it "
+                f"(pip install 'bert_jax[{name}]'), or other loggers"
+            )
 
 
 class MetricsFile:
@@ -235,65 +258,40 @@ class RemoteTensorBoard(TensorBoard):
             self._warned = True
 
 
-class Progress:
-    """Shows progress: one line on a terminal, rewritten in place; elsewhere a line for each row."""
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Describes a logger that config.train.loggers can name.
 
-    def __init__(self, num_steps: int, stream: TextIO | None = None, headline: Callable[[Mapping], str] = mlm_headline):
-        self._num_steps = num_steps
-        self._headline = headline
-        self._stream = stream or sys.stdout
-        self._first = None  # (step, time) of the first row
+    Attributes:
+      open: (config, workdir, step, say) -> the logger; see `open_loggers`.
+      package: the optional package that it needs; "" for none.
+    """
 
-    def write(self, row: Mapping) -> None:
-        now = time.monotonic()
-        text = progress_line(row, self._num_steps, self._seconds_left(row["step"], now), self._headline)
-        self._first = self._first or (row["step"], now)
-        _show(self._stream, f"\r\x1b[K{text}" if self._stream.isatty() else f"{text}\n")
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        if self._stream.isatty() and self._first is not None:
-            _show(self._stream, "\n")
-
-    def _seconds_left(self, step, now):
-        if self._first is None:
-            return None
-        return (now - self._first[1]) / (step - self._first[0]) * (self._num_steps - step)
+    open: Callable[[ml_collections.ConfigDict, pathlib.Path, int, Say], Logger]
+    package: str = ""
 
 
-def progress_line(
-    row: Mapping, num_steps: int, seconds_left: float | None, headline: Callable[[Mapping], str] = mlm_headline
-) -> str:
-    """Returns a row in words, such as "step 200/1,000  loss 6.81  12,300 tokens/s  MFU 41%  3:20 left"."""
-    parts = [f"step {row['step']:,}/{num_steps:,}"]
-    if row.get("loss") is not None:
-        parts.append(f"loss {row['loss']:.4f}")
-    if headline(row):
-        parts.append(headline(row))
-    if row.get("tokens_per_second") is not None:
-        parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
-    if row.get("mfu") is not None:
-        parts.append(f"MFU {row['mfu']:.1%}")
-    if seconds_left is not None:
-        parts.append(f"{_clock(seconds_left)} left")
-    return "  ".join(parts)
+def _tensorboard(config, workdir, step, say):
+    kind = RemoteTensorBoard if storage.is_remote(workdir) else TensorBoard
+    return kind(workdir / "tensorboard", step, say)
+
+
+def _tracker(kind):
+    return lambda config, workdir, step, say: kind(flat(config), workdir, say)
+
+
+# The loggers by name; config/pretraining_keys.py lists the names.
+REGISTRY = {
+    "tensorboard": Entry(_tensorboard),
+    "wandb": Entry(_tracker(trackers.WandB), "wandb"),
+    "mlflow": Entry(_tracker(trackers.MLflow), "mlflow"),
+}
 
 
 def say(text: str) -> None:
     """Prints a line for the user, clear of a progress line on the terminal; only process 0 prints."""
-    if not distributed.is_first():
-        return
-    if sys.stdout:  # None where it is closed
-        _show(sys.stdout, f"\r\x1b[K{text}\n" if sys.stdout.isatty() else f"{text}\n")
-
-
-def _show(stream, text):
-    """Prints; a line that cannot be written, into a closed pipe or onto a full disk, never ends a run."""
-    with contextlib.suppress(OSError):
-        stream.write(text)
-        stream.flush()
+    if distributed.is_first():
+        progress.say_line(text)
 
 
 def _line(row):
@@ -318,12 +316,6 @@ def _end_of_step(file, step):
 
 def _is_not_finite(value):
     return isinstance(value, float) and not math.isfinite(value)
-
-
-def _clock(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def __getattr__(name):

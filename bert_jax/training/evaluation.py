@@ -76,6 +76,10 @@ class Evaluation:
             if text.num_documents
         }
 
+    def first_batch(self, step: int) -> dict[str, np.ndarray]:
+        """Returns the rows of this process in the first batch of the run's held-out text, after `step` steps."""
+        return self._texts[NEW].batches(max(0, step - 1))[0][0]
+
     def __call__(self, params: dict, step: int) -> dict[str, float]:
         """Returns held-out metrics: eval/mlm_loss, mlm_accuracy, mlm_perplexity, unigram_loss, and other tasks'.
 

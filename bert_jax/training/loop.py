@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,14 @@ import numpy as np
 
 from bert_jax import _moved, interruption, sharding
 from bert_jax import model as model_lib
+from bert_jax.diagnosis import start
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
+from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.loggers import open_loggers, say
+from bert_jax.runs.progress import Progress
+from bert_jax.runs.report import Reports
 from bert_jax.training.profiling import Trace
 from bert_jax.training.throughput import Clock
 
@@ -46,6 +50,7 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         trace = Trace(config.profile, run.workdir / "profile", done, say)
         stack.callback(trace.close)
         clock = Clock(run.flops, run.mesh)
+        live = next((logger for logger in loggers if isinstance(logger, Progress)), None)
         before, held_out, stop = (), {}, ""
         clock.start("data")
         for index, batch in run.batches(done):
@@ -57,11 +62,15 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
                 logs = (index + 1) % config.train.log_every == 0 or index + 1 == num_steps
                 norms = _norms(run, clock, before, state, inputs, key) if logs and run.norms else {}
-                with jax.profiler.StepTraceAnnotation("train", step_num=index):
-                    state, metrics = run.train_step(state, *inputs, key)
-                jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
-                before, done = metrics, index + 1
-                clock.count(inputs[0], metrics, batch, run.train_step)
+                compiles = live is not None and clock.compiles(inputs[0], run.train_step)
+                with live.compiling(index + 1) if compiles else contextlib.nullcontext():
+                    with jax.profiler.StepTraceAnnotation("train", step_num=index):
+                        state, metrics = run.train_step(state, *inputs, key)
+                    jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
+                    before, done = metrics, index + 1
+                    clock.count(inputs[0], metrics, batch, run.train_step)
+            if live is not None:
+                live.advance(done, clock.tokens_per_second)
             evaluates, saves = run.due(done)
             signals.step_done()
             stop = signals.after(done)
@@ -86,6 +95,9 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 for logger in loggers:
                     logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
                 run.save(state, done, held_out)
+            if held_out or last:
+                clock.start("logging")
+                run.report(state, last)
             clock.start("data")
             if last:
                 break
@@ -125,6 +137,7 @@ class Run:
       key: the PRNG key that every step gets.
       headline: maps a row of the log to its evaluation in words; "" where it has none.
       over: whether the run ends before num_steps.
+      recipe: the config of the recipe as it was before it was changed; None where that is not known.
       norms: compiled (params, batch, step, key) -> what is logged of a step beside its metrics, or None.
     """
 
@@ -137,7 +150,15 @@ class Run:
     key: jax.Array
     headline: Callable[[Mapping], str]
     over = False
+    recipe: Any = None
+    _reports: Reports | None = None
     norms = None
+
+    def warn(self, begins: bool) -> None:
+        """Says what the doctor would find in the run before its first step; `begins`: whether it has not begun."""
+        if begins and distributed.is_first():
+            for line in start.warnings(self.config, workdir_lib.read(self.workdir)[0], self.workdir, self.recipe):
+                say(line)
 
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
         """Yields (step, batch) from step `done` on; arrays [rows, ...] hold the rows of this process's devices."""
@@ -173,6 +194,26 @@ class Run:
         """Returns the state, which may record the evaluation, and the held-out metrics."""
         raise NotImplementedError
 
+    def report(self, state: dict, last: bool) -> None:
+        """Writes report.html; `last`: whether the run ends here, with this state."""
+        if not self.config.train.report or not (distributed.is_first() or last):
+            return
+        samples = ()
+        try:
+            samples = self.samples(state) if last else ()
+        except Exception as error:  # a report must not end a run
+            say(f"warning: no samples of predictions: {type(error).__name__}: {str(error)[:200]}")
+        if distributed.is_first():
+            self._reports = self._reports or Reports(
+                self.workdir, self.config, self.recipe, self.num_steps, describe_devices()
+            )
+            if warning := self._reports.write(last, samples):
+                say(warning)
+
+    def samples(self, state: dict) -> Sequence[Mapping[str, str]]:
+        """Returns a few predictions of the model for the report, as short texts with the same keys."""
+        return ()
+
     def save(self, state: dict, done: int, held_out: dict[str, float]) -> None:
         """Starts to save the state, with the held-out metrics of this step."""
         self.checkpoints.save(done, state, held_out)
@@ -180,10 +221,14 @@ class Run:
 
 def describe_model(model: model_lib.Model, params: dict) -> str:
     """Describes in words a model's size, the dtype it computes in and its devices."""
-    count = model_lib.parameter_count(params)
+    return f"{model_lib.parameter_count(params):,} parameters, {model.spec.dtype}, on {describe_devices()}"
+
+
+def describe_devices() -> str:
+    """Describes in words the devices of all processes."""
     devices, processes = jax.devices(), jax.process_count()
     split = f" of {processes} processes" if processes > 1 else ""
-    return f"{count:,} parameters, {model.spec.dtype}, on {len(devices)} x {devices[0].device_kind}{split}"
+    return f"{len(devices)} x {devices[0].device_kind}{split}"
 
 
 def last_good(checkpoints: Checkpoints) -> str:

@@ -32,7 +32,9 @@ NEAR, FAR = 0.85, 1.15  # shares of the free memory: from the first on a run is 
 SURE = 0.5  # a run whose largest arrays, counted generously, need less than this share is not estimated further
 # Rematerialisation policies, from the one that keeps most to the one that recomputes most.
 REMAT = ("none", "dots", "dots_no_batch", "full")
-_PROCESS = 400 * 2**20  # bytes, measured: experiments/results/memory.md
+# Measured, on a CPU (experiments/results/memory.md): copies of the state while a checkpoint is written, and bytes that
+# libraries and the compiler take.
+_COPIES, _PROCESS = 2, 350 * 2**20
 # Programs whose memory is read and that never run. The arrays of a CPU's program do not depend on these settings.
 _QUICK = {
     "cpu": {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
@@ -137,7 +139,9 @@ def estimate(steps: Steps, before: Need | None = None) -> Need:
     need = Need(state, max(step, state), evaluation, 0)
     if _on_cpu(steps.mesh):
         local = len(steps.mesh.local_devices)
-        need = Need(*(local * part for part in (need.state, need.step, need.evaluation, need.state)), _PROCESS)
+        need = Need(
+            *(local * part for part in (need.state, need.step, need.evaluation, _COPIES * need.state)), _PROCESS
+        )
     return need
 
 

@@ -21,17 +21,20 @@ from bert_jax.runs import checkpoint_files, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
-from bert_jax.runs.loggers import say
+from bert_jax.runs.loggers import check_installed, say
 from bert_jax.training import branch, initial, loop, memory, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
 from bert_jax.training.norms import norms_step
+from bert_jax.training.samples import masked_tokens
 from bert_jax.training.teacher import Teacher
 from bert_jax.training.teacher import read as read_teacher
 
 
-def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def pretrain(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, recipe: ml_collections.ConfigDict | None = None
+) -> None:
     """Trains as the config says, or continues the run that the workdir holds; returns when it is done.
 
     SIGTERM, SIGINT or SIGHUP ends it early, after the current step and with a checkpoint; a second one ends it at once.
@@ -40,6 +43,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
     Args:
       config: the config of a recipe.
       workdir: a local directory, or gs://BUCKET/FOLDER; see runs/workdir.py for its files.
+      recipe: the config of the recipe as it was before it was changed; warnings and the report compare with it.
 
     Raises:
       UserError: config, corpus, workdir and devices do not go together; the loss is not finite; or the last
@@ -56,6 +60,7 @@ def pretrain(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
         memory.explained(steps),
     ):
         run = _build(config, workdir, inputs)
+        run.recipe = recipe
         state, done, begins = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
         _train(run, state, done, begins)
@@ -71,8 +76,8 @@ class _Inputs:
 
     @property
     def teacher_parts(self):
-        """The teacher's model and parameters; () without one."""
-        return (self.teacher.model, self.teacher.params) if self.teacher else ()
+        """The teacher's model and the shapes of its parameters; () without one."""
+        return (self.teacher.model, jax.eval_shape(lambda: self.teacher.params)) if self.teacher else ()
 
     @property
     def teacher_identity(self):
@@ -97,6 +102,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
     source = initial.source(config, workdir)
     initial.resolve(config, source, workdir)
     config_lib.validate(config)
+    check_installed(config)
     config_lib.check_devices(config, jax.device_count())
     if jax.default_backend() == "cpu":
         runtime.keep_freed_memory()
@@ -174,6 +180,7 @@ def _train(run, state, done, begins) -> None:
     say(f"{described}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
     for phase, pairs, corpus, share in loader.text_shares(run.config, done):
         say(f"rows of {pairs}{phase} hold {share:.1%} of the text of {corpus}")
+    run.warn(begins)
     run.begin(state, begins)
     if begins and run.config.init_state != "parameters":
         run.save(state, done, {})  # from here on the run that it branched from is not needed
@@ -204,6 +211,7 @@ class _Pretraining(loop.Run):
         self._evaluation = Evaluation(
             config, inputs.corpora, lambda step: self._programs_at(step).eval_step, self.put, self._hosts
         )
+        self._tokenizer = inputs.corpora[0].tokenizer
         self._evaluates = config.train.eval_every > 0 and self._evaluation.possible
         self._adaptation = None
         if config.data.old_corpus:
@@ -254,6 +262,12 @@ class _Pretraining(loop.Run):
 
     def evaluate(self, state, done):
         return state, self._evaluation(state["params"], done)
+
+    def samples(self, state):
+        if not self._evaluates or jax.process_count() > 1:
+            return []
+        batch = self._evaluation.first_batch(self.num_steps)
+        return masked_tokens(self.learner.objective, state["params"], batch, self._tokenizer, self.mesh)
 
     def save(self, state, done, held_out):
         if self._adaptation and done == self.num_steps:

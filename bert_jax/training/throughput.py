@@ -65,7 +65,7 @@ class Clock:
             rows without padding.
           program: the step's compiled function, where a run has several.
         """
-        compiled = program, tuple(array.shape for array in batch.values())
+        compiled = _program_and_shapes(batch, program)
         if compiled in self._compiled:
             size = batch["input_ids"].size
             self._tokens += size if own_rows is None else size * float(_present(own_rows).mean())
@@ -77,6 +77,19 @@ class Clock:
         self._uncounted += self._waited
         self._activity = "compilation"
         self.start("step")
+
+    def compiles(self, batch: Mapping[str, jax.Array], program: Hashable = None) -> bool:
+        """Returns whether no step of this program and shape has been counted, so that the next one is compiled."""
+        return _program_and_shapes(batch, program) not in self._compiled
+
+    def tokens_per_second(self) -> float | None:
+        """Returns the tokens per second since the last `take`; None for a second, and where every step compiled.
+
+        It waits for nothing: a step that still runs is counted, its time is not, and a second makes that small.
+        """
+        running = time.perf_counter() - self._since if self._activity in ("step", "data") else 0.0
+        training = self._seconds["step"] + self._seconds["data"] - self._uncounted + running
+        return self._tokens / training if self._rows and training > 1 else None
 
     def take(self) -> dict[str, float | None]:
         """Returns the timings of a row of the log (runs.loggers.TIMINGS) and starts counting anew.
@@ -99,6 +112,10 @@ class Clock:
         self._seconds = dict.fromkeys(self._activities, 0.0)
         self._tokens, self._rows = 0.0, 0
         self._flops, self._uncounted = 0.0, 0.0  # uncounted: seconds for data of compiled steps
+
+
+def _program_and_shapes(batch, program):
+    return program, tuple(array.shape for array in batch.values())
 
 
 def _present(batch):

@@ -9,6 +9,8 @@ import time
 import pytest
 
 from bert_jax import config as config_lib
+from bert_jax.config.pretraining_keys import LOGGERS
+from bert_jax.errors import UserError
 from bert_jax.runs import loggers
 from tests.commands import wait_until
 
@@ -150,6 +152,26 @@ def test_which_loggers(tmp_path):
     assert [type(logger).__name__ for logger in opened] == ["MetricsFile", "TensorBoard", "Progress"]
     config.train.tensorboard = config.train.progress = False
     assert len(loggers.open_loggers(config, tmp_path, 0, 10, print)) == 1
+    config.train.loggers = ("wandb,tensorboard",)  # as --config.train.loggers=wandb,tensorboard makes it
+    assert loggers.chosen_loggers(config) == ["wandb"]
+    config.train.update(loggers=("mlflow", "wandb"), tensorboard=True)
+    opened = loggers.open_loggers(config, tmp_path, 0, 10, print)
+    assert [type(logger).__name__ for logger in opened] == ["MetricsFile", "MLflow", "WandB"]
+
+
+def test_every_logger_of_the_config_can_be_opened():
+    assert tuple(loggers.REGISTRY) == LOGGERS
+
+
+def test_a_logger_that_is_not_installed_or_not_there_is_told_at_once(monkeypatch):
+    config = config_lib.base()
+    config.train.loggers = ("tensorboard", "wandb")
+    monkeypatch.setattr(loggers.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"config\.train\.loggers: wandb needs the package wandb.*bert_jax\[wandb\]"):
+        loggers.check_installed(config)
+    config.train.loggers = ("tensorbord",)
+    with pytest.raises(UserError, match="config.train.loggers: found 'tensorbord'; did you mean tensorboard"):
+        config_lib.validate(config)
 
 
 def test_metrics_wait_for_a_file_that_cannot_be_opened(tmp_path):

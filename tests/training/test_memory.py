@@ -30,17 +30,18 @@ def said(check, *arguments):
     return lines
 
 
+CHANGES = [
+    {},
+    {"model.local_window": 8, "model.global_every": 2, "model.positions": "rotary", "model.norm_place": "pre",
+     "model.first_norm": False, "model.num_layers": 7},
+    {"model.layer_groups": 1, "model.embedding_size": 16},
+    {"model.scan_layers": True, "model.remat": "full"},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"train.microbatches": 4},
-        pytest.param({}, marks=pytest.mark.full),
-        *(pytest.param(changes, marks=pytest.mark.full) for changes in ({"model.local_window": 8, "model.global_every": 2, "model.positions": "rotary", "model.norm_place": "pre",
-         "model.first_norm": False, "model.num_layers": 7},
-        {"model.layer_groups": 1, "model.embedding_size": 16},
-        {"model.scan_layers": True, "model.remat": "full"})),
-    ],
-)  # fmt: skip
+    "changes", [{"train.microbatches": 4}, *(pytest.param(changes, marks=pytest.mark.full) for changes in CHANGES)]
+)
 def test_an_estimate_from_few_layers_is_what_the_compiler_reports_of_all(deep, changes):
     deep.update_from_flattened_dict(changes)
     steps = steps_of(deep)

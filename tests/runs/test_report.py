@@ -1,0 +1,94 @@
+"""A run's report is one file that needs no network, holds its curves and figures, and never ends the run."""
+
+import html.parser
+import json
+
+import pytest
+
+from bert_jax import config as config_lib
+from bert_jax.runs import report
+
+
+class Page(html.parser.HTMLParser):
+    """Checks that elements are closed in order, and collects what a page would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.fetched, self.words = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        if tag not in ("meta", "line", "polyline", "circle"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    config = config_lib.base()
+    config.model.hidden_size = 96
+    rows = [{"step": s, "loss": 9 - s / 1000, "learning_rate": 1e-4, "mfu": None} for s in range(1, 2001)]
+    rows[-1] |= {"eval/mlm_loss": 6.5, "eval/unigram_loss": 7.0}
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 2001, "lo')
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    identity = {"path": "corpus", "fingerprint": "f" * 64}
+    (tmp_path / "run.json").write_text(json.dumps({"format_version": 1, "corpora": [identity]}))
+    return tmp_path, config
+
+
+def test_a_report_is_whole_and_alone(workdir):
+    folder, config = workdir
+    samples = [{"text": "a [MASK] <b>", "masked": "cat", "predicted": "cat 0.5"}]
+    assert report.Reports(folder, config, None, 2000, "1 x cpu").write(True, samples) == ""
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.open == [] and page.fetched == [] and "http" not in text and "<script" not in text
+    assert len(text) < 60_000, "long curves are thinned"
+    words = " ".join(page.words)
+    for expected in ("step 2,000 of 2,000", "model.hidden_size", "96", "768", "a [MASK] <b>", "eval/unigram_loss",
+                     "fingerprint ffffffffffff", "1 x cpu", "defaults"):  # fmt: skip
+        assert expected in words
+    recipe = config.copy_and_resolve_references()
+    assert report.Reports(folder, config, recipe, 2000, "").write(True) == ""
+    assert "Settings that differ from the recipe none" in " ".join(" ".join(Page(
+        (folder / "report.html").read_text()).words).split())  # fmt: skip
+
+
+def test_what_fails_is_a_warning(workdir):
+    folder, config = workdir
+    (folder / "run.json").unlink()
+    assert report.Reports(folder, config, None, 2000, "").write(True).startswith(f"warning: {folder / 'report.html'}: ")
+
+
+def test_reports_that_take_long_are_left_out_until_the_last(workdir, monkeypatch):
+    folder, config = workdir
+    written, now = [], [0.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+
+    def write(*arguments):
+        written.append(now[0])
+        now[0] += 1
+
+    monkeypatch.setattr(report, "write", write)
+    reports = report.Reports(folder, config, None, 2000, "")
+    for seconds in (10, 20, 30, 200):
+        now[0] = seconds
+        reports.write(False)
+    now[0] = 210
+    reports.write(True)
+    assert written == [10, 200, 210]
+
+
+def test_a_report_without_rows(tmp_path):
+    config = config_lib.base()
+    assert Page(report.render("run", config, None, {}, [], 10, "")).open == []
