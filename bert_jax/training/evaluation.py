@@ -77,7 +77,7 @@ class Evaluation:
         }
 
     def first_batch(self, step: int) -> dict[str, np.ndarray]:
-        """Returns the rows of this process in the first batch of the run's held-out text, after `step` steps."""
+        """Returns this process's rows of the run's first held-out batch after `step` steps, arrays [batch, ...]."""
         return self._texts[NEW].batches(max(0, step - 1))[0][0]
 
     def __call__(self, params: dict, step: int) -> dict[str, float]:

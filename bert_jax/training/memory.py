@@ -362,13 +362,18 @@ def _state_too_large(steps, state, free):
 def _with_microbatches(steps, need, free):
     """Yields (number of microbatches, what the run then needs) for numbers that may fit, ascending.
 
-    A number is left out if even a share of the rows' memory, all but the state, would not fit.
+    What a step needs beside the rows that it holds at once is taken for the state alone until a first number has been
+    estimated, and from then on for what these two tell: a number that cannot fit so is left out.
     """
-    now = steps.config.train.microbatches
+    now, fixed = steps.config.train.microbatches, need.state
+    if need.evaluation + need.beside > NEAR * free:
+        return
     for count in microbatch_counts(steps):
-        least = need.state + need.beside + (need.step - need.state) * now / count
-        if count > now and least <= FAR * free and need.evaluation + need.beside <= NEAR * free:
-            yield count, estimate(steps.changed({"train.microbatches": count}), need)
+        if count <= now or fixed + (need.step - fixed) * now / count + need.beside > NEAR * free:
+            continue
+        tried = estimate(steps.changed({"train.microbatches": count}), need)
+        yield count, tried
+        fixed = max(need.state, round((tried.step - need.step * now / count) / (1 - now / count)))
 
 
 def microbatch_counts(steps: Steps) -> list[int]:

@@ -52,7 +52,7 @@ def test_a_length_in_tokens():
         ({"data.phases": ({"share": True},)}, r"found shares \[True\]"),
         ({"data.phases": ({"share": 1.0, "workers": 2},)}, r"phases\[0\].workers: it is the whole run's; expected"),
         ({"data.phases": ({"share": 1.0, 1: 2},)}, r"config.data.phases\[0\].1: unknown key"),
-        ({"data.batch_size": 10**12}, "config.data.batch_size: found 1000000000000; expected at most 2,147,483,647"),
+        ({"data.batch_size": 10**12}, "config.data.batch_size: found 1000000000000; expected at most 1,048,576"),
         ({"optimizer.warmup_steps": 2**31}, "config.optimizer.warmup_steps: found 2147483648; expected"),
         ({"train.num_steps": 0, "train.num_tokens": 10**400}, "config.train.num_tokens: found 1000"),
         ({"optimizer.epsilon": 0.0}, "config.optimizer.epsilon: found 0.0; expected a number of at least 1e-15"),
