@@ -15,14 +15,14 @@ from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import TaskData, batches
 from bert_jax.finetuning.step import Learner
 from bert_jax.runs.models import build_fine_tuned
-from bert_jax.training import memory
+from bert_jax.training import step_sizes
 
 _FROZEN_LAYERS = "layers:"  # config.tuning.freeze=layers:N
 
 
 @dataclasses.dataclass
 class FinetuningSteps:
-    """Lowers the programs of a fine-tuning run; see training.memory.Steps.
+    """Lowers the programs of a fine-tuning run; see training.step_sizes.Steps.
 
     Where the lowest layers are frozen, the layers that count are those above: only they keep arrays for gradients.
 
@@ -43,8 +43,8 @@ class FinetuningSteps:
         return self.description["model"]["num_layers"] - self._frozen_layers
 
     @property
-    def period(self) -> int:
-        return memory.layer_period(self.description["model"])
+    def few(self) -> tuple[int, int]:
+        return step_sizes.few_layers(self.description["model"])
 
     def changed(self, change: Mapping[str, Any]) -> "FinetuningSteps":
         config = self.config.copy_and_resolve_references()
@@ -55,25 +55,25 @@ class FinetuningSteps:
         return dataclasses.replace(self, config=config, description=description)
 
     def state_bytes(self, layers: int) -> int:
-        return memory.bytes_on_device(self._placed_state(self._learner(layers)))
+        return step_sizes.bytes_on_device(self._placed_state(self._learner(layers)))
 
     def beside_bytes(self) -> int:
         if not self._frozen_layers:
             return 0
-        one, two = (memory.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
+        one, two = (step_sizes.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
         return (two - one) // len(self.config_seeds) * self._frozen_layers
 
     def rough(self) -> int:
         spec = build_fine_tuned(self.description).spec
-        state = memory.extrapolated(self.state_bytes, self) + self.beside_bytes()
+        state = step_sizes.extrapolated(self.state_bytes, self) + self.beside_bytes()
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
         rows = self.config.data.batch_size / shards
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length
-        step = memory.largest_arrays(spec, train, length, 0)
-        evaluation = memory.largest_arrays(spec, evaluated, length, 0, backward=False)
+        step = step_sizes.largest_arrays(spec, train, length, 0)
+        evaluation = step_sizes.largest_arrays(spec, evaluated, length, 0, backward=False)
         return round(3 * state + seeds * max(step, evaluation))
 
     def train(self, layers: int) -> tuple[Any, int]:
@@ -84,7 +84,7 @@ class FinetuningSteps:
             moving, state["active"], state["frozen"], self._train_batch(learner),
             jax.ShapeDtypeStruct((), np.int32), jax.eval_shape(learner.dropout_keys),
         )  # fmt: skip
-        return lowered, memory.bytes_on_device(state["best"])
+        return lowered, step_sizes.bytes_on_device(state["best"])
 
     def evaluation(self, layers: int) -> tuple[Any, int]:
         learner = self._learner(layers)
@@ -98,7 +98,7 @@ class FinetuningSteps:
             for name, (shape, dtype) in shapes.items()
         }
         lowered = learner.eval_step.lower(state["params"], state["frozen"], batch)
-        return lowered, memory.bytes_on_device([state["opt_state"], state["best"]])
+        return lowered, step_sizes.bytes_on_device([state["opt_state"], state["best"]])
 
     def batch_sizes(self) -> list[int]:
         return [self.config.data.batch_size]

@@ -8,25 +8,27 @@ sum of its largest arrays, is not even asked for.
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
-from bert_jax import config as config_lib
-from bert_jax import model as model_lib
-from bert_jax import objectives as objective_lib
 from bert_jax import sharding
 from bert_jax.config.objective import facts as objective_facts
-from bert_jax.data import packing, stream
+from bert_jax.data import stream
 from bert_jax.errors import UserError, ran_out_of_memory
 from bert_jax.processes import distributed, machine
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.training import step as step_lib
+from bert_jax.training.step_sizes import (
+    Steps,
+    batch_shapes,
+    bytes_on_device,
+    extrapolated,
+    largest_arrays,
+)
 
 NEAR, FAR = 0.85, 1.15  # shares of the free memory: from the first on a run is warned about, over the second refused
 SURE = 0.5  # a run whose largest arrays, counted generously, need less than this share is not estimated further
@@ -70,50 +72,6 @@ class Need:
         return self.saving + self.process
 
 
-class Steps(Protocol):
-    """Lowers the programs of a run, for models of any number of layers.
-
-    Attributes:
-      config: the run's config, of pre-training or fine-tuning.
-      mesh: the run's mesh.
-      layers: number of layers of the model.
-      period: number of layers after which a model's layers repeat.
-    """
-
-    config: ml_collections.ConfigDict
-    mesh: Mesh
-    layers: int
-    period: int
-
-    def changed(self, change: Mapping[str, Any]) -> "Steps":
-        """Returns the steps of the same run with dotted keys of its config changed."""
-        ...
-
-    def state_bytes(self, layers: int) -> int:
-        """Returns the bytes of the state on one device."""
-        ...
-
-    def rough(self) -> int:
-        """Returns more bytes than the run needs on a device, by a generous count of its largest arrays."""
-        ...
-
-    def beside_bytes(self) -> int:
-        """Returns the bytes of the state that belong to none of `layers`."""
-        ...
-
-    def train(self, layers: int) -> tuple[Any, int]:
-        """Returns the lowered training step (the largest of several), and the bytes of state that it does not read."""
-        ...
-
-    def evaluation(self, layers: int) -> tuple[Any, int]:
-        """Returns the lowered evaluation (None without one), and the bytes of the state that it does not read."""
-        ...
-
-    def batch_sizes(self) -> list[int]:
-        """Returns the rows of the global batches, by phase."""
-        ...
-
-
 def estimate(steps: Steps, before: Need | None = None) -> Need:
     """Returns what a run needs, from the compiler's reports on models of few layers.
 
@@ -132,7 +90,7 @@ def estimate(steps: Steps, before: Need | None = None) -> Need:
     if before:
         local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
         return dataclasses.replace(before, step=local * max(step, state))
-    evaluation, few = 0, min(steps.layers, 2 * steps.period)
+    evaluation, few = 0, min(steps.layers, steps.few[0])
     lowered, unread = steps.evaluation(few)
     if lowered is not None:  # a forward pass keeps no layer's arrays for long
         evaluation = program_bytes(lowered, steps.mesh) + unread + state - steps.state_bytes(few)
@@ -165,14 +123,6 @@ def program_bytes(lowered: jax.stages.Lowered, mesh: Mesh, quick: bool = True) -
     return (
         analysis.argument_size_in_bytes + outputs + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes
     )
-
-
-def extrapolated(bytes_of: Callable[[int], int], steps: Steps) -> int:
-    """Returns bytes_of(steps.layers), from models of one period of layers and two where that is less work."""
-    if steps.layers <= 2 * steps.period or steps.config.model.scan_layers:
-        return bytes_of(steps.layers)
-    first, second = bytes_of(steps.period), bytes_of(2 * steps.period)
-    return round(first + (second - first) * (steps.layers - steps.period) / steps.period)
 
 
 def usable(mesh: Mesh) -> int | None:
@@ -425,167 +375,3 @@ def _smaller_evaluation(steps, need, limit):
 
 def _on_cpu(mesh):
     return mesh.devices.flat[0].platform == "cpu"
-
-
-def bytes_on_device(tree: Any) -> int:
-    """Returns the bytes of a tree of arrays with shardings on one device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def largest_arrays(
-    spec: model_lib.Spec, rows: float, sequence: int, predictions: float, backward: bool = True
-) -> float:
-    """Returns more bytes than a pass over a batch takes on one device, by a generous count of its arrays.
-
-    Args:
-      spec: the model.
-      rows: rows at a time.
-      sequence: tokens of a row.
-      predictions: tokens of a row whose vocabulary logits are computed.
-      backward: whether the pass keeps every layer's arrays for a backward pass.
-    """
-    layer = 26 * spec.hidden_size + 10 * spec.intermediate_size + 12 * spec.num_heads * sequence
-    layers = spec.num_layers + 2 if backward else 3
-    logits = 5 * predictions * spec.vocab_size if spec.language_model else 0
-    return 4.0 * rows * (sequence * layers * layer + logits)
-
-
-def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, tuple]:
-    """Returns (shape, dtype) of each array of a phase's global batch, by name.
-
-    Args:
-      config: a pre-training config.
-      data: config.data of the phase.
-    """
-    rows, sequence = data.batch_size, data.sequence_length
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
-    slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
-    if data.packing:
-        limits = packing.limits(sequence, slots)
-        slots = limits.masks
-        shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
-        shapes["cls_positions"] = ((rows, limits.sequences), np.int32)
-    if slots:
-        shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
-        shapes["masked_weights"] = ((rows, slots), np.float32)
-    if data.format in config_lib.PAIR_FORMATS:
-        label = "sentence_order_label" if config.objective.sentence_order else "next_sentence_label"
-        shapes[label] = ((rows,), np.int32)
-    return shapes
-
-
-def layer_period(settings: Mapping[str, Any]) -> int:
-    """Returns the number of layers after which the layers of a model repeat. `settings`: keys of config.model."""
-    shared = settings["layer_groups"] * settings["group_layers"]
-    return int(np.lcm(settings["global_every"] if settings["local_window"] else 1, shared or 1))
-
-
-@dataclasses.dataclass
-class PretrainingSteps:
-    """Lowers the programs of a pre-training run; see Steps.
-
-    Attributes:
-      config: the run's config, with model.vocab_size filled in.
-      mesh: the run's mesh.
-      teacher: the model to learn from, of distillation.
-      teacher_params: its parameters, or their shapes.
-    """
-
-    config: ml_collections.ConfigDict
-    mesh: Mesh
-    teacher: model_lib.Model | None = None
-    teacher_params: Any = None
-
-    @property
-    def layers(self) -> int:
-        return self.config.model.num_layers
-
-    @property
-    def period(self) -> int:
-        return layer_period(self.config.model)
-
-    def changed(self, change: Mapping[str, Any]) -> "PretrainingSteps":
-        config = self.config.copy_and_resolve_references()
-        config.update_from_flattened_dict(dict(change))
-        return dataclasses.replace(self, config=config)
-
-    def state_bytes(self, layers: int) -> int:
-        learner = self._learner(layers, self._largest_phase())
-        return bytes_on_device(learner.abstract_state()) + bytes_on_device(self._placed_teacher())
-
-    def rough(self) -> int:
-        learner, state = self._learner(self.layers, self._largest_phase()), extrapolated(self.state_bytes, self)
-        shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
-        specs = [*learner.objective.specs, *([self.teacher.spec] if self.teacher else [])]
-        step = evaluation = 0.0
-        for phase in config_lib.phases(self.config):
-            data = phase.data
-            rows = data.batch_size / shards / max(1, self.config.train.microbatches)
-            predictions = stream.prediction_slots(data) if objective_facts(self.config).masked else data.sequence_length
-            if self.teacher and self.config.distillation.positions == "all":
-                predictions = data.sequence_length
-            step = max(step, sum(largest_arrays(spec, rows, data.sequence_length, predictions) for spec in specs))
-            rows = (self.config.train.eval_batch_size or data.batch_size) / shards
-            evaluation = max(evaluation, sum(
-                largest_arrays(spec, rows, data.sequence_length, predictions, backward=False) for spec in specs
-            ))  # fmt: skip
-        return round(3 * state + max(step, evaluation))
-
-    def beside_bytes(self) -> int:
-        return 0
-
-    def train(self, layers: int) -> tuple[Any, int]:
-        phase = self._largest_phase()
-        learner = self._learner(layers, phase)
-        key = jax.eval_shape(lambda: learner.dropout_key)
-        teacher = [self._placed_teacher()] if self.teacher else []
-        step = jax.ShapeDtypeStruct((), np.int32)
-        return learner.train_step().lower(learner.abstract_state(), self._batch(phase.data), step, key, *teacher), 0
-
-    def evaluation(self, layers: int) -> tuple[Any, int]:
-        if not self.config.train.eval_every:
-            return None, 0
-        phase = self._largest_phase()
-        learner = self._learner(layers, phase)
-        data = phase.data.copy_and_resolve_references()
-        data.batch_size = self.config.train.eval_batch_size or data.batch_size
-        data.mask_rate = self.config.train.eval_mask_rate or data.mask_rate
-        state = learner.abstract_state()
-        lowered = learner.eval_step().lower(state["params"], self._batch(data))
-        return lowered, bytes_on_device([state["opt_state"], self._placed_teacher()])
-
-    def batch_sizes(self) -> list[int]:
-        return [phase.data.batch_size for phase in config_lib.phases(self.config)]
-
-    def _largest_phase(self):
-        """Returns the phase with the most tokens in a batch, and the longest rows of these."""
-        return max(
-            config_lib.phases(self.config),
-            key=lambda phase: (phase.data.batch_size * phase.data.sequence_length, phase.data.sequence_length),
-        )
-
-    def _learner(self, layers, phase):
-        config = config_lib.in_phase(self.config, phase)
-        config.model.num_layers = layers
-        model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
-        num_steps = config_lib.num_steps(self.config)
-        return step_lib.Learner.from_config(config, model, self.mesh, num_steps, self.teacher)
-
-    def _batch(self, data):
-        layout = sharding.batch_sharding(self.mesh)
-        return {
-            name: jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
-            for name, (shape, dtype) in batch_shapes(self.config, data).items()
-        }
-
-    def _placed_teacher(self):
-        if self.teacher_params is None:
-            return {}
-        layout = sharding.tree_shardings(self.teacher_params, self.mesh)
-        return jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            self.teacher_params,
-            layout,
-        )

@@ -6,7 +6,7 @@ import pytest
 from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.processes import machine
-from bert_jax.training import memory, pretraining
+from bert_jax.training import memory, pretraining, step_sizes
 from tests.training.conftest import make_config
 
 MIB = 2**20
@@ -21,7 +21,7 @@ def deep(corpus):
 
 
 def steps_of(config, devices=1):
-    return memory.PretrainingSteps(config, sharding.make_mesh(config.mesh, jax.devices()[:devices]))
+    return step_sizes.PretrainingSteps(config, sharding.make_mesh(config.mesh, jax.devices()[:devices]))
 
 
 def said(check, *arguments):
@@ -113,8 +113,8 @@ def test_running_out_of_memory_is_one_line_with_what_would_fit(deep, monkeypatch
     monkeypatch.setattr(memory, "estimate", estimate)
     monkeypatch.setattr(machine, "available_memory", lambda: 100 * MIB)
     message = (
-        r"^out of memory \(.+\); about 650 MiB are needed; --config\.train\.microbatches=16 needs 50 MiB, with the same "
-        "results to rounding$"
+        r"^out of memory \(.+\); about 650 MiB are needed; --config\.train\.microbatches=16 needs 50 MiB, with the "
+        "same results to rounding$"
     )
     with pytest.raises(UserError, match=message), memory.explained(steps_of(deep)):
         raise error
