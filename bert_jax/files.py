@@ -272,7 +272,9 @@ def json_line(value: Any) -> str:
 def jsonable(value: Any) -> Any:
     """Returns a value with what JSON lacks as text, and numbers that are none as null."""
     if isinstance(value, dict):
-        return {str(name): jsonable(part) for name, part in value.items()}
+        return {jsonable(str(name)): jsonable(part) for name, part in value.items()}
+    if isinstance(value, str):
+        return value if value.isascii() else _encodable(value)
     if isinstance(value, list | tuple):
         return [jsonable(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -289,6 +291,15 @@ def jsonable(value: Any) -> Any:
         except UnicodeDecodeError:
             return base64.b64encode(value).decode()
     return value
+
+
+def _encodable(text):
+    """Returns a text with each half of a surrogate pair, which no UTF-8 can hold, replaced."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def parse_object(line: str | bytes) -> dict[str, Any]:

@@ -45,9 +45,15 @@ def opened(path: Any, name: Any = "") -> Iterator[Any]:
 
 
 def values(column: Any) -> list:
-    """Returns the values of an array of pyarrow; times in nanoseconds, which Python lacks, are texts."""
+    """Returns the values of an array of pyarrow.
+
+    Times in nanoseconds, which Python lacks, are texts, and so are bytes that are UTF-8, as some programs write texts.
+    """
     pyarrow = package()
     kind = column.type
     if pyarrow.types.is_temporal(kind) and getattr(kind, "unit", "") == "ns":
         column = column.cast(pyarrow.string())
+    if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind):
+        with contextlib.suppress(pyarrow.ArrowException):
+            column = column.cast(pyarrow.large_string())
     return column.to_pylist()

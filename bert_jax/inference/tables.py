@@ -168,7 +168,7 @@ def _kept(source, form, texts=False) -> dict[str, str]:
     names = ("text",) if texts and source.kind == "txt" else source.names
     if form.words:  # which the answer repeats
         names = tuple(name for name in names if name != "words")
-    return names_beside(names, form.names)
+    return {name: files.jsonable(new) for name, new in names_beside(names, form.names).items()}
 
 
 def _write_objects(output, kind, source, answers, form, keep):
@@ -216,7 +216,7 @@ def _write_parquet(output, source, answers, form, keep):
     with records.replacing(output) as file, _parquet_writer(pa, output, file, schema) as writer:
         pairs = _beside(source.rows(texts=True) if kept else None, answers)
         for batch in _batches(pairs):
-            rows = [{kept[name]: value for name, value in row.items() if name in kept} for row, _ in batch]
+            rows = [files.jsonable({kept[name]: row[name] for name in row if name in kept}) for row, _ in batch]
             rows = [row | _parts(form, answer) for row, (_, answer) in zip(rows, batch, strict=True)]
             with _refusing_types(pa, output):
                 table = pa.Table.from_pylist(rows, schema)
@@ -262,7 +262,7 @@ def _refusing_types(pa, output):
 
 
 def _as_table(pa, rows, kept):
-    return pa.Table.from_pylist([{new: row.get(name) for name, new in kept.items()} for row in rows])
+    return pa.Table.from_pylist([files.jsonable({new: row.get(name) for name, new in kept.items()}) for row in rows])
 
 
 def _beside(rows, answers) -> Iterator[tuple[Mapping, Any]]:

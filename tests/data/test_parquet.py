@@ -41,3 +41,5 @@ def test_values_of_every_unit_of_time():
         assert isinstance(first, datetime.datetime) and second is None
     assert parquet.values(pyarrow.array([3], pyarrow.timestamp("ns"))) == ["1970-01-01 00:00:00.000000003"]
     assert parquet.values(pyarrow.array([3, None])) == [3, None]
+    assert parquet.values(pyarrow.array([b"\xc3\xa9", None])) == ["é", None]
+    assert parquet.values(pyarrow.array([b"\xff"])) == [b"\xff"]

@@ -143,6 +143,15 @@ def test_answers_of_every_verb(tmp_path):
             assert written(tmp_path, "out.txt", source, form, [answer]).read_text() == f"{line}\n"
 
 
+def test_halves_of_surrogate_pairs_become_replacement_characters(tmp_path):
+    source, _ = source_of(tmp_path / "in.jsonl", '{"text": "a", "x\\udc00": ["\\ud800", "\\ud83d\\ude00"]}\n')
+    line = json.loads(written(tmp_path, "out.jsonl", source).read_text("utf-8"))
+    assert line == {"text": "a", "x\ufffd": ["\ufffd", "\U0001f600"]} | ANSWER
+    for name in ("out.csv", "out.tsv", "out.parquet"):
+        written(tmp_path, name, source)
+    assert pyarrow.parquet.read_table(tmp_path / "out.parquet").column_names[:2] == ["text", "x\ufffd"]
+
+
 def test_words_are_not_repeated(tmp_path):
     form = tables.Answers("tag", words=True)
     answer = {"words": ["a"], "tags": ["O"], "entities": []}
