@@ -54,6 +54,7 @@ def test_what_follows_the_encoder(make, tmp_path, pooling, kinds):
     assert actual.settings == {
         "pooling": kinds, "normalize": True, "include_prompt": pooling.get("include_prompt", True),
         "prompts": {"query": "query: "}, "default_prompt_name": "query", "max_length": 7, "lower_case": False,
+        "similarity": "dot",
     }  # fmt: skip
     huggingface.write(actual, tmp_path / "out")
     assert huggingface.read(tmp_path / "out").settings == actual.settings
