@@ -73,8 +73,13 @@ def check_folder(flag: str, folder: str | os.PathLike, own: Collection[str]) -> 
         raise UserError(f"--{flag}={folder}: holds {held}; expected a new or empty folder")
 
 
-def check_file(flag: str, path: str | os.PathLike) -> None:
+def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -> None:
     """Refuses a file that cannot be written, before anything is computed for it; "-" and devices are taken as they are.
+
+    Args:
+      flag: the flag that names the file, such as "output", for messages.
+      path: the file; it may be missing.
+      makes_folder: whether the command makes the file's folder where that is missing.
 
     Raises:
       UserError: it is a folder, or its folder is missing or not writable.
@@ -85,6 +90,8 @@ def check_file(flag: str, path: str | os.PathLike) -> None:
     if target.is_dir():
         raise UserError(f"--{flag}={path}: a folder; expected a file")
     folder = target.absolute().parent
+    if makes_folder:
+        folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not folder.is_dir():
         raise UserError(f"--{flag}={path}: no such folder {target.parent}; expected a file in one that exists")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -48,7 +48,7 @@ def main(argv):
     del argv
     for flag, path in (("json", _JSON.value), ("output", _OUTPUT.value)):
         if path and not storage.is_remote(path):
-            outputs.check_file(flag, path)
+            outputs.check_file(flag, path, makes_folder=True)
     if _SCHEDULE.value:
         _schedule(_CONFIG.value)
         return

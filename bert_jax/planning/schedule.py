@@ -1,6 +1,5 @@
 """Lists and draws the course of a recipe's run: rate, rows and their length, rotary bases, masks. Reads no corpus."""
 
-import html
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,11 +9,12 @@ import ml_collections
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax import svg
 from bert_jax.config.objective import facts
 
 _POINTS = 200  # at which the rate of a phase is computed
 _WIDTH, _LEFT, _RIGHT, _TOP, _PANEL, _GAP = 900, 90, 30, 64, 96, 34  # pixels
-_LINE, _GRID, _TEXT = "#0072b2", "#dddddd", "#333333"
+_LINE = svg.COLOURS[0]
 
 
 def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
@@ -89,10 +89,10 @@ def text(report: Mapping) -> str:
     columns = {
         "phase": lambda phase: str(phases.index(phase) + 1),
         "steps": lambda phase: f"{phase['stop'] - phase['start']:,}",
-        "tokens": lambda phase: _short(phase["tokens"]),
+        "tokens": lambda phase: svg.short(phase["tokens"]),
         "rows": lambda phase: f"{phase['rows']:,}",
         "length": lambda phase: f"{phase['length']:,}",
-        "tokens/step": lambda phase: _short(phase["rows"] * phase["length"]),
+        "tokens/step": lambda phase: svg.short(phase["rows"] * phase["length"]),
         "rate": _rate_words,
         "weight decay": lambda phase: f"{phase['weight_decay']:.3g}",
         "masks": lambda phase: "-" if phase["mask_rate"] is None else f"{phase['mask_rate']:.0%}",
@@ -104,7 +104,9 @@ def text(report: Mapping) -> str:
     table = [list(columns)] + [[cell(phase) for cell in columns.values()] for phase in phases]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join([f"{report['recipe']}: {report['steps']:,} steps, {_short(report['tokens'])} tokens", "", *lines])
+    return "\n".join(
+        [f"{report['recipe']}: {report['steps']:,} steps, {svg.short(report['tokens'])} tokens", "", *lines]
+    )
 
 
 def _rate_words(phase):
@@ -158,25 +160,18 @@ def _svg(report, ends, panels):
     def across(tokens):
         return _LEFT + tokens / total * (_WIDTH - _LEFT - _RIGHT)
 
-    title = f"{report['recipe']}: {report['steps']:,} steps, {_short(report['tokens'])} tokens"
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
-        'font-family="sans-serif" font-size="12">',
-        f"<title>{html.escape(title)}</title>",
-        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
-        _label(_LEFT, 24, title, size=15),
-    ]
+    parts = [svg.label(_LEFT, 24, _title(report), size=15)]
     bottom = _TOP + len(panels) * (_PANEL + _GAP) - _GAP
     for end in ends[1:-1]:  # where a phase ends
-        parts.append(_path([(across(end), _TOP), (across(end), bottom)], "#bbbbbb", 1, "3 3"))
+        parts.append(svg.polyline([(across(end), _TOP), (across(end), bottom)], "#bbbbbb", 1, "3 3"))
     for i, (name, points, logarithmic, form) in enumerate(panels):
         top = _TOP + i * (_PANEL + _GAP)
         parts += _panel(name, points, logarithmic, form, top, across)
-    for tick in _nice(total):
-        parts.append(_path([(across(tick), bottom), (across(tick), bottom + 5)], _TEXT, 1))
-        parts.append(_label(across(tick), bottom + 19, _short(tick), anchor="middle"))
-    parts.append(_label(_WIDTH - _RIGHT, bottom + 36, "tokens", anchor="end"))
-    return "\n".join([*parts, "</svg>", ""])
+    for tick in svg.round_numbers(0.0, total):
+        parts.append(svg.polyline([(across(tick), bottom), (across(tick), bottom + 5)], svg.TEXT, 1))
+        parts.append(svg.label(across(tick), bottom + 19, svg.short(tick), anchor="middle"))
+    parts.append(svg.label(_WIDTH - _RIGHT, bottom + 36, "tokens", anchor="end"))
+    return svg.picture(_WIDTH, height, _title(report), parts)
 
 
 def _panel(name, points, logarithmic, form, top, across):
@@ -190,11 +185,11 @@ def _panel(name, points, logarithmic, form, top, across):
         share = (scale(value) - scale(low)) / span if high > low else 0.5
         return top + _PANEL * (1 - share)
 
-    parts = [_label(_LEFT, top - 6, name, weight="bold")]
+    parts = [svg.label(_LEFT, top - 6, name, weight="bold")]
     for value in _ticks(points, low):
-        parts.append(_path([(across(0), up(value)), (_WIDTH - _RIGHT, up(value))], _GRID, 1))
-        parts.append(_label(_LEFT - 8, up(value) + 4, form(value), anchor="end"))
-    return [*parts, _path([(across(tokens), up(value)) for tokens, value in points], _LINE, 2)]
+        parts.append(svg.polyline([(across(0), up(value)), (_WIDTH - _RIGHT, up(value))], svg.GRID, 1))
+        parts.append(svg.label(_LEFT - 8, up(value) + 4, form(value), anchor="end"))
+    return [*parts, svg.polyline([(across(tokens), up(value)) for tokens, value in points], _LINE, 2)]
 
 
 def _ticks(points: Sequence, low: float) -> list:
@@ -211,30 +206,3 @@ def _ticks(points: Sequence, low: float) -> list:
         ):
             chosen.append(value)
     return chosen
-
-
-def _nice(total):
-    """Returns round numbers of tokens from 0 to the total, about six."""
-    step = 10 ** math.floor(math.log10(total / 5))
-    step *= next(factor for factor in (1, 2, 5, 10) if total / (factor * step) <= 7)
-    return [i * step for i in range(int(total / step) + 1)]
-
-
-def _short(number):
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.4g}{unit}"
-    return f"{number:g}"
-
-
-def _path(points, colour, width, dashes=""):
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
-    return f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{width}"{dashed}/>'
-
-
-def _label(x, y, words, size=12, anchor="start", weight="normal"):
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" font-weight="{weight}" '
-        f'fill="{_TEXT}">{html.escape(words)}</text>'
-    )

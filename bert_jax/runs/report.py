@@ -18,7 +18,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
-from bert_jax import files, storage
+from bert_jax import files, storage, svg
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.runs import workdir as workdir_lib
 
@@ -27,9 +27,9 @@ _POINTS = 300  # of a curve; more are not seen
 _PREDICTIONS = 8  # of a finished fine-tuning run that are shown
 _SHARE = 0.01  # of a run's time that reports may take; the last one is always written
 _PACKAGES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
-_COLOURS = ("#3366cc", "#d95f02", "#1b9e77", "#7570b3", "#e7298a", "#666666")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "4 4")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 62, 78, 14, 34
+_LABEL = 14  # height of a label
 # Pictures: a title, the unit of its axis, and the keys of metrics.jsonl that it shows; those alone that were logged.
 _PICTURES = (
     ("Loss", "nats", ("loss", "mlm_loss", "eval/mlm_loss", "eval/unigram_loss", "eval_old/mlm_loss")),
@@ -176,7 +176,7 @@ def _pictures(rows):
     ]  # fmt: skip
     for title, unit, keys in _PICTURES:
         curves = {}
-        for key in keys or scores[: len(_COLOURS)]:
+        for key in keys or scores[: len(svg.COLOURS)]:
             points = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
             if points and not (key == "mlm_loss" and curves.get("loss") == points):
                 curves[key] = points
@@ -200,15 +200,15 @@ def _picture(title, unit, curves):
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts, legend = [], []
-    for value in _ticks(low, high):
+    for value in svg.round_numbers(low, high, about=4):
         y = up(value)
         parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    for step in _ticks(first, last, whole=True):
+    for step in svg.round_numbers(first, last, about=4, whole=True):
         x = across(step)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{step:,.0f}</text>')
     ends = []
-    for (name, points), colour, dash in zip(curves.items(), _COLOURS, _DASHES, strict=False):
+    for (name, points), colour, dash in zip(curves.items(), svg.COLOURS, _DASHES, strict=False):
         line = " ".join(f"{across(step):.1f},{up(value):.1f}" for step, value in points)
         look = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dash}"'
         parts.append(f'<polyline points="{line}" {look}/>')
@@ -217,7 +217,8 @@ def _picture(title, unit, curves):
         ends.append([up(points[-1][1]), points[-1][1], colour])
         sample = f'<svg viewBox="0 0 30 10"><line x1="0" x2="30" y1="5" y2="5" {look}/></svg>'
         legend.append(f"<span>{sample}{_text(name)}</span>")
-    for y, value, colour in _apart(ends):
+    heights = svg.spread([end[0] for end in ends], _LABEL, _TOP, _HEIGHT - _BOTTOM)
+    for y, (_, value, colour) in zip(heights, ends, strict=True):
         parts.append(f'<text x="{_WIDTH - _RIGHT + 6}" y="{y + 4:.1f}" style="fill:{colour}">{_short(value)}</text>')
     caption = f'{title}{f" ({unit})" if unit else ""} <span class="faint">over steps</span>'
     return (
@@ -226,32 +227,10 @@ def _picture(title, unit, curves):
     )
 
 
-def _apart(ends, distance=14):
-    """Moves labels that would overlap apart, from the top down, and back up from the lower edge."""
-    ends = sorted(ends)
-    for before, end in itertools.pairwise(ends):
-        end[0] = max(end[0], before[0] + distance)
-    limit = _HEIGHT - _BOTTOM
-    for end in reversed(ends):
-        end[0] = min(end[0], limit)
-        limit = end[0] - distance
-    return ends
-
-
 def _fewer(points):
     """Returns at most _POINTS of a curve, the last one among them."""
     every = max(1, math.ceil(len(points) / _POINTS))
     return points[(len(points) - 1) % every :: every]
-
-
-def _ticks(low, high, whole=False):
-    span = high - low
-    step = 10.0 ** math.floor(math.log10(span / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)
-    if whole:
-        step = max(1.0, step)
-    first = math.ceil(low / step)
-    return [index * step for index in range(first, math.floor(high / step) + 1)]
 
 
 def _figures(rows):

@@ -9,7 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from .drawing import FONT_SIZE, STYLE, Picture, look, png, spread, text_width
+from bert_jax.svg import spread
+
+from .drawing import FONT_SIZE, STYLE, Picture, look, png, text_width
 from .results import Results
 
 # Keys of metrics.jsonl with the labels of their axes. The masked-token loss is drawn if it is not the whole loss.

@@ -12,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-# Colours that colour-blind readers can distinguish (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+from bert_jax.svg import COLOURS
+
 # An arm beyond the colours repeats one with another line and marker.
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -60,35 +60,6 @@ def text_width(texts: Sequence[str]) -> float:
     renderer = FigureCanvasAgg(figure).get_renderer()
     widths = [Text(0, 0, text, figure=figure).get_window_extent(renderer).width for text in texts]
     return max(widths, default=0.0) / _DPI
-
-
-def spread(wanted: Sequence[float], gap: float, low: float = 0.0, high: float = 1.0) -> list[float]:
-    """Returns places from `low` to `high` near the wanted ones, in their order, at least `gap` apart.
-
-    Where the range is too short for that, the places are as far apart as it allows.
-    """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    gap = min(gap, (high - low) / max(1, len(wanted) - 1))
-    # Labels that would overlap form a block, placed about the mean of its wanted places; blocks that meet are merged.
-    blocks: list[list[int]] = []
-    for index in order:
-        blocks.append([index])
-        while len(blocks) > 1 and _start(wanted, blocks[-2], gap, low, high) + gap * len(blocks[-2]) > _start(
-            wanted, blocks[-1], gap, low, high
-        ):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    places = [0.0] * len(wanted)
-    for block in blocks:
-        start = _start(wanted, block, gap, low, high)
-        for place, index in enumerate(block):
-            places[index] = start + gap * place
-    return places
-
-
-def _start(wanted, block, gap, low, high):
-    length = gap * (len(block) - 1)
-    middle = sum(wanted[index] for index in block) / len(block)
-    return max(low, min(high - length, middle - length / 2))
 
 
 def png(figure: Figure) -> bytes:

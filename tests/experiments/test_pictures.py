@@ -66,18 +66,3 @@ def test_no_two_arms_look_the_same():
     assert (
         len({(look.colour, look.line) for look in looks}) == len({(look.colour, look.marker) for look in looks}) == 28
     )
-
-
-@pytest.mark.parametrize(
-    ("wanted", "gap", "expected"),
-    [
-        ([0.5], 0.1, [0.5]),
-        ([0.2, 0.8], 0.1, [0.2, 0.8]),
-        ([0.5, 0.5], 0.1, [0.45, 0.55]),
-        ([1.0, 0.99, 0.0], 0.1, [1.0, 0.9, 0.0]),
-        ([0.5, 0.5, 0.5], 1.0, [0.0, 0.5, 1.0]),
-        ([0.3, 0.31, 0.4], 0.1, [0.236667, 0.336667, 0.436667]),
-    ],
-)
-def test_spread(wanted, gap, expected):
-    np.testing.assert_allclose(drawing.spread(wanted, gap), expected, atol=1e-6)
