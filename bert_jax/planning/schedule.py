@@ -104,9 +104,11 @@ def text(report: Mapping) -> str:
     table = [list(columns)] + [[cell(phase) for cell in columns.values()] for phase in phases]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
-    return "\n".join(
-        [f"{report['recipe']}: {report['steps']:,} steps, {svg.short(report['tokens'])} tokens", "", *lines]
-    )
+    return "\n".join([_title(report), "", *lines])
+
+
+def _title(report):
+    return f"{report['recipe']}: {report['steps']:,} steps, {svg.short(report['tokens'])} tokens"
 
 
 def _rate_words(phase):
