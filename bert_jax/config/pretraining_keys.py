@@ -520,7 +520,7 @@ _TRAIN = group(
     ),
     log_every=(100, "Steps between logged rows.", COUNT | MAY_CHANGE),
     eval_every=(10_000, "Steps between evaluations.", {"empty": "no evaluation"} | MAY_CHANGE),
-    eval_batches=(32, "Batches of an evaluation.", COUNT | {"at_most": 1_000_000}),
+    eval_batches=(32, "Batches of an evaluation.", COUNT),
     eval_mask_rate=(
         0.0,
         "Share of the tokens that evaluations predict, the same in all phases (ModernBERT: 0.15 beside 0.3).",
