@@ -57,6 +57,7 @@ def open_model(
         )
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    _check_vocabulary(name, params, tokenizer)
     family = formats.choose_family(model.spec)
     return Pretrained(str(name), family, settings, model, params, tokenizer, step=step)
 
@@ -74,6 +75,30 @@ def build_fine_tuned(run: Mapping) -> model_lib.Model:
     return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
 
 
+def _check_vocabulary(workdir, params, tokenizer):
+    """Raises UserError if the tokenizer of a workdir gives ids that the word embedding of its checkpoint lacks."""
+    rows = params["encoder"]["embeddings"]["word"]["embedding"].shape[0]
+    if tokenizer.vocab_size > rows:
+        raise UserError(
+            f"{workdir}/tokenizer: {tokenizer.vocab_size:,} tokens, but the word embedding of the run's checkpoint has "
+            f"{rows:,} rows; expected the run's own tokenizer, which was changed or damaged"
+        )
+
+
+def _check_description(workdir, run, params, tokenizer):
+    """Raises UserError if run.json of fine-tuning, the tokenizer and the parameters do not belong together."""
+    _check_vocabulary(workdir, params, tokenizer)
+    rows, labels = params["encoder"]["embeddings"]["word"]["embedding"].shape[0], run["head"]["num_labels"]
+    for what, number, expected in (
+        ("model.vocab_size", run["model"]["vocab_size"], rows), ("the number of labels", len(run["labels"]), labels),
+    ):  # fmt: skip
+        if number != expected:
+            raise UserError(
+                f"{workdir}/run.json: {what} is {number:,}; expected {expected:,}, as the model has: the file was "
+                "changed or damaged"
+            )
+
+
 def _finetuned(workdir, step, seed):
     run, config = workdir_lib.read(workdir)
     step = checkpoints.find_step(workdir, step)
@@ -84,6 +109,8 @@ def _finetuned(workdir, step, seed):
     index = seed_outcomes.best() if seed is None else seeds.index(seed)
     items = checkpoints.load_items(workdir, step, [f"best-{index}", "frozen"])
     params = parameters.merge_adapters(parameters.merge_trees(items[f"best-{index}"], items["frozen"]), config.tuning)
+    tokenizer = load_tokenizer(workdir)
+    _check_description(workdir, run, params, tokenizer)
     settings = dict(run["settings"]) | {"columns": workdir_lib.text_columns(config)}
     thresholds = [value for name, value in seed_outcomes.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:
@@ -94,7 +121,7 @@ def _finetuned(workdir, step, seed):
         run["model"] | DEVICE_DEFAULTS,
         build_fine_tuned(run | {"model": run["model"] | DEVICE_DEFAULTS}),
         params,
-        load_tokenizer(workdir),
+        tokenizer,
         tuple(run["labels"]),
         run["problem"],
         run["scheme"],

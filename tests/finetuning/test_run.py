@@ -294,6 +294,24 @@ def test_predict_gives_the_scores_of_training_on_conll_2003(tmp_path):
     assert same >= 0.998 * len(written)  # a text does not say where "1." ends a sentence
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("tokenizer/tokenizer.json", lambda told: told["model"]["vocab"].update(zzz=5000),
+         r"tokenizer: 5,001 tokens, but the word embedding of the run's checkpoint has [\d,]+ rows"),
+        ("run.json", lambda told: told["model"].update(vocab_size=40), "run.json: model.vocab_size is 40; expected"),
+        ("run.json", lambda told: told["labels"].append("x"), "run.json: the number of labels is 3; expected 2"),
+    ],
+)  # fmt: skip
+def test_files_of_a_workdir_that_do_not_belong_together_are_named(finished, tmp_path, file, change, message):
+    shutil.copytree(finished[0], tmp_path / "run")
+    told = json.loads((tmp_path / "run" / file).read_text())
+    change(told)
+    (tmp_path / "run" / file).write_text(json.dumps(told))
+    with pytest.raises(UserError, match=message):
+        open_model(tmp_path / "run")
+
+
 def test_other_columns_come_back_with_the_predictions(folder, tmp_path):
     rows = [
         {"id": i, "text": text, "score": "s", "label": label} for i, (text, label) in enumerate(make_rows(24, seed=1))
