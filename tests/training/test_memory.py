@@ -1,5 +1,7 @@
 """The memory of a run is estimated before its steps are compiled, and what does not fit is told with what would."""
 
+import json
+
 import jax
 import pytest
 
@@ -130,6 +132,18 @@ def test_pretrain_refuses_before_it_writes_anything(config, tmp_path, monkeypatc
     with pytest.raises(UserError, match="parameters and optimizer alone need"):
         pretraining.pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_the_number_that_was_chosen_for_it(config, tmp_path, monkeypatch):
+    config.train.update(num_steps=1, microbatches=0, eval_every=0, tensorboard=False, report=False)
+    config.data.batch_size = 16
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Finding(2, ": it fits"))
+    pretraining.pretrain(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Finding(1) if not search else 1 / 0)
+    config.train.num_steps = 2
+    pretraining.pretrain(config, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
 
 
 def test_counts_of_microbatches_divide_every_phase(deep):
