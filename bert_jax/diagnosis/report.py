@@ -1,10 +1,13 @@
 """Runs all checks on a run and reports their findings, as text or as JSON values."""
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 
 from bert_jax import _moved
+from bert_jax import config as config_lib
+from bert_jax.config.schema import is_number
 from bert_jax.diagnosis import causes, course, curves, finetuning, held_out, learning, text
 from bert_jax.diagnosis.finding import SEVERITIES, Finding, percent
 from bert_jax.diagnosis.plans import Plan
@@ -69,7 +72,41 @@ def diagnose(run: Run, plan: Plan | None = None, scratch: Run | None = None) -> 
     findings = [check(run) for check in (_FINE_TUNING if run.fine_tuning else _PRETRAINING)]
     findings += [course.under_plan(run, plan)] if plan else []
     findings += [finetuning.no_better_than_scratch(run, scratch)] if scratch else []
-    return sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
+    ranked = sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
+    return _without_contradictions(run, ranked)
+
+
+def _without_contradictions(run, findings):
+    """Returns the findings without causes that ask for the opposite of what one before them asks for.
+
+    A note of which no cause is left is left out.
+    """
+    asked, kept = {}, []
+    for finding in findings:
+        reasons = []
+        for cause in finding.causes:
+            wanted = _directions(run, cause)
+            if all(asked.get(key, way) == way for key, way in wanted.items()):
+                asked |= wanted
+                reasons.append(cause)
+        if reasons or not finding.causes or finding.severity != "note":
+            kept.append(dataclasses.replace(finding, causes=reasons))
+    return kept
+
+
+def _directions(run, cause):
+    """Returns {key: 1 or -1} for what a cause asks to be larger or smaller than it is."""
+    values, wanted = config_lib.flat(run.config.to_dict()), {}
+    for verb, key, value in re.findall(r"(\w+) --config\.([\w.]+\w)(?:=([\d.e+-]*\d))?", cause):
+        current = run.warmup_steps if key == "optimizer.warmup_steps" else values.get(key)
+        way = {"raise": 1, "lengthen": 1, "more": 1, "fewer": -1, "lower": -1}.get(verb, 0)
+        if value and is_number(current) and float(value) != current:
+            way = 1 if float(value) > current else -1
+        if way:
+            wanted["length" if key in ("train.num_steps", "train.num_epochs") else key] = way
+    if "fewer steps" in cause:
+        wanted["length"] = -1
+    return wanted
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict]:

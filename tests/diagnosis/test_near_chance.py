@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.diagnosis import finetuning, reading, report
+from bert_jax.diagnosis.finding import Finding
 
 TASKS = {
     "sequence_classification": ["x", "y"],
@@ -82,6 +83,23 @@ def test_one_answer_for_all(tmp_path):
     run = make_run(tmp_path / "c", metric="pearson", score=0.3, baseline=None, problem="regression", predictions=flat,
                    **made(tmp_path / "c"))  # fmt: skip
     assert "get the answer '2.5'" in finetuning.near_chance(run).message
+
+
+def test_what_a_finding_asks_for_is_not_undone_by_a_later_one(tmp_path):
+    run = make_run(tmp_path, **{"optimizer.learning_rate": 1e-4})
+    first = Finding(
+        "a", "error", "A.", ["try --config.optimizer.learning_rate=5e-5", "lengthen --config.optimizer.warmup_steps"]
+    )
+    second = Finding(
+        "b", "warning", "B.", ["raise --config.train.num_epochs", "try --config.optimizer.learning_rate=3e-4"]
+    )
+    third = Finding("c", "note", "C.", ["try --config.optimizer.learning_rate=1e-3"])
+    fourth = Finding("d", "note", "D.", ["use more text, fewer steps", "try --config.optimizer.learning_rate=2e-5"])
+    kept = report._without_contradictions(run, [first, second, third, fourth])
+    assert [finding.name for finding in kept] == ["a", "b", "d"]
+    assert (
+        kept[0].causes == first.causes and kept[1].causes == second.causes[:1] and kept[2].causes == fourth.causes[1:]
+    )
 
 
 def made(folder):
