@@ -91,7 +91,7 @@ class Predictor:
         """Yields the answer to each example, in order, holding a few thousand examples in memory at a time.
 
         Args:
-          examples: tuples of texts, as many as the class reads (FIELDS).
+          examples: tuples of texts, as many as the class reads (FIELDS), or texts and records as a call takes them.
           where: returns the name of the i-th example (from 0) for error messages.
           done: called with the number of newly finished examples.
           allow_empty: whether a text may be empty, as in fine-tuning; else it is refused.
@@ -110,8 +110,12 @@ class Predictor:
         self._static(**options)
 
     def _prepared(self, examples, where, options, allow_empty=False):
-        first = 0
-        for chunk in _chunks(examples):
+        first, reader = 0, self._reader
+        read = (
+            example if isinstance(example, tuple) else reader.example(example, where(i))
+            for i, example in enumerate(examples)
+        )
+        for chunk in _chunks(read):
             for i, example in enumerate(chunk, first):
                 self._check(example, where(i), allow_empty)
             rows, notes = self._rows(chunk, lambda i, first=first: where(first + i), options)

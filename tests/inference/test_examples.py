@@ -169,6 +169,10 @@ def test_every_predictor_reads_its_examples_so(tokenizer):
     assert answer({"question": "ab", "context": "cd ef"}) == answer(("ab", "cd ef")) == expected
     assert answer(["ab", "ab"], "cd ef") == answer([{"question": "ab", "context": "cd ef"}, ("ab", "cd ef")])
 
+    assert list(answer.stream([{"question": "ab", "context": "cd ef"}, ("ab", "cd ef")])) == [expected, expected]
+    with pytest.raises(UserError, match="text 1: found a string alone; expected a pair of strings"):
+        list(answer.stream(["ab"]))
+
     tag = bert_jax.TokenTagger(make_model(tokenizer, Task("token_classification", 2), ("O", "X")))
     assert tag({"words": ["ab", "cd"]}) == tag(words=["ab", "cd"]) == tag([["ab", "cd"]])[0]
     with pytest.raises(UserError, match="words: found strings beside lists of words"):
