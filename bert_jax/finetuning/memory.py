@@ -117,7 +117,7 @@ class FinetuningSteps:
     def _length(self):
         return batches.bucket(self.config, int(self.task.train.lengths.max(initial=1)))
 
-    def _learner(self, layers):
+    def _learner(self, layers) -> Any:
         config = self.config.copy_and_resolve_references()
         if self._frozen_layers:
             config.tuning.freeze = f"{_FROZEN_LAYERS}0"

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -103,7 +104,7 @@ def changes(
 ) -> Iterator[dict[str, int | str]]:
     """Yields changes to try, cheapest first: microbatches, chunks of logits, remat, fsdp, then combinations."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
-    now = max(1, config.train.microbatches)
+    now: Any = config.train.microbatches or 1  # 0: auto
     parts = [
         {"train.microbatches": n}
         for n in _microbatches(config, topology)
@@ -191,7 +192,7 @@ def _microbatches(config, topology):
     """Yields numbers of microbatches above the config's that divide every phase's rows on a device."""
     shards = _shards(config, topology)
     rows = [phase.data.batch_size // shards for phase in config_lib.phases(config)]
-    count = 2 * max(1, config.train.microbatches)
+    count: Any = 2 * (config.train.microbatches or 1)
     while all(n >= count for n in rows):
         if all(n % count == 0 for n in rows):
             yield count

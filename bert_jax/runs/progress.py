@@ -93,7 +93,7 @@ class Progress:
         self._kept = self._keeps_rows or bool(self._headline(row))
         if self._kept:
             self._print(row, left)
-        if self._line:
+        if self._line is not None:
             self._draw(row["step"], row.get("tokens_per_second"), left)
 
     def advance(self, step: int, speed: Callable[[], float | None]) -> None:
@@ -107,7 +107,8 @@ class Progress:
     @contextlib.contextmanager
     def compiling(self, step: int) -> Iterator[None]:
         """Shows, while inside, for how long the program of a step has been compiled."""
-        if self._line is None:
+        line = self._line
+        if line is None:
             yield
             return
         began, done = time.monotonic(), threading.Event()
@@ -116,7 +117,7 @@ class Progress:
             while True:
                 seconds = time.monotonic() - began
                 text = f"step {step:,}/{self._num_steps:,}  {self._coloured('faint', f'compiling ... {seconds:.0f} s')}"
-                self._line.draw(text)
+                line.draw(text)
                 if done.wait(0.5):
                     return
 
@@ -127,7 +128,7 @@ class Progress:
         finally:
             done.set()
             thread.join()
-            self._line.erase()
+            line.erase()
 
     def flush(self) -> None:
         pass
@@ -148,6 +149,8 @@ class Progress:
         _print(self._stream, _sgr("score", text) if coloured and self._headline(row) else text)
 
     def _draw(self, step, speed, left):
+        if self._line is None:
+            return
         parts = [f"step {step:,}/{self._num_steps:,}"]
         if self._losses:
             bars = f" {sparkline(self._losses)}" if _writes_bars(self._stream) else ""

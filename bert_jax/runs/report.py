@@ -207,14 +207,14 @@ def _picture(title, unit, curves):
     for step in svg.round_numbers(first, last, about=4, whole=True):
         x = across(step)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{step:,.0f}</text>')
-    ends = []
+    ends: list[tuple[float, float, str]] = []
     for (name, points), colour, dash in zip(curves.items(), svg.COLOURS, _DASHES, strict=False):
         line = " ".join(f"{across(step):.1f},{up(value):.1f}" for step, value in points)
         look = f'fill="none" stroke="{colour}" stroke-width="1.8" stroke-dasharray="{dash}"'
         parts.append(f'<polyline points="{line}" {look}/>')
         if len(points) == 1:
             parts.append(f'<circle cx="{across(points[0][0]):.1f}" cy="{up(points[0][1]):.1f}" r="3" fill="{colour}"/>')
-        ends.append([up(points[-1][1]), points[-1][1], colour])
+        ends.append((up(points[-1][1]), points[-1][1], colour))
         sample = f'<svg viewBox="0 0 30 10"><line x1="0" x2="30" y1="5" y2="5" {look}/></svg>'
         legend.append(f"<span>{sample}{_text(name)}</span>")
     heights = svg.spread([end[0] for end in ends], _LABEL, _TOP, _HEIGHT - _BOTTOM)

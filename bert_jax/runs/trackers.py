@@ -33,7 +33,8 @@ class Tracker:
 
     def __init__(self, config: Mapping[str, Any], workdir: pathlib.Path, say: Callable[[str], None]):
         self._config, self._workdir, self._say = config, workdir, say
-        self._run, self._failed = None, False
+        self._run: Any = None
+        self._failed = False
 
     def write(self, row: Mapping) -> None:
         def send():

@@ -62,8 +62,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
                 logs = (index + 1) % config.train.log_every == 0 or index + 1 == num_steps
                 norms = _norms(run, clock, before, state, inputs, key) if logs and run.norms else {}
-                compiles = live is not None and clock.compiles(inputs[0], run.train_step)
-                with live.compiling(index + 1) if compiles else contextlib.nullcontext():
+                compiles = live and clock.compiles(inputs[0], run.train_step)
+                with live.compiling(index + 1) if live and compiles else contextlib.nullcontext():
                     with jax.profiler.StepTraceAnnotation("train", step_num=index):
                         state, metrics = run.train_step(state, *inputs, key)
                     jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near

@@ -98,7 +98,11 @@ def estimate(steps: Steps, before: Need | None = None) -> Need:
     if _on_cpu(steps.mesh):
         local = len(steps.mesh.local_devices)
         need = Need(
-            *(local * part for part in (need.state, need.step, need.evaluation, _COPIES * need.state)), _PROCESS
+            state=local * need.state,
+            step=local * need.step,
+            evaluation=local * need.evaluation,
+            saving=local * _COPIES * need.state,
+            process=_PROCESS,
         )
     return need
 
@@ -111,7 +115,7 @@ def program_bytes(lowered: jax.stages.Lowered, mesh: Mesh, quick: bool = True) -
       mesh: the mesh that it is lowered for.
       quick: compiles in less time a program that would run slowly.
     """
-    options = _QUICK.get(mesh.devices.flat[0].platform) if quick else None
+    options: Any = _QUICK.get(mesh.devices.flat[0].platform) if quick else None
     try:
         compiled = lowered.compile(compiler_options=options)
     except JaxRuntimeError as error:
@@ -119,6 +123,8 @@ def program_bytes(lowered: jax.stages.Lowered, mesh: Mesh, quick: bool = True) -
             raise
         compiled = lowered.compile()  # another version of the compiler, without these options
     analysis = compiled.memory_analysis()
+    if analysis is None:
+        raise NotImplementedError("the compiler of these devices reports no memory")
     outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     return (
         analysis.argument_size_in_bytes + outputs + analysis.temp_size_in_bytes + analysis.generated_code_size_in_bytes

@@ -30,8 +30,12 @@ class Steps(Protocol):
 
     config: ml_collections.ConfigDict
     mesh: Mesh
-    layers: int
-    few: tuple[int, int]
+
+    @property
+    def layers(self) -> int: ...
+
+    @property
+    def few(self) -> tuple[int, int]: ...
 
     def changed(self, change: Mapping[str, Any]) -> "Steps":
         """Returns the steps of the same run with dotted keys of its config changed."""
@@ -219,7 +223,7 @@ class PretrainingSteps:
             key=lambda phase: (phase.data.batch_size * phase.data.sequence_length, phase.data.sequence_length),
         )
 
-    def _learner(self, layers, phase):
+    def _learner(self, layers, phase) -> Any:
         config = config_lib.in_phase(self.config, phase)
         config.model.num_layers = layers
         model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
