@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ _TINY = {
     "--config.model.hidden_size": 32, "--config.model.num_layers": 1, "--config.model.num_heads": 2,
     "--config.model.intermediate_size": 64, "--config.model.max_positions": 64, "--config.data.sequence_length": 64,
 }  # fmt: skip
+_TIMES = re.compile(rb'"\w*seconds\w*": [0-9.e+-]+')
 # What a run writes in other bytes each time: times, process ids, paths of the folder.
 _DIFFER = {"lock", "provenance.json", "starts.jsonl", "log.txt", "run.json", "config.json", "report.html"}
 _DIFFERENT_FOLDERS = {"tensorboard", "index", "checkpoints", "compiled", "profile", "parts"}
@@ -76,7 +78,7 @@ class Command:
             if file.name == "metrics.jsonl":
                 content = json.dumps(commands.rows_of(content.decode())).encode()
             elif file.suffix in (".json", ".md"):
-                content = content.replace(str(here).encode(), b"HERE")
+                content = _TIMES.sub(b"", content.replace(str(here).encode(), b"HERE"))
             digest.update(f"{name}\0{len(content)}\0".encode() + content)
         return digest.hexdigest()
 
