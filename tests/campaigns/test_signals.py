@@ -34,10 +34,10 @@ def hears(process):
     return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
-def one_try(workspace, command, number, delay, here, tally, to_group):
+def one_try(workspace, command, number, delay, here, tally, to_group, compiles):
     """Sends a signal `delay` seconds after a command's start; checks its end, and a second start of the command."""
     expected, _ = workspace.undisturbed(command)
-    process = workspace.start(command, here)
+    process = workspace.start(command, here, compiles=compiles)
     start = time.monotonic()
     while time.monotonic() < start + delay and process.poll() is None:
         time.sleep(0.002)
@@ -94,7 +94,8 @@ def campaign(workspace, tally, number_of_tries, seed):
         _, seconds = workspace.undisturbed(command)
         delay = draw.choice([draw.uniform(0.03, 0.5), draw.uniform(0.3, seconds), draw.uniform(0.3, seconds)])
         here = workspace.folder / f"signal-{seed}-{i}"
-        one_try(workspace, command, number, delay, here, tally, to_group=draw.random() < 0.5)
+        to_group, compiles = draw.random() < 0.5, draw.random() < 0.5
+        one_try(workspace, command, number, delay, here, tally, to_group, compiles)
         shutil.rmtree(here)
 
 

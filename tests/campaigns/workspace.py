@@ -171,12 +171,18 @@ class Workspace:
         ]  # fmt: skip
         return {command.name: command for command in listed}
 
-    def start(self, command: Command, here: pathlib.Path, printed: pathlib.Path | None = None) -> subprocess.Popen:
-        """Starts a command whose output goes to `printed`, or `here`/output.txt, in a process group of its own."""
+    def start(
+        self, command: Command, here: pathlib.Path, printed: pathlib.Path | None = None, compiles: bool = False
+    ) -> subprocess.Popen:
+        """Starts a command whose output goes to `printed`, or `here`/output.txt, in a process group of its own.
+
+        `compiles`: whether it compiles its programs itself, instead of reading those of earlier commands.
+        """
         here.mkdir(parents=True, exist_ok=True)
+        environment = self.environment | ({"JAX_ENABLE_COMPILATION_CACHE": "false"} if compiles else {})
         with open(printed or here / "output.txt", "w") as output:
             return subprocess.Popen(
-                command.arguments(here), cwd=ROOT, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
+                command.arguments(here), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
 
