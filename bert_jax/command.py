@@ -198,7 +198,8 @@ def _say(error):
     interruption.wait_if_ending()
     if sys.stdout:  # None where it is closed
         sys.stdout.flush()
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    line = str(error).replace("\r", "\\r").replace("\n", "\\n")  # of a path that a user gave
+    print(f"error: {line}", file=sys.stderr, flush=True)
 
 
 def _parse(argv, texts=()):

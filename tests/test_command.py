@@ -174,3 +174,8 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert MISTAKES[line] in result.stderr and len(result.stderr) < 300
     assert not any(tmp_path.iterdir())
+
+
+def test_a_mistake_is_one_line_also_where_a_path_has_two():
+    result = run("doctor", "runs/a\nb")
+    assert result.returncode == 2 and result.stderr.startswith("error: runs/a\\nb") and result.stderr.count("\n") == 1
