@@ -10,6 +10,7 @@ repeats nothing, and continues the jobs that were stopped, killed or have failed
 
 import ast
 import dataclasses
+import importlib.util
 import pathlib
 import shlex
 import signal
@@ -78,6 +79,8 @@ def main(argv):
         _say_what_would_run(experiment, workdir)
         return
     outputs.check_folder("workdir", workdir, (outputs.EXPERIMENT,))
+    folders.check_experiment(workdir, _described(experiment), settled=not experiment.equal_tokens)
+    _check_executor(experiment)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -245,9 +248,7 @@ def _prepared(experiment, workdir):
     """Makes what the jobs need, writes experiment.json, and returns (experiment, corpus, files of the tasks)."""
     from .launching import preparing
 
-    corpus = _CORPUS.value or ""
-    if corpus and "://" not in corpus:
-        corpus = str(pathlib.Path(corpus).absolute())
+    corpus = _corpus_path()
     if not corpus:
         _say(f"the corpus: {experiment.text.input}, in {workdir / 'corpus'}")
         preparing.make_corpus(experiment.text, workdir / "corpus")
@@ -263,7 +264,18 @@ def _prepared(experiment, workdir):
         if task.made_from_corpus:
             made = preparing.make_bigram_shift(preparing.Corpus.open(where), workdir / "tasks" / task.name)
             files[task.name] = {key: _from_workdir(value, workdir) for key, value in made.items()}
-    corpus = corpus or f"{folders.HERE}/corpus"
+    folders.write_experiment(workdir, _described(experiment))
+    return experiment, corpus or f"{folders.HERE}/corpus", files
+
+
+def _corpus_path():
+    """Returns the corpus of --corpus, absolute if it is local; "" where the launcher prepares one."""
+    corpus = _CORPUS.value or ""
+    return str(pathlib.Path(corpus).absolute()) if corpus and "://" not in corpus else corpus
+
+
+def _described(experiment):
+    """Returns the content of experiment.json."""
     line = shlex.join(["python", "-m", provenance.module("launch"), *sys.argv[1:]])
     name = pathlib.Path(_EXPERIMENT.value).stem
     changed = [
@@ -271,8 +283,28 @@ def _prepared(experiment, workdir):
         for flag in ("seeds", "text", "corpus", "tasks", "set", "set_task", "tune", "tune_task")
         if flags.FLAGS[flag].present
     ]
-    folders.write_experiment(workdir, folders.described(experiment, name, _SCALE.value, corpus, line, changed))
-    return experiment, corpus, files
+    corpus = _corpus_path() or f"{folders.HERE}/corpus"
+    return folders.described(experiment, name, _SCALE.value, corpus, line, changed)
+
+
+def _check_executor(experiment):
+    """Raises UserError if jobs could not run where --executor says, before the corpus is prepared for them."""
+    _executor().check(**_options())
+    if _EXECUTOR.value == "cloud":  # jobs have packages of their own there
+        return
+    for task in experiment.fine_tuning:
+        data = experiment_lib.configured(task.recipe, task.overrides).task
+        sources = [] if task.made_from_corpus else [data.train, data.held_out, data.test]
+        for prefix, package in _PACKAGES.items():
+            read = next((source for source in sources if prefix in source), "")
+            if read and importlib.util.find_spec(package) is None:
+                raise UserError(
+                    f"--tasks: {task.name} reads {read}, and {package} is not installed; expected it, or a file: "
+                    f"--set_task={task.name}:task.train=FILE"
+                )
+
+
+_PACKAGES = {"tfds:": "tensorflow_datasets", "hf:": "datasets"}
 
 
 def _from_workdir(text, workdir):
@@ -309,6 +341,10 @@ def _executor():
 
 
 def _options():
+    for name in ("slurm", "cloud"):
+        if flags.FLAGS[name].value and name != _EXECUTOR.value:
+            given = flags.FLAGS[name].value[0]
+            raise UserError(f"--{name}={given}: with --executor={_EXECUTOR.value}; expected --executor={name}")
     if _EXECUTOR.value == "local":
         return {"jobs": _JOBS.value}
     given = _SLURM.value if _EXECUTOR.value == "slurm" else _CLOUD.value

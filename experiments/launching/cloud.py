@@ -29,6 +29,7 @@ from typing import Any
 import yaml
 
 from bert_jax import files
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError
 
 from . import folders, local, provenance
@@ -47,6 +48,12 @@ KEYS = (
     "bucket", "accelerators", "cpus", "memory", "use_spot", "num_nodes", "infra", "region", "zone", "image",
     "disk_size", "max_restarts", "recovery", "runtime_version",
 )  # fmt: skip
+
+
+def check(options: Mapping[str, str]) -> None:
+    """Raises UserError for options that are missing or invalid, and where SkyPilot is missing or does not answer."""
+    _checked(options)
+    _queue(_sky())
 
 
 def submit(job_folders: Sequence[pathlib.Path], options: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -330,7 +337,8 @@ def _checked(options):
     values = {"use_spot": True, "num_nodes": 1, "max_restarts": _RESTARTS}
     for key, text in options.items():
         if key not in KEYS:
-            raise UserError(f"--cloud={key}={text}: no such key; expected one of {', '.join(KEYS)}")
+            near = closest(key, KEYS) or f"; expected one of {', '.join(KEYS)}"
+            raise UserError(f"--cloud={key}={text}: no such key{near}")
         if not text.strip() or "\n" in text:
             raise UserError(f"--cloud={key}={text!r}: expected one line of text")
         values[key] = text

@@ -29,7 +29,7 @@ from typing import Any
 
 from bert_jax import files
 from bert_jax.config.keys import PRETRAINING, with_role
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 from ..experiment import Experiment, Job
 
@@ -55,6 +55,20 @@ def described(
         "format_version": FORMAT_VERSION, "name": name, "scale": scale, **fields, "corpus": corpus, "command": command,
         "changed_by_flags": changed_by_flags,
     }  # fmt: skip
+
+
+def check_experiment(workdir: pathlib.Path, content: Mapping[str, Any], settled: bool = True) -> None:
+    """Raises UserError if the folder holds another experiment; the message names the difference.
+
+    Args:
+      workdir: the experiment's folder.
+      content: what `described` returns.
+      settled: whether the arms are as jobs get them; batches of equally many tokens are not before the corpus is there.
+    """
+    path = workdir / "experiment.json"
+    if path.exists():
+        content = json.loads(json.dumps(content))
+        _check_same(workdir, read_json(path), {key: content[key] for key in content if settled or key != "arms"})
 
 
 def write_experiment(workdir: pathlib.Path, content: Mapping[str, Any]) -> None:
@@ -125,13 +139,21 @@ def read_job(folder: pathlib.Path) -> Job:
 
 def state(folder: pathlib.Path) -> str:
     """Returns the state of a job: "done", "failed" (at its last start), "running", "stopped" or "waiting"."""
-    if (folder / "result.json").exists():
+    if _has_result(folder):
         return "done"
     if is_locked(folder):
         return "running"
     if (folder / "failed.json").exists():
         return "failed"
     return "stopped" if (folder / "starts.jsonl").exists() else "waiting"
+
+
+def _has_result(folder):
+    """Returns whether the job's result can be read. One that was cut is made again at the job's next start."""
+    try:
+        return isinstance(json.loads((folder / "result.json").read_text("utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def last_lines(folder: pathlib.Path) -> list[str]:
@@ -196,4 +218,4 @@ def _first_difference(name, old, new):
         i = next(i for i, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
         label = old[i].get("name", i) if isinstance(old[i], dict) else i
         return _first_difference(f"{name}.{label}", old[i], new[i])
-    return name, json.dumps(old), json.dumps(new)
+    return name, shortened(json.dumps(old)), shortened(json.dumps(new))

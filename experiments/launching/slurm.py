@@ -14,10 +14,12 @@ import re
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError
 
 from . import folders, local
@@ -84,6 +86,28 @@ class RunJob:
                     break
                 time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(RunJob(self.command, self.seconds))
+
+
+def check(options: Mapping[str, str]) -> None:
+    """Raises UserError if no job could be submitted: submitit or Slurm is missing, or Slurm refuses the options.
+
+    Slurm judges partition, account, time and resources itself: `sbatch --test-only` submits nothing.
+    """
+    values = _checked(options)
+    submitit = _submitit()
+    if values["cluster"] == "local":
+        return
+    _queue()
+    with tempfile.TemporaryDirectory() as scratch:
+        script = pathlib.Path(scratch) / "job.sh"
+        executor = _described(submitit, pathlib.Path(scratch) / "arm" / "seed-0", values)
+        script.write_text(executor._make_submission_file_text("true", "check"), "utf-8")
+        try:
+            done = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True)
+        except FileNotFoundError as error:
+            raise UserError("--executor=slurm: no sbatch here; expected a machine that submits to Slurm") from error
+    if done.returncode:
+        raise UserError(f"--slurm: {_one_line(done.stderr)}; expected options that Slurm takes")
 
 
 def submit(
@@ -273,7 +297,8 @@ def _checked(options):
     values = dict(_DEFAULTS)
     for key, text in options.items():
         if key not in KEYS:
-            raise UserError(f"--slurm={key}={text}: no such key; expected one of {', '.join(KEYS)}")
+            near = closest(key, KEYS) or f"; expected one of {', '.join(KEYS)}"
+            raise UserError(f"--slurm={key}={text}: no such key{near}")
         if not text or "\n" in text:
             raise UserError(f"--slurm={key}={text!r}: expected one line of text")
         if key == "time":

@@ -10,7 +10,7 @@ from ..launching.provenance import module
 from . import comparisons, sentences, statistics
 from .comparisons import Compared
 from .drawing import Picture
-from .results import FAILED, UNFINISHED, Results
+from .results import DAMAGED, FAILED, UNFINISHED, Results
 from .sentences import counted, direction, listed, number
 
 _LONGEST_LINE = 300
@@ -67,8 +67,9 @@ def _missing(results):
     bullets = []
     for job in jobs:
         last_line = f"; its last line: {_code(job.last_line)}" if job.last_line.strip() else ""
-        what = {FAILED: f"failed in {job.stage} (exit code {job.code})", UNFINISHED: f"not finished{_reached(job)}"}
-        bullets.append(f"{_code(job.name)}: {_text(what.get(job.state, job.state))}{last_line}")
+        states = {FAILED: f"failed in {job.stage} (exit code {job.code})", UNFINISHED: f"not finished{_reached(job)}"}
+        states[DAMAGED] = job.problem
+        bullets.append(f"{_code(job.name)}: {_text(states.get(job.state, job.state))}{last_line}")
     return f"{head}\n\n{_bullets(bullets)}"
 
 

@@ -13,7 +13,7 @@ from ..experiment import FineTuning, Measure
 from ..launching import folders
 from ..published import TABLES
 
-DONE, FAILED, UNFINISHED, NOT_STARTED = "done", "failed", "unfinished", "not started"
+DONE, FAILED, UNFINISHED, NOT_STARTED, DAMAGED = "done", "failed", "unfinished", "not started", "damaged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,11 +39,12 @@ class Job:
 
     Attributes:
       arm, seed: the arm and the seed.
-      state: "done", "failed", "unfinished" (started; it may be running) or "not started".
+      state: "done", "failed", "unfinished" (started; it may be running), "not started" or "damaged".
       figures: metrics of a finished job by key; nan for a value that is not finite.
       steps, tokens, epochs: length of the training of a finished job; None if unknown.
       stage, code: stage and exit code of a failed job.
       last_line: last line of the log of a job that is not done; "" without one.
+      problem: which file of a damaged job cannot be read, and how it is made again.
       starts: the job's starts, in order.
       rows: rows of metrics.jsonl of pre-training, and of along.jsonl.
       bad_seeds: failed fine-tuning seeds by task.
@@ -61,6 +62,7 @@ class Job:
     stage: str = ""
     code: int | None = None
     last_line: str = ""
+    problem: str = ""
     starts: Sequence[Start] = ()
     rows: Sequence[Mapping[str, Any]] = ()
     bad_seeds: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
@@ -122,7 +124,8 @@ def read(workdir: pathlib.Path) -> Results:
     """Reads an experiment's folder; writes and locks nothing.
 
     Raises:
-      UserError: the folder holds no experiment, none of its jobs has a folder, or a file is damaged.
+      UserError: the folder holds no experiment, none of its jobs has a folder, or a file of the experiment itself is
+        damaged. A damaged file of a job costs the job its row.
     """
     path = workdir / "experiment.json"
     if not path.is_file():
@@ -156,7 +159,7 @@ def read(workdir: pathlib.Path) -> Results:
         notes=record.strings("notes"),
         against=record.get("against", dict, {}),
         command=record.get("command", str),
-        jobs={(arm, seed): _job(workdir, arm, seed) for seed in seeds for arm in arms},
+        jobs={(arm, seed): _job_or_problem(workdir, arm, seed) for seed in seeds for arm in arms},
         others=_others(workdir, names),
         corpus=_corpus(workdir, record.get("corpus", str)),
         tuning=record.get("tuning", dict, None),
@@ -219,6 +222,18 @@ def _published(record):
         if name not in TABLES:
             raise UserError(f"experiment.json: published: found {name}; expected of {', '.join(TABLES)}")
     return names
+
+
+def _job_or_problem(workdir, arm, seed):
+    """Returns a job; one with a damaged file has no results, and says how it is made again."""
+    try:
+        return _job(workdir, arm, seed)
+    except UserError as error:
+        folder = workdir / arm / f"seed-{seed}"
+        again = f"move {folder} away, and start the launch command again, which runs the job anew"
+        if str(error).startswith(f"{folder / 'result.json'}:"):
+            again = "remove this file, and start the launch command again, which makes it from the runs that are there"
+        return Job(arm, seed, DAMAGED, problem=f"{error}; {again}")
 
 
 def _job(workdir, arm, seed):

@@ -14,8 +14,13 @@ import sys
 JOBS = pathlib.Path(os.environ["STAND_IN_SLURM"])
 
 
-def sbatch(path):
-    text = pathlib.Path(path).read_text()
+def sbatch(*arguments):
+    text = pathlib.Path(arguments[-1]).read_text()
+    if "--test-only" in arguments:
+        partition = re.search(r"^#SBATCH --partition=(.*)$", text, re.MULTILINE)
+        if partition and partition[1] == "nowhere":
+            sys.exit("allocation failure: Invalid partition name specified")
+        return
     number = str(100 + len(list(JOBS.iterdir())))
     job = JOBS / number
     job.mkdir()

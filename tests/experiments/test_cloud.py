@@ -209,7 +209,7 @@ def test_skypilot_is_asked_for_where_it_is_missing(job, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"acelerators": "H100:8"}, "no such key; expected one of bucket, accelerators"),
+    ({"acelerators": "H100:8"}, "no such key; did you mean accelerators"),
     ({"bucket": ""}, "expected one line of text"),
     ({"bucket": "/disk/runs"}, "bucket=/disk/runs; expected gs://BUCKET or s3://BUCKET"),
     ({"num_nodes": "0"}, "num_nodes=0: expected a number from 1"),

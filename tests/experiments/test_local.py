@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from experiments import experiment as experiment_lib
 from experiments.launching import folders
 from tests.commands import LONGEST_WAIT, wait_until
 
@@ -219,3 +220,62 @@ def test_kills_at_random(undisturbed, corpus, tmp_path, orphans):
     code, output = launcher.run("--seeds=1")
     assert code == 0, output
     assert launcher.results() == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--executor=slurm"], "error: --executor=slurm: no squeue here; expected a machine that submits to Slurm"),
+        (["--executor=slurm", "--slurm=tiem=3"], "error: --slurm=tiem=3: no such key; did you mean time?"),
+        (["--executor=cloud"], "error: --cloud=bucket: missing; expected gs://BUCKET or s3://BUCKET"),
+        (["--executor=cloud", "--cloud=bucket=gs://abc"], "error: --executor=cloud: SkyPilot is missing"),
+        (["--slurm=partition=gpu"], "error: --slurm=partition=gpu: with --executor=local; expected --executor=slurm"),
+        (["--tasks=sst2"], "error: --tasks: sst2 reads tfds:glue/sst2:train, and tensorflow_datasets is not installed"),
+        (["--experiment=experiments/masknig.py"], "error: --experiment=experiments/masknig.py: no such file; expected"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_known_before_the_corpus_is_prepared(tmp_path, monkeypatch, options, message):
+    program = (
+        "import importlib.util, runpy, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: None if 'tensorflow' in name else find(name, *rest)\n"
+        "sys.argv[0] = 'experiments.launch'\n"
+        "runpy.run_module('experiments.launch', run_name='__main__', alter_sys=True)\n"
+    )
+    given = ["--experiment=experiments/masking.py", f"--workdir={tmp_path}/runs", *options]
+    environment = os.environ | {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *given], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (["--experiment=experiments/mask_rate.py"], 'name is "masking" there, but "mask_rate" was asked for'),
+        (["--experiment=experiments/masking.py", "--scale=cpu"], 'scale is "smoke" there, but "cpu" was asked for'),
+        (["--experiment=experiments/masking.py", "--set=train.log_every=3"], "overrides.train.log_every is "),
+        (["--experiment=experiments/masking.py", "--tasks="], "measures is "),
+    ],
+)
+def test_another_experiment_is_told_before_the_corpus_is_prepared(tmp_path, options, difference):
+    experiment = experiment_lib.load("masking", "smoke")
+    content = folders.described(experiment, "masking", "smoke", f"{folders.HERE}/corpus", "launch")
+    folders.write_experiment(tmp_path, content)
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.launch", f"--workdir={tmp_path}", *options], cwd=ROOT, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith(f"error: --workdir={tmp_path}: holds another experiment: {difference}")
+    assert [path.name for path in tmp_path.iterdir()] == ["experiment.json"]
+
+
+def test_a_cut_result_is_made_again(tmp_path):
+    (tmp_path / "result.json").write_text('{"figures": {"eval/mlm')
+    (tmp_path / "starts.jsonl").write_text("{}\n")
+    assert folders.state(tmp_path) == "stopped"
+    (tmp_path / "result.json").write_text('{"figures": {}}')
+    assert folders.state(tmp_path) == "done"

@@ -278,11 +278,6 @@ def damage(path, content):
         ("experiment.json", "[]", "expected an object"),
         ("experiment.json", '{"format_version": 2}', "format_version: found 2; expected 1"),
         ("experiment.json", '{"format_version": 1, "seeds": [0]}', "arms: found nothing"),
-        ("static/seed-0/result.json", "{", "result.json: cannot be read"),
-        ("static/seed-0/result.json", '{"figures": {"a": "b"}}', "figures: a: found 'b'; expected a number"),
-        ("static/seed-0/starts.jsonl", '{"a\n{}\n', "starts.jsonl: line 1"),
-        ("static/seed-0/starts.jsonl", '{"packages": 3}\n', "starts.jsonl: found"),
-        ("static/seed-0/pretrain/metrics.jsonl", "5\n{}\n", "metrics.jsonl: line 1"),
     ],
 )
 def test_damaged_files_end_in_one_line(tmp_path, file, content, said):
@@ -292,6 +287,30 @@ def test_damaged_files_end_in_one_line(tmp_path, file, content, said):
         read(tmp_path)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said", "again"),
+    [
+        ("result.json", "", "cannot be read", "remove this file"),
+        ("result.json", "{", "cannot be read", "remove this file"),
+        ("result.json", "[]", "expected an object", "remove this file"),
+        ("result.json", '{"figures": {"a": "b"}}', "figures: a: found 'b'; expected a number", "remove this file"),
+        ("starts.jsonl", '{"a\n{}\n', "starts.jsonl: line 1", "static/seed-0 away"),
+        ("starts.jsonl", '{"packages": 3}\n', "starts.jsonl: found", "static/seed-0 away"),
+        ("pretrain/metrics.jsonl", "5\n{}\n", "metrics.jsonl: line 1", "static/seed-0 away"),
+    ],
+)
+def test_a_damaged_file_of_a_job_costs_its_row(tmp_path, file, content, said, again):
+    made_folders.write(tmp_path, BETTER)
+    whole = read(tmp_path)
+    damage(tmp_path / "static" / "seed-0" / file, content)
+    text = read(tmp_path)
+    line = next(line for line in text.splitlines() if line.startswith("- `static/seed-0`: "))
+    plain = line.replace("\\", "")
+    assert said in plain and again in plain and "start the launch command again" in plain
+    assert "Not complete: 1 of 6 jobs is missing" in text and "Not complete" not in whole
+    assert row(text, "`static/seed-1`") and row(text, "`dynamic/seed-0`")
 
 
 def test_a_line_that_a_kill_has_torn_is_none(tmp_path):

@@ -168,7 +168,7 @@ def test_dry_run_shows_what_sbatch_gets(job, stand_in, monkeypatch):
 
 
 @pytest.mark.parametrize("key, value, message", [
-    ("partitions", "gpu", "no such key; expected one of cluster, time, "),
+    ("partitions", "gpu", "no such key; did you mean partition"),
     ("nodes", "two", "nodes=two: expected a number from 1"),
     ("nodes", "0", "expected a number from 1"),
     ("time", "soon", "expected minutes, H:MM:SS"),
@@ -193,3 +193,17 @@ def test_submitit_is_asked_for_where_it_is_missing(job, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match="submitit is missing; expected it: pip install"):
         slurm.commands([job], {})
+
+
+def test_what_slurm_refuses_is_known_before_anything_is_prepared(stand_in, monkeypatch):
+    slurm.check({"partition": "gpu", "time": "60"})
+    slurm.check({"cluster": "local"})
+    with pytest.raises(UserError, match="--slurm: allocation failure: Invalid partition name specified; expected"):
+        slurm.check({"partition": "nowhere"})
+    with pytest.raises(UserError, match="--slurm=partitoin=gpu: no such key; did you mean partition?"):
+        slurm.check({"partitoin": "gpu"})
+    assert not list(stand_in.iterdir())
+    (stand_in.parent / "bin" / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(stand_in.parent / "bin"))
+    with pytest.raises(UserError, match="--executor=slurm: no sbatch here"):
+        slurm.check({"partition": "gpu"})

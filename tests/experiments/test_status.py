@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import pty
-import time
+import threading
 
 import pytest
 
@@ -168,10 +168,14 @@ def test_watch_redraws_on_a_terminal_until_all_have_ended(tmp_path, monkeypatch)
     with open(slave, "w") as terminal:
         monkeypatch.setattr("sys.stdout", terminal)
 
-        def ends(seconds):
-            (job(tmp_path, "static/seed-0") / "result.json").write_text("{}")
+        class Ended(threading.Event):
+            def wait(self, timeout=None):
+                if timeout != 5:
+                    return super().wait(timeout)
+                (job(tmp_path, "static/seed-0") / "result.json").write_text("{}")
+                return False
 
-        monkeypatch.setattr(time, "sleep", ends)
+        monkeypatch.setattr(threading, "Event", Ended)
         status.watch(tmp_path, seconds=5)
     shown = ""
     with contextlib.suppress(OSError), open(master, "rb", buffering=0) as screen:  # the end of a terminal is an error
