@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,9 @@ import pytest
 import bert_jax
 from bert_jax.data.preparation import pipeline
 from bert_jax.errors import UserError
+from bert_jax.interop import huggingface
+from tests.commands import ROOT
+from tests.inference.conftest import make_model
 
 ANIMALS = {"cat": "purrs", "dog": "barks", "cow": "moos", "duck": "quacks", "owl": "hoots", "lion": "roars"}
 
@@ -133,3 +137,27 @@ def test_predict_reads_and_writes_jsonl_in_order(workdir, tmp_path):
     for text, answer in zip(texts, answers, strict=True):
         assert answer["masks"][0][0]["token"] == ANIMALS[text.split()[1]]
         assert set(answer["masks"][0][0]) == {"token", "id", "score"}
+
+
+COLD = """
+import atexit, sys
+from bert_jax import cli
+SLOW = {"orbax", "transformers", "tensorflow", "torch", "grain", "tensorboardX", "scipy", "pandas", "matplotlib"}
+atexit.register(lambda: print(*sorted(SLOW & {name.split(".")[0] for name in sys.modules})))
+cli.main(sys.argv[1:])
+"""
+
+
+def test_a_cold_start_loads_and_compiles_what_it_needs(tokenizer, tmp_path):
+    """The first answer waits for no package of training, one program of the model, and no draw of parameters."""
+    huggingface.write(make_model(tokenizer), tmp_path / "model")
+    done = subprocess.run(
+        [sys.executable, "-c", COLD, "predict", "fill-mask", f"--model={tmp_path / 'model'}", "--text=ab [MASK]."],
+        capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_LOG_COMPILES": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "ab [MASK]." and done.stdout.splitlines()[2:] == [""], done.stdout
+    compiled = re.findall(r"Finished XLA compilation of jit\((\w+)\)", done.stderr)
+    assert compiled.count("_compute") == 1 and len(compiled) <= 3, compiled
+    assert not re.findall(r"(?:Compiling|tracing) jit\(init\)|Finished tracing init\b", done.stderr)
