@@ -33,7 +33,7 @@ test-cloud: .venv-cloud/.test
 	JAX_PLATFORMS=cpu .venv-cloud/bin/python -m pytest --no-skips -m cloud tests/experiments/test_cloud.py
 
 test-demo: .venv-demo/.test
-	JAX_PLATFORMS=cpu .venv-demo/bin/python -m pytest --no-skips -m demo tests/test_demo.py
+	JAX_PLATFORMS=cpu .venv-demo/bin/python -m pytest --no-skips -m demo tests/test_demo.py tests/docs
 
 test-trackers: .venv-trackers/.test
 	JAX_PLATFORMS=cpu .venv-trackers/bin/python -m pytest --no-skips -m trackers tests/runs

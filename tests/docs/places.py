@@ -7,9 +7,12 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import re
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 
 from tests.commands import LONGEST_WAIT, wait_until
@@ -106,6 +109,24 @@ def _under_beam(words, folder):
     assert (folder / "bucket" / "corpus" / "manifest.json").is_file()
 
 
+def _served(words, folder):
+    """Starts a command that serves a page, reads the page, and ends the command as Ctrl-C does."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bert_jax", *words[1:], "--port=0"], cwd=folder, env=workspace.environment(),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+        assert address, process.stderr.read()
+        with urllib.request.urlopen(address[0], timeout=LONGEST_WAIT) as page:
+            assert page.status == 200 and b"MODEL" in page.read()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LONGEST_WAIT) == 130
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def _with_torch(words, folder):
     workspace.call([sys.executable, *words[1:]], folder)
 
@@ -118,6 +139,7 @@ PLACES = {
     "a cloud": Place(_in_a_cloud),
     "Beam": Place(_under_beam, "beam"),
     "torch": Place(_with_torch, "parity"),
+    "gradio": Place(_served, "demo"),
 }
 
 
