@@ -60,7 +60,8 @@ def task(name: str, scale: str) -> FineTuning:
         return FineTuning(name, "finetune/sst2", {**_OFF, **small, **steps, **labels}, seeds, made_from_corpus=True)
     known = sorted(path.stem for path in config_lib.recipe_path("finetune/sst2").parent.glob("[!_]*.py"))
     if name not in known:
-        raise UserError(f"--tasks={name}: unknown; expected some of {BIGRAM_SHIFT}, {', '.join(known)}")
+        near = config_lib.closest(name, known) or f"; expected some of {BIGRAM_SHIFT}, {', '.join(known)}"
+        raise UserError(f"--tasks={name}: unknown{near}")
     return FineTuning(name, f"finetune/{name}", {**_OFF, **small, **steps}, seeds)
 
 

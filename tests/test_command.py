@@ -144,7 +144,7 @@ MISTAKES = {
     "pretrain --config=finetune/sst2 --workdir=W": "--config: a fine-tuning recipe",
     "pretrain --workdir=W": "--config: missing, and --workdir=W holds no run to continue; expected --config=RECIPE",
     "pretrain": "--config: missing; expected --config=RECIPE",
-    "finetune --config=finetune/sts2 --workdir=W": "did you mean finetune/stsb?",
+    "finetune --config=finetune/sst3 --workdir=W": "did you mean finetune/sst2?",
     "finetune --config=finetune/sst2 --workdir=W": "config.init_from: empty; expected a model to start from",
     "finetune --config=bert_base --workdir=W": "--config: a pre-training recipe",
     "finetune --workdir=W": "--config: missing, and --workdir=W holds no run to continue",

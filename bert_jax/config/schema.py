@@ -214,8 +214,15 @@ def closest(word: str, names: Iterable[str]) -> str:
         groups = difflib.get_close_matches(group, {name.rpartition(".")[0] for name in names}, n=1)
         inside = {name.rpartition(".")[2]: name for name in names if name.rpartition(".")[0] in groups}
         close = [inside[key] for key in difflib.get_close_matches(last, inside, n=1)] or [f"{near}." for near in groups]
-    close = close or difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = close or _equally_close(word, names)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _equally_close(word, names):
+    """Returns the names that are as close to a word as the closest one, at most 3; [] where none is close."""
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    ratios = [difflib.SequenceMatcher(None, word, name).ratio() for name in close]
+    return [name for name, ratio in zip(close, ratios, strict=True) if ratio > max(ratios) - 1e-9]
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = "", config: Mapping | None = None) -> list[str]:

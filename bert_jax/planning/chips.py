@@ -9,6 +9,7 @@ import dataclasses
 import math
 import re
 
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError
 from bert_jax.model import flops
 
@@ -149,7 +150,8 @@ def parse(name: str, num_slices: int = 1) -> Topology:
     generation, _, sizes = name.partition(":")
     chip = next((chip for chip in CHIPS if generation in (chip.name, chip.libtpu)), None)
     if chip is None:
-        raise UserError(f"--topology={name}: no such TPU; known: {', '.join(examples())}, or all")
+        near = closest(generation, [chip.libtpu for chip in CHIPS]) or f"; known: {', '.join(examples())}, or all"
+        raise UserError(f"--topology={name}: no such TPU{near}")
     known = ", ".join(chip.examples)
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes) or sizes.count("x") + 1 != chip.dimensions:
         expected = "x".join("ABC"[: chip.dimensions])

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bert_jax import files
 from bert_jax.config.pretraining_keys import LARGEST_VOCABULARY
+from bert_jax.config.schema import closest
 from bert_jax.data.preparation import sampling, sources
 from bert_jax.data.vocabularies import fit, loading, new_tokens, training
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ def choose(settings) -> Choice:
     if kind not in training.KINDS or not size.isdigit() or int(size) < 1:
         raise UserError(
             f"--tokenizer={settings.tokenizer}: expected train:KIND:SIZE with KIND one of "
-            f"{', '.join(training.KINDS)}, such as train:wordpiece:8192"
+            f"{', '.join(training.KINDS)}, such as train:wordpiece:8192{closest(kind, training.KINDS)}"
         )
     if int(size) > LARGEST_VOCABULARY:
         raise UserError(f"--tokenizer={settings.tokenizer}: expected a size of at most {LARGEST_VOCABULARY:,}")
