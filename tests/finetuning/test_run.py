@@ -369,7 +369,7 @@ MISTAKES = {
     "crf": ({"task.crf": True}, "config.task.crf: True is for token_classification"),
     "column": ({"task.label": "stars"}, "stars"),
     "targets": ({"tuning.lora_targets": ("query", "k")}, "config.tuning.lora_targets: found ('query', 'k')"),
-    "seeds": ({"seeds": 0}, "config.seeds: found 0; expected a number of at least 1"),
+    "seeds": ({"seeds": 0}, "config.seeds: found 0; expected a number from 1 to 1,000"),
     "rate": ({"optimizer.learning_rate": float("nan")}, "config.optimizer.learning_rate: found nan"),
 }
 
