@@ -41,15 +41,16 @@ CASES = {
     "quickstart": ("quickstart", {}),
     "small": ("small", {}),
     "bert_base": ("bert_base", _SHORT | {"data.batch_size": 8}),
-    "bert_base, 4 layers, microbatches": (
+    "bert_base with 4 layers and microbatches": (
         "bert_base", _SHORT | {"model.num_layers": 4, "data.batch_size": 32, "train.microbatches": 4}),
-    "bert_large, 4 layers, remat": (
+    "bert_large with 4 layers and remat": (
         "bert_large", _SHORT | {"model.num_layers": 4, "data.batch_size": 8, "model.remat": "full"}),
-    "roberta_base, 3 layers": ("roberta_base", {"model.num_layers": 3, "model.position_offset": 1, "data.batch_size": 4, "data.phases": ()}),
+    "roberta_base with 3 layers": (
+        "roberta_base", {"model.num_layers": 3, "model.position_offset": 1, "data.batch_size": 4, "data.phases": ()}),
     "albert_base": ("albert_base", _SHORT | {"data.batch_size": 8}),
     "electra_small": ("electra_small", _SHORT | {"data.batch_size": 16}),
-    "deberta_v3_small, 3 layers": ("deberta_v3_small", _SHORT | {"model.num_layers": 3, "data.batch_size": 4}),
-    "modernbert_base, 7 layers": (
+    "deberta_v3_small with 3 layers": ("deberta_v3_small", _SHORT | {"model.num_layers": 3, "data.batch_size": 4}),
+    "modernbert_base with 7 layers": (
         "modernbert_base", {"model.num_layers": 7, "data.sequence_length": 256, "data.batch_size": 4,
                             "data.phases": ()}),
     "finetune/sst2 of bert_base": ("finetune/sst2", {"data.batch_size": 16}),
