@@ -24,11 +24,11 @@ from bert_jax.runs import workdir as workdir_lib
 
 NAME = "report.html"
 _POINTS = 300  # of a curve; more are not seen
-_PREDICTIONS = 8  # of a finished fine-tuning run that are shown
+_PREDICTIONS, _LETTERS = 8, 160  # of a finished fine-tuning run that are shown, and letters of each value
 _SHARE = 0.01  # of a run's time that reports may take; the last one is always written
 _PACKAGES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "4 4")
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 62, 78, 14, 34
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 76, 92, 14, 34
 _LABEL = 14  # height of a label
 # Pictures: a title, the unit of its axis, and the keys of metrics.jsonl that it shows; those alone that were logged.
 _PICTURES = (
@@ -53,8 +53,8 @@ svg text { fill: var(--text); font-size: 13px; } .axis { stroke: var(--line); }
   display: inline; vertical-align: middle; margin-right: .3rem; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td, th { overflow-wrap: normal; } th { white-space: nowrap; }
-@media (max-width: 40rem) { figure svg text { font-size: 20px; } }
+td, th { overflow-wrap: normal; } th { white-space: nowrap; } .samples td:first-child { min-width: 15rem; }
+@media (max-width: 40rem) { figure svg text { font-size: 18px; } }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 """
 
@@ -153,7 +153,7 @@ def render(
     if samples:
         columns = tuple(samples[0])
         table = _table(columns, [tuple(sample.get(column, "") for column in columns) for sample in samples])
-        parts += ["<h2>Sample predictions</h2>", table]
+        parts += ["<h2>Sample predictions</h2>", f'<div class="samples">{table}</div>']
     changes = list(_changes(config, recipe))
     compared = "the recipe" if recipe is not None else "the defaults"
     parts.append(f"<h2>Settings that differ from {compared}</h2>")
@@ -280,7 +280,14 @@ def _predictions(workdir):
     except (OSError, ValueError, KeyError, TypeError):
         return []
     records = [json.loads(line) for line in text.splitlines()[:_PREDICTIONS]]
-    return [{key: _shown(value) for key, value in record.items()} for record in records]
+    return [{key: _brief(value) for key, value in record.items() if not isinstance(value, dict)} for record in records]
+
+
+def _brief(value):
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 3]}..."
 
 
 class _Number(str):
