@@ -176,7 +176,9 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
     except (JaxRuntimeError, NotImplementedError, OverflowError) as error:  # an estimate must not end a run
         say(f"the memory of a step could not be estimated: {str(error).splitlines()[0][:200]}")
         finding = _Finding()
-    finding = distributed.broadcast(lambda: finding) if distributed.is_multiprocess() else finding
+    if distributed.is_multiprocess():  # one decision for all
+        own = dataclasses.asdict(finding)
+        finding = _Finding(**distributed.broadcast(lambda: own))
     if chosen and not begun:
         config.train.microbatches = finding.microbatches
         say(f"config.train.microbatches: {finding.microbatches}, the fewest that fit" + finding.why)
