@@ -114,6 +114,11 @@ def before_end(action: Callable[[], object]) -> Iterator[None]:
         _before_end.pop(key, None)
 
 
+def always_before_end(action: Callable[[], object]) -> None:
+    """Has `action` called before a signal ends the process, for as long as it lives."""
+    _before_end[object()] = action
+
+
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
     """Makes a signal wait until a short section is over, such as two renames that belong together."""

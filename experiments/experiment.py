@@ -192,7 +192,7 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         experiment = module.get_experiment(scale)
     except UserError:
         raise
-    except Exception as error:  # the file is a program: anything may go wrong in it
+    except (Exception, SystemExit) as error:  # the file is a program: anything may go wrong in it
         raise UserError(f"--experiment={path}: cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(experiment, Experiment):
         kind = type(experiment).__name__

@@ -74,7 +74,7 @@ def load_recipe(recipe: str) -> ml_collections.ConfigDict:
         config = module.get_config()
     except UserError:
         raise
-    except Exception as error:  # a recipe is a program: anything may be wrong with it
+    except (Exception, SystemExit) as error:  # a recipe is a program: anything may be wrong with it
         raise UserError(f"{path}: the recipe does not load: {_first_line(error)}") from error
     _expand(config)
     return config

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import files, interruption
 from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
@@ -325,6 +325,7 @@ def _spooled(path, name):
     with text_files.reporting(name), files.open_input(path) as source:
         start = source.read(2)
         spooled = tempfile.NamedTemporaryFile(suffix=".gz" if start == b"\x1f\x8b" else "")  # noqa: SIM115 lives on
+        interruption.always_before_end(spooled.close)  # which removes it
         spooled.write(start)
         shutil.copyfileobj(source, spooled)
         spooled.flush()

@@ -176,6 +176,123 @@ _FLAGS = {
 }
 
 
+# Contents of files that commands read: (ending, content), with the flags that name such a file.
+_RECIPES = (
+    (".py", b"def get_config(:\n"),
+    (".py", b"x = 1\n"),
+    (".py", b"def get_config():\n    return 1\n"),
+    (".py", b"\xff\xfe"),
+    (".py", b"import nothing_of_this_name\n"),
+    (".py", b"def get_config():\n    raise ValueError('no\\nway')\n"),
+    (".py", b""),
+    (".py", b"def get_config():\n    from bert_jax.config import base\n    c = base()\n    c.data = 3\n    return c\n"),
+    (".py", b"import sys\nsys.exit('gone')\n"),
+    (".py", b"def get_config(a, b):\n    pass\n"),
+    (".json", b"{}"),
+)
+_EXPERIMENTS = (
+    *_RECIPES[:3],
+    (".py", b"def get_experiment(scale):\n    return None\n"),
+    (".py", b"def get_experiment():\n    pass\n"),
+    (".py", b"def get_experiment(scale):\n    return {}[scale]\n"),
+    (".py", b"1 / 0\n"),
+    (".py", b"get_experiment = 3\n"),
+)
+_TASKS = (
+    (".jsonl", b'{"sentence": 3, "label": "a"}\n'),
+    (".jsonl", b'{"sentence": ["a"], "label": "a"}\n'),
+    (".jsonl", b"[]\n"),
+    (".jsonl", b'{"sentence": "a"}\n'),
+    (".jsonl", b'{"sentence": "a", "label": null}\n'),
+    (".jsonl", b'{"sentence": "a", '),
+    (".jsonl", b'{"sentence": "a", "label": {"x": 1}}\n'),
+    (".csv", b"sentence,label\n"),
+    (".csv", b"a,b\n1,2\n"),
+    (".csv", b""),
+    (".csv", b'sentence,label\n"a,b\n'),
+    (".tsv", b"sentence\tlabel\na\tb\tc\n"),
+    (".parquet", b"PAR1noise"),
+    (".csv", b"\xff\xfes\0"),
+    (".jsonl", b'{"sentence": "a", "label": "x"}\n' * 3),
+    (".conll", b"a b c\n"),
+    (".json", b"{}"),
+    (".jsonl.gz", b"\x1f\x8b\x08noise"),
+    (".jsonl", b'{"sentence": "\\ud800", "label": "x"}\n'),
+    (".jsonl", b"NaN\n"),
+    (".jsonl", b"[" * 5000 + b"\n"),
+)
+_TEXTS = (
+    (".jsonl", b'{"text": 3}\n'),
+    (".jsonl", b'{"text": null}\n'),
+    (".jsonl", b'{"txt": "a [MASK]"}\n'),
+    (".jsonl", b'{"text": ["a"]}\n'),
+    (".jsonl", b'{"text": "no mask"}\n'),
+    (".txt", b"no mask here\n"),
+    (".txt", b"\xff\xfe\x00"),
+    (".txt.gz", b"\x1f\x8b\x08noise"),
+    (".csv", b"a,b\n[MASK],2\n"),
+    (".csv", b"text\n"),
+    (".tsv", b""),
+    (".jsonl", b"{\n"),
+    (".jsonl", b'{"text": {"a": 1}}\n'),
+    (".txt", b"\n\n"),
+    (".parquet", b"PAR1noisePAR1"),
+    (".npy", b"noise"),
+    (".jsonl", b"[" * 5000 + b"\n"),
+    (".txt.gz", b"plain [MASK]"),
+)
+_PAIRS = (
+    (".jsonl", b'{"good": "a"}\n'),
+    (".jsonl", b'{"good": 1, "bad": 2}\n'),
+    (".jsonl", b"3\n"),
+    (".jsonl", b""),
+    (".jsonl", b"\xff\n"),
+    (".jsonl", b'{"good": null, "bad": "a"}\n'),
+    (".jsonl", b'{"good": ["a"], "bad": ["b"]}\n'),
+    (".jsonl", b"{"),
+)
+_SOURCES = (
+    (".txt", b""),
+    (".txt", b"\n \n"),
+    (".jsonl", b'{"txt": "a"}\n'),
+    (".jsonl", b"noise\n"),
+    (".jsonl.gz", b"noise"),
+    (".doc", b"text\n"),
+    (".parquet", b"PAR1"),
+    (".txt.gz", b"\x1f\x8b\x08noise"),
+    (".jsonl", b'{"text": 5}\n'),
+    (".txt", b"\x00" * 1000),
+)
+_CONTENTS = {
+    ("pretrain", "config"): _RECIPES,
+    ("show_batch", "config"): _RECIPES,
+    ("finetune", "config"): _RECIPES,
+    ("plan", "config"): _RECIPES,
+    ("launch", "experiment"): _EXPERIMENTS,
+    ("finetune", "config.task.train"): _TASKS,
+    ("finetune", "config.task.held_out"): _TASKS,
+    ("predict", "input"): _TEXTS,
+    ("evaluate", "pairs"): _PAIRS,
+    ("prepare", "input"): _SOURCES,
+    ("prepare", "tokenizer"): (
+        (".txt", b""),
+        (".txt", b"a\na\n"),
+        (".txt", b"\xff\n"),
+        (".json", b"{}"),
+        (".json", b"[1]"),
+        (".model", b"noise"),
+        (".txt", b"one\ntwo\n"),
+    ),
+    ("doctor", "plan"): (
+        (".json", b"{}"),
+        (".json", b"[]"),
+        (".json", b"3"),
+        (".json", b"{"),
+        (".json", b'{"chips": []}'),
+    ),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Mistake:
     """A command line that cannot work.
@@ -266,7 +383,17 @@ def draw_mistake(workspace, commands, here, draw):
     arguments = command.arguments(here)[3:]
     if name == "launch":
         arguments = [*arguments, "--dry_run"] if draw.random() < 0.5 else arguments
-    kind = draw.choice(["value", "value", "value", "key", "word", "file"])
+    kind = draw.choice(["value", "value", "key", "word", "file", "content", "content"])
+    if kind == "content":
+        name, flag = draw.choice(list(_CONTENTS))
+        ending, content = draw.choice(_CONTENTS[name, flag])
+        path = here / "places" / f"made{ending}"
+        path.write_bytes(content)
+        arguments = with_flag(commands[name].arguments(here)[3:], flag, path)
+        if flag == "pairs":
+            arguments = [one for one in arguments if not one.startswith(("--corpus=", "--sequence_length="))]
+        shown = content if len(content) < 80 else content[:80] + b"..."
+        return Mistake(name, tuple(arguments), f"--{flag}={ending} of {shown!r}", certain=False)
     if kind == "key" and name in ("show_batch", "pretrain", "finetune", "plan", "quickstart"):
         keys = _TASK_KEYS if name == "finetune" else _KEYS
         key = draw.choice(list(keys))
