@@ -127,7 +127,10 @@ def test_lists_of_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [(b"a\n\nb\n", ""), (b'{"text": "a"}\n{"text": "b"}', ""), (b"text\na\nb", "csv")]
+    ("content", "kind"), [
+        (b"a\n\nb\n", ""), (b'{"text": "a"}\n{"text": "b"}', ""), (b"text\na\nb", "csv"),
+        (b"id;text\n1;a\n2;b", ""), (b"\xef\xbb\xbftext,id\r\na,1\r\nb,2\r\n", ""), (b"id\ttext\n1\ta\n2\tb\n", ""),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_pipes_are_read_once_and_may_be_iterated_again(tmp_path, content, kind, packed):
@@ -139,6 +142,17 @@ def test_pipes_are_read_once_and_may_be_iterated_again(tmp_path, content, kind, 
         source = records.Records(pipe, ("text",), kind=kind)
     assert list(source) == list(source) == [("a",), ("b",)]
     assert source.where(1) == f"{pipe}:{2 if content[:1] == b'{' else 3}"
+
+
+@pytest.mark.parametrize("content", [b"text\nb", b"a text, an id\nb", b"id,label\n1,b", b"text,text\na,b"])
+def test_lines_without_a_header_are_texts(monkeypatch, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert len(list(records.Records("-", ("text",)))) == 2
+
+
+def test_columns_that_a_model_was_trained_on_make_a_header(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Nr.;Satz\n1;a\n")))
+    assert list(records.Records("-", ("text", "text_pair"), optional=1, own=("Satz",))) == [("a",)]
 
 
 def test_standard_input(monkeypatch):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from bert_jax import storage
 from bert_jax.errors import UserError
 
+ENDINGS = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 _MAGIC = re.compile(r"[*?[]")
 
 
@@ -73,8 +74,19 @@ def _reason(pattern, remote, found):
     if remote or not os.path.lexists(path):
         return "no file matches"
     if os.path.isdir(path):
-        return f"it is a folder; try {pattern.rstrip('/')}/*.txt"
+        return f"it is a folder{_files_inside(pattern)}"
     return "a link that leads to no file" if os.path.islink(path) else "no file, but a device or pipe"
+
+
+def _files_inside(folder):
+    """Returns which globs match the files of text in a folder or, if it has none, below it, in words."""
+    path = folder.rstrip("/")
+    for inner, _, names in os.walk(os.path.expanduser(folder)):
+        endings = [ending for ending in ENDINGS if any(name.endswith(ending) for name in names)]
+        if endings:
+            below = "" if os.path.samefile(inner, os.path.expanduser(folder)) else "**/"
+            return "; try " + ",".join(f"{path}/{below}*{ending}" for ending in endings)
+    return " without such a file"
 
 
 def _local_files(pattern):

@@ -14,9 +14,7 @@ from bert_jax.data.preparation import matching, python_docs
 from bert_jax.errors import UserError
 
 DOCUMENTS = ("blank_line", "line", "file")
-_KINDS = {
-    ".txt": "text", ".txt.gz": "text", ".jsonl": "jsonl", ".jsonl.gz": "jsonl", ".parquet": "parquet",
-}  # fmt: skip
+_KINDS = dict(zip(matching.ENDINGS, ("text", "text", "jsonl", "jsonl", "parquet"), strict=True))
 _SMALLEST_SHARD, _LARGEST_SHARD = 1 << 20, 32 << 20  # bytes
 _SHARDS_WANTED = 64  # as far as these sizes allow: enough to spread over processes, and to continue after a kill
 _GZIP_RATIO = 3  # text is about so many times larger than its .gz

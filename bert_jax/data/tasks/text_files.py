@@ -65,7 +65,11 @@ def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str
                 hint = " (UTF-16?)" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
                 place = hint or f" at byte {error.start} of the line"
                 byte = f"0x{line[error.start]:02x}"
-                raise UserError(f"{name}{mark}{number}: not UTF-8: {byte}{place}; expected UTF-8 text") from error
+                code = "UTF-16" if hint else "WINDOWS-1252"
+                raise UserError(
+                    f"{name}{mark}{number}: not UTF-8: {byte}{place}; expected UTF-8 text, as iconv -f {code} -t UTF-8 "
+                    "makes of what Excel and older programs write"
+                ) from error
             if number == 1 and "\0" in text:
                 raise UserError(f"{name}{mark}1: holds zero bytes (UTF-16?); expected UTF-8 text")
             # A mark of byte order in the middle comes from files that were joined.
@@ -124,7 +128,7 @@ def layout(
         for delimiter, fields in by_delimiter.items()
         if (len(fields) == len(columns) if columns else set(wanted) <= set(fields))
     ]
-    delimiter = (fitting or candidates)[0]
+    delimiter = fitting[0] if fitting else candidates[0] if columns else _likeliest(by_delimiter, wanted)
     names = tuple(columns) or by_delimiter[delimiter]
     if columns and by_delimiter[delimiter] == names:
         raise UserError(f"{name}{mark}{first}: a header, which is not read where config.task.columns is given")
@@ -169,6 +173,15 @@ def _fields(header, delimiter):
         )
     except csv.Error:
         return tuple(header.split(delimiter))
+
+
+def _likeliest(by_delimiter, wanted):
+    """Returns the delimiter that gives most of the wanted columns, or else, where the first gives one, most columns."""
+    first = next(iter(by_delimiter))
+    most = max(by_delimiter, key=lambda delimiter: len(set(wanted) & set(by_delimiter[delimiter])))
+    if set(wanted) & set(by_delimiter[most]):
+        return most
+    return max(by_delimiter, key=lambda other: len(by_delimiter[other])) if len(by_delimiter[first]) == 1 else first
 
 
 def _check_columns(names, wanted, name, otherwise):

@@ -93,6 +93,26 @@ def test_links_in_circles(tree):
 
 
 @pytest.mark.parametrize(
+    ("names", "hint"),
+    [
+        (["a.txt", "b.txt"], "; try f/*.txt; expected"), (["a.txt", "b.txt.gz"], "; try f/*.txt,f/*.txt.gz; expected"),
+        (["a.jsonl", "sub/a.txt"], "; try f/*.jsonl; expected"), (["a.md", "sub/b.parquet"], "; try f/**/*.parquet; expected"),
+        (["a.md"], " without such a file; expected"), ([], " without such a file; expected"),
+    ],
+)  # fmt: skip
+def test_the_files_of_a_folder_are_named(tmp_path, monkeypatch, names, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "f" / "sub").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "f" / name).touch()
+    with pytest.raises(UserError) as error:
+        find_files("f/")
+    assert f"it is a folder{hint}" in str(error.value)
+    for pattern in hint.removeprefix("; try ").partition(";")[0].split(",") if "try" in hint else ():
+        assert find_files(pattern)
+
+
+@pytest.mark.parametrize(
     ("pattern", "reason"),
     [
         ("no/*.txt", "no file matches"), ("in", "it is a folder; try in/\\*.txt"), ("~/in/", "it is a folder"),

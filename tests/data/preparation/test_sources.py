@@ -10,7 +10,7 @@ from bert_jax.errors import UserError
     ("spec", "message"),
     [
         ("{}/*.txt", "no file matches"),
-        ("{}", "it is a folder; try"),
+        ("{}", "it is a folder without such a file"),
         ("{}/a.csv", "unknown kind of file"),
         ("", "empty; expected a glob"),
         ("tfds:name", "expected tfds:NAME"),

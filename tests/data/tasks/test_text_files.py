@@ -85,7 +85,9 @@ def test_spaces_after_delimiters(tmp_path):
     ("content", "message"),
     [
         (b"text,text,label\na,b,1\n", r"a\.csv: found 2 columns 'text'; expected one"),
-        (b"text;lable\na;1\n", r"a\.csv: no column 'text'; found text;lable; expected it in the header"),
+        (b"text;lable\na;1\n", r"no column 'label'; found text, lable; expected it in the header; did you mean lable"),
+        (b"a,b\tText\tLabel\nx\ty\t1\n", r"a\.csv: no column 'text'; found a,b, Text, Label|found a, b\tText\tLabel"),
+        (b"id|Text|Label\n1|a|1\n", r"a\.csv: no column 'text'; found id, Text, Label; expected it"),
         (b"Text,Label\na,1\n", r"a\.csv: no column 'text'; found Text, Label"),
         (b"text,label\ra,1\r", r"a\.csv line 1: lines end with CR alone"),
         ("text,label\na,1\n".encode("utf-16-le"), r"a\.csv line 1: holds zero bytes \(UTF-16\?\)"),
