@@ -160,10 +160,11 @@ def _length(run, diverged, falling):
         )
     elif steps < SHORT_RUN_STEPS or falling:
         still = ", and the loss is still falling" if falling else ""
+        usual = f"; small recipes leave the unigram plateau after some {SHORT_RUN_STEPS:,}" * (steps < SHORT_RUN_STEPS)
         yield Cause(
             0.88 if falling else 0.55 if steps < SHORT_RUN_STEPS / 2 else 0.4,
-            f"too few steps: {steps:,}{still}; small recipes leave the unigram plateau after some "
-            f"{SHORT_RUN_STEPS:,}: " + ("raise --config.train.num_steps" if run.finished else "wait"),
+            f"too few steps: {steps:,}{still}{usual}: "
+            + ("raise --config.train.num_steps" if run.finished else "wait"),
             "",
         )
 

@@ -105,7 +105,9 @@ def _is_young(run):
 
 
 def is_falling(run: Run) -> bool:
-    """Returns whether the training loss has clearly fallen over the last half of the steps so far."""
+    """Returns whether the training or the held-out loss has clearly fallen over the last half of the steps so far."""
+    if _held_out_fall(run) > FALLING_SHARE:
+        return True
     points = curves.curve(run.rows_of(run.phase), "mlm_loss")
     last = [point for point in points if point[0] > run.done / 2]
     if len(last) < 4:
@@ -116,6 +118,18 @@ def is_falling(run: Run) -> bool:
     current = current_loss(run)
     assert current is not None  # there are rows with a loss
     return fall > max(2 * spread, FALLING_SHARE * (current.baseline or current.loss))
+
+
+def _held_out_fall(run):
+    """Returns how far the held-out loss fell over the last half of the steps, as a share of the baseline; else 0.
+
+    Its evaluations have the same rows and masks, so that they are less noisy than the training loss.
+    """
+    rows = [row for row in run.rows_of(run.phase) if "eval/mlm_loss" in row and row.get("eval/unigram_loss")]
+    before = [row["eval/mlm_loss"] for row in rows if row["step"] <= run.done / 2]
+    if not before or rows[-1]["step"] < 0.75 * run.done:
+        return 0.0
+    return (before[-1] - rows[-1]["eval/mlm_loss"]) / rows[-1]["eval/unigram_loss"]
 
 
 def _divergence(run):

@@ -57,8 +57,8 @@ class Records:
         are read once into a temporary file.
       fields: keys of the objects of a JSONL file, and columns of CSV, TSV and Parquet. A .txt holds one text a line.
       optional: how many of the last fields may be missing.
-      kind: one of KINDS; "": as the file's name says, or for standard input and pipes Parquet, JSONL or CSV if the content
-        begins so (CSV: with a header of several columns, those of `fields` among them), else text.
+      kind: one of KINDS; "": as the file's name says, or for standard input and pipes Parquet, JSONL or CSV if the
+        content begins so (CSV: with a header of several columns, those of `fields` among them), else text.
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
       columns: field -> its key or column in this file, where that has another name.
       own: names that the fields have in the model's own training data; they are read too where `columns` is empty.

@@ -43,6 +43,21 @@ def test_pairs_are_learned_and_words_are_not(tmp_path):
     assert "--config.objective.next_sentence=False" in by_name["nsp_without_mlm"].causes[0]
 
 
+def test_a_held_out_loss_that_still_falls(copy):
+    """The training loss is too noisy to show it."""
+
+    def above(row, fall):
+        held_out = (
+            {"eval/mlm_loss": row["eval/unigram_loss"] - fall * row["step"] / 300} if "eval/mlm_loss" in row else {}
+        )
+        return row | {"mlm_loss": 3.6 + 0.3 * (row["step"] % 2), "loss": 3.6 + 0.3 * (row["step"] % 2)} | held_out
+
+    for fall, is_falling in ((0.1, False), (0.2, True), (-0.1, False)):
+        rewrite(copy, lambda row, fall=fall: above(row, fall))
+        causes = findings(copy)[0]["stuck_at_unigram"].causes
+        assert any("too few steps: 300, and the loss is still falling" in cause for cause in causes) == is_falling
+
+
 def test_phases_change_the_loss_and_nothing_is_wrong(copy):
     config = json.loads((copy / "config.json").read_text())
     config["data"]["phases"] = [{"share": 0.5, "sequence_length": 16}, {"share": 0.5}]

@@ -127,9 +127,14 @@ def test_lists_of_words(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [
-        (b"a\n\nb\n", ""), (b'{"text": "a"}\n{"text": "b"}', ""), (b"text\na\nb", "csv"),
-        (b"id;text\n1;a\n2;b", ""), (b"\xef\xbb\xbftext,id\r\na,1\r\nb,2\r\n", ""), (b"id\ttext\n1\ta\n2\tb\n", ""),
+    ("content", "kind"),
+    [
+        (b"a\n\nb\n", ""),
+        (b'{"text": "a"}\n{"text": "b"}', ""),
+        (b"text\na\nb", "csv"),
+        (b"id;text\n1;a\n2;b", ""),
+        (b"\xef\xbb\xbftext,id\r\na,1\r\nb,2\r\n", ""),
+        (b"id\ttext\n1\ta\n2\tb\n", ""),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])

@@ -96,7 +96,8 @@ def test_links_in_circles(tree):
     ("names", "hint"),
     [
         (["a.txt", "b.txt"], "; try f/*.txt; expected"), (["a.txt", "b.txt.gz"], "; try f/*.txt,f/*.txt.gz; expected"),
-        (["a.jsonl", "sub/a.txt"], "; try f/*.jsonl; expected"), (["a.md", "sub/b.parquet"], "; try f/**/*.parquet; expected"),
+        (["a.jsonl", "sub/a.txt"], "; try f/*.jsonl; expected"),
+        (["a.md", "sub/b.parquet"], "; try f/**/*.parquet; expected"),
         (["a.md"], " without such a file; expected"), ([], " without such a file; expected"),
     ],
 )  # fmt: skip
