@@ -110,7 +110,7 @@ def main(argv):
         _say(f"{ended}: stopped; start the same command again to continue")
         sys.exit(128 + signal.Signals[ended])
     if set(states) == {"done"}:
-        _say(f"the report: python -m {provenance.module('report')} --workdir={shlex.quote(str(workdir))}")
+        _say(f"the report: {provenance.command_line('report')} --workdir={shlex.quote(str(workdir))}")
     elif "failed" in states:
         sys.exit(1)
 
@@ -276,7 +276,7 @@ def _corpus_path():
 
 def _described(experiment):
     """Returns the content of experiment.json."""
-    line = shlex.join(["python", "-m", provenance.module("launch"), *sys.argv[1:]])
+    line = shlex.join([*provenance.command_line("launch").split(), *sys.argv[1:]])
     name = pathlib.Path(_EXPERIMENT.value).stem
     changed = [
         flag

@@ -28,8 +28,8 @@ _PREDICTIONS, _LETTERS = 8, 160  # of a finished fine-tuning run that are shown,
 _SHARE = 0.01  # of a run's time that reports may take; the last one is always written
 _PACKAGES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "4 4")
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 260, 76, 92, 14, 34
-_LABEL = 14  # height of a label
+_WIDTH, _HEIGHT, _TOP, _BOTTOM = 640, 260, 14, 34
+_LABEL, _DIGIT = 20, 13  # height of a label and width of a digit, of the size that they have on a narrow screen
 # Pictures: a title, the unit of its axis, and the keys of metrics.jsonl that it shows; those alone that were logged.
 _PICTURES = (
     ("Loss", "nats", ("loss", "mlm_loss", "eval/mlm_loss", "eval/unigram_loss", "eval_old/mlm_loss")),
@@ -193,17 +193,21 @@ def _picture(title, unit, curves):
     if high - low < 1e-12 * max(1.0, abs(high)):
         low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if low else (0.0, 1.0)
 
+    levels = svg.round_numbers(low, high, about=4)
+    left = _margin(levels)
+    right = _WIDTH - _margin([points[-1][1] for points in curves.values()])
+
     def across(step):
-        return _LEFT + (step - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
+        return left + (step - first) / (last - first) * (right - left)
 
     def up(value):
         return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
 
     parts, legend = [], []
-    for value in svg.round_numbers(low, high, about=4):
+    for value in levels:
         y = up(value)
-        parts.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
+        parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
     for step in svg.round_numbers(first, last, about=4, whole=True):
         x = across(step)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{step:,.0f}</text>')
@@ -219,12 +223,17 @@ def _picture(title, unit, curves):
         legend.append(f"<span>{sample}{_text(name)}</span>")
     heights = svg.spread([end[0] for end in ends], _LABEL, _TOP, _HEIGHT - _BOTTOM)
     for y, (_, value, colour) in zip(heights, ends, strict=True):
-        parts.append(f'<text x="{_WIDTH - _RIGHT + 6}" y="{y + 4:.1f}" style="fill:{colour}">{_short(value)}</text>')
+        parts.append(f'<text x="{right + 6}" y="{y + 4:.1f}" style="fill:{colour}">{_short(value)}</text>')
     caption = f'{title}{f" ({unit})" if unit else ""} <span class="faint">over steps</span>'
     return (
         f'<figure><figcaption>{caption}</figcaption><div class="legend">{"".join(legend)}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{_text(title)}">{"".join(parts)}</svg></figure>'
     )
+
+
+def _margin(values):
+    """Returns the width of the labels of values, on a narrow screen too, where they are largest."""
+    return 10 + _DIGIT * max((len(_short(value)) for value in values), default=0)
 
 
 def _fewer(points):

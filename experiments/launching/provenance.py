@@ -1,8 +1,12 @@
 """Records which code a job runs: the package, its repository, the commit and the uncommitted changes."""
 
 import hashlib
+import itertools
 import pathlib
 import subprocess
+import sys
+
+from bert_jax import errors
 
 PACKAGE = __package__.rpartition(".")[0]  # "experiments", or "bert_jax.experiments" of an installed wheel
 _FOLDER = pathlib.Path(__file__).resolve().parents[2]
@@ -14,6 +18,16 @@ ROOT = _FOLDER if IS_CHECKOUT else pathlib.Path.cwd()
 def module(name: str) -> str:
     """Returns the full name of a module of this package for `python -m`, such as "experiments.report"."""
     return f"{PACKAGE}.{name}"
+
+
+def command_line(name: str) -> str:
+    """Returns how to run the "launch" or "report" command, in the form in which this program itself was run.
+
+    It is "python -m experiments.launch" in a program that was started so, which runs in a checkout alone; else as
+    `errors.command_line` says.
+    """
+    is_module = any(pair == ("-m", module("launch")) for pair in itertools.pairwise(sys.orig_argv))
+    return f"python -m {module(name)}" if is_module else errors.command_line(name)
 
 
 def code(folder: pathlib.Path) -> dict[str, str]:

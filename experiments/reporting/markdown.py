@@ -1,12 +1,12 @@
 """Writes report.md: question, runs, results and published values; without times and folders of the machine."""
 
+import itertools
 import json
 import re
 import shlex
 from collections.abc import Sequence
 
 from .. import published
-from ..launching.provenance import module
 from . import comparisons, sentences, statistics
 from .comparisons import Compared
 from .drawing import Picture
@@ -404,7 +404,8 @@ def _commands(results):
         asked = shlex.quote(f"the folder of {listed(contents[folder])}")
         lines.append(f"{variable}=${{{variable}:?{asked}}}")
     lines.append(" ".join([*(_shell_word(word, variables) for word in words), '--workdir="$WORKDIR"']))
-    lines.append(f'python -m {module("report")} --workdir="$WORKDIR"')
+    program = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+    lines.append(f'{re.sub("launch$", "report", " ".join(program))} --workdir="$WORKDIR"')
     return "\n".join(f"    {line}" for line in lines)
 
 

@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import re
 
 import pytest
 
@@ -62,6 +63,23 @@ def test_a_report_is_whole_and_alone(workdir):
     assert report.Reports(folder, config, recipe, 2000, "").write(True) == ""
     assert "Settings that differ from the recipe none" in " ".join(" ".join(Page(
         (folder / "report.html").read_text()).words).split())  # fmt: skip
+
+
+def test_labels_of_pictures_fit_a_narrow_screen(workdir):
+    """There a label has 20 units of a picture's 640; a label that is cut off reads as another number."""
+    rows = [
+        {"step": step, "loss": 9.876 - step / 1e5, "learning_rate": 0.001234 / step, "grad_norm": 1e-7 * step,
+         "tokens_per_second": 19_876.0 + 1_234_567.0 * step}
+        for step in range(1, 9)
+    ]  # fmt: skip
+    _, config = workdir
+    text = report.render("run", config, None, {"format_version": 1}, rows, 8, "")
+    labels = re.findall(r'<text x="([\d.]+)"[^>]*?(end|middle|fill)[^>]*>([^<]*)<', text)
+    assert {anchor for _, anchor, _ in labels} == {"end", "middle", "fill"}
+    for place, anchor, words in labels:
+        width = 20 * 0.64 * len(words)  # of a digit in a wide sans-serif
+        start = float(place) - width * {"end": 1, "middle": 0.5, "fill": 0}[anchor]
+        assert start >= 0 and start + width <= 640, words
 
 
 def test_what_fails_is_a_warning(workdir):
