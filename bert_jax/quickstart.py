@@ -38,7 +38,7 @@ def main(argv):
     config.data.corpus = str(folder / "corpus")
     print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
     with signals.exit_on_sigterm():
-        pretraining.pretrain(config, folder / "run")
+        pretraining.pretrain(config, folder / "run", command.config_changes()[0])
         interruption.exit_if_stopped()
 
     from bert_jax.inference import FillMask

@@ -105,7 +105,7 @@ def _pretrained(job, folder):
     config = configured(job.recipe, job.overrides)
     _share_programs(config, folder)
     workdir = folder / "pretrain"
-    pretraining.pretrain(config, workdir)
+    pretraining.pretrain(config, workdir, config_lib.load_recipe(job.recipe))
     num_steps = config_lib.num_steps(config)
     if checkpoints.saved_steps(workdir.absolute() / "checkpoints")[-1:] != [num_steps]:
         raise Stopped
