@@ -9,6 +9,7 @@ import math
 import operator
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Iterator, Mapping
 
@@ -106,19 +107,32 @@ def write(arrays: Mapping[str, np.ndarray], directory: pathlib.Path, shard_bytes
       arrays: by name, of any shape.
       directory: an existing one.
       shard_bytes: most bytes in a file; a larger array is in a file by itself.
+
+    Raises:
+      OSError: a file cannot be written.
     """
     shards = list(_shards(arrays, shard_bytes))
     if len(shards) == 1:
-        safetensors.numpy.save_file(shards[0], directory / SINGLE, metadata={"format": "pt"})
+        _save(shards[0], directory / SINGLE)
         return
     weight_map = {}
     for number, shard in enumerate(shards, 1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        safetensors.numpy.save_file(shard, directory / name, metadata={"format": "pt"})
+        _save(shard, directory / name)
         weight_map |= dict.fromkeys(shard, name)
     total = {"total_size": sum(array.nbytes for array in arrays.values())}
     index = {"metadata": total, "weight_map": dict(sorted(weight_map.items()))}
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def _save(arrays, path):
+    try:
+        safetensors.numpy.save_file(arrays, path, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _shards(arrays, shard_bytes) -> Iterator[dict[str, np.ndarray]]:

@@ -186,7 +186,8 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error) or type(error).__name__
-    system = re.search(r"([^:]+?) \[os_error_code", text)  # how tensorstore words what the system said
+    # How tensorstore words what the system said; the spec may stand on either side of it.
+    system = re.search(r"([^:]+?) \[os_error_code", re.sub(r" \[tensorstore_spec='.*?'\](?= |:|$)", "", text))
     if system:
         return system.group(1).strip()
     words, of_tensorstore, _ = text.partition(" [tensorstore_spec=")  # from the outermost operation to its cause

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import itertools
 import math
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -239,8 +240,8 @@ def _check_vocabulary(model, corpus):
         extra = f" has {corpus.vocab_size - model.tokenizer.vocab_size:,} entries that {model.name} lacks"
         raise UserError(
             f"--corpus={corpus.path}: its vocabulary{extra if more else f' is not that of {model.name}'}; prepare the "
-            f"text again: {command_line('prepare')} --input={corpus.manifest['settings']['input']} --output=DIR "
-            f"--tokenizer={model.name}"
+            f"text again: {command_line('prepare')} --input={shlex.quote(corpus.manifest['settings']['input'])} "
+            f"--output=DIR --tokenizer={shlex.quote(str(model.name))}"
         )
 
 

@@ -1,7 +1,9 @@
 """Tests directories in the Hugging Face format: every layout is read, bytes survive, every mismatch is reported."""
 
 import dataclasses
+import errno
 import json
+import os
 
 import jax
 import numpy as np
@@ -537,6 +539,22 @@ def test_nothing_is_overwritten_and_nothing_left_behind(make, tmp_path, monkeypa
     with pytest.raises(UserError, match="No space left on device"):
         huggingface.write(actual, tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*before, "file"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+@pytest.mark.parametrize("shard_bytes", [tensors.SHARD_BYTES, 1])
+def test_weights_that_cannot_be_written(tmp_path, monkeypatch, number, shard_bytes):
+    """Safetensors has errors of its own for what the system says."""
+    arrays = {"a": np.zeros(3, np.float32), "b": np.zeros(3, np.float32)}
+
+    def fail(*_, **__):
+        words = os.strerror(number)
+        raise safetensors.SafetensorError(f"Error while serializing: I/O error: {words} (os error {number})")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", fail)
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        tensors.write(arrays, tmp_path, shard_bytes)
+    assert error.value.errno == number
 
 
 def test_another_dtype_on_request(make, tmp_path):
