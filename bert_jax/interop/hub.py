@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -36,7 +37,7 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
       pickles: whether pytorch_model.bin is fetched where there is no safetensors file.
 
     Raises:
-      UserError: neither a directory nor a name that the hub or its cache gives.
+      UserError: neither a directory nor a name that the hub or its cache gives, or the repository has no model.
     """
     path = pathlib.Path(name)
     if path.is_dir():
@@ -47,6 +48,11 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
             "or a name on the Hugging Face hub"
         )
     snapshot = _snapshot(name, _FILES)
+    if not snapshot.is_dir() or not any(snapshot.iterdir()):
+        raise UserError(
+            f"{name}: a repository of the Hugging Face hub without a model; expected config.json, model.safetensors "
+            "and a tokenizer's files in it"
+        )
     folders = _other_folders(snapshot / "modules.json")
     if folders:
         _snapshot(name, (*_FILES, *folders))
@@ -72,13 +78,29 @@ def _snapshot(name, patterns):
     import huggingface_hub
 
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
+        with _without_warning("No files matched allow_patterns"):
+            return pathlib.Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     except Exception as error:  # whatever the network, the hub and its client may come up with
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).partition(" Please make sure ")[0]
         raise UserError(
             f"{name}: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: "
             f"{reason[:200]}"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_warning(beginning):
+    """Keeps from the log what the hub's client warns of in these words, each a paragraph, where an error follows."""
+    logger = logging.getLogger("huggingface_hub._snapshot_download")
+
+    def keep(record):
+        return not record.getMessage().startswith(beginning)
+
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def check_upload(name: str) -> str:

@@ -72,6 +72,26 @@ def test_a_model_goes_to_the_hub_and_comes_back(make, hub, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, [back[name] for name in back.files], leaves)
 
 
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({".gitattributes": b"*"}, "someone/data: a repository of the Hugging Face hub without a model; expected"),
+        ({"data.csv": b"a,b"}, "someone/data: a repository of the Hugging Face hub without a model; expected"),
+        (
+            None,
+            "someone/data: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: 404",
+        ),
+    ],
+)
+def test_names_that_hold_no_model_are_one_line(hub, tmp_path, files, message):
+    if files:
+        hub.repositories["someone/data"] = files
+    process = convert(hub, tmp_path, "--model=someone/data", f"--output={tmp_path / 'out'}")
+    process.stderr = "\n".join(line for line in process.stderr.splitlines() if "Fetching 0 files" not in line)
+    line = one_line(process)
+    assert message in line and "Please make" not in line and "trying to" not in line
+
+
 def test_what_a_repository_has_of_its_own_stays(make, hub, tmp_path):
     made = make(language_model=True)
     (made.path / "README.md").write_text("# Another\n")

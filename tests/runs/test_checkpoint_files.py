@@ -10,9 +10,9 @@ SPEC = """ [tensorstore_spec='{"context":{"file_io":{}},"driver":"ocdbt","assume
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("RESOURCE_EXHAUSTED: Error writing: Failed to write 5 bytes to file 3: No space left [os_error_code='28']", "No space left"),
+        ("Error writing: Failed to write 5 bytes to file 3: No space left [os_error_code='28']", "No space left"),
         (f"Error writing: Failed to write: No space left{SPEC} [os_error_code='28']", "No space left"),
-        (f"Error writing{SPEC}: Failed to open: Read-only file system [os_error_code='30']{SPEC}", "Read-only file system"),
+        (f"Error writing{SPEC}: Failed: Read-only file system [os_error_code='30']{SPEC}", "Read-only file system"),
         (f"DATA_LOSS: a chunk is not there{SPEC}", "DATA_LOSS: a chunk is not there"),
         ("a line\nanother", "a line"),
     ],
