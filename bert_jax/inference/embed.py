@@ -173,8 +173,9 @@ class Embedder(Predictor):
           corpus: texts, or vectors [m, size].
           top_k: how many are wanted; all, where the corpus has fewer.
           kind: see `similarity`.
-          query_prompt_name, prompt_name: names of the model's prompts for queries and for the corpus; None: "query",
-            and "document", "passage" or "corpus", where the model has prompts of these names, else its default one.
+          query_prompt_name: name of the model's prompt for queries; None: "query", where the model has a prompt of that
+            name, else its default one.
+          prompt_name: the same for the corpus; None: "document", "passage" or "corpus".
 
         Returns:
           a list of {"index", "score"}, the nearest first, with "text" where the corpus is texts; for several queries a

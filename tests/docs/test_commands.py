@@ -6,6 +6,7 @@ knows no way to parse fails.
 """
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -152,6 +153,26 @@ def test_names_of_the_api_page_exist():
     for name in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE):
         module, _, last = name.rpartition(".")
         assert hasattr(importlib.import_module(module), last), f"docs/api.md: no {name}"
+
+
+def test_arguments_of_the_api_page_are_written_one_by_one():
+    """A strict build of the site ends at an "Args:" entry that names no argument, such as "first, second: ..."."""
+    wrong = []
+    for name in re.findall(r"^::: ([\w.]+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE):
+        module, _, last = name.rpartition(".")
+        target = getattr(importlib.import_module(module), last)
+        functions = (
+            [value for value in vars(target).values() if inspect.isfunction(value)]
+            if inspect.isclass(target)
+            else [target]
+        )
+        for function in functions:
+            known = set(inspect.signature(function).parameters)
+            section = re.search(r"^Args:\n((?:  .*\n?|\n)+)", inspect.getdoc(function) or "", re.MULTILINE)
+            for entry in re.findall(r"^  (\S.*?):", section[1] if section else "", re.MULTILINE):
+                if entry.removeprefix("**").removeprefix("*") not in known:
+                    wrong.append(f"{name}, {function.__name__}: {entry}")
+    assert not wrong
 
 
 def test_every_page_is_in_the_navigation():
