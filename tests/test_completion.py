@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bert_jax import cli, completion, listing, predict
+from bert_jax import cli, completion, listing
 from bert_jax.config.keys import PRETRAINING
 
 CASES = {  # what is typed: what a shell offers
@@ -50,7 +50,9 @@ def test_the_lists_are_those_of_the_commands(words):
     assert words["commands"] == [name.replace("_", "-") for name in (*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS)]
     assert words["pretrain --config"] == listing.recipe_names("pretraining")
     assert words["pretrain --config."] == [f"--config.{key}=" for key in PRETRAINING]
-    assert cli.POSITIONAL["predict"] == tuple(verb.name for verb in predict.VERBS)
+    code = "from bert_jax import predict; print(*(verb.name for verb in predict.VERBS))"  # its flags are another's too
+    verbs = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert list(cli.POSITIONAL["predict"]) == verbs
     for command in words["commands"]:
         assert command in ("recipes", "completion") or len(words[command]) > 1, command
     assert {"--workdir=", "--num_processes=", "--config=", "--help_keys="} <= set(words["pretrain"])

@@ -74,5 +74,5 @@ def test_mistakes_are_named(answerer):
         answerer("ab", ["cd", "ef"])
     with pytest.raises(UserError, match="text 2: context: empty"):
         answerer(["ab", "ab"], ["cd", ""])
-    with pytest.raises(UserError, match="max_answer_length: found 0; expected 1 or more tokens"):
+    with pytest.raises(UserError, match="max_answer_length: found 0; expected a number from 1 to 1,048,576"):
         bert_jax.QuestionAnswerer(answerer.model, max_answer_length=0)

@@ -19,8 +19,8 @@ from bert_jax.training import teacher as teacher_lib
 from tests.commands import logged_rows
 from tests.objectives.conftest import log_softmax
 from tests.objectives.test_replaced_tokens import make_batch
+from tests.training.conftest import WORDS, make_corpus
 from tests.training.conftest import make_config as run_config
-from tests.training.conftest import make_corpus
 from tests.training.test_step import VOCAB, assert_same
 from tests.training.test_step import make_config as step_config
 
@@ -166,11 +166,7 @@ def test_teachers_that_cannot_teach(distilled, corpus, tmp_path):
         return str(caught.value)
 
     teacher = distilled / "teacher"
-    other = make_corpus(tmp_path / "other", documents=20)
-    lines = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
-    lines[7], lines[8] = lines[8], lines[7]
-    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
-    (other / "tokenizer" / "vocab.txt").write_text("\n".join(lines) + "\n")
+    other = make_corpus(tmp_path / "other", documents=20, vocabulary=WORDS[::-1])
     message = refused(tiny(other, teacher))
     assert f"config.distillation.teacher={teacher}: its vocabulary" in message and str(other) in message
     config = tiny(corpus, teacher)

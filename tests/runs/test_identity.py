@@ -24,6 +24,7 @@ def make_config(**changes):
 def run(tmp_path):
     storage.write_json(tmp_path / "run.json", {"format_version": workdir.FORMAT_VERSION, "corpora": []})
     storage.write_json(tmp_path / "config.json", make_config().to_dict())
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     return tmp_path
 
 
@@ -59,6 +60,11 @@ def test_the_old_values_can_be_typed_as_they_are_told(run):
     assert identity.check_config(run, config)
 
 
+def test_a_run_without_a_checkpoint_refuses_no_other(run):
+    (run / "checkpoints" / "4").rmdir()
+    assert identity.check_config(run, make_config(seed=3)) is None
+
+
 def test_a_run_older_than_a_key_goes_on_without_it(run):
     """A recipe that came to set new keys, and a key whose default is not what runs did before it."""
     older = make_config().to_dict()
@@ -88,8 +94,9 @@ def test_an_old_fine_tuning_run_keeps_its_layer_decay(tmp_path):
 
 def test_a_prepared_corpus_is_no_workdir(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "tokenizer").mkdir()
     with pytest.raises(UserError, match="holds a prepared corpus"):
-        identity.check_config(tmp_path, make_config())
+        identity.check_kind(tmp_path)
 
 
 def test_processes_compare_the_checkpoint_that_they_start_from(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from tests.compiled_programs import programs_in
 WORDS = [consonant + vowel + end for consonant in "klmrt" for vowel in "aio" for end in "nst"]
 
 
-def make_corpus(path, seed=0, documents=120, eval_share=0.1):
+def make_corpus(path, seed=0, documents=120, eval_share=0.1, vocabulary=WORDS):
     """A corpus of made-up text in `path`; the directory."""
     random_text = random.Random(seed)
 
@@ -26,7 +26,7 @@ def make_corpus(path, seed=0, documents=120, eval_share=0.1):
     texts = ["\n".join(sentence() for _ in range(random_text.randint(4, 12))) for _ in range(documents)]
     path.mkdir(parents=True)
     (path / "text.txt").write_text("\n\n".join(texts) + "\n")
-    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *WORDS]) + "\n")
+    (path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", *vocabulary]) + "\n")
     settings = pipeline.Settings(
         input=str(path / "text.txt"), tokenizer=str(path / "vocab.txt"), sentences="line", eval_share=eval_share
     )

@@ -14,7 +14,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.runs import checkpoints, models
 from bert_jax.training import evaluation, initial, pretraining
-from tests.training.conftest import make_corpus
+from tests.training.conftest import WORDS, make_corpus
 
 FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
 
@@ -45,11 +45,7 @@ def test_the_same_parameters(config, finished, tmp_path, capfd):
 
 
 def test_another_vocabulary(config, finished, tmp_path):
-    other = make_corpus(tmp_path / "other")
-    lines = (other / "tokenizer" / "vocab.txt").read_text().splitlines()
-    lines[7], lines[8] = lines[8], lines[7]
-    (other / "tokenizer" / "tokenizer.json").unlink()  # vocab.txt alone is read then
-    (other / "tokenizer" / "vocab.txt").write_text("\n".join(lines) + "\n")
+    other = make_corpus(tmp_path / "other", vocabulary=WORDS[::-1])
     config.init_from, config.data.corpus = str(finished), str(other)
     message = refused(config, tmp_path / "run")
     assert message == (

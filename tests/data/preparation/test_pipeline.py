@@ -407,7 +407,7 @@ def test_a_full_disk_is_named_and_the_work_continues(tmp_path, vocab):
         ({"output": "a.txt/x"}, "a.txt/x"),
         ({"sentences": "word"}, "--sentences=word: expected one of split, line"),
         ({"eval_share": 1.5}, "--eval_share=1.5: expected a share"),
-        ({"workers": 0}, "--workers=0: expected at least 1"),
+        ({"workers": 0}, "--workers=0: expected a number from 1 to 1,024"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, vocab, monkeypatch, change, message):
@@ -423,7 +423,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path, vocab, monkeypatch, cha
     [
         ({"input": None}, "--input: not given"),
         ({"tokenizer": "{tmp}/nothing"}, "nothing: no such vocabulary"),
-        ({"inptu": "x"}, "Unknown command line flag 'inptu'"),
+        ({"inptu": "x"}, "--inptu: unknown flag; did you mean --input?"),
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, vocab, change, message):
