@@ -175,12 +175,12 @@ def _answer_tab(model):
         output = gradio.HighlightedText(label="In the context")
 
         def predict(question, context):
-            found = _answer_to(answer, question, context)
-            if found["start"] is None:
-                return f"no answer ({found['score']:.3f})", [(context, None)]
-            start, end = found["start"], found["end"]
+            span = _answer_to(answer, question, context)
+            if span["start"] is None:
+                return f"no answer ({span['score']:.3f})", [(context, None)]
+            start, end = span["start"], span["end"]
             pieces = [(context[:start], None), (context[start:end], "answer"), (context[end:], None)]
-            return f"{found['answer']} ({found['score']:.3f})", [piece for piece in pieces if piece[0]]
+            return f"{span['answer']} ({span['score']:.3f})", [piece for piece in pieces if piece[0]]
 
         _connect(button, [question, context], predict, [text, output])
 

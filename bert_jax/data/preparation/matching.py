@@ -43,11 +43,11 @@ def find_files(pattern: str, output: str | os.PathLike | None = None) -> list[st
       UserError: there is no such file.
     """
     remote = storage.is_remote(pattern)
-    found = storage.glob(pattern) if remote else _local_files(pattern)
-    paths = [path for path in found if output is None or not _is_in(path, output)]
+    matches = storage.glob(pattern) if remote else _local_files(pattern)
+    paths = [path for path in matches if output is None or not _is_in(path, output)]
     if not paths:
         raise UserError(
-            f"--input={pattern}: {_reason(pattern, remote, found)}; expected a glob of .txt, .txt.gz, .jsonl, "
+            f"--input={pattern}: {_reason(pattern, remote, matches)}; expected a glob of .txt, .txt.gz, .jsonl, "
             ".jsonl.gz or .parquet"
         )
     return paths
@@ -66,10 +66,10 @@ def _is_in(path, folder):
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ""))
 
 
-def _reason(pattern, remote, found):
+def _reason(pattern, remote, matches):
     """Returns why a pattern matches no file."""
     path = os.path.expanduser(pattern)
-    if found:
+    if matches:
         return "all files that match are in --output"
     if remote or not os.path.lexists(path):
         return "no file matches"
