@@ -121,7 +121,7 @@ def test_old_layouts_with_pickles(base, tmp_path, kind):
         for i, name in enumerate((kind, "Pooling", "Dense"))
     ]
     (path / "modules.json").write_text(json.dumps(listed))
-    with pytest.raises(UserError, match=f"--input={path} "):
+    with pytest.raises(UserError, match=f"--model={path} "):
         huggingface.read(path)
     huggingface.write(huggingface.read(path, pickles=True), tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.bin"))
