@@ -17,6 +17,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
+from bert_jax import arguments as arguments_lib
 from bert_jax import cli, files, interruption, listing
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
@@ -32,21 +33,27 @@ _COLLECTED = 50_000
 _STORED = pathlib.Path(__file__).parent / "runs" / "stored.py"  # the recipe that reads a workdir's config
 
 
-def define_config_flag(default: str | None = None, schema: str = "pretraining", continues: bool = False) -> None:
+def define_config_flag(
+    default: str | None = None, schema: str = "pretraining", continues: bool = False, required: bool = True
+) -> None:
     """Defines --config=FILE|NAME, --config.KEY=VALUE and --help_keys[=PREFIX].
 
     Args:
       default: the recipe to use if --config is not given; None: --config is required.
       schema: whose keys --help_keys lists: "pretraining" or "finetuning".
       continues: whether, without --config, the config is that of the run in --workdir.
+      required: whether --config must be given where there is no default and no run.
     """
     global _default, _schema, _continues  # not the flag's own default: overrides would be read before they are checked
     _default, _schema, _continues = default, schema, continues
-    config_flags.DEFINE_config_file(
-        "config", None, f"recipe: a file, or a name such as bert_base ({command_line('recipes')})"
-    )
+    try:
+        config_flags.DEFINE_config_file(
+            "config", None, f"recipe: a file, or a name such as bert_base ({command_line('recipes')})"
+        )
+    except flags.Error as error:  # of --flagfile, in which it looks for its overrides
+        _report(UserError(_flag_file(error)))
     flags.DEFINE_string("help_keys", None, "list the configuration keys, or with =PREFIX those of a group such as data")
-    if not default and not continues:
+    if required and not default and not continues:
         flags.mark_flag_as_required("config")
 
 
@@ -72,6 +79,10 @@ def check_config(config: Any, workdir: str) -> None:
     config_lib.check_keys(config)
     if not config.init_from and not config.model_from_init and not os.path.exists(os.path.join(workdir, "config.json")):
         config_lib.validate(config)
+        from bert_jax.data import mixture
+
+        if "://" not in config.data.corpus:  # a remote one is copied first
+            mixture.open_corpora(config)
 
 
 def define_process_flags() -> None:
@@ -118,7 +129,12 @@ def processes() -> Iterator[None]:
 
 
 def run(
-    main, passes_on: bool = False, positional: str = "", outlives_output: bool = False, texts: Sequence[str] = ()
+    main,
+    passes_on: bool = False,
+    positional: str = "",
+    outlives_output: bool = False,
+    texts: Sequence[str] = (),
+    likely: Sequence[str] = (),
 ) -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
@@ -130,6 +146,7 @@ def run(
         "" for none.
       outlives_output: whether the command goes on where what it prints cannot be written, since its result is files.
       texts: names of flags whose value is a text, in which "~/" is no home directory as it is in all others.
+      likely: names of the flags that words without one were probably meant for, in the order in which people give them.
     """
     interruption.listen()
     gc.set_threshold(_COLLECTED, 20, 50)
@@ -137,7 +154,8 @@ def run(
     _name_as_called()
     with cli.output_to_pipes(outlives_output):
         try:
-            app.run(_reporting(main, passes_on, positional), flags_parser=functools.partial(_parse, texts=texts))
+            parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely)
+            app.run(_reporting(main, passes_on, positional), flags_parser=parser)
         except UserError as error:
             _report(error)
         finally:
@@ -207,12 +225,15 @@ def _say(error):
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 
-def _parse(argv, texts=()):
-    arguments = [argv[0], *(_expanded(_underscored(argument), texts) for argument in argv[1:])]
+def _parse(argv, texts=(), taken=0, likely=()):
+    words = [_underscored(word) for word in _read_flag_files(argv[1:])]
+    arguments = [argv[0], *(_expanded(argument, texts) for argument in arguments_lib.joined(words, _schema))]
     _show_help(arguments)
     _show_keys(arguments)
+    is_help = {"--helpfull", "--helpshort", "--helpxml"} & set(arguments)
+    if not is_help:
+        arguments_lib.check_words(arguments[1:], taken, likely, texts, _schema)
     try:
-        is_help = {"--helpfull", "--helpshort", "--helpxml"} & set(arguments)
         sys.argv = arguments if is_help else _resolved(arguments)  # config_flags looks for overrides there
         with _help_succeeds():
             rest = flags.FLAGS(sys.argv)
@@ -224,26 +245,23 @@ def _parse(argv, texts=()):
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)} (see --help)") from error
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(_in_words(" ".join(str(error).split()))) from error
+        raise UserError(arguments_lib.in_words(str(error))) from error
 
 
-def _in_words(message):
-    """Returns a message of absl about a flag as the commands word theirs."""
-    missing = re.fullmatch(r"flag (--\w+)=None: Flag .* must have a value other than None\.", message)
-    if missing:
-        return f"{missing[1]}: missing; expected {missing[1]}=VALUE (see --help)"
-    choice = re.fullmatch(r"flag --([\w.]+)=(.*): value should be one of <(.*)>", message)
-    if choice:
-        choices = choice[3].split("|")
-        return (
-            f"--{choice[1]}={choice[2]}: expected one of {', '.join(choices)}{config_lib.closest(choice[2], choices)}"
-        )
-    number = re.fullmatch(
-        r"flag --([\w.]+)=(.*): (?:invalid literal for int\(\)|could not convert string to (float)).*", message
-    )
-    if number:
-        return f"--{number[1]}={number[2]}: expected {'a number' if number[3] else 'a whole number'}"
-    return message
+def _read_flag_files(words):
+    """Returns the arguments with the content of --flagfile=FILE in its place."""
+    try:
+        return flags.FLAGS.read_flags_from_files(words, force_gnu=False)
+    except flags.Error as error:
+        raise UserError(_flag_file(error)) from error
+
+
+def _flag_file(error):
+    """Returns a message of absl about --flagfile as the commands word theirs."""
+    path = re.search(r"No such file or directory: '(.*)'|: '(.*)'$", str(error))
+    if not path:
+        return "--flagfile: no value; expected --flagfile=FILE with one flag on each line"
+    return f"--flagfile={path[1] or path[2]}: cannot be read; expected a file with one flag on each line"
 
 
 def _nearest_flag(name):
@@ -310,11 +328,12 @@ def _expanded(argument, texts):
 def _resolved(argv):
     """Returns the arguments with the file of the recipe first, after checking the keys of all overrides."""
     recipe, rest, overrides = _default, [], []
-    arguments = iter(argv[1:])
-    for argument in arguments:
+    for argument in argv[1:]:
         name, equals, value = argument.removeprefix("-").removeprefix("-").partition("=")
         if argument.startswith("-") and name == "config":
-            recipe = value if equals else next(arguments, "")
+            if not equals:
+                raise UserError(f"--config: no value; expected --config=RECIPE ({command_line('recipes')} lists them)")
+            recipe = value
             continue
         if argument.startswith("-") and name.startswith("config."):
             overrides.append(argument)
@@ -333,9 +352,7 @@ def _resolved(argv):
 
 def _continued(rest, overrides):
     """Returns the argument that makes the config that of the run in --workdir."""
-    words = iter(rest)
-    values = [next(words, "") if word in ("--workdir", "-workdir") else word.partition("=")[2] for word in words
-              if word.lstrip("-").partition("=")[0] == "workdir"]  # fmt: skip
+    values = [word.partition("=")[2] for word in rest if word.lstrip("-").partition("=")[0] == "workdir"]
     expected = f"--config=RECIPE ({command_line('recipes')} lists them)"
     if not values or not values[-1]:
         raise UserError(f"--config: missing; expected {expected}, or --workdir=DIR alone with a run to continue")

@@ -106,4 +106,4 @@ def _parts(spec):
 
 
 if __name__ == "__main__":
-    command.run(main, outlives_output=True)
+    command.run(main, outlives_output=True, likely=("model", "output"))

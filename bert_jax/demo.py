@@ -54,4 +54,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, likely=("model",))

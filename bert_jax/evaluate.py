@@ -121,4 +121,4 @@ def _write(records):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, likely=("model", "corpus"))

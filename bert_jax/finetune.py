@@ -41,4 +41,4 @@ if __name__ == "__main__":
     command.define_config_flag(schema="finetuning", continues=True)
     command.define_process_flags()
     flags.mark_flag_as_required("workdir")
-    command.run(main, outlives_output=True)
+    command.run(main, outlives_output=True, likely=("config", "workdir"))

@@ -21,7 +21,6 @@ from bert_jax import command, outputs, storage
 from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a recipe: a file, or a name such as bert_base")
 _TOPOLOGY = flags.DEFINE_string(
     "topology", None, f"TPU slice, such as {', '.join(chips.examples())}; or all, for a table"
 )
@@ -50,11 +49,11 @@ def main(argv):
         if path and not storage.is_remote(path):
             outputs.check_file(flag, path, makes_folder=True)
     if _SCHEDULE.value:
-        _schedule(_CONFIG.value)
+        _schedule(flags.FLAGS.config)
         return
     if not _TOPOLOGY.value:
         raise UserError(f"--topology: missing; expected one such as {', '.join(chips.examples())}, or all")
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     if _TOPOLOGY.value == "all":
         _table(config)
         return
@@ -129,4 +128,5 @@ def _say(line):
 
 
 if __name__ == "__main__":
-    command.run(main)
+    command.define_config_flag(required=False)
+    command.run(main, likely=("config", "topology"))

@@ -152,7 +152,9 @@ def run():
     verb = next((verb for verb in VERBS if verb.name == name), None)
     if verb:
         del sys.argv[1]
-    command.run(lambda argv: main(verb), texts=("text", "text_pair", "question", "context", "prompt"))
+    fields = verb.fields if verb else ()
+    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "prompt"))
+    command.run(lambda argv: main(verb), texts=tuple(texts), likely=("model", "input", "output"))
 
 
 def main(verb: Verb) -> None:

@@ -100,4 +100,4 @@ def _tokenizer_path(tokenizer):
 
 
 if __name__ == "__main__":
-    command.run(main, passes_on=True, outlives_output=True)
+    command.run(main, passes_on=True, outlives_output=True, likely=("input", "output", "tokenizer"))

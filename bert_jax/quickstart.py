@@ -52,4 +52,4 @@ def main(argv):
 
 if __name__ == "__main__":
     command.define_config_flag(default="quickstart")
-    command.run(main, outlives_output=True)
+    command.run(main, outlives_output=True, likely=("folder",))

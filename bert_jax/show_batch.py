@@ -76,4 +76,4 @@ def main(argv):
 
 if __name__ == "__main__":
     command.define_config_flag()
-    command.run(main)
+    command.run(main, likely=("config",))

@@ -301,6 +301,7 @@ def configured(recipe: str, overrides: Mapping[str, Any]) -> ml_collections.Conf
         config_lib.check_key(key, config)
         group, _, name = key.rpartition(".")
         part = config[group] if group else config
+        value = config_lib.value_of_word(key, value)
         try:
             part[name] = tuple(value) if isinstance(value, list) else value
         except TypeError as error:

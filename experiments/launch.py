@@ -362,4 +362,4 @@ def _say(line):
 
 
 if __name__ == "__main__":
-    command.run(main, outlives_output=True)
+    command.run(main, outlives_output=True, likely=("experiment", "workdir"))

@@ -55,4 +55,4 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
 
 
 if __name__ == "__main__":
-    command.run(main, outlives_output=True)
+    command.run(main, outlives_output=True, likely=("workdir", "output"))

@@ -15,7 +15,7 @@ ORDER = (
     "sharding", "interop", "objectives",
     "runs", "diagnosis", "training", "finetuning", "inference", "planning",
 )  # fmt: skip
-HELPERS_OF_COMMANDS = {"command", "cli", "listing"}
+HELPERS_OF_COMMANDS = {"arguments", "command", "cli", "listing"}
 
 
 def module_name(path):

@@ -7,7 +7,7 @@ numpy alone (building configs needs ml_collections).
 
 import importlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bert_jax import _moved
 
@@ -71,6 +71,7 @@ __all__ = [
     "schedules",
     "validate",
     "value",
+    "value_of_word",
 ]
 
 
@@ -91,11 +92,21 @@ def check_key(key: str, schema: "ml_collections.ConfigDict | None" = None) -> No
 
 def in_values(argument: str) -> str:
     """Returns an argument --config.KEY=VALUE with the value that a word such as "auto" stands for in its place."""
+    option, equals, value = argument.partition("=")
+    return f"{option}={value_of_word(option.lstrip('-').removeprefix('config.'), value)}" if equals else argument
+
+
+def value_of_word(key: str, value: Any) -> Any:
+    """Returns the value that a word such as "auto" stands for as the value of a dotted key; other values as they are.
+
+    Args:
+      key: Dotted key of either kind of run; values of unknown keys are returned as they are.
+      value: The value, as a command line or an experiment gives it.
+    """
     from bert_jax.config.keys import FINETUNING, PRETRAINING
 
-    option, equals, value = argument.partition("=")
-    key = (PRETRAINING | FINETUNING).get(option.lstrip("-").removeprefix("config."))
-    return f"{option}={key.empty_value}" if key and equals and value and value == key.empty_word else argument
+    known = PRETRAINING.get(key) or FINETUNING.get(key)
+    return known.empty_value if known and known.empty_word and value == known.empty_word else value
 
 
 def help_keys(config: Mapping, prefix: str = "") -> list[str]:

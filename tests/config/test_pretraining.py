@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import configs
-from bert_jax import command
+from bert_jax import arguments, command
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from tests.commands import LONGEST_WAIT
@@ -155,7 +155,8 @@ def test_command_lines(tmp_path):
 
 def test_the_recipe_comes_first_whatever_the_order():
     command.define_config_flag()
-    rest = command._resolved(["prog", "--config.seed=3", "--config", "quickstart", "--workdir=w"])
+    words = arguments.joined(["--config.seed=3", "--config", "quickstart", "--workdir=w"])
+    rest = command._resolved(["prog", *words])
     assert rest[1].startswith("--config=") and rest[1].endswith("quickstart.py")
     assert rest[2:] == ["--config.seed=3", "--workdir=w"]
 

@@ -33,6 +33,13 @@ def write(tmp_path, arm='"model.intermediate_size": 128', fields=""):
     return path
 
 
+def test_a_word_stands_for_the_value_of_a_key():
+    for recipe in ("small", "finetune/sst2"):
+        assert experiment_lib.configured(recipe, {"train.microbatches": "auto"}).train.microbatches == 0
+    with pytest.raises(UserError, match="config.train.microbatches: found 'aut'"):
+        experiment_lib.configured("small", {"train.microbatches": "aut"})
+
+
 def test_a_short_file_is_an_experiment(tmp_path):
     experiment = experiment_lib.load(write(tmp_path, fields='notes=("of two",)'), "smoke")
     assert list(experiment.arms) == ["narrow", "wide"] and experiment.seeds == (0, 1)

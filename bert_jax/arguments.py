@@ -1,0 +1,158 @@
+"""Reads the words of a command line before absl parses its flags, and says what is wrong with them in one line.
+
+A flag and its value in the next word become one word, so that everything after sees a single form.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from absl import flags
+
+from bert_jax import listing
+from bert_jax.config.schema import closest
+from bert_jax.errors import UserError, shortened
+
+_SWITCH_VALUES = dict.fromkeys(("true", "t", "yes", "y", "1", "on"), "True") | dict.fromkeys(
+    ("false", "f", "no", "n", "0", "off"), "False"
+)
+# What absl says of a value that it cannot read, and what is said instead; {n} is a group of the pattern.
+_REASONS = (
+    (r"\(?'?Non-boolean argument to boolean flag.*", "True or False, or the flag alone"),
+    (r"invalid literal for int\(\).*|Exceeds the limit .*", "a whole number"),
+    (r"could not convert string to float.*", "a number"),
+    (r"\S+ is not an integer in the range \[(\S+), (\S+)\]", "a whole number from {0} to {1}"),
+    (r"\S+ is not integer >= (\S+)", "a whole number of at least {0}"),
+    (r"\S+ is not integer <= (\S+)", "a whole number of at most {0}"),
+    (r"\S+ is not a positive integer", "a whole number of at least 1"),
+    (r"\S+ is not a non-negative integer", "a whole number of at least 0"),
+    (r"\S+ is not (an? .*)", "{0}"),
+    (r"Unable to parse the value .*", "words separated by commas"),
+    (r"Error while parsing string: .* as tuple.*", "values separated by commas, words with spaces or signs in quotes"),
+)
+
+
+def joined(arguments: Sequence[str], kind: str = "") -> list[str]:
+    """Returns the arguments with each flag and its value as one word, --name=value, up to a lone "--".
+
+    Args:
+      arguments: The words after the program's name.
+      kind: Whose configuration keys the command takes: "pretraining", "finetuning", or "" for none.
+    """
+    words, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*words, word, *rest]
+        name, equals, _ = _name_and_value(word)
+        if rest and name and not equals and _takes_value(name, kind):
+            word = f"{word}={rest.pop(0)}"
+        words.append(word)
+    return words
+
+
+def check_words(arguments: Sequence[str], taken: int, likely: Sequence[str], texts: Sequence[str], kind: str) -> None:
+    """Raises UserError for words that belong to no flag, naming them and the flags that were probably meant.
+
+    Args:
+      arguments: The words after the program's name, as `joined` returns them.
+      taken: Number of words that the command takes without a flag.
+      likely: Names of flags that words without one probably are meant for, in the order in which people give them.
+      texts: Names of flags whose value is a text, of which a shell makes several words where its quotes are missing.
+      kind: As in `joined`.
+    """
+    own = list(arguments[: arguments.index("--") if "--" in arguments else None])
+    places = [
+        place
+        for place, word in enumerate(own)
+        if not _name_and_value(word)[0] and not (place and _is_unknown(own[place - 1], kind))
+    ][taken:]
+    if not places:
+        return
+    words = [own[place] for place in places]
+    given = {_name_and_value(word)[0] for word in own} - {""}
+    before = own[places[0] - 1] if places[0] else ""
+    meant = _meant(words, before, [name for name in likely if name not in given], texts, kind)
+    noun = "unexpected argument" + "s" * (len(words) > 1)
+    shown = shortened(", ".join(words))
+    hint = f"did you mean {meant}?" if meant else "options look like --name=value, with quotes around spaces and *"
+    raise UserError(f"{shown}: {noun}; {hint} (see --help)")
+
+
+def in_words(message: str) -> str:
+    """Returns a message of absl about a flag as the commands word theirs: flag, what was found, what was expected."""
+    message = " ".join(message.split())
+    if match := re.fullmatch(r"Missing value for flag -*([\w.]+)", message):
+        return f"--{match[1]}: no value; expected --{match[1]}=VALUE (see --help)"
+    if match := re.fullmatch(r"-*no([\w.]+)=(.*) does not take an argument", message):
+        return f"--no{match[1]}={shortened(match[2])}: found a value; expected --no{match[1]}, or --{match[1]}=True"
+    if match := re.fullmatch(r"flag -*([\w.]+)=None: Flag .* must have a value other than None\.", message):
+        return f"--{match[1]}: missing; expected --{match[1]}=VALUE (see --help)"
+    if match := re.fullmatch(r"flag -*([\w.]+)=(.*): value should be one of <(.*)>", message):
+        choices = match[3].split("|")
+        return f"--{match[1]}={shortened(match[2])}: expected one of {', '.join(choices)}{closest(match[2], choices)}"
+    for reason, expected in _REASONS:
+        if match := re.fullmatch(rf"flag -*([\w.]+)=(.*): (?:{reason})", message):
+            groups = [_number(group) for group in match.groups()[2:]]
+            return f"--{match[1]}={shortened(match[2])}: expected {expected.format(*groups)}"
+    return re.sub(r"^flag -*([\w.]+=)", r"--\1", message)
+
+
+def _name_and_value(word):
+    """Returns (name of the flag, "=" or "", value) of a word; "" for the name of a word that is no flag."""
+    if not word.startswith("-") or not word.strip("-"):
+        return "", "", ""
+    return word.removeprefix("-").removeprefix("-").partition("=")
+
+
+def _is_switch(name, kind):
+    known = flags.FLAGS[name].boolean if name in flags.FLAGS else None
+    if known is None and kind and name.startswith("config."):
+        key = listing.keys(kind).get(name.removeprefix("config."))
+        known = key is not None and key.type is bool
+    return bool(known) or (name.startswith("no") and name not in flags.FLAGS and len(name) > 2
+                           and _is_switch(name[2:], kind))  # fmt: skip
+
+
+def _is_known(name, kind):
+    in_table = kind and name.removeprefix("config.") in listing.keys(kind)
+    return name in flags.FLAGS or name == "undefok" or bool(name.startswith("config.") and in_table)
+
+
+def _takes_value(name, kind):
+    return _is_known(name, kind) and not _is_switch(name, kind) and name != "help_keys"
+
+
+def _is_unknown(word, kind):
+    """Returns whether a word is a flag that the command lacks, so that the next word may be its value."""
+    name, equals, _ = _name_and_value(word)
+    return bool(name) and not equals and not _is_known(name, kind) and not _is_switch(name, kind)
+
+
+def _meant(words, before, free, texts, kind):
+    """Returns the flags that words without one were probably meant for, as they should be written; "" for none."""
+    name, equals, value = _name_and_value(before)
+    if name and not equals and words[0].lower() in _SWITCH_VALUES and _is_switch(name, kind):
+        return f"{before}={_SWITCH_VALUES[words[0].lower()]}"
+    if name in texts and equals:  # a text without quotes
+        return f"--{name}={shlex.quote(' '.join([value, *words]))}"
+    if equals and all(os.path.isfile(path) for path in (value, *words)):  # a pattern without quotes
+        ending = os.path.splitext(words[0])[1]
+        return f"--{name}={shlex.quote(os.path.join(os.path.dirname(value), f'*{ending}'))}"
+    free, meant = list(free), []
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if equals and (_is_known(key, kind) or _is_known(f"config.{key}", kind)):
+            meant.append(f"--{word}" if _is_known(key, kind) else f"--config.{word}")
+        elif " " in word and texts:
+            meant.append(f"--{texts[0]}={shlex.quote(word)}")
+        elif free:
+            meant.append(f"--{free.pop(0)}={shlex.quote(word)}")
+        else:
+            return ""
+    return " ".join(meant) if len(" ".join(meant)) < 120 else ""
+
+
+def _number(text):
+    return f"{int(text):,}" if re.fullmatch(r"-?\d+", text or "") else text
