@@ -5,7 +5,7 @@
 
 The next shell reads it. For the shell at hand: source <(bert-jax completion bash). The script holds the lists of this
 version: print it again after an update. It completes commands, flags, the choices of a flag, recipes after --config=,
-keys after --config., their choices, and files everywhere else.
+keys after --config., their choices, experiments after --experiment=, and files everywhere else.
 """
 
 import concurrent.futures
@@ -38,8 +38,10 @@ _bert_jax() {{
   elif [[ $cur == --*=* ]]; then
     value=${{cur#*=}}
     list=${{_bert_jax_words[$command ${{cur%%=*}}]}}
-    if [[ $list ]]; then COMPREPLY=($(compgen -W "$list" -- "$value"))
-    else compopt -o filenames 2>/dev/null; IFS=$'\\n' COMPREPLY=($(compgen -f -- "$value")); fi
+    if [[ $list ]]; then COMPREPLY=($(compgen -W "$list" -- "$value")); fi
+    if [[ ! $list || ! $COMPREPLY && " ${{_bert_jax_words[files]}} " == *" ${{cur%%=*}} "* ]]; then
+      compopt -o filenames 2>/dev/null; IFS=$'\\n' COMPREPLY=($(compgen -f -- "$value"))
+    fi
     [[ $COMP_WORDBREAKS == *=* ]] || COMPREPLY=("${{COMPREPLY[@]/#/${{cur%%=*}}=}}")
   elif [[ $cur == --config.* ]]; then
     compopt -o nospace 2>/dev/null
@@ -69,7 +71,8 @@ _bert_jax() {{
   elif [[ $cur == --*=* ]]; then
     list=${{_bert_jax_words[$command ${{cur%%=*}}]}}
     compset -P '*='
-    if [[ -n $list ]]; then compadd -- ${{=list}}; else _files; fi
+    [[ -n $list ]] && compadd -- ${{=list}} && return
+    [[ -z $list || " ${{_bert_jax_words[files]}} " == *" ${{cur%%=*}} "* ]] && _files
   elif [[ $cur == --config.* ]]; then
     compadd -S '' -- ${{=_bert_jax_words[$command --config.]}}
   elif [[ $cur == -* ]]; then
@@ -102,13 +105,13 @@ def script(shell: str) -> str:
 def words() -> dict[str, list[str]]:
     """Returns the words to choose from, by place.
 
-    The places are "commands", "COMMAND" (its flags), "COMMAND verbs", "COMMAND --config." (keys), and "COMMAND --flag"
-    and "COMMAND --config.KEY" (their values).
+    The places are "commands", "COMMAND" (its flags), "COMMAND verbs", "COMMAND --config." (keys), "COMMAND --flag" and
+    "COMMAND --config.KEY" (their values), and "files": flags whose value may also be a file.
     """
     commands: list[str] = [name.replace("_", "-") for name in (*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         flags = dict(zip(commands, pool.map(_flags, commands), strict=True))
-    table: dict[str, list[str]] = {"commands": commands}
+    table: dict[str, list[str]] = {"commands": commands, "files": ["--config", "--experiment"]}
     for name, choices in flags.items():
         kind = _KINDS.get(name, "")
         table[name] = [f"--{flag}" if values is None else f"--{flag}=" for flag, values in choices.items()]
@@ -123,7 +126,21 @@ def words() -> dict[str, list[str]]:
                 values = ("True", "False") if facts.type is bool else facts.choices
                 if any(values):
                     table[f"{name} --config.{key}"] = [value for value in values if value]
-    return table | {f"{name} verbs": list(names) for name, names in cli.POSITIONAL.items()}
+    return table | _named() | {f"{name} verbs": list(names) for name, names in cli.POSITIONAL.items()}
+
+
+def _named():
+    """Returns the values of flags that take a name of a list, or something else, and so are no flags with choices."""
+    from bert_jax.data.preparation.sentences import MODES
+    from bert_jax.data.preparation.sources import DOCUMENTS
+    from bert_jax.planning import chips
+
+    return {
+        "launch --experiment": listing.experiment_names(),
+        "plan --topology": [*chips.examples(), "all"],
+        "prepare --documents": list(DOCUMENTS),
+        "prepare --sentences": list(MODES),
+    }
 
 
 def _flags(name):

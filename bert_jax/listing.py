@@ -1,8 +1,13 @@
-"""Lists what there is to name on a command line: recipes and keys. Help, completion and messages read these lists."""
+"""Lists what there is to name on a command line: recipes, keys and experiments.
+
+Help, completion and messages read these lists.
+"""
 
 import ast
+import importlib.util
 import pathlib
 
+from bert_jax import cli
 from bert_jax.config import recipes
 from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key
@@ -31,6 +36,14 @@ def description(recipe: str) -> str:
     """Returns the first line of a recipe's docstring."""
     tree = ast.parse(pathlib.Path(recipes.recipe_path(recipe)).read_text("utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+def experiment_names() -> list[str]:
+    """Returns the names of the experiments that come with bert_jax, for the launcher's --experiment, sorted."""
+    spec = importlib.util.find_spec(cli.experiments_package())
+    folders = spec.submodule_search_locations if spec else None
+    paths = sorted(path for folder in folders or () for path in pathlib.Path(folder).glob("*.py"))
+    return [path.stem for path in paths if "\ndef get_experiment(" in path.read_text("utf-8")]
 
 
 def keys(kind: str) -> dict[str, Key]:

@@ -17,6 +17,7 @@ from typing import Any
 import ml_collections
 
 from bert_jax import config as config_lib
+from bert_jax import listing
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError
 
@@ -179,8 +180,7 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         named = pathlib.Path(__file__).parent / f"{path.stem}.py"
         path = named if named.is_file() else path
     if not path.is_file():
-        files = sorted(pathlib.Path(__file__).parent.glob("*.py"))
-        names = [file.stem for file in files if "\ndef get_experiment(" in file.read_text("utf-8")]
+        names = listing.experiment_names()
         near = config_lib.closest(path.stem, names) or f", or one of {', '.join(names)}"
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale){near}")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)

@@ -28,11 +28,17 @@ def main(argv):
     workdir = pathlib.Path(_WORKDIR.value)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else workdir / "report"
     outputs.check_folder("output", output, (outputs.EXPERIMENT,))
-    print(write(workdir, output))
+    print(f"{output}: {', '.join(write_files(workdir, output))}")
 
 
 def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    """Writes the report of the experiment in `workdir` into `output`, and returns the path of report.md.
+    """Writes the report as `write_files` does, and returns the path of report.md."""
+    write_files(workdir, output)
+    return output / "report.md"
+
+
+def write_files(workdir: pathlib.Path, output: pathlib.Path) -> list[str]:
+    """Writes the report of the experiment in `workdir` into `output`, and returns the names of the files written.
 
     Raises:
       UserError: there is no experiment in the folder, a file in it is damaged, or the report cannot be written.
@@ -45,13 +51,13 @@ def write(workdir: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
     text = markdown.report(experiment, compared, pictures)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        contents = [(picture.name, picture.content) for picture in pictures]
-        pages = [("report.html", page.page(text, pictures).encode()), ("report.md", text.encode())]
-        for name, content in [*contents, *pages]:
+        contents = {picture.name: picture.content for picture in pictures}
+        pages = {"report.html": page.page(text, pictures).encode(), "report.md": text.encode()}
+        for name, content in (contents | pages).items():
             files.atomic_write(output / name, content)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error
-    return output / "report.md"
+    return [*pages, *contents]
 
 
 if __name__ == "__main__":

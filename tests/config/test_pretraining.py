@@ -6,8 +6,9 @@ import sys
 import pytest
 
 import configs
-from bert_jax import arguments, command
+from bert_jax import command
 from bert_jax import config as config_lib
+from bert_jax.arguments import joined
 from bert_jax.errors import UserError
 from tests.commands import LONGEST_WAIT
 
@@ -155,7 +156,7 @@ def test_command_lines(tmp_path):
 
 def test_the_recipe_comes_first_whatever_the_order():
     command.define_config_flag()
-    words = arguments.joined(["--config.seed=3", "--config", "quickstart", "--workdir=w"])
+    words = joined(["--config.seed=3", "--config", "quickstart", "--workdir=w"])
     rest = command._resolved(["prog", *words])
     assert rest[1].startswith("--config=") and rest[1].endswith("quickstart.py")
     assert rest[2:] == ["--config.seed=3", "--workdir=w"]

@@ -333,9 +333,10 @@ def test_command(tmp_path):
     made = [sys.executable, "-m", "experiments.report", f"--workdir={tmp_path / 'w'}", f"--output={tmp_path / 'out'}"]
     done = subprocess.run(made, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (
-        done.stdout.splitlines() == [str(tmp_path / "out" / "report.md")] and not (tmp_path / "w" / "report").exists()
-    )
+    folder, _, names = done.stdout.strip().partition(": ")
+    assert folder == str(tmp_path / "out") and names.startswith("report.html, report.md, measures.png")
+    assert set(names.split(", ")) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "w" / "report").exists()
     (tmp_path / "w" / "experiment.json").unlink()
     done = subprocess.run(made, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: --workdir=") and len(done.stderr.splitlines()) == 1
