@@ -74,6 +74,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "data.tasks.schemes.first_that_marks_none": ("data.tasks.schemes", "first_non_entity_tag"),
     "data.tasks.schemes.uniform": ("data.tasks.schemes", "convert"),
     "data.tasks.spans.most_context": ("data.tasks.spans", "max_context"),
+    "data.vocabularies.published.names_beside": ("data.vocabularies.published", "special_token_names"),
+    "data.tasks.records.names_beside": ("data.tasks.records", "output_names"),
     "data.loader.Source": ("data.stream", "Source"),
     "data.loader.instance_recipe": ("data.stream", "instance_recipe"),
     "data.loader.mixture_shares": ("data.mixture", "mixture_shares"),

@@ -51,8 +51,8 @@ _FIELDS = flags.DEFINE_list(
     "fields", [], "FIELD=NAME: keys or columns of the input that have other names, such as text=review,text_pair=title"
 )
 _COLUMNS = {
-    name: flags.DEFINE_string(f"{name}_column", None, f"column or key of the {what}, as --fields={name}=NAME")
-    for name, what in (
+    name: flags.DEFINE_string(f"{name}_column", None, f"column or key of the {content}, as --fields={name}=NAME")
+    for name, content in (
         ("text", "text"), ("text_pair", "second text"), ("question", "question"), ("context", "context"),
     )
 }  # fmt: skip
@@ -145,9 +145,9 @@ def run():
     names = [verb.name for verb in VERBS]
     name = sys.argv[1].replace("_", "-") if len(sys.argv) > 1 else ""
     if name not in names and name not in ("--help", "--helpfull", "-h", "--helpshort", "--helpxml"):
-        found = sys.argv[1] if name else "no verb"
+        given = sys.argv[1] if name else "no verb"
         expected = f"{command_line('predict')} {'|'.join(names)} ...{closest(name, names)}"
-        print(f"error: {found}: expected {expected}", file=sys.stderr)
+        print(f"error: {given}: expected {expected}", file=sys.stderr)
         sys.exit(2)
     verb = next((verb for verb in VERBS if verb.name == name), None)
     if verb:

@@ -30,12 +30,12 @@ _OF_BOTH = {"cpu": {"train.num_steps": 4_000, "model.positions": "rotary", "opti
 
 def get_experiment(scale):
     sizes = _OF_SCALE.get(scale, _OF_SCALE["gpu"])
-    both = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
-    both |= {"data.format": "full_sentences", **_OF_BOTH.get(scale, {})}
+    shared = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
+    shared |= {"data.format": "full_sentences", **_OF_BOTH.get(scale, {})}
     experiment = scales.experiment(
         scale,
         question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",
-        overrides=both,
+        overrides=shared,
         arms={BERT: {}, ELECTRA: {"objective.name": "rtd", **_INPUT, **sizes}},
         notes=("Both arms are trained with the same FLOPs; the ELECTRA arm makes fewer steps.",),
     )
@@ -53,9 +53,9 @@ def _steps_of_equal_cost(scale, experiment):
     slots = round(data.mask_rate * length)
     build = {"vocab_size": vocabulary, "next_sentence": False}
     bert = model_lib.build(config.model, **build).spec
-    both = (
+    models = (
         model_lib.build(config.model, **build, language_model=False, replaced_tokens=True).spec,
         replaced_tokens.generator_model(config, vocabulary).spec,
     )
-    cost = sum(flops.step_flops(spec, data.batch_size, length, slots) for spec in both)
+    cost = sum(flops.step_flops(spec, data.batch_size, length, slots) for spec in models)
     return round(config.train.num_steps * flops.step_flops(bert, data.batch_size, length, slots) / cost)

@@ -40,7 +40,7 @@ def main():
     fresh = pretrained.model.init(jax.random.key(0))
     for start, params in (("pre-trained", pretrained.params), ("fresh", fresh)):
         table = np.asarray(params["encoder"]["embeddings"]["word"]["embedding"])
-        read = {name: np.stack([table[one].mean(0) for one in ids[name]]) for name in ids}
+        read = {name: np.stack([table[text].mean(0) for text in ids[name]]) for name in ids}
         scores[f"{start}: mean of the word embeddings"] = accuracy(standardized(read), labels)
         states = {name: pooled_states(pretrained, params, ids[name]) for name in ids}
         for kind, layer in sorted(states["train"], key=lambda key: (-len(key[0]), key[1])):
@@ -63,8 +63,8 @@ def table_of(scores):
 
 def bag_of_words(ids, size):
     """Returns a sparse matrix [texts, size] of ones where a text has a token."""
-    lengths = [len(set(one)) for one in ids]
-    columns = np.concatenate([sorted(set(one)) for one in ids])
+    lengths = [len(set(text)) for text in ids]
+    columns = np.concatenate([sorted(set(text)) for text in ids])
     places = np.repeat(np.arange(len(ids)), lengths), columns
     return sparse.csr_matrix((np.ones(len(columns)), places), shape=(len(ids), size))
 
@@ -78,8 +78,8 @@ def pooled_states(pretrained, params, ids):
         return model.apply(params, batch, hidden_states=True, mlm_logits=False)["hidden_states"]
 
     for first in range(0, len(ids), BATCH):
-        some = ids[first : first + BATCH]
-        batch = rows_lib.pad(tokenizer, [rows_lib.join(tokenizer, one) for one in some], LENGTH, BATCH)
+        texts = ids[first : first + BATCH]
+        batch = rows_lib.pad(tokenizer, [rows_lib.join(tokenizer, text) for text in texts], LENGTH, BATCH)
         states = np.asarray(apply(params, batch | {"masked_positions": np.zeros((BATCH, 1), np.int32)}))
         present = batch["attention_mask"][None, :, :, None]
         pooled = {
@@ -88,7 +88,7 @@ def pooled_states(pretrained, params, ids):
             "[CLS]": states[:, :, 0],
         }
         parts.append(
-            {(kind, layer): pooled[kind][layer, : len(some)] for kind in pooled for layer in range(len(states))}
+            {(kind, layer): pooled[kind][layer, : len(texts)] for kind in pooled for layer in range(len(states))}
         )
     del parts[0]["[CLS]", 0]  # the same for every text
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

@@ -73,8 +73,8 @@ def final(results):
     scores = {}
     for result in sorted(results, key=lambda result: ARMS.index(result["arm"])):
         scores[result["arm"]] = result["dev"]
-        each = ", ".join(f"{100 * score:.1f}" for score in result["dev"])
-        yield f"| {result['arm']} | {result['rate']:g} | {spread(result['dev'])} | {each} |"
+        seed_scores = ", ".join(f"{100 * score:.1f}" for score in result["dev"])
+        yield f"| {result['arm']} | {result['rate']:g} | {spread(result['dev'])} | {seed_scores} |"
     if len(scores) == 2:
         yield ""
         yield f"Gain: {in_words(*(scores[arm] for arm in ARMS))}."
@@ -102,7 +102,7 @@ def variants(results):
         cells = []
         for arm in ARMS:
             mine = [result for result in results if (result["variant"], result["arm"]) == (variant, arm)]
-            cells.append(", ".join(f"{spread(one['dev'])} ({one['rate']:g})" for one in mine) or "-")
+            cells.append(", ".join(f"{spread(result['dev'])} ({result['rate']:g})" for result in mine) or "-")
         yield f"| {variant} | {' | '.join(cells)} |"
 
 

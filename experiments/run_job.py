@@ -66,7 +66,7 @@ def _run(job, folder):
         common = _evaluated(job, folder)
         figures |= {f"common/{name}": value for name, value in common.items()}
         _evaluated_along(job, folder, common)
-        each, tuned = {}, {}
+        scores, tuned = {}, {}
         for task in job.fine_tuning:
             if "rates" in task:
                 stage = f"tune-{task['name']}"
@@ -75,11 +75,11 @@ def _run(job, folder):
             stage = f"finetune-{task['name']}"
             summary = _fine_tuned(task, folder)
             key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # with several held-out sets, the first one
-            each[key] = summary["scores"]
-            finite = None not in each[key]  # a seed whose loss was never finite has no score
-            figures[key] = statistics.fmean(each[key]) if finite else None
+            scores[key] = summary["scores"]
+            finite = None not in scores[key]  # a seed whose loss was never finite has no score
+            figures[key] = statistics.fmean(scores[key]) if finite else None
         if distributed.is_first():
-            result = {"figures": figures, "each": each} | ({"tuning": tuned} if tuned else {})
+            result = {"figures": figures, "each": scores} | ({"tuning": tuned} if tuned else {})
             folders.write_json(folder / "result.json", result | _amount(job, folder))
     except Stopped:
         sys.exit(STOPPED)
@@ -235,7 +235,7 @@ def _note_start(folder):
         "packages": {package: _version(package) for package in PACKAGES},
         "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
         "processes": jax.process_count(),
-        "cores": len(local.cores_here()),
+        "cores": len(local.allowed_cores()),
     }
     try:
         with open(folder / "starts.jsonl", "a", encoding="utf-8") as file:

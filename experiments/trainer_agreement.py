@@ -66,11 +66,13 @@ def report(task, flags, sides):
     yield "| accuracy | " + " | ".join(f"seed {seed}" for seed in range(flags.seeds)) + " | mean | standard deviation |"
     yield "|---" * (flags.seeds + 3) + "|"
     for name, side in sides.items():
-        each = " | ".join(f"{100 * score:.2f}" for score in side["scores"])
+        seed_scores = " | ".join(f"{100 * score:.2f}" for score in side["scores"])
         mean, deviation = statistics.mean(side["scores"]), statistics.stdev(side["scores"])
-        yield f"| {name} | {each} | {100 * mean:.2f} | {100 * deviation:.2f} |"
+        yield f"| {name} | {seed_scores} | {100 * mean:.2f} | {100 * deviation:.2f} |"
     apart = [100 * (b - a) for a, b in zip(first, other, strict=True)]
-    yield "| difference | " + " | ".join(f"{one:+.2f}" for one in apart) + f" | {statistics.mean(apart):+.2f} | |"
+    yield (
+        "| difference | " + " | ".join(f"{points:+.2f}" for points in apart) + f" | {statistics.mean(apart):+.2f} | |"
+    )
     losses = np.array([sides[name]["loss"] for name in sides])
     parts = np.array_split(np.abs(losses[0] - losses[1]), 4)
     yield (

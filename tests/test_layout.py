@@ -9,6 +9,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 MODULES = sorted((ROOT / "bert_jax").rglob("*.py"))
 TESTS = {path.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
 MOST_LINES = 600
+NO_NAMES = {
+    "at", "both", "beside", "by", "each", "found", "here", "how", "it", "most", "of", "on", "one", "said",
+    "that", "them", "there", "this", "those", "told", "what", "when", "why",
+}  # fmt: skip
 
 # Modules (or folders of them) without a test file of their own, and the test file that covers them.
 COVERED_BY = {
@@ -124,6 +128,33 @@ def test_the_exceptions_exist():
 def test_no_module_is_too_long():
     lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text("utf-8").splitlines()) for path in MODULES}
     assert not {path: length for path, length in lengths.items() if length > MOST_LINES}
+
+
+def assigned_names(tree: ast.Module) -> set[str]:
+    """Returns the names of a module's functions, parameters and variables; not the aliases of earlier names."""
+    aliases = {id(target) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for assignment in node.body
+               if isinstance(assignment, ast.Assign) for target in assignment.targets}  # fmt: skip
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in aliases:
+            names.add(node.id)
+        elif isinstance(node, ast.arg):
+            names.add(node.arg)
+        elif isinstance(node, ast.FunctionDef):
+            names.add(node.name)
+    return names
+
+
+def test_names_are_nouns_or_verbs():
+    """A variable says what it holds. Where "found" is an argument, it fills "found X; expected Y" of a message."""
+    paths = [*MODULES, *(path for name in ("experiments", "examples") for path in (ROOT / name).rglob("*.py"))]
+    allowed = {"bert_jax/interop/families/family.py": {"found"}, "experiments/experiment.py": {"found"}}
+    wrong = {}
+    for path in paths:
+        name = path.relative_to(ROOT).as_posix()
+        names = assigned_names(ast.parse(path.read_text("utf-8"))) - allowed.get(name, set())
+        wrong[name] = {name for name in names if name.strip("_") in NO_NAMES}
+    assert not {path: names for path, names in wrong.items() if names}
 
 
 def test_docstrings_keep_their_style():

@@ -12,12 +12,12 @@ class Refusal:
 
     Attributes:
       key: Key of config.model that the message names first.
-      when: Returns whether a mapping like config.model has the combination.
+      applies: Returns whether a mapping like config.model has the combination.
       reason: What stands in the way and what is expected; fields in braces are keys of config.model.
     """
 
     key: str
-    when: Callable[[Mapping], bool]
+    applies: Callable[[Mapping], bool]
     reason: str
 
 
@@ -131,7 +131,7 @@ REFUSALS = (
 def check(model: Mapping) -> None:
     """Raises UserError for the first combination of a mapping like config.model that cannot work."""
     for refusal in REFUSALS:
-        if refusal.when(model):
+        if refusal.applies(model):
             reason = refusal.reason.format(**model)
             raise UserError(f"config.model.{refusal.key}: found {model[refusal.key]}, but {reason}")
 

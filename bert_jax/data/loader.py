@@ -59,11 +59,11 @@ def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, ahead: b
         needed = batches * data.batch_size * data.sequence_length * _BYTES_OF_TOKEN // num_hosts
         if free is not None and needed > free:
             many = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if ahead else ""
-            what = "the batches that are held ready need" if ahead else "a batch needs"
+            subject = "the batches that are held ready need" if ahead else "a batch needs"
             raise UserError(
                 f"{many}config.data.batch_size={data.batch_size} x sequence_length={data.sequence_length}{phase.name}: "
-                f"{what} {machine.in_words(needed)}, and {machine.in_words(free)} are free on this machine; expected "
-                "smaller ones"
+                f"{subject} {machine.in_words(needed)}, and {machine.in_words(free)} are free on this machine; "
+                "expected smaller ones"
             )
 
 

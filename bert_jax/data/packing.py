@@ -154,7 +154,7 @@ class Places:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, lengths: np.ndarray, first: np.ndarray) -> "Places":
+    def from_lengths(cls, lengths: np.ndarray, first: np.ndarray) -> "Places":
         """Returns the places of sequences that are packed one after the other.
 
         Args:
@@ -165,6 +165,8 @@ class Places:
         row = np.repeat(np.arange(len(counts)), counts)
         before = np.cumsum(lengths) - lengths
         return cls(row, np.arange(len(row)) - first[row], before - before[first[row]], lengths)
+
+    of = from_lengths  # the method's name in earlier versions
 
 
 def pack(
@@ -189,7 +191,7 @@ def pack(
     batch = dict(batch)
     present = batch["attention_mask"] != 0
     lengths = present.sum(1)
-    places = Places.of(lengths, first)
+    places = Places.from_lengths(lengths, first)
     shape = (num_rows, row_limits.tokens)
     total = int(lengths.sum())
     within = np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)

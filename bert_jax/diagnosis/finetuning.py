@@ -31,8 +31,8 @@ def failed_seeds(run: Run) -> Finding | None:
     failed = [seed for seed in seeds if seed.get("failure")]
     if not failed:
         return None
-    what = "; ".join(f"seed {seed['seed']}: {seed['failure']}" for seed in failed[:5])
-    message = f"{len(failed)} of {len(seeds)} seeds failed ({run.summary['metric']}): {what}."
+    failures = "; ".join(f"seed {seed['seed']}: {seed['failure']}" for seed in failed[:5])
+    message = f"{len(failed)} of {len(seeds)} seeds failed ({run.summary['metric']}): {failures}."
     figures = {"failed": len(failed), "seeds": len(seeds), "baseline": run.summary.get("baseline")}
     severity = "error" if 2 * len(failed) >= len(seeds) else "warning"
     return Finding("failed_seeds", severity, message, _causes(run), figures | _figures(run))
@@ -51,9 +51,9 @@ def near_chance(run: Run) -> Finding | None:
         return None
     kind, best = metric.rpartition("/")[2], 100.0 if run.config.task.name == "question_answering" else 1.0
     baseline = run.summary.get("baseline")
-    chance, what = (baseline, "always giving the commonest answer") if baseline is not None else (0.0, "chance")
+    chance, chance_name = (baseline, "always giving the commonest answer") if baseline is not None else (0.0, "chance")
     if kind in _CORRELATIONS:
-        chance, what = 0.0, "chance"
+        chance, chance_name = 0.0, "chance"
     elif baseline is None and kind == "accuracy":
         chance = 1 / max(1, len(run.run["labels"]))
     number = next((rows[0] for name, rows in run.run["data"].items() if name.startswith("held out")), 0)
@@ -64,7 +64,7 @@ def near_chance(run: Run) -> Finding | None:
     figures = {"score": score, "chance": chance, "margin": margin, "same_answer_share": share} | _figures(run)
     same = f"{share:.1%} of the held-out examples get the answer {answer!r}"
     if score - chance < margin:
-        message = f"The score is close to chance: {metric} is {score:.4f}, and {what} scores {chance:.4f}"
+        message = f"The score is close to chance: {metric} is {score:.4f}, and {chance_name} scores {chance:.4f}"
         message += f"; {same}." if share >= SAME_ANSWER else "."
         if score - chance >= NEAR_CHANCE * (best - chance):
             message += f" {number:,} held-out examples do not tell them apart."
@@ -152,8 +152,8 @@ def _causes(run, chance=False):
         reasons.append((0.6, text + "set --config.optimizer.warmup_share=0.1"))
     rows = run.run["data"]["train"][0]
     if rows < 1000:
-        what = "start from" if overfits else "train more epochs, or start from"
-        reasons.append((0.5, f"few examples: {rows:,}; {what} a model fine-tuned on a related task"))
+        advice = "start from" if overfits else "train more epochs, or start from"
+        reasons.append((0.5, f"few examples: {rows:,}; {advice} a model fine-tuned on a related task"))
     if run.config.from_scratch:
         reasons.append((0.7, "the model is not pre-trained: config.from_scratch=True"))
     reasons.append((0.2, "labels that cannot be derived from the text, or swapped columns: look at the data"))

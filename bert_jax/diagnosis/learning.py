@@ -217,9 +217,9 @@ def too_young(run: Run) -> Finding | None:
     if learning_state(run) != "young":
         return None
     current, baseline, _ = _judged_loss(run)
-    why = "the loss is still falling" if not _is_young(run) else f"the warm-up takes {run.warmup_steps:,} steps"
+    reason = "the loss is still falling" if not _is_young(run) else f"the warm-up takes {run.warmup_steps:,} steps"
     message = (
-        f"Too early to tell: {run.done:,} of {run.num_steps:,} steps are done and {why}; the {current.source} of "
+        f"Too early to tell: {run.done:,} of {run.num_steps:,} steps are done and {reason}; the {current.source} of "
         f"{current.loss:.4f} nats is not clearly under the unigram baseline of {baseline:.4f} yet."
     )
     return Finding("too_young", "note", message, _causes(run), _figures(run, current))

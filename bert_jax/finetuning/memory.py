@@ -57,15 +57,15 @@ class FinetuningSteps:
     def state_bytes(self, layers: int) -> int:
         return step_sizes.bytes_on_device(self._placed_state(self._learner(layers)))
 
-    def beside_bytes(self) -> int:
+    def frozen_bytes(self) -> int:
         if not self._frozen_layers:
             return 0
-        one, two = (step_sizes.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
-        return (two - one) // len(self.config_seeds) * self._frozen_layers
+        first, second = (step_sizes.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
+        return (second - first) // len(self.config_seeds) * self._frozen_layers
 
     def rough(self) -> int:
         spec = build_fine_tuned(self.description).spec
-        state = step_sizes.extrapolated(self.state_bytes, self) + self.beside_bytes()
+        state = step_sizes.extrapolated(self.state_bytes, self) + self.frozen_bytes()
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
         rows = self.config.data.batch_size / shards

@@ -144,7 +144,7 @@ def _write_predictions(workdir, name, task, examples, rows, task_name):
     with storage.atomic_open(path) as file:
         for i, prediction in enumerate(task.predictions(examples, rows)):
             others = examples.others[i] if examples.others else {}
-            names = records.names_beside(others, prediction)
+            names = records.output_names(others, prediction)
             line = {names[name]: value for name, value in others.items()} | prediction
             file.write(files.json_line(line) + "\n")
             if task_name == "question_answering":

@@ -116,7 +116,7 @@ class StateLayout:
                 lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout), tree, layouts
             )
 
-        best = described(self._one, sharding.tree_shardings(self._one, self.mesh))
+        best = described(self._seed_shapes, sharding.tree_shardings(self._seed_shapes, self.mesh))
         items = {name: described(state[name], layouts[name]) for name in self._whole_items}
         return items | dict.fromkeys(self._best_items, best)
 
@@ -150,7 +150,7 @@ class StateLayout:
 
     def parts(self) -> tuple[dict, dict]:
         """Returns the shapes of the (trained, frozen) parameters of one seed, adapters included."""
-        return self._one, self.shapes["frozen"]
+        return self._seed_shapes, self.shapes["frozen"]
 
     def place(self, params: Mapping, frozen: Mapping) -> tuple[dict, dict]:
         """Puts the (trained, frozen) parameters of one model on the mesh, as those of the only seed."""
@@ -164,7 +164,7 @@ class StateLayout:
         return trainable.frozen_names(params, self.tuning)
 
     @functools.cached_property
-    def _one(self):
+    def _seed_shapes(self):
         """Shapes of the trained parameters of one seed."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.shapes["best"])
 

@@ -157,7 +157,7 @@ class Program:
         batch = rows_lib.pad(tokenizer, joined, max(len(ids) for ids, _ in joined))
         batch = packing_lib.pack(batch, planned.starts, planned.size, limits, tokenizer.pad_id, tokenizer.cls_id)
         lengths = [len(ids) for ids, _ in joined]
-        places = packing_lib.Places.of(np.array(lengths), planned.starts)
+        places = packing_lib.Places.from_lengths(np.array(lengths), planned.starts)
         owners, begins = places.row.tolist(), places.begin.tolist()
         spans = [slice(begin, begin + length) for begin, length in zip(begins, lengths, strict=True)]
         positions = [[] for _ in range(planned.size)]

@@ -212,15 +212,15 @@ def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty
     if len(fields) != len(example):
         raise UserError(f"{where}: found {len(example)} texts; expected {' and '.join(fields)}")
     for name, text in zip(fields, example, strict=True):
-        what = where if len(fields) == 1 else f"{where}: {name}"
+        place = where if len(fields) == 1 else f"{where}: {name}"
         if not isinstance(text, str):
-            raise UserError(f"{what}: found {type(text).__name__}; expected a string")
+            raise UserError(f"{place}: found {type(text).__name__}; expected a string")
         if not allow_empty and (not text or text.isspace()):
-            raise UserError(f"{what}: empty{' (only white space)' if text else ''}; expected text")
+            raise UserError(f"{place}: empty{' (only white space)' if text else ''}; expected text")
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise UserError(f"{what}: half a surrogate pair at character {error.start}; expected Unicode") from error
+            raise UserError(f"{place}: half a surrogate pair at character {error.start}; expected Unicode") from error
 
 
 def _plain(value: Any, names: Iterable[str] = ()) -> Any:

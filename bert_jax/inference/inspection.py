@@ -94,8 +94,8 @@ class Inspector:
             the model.
         """
         if not self._spec.language_model or self._spec.attention == "causal":
-            why = "reads left to right" if self._spec.language_model else f"has {head_names(self.model)}"
-            raise UserError(f"{self.model.name}: masks need a masked language model, but this one {why}")
+            reason = "reads left to right" if self._spec.language_model else f"has {head_names(self.model)}"
+            raise UserError(f"{self.model.name}: masks need a masked language model, but this one {reason}")
         check_texts((text,), ("text",), "text")
         ids, types = rows_lib.join(self.tokenizer, self.tokenizer.encode([text], special=True)[0])
         positions = [position for position, token in enumerate(ids) if token == self.tokenizer.mask_id]

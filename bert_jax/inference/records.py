@@ -104,8 +104,8 @@ class Records:
 
     def where(self, index: int) -> str:
         """Returns the name of the example of an index (from 0) for messages: file and line number."""
-        at = bisect.bisect_right(self._shifts, (index, sys.maxsize)) - 1
-        return self._place(index + 1 + (self._shifts[at][1] if at >= 0 else 0))
+        entry = bisect.bisect_right(self._shifts, (index, sys.maxsize)) - 1
+        return self._place(index + 1 + (self._shifts[entry][1] if entry >= 0 else 0))
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from bert_jax import files
 from bert_jax.data import parquet
-from bert_jax.data.tasks.records import names_beside
+from bert_jax.data.tasks.records import output_names
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 
@@ -168,13 +168,13 @@ def _kept(source, form, texts=False) -> dict[str, str]:
     names = ("text",) if texts and source.kind == "txt" else source.names
     if form.words:  # which the answer repeats
         names = tuple(name for name in names if name != "words")
-    return {name: files.jsonable(new) for name, new in names_beside(names, form.names).items()}
+    return {name: files.jsonable(new) for name, new in output_names(names, form.names).items()}
 
 
 def _write_objects(output, kind, source, answers, form, keep):
     kept = _kept(source, form) if keep else {}
     with records.line_writer(output) as put:
-        for row, answer in _beside(source.rows() if kept else None, answers):
+        for row, answer in _paired(source.rows() if kept else None, answers):
             record = {kept[name]: value for name, value in row.items() if name in kept}
             if form.verb != "embed":
                 put(files.json_line(files.jsonable(record) | answer))
@@ -193,7 +193,7 @@ def _write_cells(output, kind, source, answers, form, keep):
 
     with records.line_writer(output) as put:
         put(line([*kept.values(), *form.columns]))
-        for row, answer in _beside(source.rows(texts=True) if kept else None, answers):
+        for row, answer in _paired(source.rows(texts=True) if kept else None, answers):
             put(line([*(_cell(row.get(name)) for name in kept), *form.cells(answer)]))
 
 
@@ -214,7 +214,7 @@ def _write_parquet(output, source, answers, form, keep):
             schema = pa.unify_schemas([schema, part], promote_options="permissive")
     schema = pa.schema([*schema, *(pa.field(name, kind) for name, kind in form.types().items())])
     with records.replacing(output) as file, _parquet_writer(pa, output, file, schema) as writer:
-        pairs = _beside(source.rows(texts=True) if kept else None, answers)
+        pairs = _paired(source.rows(texts=True) if kept else None, answers)
         for batch in _batches(pairs):
             rows = [files.jsonable({kept[name]: row[name] for name in row if name in kept}) for row, _ in batch]
             rows = [row | _parts(form, answer) for row, (_, answer) in zip(rows, batch, strict=True)]
@@ -265,7 +265,7 @@ def _as_table(pa, rows, kept):
     return pa.Table.from_pylist([files.jsonable({new: row.get(name) for name, new in kept.items()}) for row in rows])
 
 
-def _beside(rows, answers) -> Iterator[tuple[Mapping, Any]]:
+def _paired(rows, answers) -> Iterator[tuple[Mapping, Any]]:
     """Yields each record with its answer; {} where there are no records."""
     for answer in answers:
         yield next(rows, {}) if rows is not None else {}, answer

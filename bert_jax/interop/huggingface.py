@@ -192,8 +192,10 @@ def _infer_model_type(config, arrays, path, name):
     """Returns the model_type of a config.json that lacks it, which must follow from its class or from the weights."""
     counts = {kind: weights.count_known(arrays, family.table({})) for kind, family in FAMILIES.items()}
     fitting = [kind for kind, count in counts.items() if count == max(counts.values()) and count]
-    classes = [one for one in config.get("architectures") or [] if isinstance(one, str)]
-    by_class = [kind for kind in fitting if any(one.startswith(FAMILIES[kind].class_prefix) for one in classes)]
+    classes = [class_name for class_name in config.get("architectures") or [] if isinstance(class_name, str)]
+    by_class = [
+        kind for kind in fitting if any(class_name.startswith(FAMILIES[kind].class_prefix) for class_name in classes)
+    ]
     by_name = [kind for kind in fitting if kind in pathlib.Path(name).name.lower()]  # as transformers does
     longest = [sorted(kinds, key=len)[-1] for kinds in (by_class, by_name) if kinds]
     chosen = fitting[0] if len(fitting) == 1 else next(iter(longest), None)

@@ -43,9 +43,9 @@ def _average(provenance):
     if not provenance.averaged_steps:
         return ""
     kind, _, decay = provenance.average.partition(":")
-    what = f"exponential average (decay {decay})" if kind == "ema" else "mean"
+    average = f"exponential average (decay {decay})" if kind == "ema" else "mean"
     steps = ", ".join(map(str, provenance.averaged_steps))
-    return f" Its parameters are the {what} of the checkpoints of steps {steps}."
+    return f" Its parameters are the {average} of the checkpoints of steps {steps}."
 
 
 def render(model: Pretrained, title: str, provenance: Provenance, name: str = "") -> str:
@@ -120,32 +120,32 @@ def _body(model, title, provenance, metrics):
 
 def _usage(model, name):
     """Returns the card's part on loading the model, in transformers or sentence-transformers and in bert_jax."""
-    task, there, here = pipeline_tag(model), "", ""
-    name, one = json.dumps(name), json.dumps("A text.")
+    task, other_code, own_code = pipeline_tag(model), "", ""
+    name, text = json.dumps(name), json.dumps("A text.")
     if task == "sentence-similarity":
-        there = (
+        other_code = (
             "from sentence_transformers import SentenceTransformer\n\n"
-            f"vectors = SentenceTransformer({name}).encode([{one}])"
+            f"vectors = SentenceTransformer({name}).encode([{text}])"
         )
-        here = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{one}])"
+        own_code = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{text}])"
     elif task == "question-answering":
         question, context = json.dumps("Who wrote it?"), json.dumps("Ada Lovelace wrote it.")
-        there = _pipeline(task, name, f"question={question}, context={context}")
-        here = f"answer = bert_jax.QuestionAnswerer.from_pretrained({name})({question}, {context})"
+        other_code = _pipeline(task, name, f"question={question}, context={context}")
+        own_code = f"answer = bert_jax.QuestionAnswerer.from_pretrained({name})({question}, {context})"
     elif task == "feature-extraction":
-        there = (
+        other_code = (
             "from transformers import AutoModel, AutoTokenizer\n\n"
             f"tokenizer, model = AutoTokenizer.from_pretrained({name}), AutoModel.from_pretrained({name})\n"
-            f'outputs = model(**tokenizer({one}, return_tensors="pt"))'
+            f'outputs = model(**tokenizer({text}, return_tensors="pt"))'
         )
-        here = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{one}])"
+        own_code = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{text}])"
     else:
         classes = {"text-classification": "Classifier", "token-classification": "TokenTagger"}
         if task == "fill-mask":
-            one = json.dumps(f"A {model.tokenizer.token(model.tokenizer.mask_id)} text.", ensure_ascii=False)
-        there = _pipeline(task, name, one)
-        here = f"answer = bert_jax.{classes.get(task, 'FillMask')}.from_pretrained({name})({one})"
-    return f"\n## How to load it\n\n```python\n{there}\n```\n\n```python\nimport bert_jax\n\n{here}\n```\n"
+            text = json.dumps(f"A {model.tokenizer.token(model.tokenizer.mask_id)} text.", ensure_ascii=False)
+        other_code = _pipeline(task, name, text)
+        own_code = f"answer = bert_jax.{classes.get(task, 'FillMask')}.from_pretrained({name})({text})"
+    return f"\n## How to load it\n\n```python\n{other_code}\n```\n\n```python\nimport bert_jax\n\n{own_code}\n```\n"
 
 
 def _pipeline(task, name, arguments):

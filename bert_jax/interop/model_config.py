@@ -145,28 +145,28 @@ def from_model(
             config |= {"bos_token_id": tokenizer.cls_id, "eos_token_id": tokenizer.sep_id}
     config |= family.from_spec(spec, original)
     task = spec.task
-    said = {key: original.pop(key) for key in _LABEL_KEYS if key in original}
+    label_settings = {key: original.pop(key) for key in _LABEL_KEYS if key in original}
     if task:
         config |= family.from_task(task, spec, original)
     if task and task.name != "question_answering":
         labels = labels or tuple(f"LABEL_{i}" for i in range(task.num_labels))
         config["id2label"] = {str(i): label for i, label in enumerate(labels)}
         config["label2id"] = {label: i for i, label in enumerate(labels)}
-        if said.get("id2label") and _labels(said, "config.json") == labels:  # as they were, to the letter
-            config |= {key: said[key] for key in ("id2label", "label2id") if key in said}
-        config |= _problem_type(problem, len(labels), said, bool(original))
+        if label_settings.get("id2label") and _labels(label_settings, "config.json") == labels:
+            config |= {key: label_settings[key] for key in ("id2label", "label2id") if key in label_settings}
+        config |= _problem_type(problem, len(labels), label_settings, bool(original))
     return original | config
 
 
-def _problem_type(problem, num_labels, said, has_original):
+def _problem_type(problem, num_labels, label_settings, has_original):
     """Returns {"problem_type": name}, or {} where it says no more than the number of labels and was not said before.
 
     transformers refuses a single label that is no regression.
     """
     if not problem or (num_labels == 1 and problem == "single_label"):
         return {}
-    if has_original and said.get("problem_type") is None and problem == _implied_problem(num_labels):
-        return {key: said[key] for key in ("problem_type",) if key in said}
+    if has_original and label_settings.get("problem_type") is None and problem == _implied_problem(num_labels):
+        return {key: label_settings[key] for key in ("problem_type",) if key in label_settings}
     return {"problem_type": _PROBLEMS[problem]}
 
 

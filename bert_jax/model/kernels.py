@@ -189,11 +189,11 @@ def windowed_attention(
     return mixed.reshape(*query.shape[:2], -1, value.shape[-1])[:, :, :sequence]
 
 
-def _shift_blocks(blocks, by, axis):
+def _shift_blocks(blocks, offset, axis):
     """Moves blocks by one place along their axis; zeros, which are no token, fill the free place."""
     padding = [(0, 0)] * blocks.ndim
-    padding[axis] = (1, 0) if by > 0 else (0, 1)
-    start, stop = (0, -1) if by > 0 else (1, None)
+    padding[axis] = (1, 0) if offset > 0 else (0, 1)
+    start, stop = (0, -1) if offset > 0 else (1, None)
     return jnp.pad(jax.lax.slice_in_dim(blocks, start, stop, axis=axis), padding)
 
 

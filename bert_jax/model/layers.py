@@ -171,11 +171,11 @@ class Convolution(nnx.Module):
         return self.norm(residual + self.activation(dropout(y, self.rate, seed)))
 
 
-def _shift(x, by):
-    """Returns x [batch, sequence, ...] shifted so that position i holds position i + by; zeros from beyond the row."""
+def _shift(x, offset):
+    """Returns x [batch, sequence, ...] whose position i holds position i + offset; zeros from beyond the row."""
     sequence = x.shape[1]
-    wide = jnp.pad(x, [(0, 0), (max(0, -by), max(0, by)), *[(0, 0)] * (x.ndim - 2)])
-    return jax.lax.slice_in_dim(wide, max(0, by), max(0, by) + sequence, axis=1)
+    wide = jnp.pad(x, [(0, 0), (max(0, -offset), max(0, offset)), *[(0, 0)] * (x.ndim - 2)])
+    return jax.lax.slice_in_dim(wide, max(0, offset), max(0, offset) + sequence, axis=1)
 
 
 @jax.custom_vjp

@@ -54,8 +54,8 @@ def merge_trees(first: Mapping, second: Mapping) -> dict:
     """Returns a tree with the leaves of two nested dicts that share none."""
     merged = dict(first)
     for name, value in second.items():
-        both = name in first and isinstance(value, Mapping)
-        merged[name] = merge_trees(first[name], value) if both else value
+        is_shared = name in first and isinstance(value, Mapping)
+        merged[name] = merge_trees(first[name], value) if is_shared else value
     return merged
 
 

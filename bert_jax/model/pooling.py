@@ -33,9 +33,9 @@ def pool(
     is_token = mask[:, :, None]
     wide = hidden.astype(jnp.float32)
     if kind == "cls":
-        return _at(hidden, jnp.argmax(mask, axis=1))
+        return _vectors_at(hidden, jnp.argmax(mask, axis=1))
     if kind == "lasttoken":
-        return _at(hidden, mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1))
+        return _vectors_at(hidden, mask.shape[1] - 1 - jnp.argmax(mask[:, ::-1], axis=1))
     if kind == "max":
         pooled = jnp.where(is_token, wide, -jnp.inf).max(1)
     elif kind == "attention":
@@ -95,5 +95,5 @@ def _sums(weights, wide):
     return jnp.einsum("bks,bsh->bkh", weights, wide, precision=jax.lax.Precision.HIGHEST)
 
 
-def _at(hidden, positions):
+def _vectors_at(hidden, positions):
     return jnp.take_along_axis(hidden, positions[:, None, None], axis=1)[:, 0]

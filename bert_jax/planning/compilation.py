@@ -73,7 +73,7 @@ class Compiled:
       products: FLOPs of a device's matrix products in a step, rematerialised ones included.
       kernels: number of Pallas kernels run in a step, whose products are not in `products`.
       unknown_loops: number of loops that are counted as one iteration.
-      beside: specs of models that are trained beside the main one, such as a generator.
+      other_specs: specs of models that are trained beside the main one, such as a generator.
       parameters: number of trained parameters.
     """
 
@@ -92,7 +92,7 @@ class Compiled:
     products: float = 0.0
     kernels: int = 0
     unknown_loops: int = 0
-    beside: tuple[model_lib.Spec, ...] = ()
+    other_specs: tuple[model_lib.Spec, ...] = ()
     parameters: int = 0
 
     @property
@@ -240,7 +240,7 @@ def _before_compiling(lowered, needed):
         needed=needed,
         usable=lowered.topology.chip.usable_hbm,
         spec=lowered.objective.specs[0],
-        beside=lowered.objective.specs[1:],
+        other_specs=lowered.objective.specs[1:],
         parameters=model_lib.parameter_count(lowered.state["params"]),
         rows=data.batch_size,
         sequence=data.sequence_length,

@@ -226,8 +226,8 @@ def _phase_lines(phases):
         head = f"phase {number}: " if len(phases) > 1 else ""
         parts = f" in {phase['microbatches']} parts" if phase["microbatches"] > 1 else ""
         shape = f"{phase['rows']:,} x {phase['sequence']}{parts}, {phase['slots']} slots"
-        how = f"attention {phase['attention_kernel']}, remat {phase['remat']}"
-        lines.append(f"{head}{phase['steps']:,} steps of {shape}; {how}; compiled in {phase['compile_seconds']} s")
+        kernels = f"attention {phase['attention_kernel']}, remat {phase['remat']}"
+        lines.append(f"{head}{phase['steps']:,} steps of {shape}; {kernels}; compiled in {phase['compile_seconds']} s")
         lines += [f"  {line}" for line in _memory_lines(phase) + _work_lines(phase)]
     return lines
 

@@ -54,7 +54,7 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     products = compiled.products
     if compiled.kernels:
         passes = 3.5 if compiled.spec.remat == "none" else 4.5
-        for spec in (compiled.spec, *compiled.beside):
+        for spec in (compiled.spec, *compiled.other_specs):
             products += flops.attention_flops(spec, compiled.rows, compiled.sequence, passes) / topology.num_devices
     share = compiled.model_flops / topology.num_devices
     seconds = {

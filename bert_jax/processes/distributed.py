@@ -149,33 +149,33 @@ def check_same(values: Mapping[str, Any]) -> None:
     )
 
 
-def barrier(what: str, name: str, seconds: float) -> None:
+def barrier(work: str, name: str, seconds: float) -> None:
     """Waits, in any thread, until every process has reached the barrier of this name.
 
     Args:
-      what: the work that the barrier belongs to, which `cancel` names.
+      work: the work that the barrier belongs to, which `cancel` names.
       name: the barrier, used once.
       seconds: time to wait.
 
     Raises:
-      RuntimeError: a process has cancelled `what`, with its reason, or they have not come in time.
+      RuntimeError: a process has cancelled `work`, with its reason, or they have not come in time.
     """
     if not is_multiprocess():
         return
     _set(_state.client, f"bert_jax/meeting/{name}/{_state.process_id}", "")
     until = time.monotonic() + seconds
     while len(_all(_state.client, f"bert_jax/meeting/{name}")) < _state.num_processes:
-        if reason := _get(_state.client, f"bert_jax/off/{what}"):
+        if reason := _get(_state.client, f"bert_jax/off/{work}"):
             raise RuntimeError(reason)
         if time.monotonic() > until:
             raise RuntimeError(f"not every process came within {seconds:g} seconds")
         time.sleep(_POLL_SECONDS / 10)
 
 
-def cancel(what: str, reason: str) -> None:
-    """Makes the barriers of `what` raise RuntimeError with the reason, on every process."""
+def cancel(work: str, reason: str) -> None:
+    """Makes the barriers of `work` raise RuntimeError with the reason, on every process."""
     if is_multiprocess():
-        _set(_state.client, f"bert_jax/off/{what}", reason)
+        _set(_state.client, f"bert_jax/off/{work}", reason)
 
 
 class StopNotice:

@@ -89,12 +89,12 @@ def _check_description(workdir, run, params, tokenizer):
     """Raises UserError if run.json of fine-tuning, the tokenizer and the parameters do not belong together."""
     _check_vocabulary(workdir, params, tokenizer)
     rows, labels = params["encoder"]["embeddings"]["word"]["embedding"].shape[0], run["head"]["num_labels"]
-    for what, number, expected in (
+    for key, number, expected in (
         ("model.vocab_size", run["model"]["vocab_size"], rows), ("the number of labels", len(run["labels"]), labels),
     ):  # fmt: skip
         if number != expected:
             raise UserError(
-                f"{workdir}/run.json: {what} is {number:,}; expected {expected:,}, as the model has: the file was "
+                f"{workdir}/run.json: {key} is {number:,}; expected {expected:,}, as the model has: the file was "
                 "changed or damaged"
             )
 

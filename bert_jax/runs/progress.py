@@ -215,17 +215,17 @@ def sparkline(values: "deque[float] | list[float]") -> str:
 
 def fit_width(text: str, width: int) -> str:
     """Returns a text cut to a number of columns; colours take none, and end where the text is cut."""
-    shown, out, at = 0, [], 0
-    while at < len(text):
-        if text[at] == "\x1b":
-            end = text.index("m", at) + 1
-            out.append(text[at:end])
-            at = end
+    shown, out, position = 0, [], 0
+    while position < len(text):
+        if text[position] == "\x1b":
+            end = text.index("m", position) + 1
+            out.append(text[position:end])
+            position = end
             continue
         if shown == width:
             return "".join(out) + ("\x1b[0m" if "\x1b" in text else "")
-        out.append(text[at])
-        shown, at = shown + 1, at + 1
+        out.append(text[position])
+        shown, position = shown + 1, position + 1
     return "".join(out)
 
 

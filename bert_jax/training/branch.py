@@ -40,8 +40,8 @@ def source(config: ml_collections.ConfigDict) -> Pretrained:
     name, step = workdir_lib.split_step(config.init_from)
     kind = workdir_lib.read(workdir_lib.to_path(name))[0].get("kind") if workdir_lib.holds_run(name) else "model"
     if kind:
-        found = "a run of fine-tuning" if kind == "finetune" else "no run's workdir"
-        raise UserError(f"{where} is {found}; expected one of pre-training, or config.init_state=parameters")
+        folder_kind = "a run of fine-tuning" if kind == "finetune" else "no run's workdir"
+        raise UserError(f"{where} is {folder_kind}; expected one of pre-training, or config.init_state=parameters")
     if checkpoints.is_average(step):
         raise UserError(f"{where} is an average, which has no moments; expected the step of one checkpoint")
     workdir = workdir_lib.to_path(name)
@@ -125,13 +125,13 @@ def start(
 
 def _goes_on(config, theirs, done):
     """Returns in words where a branch goes on, and in which phase, where the other run's phases have other borders."""
-    here, there = (phases(settings) for settings in (config, theirs))
-    if [phase.stop for phase in here] == [phase.stop for phase in there]:
+    own_phases, other_phases = (phases(settings) for settings in (config, theirs))
+    if [phase.stop for phase in own_phases] == [phase.stop for phase in other_phases]:
         return f"goes on at step {done:,}"
-    now, before = phase_at(here, done), phase_at(there, max(0, done - 1))
+    now, before = phase_at(own_phases, done), phase_at(other_phases, max(0, done - 1))
     phase, other = (
         f"phase {part.index + 1} of {len(whole)} (steps {part.start:,} to {part.stop:,})"
-        for part, whole in ((now, here), (before, there))
+        for part, whole in ((now, own_phases), (before, other_phases))
     )
     return f"goes on at step {done:,}, in {phase}, after {other}"
 

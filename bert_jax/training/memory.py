@@ -64,10 +64,10 @@ class Need:
 
     @property
     def total(self) -> int:
-        return max(self.step, self.evaluation) + self.beside
+        return max(self.step, self.evaluation) + self.overhead
 
     @property
-    def beside(self) -> int:
+    def overhead(self) -> int:
         """Bytes that are taken whatever the step needs."""
         return self.saving + self.process
 
@@ -79,14 +79,14 @@ def estimate(steps: Steps, before: Need | None = None) -> Need:
       steps: the run's programs.
       before: what the run needs without a change that concerns its training step alone.
     """
-    beside = steps.beside_bytes()
-    state = extrapolated(steps.state_bytes, steps) + beside
+    frozen = steps.frozen_bytes()
+    state = extrapolated(steps.state_bytes, steps) + frozen
 
     def trained(layers):
         lowered, unread = steps.train(layers)
         return program_bytes(lowered, steps.mesh) + unread
 
-    step = extrapolated(trained, steps) + beside
+    step = extrapolated(trained, steps) + frozen
     if before:
         local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
         return dataclasses.replace(before, step=local * max(step, state))
@@ -181,7 +181,7 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
         finding = _Finding(**distributed.broadcast(lambda: own))
     if chosen and not begun:
         config.train.microbatches = finding.microbatches
-        say(f"config.train.microbatches: {finding.microbatches}, the fewest that fit" + finding.why)
+        say(f"config.train.microbatches: {finding.microbatches}, the fewest that fit" + finding.reason)
     if not finding.message or config.train.memory_check == "off":
         return
     if finding.refused and config.train.memory_check == "refuse":
@@ -191,10 +191,10 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Finding:
-    """What `check` finds: number of microbatches, why, and the message about a run that does not fit."""
+    """What `check` finds: number of microbatches, the reason, and the message about a run that does not fit."""
 
     microbatches: int = 1
-    why: str = ""
+    reason: str = ""
     message: str = ""
     refused: bool = False
 
@@ -202,7 +202,7 @@ class _Finding:
 def _judge(steps, free, search):
     """Estimates a run; `search`: whether to choose the number of microbatches."""
     microbatches = steps.config.train.microbatches
-    state = extrapolated(steps.state_bytes, steps) + steps.beside_bytes()
+    state = extrapolated(steps.state_bytes, steps) + steps.frozen_bytes()
     local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
     if local * state > FAR * free:
         return _Finding(microbatches, message=_state_too_large(steps, local * state, free), refused=True)
@@ -297,12 +297,12 @@ def _out_of_memory(steps, error):
 
 
 def _too_large(steps, need, free):
-    what = "an evaluation" if need.evaluation > need.step else "a step"
+    program = "an evaluation" if need.evaluation > need.step else "a step"
     rows = max(steps.batch_sizes())
     place = "free on this machine" if _on_cpu(steps.mesh) else f"on a {steps.mesh.devices.flat[0].device_kind}"
     verb = "needs about" if need.total > free else "nearly fills the memory: it needs about"
     return (
-        f"config.data.batch_size={rows}: {what} {verb} {machine.in_words(need.total)}, and "
+        f"config.data.batch_size={rows}: {program} {verb} {machine.in_words(need.total)}, and "
         f"{machine.in_words(free)} are {place}; {advice(steps, need, free)}"
     )
 
@@ -324,10 +324,10 @@ def _with_microbatches(steps, need, free):
     estimated, and from then on for what these two tell: a number that cannot fit so is left out.
     """
     now, fixed = steps.config.train.microbatches, need.state
-    if need.evaluation + need.beside > NEAR * free:
+    if need.evaluation + need.overhead > NEAR * free:
         return
     for count in microbatch_counts(steps):
-        if count <= now or fixed + (need.step - fixed) * now / count + need.beside > NEAR * free:
+        if count <= now or fixed + (need.step - fixed) * now / count + need.overhead > NEAR * free:
             continue
         tried = estimate(steps.changed({"train.microbatches": count}), need)
         yield count, tried
@@ -344,14 +344,14 @@ def microbatch_counts(steps: Steps) -> list[int]:
 def _changes(steps, need, free):
     """Yields (change, what the run then needs), cheapest first."""
     limit, fixed = NEAR * free, {}
-    if need.evaluation + need.beside > limit:  # nothing below makes the evaluation smaller
+    if need.evaluation + need.overhead > limit:  # nothing below makes the evaluation smaller
         fixed = _smaller_evaluation(steps, need, limit)
         if not fixed:
             return
         steps = steps.changed(fixed)
         need = estimate(steps)
         yield fixed, need
-    if need.step + need.beside <= limit:
+    if need.step + need.overhead <= limit:
         return
     for count, tried in _with_microbatches(steps, need, free):
         yield {"train.microbatches": count} | fixed, tried
@@ -375,7 +375,7 @@ def _smaller_evaluation(steps, need, limit):
     """Returns the change of train.eval_batch_size by which an evaluation fits by its share; {} if none does."""
     shards = sharding.num_shards(steps.mesh, sharding.BATCH_AXES)
     rows = steps.config.train.eval_batch_size or max(steps.batch_sizes())
-    size, fixed = rows, need.state + need.beside
+    size, fixed = rows, need.state + need.overhead
     while size > shards and fixed + (need.evaluation - need.state) * size / rows > 0.9 * limit:
         size = max(shards, size // 2 // shards * shards)
     return {"train.eval_batch_size": size} if size < rows else {}

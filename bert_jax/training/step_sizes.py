@@ -49,8 +49,8 @@ class Steps(Protocol):
         """Returns more bytes than the run needs on a device, by a generous count of its largest arrays."""
         ...
 
-    def beside_bytes(self) -> int:
-        """Returns the bytes of the state that belong to none of `layers`."""
+    def frozen_bytes(self) -> int:
+        """Returns the bytes of the state that belong to frozen layers, which models of few `layers` lack."""
         ...
 
     def train(self, layers: int) -> tuple[Any, int]:
@@ -190,7 +190,7 @@ class PretrainingSteps:
             ))  # fmt: skip
         return round(3 * state + max(step, evaluation))
 
-    def beside_bytes(self) -> int:
+    def frozen_bytes(self) -> int:
         return 0
 
     def train(self, layers: int) -> tuple[Any, int]:

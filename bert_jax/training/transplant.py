@@ -71,8 +71,8 @@ def changes_of_positions(old: Spec, new: Spec, rule: str) -> list[str]:
     notes = []
     for key in ("max_positions", *(ROTARY if new.has_rotary_positions else ())):
         before, after = getattr(old, key), getattr(new, key)
-        how = f" ({rule})" if key == "max_positions" and rule else ""
-        notes += [f"{key} from {before:,g} to {after:,g}{how}"] if before != after else []
+        extension = f" ({rule})" if key == "max_positions" and rule else ""
+        notes += [f"{key} from {before:,g} to {after:,g}{extension}"] if before != after else []
     return notes
 
 

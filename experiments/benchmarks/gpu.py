@@ -133,22 +133,22 @@ def main():
         sys.exit(f"error: --only={options.only}: expected some of {', '.join(known)}")
     lines = [*introduction(machine, options), "", SMOKE_HEADER if smoke else HEADER]
     print("\n".join(lines), flush=True)
-    for what in options.what.split(","):
+    for work in options.what.split(","):
         for size, length in ((size, length) for size in sizes for length in lengths):
             if wanted and f"{size}-{length}" not in wanted:
                 continue
             slots, candidates = lengths[length]
             job = {
-                "what": what, "sizes": sizes[size], "length": length, "slots": slots, "dtype": options.dtype,
+                "what": work, "sizes": sizes[size], "length": length, "slots": slots, "dtype": options.dtype,
                 "kernel": options.kernel or ("cudnn" if machine["gpu"] else "xla"), "remat": options.remat,
                 "scan": options.scan, "microbatches": options.microbatches, "logits_chunk": options.logits_chunk,
                 "torch_head": options.torch_head, "torch_backend": options.torch_backend, "rounds": options.rounds,
                 "steps": options.steps or (2 if smoke else 10), "matrix": 8192 if machine["gpu"] else 512,
             }  # fmt: skip
             if smoke:
-                row = ran(f"{size} {what}", job | {"rows": options.rows or candidates[0]}, options.limit)
+                row = ran(f"{size} {work}", job | {"rows": options.rows or candidates[0]}, options.limit)
             else:
-                row = compare(f"{size} {what}", job, (options.rows,) if options.rows else candidates, options.limit)
+                row = compare(f"{size} {work}", job, (options.rows,) if options.rows else candidates, options.limit)
             lines.append(f"| {' | '.join(row)} |")
             print(lines[-1], flush=True)
     output = options.output or (RESULTS if machine["gpu"] and not (smoke or wanted) else None)

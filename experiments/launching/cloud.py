@@ -195,10 +195,10 @@ def _resources(values):
 def _infra(values):
     """Returns cloud/region/zone, as far as they are given."""
     parts = [part for part in values.get("infra", "").split("/") if part]
-    for at, key in ((1, "region"), (2, "zone")):
+    for place, key in ((1, "region"), (2, "zone")):
         if key in values:
-            parts += ["*"] * (at + 1 - len(parts))
-            parts[at] = values[key]
+            parts += ["*"] * (place + 1 - len(parts))
+            parts[place] = values[key]
     return "/".join(parts)
 
 
@@ -311,17 +311,17 @@ def _queue(sky):
     return ended | {name: state for _, name, state in jobs if not state.startswith(_ENDED)}
 
 
-def _run(line, what):
+def _run(line, action):
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         message = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [f"exit code {done.returncode}"]
-        raise UserError(f"{what}: {message[0]}")
+        raise UserError(f"{action}: {message[0]}")
 
 
 def _sky():
     """Returns the path of SkyPilot's command, in this environment or on PATH."""
-    beside = pathlib.Path(sys.executable).with_name("sky")
-    command = str(beside) if beside.exists() else shutil.which("sky")
+    own = pathlib.Path(sys.executable).with_name("sky")
+    command = str(own) if own.exists() else shutil.which("sky")
     if not command:
         raise UserError(f"--executor=cloud: SkyPilot is missing; expected its command sky: {_SKY}")
     return command

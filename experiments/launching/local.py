@@ -118,7 +118,7 @@ def _start(folder, share):
     return process
 
 
-def cores_here() -> list[int]:
+def allowed_cores() -> list[int]:
     """Returns the numbers of the cores that this process may use; all cores if the system does not say (macOS)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
@@ -155,7 +155,7 @@ def _name(folder):
 
 def _shares(jobs):
     """Returns (cores, environment) for each job that runs at a time."""
-    cores = cores_here()
+    cores = allowed_cores()
     gpus = _gpus()
     if gpus:
         number = jobs or len(gpus)

@@ -38,7 +38,7 @@ def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row
     theirs = torch_model(ours, torch.float32)
     batch = batch_of(ours, np.random.default_rng(seed))
     expected = reference(theirs, ours, batch)
-    actual = compute_here(ours, batch)
+    actual = compute_ours(ours, batch)
     errors = {
         "hidden states": max(error(a, b) for a, b in zip(actual["hidden"], expected["hidden"], strict=True)),
         "logits": max((error(actual[key], expected[key]) for key in expected if "logits" in key), default=0.0),
@@ -209,7 +209,7 @@ def _torch_labels(spec, batch):
     return arrays
 
 
-def compute_here(ours, batch, step: bool = True) -> dict:
+def compute_ours(ours, batch, step: bool = True) -> dict:
     """Returns the same as `reference` computed by bert_jax; "after" only with `step`."""
     model, spec = ours.model, ours.model.spec
     every = {name: array for name, array in batch.items() if name != "masked_positions"}

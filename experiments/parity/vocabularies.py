@@ -181,10 +181,10 @@ def eurobert(folder, name, vocab, merges, ends=False) -> Named:
     tokenizer.decoder = decoders.ByteLevel()
     begin, end, mask = "<|begin_of_text|>", "<|end_of_text|>", "<|mask|>"
     tokenizer.add_special_tokens([begin, end, mask, "<|parallel_sep|>", "<|reserved_special_token_0|>"])
-    one = f"{begin}:0 $A:0 {end}:0" if ends else f"{begin}:0 $A:0"
-    two = f"{begin}:1 $B:1 {end}:1" if ends else f"{begin}:1 $B:1"
+    first = f"{begin}:0 $A:0 {end}:0" if ends else f"{begin}:0 $A:0"
+    second = f"{begin}:1 $B:1 {end}:1" if ends else f"{begin}:1 $B:1"
     ids = [(token, tokenizer.token_to_id(token)) for token in (begin, end)]
-    template = processors.TemplateProcessing(single=one, pair=f"{one} {two}", special_tokens=ids)
+    template = processors.TemplateProcessing(single=first, pair=f"{first} {second}", special_tokens=ids)
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), template])
     roles = {"bos_token": begin, "eos_token": end, "mask_token": mask, "pad_token": end}
     return _generic(folder, name, "eurobert", tokenizer, **roles)
@@ -202,8 +202,8 @@ def unigram(path: pathlib.Path, special: list[str]) -> pathlib.Path:
         if piece.endswith("?"):
             model.trainer_spec.unk_id = i
     ordinary = ["\u2581", *(f"\u2581{word}" for word in _WORDS), *(word for word in _WORDS if len(word) > 1)]
-    there = {piece.piece for piece in model.pieces}
-    for i, piece in enumerate(piece for piece in [*ordinary, *_CHARACTERS] if piece not in there):
+    known = {piece.piece for piece in model.pieces}
+    for i, piece in enumerate(piece for piece in [*ordinary, *_CHARACTERS] if piece not in known):
         model.pieces.add(piece=piece, score=-4.0 - i / 16)  # exact in float32
     model.trainer_spec.model_type = model.trainer_spec.UNIGRAM
     model.normalizer_spec.name = "identity"

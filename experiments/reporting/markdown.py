@@ -181,7 +181,10 @@ def _spread(results, compared):
     single = []
     for measured in compared:
         key = measured.measure.key
-        by_arm = {arm: [job.each[key] for job in results.done(arm) if key in job.each] for arm in measured.values}
+        by_arm = {
+            arm: [job.seed_scores[key] for job in results.done(arm) if key in job.seed_scores]
+            for arm in measured.values
+        }
         if not any(by_arm.values()):
             continue
         parts = {arm: statistics.components(scores) for arm, scores in by_arm.items()}
@@ -253,8 +256,8 @@ def _code_and_devices(results):
     code = _grouped(started, lambda start: (start.commit, start.diff))
     for (commit, diff), jobs in code.items():
         changes = f"with local changes ({_code(diff)} in the jobs' folders)" if diff else "without local changes"
-        what = f"Git commit {_code(commit)}, {changes}" if commit else "An unknown git commit"
-        lines.append(f"{what}: {_jobs(jobs, results)}.")
+        code_name = f"Git commit {_code(commit)}, {changes}" if commit else "An unknown git commit"
+        lines.append(f"{code_name}: {_jobs(jobs, results)}.")
     if len(code) > 1:
         lines.append("**Not all jobs ran the same code: a difference between arms may be caused by the code.**")
     devices = _grouped(started, lambda start: start.devices or "unknown")

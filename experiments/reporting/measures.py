@@ -93,17 +93,17 @@ def _draw_values(axes, arms, measured, path):
     _rows(axes, measured)
     places = {arm: row for row, arm in enumerate(measured.values)}
     means = {arm: float(np.mean(list(values.values()))) for arm, values in measured.values.items() if values}
-    beside = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
+    label_style = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
     for test in measured.comparisons if path else ():
         if test.first in means and test.arm in means:
-            before, here = means[test.first], means[test.arm]
+            before, after = means[test.first], means[test.arm]
             rows = places[test.first], places[test.arm]
             axes.plot([before, before], rows, "-", color=_GREY, linewidth=0.7)
-            axes.plot([before, here], [rows[1]] * 2, "-", color=_colour(test), linewidth=3, solid_capstyle="butt")
+            axes.plot([before, after], [rows[1]] * 2, "-", color=_colour(test), linewidth=3, solid_capstyle="butt")
     for arm, values in measured.values.items():
         style, row, figures = look(arms, arm), places[arm], list(values.values())
-        axes.text(-_PAD / _VALUES, row, f"{arm} (n = {len(values)})", ha="right", **beside)
-        axes.text(1 + _PAD / _VALUES, row, _mean_text(values), **beside)
+        axes.text(-_PAD / _VALUES, row, f"{arm} (n = {len(values)})", ha="right", **label_style)
+        axes.text(1 + _PAD / _VALUES, row, _mean_text(values), **label_style)
         # One below the other in the order of seeds, so that equal values stay visible.
         offsets = (0.09 * (np.arange(len(figures)) - (len(figures) - 1) / 2)).clip(-0.36, 0.36)
         axes.plot(figures, row + offsets, style.marker, color=style.colour, markersize=4, alpha=0.8)
@@ -124,8 +124,8 @@ def _draw_differences(axes, arms, measured, path):
     axes.axvline(0, color=_GREY, linewidth=1)
     for test in measured.comparisons:
         row, style = rows[test.arm], look(arms, test.arm)
-        beside = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
-        axes.text(1 + _PAD / _DIFFERENCES, row, _test_text(test, path), **beside)
+        label_style = {"transform": axes.get_yaxis_transform(), "va": "center_baseline", "clip_on": False}
+        axes.text(1 + _PAD / _DIFFERENCES, row, _test_text(test, path), **label_style)
         if test.paired.n == 0:
             continue
         if test.paired.low is not None:

@@ -48,7 +48,7 @@ class Job:
       starts: the job's starts, in order.
       rows: rows of metrics.jsonl of pre-training, and of along.jsonl.
       bad_seeds: failed fine-tuning seeds by task.
-      each: scores of the fine-tuning seeds of a finished job, by the key of the measure; nan if not finite.
+      seed_scores: scores of the fine-tuning seeds of a finished job, by the key of the measure; nan if not finite.
       tuned: fine-tuning rate that was chosen, by task.
     """
 
@@ -66,7 +66,7 @@ class Job:
     starts: Sequence[Start] = ()
     rows: Sequence[Mapping[str, Any]] = ()
     bad_seeds: Mapping[str, Sequence[int]] = dataclasses.field(default_factory=dict)
-    each: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    seed_scores: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     tuned: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
@@ -154,7 +154,7 @@ def read(workdir: pathlib.Path) -> Results:
         seeds=seeds,
         measures=_measures(record, arms),
         evaluation=record.get("evaluation", dict | None),
-        fine_tuning=record.each("fine_tuning", FineTuning),
+        fine_tuning=record.objects("fine_tuning", FineTuning),
         published=_published(record),
         notes=record.strings("notes"),
         against=record.get("against", dict, {}),
@@ -181,8 +181,8 @@ class _Record:
             return default
         value = self._record.get(key)
         if key not in self._record or not isinstance(value, kind) or isinstance(value, bool):
-            what = _short(value) if key in self._record else "nothing"
-            raise UserError(f"{self._path}: {key}: found {what}; expected {getattr(kind, '__name__', kind)}")
+            value_text = _short(value) if key in self._record else "nothing"
+            raise UserError(f"{self._path}: {key}: found {value_text}; expected {getattr(kind, '__name__', kind)}")
         return value
 
     def strings(self, key):
@@ -191,7 +191,7 @@ class _Record:
             raise UserError(f"{self._path}: {key}: found {_short(values)}; expected strings")
         return values
 
-    def each(self, key, kind):
+    def objects(self, key, kind):
         try:
             return [kind(**value) for value in self.get(key, list)]
         except TypeError as error:
@@ -207,7 +207,7 @@ class _Record:
 
 
 def _measures(record, arms):
-    measures = record.each("measures", Measure)
+    measures = record.objects("measures", Measure)
     for measure in measures:
         if set(measure.only) - set(arms):
             raise UserError(
@@ -253,7 +253,7 @@ def _job(workdir, arm, seed):
         amounts = {key: result.get(key, int | float, None) for key in ("steps", "tokens", "epochs")}
         tuned = {task: search["chosen"] for task, search in result.get("tuning", dict, {}).items()}
         figures = result.numbers("figures")
-        return dataclasses.replace(job, figures=figures, each=_each(result), tuned=tuned, **amounts)
+        return dataclasses.replace(job, figures=figures, seed_scores=_seed_scores(result), tuned=tuned, **amounts)
     if job.state == FAILED:
         failed = _Record(folder / "failed.json")
         lines = [line for line in failed.strings("lines") if line.strip()]
@@ -262,7 +262,7 @@ def _job(workdir, arm, seed):
     return dataclasses.replace(job, last_line="".join(folders.last_lines(folder)[-1:]))
 
 
-def _each(result):
+def _seed_scores(result):
     scores = result.get("each", dict, {})
     return {key: [_finite(score) for score in values] for key, values in scores.items()}
 
@@ -302,8 +302,8 @@ def _bad_seeds(folder):
 
 
 def _others(workdir, names):
-    names_there = (path.parent.relative_to(workdir).as_posix() for path in workdir.glob("*/seed-*/job.json"))
-    return sorted(set(names_there) - set(names))
+    existing = (path.parent.relative_to(workdir).as_posix() for path in workdir.glob("*/seed-*/job.json"))
+    return sorted(set(existing) - set(names))
 
 
 def _corpus(workdir, directory):

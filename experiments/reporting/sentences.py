@@ -30,8 +30,8 @@ def direction(measure: Measure) -> str:
 
 def listed(words: Sequence) -> str:
     """Returns "a, b and c"."""
-    *most, last = [str(word) for word in words]
-    return f"{', '.join(most)} and {last}" if most else last
+    *first, last = [str(word) for word in words]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def counted(count: int, noun: str) -> str:

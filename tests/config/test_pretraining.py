@@ -142,9 +142,9 @@ def test_command_lines(tmp_path):
         (["--config.data.corpus=x", "--config", "quickstart", f"--workdir={tmp_path}/w"], "x: no such corpus"),
         (["--config=quickstart", "--config.data.phases=abc", f"--workdir={tmp_path}/w"], "phases"),
     ]
-    for arguments, message in cases:
+    for command_line, message in cases:
         done = subprocess.run(
-            [sys.executable, "-m", "bert_jax.pretrain", *arguments],
+            [sys.executable, "-m", "bert_jax.pretrain", *command_line],
             capture_output=True,
             text=True,
             timeout=LONGEST_WAIT,

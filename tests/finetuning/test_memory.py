@@ -51,7 +51,7 @@ def test_an_estimate_from_few_layers_is_what_the_compiler_reports_of_all(steps, 
     made.__dict__["_learner"] = lambda layers: learner
     lowered, unread = made.train(made.layers)
     assert need.step == pytest.approx(memory.program_bytes(lowered, made.mesh) + unread, rel=0.05)
-    assert made.beside_bytes() < need.step < made.rough()
+    assert made.frozen_bytes() < need.step < made.rough()
 
 
 def _whole(steps):

@@ -27,7 +27,7 @@ def test_agrees_with_transformers(golden, tmp_path, name):
     (folder / "config.json").write_text(str(golden[f"{name}/config"]))
     safetensors.numpy.save_file(group("weights/"), folder / "model.safetensors", metadata={"format": "pt"})
     random_models.tiny_vocabulary(folder, fairseq=False)
-    actual = models.compute_here(huggingface.read(folder), group("batch/"), step=False)
+    actual = models.compute_ours(huggingface.read(folder), group("batch/"), step=False)
     for ours, theirs in zip(actual["hidden"], golden[f"{name}/hidden"], strict=True):
         assert models.error(ours, theirs) < models.BARS["hidden states"]
     for key, theirs in group("logits").items():

@@ -328,7 +328,9 @@ def test_combinations_that_cannot_work_are_refused(switches, message):
 def test_every_refusal_has_a_case():
     cases = test_combinations_that_cannot_work_are_refused.pytestmark[0].args[1]
     base = {**config_lib.base().model.to_dict(), **SIZES}
-    met = {i for switches, _ in cases for i, one in enumerate(architecture.REFUSALS) if one.when({**base, **switches})}
+    met = {
+        i for switches, _ in cases for i, rule in enumerate(architecture.REFUSALS) if rule.applies({**base, **switches})
+    }
     assert met == set(range(len(architecture.REFUSALS)))
 
 

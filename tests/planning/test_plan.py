@@ -374,7 +374,7 @@ def test_a_generator_is_counted(config, libtpu):
     config.data.format = "full_sentences"
     (phase,) = config_lib.phases(config)
     compiled = compilation.compile_phase(config, chips.parse("v5e:2x2"), phase)
-    (generator,) = compiled.beside
+    (generator,) = compiled.other_specs
     assert generator.hidden_size == 64 and compiled.spec.hidden_size == 128
     expected = sum(flops.step_flops(spec, compiled.rows, 128, 8) for spec in (compiled.spec, generator))
     assert compiled.model_flops == expected and compiled.parameters * 4 == compiled.memory.parameters

@@ -114,7 +114,7 @@ def test_a_task_learns_the_same(name, pooling, problem):
     loss_of_rows, count_of_rows, gradient_of_rows, outputs_of_rows = learned(rows)
     assert float(count_of_rows) == float(count) > 0
     same((loss_of_rows, gradient_of_rows), (loss, gradient), f"{name} {pooling}")
-    places = packing.Places.of(LENGTHS[MEMBERS], FIRST)
+    places = packing.Places.from_lengths(LENGTHS[MEMBERS], FIRST)
     for row, place, text in zip(places.row, places.number, MEMBERS, strict=True):
         begin, length = rows["cls_positions"][row, place], LENGTHS[text]
         if name == "sequence_classification":

@@ -83,7 +83,7 @@ class Sample:
         reasons = []
         try:
             for paragraph in readers.read_bytes(
-                part, self._options, lambda where, why, _: reasons.append((where, why))
+                part, self._options, lambda place, reason, _: reasons.append((place, reason))
             ):
                 text = join_lines(paragraph)
                 characters_per_byte = len(text) / max(1, len(text.encode()))

@@ -301,7 +301,7 @@ class MultiLabel(Labels):
         return metrics.multi_label(labels, logits > 0)
 
     def gold(self, label):
-        return [name for name, on in zip(self.names, label, strict=True) if on]
+        return [name for name, is_set in zip(self.names, label, strict=True) if is_set]
 
     def answer(self, logits):
         scores = 1.0 / (1.0 + np.exp(-logits))
@@ -411,10 +411,10 @@ def _label_name(value, class_names, where, declared):
 def _no_label(table, i, column, names):
     """Returns the error for a record without a label."""
     value = table.columns[column][i]
-    found = f" (found {value!r})" if value not in (None, "") else ""
-    also = ", or config.task.labels with this name" if found and isinstance(value, str) else ""
+    value_text = f" (found {value!r})" if value not in (None, "") else ""
+    also = ", or config.task.labels with this name" if value_text and isinstance(value, str) else ""
     expected = f"one of {_shortened(names)}" if names else "a name or a number"
-    return UserError(f"{table.where(i)}: no label in {column!r}{found}; expected {expected}{also}")
+    return UserError(f"{table.where(i)}: no label in {column!r}{value_text}; expected {expected}{also}")
 
 
 def _check_classes(table, column, names):
@@ -552,13 +552,13 @@ def _check_separators(table, of_records, occurring):
             parts = [part for part in _OTHER_SEPARATORS.split(name) if part]
             joined = [part for part in _MARKS_BETWEEN.split(name) if part]
             if len(parts) > 1 and all(part in occurring for part in parts):
-                what = "which are labels too"
+                relation = "which are labels too"
             elif len(joined) > 1 and all(part in occurring or len(of_joined[part]) > 1 for part in joined):
-                parts, what = joined, "which other labels join too"
+                parts, relation = joined, "which other labels join too"
             else:
                 continue
             raise UserError(
-                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {what}; "
+                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {relation}; "
                 "expected | or commas between labels, or config.task.labels that name it"
             )
 

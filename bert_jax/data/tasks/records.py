@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import _moved, files
 from bert_jax.config import listed
 from bert_jax.config.schema import closest
 from bert_jax.data import hashing, hf_source, parquet, tfds_source
@@ -176,7 +176,7 @@ def notes_of(train: Table, held_out: Mapping[str, Table], test: Table | None) ->
     return list(dict.fromkeys(note for table in tables for note in table.notes))
 
 
-def names_beside(names: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
+def output_names(names: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
     """Returns the name under which each column of a record comes back beside an answer.
 
     Args:
@@ -301,14 +301,14 @@ def _delimited(path, kind, header, wanted, optional, notes, keep):
     notes += layout.notes
     columns = layout.columns
     places = [columns.index(name) if name in columns else None for name in (*wanted, *optional)]
-    beside = [(name, place) for place, name in enumerate(columns) if name not in (*wanted, *optional)] if keep else []
+    others = [(name, place) for place, name in enumerate(columns) if name not in (*wanted, *optional)] if keep else []
     empty = []
     for number, row in text_files.rows(path, layout):
         if len(row) > 1 and not "".join(row).strip():
             empty.append(number)
             continue
         values = tuple(None if place is None else row[place] for place in places)
-        yield number, values, {name: row[place] for name, place in beside}
+        yield number, values, {name: row[place] for name, place in others}
     if empty:
         notes.append(f"{path}: {len(empty):,} rows without any value were skipped, the first in line {empty[0]}")
 
@@ -356,14 +356,14 @@ def _parquet(path, wanted, optional, notes, keep):
                 f"{path}: no column {missing[0]!r}; found {', '.join(existing)}{closest(missing[0], existing)}"
             )
         names = [name for name in (*wanted, *optional) if name in existing]
-        beside = [name for name in existing if name not in names] if keep else []
+        others = [name for name in existing if name not in names] if keep else []
         number = 0
-        for batch in file.iter_batches(_AT_ONCE, columns=[*names, *beside]):
-            columns = {name: parquet.values(batch.column(name)) for name in (*names, *beside)}
+        for batch in file.iter_batches(_AT_ONCE, columns=[*names, *others]):
+            columns = {name: parquet.values(batch.column(name)) for name in (*names, *others)}
             for i in range(batch.num_rows):
                 number += 1
                 values = (columns[name][i] if name in columns else None for name in (*wanted, *optional))
-                yield number, tuple(values), {name: columns[name][i] for name in beside}
+                yield number, tuple(values), {name: columns[name][i] for name in others}
 
 
 def _parquet_names(path):
@@ -448,11 +448,11 @@ def _read_hf(item, key, wanted, optional, keep):
     source = hf_source.open_split(item, key)
     source.check_columns(wanted, key)
     asked = [name for name in (*wanted, *optional) if name in source.columns]
-    beside = [name for name in source.columns if name not in asked] if keep else []
+    others = [name for name in source.columns if name not in asked] if keep else []
     records = []
-    for index, record in source.records([*asked, *beside]):
+    for index, record in source.records([*asked, *others]):
         values = (record.get(name) for name in (*wanted, *optional))
-        records.append((index, tuple(values), {name: record[name] for name in beside}))
+        records.append((index, tuple(values), {name: record[name] for name in others}))
     if not records:
         raise UserError(f"{key}={item}: found no record; expected at least one")
     names = {name: classes for name, classes in source.class_names.items() if name in asked}
@@ -468,3 +468,7 @@ def _plain(value):
     if isinstance(value, np.ndarray | list | tuple):
         return [_plain(part) for part in value]
     return value.item() if isinstance(value, np.generic) else value
+
+
+def __getattr__(name):
+    return _moved.find("data.tasks.records", name)

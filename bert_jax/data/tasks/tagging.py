@@ -150,8 +150,8 @@ class TokenTask:
 
     def _scores(self, gold, predicted):
         pairs = [
-            [pair for pair in zip(*both, strict=True) if pair[0] is not None]
-            for both in zip(gold, predicted, strict=True)
+            [pair for pair in zip(*sentence_tags, strict=True) if pair[0] is not None]
+            for sentence_tags in zip(gold, predicted, strict=True)
         ]
         gold, predicted = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
         return metrics.entities(gold, predicted, self.scheme) if self.scheme else metrics.tags(gold, predicted)
@@ -220,8 +220,8 @@ class TokenTask:
                 f"{table.where(i, j)}: {known[i][j]}, read as {converted[i][j]}"
             )
         return [
-            [new if old is not None else None for old, new in zip(*both, strict=True)]
-            for both in zip(tags, converted, strict=True)
+            [new if old is not None else None for old, new in zip(*sentence_tags, strict=True)]
+            for sentence_tags in zip(tags, converted, strict=True)
         ]
 
     def _scheme_of(self, tags, scheme):

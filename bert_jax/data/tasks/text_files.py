@@ -178,9 +178,9 @@ def _fields(header, delimiter):
 def _likeliest(by_delimiter, wanted):
     """Returns the delimiter that gives most of the wanted columns, or else, where the first gives one, most columns."""
     first = next(iter(by_delimiter))
-    most = max(by_delimiter, key=lambda delimiter: len(set(wanted) & set(by_delimiter[delimiter])))
-    if set(wanted) & set(by_delimiter[most]):
-        return most
+    likeliest = max(by_delimiter, key=lambda delimiter: len(set(wanted) & set(by_delimiter[delimiter])))
+    if set(wanted) & set(by_delimiter[likeliest]):
+        return likeliest
     return max(by_delimiter, key=lambda other: len(by_delimiter[other])) if len(by_delimiter[first]) == 1 else first
 
 

@@ -147,20 +147,20 @@ def is_cutting(value: Any) -> bool:
     return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
-def cut(text: str, how: Mapping[str, Any]) -> list[tuple[int, int]]:
+def cut(text: str, rules: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Returns [start, end) of each word of a text, in code points.
 
     Args:
       text: the text.
-      how: as `cutting` returns it.
+      rules: as `cutting` returns it.
     """
-    marks, whole = set(how["marks"]), set(how["whole"])
-    inner, divided = set(how.get("inner", ())), set(how.get("divided", ()))
+    marks, whole = set(rules["marks"]), set(rules["whole"])
+    inner, divided = set(rules.get("inner", ())), set(rules.get("divided", ()))
     pieces = [match.span() for match in re.finditer(r"\S+", text)]
     is_cut = any(text[start:end] in marks and text[start:end] in _ALONE for start, end in pieces)
     words = []
     for piece in pieces:
-        for start, end in _without_wide(text, *piece, how["longest_wide"]):
+        for start, end in _without_wide(text, *piece, rules["longest_wide"]):
             if is_cut:
                 words.append((start, end))
                 continue

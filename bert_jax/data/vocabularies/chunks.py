@@ -283,8 +283,8 @@ class UnigramChunks(ByteLevelChunks):
 
     def _keys(self, text):
         assert UnigramChunks._joiners is not None
-        characters, beside_space = UnigramChunks._joiners
-        if not text.isascii() and not characters.isdisjoint(text) and beside_space.search(text):
+        characters, joined_to_space = UnigramChunks._joiners
+        if not text.isascii() and not characters.isdisjoint(text) and joined_to_space.search(text):
             return [_DIRECT + text]
         if self._only_spaces and ("\u2581" in text or sum(map(len, text.split())) + text.count(" ") != len(text)):
             return [_DIRECT + text]  # a space before a literal U+2581 is a word too

@@ -65,7 +65,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
     normal = _Normal(tokenizer)
     for cluster, count in _letters(words).items():
         letters += count
-        after = normal.of(cluster)
+        after = normal.changed(cluster)
         if after is not None:
             changes[f"{cluster} to {after or 'nothing'}"] += count
     joined = sum(count for word, count in words.items() if _JOINER.search(word))
@@ -161,7 +161,7 @@ class _Normal:
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer, self._known = tokenizer, {}
 
-    def of(self, cluster: str) -> str | None:
+    def changed(self, cluster: str) -> str | None:
         """Returns what becomes of a letter with its marks; None where it changes at most in case."""
         if cluster not in self._known:
             after = "".join(self._tokenizer.normalized(cluster).split())

@@ -117,6 +117,6 @@ def _load_json(path):
         tokenizer = hf.Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
         raise UserError(f"{path}: not a tokenizer.json: {tokenizer_classes.one_line(error)}") from error
-    named = published.names_beside(path)
+    named = published.special_token_names(path)
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     return HuggingFaceTokenizer(tokenizer, str(path), {role: name for role, name in named.items() if name in vocab})

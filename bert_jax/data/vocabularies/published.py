@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import tokenizers as hf
 
+from bert_jax import _moved
 from bert_jax.data.vocabularies import tokenizer_classes
 from bert_jax.data.vocabularies.tokenizer_classes import CLASSES, CONFIG, STATE, one_line, read_object, text_of
 from bert_jax.errors import UserError
@@ -150,7 +151,7 @@ def has_no_capitals(tokens: list[str], special_ids) -> bool:
     return not any(token != token.lower() for token in ordinary)
 
 
-def names_beside(path: pathlib.Path) -> dict[str, str]:
+def special_token_names(path: pathlib.Path) -> dict[str, str]:
     """Returns the special tokens by role ("cls", "mask", ...) that the files beside a vocabulary name."""
     names, _, _ = _special_tokens(path.parent, read_object(path.parent / CONFIG))
     return _roles(names)
@@ -243,3 +244,7 @@ def _as_token(value):
     if isinstance(value, dict):
         return hf.AddedToken(**{key: field for key, field in value.items() if key != "__type"})
     return value
+
+
+def __getattr__(name):
+    return _moved.find("data.vocabularies.published", name)

@@ -82,7 +82,7 @@ def test_other_columns_are_kept_with_their_types(tmp_path):
 
 
 def test_names_beside_an_answer():
-    assert records.names_beside(("id", "label", "input_label"), ("label", "score")) == {
+    assert records.output_names(("id", "label", "input_label"), ("label", "score")) == {
         "id": "id", "label": "input_input_label", "input_label": "input_label"
     }  # fmt: skip
 
