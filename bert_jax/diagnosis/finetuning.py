@@ -11,15 +11,17 @@ import statistics
 
 from bert_jax import _moved, storage
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config.schema import is_number
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.diagnosis.reading import Run
 from bert_jax.errors import UserError
+from bert_jax.runs import checkpoint_files
 
 FELL_SHARE = 0.1  # of the best score; a smaller fall is a few examples of a small held-out set
 SPREAD = 0.1  # of the score: difference between the best and the worst seed that did not fail
 FEW_STEPS = 100  # a new head learns little in fewer
-NEAR_CHANCE = 0.05  # of the way from chance to a perfect score
+NEAR_CHANCE = 0.15  # of the way from chance to a perfect score
 SAME_ANSWER = 0.99  # share of the predictions that are one and the same
 _CORRELATIONS = ("matthews", "pearson", "spearman")  # whose chance is 0
 _READ_PREDICTIONS = 1 << 14
@@ -41,7 +43,9 @@ def failed_seeds(run: Run) -> Finding | None:
 def near_chance(run: Run) -> Finding | None:
     """Checks for a score that is close to chance, and for a model that gives nearly every example the same answer.
 
-    Chance is what always giving the commonest answer scores; of a correlation it is 0.
+    Chance is what the best constant answer scores; of a correlation it is 0. Near is what is less than NEAR_CHANCE of
+    the way from chance to a perfect score (but less than twice chance, so that a tenth of a hundred classes is not), or
+    what two standard errors of the held-out rows, sampled as shares of right answers are, do not tell from chance.
     """
     seeds = run.summary.get("seeds", ())
     if seeds and 2 * len([seed for seed in seeds if seed.get("failure")]) >= len(seeds):
@@ -50,23 +54,19 @@ def near_chance(run: Run) -> Finding | None:
     if score is None:
         return None
     kind, best = metric.rpartition("/")[2], 100.0 if run.config.task.name == "question_answering" else 1.0
-    baseline = run.summary.get("baseline")
-    chance, chance_name = (baseline, "always giving the commonest answer") if baseline is not None else (0.0, "chance")
-    if kind in _CORRELATIONS:
-        chance, chance_name = 0.0, "chance"
-    elif baseline is None and kind == "accuracy":
-        chance = 1 / max(1, len(run.run["labels"]))
+    rows = _predictions(run)
+    chance, chance_name = _chance(run, kind, rows)
     number = next((rows[0] for name, rows in run.run["data"].items() if name.startswith("held out")), 0)
-    spread = 1.0 if kind in _CORRELATIONS else math.sqrt(max(0.0, chance / best * (1 - chance / best)))
-    noise = 2 * best * spread / math.sqrt(max(1, number))
-    margin = max(NEAR_CHANCE * (best - chance), noise)
-    answer, share = _same_answer(run)
+    noise = 2 * best * _deviation(kind, chance / best, score / best) / math.sqrt(max(1, number))
+    near = NEAR_CHANCE * (best - chance)
+    margin = max(min(near, chance) if chance > 0 else near, noise)
+    answer, share = _same_answer(run, rows)
     figures = {"score": score, "chance": chance, "margin": margin, "same_answer_share": share} | _figures(run)
     same = f"{share:.1%} of the held-out examples get the answer {answer!r}"
     if score - chance < margin:
         message = f"The score is close to chance: {metric} is {score:.4f}, and {chance_name} scores {chance:.4f}"
         message += f"; {same}." if share >= SAME_ANSWER else "."
-        if score - chance >= NEAR_CHANCE * (best - chance):
+        if score - chance < noise:
             message += f" {number:,} held-out examples do not tell them apart."
         return Finding("near_chance", "warning", message, _causes(run, chance=True), figures)
     if share >= SAME_ANSWER:
@@ -75,11 +75,52 @@ def near_chance(run: Run) -> Finding | None:
     return None
 
 
+def _chance(run, kind, rows):
+    """Returns (the score of the best constant answer, what it is in words).
+
+    Args:
+      run: a run.
+      kind: name of the metric without that of a held-out set.
+      rows: predictions of a held-out set with their gold labels; [] where there are none.
+    """
+    if kind in _CORRELATIONS:
+        return 0.0, "chance"
+    baseline = run.summary.get("baseline")
+    if baseline is None and not run.summary:
+        baseline = _saved_baseline(run)
+    if baseline is None:
+        return (1 / max(1, len(run.run["labels"])), "chance") if kind == "accuracy" else (0.0, "chance")
+    labels = run.run["labels"]
+    if kind == "f1" and run.config.task.name == "sequence_classification" and len(labels) == 2 and rows:
+        share = sum(str(row["gold"]) == str(labels[1]) for row in rows) / len(rows)
+        always = 2 * share / (1 + share)  # precision `share`, recall 1; its other constant answer has none
+        if always > baseline:
+            return always, f"always answering {labels[1]!r}"
+    return baseline, "always giving the commonest answer"
+
+
+def _saved_baseline(run):
+    """Returns the baseline in the newest checkpoint of a run that is not finished; None where there is none."""
+    try:
+        step = checkpoint_files.find_step(run.workdir, None)
+        baseline = checkpoint_files.load_record(run.workdir, step)["baseline"]
+    except (UserError, OSError, ValueError, KeyError):
+        return None
+    return baseline if is_number(baseline) else None
+
+
+def _deviation(kind, chance, score):
+    """Returns the standard deviation of one example's part in a score in [0, 1], at chance or at the score."""
+    if kind in _CORRELATIONS:
+        return 1.0
+    return math.sqrt(max(share * (1 - share) for share in (min(max(chance, 0.0), 1.0), min(max(score, 0.0), 1.0))))
+
+
 def _score(run):
-    """Returns (the score of a run, its name): the median over seeds, or the last of a run that ended in its half."""
+    """Returns (the score of a run, its name): the median over seeds, or the last of a run in its second half."""
     if run.summary:
         return run.summary.get("median"), run.summary["metric"]
-    if run.training or run.done < run.num_steps / 2:
+    if run.done < run.num_steps / 2:
         return None, ""
     for row in reversed(run.rows):
         names = [name for name in row if name.startswith("eval/") and "/seed_" not in name and "loss" not in name]
@@ -88,20 +129,24 @@ def _score(run):
     return None, ""
 
 
-def _same_answer(run):
-    """Returns (the commonest prediction of a held-out set, its share of them); ("", 0) where the gold ones are so too.
-
-    Of scores (regression) all count as one that differ by less than a hundredth of what the gold ones do.
-    """
+def _predictions(run):
+    """Returns the beginning of the predictions of a finished run's first held-out set that have gold labels."""
     written = next(iter(run.summary.get("predictions", {}).values()), None)
     if not written:
-        return "", 0.0
+        return []
     try:
         lines = storage.read(str(run.workdir / written["file"])).split(b"\n")[:_READ_PREDICTIONS]
         rows = [json.loads(line) for line in lines if line]
     except (OSError, ValueError):  # moved or cut
-        return "", 0.0
-    rows = [row for row in rows if "gold" in row]
+        return []
+    return [row for row in rows if "gold" in row]
+
+
+def _same_answer(run, rows):
+    """Returns (the commonest prediction of a held-out set, its share of them); ("", 0) where the gold ones are so too.
+
+    Of scores (regression) all count as one that differ by less than a hundredth of what the gold ones do.
+    """
     predicted, gold = (
         [row.get("tags", row.get("answer", row.get("label"))) for row in rows],
         [row["gold"] for row in rows],

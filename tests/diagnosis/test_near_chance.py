@@ -9,6 +9,7 @@ import pytest
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.diagnosis import finetuning, reading, report
 from bert_jax.diagnosis.finding import Finding
+from bert_jax.runs import checkpoint_files
 
 TASKS = {
     "sequence_classification": ["x", "y"],
@@ -46,6 +47,15 @@ def make_run(folder, name="sequence_classification", metric="accuracy", score=0.
     ("options", "near"),
     [
         ({"score": 0.51}, True), ({"score": 0.54}, True), ({"score": 0.7}, False),
+        ({"score": 0.575, "baseline": 0.52, "rows": 1500}, True),
+        ({"score": 0.66, "baseline": 0.52, "rows": 277}, False),
+        ({"score": 0.10, "baseline": 0.01, "rows": 3000}, False),
+        ({"score": 0.015, "baseline": 0.01, "rows": 3000}, True),
+        ({"metric": "spearman", "score": 0.12, "baseline": None, "problem": "regression", "rows": 5000}, True),
+        ({"metric": "spearman", "score": 0.3, "baseline": None, "problem": "regression", "rows": 30}, True),
+        ({"metric": "spearman", "score": 0.3, "baseline": None, "problem": "regression", "rows": 1500}, False),
+        ({"name": "token_classification", "metric": "accuracy", "score": 0.86, "baseline": 0.85}, True),
+        ({"name": "token_classification", "metric": "accuracy", "score": 0.95, "baseline": 0.85}, False),
         ({"score": 0.94, "baseline": 0.93}, True), ({"score": 0.97, "baseline": 0.93, "rows": 2000}, False),
         ({"score": 0.515, "rows": 100_000}, True), ({"score": 0.8, "rows": 8}, True),
         ({"metric": "matched/accuracy", "score": 0.35, "baseline": 0.34}, True),
@@ -72,12 +82,29 @@ def test_scores_near_chance(tmp_path, options, near):
         assert finding.severity == "warning" and finding.causes and "close to chance" in text
 
 
+def test_chance_of_f1_is_that_of_the_better_constant_answer(tmp_path):
+    """Where the negative label is the commonest, always answering it has an F1 of 0, and the positive one does not."""
+    rows = [{"gold": "xy"[i % 5 < 2], "label": "xy"[i % 2]} for i in range(300)]
+    run = make_run(tmp_path, metric="f1", score=0.58, baseline=0.0, predictions=rows)
+    assert "f1 is 0.5800, and always answering 'y' scores 0.5714" in finetuning.near_chance(run).message
+
+
+def test_the_majority_of_an_unfinished_run_is_that_of_its_checkpoint(tmp_path):
+    run = make_run(tmp_path, score=0.91, summary={})
+    assert finetuning.near_chance(run) is None
+    record = tmp_path / "checkpoints" / "400" / "record"
+    record.mkdir(parents=True)
+    (record / "metadata").write_text(json.dumps({"baseline": 0.9}))
+    checkpoint_files.write_manifest(record.parent, 400)
+    assert "always giving the commonest answer scores 0.9000" in finetuning.near_chance(run).message
+
+
 def test_one_answer_for_all(tmp_path):
     gold = [{"gold": "xy"[i % 3 == 0], "label": "x"} for i in range(300)]
     run = make_run(tmp_path / "a", metric="f1", score=0.54, baseline=0.0, predictions=gold, **made(tmp_path / "a"))
     assert "100.0% of the held-out examples get the answer 'x'" in finetuning.near_chance(run).message
     fair = [row | {"label": "xy"[i % 4 == 0]} for i, row in enumerate(gold)]
-    run = make_run(tmp_path / "b", metric="f1", score=0.54, baseline=0.0, predictions=fair, **made(tmp_path / "b"))
+    run = make_run(tmp_path / "b", metric="f1", score=0.7, baseline=0.0, predictions=fair, **made(tmp_path / "b"))
     assert finetuning.near_chance(run) is None
     flat = [{"gold": i / 10, "score": 2.5} for i in range(50)]
     run = make_run(tmp_path / "c", metric="pearson", score=0.3, baseline=None, problem="regression", predictions=flat,
