@@ -221,6 +221,19 @@ def rates_for_width(hidden_size: int) -> tuple[float, float]:
     return 2e-5 * factor, 5e-5 * factor
 
 
+def frozen_layers(freeze: str) -> int | None:
+    """Returns N where config.tuning.freeze is layers:N, which freezes the lowest N layers; else None.
+
+    Raises:
+      UserError: N is no number.
+    """
+    if not freeze.startswith("layers:"):
+        return None
+    if not re.fullmatch(r"layers:\d+", freeze):
+        raise UserError(f"config.tuning.freeze: found {freeze!r}; expected layers:N with a number of layers N")
+    return int(freeze.removeprefix("layers:"))
+
+
 def _kind(config, hidden_size):
     return ("LoRA adapters of " if config.tuning.lora_rank else "") + f"a model of width {hidden_size}"
 
@@ -272,8 +285,7 @@ def _check_task(values):
 
 def _check_tuning(values):
     freeze, rank = values["tuning.freeze"], values["tuning.lora_rank"]
-    if freeze.startswith("layers:") and not re.fullmatch(r"layers:\d+", freeze):
-        raise UserError(f"config.tuning.freeze: found {freeze!r}; expected layers:N with a number of layers N")
+    frozen_layers(freeze)
     try:
         re.compile(freeze)
     except re.error as error:

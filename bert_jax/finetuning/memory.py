@@ -17,8 +17,6 @@ from bert_jax.finetuning.step import Learner
 from bert_jax.runs.models import build_fine_tuned
 from bert_jax.training import step_sizes
 
-_FROZEN_LAYERS = "layers:"  # config.tuning.freeze=layers:N
-
 
 @dataclasses.dataclass
 class FinetuningSteps:
@@ -110,8 +108,7 @@ class FinetuningSteps:
 
     @property
     def _frozen_layers(self):
-        freeze = self.config.tuning.freeze
-        return int(freeze.removeprefix(_FROZEN_LAYERS)) if freeze.startswith(_FROZEN_LAYERS) else 0
+        return finetune_config.frozen_layers(self.config.tuning.freeze) or 0
 
     @property
     def _length(self):
@@ -120,7 +117,7 @@ class FinetuningSteps:
     def _learner(self, layers) -> Any:
         config = self.config.copy_and_resolve_references()
         if self._frozen_layers:
-            config.tuning.freeze = f"{_FROZEN_LAYERS}0"
+            config.tuning.freeze = "layers:0"
         config.tuning.reinit_layers = min(config.tuning.reinit_layers, layers)
         description = dict(self.description) | {"model": self.description["model"] | {"num_layers": layers}}
         model = build_fine_tuned(description)

@@ -82,12 +82,21 @@ def finetune(
 
 @dataclasses.dataclass
 class _Inputs:
-    """Holds what a run starts from: config.init_from's model (None when it continues), vocabulary, data, run.json."""
+    """Holds what a run starts from.
+
+    Attributes:
+      source: config.init_from's model; None where the run continues.
+      tokenizer: the vocabulary of the model.
+      task: the task's data.
+      description: content of run.json.
+      model: the model with the task's head, without parameters.
+    """
 
     source: Pretrained | None
     tokenizer: Tokenizer
     task: TaskData
     description: Mapping[str, Any]
+    model: model_lib.Model
 
 
 def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
@@ -135,7 +144,7 @@ def _open(config, workdir) -> _Inputs:
     distributed.check_same({"config.task (the data)": data_identity(task), "config.init_from (step)": step})
     if task.test is not None and "test" in task.held_out:
         raise UserError('config.task.held_out: a set is named "test", as config.task.test is; name it otherwise')
-    return _Inputs(source, tokenizer, task, description)
+    return _Inputs(source, tokenizer, task, description, build_fine_tuned(description))
 
 
 def _begun_rate(workdir):
@@ -148,7 +157,7 @@ def _begun_rate(workdir):
 
 def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
     """Checks the config against model and devices, and that its steps fit the memory; returns these steps."""
-    spec = build_fine_tuned(inputs.description).spec
+    spec = inputs.model.spec
     trainable.check_tuning(config.tuning, spec)
     if config.data.sequence_length > spec.max_positions:
         raise UserError(
@@ -163,11 +172,10 @@ def _check_sizes(config, workdir, inputs) -> FinetuningSteps:
 
 
 def _build(config, workdir, inputs) -> "_Finetuning":
-    """Builds model, mesh, optimizer and steps; writes nothing."""
-    model = build_fine_tuned(inputs.description)
+    """Builds mesh, optimizer and steps; writes nothing."""
     seeds = range(config.seed, config.seed + config.seeds)
     num_steps = finetune_config.num_steps(config, len(inputs.task.train.lengths))
-    learner = Learner(config, model, inputs.task.problem, seeds, sharding.make_mesh(config.mesh), num_steps)
+    learner = Learner(config, inputs.model, inputs.task.problem, seeds, sharding.make_mesh(config.mesh), num_steps)
     return _Finetuning(config, workdir, learner, inputs.task)
 
 

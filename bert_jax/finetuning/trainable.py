@@ -12,6 +12,7 @@ import jax
 
 from bert_jax import _moved
 from bert_jax.config import listed
+from bert_jax.config.finetuning import frozen_layers
 from bert_jax.errors import UserError
 from bert_jax.model import Spec
 from bert_jax.model.parameters import leaves_by_name, select_leaves, set_leaf
@@ -22,8 +23,8 @@ _PLACES = {"gate": "mlp/gate", "up": "mlp/up", "down": "mlp/down"}  # others: at
 
 def check_tuning(config: Mapping, spec: Spec) -> None:
     """Raises UserError if config.tuning names layers or modules that the model does not have, or that layers share."""
-    freeze, layers = config["freeze"], spec.num_layers
-    if spec.layer_groups and (freeze.startswith("layers:") or config["reinit_layers"]):
+    frozen, layers = frozen_layers(config["freeze"]), spec.num_layers
+    if spec.layer_groups and (frozen is not None or config["reinit_layers"]):
         key = "reinit_layers" if config["reinit_layers"] else "freeze"
         raise UserError(
             f"config.tuning.{key}: found {config[key]}, but the model's layers share the parameters of "
@@ -33,8 +34,8 @@ def check_tuning(config: Mapping, spec: Spec) -> None:
         raise UserError(
             f"config.tuning.lora_targets: found gate, but the model has config.model.mlp={spec.mlp}; expected others"
         )
-    if freeze.startswith("layers:") and int(freeze.removeprefix("layers:")) > layers:
-        raise UserError(f"config.tuning.freeze: found {freeze}; the model has {layers} layers")
+    if frozen is not None and frozen > layers:
+        raise UserError(f"config.tuning.freeze: found {config['freeze']}; the model has {layers} layers")
     if config["reinit_layers"] > layers:
         raise UserError(f"config.tuning.reinit_layers: found {config['reinit_layers']}; the model has {layers}")
 
@@ -146,8 +147,9 @@ def _frozen_pattern(config):
     freeze = "encoder" if config["lora_rank"] else config["freeze"]
     if freeze in ("encoder", "embeddings"):
         return {"encoder": r"^encoder/", "embeddings": r"^encoder/embeddings/"}[freeze]
-    if freeze.startswith("layers:"):
-        layers = [rf"layers/{layer}/" for layer in range(int(freeze.removeprefix("layers:")))]
+    count = frozen_layers(freeze)
+    if count is not None:
+        layers = [rf"layers/{layer}/" for layer in range(count)]
         return rf"^encoder/({'|'.join(['embeddings/', *layers])})"
     return freeze
 

@@ -444,6 +444,17 @@ def _field_text(record, field):
     return text, None
 
 
+def _read_record(record, field, where, skip):
+    """Yields the paragraphs of a record's field and None, the document's end; skips a record without such text."""
+    text, reason = _field_text(record, field)
+    if reason is None:
+        yield from _paragraphs(text)
+        yield None
+    else:
+        value = record.get(field)
+        skip(where, reason, len(value) if isinstance(value, bytes) else 0)
+
+
 def _count_lines(part):
     """Counts the lines of the file before the part's first line."""
     with storage.open_binary(part.path) as file:
@@ -492,12 +503,8 @@ def _read_parquet(part, options, skip):
             for batch in batches:
                 for value in batch.column(0).to_pylist():
                     row += 1
-                    text, reason = _field_text({options.text_field: value}, options.text_field)
-                    if reason is None:
-                        yield from _paragraphs(text)
-                        yield None
-                    else:
-                        skip(f"{part.where} row {row}", reason, len(value) if isinstance(value, bytes) else 0)
+                    record = {options.text_field: value}
+                    yield from _read_record(record, options.text_field, f"{part.where} row {row}", skip)
     except pyarrow.ArrowException as error:
         raise Unreadable(part.where, f"not a whole Parquet file ({' '.join(str(error).split())})") from error
 
@@ -507,20 +514,10 @@ def _read_tfds(part, options, skip):
     for start in range(part.start, part.stop, _RECORDS_AT_ONCE):
         indices = range(start, min(start + _RECORDS_AT_ONCE, part.stop))
         for index, record in zip(indices, source.__getitems__(indices), strict=True):
-            text, reason = _field_text(record, options.text_field)
-            if reason is None:
-                yield from _paragraphs(text)
-                yield None
-            else:
-                skip(f"tfds:{part.path} record {index}", reason, 0)
+            yield from _read_record(record, options.text_field, f"tfds:{part.path} record {index}", skip)
 
 
 def _read_hf(part, options, skip):
     source = hf_source.open_split(f"hf:{part.path}")
     for index, record in source.records([options.text_field], part.start, part.stop):
-        text, reason = _field_text(record, options.text_field)
-        if reason is None:
-            yield from _paragraphs(text)
-            yield None
-        else:
-            skip(f"hf:{part.path} record {index}", reason, 0)
+        yield from _read_record(record, options.text_field, f"hf:{part.path} record {index}", skip)
