@@ -57,7 +57,6 @@ COVERED_BY = {
     "interop/families/": "interop/test_families.py",  # every family by the same tests
     "inference/page.py": "test_demo.py",
     "interop/formats.py": "interop/test_families.py",
-    "interop/model_config.py": "interop/test_huggingface.py",
     "interop/pretrained.py": "interop/test_huggingface.py",
     "interop/tensors.py": "interop/test_huggingface.py",
     "model/attention.py": "model/test_reference.py",  # the encoder as a whole, against one written out in float64

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from bert_jax import model as model_lib
+from bert_jax.errors import UserError
 from bert_jax.interop import huggingface, model_config, weights
 from bert_jax.interop.families import FAMILIES
 
@@ -69,6 +70,15 @@ def write_vocabulary(path, model_type):
              "post_processor": None, "decoder": None, "model": model}  # fmt: skip
     (path / "tokenizer.json").write_text(json.dumps(state))
     (path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+
+
+def refusal(path, **arguments):
+    """Returns the one-line message with which a directory is refused."""
+    with pytest.raises(UserError) as raised:
+        huggingface.read(path, **arguments)
+    message = str(raised.value)
+    assert "\n" not in message
+    return message
 
 
 @pytest.fixture
