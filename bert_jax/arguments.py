@@ -3,6 +3,7 @@
 A flag and its value in the next word become one word, so that everything after sees a single form.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -31,6 +32,11 @@ _REASONS = (
     (r"Unable to parse the value .*", "words separated by commas"),
     (r"Error while parsing string: .* as tuple.*", "values separated by commas, words with spaces or signs in quotes"),
 )
+# Errors of a path that a user, or the machine that a command runs on, has caused wherever the path comes from.
+_OF_THE_MACHINE = {
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
+    errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE,
+}  # fmt: skip
 
 
 def joined(arguments: Sequence[str], kind: str = "") -> list[str]:
@@ -97,6 +103,31 @@ def in_words(message: str) -> str:
             groups = [_number(group) for group in match.groups()[2:]]
             return f"--{match[1]}={shortened(match[2])}: expected {expected.format(*groups)}"
     return re.sub(r"^flag -*([\w.]+=)", r"--\1", message)
+
+
+def about_a_path(error: OSError, words: Sequence[str]) -> str:
+    """Returns the line that tells of an error of a file or folder which a command line names, or holds below one.
+
+    Args:
+      error: What the system has said; it names a path.
+      words: The words after the program's name, as `joined` returns them.
+
+    Returns:
+      The line; "" for an error that names no path, or a path that is the program's own affair.
+    """
+    if not isinstance(error.filename, str) or not error.filename:
+        return ""
+    reason = f"{error.strerror}; expected a path that can be used on this machine, by this user"
+    path = os.path.abspath(error.filename)
+    for word in words:
+        name, _, value = _name_and_value(word)
+        value = value if name else word
+        for part in filter(None, (value, *re.split("[,=]", value))):
+            given = os.path.abspath(os.path.expanduser(part))
+            if path == given or path.startswith(given.rstrip("/") + "/"):
+                below = f": {shortened(os.path.relpath(path, given), 120)}" if path != given else ""
+                return f"{f'--{name}=' if name else ''}{shortened(part, 120)}{below}: {reason}"
+    return f"{shortened(error.filename, 240)}: {reason}" if error.errno in _OF_THE_MACHINE else ""
 
 
 def _name_and_value(word):

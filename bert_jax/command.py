@@ -119,13 +119,13 @@ def processes() -> Iterator[None]:
     except BaseException as error:
         if not distributed.is_multiprocess():
             raise
-        is_users = isinstance(error, UserError)
+        line = _line_of(error)
         if distributed.reports_errors():
-            if is_users:
-                _say(f"{distributed.process_label()}{str(error).removeprefix(distributed.process_label())}")
+            if line:
+                _say(f"{distributed.process_label()}{line.removeprefix(distributed.process_label())}")
             else:
                 traceback.print_exception(error)
-        distributed.exit_now(2 if is_users else 1)
+        distributed.exit_now(2 if line else 1)
 
 
 def run(
@@ -199,17 +199,25 @@ def _reporting(main, passes_on, positional):
             if len(argv) > expected and not (passes_on and argv[1].startswith("--")):
                 raise UserError(f"{argv[expected]}: unexpected argument; options look like --name=value (see --help)")
             return main(argv)
-        except UserError as error:
-            _report(error)
         except Exception as error:
-            if not ran_out_of_memory(error):
+            line = _line_of(error)
+            if not line:
                 raise
-            reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-            _report(
-                f"out of memory ({reason}); expected smaller batches, shorter texts, a smaller model, or more memory"
-            )
+            _report(line)
 
     return wrapped
+
+
+def _line_of(error):
+    """Returns the line that tells of an error which the user or the machine has caused; "" for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return arguments_lib.about_a_path(error, sys.argv[1:])
+    if ran_out_of_memory(error):
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        return f"out of memory ({reason}); expected smaller batches, shorter texts, a smaller model, or more memory"
+    return ""
 
 
 def _report(error):
@@ -245,7 +253,8 @@ def _parse(argv, texts=(), taken=0, likely=()):
     except flags.UnrecognizedFlagError as error:
         raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)} (see --help)") from error
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise UserError(arguments_lib.in_words(str(error))) from error
+        of_path = arguments_lib.about_a_path(error, arguments[1:]) if isinstance(error, OSError) else ""
+        raise UserError(of_path or arguments_lib.in_words(str(error))) from error
 
 
 def _read_flag_files(words):

@@ -183,6 +183,8 @@ def load(path: str | pathlib.Path, scale: str) -> Experiment:
         names = listing.experiment_names()
         near = config_lib.closest(path.stem, names) or f", or one of {', '.join(names)}"
         raise UserError(f"--experiment={path}: no such file; expected one with get_experiment(scale){near}")
+    if path.suffix != ".py":
+        raise UserError(f"--experiment={path}: not an experiment; expected a Python file with get_experiment(scale)")
     spec = importlib.util.spec_from_file_location(f"experiment_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:

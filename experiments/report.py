@@ -50,14 +50,24 @@ def write_files(workdir: pathlib.Path, output: pathlib.Path) -> list[str]:
     pictures = [*measures.draw(experiment, compared), *curves.draw(experiment)]
     text = markdown.report(experiment, compared, pictures)
     try:
-        output.mkdir(parents=True, exist_ok=True)
         contents = {picture.name: picture.content for picture in pictures}
         pages = {"report.html": page.page(text, pictures).encode(), "report.md": text.encode()}
-        for name, content in (contents | pages).items():
-            files.atomic_write(output / name, content)
+        _write_all(output, contents | pages)
     except OSError as error:
         raise UserError(f"--output={output}: cannot be written: {error.strerror or error}") from error
     return [*pages, *contents]
+
+
+def _write_all(folder, contents):
+    """Writes files, given as {name: bytes}, into a folder: a new one appears with all of them, whatever ends the process."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_folder(folder) as new:
+            for name, content in contents.items():
+                (new / name).write_bytes(content)
+        return
+    for name, content in contents.items():
+        files.atomic_write(folder / name, content)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 """Words of a command line: one form of flags, words without a flag, and what absl says of values."""
 
+import errno
+import os
+
 import pytest
 from absl import flags
 
@@ -113,3 +116,26 @@ def test_a_required_flag_is_named(values):
     with pytest.raises(flags.Error) as error:
         values(["program"])
     assert arguments.in_words(str(error.value)) == "--model: missing; expected --model=VALUE (see --help)"
+
+
+def of_path(number, path):
+    return OSError(number, os.strerror(number), path)
+
+
+@pytest.mark.parametrize(
+    ("number", "path", "words", "line"),
+    [
+        (errno.EACCES, "runs/a", ["--model=runs/a"], "--model=runs/a: Permission denied; expected a path"),
+        (errno.EACCES, "runs/a/run.json", ["runs/a"], "runs/a: run.json: Permission denied; expected a path"),
+        (errno.ENOENT, "/c/b/x", ["--config.data.corpus=/c/a,/c/b"], "--config.data.corpus=/c/b: x: No such file or"),
+        (errno.ENOENT, "/b/x", ["--config.task.held_out=one=/a,two=/b"], "--config.task.held_out=/b: x: No such file"),
+        (errno.ENAMETOOLONG, "n" * 300, [f"--input={'n' * 300}"], f"--input={'n' * 117}...: File name too long; "),
+        (errno.EDQUOT, "/elsewhere", ["--model=runs"], "/elsewhere: Disk quota exceeded; expected a path"),
+        (errno.ENOENT, "/elsewhere", ["--model=runs"], ""),  # a fault of the program
+        (errno.ENOENT, "/runs2/x", ["--model=/runs"], ""),
+        (errno.EACCES, None, ["--model=runs"], ""),
+    ],
+)
+def test_an_error_of_a_path_names_the_flag_that_leads_to_it(number, path, words, line):
+    told = arguments.about_a_path(of_path(number, path), words)
+    assert told.startswith(line) and bool(told) == bool(line)

@@ -196,3 +196,23 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
 def test_a_mistake_is_one_line_also_where_a_path_has_two():
     result = run("doctor", "runs/a\nb")
     assert result.returncode == 2 and result.stderr.startswith("error: runs/a\\nb") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prepare --input=texts.txt --tokenizer=PATH --output=O", "doctor PATH", "convert --model=M --output=PATH",
+        "predict fill-mask --model=PATH --text=x", "plan --config=PATH --topology=v5e:1x1", "pretrain --workdir=PATH",
+        "pretrain --config=small --workdir=W --config.data.corpus=PATH", "launch --experiment=masking --workdir=PATH",
+    ],
+)  # fmt: skip
+def test_a_path_that_the_system_refuses_is_one_line(line, tmp_path):
+    (tmp_path / "texts.txt").write_text("one two\n")
+    name, *words = line.replace("PATH", f"{tmp_path}/{'n' * 300}").split()
+    result = subprocess.run(
+        [sys.executable, "-m", cli.module_of(name), *words], capture_output=True, text=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("error: ") and "File name too long; expected a path" in result.stderr
+    assert len(result.stderr) < 300

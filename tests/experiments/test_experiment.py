@@ -122,6 +122,9 @@ def test_mistakes_are_named(tmp_path, file, message):
 def test_files_that_are_none(tmp_path):
     with pytest.raises(UserError, match=r"--experiment=.*absent.py: no such file"):
         experiment_lib.load(tmp_path / "absent.py", "smoke")
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(UserError, match=r"notes.txt: not an experiment; expected a Python file"):
+        experiment_lib.load(tmp_path / "notes.txt", "smoke")
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match="no function get_experiment"):
         experiment_lib.load(tmp_path / "empty.py", "smoke")

@@ -86,6 +86,24 @@ def test_one_html_file_holds_the_report(tmp_path):
     assert "<td>dynamic</td>" in html and "<title>masking (cpu scale)</title>" in html
 
 
+def test_a_new_folder_appears_with_every_file_or_not_at_all(tmp_path, monkeypatch):
+    made_folders.write(tmp_path, BETTER)
+    written = []
+
+    def full(path, content):
+        written.append(path)
+        assert len(written) < 3, "the disk is full"
+
+    with monkeypatch.context() as patched, pytest.raises(AssertionError, match="full"):
+        patched.setattr("pathlib.Path.write_bytes", full)
+        read(tmp_path)
+    assert len(written) == 3 and not (tmp_path / "report").exists()
+    (tmp_path / "report").mkdir()  # a folder of the user's, which may hold other files
+    (tmp_path / "report" / "notes").touch()
+    read(tmp_path)
+    assert {"notes", "report.md", "report.html"} < set(os.listdir(tmp_path / "report"))
+
+
 def test_paper_scale_has_no_such_line(tmp_path):
     made_folders.write(tmp_path, BETTER, scale="paper")
     assert read(tmp_path).startswith("# masking (paper scale)")
