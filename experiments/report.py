@@ -59,7 +59,7 @@ def write_files(workdir: pathlib.Path, output: pathlib.Path) -> list[str]:
 
 
 def _write_all(folder, contents):
-    """Writes files, given as {name: bytes}, into a folder: a new one appears with all of them, whatever ends the process."""
+    """Writes files, given as {name: bytes}, into a folder; a new one appears with all of them or not at all."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with files.atomic_folder(folder) as new:
