@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from bert_jax.runs.workdir import not_writable
 def claim(workdir: pathlib.Path) -> Iterator[None]:
     """Makes the directory and holds its lock until the block or this process ends; process 0 does so for all.
 
-    gs:// knows no locks: there, only whether it can be written is checked.
+    If the block is left by an exception and nothing of a run was written, what it made is removed. gs:// knows no locks: there, only whether it can be written is checked.
 
     Raises:
       UserError: the directory cannot be written, another run trains in it, or not all processes see the same one.
@@ -46,9 +47,11 @@ def _lock(workdir, stack):
         return mark
     path = workdir / "lock"
     mark = f"{os.getpid()}\n{uuid.uuid4()}\n"
+    made = [folder for folder in (workdir / "compiled", workdir, *workdir.parents) if not folder.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(files.lock(path))
+        stack.push(lambda kind, *_: _remove_unused(workdir, made) if kind else None)
         file.truncate(0)
         file.write(mark.encode())
         os.fsync(file.fileno())  # a full disk may accept an empty file
@@ -60,3 +63,16 @@ def _lock(workdir, stack):
     except OSError as error:
         raise not_writable(workdir, error) from error
     return mark
+
+
+def _remove_unused(workdir, made):
+    """Removes the lock, compiled programs and the folders in `made`, the innermost first, if there is nothing else."""
+    with contextlib.suppress(OSError):
+        if {path.name for path in workdir.iterdir()} <= {"lock", "compiled"}:
+            for folder in made:
+                if folder.name == "compiled":
+                    shutil.rmtree(folder, ignore_errors=True)
+            (workdir / "lock").unlink()
+            for folder in made:
+                if folder.exists():
+                    folder.rmdir()

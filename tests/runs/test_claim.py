@@ -41,3 +41,26 @@ def test_a_place_that_cannot_be_written(tmp_path):
     message = "file/run: cannot be written: Not a directory; name another"
     with pytest.raises(UserError, match=message), claim(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_refused_run_leaves_nothing_where_nothing_was_written(tmp_path):
+    workdir = tmp_path / "new" / "run"
+    with pytest.raises(UserError), claim(workdir):
+        (workdir / "compiled" / "x86").mkdir(parents=True)
+        raise UserError("refused")
+    assert not any(tmp_path.iterdir())
+    (tmp_path / "mine" / "compiled").mkdir(parents=True)
+    with pytest.raises(UserError), claim(tmp_path / "mine"):
+        raise UserError("refused")
+    assert {path.name for path in tmp_path.rglob("*")} == {"mine", "compiled"}  # they were there before
+
+
+def test_a_run_that_wrote_something_keeps_it(tmp_path):
+    for content in ("run.json", "notes.txt"):
+        with pytest.raises(UserError), claim(tmp_path / content):
+            (tmp_path / content / content).touch()
+            raise UserError("ended")
+        assert {path.name for path in (tmp_path / content).iterdir()} == {"lock", content}
+    with claim(tmp_path / "whole"):
+        pass
+    assert (tmp_path / "whole" / "lock").exists()
