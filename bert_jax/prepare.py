@@ -37,7 +37,7 @@ _SENTENCES = flags.DEFINE_string(
     "sentences", "split", f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
 )
 _LANGUAGE = flags.DEFINE_string(
-    "language", "en", "language of the text's sentences: a tag such as en, de-AT or zh-Hant"
+    "language", "", "language of the text: a tag such as en, de-AT or zh-Hant; default: sentences by English rules"
 )
 _TEXT_FIELD = flags.DEFINE_string(
     "text_field", "text", "field or column of .jsonl, .parquet, tfds and hf that holds the text"

@@ -103,6 +103,12 @@ class Corpus:
         self.fingerprint = manifest["fingerprint"]
         self.vocab_size = manifest["tokenizer"]["vocab_size"]
 
+    @property
+    def language(self) -> str:
+        """Code of the text's language, such as "de"; "" where nobody has said it, as English rules are a default."""
+        rules = self.manifest.get("settings", {}).get("language", "")  # earlier versions state no language apart
+        return self.manifest.get("language") or (rules if rules != "en" else "")
+
     @classmethod
     def open(cls, path: str | pathlib.Path) -> "Corpus":
         """Opens the corpus in a directory. Raises UserError if it holds no whole corpus of this format version."""

@@ -28,6 +28,7 @@ class Provenance:
       evaluated_on: the text that the metrics were measured on; "" where it is not known.
       averaged_steps: steps of the checkpoints whose parameters were averaged; () for those of one checkpoint.
       average: how they were averaged: "mean:K", or "ema:DECAY" for an exponential average.
+      languages: codes of the languages of the training texts, such as "de"; () where one of them is not known.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Provenance:
     evaluated_on: str = ""
     averaged_steps: tuple[int, ...] = ()
     average: str = ""
+    languages: tuple[str, ...] = ()
 
 
 def _average(provenance):
@@ -71,6 +73,9 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
         "pipeline_tag": pipeline_tag(model),
         "tags": ["bert_jax", "jax", model.family],
     }
+    if provenance.languages:
+        several = len(provenance.languages) > 1
+        front["language"] = list(provenance.languages) if several else provenance.languages[0]
     if "/" in provenance.base_model:  # a folder's name means nothing on the hub
         front["base_model"] = provenance.base_model
     if provenance.texts:

@@ -18,7 +18,8 @@ from bert_jax.runs.workdir import not_writable
 def claim(workdir: pathlib.Path) -> Iterator[None]:
     """Makes the directory and holds its lock until the block or this process ends; process 0 does so for all.
 
-    If the block is left by an exception and nothing of a run was written, what it made is removed. gs:// knows no locks: there, only whether it can be written is checked.
+    If the block is left by an exception and nothing of a run was written, what it made is removed. gs:// knows no
+    locks: there, only whether it can be written is checked.
 
     Raises:
       UserError: the directory cannot be written, another run trains in it, or not all processes see the same one.

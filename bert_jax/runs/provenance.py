@@ -36,11 +36,13 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
         evaluated_on = pathlib.PurePath(task.held_out or task.train).name
         return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
     texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])
+    known = [corpus.get("language", "") for corpus in run["corpora"]]
+    languages = tuple(dict.fromkeys(known)) if all(known) else ()
     evaluated_on = f"held-out documents of {', '.join(name for name, _ in texts)}"
     if checkpoints.is_average(asked):
         averaged = tuple(checkpoints.averaged_steps(workdir, str(asked)))
-        return Provenance(step, base_model, texts, averaged_steps=averaged, average=str(asked))
-    return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on)
+        return Provenance(step, base_model, texts, averaged_steps=averaged, average=str(asked), languages=languages)
+    return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on, languages=languages)
 
 
 def _model_name(name):

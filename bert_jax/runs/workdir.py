@@ -229,8 +229,12 @@ def text_columns(config: ml_collections.ConfigDict) -> tuple[str, ...]:
 
 
 def corpus_identities(corpora: "Sequence[Corpus]") -> list[dict[str, str]]:
-    """Returns what run.json says of each corpus: its path and its fingerprint."""
-    return [{"path": str(corpus.path), "fingerprint": corpus.fingerprint} for corpus in corpora]
+    """Returns what run.json says of each corpus: its path, its fingerprint and, where it is known, its language."""
+    return [
+        {"path": str(corpus.path), "fingerprint": corpus.fingerprint}
+        | ({"language": corpus.language} if corpus.language else {})
+        for corpus in corpora
+    ]
 
 
 def config_from_json(stored: dict) -> ml_collections.ConfigDict:

@@ -20,6 +20,13 @@ def front_of(card):
     return yaml.safe_load(card.split("---\n")[1])
 
 
+def test_languages_are_named_where_they_are_known(make):
+    model = huggingface.read(make(language_model=True).path)
+    for languages, line in (((), None), (("de",), "de"), (("de", "no"), ["de", "no"])):
+        front = front_of(model_card.render(model, "a", Provenance(3, languages=languages)))
+        assert front.get("language") == line
+
+
 def test_what_a_card_says(make):
     model = huggingface.read(make(language_model=True).path)
     card = model_card.render(model, "my-bert", PROVENANCE)

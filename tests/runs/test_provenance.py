@@ -27,6 +27,10 @@ def test_what_a_pretraining_run_says(tmp_path):
     assert actual == Provenance(20, config.init_from, texts, {"mlm_loss": 2.5}, "held-out documents of wiki")
     assert provenance_lib.read_provenance(tmp_path / "run", 30).metrics == {"mlm_loss": 1.5}
     assert provenance_lib.read_provenance(tmp_path / "run", 5).metrics == {}
+    for languages, known in ((["de", ""], ()), (["de", "de"], ("de",)), (["de", "fr"], ("de", "fr"))):
+        run = {"corpora": [{"path": "a", "fingerprint": "b", "language": language} for language in languages]}
+        write_workdir(tmp_path / "-".join(languages), config, run, rows)
+        assert provenance_lib.read_provenance(tmp_path / "-".join(languages), 20).languages == known
     for step in (20, 30):
         (tmp_path / "run" / "checkpoints" / str(step)).mkdir(parents=True)
     mean = provenance_lib.read_provenance(tmp_path / "run", 30, "mean:2")

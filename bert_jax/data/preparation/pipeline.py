@@ -40,7 +40,7 @@ class Settings:
     tokenizer: str
     documents: str = "blank_line"
     sentences: str = "split"
-    language: str = "en"
+    language: str = ""
     text_field: str = "text"
     data_dir: str | None = None
     eval_share: float = 0.02
@@ -65,6 +65,7 @@ class _Job:
       choice: the vocabulary.
       identity: what a corpus must have been made from for this preparation to continue it; part of the manifest.
       strict, progress, overwrite: see prepare.
+      language: code of the text's language; "" where nobody has said it.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class _Job:
     strict: bool
     progress: bool
     overwrite: bool
+    language: str
 
 
 def prepare(
@@ -103,6 +105,7 @@ def prepare(
     Raises:
       UserError: a setting, an input or the vocabulary cannot work; `output` holds something else; the disk is full.
     """
+    language = _stated_language(settings)
     settings = _resolved(settings)
     _check(settings, workers, cluster)
     output = _expanded(output)
@@ -116,7 +119,7 @@ def prepare(
         "tokenizer": choice.source,
         "inputs": {"files": plan.files, "size": plan.size, "state": plan.state},
     }
-    job = _Job(settings, plan, choice, identity, strict, progress, overwrite)
+    job = _Job(settings, plan, choice, identity, strict, progress, overwrite, language)
     write_all = cluster.write_all if cluster else functools.partial(shards.write_all, workers or os.cpu_count() or 1)
     try:
         with interruption.end_message(f"--output={output}: interrupted; the same command continues it"):
@@ -133,7 +136,14 @@ def _resolved(settings):
     """Returns settings whose language is one of the splitter's, and whose paths do not begin with "~"."""
     paths = {name: getattr(settings, name) for name in ("tokenizer", "add_tokens", "data_dir")}
     paths = {name: _expanded(path) for name, path in paths.items() if path}
-    return dataclasses.replace(settings, language=languages.find_language(settings.language), **paths)
+    return dataclasses.replace(settings, language=languages.find_language(settings.language or "en"), **paths)
+
+
+def _stated_language(settings):
+    """Returns the language that the settings say the text has; "" where they do not: English rules are a default."""
+    if settings.input == "python-docs":
+        return "en"
+    return languages.find_language(settings.language) if settings.language else ""
 
 
 def _expanded(path):
@@ -168,6 +178,7 @@ def _prepare(job, output, write_all):
             "unknown_character_share": unknown / max(1, characters),
             "empty_documents": sum(fact["empty_documents"] for fact in facts),
             "skipped": skipped,
+            **({"language": job.language} if job.language else {}),
             "tokenizer": vocabulary.facts(output, tokenizer, job.choice),
         }  # fmt: skip
         files.write_json(output / "manifest.json", manifest)
@@ -396,6 +407,7 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
             f"longest has {train['longest_sentence']:,}), which rows are cut from anywhere: is --language="
             f"{manifest['settings']['language']} that of the text, or is a sentence a line (--sentences=line)?"
         )
+    warnings += _held_out_warning(manifest)
     rules = languages.rules_of(manifest["settings"]["language"])
     if manifest["settings"]["sentences"] == "split" and rules != manifest["settings"]["language"]:
         lines.append(
@@ -404,6 +416,21 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
         )
     lines += ["", *warnings] if warnings else []  # apart from the numbers, so that they are seen
     return "\n".join(lines)
+
+
+def _held_out_warning(manifest):
+    """Returns a warning where the held-out share of the tokens is far from the one asked for; [] where it is not."""
+    asked, held_out = manifest["settings"]["eval_share"], manifest["splits"]["eval"]
+    share = held_out["tokens"] / max(1, manifest["tokens"])
+    if not asked or asked / 4 <= share <= 2 * asked + 0.02:
+        return []
+    one_a_file = manifest["settings"]["documents"] == "file"
+    smaller = "smaller documents (--documents=blank_line, or files of parts)" if one_a_file else "smaller documents"
+    advice = f"expected more and {smaller}" + (", or a larger --eval_share" if share < asked else "")
+    return [
+        f"warning: {share:.1%} of the tokens are held out, not the {asked:.1%} of --eval_share: documents are held out "
+        f"whole ({held_out['documents']:,} of {manifest['documents']:,}); {advice}"
+    ]
 
 
 def next_command(manifest: dict, output: str | pathlib.Path) -> str:

@@ -180,6 +180,31 @@ def test_train_is_never_empty(tmp_path, vocab):
     assert (facts["train"]["documents"], facts["eval"]["documents"]) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "share", "told"), [((40, 3), 0.4, "7.9%"), ((3, 40), 0.1, "9"), ((1, 1), 0.5, ""), ((5,), 0.02, "0.0%")]
+)
+def test_a_held_out_share_far_from_the_one_asked_for_is_told(tmp_path, vocab, sizes, share, told):
+    """A document is held out whole, so that of a few large ones the share is what chance makes it."""
+    for i, size in enumerate(sizes):
+        (tmp_path / f"{i}.txt").write_text(make_text(size, seed=i))
+    manifest = prepare(tmp_path / "?.txt", tmp_path / "out", vocab, documents="file", eval_share=share)
+    lines = pipeline.summary(manifest, "out").splitlines()
+    warnings = [line for line in lines if "held out" in line]
+    if not told:
+        assert not warnings
+        return
+    (line,) = warnings
+    assert line.startswith(f"warning: {told}") and f"not the {share:.1%} of --eval_share" in line
+    assert "--documents=blank_line" in line
+
+
+def test_the_language_is_known_where_it_was_said(tmp_path, vocab):
+    (tmp_path / "a.txt").write_text(make_text(4))
+    for number, (language, known) in enumerate({"": "", "en": "en", "de-AT": "de"}.items()):
+        prepare(tmp_path / "a.txt", tmp_path / str(number), vocab, language=language)
+        assert Corpus.open(tmp_path / str(number)).language == known
+
+
 def test_a_documents_split_depends_on_its_text_alone(tmp_path, vocab):
     texts = make_text(200).split("\n\n")
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
