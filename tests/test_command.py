@@ -120,12 +120,27 @@ def test_help_lists_recipes_and_keys(flag):
         assert "--help-keys" in result.stdout and __file__.partition("tests")[0] not in result.stdout
 
 
+SLOW = {"jax", "flax", "optax", "orbax", "grain", "transformers", "matplotlib", "gradio", "pyarrow", "scipy"}
+
+
 @pytest.mark.parametrize("name", [*cli.COMMANDS, *cli.EXPERIMENT_COMMANDS])
-def test_every_command_has_both_helps(name):
-    line = [sys.executable, "-m", cli.module_of(name)]
-    texts = [subprocess.run([*line, flag], capture_output=True, text=True) for flag in ("-h", "--help")]
+def test_every_command_has_both_helps_which_import_nothing_slow(name, tmp_path):
+    program = (
+        "import atexit, sys\n"
+        "from bert_jax import cli\n"
+        f"atexit.register(lambda: print('loaded:', *sorted({SLOW} & set(sys.modules)), file=sys.stderr))\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", program, name, flag], capture_output=True, text=True, cwd=tmp_path, env=environment
+        )
+        for flag in ("-h", "--help")
+    ]
     assert [text.returncode for text in texts] == [0, 0] and texts[0].stdout == texts[1].stdout
-    assert texts[0].stdout.startswith(cli.summary(name)) and not texts[0].stderr
+    assert texts[0].stdout.startswith(cli.summary(name))
+    assert [text.stderr for text in texts] == ["loaded:\n"] * 2
 
 
 NEEDS_A_CORPUS = "pretrain --config small --workdir W --config.train.microbatches auto"  # reads what there is of one

@@ -11,7 +11,6 @@ import re
 
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError
-from bert_jax.model import flops
 
 GIB = 2**30
 LARGEST_SLICES = 1_024  # of a program; libtpu makes a description of each device
@@ -58,6 +57,8 @@ class Chip:
     @property
     def flops(self) -> float:
         """Peak FLOP/s of one device, dense bfloat16."""
+        from bert_jax.model import flops  # which imports jax, for a second: the help of plan needs no peak
+
         peak = flops.peak_flops_of_kind(self.kind)
         assert peak is not None, f"no peak FLOP/s for {self.kind}"
         return peak
