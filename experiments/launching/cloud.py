@@ -30,7 +30,7 @@ import yaml
 
 from bert_jax import files
 from bert_jax.config.schema import closest
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 from . import folders, local, provenance
 
@@ -41,6 +41,7 @@ _HOME = "~/bert_jax"  # parent of WORKDIR on the job's machine
 _SUBMITTED = "~/bert_jax_submitted"
 _ENVIRONMENT = "~/bert_jax_environment"
 _PORT = 8476  # port of jax.distributed between GPU nodes
+_STORES = {"gs": "gcp", "s3": "aws"}  # scheme of a bucket -> its cloud, as `sky check` names it
 _ENDED = ("SUCCEEDED", "CANCELLED", "FAILED")  # and FAILED_...
 _SKY = "pip install 'skypilot[gcp]>=0.14.1' (or [aws], [kubernetes], ...), and sky check"
 _NUMBERS = {"num_nodes": 1, "disk_size": 1, "max_restarts": 0}  # minimum of each
@@ -51,9 +52,14 @@ KEYS = (
 
 
 def check(options: Mapping[str, str]) -> None:
-    """Raises UserError for options that are missing or invalid, and where SkyPilot is missing or does not answer."""
-    _checked(options)
-    _queue(_sky())
+    """Raises UserError for options that are missing or invalid, and where no job could be submitted.
+
+    That is where SkyPilot is missing, does not answer, or has no credentials for the bucket's cloud or the jobs'.
+    """
+    values = _checked(options)
+    sky = _sky()
+    _check_credentials(sky, values)
+    _queue(sky)
 
 
 def submit(job_folders: Sequence[pathlib.Path], options: Mapping[str, str], say: Callable[[str], None]) -> None:
@@ -289,6 +295,36 @@ def _write(folder, values):
 
 def _launch(name, path):
     return ["sky", "jobs", "launch", "--yes", "--detach-run", "--name", name, str(path)]
+
+
+def _check_credentials(sky, values):
+    """Raises UserError if `sky check` says that a cloud which the jobs need is disabled.
+
+    A cloud of which it says nothing, in the words of some other version, counts as enabled.
+    """
+    bucket_cloud, infra = _STORES[values["bucket"].partition(":")[0]], _infra(values).partition("/")[0].lower()
+    infra = "kubernetes" if infra == "k8s" else infra
+    asked = sorted({bucket_cloud, infra}) if infra not in ("", "*") else []  # all clouds, where any may run the jobs
+    done = subprocess.run([sky, "check", *asked], capture_output=True, text=True)
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in done.stdout.splitlines()]
+    states = {
+        match[1].lower(): (match[2], match[3] or "", place)
+        for place, line in enumerate(lines)
+        if (match := re.match(r"(\w+)[^:]*: (enabled|disabled)\b(?: \[([\w, ]*)\])?", line))
+    }
+    needs = ((bucket_cloud, "storage", f"bucket={values['bucket']}"), (infra, "compute", f"infra={infra}"))
+    for name, part, option in needs:
+        state, parts, place = states.get(name, ("enabled", "", 0))
+        if state == "disabled" or (parts and part not in parts):
+            reason = next((line for line in lines[place + 1 : place + 3] if line.startswith("Reason")), "")
+            reason = f" ({shortened(reason.partition(':')[2].strip(), 120)})" if reason else ""
+            raise UserError(
+                f"--cloud={option}: sky check finds {name.upper()} disabled for {part}{reason}; expected credentials: "
+                f"`sky check {name}` says how to set them up"
+            )
+    if done.returncode or (states and not any(state == "enabled" for state, _, _ in states.values())):
+        message = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:] or [f"exit code {done.returncode}"]
+        raise UserError(f"--executor=cloud: sky check: {shortened(message[0], 200)}; expected an enabled cloud: {_SKY}")
 
 
 def _queue(sky):

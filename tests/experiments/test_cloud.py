@@ -135,7 +135,8 @@ def sky_command(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "sky").write_text(
         f"#!/bin/sh\ncd {folder}\n"
-        'if [ "$2" = queue ]; then cat queue.json; test ! -e error || (cat error >&2; exit 1)\n'
+        'if [ "$1" = check ]; then echo "$@" > checked; cat credentials; test ! -e unable\n'
+        'elif [ "$2" = queue ]; then cat queue.json; test ! -e error || (cat error >&2; exit 1)\n'
         'else echo "$@" >> launched; test ! -e refuses; fi\n'
     )
     (folder / "sky").chmod(0o755)
@@ -183,6 +184,40 @@ def test_submitting_again_submits_what_has_not_ended_well(job, sky_command):
     folders.write_json(job / "result.json", {})  # fetched from the bucket
     submit(job, TPU)
     assert len(launched(sky_command)) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "line"),
+    [
+        (TPU, "  GCP: enabled [compute, storage]\n  AWS: disabled\n", ""),
+        (TPU | {"infra": "gcp"}, "\x1b[1m  GCP: enabled\x1b[0m\n", ""),
+        (TPU, "some other words", ""),
+        (TPU, "  AWS: enabled [compute]\n  GCP: disabled\n    Reason [storage]: no login.\n",
+         "bucket=gs://runs-of-mine/ablations: sky check finds GCP disabled for storage \\(no login.\\); expected"),
+        (TPU, "  GCP: enabled [compute]\n", "finds GCP disabled for storage"),
+        (GPUS | {"infra": "k8s/one"}, "  AWS: enabled\n  Kubernetes: disabled\n",
+         "--cloud=infra=kubernetes: sky check finds KUBERNETES disabled for compute; expected credentials"),
+        (GPUS, "  AWS: disabled\n", "finds AWS disabled for storage"),
+    ],
+)  # fmt: skip
+def test_credentials_are_checked_before_the_corpus_is_prepared(sky_command, options, said, line):
+    write_queue(sky_command)
+    (sky_command / "credentials").write_text(said)
+    if not line:
+        cloud.check(options)
+        asked = (sky_command / "checked").read_text().split()
+        assert asked == (["check", "gcp"] if "infra" in options else ["check"])
+        return
+    with pytest.raises(UserError, match=line):
+        cloud.check(options)
+
+
+def test_a_check_that_fails_is_one_line(sky_command):
+    write_queue(sky_command)
+    (sky_command / "credentials").write_text("No cloud is enabled.\n")
+    (sky_command / "unable").touch()
+    with pytest.raises(UserError, match="--executor=cloud: sky check: No cloud is enabled.; expected an enabled cloud"):
+        cloud.check(TPU)
 
 
 def test_nothing_is_submitted_while_the_queue_is_unknown(job, sky_command):
