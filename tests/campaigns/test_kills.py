@@ -36,25 +36,39 @@ def kill(workspace, command, here, delay, with_children):
 def campaign(workspace, tally, kills, seed):
     draw = random.Random(seed)
     commands = workspace.commands()
-    done = 0
+    done, faults = 0, []
     while done < kills:
         command = commands[NAMES[draw.randrange(len(NAMES))]]
-        expected, seconds = workspace.undisturbed(command)
         here = workspace.folder / f"kill-{seed}-{done}"
-        delays = []
-        for _ in range(min(draw.choice([1, 2, 4]), kills - done)):
-            delays.append(draw.uniform(0.05, seconds))
-            done += 1
-            alive = kill(workspace, command, here, delays[-1], with_children=draw.random() < 0.7)
-            tally[f"{command.name}: {'killed' if alive else 'had ended'}"] += 1
-            if command.result and not command.continues and (here / command.result).exists():
-                assert command.digest(here) == expected, f"{command.name}: half a result after {delays}"
-        if not (not command.continues and (here / command.result).exists()):
-            assert workspace.finish(command, here) == expected, f"{command.name}: killed after {delays} (seed {seed})"
-        left = [name for name in os.listdir(here) if name.endswith((".partial", ".before"))]
-        assert not left, f"{command.name}: killed after {delays}: {left}"
-        tally["continued to the same bits"] += 1
+        times = min(draw.choice([1, 2, 4]), kills - done)
+        _, seconds = workspace.undisturbed(command)
+        delays = [draw.uniform(0.05, seconds) for _ in range(times)]
+        with_children = [draw.random() < 0.7 for _ in range(times)]
+        done += times
+        try:
+            one_folder(workspace, command, here, delays, with_children, tally)
+        except AssertionError as error:
+            faults.append(f"{command.name}: killed after {delays}: {error}")
+            print(faults[-1], flush=True)
+            tally["fault"] += 1
+            workspace.kill_all()
         shutil.rmtree(here)
+    assert not faults, "\n\n".join([f"{len(faults)} faults in {kills} kills (seed {seed})", *faults])
+
+
+def one_folder(workspace, command, here, delays, with_children, tally):
+    """Kills a command once or more in one folder, then lets it end there, and compares the result."""
+    expected, _ = workspace.undisturbed(command)
+    for delay, children in zip(delays, with_children, strict=True):
+        alive = kill(workspace, command, here, delay, children)
+        tally[f"{command.name}: {'killed' if alive else 'had ended'}"] += 1
+        if not command.continues and (here / command.result).exists():
+            assert command.digest(here) == expected, "half a result"
+    if command.continues or not (here / command.result).exists():
+        assert workspace.finish(command, here) == expected, f"another result\n{output_of(here)}"
+    left = [name for name in os.listdir(here) if name.endswith((".partial", ".before"))]
+    assert not left, left
+    tally["continued to the same bits"] += 1
 
 
 @pytest.mark.full

@@ -176,13 +176,13 @@ class Workspace:
     ) -> subprocess.Popen:
         """Starts a command whose output goes to `printed`, or `here`/output.txt, in a process group of its own.
 
-        `compiles`: whether it compiles its programs itself, instead of reading those of earlier commands.
+        `compiles`: whether it compiles its programs itself, instead of reading those of earlier commands, and logs it.
         """
         here.mkdir(parents=True, exist_ok=True)
-        environment = self.environment | ({"JAX_ENABLE_COMPILATION_CACHE": "false"} if compiles else {})
+        own = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_LOG_COMPILES": "1"} if compiles else {}
         with open(printed or here / "output.txt", "w") as output:
             return subprocess.Popen(
-                command.arguments(here), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+                command.arguments(here), cwd=ROOT, env=self.environment | own, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
 
