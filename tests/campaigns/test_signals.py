@@ -2,7 +2,7 @@
 
 The moments are drawn: in the first half second, at any time, while XLA compiles, and while a file, folder or checkpoint
 is being written. No signal is lost and none costs a bit: the exit code is 128 + its number, a line says what happened,
-no process and no unfinished file stays, and the same command started again has the result of one that was left in peace.
+no process and no unfinished file stays, and the same command started again has the result of one that was left alone.
 """
 
 import contextlib
