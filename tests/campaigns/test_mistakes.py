@@ -1,7 +1,8 @@
 """Campaign: mistakes in flags, files, keys and models of every command, drawn from lists.
 
 Each ends in one line that begins with "error: " and in exit code 2, within seconds; never in a traceback or an abort.
-A file that is damaged where nobody looks may also do no harm, and the command then ends well.
+A file that is damaged where nobody looks may also do no harm, and the command then ends well. Commands run without the
+rights of a superuser, so that folders which a user may not enter are among the mistakes.
 """
 
 import dataclasses
@@ -16,8 +17,7 @@ import sys
 
 import pytest
 
-from tests.campaigns.workspace import SEED, tries
-from tests.commands import ROOT
+from tests.campaigns.workspace import SEED, Command, tries
 
 _CRASH = re.compile(r"Traceback|Fatal Python error|Segmentation fault|core dumped|Exception ignored|Aborted")
 _LONGEST = 10.0  # seconds of processor time that a mistake may take to be told
@@ -35,6 +35,9 @@ _PATHS = (
     "{folder}/dangling",
     "{folder}/noise.bin/below",
     "/dev/null",
+    "{folder}/locked",
+    "{folder}/locked/below",
+    "{folder}/locked.txt",
     "{folder}/sp ace\n",
     "~nobody/x",
     "{folder}/latin1.txt",
@@ -46,6 +49,7 @@ _PATHS = (
     "[",
     "{folder}/[*",
 )
+_LOCKED = ("{folder}/locked", "{folder}/locked/x", "{folder}/read_only/x")
 _WHOLE = ("", "ten", "1.5", "-3", "1e400", "1_0_", "None", "½", "--", "[1]")
 _SIZES = (*_WHOLE, "0", "9" * 30, "999999999999")
 _SHARES = ("", "half", "-0.5", "1.5", "nan", "inf", "-inf", "1,5", "50%", "9" * 400, "None")
@@ -107,21 +111,32 @@ _FLAGS = {
         "language": ("", "xx-nonsense", "english language", "1"),
         "lower_case": _CHOICES,
         "workers": (*_WHOLE, "0"),
-        "output": ("", "{folder}/noise.bin", "{folder}/full"),
+        "output": ("", "{folder}/noise.bin", "{folder}/full", *_LOCKED),
         "add_tokens": _PATHS[1:6],
+        "text_field": ("", "none", "a.b"),
+        "runner": _CHOICES,
+        "strip_accents": _CHOICES,
     },
     "show_batch": {"rows": (*_WHOLE, "0"), "step": _WHOLE, "config": (*_PATHS[1:6], "bert_bse", "finetune/none")},
     "pretrain": {
-        "workdir": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/loop"),
+        "workdir": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/loop", *_LOCKED),
         "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2"),
         "num_processes": ("x", "0", "-1"),
     },
-    "doctor": {"plan": _PATHS[1:6], "scratch": _PATHS[1:6], "output": ("{folder}", "{folder}/absent/x")},
+    "doctor": {
+        "plan": _PATHS[1:6],
+        "scratch": _PATHS[1:6],
+        "output": ("{folder}", "{folder}/absent/x", *_LOCKED),
+        "plan_entry": _CHOICES,
+    },
     "evaluate": {
         "model": _PATHS,
         "corpus": _PATHS,
-        "output": ("{folder}", "{folder}/absent/x"),
+        "output": ("{folder}", "{folder}/absent/x", *_LOCKED),
         "split": _CHOICES,
+        "seed": _WHOLE,
+        "mask_token_share": _SHARES,
+        "random_token_share": _SHARES,
         "batches": _WHOLE,
         "mask_rate": _SHARES,
         "sequence_length": (*_WHOLE, "0", "9999999"),
@@ -130,11 +145,17 @@ _FLAGS = {
         "mask_unit": _CHOICES,
         "batch_size": _SIZES,
     },
-    "finetune": {"workdir": ("", "{folder}/noise.bin"), "config": (*_PATHS[1:6], "finetune/sst3", "bert_base")},
+    "finetune": {
+        "workdir": ("", "{folder}/noise.bin", *_LOCKED),
+        "config": (*_PATHS[1:6], "finetune/sst3", "bert_base"),
+    },
     "predict": {
         "model": _PATHS,
         "input": _PATHS[:12],
-        "output": ("{folder}", "{folder}/absent/x.jsonl"),
+        "output": ("{folder}", "{folder}/absent/x.jsonl", "{folder}/x.doc", *_LOCKED),
+        "output_format": _CHOICES,
+        "text_column": ("none", ""),
+        "step": ("x", "-1", "7777"),
         "top_k": _SIZES,
         "dtype": _CHOICES,
         "packing": _CHOICES,
@@ -143,7 +164,7 @@ _FLAGS = {
     },
     "convert": {
         "input": _PATHS,
-        "output": ("", "{folder}/noise.bin", "{folder}/full"),
+        "output": ("", "{folder}/noise.bin", "{folder}/full", *_LOCKED),
         "dtype": _CHOICES,
         "step": ("x", "-1"),
         "part": _CHOICES,
@@ -151,11 +172,11 @@ _FLAGS = {
     "plan": {
         "topology": ("", "v5e", "v99:2x2", "v5e:2x3x", "v5e:0x0", "v5e:-1x2", "2x2", "v5e:axb"),
         "num_slices": (*_WHOLE, "0"),
-        "json": ("{folder}", "{folder}/absent/x"),
+        "json": ("{folder}", "{folder}/noise.bin/x", *_LOCKED),
         "config": (*_PATHS[1:6], "bert_bse"),
     },
     "quickstart": {
-        "folder": ("", "{folder}/noise.bin", "{folder}/noise.bin/x"),
+        "folder": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", *_LOCKED),
         "config": ("bert_bse", "{folder}/absent"),
     },
     "launch": {
@@ -165,14 +186,42 @@ _FLAGS = {
         "seeds": (*_WHOLE, "0"),
         "scale": _CHOICES,
         "executor": _CHOICES,
-        "workdir": ("", "{folder}/noise.bin"),
+        "workdir": ("", "{folder}/noise.bin", *_LOCKED),
+        "slurm": ("x", "=", "none=1"),
+        "cloud": ("x", "=", "none=1"),
         "tasks": ("none", "sst2,x", "1"),
         "set": ("x", "=1", "data.nonsense=1", "train.num_steps=x"),
         "tune": ("x", "", "1e-3,x", "nan", "-1"),
         "tune_task": ("x", "sst2", "none:1e-3"),
         "set_task": ("x", "none:a=b", ":"),
     },
-    "report": {"workdir": _PATHS[:12], "output": ("{folder}/noise.bin", "{folder}/noise.bin/x")},
+    "report": {"workdir": _PATHS, "output": ("{folder}/noise.bin", "{folder}/noise.bin/x", *_LOCKED)},
+    "classify": {
+        "model": _PATHS,
+        "input": _PATHS[:12],
+        "output": ("{folder}/x.npy", "{folder}/x.doc", *_LOCKED),
+        "long": _CHOICES,
+        "merge": _CHOICES,
+        "prompt_name": ("none", " "),
+        "text_pair_column": ("none",),
+    },
+    "embed": {
+        "model": _PATHS[:8],
+        "pooling": ("", "nonsense", "mean,", "cls,none", "MEAN"),
+        "prompt_name": ("none", " "),
+        "output": ("{folder}/x.doc", "{folder}", *_LOCKED),
+    },
+    "tag": {"model": _PATHS[:8], "text": ("a b",)},
+    "answer": {
+        "model": _PATHS[:8],
+        "question": ("who",),
+        "max_answer_length": (*_WHOLE, "0"),
+        "null_threshold": ("x", "nan", "inf"),
+    },
+    "demo": {"model": _PATHS, "port": (*_WHOLE, "65536", "-1")},
+    "recipes": {"verbosity": ("x",), "nonsense": ("1",)},
+    "completion": {"verbosity": ("x",), "nonsense": ("1",)},
+    "bert-jax": {"nonsense": ("1",), "verbosity": ("x",)},
 }
 
 
@@ -321,6 +370,10 @@ def make_places(folder):
     (folder / "nul.txt").write_bytes(b"a\0b\n")
     (folder / "loop").symlink_to(folder / "loop")
     (folder / "dangling").symlink_to(folder / "nowhere")
+    (folder / "locked" / "below").mkdir(parents=True)
+    (folder / "locked").chmod(0)
+    (folder / "locked.txt").touch(0)
+    (folder / "read_only").mkdir(0o555)
 
 
 def with_flag(arguments, flag, value):
@@ -372,6 +425,22 @@ def damaged(path, draw):
             }[how]
         )
     return f"{file.relative_to(path)} {how}"
+
+
+def all_commands(workspace):
+    """Returns the campaigns' commands, and those that they leave out, by name."""
+    commands = workspace.commands()
+    predict, tuned, run = "bert_jax.predict", workspace.tuned / "out", workspace.run / "out"
+    files = [f"--input={workspace.texts}", "--output={here}/out.jsonl"]
+    others = [
+        Command("classify", predict, ["classify", f"--model={tuned}", *files]),
+        Command("embed", predict, ["embed", f"--model={run}", *files]),
+        Command("tag", predict, ["tag", f"--model={tuned}", *files]),  # a model of another kind, as for answer
+        Command("answer", predict, ["answer", f"--model={tuned}", "--question=who", "--context=a b"]),
+        Command("demo", "bert_jax.demo", [f"--model={workspace.folder / 'absent'}", "--port=0"]),
+        Command("completion", "bert_jax.completion", ["bash"]),
+    ]
+    return commands | {command.name: command for command in others}
 
 
 def draw_mistake(workspace, commands, here, draw):
@@ -442,12 +511,21 @@ def draw_mistake(workspace, commands, here, draw):
     return Mistake(name, tuple(with_flag(arguments, flag, value)), f"--{flag}={value!r}", certain)
 
 
-def run(workspace, module, arguments):
-    """Runs a command. Returns (exit code, standard output, standard error, seconds of processor time)."""
+# Starts the program that follows without a superuser's right to pass over permissions; nothing for any other user.
+_AS_A_USER = """
+import ctypes, os, sys
+for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def run(workspace, module, arguments, here):
+    """Runs a command in the folder `here`. Returns (exit code, output, standard error, seconds of processor time)."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
+        [sys.executable, "-c", _AS_A_USER, sys.executable, "-m", module, *arguments],
+        cwd=here,
         env=workspace.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -479,12 +557,12 @@ def fault(code, output, error, seconds, mistake):
     last = error.strip().splitlines()[-1:] or [""]
     if len(lines) != 1 or not last[0].startswith("error: "):
         return "not one line at the end"
-    return f"told after {seconds:.0f} s of processor time" if seconds > _LONGEST and mistake.certain else ""
+    return f"told after {seconds:.0f} s of processor time" if seconds > _LONGEST else ""
 
 
 def campaign(workspace, tally, mistakes, seed):
     draw = random.Random(seed)
-    commands = workspace.commands()
+    commands = all_commands(workspace)
     faults = []
     for number in range(mistakes):
         here = workspace.folder / f"mistake-{seed}-{number}"
@@ -493,7 +571,7 @@ def campaign(workspace, tally, mistakes, seed):
         if any("\0" in argument for argument in mistake.arguments):
             continue
         module = commands[mistake.command].module
-        code, output, error, seconds = run(workspace, module, mistake.arguments)
+        code, output, error, seconds = run(workspace, module, mistake.arguments, here)
         wrong = fault(code, output, error, seconds, mistake)
         tally["done no harm" if code == 0 else "refused in one line"] += not wrong
         tally[f"{mistake.command}"] += 1
@@ -501,6 +579,9 @@ def campaign(workspace, tally, mistakes, seed):
             tally[f"fault: {wrong.partition(' after')[0]}"] += 1
             faults.append(f"{number}: {mistake.command} {mistake.what}: {wrong} (exit code {code})\n{error[-600:]}")
             print(faults[-1], flush=True)
+        if (here / "places").exists():
+            (here / "places" / "locked").chmod(0o700)
+            (here / "places" / "read_only").chmod(0o700)
         shutil.rmtree(here)
     assert not faults, "\n\n".join([f"{len(faults)} of {mistakes} (seed {seed})", *faults])
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tests import commands
 from tests.commands import LONGEST_WAIT, ROOT
@@ -172,17 +172,25 @@ class Workspace:
         return {command.name: command for command in listed}
 
     def start(
-        self, command: Command, here: pathlib.Path, printed: pathlib.Path | None = None, compiles: bool = False
+        self,
+        command: Command,
+        here: pathlib.Path,
+        printed: pathlib.Path | None = None,
+        compiles: bool = False,
+        own: Mapping[str, str] | None = None,
     ) -> subprocess.Popen:
         """Starts a command whose output goes to `printed`, or `here`/output.txt, in a process group of its own.
 
         `compiles`: whether it compiles its programs itself, instead of reading those of earlier commands, and logs it.
+        `own`: further environment variables.
         """
         here.mkdir(parents=True, exist_ok=True)
-        own = {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_LOG_COMPILES": "1"} if compiles else {}
+        environment = self.environment | dict(own or {})
+        if compiles:
+            environment |= {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_LOG_COMPILES": "1"}
         with open(printed or here / "output.txt", "w") as output:
             return subprocess.Popen(
-                command.arguments(here), cwd=ROOT, env=self.environment | own, stdin=subprocess.DEVNULL, stdout=output,
+                command.arguments(here), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, process_group=0,
             )  # fmt: skip
 
