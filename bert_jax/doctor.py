@@ -38,6 +38,8 @@ def main(argv):
     workdirs = [name for name in (*argv[1:], _WORKDIR.value) if name]
     if len(workdirs) != 1:
         raise UserError(f"WORKDIR: found {' and '.join(workdirs) or 'none'}; expected {command_line('doctor')} WORKDIR")
+    if _ENTRY.value and not _PLAN.value:
+        raise UserError(f"--plan_entry={_ENTRY.value}: an entry of --plan, which is missing; expected --plan=FILE too")
     from bert_jax.diagnosis import plans, reading, report
 
     if _OUTPUT.value:

@@ -341,6 +341,10 @@ def _check_flags(verb):
     if bool(_INPUT.value) != bool(_OUTPUT.value) or bool(_INPUT.value) == bool(typed):
         raise UserError(f"--input and --output belong together; expected both of them, or {expected}")
     if typed:
+        of_files = [_FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *_COLUMNS.values()]
+        for flag in of_files:
+            if flag.present:
+                raise UserError(f"--{flag.name}: does not go with --{typed[0]}; expected with --input and --output")
         for name in typed:
             if name not in verb.fields:
                 raise UserError(f"--{name}: not a flag of {verb.name}; expected {expected}")

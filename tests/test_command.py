@@ -184,6 +184,7 @@ MISTAKES = {
     NEEDS_A_CORPUS: "config.data.corpus: empty",
     "pretrain --config": "--config: no value; expected --config=RECIPE",
     "finetune --flagfile=absent": "--flagfile=absent: cannot be read; expected a file with one flag on each line",
+    "doctor W --plan_entry=x": "--plan_entry=x: an entry of --plan, which is missing; expected --plan=FILE too",
     "doctor a b": "b: unexpected argument; options look like",
 }  # fmt: skip
 

@@ -142,6 +142,8 @@ def commands(folder):
         "parquet.gz": files("tag", "tag", "texts.txt.gz", "out.parquet.gz"),
         "column of another": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--context_column=text"),
         "no parquet column": files("tag", "tag", "table.parquet", "older.jsonl", "--text_column=txt"),
+        "no pair's column": files("classify", "classify", "table.csv", "older.jsonl", "--text_pair_column=titel"),
+        "column of typed": ["classify", f"--model={folder}/classify", "--text=ab", "--text_column=b"],
         "two columns": files("tag", "tag", "table.csv", "older.jsonl", "--text_column=a", "--fields=text=b"),
     }  # fmt: skip
 
@@ -168,6 +170,8 @@ MISTAKES = {
     "parquet.gz": ".parquet is not written as .gz",
     "column of another": "--context_column: not a flag of tag; expected --text_column",
     "no parquet column": "table.parquet: no column 'txt'; found id, text, label, when",
+    "no pair's column": "table.csv: no column 'titel'; found id, text",
+    "column of typed": "--text_column: does not go with --text; expected with --input and --output",
     "two columns": "--text_column=a: expected --fields=text=b or this",
     "verb": "guess: expected bert-jax predict fill-mask|classify|tag|answer|embed",
 }

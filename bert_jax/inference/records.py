@@ -60,7 +60,7 @@ class Records:
       kind: one of KINDS; "": as the file's name says, or for standard input and pipes Parquet, JSONL or CSV if the
         content begins so (CSV: with a header of several columns, those of `fields` among them), else text.
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
-      columns: field -> its key or column in this file, where that has another name.
+      columns: field -> its key or column in this file, where that has another name; one or more records must have it.
       own: names that the fields have in the model's own training data; they are read too where `columns` is empty.
 
     Raises:
@@ -80,6 +80,7 @@ class Records:
     ):
         self.path = pathlib.Path(path)
         self._fields, self._required = fields, len(fields) - optional
+        self._given = [name for field, name in (columns or {}).items() if field in fields]
         named = tuple((columns or {}).get(field, field) for field in fields)
         self._reader = Reader(named, self._required, words, () if columns else own, "an object")
         is_standard = os.fspath(path) == files.STANDARD
@@ -98,6 +99,10 @@ class Records:
             raise UserError(f"--input={path}: {problem}; expected texts, in a name in {_ENDINGS}")
         if kind == "txt" and self._required > 1:
             raise UserError(f"--input={path}: one text a line; expected .jsonl or .csv with {_named(fields)}")
+        if kind == "txt" and self._given:
+            raise UserError(
+                f"--input={path}: one text a line, which has no column {self._given[0]!r}; expected a table or JSONL"
+            )
         self.kind = kind
         self._shifts: list[tuple[int, int]] = []  # (example, lines before it that are no examples), where that changes
         self._counts = _Counts()
@@ -157,6 +162,10 @@ class Records:
                 counts.words = counts.words or isinstance(example[0], list)
                 index += 1
                 yield example
+        absent = [name for name in self._given if name not in counts.names]
+        if index and absent and not counts.words:
+            near = closest(absent[0], list(counts.names))
+            raise UserError(f"{self._name}: no column {absent[0]!r}; found {', '.join(counts.names)}{near}")
         self._counts, self._shifts = counts, shifts
 
     def rows(self, texts: bool = False) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Campaign: a disk gets full at random moments, of blocks or of files, or the user's own quota is used up.
 
-The log lies on it or elsewhere. The command ends by itself, in one line or with the whole result; what it had saved loads; and once there is room again,
-the same command ends in the result of one that always had room.
+The log lies on it or elsewhere. The command ends by itself, in one line or with the whole result; what it had saved
+loads; and once there is room again, the same command ends in the result of one that always had room.
 """
 
 import contextlib

@@ -111,6 +111,29 @@ def test_fields_by_other_names(tmp_path):
         read(path, columns={"text": "title"})
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,heading\na,b\n", "a.csv: no column 'headin'; found text, heading; did you mean heading?"),
+        ("a.tsv", b"text\tx\na\tb\n", "a.tsv: no column 'headin'; found text, x"),
+        (
+            "a.jsonl",
+            b'{"text": "a"}\n{"text": "b", "heading": "c"}\n',
+            "a.jsonl: no column 'headin'; found text, heading",
+        ),
+        ("a.txt", b"a\nb\n", "one text a line, which has no column 'headin'; expected a table or JSONL"),
+    ],
+)
+def test_a_column_that_was_named_must_be_one(tmp_path, name, content, message):
+    """A pair whose second column is mistyped is no single text."""
+    path = write(tmp_path / name, content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        read(path, ("text", "text_pair"), 1, columns={"text_pair": "headin"})
+    assert read(path, ("text", "text_pair"), 1)[0][0] == "a"
+    if name == "a.jsonl":
+        assert read(path, ("text", "text_pair"), 1, columns={"text_pair": "heading"}) == [("a",), ("b", "c")]
+
+
 def test_lists_of_words(tmp_path):
     rows = [{"words": ["a", "b."]}, {"tokens": ["c"]}, {"text": ["d", ""]}, {"text": "e f"}, {"words": []}]
     path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
