@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import ml_collections
 
 from bert_jax.diagnosis import causes, corpora, course, text
+from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
 
 FEWER_ROWS = 4  # times fewer tokens in a batch than the recipe's, at the recipe's own rate
@@ -16,6 +17,7 @@ def warnings(
     run: Mapping,
     workdir: pathlib.Path,
     recipe: ml_collections.ConfigDict | None = None,
+    unknown_share: float = 0.0,
 ) -> list[str]:
     """Returns what the doctor would find in a run that is about to begin, one line each.
 
@@ -24,6 +26,7 @@ def warnings(
       run: the content of its run.json: corpora of pre-training; kind, model and data of fine-tuning.
       workdir: the run's workdir.
       recipe: the config of the recipe that it was made from, if that is known.
+      unknown_share: share of unknown tokens in the examples of fine-tuning.
     """
     tuned = run.get("kind") == "finetune"
     begun = Run(workdir, config, run, rows=(), texts=() if tuned else corpora.find_corpora(run, workdir))
@@ -34,8 +37,35 @@ def warnings(
         for finding in (check(begun) for check in checks)
         if finding is not None
     ]
-    reasons = [] if tuned else [causes.unusual_rate(begun), causes.few_predictions(begun), _small_batch(config, recipe)]
+    if tuned:
+        reasons = [_unknown(config, unknown_share), _few_examples(config, recipe)]
+    else:
+        reasons = [causes.unusual_rate(begun), causes.few_predictions(begun), _small_batch(config, recipe)]
     return lines + [f"warning: {reason}" for reason in reasons if reason]
+
+
+def _unknown(config, share):
+    """Returns what to say of examples whose tokens the model's vocabulary does not know."""
+    if share < causes.UNKNOWN:
+        return ""
+    return (
+        f"{percent(share)} of the tokens of config.task.train={config.task.train} are unknown to the vocabulary of "
+        f"{config.init_from}: they all look the same to the model; expected text in the language and script of the "
+        "model, or another --config.init_from"
+    )
+
+
+def _few_examples(config, recipe):
+    """Returns what to say of a fine-tuning batch much smaller than the recipe's, for which rates are published."""
+    if recipe is None or config.data.batch_size * FEWER_ROWS > recipe.data.batch_size:
+        return ""
+    if recipe.optimizer.learning_rate > 0 and config.optimizer.learning_rate != recipe.optimizer.learning_rate:
+        return ""
+    return (
+        f"a batch has config.data.batch_size={config.data.batch_size} examples, the recipe's {recipe.data.batch_size}, "
+        f"and the learning rate {config.optimizer.learning_rate:.2g} is one for larger batches: "
+        "--config.train.microbatches keeps the recipe's batch in less memory"
+    )
 
 
 def _small_batch(config, recipe):

@@ -70,6 +70,7 @@ def finetune(
         stack.enter_context(memory.explained(steps))
         run = _build(config, workdir, inputs)
         run.recipe = recipe
+        run.unknown_share = batches.unknown_share(inputs.task.train, inputs.tokenizer)
         state, done = _restore(run, inputs)
         del inputs  # parameters as large as the model
         finished = _train(run, state, done)

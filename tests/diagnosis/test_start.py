@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.diagnosis import start
 from bert_jax.training import pretraining
 from tests.diagnosis.conftest import chains, prepared, recipe
@@ -50,6 +51,27 @@ def test_a_batch_is_compared_with_the_recipes(texts, tmp_path):
     assert f"config.data.batch_size={config.data.batch_size}" in line and "the recipe's" in line
     config.optimizer.learning_rate /= 4
     assert warnings(config, tmp_path, published) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "share", "expected"),
+    [
+        ({}, 0.0, ""),
+        ({}, 0.4, "40 % of the tokens of config.task.train=a.csv are unknown to the vocabulary of m"),
+        ({"data.batch_size": 2}, 0.0, "config.data.batch_size=2 examples, the recipe's 32"),
+        ({"data.batch_size": 2, "optimizer.learning_rate": 1e-6}, 0.0, ""),  # chosen for it
+        ({"optimizer.warmup_steps": 100, "train.num_steps": 10}, 0.0, "The learning rate never reaches its peak"),
+    ],
+)
+def test_fine_tuning_is_warned(tmp_path, changes, share, expected):
+    published = finetune_config.base()
+    published.init_from, published.task.train = "m", "a.csv"
+    published.optimizer.learning_rate = 2e-5
+    config = published.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    run = {"kind": "finetune", "model": {"hidden_size": 768}, "data": {"train": [5000, ""]}}
+    lines = start.warnings(config, run, tmp_path, published, share)
+    assert len(lines) == bool(expected) and all(line.startswith("warning: ") and expected in line for line in lines)
 
 
 def test_pretrain_says_it_and_trains(texts, tmp_path, capsys):

@@ -16,7 +16,9 @@ from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import Examples, TaskData
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
+_SAMPLED_ROWS = 256  # in which the share of unknown tokens is measured
 _FINEST = 8  # packed batches of up to so many units are rounded to one unit, larger ones to an eighth at most
 
 
@@ -111,6 +113,17 @@ def _packed_size(rows, unit):
 def padded_length(config: ml_collections.ConfigDict, examples: Examples, rows: np.ndarray) -> int:
     """Returns the bucket that holds the longest of the given rows, int [n]; rows of -1 have no length."""
     return bucket(config, int(examples.lengths[rows[rows >= 0]].max(initial=1)))
+
+
+def unknown_share(examples: Examples, tokenizer: Tokenizer) -> float:
+    """Returns the share of unknown tokens in a sample of the rows, not counting other special tokens; 0 without any."""
+    if tokenizer.unk_id is None or not len(examples.lengths):
+        return 0.0
+    rows = np.unique(np.linspace(0, len(examples.lengths) - 1, _SAMPLED_ROWS).astype(np.int64))
+    batch = examples.batch(rows, int(examples.lengths[rows].max()))
+    ids = batch["input_ids"][batch["attention_mask"] > 0]
+    ids = ids[~np.isin(ids, [id_ for id_ in tokenizer.special_ids if id_ != tokenizer.unk_id])]
+    return float(np.mean(ids == tokenizer.unk_id)) if len(ids) else 0.0
 
 
 def buckets(config: ml_collections.ConfigDict) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """Which rows make a batch: every row once an epoch, in an order of its own for each seed, in few shapes."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -74,3 +76,16 @@ def test_evaluation_sees_each_row_once_in_few_shapes():
     settings.data.buckets = (50,)
     assert {batch["rows"].shape[1] for _, batch in batches.eval_batches(settings, examples, 8)} == {50, 128}
     assert len(batches.eval_batches(settings, Lengths([]), 8)) == 0
+
+
+def test_the_share_of_unknown_tokens_counts_no_other_special_ones():
+    class Examples:
+        lengths = np.full(1000, 6, np.int32)
+
+        def batch(self, rows, length):
+            ids = np.tile([2, 1, 7, 1, 3, 0], (len(rows), 1))  # [CLS] [UNK] word [UNK] [SEP] [PAD]
+            return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int32)}
+
+    tokenizer = types.SimpleNamespace(unk_id=1, special_ids=(0, 1, 2, 3, 4))
+    assert batches.unknown_share(Examples(), tokenizer) == 2 / 3
+    assert batches.unknown_share(Examples(), types.SimpleNamespace(unk_id=None)) == 0.0
