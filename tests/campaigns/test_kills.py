@@ -36,18 +36,19 @@ def kill(workspace, command, here, delay, with_children):
 def campaign(workspace, tally, kills, seed):
     draw = random.Random(seed)
     commands = workspace.commands()
-    done, faults = 0, []
+    number, done, faults = 0, 0, []
     while done < kills:
+        number += 1
         command = commands[NAMES[draw.randrange(len(NAMES))]]
-        here = workspace.folder / f"kill-{seed}-{done}"
+        here = workspace.folder / f"kill-{seed}-{number}"
         times = min(draw.choice([1, 2, 4]), kills - done)
         _, seconds = workspace.undisturbed(command)
         delays = [draw.uniform(0.05, seconds) for _ in range(times)]
         with_children = [draw.random() < 0.7 for _ in range(times)]
-        done += times
         try:
-            one_folder(workspace, command, here, delays, with_children, tally)
+            done += one_folder(workspace, command, here, delays, with_children, tally)
         except AssertionError as error:
+            done += times
             faults.append(f"{command.name}: killed after {delays}: {error}")
             print(faults[-1], flush=True)
             tally["fault"] += 1
@@ -57,18 +58,25 @@ def campaign(workspace, tally, kills, seed):
 
 
 def one_folder(workspace, command, here, delays, with_children, tally):
-    """Kills a command once or more in one folder, then lets it end there, and compares the result."""
+    """Kills a command once or more in one folder, then lets it end there, and compares the result.
+
+    Returns how often the command was still running when it was killed.
+    """
     expected, _ = workspace.undisturbed(command)
+    kills = 0
     for delay, children in zip(delays, with_children, strict=True):
         alive = kill(workspace, command, here, delay, children)
+        kills += alive
         tally[f"{command.name}: {'killed' if alive else 'had ended'}"] += 1
         if not command.continues and (here / command.result).exists():
             assert command.digest(here) == expected, "half a result"
+            break  # such a command refuses to write again what is there
     if command.continues or not (here / command.result).exists():
         assert workspace.finish(command, here) == expected, f"another result\n{output_of(here)}"
     left = [name for name in os.listdir(here) if name.endswith((".partial", ".before"))]
     assert not left, left
     tally["continued to the same bits"] += 1
+    return kills
 
 
 @pytest.mark.full
