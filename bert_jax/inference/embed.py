@@ -38,7 +38,7 @@ class Embedder(Predictor):
     - "mean_sqrt_len_tokens", "weightedmean", "lasttoken": as sentence-transformers defines them.
 
     The layers that a sentence-transformers model has behind its pooling (Dense, LayerNorm), and before it, are applied
-    whatever the pooling; their sizes must fit.
+    whatever the pooling; their sizes must fit. Where it pools a weighted mean of layers, that replaces the last layer.
 
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
@@ -79,6 +79,14 @@ class Embedder(Predictor):
         self._normalize_again = bool(normalize)  # what a cut leaves of a vector of length 1 is shorter
         self._layers = settings.get("layers", ())
         self._token_layers = settings.get("token_layers", ())
+        self._layer_weights = settings.get("layer_weights")
+        self._other_tasks = settings.get("other_tasks", ())
+        layers = model.model.spec.num_layers
+        if self._layer_weights is not None and len(self._layer_weights) > layers + 1:
+            raise UserError(
+                f"{model.name}: weights of {len(self._layer_weights)} layers; expected at most {layers + 1}, those "
+                "of the model and its embeddings"
+            )
         self._kept = settings.get("truncate_dim")
         self._similarity = settings.get("similarity") or "cosine"
         try:
@@ -182,7 +190,8 @@ class Embedder(Predictor):
           list of these.
 
         Raises:
-          UserError: a text or vector cannot be read, or top_k is not positive.
+          UserError: a text or vector cannot be read, top_k is not positive, or the model has modules of their own for
+            queries or documents, which are not computed.
         """
         kind = search.check_similarity(kind or self._similarity)
         if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
@@ -213,6 +222,8 @@ class Embedder(Predictor):
         if search.are_vectors(given):
             vectors = search.as_vectors(given, name)
             return vectors, np.ndim(given) == 1
+        if name == "queries":
+            self._check_route("query", name)
         vectors = self.encode(given, prompt_name=prompt_name)
         return np.atleast_2d(vectors), vectors.ndim == 1
 
@@ -224,6 +235,7 @@ class Embedder(Predictor):
             for first in range(0, len(corpus), search.BLOCK):
                 yield search.as_vectors(corpus[first : first + search.BLOCK], "corpus", size)
             return
+        self._check_route("document", "corpus")
         examples, first = self._reader.read(corpus)[0], 0
         while block := list(itertools.islice(examples, search.BLOCK)):
             vectors = np.stack(list(self.stream(block, lambda i, first=first: f"corpus: text {first + i + 1}",
@@ -231,6 +243,13 @@ class Embedder(Predictor):
             texts.update((first + i, text) for i, (text,) in enumerate(block))
             first += len(block)
             yield search.as_vectors(vectors, "corpus", size)
+
+    def _check_route(self, task, name):
+        if task in self._other_tasks:
+            raise UserError(
+                f"{name}: {self.model.name} sends the text of each {task} through modules of their own, which are not "
+                "computed here; expected vectors"
+            )
 
     def _prompt_named(self, *names):
         """Returns the first of some names that the model has a prompt of; None where it has none."""
@@ -250,7 +269,7 @@ class Embedder(Predictor):
 
     def _compute(self, network, params, batch, skipped):
         """Returns pooled vectors float32 [batch, size]; of packed rows [batch, k, size]."""
-        all_layers = any(kind not in POOLING for kind in self._pooling)
+        all_layers = self._layer_weights is not None or any(kind not in POOLING for kind in self._pooling)
         outputs = network.apply(params, batch, hidden_states=all_layers)
         present = batch["attention_mask"]
         positions = batch.get("position_ids", jnp.arange(present.shape[1])[None])
@@ -259,7 +278,7 @@ class Embedder(Predictor):
         return _apply(self._layers, jnp.concatenate(pooled, axis=-1))
 
     def _pooled(self, kind, outputs, present, params, batch):
-        hidden = _apply(self._token_layers, outputs["hidden"].astype(jnp.float32))
+        hidden = _apply(self._token_layers, self._hidden(outputs))
         if kind == "attention":
             score = params["task"]["score"]
             scores = jnp.einsum("bsh,ho->bs", hidden, score["kernel"]) + score["bias"][None]
@@ -275,6 +294,15 @@ class Embedder(Predictor):
         if last[2]:
             return jnp.concatenate([pool(layer, present, "mean", batch=batch) for layer in top], axis=-1)
         return pool(top.mean(0), present, "mean", batch=batch)
+
+    def _hidden(self, outputs):
+        """Returns the hidden states that are pooled, float32 [batch, sequence, hidden]."""
+        if self._layer_weights is None:
+            return outputs["hidden"].astype(jnp.float32)
+        weights = jnp.asarray(self._layer_weights)
+        layers = outputs["hidden_states"][-weights.shape[0] :].astype(jnp.float32)
+        mixed = jnp.einsum("l,lbsh->bsh", weights, layers, precision=jax.lax.Precision.HIGHEST)
+        return mixed / weights.sum()
 
     def _rows(self, examples, where, options):
         prompt = prompt_text(self.model, **options)

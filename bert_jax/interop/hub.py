@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from bert_jax.errors import UserError
+from bert_jax.interop import routers
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_FILES = (
@@ -18,7 +19,8 @@ _TOKENIZER_FILES = (
 _FILES = (
     "README.md", "config.json", *_TOKENIZER_FILES, "model.safetensors", "model-*.safetensors",
     "model.safetensors.index.json",
-    "modules.json", "sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/*.json",
+    "modules.json", "router_config.json", "sentence_*_config.json", "config_sentence_transformers.json",
+    "[0-9]*_*/*.json",
     "[0-9]*_*/*.safetensors", "[0-9]*_*/vocab.txt", "[0-9]*_*/merges.txt", "[0-9]*_*/*.model",
     "[1-9]*_*/pytorch_model.bin",  # small: layers behind the encoder, which alone has its own files fetched by need
 )  # fmt: skip
@@ -68,8 +70,9 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
 def _other_folders(modules):
     """Returns patterns for the folders in a sentence-transformers model that are not called after their number."""
     try:
-        paths = [module["path"] for module in json.loads(modules.read_text("utf-8"))]
-    except (OSError, ValueError, KeyError, TypeError):
+        listed = json.loads(modules.read_text("utf-8"))
+        paths = [module["path"] for module in listed] + routers.folders(modules.parent, listed)
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return []  # none, or `sentence_transformers.read` says what is wrong with it
     return [f"{path}/*" for path in paths if isinstance(path, str) and path and not re.match(r"\d+_", path)]
 

@@ -51,6 +51,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     embedder = sentence_transformers.read(directory, pickles)
     if embedder:
         directory = embedder.encoder
+        if embedder.routes:
+            _note(f"{name}: of its routes, {' and '.join(embedder.routes)} is read")
     path = directory / "config.json"
     if not path.is_file():
         raise UserError(
@@ -240,6 +242,10 @@ def _check_vocabulary(directory, tokens, file_name, rows):
         raise UserError(f"{sizes}; expected the model's own tokenizer")
     if padding and rows >= _TOY and (rows % 8 or padding >= _MOST_PADDING):
         _warn(f"{sizes}; is it the model's own? {padding:,} rows belong to no token")
+
+
+def _note(message):
+    print(message, file=sys.stderr)
 
 
 def _warn(message):

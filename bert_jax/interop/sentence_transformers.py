@@ -4,8 +4,10 @@ modules.json                          the modules and their folders
 sentence_bert_config.json             longest text, lower case; beside the encoder's config.json
 1_Pooling/config.json                 how token vectors are pooled
 2_Dense/config.json, weights          a linear map and its activation
+1_WeightedLayerPooling/config.json    the mean of several layers that is pooled instead of the last one
 config_sentence_transformers.json     kind of model, prompts, activation of a cross-encoder's scores
 
+A router's modules are those of its default route (routers.py).
 The encoder of every such directory is read. A module that bert_jax does not compute, such as that of a sparse encoder,
 is named where vectors or scores are asked for. What was read is written back as it was: the folders of the modules are
 copied.
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.errors import UserError
-from bert_jax.interop import model_config, tensors
+from bert_jax.interop import model_config, routers, tensors
 from bert_jax.interop.families import FAMILIES
 from bert_jax.model.projection import TORCH_ACTIVATIONS, Projection
 
@@ -64,12 +66,15 @@ class Embedder:
         "normalize" (to length 1 at the end), "include_prompt" (False leaves a prompt's tokens out of the pooling),
         "prompts" (by name), "default_prompt_name", "similarity" (its name, or None), "lower_case" (of the text before
         tokenization) and, where they are given, "max_length", "token_layers" and "layers" (tuples of Projection before
-        and after the pooling) and "truncate_dim" (numbers of a vector that are kept). Of a cross-encoder: "activation"
+        and after the pooling), "layer_weights" (float32: the weights of the top layers, whose weighted mean is pooled),
+        "other_tasks" (those of "query" and "document" that a router sends through other modules) and "truncate_dim"
+        (numbers of a vector that are kept). Of a cross-encoder: "activation"
         of its scores (a key of TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what
         bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
       directory: the directory itself.
-      modules: the entries of modules.json, the encoder's first.
+      modules: the entries of modules.json, the encoder's first; a router's are those of the route that was read.
+      routes: names of the routes that were read.
       weights: weights of the modules that were read, by their folder's name.
     """
 
@@ -79,6 +84,7 @@ class Embedder:
     directory: pathlib.Path = pathlib.Path()
     modules: tuple[Mapping, ...] = ()
     weights: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    routes: tuple[str, ...] = ()
 
 
 def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
@@ -95,16 +101,20 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
     if not path.is_file():
         return None
     prompts = model_config.load_json(directory / PROMPTS) if (directory / PROMPTS).is_file() else {}
-    modules = _modules(path)
+    routed = routers.follow(directory, _modules(path), lambda module: _holds_encoder(directory, module))
+    modules = routed.modules
     encoder = _encoder(directory, modules, path)
     kind = prompts.get("model_type") or "SentenceTransformer"
     if kind == "CrossEncoder":
         settings: dict[str, Any] = {}
         _note(settings, "classify_refusal", lambda: _cross_encoder(encoder, modules, prompts, directory))
-        return Embedder(encoder, settings, prompts, directory, modules)
+        return Embedder(encoder, settings, prompts, directory, modules, routes=routed.routes)
     weights: dict[str, Mapping] = {}
     settings = {}
-    if kind == "SentenceTransformer":
+    if routed.refusal:
+        settings["embed_refusal"] = routed.refusal
+    elif kind == "SentenceTransformer":
+        settings |= {"other_tasks": routed.other_tasks} if routed.other_tasks else {}
         _note(settings, "embed_refusal", lambda: _embedder(directory, encoder, modules, prompts, weights, pickles))
     else:
         others = ", ".join(_name(module) for module in modules)
@@ -112,7 +122,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
             f"{directory / PROMPTS}: a {kind} ({others}), which has no single vector for a text; expected a "
             "SentenceTransformer"
         )
-    return Embedder(encoder, settings, prompts, directory, modules, weights)
+    return Embedder(encoder, settings, prompts, directory, modules, weights, routed.routes)
 
 
 def cross_encoder_settings(config: Mapping, prompts: Mapping, num_labels: int, path: pathlib.Path) -> dict[str, str]:
@@ -259,13 +269,17 @@ def _note(settings: dict, refusal: str, read_settings: Callable[[], Mapping]) ->
 def _encoder(directory, modules, path):
     """Returns the folder of the encoder, the first module."""
     folder = directory / modules[0]["path"]
-    if _name(modules[0]) in _ENCODERS or _is_encoder(folder):
+    if _holds_encoder(directory, modules[0]):
         return folder
     inside = sorted(file.parent for file in directory.rglob("config.json") if _is_encoder(file.parent))
-    if len(inside) == 1 and inside[0] != directory:  # of a Router, or behind a module of another kind
+    if len(inside) == 1 and inside[0] != directory:  # of a Router without its file, or behind a module of another kind
         return inside[0]
     hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
     raise UserError(f"{path}: begins with {_name(modules[0])}, which is no transformer; expected Transformer{hint}")
+
+
+def _holds_encoder(directory, module):
+    return _name(module) in _ENCODERS or _is_encoder(directory / module["path"])
 
 
 def _is_encoder(folder):
@@ -285,6 +299,8 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
         name, folder, pooled = _name(module), directory / module["path"], "pooling" in settings
         if name == "Pooling" and not pooled:
             settings |= _pooling(folder / "config.json")
+        elif name == "WeightedLayerPooling" and not pooled and not layers[False]:
+            settings |= _layer_weights(directory, module["path"], encoder, weights, pickles)
         elif name == "Normalize":
             layers[pooled] += _normalize(folder / "config.json", pooled)
         elif name == "Dense":
@@ -388,6 +404,21 @@ def _dense(directory, name, pooled, weights, pickles):
     floats = {key: np.asarray(array, np.float32) for key, array in taken.items() if array is not None}
     floats |= {key: np.ascontiguousarray(floats[key].T) for key in ("kernel", "residual") if key in floats}
     return Projection("dense", floats, kind, bool(config.get("use_residual")))
+
+
+def _layer_weights(directory, name, encoder, weights, pickles):
+    """Returns {"layer_weights": those from layer_start on}; {} where the encoder gives the last layer alone."""
+    if not model_config.load_json(encoder / "config.json").get("output_hidden_states"):
+        return {}  # as sentence-transformers does
+    path = directory / name / "config.json"
+    config = model_config.load_json(path)
+    start, layers = config.get("layer_start", 4), config.get("num_hidden_layers", 12)
+    array = _read_weights(directory, name, weights, pickles).get("layer_weights")
+    if not isinstance(start, int) or not isinstance(layers, int) or np.shape(array) != (layers + 1 - start,):
+        raise UserError(
+            f"{path}: layer_start {start!r} of {layers!r} layers; expected as many weights, found {np.shape(array)}"
+        )
+    return {"layer_weights": np.asarray(array, np.float32)}
 
 
 def _layer_norm(directory, name, weights, pickles):

@@ -194,17 +194,44 @@ def test_other_kinds_of_encoders_load_and_go_back(save, tmp_path, kind):
         np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_what_has_no_encoder_or_another_module(base, tmp_path):
+def test_another_module_is_refused(base, tmp_path):
     from sentence_transformers import models
-    from sentence_transformers.base.modules import Router
 
     path = saved(tmp_path / "cnn", [models.Transformer(str(base)), models.CNN(32, 8, [1, 3]), models.Pooling(24)])
     with pytest.raises(UserError, match="modules Transformer, CNN, Pooling; expected"):
         bert_jax.Embedder(huggingface.read(path))
-    sides = [[models.Transformer(str(base)), models.Pooling(32)] for _ in range(2)]
-    path = saved(tmp_path / "router", [Router.for_query_document(*sides)])
-    with pytest.raises(UserError, match="begins with Router, .*query_0_Transformer can be opened by themselves"):
-        huggingface.read(path)
+
+
+@pytest.mark.parametrize("kind", ["two encoders", "mapped", "behind the pooling"])
+def test_the_default_route_of_a_router(base, tmp_path, kind):
+    import torch
+    from sentence_transformers import models
+    from sentence_transformers.base.modules import Router
+
+    torch.manual_seed(5)
+    encoder = [models.Transformer(str(base)), models.Pooling(32)]
+    sides = [[models.Transformer(str(base)), models.Pooling(32, pooling_mode="cls")], encoder]
+    if kind == "behind the pooling":
+        modules = [*encoder, Router.for_query_document([models.Dense(32, 8)], [models.Dense(32, 8)])]
+    elif kind == "mapped":
+        mappings = {("query", "text"): "first", (None, "text"): "second"}
+        modules = [Router(dict(zip(("first", "second"), sides, strict=True)), route_mappings=mappings)]
+    else:
+        modules = [Router.for_query_document(*sides), models.Normalize()]
+    assert_agrees(saved(tmp_path / "model", modules), tmp_path)
+
+
+@pytest.mark.parametrize("hidden_states", [True, False])
+def test_a_weighted_mean_of_layers(base, tmp_path, hidden_states):
+    import torch
+    from sentence_transformers import models
+
+    torch.manual_seed(6)
+    encoder = models.Transformer(str(base), config_kwargs={"output_hidden_states": hidden_states})
+    layers = encoder.model.config.num_hidden_layers
+    weights = torch.nn.Parameter(torch.rand(layers))
+    mean = models.WeightedLayerPooling(32, num_hidden_layers=layers, layer_start=1, layer_weights=weights)
+    assert_agrees(saved(tmp_path / "model", [encoder, mean, models.Pooling(32)]), tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["cosine", "dot", "euclidean", "manhattan"])
