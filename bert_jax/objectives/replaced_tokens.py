@@ -99,9 +99,8 @@ class ReplacedTokens(LanguageModeling):
     def sums(self, params, batch, dropout_key=None, *, step_key=None, teacher=None, activations=False):
         del teacher
         keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-        guesses = self.generator.apply(generator(params, self.sharing), batch, dropout_key=keys[0])["mlm_logits"]
+        guesses, inputs, replaced = self._replace(params, batch, keys[0], step_key)
         sums = cross_entropy("mlm", guesses, batch["masked_labels"], batch["masked_weights"])
-        inputs, replaced = filled_in(batch, samples(guesses, batch, _seed(step_key)))
         outputs = self.model.apply(
             discriminator(params, self.sharing), inputs, dropout_key=keys[1], hidden_states=activations
         )
@@ -112,6 +111,27 @@ class ReplacedTokens(LanguageModeling):
         if activations:
             sums["activation_squares"] = activation_squares(outputs["hidden_states"], batch)
         return sums
+
+    def judged(self, params: dict, batch: Mapping) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Replaces the masked tokens of a batch, as evaluation does, and asks the discriminator about every token.
+
+        Args:
+          params: the run's parameters.
+          batch: arrays as the loader makes them, [batch, ...].
+
+        Returns:
+          (token ids int32, whether each is not the original one, bool, and the probability that the discriminator gives
+          to that, float32), all [batch, sequence].
+        """
+        _, inputs, replaced = self._replace(params, batch, None, None)
+        logits = self.model.apply(discriminator(params, self.sharing), inputs)["replaced_logits"]
+        return inputs["input_ids"], replaced, jax.nn.sigmoid(logits.astype(jnp.float32))
+
+    def _replace(self, params, batch, dropout_key, step_key):
+        """Returns (the generator's logits, the batch with its samples in place of masks, which tokens they changed)."""
+        own = generator(params, self.sharing)
+        guesses = self.generator.apply(own, batch, dropout_key=dropout_key)["mlm_logits"]
+        return guesses, *filled_in(batch, samples(guesses, batch, _seed(step_key)))
 
     def headline(self, row):
         text = super().headline(row)

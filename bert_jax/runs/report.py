@@ -154,6 +154,9 @@ def render(
         columns = tuple(samples[0])
         table = _table(columns, [tuple(sample.get(column, "") for column in columns) for sample in samples])
         parts += ["<h2>Sample predictions</h2>", f'<div class="samples">{table}</div>']
+    elif done >= num_steps and not tuned:
+        reason = "the run evaluates nothing" if not config.train.eval_every else "no held-out text has a place for them"
+        parts += ["<h2>Sample predictions</h2>", f'<p class="faint">none: {reason}</p>']
     changes = list(_changes(config, recipe))
     compared = "the recipe" if recipe is not None else "the defaults"
     parts.append(f"<h2>Settings that differ from {compared}</h2>")
@@ -289,12 +292,25 @@ def _predictions(workdir):
     except (OSError, ValueError, KeyError, TypeError):
         return []
     records = [json.loads(line) for line in text.splitlines()[:_PREDICTIONS]]
+    records = [_tagged(record) if {"words", "tags"} <= record.keys() else record for record in records]
     return [{key: _brief(value) for key, value in record.items() if not isinstance(value, dict)} for record in records]
+
+
+def _tagged(record):
+    """Returns a prediction of tags as text: the sentence, and the words that have a tag other than O."""
+
+    def in_words(tags):
+        return ", ".join(f"{word} {tag}" for word, tag in zip(record["words"], tags, strict=False) if tag != "O")
+
+    sides = {name: in_words(record[key]) for name, key in (("gold", "gold"), ("predicted", "tags")) if key in record}
+    return {"text": " ".join(record["words"])} | sides
 
 
 def _brief(value):
     if isinstance(value, float):
         return f"{value:.3f}"
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "; ".join(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 3]}..."
 

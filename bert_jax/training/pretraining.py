@@ -27,7 +27,7 @@ from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
 from bert_jax.training.norms import norms_step
-from bert_jax.training.samples import masked_tokens
+from bert_jax.training.samples import predicted_tokens
 from bert_jax.training.teacher import Teacher
 from bert_jax.training.teacher import read as read_teacher
 
@@ -264,10 +264,10 @@ class _Pretraining(loop.Run):
         return state, self._evaluation(state["params"], done)
 
     def samples(self, state):
-        if not self._evaluates or jax.process_count() > 1:
+        if not self._evaluates:
             return []
         batch = self._evaluation.first_batch(self.num_steps)
-        return masked_tokens(self.learner.objective, state["params"], batch, self._tokenizer, self.mesh)
+        return predicted_tokens(self.learner.objective, state["params"], batch, self._tokenizer, self.mesh)
 
     def save(self, state, done, held_out):
         if self._adaptation and done == self.num_steps:

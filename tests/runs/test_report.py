@@ -110,3 +110,31 @@ def test_reports_that_take_long_are_left_out_until_the_last(workdir, monkeypatch
 def test_a_report_without_rows(tmp_path):
     config = config_lib.base()
     assert Page(report.render("run", config, None, {}, [], 10, "")).open == []
+
+
+@pytest.mark.parametrize(
+    ("record", "shown"),
+    [
+        ({"text": "a", "gold": "x", "label": "y", "score": 0.5678, "scores": {"x": 0.4}},
+         {"text": "a", "gold": "x", "label": "y", "score": "0.568"}),
+        ({"text": "a", "text_pair": "b", "gold": 2.5, "score": 2.25},
+         {"text": "a", "text_pair": "b", "gold": "2.500", "score": "2.250"}),
+        ({"text": "a", "gold": ["x", "y"], "labels": [], "scores": {}},
+         {"text": "a", "gold": "x; y", "labels": ""}),
+        ({"words": ["In", "Kiel", "."], "gold": ["O", "B-LOC", "O"], "tags": ["O", "O", "O"]},
+         {"text": "In Kiel .", "gold": "Kiel B-LOC", "predicted": ""}),
+        ({"id": "q1", "question": "Who?", "gold": ["Ada"], "answer": "Ada", "start": 0},
+         {"id": "q1", "question": "Who?", "gold": "Ada", "answer": "Ada", "start": "0"}),
+    ],
+)  # fmt: skip
+def test_predictions_of_every_kind_of_task_are_shown_as_texts(tmp_path, record, shown):
+    (tmp_path / "summary.json").write_text(json.dumps({"predictions": {"held_out": {"file": "a.jsonl"}}}))
+    (tmp_path / "a.jsonl").write_text(json.dumps(record) + "\n")
+    assert report._predictions(tmp_path) == [shown]
+
+
+def test_a_run_without_samples_says_why(workdir):
+    folder, config = workdir
+    config.train.eval_every = 0
+    report.Reports(folder, config, None, 2000, "1 x cpu").write(True)
+    assert "none: the run evaluates nothing" in (folder / "report.html").read_text()
