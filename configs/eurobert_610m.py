@@ -3,8 +3,8 @@
     python -m bert_jax.pretrain --config=eurobert_610m --config.data.corpus=DIR,DIR,... --workdir=DIR
 
 The setting is that of 210m (configs/eurobert_210m.py) with 26 layers of 1,152, 18 heads of queries and 6 of keys and
-values (recalled; the number of parameters agrees with the published one). Layers are scanned. 607,874,688 parameters
-without the decoder. Not trained to the end by this project.
+values, and 4,096 in the gated MLP (checked in optimus/trainer/model/encoder/eurobert.py of Nicolas-BZRD/EuroBERT).
+Layers are scanned. 607,874,688 parameters without the decoder. Not trained to the end by this project.
 """
 
 from bert_jax.config import load_recipe

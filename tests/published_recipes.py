@@ -220,6 +220,22 @@ PUBLISHED = {
         "optimizer.bias_correction": (True, f"{_EURO}pretrain.py:61, torch's AdamW"),
         "model.initializer": ("normal", f"{_EURO}model/model.py:65"),
     },
+    "eurobert_610m": {
+        "model.hidden_size": (1152, f"{_EURO}model/encoder/eurobert.py, 610m"),
+        "model.num_layers": (26, f"{_EURO}model/encoder/eurobert.py, 610m"),
+        "model.num_heads": (18, f"{_EURO}model/encoder/eurobert.py, 610m"),
+        "model.num_kv_heads": (6, f"{_EURO}model/encoder/eurobert.py, 610m"),
+        "model.intermediate_size": (4096, f"{_EURO}model/encoder/eurobert.py, 610m"),
+        "model.tied_decoder": (False, f"{_EURO}model/encoder/eurobert.py, 610m"),
+    },
+    "eurobert_2b": {
+        "model.hidden_size": (2304, f"{_EURO}model/encoder/eurobert.py, 2b"),
+        "model.num_layers": (32, f"{_EURO}model/encoder/eurobert.py, 2b"),
+        "model.num_heads": (18, f"{_EURO}model/encoder/eurobert.py, 2b"),
+        "model.num_kv_heads": (6, f"{_EURO}model/encoder/eurobert.py, 2b"),
+        "model.intermediate_size": (6144, f"{_EURO}model/encoder/eurobert.py, 2b"),
+        "model.tied_decoder": (False, f"{_EURO}model/encoder/eurobert.py, 2b"),
+    },
     "modernbert_base": {
         "optimizer.name": ("stable_adamw", f"{_MODERN}base-pretrain.yaml:105"),
         "optimizer.learning_rate": (8e-4, f"{_MODERN}base-pretrain.yaml:106"),
