@@ -4,8 +4,9 @@
 
 The setting is that of 210m (configs/eurobert_210m.py) with 32 layers of 2,304, 18 heads of queries and 6 of keys and
 values, and 6,144 in the gated MLP (checked in config.json of EuroBERT/EuroBERT-2.1B, and in
-optimus/trainer/model/encoder/eurobert.py of Nicolas-BZRD/EuroBERT). Layers are scanned, and parameters are spread over 8 devices
-(--config.mesh.fsdp=1 on fewer). 2,107,590,912 parameters without the decoder. Not trained to the end by this project.
+optimus/trainer/model/encoder/eurobert.py of Nicolas-BZRD/EuroBERT). Layers are scanned, and parameters are spread over
+8 devices (--config.mesh.fsdp=1 on fewer). 2,107,590,912 parameters without the decoder. Not trained to the end by this
+project.
 """
 
 from bert_jax.config import load_recipe
