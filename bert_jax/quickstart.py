@@ -11,6 +11,7 @@ import pathlib
 from absl import flags
 
 from bert_jax import command, interruption
+from bert_jax import config as config_lib
 from bert_jax.processes import signals
 
 _FOLDER = flags.DEFINE_string("folder", "runs/quickstart", "folder for the corpus and the run")
@@ -25,6 +26,8 @@ TEXTS = (
 
 def main(argv):
     del argv
+    config = flags.FLAGS.config
+    config_lib.check_keys(config)
     from bert_jax.data.preparation import pipeline
 
     folder = pathlib.Path(_FOLDER.value)
@@ -34,7 +37,6 @@ def main(argv):
 
     from bert_jax.training import pretraining
 
-    config = flags.FLAGS.config
     config.data.corpus = str(folder / "corpus")
     print(f"2. Pre-training: {config.train.num_steps} steps, in {folder / 'run'}")
     with signals.exit_on_sigterm():

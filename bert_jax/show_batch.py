@@ -8,6 +8,7 @@ The batch is the one that `pretrain` gives the model at this step with the same 
 from absl import flags
 
 from bert_jax import command
+from bert_jax import config as config_lib
 
 _STEP = flags.DEFINE_integer("step", 0, "training step whose batch is shown", lower_bound=0)
 _ROWS = flags.DEFINE_integer("rows", 3, "number of rows to show", lower_bound=1)
@@ -60,9 +61,10 @@ def show(batch: dict, row: int, tokenizer) -> str:
 
 def main(argv):
     del argv
+    config = flags.FLAGS.config
+    config_lib.check_keys(config)
     from bert_jax.data import batch_at, describe_batch, mixture, verification
 
-    config = flags.FLAGS.config
     corpora = mixture.open_corpora(config)
     for corpus in corpora:
         verification.verify(corpus)

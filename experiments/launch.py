@@ -75,11 +75,11 @@ def main(argv):
     if not _EXPERIMENT.value:
         raise UserError("--experiment: missing; expected a file with get_experiment(scale)")
     experiment = _requested()
+    outputs.check_folder("workdir", workdir, (outputs.EXPERIMENT,))
+    folders.check_experiment(workdir, _described(experiment), settled=not experiment.equal_tokens)
     if _DRY_RUN.value:
         _say_what_would_run(experiment, workdir)
         return
-    outputs.check_folder("workdir", workdir, (outputs.EXPERIMENT,))
-    folders.check_experiment(workdir, _described(experiment), settled=not experiment.equal_tokens)
     _check_executor(experiment)
     try:
         workdir.mkdir(parents=True, exist_ok=True)

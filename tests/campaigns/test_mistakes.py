@@ -117,7 +117,7 @@ _FLAGS = {
         "runner": _CHOICES,
         "strip_accents": _CHOICES,
     },
-    "show_batch": {"rows": (*_WHOLE, "0"), "step": _WHOLE, "config": (*_PATHS[1:6], "bert_bse", "finetune/none")},
+    "show_batch": {"rows": (*_WHOLE, "0"), "step": _WHOLE, "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2")},
     "pretrain": {
         "workdir": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/loop", *_LOCKED),
         "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2"),
@@ -173,11 +173,11 @@ _FLAGS = {
         "topology": ("", "v5e", "v99:2x2", "v5e:2x3x", "v5e:0x0", "v5e:-1x2", "2x2", "v5e:axb"),
         "num_slices": (*_WHOLE, "0"),
         "json": ("{folder}", "{folder}/noise.bin/x", *_LOCKED),
-        "config": (*_PATHS[1:6], "bert_bse"),
+        "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2"),
     },
     "quickstart": {
         "folder": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", *_LOCKED),
-        "config": ("bert_bse", "{folder}/absent"),
+        "config": ("bert_bse", "{folder}/absent", "finetune/sst2"),
     },
     "launch": {
         "experiment": (*_PATHS[:6], "maskin"),

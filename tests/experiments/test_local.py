@@ -136,8 +136,9 @@ def test_dry_run_and_another_launcher(whole, tmp_path, corpus):
         code, output = launcher.run("--seeds=1")
     assert code == 2 and "another launcher is at work" in output
     shutil.copy(whole[0].workdir / "experiment.json", launcher.workdir)
-    code, output = launcher.run("--seeds=1")
-    assert code == 2 and "holds another experiment: arms.dynamic is null there, but {} was asked for" in output
+    for flag in ("--nodry_run", "--dry_run"):
+        code, output = launcher.run("--seeds=1", flag)
+        assert code == 2 and "holds another experiment: arms.dynamic is null there, but {} was asked for" in output
 
 
 @pytest.mark.full
