@@ -29,6 +29,8 @@ def _as_in_pretraining(*names: str, **changes: Any) -> dict[str, Key]:
 
 TASKS = ("sequence_classification", "token_classification", "question_answering")
 PROBLEMS = ("single_label", "multi_label", "regression")
+# Keys of config.task that say how question answering reads contexts.
+ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 # What a classifier reads; see model.spec.Task.
 POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
 # Linear maps of a layer that LoRA can adapt.

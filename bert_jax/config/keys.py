@@ -9,7 +9,7 @@ Nothing but the standard library is imported, so that `bert_jax.model` can read 
 
 from collections.abc import Mapping
 
-from bert_jax.config.finetuning_keys import ADAPTABLE, FINETUNING, POOLING, PROBLEMS, TASKS
+from bert_jax.config.finetuning_keys import ADAPTABLE, ANSWERING, FINETUNING, POOLING, PROBLEMS, TASKS
 from bert_jax.config.pretraining_keys import (
     ACTIVATIONS,
     FORMATS,
@@ -25,6 +25,7 @@ from bert_jax.config.schema import Key
 __all__ = [
     "ACTIVATIONS",
     "ADAPTABLE",
+    "ANSWERING",
     "DEVICE_DEFAULTS",
     "FINETUNING",
     "FORMATS",

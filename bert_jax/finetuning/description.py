@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.config.keys import FINETUNING, with_role
+from bert_jax.config.keys import ANSWERING, FINETUNING, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
 from bert_jax.interop import formats
@@ -19,7 +19,6 @@ from bert_jax.interop.pretrained import Pretrained
 _MODEL_KEYS = {name.partition(".")[2]: key for name, key in FINETUNING.items() if name.startswith("model.")}
 _RUNNING = with_role(_MODEL_KEYS, "computation", "device")
 _DROPOUTS = with_role(_MODEL_KEYS, "training")
-_ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 _DIGESTED_ROWS = 64
 
 
@@ -40,7 +39,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     model["pooler"] = config.task.name == "sequence_classification" and head.pooling == "pooler"
     settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     if config.task.name == "question_answering":
-        settings |= {name: config.task[name] for name in _ANSWERING}
+        settings |= {name: config.task[name] for name in ANSWERING}
     return {
         "kind": "finetune",
         "family": source.family,

@@ -6,14 +6,14 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from bert_jax.config.keys import FINETUNING
+from bert_jax.config.keys import ANSWERING, FINETUNING
 from bert_jax.data.tasks import spans
 from bert_jax.inference.batching import Row
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 
-# The defaults of google-research/bert's run_squad.py, for a model that does not say its own.
-_DEFAULTS = {"max_length": 384, "doc_stride": 128, "max_query_length": 64, "max_answer_length": 30, "n_best": 20}
+# As in google-research/bert's run_squad.py, for a model that does not say its own.
+_DEFAULTS = {"max_length": 384} | {name: FINETUNING[f"task.{name}"].default for name in ANSWERING}
 
 
 class QuestionAnswerer(Predictor):

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from bert_jax.config.keys import PRETRAINING
 from bert_jax.config.run_phases import schedules
 from bert_jax.sharding import leading_axes, path_name
 
@@ -71,6 +72,11 @@ def run_schedule(config, num_steps: int) -> Callable:
     return _promoting(optax.join_schedules(parts, [part.start for part in later]))
 
 
+def setting(config: Mapping, name: str) -> Any:
+    """Returns config.optimizer.NAME, or the key's default where the config lacks it."""
+    return config.get(name, PRETRAINING[f"optimizer.{name}"].default)
+
+
 def make_optimizer(
     config: Mapping,
     num_steps: int,
@@ -85,7 +91,7 @@ def make_optimizer(
     divisor of the rate is one number per array too, biases and norms included: see `_scale_by_stable_adam`.
 
     Args:
-      config: config.optimizer; bias_correction and decay_all may be absent and are then True and False.
+      config: config.optimizer; bias_correction and decay_all may be absent, and have their defaults then.
       num_steps: number of steps of the whole run.
       share: maps a parameter's path to its share of the learning rate; None for all of it everywhere.
       network: maps a parameter's path to the network whose gradients are clipped by one norm, as if each network had
@@ -94,8 +100,9 @@ def make_optimizer(
     """
     steps = [_clip(config["clip_norm"], network)] if config["clip_norm"] else []
     adam = {"b1": config["b1"], "b2": config["b2"], "eps": config["epsilon"]}
-    corrected = config.get("bias_correction", True)
-    decayed = (lambda params: jax.tree.map(lambda _: True, params)) if config.get("decay_all", False) else is_weight
+    corrected = setting(config, "bias_correction")
+    decays_all = setting(config, "decay_all")
+    decayed = (lambda params: jax.tree.map(lambda _: True, params)) if decays_all else is_weight
     decay = optax.add_decayed_weights(config["weight_decay"], mask=decayed)
     if config["name"] == "stable_adamw":
         steps.append(_scale_by_stable_adam(**adam, decay=decay, corrected=corrected))

@@ -23,7 +23,7 @@ from bert_jax.config.run_phases import in_phase, phases
 from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.objectives import Objective
 from bert_jax.training import throughput
-from bert_jax.training.optimizer import make_optimizer, run_schedule
+from bert_jax.training.optimizer import make_optimizer, run_schedule, setting
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Learner:
           schedule: the learning rate by step; None for the config's.
         """
         objective = objective_lib.make(config, model, teacher)
-        network = objective.network if config.optimizer.get("decoupled", False) else None
+        network = objective.network if setting(config.optimizer, "decoupled") else None
         schedule = schedule or run_schedule(config, num_steps)
         optimizer = make_optimizer(config.optimizer, num_steps, network=network, schedule=schedule)
         return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)
