@@ -73,16 +73,28 @@ def check_config(config: Any, workdir: str) -> None:
     if clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id):
         return
     config = config.copy_and_resolve_references()
+    begun = os.path.exists(os.path.join(workdir, "config.json"))
     if _schema == "finetuning":
         finetune_config.validate(config)
+        _check_source(config, begun)
         return
     config_lib.check_keys(config)
-    if not config.init_from and not config.model_from_init and not os.path.exists(os.path.join(workdir, "config.json")):
+    _check_source(config, begun)
+    if not config.init_from and not config.model_from_init and not begun:
         config_lib.validate(config)
         from bert_jax.data import mixture
 
         if "://" not in config.data.corpus:  # a remote one is copied first
             mixture.open_corpora(config)
+
+
+def _check_source(config, begun):
+    """Raises UserError where config.init_from cannot name a model; `begun`: whether the run may have no need of it."""
+    if config.init_from and not begun and "://" not in config.init_from:
+        from bert_jax.interop import hub
+        from bert_jax.runs import workdir as workdir_lib
+
+        hub.check_name(workdir_lib.split_step(config.init_from)[0])
 
 
 def define_process_flags() -> None:

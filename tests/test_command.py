@@ -166,6 +166,8 @@ MISTAKES = {
     "quickstart --config.train.num_steps=-1": "config.train.num_steps",
     "finetune --config=finetune/sst3 --workdir=W": "did you mean finetune/sst2?",
     "finetune --config=finetune/sst2 --workdir=W": "config.init_from: empty; expected a model to start from",
+    "pretrain --config=small --workdir=W --config.init_from=/no/model": "/no/model: no such directory; expected a",
+    "finetune --config=finetune/sst2 --workdir=W --config.init_from=/no/m@5": "/no/m: no such directory; expected a",
     "finetune --config=bert_base --workdir=W": "--config: a pre-training recipe",
     "finetune --workdir=W": "--config: missing, and --workdir=W holds no run to continue",
     "predict embd --model=M": "did you mean embed?",

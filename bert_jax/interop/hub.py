@@ -8,7 +8,6 @@ import pathlib
 import re
 
 from bert_jax.errors import UserError
-from bert_jax.interop import routers
 
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_FILES = (
@@ -41,14 +40,9 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
     Raises:
       UserError: neither a directory nor a name that the hub or its cache gives, or the repository has no model.
     """
-    path = pathlib.Path(name)
-    if path.is_dir():
-        return path
-    if path.exists() or not _NAME.fullmatch(str(name)):
-        raise UserError(
-            f"{name}: no such directory; expected a run's workdir, a directory with config.json and model.safetensors, "
-            "or a name on the Hugging Face hub"
-        )
+    check_name(name)
+    if pathlib.Path(name).is_dir():
+        return pathlib.Path(name)
     snapshot = _snapshot(name, _FILES)
     if not snapshot.is_dir() or not any(snapshot.iterdir()):
         raise UserError(
@@ -67,8 +61,20 @@ def directory(name: str | os.PathLike, pickles: bool = False) -> pathlib.Path:
     return snapshot
 
 
+def check_name(name: str | os.PathLike) -> None:
+    """Raises UserError for what is no directory, and no name that the hub could have."""
+    path = pathlib.Path(name)
+    if not path.is_dir() and (path.exists() or not _NAME.fullmatch(str(name))):
+        raise UserError(
+            f"{name}: no such directory; expected a run's workdir, a directory with config.json and model.safetensors, "
+            "or a name on the Hugging Face hub"
+        )
+
+
 def _other_folders(modules):
     """Returns patterns for the folders in a sentence-transformers model that are not called after their number."""
+    from bert_jax.interop import routers  # imports jax, without which a name is checked
+
     try:
         listed = json.loads(modules.read_text("utf-8"))
         paths = [module["path"] for module in listed] + routers.folders(modules.parent, listed)
