@@ -12,7 +12,7 @@ from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import metrics, records
-from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, kind_of
+from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, doubts, kind_of
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -104,6 +104,7 @@ class SequenceTask:
             "single_label": SingleLabel, "multi_label": MultiLabel, "regression": Number,
         }[self.problem](train, self._label_columns, config_lib.listed(task.labels))  # fmt: skip
         self.labels = self._labels.names
+        self.notes += [] if task.labels else doubts(self.labels)
         if (
             "f1" in (*config_lib.listed(task.metrics), self.metric)
             and self.problem == "single_label"

@@ -16,18 +16,11 @@ from bert_jax.errors import UserError, shortened
 
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
 _MISSING = (
-    "nan",
-    "NaN",
-    "NAN",
-    "<NA>",
-    "NULL",
-    "null",
-    "None",
-    "NaT",
-    "\\N",
-    "#N/A",
-    "-100",
-)  # transformers ignores -100
+    "nan", "NaN", "NAN", "-nan", "-NaN", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN", "<NA>", "<null>", "NULL", "null",
+    "None", "NaT", "\\N", "#N/A", "#NA", "#N/A N/A",
+    "-100",  # transformers ignores -100
+)  # fmt: skip
+_PERHAPS_MISSING = ("NA", "N/A", "n/a")  # also names of classes, such as that of no relation
 _IGNORED = -100
 # Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
 _OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
@@ -415,6 +408,20 @@ def _no_label(table, i, column, names):
     also = ", or config.task.labels with this name" if value_text and isinstance(value, str) else ""
     expected = f"one of {_shortened(names)}" if names else "a name or a number"
     return UserError(f"{table.where(i)}: no label in {column!r}{value_text}; expected {expected}{also}")
+
+
+def doubts(names: Sequence[str]) -> list[str]:
+    """Returns notes about names of classes that may be no classes of their own: missing values, or other spellings."""
+    by_spelling: dict[str, list[str]] = {}
+    for name in names:
+        by_spelling.setdefault(name.casefold(), []).append(name)
+    notes = [
+        f"the labels {_shortened(spellings)} differ in case alone, and are classes of their own"
+        for spellings in by_spelling.values()
+        if len(spellings) > 1
+    ]
+    missing = [name for name in names if name in _PERHAPS_MISSING]
+    return notes + [f"the label {name!r} is a class; leave records out whose label is missing" for name in missing]
 
 
 def _check_classes(table, column, names):

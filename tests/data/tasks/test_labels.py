@@ -132,6 +132,8 @@ def test_a_name_that_config_task_labels_has_is_no_other_form(tmp_path, load):
         (["x", "y", float("nan")], r"line 3: no label in 'label' \(found nan\)"),
         (["x", "y", None], "line 3: no label in 'label'; expected one of x, y"),
         (["x", "y", "<NA>"], "line 3: no label"),
+        (["x", "y", "#N/A N/A"], "line 3: no label"),
+        (["x", "y", "1.#QNAN"], "line 3: no label"),
         (["x", "y", "NULL"], "line 3: no label .*; expected one of x, y, or config.task.labels with this name"),
         (["x", "NULL", "x"], r"line 2: no label in 'label' \(found 'NULL'\); expected one of x, or"),
         ([None, None], "line 1: no label in 'label'; expected a name or a number"),
@@ -224,3 +226,12 @@ def test_a_column_or_a_name_that_is_given_twice_is_named(tmp_path, load, setting
     path = tsv(tmp_path, "a.tsv", ["a\tx", "b\ty"])
     with pytest.raises(UserError, match=message):
         load(train=path, held_out=path, **settings)
+
+
+def test_names_of_classes_that_may_be_none_are_told(tmp_path, load):
+    path = jsonl(tmp_path, "a.jsonl", rows(["Pos", "pos", "neg", "NA"]))
+    notes = "\n".join(load(train=path, held_out=path).notes)
+    assert "the labels Pos, pos differ in case alone, and are classes of their own" in notes
+    assert "the label 'NA' is a class; leave records out whose label is missing" in notes
+    named = ("Pos", "pos", "neg", "NA")
+    assert not [note for note in load(train=path, held_out=path, labels=named).notes if "label" in note]
