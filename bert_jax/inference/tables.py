@@ -22,7 +22,10 @@ from bert_jax.errors import UserError
 from bert_jax.inference import records
 
 KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy")
-_OTHERS = (".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".npz", ".zip", ".html", ".db")
+_OTHERS = (
+    ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".npz", ".html", ".xml", ".yaml", ".doc", ".docx",
+    ".db", ".zip", ".bz2", ".xz", ".zst",
+)  # fmt: skip
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
