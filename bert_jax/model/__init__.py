@@ -84,7 +84,9 @@ class Model:
             [batch, slots], masked-language logits are computed for these positions only. Packed rows add sequence_ids
             (1, 2, ..., and 0 at padding) and position_ids (from 0 in each sequence; unused at padding), int32 [batch,
             sequence], and cls_positions int32 [batch, k], where each sequence begins. Outputs for each sequence are
-            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined.
+            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. first_row, an int32
+            scalar, says which row of a larger batch the first one is, so that parts of a batch drop what the whole
+            would.
           dropout_key: a jax.random key turns dropout on; None turns it off.
           hidden_states: whether every layer's output is returned.
           attention_weights: whether every head's attention weights are returned. They are computed from the hidden

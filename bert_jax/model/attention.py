@@ -131,7 +131,8 @@ class SelfAttention(nnx.Module):
         """Returns the terms of the scores that depend on distances, float32 [batch, heads, query, key], unscaled."""
         spec, sequence = self.spec, query.shape[2]
         rows = relative_rows(spec, sequence)  # for the distances 1 - sequence ... sequence - 1
-        table = dropout(table, spec.hidden_dropout, seed).astype(query.dtype)[None]
+        table_seed = None if seed is None else seed[:2]  # the table is the whole batch's
+        table = dropout(table, spec.hidden_dropout, table_seed).astype(query.dtype)[None]
         scores = jnp.zeros((1, 1, 1, 1), jnp.float32)
         product = functools.partial(jnp.einsum, "bnqd,ntd->bnqt", preferred_element_type=jnp.float32)
         if "c2p" in spec.relative_terms:

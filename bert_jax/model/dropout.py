@@ -18,7 +18,8 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
     Args:
       x: any shape.
       rate: in [0, 1); realised in steps of 2 ** -32.
-      seed: uint32 [2], different for each call of a step and for each step; None returns x unchanged.
+      seed: uint32 [2], different for each call of a step and for each step; None returns x unchanged. A third number
+        says which row of a larger array x's first one is: parts of an array then drop what the whole would.
 
     Returns:
       Shape and dtype of x.
@@ -31,7 +32,10 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropped(x, rate, seed):
     threshold = min(max(1, round((1.0 - rate) * 2**32)), 2**32 - 1)
-    kept = hash_bits(_element_index(x.shape) + seed[0], seed[1]) < jnp.uint32(threshold)
+    index = _element_index(x.shape) + seed[0]
+    if seed.shape[0] > 2:
+        index += seed[2] * jnp.uint32(_AXIS_MULTIPLIERS[-x.ndim])
+    kept = hash_bits(index, seed[1]) < jnp.uint32(threshold)
     return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
 
 
@@ -41,9 +45,19 @@ _dropped.defvjp(
 )
 
 
-def dropout_seeds(key: jax.Array, *shape: int) -> jax.Array:
-    """Returns seeds for `dropout`, uint32 [*shape, 2], drawn at once from a jax.random key."""
-    return jax.random.bits(key, (*shape, 2), jnp.uint32)
+def dropout_seeds(key: jax.Array, *shape: int, first_row: jax.Array | None = None) -> jax.Array:
+    """Returns seeds for `dropout`, uint32 [*shape, 2] or with `first_row` [*shape, 3], drawn at once.
+
+    Args:
+      key: a jax.random key.
+      *shape: shape of the array of seeds.
+      first_row: which row of a larger batch the first one is, an int32 scalar; None for a batch by itself.
+    """
+    seeds = jax.random.bits(key, (*shape, 2), jnp.uint32)
+    if first_row is None:
+        return seeds
+    row = jnp.broadcast_to(jnp.asarray(first_row).astype(jnp.uint32), (*shape, 1))
+    return jnp.concatenate([seeds, row], axis=-1)
 
 
 def hash_bits(x: jax.Array, word: jax.Array) -> jax.Array:

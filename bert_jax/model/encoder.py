@@ -270,10 +270,13 @@ class Encoder(nnx.Module):
         spec, embedding_seed, layer_seeds, decoder_seeds = self.spec, None, None, None
         if dropout_key is not None:
             embedding_key, layer_key = jax.random.split(dropout_key)
-            embedding_seed = dropout_seeds(embedding_key)
-            layer_seeds = dropout_seeds(layer_key, spec.num_layers, seeds_per_layer(spec))
+            first = batch.get("first_row")
+            embedding_seed = dropout_seeds(embedding_key, first_row=first)
+            layer_seeds = dropout_seeds(layer_key, spec.num_layers, seeds_per_layer(spec), first_row=first)
             if absolute_positions is not None:
-                decoder_seeds = dropout_seeds(jax.random.fold_in(layer_key, 1), 2, seeds_per_layer(spec))
+                decoder_seeds = dropout_seeds(
+                    jax.random.fold_in(layer_key, 1), 2, seeds_per_layer(spec), first_row=first
+                )
         hidden = self.embeddings(batch, embedding_seed)
         context, back = self.context(batch), None
         if self._moves_padding(context.mask, hidden.shape[1], layer_seeds is not None):

@@ -165,7 +165,7 @@ class TaskHead(nnx.Module):
           labels].
         """
         task, present = self.task, batch["attention_mask"]
-        seeds = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2)
+        seeds = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2, first_row=batch.get("first_row"))
         if task.name != "sequence_classification":
             return self._output(hidden, *seeds)
         if task.pooling == "pooler":

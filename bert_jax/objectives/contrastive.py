@@ -1,0 +1,136 @@
+"""Losses on the vectors of texts: sums over all anchors of a batch, and the counts that they are divided by.
+
+Every loss is computed from the vectors of the whole batch, wherever they were computed, so that it is the same number
+for any mesh and any number of parts (`training.cached_gradients`).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+_MASKED = -1e30
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """What is contrasted with what.
+
+    Attributes:
+      positives: index of each anchor's positive among the candidates, int32 [anchors].
+      allowed: whether a candidate takes part for an anchor, bool [anchors, candidates]; the positives' entries are not
+        read. False negatives (known positives of the anchor, duplicates of its positive) are left out here.
+      weights: 1.0 for an anchor that counts, 0.0 for one that fills up a batch, float32 [anchors].
+    """
+
+    positives: jax.Array
+    allowed: jax.Array
+    weights: jax.Array
+
+
+def similarities(anchors: jax.Array, candidates: jax.Array, kind: str = "cosine") -> jax.Array:
+    """Returns the similarity of every anchor to every candidate, float32 [anchors, candidates].
+
+    Args:
+      anchors: [anchors, size].
+      candidates: [candidates, size].
+      kind: "cosine" or "dot".
+    """
+    anchors, candidates = anchors.astype(jnp.float32), candidates.astype(jnp.float32)
+    if kind == "cosine":
+        anchors, candidates = unit(anchors), unit(candidates)
+    return jnp.einsum("id,jd->ij", anchors, candidates, precision=jax.lax.Precision.HIGHEST)
+
+
+def unit(vectors: jax.Array) -> jax.Array:
+    """Returns vectors [..., size] scaled to length 1; zero stays zero."""
+    square = jnp.square(vectors).sum(-1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def info_nce(scores: jax.Array, contrast: Contrast) -> tuple[jax.Array, jax.Array]:
+    """Sums the cross-entropy of each anchor's positive among its candidates (van den Oord et al. 2018, equation 4).
+
+    Args:
+      scores: similarities divided by the temperature, float32 [anchors, candidates].
+      contrast: the positives, and which candidates take part.
+
+    Returns:
+      (sum of losses in nats, number of anchors), float32 scalars.
+    """
+    chosen = jnp.take_along_axis(scores, contrast.positives[:, None], axis=1)[:, 0]
+    numbers = jnp.arange(scores.shape[1], dtype=jnp.int32)
+    takes_part = contrast.allowed | (numbers[None] == contrast.positives[:, None])
+    among = jax.nn.logsumexp(jnp.where(takes_part, scores, _MASKED), axis=1)
+    return ((among - chosen) * contrast.weights).sum(), contrast.weights.sum()
+
+
+def cosent(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the CoSENT loss of a batch (Su 2022), as sentence-transformers' CoSENTLoss computes it.
+
+    It is log(1 + sum of exp(s_i - s_j)) over all pairs of examples (i, j) whose labels order them y_i < y_j.
+
+    Args:
+      scores: similarity of each pair of texts divided by the temperature (0.05 there), float32 [pairs].
+      labels: graded similarity of each pair, float32 [pairs].
+      weights: 1.0 for pairs that count, 0.0 for those that fill up a batch, float32 [pairs].
+
+    Returns:
+      (the loss, 1.0), float32 scalars: it is of a whole batch, not a sum over its pairs.
+    """
+    real = weights > 0
+    ordered = (labels[:, None] < labels[None, :]) & real[:, None] & real[None, :]
+    differences = jnp.where(ordered, scores[:, None] - scores[None, :], _MASKED)
+    loss = jax.nn.logsumexp(jnp.append(differences.reshape(-1), 0.0))
+    return loss, jnp.ones((), jnp.float32)
+
+
+def cosine_regression(cosines: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums squared differences of cosines and graded similarities (Reimers & Gurevych 2019, section 3).
+
+    Args:
+      cosines, labels, weights: float32 [pairs].
+
+    Returns:
+      (sum of squared errors, number of pairs), float32 scalars.
+    """
+    return (jnp.square(cosines - labels) * weights).sum(), weights.sum()
+
+
+def triplet(
+    anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margin: float, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums max(0, |a - p| - |a - n| + margin) by Euclidean distance (Reimers & Gurevych 2019, section 3).
+
+    Args:
+      anchors, positives, negatives: [triplets, size].
+      margin: 1 in the paper, 5 in sentence-transformers.
+      weights: float32 [triplets].
+
+    Returns:
+      (sum of losses, number of triplets), float32 scalars.
+    """
+
+    def distance(others):
+        square = jnp.square(anchors.astype(jnp.float32) - others.astype(jnp.float32)).sum(-1)
+        return jnp.sqrt(jnp.maximum(square, 1e-24))
+
+    losses = jax.nn.relu(distance(positives) - distance(negatives) + margin)
+    return (losses * weights).sum(), weights.sum()
+
+
+def known_positives(
+    anchor_texts: jax.Array, candidate_texts: jax.Array, groups: jax.Array, candidate_groups: jax.Array
+):
+    """Returns which candidates may be negatives of an anchor, bool [anchors, candidates].
+
+    A candidate is left out where it is the anchor's own text, or belongs to the same group of positives
+    (`relevance_id`); group 0 is none.
+
+    Args:
+      anchor_texts, candidate_texts: a number for each distinct text, int32 [anchors], [candidates].
+      groups, candidate_groups: number of each text's group, int32 [anchors], [candidates].
+    """
+    same_text = anchor_texts[:, None] == candidate_texts[None, :]
+    same_group = (groups[:, None] == candidate_groups[None, :]) & (groups[:, None] != 0)
+    return ~(same_text | same_group)
