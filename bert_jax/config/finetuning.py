@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 import ml_collections
 
 from bert_jax.config import pretraining, recipes
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING
 from bert_jax.config.keys import ADAPTABLE, FINETUNING, LARGEST_SEED
 from bert_jax.config.keys import POOLING as POOLING
 from bert_jax.config.keys import PROBLEMS as PROBLEMS
@@ -53,6 +54,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     pretraining.check_optimizer(values)
     pretraining.check_loggers(values)
     _check_task(values)
+    _check_embedding(values)
     _check_tuning(values)
 
 
@@ -266,9 +268,11 @@ def _check_task(values):
             f"config.task.problem: {values['task.problem']} is for sequence_classification; expected single_label with "
             f"config.task.name={values['task.name']}"
         )
-    if values["task.pooling"] != "auto" and not of_sequence:
+    allowed = {"sequence_classification": POOLING, "embedding": ("auto", *EMBEDDER_POOLING)}
+    allowed = allowed.get(values["task.name"], ("auto",))
+    if values["task.pooling"] not in allowed:
         raise UserError(
-            f"config.task.pooling: {values['task.pooling']} is for sequence_classification; expected auto with "
+            f"config.task.pooling: found {values['task.pooling']!r}; expected {' or '.join(allowed)} with "
             f"config.task.name={values['task.name']}"
         )
     if values["task.crf"] and values["task.name"] != "token_classification":
@@ -281,6 +285,33 @@ def _check_task(values):
             f"config.task.held_out_share: found {values['task.held_out_share']}; expected a share in (0, 1), or "
             "config.task.held_out"
         )
+
+
+def _check_embedding(values):
+    if values["task.name"] != "embedding":
+        return
+    for key, expected, instead in (
+        ("data.packing", False, "texts have rows of their own"),
+        ("train.microbatches", 1, "config.loss.gradcache_rows divides a batch without changing its loss"),
+    ):
+        if values[key] not in (expected, 0):
+            raise UserError(f"config.{key}: found {values[key]}; expected {expected} for embedding: {instead}")
+    size, rows = values["data.batch_size"], values["loss.gradcache_rows"]
+    if rows and size % rows:
+        raise UserError(
+            f"config.loss.gradcache_rows: found {rows}; expected a divisor of config.data.batch_size={size}"
+        )
+    widths, weights = values["loss.matryoshka"], values["loss.matryoshka_weights"]
+    if not all(isinstance(width, int) and width > 0 for width in widths):
+        raise UserError(f"config.loss.matryoshka: found {tuple(widths)}; expected sizes of vectors")
+    if weights and (len(weights) != len(widths) or not all(isinstance(x, int | float) and x > 0 for x in weights)):
+        raise UserError(
+            f"config.loss.matryoshka_weights: found {tuple(weights)}; expected a positive number for each of "
+            f"config.loss.matryoshka={tuple(widths)}"
+        )
+    span = values["task.score_range"]
+    if span and (len(span) != 2 or not all(isinstance(x, int | float) for x in span) or not span[0] < span[1]):
+        raise UserError(f"config.task.score_range: found {tuple(span)}; expected two numbers, the lower first")
 
 
 def _check_tuning(values):

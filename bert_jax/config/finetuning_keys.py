@@ -14,6 +14,7 @@ from bert_jax.config.pretraining_keys import (
     PRETRAINING,
     PROFILE,
     RATE,
+    ROWS,
     TOKENS,
     WIDTH,
     group,
@@ -27,12 +28,16 @@ def _as_in_pretraining(*names: str, **changes: Any) -> dict[str, Key]:
     return {name: dataclasses.replace(PRETRAINING[name], in_phases=False, **changes) for name in names}
 
 
-TASKS = ("sequence_classification", "token_classification", "question_answering")
+TASKS = ("sequence_classification", "token_classification", "question_answering", "embedding")
 PROBLEMS = ("single_label", "multi_label", "regression")
 # Keys of config.task that say how question answering reads contexts.
 ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 # What a classifier reads; see model.spec.Task.
 POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
+# What an embedder can pool, of model.pooling.POOLING.
+EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+# Losses on vectors; see finetuning.vector_losses.
+VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
 # Linear maps of a layer that LoRA can adapt.
 ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")
 
@@ -89,8 +94,9 @@ FINETUNING: dict[str, Key] = {
         metric=("", "Score that chooses the best checkpoint.", {"empty": "the first of metrics"}),
         pooling=(
             "auto",
-            'What the classifier reads; "auto": the head of init_from\'s family.',
-            {"choices": POOLING},
+            'What the classifier reads, or how an embedder pools tokens; "auto": the head of init_from\'s family, or '
+            "the pooling of a sentence-transformers model, else the mean.",
+            {"choices": (*POOLING, *(kind for kind in EMBEDDER_POOLING if kind not in POOLING))},
         ),
         dropout=(
             -1.0,
@@ -118,6 +124,58 @@ FINETUNING: dict[str, Key] = {
             "skip",
             "Question answering: an answer that is not at its offset is skipped, counted and named, or an error.",
             {"choices": ("skip", "error")},
+        ),
+        anchor=("anchor", "Embedding: column of the text that is compared, such as a question."),
+        positive=(
+            "positive",
+            "Embedding: column of the text that belongs to it, such as the passage that answers it.",
+            {"empty": "the anchor itself, under other dropout (SimCSE, Gao et al. 2021, section 3)"},
+        ),
+        negatives=((), "Embedding: columns of texts that do not belong to it, or one column of lists.",
+                   {"empty": "none but those of the batch"}),
+        score=("score", "Embedding: column of the graded similarity of anchor and positive, or of a teacher's margin."),
+        score_range=((), "Embedding: lowest and highest possible score, which become 0 and 1.",
+                     {"empty": "as they are"}),
+        relevance_id=("", "Embedding: column that is equal for examples whose positives are one another's.",
+                      {"empty": "none"}),
+        anchor_prompt=("", 'Embedding: text before each anchor, such as "query: ".', {"empty": "none"}),
+        positive_prompt=("", 'Embedding: text before each positive and negative, such as "passage: ".',
+                         {"empty": "none"}),
+        pool_prompts=(True, "Embedding: whether the tokens of prompts are pooled."),
+        normalize=(True, "Embedding: whether vectors are scaled to length 1."),
+        embedding_size=(0, "Embedding: size of the vectors, by a linear map behind the pooling.",
+                        {"empty": "the width of the model"} | WIDTH),
+        embedding_activation=("linear", "Embedding: activation of that map.", {"choices": ("linear", "tanh")}),
+    ),
+    **group(
+        "loss",
+        "loss",
+        name=(
+            "auto",
+            'Loss on vectors; "auto": cosent where the data has scores, softmax where it has labels, else info_nce.',
+            {"choices": ("auto", *VECTOR_LOSSES)},
+        ),
+        temperature=(
+            0.05,
+            "What similarities are divided by (0.05: scale 20, as in sentence-transformers).",
+            {"above": 0},
+        ),
+        learn_temperature=(False, "info_nce: learns the temperature, from loss.temperature on."),
+        similarity=("cosine", "info_nce: similarity of two vectors.", {"choices": ("cosine", "dot")}),
+        symmetric=(False, "info_nce: also finds the anchor of each positive (Radford et al. 2021, figure 3)."),
+        false_negative_margin=(
+            -1.0,
+            "info_nce: a negative is left out where its similarity is above the positive's minus this (Solatorio 2024, "
+            "equation 3, the model being its own guide).",
+            {"at_least": -1, "empty": "none is", "empty_value": -1.0},
+        ),
+        margin=(5.0, "triplet: by how much farther a negative must be than the positive."),
+        matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
+        matryoshka_weights=((), "Weight of the loss at each width.", {"empty": "1 each"}),
+        gradcache_rows=(
+            0,
+            "Examples in memory at a time; the loss is over the whole batch whatever it is (Gao et al. 2021).",
+            ROWS | MAY_CHANGE | {"empty": "the whole batch"},
         ),
     ),
     **_as_in_pretraining("data.sequence_length", default=128, doc="Tokens of the longest row, special tokens included.",

@@ -29,6 +29,7 @@ ROLES = {
     "logging": "what is reported, and when",
     "checkpoints": "what is saved, and when",
     "task": "the labelled task, its data and its scores",
+    "loss": "how the vectors of an embedder are compared",
     "tuning": "which parameters fine-tuning trains",
 }
 

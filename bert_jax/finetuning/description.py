@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING
 from bert_jax.config.keys import ANSWERING, FINETUNING, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
@@ -34,10 +35,12 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
       UserError: the format of the model has no head for the task.
     """
     head = _head(config, source, task)
+    settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
     model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0}
+    if config.task.name == "embedding":
+        settings |= {"pooling": [head.pooling]}
     model["pooler"] = config.task.name == "sequence_classification" and head.pooling == "pooler"
-    settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     if config.task.name == "question_answering":
         settings |= {name: config.task[name] for name in ANSWERING}
     return {
@@ -72,11 +75,46 @@ def check_data(workdir: pathlib.Path, description: Mapping[str, Any], task: Task
 
 
 def _head(config, source, task):
+    if config.task.name == "embedding":
+        return _embedding_head(config, source, task)
     dropout = None if config.task.dropout < 0 else config.task.dropout
     head = formats.task_head(source, config.task.name, len(task.labels), dropout)
     if config.task.pooling != "auto":
         head = model_lib.Task(head.name, head.num_labels, config.task.pooling, head.dropout)
     return dataclasses.replace(head, crf=config.task.crf)
+
+
+def _embedding_head(config, source, task):
+    pooling, width = config.task.pooling, source.model.spec.hidden_size
+    if pooling == "auto":
+        pooling = ",".join(source.settings.get("pooling", ("mean",)))
+    if pooling not in EMBEDDER_POOLING:
+        raise UserError(
+            f"config.init_from={source.name}: pools {pooling}, which cannot be trained; expected config.task.pooling "
+            f"of {', '.join(EMBEDDER_POOLING)}"
+        )
+    layers = source.settings.get("layers", ()) or source.settings.get("token_layers", ())
+    if layers:
+        raise UserError(
+            f"config.init_from={source.name}: has {layers[0].kind} behind its pooling, which is not trained further; "
+            "expected a model without"
+        )
+    size = config.task.embedding_size or width
+    widest = max(config.loss.matryoshka, default=0)
+    if widest > size:
+        raise UserError(f"config.loss.matryoshka: {widest} is over the {size} numbers of a vector")
+    if task.loss == "angle" and size % 2:
+        raise UserError(f"config.loss.name=angle needs vectors of an even size; found {size}")
+    return model_lib.Task(
+        "embedding",
+        size,
+        pooling,
+        0.0,
+        transform=bool(config.task.embedding_size),
+        transform_activation=config.task.embedding_activation,
+        temperature=config.loss.temperature if config.loss.learn_temperature else 0.0,
+        pair_labels=len(task.labels),
+    )
 
 
 def _split_identity(examples: Examples) -> list:

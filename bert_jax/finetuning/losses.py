@@ -71,9 +71,11 @@ def task_outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array,
 
     Returns:
       (outputs, bool). Outputs are logits float32 [batch, labels] (packed rows: [batch, k, labels]) or [batch, sequence,
-      labels]; with a CRF the labels it chose at first sub-words, int32 [batch, sequence].
+      labels]; of an embedder vectors float32 [batch, size]; with a CRF the labels it chose at first sub-words, int32
+      [batch, sequence].
     """
-    logits = model.apply(params, batch)["logits"]
+    outputs = model.apply(params, batch)
+    logits = outputs["vectors"] if "vectors" in outputs else outputs["logits"]
     finite = jnp.isfinite(logits).all()
     if not _task(model).crf:
         return logits, finite

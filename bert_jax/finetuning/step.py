@@ -5,6 +5,7 @@ state.py describes the state. A seed that is not active, or that met a number th
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,13 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import batches
+from bert_jax.data.tasks.embedding import OTHERS
 from bert_jax.finetuning import losses, trainable
 from bert_jax.finetuning.state import StateLayout
+from bert_jax.finetuning.vector_losses import VectorLoss
 from bert_jax.model import Model, flops, parameters
+from bert_jax.training import cached_gradients, throughput
 from bert_jax.training import step as step_lib
-from bert_jax.training import throughput
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 _MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
@@ -87,20 +90,16 @@ class Learner:
 
         `moving` is the part of the state that a step replaces: params, opt_state and bad_step.
         """
-        config, model, problem = self.config, self.model, self.problem
+        config = self.config
         optimizer, schedule = self._optimizer, make_schedule(self._rates, self.num_steps)
 
         def seed_step(current, active, batch, key, frozen, step):
-            count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
-
-            def loss_of(trained, rows, key):
-                params = parameters.merge_adapters(parameters.merge_trees(trained, frozen), config.tuning)
-                loss = losses.loss_sum(model, params, rows, problem, key) / count
-                return loss, loss
+            def merged(trained):
+                return parameters.merge_adapters(parameters.merge_trees(trained, frozen), config.tuning)
 
             params, opt_state, bad_step = current["params"], current["opt_state"], current["bad_step"]
             key = jax.random.fold_in(key, step)
-            grads, loss = step_lib.gradient_and_sums(loss_of, params, batch, key, config.train.microbatches)
+            loss, grads, course = self._loss_and_gradient(merged, params, batch, key)
             updates, moved = optimizer.update(grads, opt_state, params)
             grad_norm = optax.tree.norm(grads)
             learns = active & (bad_step < 0)
@@ -114,9 +113,8 @@ class Learner:
                 "opt_state": jax.tree.map(kept, moved, opt_state),
                 "bad_step": jnp.where(learns & ~finite, step, bad_step),
             }
-            return current, {"loss": loss, "grad_norm": grad_norm} | throughput.padding_shares(
-                batch, batches.buckets(config)
-            )
+            metrics = {"loss": loss, "grad_norm": grad_norm} | course
+            return current, metrics | throughput.padding_shares(batch, batches.buckets(config))
 
         def step_on_mesh(moving, active, frozen, batch, step, keys):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
@@ -134,6 +132,33 @@ class Learner:
             out_shardings=(moving, replicated),
             donate_argnums=0,
         )
+
+    def _loss_and_gradient(self, merged, params, batch, key):
+        """Returns (loss, its gradient by the trained parameters, further metrics) of one seed's batch.
+
+        Args:
+          merged: maps trained parameters to all parameters of the model.
+          params: the trained parameters.
+          batch: arrays [batch, ...].
+          key: dropout key of the step.
+        """
+        config, model, problem = self.config, self.model, self.problem
+        if config.task.name == "embedding":
+            objective = VectorLoss(model, config.loss, problem, config.task.normalize)
+            (loss, course), gradient = cached_gradients.value_and_gradient(
+                lambda trained, rows, numbers: objective.encode(merged(trained), rows, numbers, key),
+                lambda trained, vectors: objective.loss(merged(trained), vectors, batch),
+                params, batch, config.loss.gradcache_rows,
+            )  # fmt: skip
+            return loss, gradient, course
+        count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
+
+        def loss_of(trained, rows, key):
+            loss = losses.loss_sum(model, merged(trained), rows, problem, key) / count
+            return loss, loss
+
+        gradient, loss = step_lib.gradient_and_sums(loss_of, params, batch, key, config.train.microbatches)
+        return loss, gradient, {}
 
     @functools.cached_property
     def eval_step(self) -> Callable:
@@ -178,8 +203,13 @@ class Learner:
 
     def flops(self, batch: Mapping) -> float:
         """Returns the FLOPs of a step on a batch, arrays [seeds, batch, ...]."""
-        seeds, rows, sequence = batch["input_ids"].shape
-        return seeds * flops.step_flops(self.model.spec, rows, sequence, 0, self._passes)
+        passes = self._passes + (self.config.loss.gradcache_rows > 0)  # vectors are computed twice
+        total = 0.0
+        for name in ("input_ids", OTHERS + "input_ids"):
+            if name in batch:
+                *rows, sequence = batch[name].shape
+                total += flops.step_flops(self.model.spec, math.prod(rows), sequence, 0, passes)
+        return total
 
     @functools.cached_property
     def _passes(self):

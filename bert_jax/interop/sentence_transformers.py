@@ -185,7 +185,7 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
 
     Args:
       directory: directory with the encoder's config.json, weights and tokenizer.
-      settings: settings as in Embedder, without layers.
+      settings: settings as in Embedder; of layers, dense ones behind the pooling.
       hidden_size: size of the encoder's hidden states.
       prompts: other contents of config_sentence_transformers.json.
     """
@@ -197,13 +197,16 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
         pooling = {"embedding_dimension": hidden_size, "pooling_mode": kinds}
     pooling["include_prompt"] = settings.get("include_prompt", True)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    for _ in settings.get("layers", ()):
+        modules.append((f"{len(modules)}_Dense", "Dense"))
     if settings.get("normalize"):
-        modules.append(("2_Normalize", "Normalize"))
+        modules.append((f"{len(modules)}_Normalize", "Normalize"))
     encoder = {"max_seq_length": settings.get("max_length"), "do_lower_case": settings.get("lower_case", False)}
     prompts = {
         **(prompts or {"__version__": {}}),
         "prompts": dict(settings.get("prompts") or {}),
         "default_prompt_name": settings.get("default_prompt_name"),
+        "similarity_fn_name": settings.get("similarity"),
     }
     listed = [
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
@@ -213,6 +216,8 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
         (directory / folder).mkdir(exist_ok=True)
     _dump(directory / MODULES, listed)
     _dump(directory / "1_Pooling" / "config.json", pooling)
+    for i, layer in enumerate(settings.get("layers", ()), 2):
+        _write_dense(layer, directory / f"{i}_Dense")
     _dump(directory / "sentence_bert_config.json", encoder)
     _dump(directory / PROMPTS, prompts)
 
@@ -243,8 +248,26 @@ def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | No
 
 
 def can_write(settings: Mapping) -> bool:
-    """Tells whether the format has names for an embedder's poolings."""
-    return set(settings["pooling"]) <= set(_POOLING.values())
+    """Tells whether the format has names for an embedder's poolings, and the layers behind are plain ones."""
+    layers = settings.get("layers", ())
+    plain = all(layer.kind == "dense" and not layer.adds_input and layer.activation != "PReLU" for layer in layers)
+    return set(settings["pooling"]) <= set(_POOLING.values()) and plain and not settings.get("token_layers")
+
+
+def _write_dense(layer, folder):
+    """Writes a dense layer as a module's folder."""
+    kernel, bias = layer.arrays["kernel"], layer.arrays.get("bias")
+    config = {"in_features": kernel.shape[0], "out_features": kernel.shape[1], "bias": bias is not None}
+    _dump(
+        folder / "config.json", config | {"activation_function": f"torch.nn.modules.{_torch_place(layer.activation)}"}
+    )
+    arrays = {"linear.weight": np.ascontiguousarray(kernel.T)} | ({} if bias is None else {"linear.bias": bias})
+    tensors.write(arrays, folder)
+
+
+def _torch_place(activation):
+    """Returns the place in torch.nn.modules of an activation's class."""
+    return "linear.Identity" if activation == "Identity" else f"activation.{activation}"
 
 
 def _copy_module(embedder, name, folder, dtype):

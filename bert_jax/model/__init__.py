@@ -84,9 +84,8 @@ class Model:
             [batch, slots], masked-language logits are computed for these positions only. Packed rows add sequence_ids
             (1, 2, ..., and 0 at padding) and position_ids (from 0 in each sequence; unused at padding), int32 [batch,
             sequence], and cls_positions int32 [batch, k], where each sequence begins. Outputs for each sequence are
-            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. first_row, an int32
-            scalar, says which row of a larger batch the first one is, so that parts of a batch drop what the whole
-            would.
+            then [batch, k, ...]; unused entries of rows with fewer than k sequences are undefined. row_numbers, int32
+            [batch], say which row of a larger batch each row is, so that parts of a batch drop what the whole would.
           dropout_key: a jax.random key turns dropout on; None turns it off.
           hidden_states: whether every layer's output is returned.
           attention_weights: whether every head's attention weights are returned. They are computed from the hidden
@@ -103,6 +102,7 @@ class Model:
             replaced_logits: float32 [batch, sequence], positive for tokens judged to be replaced.
             logits: of a task, float32 [batch, labels], or [batch, sequence, labels] for tasks on tokens, among which
               question answering has the labels start and end.
+            vectors: of an embedder, float32 [batch, size], as pooled, before they are scaled to length 1.
             hidden_states: [1 + layers, batch, sequence, hidden], the embeddings first.
             attention_weights: float32 [layers, batch, heads, query, key], before dropout. Each query's weights sum to
               1; those of a query at padding are undefined.

@@ -18,8 +18,9 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
     Args:
       x: any shape.
       rate: in [0, 1); realised in steps of 2 ** -32.
-      seed: uint32 [2], different for each call of a step and for each step; None returns x unchanged. A third number
-        says which row of a larger array x's first one is: parts of an array then drop what the whole would.
+      seed: uint32 [2], different for each call of a step and for each step; None returns x unchanged. With uint32
+        [2 + rows] the further numbers say which row of a larger array each row of x is: parts of an array then drop
+        what the whole would.
 
     Returns:
       Shape and dtype of x.
@@ -32,10 +33,7 @@ def dropout(x: jax.Array, rate: float, seed: jax.Array | None) -> jax.Array:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _dropped(x, rate, seed):
     threshold = min(max(1, round((1.0 - rate) * 2**32)), 2**32 - 1)
-    index = _element_index(x.shape) + seed[0]
-    if seed.shape[0] > 2:
-        index += seed[2] * jnp.uint32(_AXIS_MULTIPLIERS[-x.ndim])
-    kept = hash_bits(index, seed[1]) < jnp.uint32(threshold)
+    kept = hash_bits(_element_index(x.shape, seed[2:]) + seed[0], seed[1]) < jnp.uint32(threshold)
     return jnp.where(kept, x * (2**32 / threshold), jnp.zeros((), x.dtype))
 
 
@@ -45,19 +43,19 @@ _dropped.defvjp(
 )
 
 
-def dropout_seeds(key: jax.Array, *shape: int, first_row: jax.Array | None = None) -> jax.Array:
-    """Returns seeds for `dropout`, uint32 [*shape, 2] or with `first_row` [*shape, 3], drawn at once.
+def dropout_seeds(key: jax.Array, *shape: int, row_numbers: jax.Array | None = None) -> jax.Array:
+    """Returns seeds for `dropout`, uint32 [*shape, 2] or with row numbers [*shape, 2 + rows], drawn at once.
 
     Args:
       key: a jax.random key.
       *shape: shape of the array of seeds.
-      first_row: which row of a larger batch the first one is, an int32 scalar; None for a batch by itself.
+      row_numbers: which row of a larger batch each row is, int32 [rows]; None for a batch by itself.
     """
     seeds = jax.random.bits(key, (*shape, 2), jnp.uint32)
-    if first_row is None:
+    if row_numbers is None:
         return seeds
-    row = jnp.broadcast_to(jnp.asarray(first_row).astype(jnp.uint32), (*shape, 1))
-    return jnp.concatenate([seeds, row], axis=-1)
+    numbers = jnp.broadcast_to(row_numbers.astype(jnp.uint32), (*shape, *row_numbers.shape))
+    return jnp.concatenate([seeds, numbers], axis=-1)
 
 
 def hash_bits(x: jax.Array, word: jax.Array) -> jax.Array:
@@ -74,9 +72,15 @@ def hash_bits(x: jax.Array, word: jax.Array) -> jax.Array:
     return x ^ (x >> 16)
 
 
-def _element_index(shape):
-    """Numbers each element in a way that does not depend on the shape, so that padding changes no element's bits."""
+def _element_index(shape, rows):
+    """Numbers each element in a way that does not depend on the shape, so that padding changes no element's bits.
+
+    Rows count from 0, unless `rows` says which each is, uint32 [shape[0]].
+    """
     index = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
-        index += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(_AXIS_MULTIPLIERS[axis - len(shape)])
+        number = jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+        if axis == 0 and rows.shape[0]:
+            number = rows.reshape(-1, *[1] * (len(shape) - 1))
+        index += number * jnp.uint32(_AXIS_MULTIPLIERS[axis - len(shape)])
     return index

@@ -1,6 +1,7 @@
 """The encoder: embeddings and a stack of Transformer layers, from token ids to hidden states."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -270,13 +271,11 @@ class Encoder(nnx.Module):
         spec, embedding_seed, layer_seeds, decoder_seeds = self.spec, None, None, None
         if dropout_key is not None:
             embedding_key, layer_key = jax.random.split(dropout_key)
-            first = batch.get("first_row")
-            embedding_seed = dropout_seeds(embedding_key, first_row=first)
-            layer_seeds = dropout_seeds(layer_key, spec.num_layers, seeds_per_layer(spec), first_row=first)
+            seeds_of = functools.partial(dropout_seeds, row_numbers=batch.get("row_numbers"))
+            embedding_seed = seeds_of(embedding_key)
+            layer_seeds = seeds_of(layer_key, spec.num_layers, seeds_per_layer(spec))
             if absolute_positions is not None:
-                decoder_seeds = dropout_seeds(
-                    jax.random.fold_in(layer_key, 1), 2, seeds_per_layer(spec), first_row=first
-                )
+                decoder_seeds = seeds_of(jax.random.fold_in(layer_key, 1), 2, seeds_per_layer(spec))
         hidden = self.embeddings(batch, embedding_seed)
         context, back = self.context(batch), None
         if self._moves_padding(context.mask, hidden.shape[1], layer_seeds is not None):

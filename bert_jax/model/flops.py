@@ -48,7 +48,9 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
     pooled = (hidden * hidden if spec.pooler else 0) + 2 * hidden * (spec.next_sentence + spec.sentence_order)
     if spec.replaced_tokens:
         head += sequence * (hidden * hidden + hidden)
-    if spec.task:
+    if spec.task and spec.task.name == "embedding":
+        pooled += hidden * spec.task.num_labels if spec.task.transform else 0
+    elif spec.task:
         reads = 1 if spec.task.name == "sequence_classification" and not spec.task.late else sequence
         dense = hidden * hidden if spec.task.transform or (spec.task.pooling == "dense" and reads == 1) else 0
         head += reads * (hidden * spec.task.num_labels + dense)

@@ -1,5 +1,6 @@
 """Output heads: masked tokens, sentence pairs, replaced tokens, and the tasks of fine-tuning."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -165,7 +166,9 @@ class TaskHead(nnx.Module):
           labels].
         """
         task, present = self.task, batch["attention_mask"]
-        seeds = (None, None) if dropout_key is None else dropout_seeds(dropout_key, 2, first_row=batch.get("first_row"))
+        seeds = (None, None)
+        if dropout_key is not None:
+            seeds = dropout_seeds(dropout_key, 2, row_numbers=batch.get("row_numbers"))
         if task.name != "sequence_classification":
             return self._output(hidden, *seeds)
         if task.pooling == "pooler":
@@ -192,6 +195,45 @@ class TaskHead(nnx.Module):
         return self.output(dropout(read, task.dropout, seed)).astype(jnp.float32)
 
 
+class EmbeddingHead(nnx.Module):
+    """Maps the hidden states of a text to its vector, and holds what else a loss on vectors learns.
+
+    The temperature of the similarities (as a logarithm), and the classifier of pairs of vectors.
+    """
+
+    def __init__(self, spec: Spec, *, rngs: Keys):
+        task, stddev = spec.task, spec.initializer_range
+        assert task is not None
+        if task.transform:
+            self.dense = Linear(
+                spec.hidden_size, task.num_labels, stddev=stddev, bias=task.transform_bias,
+                initializer=spec.initializer, rngs=rngs,
+            )  # fmt: skip
+        if task.temperature:
+            self.log_temperature = nnx.Param(jnp.full((), math.log(task.temperature)))
+        if task.pair_labels:
+            self.pair = Linear(
+                3 * task.num_labels, task.pair_labels, stddev=stddev, initializer=spec.initializer, rngs=rngs
+            )
+        self.task: Task = task
+
+    def __call__(self, hidden: jax.Array, batch: Mapping) -> jax.Array:
+        """Returns the vectors of a batch of texts, float32 [batch, size].
+
+        Args:
+          hidden: the last layer's output, [batch, sequence, hidden].
+          batch: the model's input; with `skipped`, int32 [batch], so many tokens of each row are left out of pooling.
+        """
+        present = batch["attention_mask"]
+        if "skipped" in batch:
+            positions = jnp.arange(present.shape[1], dtype=jnp.int32)
+            present = jnp.where(positions >= batch["skipped"][:, None], present, 0)
+        vectors = pool(hidden.astype(jnp.float32), present, self.task.pooling)
+        if self.task.transform:
+            vectors = ACTIVATIONS[self.task.transform_activation](self.dense(vectors))
+        return vectors
+
+
 class Heads(nnx.Module):
     """The encoder with the heads that its spec names: of pre-training (BERT section 3.1), of a task, or none.
 
@@ -210,7 +252,8 @@ class Heads(nnx.Module):
                 spec.hidden_size, 2, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
             )
         if spec.task:
-            self.task = TaskHead(spec, rngs=rngs)
+            head = EmbeddingHead if spec.task.name == "embedding" else TaskHead
+            self.task = head(spec, rngs=rngs)
         if spec.sentence_order:
             self.sentence_order = Linear(
                 spec.hidden_size, 2, stddev=spec.initializer_range, initializer=spec.initializer, rngs=rngs
@@ -259,7 +302,9 @@ class Heads(nnx.Module):
                 outputs[f"{name}_logits"] = logits.astype(jnp.float32)
         if spec.replaced_tokens:
             outputs["replaced_logits"] = self.replaced(hidden)
-        if spec.task:
+        if spec.task and spec.task.name == "embedding":
+            outputs["vectors"] = self.task(hidden, batch)
+        elif spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
             outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch, task_key)
         return outputs

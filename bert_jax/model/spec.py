@@ -17,8 +17,9 @@ class Task:
     """Describes the head of a fine-tuned model.
 
     Attributes:
-      name: "sequence_classification", "token_classification" or "question_answering".
-      num_labels: Number of outputs of a sequence or of a token; 2 for question answering (start and end).
+      name: "sequence_classification", "token_classification", "question_answering" or "embedding".
+      num_labels: Number of outputs of a sequence or of a token; 2 for question answering (start and end); the size of
+        the vectors of an embedder.
       pooling: What a sequence's classifier reads: "pooler" (the tanh layer of pre-training, BERT), "dense" (a tanh
         layer of its own, RoBERTa), or, straight from the last layer, "cls", "mean", "max" or "attention" (learned
         weights over the tokens).
@@ -28,6 +29,9 @@ class Task:
       transform_activation, transform_bias, transform_norm, transform_dropout: Activation of that map, whether it has a
         bias, whether a norm follows, and the dropout rate of its input.
       late: Whether every token is classified and the logits are pooled (EuroBERT).
+      temperature: The temperature at which an embedder starts to learn its own; 0 where it learns none.
+      pair_labels: Number of classes of pairs of vectors that an embedder learns from (Reimers & Gurevych 2019, section
+        3); 0 where it learns from something else.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Task:
     transform_norm: bool = False
     transform_dropout: float = 0.0
     late: bool = False
+    temperature: float = 0.0
+    pair_labels: int = 0
 
 
 def _default(key: str) -> Any:

@@ -119,18 +119,57 @@ def triplet(
     return (losses * weights).sum(), weights.sum()
 
 
-def known_positives(
+def angle_similarities(anchors: jax.Array, others: jax.Array) -> jax.Array:
+    """Returns AnglE's similarity of each pair of vectors, float32 [pairs] (Li & Li 2023, section 3.4).
+
+    The halves of a vector are the real and imaginary parts of complex numbers; the similarity is the absolute sum of
+    the parts of their quotients, normalised, as in sentence-transformers' `pairwise_angle_sim`.
+
+    Args:
+      anchors, others: float32 [pairs, size], with an even size.
+    """
+    a, b = jnp.split(anchors.astype(jnp.float32), 2, axis=-1)
+    c, d = jnp.split(others.astype(jnp.float32), 2, axis=-1)
+    square = jnp.maximum(jnp.square(c).sum(-1, keepdims=True) + jnp.square(d).sum(-1, keepdims=True), 1e-24)
+    own = jnp.maximum(jnp.square(a).sum(-1, keepdims=True) + jnp.square(b).sum(-1, keepdims=True), 1e-24)
+    parts = jnp.concatenate([a * c + b * d, b * c - a * d], axis=-1) / square
+    return jnp.abs((parts * jnp.sqrt(square / own)).sum(-1))
+
+
+def pair_features(anchors: jax.Array, others: jax.Array) -> jax.Array:
+    """Returns (u, v, |u - v|) of each pair, [pairs, 3 * size] (Reimers & Gurevych 2019, section 3)."""
+    return jnp.concatenate([anchors, others, jnp.abs(anchors - others)], axis=-1)
+
+
+def margin_mse(
+    anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margins: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Sums squared differences of margins of dot products and a teacher's (Hofstaetter et al. 2020, section 3.1).
+
+    Args:
+      anchors, positives, negatives: [triplets, size].
+      margins: the teacher's score of the positive minus that of the negative, float32 [triplets].
+      weights: float32 [triplets].
+
+    Returns:
+      (sum of squared errors, number of triplets), float32 scalars.
+    """
+    own = (anchors * (positives - negatives)).astype(jnp.float32).sum(-1)
+    return (jnp.square(own - margins) * weights).sum(), weights.sum()
+
+
+def may_be_negatives(
     anchor_texts: jax.Array, candidate_texts: jax.Array, groups: jax.Array, candidate_groups: jax.Array
-):
+) -> jax.Array:
     """Returns which candidates may be negatives of an anchor, bool [anchors, candidates].
 
-    A candidate is left out where it is the anchor's own text, or belongs to the same group of positives
-    (`relevance_id`); group 0 is none.
+    A candidate is left out where it is a known positive: it belongs to the anchor's group of positives
+    (`relevance_id`), or it is the anchor's own text. A candidate of text -1 is none.
 
     Args:
       anchor_texts, candidate_texts: a number for each distinct text, int32 [anchors], [candidates].
-      groups, candidate_groups: number of each text's group, int32 [anchors], [candidates].
+      groups, candidate_groups: number of each text's group, int32 [anchors], [candidates]; -1 is none.
     """
     same_text = anchor_texts[:, None] == candidate_texts[None, :]
-    same_group = (groups[:, None] == candidate_groups[None, :]) & (groups[:, None] != 0)
-    return ~(same_text | same_group)
+    same_group = (groups[:, None] == candidate_groups[None, :]) & (groups[:, None] >= 0)
+    return ~(same_text | same_group) & (candidate_texts >= 0)[None]

@@ -1,8 +1,11 @@
 """Opens a MODEL: a run's workdir, a Hugging Face directory, or a name on the hub."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Mapping
+
+import numpy as np
 
 from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
@@ -14,6 +17,7 @@ from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
+from bert_jax.model.projection import Projection
 from bert_jax.runs import checkpoints
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.outcomes import Outcomes
@@ -88,7 +92,8 @@ def _check_vocabulary(workdir, params, tokenizer):
 def _check_description(workdir, run, params, tokenizer):
     """Raises UserError if run.json of fine-tuning, the tokenizer and the parameters do not belong together."""
     _check_vocabulary(workdir, params, tokenizer)
-    rows, labels = params["encoder"]["embeddings"]["word"]["embedding"].shape[0], run["head"]["num_labels"]
+    rows = params["encoder"]["embeddings"]["word"]["embedding"].shape[0]
+    labels = run["head"].get("pair_labels") if run["head"]["name"] == "embedding" else run["head"]["num_labels"]
     for key, number, expected in (
         ("model.vocab_size", run["model"]["vocab_size"], rows), ("the number of labels", len(run["labels"]), labels),
     ):  # fmt: skip
@@ -115,19 +120,37 @@ def _finetuned(workdir, step, seed):
     thresholds = [value for name, value in seed_outcomes.seeds[index].best.items() if name.endswith("/null_threshold")]
     if thresholds:
         settings["null_threshold"] = thresholds[0]  # the first held-out set's, whose score chose the seed
+    model = build_fine_tuned(run | {"model": run["model"] | DEVICE_DEFAULTS})
+    labels = tuple(run["labels"])
+    if model.spec.task and model.spec.task.name == "embedding":
+        model, params, layers = _without_head(model, params)
+        settings |= {"pooling": tuple(settings["pooling"])} | ({"layers": layers} if layers else {})
+        run, labels = run | {"problem": ""}, ()
     return Pretrained(
         str(workdir),
         run["family"],
         run["model"] | DEVICE_DEFAULTS,
-        build_fine_tuned(run | {"model": run["model"] | DEVICE_DEFAULTS}),
+        model,
         params,
         tokenizer,
-        tuple(run["labels"]),
+        labels,
         run["problem"],
         run["scheme"],
         settings,
         step=step,
     )
+
+
+def _without_head(model, params):
+    """Returns an embedder as inference and sentence-transformers have it: (encoder, its parameters, layers behind)."""
+    task = model.spec.task
+    encoder = model_lib.Model(dataclasses.replace(model.spec, task=None))
+    head = params.get("task", {})
+    layers = ()
+    if task.transform:
+        arrays = {name: np.asarray(array, np.float32) for name, array in head["dense"].items()}
+        layers = (Projection("dense", arrays, {"linear": "Identity", "tanh": "Tanh"}[task.transform_activation]),)
+    return encoder, {name: part for name, part in params.items() if name != "task"}, layers
 
 
 def __getattr__(name):

@@ -2,7 +2,8 @@
 
 The vectors are computed part by part without keeping activations; the loss gives their gradients; then each part is
 computed again and its gradient taken (Gao et al. 2021, "Scaling deep contrastive learning batch size", section 3.2).
-Dropout is a function of a row's place in the whole batch, so that both passes, and any number of parts, drop the same.
+Dropout is a function of an example's number in the whole batch, so that both passes, and any number of parts, drop the
+same.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,48 +14,46 @@ import jax.numpy as jnp
 
 
 def value_and_gradient(
-    encode: Callable[[Any, Mapping], jax.Array],
-    loss_of: Callable[[Any, jax.Array], tuple[jax.Array, Any]],
+    encode: Callable[[Any, Mapping, jax.Array], Any],
+    loss_of: Callable[[Any, Any], tuple[jax.Array, Any]],
     params: Any,
     batch: Mapping[str, jax.Array],
-    rows: int,
+    part_size: int,
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """Returns ((loss, what else loss_of returns), gradient by params), as of loss_of(params, encode(params, batch)).
+    """Returns ((loss, what else loss_of returns), gradient by params) of loss_of(params, encode(params, batch)).
+
+    A part takes every n-th example, as many from each device's share of the batch, so that none has to move.
 
     Args:
-      encode: maps (params, rows of the batch with `first_row`) to vectors [rows, ...].
-      loss_of: maps (params, vectors of all rows [batch, ...]) to (loss, anything); parameters of the loss itself, such
-        as a temperature, are in params too.
+      encode: maps (params, examples of the batch, their numbers in it int32 [examples]) to a tree of arrays [examples,
+        ...].
+      loss_of: maps (params, the encoded whole batch) to (loss, anything); parameters of the loss itself, such as a
+        temperature, are in params too.
       params: a tree of parameters.
       batch: arrays [batch, ...].
-      rows: rows in memory at a time; divides the batch. 0 for the whole batch in one pass.
+      part_size: examples in memory at a time; divides the batch. 0 for the whole batch in one pass.
 
     Raises:
-      ValueError: `rows` does not divide the batch.
+      ValueError: `part_size` does not divide the batch.
     """
     total = len(next(iter(batch.values())))
-    if rows in (0, total):
+    numbers = jnp.arange(total, dtype=jnp.int32)
+    if part_size in (0, total):
+        return jax.value_and_grad(lambda params: loss_of(params, encode(params, batch, numbers)), has_aux=True)(params)
+    if total % part_size:
+        raise ValueError(f"found {total} examples; expected a multiple of {part_size}")
+    parts = jax.tree.map(lambda x: x.reshape(part_size, -1, *x.shape[1:]).swapaxes(0, 1), (dict(batch), numbers))
 
-        def whole(params):
-            return loss_of(params, encode(params, batch | {"first_row": jnp.zeros((), jnp.int32)}))
+    def whole(leaf):  # [parts, part_size, ...] -> [batch, ...]
+        return leaf.swapaxes(0, 1).reshape(total, *leaf.shape[2:])
 
-        return jax.value_and_grad(whole, has_aux=True)(params)
-    if total % rows:
-        raise ValueError(f"found {total} rows; expected a multiple of {rows}")
-    parts = jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), dict(batch))
-    firsts = jnp.arange(0, total, rows, dtype=jnp.int32)
+    encoded = jax.tree.map(whole, jax.lax.map(lambda part: encode(params, *part), parts))
+    (loss, other), (own, gradients) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(params, encoded)
+    gradients = jax.tree.map(lambda leaf: leaf.reshape(part_size, -1, *leaf.shape[1:]).swapaxes(0, 1), gradients)
 
-    def vectors_of(params, part, first):
-        return encode(params, part | {"first_row": first})
+    def add(sums, part):
+        examples, part_gradients = part
+        _, pull_back = jax.vjp(lambda params: encode(params, *examples), params)
+        return jax.tree.map(jnp.add, sums, pull_back(part_gradients)[0]), None
 
-    vectors = jax.lax.map(lambda part: vectors_of(params, *part), (parts, firsts))
-    joined = vectors.reshape(total, *vectors.shape[2:])
-    (loss, rest), (own, gradient) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(params, joined)
-
-    def add(total_gradient, part):
-        part_batch, first, part_gradient = part
-        _, pull_back = jax.vjp(lambda params: vectors_of(params, part_batch, first), params)
-        return jax.tree.map(jnp.add, total_gradient, pull_back(part_gradient)[0]), None
-
-    gradients, _ = jax.lax.scan(add, own, (parts, firsts, gradient.reshape(vectors.shape)))
-    return (loss, rest), gradients
+    return (loss, other), jax.lax.scan(add, own, (parts, gradients))[0]

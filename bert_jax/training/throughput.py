@@ -67,9 +67,11 @@ class Clock:
         """
         compiled = _program_and_shapes(batch, program)
         if compiled in self._compiled:
-            size = batch["input_ids"].size
-            self._tokens += size if own_rows is None else size * float(_present(own_rows).mean())
-            self._rows += size // batch["input_ids"].shape[-1]
+            # An embedder's batch has a second array of texts (data.tasks.embedding).
+            for prefix in [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]:
+                size = batch[prefix + "input_ids"].size
+                self._tokens += size if own_rows is None else size * float(_present(own_rows, prefix).mean())
+                self._rows += size // batch[prefix + "input_ids"].shape[-1]
             self._flops += self._flops_of(batch)
             return
         self._compiled.add(compiled)
@@ -118,9 +120,14 @@ def _program_and_shapes(batch, program):
     return program, tuple(array.shape for array in batch.values())
 
 
-def _present(batch):
-    """Returns which tokens are no padding, bool [..., batch, sequence]; rows of weight 0 fill a batch up."""
-    present = batch["attention_mask"] != 0
+def _present(batch, prefix=""):
+    """Returns which tokens are no padding, bool [..., batch, sequence]; rows of weight 0 fill a batch up.
+
+    Of an embedder's other texts, whose arrays have the prefix "other_", bool [..., batch, texts, sequence].
+    """
+    present = batch[prefix + "attention_mask"] != 0
+    if prefix:
+        return present & (batch[prefix + "texts"] >= 0)[..., None]
     if "weights" in batch:
         counted = batch["weights"] > 0  # of each row, or of each sequence of a packed one
         present = present & (counted.any(-1) if counted.ndim == present.ndim else counted)[..., None]

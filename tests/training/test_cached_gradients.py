@@ -36,7 +36,8 @@ def make(switches):
 def parts_of(model):
     key = jax.random.key(3)
 
-    def encode(params, batch):
+    def encode(params, batch, numbers):
+        batch = batch | {"row_numbers": numbers}
         hidden = model.apply(params["model"], batch, dropout_key=key)["hidden"]
         return pool(hidden, batch["attention_mask"], "mean")
 
@@ -89,12 +90,13 @@ def test_without_the_place_of_its_rows_a_part_drops_something_else():
     whole = model.apply(weights, batch, dropout_key=key)["hidden"]
     part = {name: array[8:16] for name, array in batch.items()}
     own = model.apply(weights, part, dropout_key=key)["hidden"]
-    placed = model.apply(weights, part | {"first_row": jnp.int32(8)}, dropout_key=key)["hidden"]
+    numbers = jnp.arange(8, 16, dtype=jnp.int32)
+    placed = model.apply(weights, part | {"row_numbers": numbers}, dropout_key=key)["hidden"]
     np.testing.assert_allclose(placed, whole[8:16], rtol=1e-5, atol=1e-5)
     assert np.abs(own - whole[8:16]).max() > 0.1
 
 
 def test_rows_that_do_not_divide_the_batch():
     model, weights, batch = make({})
-    with pytest.raises(ValueError, match="32 rows; expected a multiple of 5"):
+    with pytest.raises(ValueError, match="32 examples; expected a multiple of 5"):
         value_and_gradient(*parts_of(model), {"model": weights, "scale": 1.0}, batch, 5)

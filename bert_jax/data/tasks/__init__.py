@@ -36,7 +36,8 @@ class Examples(Protocol):
           regression: labels float32 [batch];
           tokens: labels int32 [batch, length], -100 where there is none, and first_subwords int32 [batch, length],
           1 where a word's label is predicted;
-          question answering: start_positions, end_positions int32 [batch], 0 (the [CLS]) where the row holds no answer.
+          question answering: start_positions, end_positions int32 [batch], 0 (the [CLS]) where the row holds no answer;
+          embedding: see data.tasks.embedding.Groups.batch for train; vectors of held-out texts have no labels.
           Without labels in the data, the label arrays are 0 or -100.
         """
         ...
@@ -46,8 +47,9 @@ class TaskData(Protocol):
     """A task's splits, labels and metrics.
 
     Attributes:
-      labels: names of the outputs, in the order of ids. Regression: ("score",); question answering: ("start", "end").
-      problem: config.task.problem for sequence classification; else "".
+      labels: names of the outputs, in the order of ids. Regression: ("score",); question answering: ("start", "end");
+        embedding: the classes of pairs, or ().
+      problem: config.task.problem for sequence classification; the loss of an embedder; else "".
       scheme: "BIO" or "BIOES" for token classification of entities; else "".
       metric: name of the metric that chooses the best checkpoint; larger is better.
       train: rows to train on.
@@ -97,11 +99,17 @@ def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
     Raises:
       UserError: a file, a record or a setting cannot work.
     """
-    from bert_jax.data.tasks import answering, classification, tagging  # here, so that importing a neighbour is cheap
+    from bert_jax.data.tasks import (
+        answering,
+        classification,
+        embedding,
+        tagging,
+    )  # here, so that importing a neighbour is cheap
 
     kinds = {
         "sequence_classification": classification.SequenceTask,
         "token_classification": tagging.TokenTask,
         "question_answering": answering.QuestionTask,
+        "embedding": embedding.EmbeddingTask,
     }
     return kinds[config.task.name](config, tokenizer)

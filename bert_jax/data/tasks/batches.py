@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import Examples, TaskData
+from bert_jax.data.tasks import Examples, TaskData, embedding
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 _SAMPLED_ROWS = 256  # in which the share of unknown tokens is measured
@@ -39,6 +39,10 @@ def batch_rows(config: ml_collections.ConfigDict, train: Examples, seed: int, st
       step: counts from 0.
     """
     epoch, index = divmod(step, steps_per_epoch(config, train))
+    if isinstance(train, embedding.Groups):
+        order = train.order(config.data.batch_size, seed, epoch)
+        if order is not None:
+            return order[index]
     size = len(train.lengths)
     place = index * config.data.batch_size + np.arange(config.data.batch_size)
     rows = np.full(len(place), -1)
@@ -77,10 +81,18 @@ def train_batch(
     if config.data.packing:
         parts = _packed(config, task.train, rows, host, num_hosts, math.lcm(unit, num_hosts))
     else:
-        length = padded_length(config, task.train, rows)
         begin, end = rows_lib.host_range(rows.shape[1], host, num_hosts)
-        parts = [task.train.batch(seed_rows, length) for seed_rows in rows[:, begin:end]]
+        parts = [task.train.batch(seed_rows, *_lengths(config, task.train, rows)) for seed_rows in rows[:, begin:end]]
     return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _lengths(config, train, rows):
+    """Returns the lengths that Examples.batch pads given rows to; anchors of an embedder have a length of their own."""
+    if not isinstance(train, embedding.Groups):
+        return (padded_length(config, train, rows),)
+    real = rows[rows >= 0]
+    longest = (train.other_lengths[real], train.anchor_lengths[real])
+    return tuple(bucket(config, int(lengths.max(initial=1))) for lengths in longest)
 
 
 def _packed(config, train, rows, host, num_hosts, unit):

@@ -29,6 +29,7 @@ _KINDS_OF_TASK = {  # further kinds of file that a task reads, by suffix; "" sta
     "sequence_classification": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
     "token_classification": {".json": "jsonl", "": "conll"},
     "question_answering": {".json": "squad"},
+    "embedding": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
 }
 _NOT_TEXT = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".xlsx", ".arrow", ".pkl", ".npy", ".npz")
 
@@ -254,8 +255,9 @@ def _kind(path, task_name):
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
     kinds = _KINDS | _KINDS_OF_TASK[task_name]
     kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
-    if kind is None or (kind == "csv" and task_name != "sequence_classification"):
-        names = [name for name in kinds if name and (name != ".csv" or task_name == "sequence_classification")]
+    reads_csv = task_name in ("sequence_classification", "embedding")
+    if kind is None or (kind == "csv" and not reads_csv):
+        names = [name for name in kinds if name and (name != ".csv" or reads_csv)]
         also = " or CoNLL columns" if "" in kinds else ""
         raise UserError(f"{path}: unknown kind of file for {task_name}; expected {', '.join(sorted(names))}{also}")
     return kind

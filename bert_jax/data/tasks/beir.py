@@ -1,0 +1,107 @@
+"""Reads retrieval tasks in BEIR's layout (Thakur et al. 2021): queries, a corpus, and which documents answer a query.
+
+DIR/corpus.jsonl       {"_id": ..., "title": ..., "text": ...} a line
+DIR/queries.jsonl      {"_id": ..., "text": ...} a line
+DIR/qrels/SPLIT.tsv    query-id, corpus-id, score, with a header
+
+Each file may be compressed (.gz).
+"""
+
+import dataclasses
+import pathlib
+
+from bert_jax import files
+from bert_jax.data.tasks import text_files
+from bert_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Retrieval:
+    """A retrieval task.
+
+    Attributes:
+      queries: text of each query.
+      documents: text of each document, its title in front.
+      relevance: for each query, grade by number of the document.
+      same: for each query, the number of a document of the same id, which is left out of its ranking, as BEIR does; -1
+        where there is none.
+    """
+
+    queries: list[str]
+    documents: list[str]
+    relevance: list[dict[int, float]]
+    same: list[int]
+
+
+def read(directory: str, key: str, split: str = "test") -> Retrieval:
+    """Reads the queries of a split, and the whole corpus.
+
+    Args:
+      directory: directory in BEIR's layout.
+      key: what names it, for messages.
+      split: which file of qrels.
+
+    Raises:
+      UserError: a file is missing or damaged, or names a query or document that is not there.
+    """
+    folder = pathlib.Path(directory)
+    if not folder.is_dir():
+        raise UserError(f"{key}: {directory} is no folder; expected BEIR's corpus.jsonl, queries.jsonl and qrels/")
+    corpus, queries = (_records(_file(folder, name, key)) for name in ("corpus.jsonl", "queries.jsonl"))
+    numbers = {name: i for i, name in enumerate(corpus)}
+    path = _file(folder, f"qrels/{split}.tsv", key)
+    relevance: dict[str, dict[int, float]] = {}
+    for number, line in text_files.lines(str(path)):
+        cells = line.rstrip("\r\n").split("\t")
+        if number == 1 and not _is_number(cells[-1]):
+            continue
+        if len(cells) not in (3, 4) or not _is_number(cells[-1]):
+            raise UserError(f"{path} line {number}: found {line.strip()!r}; expected query-id, corpus-id and a score")
+        query, document = cells[0], cells[-2]  # trec's files have a column between
+        if query not in queries:
+            raise UserError(f"{path} line {number}: query {query!r} is not in queries.jsonl")
+        if document not in numbers:
+            raise UserError(f"{path} line {number}: document {document!r} is not in corpus.jsonl")
+        relevance.setdefault(query, {})[numbers[document]] = float(cells[-1])
+    if not relevance:
+        raise UserError(f"{path}: no line; expected query-id, corpus-id and a score")
+    return Retrieval(
+        [queries[query] for query in relevance],
+        list(corpus.values()),
+        list(relevance.values()),
+        [numbers.get(query, -1) for query in relevance],
+    )
+
+
+def _file(folder, name, key):
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise UserError(f"{key}: {folder} has no {name}; expected BEIR's corpus.jsonl, queries.jsonl and qrels/test.tsv")
+
+
+def _records(path):
+    """Returns text by id; a title stands before the text, with a space between, as in BEIR."""
+    texts: dict[str, str] = {}
+    for number, line in text_files.lines(str(path)):
+        if not line.strip():
+            continue
+        try:
+            record = files.parse_object(line)
+        except ValueError as error:
+            raise UserError(f"{path} line {number}: {error}; expected an object with _id and text") from error
+        name, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
+        if name is None or not isinstance(text, str) or not isinstance(title, str):
+            raise UserError(f"{path} line {number}: expected _id and text; found {', '.join(record)}")
+        texts[str(name)] = f"{title} {text}".strip()
+    if not texts:
+        raise UserError(f"{path}: no record; expected one object a line, with _id and text")
+    return texts
+
+
+def _is_number(text):
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,515 @@
+"""Reads what embedders learn from, and scores their vectors.
+
+Each example has an anchor, a positive and perhaps negatives; beside them a graded similarity, a label, or a number that
+examples with the same meaning share. Held-out sets are of the same columns, or retrieval tasks in BEIR's layout.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax import config as config_lib
+from bert_jax.data import rows as rows_lib
+from bert_jax.data.tasks import beir, metrics, ranking, records, unique_batches
+from bert_jax.data.tasks.labels import SingleLabel, kind_of
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
+from bert_jax.errors import UserError
+
+OTHERS = "other_"  # in front of the names of arrays of positives and negatives in a batch
+_AT_ONCE = 4096  # texts that are tokenized together
+_ORDERS_KEPT = 1024  # at most as many as seeds train side by side
+_SHOWN = 3  # documents in a prediction
+
+
+class Texts:
+    """Different texts, each encoded once behind its prompt.
+
+    Args:
+      tokenizer: encodes them.
+      length: tokens of the longest row; longer texts are cut.
+      skips_prompts: whether the tokens of a prompt are left out of pooling.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, length: int, skips_prompts: bool):
+        self.tokenizer, self._length, self._skips = tokenizer, length, skips_prompts
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._room = length - rows_lib.num_special(tokenizer, pair=False)
+        self.cut = 0
+
+    def add(self, text: str, prompt: str = "") -> int:
+        """Returns the number of a text behind a prompt."""
+        return self._numbers.setdefault((prompt, text), len(self._numbers))
+
+    def encode(self) -> None:
+        """Encodes all texts that were added; their rows can then be had."""
+        keys = list(self._numbers)
+        sizes = {prompt: self._prompt_size(prompt) for prompt in dict.fromkeys(prompt for prompt, _ in keys)}
+
+        def encoded():
+            for start in range(0, len(keys), _AT_ONCE):
+                texts = [prompt + text for prompt, text in keys[start : start + _AT_ONCE]]
+                for ids in self.tokenizer.encode(texts, special=True):
+                    self.cut += len(ids) > self._room
+                    yield ids[: self._room]
+
+        self._ids = rows_lib.Ragged(encoded())
+        self.lengths = self._ids.lengths + np.int32(rows_lib.num_special(self.tokenizer, pair=False))
+        before = len(self.tokenizer.frame.before)
+        skipped = [before + sizes[prompt] if self._skips and sizes[prompt] else 0 for prompt, _ in keys]
+        self._skipped = np.array(skipped, np.int32)
+        plain = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in keys))}
+        self.identity = np.array([plain[text] for _, text in keys], np.int32)  # equal for a text with other prompts
+        self.texts = [text for _, text in keys]
+
+    def _prompt_size(self, prompt):
+        size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
+        if size and size >= self._room - 1:
+            raise UserError(
+                f"config.task.anchor_prompt, positive_prompt: {prompt!r} has {size} tokens, which leave no room for "
+                f"text in rows of config.data.sequence_length={self._length}"
+            )
+        return size
+
+    def batch(self, numbers: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Returns input_ids, attention_mask, token_type_ids, int32 [texts, length], and skipped, int32 [texts].
+
+        Args:
+          numbers: int [texts]; -1 is an empty row.
+          length: tokens of a padded row.
+        """
+        empty = [self.tokenizer.cls_id], [0]
+        inputs = [
+            empty if number < 0 else rows_lib.join(self.tokenizer, self._ids[number].tolist())
+            for number in numbers.tolist()
+        ]
+        skipped = np.where(numbers < 0, 0, self._skipped[numbers]).astype(np.int32)
+        return rows_lib.pad(self.tokenizer, inputs, length) | {"skipped": skipped}
+
+
+class Groups:
+    """Examples to train on: an anchor and its others in each row; see data.tasks.Examples.
+
+    Attributes:
+      lengths: int32 [rows], tokens of the longest text of each row.
+      anchor_lengths, other_lengths: int32 [rows], tokens of the anchor, and of the longest of the others.
+      labels: float32 or int32 [rows]: graded similarity, margin or class; zeros where there is none.
+    """
+
+    others: Sequence[Mapping[str, Any]] = ()
+
+    def __init__(self, texts: Texts, columns: np.ndarray, labels: np.ndarray, groups: np.ndarray, unique: bool):
+        self.tokenizer, self._texts, self._columns = texts.tokenizer, texts, columns
+        self.labels, self._groups, self._unique = labels, groups, unique
+        sizes = np.where(columns < 0, 0, texts.lengths[columns])
+        self.anchor_lengths, self.other_lengths = sizes[:, 0], sizes[:, 1:].max(1)
+        self.lengths = sizes.max(1)
+        self._identity = np.where(columns < 0, -1, texts.identity[columns])
+        self._order = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_order)
+
+    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray | None:
+        """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; None where any order will do."""
+        return self._order(batch_size, seed, epoch) if self._unique else None
+
+    def _make_order(self, batch_size, seed, epoch):
+        return unique_batches.order(self._identity, batch_size, seed, epoch)
+
+    def check_batches(self, batch_size: int) -> None:
+        """Raises UserError if no batches of different texts can be made."""
+        if not self._unique:
+            return
+        count = -(-len(self.lengths) // batch_size)
+        if len(self.lengths) < batch_size:
+            raise UserError(
+                f"config.data.batch_size: {batch_size}, but config.task.train has {len(self.lengths):,} examples; "
+                "negatives are the other examples of a batch, so expected at most as many"
+            )
+        text, number = unique_batches.commonest(self._identity)
+        if number > count:
+            place = int(np.flatnonzero(self._texts.identity == text)[0])
+            raise UserError(
+                f"config.task.train: {self._texts.texts[place][:60]!r} is in {number:,} of {len(self.lengths):,} "
+                f"examples ({number / len(self.lengths):.1%}), but a batch has a text once and an epoch has {count:,} "
+                f"batches; expected at most one in config.data.batch_size={batch_size}, or another loss"
+            )
+
+    def batch(self, rows: np.ndarray, length: int, anchor_length: int | None = None) -> dict[str, np.ndarray]:
+        """Returns the arrays of some rows.
+
+        Args:
+          rows: int [batch]; a row of -1 is a filler, whose `weights` is 0.
+          length: tokens of a padded row of the others.
+          anchor_length: tokens of a padded row of anchors; None: as the others.
+
+        Returns:
+          input_ids, attention_mask, token_type_ids int32 [batch, anchor_length], skipped int32 [batch]; the same with
+          other_ in front, [batch, columns, ...]; weights float32 [batch]; labels [batch]; texts int32 [batch] and
+          other_texts int32 [batch, columns], a number for each different text, -1 for none; groups int32 [batch], -1
+          for none.
+        """
+        rows = np.asarray(rows)
+        real = rows >= 0
+        columns = np.where(real[:, None], self._columns[rows], -1)
+        anchors = self._texts.batch(columns[:, 0], anchor_length or length)
+        others = self._texts.batch(columns[:, 1:].reshape(-1), length)
+        others = {OTHERS + name: array.reshape(len(rows), -1, *array.shape[1:]) for name, array in others.items()}
+        identity = np.where(columns < 0, -1, self._identity[rows]).astype(np.int32)
+        labels = np.zeros(len(rows), self.labels.dtype)
+        labels[real] = self.labels[rows[real]]
+        return anchors | others | {
+            "weights": real.astype(np.float32),
+            "labels": labels,
+            "texts": identity[:, 0],
+            OTHERS + "texts": identity[:, 1:],
+            "groups": np.where(real, self._groups[rows], -1).astype(np.int32),
+        }  # fmt: skip
+
+
+class Vectors:
+    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples."""
+
+    others: Sequence[Mapping[str, Any]] = ()
+
+    def __init__(self, texts: Texts):
+        self.tokenizer, self._texts, self.lengths = texts.tokenizer, texts, texts.lengths
+        self.texts = texts.texts
+
+    def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
+        """Returns input_ids, attention_mask, token_type_ids int32 [batch, length], skipped, and weights [batch]."""
+        rows = np.asarray(rows)
+        return self._texts.batch(rows, length) | {"weights": (rows >= 0).astype(np.float32)}
+
+
+class Similarity(Vectors):
+    """Pairs of texts with graded similarities.
+
+    Args:
+      texts: the encoded texts.
+      pairs: numbers of the texts of each pair, int [pairs, 2].
+      scores: float [pairs].
+      records: other columns of each pair.
+    """
+
+    metrics = ("spearman", "pearson")
+    baseline = 0.0
+
+    def __init__(self, texts: Texts, pairs: np.ndarray, scores: np.ndarray, others: Sequence[Mapping[str, Any]] = ()):
+        super().__init__(texts)
+        self._pairs, self._scores, self.others = pairs, scores, others
+
+    def score(self, vectors: np.ndarray) -> dict[str, float]:
+        """Returns Spearman's and Pearson's correlation of scores and cosines; vectors [texts, size] have length 1."""
+        correlations = metrics.regression(self._scores, self._cosines(vectors))
+        return {name: correlations[name] for name in self.metrics}
+
+    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
+        """Yields text, text_pair, gold and score of each pair."""
+        for (first, second), gold, score in zip(self._pairs, self._scores, self._cosines(vectors), strict=True):
+            texts = {"text": self.texts[first], "text_pair": self.texts[second]}
+            yield texts | {"gold": float(gold), "score": float(score)}
+
+    def _cosines(self, vectors):
+        first, second = vectors[self._pairs[:, 0]], vectors[self._pairs[:, 1]]
+        return (first.astype(np.float64) * second).sum(-1)
+
+
+class Retrieval(Vectors):
+    """Queries, documents, and which of them answer a query.
+
+    Args:
+      texts: the encoded texts.
+      queries, documents: numbers of texts.
+      relevance: for each query, grade by place in `documents`.
+      same: for each query, the place of a document that is left out, or -1; () for none.
+    """
+
+    metrics = ranking.METRICS
+    baseline = float("nan")
+
+    def __init__(
+        self,
+        texts: Texts,
+        queries: Sequence[int],
+        documents: Sequence[int],
+        relevance: Sequence[Mapping[int, float]],
+        same: Sequence[int] = (),
+    ):
+        super().__init__(texts)
+        self._queries, self._documents = np.asarray(queries), np.asarray(documents)
+        self._relevance, self._same = relevance, same
+
+    def score(self, vectors: np.ndarray) -> dict[str, float]:
+        """Returns ranking.METRICS of the documents ranked by cosines; vectors [texts, size] have length 1."""
+        return ranking.score(self._ranked(vectors), self._relevance)
+
+    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
+        """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents."""
+        ranked = self._ranked(vectors)
+        for query, row, grades in zip(self._queries, ranked.tolist(), self._relevance, strict=True):
+            places = [i for i, document in enumerate(row, 1) if grades.get(document, 0) > 0]
+            nearest = [
+                {"text": self.texts[self._documents[document]],
+                 "score": float(vectors[query] @ vectors[self._documents[document]])}
+                for document in row[:_SHOWN]
+            ]  # fmt: skip
+            gold = [self.texts[self._documents[document]] for document, grade in grades.items() if grade > 0]
+            rank = places[0] if places else None
+            yield {"text": self.texts[query], "gold": gold, "rank": rank, "nearest": nearest}
+
+    def _ranked(self, vectors):
+        return ranking.nearest(vectors[self._queries], vectors[self._documents], excluded=self._same)
+
+
+class EmbeddingTask:
+    """Learns vectors of texts from pairs, triplets, graded or labelled pairs; see data.tasks.TaskData.
+
+    A held-out set is scored by what it holds: with scores by the correlation with cosines, else by retrieving each
+    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout.
+
+    Attributes:
+      loss: the loss that config.loss.name means for this data.
+    """
+
+    scheme = ""
+    test = None
+
+    def __init__(self, config: Any, tokenizer: Tokenizer):
+        task = config.task
+        self._config, self._tokenizer, self._task = config, tokenizer, task
+        self._negatives = config_lib.listed(task.negatives)
+        retrieval, plain = self._split_held_out()
+        train, held_out, test = self._read_tables(plain, bool(retrieval))
+        self.loss = self._choose_loss(train)
+        self.problem = self.loss
+        self.notes = records.notes_of(train, held_out, test)
+        self.labels: tuple[str, ...] = ()
+        self._classes = None
+        if self.loss == "softmax":
+            self._classes = SingleLabel(train, (task.label,), config_lib.listed(task.labels))
+            self.labels = self._classes.names
+        self.train = self._train(train)
+        self.train.check_batches(config.data.batch_size)
+        self.held_out: dict[str, Vectors] = {}
+        for name in [*held_out, *retrieval]:
+            made = self._held_out(held_out[name]) if name in held_out else self._beir(retrieval[name])
+            self.held_out[name] = made
+        first = next(iter(self.held_out.values()))
+        self.metrics, self.metric = self._choose_metrics(first)
+        self.baseline = first.baseline
+        prompts = {"query": task.anchor_prompt, "document": task.positive_prompt}
+        self.settings: Mapping[str, Any] = {
+            "normalize": task.normalize,
+            "include_prompt": task.pool_prompts,
+            "prompts": prompts if any(prompts.values()) else {},
+            "default_prompt_name": None,
+            "similarity": "cosine" if task.normalize else config.loss.similarity,
+        }
+
+    def score(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+        """Returns the metrics of vectors [size] of each text, and with NAME_WIDTH those of vectors cut to a width."""
+        vectors = np.stack(outputs)
+        scores = examples.score(_unit(vectors))
+        chosen = {name: scores[name] for name in self.metrics if name in scores} or scores
+        for width in config_lib.listed(self._config.loss.matryoshka):
+            cut = examples.score(_unit(vectors[:, :width]))
+            chosen |= {f"{name}_{width}": cut[name] for name in list(chosen) if name in cut}
+        return chosen
+
+    def predictions(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
+        """Yields what a held-out set predicts for each pair or query."""
+        return examples.predictions(_unit(np.stack(outputs)))
+
+    def _split_held_out(self):
+        """Returns (name -> directory of BEIR's layout, the other held-out sets as config.task.held_out names them)."""
+        sets = records.named_sets(self._task.held_out, "config.task.held_out")
+        retrieval = {name: spec.removeprefix("ir:") for name, spec in sets.items() if spec.startswith("ir:")}
+        plain = ",".join(f"{name}={spec}" if name else spec for name, spec in sets.items() if name not in retrieval)
+        return retrieval, plain
+
+    def _read_tables(self, held_out, has_retrieval):
+        task = self._task
+        columns = [task.anchor, *([task.positive] if task.positive else []), *self._negatives]
+        columns += [task.relevance_id] if task.relevance_id else []
+        taken = [task.anchor, task.positive, *self._negatives, task.relevance_id]
+        for name in filter(None, taken):
+            if taken.count(name) > 1:
+                raise UserError(f"config.task: column {name!r} is named for two things; expected one for each")
+        optional = [name for name in (task.score, task.label) if name and name not in columns]
+        if not held_out and has_retrieval:
+            key = "config.task.train"
+            train = records.read(task.train, key, task, columns, optional)
+            return train, {}, None
+        config = self._config.copy_and_resolve_references()
+        config.task.held_out, config.task.test = held_out, ""
+        together = task.relevance_id or (task.positive if task.positive else "")
+        return records.splits(config, columns, (), optional, together)
+
+    def _choose_loss(self, train):
+        task, name = self._task, self._config.loss.name
+        has_score, has_label = task.score in train.columns, task.label in train.columns
+        if name == "auto":
+            name = "cosent" if has_score else "softmax" if has_label and not self._negatives else "info_nce"
+        needs = {"cosent": task.score, "angle": task.score, "cosine": task.score, "margin_mse": task.score,
+                 "softmax": task.label}.get(name)  # fmt: skip
+        if needs is not None and needs not in train.columns:
+            key = "label" if name == "softmax" else "score"
+            raise UserError(
+                f"config.loss.name={name} needs a {key}, but config.task.train has no column {needs!r} "
+                f"(config.task.{key})"
+            )
+        if name in ("triplet", "margin_mse") and not self._negatives:
+            raise UserError(f"config.loss.name={name} needs a negative; expected config.task.negatives=COLUMN")
+        if not task.positive and name != "info_nce":
+            raise UserError(f"config.task.positive: empty, which only info_nce takes; found config.loss.name={name}")
+        return name
+
+    def _choose_metrics(self, first):
+        known = first.metrics
+        wanted = config_lib.listed(self._task.metrics) or known
+        for key, names in (("metrics", wanted), ("metric", (self._task.metric,) if self._task.metric else ())):
+            for name in names:
+                if name not in known:
+                    raise UserError(f"config.task.{key}: found {name!r}; expected of {', '.join(known)}")
+        metric = self._task.metric or wanted[0]
+        return tuple(dict.fromkeys((*wanted, metric))), metric
+
+    def _texts(self):
+        return Texts(self._tokenizer, self._config.data.sequence_length, not self._task.pool_prompts)
+
+    def _columns(self, texts, table):
+        """Returns the numbers of each record's texts, [records, 1 + others]; -1 for an absent negative."""
+        task = self._task
+        anchors = [texts.add(_text(table, i, task.anchor), task.anchor_prompt) for i in range(len(table))]
+        if not task.positive:
+            return np.array([anchors, anchors], np.int64).T
+        rows = []
+        for i, anchor in enumerate(anchors):
+            positive = texts.add(_text(table, i, task.positive), task.positive_prompt)
+            row = [anchor, positive]
+            for text in self._negatives_of(table, i):
+                if text == table.columns[task.positive][i]:
+                    raise UserError(f"{table.where(i)}: the negative {text[:60]!r} is the positive; expected another")
+                row.append(texts.add(text, task.positive_prompt))
+            rows.append(row)
+        width = max(map(len, rows))
+        if len(self._negatives) and width == 2:
+            raise UserError(f"{table.where(0)}: no example has a negative in {', '.join(self._negatives)}")
+        return np.array([row + [-1] * (width - len(row)) for row in rows], np.int64)
+
+    def _negatives_of(self, table, i):
+        for name in self._negatives:
+            value = table.columns[name][i]
+            if value is None or value == "":
+                continue
+            if isinstance(value, str) and len(self._negatives) == 1 and value.startswith("["):
+                with contextlib.suppress(ValueError):
+                    value = json.loads(value)
+            for text in value if isinstance(value, list | tuple | np.ndarray) else [value]:
+                if not isinstance(text, str) or not text.strip():
+                    raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected texts")
+                yield text
+
+    def _train(self, table):
+        texts = self._texts()
+        columns = self._columns(texts, table)
+        if self.loss in ("triplet", "margin_mse"):
+            if (columns[:, 2] < 0).any():
+                place = table.where(int(np.flatnonzero(columns[:, 2] < 0)[0]))
+                raise UserError(f"{place}: no negative, which config.loss.name={self.loss} needs")
+            columns = columns[:, :3]
+        elif self.loss != "info_nce":
+            columns = columns[:, :2]
+        texts.encode()
+        self._note_cut(texts, "train")
+        labels = np.zeros(len(table), np.float32)
+        if self._classes is not None:
+            labels = self._classes.read(table, True)
+        elif self._task.score in table.columns and self.loss != "info_nce":
+            labels = self._scores(table, in_range=self.loss == "cosine")
+        groups = np.full(len(table), -1)
+        if self._task.relevance_id:
+            values = table.columns[self._task.relevance_id]
+            numbers = {value: i for i, value in enumerate(dict.fromkeys(map(str, values)))}
+            groups = np.array([-1 if value is None or value == "" else numbers[str(value)] for value in values])
+        return Groups(texts, columns, labels, groups, self.loss == "info_nce")
+
+    def _scores(self, table, in_range=False):
+        """Returns the scores of records, float32 [records], scaled where config.task.score_range says how."""
+        name, span = self._task.score, self._task.score_range
+        scores = np.zeros(len(table), np.float32)
+        low, high = span or ((-1.0, 1.0) if in_range else (-np.inf, np.inf))
+        for i, value in enumerate(table.columns[name]):
+            try:
+                scores[i] = float(value)
+            except (TypeError, ValueError):
+                raise UserError(f"{table.where(i)}: {name!r} holds {value!r}; expected a number") from None
+            if not low <= scores[i] <= high:
+                hint = "" if span else " or config.task.score_range=LOWEST,HIGHEST"
+                raise UserError(f"{table.where(i)}: {name} {value}; expected a score from {low:g} to {high:g}{hint}")
+        return (scores - span[0]) / (span[1] - span[0]) if span else scores
+
+    def _held_out(self, table):
+        task, texts = self._task, self._texts()
+        columns = self._columns(texts, table)
+        texts.encode()
+        self._note_cut(texts, "held out")
+        if task.score in table.columns and self.loss != "margin_mse":
+            return Similarity(texts, columns[:, :2], self._scores(table), table.others)
+        if not task.positive:
+            raise UserError(
+                "config.task.held_out: without config.task.positive nothing can be held out of train; expected a file "
+                "with scores, or ir:DIR (config.task.positive and config.task.score name its columns)"
+            )
+        documents = [number for number in dict.fromkeys(columns[:, 1:].ravel().tolist()) if number >= 0]
+        places = {number: i for i, number in enumerate(documents)}
+        relevance: dict[int, dict[int, float]] = {}
+        known = self._relevant(table, columns)
+        for i, (query, positive) in enumerate(columns[:, :2].tolist()):
+            grades = relevance.setdefault(query, {})
+            grades |= {places[number]: 1.0 for number in known.get(i, [positive])}
+        return Retrieval(texts, list(relevance), documents, list(relevance.values()))
+
+    def _relevant(self, table, columns):
+        """Returns the positives of each record's group, where config.task.relevance_id makes groups."""
+        if not self._task.relevance_id:
+            return {}
+        members: dict[Any, list[int]] = {}
+        values = table.columns[self._task.relevance_id]
+        for value, positive in zip(values, columns[:, 1].tolist(), strict=True):
+            if value not in (None, ""):
+                members.setdefault(value, []).append(positive)
+        return {i: members[value] for i, value in enumerate(values) if value in members}
+
+    def _beir(self, directory):
+        task, texts = self._task, self._texts()
+        data = beir.read(directory, "config.task.held_out")
+        queries = [texts.add(text, task.anchor_prompt) for text in data.queries]
+        documents = [texts.add(text, task.positive_prompt) for text in data.documents]
+        texts.encode()
+        self._note_cut(texts, "held out")
+        return Retrieval(texts, queries, documents, data.relevance, data.same)
+
+    def _note_cut(self, texts, split):
+        if texts.cut:
+            self.notes.append(
+                f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than config.data.sequence_length="
+                f"{self._config.data.sequence_length} and were cut"
+            )
+
+
+def _text(table, i, name):
+    text = table.columns[name][i]
+    if not isinstance(text, str):
+        raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected text")
+    if not text.strip():
+        raise UserError(f"{table.where(i)}: {name!r} is empty; expected text")
+    return text
+
+
+def _unit(vectors):
+    """Returns vectors scaled to length 1, float32; zero stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)

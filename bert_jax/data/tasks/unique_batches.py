@@ -1,0 +1,88 @@
+"""Divides an epoch into batches without the same text twice, as a function of data, seed and epoch alone."""
+
+import collections
+
+import numpy as np
+
+from bert_jax.data import hashing
+
+
+def order(texts: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; -1 where a batch has fewer rows.
+
+    Rows come in a random order that the seed and the epoch decide. A row goes to the first batch with room behind the
+    batches that hold one of its texts; a row for which none is left goes to any batch with room and without its texts,
+    and if there is none it is left out of this epoch.
+
+    Args:
+      texts: the numbers of each row's texts, int [rows, columns]; -1 is no text.
+      batch_size: rows of a batch.
+      seed: decides the order.
+      epoch: counts from 0.
+    """
+    number = len(texts)
+    count = -(-number // batch_size)
+    rows = hashing.permute(np.arange(number), number, hashing.fold("fine-tuning order", seed, epoch))
+    batches: list[list[int]] = [[] for _ in range(count)]
+    room_from = list(range(count + 1))  # the first batch with room from a batch on, through the batches in between
+    behind: dict[int, int] = {}  # the first batch behind the last one that holds a text
+
+    def with_room(batch):
+        root = batch
+        while room_from[root] != root:
+            root = room_from[root]
+        while room_from[batch] != root:
+            room_from[batch], batch = root, room_from[batch]
+        return root
+
+    late = []
+    for row, own in zip(rows.tolist(), texts[rows].tolist(), strict=True):
+        own = {text for text in own if text >= 0}
+        batch = with_room(max((behind.get(text, 0) for text in own), default=0))
+        if batch == count:
+            late.append((row, own))
+            continue
+        batches[batch].append(row)
+        if len(batches[batch]) == batch_size:
+            room_from[batch] = batch + 1
+        for text in own:
+            behind[text] = batch + 1
+    if late:
+        _place_late(batches, late, texts, batch_size)
+    table = np.full((count, batch_size), -1)
+    for batch, members in enumerate(batches):
+        table[batch, : len(members)] = members
+    return table
+
+
+def commonest(texts: np.ndarray) -> tuple[int, int]:
+    """Returns (number of the text that most rows hold, how many rows hold it).
+
+    Args:
+      texts: int [rows, columns]; -1 is no text.
+    """
+    ordered = np.sort(texts, axis=1)
+    first = np.ones(ordered.shape, bool)
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    counts = np.bincount(ordered[first & (ordered >= 0)])
+    return int(counts.argmax()), int(counts.max())
+
+
+def _place_late(batches, late, texts, batch_size):
+    """Puts rows that found no place at the end into batches with room and without their texts, in place."""
+    holders: dict[int, set[int]] = collections.defaultdict(set)
+    wanted = set().union(*(own for _, own in late))
+    for batch, members in enumerate(batches):
+        for text in wanted.intersection(texts[members].ravel().tolist()) if members else ():
+            holders[text].add(batch)
+    free = [batch for batch, members in enumerate(batches) if len(members) < batch_size]
+    for row, own in late:
+        taken = set().union(*(holders[text] for text in own)) if own else set()
+        batch = next((batch for batch in free if batch not in taken), None)
+        if batch is None:
+            continue
+        batches[batch].append(row)
+        for text in own:
+            holders[text].add(batch)
+        if len(batches[batch]) == batch_size:
+            free.remove(batch)

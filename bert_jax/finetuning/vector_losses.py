@@ -1,0 +1,169 @@
+"""The loss of an embedder on a batch of texts: encodes them, compares their vectors, and measures how it goes.
+
+A batch holds, for each example, an anchor and the texts that it is compared with, its others: the positive first, then
+the negatives (see data.tasks.embedding).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bert_jax.data.tasks.embedding import OTHERS
+from bert_jax.model import Model
+from bert_jax.objectives import contrastive
+from bert_jax.objectives.cross_entropy import token_cross_entropy
+
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VectorLoss:
+    """The loss of config.loss on the vectors of a model.
+
+    Attributes:
+      model: a model with an embedder's head.
+      settings: config.loss.
+      kind: the loss, one of config.finetuning.VECTOR_LOSSES.
+      normalize: whether vectors are compared after they are scaled to length 1.
+    """
+
+    model: Model
+    settings: Any
+    kind: str
+    normalize: bool
+
+    def encode(self, params: Mapping, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+        """Returns the vectors of examples: anchors float32 [examples, size] and others [examples, texts, size].
+
+        Args:
+          params: the model's parameters.
+          batch: arrays [examples, ...] of data.tasks.embedding.
+          numbers: number of each example in the whole batch, int32 [examples].
+          key: dropout key.
+        """
+        anchors = {name: batch[name] for name in _INPUTS}
+        columns = batch[OTHERS + "input_ids"].shape[1]
+        others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in _INPUTS}
+        rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)).reshape(-1)
+        keys = jax.random.split(key)
+        first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=keys[0])["vectors"]
+        second = self.model.apply(params, others | {"row_numbers": rows}, dropout_key=keys[1])["vectors"]
+        return {"anchors": first, "others": second.reshape(-1, columns, second.shape[-1])}
+
+    def loss(self, params: Mapping, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns (the loss of the whole batch, metrics), float32 scalars.
+
+        With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
+        equation 1).
+        """
+        loss, metrics = self._loss_of(params, vectors, batch)
+        widths = self.settings.matryoshka
+        if widths:
+            weights = self.settings.matryoshka_weights or (1.0,) * len(widths)
+            cut = (
+                self._loss_of(params, jax.tree.map(lambda x, width=width: x[..., :width], vectors), batch)[0]
+                for width in widths
+            )
+            loss = sum(weight * part for weight, part in zip(weights, cut, strict=True))
+        return loss, metrics
+
+    def _loss_of(self, params, vectors, batch):
+        """Returns (loss, metrics) of vectors as they are, or cut."""
+        head, settings, weights = params.get("task", {}), self.settings, batch["weights"]
+        anchors, others = vectors["anchors"], vectors["others"]
+        if self.normalize:
+            anchors, others = contrastive.unit(anchors), contrastive.unit(others)
+        temperature = settings.temperature
+        if "log_temperature" in head:
+            temperature = jnp.exp(head["log_temperature"])
+        first, labels = others[:, 0], batch["labels"]
+        if self.kind == "info_nce":
+            return self._info_nce(anchors, others, batch, temperature)
+        cosines = (contrastive.unit(anchors) * contrastive.unit(first)).sum(-1)
+        if self.kind == "cosent":
+            sums = contrastive.cosent(cosines / temperature, labels, weights)
+        elif self.kind == "angle":
+            sums = contrastive.cosent(contrastive.angle_similarities(anchors, first) / temperature, labels, weights)
+        elif self.kind == "cosine":
+            sums = contrastive.cosine_regression(cosines, labels, weights)
+        elif self.kind == "softmax":
+            features, pair = contrastive.pair_features(anchors, first), head["pair"]
+            width = features.shape[-1] // 3  # of cut vectors, as many of the classifier's rows
+            kernel = pair["kernel"].reshape(3, -1, pair["kernel"].shape[-1])[:, :width].reshape(3 * width, -1)
+            logits = jnp.dot(features, kernel, precision=jax.lax.Precision.HIGHEST) + pair["bias"]
+            losses, short_of_best = token_cross_entropy(logits, labels)
+            count = jnp.maximum(weights.sum(), 1.0)
+            correct = (short_of_best == 0) * weights
+            return (losses * weights).sum() / count, {"pair_accuracy": correct.sum() / count}
+        elif self.kind == "triplet":
+            sums = contrastive.triplet(anchors, first, others[:, 1], settings.margin, weights)
+        else:
+            sums = contrastive.margin_mse(anchors, first, others[:, 1], labels, weights)
+        metrics = {"pair_similarity": (cosines * weights).sum() / jnp.maximum(weights.sum(), 1.0)}
+        return sums[0] / jnp.maximum(sums[1], 1.0), metrics
+
+    def _info_nce(self, anchors, others, batch, temperature):
+        settings, weights = self.settings, batch["weights"]
+        count, columns = others.shape[:2]
+        candidates = others.reshape(count * columns, -1)
+        texts, groups = batch["texts"], batch["groups"]
+        candidate_groups = jnp.full((count, columns), -1, jnp.int32).at[:, 0].set(groups)  # negatives have none
+        places = jnp.arange(count, dtype=jnp.int32)
+        scores = contrastive.similarities(anchors, candidates, settings.similarity)
+        positives = places * columns
+        own = jnp.take_along_axis(scores, positives[:, None], axis=1)
+        proper = (batch["other_texts"] >= 0) & (weights > 0)[:, None]  # neither absent nor of a row that fills up
+        candidate_texts = jnp.where(proper, batch["other_texts"], -1).reshape(-1)
+        allowed = contrastive.may_be_negatives(texts, candidate_texts, groups, candidate_groups.reshape(-1))
+        same = batch["other_texts"][:, :1] == candidate_texts[None]  # copies of the positive
+        kept = allowed & ~same
+        if settings.false_negative_margin >= 0:
+            kept = kept & (scores <= jax.lax.stop_gradient(own) - settings.false_negative_margin)
+        contrast = contrastive.Contrast(positives, kept, weights)
+        total, number = contrastive.info_nce(scores / temperature, contrast)
+        if settings.symmetric:  # each positive among the anchors (Radford et al. 2021, figure 3)
+            back = scores[:, ::columns].T
+            back_allowed = kept[:, ::columns].T & (weights > 0)[None]
+            total += contrastive.info_nce(back / temperature, contrastive.Contrast(places, back_allowed, weights))[0]
+            total /= 2
+        others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns) != positives[:, None])
+        metrics = self._course(scores, own, kept, others_of_batch, weights)
+        if not isinstance(temperature, float):
+            metrics["temperature"] = temperature
+        return total / jnp.maximum(number, 1.0), metrics
+
+    def _course(self, scores, own, kept, candidates, weights):
+        """Returns how well positives are told from negatives, means over the anchors.
+
+        in_batch_accuracy: share of anchors whose positive is nearer than every negative; positive_rank: its mean rank,
+        from 1; positive_similarity, negative_similarity, hardest_negative_similarity: means; alignment: mean squared
+        distance of an anchor and its positive; uniformity: logarithm of the mean of exp(-2 x squared distance) of an
+        anchor and the negatives (Wang & Isola 2020, equations 1 and 2; both of vectors of length 1); masked_negatives:
+        share of the other candidates that are left out: known positives, copies, and false negatives by the margin.
+        """
+        scores, own = jax.lax.stop_gradient(scores), jax.lax.stop_gradient(own)
+        count = jnp.maximum(weights.sum(), 1.0)
+        nearer = ((scores >= own) & kept).sum(-1)
+
+        def mean(values):
+            return (values * weights).sum() / count
+
+        row_weights = weights[:, None]
+        pairs = jnp.maximum((kept * row_weights).sum(), 1.0)
+        hardest = jnp.where(kept, scores, -jnp.inf).max(-1)
+        metrics = {
+            "in_batch_accuracy": mean(nearer == 0),
+            "positive_rank": mean(1 + nearer),
+            "positive_similarity": mean(own[:, 0]),
+            "negative_similarity": (jnp.where(kept, scores, 0.0) * row_weights).sum() / pairs,
+            "hardest_negative_similarity": mean(jnp.where(jnp.isfinite(hardest), hardest, 0.0)),
+            "masked_negatives": 1.0 - (kept * row_weights).sum() / jnp.maximum((candidates * row_weights).sum(), 1.0),
+        }
+        if self.settings.similarity == "cosine":
+            distances = jnp.where(kept, jnp.exp(-4.0 * (1.0 - scores)), 0.0)  # |u - v|^2 = 2 - 2 cos
+            metrics["alignment"] = mean(2.0 - 2.0 * own[:, 0])
+            metrics["uniformity"] = jnp.log(jnp.maximum((distances * row_weights).sum() / pairs, 1e-30))
+        return metrics
