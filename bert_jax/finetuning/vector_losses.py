@@ -47,7 +47,7 @@ class VectorLoss:
         anchors = {name: batch[name] for name in _INPUTS}
         columns = batch[OTHERS + "input_ids"].shape[1]
         others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in _INPUTS}
-        rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)).reshape(-1)
+        rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)[None]).reshape(-1)
         keys = jax.random.split(key)
         first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=keys[0])["vectors"]
         second = self.model.apply(params, others | {"row_numbers": rows}, dropout_key=keys[1])["vectors"]
@@ -93,10 +93,10 @@ class VectorLoss:
             features, pair = contrastive.pair_features(anchors, first), head["pair"]
             width = features.shape[-1] // 3  # of cut vectors, as many of the classifier's rows
             kernel = pair["kernel"].reshape(3, -1, pair["kernel"].shape[-1])[:, :width].reshape(3 * width, -1)
-            logits = jnp.dot(features, kernel, precision=jax.lax.Precision.HIGHEST) + pair["bias"]
+            logits = jnp.dot(features, kernel, precision=jax.lax.Precision.HIGHEST) + pair["bias"][None]
             losses, short_of_best = token_cross_entropy(logits, labels)
             count = jnp.maximum(weights.sum(), 1.0)
-            correct = (short_of_best == 0) * weights
+            correct = jnp.where(short_of_best == 0, weights, 0.0)
             return (losses * weights).sum() / count, {"pair_accuracy": correct.sum() / count}
         elif self.kind == "triplet":
             sums = contrastive.triplet(anchors, first, others[:, 1], settings.margin, weights)
@@ -129,7 +129,7 @@ class VectorLoss:
             back_allowed = kept[:, ::columns].T & (weights > 0)[None]
             total += contrastive.info_nce(back / temperature, contrastive.Contrast(places, back_allowed, weights))[0]
             total /= 2
-        others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns) != positives[:, None])
+        others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns)[None] != positives[:, None])
         metrics = self._course(scores, own, kept, others_of_batch, weights)
         if not isinstance(temperature, float):
             metrics["temperature"] = temperature
@@ -149,21 +149,23 @@ class VectorLoss:
         nearer = ((scores >= own) & kept).sum(-1)
 
         def mean(values):
-            return (values * weights).sum() / count
+            return (values.astype(jnp.float32) * weights).sum() / count
 
         row_weights = weights[:, None]
-        pairs = jnp.maximum((kept * row_weights).sum(), 1.0)
+        pairs = jnp.where(kept, row_weights, 0.0).sum()
+        most = jnp.where(candidates, row_weights, 0.0).sum()
         hardest = jnp.where(kept, scores, -jnp.inf).max(-1)
         metrics = {
             "in_batch_accuracy": mean(nearer == 0),
             "positive_rank": mean(1 + nearer),
             "positive_similarity": mean(own[:, 0]),
-            "negative_similarity": (jnp.where(kept, scores, 0.0) * row_weights).sum() / pairs,
+            "negative_similarity": (jnp.where(kept, scores, 0.0) * row_weights).sum() / jnp.maximum(pairs, 1.0),
             "hardest_negative_similarity": mean(jnp.where(jnp.isfinite(hardest), hardest, 0.0)),
-            "masked_negatives": 1.0 - (kept * row_weights).sum() / jnp.maximum((candidates * row_weights).sum(), 1.0),
+            "masked_negatives": 1.0 - pairs / jnp.maximum(most, 1.0),
         }
         if self.settings.similarity == "cosine":
             distances = jnp.where(kept, jnp.exp(-4.0 * (1.0 - scores)), 0.0)  # |u - v|^2 = 2 - 2 cos
             metrics["alignment"] = mean(2.0 - 2.0 * own[:, 0])
-            metrics["uniformity"] = jnp.log(jnp.maximum((distances * row_weights).sum() / pairs, 1e-30))
+            share = (distances * row_weights).sum() / jnp.maximum(pairs, 1.0)
+            metrics["uniformity"] = jnp.log(jnp.maximum(share, 1e-30))
         return metrics

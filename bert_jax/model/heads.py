@@ -227,7 +227,7 @@ class EmbeddingHead(nnx.Module):
         present = batch["attention_mask"]
         if "skipped" in batch:
             positions = jnp.arange(present.shape[1], dtype=jnp.int32)
-            present = jnp.where(positions >= batch["skipped"][:, None], present, 0)
+            present = jnp.where(positions[None] >= batch["skipped"][:, None], present, 0)
         vectors = pool(hidden.astype(jnp.float32), present, self.task.pooling)
         if self.task.transform:
             vectors = ACTIVATIONS[self.task.transform_activation](self.dense(vectors))

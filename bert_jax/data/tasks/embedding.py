@@ -6,6 +6,7 @@ examples with the same meaning share. Held-out sets are of the same columns, or 
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,9 @@ OTHERS = "other_"  # in front of the names of arrays of positives and negatives 
 _AT_ONCE = 4096  # texts that are tokenized together
 _ORDERS_KEPT = 1024  # at most as many as seeds train side by side
 _SHOWN = 3  # documents in a prediction
+# Names that files of graded pairs give their columns, of the texts and of the score (STS benchmark, SICK, MTEB).
+_PAIR_NAMES = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text", "text_pair"), ("text1", "text2"))
+_SCORE_NAMES = ("score", "similarity_score", "relatedness_score", "label", "gold")
 
 
 class Texts:
@@ -267,7 +271,8 @@ class EmbeddingTask:
     """Learns vectors of texts from pairs, triplets, graded or labelled pairs; see data.tasks.TaskData.
 
     A held-out set is scored by what it holds: with scores by the correlation with cosines, else by retrieving each
-    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout.
+    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout, sts:FILE
+    a file of graded pairs whose columns have the names of config.task or of the usual benchmarks.
 
     Attributes:
       loss: the loss that config.loss.name means for this data.
@@ -280,8 +285,8 @@ class EmbeddingTask:
         task = config.task
         self._config, self._tokenizer, self._task = config, tokenizer, task
         self._negatives = config_lib.listed(task.negatives)
-        retrieval, plain = self._split_held_out()
-        train, held_out, test = self._read_tables(plain, bool(retrieval))
+        marked, plain = self._split_held_out()
+        train, held_out, test = self._read_tables(plain, bool(marked))
         self.loss = self._choose_loss(train)
         self.problem = self.loss
         self.notes = records.notes_of(train, held_out, test)
@@ -293,9 +298,11 @@ class EmbeddingTask:
         self.train = self._train(train)
         self.train.check_batches(config.data.batch_size)
         self.held_out: dict[str, Vectors] = {}
-        for name in [*held_out, *retrieval]:
-            made = self._held_out(held_out[name]) if name in held_out else self._beir(retrieval[name])
-            self.held_out[name] = made
+        for name, table in held_out.items():
+            self.held_out[name] = self._held_out(table)
+        for name, spec in marked.items():
+            kind, _, path = spec.partition(":")
+            self.held_out[name] = self._beir(path) if kind == "ir" else self._graded(path)
         first = next(iter(self.held_out.values()))
         self.metrics, self.metric = self._choose_metrics(first)
         self.baseline = first.baseline
@@ -323,29 +330,33 @@ class EmbeddingTask:
         return examples.predictions(_unit(np.stack(outputs)))
 
     def _split_held_out(self):
-        """Returns (name -> directory of BEIR's layout, the other held-out sets as config.task.held_out names them)."""
+        """Returns (name -> ir:DIR or sts:FILE, the other held-out sets as config.task.held_out names them)."""
         sets = records.named_sets(self._task.held_out, "config.task.held_out")
-        retrieval = {name: spec.removeprefix("ir:") for name, spec in sets.items() if spec.startswith("ir:")}
-        plain = ",".join(f"{name}={spec}" if name else spec for name, spec in sets.items() if name not in retrieval)
-        return retrieval, plain
+        marked = {name: spec for name, spec in sets.items() if spec.startswith(("ir:", "sts:"))}
+        plain = ",".join(f"{name}={spec}" if name else spec for name, spec in sets.items() if name not in marked)
+        return marked, plain
 
-    def _read_tables(self, held_out, has_retrieval):
+    def _read_tables(self, held_out, has_others):
         task = self._task
-        columns = [task.anchor, *([task.positive] if task.positive else []), *self._negatives]
-        columns += [task.relevance_id] if task.relevance_id else []
+        columns = [task.anchor, *([task.positive] if task.positive else [])]
         taken = [task.anchor, task.positive, *self._negatives, task.relevance_id]
         for name in filter(None, taken):
             if taken.count(name) > 1:
                 raise UserError(f"config.task: column {name!r} is named for two things; expected one for each")
-        optional = [name for name in (task.score, task.label) if name and name not in columns]
-        if not held_out and has_retrieval:
-            key = "config.task.train"
-            train = records.read(task.train, key, task, columns, optional)
-            return train, {}, None
-        config = self._config.copy_and_resolve_references()
-        config.task.held_out, config.task.test = held_out, ""
-        together = task.relevance_id or (task.positive if task.positive else "")
-        return records.splits(config, columns, (), optional, together)
+        optional = [task.score, task.label, *self._negatives, task.relevance_id]
+        optional = [name for name in optional if name and name not in columns]
+        if not held_out and has_others:
+            read = records.read(task.train, "config.task.train", task, columns, optional), {}, None
+        else:
+            config = self._config.copy_and_resolve_references()
+            config.task.held_out, config.task.test = held_out, ""
+            together = task.positive or ""
+            read = records.splits(config, columns, (), optional, together)
+        for name in (*self._negatives, task.relevance_id):
+            if name and name not in read[0].columns:
+                key = "negatives" if name in self._negatives else "relevance_id"
+                raise UserError(f"config.task.{key}: config.task.train has nothing in a column {name!r}")
+        return read
 
     def _choose_loss(self, train):
         task, name = self._task, self._config.loss.name
@@ -395,12 +406,12 @@ class EmbeddingTask:
                 row.append(texts.add(text, task.positive_prompt))
             rows.append(row)
         width = max(map(len, rows))
-        if len(self._negatives) and width == 2:
-            raise UserError(f"{table.where(0)}: no example has a negative in {', '.join(self._negatives)}")
         return np.array([row + [-1] * (width - len(row)) for row in rows], np.int64)
 
     def _negatives_of(self, table, i):
         for name in self._negatives:
+            if name not in table.columns:
+                continue
             value = table.columns[name][i]
             if value is None or value == "":
                 continue
@@ -436,9 +447,10 @@ class EmbeddingTask:
             groups = np.array([-1 if value is None or value == "" else numbers[str(value)] for value in values])
         return Groups(texts, columns, labels, groups, self.loss == "info_nce")
 
-    def _scores(self, table, in_range=False):
+    def _scores(self, table, in_range=False, name=""):
         """Returns the scores of records, float32 [records], scaled where config.task.score_range says how."""
-        name, span = self._task.score, self._task.score_range
+        name, span = name or self._task.score, self._task.score_range
+        span = () if name != self._task.score else span
         scores = np.zeros(len(table), np.float32)
         low, high = span or ((-1.0, 1.0) if in_range else (-np.inf, np.inf))
         for i, value in enumerate(table.columns[name]):
@@ -474,7 +486,7 @@ class EmbeddingTask:
 
     def _relevant(self, table, columns):
         """Returns the positives of each record's group, where config.task.relevance_id makes groups."""
-        if not self._task.relevance_id:
+        if self._task.relevance_id not in table.columns:
             return {}
         members: dict[Any, list[int]] = {}
         values = table.columns[self._task.relevance_id]
@@ -482,6 +494,24 @@ class EmbeddingTask:
             if value not in (None, ""):
                 members.setdefault(value, []).append(positive)
         return {i: members[value] for i, value in enumerate(values) if value in members}
+
+    def _graded(self, spec):
+        """Returns the pairs of sts:FILE, by the columns that config.task names, or the first usual ones."""
+        task, texts = self._task, self._texts()
+        pairs = [(task.anchor, task.positive), *_PAIR_NAMES] if task.positive else list(_PAIR_NAMES)
+        names = list(dict.fromkeys([*itertools.chain(*pairs), task.score, *_SCORE_NAMES]))
+        table = records.read(spec, "config.task.held_out", task, (), names, keep=True)
+        pair = next((pair for pair in pairs if all(name in table.columns for name in pair)), None)
+        score = next((name for name in (task.score, *_SCORE_NAMES) if name in table.columns), None)
+        if pair is None or score is None:
+            raise UserError(
+                f"config.task.held_out=sts:{spec}: found none of the columns {', '.join(map('/'.join, pairs))}, or none "
+                f"of {', '.join(_SCORE_NAMES)}; config.task.anchor, positive and score name others"
+            )
+        numbers = [[texts.add(_text(table, i, name)) for name in pair] for i in range(len(table))]
+        texts.encode()
+        self._note_cut(texts, "held out")
+        return Similarity(texts, np.array(numbers, np.int64), self._scores(table, name=score), table.others)
 
     def _beir(self, directory):
         task, texts = self._task, self._texts()

@@ -11,8 +11,8 @@ def order(texts: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarr
     """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; -1 where a batch has fewer rows.
 
     Rows come in a random order that the seed and the epoch decide. A row goes to the first batch with room behind the
-    batches that hold one of its texts; a row for which none is left goes to any batch with room and without its texts,
-    and if there is none it is left out of this epoch.
+    batches that hold one of its texts; a row for which none is left goes to any batch without its texts, from which
+    another row moves if it is full, and if there is none it is left out of this epoch.
 
     Args:
       texts: the numbers of each row's texts, int [rows, columns]; -1 is no text.
@@ -69,20 +69,33 @@ def commonest(texts: np.ndarray) -> tuple[int, int]:
 
 
 def _place_late(batches, late, texts, batch_size):
-    """Puts rows that found no place at the end into batches with room and without their texts, in place."""
-    holders: dict[int, set[int]] = collections.defaultdict(set)
-    wanted = set().union(*(own for _, own in late))
-    for batch, members in enumerate(batches):
-        for text in wanted.intersection(texts[members].ravel().tolist()) if members else ():
-            holders[text].add(batch)
-    free = [batch for batch, members in enumerate(batches) if len(members) < batch_size]
-    for row, own in late:
-        taken = set().union(*(holders[text] for text in own)) if own else set()
-        batch = next((batch for batch in free if batch not in taken), None)
-        if batch is None:
-            continue
+    """Puts rows that found no place at the end into batches without their texts, in place.
+
+    Where each of those is full, one of its rows moves to a batch with room.
+    """
+    held = [collections.Counter(_different(texts[members])) for members in batches]
+
+    def put(row, own, batch):
         batches[batch].append(row)
-        for text in own:
-            holders[text].add(batch)
-        if len(batches[batch]) == batch_size:
-            free.remove(batch)
+        held[batch].update(own)
+
+    for row, own in late:
+        free = [batch for batch, members in enumerate(batches) if len(members) < batch_size]
+        without = [batch for batch in range(len(batches)) if not any(held[batch][text] for text in own)]
+        place = next((batch for batch in without if len(batches[batch]) < batch_size), None)
+        if place is not None:
+            put(row, own, place)
+            continue
+        moves = ((batch, i, target) for batch in without for i in range(batch_size) for target in free)
+        for batch, i, target in moves:
+            moved = set(_different(texts[[batches[batch][i]]]))
+            if not any(held[target][text] for text in moved):
+                put(batches[batch].pop(i), moved, target)
+                held[batch].subtract(moved)
+                put(row, own, batch)
+                break
+
+
+def _different(texts):
+    """Returns the texts of rows, int [rows, columns], those of each row once."""
+    return [text for row in texts.tolist() for text in {text for text in row if text >= 0}]

@@ -1,0 +1,28 @@
+"""Premises, entailed hypotheses and contradicted ones as triplets: supervised SimCSE (Gao, Yao & Chen 2021, section 4).
+
+    python -m bert_jax.finetune --config=embedding/nli --config.init_from=MODEL --workdir=DIR \
+        --config.task.train=nli_for_simcse.csv --config.task.held_out=sts:stsb_dev.csv
+
+The file has the columns sent0, sent1 and hard_neg, as the paper's authors publish it; the contradictions of the other
+premises of a batch are negatives too. sts:FILE has graded pairs (sentence1, sentence2, score).
+
+Published: batches of 512 for BERT-Base at 5e-5, 3 epochs, 32 tokens, temperature 0.05, pooling the [CLS] (appendix A
+and the README of princeton-nlp/SimCSE; recalled). Not measured here. Sentence-BERT's classifier of pairs over (u, v,
+|u - v|) instead: --config.loss.name=softmax with a column of labels.
+"""
+
+from bert_jax.config.finetuning import base
+
+
+def get_config():
+    config = base()
+    config.task.name = "embedding"
+    config.task.anchor = "sent0"
+    config.task.positive = "sent1"
+    config.task.negatives = ("hard_neg",)
+    config.task.pooling = "cls"
+    config.loss.name = "info_nce"
+    config.data.batch_size = 512
+    config.data.sequence_length = 32
+    config.optimizer.learning_rate = 5e-5
+    return config

@@ -1,0 +1,65 @@
+"""Retrieval tasks in BEIR's layout: read as they are, and refused in one line."""
+
+import gzip
+import json
+
+import pytest
+
+from bert_jax.data.tasks import beir
+from bert_jax.errors import UserError
+
+
+def write(folder, qrels="query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\nd3\td2\t1\n", packed=False):
+    folder.mkdir(exist_ok=True)
+    corpus = [{"_id": "d1", "title": "Cats", "text": "sleep."}, {"_id": "d2", "title": "", "text": "Dogs run."}]
+    corpus += [{"_id": "d3", "text": "Birds sing."}]
+    queries = [{"_id": "q1", "text": "who sleeps"}, {"_id": "q2", "text": "unused"}, {"_id": "d3", "text": "a twin"}]
+    for name, records in (("corpus.jsonl", corpus), ("queries.jsonl", queries)):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (folder / name).write_text(text)
+    (folder / "qrels").mkdir(exist_ok=True)
+    (folder / "qrels" / "test.tsv").write_text(qrels)
+    return str(folder)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_read(tmp_path, packed):
+    task = beir.read(write(tmp_path / "task", packed=packed), "config.task.held_out")
+    assert task.queries == ["who sleeps", "a twin"]
+    assert task.documents == ["Cats sleep.", "Dogs run.", "Birds sing."]
+    assert task.relevance == [{0: 2.0, 1: 0.0}, {1: 1.0}]
+    assert task.same == [-1, 2]  # a query that is a document too does not find itself
+
+
+def test_trec_columns_without_a_header(tmp_path):
+    task = beir.read(write(tmp_path / "task", "q1\t0\td1\t1\n"), "key")
+    assert task.queries == ["who sleeps"] and task.relevance == [{0: 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("qrels", "message"),
+    [
+        ("query-id\tcorpus-id\tscore\nq9\td1\t1\n", "line 2: query 'q9' is not in queries.jsonl"),
+        ("query-id\tcorpus-id\tscore\nq1\td9\t1\n", "line 2: document 'd9' is not in corpus.jsonl"),
+        ("query-id\tcorpus-id\tscore\nq1 d1 1\n", "line 2: found 'q1 d1 1'; expected query-id"),
+        ("query-id\tcorpus-id\tscore\n", "no line"),
+    ],
+)
+def test_mistakes_in_qrels(tmp_path, qrels, message):
+    with pytest.raises(UserError, match=message):
+        beir.read(write(tmp_path / "task", qrels), "config.task.held_out")
+
+
+def test_missing_files(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        beir.read(str(tmp_path / "absent"), "config.task.held_out")
+    folder = write(tmp_path / "task")
+    (tmp_path / "task" / "qrels" / "test.tsv").unlink()
+    with pytest.raises(UserError, match=r"has no qrels/test\.tsv"):
+        beir.read(folder, "config.task.held_out")
+    (tmp_path / "task" / "corpus.jsonl").write_text('{"_id": "d1", "body": "x"}\n')
+    with pytest.raises(UserError, match=r"corpus\.jsonl line 1: expected _id and text; found _id, body"):
+        beir.read(folder, "config.task.held_out")

@@ -1,0 +1,224 @@
+"""Tests embedders: whole runs, the same loss on every mesh and in any parts, what is opened, and refusals."""
+
+import json
+import random
+
+import jax
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax import sharding
+from bert_jax.config import finetuning as finetune_config
+from bert_jax.data import tasks
+from bert_jax.data.tasks import batches
+from bert_jax.errors import UserError
+from bert_jax.finetuning import run as finetuning
+from bert_jax.finetuning.description import describe_run
+from bert_jax.finetuning.step import Learner
+from bert_jax.interop import huggingface
+from bert_jax.runs import checkpoints
+from bert_jax.runs.models import build_fine_tuned, open_model
+from tests.commands import logged_rows
+from tests.finetuning.test_run import folder  # noqa: F401
+from tests.training.conftest import WORDS
+
+SUBJECTS = WORDS[:40]
+
+
+def make_pairs(number, seed=0):
+    """Returns records of an anchor and a positive about the same two subjects, and a negative about others."""
+    chance = random.Random(seed)
+    records = []
+    for i in range(number):
+        about, others = chance.sample(SUBJECTS, 2), chance.sample(SUBJECTS, 2)
+        noise = [chance.choices(WORDS[40:], k=chance.randint(1, 5)) for _ in range(3)]
+        texts = [" ".join(chance.sample(words + noise[j], len(words + noise[j])))
+                 for j, words in enumerate((about, about, others))]  # fmt: skip
+        records.append({"anchor": texts[0], "positive": texts[1] + " ?", "negative": texts[2] + " .", "id": i})
+    return records
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(folder, tmp_path_factory):  # noqa: F811
+    """Returns a folder with pairs, graded and labelled pairs, and the path of a small random model."""
+    path = tmp_path_factory.mktemp("pairs")
+    write(path / "train.jsonl", make_pairs(200))
+    write(path / "dev.jsonl", make_pairs(60, seed=1))
+    graded = [
+        {"anchor": record["anchor"], "positive": record["negative" if i % 2 else "positive"], "score": i % 5,
+         "label": ("other", "same")[i % 2]}
+        for i, record in enumerate(make_pairs(40, seed=2))
+    ]  # fmt: skip
+    write(path / "graded.jsonl", graded)
+    write(path / "labelled.jsonl", [{k: v for k, v in record.items() if k != "score"} for record in graded])
+    return path, folder / "model"
+
+
+def make_config(data, **changes):
+    path, model = data
+    config = finetune_config.base()
+    config.init_from = str(model)
+    config.task.update(name="embedding", train=str(path / "train.jsonl"), held_out=str(path / "dev.jsonl"))
+    config.data.update(sequence_length=16, batch_size=16, buckets=(8, 12))
+    config.optimizer.update(learning_rate=5e-3, learning_rate_range=(0.0, 1.0))
+    config.train.update(num_epochs=3.0, log_every=4, tensorboard=False, report=False)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Returns (workdir, config, summary) of a run on pairs with prompts that are not pooled."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    prompts = {"task.anchor_prompt": "kan: ", "task.positive_prompt": "mot ", "task.pool_prompts": False}
+    config = make_config(data, **prompts)
+    return workdir, config, finetuning.finetune(config, workdir)
+
+
+def test_a_run(finished):
+    workdir, _, summary = finished
+    logged = logged_rows(workdir)
+    evaluated = [row["eval/ndcg@10"] for row in logged if "eval/ndcg@10" in row]
+    assert len(evaluated) == 3 and evaluated[-1] > evaluated[0] > 0
+    assert summary["metric"] == "ndcg@10" and summary["median"] == max(evaluated)
+    course = {"in_batch_accuracy", "positive_rank", "positive_similarity", "negative_similarity", "alignment",
+              "hardest_negative_similarity", "masked_negatives", "uniformity"}  # fmt: skip
+    trained = [row for row in logged if "loss" in row]
+    assert len(trained) == 10 and all(course <= set(row) for row in trained)
+    assert logged[-1]["loss"] < logged[0]["loss"] and logged[-1]["in_batch_accuracy"] > logged[0]["in_batch_accuracy"]
+    predicted = [json.loads(line) for line in (workdir / "predictions" / "held_out.jsonl").read_text().splitlines()]
+    assert len(predicted) == 60 and {"text", "gold", "rank", "nearest"} == set(predicted[0])
+    scores = summary["predictions"]["held_out"]["scores"]
+    assert scores["accuracy@1"] == pytest.approx(np.mean([row["rank"] == 1 for row in predicted]))
+
+
+def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
+    workdir, config, _ = finished
+    embedder = bert_jax.Embedder(workdir)
+    assert embedder.model.model.spec.task is None and embedder.size == 32 and embedder.max_length == 16
+    records = make_pairs(60, seed=1)
+    queries = embedder.encode([record["anchor"] for record in records], prompt_name="query")
+    documents = embedder.encode([record["positive"] for record in records], prompt_name="document")
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
+    predicted = [json.loads(line) for line in (workdir / "predictions" / "held_out.jsonl").read_text().splitlines()]
+    places = {record["positive"]: i for i, record in enumerate(records)}
+    for query, row in zip(queries, predicted, strict=True):
+        for hit in row["nearest"]:
+            assert query @ documents[places[hit["text"]]] == pytest.approx(hit["score"], abs=1e-5)
+    huggingface.write(open_model(workdir), tmp_path / "written")
+    written = bert_jax.Embedder(tmp_path / "written")
+    np.testing.assert_array_equal(written.encode(["kan mot"], prompt_name="query"),
+                                  embedder.encode(["kan mot"], prompt_name="query"))  # fmt: skip
+    assert (tmp_path / "written" / "modules.json").exists()
+
+
+def test_a_run_goes_on_bit_for_bit(data, tmp_path):
+    """One of 14 steps and one of 7 that goes on to 14 end in the same bits; the rate does not depend on the length."""
+    fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.gradcache_rows": 8}
+    params = []
+    for name, lengths in (("whole", (14,)), ("parts", (7, 14))):
+        for steps in lengths:
+            finetuning.finetune(make_config(data, **fixed, **{"train.num_steps": steps}), tmp_path / name)
+        params.append(checkpoints.load_items(tmp_path / name, 14, ["params", "opt_state"]))
+    assert [row["step"] for row in logged_rows(tmp_path / "parts")] == [4, 7, 8, 12, 13, 14]
+    for one, two in zip(*map(jax.tree.leaves, params), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def learner_of(data, sizes=(1, 1, 1), count=1, **changes):
+    """Returns (learner, batch of a step, state) of a config on a mesh of `count` devices."""
+    config = make_config(data, **{"train.num_steps": 10} | changes)
+    source = open_model(config.init_from)
+    task = tasks.load(config, source.tokenizer)
+    model = build_fine_tuned(describe_run(config, source, task))
+    mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), jax.devices()[:count])
+    learner = Learner(config, model, task.problem, [3], mesh, 10)
+    batch = batches.train_batch(config, task, [3], 1)
+    return learner, batch, learner.layout.init(dict(source.params))[0]
+
+
+def step_of(learner, batch, state):
+    state, metrics = learner.train_step(
+        state, sharding.put(batch, learner.batch_sharding), np.int32(1), learner.dropout_keys()
+    )
+    return jax.device_get(state["params"]), jax.device_get(metrics)
+
+
+def test_parts_and_meshes_change_nothing(data):
+    switches = {"task.negatives": ("negative",), "loss.learn_temperature": True, "loss.symmetric": True}
+    params, expected = step_of(*learner_of(data, **switches))
+    assert np.isfinite(expected["loss"]).all() and expected["masked_negatives"] >= 0
+    for sizes, count, rows in (((1, 1, 1), 1, 2), ((8, 1, 1), 8, 0), ((4, 1, 1), 4, 8), ((2, 2, 1), 4, 4)):
+        other, metrics = step_of(*learner_of(data, sizes, count, **switches, **{"loss.gradcache_rows": rows}))
+        for name in ("loss", "grad_norm", "in_batch_accuracy", "temperature"):
+            np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-6, err_msg=f"{sizes} {rows} {name}")
+        for leaf, own in zip(jax.tree.leaves(other), jax.tree.leaves(params), strict=True):
+            np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "loss"),
+    [
+        ("graded.jsonl", {}, "cosent"),
+        ("graded.jsonl", {"loss.name": "angle"}, "angle"),
+        ("graded.jsonl", {"loss.name": "cosine", "task.score_range": (0, 4)}, "cosine"),
+        ("labelled.jsonl", {"loss.matryoshka": (8, 4)}, "softmax"),
+        ("train.jsonl", {"task.negatives": ("negative",), "loss.name": "triplet"}, "triplet"),
+        ("train.jsonl", {"task.positive": "", "task.relevance_id": ""}, "info_nce"),
+        ("train.jsonl", {"loss.matryoshka": (16, 8), "task.embedding_size": 24}, "info_nce"),
+        ("train.jsonl", {"loss.false_negative_margin": 0.1, "task.pooling": "cls"}, "info_nce"),
+    ],
+)
+def test_losses(data, file, changes, loss):
+    changes = {"task.train": str(data[0] / file), "task.held_out": str(data[0] / "graded.jsonl")} | changes
+    learner, batch, state = learner_of(data, **changes)
+    assert learner.problem == loss
+    params, metrics = step_of(learner, batch, state)
+    assert np.isfinite(metrics["loss"]).all() and (metrics["grad_norm"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task.positive": "answer"}, "no field 'answer'; found anchor, positive"),
+        ({"task.negatives": ("positive",)}, "column 'positive' is named for two things"),
+        ({"data.batch_size": 512}, "config.data.batch_size: 512, but config.task.train has 200 examples"),
+        ({"loss.gradcache_rows": 3}, "gradcache_rows: found 3; expected a divisor of config.data.batch_size=16"),
+        ({"train.microbatches": 2}, "config.train.microbatches: found 2; expected 1 for embedding"),
+        ({"loss.name": "cosent"}, "needs a score, but config.task.train has no column 'score'"),
+        ({"loss.name": "triplet"}, "needs a negative"),
+        ({"task.metric": "spearman"}, "config.task.metric: found 'spearman'; expected of ndcg@10"),
+        ({"loss.matryoshka": (64,)}, "config.loss.matryoshka: 64 is over the 32 numbers of a vector"),
+        ({"task.anchor_prompt": "kan " * 15}, "leave no room for text"),
+        ({"task.held_out": "ir:nowhere"}, "nowhere is no folder"),
+        ({"task.pooling": "pooler"}, "config.task.pooling: found 'pooler'"),
+    ],
+)
+def test_mistakes(data, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        finetuning.finetune(make_config(data, **changes), tmp_path / "run")
+
+
+def test_mistakes_in_the_data(data, tmp_path):
+    good = make_pairs(30)
+
+    def refused(records, message, **changes):
+        path = write(tmp_path / "data.jsonl", records)
+        with pytest.raises(UserError, match=message):
+            finetuning.finetune(make_config(data, **{"task.train": path} | changes), tmp_path / "run")
+
+    refused([*good, good[0] | {"positive": None}], "line 31: 'positive' holds nothing; expected text")
+    refused([*good, good[0] | {"anchor": " "}], "line 31: 'anchor' is empty")
+    twice = [*good, good[0] | {"negative": good[0]["positive"]}]
+    refused(twice, "line 31: the negative .* is the positive", **{"task.negatives": ("negative",)})
+    common = [record | {"positive": "kan"} for record in good]
+    refused(common, r"'kan' is in 30 of 30 examples \(100.0%\), but a batch has a text once")
+    graded = [{"anchor": "kan", "positive": "mot", "score": 7}, {"anchor": "rit", "positive": "mot", "score": "x"}]
+    refused(graded[:1], "score 7; expected a score from 0 to 5", **{"task.score_range": (0, 5)})
+    refused(graded, "line 2: 'score' holds 'x'; expected a number")
