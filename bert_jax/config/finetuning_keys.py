@@ -160,16 +160,16 @@ FINETUNING: dict[str, Key] = {
             "What similarities are divided by (0.05: scale 20, as in sentence-transformers).",
             {"above": 0},
         ),
-        learn_temperature=(False, "info_nce: learns the temperature, from loss.temperature on."),
-        similarity=("cosine", "info_nce: similarity of two vectors.", {"choices": ("cosine", "dot")}),
-        symmetric=(False, "info_nce: also finds the anchor of each positive (Radford et al. 2021, figure 3)."),
+        learn_temperature=(False, "Learns the temperature, from loss.temperature on (info_nce)."),
+        similarity=("cosine", "Similarity of two vectors (info_nce).", {"choices": ("cosine", "dot")}),
+        symmetric=(False, "Also finds the anchor of each positive (info_nce; Radford et al. 2021, figure 3)."),
         false_negative_margin=(
             -1.0,
-            "info_nce: a negative is left out where its similarity is above the positive's minus this (Solatorio 2024, "
+            "Leaves out a negative whose similarity is above the positive's minus this (info_nce; Solatorio 2024, "
             "equation 3, the model being its own guide).",
             {"at_least": -1, "empty": "none is", "empty_value": -1.0},
         ),
-        margin=(5.0, "triplet: by how much farther a negative must be than the positive."),
+        margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
         matryoshka_weights=((), "Weight of the loss at each width.", {"empty": "1 each"}),
         gradcache_rows=(

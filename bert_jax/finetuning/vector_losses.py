@@ -153,7 +153,7 @@ class VectorLoss:
 
         row_weights = weights[:, None]
         pairs = jnp.where(kept, row_weights, 0.0).sum()
-        most = jnp.where(candidates, row_weights, 0.0).sum()
+        all_pairs = jnp.where(candidates, row_weights, 0.0).sum()
         hardest = jnp.where(kept, scores, -jnp.inf).max(-1)
         metrics = {
             "in_batch_accuracy": mean(nearer == 0),
@@ -161,7 +161,7 @@ class VectorLoss:
             "positive_similarity": mean(own[:, 0]),
             "negative_similarity": (jnp.where(kept, scores, 0.0) * row_weights).sum() / jnp.maximum(pairs, 1.0),
             "hardest_negative_similarity": mean(jnp.where(jnp.isfinite(hardest), hardest, 0.0)),
-            "masked_negatives": 1.0 - pairs / jnp.maximum(most, 1.0),
+            "masked_negatives": 1.0 - pairs / jnp.maximum(all_pairs, 1.0),
         }
         if self.settings.similarity == "cosine":
             distances = jnp.where(kept, jnp.exp(-4.0 * (1.0 - scores)), 0.0)  # |u - v|^2 = 2 - 2 cos

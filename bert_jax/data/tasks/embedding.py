@@ -119,7 +119,13 @@ class Groups:
         return self._order(batch_size, seed, epoch) if self._unique else None
 
     def _make_order(self, batch_size, seed, epoch):
-        return unique_batches.order(self._identity, batch_size, seed, epoch)
+        count = -(-len(self.lengths) // batch_size)
+        texts = self._identity.copy()
+        if texts.shape[1] > 2:  # negatives that are too common to be apart may meet: they are nobody's positive
+            rows = np.bincount(texts[texts >= 0])
+            negatives = texts[:, 2:]
+            negatives[np.where(negatives < 0, 0, rows[negatives]) > count] = -1
+        return unique_batches.order(texts, batch_size, seed, epoch)
 
     def check_batches(self, batch_size: int) -> None:
         """Raises UserError if no batches of different texts can be made."""
@@ -131,7 +137,7 @@ class Groups:
                 f"config.data.batch_size: {batch_size}, but config.task.train has {len(self.lengths):,} examples; "
                 "negatives are the other examples of a batch, so expected at most as many"
             )
-        text, number = unique_batches.commonest(self._identity)
+        text, number = unique_batches.commonest(self._identity[:, :2])
         if number > count:
             place = int(np.flatnonzero(self._texts.identity == text)[0])
             raise UserError(
@@ -210,7 +216,7 @@ class Similarity(Vectors):
         return {name: correlations[name] for name in self.metrics}
 
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text, text_pair, gold and score of each pair."""
+        """Yields text, text_pair, gold and score of each pair; vectors float32 [texts, size] have length 1."""
         for (first, second), gold, score in zip(self._pairs, self._scores, self._cosines(vectors), strict=True):
             texts = {"text": self.texts[first], "text_pair": self.texts[second]}
             yield texts | {"gold": float(gold), "score": float(score)}
@@ -250,7 +256,11 @@ class Retrieval(Vectors):
         return ranking.score(self._ranked(vectors), self._relevance)
 
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents."""
+        """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents.
+
+        Args:
+          vectors: float32 [texts, size], of length 1.
+        """
         ranked = self._ranked(vectors)
         for query, row, grades in zip(self._queries, ranked.tolist(), self._relevance, strict=True):
             places = [i for i, document in enumerate(row, 1) if grades.get(document, 0) > 0]
@@ -271,8 +281,8 @@ class EmbeddingTask:
     """Learns vectors of texts from pairs, triplets, graded or labelled pairs; see data.tasks.TaskData.
 
     A held-out set is scored by what it holds: with scores by the correlation with cosines, else by retrieving each
-    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout, sts:FILE
-    a file of graded pairs whose columns have the names of config.task or of the usual benchmarks.
+    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout,
+    sts:FILE a file of graded pairs whose columns have the names of config.task or of the usual benchmarks.
 
     Attributes:
       loss: the loss that config.loss.name means for this data.
@@ -320,13 +330,13 @@ class EmbeddingTask:
         vectors = np.stack(outputs)
         scores = examples.score(_unit(vectors))
         chosen = {name: scores[name] for name in self.metrics if name in scores} or scores
-        for width in config_lib.listed(self._config.loss.matryoshka):
+        for width in self._config.loss.matryoshka:
             cut = examples.score(_unit(vectors[:, :width]))
             chosen |= {f"{name}_{width}": cut[name] for name in list(chosen) if name in cut}
         return chosen
 
     def predictions(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Yields what a held-out set predicts for each pair or query."""
+        """Yields an object for each pair or query of a held-out set; outputs are the vectors [size] of its texts."""
         return examples.predictions(_unit(np.stack(outputs)))
 
     def _split_held_out(self):
@@ -504,9 +514,10 @@ class EmbeddingTask:
         pair = next((pair for pair in pairs if all(name in table.columns for name in pair)), None)
         score = next((name for name in (task.score, *_SCORE_NAMES) if name in table.columns), None)
         if pair is None or score is None:
+            known = f"{', '.join(map('/'.join, pairs))}, and {', '.join(_SCORE_NAMES)}"
             raise UserError(
-                f"config.task.held_out=sts:{spec}: found none of the columns {', '.join(map('/'.join, pairs))}, or none "
-                f"of {', '.join(_SCORE_NAMES)}; config.task.anchor, positive and score name others"
+                f"config.task.held_out=sts:{spec}: no columns of two texts and a score; expected some of {known} "
+                "(config.task.anchor, positive and score name others)"
             )
         numbers = [[texts.add(_text(table, i, name)) for name in pair] for i in range(len(table))]
         texts.encode()
