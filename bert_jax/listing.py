@@ -29,7 +29,7 @@ MOST_USED = {
 
 def recipe_names(kind: str) -> list[str]:
     """Returns the names of the recipes of a kind, "pretraining" or "finetuning", sorted."""
-    return [name for name in recipes.recipe_names() if name.startswith("finetune/") == (kind == "finetuning")]
+    return [name for name in recipes.recipe_names() if recipes.is_finetuning(name) == (kind == "finetuning")]
 
 
 def description(recipe: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from bert_jax import cli, command
 from bert_jax import config as config_lib
-from bert_jax.config.recipes import recipe_names
+from bert_jax.config.recipes import is_finetuning, recipe_names
 from bert_jax.errors import UserError, command_line
 from bert_jax.listing import description
 
@@ -37,7 +37,7 @@ def pretraining_lines() -> Iterator[str]:
     yield f"Pre-training: {command_line('pretrain')} --config=NAME"
     yield f"  {'NAME':<22}{'PARAMETERS':<20}{'LAYERS':<12}DESCRIPTION"
     for name in recipe_names():
-        if not name.startswith("finetune/"):
+        if not is_finetuning(name):
             config = config_lib.load_recipe(name)
             size = f"{config.model.num_layers} x {config.model.hidden_size}"
             parameters = parameter_words(config)
@@ -51,7 +51,7 @@ def finetuning_lines() -> Iterator[str]:
     yield f"Fine-tuning: {command_line('finetune')} --config=NAME --config.init_from=MODEL"
     yield f"  {'NAME':<22}{'TASK':<26}DESCRIPTION"
     for name in recipe_names():
-        if name.startswith("finetune/"):
+        if is_finetuning(name):
             config = config_lib.load_recipe(name)
             yield f"  {name:<22}{config.task.name:<26}{description(name)}"
 

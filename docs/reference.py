@@ -60,7 +60,7 @@ def recipes() -> str:
     columns = "recipe", "layers x width, heads", "vocabulary", "parameters", "steps", "rows", "tokens a row"
     rows = [f"| {' | '.join(columns)} |", "|---|---|---|---:|---:|---|---|"]
     for name in recipes_lib.recipe_names():
-        if name.startswith("finetune/"):
+        if recipes_lib.is_finetuning(name):
             continue
         config = config_lib.load_recipe(name)
         model, phases = config.model, config_lib.phases(config)

@@ -32,12 +32,14 @@ def test_every_value_names_its_source():
 
 
 def test_docstrings_say_what_the_code_did_of_bias_correction():
-    """Each pre-training recipe says it, or refers to the recipe that it builds on; two are not published."""
+    """Each recipe says it, or refers to the recipe that it builds on; two are not published, embedders say no such."""
     said = r"bias.correction|corrects the bias"
     refers = r"[Ss]etting\s+is\s|RoBERTa's\s\(configs"
     for recipe in config_lib.recipe_names():
         text = config_lib.recipe_path(recipe).read_text().split('"""')[1]
-        assert recipe in ("quickstart", "small") or re.search(f"{said}|{refers}", text), recipe
+        assert (
+            recipe in ("quickstart", "small") or recipe.startswith("embedding/") or re.search(f"{said}|{refers}", text)
+        ), recipe
 
 
 def test_alberts_predictions_are_less_than_its_rate_says():

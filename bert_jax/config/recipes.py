@@ -120,6 +120,11 @@ def recipe_names() -> list[str]:
     )
 
 
+def is_finetuning(name: str) -> bool:
+    """Returns whether a recipe of this name, as recipe_names() has it, is one of fine-tuning."""
+    return name.startswith(("finetune/", "embedding/"))
+
+
 def recipe_folders() -> list[pathlib.Path]:
     """Returns the folders that hold recipes: configs/ of a checkout, or of the installed package."""
     package = pathlib.Path(__file__).parents[1]

@@ -35,7 +35,7 @@ class VectorLoss:
     kind: str
     normalize: bool
 
-    def encode(self, params: Mapping, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
+    def encode(self, params: dict, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns the vectors of examples: anchors float32 [examples, size] and others [examples, texts, size].
 
         Args:
@@ -53,7 +53,7 @@ class VectorLoss:
         second = self.model.apply(params, others | {"row_numbers": rows}, dropout_key=keys[1])["vectors"]
         return {"anchors": first, "others": second.reshape(-1, columns, second.shape[-1])}
 
-    def loss(self, params: Mapping, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def loss(self, params: dict, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
         With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
@@ -63,11 +63,10 @@ class VectorLoss:
         widths = self.settings.matryoshka
         if widths:
             weights = self.settings.matryoshka_weights or (1.0,) * len(widths)
-            cut = (
-                self._loss_of(params, jax.tree.map(lambda x, width=width: x[..., :width], vectors), batch)[0]
-                for width in widths
-            )
-            loss = sum(weight * part for weight, part in zip(weights, cut, strict=True))
+            loss = jnp.zeros(())
+            for width, weight in zip(widths, weights, strict=True):
+                cut = {name: array[..., :width] for name, array in vectors.items()}
+                loss += weight * self._loss_of(params, cut, batch)[0]
         return loss, metrics
 
     def _loss_of(self, params, vectors, batch):

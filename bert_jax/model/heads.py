@@ -217,13 +217,16 @@ class EmbeddingHead(nnx.Module):
             )
         self.task: Task = task
 
-    def __call__(self, hidden: jax.Array, batch: Mapping) -> jax.Array:
+    def __call__(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
         """Returns the vectors of a batch of texts, float32 [batch, size].
 
         Args:
           hidden: the last layer's output, [batch, sequence, hidden].
+          pooled: not read.
           batch: the model's input; with `skipped`, int32 [batch], so many tokens of each row are left out of pooling.
+          dropout_key: not read; vectors are those of the encoder's dropout.
         """
+        del pooled, dropout_key
         present = batch["attention_mask"]
         if "skipped" in batch:
             positions = jnp.arange(present.shape[1], dtype=jnp.int32)
@@ -302,11 +305,11 @@ class Heads(nnx.Module):
                 outputs[f"{name}_logits"] = logits.astype(jnp.float32)
         if spec.replaced_tokens:
             outputs["replaced_logits"] = self.replaced(hidden)
-        if spec.task and spec.task.name == "embedding":
-            outputs["vectors"] = self.task(hidden, batch)
-        elif spec.task:
+        if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
-            outputs["logits"] = self.task(hidden, outputs.get("pooled"), batch, task_key)
+            outputs["vectors" if spec.task.name == "embedding" else "logits"] = self.task(
+                hidden, outputs.get("pooled"), batch, task_key
+            )
         return outputs
 
 

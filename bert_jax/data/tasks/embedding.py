@@ -4,6 +4,7 @@ Each example has an anchor, a positive and perhaps negatives; beside them a grad
 examples with the same meaning share. Held-out sets are of the same columns, or retrieval tasks in BEIR's layout.
 """
 
+import abc
 import contextlib
 import functools
 import itertools
@@ -178,10 +179,17 @@ class Groups:
         }  # fmt: skip
 
 
-class Vectors:
-    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples."""
+class Vectors(abc.ABC):
+    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
+
+    Attributes:
+      metrics: names of the scores; the first chooses the best checkpoint unless config.task.metric does.
+      baseline: that score of equal vectors; nan where there is none.
+    """
 
     others: Sequence[Mapping[str, Any]] = ()
+    metrics: tuple[str, ...]
+    baseline: float
 
     def __init__(self, texts: Texts):
         self.tokenizer, self._texts, self.lengths = texts.tokenizer, texts, texts.lengths
@@ -191,6 +199,14 @@ class Vectors:
         """Returns input_ids, attention_mask, token_type_ids int32 [batch, length], skipped, and weights [batch]."""
         rows = np.asarray(rows)
         return self._texts.batch(rows, length) | {"weights": (rows >= 0).astype(np.float32)}
+
+    @abc.abstractmethod
+    def score(self, vectors: np.ndarray) -> dict[str, float]:
+        """Returns the metrics of vectors of length 1, float32 [texts, size]."""
+
+    @abc.abstractmethod
+    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
+        """Yields an object for each example; vectors float32 [texts, size] have length 1."""
 
 
 class Similarity(Vectors):
@@ -448,6 +464,7 @@ class EmbeddingTask:
         labels = np.zeros(len(table), np.float32)
         if self._classes is not None:
             labels = self._classes.read(table, True)
+            assert labels is not None  # the column is there, else the loss were another
         elif self._task.score in table.columns and self.loss != "info_nce":
             labels = self._scores(table, in_range=self.loss == "cosine")
         groups = np.full(len(table), -1)
