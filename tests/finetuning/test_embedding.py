@@ -154,7 +154,7 @@ def test_parts_and_meshes_change_nothing(data):
     switches = {"task.negatives": ("negative",), "loss.learn_temperature": True, "loss.symmetric": True}
     params, expected = step_of(*learner_of(data, **switches))
     assert np.isfinite(expected["loss"]).all() and expected["masked_negatives"] >= 0
-    for sizes, count, rows in (((1, 1, 1), 1, 2), ((8, 1, 1), 8, 0), ((4, 1, 1), 4, 8), ((2, 2, 1), 4, 4)):
+    for sizes, count, rows in (((1, 1, 1), 1, 2), ((8, 1, 1), 8, 0), ((2, 2, 1), 4, 4)):
         other, metrics = step_of(*learner_of(data, sizes, count, **switches, **{"loss.gradcache_rows": rows}))
         for name in ("loss", "grad_norm", "in_batch_accuracy", "temperature"):
             np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-6, err_msg=f"{sizes} {rows} {name}")

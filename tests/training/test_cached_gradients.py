@@ -71,11 +71,11 @@ def test_parts_and_meshes_change_nothing(name):
 
     (loss, number), gradient = run(params, batch, 0)
     assert number == 16 and abs(float(gradient["scale"])) > 1e-6
-    for rows in (1, 2, 8, 16):
+    for rows in (1, 8):
         (part_loss, _), part_gradient = run(params, batch, rows)
         assert float(part_loss) == pytest.approx(float(loss), rel=1e-6), rows
         assert distance(part_gradient, gradient) < 2e-6, rows
-    for count in (2, 4, 8):
+    for count in (2, 8):
         mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
         rows = NamedSharding(mesh, PartitionSpec("data"))
         whole = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
