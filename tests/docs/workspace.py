@@ -183,6 +183,24 @@ def call(command: list[str], folder: pathlib.Path, variables: Mapping[str, str] 
     assert done.returncode == 0, f"{' '.join(command[1:])}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
+def _make_pairs(folder):
+    """Writes what the page on embedders names: questions and answers, graded pairs, and a retrieval task."""
+    words = ("ab", "cd", "ef", "be", "ca", "da", "ac", "bd")
+    pairs = [(f"{one} {two}?", f"{two} {one} {two}.") for one in words for two in words if one < two]
+    records = [{"question": question, "answer": answer} for question, answer in pairs]
+    (folder / "answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    for name in ("stsb_train.csv", "stsb_dev.csv"):
+        with open(folder / name, "w", newline="") as file:
+            graded = [(*pair, i % 6) for i, pair in enumerate(pairs)]
+            csv.writer(file).writerows([("sentence1", "sentence2", "score"), *graded])
+    (folder / "my_search" / "qrels").mkdir(parents=True)
+    for name, texts in zip(("queries", "corpus"), zip(*pairs, strict=True), strict=True):
+        lines = [json.dumps({"_id": f"{name}{i}", "text": text}) + "\n" for i, text in enumerate(texts)]
+        (folder / "my_search" / f"{name}.jsonl").write_text("".join(lines), "utf-8")
+    qrels = [f"queries{i}\tcorpus{i}\t1\n" for i in range(len(pairs))]
+    (folder / "my_search" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\n" + "".join(qrels), "utf-8")
+
+
 def _make_labelled(folder):
     """Writes the labelled files that the pages name: CSV, GLUE's TSV, CoNLL columns, SQuAD JSON, JSONL."""
     texts = ["ab cd ef.", "be ca da.", "ac bd ab, ca.", "fa gb he?"] * 3
@@ -206,6 +224,7 @@ def _make_labelled(folder):
     for name in ("train-v1.1.json", "dev-v1.1.json"):
         (folder / name).write_text(json.dumps(squad), "utf-8")
     (folder / "texts.txt").write_text("".join(f"{text}\n" for text in texts), "utf-8")
+    _make_pairs(folder)
     for name, row in (
         ("texts.jsonl", {"text": "ab cd."}),
         ("questions.jsonl", {"question": "fa gb", "context": "ab cd ef be"}),
