@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import uuid
@@ -23,6 +24,7 @@ from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+_ADAPTER = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer|modules_to_save)\b")  # names that peft gives
 _TOY = 1000  # a model with fewer embedding rows is taken for a test, whose vocabulary may be smaller
 _MOST_PADDING = 128  # most published embeddings are padded to multiples of 8, 64 or 128 rows
 _OWN_KEY = "bert_jax"  # config.json's key for settings that transformers does not have
@@ -54,6 +56,11 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         if embedder.routes:
             _note(f"{name}: of its routes, {' and '.join(embedder.routes)} is read")
     path = directory / "config.json"
+    if not path.is_file() and (directory / "adapter_config.json").is_file():
+        raise UserError(
+            f"{directory}: an adapter of peft, without the model that it adapts; expected the whole model, as "
+            "merge_and_unload().save_pretrained(DIR) writes it"
+        )
     if not path.is_file():
         raise UserError(
             f"{directory}: not the workdir of a run, and without config.json; expected what bert_jax trained, or "
@@ -258,7 +265,16 @@ def weight_table(config: Mapping, spec: model_lib.Spec) -> weights.Table:
 
 
 def _check_names(arrays, config, path, file):
-    """Refuses weights with another family's names, which would otherwise be reported as a page of mismatches."""
+    """Refuses weights with another family's names, which would otherwise be reported as a page of mismatches.
+
+    So are those with adapters beside them, without which the model would compute something else.
+    """
+    adapter = next((name for name in arrays if _ADAPTER.search(name)), None)
+    if adapter:
+        raise UserError(
+            f"{file}: {adapter} belongs to an adapter of peft; expected weights with the adapters merged, as its "
+            "merge_and_unload() makes them"
+        )
     model_type = config["model_type"]
     counts = {name: weights.count_known(arrays, family.table(config)) for name, family in FAMILIES.items()}
     nearest = max(counts, key=lambda name: counts[name])

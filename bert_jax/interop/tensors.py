@@ -20,6 +20,7 @@ import safetensors.numpy
 from bert_jax.errors import UserError, command_line
 from bert_jax.interop import flax_weights
 
+_POINTER = b"version https://git-lfs."  # the beginning of the file that stands for one in Git LFS
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _STATES = ("state_dict", "model_state_dict")
@@ -82,6 +83,8 @@ def read_file(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
     if size < 8:
         raise _damaged(path, f"{size} bytes long")
+    if data[: len(_POINTER)].tobytes() == _POINTER:
+        raise UserError(f"{path}: a pointer of Git LFS, not the weights; expected what `git lfs pull` fetches")
     (length,) = struct.unpack("<Q", data[:8].tobytes())
     if length > size - 8:
         raise _damaged(path, f"its header should be {length} bytes long, but {size - 8} are there")

@@ -117,6 +117,22 @@ def test_shards(make, tmp_path):
     assert f"model.safetensors.index.json: names {shard.name}" in refusal(made.path)
 
 
+@pytest.mark.parametrize("part", ["lora_A.default", "base_layer", "modules_to_save.default"])
+def test_adapters_that_are_not_merged_are_refused(make, part):
+    made = make()
+    name = f"bert.encoder.layer.0.attention.self.query.{part}.weight"
+    made.write(made.arrays | {name: np.zeros((2, 8), np.float32)})
+    assert f"{name} belongs to an adapter of peft; expected weights with the adapters merged" in refusal(made.path)
+    (made.path / "config.json").rename(made.path / "adapter_config.json")
+    assert "an adapter of peft, without the model that it adapts" in refusal(made.path)
+
+
+def test_a_pointer_to_weights_is_told(make):
+    made = make()
+    (made.path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
+    assert "model.safetensors: a pointer of Git LFS, not the weights" in refusal(made.path)
+
+
 def test_damaged_directories_are_told_in_one_line(make, tmp_path):
     made = make(pooler=True)
     weights_file, config = made.path / "model.safetensors", made.path / "config.json"
