@@ -12,6 +12,7 @@ _BYTE_ORDER_MARKS = (
     (b"\xff\xfe", "UTF-16"),
     (b"\xfe\xff", "UTF-16"),
 )
+_CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
 _BLANK_LINE = re.compile(rb"\n[ \t\r]*\n")
 
 
@@ -28,6 +29,8 @@ def find_problem(begin: bytes) -> str:
         return "compressed by gzip, by its first bytes; expected a name that ends in .gz"
     if begin.count(b"\0") > len(begin) // 8:
         return f"every few bytes a zero, as in UTF-16 or what is no text; {_advice('UTF-16')}"
+    if len(_CONTROLS.findall(begin)) > len(begin) // 20:  # UTF-16 of scripts whose second bytes are such
+        return f"every few bytes a control character, as in UTF-16 or what is no text; {_advice('UTF-16')}"
     if len(begin) == EXAMINED_BYTES:
         begin = begin[: begin.rfind(b"\n") + 1 or None]
     error = _error(begin)

@@ -32,6 +32,8 @@ _NOT_TOGETHER = (
     {"a truth", "a name"},
     {"a number", "a name"},
 )
+# Words for true and false, of which no label is made.
+_TRUTH = ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
 _LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 
 
@@ -174,6 +176,7 @@ class MultiLabel(Labels):
                 "names, lists in JSONL or Parquet, or a column of 0 and 1 for each label"
             )
         if not declared:
+            self._check_vectors(train, of_records)
             pairs = (
                 (i, pair)
                 for i, (value, names) in enumerate(zip(train.columns[columns[0]], of_records, strict=True))
@@ -190,6 +193,17 @@ class MultiLabel(Labels):
         self._ids = {name: i for i, name in enumerate(self.names)}
         if not self.names:
             raise UserError(f"{train.where(0)}: no label in {columns[0]!r} here or after; expected labels")
+
+    def _check_vectors(self, train, of_records):
+        """Raises UserError where every record has as many words for true and false, which are no names."""
+        sizes = {len(record) for record in of_records}
+        words = {name.casefold() for record in of_records for name in record}
+        if len(sizes) == 1 and sizes.pop() > 1 and any(words <= pair for pair in _TRUTH):
+            raise UserError(
+                f"{train.where(0)}: {self._columns[0]!r} is {shortened(str(train.columns[self._columns[0]][0]))}, words "
+                "for true and false in every record, as many in each; expected names, lists of numbers 0 and 1, or "
+                "a column of 0 and 1 for each label (config.task.label=x,y)"
+            )
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
         """Returns 0 or 1 for each label, float32 [records, labels]; see Labels."""
@@ -435,6 +449,12 @@ def _check_classes(table, column, names):
     for i, name in enumerate(names):
         if name is None:
             continue
+        if _LIST.fullmatch(name):
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, a list written as text; expected one class, or "
+                "config.task.problem=multi_label with lists (JSONL, Parquet) or names between | (CSV, TSV), or "
+                "config.task.labels that name it"
+            )
         if composed.setdefault(unicodedata.normalize("NFC", name), name) != name:
             raise UserError(
                 f"{table.where(i)}: {column!r} is {shortened(name)!r} in two forms of Unicode (NFC and NFD); expected "

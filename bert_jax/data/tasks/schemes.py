@@ -18,6 +18,7 @@ _TAG = re.compile(rf"([{_LETTERS}])-(\S.*)")
 _BARE = ({"B", "I"}, {"B", "M", "E", "S"})  # letters, one of which sets tags without types hold
 # Labels of positions that are no words, which early fine-tuned models have beside their tags.
 _MARKS = {"X", "PAD", "_", "-"}
+_NESTED = re.compile(r"[BIESLUMW][-_].+[|,;/+]\s*[BIESLUMW][-_].+")  # entities over one word, in one field
 # Entity tags as transformers does not write them: B_PER, B:PER, BPER, B with a longer dash, B- alone; PER-B, PER_B.
 _OTHER_FORMS = (
     re.compile(rf"([{_LETTERS}])(?:[^\w\s-](?=.)|_(?=.)|-$|(?=\w\w))(\S*)"),
@@ -122,6 +123,15 @@ def look_alike(sentences: Sequence[Sequence[str]]) -> Place | None:
         for tag, (letter, kind) in pairs.items():
             if letter == "B" and any((further, kind) in pairs.values() for further in _FURTHER):
                 return next((i, tags.index(tag)) for i, tags in enumerate(sentences) if tag in tags)
+    return None
+
+
+def first_nested(sentences: Sequence[Sequence[str]]) -> Place | None:
+    """Returns the place of the first field with several entity tags, such as B-PER|B-LOC; None where there is none."""
+    for i, tags in enumerate(sentences):
+        for j, tag in enumerate(tags):
+            if _NESTED.fullmatch(tag.upper()):
+                return i, j
     return None
 
 

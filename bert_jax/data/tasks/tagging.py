@@ -190,6 +190,12 @@ class TokenTask:
         known = _with_outside(tags)
         if self._asked_scheme != "auto":
             return "" if self._asked_scheme == "none" else self._asked_scheme
+        nested = schemes.first_nested(known)
+        if nested:
+            raise UserError(
+                f"{table.where(*nested)}: tag {known[nested[0]][nested[1]]!r} is several tags in one; expected one "
+                "entity a word, or config.task.scheme=none for tags as they are"
+            )
         scheme = schemes.detect(known, self._spelling)
         alike = None if scheme else schemes.look_alike(known)
         if alike:

@@ -270,6 +270,7 @@ def test_bytes_that_are_not_utf_8_cost_their_paragraph(tmp_path, vocab, monkeypa
     [
         ("a.txt", "Où est l'été ?\n\nIl était là.\n\n".encode("latin-1") * 9, "not UTF-8 at byte 1 .*iconv -f LATIN1"),
         ("a.txt", "The cat sat.\n".encode("utf-16-le"), "every few bytes a zero.*iconv -f UTF-16"),
+        ("a.txt", "Все люди рождаются свободными.\n".encode("utf-16-le"), "every few bytes a control character.*iconv"),
         ("a.jsonl", '{"text": "The cat sat."}\n'.encode("utf-16"), "UTF-16, by its first bytes"),
         ("a.jsonl", b'{"body": "The cat sat."}\n', "no field 'text'; found body; name the field with --text_field"),
     ],

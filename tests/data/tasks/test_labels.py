@@ -64,6 +64,10 @@ def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
         (["array([0, 1])"], "a list written as text"),
         (["frozenset({'x'})"], "a list written as text"),
         (["set()", "x"], "a list written as text"),
+        ([["0", "1"], ["1", "0"], ["0", "1"]], "words for true and false in every record, as many in each"),
+        ([["True", "False"], ["False", "True"]], "words for true and false"),
+        (["yes,no,yes", "no,no,yes"], "words for true and false"),
+        ([["0.0", "1.0"], ["1.0", "0.0"]], "words for true and false|0 and 1"),
         (["1", "0 2"], "line 2: 'label' is '0 2', labels with spaces between them"),
         (["__label__x", "__label__x __label__y"], "line 2: .* labels with spaces between them"),
         (["x", "x;y"], "line 2: 'label' is 'x;y', which holds ';'"),
@@ -235,3 +239,12 @@ def test_names_of_classes_that_may_be_none_are_told(tmp_path, load):
     assert "the label 'NA' is a class; leave records out whose label is missing" in notes
     named = ("Pos", "pos", "neg", "NA")
     assert not [note for note in load(train=path, held_out=path, labels=named).notes if "label" in note]
+
+
+@pytest.mark.parametrize("labels", [["['x', 'y']", "['x']"], ["[0, 1]", "[1, 0]"], ["x", "set()"], ["('x',)", "y"]])
+def test_a_list_written_as_text_is_no_class(tmp_path, load, labels):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    with pytest.raises(UserError, match="a list written as text; expected one class"):
+        load(train=path, held_out=path)
+    task = load(train=path, held_out=path, labels=tuple(labels))
+    assert task.labels == tuple(labels)

@@ -57,6 +57,12 @@ def test_tags_that_mark_no_entities():
         assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
 
 
+@pytest.mark.parametrize("tag", ["B-PER|B-LOC", "I-PER,B-LOC", "b-per; i-loc", "S_PER/B_LOC"])
+def test_nested_tags(tag):
+    assert schemes.first_nested([["O"], ["O", tag]]) == (1, 1)
+    assert schemes.first_nested([["O", "B-PER", "B-PER|LOC", "I-a,b"]]) is None
+
+
 @pytest.mark.parametrize(
     "tags",
     [
