@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import errno
 import functools
 import gc
 import glob
@@ -161,6 +162,8 @@ def run(
       likely: names of the flags that words without one were probably meant for, in the order in which people give them.
     """
     interruption.listen()
+    if sys.stderr is None:  # closed by the caller; libraries write to it without looking
+        sys.stderr = sys.__stderr__ = open(os.devnull, "w")  # noqa: SIM115
     gc.set_threshold(_COLLECTED, 20, 50)
     _skip_tpu_search()
     _name_as_called()
@@ -170,6 +173,11 @@ def run(
             app.run(_reporting(main, passes_on, positional), flags_parser=parser)
         except UserError as error:
             _report(error)
+        except OSError as error:
+            line = _line_of(error)
+            if not line:
+                raise
+            _report(line)
         finally:
             interruption.wait_if_ending()
 
@@ -224,6 +232,10 @@ def _line_of(error):
     """Returns the line that tells of an error which the user or the machine has caused; "" for any other."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, OSError) and not error.filename and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        with contextlib.suppress(OSError, AttributeError):  # what is left to print has no place either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return f"standard output: cannot be written: {error.strerror}"
     if isinstance(error, OSError):
         return arguments_lib.about_a_path(error, sys.argv[1:])
     if ran_out_of_memory(error):

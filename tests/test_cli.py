@@ -131,3 +131,21 @@ def test_a_full_disk_behind_standard_output_is_one_line():
         result = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert result.returncode == 2
     assert result.stderr == "error: standard output: cannot be written: No space left on device\n"
+
+
+def test_output_that_no_disk_holds(tmp_path):
+    """Standard output on a full disk is one line; a closed standard error ends nothing."""
+    for arguments in (["recipes"], ["plan", "--config=quickstart", "--help"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "bert_jax", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert (done.returncode, done.stderr) == (
+            2, "error: standard output: cannot be written: No space left on device\n"
+        )  # fmt: skip
+    (tmp_path / "text.txt").write_text("The cat sat on the mat. " * 200)
+    command = f"{sys.executable} -m bert_jax prepare --input=text.txt --output=corpus --tokenizer=train:wordpiece:60"
+    done = subprocess.run(
+        f"{command} 2>&- >/dev/null", shell=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
+    )
+    assert done.returncode == 0 and (tmp_path / "corpus" / "manifest.json").exists()

@@ -5,13 +5,12 @@ What a file means is never guessed: a form that transformers trains on is unders
 """
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from bert_jax.data.tasks import metrics, records
+from bert_jax.data.tasks import label_forms, metrics, records
 from bert_jax.errors import UserError, shortened
 
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
@@ -22,19 +21,6 @@ _MISSING = (
 )  # fmt: skip
 _PERHAPS_MISSING = ("NA", "N/A", "n/a")  # also names of classes, such as that of no relation
 _IGNORED = -100
-# Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
-_OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
-_MARKS_BETWEEN = re.compile(r"\s*[|+/&,;]\s*")  # those that stand between labels much more often than inside one
-# Kinds of values that are not labels of one task.
-_NOT_TOGETHER = (
-    {"a truth", "a number"},
-    {"a truth", "text of a number"},
-    {"a truth", "a name"},
-    {"a number", "a name"},
-)
-# Words for true and false, of which no label is made.
-_TRUTH = ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
-_LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 
 
 class Labels(Protocol):
@@ -98,9 +84,11 @@ class SingleLabel(Labels):
         occurring = dict.fromkeys(value for value in values if value is not None)
         self._numbers_too = bool(declared)
         if not declared:
-            _check_classes(train, self._column, values)
-            _check_types(train, self._column, enumerate(zip(train.columns[self._column], values, strict=True)))
-            _check_joined(train, values, occurring)
+            label_forms.check_classes(train, self._column, values)
+            label_forms.check_types(
+                train, self._column, enumerate(zip(train.columns[self._column], values, strict=True))
+            )
+            label_forms.check_joined(train, values, occurring)
         self.names = self._declared or _sorted_names(occurring)
         self._ids = {name: i for i, name in enumerate(self.names)}
         if len(self.names) < 2:
@@ -176,14 +164,14 @@ class MultiLabel(Labels):
                 "names, lists in JSONL or Parquet, or a column of 0 and 1 for each label"
             )
         if not declared:
-            self._check_vectors(train, of_records)
+            label_forms.check_vectors(train, columns[0], of_records)
             pairs = (
                 (i, pair)
                 for i, (value, names) in enumerate(zip(train.columns[columns[0]], of_records, strict=True))
                 for pair in zip(value if isinstance(value, list) else names, names, strict=True)
             )
-            _check_types(train, columns[0], pairs)
-            _check_separators(train, of_records, occurring)
+            label_forms.check_types(train, columns[0], pairs)
+            label_forms.check_separators(train, of_records, occurring)
             if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in of_records):
                 raise UserError(
                     f"{train.where(0)}: {columns[0]!r} is 0 or 1 in every record; expected labels, or a column of 0 "
@@ -193,17 +181,6 @@ class MultiLabel(Labels):
         self._ids = {name: i for i, name in enumerate(self.names)}
         if not self.names:
             raise UserError(f"{train.where(0)}: no label in {columns[0]!r} here or after; expected labels")
-
-    def _check_vectors(self, train, of_records):
-        """Raises UserError where every record has as many words for true and false, which are no names."""
-        sizes = {len(record) for record in of_records}
-        words = {name.casefold() for record in of_records for name in record}
-        if len(sizes) == 1 and sizes.pop() > 1 and any(words <= pair for pair in _TRUTH):
-            raise UserError(
-                f"{train.where(0)}: {self._columns[0]!r} is {shortened(str(train.columns[self._columns[0]][0]))}, words "
-                "for true and false in every record, as many in each; expected names, lists of numbers 0 and 1, or "
-                "a column of 0 and 1 for each label (config.task.label=x,y)"
-            )
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
         """Returns 0 or 1 for each label, float32 [records, labels]; see Labels."""
@@ -279,7 +256,7 @@ class MultiLabel(Labels):
         if text in _MISSING:
             return None
         problem = ""
-        if _LIST.fullmatch(text):
+        if label_forms.LIST.fullmatch(text):
             problem = "a list written as text"
         elif re.fullmatch(r"[01](\.0*)?(\s+[01](\.0*)?)+|0[01]+", text) or (
             len(names) > len(set(names)) and set(names) <= {"0", "1", "0.0", "1.0"}
@@ -438,99 +415,6 @@ def doubts(names: Sequence[str]) -> list[str]:
     return notes + [f"the label {name!r} is a class; leave records out whose label is missing" for name in missing]
 
 
-def _check_classes(table, column, names):
-    """Raises UserError for names that cannot all be classes: fractions, numbers beside names, a number in two forms."""
-    numbers: dict[float, str] = {}
-    composed: dict[str, str] = {}
-    is_number = [
-        name is not None and isinstance(value, int | float) and not isinstance(value, bool)
-        for name, value in zip(names, table.columns[column], strict=True)
-    ]
-    for i, name in enumerate(names):
-        if name is None:
-            continue
-        if _LIST.fullmatch(name):
-            raise UserError(
-                f"{table.where(i)}: {column!r} is {shortened(name)!r}, a list written as text; expected one class, or "
-                "config.task.problem=multi_label with lists (JSONL, Parquet) or names between | (CSV, TSV), or "
-                "config.task.labels that name it"
-            )
-        if composed.setdefault(unicodedata.normalize("NFC", name), name) != name:
-            raise UserError(
-                f"{table.where(i)}: {column!r} is {shortened(name)!r} in two forms of Unicode (NFC and NFD); expected "
-                "one form of it, or config.task.labels"
-            )
-        number = _number(name)
-        if number is not None and not number.is_integer():
-            raise UserError(
-                f"{table.where(i)}: {column!r} is {name}, a fraction; expected classes, or "
-                "config.task.problem=regression, or config.task.labels that name it"
-            )
-        if number is None and any(is_number):
-            raise UserError(
-                f"{table.where(i)}: {column!r} is {shortened(name)!r}, but a number at "
-                f"{table.where(is_number.index(True))}; expected names or numbers in all records, or config.task.labels"
-            )
-        if number is not None and numbers.setdefault(number, name) != name:
-            raise UserError(
-                f"{table.where(i)}: {column!r} is {name!r}, the same number as {numbers[number]!r} before; expected "
-                "one form of it, or config.task.labels"
-            )
-
-
-def _check_types(table, column, values):
-    """Raises UserError for labels of several types, such as true beside "yes", or of truths in two spellings.
-
-    Args:
-      table: the records.
-      column: the labels' column.
-      values: (record, (value, its name or None)) of each label.
-    """
-    first: dict[str, tuple[int, Any]] = {}
-    spelled: dict[str, str] = {}
-    for i, (value, name) in values:
-        if name is None:
-            continue
-        is_truth = name.lower() in ("true", "false")
-        kind = (
-            "a truth" if isinstance(value, bool) else "text of a truth" if is_truth else
-            "a number" if isinstance(value, int | float) else
-            "text of a number" if _number(name) is not None else "a name"
-        )  # fmt: skip
-        first.setdefault(kind, (i, value))
-        clash = next((other for other in first if {kind, other} in _NOT_TOGETHER), None)
-        if is_truth and spelled.setdefault(name.lower(), name) != name:
-            clash, first[kind] = kind, (i, value)
-            place, other = table.where(i), spelled[name.lower()]
-        elif clash:
-            place, other = table.where(first[clash][0]), first[clash][1]
-        else:
-            continue
-        raise UserError(
-            f"{table.where(i)}: {column!r} is {shortened(repr(value))}, but {shortened(repr(other))} at {place}; "
-            "expected labels of one type and spelling in all records, or config.task.labels"
-        )
-
-
-def _check_joined(table, names, occurring):
-    """Raises UserError for a class such as "x|y" where x and y are classes too: several labels in one text."""
-    for i, name in enumerate(names):
-        parts = [part for part in _MARKS_BETWEEN.split(name or "") if part]
-        if len(parts) > 1 and all(part in occurring for part in parts):
-            raise UserError(
-                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, which are labels too; "
-                "expected one label in each record, or config.task.problem=multi_label, or config.task.labels that "
-                "name it"
-            )
-
-
-def _number(name):
-    """Returns the number that a name writes, also with a decimal comma; None for other names."""
-    if not re.fullmatch(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?", name):
-        return None
-    return float(name.replace(",", "."))
-
-
 def check_names(names: Sequence[str]) -> None:
     """Raises UserError if a name occurs twice in config.task.labels."""
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
@@ -566,28 +450,6 @@ def _vector_size(table, column, declared):
             f"{table.where(0)}: {column!r} is a vector of {size} values; expected {len(declared)}, one for each label"
         )
     return size
-
-
-def _check_separators(table, of_records, occurring):
-    """Raises UserError for a label such as "x / y" where x and y are labels too, or parts of other such labels."""
-    of_joined: dict[str, set[str]] = {}
-    for name in occurring:
-        for part in _MARKS_BETWEEN.split(name):
-            of_joined.setdefault(part, set()).add(name)
-    for i, names in enumerate(of_records):
-        for name in names:
-            parts = [part for part in _OTHER_SEPARATORS.split(name) if part]
-            joined = [part for part in _MARKS_BETWEEN.split(name) if part]
-            if len(parts) > 1 and all(part in occurring for part in parts):
-                relation = "which are labels too"
-            elif len(joined) > 1 and all(part in occurring or len(of_joined[part]) > 1 for part in joined):
-                parts, relation = joined, "which other labels join too"
-            else:
-                continue
-            raise UserError(
-                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {relation}; "
-                "expected | or commas between labels, or config.task.labels that name it"
-            )
 
 
 def _zero_or_one(table, i, column, labelled):

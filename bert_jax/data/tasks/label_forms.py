@@ -1,0 +1,148 @@
+"""Refuses labels that are written in another form than config.task.problem reads, with the place of the first."""
+
+import re
+import unicodedata
+from typing import Any
+
+from bert_jax.errors import UserError, shortened
+
+# Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
+_OTHER_SEPARATORS = re.compile(r"\s*(?:[^\w\s'\u2019-]|_|\band\b|\s)\s*")
+_MARKS_BETWEEN = re.compile(r"\s*[|+/&,;]\s*")  # those that stand between labels much more often than inside one
+# Kinds of values that are not labels of one task.
+_NOT_TOGETHER = (
+    {"a truth", "a number"},
+    {"a truth", "text of a number"},
+    {"a truth", "a name"},
+    {"a number", "a name"},
+)
+# Words for true and false, of which no label is made.
+_TRUTH = ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
+LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
+
+
+def check_classes(table, column, names):
+    """Raises UserError for names that cannot all be classes: fractions, numbers beside names, a number in two forms."""
+    numbers: dict[float, str] = {}
+    composed: dict[str, str] = {}
+    is_number = [
+        name is not None and isinstance(value, int | float) and not isinstance(value, bool)
+        for name, value in zip(names, table.columns[column], strict=True)
+    ]
+    for i, name in enumerate(names):
+        if name is None:
+            continue
+        if LIST.fullmatch(name):
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, a list written as text; expected one class, or "
+                "config.task.problem=multi_label with lists (JSONL, Parquet) or names between | (CSV, TSV), or "
+                "config.task.labels that name it"
+            )
+        if composed.setdefault(unicodedata.normalize("NFC", name), name) != name:
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r} in two forms of Unicode (NFC and NFD); expected "
+                "one form of it, or config.task.labels"
+            )
+        number = number_of(name)
+        if number is not None and not number.is_integer():
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {name}, a fraction; expected classes, or "
+                "config.task.problem=regression, or config.task.labels that name it"
+            )
+        if number is None and any(is_number):
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, but a number at "
+                f"{table.where(is_number.index(True))}; expected names or numbers in all records, or config.task.labels"
+            )
+        if number is not None and numbers.setdefault(number, name) != name:
+            raise UserError(
+                f"{table.where(i)}: {column!r} is {name!r}, the same number as {numbers[number]!r} before; expected "
+                "one form of it, or config.task.labels"
+            )
+
+
+def check_types(table, column, values):
+    """Raises UserError for labels of several types, such as true beside "yes", or of truths in two spellings.
+
+    Args:
+      table: the records.
+      column: the labels' column.
+      values: (record, (value, its name or None)) of each label.
+    """
+    first: dict[str, tuple[int, Any]] = {}
+    spelled: dict[str, str] = {}
+    for i, (value, name) in values:
+        if name is None:
+            continue
+        is_truth = name.lower() in ("true", "false")
+        kind = (
+            "a truth" if isinstance(value, bool) else "text of a truth" if is_truth else
+            "a number" if isinstance(value, int | float) else
+            "text of a number" if number_of(name) is not None else "a name"
+        )  # fmt: skip
+        first.setdefault(kind, (i, value))
+        clash = next((other for other in first if {kind, other} in _NOT_TOGETHER), None)
+        if is_truth and spelled.setdefault(name.lower(), name) != name:
+            clash, first[kind] = kind, (i, value)
+            place, other = table.where(i), spelled[name.lower()]
+        elif clash:
+            place, other = table.where(first[clash][0]), first[clash][1]
+        else:
+            continue
+        raise UserError(
+            f"{table.where(i)}: {column!r} is {shortened(repr(value))}, but {shortened(repr(other))} at {place}; "
+            "expected labels of one type and spelling in all records, or config.task.labels"
+        )
+
+
+def check_joined(table, names, occurring):
+    """Raises UserError for a class such as "x|y" where x and y are classes too: several labels in one text."""
+    for i, name in enumerate(names):
+        parts = [part for part in _MARKS_BETWEEN.split(name or "") if part]
+        if len(parts) > 1 and all(part in occurring for part in parts):
+            raise UserError(
+                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, which are labels too; "
+                "expected one label in each record, or config.task.problem=multi_label, or config.task.labels that "
+                "name it"
+            )
+
+
+def check_vectors(table, column, of_records):
+    """Raises UserError where every record has as many words for true and false, which are no names."""
+    sizes = {len(record) for record in of_records}
+    words = {name.casefold() for record in of_records for name in record}
+    if len(sizes) == 1 and sizes.pop() > 1 and any(words <= pair for pair in _TRUTH):
+        raise UserError(
+            f"{table.where(0)}: {column!r} is {shortened(str(table.columns[column][0]))}, words for true and false in "
+            "every record, as many in each; expected names, lists of numbers 0 and 1, or a column of 0 and 1 for each "
+            "label (config.task.label=x,y)"
+        )
+
+
+def check_separators(table, of_records, occurring):
+    """Raises UserError for a label such as "x / y" where x and y are labels too, or parts of other such labels."""
+    of_joined: dict[str, set[str]] = {}
+    for name in occurring:
+        for part in _MARKS_BETWEEN.split(name):
+            of_joined.setdefault(part, set()).add(name)
+    for i, names in enumerate(of_records):
+        for name in names:
+            parts = [part for part in _OTHER_SEPARATORS.split(name) if part]
+            joined = [part for part in _MARKS_BETWEEN.split(name) if part]
+            if len(parts) > 1 and all(part in occurring for part in parts):
+                relation = "which are labels too"
+            elif len(joined) > 1 and all(part in occurring or len(of_joined[part]) > 1 for part in joined):
+                parts, relation = joined, "which other labels join too"
+            else:
+                continue
+            raise UserError(
+                f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {relation}; "
+                "expected | or commas between labels, or config.task.labels that name it"
+            )
+
+
+def number_of(name):
+    """Returns the number that a name writes, also with a decimal comma; None for other names."""
+    if not re.fullmatch(r"[-+]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?", name):
+        return None
+    return float(name.replace(",", "."))
