@@ -60,7 +60,10 @@ def distance(tree, other):
     return np.sqrt(sum(((a - b) ** 2).sum() for a, b in leaves) / sum((b**2).sum() for _, b in leaves))
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.full] if name in ("relative", "stacked") else []) for name in SWITCHES],
+)
 def test_parts_and_meshes_change_nothing(name):
     model, weights, batch = make(SWITCHES[name])
     params = {"model": weights, "scale": jnp.float32(20.0)}
