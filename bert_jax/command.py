@@ -232,8 +232,8 @@ def _line_of(error):
     """Returns the line that tells of an error which the user or the machine has caused; "" for any other."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and not error.filename and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        with contextlib.suppress(OSError, AttributeError):  # what is left to print has no place either
+    if isinstance(error, OSError) and not error.filename and not _can_print():
+        with contextlib.suppress(OSError):  # what is left to print has no place either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"standard output: cannot be written: {error.strerror}"
     if isinstance(error, OSError):
@@ -242,6 +242,16 @@ def _line_of(error):
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         return f"out of memory ({reason}); expected smaller batches, shorter texts, a smaller model, or more memory"
     return ""
+
+
+def _can_print():
+    """Returns whether standard output takes what was printed; a full disk refuses it again, a pipe is cli's affair."""
+    try:
+        if sys.stdout:
+            sys.stdout.flush()
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return True
 
 
 def _report(error):
