@@ -232,7 +232,8 @@ def _line_of(error):
     """Returns the line that tells of an error which the user or the machine has caused; "" for any other."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, OSError) and not error.filename and not _can_print():
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    if full and not error.filename and not _can_print():
         with contextlib.suppress(OSError):  # what is left to print has no place either
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return f"standard output: cannot be written: {error.strerror}"
@@ -245,12 +246,12 @@ def _line_of(error):
 
 
 def _can_print():
-    """Returns whether standard output takes what was printed; a full disk refuses it again, a pipe is cli's affair."""
+    """Returns whether standard output takes a line end; a full disk does not, and a pipe is cli's affair."""
     try:
         if sys.stdout:
-            sys.stdout.flush()
-    except OSError as error:
-        return error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+            os.write(sys.stdout.fileno(), b"\n")
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
     return True
 
 
