@@ -88,6 +88,16 @@ def similarities(first: np.ndarray, second: np.ndarray, kind: str, pairwise: boo
     return np.concatenate(rows).astype(np.float32) if rows else np.zeros((0, len(second)), np.float32)
 
 
+def paired_scores(first: np.ndarray, second: np.ndarray, kind: str) -> np.ndarray:
+    """Returns the similarity of each vector and the one in its own place, float64 [n], as `nearest` computes it.
+
+    Args:
+      first, second: [n, size].
+      kind: one of SIMILARITIES.
+    """
+    return _scores(_scaled(first, kind), _scaled(second, kind), kind)
+
+
 def nearest(
     queries: np.ndarray, blocks: Iterable[np.ndarray], top_k: int, kind: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
