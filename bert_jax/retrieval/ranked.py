@@ -97,7 +97,7 @@ def rank(
         done(len(texts))
 
 
-def kind_of(output: str) -> str:
+def kind_of(output: str | os.PathLike) -> str:
     """Returns the format of a file of rankings by its name, one of KINDS; JSONL for "-".
 
     Raises:
@@ -105,7 +105,7 @@ def kind_of(output: str) -> str:
     """
     if files.is_stream(output):
         return "jsonl"
-    ending = pathlib.Path(output.lower().removesuffix(".gz")).suffix.removeprefix(".")
+    ending = pathlib.Path(os.fspath(output).lower().removesuffix(".gz")).suffix.removeprefix(".")
     kind = {"run": "trec"}.get(ending, ending)
     if kind not in KINDS:
         raise UserError(f"--output={output}: unknown kind of file; expected .jsonl, .tsv or .trec, which may be .gz")
@@ -113,7 +113,7 @@ def kind_of(output: str) -> str:
 
 
 def write(
-    output: str,
+    output: str | os.PathLike,
     rankings: Iterable[tuple[np.ndarray, np.ndarray]],
     queries: Queries,
     ids: Sequence[str],
