@@ -104,8 +104,10 @@ def main(argv):
 
 
 def _bar(bars, unit, total):
+    """Returns the update of a new progress bar, whose predecessor is closed."""
     from tqdm import tqdm
 
+    bars.close()
     return bars.enter_context(tqdm(total=total, unit=unit, mininterval=0.5)).update
 
 

@@ -203,10 +203,12 @@ def mine(
         documents = {text: str(number) for number, text in enumerate(dict.fromkeys(pairs.positives))}
     vectors = _Vectors(embedder, folder, progress)
     index_folder = index or folder / "documents"
-    of_documents = vectors.of(index_folder, [(key, text) for text, key in documents.items()], prompts[1], "document")
+    of_documents = vectors.index_of(
+        index_folder, [(key, text) for text, key in documents.items()], prompts[1], "document"
+    )
     others = [text for text in dict.fromkeys(pairs.positives) if text not in documents]
-    of_others = vectors.of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
-    of_anchors = vectors.of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
+    of_others = vectors.index_of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
+    of_anchors = vectors.index_of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
     miner = _Miner(pairs, list(documents), others, of_documents, of_others, of_anchors, rule, embedder.similarity_kind)
     facts = [vectors.digests, dataclasses.asdict(rule), _digest(pairs), embedder.fingerprint(), prompts]
     _keep_parts_of(folder / "parts", json.dumps(facts))
@@ -255,7 +257,7 @@ class _Vectors:
         self._embedder, self._folder, self._progress = embedder, folder, progress
         self.digests: list[str] = []
 
-    def of(self, folder, texts: Sequence[tuple[str, str]], prompt: str, unit: str) -> index_lib.Index:
+    def index_of(self, folder, texts: Sequence[tuple[str, str]], prompt: str, unit: str) -> index_lib.Index:
         """Returns the vectors of texts with ids, made or continued in a folder."""
         contents: Contents = scan(texts, "--corpus" if unit == "document" else "--input")
         self.digests.append(contents.digest)

@@ -70,7 +70,7 @@ def read_qrels(
 
     Args:
       path: a file of query-id, corpus-id and score, perhaps with a header, or trec's, with a column between the first
-        two. Columns are separated by tabs, trec's by white space.
+        two. Columns are separated by tabs, trec's four by any white space.
       queries: ids of the queries.
       documents: number of each document by its id.
       names: what messages call the queries and the documents.
@@ -82,8 +82,8 @@ def read_qrels(
     with text_files.reporting(str(path)):
         for number, line in text_files.lines(str(path)):
             cells = line.rstrip("\r\n").split("\t")
-            cells = line.split() if len(cells) == 1 else cells
-            if not cells or (number == 1 and not _is_number(cells[-1])):
+            cells = line.split() if len(cells) == 1 and len(line.split()) == 4 else cells
+            if not line.strip() or (number == 1 and not _is_number(cells[-1])):
                 continue
             if len(cells) not in (3, 4) or not _is_number(cells[-1]):
                 raise UserError(
