@@ -18,7 +18,7 @@ import os
 
 from absl import flags
 
-from bert_jax import command, files, outputs
+from bert_jax import command, files, interruption, outputs
 from bert_jax.errors import UserError
 
 _MODEL = flags.DEFINE_string(
@@ -95,7 +95,8 @@ def main(argv):
         embedder.prompt_for(task) if flag.value is None else flag.value
         for task, flag in (("query", _QUERY_PROMPT), ("document", _DOCUMENT_PROMPT))
     ]
-    with contextlib.ExitStack() as bars:
+    message = f"--output={_OUTPUT.value}: ended; the same command continues it"
+    with interruption.end_message(message), contextlib.ExitStack() as bars:
         tally = mining.mine(
             embedder, pairs, corpus, _OUTPUT.value, rule, (prompts[0], prompts[1]), _INDEX.value or "",
             lambda unit, total: _bar(bars, unit, total),
@@ -118,8 +119,8 @@ def _check_output():
         raise UserError(f"--output={output}: expected a file in .jsonl, which may be .gz")
     outputs.check_file("output", output)
     for flag in (_INPUT, _CORPUS):
-        both_exist = flag.value and os.path.exists(output) and os.path.exists(flag.value)
-        if both_exist and os.path.samefile(output, flag.value):
+        path = flag.value or ""
+        if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
             raise UserError(f"--output={output}: is --{flag.name} itself; expected another file")
 
 

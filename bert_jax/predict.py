@@ -37,7 +37,7 @@ import sys
 
 from absl import flags
 
-from bert_jax import command, files, outputs
+from bert_jax import command, files, interruption, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
@@ -310,13 +310,13 @@ def _search(verb):
     from bert_jax.retrieval import documents as documents_lib
     from bert_jax.retrieval import ranked
 
-    corpus, name = _CORPUS.value, f"--corpus={_CORPUS.value}"
+    corpus = _CORPUS.value or ""
     if _OUTPUT.value:
         ranked.kind_of(_OUTPUT.value)
         outputs.check_file("output", _OUTPUT.value)
     id_column = _ID_COLUMN.value or ""
     documents = documents_lib.Documents(corpus, "corpus", _COLUMNS["text"].value or "", id_column)
-    contents = documents_lib.scan(documents, name)
+    contents = documents_lib.scan(documents, f"--corpus={corpus}")
     queries = ranked.read_queries(
         _QUERIES.value or corpus, contents.ids, _QRELS.value or "", _QUERY_COLUMN.value or "", id_column
     )
@@ -334,20 +334,24 @@ def _search(verb):
 
     folder = _INDEX.value or f"{os.path.normpath(corpus)}.index"
     hidden = None if files.is_stream(_OUTPUT.value or files.STANDARD) else False
-    with tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar:
+    with (
+        interruption.end_message(f"--index={folder}: ended; the same command continues it"),
+        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar,
+    ):
         index = index_lib.build(folder, f"--index={folder}", embedder, documents, contents, prompts[1], bar.update)
     top_k = flags.FLAGS.top_k or 10
     depth = max(top_k, ranking.DEPTH) if queries.relevance else top_k
     with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=hidden) as bar:
         rankings = ranked.rank(embedder, index, queries, depth, prompts[0], bar.update)
-        if queries.relevance:
-            rankings = list(rankings)
-        if _OUTPUT.value or not queries.relevance:
+        if not queries.relevance:
             ranked.write(_OUTPUT.value or files.STANDARD, rankings, queries, contents.ids, top_k)
-    if queries.relevance:
-        stream = sys.stderr if files.is_stream(_OUTPUT.value or "x") else sys.stdout
-        for metric, value in ranked.score(rankings, queries).items():
-            print(f"  {metric:<14}{value:.4f}", file=stream)
+            return
+        rankings = list(rankings)
+    if _OUTPUT.value:
+        ranked.write(_OUTPUT.value, rankings, queries, contents.ids, top_k)
+    stream = sys.stderr if files.is_stream(_OUTPUT.value or "x") else sys.stdout
+    for metric, value in ranked.score(rankings, queries).items():
+        print(f"  {metric:<14}{value:.4f}", file=stream)
 
 
 def _check_search_flags():

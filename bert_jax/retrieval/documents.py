@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bert_jax import files
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.records import Records
 
@@ -65,7 +66,7 @@ class Documents:
                 f"{self.where(number)}: no {self._id_column!r}; found {', '.join(record) or 'a text'}; expected an id "
                 "(--id_column)"
             )
-        name = str(number if value is None else value)
+        name = files.jsonable(str(number if value is None else value))
         if any(end in name for end in "\t\n\r"):
             raise UserError(f"{self.where(number)}: id {shortened(name)!r}: holds a tab or a line end; expected none")
         return name

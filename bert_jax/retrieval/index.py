@@ -133,7 +133,8 @@ def _check_same(name, stored, wanted):
     if stored["fingerprint"] != wanted["fingerprint"]:
         raise UserError(
             f"{name}: holds vectors of the model {stored['model']} (fingerprint {stored['fingerprint'][:12]}), but "
-            f"--model={wanted['model']} has {wanted['fingerprint'][:12]}; {other}"
+            f"--model={wanted['model']} has {wanted['fingerprint'][:12]} (of its parameters, tokenizer, pooling and "
+            f"longest text); {other}"
         )
     if stored["prompt"] != wanted["prompt"]:
         raise UserError(

@@ -246,7 +246,7 @@ def check_rule(rule: Rule) -> None:
         value = getattr(rule, name)
         if value is not None and not np.isfinite(value):
             raise UserError(f"--{name}={value}: expected a number")
-    if None not in (rule.max_score, rule.min_score) and rule.min_score > rule.max_score:
+    if rule.max_score is not None and rule.min_score is not None and rule.min_score > rule.max_score:
         raise UserError(f"--min_score={rule.min_score:g}: above --max_score={rule.max_score:g}; expected at most that")
 
 
@@ -298,7 +298,7 @@ class _Miner:
             row = self._pairs.rows[number]
             names = records.output_names(row, (NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES))
             line = {names[name]: value for name, value in row.items()}
-            line[NEGATIVES] = [self._documents[place] for place in negatives.tolist()]
+            line[NEGATIVES] = files.jsonable([self._documents[place] for place in negatives.tolist()])
             line[POSITIVE_SCORE] = positives[self._pairs.positives[number]]
             line[NEGATIVE_SCORES] = negative_scores.tolist()
             yield line, too_near
@@ -372,12 +372,17 @@ def _keep_parts_of(folder, facts):
 def _join(output, paths):
     """Writes the parts, one after the other, to the output."""
     with files.atomic_open(output, "wb") as file:
-        target = gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) if str(output).endswith(".gz") else file
-        for path in paths:
-            with path.open("rb") as part:
-                shutil.copyfileobj(part, target)
-        if target is not file:
-            target.close()
+        if not str(output).endswith(".gz"):
+            _copy(paths, file)
+            return
+        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as compressed:
+            _copy(paths, compressed)
+
+
+def _copy(paths, target):
+    for path in paths:
+        with path.open("rb") as part:
+            shutil.copyfileobj(part, target)
 
 
 def _unique(corpus):

@@ -124,7 +124,7 @@ def write(
 
     Args:
       output: the file; its ending says the format: .jsonl, .tsv (with a header) or .trec.
-      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k], as `rank` yields them.
+      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k]; see `rank`.
       queries: the queries.
       ids: ids of the documents.
       top_k: documents of each query that are written.
@@ -160,7 +160,7 @@ def score(rankings: Sequence[tuple[np.ndarray, np.ndarray]], queries: Queries) -
     """Returns ranking.METRICS of rankings that are ranking.DEPTH documents deep, or hold the whole corpus.
 
     Args:
-      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k], as `rank` yields them.
+      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k]; see `rank`.
       queries: the queries, with `relevance`.
     """
     ranked = np.full((len(rankings), ranking.DEPTH), -1, np.int64)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bert_jax
+from bert_jax import files
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from bert_jax.retrieval import index as index_lib
@@ -129,7 +130,7 @@ def test_other_models_prompts_and_corpora_are_refused(tokenizer, embedder, tmp_p
     other = bert_jax.Embedder(make_model(tokenizer, seed=1))
     for arguments, message in (
         ((other,), f"--index=.*: holds vectors of the model test .fingerprint {embedder.fingerprint()[:12]}.*"
-                   f"but --model=test has {other.fingerprint()[:12]}; expected the same, or another folder"),
+                   f"but --model=test has {other.fingerprint()[:12]} .*; expected the same, or another folder"),
         ((embedder, PAIRS, "ab"), "its documents have the prompt ''; found 'ab'"),
         ((embedder, PAIRS[:-1]), "holds vectors of another corpus, or the corpus has changed .*45 documents.*found 44"),
         ((embedder, [*PAIRS[:-1], ("d44", "ab")]), "holds vectors of another corpus"),
@@ -146,6 +147,9 @@ def test_damaged_and_foreign_folders_are_refused(embedder, tmp_path):
         with pytest.raises(UserError, match=message):
             build(tmp_path / name, embedder)
     folder = tmp_path / "index"
+    folder.mkdir()
+    with files.lock(folder / "lock"), pytest.raises(UserError, match="--index=.*: another process is writing it"):
+        build(folder, embedder)
     build(folder, embedder)
     description, vectors = (folder / "index.json").read_text(), (folder / "vectors.npy").read_bytes()
     for content in ("", "[]", "{}", '{"format": "x"}', description.replace('"finished": 45', '"finished": 99')):
