@@ -26,7 +26,8 @@ class Queries:
 
     Attributes:
       ids, texts: of each query.
-      relevance: for each query, grade by number of the document; () where that is not known.
+      relevance: for each query, grade by number of the document, {} for one without judgements; () where there are
+        none at all.
       same: for each query, the number of the document of the same id, which is left out of its ranking, as BEIR does,
         or -1; () where none is left out.
     """
@@ -41,7 +42,7 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
     """Reads queries, and which documents answer them.
 
     Args:
-      path: a file, or a folder in BEIR's layout, of which the queries that have judgements are read.
+      path: a file, or a folder in BEIR's layout, of which the queries with judgements alone are read, if there are any.
       ids: ids of the documents.
       qrels: the file of judgements; "": that of the folder (qrels/test.tsv), or none.
       column, id_column: see `Documents`.
@@ -62,8 +63,10 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
         return Queries(tuple(texts), tuple(texts.values()))
     numbers = {key: number for number, key in enumerate(ids)}
     relevance = beir.read_qrels(judged, texts, numbers, ("--queries", "--corpus"))
-    same = [numbers.get(key, -1) for key in relevance] if is_beir(path) else []
-    return Queries(tuple(relevance), tuple(texts[key] for key in relevance), tuple(relevance.values()), tuple(same))
+    if not is_beir(path):
+        return Queries(tuple(texts), tuple(texts.values()), tuple(relevance.get(key, {}) for key in texts))
+    same = tuple(numbers.get(key, -1) for key in relevance)
+    return Queries(tuple(relevance), tuple(texts[key] for key in relevance), tuple(relevance.values()), same)
 
 
 def rank(

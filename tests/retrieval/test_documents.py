@@ -1,5 +1,7 @@
 """Ids and texts of corpora and queries, and what is refused in them."""
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from bert_jax.errors import UserError
@@ -16,6 +18,8 @@ def test_ids_and_texts_of_every_kind_of_file(tmp_path):
     assert list(Documents(tmp_path / "table.csv", "corpus")) == expected
     assert list(Documents(tmp_path / "table.csv", "queries")) == [("7", "ab cd"), ("x", "ef")]
     assert list(Documents(tmp_path / "table.csv", "queries", "title", "text"))[0] == ("ab cd", "Head")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[1:]), tmp_path / "table.parquet")
+    assert list(Documents(tmp_path / "table.parquet", "corpus")) == expected[1:]
     (tmp_path / "lines.txt").write_text("ab cd\n\nef\n")
     documents = Documents(tmp_path / "lines.txt", "corpus")
     assert list(documents) == list(documents) == [("0", "ab cd"), ("1", "ef")]

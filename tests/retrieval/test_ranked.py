@@ -80,7 +80,8 @@ def test_queries_and_judgements(tmp_path):
     alone = ranked.read_queries(folder / "queries.jsonl", IDS, "", "", "")
     assert alone.ids == tuple(f"q{i}" for i in range(6)) and not alone.relevance
     (tmp_path / "trec.txt").write_text("q2 0 d5 1\n")
-    assert ranked.read_queries(folder / "queries.jsonl", IDS, tmp_path / "trec.txt", "", "").relevance == ({5: 1.0},)
+    judged = ranked.read_queries(folder / "queries.jsonl", IDS, tmp_path / "trec.txt", "", "")
+    assert judged.ids == alone.ids and judged.relevance == ({}, {}, {5: 1.0}, {}, {}, {}) and judged.same == ()
     (folder / "qrels" / "test.tsv").unlink()
     assert len(ranked.read_queries(folder, IDS, "", "", "").ids) == 6
     for line, message in (
