@@ -152,8 +152,9 @@ def _begin(folder, wanted, contents):
     shape = (len(contents.ids), wanted["size"])
     vectors = np.lib.format.open_memmap(folder / VECTORS, mode="w+", dtype="<f4", shape=shape)
     vectors.flush()
-    with open(folder / VECTORS, "r+b") as file:  # a full disk shows now: a mapped file could not tell of it
-        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    if hasattr(os, "posix_fallocate"):  # a full disk shows now: who writes to a mapped file is not told of it
+        with open(folder / VECTORS, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     files.atomic_write(folder / IDS, "".join(f"{key}\n" for key in contents.ids))
     files.write_json(folder / DESCRIPTION, wanted | {"finished": 0})
 
