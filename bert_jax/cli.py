@@ -17,14 +17,14 @@ from bert_jax import files
 
 # In the order in which a project needs them.
 COMMANDS = (
-    "quickstart", "recipes", "prepare", "show_batch", "pretrain", "doctor", "evaluate", "finetune", "predict",
+    "quickstart", "recipes", "prepare", "show_batch", "pretrain", "doctor", "evaluate", "finetune", "mine", "predict",
     "demo", "convert", "plan", "completion",
 )  # fmt: skip
 EXPERIMENT_COMMANDS = ("launch", "report")
 # Words that commands take without a flag.
 POSITIONAL = {
     "recipes": ("pretraining", "finetuning"),
-    "predict": ("fill-mask", "classify", "tag", "answer", "embed"),
+    "predict": ("fill-mask", "classify", "tag", "answer", "embed", "search"),
     "completion": ("bash", "zsh"),
 }
 

@@ -1,4 +1,4 @@
-"""Runs a trained model on texts: fill-mask, classify, tag, answer or embed.
+"""Runs a trained model on texts: fill-mask, classify, tag, answer, embed or search.
 
     python -m bert_jax.predict VERB --model=MODEL --input=FILE --output=FILE
 
@@ -8,6 +8,7 @@
     tag        text, or words     {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
     embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
+    search     --corpus, --queries {"query": id, "document": id, "rank": 1, "score": 0.8}, a line for each document
 
 The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
 with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
@@ -19,16 +20,24 @@ the hub. Without --input, the texts of the command line are answered on the term
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
     python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
+
+search embeds a corpus once, into the folder of --index, and finds in it the documents that are nearest to each query:
+
+    python -m bert_jax.predict search --model=MODEL --corpus=FILE --queries=FILE --top_k=10 --output=hits.jsonl
+
+A folder in BEIR's layout may stand for both; where it is known which documents answer a query (--qrels=FILE, or the
+folder's own), the scores of the ranking are printed.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import sys
 
 from absl import flags
 
-from bert_jax import command, files, outputs
+from bert_jax import command, files, interruption, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
@@ -78,7 +87,11 @@ _PACKING = flags.DEFINE_enum(
     "packing", "auto", ["auto", "yes", "no"],
     "whether several texts share a row, which changes no answer; auto: if it saves time",
 )  # fmt: skip
-flags.DEFINE_integer("top_k", 5, "fill-mask: number of tokens to return for each mask")
+flags.DEFINE_integer(
+    "top_k",
+    None,
+    "fill-mask: number of tokens to return for each mask, 5 by default; search: of documents, 10 by default",
+)
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: how the logits of a long text's windows are combined")
 flags.DEFINE_enum(
     "long", None, ["windows", "truncate"],
@@ -97,6 +110,26 @@ flags.DEFINE_list(
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
 flags.DEFINE_string("prompt", None, "classify, embed: text put before each input, such as 'query: '")
 flags.DEFINE_string("prompt_name", None, "classify, embed: name of a prompt of a sentence-transformers model")
+_CORPUS = flags.DEFINE_string(
+    "corpus", None, "search: documents, a .txt, .jsonl, .csv, .tsv or .parquet, or a folder in BEIR's layout"
+)
+_QUERIES = flags.DEFINE_string(
+    "queries", None, "search: queries, a file or folder like --corpus; default: the same folder"
+)
+_INDEX = flags.DEFINE_string("index", None, "search: folder of the corpus's vectors; default: CORPUS.index")
+_QRELS = flags.DEFINE_string(
+    "qrels",
+    None,
+    "search: which documents answer a query, a .tsv of query-id, corpus-id, score, to score the ranking by",
+)
+_QUERY_COLUMN = flags.DEFINE_string("query_column", None, "search: column of the text in --queries; default: text")
+_ID_COLUMN = flags.DEFINE_string(
+    "id_column", None, "search: column of the ids; default: _id or id, else a record's place, from 0"
+)
+_QUERY_PROMPT = flags.DEFINE_string("query_prompt", None, "search: text put before queries; default: the model's own")
+_DOCUMENT_PROMPT = flags.DEFINE_string(
+    "document_prompt", None, "search: text put before documents; default: the model's own"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +144,7 @@ class Verb:
       class_flags: flags that are arguments of the class.
       call_flags: flags that are arguments of a call.
       words: whether a line may have a list of words instead of a text.
+      own_flags: flags that say what is read, where that is not --input.
     """
 
     name: str
@@ -120,11 +154,12 @@ class Verb:
     class_flags: tuple[str, ...] = ()
     call_flags: tuple[str, ...] = ()
     words: bool = False
+    own_flags: tuple[str, ...] = ()
 
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the flags that belong to this verb."""
-        return (*self.class_flags, *self.call_flags)
+        return (*self.class_flags, *self.call_flags, *self.own_flags)
 
 
 VERBS = (
@@ -137,6 +172,10 @@ VERBS = (
     Verb(
         "embed", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         call_flags=("prompt", "prompt_name")),
+    Verb(
+        "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
+        own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
+                   "document_prompt")),
 )  # fmt: skip
 
 
@@ -153,13 +192,18 @@ def run():
     if verb:
         del sys.argv[1]
     fields = verb.fields if verb else ()
-    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "prompt"))
-    command.run(lambda argv: main(verb), texts=tuple(texts), likely=("model", "input", "output"))
+    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "prompt",
+                           "query_prompt", "document_prompt"))  # fmt: skip
+    likely = ("model", "corpus", "queries", "output") if name == "search" else ("model", "input", "output")
+    command.run(lambda argv: main(verb), texts=tuple(texts), likely=likely)
 
 
 def main(verb: Verb) -> None:
     """Writes the answers for --input to --output, or prints those for the texts of the command line."""
     _check_flags(verb)
+    if verb.name == "search":
+        _search(verb)
+        return
     if not _INPUT.value:
         _show(verb, _open(verb), _typed(verb))
         return
@@ -261,6 +305,72 @@ def _all_of(answers, total, source):
         raise UserError(f"--input={source.path}: {total} lines before, {count} now; expected a file at rest")
 
 
+def _search(verb):
+    """Ranks the documents of --corpus for the queries of --queries, and writes or scores these rankings."""
+    from bert_jax.retrieval import documents as documents_lib
+    from bert_jax.retrieval import ranked
+
+    corpus = _CORPUS.value or ""
+    if _OUTPUT.value:
+        ranked.kind_of(_OUTPUT.value)
+        outputs.check_file("output", _OUTPUT.value)
+    id_column = _ID_COLUMN.value or ""
+    documents = documents_lib.Documents(corpus, "corpus", _COLUMNS["text"].value or "", id_column)
+    contents = documents_lib.scan(documents, f"--corpus={corpus}")
+    queries = ranked.read_queries(
+        _QUERIES.value or corpus, contents.ids, _QRELS.value or "", _QUERY_COLUMN.value or "", id_column
+    )
+    for note in documents.notes:
+        print(f"note: {note}", file=sys.stderr)
+    embedder = _open(verb)
+    prompts = [
+        embedder.prompt_for(task) if flag.value is None else flag.value
+        for task, flag in (("query", _QUERY_PROMPT), ("document", _DOCUMENT_PROMPT))
+    ]
+    from tqdm import tqdm
+
+    from bert_jax.data.tasks import ranking
+    from bert_jax.retrieval import index as index_lib
+
+    folder = _INDEX.value or f"{os.path.normpath(corpus)}.index"
+    hidden = None if files.is_stream(_OUTPUT.value or files.STANDARD) else False
+    with (
+        interruption.end_message(f"--index={folder}: ended; the same command continues it"),
+        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar,
+    ):
+        index = index_lib.build(folder, f"--index={folder}", embedder, documents, contents, prompts[1], bar.update)
+    top_k = flags.FLAGS.top_k or 10
+    depth = max(top_k, ranking.DEPTH) if queries.relevance else top_k
+    with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=hidden) as bar:
+        rankings = ranked.rank(embedder, index, queries, depth, prompts[0], bar.update)
+        if not queries.relevance:
+            ranked.write(_OUTPUT.value or files.STANDARD, rankings, queries, contents.ids, top_k)
+            return
+        rankings = list(rankings)
+    if _OUTPUT.value:
+        ranked.write(_OUTPUT.value, rankings, queries, contents.ids, top_k)
+    stream = sys.stderr if files.is_stream(_OUTPUT.value or "x") else sys.stdout
+    for metric, value in ranked.score(rankings, queries).items():
+        print(f"  {metric:<14}{value:.4f}", file=stream)
+
+
+def _check_search_flags():
+    """Raises UserError for flags of the other verbs, and for missing ones."""
+    files_of_others = [_INPUT, _FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, _TEXT, _TEXT_PAIR, _QUESTION, _CONTEXT]
+    for flag in (*files_of_others, *(flag for name, flag in _COLUMNS.items() if name != "text")):
+        if flag.present:
+            raise UserError(f"--{flag.name}: not a flag of search; expected --corpus and --queries")
+    if not _CORPUS.value:
+        raise UserError("--corpus: missing; expected --corpus=FILE with documents, or a folder in BEIR's layout")
+    if not _QUERIES.value and not os.path.isdir(_CORPUS.value):
+        raise UserError("--queries: missing; expected --queries=FILE, or a folder in BEIR's layout as --corpus")
+    if files.is_stream(_CORPUS.value) and not _INDEX.value:
+        raise UserError(f"--index: missing; expected a folder for the vectors of --corpus={_CORPUS.value}")
+    top_k = flags.FLAGS.top_k
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top_k={top_k}: expected at least 1")
+
+
 def _form(verb, predictor, source):
     """Returns what the answers of a verb hold."""
     from bert_jax.inference import tables
@@ -333,6 +443,9 @@ def _check_flags(verb):
         if flags.FLAGS[name].present:
             others = [other.name for other in VERBS if name in other.options]
             raise UserError(f"--{name}: not a flag of {verb.name}; expected with {' or '.join(others)}")
+    if verb.name == "search":
+        _check_search_flags()
+        return
     fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
               "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None}  # fmt: skip
     typed = [name for name, is_given in fields.items() if is_given]

@@ -22,6 +22,8 @@ CASES = {  # what is typed: what a shell offers
     "bert-jax finetune --config=finetune/ss": ["finetune/sst2"],
     "bert-jax finetune --config.tuning.lora_r": ["--config.tuning.lora_rank="],
     "bert-jax predict fill": ["fill-mask"],
+    "bert-jax predict se": ["search"],
+    "bert-jax mine --sampling=r": ["random"],
     "bert-jax predict embed --dtype=b": ["bfloat16"],
     "bert-jax launch --scale=sm": ["smoke"],
     "bert-jax launch --workdir=exp": ["experiments"],

@@ -1,6 +1,8 @@
 """Embeds texts: one vector for each."""
 
+import hashlib
 import itertools
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -10,14 +12,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.inference import search, windows
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
-from bert_jax.model import projection
+from bert_jax.model import parameters, projection
 from bert_jax.model.pooling import POOLING, pool
 
 _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
+_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names that models give to prompts
+# Keys of config.model that change no vector beyond rounding.
+_NOT_OF_VECTORS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
 
 
 class Embedder(Predictor):
@@ -94,6 +100,7 @@ class Embedder(Predictor):
         except ValueError as error:
             raise UserError(f"pooling: found {', '.join(self._pooling)}: {error}; expected the model's own") from error
         self._size = min(size, self._kept or size)
+        self._fingerprint: str | None = None
         super().__init__(model, dtype=dtype, packing=packing)
         if is_sentence_transformer:
             self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
@@ -102,6 +109,65 @@ class Embedder(Predictor):
     def size(self) -> int:
         """Length of a vector."""
         return self._size
+
+    @property
+    def similarity_kind(self) -> str:
+        """The similarity that the model was made for: "cosine" unless a sentence-transformers model names another."""
+        return self._similarity
+
+    def prompt_for(self, task: str) -> str:
+        """Returns the text that the model's own prompts put before a query or a document; "" for none.
+
+        Args:
+          task: "query" or "document".
+
+        Raises:
+          UserError: the model has modules of their own for this task, which are not computed.
+        """
+        self._check_route(task, task)
+        return prompt_text(self.model, None, self._prompt_named(*_PROMPTS[task]))
+
+    def fingerprint(self) -> str:
+        """Returns a hash of all that a text's vector depends on, but for the dtype: equal for models that embed alike.
+
+        These are the encoder's parameters and configuration, the tokenizer, the pooling and what is around it.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = self._computed_fingerprint()
+        return self._fingerprint
+
+    def _computed_fingerprint(self):
+        usual, digest = config_lib.base().model.to_dict(), hashlib.blake2b(digest_size=16)
+        own = {key: value for key, value in self.model.config.items() if value != usual.get(key)}
+        facts = {
+            "config": {
+                key: value for key, value in own.items() if key not in _NOT_OF_VECTORS and not key.endswith("dropout")
+            },
+            "tokenizer": self.tokenizer.digest(),
+            "frame": str(self.tokenizer.frame),
+            "pooling": self._pooling,
+            "normalize": (self._normalize, self._normalize_again),
+            "length": (self._long, self.max_length),
+            "truncate_dim": self._kept,
+            "include_prompt": self.model.settings.get("include_prompt", True),
+            "layers": [(layer.kind, layer.activation, layer.adds_input) for layer in self._all_layers()],
+        }
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        learned = "task/" if "attention" in self._pooling else "encoder"
+        arrays = parameters.leaves_by_name(self.model.params)
+        arrays = {name: array for name, array in arrays.items() if name.startswith(("encoder", learned))}
+        for number, layer in enumerate(self._all_layers()):
+            arrays |= {f"layer {number} {name}": array for name, array in layer.arrays.items()}
+        if self._layer_weights is not None:
+            arrays["layer weights"] = self._layer_weights
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            digest.update(f"{name} {array.shape} {array.dtype};".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def _all_layers(self):
+        return (*self._token_layers, *self._layers)
 
     def _pooled_size(self, model):
         """Returns the size of pooled vectors, before the layers behind the pooling."""
@@ -196,13 +262,11 @@ class Embedder(Predictor):
         kind = search.check_similarity(kind or self._similarity)
         if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
             raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
-        prompt = query_prompt_name or self._prompt_named("query")
+        prompt = query_prompt_name or self._prompt_named(*_PROMPTS["query"])
         asked, single = self._vectors(queries, "queries", prompt)
         texts: dict[int, str] = {}
         hits: list[list[dict[str, Any]]] = [[] for _ in asked]
-        blocks = self._blocks(
-            corpus, asked.shape[1], texts, prompt_name or self._prompt_named("document", "passage", "corpus")
-        )
+        blocks = self._blocks(corpus, asked.shape[1], texts, prompt_name or self._prompt_named(*_PROMPTS["document"]))
         for places, scores in search.nearest(asked, blocks, int(top_k), kind):
             if texts:
                 kept = set(places.ravel().tolist())

@@ -62,6 +62,7 @@ class Records:
       words: whether an object may have a list of words, as `words`, `tokens` or in the place of its text.
       columns: field -> its key or column in this file, where that has another name; one or more records must have it.
       own: names that the fields have in the model's own training data; they are read too where `columns` is empty.
+      flag: the flag that names the file, for messages.
 
     Raises:
       UserError: in the constructor, if there is no such file or its kind is unknown; while iterating, if a line cannot
@@ -77,6 +78,7 @@ class Records:
         words: bool = False,
         columns: Mapping[str, str] | None = None,
         own: tuple[str, ...] = (),
+        flag: str = "input",
     ):
         self.path = pathlib.Path(path)
         self._fields, self._required = fields, len(fields) - optional
@@ -93,15 +95,16 @@ class Records:
             self._source = pathlib.Path(self._spooled.name)
             kind = kind or self._kind_by_content()
         if not kind and not self.path.is_dir():
-            raise UserError(f"--input={path}: unknown kind of file; expected a name in {_ENDINGS}, or --input_format")
+            also = ", or --input_format" if flag == "input" else ""
+            raise UserError(f"--{flag}={path}: unknown kind of file; expected a name in {_ENDINGS}{also}")
         if not self._source.is_file():
             problem = "not a file" if self.path.exists() else "no such file"
-            raise UserError(f"--input={path}: {problem}; expected texts, in a name in {_ENDINGS}")
+            raise UserError(f"--{flag}={path}: {problem}; expected texts, in a name in {_ENDINGS}")
         if kind == "txt" and self._required > 1:
-            raise UserError(f"--input={path}: one text a line; expected .jsonl or .csv with {_named(fields)}")
+            raise UserError(f"--{flag}={path}: one text a line; expected .jsonl or .csv with {_named(fields)}")
         if kind == "txt" and self._given:
             raise UserError(
-                f"--input={path}: one text a line, which has no column {self._given[0]!r}; expected a table or JSONL"
+                f"--{flag}={path}: one text a line, which has no column {self._given[0]!r}; expected a table or JSONL"
             )
         self.kind = kind
         self._shifts: list[tuple[int, int]] = []  # (example, lines before it that are no examples), where that changes

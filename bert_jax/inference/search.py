@@ -88,6 +88,16 @@ def similarities(first: np.ndarray, second: np.ndarray, kind: str, pairwise: boo
     return np.concatenate(rows).astype(np.float32) if rows else np.zeros((0, len(second)), np.float32)
 
 
+def paired_scores(first: np.ndarray, second: np.ndarray, kind: str) -> np.ndarray:
+    """Returns the similarity of each vector and the one in its own place, float64 [n], as `nearest` computes it.
+
+    Args:
+      first, second: [n, size].
+      kind: one of SIMILARITIES.
+    """
+    return _scores(_scaled(first, kind), _scaled(second, kind), kind)
+
+
 def nearest(
     queries: np.ndarray, blocks: Iterable[np.ndarray], top_k: int, kind: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -111,60 +121,87 @@ def nearest(
     first = 0
     for block in blocks:
         for begin in range(0, len(block), BLOCK):
-            part = _scaled(block[begin : begin + BLOCK], kind)
+            part = _Part(_scaled(block[begin : begin + BLOCK], kind), kind)
             width = min(top_k, scores.shape[1] + len(part))
             new = [np.zeros((len(exact), width), dtype) for dtype in (np.int64, np.float64)]
             for i in range(0, len(exact), _QUERIES):
                 rows = slice(i, i + _QUERIES)
-                own = _best_of_block(exact[rows], single[rows], part, top_k, kind, scores[rows])
-                for row, (columns, values) in enumerate(own, i):
-                    all_places = np.concatenate([places[row], columns + first])
-                    all_scores = np.concatenate([scores[row], values])
-                    order = np.lexsort((all_places, -all_scores))[:width]
-                    new[0][row], new[1][row] = all_places[order], all_scores[order]
+                columns, values = _best_of_part(exact[rows], single[rows], part, top_k, kind, scores[rows])
+                all_places = np.concatenate([places[rows], columns + first], axis=1)
+                all_scores = np.concatenate([scores[rows], values], axis=1)
+                order = np.argsort(-all_scores, axis=1, kind="stable")[:, :width]  # places ascend among equal scores
+                new[0][rows] = np.take_along_axis(all_places, order, axis=1)
+                new[1][rows] = np.take_along_axis(all_scores, order, axis=1)
             places, scores = new
             first += len(part)
         yield places, scores
 
 
-def _best_of_block(exact, single, part, top_k, kind, best):
-    """Returns for each query (columns of a block that may be among its nearest, their scores in float64).
+class _Part:
+    """A part of the corpus, on the host and on the device.
+
+    Attributes:
+      vectors: float64 [m, size], as `_scaled` returns them.
+      padded: float32 [a power of two, size] on the device.
+      largest: the largest length of a vector, or for "manhattan" the largest sum of absolute values.
+    """
+
+    def __init__(self, vectors: np.ndarray, kind: str):
+        padded = np.zeros((_power(len(vectors)), vectors.shape[1]), np.float32)
+        padded[: len(vectors)] = vectors
+        sizes = np.abs(vectors).sum(-1) if kind == "manhattan" else np.sqrt(np.square(vectors).sum(-1))
+        self.vectors, self.padded, self.largest = vectors, jax.device_put(padded), sizes.max(initial=0.0)
+
+    def __len__(self):
+        return len(self.vectors)
+
+
+def _best_of_part(exact, single, part, top_k, kind, best):
+    """Returns the vectors of a part that may be among the nearest of each query.
 
     Args:
       exact, single: queries, float64 and float32 [n, size].
-      part: float64 [m, size].
+      part: the part.
       top_k, kind: see `nearest`.
-      best: float64 [n, k], the best scores before this block.
+      best: float64 [n, k], the best scores before this part.
+
+    Returns:
+      (columns, ascending in each row, int64 [n, j]; their scores, float64 [n, j]). Rows with fewer than j end with
+      scores of -inf.
     """
-    kept = min(len(part), top_k + _SPARE)
-    size = _power(len(part))
-    padded = np.zeros((size, part.shape[1]), np.float32)
-    padded[: len(part)] = part
+    count = len(part)
+    kept = min(count, top_k + _SPARE)
     asked = np.zeros((_power(len(single)), single.shape[1]), np.float32)
     asked[: len(single)] = single
-    values, columns = jax.device_get(_top(asked, padded, len(part), min(size, _power(kept)), kind))
+    least = min(part.padded.shape[0], _power(kept))
+    values, columns = jax.device_get(_top(asked, part.padded, count, least, kind))
     values, columns = values[: len(single), :kept].astype(np.float64), columns[: len(single), :kept]
-    error = _error(exact, part, kind)
+    error = _error(exact, part.largest, kind)
     threshold = np.full(len(exact), -np.inf)
     if best.shape[1] >= top_k:
         threshold = best[:, top_k - 1]
-    if kept >= top_k:  # top_k of this block are at least so near
+    if kept >= top_k:  # top_k of this part are at least so near
         threshold = np.maximum(threshold, _true(values[:, top_k - 1] - error, exact, kind))
     # What was left out has at most the last score that was not.
-    complete = (kept == len(part)) | (_true(values[:, -1] + error, exact, kind) < threshold)
+    complete = (kept == count) | (_true(values[:, -1] + error, exact, kind) < threshold)
     complete &= np.isfinite(values).all(-1)  # numbers beyond float32
     candidates = _true(values + error[:, None], exact[:, None], kind) >= threshold[:, None]
-    answers = []
-    for i in range(len(exact)):
-        own = np.sort(columns[i][candidates[i]]) if complete[i] else np.arange(len(part))
-        answers.append((own, _scores_of(exact[i], part, own, kind)))
-    return answers
+    candidates &= complete[:, None]
+    columns = np.sort(np.where(candidates, columns, count), axis=1)[:, : candidates.sum(1).max(initial=0)]
+    if not complete.all():
+        columns = np.pad(columns, ((0, 0), (0, count - columns.shape[1])), constant_values=count)
+        columns[~complete] = np.arange(count, dtype=columns.dtype)
+    rows, places = np.nonzero(columns < count)
+    scores = np.full(columns.shape, -np.inf)
+    scores[rows, places] = _scores_of(exact, part.vectors, rows, columns[rows, places], kind)
+    return columns.astype(np.int64), scores
 
 
-def _scores_of(query, part, columns, kind):
-    """Returns float64 scores [n] of the vectors of some columns."""
-    step = max(1, _SCORED // max(1, part.shape[1]))
-    scores = [_scores(query, part[columns[i : i + step]], kind) for i in range(0, len(columns), step)]
+def _scores_of(queries, vectors, rows, columns, kind):
+    """Returns the scores of pairs, float64 [n]: of the queries of some rows with the vectors of some columns."""
+    step = max(1, _SCORED // max(1, vectors.shape[1]))
+    slices = [slice(i, i + step) for i in range(0, len(rows), step)]
+    scores = [_scores(queries[rows[part]], vectors[columns[part]], kind) for part in slices]
     return np.concatenate(scores) if scores else np.zeros(0)
 
 
@@ -208,14 +245,20 @@ def _true(scores, queries, kind):
     return -np.sqrt(np.maximum(0.0, np.square(queries).sum(-1) - 2 * scores))
 
 
-def _error(queries, part, kind):
-    """Returns by how much the scores of `_top` may be off, float64 [n]: (size + 8) roundings of their largest terms."""
+def _error(queries, largest, kind):
+    """Returns by how much the scores of `_top` may be off, float64 [n]: (size + 8) roundings of their largest terms.
+
+    Args:
+      queries: float64 [n, size].
+      largest: see `_Part`.
+      kind: one of SIMILARITIES.
+    """
     unit, least = 2.0**-23 * (queries.shape[1] + 8), _SMALLEST * (queries.shape[1] + 8)
     if kind == "manhattan":
-        return least + unit * (np.abs(queries).sum(-1) + np.abs(part).sum(-1).max(initial=0.0))
-    longest, lengths = np.sqrt(np.square(part).sum(-1).max(initial=0.0)), np.sqrt(np.square(queries).sum(-1))
-    error = unit * longest * lengths + least * (1 + longest + lengths)
-    return error + (unit * longest**2 if kind == "euclidean" else 0.0)
+        return least + unit * (np.abs(queries).sum(-1) + largest)
+    lengths = np.sqrt(np.square(queries).sum(-1))
+    error = unit * largest * lengths + least * (1 + largest + lengths)
+    return error + (unit * largest**2 if kind == "euclidean" else 0.0)
 
 
 def _power(number):

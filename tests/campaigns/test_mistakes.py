@@ -6,6 +6,7 @@ rights of a superuser, so that folders which a user may not enter are among the 
 """
 
 import dataclasses
+import json
 import os
 import random
 import re
@@ -17,7 +18,7 @@ import sys
 
 import pytest
 
-from tests.campaigns.workspace import SEED, Command, tries
+from tests.campaigns.workspace import SEED, WORDS, Command, tries
 
 _CRASH = re.compile(r"Traceback|Fatal Python error|Segmentation fault|core dumped|Exception ignored|Aborted")
 _LONGEST = 10.0  # seconds of processor time that a mistake may take to be told
@@ -209,6 +210,31 @@ _FLAGS = {
         "model": _PATHS[:8],
         "pooling": ("", "nonsense", "mean,", "cls,none", "MEAN"),
         "prompt_name": ("none", " "),
+        "output": ("{folder}/x.doc", "{folder}", *_LOCKED),
+    },
+    "search": {
+        "model": _PATHS[:8],
+        "corpus": _PATHS[:12],
+        "queries": _PATHS[:12],
+        "index": ("{folder}", *_LOCKED),
+        "qrels": _PATHS[:8],
+        "top_k": (*_WHOLE, "0"),
+        "id_column": ("none",),
+        "query_column": ("none",),
+        "output": ("{folder}/x.doc", "{folder}", *_LOCKED),
+    },
+    "mine": {
+        "model": _PATHS[:8],
+        "input": _PATHS[:12],
+        "corpus": _PATHS[:12],
+        "anchor": ("none",),
+        "positive": ("none", "text"),
+        "relevance_id": ("none",),
+        "negatives": (*_WHOLE, "0"),
+        "depth": (*_WHOLE, "0", "1"),
+        "skip": (*_WHOLE, "100"),
+        "margin": ("x", "1", "-2", "nan"),
+        "sampling": _CHOICES,
         "output": ("{folder}/x.doc", "{folder}", *_LOCKED),
     },
     "tag": {"model": _PATHS[:8], "text": ("a b",)},
@@ -432,7 +458,16 @@ def all_commands(workspace):
     commands = workspace.commands()
     predict, tuned, run = "bert_jax.predict", workspace.tuned / "out", workspace.run / "out"
     files = [f"--input={workspace.texts}", "--output={here}/out.jsonl"]
+    pairs = workspace.folder / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"anchor": f"a {a}", "positive": f"b {a}"}) + "\n" for a in WORDS), "utf-8")
+    texts = [f"--corpus={workspace.texts}", "--output={here}/out.jsonl"]
     others = [
+        Command(
+            "search",
+            predict,
+            ["search", f"--model={run}", f"--queries={workspace.texts}", "--index={here}/index", *texts],
+        ),
+        Command("mine", "bert_jax.mine", [f"--model={run}", f"--input={pairs}", *texts]),
         Command("classify", predict, ["classify", f"--model={tuned}", *files]),
         Command("embed", predict, ["embed", f"--model={run}", *files]),
         Command("tag", predict, ["tag", f"--model={tuned}", *files]),  # a model of another kind, as for answer

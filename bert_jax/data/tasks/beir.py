@@ -8,7 +8,9 @@ Each file may be compressed (.gz).
 """
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Container, Mapping
 
 from bert_jax import files
 from bert_jax.data.tasks import text_files
@@ -49,28 +51,53 @@ def read(directory: str, key: str, split: str = "test") -> Retrieval:
         raise UserError(f"{key}: {directory} is no folder; expected BEIR's corpus.jsonl, queries.jsonl and qrels/")
     corpus, queries = (_records(_file(folder, name, key)) for name in ("corpus.jsonl", "queries.jsonl"))
     numbers = {name: i for i, name in enumerate(corpus)}
-    path = _file(folder, f"qrels/{split}.tsv", key)
-    relevance: dict[str, dict[int, float]] = {}
-    for number, line in text_files.lines(str(path)):
-        cells = line.rstrip("\r\n").split("\t")
-        if number == 1 and not _is_number(cells[-1]):
-            continue
-        if len(cells) not in (3, 4) or not _is_number(cells[-1]):
-            raise UserError(f"{path} line {number}: found {line.strip()!r}; expected query-id, corpus-id and a score")
-        query, document = cells[0], cells[-2]  # trec's files have a column between
-        if query not in queries:
-            raise UserError(f"{path} line {number}: query {query!r} is not in queries.jsonl")
-        if document not in numbers:
-            raise UserError(f"{path} line {number}: document {document!r} is not in corpus.jsonl")
-        relevance.setdefault(query, {})[numbers[document]] = float(cells[-1])
-    if not relevance:
-        raise UserError(f"{path}: no line; expected query-id, corpus-id and a score")
+    relevance = read_qrels(_file(folder, f"qrels/{split}.tsv", key), queries, numbers)
     return Retrieval(
         [queries[query] for query in relevance],
         list(corpus.values()),
         list(relevance.values()),
         [numbers.get(query, -1) for query in relevance],
     )
+
+
+def read_qrels(
+    path: str | os.PathLike,
+    queries: Container[str],
+    documents: Mapping[str, int],
+    names: tuple[str, str] = ("queries.jsonl", "corpus.jsonl"),
+) -> dict[str, dict[int, float]]:
+    """Returns which documents answer a query: for each query, grade by number of the document.
+
+    Args:
+      path: a file of query-id, corpus-id and score, perhaps with a header, or trec's, with a column between the first
+        two. Columns are separated by tabs, trec's four by any white space.
+      queries: ids of the queries.
+      documents: number of each document by its id.
+      names: what messages call the queries and the documents.
+
+    Raises:
+      UserError: a line is none of these, or names a query or document that is not there; or there is no line.
+    """
+    relevance: dict[str, dict[int, float]] = {}
+    with text_files.reporting(str(path)):
+        for number, line in text_files.lines(str(path)):
+            cells = line.rstrip("\r\n").split("\t")
+            cells = line.split() if len(cells) == 1 and len(line.split()) == 4 else cells
+            if not line.strip() or (number == 1 and not _is_number(cells[-1])):
+                continue
+            if len(cells) not in (3, 4) or not _is_number(cells[-1]):
+                raise UserError(
+                    f"{path} line {number}: found {line.strip()!r}; expected query-id, corpus-id and a score"
+                )
+            query, document = cells[0], cells[-2]  # trec's files have a column between
+            if query not in queries:
+                raise UserError(f"{path} line {number}: query {query!r} is not in {names[0]}")
+            if document not in documents:
+                raise UserError(f"{path} line {number}: document {document!r} is not in {names[1]}")
+            relevance.setdefault(query, {})[documents[document]] = float(cells[-1])
+    if not relevance:
+        raise UserError(f"{path}: no line; expected query-id, corpus-id and a score")
+    return relevance
 
 
 def _file(folder, name, key):

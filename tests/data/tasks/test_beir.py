@@ -63,3 +63,14 @@ def test_missing_files(tmp_path):
     (tmp_path / "task" / "corpus.jsonl").write_text('{"_id": "d1", "body": "x"}\n')
     with pytest.raises(UserError, match=r"corpus\.jsonl line 1: expected _id and text; found _id, body"):
         beir.read(folder, "config.task.held_out")
+
+
+def test_qrels_of_trec_and_blank_lines_are_read(tmp_path):
+    (tmp_path / "trec.txt").write_text("q1 0 d1 2\n\nq1 0 d2 0\n")
+    (tmp_path / "beir.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
+    for name in ("trec.txt", "beir.tsv"):
+        assert beir.read_qrels(tmp_path / name, {"q1"}, {"d1": 0, "d2": 1}) == {"q1": {0: 2.0, 1: 0.0}}
+    with pytest.raises(UserError, match=r"absent.tsv: No such file or directory; expected a readable file"):
+        beir.read_qrels(tmp_path / "absent.tsv", {"q1"}, {})
+    with pytest.raises(UserError, match="beir.tsv line 2: query 'q1' is not in --queries"):
+        beir.read_qrels(tmp_path / "beir.tsv", {"q2"}, {}, ("--queries", "--corpus"))

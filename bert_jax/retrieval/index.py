@@ -1,0 +1,218 @@
+"""Keeps the vectors of a corpus in a file that is filled block by block, and goes on after a kill.
+
+    DIR/vectors.npy  float32 [documents, size], which numpy.load(..., mmap_mode="r") opens
+    DIR/ids.txt      the id of each of them, one a line
+    DIR/index.json   what the vectors are of, and how many are finished
+
+A block's vectors depend on its texts alone, so those of an index that was continued are those of one that never ended
+early, to the bit.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bert_jax import files, outputs
+from bert_jax.errors import UserError
+from bert_jax.inference import search
+from bert_jax.inference.embed import Embedder
+from bert_jax.retrieval.documents import Contents
+
+VECTORS, IDS, DESCRIPTION = "vectors.npy", "ids.txt", "index.json"
+BLOCK = search.BLOCK  # documents that are embedded between two marks of progress
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """The vectors of a corpus.
+
+    Attributes:
+      ids: id of each document.
+      vectors: float32 [documents, size], mapped from the file.
+    """
+
+    ids: tuple[str, ...]
+    vectors: np.ndarray
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yields the vectors in order, [at most BLOCK, size] at a time."""
+        for first in range(0, len(self.vectors), BLOCK):
+            yield np.asarray(self.vectors[first : first + BLOCK])
+
+
+def build(
+    folder: str | os.PathLike,
+    name: str,
+    embedder: Embedder,
+    documents: Iterable[tuple[str, str]],
+    contents: Contents,
+    prompt: str,
+    done: Callable[[int], object] = lambda count: None,
+) -> Index:
+    """Embeds the documents that an index lacks, all of them where there is none yet, and opens it.
+
+    Args:
+      folder: the index's folder, which is made.
+      name: what the user calls it, such as "--index=DIR", for messages.
+      embedder: the model.
+      documents: pairs of id and text; iterated once, unless the index is whole.
+      contents: their ids and digest.
+      prompt: text put before each document.
+      done: called with the number of newly finished documents, first with those that the index has already.
+
+    Raises:
+      UserError: the folder holds something else, an index of another model, prompt or corpus, a damaged one, or one
+        that another process is writing; or a text cannot be embedded.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{name}: a file; expected a folder")
+    wanted = {
+        "format": _FORMAT,
+        "model": embedder.model.name,
+        "fingerprint": embedder.fingerprint(),
+        "prompt": prompt,
+        "corpus": contents.digest,
+        "count": len(contents.ids),
+        "size": embedder.size,
+        "similarity": embedder.similarity_kind,
+    }
+    with _reporting(name):
+        folder.mkdir(parents=True, exist_ok=True)
+        if _begun(folder, name, wanted) == len(contents.ids):  # nothing is written, so that others may own it
+            done(len(contents.ids))
+        else:
+            with _locked(folder, name):
+                finished = _begun(folder, name, wanted)
+                if finished is None:
+                    _begin(folder, wanted, contents)
+                    finished = 0
+                done(finished)
+                _fill(folder, name, embedder, documents, wanted, finished, done)
+        vectors = _opened(folder, name, wanted, "r")
+    return Index(tuple(contents.ids), vectors)
+
+
+def _begun(folder, name, wanted) -> int | None:
+    """Returns how many documents an index has; None where it has not begun."""
+    if not (folder / DESCRIPTION).exists():
+        strange = [
+            entry for entry in os.listdir(folder) if not outputs.is_leftover(entry) and entry not in (VECTORS, IDS)
+        ]
+        if strange:
+            raise UserError(f"{name}: holds {sorted(strange)[0]} and no index; expected a new or empty folder")
+        return None
+    try:
+        stored: Mapping[str, Any] = json.loads((folder / DESCRIPTION).read_text("utf-8"))
+        finished = int(stored["finished"])
+        if any(not isinstance(stored[key], type(value)) for key, value in wanted.items()):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{name}: {DESCRIPTION} is damaged; expected an index (remove the folder)") from error
+    _check_same(name, stored, wanted)
+    if not 0 <= finished <= wanted["count"]:
+        raise UserError(f"{name}: {DESCRIPTION} is damaged: {finished} documents finished; expected at most "
+                        f"{wanted['count']} (remove the folder)")  # fmt: skip
+    _opened(folder, name, wanted, "r")
+    return finished
+
+
+def _check_same(name, stored, wanted):
+    """Raises UserError where an index is not of this model, prompt and corpus."""
+    other = "expected the same, or another folder"
+    if stored["format"] != wanted["format"]:
+        raise UserError(f"{name}: an index of format {stored['format']}; expected {wanted['format']}")
+    if stored["fingerprint"] != wanted["fingerprint"]:
+        raise UserError(
+            f"{name}: holds vectors of the model {stored['model']} (fingerprint {stored['fingerprint'][:12]}), but "
+            f"--model={wanted['model']} has {wanted['fingerprint'][:12]} (of its parameters, tokenizer, pooling and "
+            f"longest text); {other}"
+        )
+    if stored["prompt"] != wanted["prompt"]:
+        raise UserError(
+            f"{name}: its documents have the prompt {stored['prompt']!r}; found {wanted['prompt']!r}; {other}"
+        )
+    if stored["corpus"] != wanted["corpus"]:
+        raise UserError(
+            f"{name}: holds vectors of another corpus, or the corpus has changed since ({stored['count']:,} documents "
+            f"with digest {stored['corpus'][:12]}; found {wanted['count']:,} with {wanted['corpus'][:12]}); {other}"
+        )
+
+
+def _begin(folder, wanted, contents):
+    """Writes an index without vectors; its description comes last."""
+    shape = (len(contents.ids), wanted["size"])
+    vectors = np.lib.format.open_memmap(folder / VECTORS, mode="w+", dtype="<f4", shape=shape)
+    vectors.flush()
+    if hasattr(os, "posix_fallocate"):  # a full disk shows now: who writes to a mapped file is not told of it
+        with open(folder / VECTORS, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    files.atomic_write(folder / IDS, "".join(f"{key}\n" for key in contents.ids))
+    files.write_json(folder / DESCRIPTION, wanted | {"finished": 0})
+
+
+def _fill(folder, name, embedder, documents, wanted, finished, done):
+    """Embeds the documents from number `finished` on, and marks each block that has reached the disk."""
+    vectors = _opened(folder, name, wanted, "r+")
+    remaining = itertools.islice(iter(documents), finished, None)
+    while block := list(itertools.islice(remaining, BLOCK)):
+        stop = finished + len(block)
+        if stop > wanted["count"]:
+            break
+        texts = [(text,) for _, text in block]
+        rows = embedder.stream(
+            texts, lambda i, block=block: f"document {block[i][0]}", done, True, prompt=wanted["prompt"]
+        )
+        for number, vector in enumerate(rows, finished):
+            vectors[number] = vector
+        finite = np.isfinite(vectors[finished:stop]).all(-1)
+        if not finite.all():
+            key = block[int(np.flatnonzero(~finite)[0])][0]
+            raise UserError(f"document {key}: its vector is not finite; expected numbers (--dtype=float32?)")
+        vectors.flush()
+        finished = stop
+        files.write_json(folder / DESCRIPTION, wanted | {"finished": finished})
+    if finished != wanted["count"]:
+        raise UserError(f"{name}: the corpus has changed while it was read; expected a file at rest")
+
+
+def _opened(folder, name, wanted, mode):
+    """Opens the file of the vectors."""
+    try:
+        vectors = np.load(folder / VECTORS, mmap_mode=mode)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{name}: {VECTORS} is missing or damaged; expected an index (remove the folder)") from error
+    if vectors.shape != (wanted["count"], wanted["size"]) or vectors.dtype != np.float32:
+        raise UserError(
+            f"{name}: {VECTORS} holds {vectors.dtype} {list(vectors.shape)}; expected float32 "
+            f"[{wanted['count']}, {wanted['size']}] (remove the folder)"
+        )
+    return vectors
+
+
+@contextlib.contextmanager
+def _locked(folder, name):
+    try:
+        with files.lock(folder / "lock"):
+            yield
+    except BlockingIOError as error:
+        raise UserError(f"{name}: another process is writing it; expected to be alone") from error
+    except files.NoLocksError:
+        yield
+
+
+@contextlib.contextmanager
+def _reporting(name):
+    """Turns the errors of writing into UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{name}: cannot be written: {error.strerror or error}") from error

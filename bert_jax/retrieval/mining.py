@@ -1,0 +1,405 @@
+"""Finds hard negatives for pairs of texts: documents that a model ranks high for an anchor and that do not answer it.
+
+The documents that are near an anchor are ranked by a model; those that are known to answer it are left out. Of the
+ranks that are then looked at, those within a margin of the positive are taken for answers that nobody has marked (false
+negatives), as in NV-Retriever (Moreira et al. 2024, "positive-aware mining").
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bert_jax import files
+from bert_jax.config import finetuning as finetuning_config
+from bert_jax.data import hashing
+from bert_jax.data.tasks import records
+from bert_jax.data.tasks.labels import kind_of
+from bert_jax.errors import UserError
+from bert_jax.inference import search
+from bert_jax.inference.embed import Embedder
+from bert_jax.retrieval import index as index_lib
+from bert_jax.retrieval.documents import Contents, scan
+
+NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
+RECORDS = 4096  # records whose negatives are found together, which a kill may cost
+_KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Says which documents are an anchor's hard negatives.
+
+    Attributes:
+      count: how many of them are taken.
+      skip, depth: ranks that are looked at: after the first `skip`, down to `depth`. A rank counts the documents that
+        are not known to answer the anchor.
+      margin: how far below the lowest score of the anchor's positives a negative's score must be, as a share of that
+        score's size; 0 for no further than there.
+      max_score, min_score: bounds of a negative's score; None for none.
+      sampling: "top" takes the highest ranks, "random" draws among those that are left.
+      seed: of the draw.
+    """
+
+    count: int = 3
+    skip: int = 0
+    depth: int = 100
+    margin: float | None = 0.05
+    max_score: float | None = None
+    min_score: float | None = None
+    sampling: str = "top"
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Anchors and what answers them.
+
+    Attributes:
+      anchors, positives: text of each record.
+      rows: each record as it came in, by column.
+      known: for each anchor's text, the texts that are known to answer it, its own positives first.
+      own: for each anchor's text, how many of `known` are its own positives.
+      notes: lines for the user about how the file was read.
+    """
+
+    anchors: Sequence[str]
+    positives: Sequence[str]
+    rows: Sequence[Mapping[str, Any]]
+    known: Mapping[str, Sequence[str]]
+    own: Mapping[str, int]
+    notes: Sequence[str] = ()
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts what mining found.
+
+    Attributes:
+      records, negatives: how many.
+      without: records without a negative.
+      short: records with fewer negatives than were wanted, those without among them.
+      too_near: documents in the ranks looked at that the margin or the highest score excluded.
+      positive_sum, negative_sum: sums of scores, of a positive for each record and of all negatives.
+    """
+
+    records: int = 0
+    negatives: int = 0
+    without: int = 0
+    short: int = 0
+    too_near: int = 0
+    positive_sum: float = 0.0
+    negative_sum: float = 0.0
+
+    def add(self, other: Mapping[str, float]) -> None:
+        """Adds the counts of some records."""
+        for name, value in other.items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def read_pairs(spec: str, anchor: str, positive: str, relevance_id: str = "") -> Pairs:
+    """Reads pairs, as fine-tuning does.
+
+    Args:
+      spec: files, or tfds: or hf:NAME[/CONFIG]:SPLIT, as config.task.train takes them.
+      anchor, positive: their columns.
+      relevance_id: column whose value anchors share that have the same answers; "": none.
+
+    Raises:
+      UserError: a file or a column is missing, or a text is none or empty.
+    """
+    config = finetuning_config.base()
+    config.task.name = "embedding"
+    names = [name for name in (anchor, positive, relevance_id) if name]
+    if len({*names}) < len(names) or not (anchor and positive):
+        raise UserError(
+            f"--anchor={anchor}, --positive={positive}, --relevance_id={relevance_id}: expected a column each"
+        )
+    try:
+        table = records.read(spec, "--input", config.task, names, keep=True)
+    except UserError as error:
+        message = str(error)
+        for old, new in _KEYS.items():
+            message = message.replace(old, new)
+        raise UserError(message) from error
+    for name in (anchor, positive):
+        for number, text in enumerate(table.columns[name]):
+            if not isinstance(text, str) or not text.strip():
+                shown = "is empty" if isinstance(text, str) else f"holds {kind_of(text)}"
+                raise UserError(f"{table.where(number)}: {name!r} {shown}; expected text")
+    anchors, positives = table.columns[anchor], table.columns[positive]
+    others = table.others or [{}] * len(anchors)
+    rows = [
+        {name: files.jsonable(table.columns[name][number]) for name in names} | dict(others[number])
+        for number in range(len(anchors))
+    ]
+    groups = table.columns[relevance_id] if relevance_id else [None] * len(anchors)
+    return Pairs(anchors, positives, rows, *_known(anchors, positives, groups), table.notes)
+
+
+def _known(anchors, positives, groups):
+    """Returns (the known answers of each anchor's text, its own positives first; how many of these are its own)."""
+    own: dict[str, dict[str, None]] = {}
+    of_group: dict[str, dict[str, None]] = {}
+    groups_of: dict[str, dict[str, None]] = {}
+    for anchor, positive, group in zip(anchors, positives, groups, strict=True):
+        own.setdefault(anchor, {})[positive] = None
+        if group not in (None, ""):
+            of_group.setdefault(str(group), {})[positive] = None
+            groups_of.setdefault(anchor, {})[str(group)] = None
+    known = {}
+    for anchor, texts in own.items():
+        shared = (of_group[group] for group in groups_of.get(anchor, ()))
+        known[anchor] = tuple(dict.fromkeys(itertools.chain(texts, *shared)))
+    return known, {anchor: len(texts) for anchor, texts in own.items()}
+
+
+def mine(
+    embedder: Embedder,
+    pairs: Pairs,
+    corpus: Iterable[tuple[str, str]] | None,
+    output: str | os.PathLike,
+    rule: Rule,
+    prompts: tuple[str, str] | None = None,
+    index: str = "",
+    progress: Callable[[str, int], Callable[[int], object]] = lambda unit, total: lambda count: None,
+) -> Tally:
+    """Writes pairs with their hard negatives, a JSON object a line, to a file that appears once it is whole.
+
+    Each record comes back with `negatives` (a list of texts), `positive_score` and `negative_scores`. What a killed
+    call has finished lies in the folder OUTPUT.mining, from which the next one for the same output goes on; its result
+    is the same to the bit. The texts are held in memory, the vectors are not.
+
+    Args:
+      embedder: the model that ranks.
+      pairs: anchors and positives.
+      corpus: pairs of id and text among which negatives are sought; None: the positives of all pairs.
+      output: the file; a .gz is compressed.
+      rule: which documents are negatives.
+      prompts: texts put before anchors and documents; None: the model's own.
+      index: folder in which the vectors of the documents stay, as those of `predict search` do; "": OUTPUT.mining,
+        which is removed at the end.
+      progress: called with a unit and a total; returns what is called with numbers of newly finished ones.
+
+    Returns:
+      Counts of what was found.
+
+    Raises:
+      UserError: the folder's vectors are of another model, no record got a negative, or a file cannot be written.
+    """
+    check_rule(rule)
+    prompts = prompts or (embedder.prompt_for("query"), embedder.prompt_for("document"))
+    folder = pathlib.Path(f"{os.fspath(output)}.mining")
+    documents = _unique(corpus) if corpus is not None else {}
+    if corpus is None:
+        documents = {text: str(number) for number, text in enumerate(dict.fromkeys(pairs.positives))}
+    vectors = _Vectors(embedder, folder, progress)
+    index_folder = index or folder / "documents"
+    of_documents = vectors.index_of(
+        index_folder, [(key, text) for text, key in documents.items()], prompts[1], "document"
+    )
+    others = [text for text in dict.fromkeys(pairs.positives) if text not in documents]
+    of_others = vectors.index_of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
+    of_anchors = vectors.index_of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
+    miner = _Miner(pairs, list(documents), others, of_documents, of_others, of_anchors, rule, embedder.similarity_kind)
+    facts = [vectors.digests, dataclasses.asdict(rule), _digest(pairs), embedder.fingerprint(), prompts]
+    _keep_parts_of(folder / "parts", json.dumps(facts))
+    tally, report = Tally(), progress("record", len(pairs.rows))
+    paths = []
+    for first in range(0, len(pairs.rows), RECORDS):
+        paths.append(folder / "parts" / f"{first // RECORDS:06}.jsonl")
+        chosen = range(first, min(first + RECORDS, len(pairs.rows)))
+        tally.add(_made(paths[-1], miner, chosen, rule.count))
+        report(len(chosen))
+    if not tally.negatives:
+        raise UserError(
+            f"--depth={rule.depth}: no record has a negative in ranks {rule.skip + 1} to {rule.depth}; expected more "
+            "documents, a larger --depth, or a smaller --margin"
+        )
+    _join(output, paths)
+    shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def check_rule(rule: Rule) -> None:
+    """Raises UserError for a rule that no document can meet."""
+    if rule.count < 1:
+        raise UserError(f"--negatives={rule.count}: expected at least 1")
+    if rule.skip < 0:
+        raise UserError(f"--skip={rule.skip}: expected at least 0")
+    if rule.depth < rule.skip + rule.count:
+        raise UserError(
+            f"--depth={rule.depth}: leaves {max(0, rule.depth - rule.skip)} ranks after --skip={rule.skip}; expected "
+            f"at least {rule.skip + rule.count}, room for --negatives={rule.count}"
+        )
+    if rule.margin is not None and not 0 <= rule.margin < 1:
+        raise UserError(f"--margin={rule.margin:g}: expected a share from 0 to below 1")
+    for name in ("max_score", "min_score"):
+        value = getattr(rule, name)
+        if value is not None and not np.isfinite(value):
+            raise UserError(f"--{name}={value}: expected a number")
+    if rule.max_score is not None and rule.min_score is not None and rule.min_score > rule.max_score:
+        raise UserError(f"--min_score={rule.min_score:g}: above --max_score={rule.max_score:g}; expected at most that")
+
+
+class _Vectors:
+    """Makes the indices that mining needs."""
+
+    def __init__(self, embedder, folder, progress):
+        self._embedder, self._folder, self._progress = embedder, folder, progress
+        self.digests: list[str] = []
+
+    def index_of(self, folder, texts: Sequence[tuple[str, str]], prompt: str, unit: str) -> index_lib.Index:
+        """Returns the vectors of texts with ids, made or continued in a folder."""
+        contents: Contents = scan(texts, "--corpus" if unit == "document" else "--input")
+        self.digests.append(contents.digest)
+        own = self._folder in pathlib.Path(folder).parents
+        name = f"{self._folder} (of a call that was ended)" if own else f"--index={folder}"
+        report = self._progress(unit, len(texts))
+        return index_lib.build(folder, name, self._embedder, texts, contents, prompt, report)
+
+
+class _Miner:
+    """Finds the negatives of some records at a time."""
+
+    def __init__(self, pairs, documents, others, of_documents, of_others, of_anchors, rule, kind):
+        self._pairs, self._documents, self._rule, self._kind = pairs, documents, rule, kind
+        self._of_documents, self._of_others, self._of_anchors = of_documents, of_others, of_anchors
+        self._numbers = {text: number for number, text in enumerate(documents)}
+        self._other_numbers = {text: number for number, text in enumerate(others)}
+        self._anchor_numbers = {text: number for number, text in enumerate(pairs.known)}
+
+    def lines(self, chosen: Sequence[int]) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yields the output of each record, and how many documents were too near to its positive."""
+        anchors = list(dict.fromkeys(self._pairs.anchors[number] for number in chosen))
+        vectors = np.asarray(self._of_anchors.vectors[[self._anchor_numbers[anchor] for anchor in anchors]])
+        excluded = [self._excluded(anchor) for anchor in anchors]
+        depth = min(len(self._documents), self._rule.depth + max(map(len, excluded)))
+        *_, (places, scores) = search.nearest(vectors, self._of_documents.blocks(), depth, self._kind)
+        answers = {}
+        for i, anchor in enumerate(anchors):
+            positives = self._positive_scores(anchor, vectors[i])
+            kept = ~np.isin(places[i], list(excluded[i]))
+            window = slice(self._rule.skip, self._rule.depth)
+            window_places, window_scores = places[i][kept][window], scores[i][kept][window]
+            fits, too_near = self._fitting(window_scores, min(positives.values()))
+            picked = self._picked(anchor, np.flatnonzero(fits))
+            answers[anchor] = positives, window_places[picked], window_scores[picked], too_near
+        for number in chosen:
+            positives, negatives, negative_scores, too_near = answers[self._pairs.anchors[number]]
+            row = self._pairs.rows[number]
+            names = records.output_names(row, (NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES))
+            line = {names[name]: value for name, value in row.items()}
+            line[NEGATIVES] = files.jsonable([self._documents[place] for place in negatives.tolist()])
+            line[POSITIVE_SCORE] = positives[self._pairs.positives[number]]
+            line[NEGATIVE_SCORES] = negative_scores.tolist()
+            yield line, too_near
+
+    def _excluded(self, anchor):
+        """Returns the numbers of the documents that are no negatives: the known answers and the anchor's own text."""
+        texts = (*self._pairs.known[anchor], anchor)
+        return {self._numbers[text] for text in texts if text in self._numbers}
+
+    def _positive_scores(self, anchor, vector):
+        """Returns the score of each of an anchor's own positives."""
+        texts = self._pairs.known[anchor][: self._pairs.own[anchor]]
+        rows = [
+            self._of_documents.vectors[self._numbers[text]]
+            if text in self._numbers
+            else self._of_others.vectors[self._other_numbers[text]]
+            for text in texts
+        ]
+        scores = search.paired_scores(np.broadcast_to(vector, (len(rows), len(vector))), np.stack(rows), self._kind)
+        return dict(zip(texts, scores.tolist(), strict=True))
+
+    def _fitting(self, scores, positive):
+        """Returns which scores are a negative's, bool [n], and how many are too high for that."""
+        rule = self._rule
+        highest = np.inf if rule.margin is None else positive - rule.margin * abs(positive)
+        highest = min(highest, np.inf if rule.max_score is None else rule.max_score)
+        lowest = -np.inf if rule.min_score is None else rule.min_score
+        return (scores <= highest) & (scores >= lowest), int((scores > highest).sum())
+
+    def _picked(self, anchor, ranks):
+        """Returns the ranks that are taken, in order."""
+        if self._rule.sampling == "random" and len(ranks) > self._rule.count:
+            key = hashing.fold("negatives", self._rule.seed, anchor)
+            draws = hashing.draw(key, np.arange(len(ranks), dtype=np.uint64))
+            return np.sort(ranks[np.argsort(draws, kind="stable")[: self._rule.count]])
+        return ranks[: self._rule.count]
+
+
+def _made(path, miner, chosen, wanted):
+    """Returns the counts of a part's records, which are found and written where the part is missing."""
+    counts = path.with_suffix(".json")
+    if path.exists() and counts.exists():
+        return json.loads(counts.read_text("utf-8"))
+    tally = Tally()
+    lines = []
+    for line, too_near in miner.lines(chosen):
+        count = len(line[NEGATIVES])
+        tally.records += 1
+        tally.negatives += count
+        tally.without += not count
+        tally.short += count < wanted
+        tally.too_near += too_near
+        tally.positive_sum += line[POSITIVE_SCORE]
+        tally.negative_sum += sum(line[NEGATIVE_SCORES])
+        lines.append(files.json_line(line) + "\n")
+    files.atomic_write(path, "".join(lines))
+    files.write_json(counts, dataclasses.asdict(tally))
+    return dataclasses.asdict(tally)
+
+
+def _keep_parts_of(folder, facts):
+    """Makes the folder of the finished parts, and removes parts that were made of other facts."""
+    digest = hashlib.blake2b(facts.encode(), digest_size=16).hexdigest()
+    mark = folder / "of.txt"
+    if not mark.exists() or mark.read_text("utf-8") != digest:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.atomic_write(mark, digest)
+
+
+def _join(output, paths):
+    """Writes the parts, one after the other, to the output."""
+    with files.atomic_open(output, "wb") as file:
+        if not str(output).endswith(".gz"):
+            _copy(paths, file)
+            return
+        with gzip.GzipFile(fileobj=file, mode="wb", filename="", mtime=0) as compressed:
+            _copy(paths, compressed)
+
+
+def _copy(paths, target):
+    for path in paths:
+        with path.open("rb") as part:
+            shutil.copyfileobj(part, target)
+
+
+def _unique(corpus):
+    """Returns the id of each different text, that of the first document that has it; empty texts are left out."""
+    documents: dict[str, str] = {}
+    for key, text in corpus:
+        if text.strip():
+            documents.setdefault(text, key)
+    return documents
+
+
+def _numbered(texts):
+    return [(str(number), text) for number, text in enumerate(texts)]
+
+
+def _digest(pairs):
+    digest = hashlib.blake2b(digest_size=16)
+    for row in pairs.rows:
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,176 @@
+"""Finds the documents of a corpus that are nearest to queries, and writes and scores these rankings."""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from bert_jax import files
+from bert_jax.data.tasks import beir, ranking
+from bert_jax.errors import UserError
+from bert_jax.inference import records, search
+from bert_jax.inference.embed import Embedder
+from bert_jax.retrieval.documents import Documents, is_beir, scan
+from bert_jax.retrieval.index import Index
+
+KINDS = ("jsonl", "tsv", "trec")
+_QUERIES = 4096  # queries that are ranked together: the corpus is read once for each so many
+
+
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """Queries, and perhaps which documents answer them.
+
+    Attributes:
+      ids, texts: of each query.
+      relevance: for each query, grade by number of the document, {} for one without judgements; () where there are
+        none at all.
+      same: for each query, the number of the document of the same id, which is left out of its ranking, as BEIR does,
+        or -1; () where none is left out.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    relevance: Sequence[Mapping[int, float]] = ()
+    same: Sequence[int] = ()
+
+
+def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column: str, id_column: str) -> Queries:
+    """Reads queries, and which documents answer them.
+
+    Args:
+      path: a file, or a folder in BEIR's layout, of which the queries with judgements alone are read, if there are any.
+      ids: ids of the documents.
+      qrels: the file of judgements; "": that of the folder (qrels/test.tsv), or none.
+      column, id_column: see `Documents`.
+
+    Raises:
+      UserError: there is no query, one is empty, two have the same id, or the judgements name an unknown one.
+    """
+    documents = Documents(path, "queries", column, id_column)
+    texts = {}
+    for number, (key, text) in enumerate(documents):
+        if not text.strip():
+            raise UserError(f"{documents.where(number)}: empty; expected the text of a query")
+        texts.setdefault(key, text)
+    scan(documents, f"--queries={path}")
+    folder_file = next(filter(pathlib.Path.is_file, _qrels_of(path)), None) if is_beir(path) else None
+    judged = qrels or folder_file
+    if not judged:
+        return Queries(tuple(texts), tuple(texts.values()))
+    numbers = {key: number for number, key in enumerate(ids)}
+    relevance = beir.read_qrels(judged, texts, numbers, ("--queries", "--corpus"))
+    if not is_beir(path):
+        return Queries(tuple(texts), tuple(texts.values()), tuple(relevance.get(key, {}) for key in texts))
+    same = tuple(numbers.get(key, -1) for key in relevance)
+    return Queries(tuple(relevance), tuple(texts[key] for key in relevance), tuple(relevance.values()), same)
+
+
+def rank(
+    embedder: Embedder,
+    index: Index,
+    queries: Queries,
+    depth: int,
+    prompt: str,
+    done: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the nearest documents of each query, in order: their numbers, int64 [k], and scores, float64 [k].
+
+    Args:
+      embedder: the model that made the index.
+      index: the vectors of the corpus.
+      queries: the queries.
+      depth: how many documents are wanted; all, where there are fewer.
+      prompt: text put before each query.
+      done: called with the number of newly ranked queries.
+    """
+    excluded = queries.same or [-1] * len(queries.texts)
+    for first in range(0, len(queries.texts), _QUERIES):
+        texts = [(text,) for text in queries.texts[first : first + _QUERIES]]
+        names = queries.ids[first : first + _QUERIES]
+        vectors = np.stack(list(embedder.stream(texts, lambda i, names=names: f"query {names[i]}", prompt=prompt)))
+        spare = int(any(number >= 0 for number in excluded[first : first + _QUERIES]))
+        *_, (places, scores) = search.nearest(vectors, index.blocks(), depth + spare, embedder.similarity_kind)
+        for row, row_scores, own in zip(places, scores, excluded[first:], strict=False):
+            kept = row != own
+            yield row[kept][:depth], row_scores[kept][:depth]
+        done(len(texts))
+
+
+def kind_of(output: str | os.PathLike) -> str:
+    """Returns the format of a file of rankings by its name, one of KINDS; JSONL for "-".
+
+    Raises:
+      UserError: the ending is none of theirs.
+    """
+    if files.is_stream(output):
+        return "jsonl"
+    ending = pathlib.Path(os.fspath(output).lower().removesuffix(".gz")).suffix.removeprefix(".")
+    kind = {"run": "trec"}.get(ending, ending)
+    if kind not in KINDS:
+        raise UserError(f"--output={output}: unknown kind of file; expected .jsonl, .tsv or .trec, which may be .gz")
+    return kind
+
+
+def write(
+    output: str | os.PathLike,
+    rankings: Iterable[tuple[np.ndarray, np.ndarray]],
+    queries: Queries,
+    ids: Sequence[str],
+    top_k: int,
+    tag: str = "bert_jax",
+) -> None:
+    """Writes the first documents of rankings, a line each, to a file that appears once it is whole; "-" prints them.
+
+    Args:
+      output: the file; its ending says the format: .jsonl, .tsv (with a header) or .trec.
+      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k]; see `rank`.
+      queries: the queries.
+      ids: ids of the documents.
+      top_k: documents of each query that are written.
+      tag: name of the run in trec's format.
+
+    Raises:
+      UserError: the file cannot be written, or the format cannot hold an id.
+    """
+    kind = kind_of(output)
+    if kind == "trec":
+        for name in itertools.chain(queries.ids, ids):
+            if not name or any(character.isspace() for character in name):
+                raise UserError(
+                    f"--output={output}: id {name!r} is empty or holds a space, which stands between trec's columns; "
+                    "expected .jsonl or .tsv"
+                )
+    with records.line_writer(output) as put:
+        if kind == "tsv":
+            put("query-id\tdocument-id\trank\tscore")
+        for query, (places, scores) in zip(queries.ids, rankings, strict=True):
+            pairs = zip(places[:top_k].tolist(), scores[:top_k].tolist(), strict=True)
+            for number, (place, score) in enumerate(pairs, 1):
+                if kind == "jsonl":
+                    line = {"query": query, "document": ids[place], "rank": number, "score": score}
+                    put(files.json_line(files.jsonable(line)))
+                elif kind == "tsv":
+                    put(f"{query}\t{ids[place]}\t{number}\t{score}")
+                else:
+                    put(f"{query} Q0 {ids[place]} {number} {score} {tag}")
+
+
+def score(rankings: Sequence[tuple[np.ndarray, np.ndarray]], queries: Queries) -> dict[str, float]:
+    """Returns ranking.METRICS of rankings that are ranking.DEPTH documents deep, or hold the whole corpus.
+
+    Args:
+      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k]; see `rank`.
+      queries: the queries, with `relevance`.
+    """
+    ranked = np.full((len(rankings), ranking.DEPTH), -1, np.int64)
+    for row, (places, _) in zip(ranked, rankings, strict=True):
+        row[: len(places)] = places[: ranking.DEPTH]
+    return ranking.score(ranked, queries.relevance)
+
+
+def _qrels_of(folder):
+    return (pathlib.Path(folder) / "qrels" / name for name in ("test.tsv", "test.tsv.gz"))

@@ -1,0 +1,55 @@
+"""Ids and texts of corpora and queries, and what is refused in them."""
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from bert_jax.errors import UserError
+from bert_jax.retrieval.documents import Documents, scan
+from tests.retrieval.conftest import write_lines
+
+
+def test_ids_and_texts_of_every_kind_of_file(tmp_path):
+    rows = [{"_id": 7, "title": "Head", "text": "ab cd"}, {"_id": "x", "title": "", "text": "ef"}]
+    expected = [("7", "Head ab cd"), ("x", "ef")]
+    write_lines(tmp_path / "corpus.jsonl", rows)
+    assert list(Documents(tmp_path / "corpus.jsonl", "corpus")) == list(Documents(tmp_path, "corpus")) == expected
+    (tmp_path / "table.csv").write_text("id,title,text\n7,Head,ab cd\nx,,ef\n")
+    assert list(Documents(tmp_path / "table.csv", "corpus")) == expected
+    assert list(Documents(tmp_path / "table.csv", "queries")) == [("7", "ab cd"), ("x", "ef")]
+    assert list(Documents(tmp_path / "table.csv", "queries", "title", "text"))[0] == ("ab cd", "Head")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[1:]), tmp_path / "table.parquet")
+    assert list(Documents(tmp_path / "table.parquet", "corpus")) == expected[1:]
+    (tmp_path / "lines.txt").write_text("ab cd\n\nef\n")
+    documents = Documents(tmp_path / "lines.txt", "corpus")
+    assert list(documents) == list(documents) == [("0", "ab cd"), ("1", "ef")]
+    assert documents.where(1).endswith("lines.txt:3") and "1 lines hold nothing" in documents.notes[0]
+
+
+def test_the_digest_is_that_of_ids_and_texts(tmp_path):
+    one, other = [("a", "x"), ("b", "y")], [("a", "x"), ("b", "z")]
+    contents = scan(one, "--corpus")
+    assert contents.ids == ("a", "b") and contents.digest == scan(iter(one), "--corpus").digest
+    assert len({contents.digest, scan(other, "").digest, scan([("ab", ""), ("c", "xy")], "").digest}) == 3
+
+
+def test_mistakes(tmp_path):
+    for name, content, message in (
+        ("none.txt", "\n\n", "--corpus: empty; expected one text a line or more"),
+        ("twice.jsonl", '{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": "1", "text": "c"}\n',
+         "--corpus: id '1' of record 1 and of record 3; expected each once"),
+        ("tab.jsonl", '{"id": "a\\tb", "text": "a"}\n', "tab.jsonl:1: id 'a\\\\tb': holds a tab or a line end"),
+        ("no_text.jsonl", '{"id": 1, "body": "a"}\n', "no_text.jsonl:1: no `text` string"),
+        ("no_text.csv", "id,body\n1,a\n", "no_text.csv: no column 'text'; found id, body"),
+        ("x.pdf", "", "--corpus=.*x.pdf: unknown kind of file; expected a name in .txt, .jsonl, .csv, .tsv, .parquet$"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=message):
+            scan(Documents(tmp_path / name, "corpus"), "--corpus")
+    with pytest.raises(UserError, match=r"--queries=.*: a folder without queries.jsonl"):
+        Documents(tmp_path, "queries")
+    with pytest.raises(UserError, match=r"--corpus=.*absent.txt: no such file"):
+        Documents(tmp_path / "absent.txt", "corpus")
+    (tmp_path / "ids.jsonl").write_text('{"key": 1, "text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match="ids.jsonl:2: no 'key'; found text; expected an id"):
+        scan(Documents(tmp_path / "ids.jsonl", "corpus", id_column="key"), "--corpus")

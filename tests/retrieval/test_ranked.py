@@ -1,0 +1,189 @@
+"""Rankings on disk against plain numpy in float64, their formats and scores, and the command that makes them."""
+
+import gzip
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bert_jax.data.tasks import ranking
+from bert_jax.errors import UserError
+from bert_jax.interop import huggingface
+from bert_jax.retrieval import index as index_lib
+from bert_jax.retrieval import ranked
+from bert_jax.retrieval.documents import scan
+from tests.commands import LONGEST_WAIT, ROOT
+from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, write_beir, write_lines
+
+IDS = tuple(f"d{i}" for i in range(len(DOCUMENTS)))
+
+
+@pytest.fixture(scope="module")
+def index(embedder, tmp_path_factory):
+    documents = list(zip(IDS, DOCUMENTS, strict=True))
+    folder = tmp_path_factory.mktemp("index")
+    return index_lib.build(folder, "--index", embedder, documents, scan(documents, ""), "")
+
+
+def queries_of(**more):
+    return ranked.Queries([f"q{i}" for i in range(len(QUERIES))], QUERIES, **more)
+
+
+def test_rankings_are_those_of_float64(embedder, index, monkeypatch):
+    monkeypatch.setattr(index_lib, "BLOCK", 16)
+    monkeypatch.setattr(ranked, "_QUERIES", 4)
+    asked = np.concatenate([embedder.encode(QUERIES[:4], prompt="cd "), embedder.encode(QUERIES[4:], prompt="cd ")])
+    scores = cosines(asked, index.vectors)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    for depth in (1, 7, 100):
+        counts = []
+        rankings = list(ranked.rank(embedder, index, queries_of(), depth, "cd ", counts.append))
+        assert counts == [4, 2]
+        for i, (places, row_scores) in enumerate(rankings):
+            np.testing.assert_array_equal(places, order[i, :depth])
+            np.testing.assert_allclose(row_scores, scores[i, places], rtol=1e-12)
+    same = [int(row[1]) for row in order]  # each query's second document is left out
+    same[2] = -1
+    for i, (places, _) in enumerate(ranked.rank(embedder, index, queries_of(same=same), 5, "cd ")):
+        np.testing.assert_array_equal(places, [place for place in order[i] if place != same[i]][:5])
+
+
+def test_formats(tmp_path):
+    queries = ranked.Queries(["q 0", "q1"], ["a", "b"])
+    rankings = [(np.array([2, 0]), np.array([0.5, -0.25])), (np.array([1, 2]), np.array([1.0, 0.125]))]
+    ids = ("x", "y", "z")
+    ranked.write(tmp_path / "run.jsonl.gz", rankings, queries, ids, 1)
+    with gzip.open(tmp_path / "run.jsonl.gz", "rt") as file:
+        assert [json.loads(line) for line in file] == [
+            {"query": "q 0", "document": "z", "rank": 1, "score": 0.5},
+            {"query": "q1", "document": "y", "rank": 1, "score": 1.0},
+        ]
+    ranked.write(tmp_path / "run.tsv", rankings, queries, ids, 2)
+    assert (tmp_path / "run.tsv").read_text() == (
+        "query-id\tdocument-id\trank\tscore\nq 0\tz\t1\t0.5\nq 0\tx\t2\t-0.25\nq1\ty\t1\t1.0\nq1\tz\t2\t0.125\n"
+    )
+    with pytest.raises(UserError, match="run.trec: id 'q 0' is empty or holds a space"):
+        ranked.write(tmp_path / "run.trec", rankings, queries, ids, 2)
+    ranked.write(tmp_path / "run.trec", rankings, ranked.Queries(["q0", "q1"], ["a", "b"]), ids, 1, "name")
+    assert (tmp_path / "run.trec").read_text() == "q0 Q0 z 1 0.5 name\nq1 Q0 y 1 1.0 name\n"
+    with pytest.raises(UserError, match=r"--output=run.csv: unknown kind of file; expected .jsonl, .tsv or .trec"):
+        ranked.kind_of("run.csv")
+
+
+def test_queries_and_judgements(tmp_path):
+    folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1), ("q3", "d4", 0)])
+    queries = ranked.read_queries(folder, IDS, "", "", "")
+    assert (queries.ids, queries.texts) == (("q3", "q1"), (QUERIES[3], QUERIES[1]))
+    assert queries.relevance == ({0: 2.0, 4: 0.0}, {7: 1.0}) and queries.same == (-1, -1)
+    alone = ranked.read_queries(folder / "queries.jsonl", IDS, "", "", "")
+    assert alone.ids == tuple(f"q{i}" for i in range(6)) and not alone.relevance
+    (tmp_path / "trec.txt").write_text("q2 0 d5 1\n")
+    judged = ranked.read_queries(folder / "queries.jsonl", IDS, tmp_path / "trec.txt", "", "")
+    assert judged.ids == alone.ids and judged.relevance == ({}, {}, {5: 1.0}, {}, {}, {}) and judged.same == ()
+    (folder / "qrels" / "test.tsv").unlink()
+    assert len(ranked.read_queries(folder, IDS, "", "", "").ids) == 6
+    for line, message in (
+        ("q1\td99\t1", "bad.tsv line 1: document 'd99' is not in --corpus"),
+        ("q9\td1\t1", "bad.tsv line 1: query 'q9' is not in --queries"),
+        ("q1\td1", "bad.tsv: no line; expected query-id, corpus-id and a score"),
+        ("q1\td1\t1\nq1\td1", "bad.tsv line 2: found"),
+    ):
+        (tmp_path / "bad.tsv").write_text(f"{line}\n")
+        with pytest.raises(UserError, match=message):
+            ranked.read_queries(folder, IDS, tmp_path / "bad.tsv", "", "")
+    write_lines(tmp_path / "empty.jsonl", [{"text": "a"}, {"text": " "}])
+    with pytest.raises(UserError, match="empty.jsonl:2: empty; expected the text of a query"):
+        ranked.read_queries(tmp_path / "empty.jsonl", IDS, "", "", "")
+
+
+def test_scores_are_those_of_the_whole_matrix(embedder, index):
+    relevance = tuple({(7 * i + j) % 45: float(j % 3) for j in range(1, 5)} for i in range(len(QUERIES)))
+    queries = queries_of(relevance=relevance)
+    rankings = list(ranked.rank(embedder, index, queries, ranking.DEPTH, ""))
+    order = np.argsort(-cosines(embedder.encode(QUERIES), index.vectors), axis=1, kind="stable")
+    assert ranked.score(rankings, queries) == pytest.approx(ranking.score(order, relevance))
+
+
+# All command lines in one process: starting it takes longer than what they do.
+DRIVER = """
+import json, sys
+from absl import flags
+from bert_jax import predict
+for arguments in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    print("=====", flush=True)
+    print("=====", file=sys.stderr, flush=True)
+    try:
+        sys.argv = ["predict", "search", *arguments]
+        predict.run()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"-----{code}", flush=True)
+"""
+
+
+def test_the_command(embedder, tokenizer, tmp_path):
+    from tests.inference.conftest import make_model
+
+    huggingface.write(embedder.model, tmp_path / "model")
+    huggingface.write(make_model(tokenizer, seed=1), tmp_path / "other")
+    folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1)])
+    write_lines(tmp_path / "asked.jsonl", [{"question": text} for text in QUERIES])
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "bad.tsv").write_text("q1\td99\t1\n")
+    model, corpus = f"--model={tmp_path}/model", f"--corpus={folder}/corpus.jsonl"
+    asked = [f"--queries={tmp_path}/asked.jsonl", "--query_column=question"]
+    lines = {
+        "folder": [model, f"--corpus={folder}/", f"--output={tmp_path}/run.trec", "--top_k=2"],
+        "files": [model, corpus, *asked, f"--index={folder}.index", f"--output={tmp_path}/run.tsv", "--top_k=3"],
+        "printed": [model, corpus, *asked, f"--index={folder}.index"],
+        # and mistakes
+        "top_k": [model, corpus, *asked, "--top_k=0"],
+        "no corpus": [model, *asked],
+        "no queries": [model, corpus],
+        "other model": [f"--model={tmp_path}/other", f"--corpus={folder}"],
+        "prompt": [model, f"--corpus={folder}", "--document_prompt=ab "],
+        "empty": [model, f"--corpus={tmp_path}/none.txt", *asked],
+        "qrels": [model, corpus, f"--queries={folder}/queries.jsonl", f"--qrels={tmp_path}/bad.tsv"],
+        "column": [model, corpus, f"--queries={tmp_path}/asked.jsonl"],
+        "input": [model, corpus, *asked, "--input=x.txt"],
+        "flag of another": [model, corpus, *asked, "--merge=max"],
+        "output": [model, corpus, *asked, "--output=x.csv"],
+        "no folder": [model, corpus, *asked, f"--output={tmp_path}/absent/x.tsv"],
+    }
+    process = subprocess.run([sys.executable, "-c", DRIVER], input=json.dumps(list(lines.values())), cwd=ROOT,
+                             capture_output=True, text=True, timeout=LONGEST_WAIT)  # fmt: skip
+    outs, said = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
+    assert len(outs) == len(lines), process.stderr
+    codes = {name: int(out.rpartition("-----")[2]) for name, out in zip(lines, outs, strict=True)}
+    said = dict(zip(lines, said, strict=True))
+    outs = dict(zip(lines, outs, strict=True))
+    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed"}, process.stderr
+    assert "ndcg@10" in outs["folder"] and "recall@100" in outs["folder"]
+    assert [line.split()[0] for line in (tmp_path / "run.trec").read_text().splitlines()] == ["q3", "q3", "q1", "q1"]
+    order = np.argsort(-cosines(embedder.encode(QUERIES), embedder.encode(DOCUMENTS)), axis=1, kind="stable")
+    rows = [line.split("\t") for line in (tmp_path / "run.tsv").read_text().splitlines()[1:]]
+    assert [row[:3] for row in rows] == [
+        [str(i), f"d{place}", str(rank)] for i in range(6) for rank, place in enumerate(order[i, :3], 1)
+    ]
+    hits = [json.loads(line) for line in outs["printed"].splitlines() if line.startswith("{")]
+    assert len(hits) == 60 and [hit["document"] for hit in hits[:10]] == [f"d{place}" for place in order[0, :10]]
+    for name, message in (
+        ("top_k", "error: --top_k=0: expected at least 1"),
+        ("no corpus", "error: --corpus: missing; expected --corpus=FILE"),
+        ("no queries", "error: --queries: missing; expected --queries=FILE"),
+        ("other model", "holds vectors of the model"),
+        ("prompt", "its documents have the prompt ''; found 'ab '"),
+        ("empty", "none.txt: empty; expected one text a line or more"),
+        ("qrels", "bad.tsv line 1: document 'd99' is not in --corpus"),
+        ("column", "asked.jsonl:1: no `text` string"),
+        ("input", "error: --input: not a flag of search; expected --corpus and --queries"),
+        ("flag of another", "error: --merge: not a flag of search; expected with classify"),
+        ("output", "error: --output=x.csv: unknown kind of file"),
+        ("no folder", "absent/x.tsv: no such folder"),
+    ):
+        assert codes[name] == 2 and message in said[name] and len(said[name].strip().splitlines()) <= 3, said[name]

@@ -1,0 +1,82 @@
+"""The command that mines: what it prints and writes, and its mistakes in one line."""
+
+import json
+import subprocess
+import sys
+
+from bert_jax.data.vocabularies import hugging_face
+from bert_jax.interop import huggingface
+from tests.commands import LONGEST_WAIT, ROOT
+from tests.inference.conftest import VOCABULARY, make_model, texts
+
+# All command lines in one process: starting it takes longer than what they do.
+DRIVER = """
+import json, sys
+from absl import flags
+from bert_jax import command, mine
+for arguments in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    print("=====", flush=True)
+    print("=====", file=sys.stderr, flush=True)
+    try:
+        sys.argv = ["mine", *arguments]
+        command.run(mine.main)
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"-----{code}", flush=True)
+"""
+MISTAKES = {
+    "column": "pairs.jsonl line 1",
+    "output": "out.csv: expected a file in .jsonl, which may be .gz",
+    "same": "pairs.jsonl: is --input itself; expected another file",
+    "folder": "absent/out.jsonl: no such folder",
+    "depth": "--depth=2: leaves 2 ranks after --skip=0; expected at least 3",
+    "margin": "--margin=1.5: expected a share from 0 to below 1",
+    "no corpus": "absent.jsonl: no such file",
+    "empty corpus": "none.txt: empty; expected one text a line or more",
+    "no input": "--input=absent.csv: no such file",
+    "foreign index": "index: holds thesis.doc and no index",
+}
+
+
+def test_the_command_and_its_mistakes(tmp_path):
+    huggingface.write(make_model(hugging_face.wordpiece(VOCABULARY, True, "test")), tmp_path / "model")
+    both = zip(texts(12, seed=1, most=6), texts(12, seed=2, most=6), strict=True)
+    rows = [{"question": question, "answer": answer, "id": i} for i, (question, answer) in enumerate(both)]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "thesis.doc").touch()
+
+    def line(*more, output="out.jsonl", read=pairs):
+        columns = ["--anchor=question", "--positive=answer"]
+        return [f"--model={tmp_path}/model", f"--input={read}", f"--output={tmp_path}/{output}", *columns, *more]
+
+    lines = {
+        "mined": line("--margin=-1", "--negatives=2", "--sampling=random", "--query_prompt=ab: "),
+        "column": line("--positive=reply"),
+        "output": line(output="out.csv"),
+        "same": line(output="pairs.jsonl"),
+        "folder": line(output="absent/out.jsonl"),
+        "depth": line("--depth=2"),
+        "margin": line("--margin=1.5"),
+        "no corpus": line(f"--corpus={tmp_path}/absent.jsonl"),
+        "empty corpus": line(f"--corpus={tmp_path}/none.txt"),
+        "no input": line(read="absent.csv"),
+        "foreign index": line(f"--index={tmp_path}/index"),
+    }
+    process = subprocess.run([sys.executable, "-c", DRIVER], input=json.dumps(list(lines.values())), cwd=ROOT,
+                             capture_output=True, text=True, timeout=LONGEST_WAIT)  # fmt: skip
+    outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
+    assert len(outs) == len(lines), process.stderr
+    assert "12 records with 24 negatives" in outs[0] and outs[0].endswith("-----0\n")
+    written = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in written] == list(range(12))
+    answers = {row["answer"] for row in rows}
+    assert all({*row["negatives"]} < answers - {row["answer"]} and len(row["negatives"]) == 2 for row in written)
+    for name, out, said in list(zip(lines, outs, errors, strict=True))[1:]:
+        errors_said = [part for part in said.splitlines() if part.startswith("error: ")]
+        assert out.endswith("-----2\n") and len(errors_said) == 1 and MISTAKES[name] in errors_said[0], (name, said)
