@@ -108,9 +108,9 @@ def _changes_of_ndcg(scores, targets, real):
     places = jnp.arange(size, dtype=jnp.int32)
     own, other = (jnp.where(real, jax.lax.stop_gradient(scores), -jnp.inf)[index] for index in _PAIRS)
     before = (other > own) | ((other == own) & (places[None, None, :] < places[None, :, None]))
-    discounts = 1 / jnp.log2(2.0 + before.sum(-1))
+    discounts = 1 / jnp.log2(2.0 + before.sum(-1).astype(jnp.float32))
     gains = jnp.where(real, jnp.exp2(targets) - 1, 0.0)
-    ideal = (-jnp.sort(-gains, axis=-1) / jnp.log2(2.0 + places)[None]).sum(-1)
+    ideal = (-jnp.sort(-gains, axis=-1) / jnp.log2(2.0 + places.astype(jnp.float32))[None]).sum(-1)
     gains /= jnp.maximum(ideal, 1e-10)[:, None]
     return jnp.abs(discounts[_PAIRS[0]] - discounts[_PAIRS[1]]) * jnp.abs(gains[_PAIRS[0]] - gains[_PAIRS[1]])
 
