@@ -1,4 +1,4 @@
-"""Runs a trained model on texts: fill-mask, classify, tag, answer or embed.
+"""Runs a trained model on texts: fill-mask, classify, tag, answer, embed or rerank.
 
     python -m bert_jax.predict VERB --model=MODEL --input=FILE --output=FILE
 
@@ -8,6 +8,7 @@
     tag        text, or words     {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
     embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
+    rerank     query, document    {"score": 0.97, "rank": 1} among the documents of a query that follow each other
 
 The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
 with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
@@ -71,6 +72,8 @@ _TEXT = flags.DEFINE_multi_string("text", [], "text to answer on the terminal; m
 _TEXT_PAIR = flags.DEFINE_string("text_pair", None, "classify: second text of a pair, with one --text")
 _QUESTION = flags.DEFINE_string("question", None, "answer: question to answer on the terminal, with --context")
 _CONTEXT = flags.DEFINE_string("context", None, "answer: text that holds the answer")
+_QUERY = flags.DEFINE_string("query", None, "rerank: query to rank documents for on the terminal, with --document")
+_DOCUMENT = flags.DEFINE_multi_string("document", [], "rerank: document of --query; may be given several times")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "dtype of the computation; default: bfloat16 on accelerators, else float32"
 )
@@ -95,8 +98,8 @@ flags.DEFINE_list(
     "concatenated; default: the model's own, else mean",
 )  # fmt: skip
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
-flags.DEFINE_string("prompt", None, "classify, embed: text put before each input, such as 'query: '")
-flags.DEFINE_string("prompt_name", None, "classify, embed: name of a prompt of a sentence-transformers model")
+flags.DEFINE_string("prompt", None, "classify, embed, rerank: text put before each input, such as 'query: '")
+flags.DEFINE_string("prompt_name", None, "classify, embed, rerank: name of a prompt of a sentence-transformers model")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +140,7 @@ VERBS = (
     Verb(
         "embed", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         call_flags=("prompt", "prompt_name")),
+    Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
 )  # fmt: skip
 
 
@@ -153,7 +157,7 @@ def run():
     if verb:
         del sys.argv[1]
     fields = verb.fields if verb else ()
-    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "prompt"))
+    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "query", "document", "prompt"))
     command.run(lambda argv: main(verb), texts=tuple(texts), likely=("model", "input", "output"))
 
 
@@ -239,6 +243,8 @@ def _run(verb, predictor, source, output, kind, total):
     with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
+        if verb.predictor == "Reranker":
+            answers = _with_ranks((example[0] for example in source), answers)
         if kind == "npy":
             with records.vector_writer(output, total, predictor.size) as put:
                 for vector in answers:
@@ -249,6 +255,12 @@ def _run(verb, predictor, source, output, kind, total):
         for note in tables.notes(source, form) if keep else ():
             bar.write(f"note: {note}", file=sys.stderr)
         tables.write(output, kind, source, answers, form, keep)
+
+
+def _with_ranks(queries, answers):
+    from bert_jax.inference import rerank
+
+    return rerank.with_ranks(queries, answers)
 
 
 def _all_of(answers, total, source):
@@ -304,13 +316,15 @@ def _typed(verb):
     """Returns the examples of the command line."""
     if verb.fields == ("question", "context"):
         return [(_QUESTION.value, _CONTEXT.value)]
+    if verb.fields == ("query", "document"):
+        return [(_QUERY.value, document) for document in _DOCUMENT.value]
     if _TEXT_PAIR.value is not None:
         return [(_TEXT.value[0], _TEXT_PAIR.value)]
     return [(text,) for text in _TEXT.value]
 
 
 def _show(verb, predictor, examples):
-    flag_names = {"question": "--question and --context"}.get(verb.fields[0])
+    flag_names = {"question": "--question and --context", "query": "--query and --document"}.get(verb.fields[0])
     answers = predictor.stream(examples, lambda i: flag_names or f"--text {i + 1}", **_options(verb.call_flags))
     if verb.predictor == "FillMask":
         for example, answer in zip(examples, answers, strict=True):
@@ -322,6 +336,8 @@ def _show(verb, predictor, examples):
     from bert_jax.inference import records
 
     encode = _encoder(verb)
+    if verb.predictor == "Reranker":
+        answers = _with_ranks((query for query, _ in examples), answers)
     with records.line_writer(files.STANDARD) as put:
         for answer in answers:
             put(encode(answer))
@@ -334,7 +350,8 @@ def _check_flags(verb):
             others = [other.name for other in VERBS if name in other.options]
             raise UserError(f"--{name}: not a flag of {verb.name}; expected with {' or '.join(others)}")
     fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
-              "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None}  # fmt: skip
+              "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None,
+              "query": _QUERY.value is not None, "document": bool(_DOCUMENT.value)}  # fmt: skip
     typed = [name for name, is_given in fields.items() if is_given]
     required = list(verb.fields[: len(verb.fields) - verb.optional])
     expected = " and ".join(f"--{name}" for name in required)

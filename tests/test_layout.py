@@ -29,6 +29,7 @@ COVERED_BY = {
     "config/objective.py": "objectives/test_objectives.py",
     "config/pretraining_keys.py": "config/test_keys.py",
     "config/recipes.py": "test_family_recipes.py",
+    "finetuning/ranking_losses.py": "finetuning/test_reranking.py",  # and the parity test
     "finetuning/vector_losses.py": "finetuning/test_embedding.py",  # and the parity test
     "config/schema.py": "config/test_keys.py",
     "convert.py": "interop/test_huggingface.py",

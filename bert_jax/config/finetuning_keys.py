@@ -132,16 +132,16 @@ FINETUNING: dict[str, Key] = {
         anchor=("anchor", "Embedding: column of the text that is compared, such as a question."),
         positive=(
             "positive",
-            "Embedding: column of the text that belongs to it, such as the passage that answers it; reranking, where there "
-            "is no column of documents: of the relevant document.",
+            "Embedding: column of the text that belongs to it, such as the passage that answers it; reranking: of "
+            "the relevant document, where there is no column of documents.",
             {"empty": "the anchor itself, under other dropout (SimCSE, Gao et al. 2021, section 3)"},
         ),
         negatives=((), "Embedding, reranking: columns of texts that do not belong to it, or one column of lists.",
                    {"empty": "none but those of the batch"}),
         score=(
             "score",
-            "Embedding: column of the graded similarity of anchor and positive, or of a teacher's margin; reranking: of "
-            "a document's graded score, or a teacher's.",
+            "Embedding: column of the graded similarity of anchor and positive, or of a teacher's margin; reranking: "
+            "of a document's graded score, or a teacher's.",
         ),
         score_range=((), "Embedding, reranking: lowest and highest possible score, which become 0 and 1.",
                      {"empty": "as they are"}),

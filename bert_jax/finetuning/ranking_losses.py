@@ -44,9 +44,7 @@ class RankingLoss:
         queries, documents, _ = batch["input_ids"].shape
         pairs = {name: batch[name].reshape(queries * documents, -1) for name in _INPUTS}
         logits = self.model.apply(params, pairs, dropout_key=key)["logits"]
-        return {
-            name: total for name, (total, _) in self._sums(logits[:, 0].reshape(queries, documents), batch).items()
-        }
+        return {name: total for name, (total, _) in self._sums(logits[:, 0].reshape(queries, documents), batch).items()}
 
     def _sums(self, scores, batch):
         """Returns (sum, count) by name. With several documents `best_is_relevant` is the share of queries that have

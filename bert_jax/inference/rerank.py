@@ -1,7 +1,8 @@
 """Orders documents by how well they answer a query, with a model that reads both together (a cross-encoder)."""
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,9 +18,12 @@ class Reranker(Classifier):
         reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
         # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
 
-    A pair that is longer than the model is cut, the longer text first. See Classifier for the arguments of the class;
-    called as one, it gives the score of each pair.
+    A pair that is longer than the model is cut, the longer text first. Called as a Classifier is, with pairs or records
+    of a query and a document, it gives {"score"} for each; see there for the arguments of the class.
     """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
+    REQUIRED: ClassVar[int] = 2
 
     def rank(
         self,
@@ -65,6 +69,9 @@ class Reranker(Classifier):
         places = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
         return np.array([answer["score"] for answer in places], np.float32)
 
+    def _answer(self, logits, activated=None):
+        return {"score": super()._answer(logits, activated)["score"]}
+
     def _check_head(self, model: Pretrained) -> None:
         super()._check_head(model)
         if len(model.labels) != 1:
@@ -72,3 +79,17 @@ class Reranker(Classifier):
                 f"{model.name}: reranking needs a model with one score, but this one has {len(model.labels)} labels; "
                 "expected one trained with config.task.name=reranking, or a CrossEncoder with one label"
             )
+
+
+def with_ranks(queries: Iterable[str], answers: Iterable[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """Yields the answers with the rank of their scores, from 1, among those of the same query that follow each other.
+
+    Args:
+      queries: the query of each answer.
+      answers: what a Reranker answers; of equal scores the first comes first.
+    """
+    for _, members in itertools.groupby(zip(queries, answers, strict=True), key=lambda member: member[0]):
+        of_query = [dict(answer) for _, answer in members]
+        order = sorted(range(len(of_query)), key=lambda i: -of_query[i]["score"])
+        ranks = {i: rank for rank, i in enumerate(order, 1)}
+        yield from (answer | {"rank": ranks[i]} for i, answer in enumerate(of_query))

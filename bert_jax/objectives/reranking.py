@@ -69,15 +69,15 @@ def loss(
         if kind == "kl":
             losses += (wanted * jnp.where(real, _log_softmax(targets, real), 0.0)).sum(-1)
         return jnp.where(counted, losses, 0.0).sum(), counted.sum().astype(jnp.float32)
-    both = real[:, :, None] & real[:, None, :]
+    real_pairs = real[:, :, None] & real[:, None, :]
     margins = scores[:, :, None] - scores[:, None, :]
     wanted_margins = targets[:, :, None] - targets[:, None, :]
     if kind == "margin_mse":
         relevant = judgements.relevant > 0
-        pairs = both & relevant[:, :, None] & ~relevant[:, None, :]
+        pairs = real_pairs & relevant[:, :, None] & ~relevant[:, None, :]
         losses = jnp.square(margins - wanted_margins)
     else:
-        pairs = both & (wanted_margins > 0)
+        pairs = real_pairs & (wanted_margins > 0)
         losses = -jax.nn.log_sigmoid(margins)
         if kind == "lambdarank":
             losses *= _changes_of_ndcg(scores, targets, real)
@@ -85,7 +85,10 @@ def loss(
 
 
 def best_is_relevant(scores: jax.Array, judgements: Judgements) -> tuple[jax.Array, jax.Array]:
-    """Returns (number of queries whose best-scored document has the highest target, number of queries), float32."""
+    """Returns (number of queries whose best-scored document has the highest target, number of queries).
+
+    Both are float32 scalars; see `loss` for the arguments.
+    """
     real = judgements.present > 0
     best = jnp.where(real, scores, -jnp.inf).argmax(-1)
     highest = jnp.where(real, judgements.targets, -jnp.inf).max(-1)

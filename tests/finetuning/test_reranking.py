@@ -34,16 +34,22 @@ def make_lists(number, seed=0, most=4):
         subjects = chance.sample(SUBJECTS, chance.randint(2, most))
         noise = [chance.choices(WORDS[20:], k=chance.randint(0, 3)) for _ in subjects]
         documents = [" ".join([*words, subject, "?"]) for subject, words in zip(subjects, noise, strict=True)]
-        records.append({"query": f"{subjects[0]} {WORDS[6 + i // 12]} {WORDS[6 + i % 12]}", "positive": documents[0], "negatives": documents[1:],
-                        "document": documents, "label": [1] + [0] * (len(documents) - 1),
-                        "score": [3.0 - i / 2 for i in range(len(documents))]})  # fmt: skip
+        records.append({
+            "query": f"{subjects[0]} {WORDS[6 + i // 12]} {WORDS[6 + i % 12]}",
+            "positive": documents[0], "negatives": documents[1:],
+            "document": documents, "label": [1] + [0] * (len(documents) - 1),
+            "score": [3.0 - i / 2 for i in range(len(documents))],
+        })  # fmt: skip
     return records
 
 
 def as_pairs(records):
-    return [{"query": record["query"], "document": text, "label": label, "score": score / 3}
-            for record in records
-            for text, label, score in zip(record["document"], record["label"], record["score"], strict=True)]  # fmt: skip
+    """Returns a record for each document of these records."""
+    return [
+        {"query": record["query"], "document": text, "label": label, "score": score / 3}
+        for record in records
+        for text, label, score in zip(record["document"], record["label"], record["score"], strict=True)
+    ]
 
 
 def only(records, *names):
@@ -73,7 +79,9 @@ def make_config(data, kind="", **changes):
     path, model = data
     config = finetune_config.base()
     config.init_from = str(model)
-    config.task.update(name="reranking", train=str(path / f"train{kind}.jsonl"), held_out=str(path / f"dev{kind}.jsonl"))
+    config.task.update(
+        name="reranking", train=str(path / f"train{kind}.jsonl"), held_out=str(path / f"dev{kind}.jsonl")
+    )
     config.task.negatives = ("negatives",)
     config.data.update(sequence_length=24, batch_size=16, buckets=(12,))
     config.optimizer.update(learning_rate=5e-3, learning_rate_range=(0.0, 1.0))
@@ -99,7 +107,9 @@ def test_a_run(finished):
     assert trained[-1]["loss"] < trained[0]["loss"] and all(0 <= row["pair_accuracy"] <= 1 for row in trained)
     predicted = [json.loads(line) for line in (workdir / "predictions" / "held_out.jsonl").read_text().splitlines()]
     assert len(predicted) == 40 and {"text", "gold", "rank", "best"} == set(predicted[0])
-    assert summary["predictions"]["held_out"]["scores"]["accuracy@1"] == np.mean([row["rank"] == 1 for row in predicted])
+    assert summary["predictions"]["held_out"]["scores"]["accuracy@1"] == np.mean(
+        [row["rank"] == 1 for row in predicted]
+    )
 
 
 def test_what_is_opened_ranks_as_the_run_did(finished, tmp_path):
@@ -211,13 +221,3 @@ def test_losses(data, kind, changes, loss, metric):
 def test_mistakes(data, tmp_path, kind, changes, message):
     with pytest.raises(UserError, match=message):
         finetuning.finetune(make_config(data, kind, **changes), tmp_path / "run")
-
-
-def test_a_model_with_several_labels_is_no_reranker(data, tmp_path):
-    from bert_jax.model import Task
-    from tests.inference import conftest as tiny
-
-    tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
-    huggingface.write(tiny.make_model(tokenizer, Task("sequence_classification", 2), ("no", "yes")), tmp_path / "two")
-    with pytest.raises(UserError, match="reranking needs a model with one score, but this one has 2 labels"):
-        bert_jax.Reranker(tmp_path / "two")

@@ -109,8 +109,8 @@ def average_precision(relevant: np.ndarray, scores: np.ndarray) -> float:
     order = np.argsort(-scores, kind="stable")
     hits, ranked = np.cumsum(relevant[order]), scores[order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those with equal scores
-    precision, found = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
-    return float((precision * found).sum() / max(1, hits[-1]))
+    precision, new_hits = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
+    return float((precision * new_hits).sum() / max(1, hits[-1]))
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:

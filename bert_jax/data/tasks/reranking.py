@@ -72,7 +72,7 @@ class Pairs:
         self.others: Sequence[Mapping[str, Any]] = ()
 
     def inputs(self, pairs: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Returns input_ids, attention_mask, token_type_ids, int32 [n, length], of pairs, int [n]; -1 is an empty row."""
+        """Returns input_ids, attention_mask, token_type_ids, int32 [n, length], of pairs, int [n]; -1 is empty."""
         rows = [
             ([self.tokenizer.cls_id], [0])
             if pair < 0
@@ -178,8 +178,14 @@ class RerankingTask:
         return {name: scores[name] for name in self.metrics if name in scores} or scores
 
     def predictions(self, examples: Pairs, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
-        """Yields an object for each query of a ranked set: text, gold (its relevant documents), the rank of the first
-        of them, and the best documents; for each pair of another set: text, text_pair, gold, score.
+        """Yields an object for each query of a ranked set, or for each pair of another set.
+
+        Of a query: text, gold (its relevant documents), rank (of the first of them) and best (the best documents); of a
+        pair: text, text_pair, gold and score.
+
+        Args:
+          examples: one of the held-out sets.
+          outputs: logit of each pair, [1].
         """
         logits = np.concatenate(outputs).astype(np.float64)
         scores = (1 / (1 + np.exp(-logits)) if self._sigmoid else logits).tolist()
@@ -246,7 +252,8 @@ class RerankingTask:
             )
         if name == "mse" and self._has_margins:
             raise UserError(
-                f"config.loss.name=mse needs a score of each document, but {task.score!r} (config.task.score) has margins"
+                f"config.loss.name=mse needs a score of each document, but {task.score!r} (config.task.score) has "
+                "margins"
             )
         if name in ("listwise", "margin_mse") and labels is None:
             raise UserError(
@@ -270,8 +277,8 @@ class RerankingTask:
             )
         if len(np.unique(targets)) < 2:
             raise UserError(
-                f"config.task.train: every document has {targets[0]:g}; expected relevant documents (1) and others (0), "
-                "such as hard negatives in config.task.negatives"
+                f"config.task.train: every document has {targets[0]:g}; expected relevant documents (1) and others "
+                "(0), such as hard negatives in config.task.negatives"
             )
         return targets
 
@@ -281,18 +288,20 @@ class RerankingTask:
         pairs = self._encoded(judged, targets, "relevant", "train")
         if self.loss in PAIR_LOSSES:
             return Lists(pairs, np.arange(len(targets))[:, None], relevant)
-        most = self._task.group_size
-        if most < 2:
-            raise UserError(f"config.task.group_size: found {most}; expected two or more with {self.loss}")
+        largest = self._task.group_size
+        if largest < 2:
+            raise UserError(f"config.task.group_size: found {largest}; expected two or more with {self.loss}")
         rows, left_out, shortened = [], 0, 0
         for members in _members(judged.lists):
             if not self._teaches(targets[members], relevant[members]):
                 left_out += 1
                 continue
-            if len(members) > most:  # relevant ones first, but for the place of another
+            if len(members) > largest:  # relevant ones first, but for the place of another
                 shortened += 1
                 rank = np.argsort(~relevant[members], kind="stable")
-                kept = np.concatenate([rank[: most - 1], rank[max(most - 1, int(relevant[members].sum())) :]])[:most]
+                kept = np.concatenate([rank[: largest - 1], rank[max(largest - 1, int(relevant[members].sum())) :]])[
+                    :largest
+                ]
                 members = members[np.sort(kept)]
             rows.append(members)
         if not rows:
@@ -301,11 +310,13 @@ class RerankingTask:
                 "expected relevant documents and others of one query, or config.loss.name=bce"
             )
         if left_out:
-            self.notes.append(f"train: {left_out:,} queries have no documents that differ in relevance, and are left out")
+            self.notes.append(
+                f"train: {left_out:,} queries have no documents that differ in relevance, and are left out"
+            )
         if shortened:
             self.notes.append(
-                f"train: {shortened:,} queries have more documents than config.task.group_size={most}; the others are "
-                "left out"
+                f"train: {shortened:,} queries have more documents than config.task.group_size={largest}; the others "
+                "are left out"
             )
         width = max(map(len, rows))
         members = np.array([[*row.tolist(), *[-1] * (width - len(row))] for row in rows], np.int64)
@@ -378,8 +389,8 @@ class RerankingTask:
         has_score = task.score in table.columns
         if not has_label and not has_score:
             raise UserError(
-                f"{table.where(0)}: no column {task.label!r} (config.task.label) or {task.score!r} (config.task.score); "
-                "expected how relevant a document is"
+                f"{table.where(0)}: no column {task.label!r} (config.task.label) or {task.score!r} "
+                "(config.task.score); expected how relevant a document is"
             )
         query, record_numbers = np.array(query, np.int64), np.array(record_numbers, np.int64)
         judged = Judged(
@@ -392,12 +403,9 @@ class RerankingTask:
 
     def _without_known(self, judged, split):
         """Leaves out the negatives that are a query's positive in another record."""
-        known = {(query, document) for query, document, label in
-                 zip(judged.query.tolist(), judged.documents, judged.labels.tolist(), strict=True) if label > 0}  # fmt: skip
-        kept = [
-            i for i, (query, document) in enumerate(zip(judged.query.tolist(), judged.documents, strict=True))
-            if judged.labels[i] > 0 or (query, document) not in known
-        ]  # fmt: skip
+        pairs = list(zip(judged.query.tolist(), judged.documents, strict=True))
+        known = {pair for pair, label in zip(pairs, judged.labels, strict=True) if label > 0}
+        kept = [i for i, pair in enumerate(pairs) if judged.labels[i] > 0 or pair not in known]
         left_out = len(judged.documents) - len(kept)
         if not left_out:
             return judged
@@ -444,11 +452,13 @@ class RerankingTask:
         scores = [0.0] * len(texts)
         if task.score in table.columns:
             value = _listed(table.columns[task.score][i])
-            numbers = [_number(table, i, task.score, number) for number in (value if isinstance(value, list) else [value])]
+            numbers = [
+                _number(table, i, task.score, number) for number in (value if isinstance(value, list) else [value])
+            ]
             if len(numbers) not in (len(texts), len(texts) - 1):
                 raise UserError(
-                    f"{table.where(i)}: {len(numbers)} values in {task.score!r}; expected {len(texts)}, a score of each "
-                    f"document, or {len(texts) - 1}, the margins"
+                    f"{table.where(i)}: {len(numbers)} values in {task.score!r}; expected {len(texts)}, a score of "
+                    f"each document, or {len(texts) - 1}, the margins"
                 )
             if len(numbers) == len(texts):
                 scores = numbers
@@ -467,7 +477,9 @@ class RerankingTask:
         wrong = np.flatnonzero((scores < low) | (scores > high))
         if len(wrong):
             place = table.where(int(record_numbers[wrong[0]]))
-            raise UserError(f"{place}: {self._task.score} {scores[wrong[0]]:g}; expected a score from {low:g} to {high:g}")
+            raise UserError(
+                f"{place}: {self._task.score} {scores[wrong[0]]:g}; expected a score from {low:g} to {high:g}"
+            )
         return (scores - low) / (high - low)
 
 
