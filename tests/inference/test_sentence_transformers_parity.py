@@ -9,7 +9,9 @@ import pytest
 import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
+from bert_jax.model import Task
 from bert_jax.model.projection import TORCH_ACTIVATIONS
+from tests.inference import conftest
 from tests.inference.conftest import texts
 
 pytestmark = pytest.mark.parity
