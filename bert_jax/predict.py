@@ -26,6 +26,8 @@ import dataclasses
 import json
 import pathlib
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from absl import flags
 
@@ -257,13 +259,13 @@ def _run(verb, predictor, source, output, kind, total):
         tables.write(output, kind, source, answers, form, keep)
 
 
-def _with_ranks(queries, answers):
+def _with_ranks(queries, answers) -> Iterator[Any]:
     from bert_jax.inference import rerank
 
     return rerank.with_ranks(queries, answers)
 
 
-def _all_of(answers, total, source):
+def _all_of(answers, total, source) -> Iterator[Any]:
     """Yields answers. Raises UserError at their end if they are not as many as there were lines."""
     count = 0
     for answer in answers:

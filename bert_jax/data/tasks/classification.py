@@ -202,7 +202,7 @@ def encode_texts(
     def examples():
         nonlocal cut
         for start in range(0, len(columns[0]), _AT_ONCE):
-            encoded = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
+            encoded = [tokenizer.encode(list(texts[start : start + _AT_ONCE]), special=True) for texts in columns]
             for texts_ids, room in zip(zip(*encoded, strict=True), rooms[start:].tolist(), strict=False):
                 sizes = list(map(len, texts_ids))
                 kept = rows_lib.truncate_pair(sizes[0], sizes[1], room) if len(sizes) == 2 else (min(sizes[0], room),)
