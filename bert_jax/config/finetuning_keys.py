@@ -171,7 +171,7 @@ FINETUNING: dict[str, Key] = {
             "auto",
             'Loss on vectors; "auto": cosent where the data has scores, softmax where it has labels, else info_nce. '
             'Reranking: "auto" is bce for pairs with labels or scores from 0 to 1, mse for other scores, listwise for '
-            "lists, margin_mse for lists with a teacher's scores.",
+            "lists, margin_mse for lists with a teacher's scores too, and kl for lists with scores alone.",
             {"choices": ("auto", *dict.fromkeys((*VECTOR_LOSSES, *PAIR_LOSSES, *LIST_LOSSES)))},
         ),
         temperature=(

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,8 @@ class FinetuningSteps:
         state = step_sizes.extrapolated(self.state_bytes, self) + self.frozen_bytes()
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
-        rows = self.config.data.batch_size / shards
+        texts, _ = self._row_shapes(self._length, self.task.train)["input_ids"]
+        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # of a reranker, documents of each query
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length

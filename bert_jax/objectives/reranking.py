@@ -37,13 +37,13 @@ def loss(
         bce: binary cross-entropy of each document, for targets from 0 to 1.
         mse: squared error of each document.
         listwise: cross-entropy of the softmax of a query's scores and its relevant documents, a share of the targets'
-          sum each (Bruch et al. 2019, equation 4).
-        listnet: cross-entropy of the softmax of the scores and that of the targets (Cao et al. 2007, section 4.2).
+          sum each (Bruch et al. 2019).
+        listnet: cross-entropy of the softmax of the scores and that of the targets (Cao et al. 2007).
         kl: Kullback-Leibler divergence of these, the targets being a teacher's scores.
-        ranknet: logistic loss of each pair of documents with different targets (Burges et al. 2005, equation 3).
-        lambdarank: the same, weighted by what exchanging the two changes in nDCG (Wang et al. 2018, equation 16).
+        ranknet: logistic loss of each pair of documents with different targets (Burges et al. 2005).
+        lambdarank: the same, weighted by what exchanging the two changes in nDCG (Burges 2010).
         margin_mse: squared difference of the margin of a relevant and another document and the teacher's margin
-          (Hofstaetter et al. 2020, section 3.1).
+          (Hofstaetter et al. 2020).
       scores: logits, float32 [queries, documents].
       judgements: what is known about the documents.
       positive_weight: bce: factor of the loss of relevance.

@@ -10,9 +10,9 @@ lambdarank, ... that of a query's documents together; margin_mse and kl learn a 
 
 Score: nDCG@10 of the held-out queries' documents; average precision where queries have one document each.
 
-Published: monoBERT's binary cross-entropy of each pair (Nogueira & Cho 2019, section 3.1: rate 3e-6, batches of 128);
-sentence-transformers' BinaryCrossEntropyLoss, rate 2e-5, 10 % warm-up and one epoch (its examples of training
-rerankers; recalled). Not measured here.
+Published: the cross-entropy of each pair (Nogueira & Cho 2019, monoBERT); sentence-transformers'
+BinaryCrossEntropyLoss with rate 2e-5, 10 % warm-up and one epoch (its examples of training rerankers; recalled). Not
+measured here.
 """
 
 from bert_jax.config.finetuning import base

@@ -132,6 +132,18 @@ def test_what_is_opened_ranks_as_the_run_did(finished, tmp_path):
                                   reranker.scores(record["query"], record["document"]))  # fmt: skip
 
 
+def test_a_reranker_is_trained_further(finished, data, tmp_path, capsys):
+    """Its output layer is kept, also where another program named its output, and on several seeds side by side."""
+    huggingface.write(open_model(finished[0]), tmp_path / "written")
+    path = tmp_path / "written" / "config.json"
+    config = json.loads(path.read_text()) | {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    path.write_text(json.dumps(config))
+    changes = {"init_from": str(tmp_path / "written"), "seeds": 2, "train.num_steps": 2, "loss.name": "listwise"}
+    summary = finetuning.finetune(make_config(data, **changes), tmp_path / "run")
+    assert f"starts from {tmp_path / 'written'}\n" in capsys.readouterr().out
+    assert len(summary["seeds"]) == 2 and summary["median"] > summary["baseline"]
+
+
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     """One of 8 steps and one of 4 that goes on to 8 end in the same bits; the rate does not depend on the length."""
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.name": "lambdarank"}

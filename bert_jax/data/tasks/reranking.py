@@ -334,7 +334,7 @@ class RerankingTask:
         judged = self._judged(table, split)
         labels = judged.labels
         if labels is None:
-            return self._encoded(judged, judged.scores, "graded", split)
+            return self._with_others(self._encoded(judged, judged.scores, "graded", split), table)
         kept = _first_of_each(judged.query, judged.documents, labels)
         judged = dataclasses.replace(
             judged, query=judged.query[kept], documents=[judged.documents[i] for i in kept], labels=labels[kept],
@@ -351,7 +351,14 @@ class RerankingTask:
                 )
         else:
             kind = "relevant" if set(labels.tolist()) <= {0.0, 1.0} else "graded"
-        return self._encoded(judged, labels, kind, split)
+        pairs = self._encoded(judged, labels, kind, split)
+        return pairs if kind == "ranked" else self._with_others(pairs, table)
+
+    def _with_others(self, pairs, table):
+        """Returns the pairs with what else their records hold, which comes back in the predictions."""
+        if table.others:
+            pairs.others = [table.others[record] for record in pairs.judged.records]
+        return pairs
 
     def _encoded(self, judged, labels, kind, split):
         length = self._config.data.sequence_length

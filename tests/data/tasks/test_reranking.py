@@ -150,7 +150,7 @@ def test_equal_scores_are_no_ranking(tokenizer, tmp_path):
 def test_pairs_without_lists(tokenizer, tmp_path):
     """Most queries have one document: all pairs together are scored."""
     single = [(query, [(text, i % 2)]) for i, (query, text) in enumerate(zip("abcdef", "bcdefa", strict=True))]
-    path = write(tmp_path / "pairs.jsonl", as_pairs(single))
+    path = write(tmp_path / "pairs.jsonl", [record | {"id": i} for i, record in enumerate(as_pairs(single))])
     task, _ = load(tokenizer, path)
     examples = task.held_out[""]
     assert (task.metric, task.baseline) == ("average_precision", 0.5)
@@ -158,6 +158,7 @@ def test_pairs_without_lists(tokenizer, tmp_path):
     scores = task.score(examples, outputs)  # relevant are those of 2, 1 (with another) and -4
     assert scores["average_precision"] == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
     assert scores["accuracy"] == pytest.approx(4 / 6)
+    assert list(examples.others) == [{"id": i} for i in range(6)]
     rows = list(task.predictions(examples, outputs))
     assert rows[1] == {"text": "b", "text_pair": "c", "gold": 1.0, "score": pytest.approx(1 / (1 + np.exp(-2)))}
     graded = [{"query": query, "document": text, "score": i} for i, (query, text) in enumerate(zip("abc", "bcd", strict=True))]  # fmt: skip # noqa: E501
