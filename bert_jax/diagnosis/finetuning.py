@@ -96,6 +96,8 @@ def _chance(run, kind, rows):
         always = 2 * share / (1 + share)  # precision `share`, recall 1; its other constant answer has none
         if always > baseline:
             return always, f"always answering {labels[1]!r}"
+    if run.config.task.name == "reranking":
+        return baseline, "a random order"
     return baseline, "always giving the commonest answer"
 
 

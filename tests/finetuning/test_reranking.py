@@ -23,19 +23,19 @@ from tests.commands import logged_rows
 from tests.finetuning.test_run import folder  # noqa: F401
 from tests.training.conftest import WORDS
 
-SUBJECTS = WORDS[:6]
+SIGN, OTHERS = WORDS[0], WORDS[1:]  # the word that tells a relevant document
 
 
 def make_lists(number, seed=0, most=4):
-    """Returns records of a query about a subject, a document about it that comes first, and others about others."""
+    """Returns records of a query, a document with the sign that comes first, and one to three others without it."""
     chance = random.Random(seed)
     records = []
     for i in range(number):
-        subjects = chance.sample(SUBJECTS, chance.randint(2, most))
-        noise = [chance.choices(WORDS[20:], k=chance.randint(0, 3)) for _ in subjects]
-        documents = [" ".join([*words, subject, "?"]) for subject, words in zip(subjects, noise, strict=True)]
+        texts = [chance.choices(OTHERS, k=chance.randint(1, 4)) for _ in range(chance.randint(2, most))]
+        texts[0].insert(chance.randrange(len(texts[0]) + 1), SIGN)
+        documents = [" ".join(words) for words in texts]
         records.append({
-            "query": f"{subjects[0]} {WORDS[6 + i // 12]} {WORDS[6 + i % 12]}",
+            "query": f"{OTHERS[i // 12]} {OTHERS[12 + i % 12]} ?",
             "positive": documents[0], "negatives": documents[1:],
             "document": documents, "label": [1] + [0] * (len(documents) - 1),
             "score": [3.0 - i / 2 for i in range(len(documents))],
@@ -102,7 +102,7 @@ def test_a_run(finished):
     workdir, _, summary = finished
     logged = logged_rows(workdir)
     evaluated = [row["eval/ndcg@10"] for row in logged if "eval/ndcg@10" in row]
-    assert summary["metric"] == "ndcg@10" and summary["median"] == max(evaluated) > summary["baseline"] > 0
+    assert summary["metric"] == "ndcg@10" and summary["median"] == max(evaluated) > 0.95 > summary["baseline"] > 0
     trained = [row for row in logged if "loss" in row]
     assert trained[-1]["loss"] < trained[0]["loss"] and all(0 <= row["pair_accuracy"] <= 1 for row in trained)
     predicted = [json.loads(line) for line in (workdir / "predictions" / "held_out.jsonl").read_text().splitlines()]
@@ -175,29 +175,26 @@ def step_of(learner, batch, state):
     return jax.device_get(state["params"]), jax.device_get(metrics)
 
 
-def test_parts_and_meshes_change_nothing(data):
-    params, expected = step_of(*learner_of(data, "_lists"))
-    none = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0, "task.dropout": 0.0}
-    plain = step_of(*learner_of(data, "_lists", **none))[1]
-    for sizes, count, parts in (((1, 1, 1), 1, 4), ((8, 1, 1), 8, 1), ((2, 2, 1), 4, 1)):
-        changes = none | {"train.microbatches": parts} if parts > 1 else {}
-        other, metrics = step_of(*learner_of(data, "_lists", sizes, count, **changes))
-        for name in ("loss", "grad_norm", "best_is_relevant"):
-            of_whole = (plain if parts > 1 else expected)[name]
-            np.testing.assert_allclose(metrics[name], of_whole, rtol=2e-6, err_msg=f"{sizes} {parts} {name}")
-        for leaf, own in zip(jax.tree.leaves(other), jax.tree.leaves(params), strict=True):
-            assert parts > 1 or np.abs(leaf - own).max() < 2e-4  # Adam's first step divides by the gradient itself
+@pytest.mark.parametrize(
+    ("sizes", "count", "parts"),
+    [((8, 1, 1), 8, 1), pytest.param((2, 2, 1), 4, 1, marks=pytest.mark.full), ((1, 1, 1), 1, 4)],
+)
+def test_parts_and_meshes_change_nothing(data, sizes, count, parts):
+    """A step is the same on any mesh with dropout, and in any parts without."""
+    changes = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0, "task.dropout": 0.0} if parts > 1 else {}
+    params, expected = step_of(*learner_of(data, "_lists", **changes))
+    other, metrics = step_of(*learner_of(data, "_lists", sizes, count, **changes, **{"train.microbatches": parts}))
+    for name in ("loss", "grad_norm", "best_is_relevant"):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-6, err_msg=name)
+    for leaf, own in zip(jax.tree.leaves(other), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "loss", "metric"),
     [
         ("", {"loss.positive_weight": 3.0}, "bce", "ndcg@10"),
-        ("", {"loss.name": "listwise"}, "listwise", "ndcg@10"),
-        ("_scores", {}, "bce", "spearman"),
         ("_scores", {"loss.name": "mse"}, "mse", "spearman"),
-        ("_scores", {"loss.name": "kl"}, "kl", "spearman"),
-        ("_lists", {}, "listwise", "ndcg@10"),
         ("_lists", {"loss.name": "ranknet", "task.group_size": 3}, "ranknet", "ndcg@10"),
         ("_triplets", {"loss.name": "listnet", "task.pooling": "mean"}, "listnet", "ndcg@10"),
         ("_teacher", {}, "margin_mse", "ndcg@10"),
