@@ -12,6 +12,7 @@ import statistics
 from bert_jax import _moved, storage
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.schema import is_number
+from bert_jax.data.tasks import ranking
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.diagnosis.reading import Run
@@ -85,6 +86,10 @@ def _chance(run, kind, rows):
     """
     if kind in _CORRELATIONS:
         return 0.0, "chance"
+    if kind in ranking.METRICS and run.config.task.name == "embedding":
+        # One relevant text of all held-out ones is among the first ten of a random order so often.
+        number = next((rows[0] for name, rows in run.run["data"].items() if name.startswith("held out")), 1)
+        return min(1.0, 10 / max(1, number)), "a random order"
     baseline = run.summary.get("baseline")
     if baseline is None and not run.summary:
         baseline = _saved_baseline(run)
@@ -149,8 +154,8 @@ def _same_answer(run, rows):
 
     Of scores (regression) all count as one that differ by less than a hundredth of what the gold ones do.
     """
-    if run.config.task.name in ("embedding", "reranking"):
-        return "", 0.0  # whose answers are places among many texts
+    if not rows or (run.config.task.name == "reranking" and "rank" in rows[0]):
+        return "", 0.0  # equal scores of all documents rank them wrongly, which is near chance
     predicted, gold = (
         [row.get("tags", row.get("answer", row.get("label"))) for row in rows],
         [row["gold"] for row in rows],
@@ -159,7 +164,10 @@ def _same_answer(run, rows):
         predicted, gold = ([tag for tags in side for tag in tags] for side in (predicted, gold))
     elif run.config.task.name == "question_answering":
         gold = [answers[0] if answers else "" for answers in gold]
-    elif run.run.get("problem") == "regression":
+    elif run.config.task.name == "embedding" and "rank" in rows[0]:
+        predicted = [row["nearest"][0]["text"] for row in rows]  # the same document for every query
+        gold = [texts[0] if texts else "" for texts in gold]
+    elif run.run.get("problem") == "regression" or run.config.task.name == "embedding":
         scores = [row["score"] for row in rows]
         if len(rows) > 1 and statistics.pstdev(scores) < 0.01 * statistics.pstdev(gold):
             return f"{statistics.fmean(scores):.3g}", 1.0
@@ -205,7 +213,11 @@ def _causes(run, chance=False):
         reasons.append((0.5, f"few examples: {rows:,}; {advice} a model fine-tuned on a related task"))
     if run.config.from_scratch:
         reasons.append((0.7, "the model is not pre-trained: config.from_scratch=True"))
-    reasons.append((0.2, "labels that cannot be derived from the text, or swapped columns: look at the data"))
+    fault = "labels that cannot be derived from the text"
+    fault = {"embedding": "pairs that do not belong together", "reranking": "wrong labels"}.get(
+        run.config.task.name, fault
+    )
+    reasons.append((0.2, f"{fault}, or swapped columns: look at the data"))
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 
 

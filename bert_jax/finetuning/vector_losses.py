@@ -116,9 +116,9 @@ class VectorLoss:
         own = jnp.take_along_axis(scores, positives[:, None], axis=1)
         proper = (batch["other_texts"] >= 0) & (weights > 0)[:, None]  # neither absent nor of a row that fills up
         candidate_texts = jnp.where(proper, batch["other_texts"], -1).reshape(-1)
-        allowed = contrastive.may_be_negatives(texts, candidate_texts, groups, candidate_groups.reshape(-1))
-        same = batch["other_texts"][:, :1] == candidate_texts[None]  # copies of the positive
-        kept = allowed & ~same
+        kept = contrastive.may_be_negatives(
+            texts, batch["known"], candidate_texts, groups, candidate_groups.reshape(-1)
+        )
         if settings.false_negative_margin >= 0:
             kept = kept & (scores <= jax.lax.stop_gradient(own) - settings.false_negative_margin)
         contrast = contrastive.Contrast(positives, kept, weights)

@@ -159,17 +159,23 @@ def margin_mse(
 
 
 def may_be_negatives(
-    anchor_texts: jax.Array, candidate_texts: jax.Array, groups: jax.Array, candidate_groups: jax.Array
+    anchor_texts: jax.Array,
+    known: jax.Array,
+    candidate_texts: jax.Array,
+    groups: jax.Array,
+    candidate_groups: jax.Array,
 ) -> jax.Array:
     """Returns which candidates may be negatives of an anchor, bool [anchors, candidates].
 
-    A candidate is left out where it is a known positive: it belongs to the anchor's group of positives
-    (`relevance_id`), or it is the anchor's own text. A candidate of text -1 is none.
+    A candidate is left out where it is a known positive or a copy of one, belongs to the anchor's group of positives
+    (`relevance_id`), or is the anchor's own text. A candidate of text -1 is none.
 
     Args:
       anchor_texts, candidate_texts: a number for each distinct text, int32 [anchors], [candidates].
+      known: texts that are positives of each anchor, int32 [anchors, k]; -1 is none.
       groups, candidate_groups: number of each text's group, int32 [anchors], [candidates]; -1 is none.
     """
     same_text = anchor_texts[:, None] == candidate_texts[None, :]
+    is_known = (known[:, :, None] == candidate_texts[None, None]).any(1)
     same_group = (groups[:, None] == candidate_groups[None, :]) & (groups[:, None] >= 0)
-    return ~(same_text | same_group) & (candidate_texts >= 0)[None]
+    return ~(same_text | is_known | same_group) & (candidate_texts >= 0)[None]

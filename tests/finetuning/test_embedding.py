@@ -12,6 +12,7 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
 from bert_jax.data.tasks import batches
+from bert_jax.diagnosis import reading, report
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.finetuning.description import describe_run
@@ -129,6 +130,20 @@ def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     assert [row["step"] for row in logged_rows(tmp_path / "parts")] == [4, 7, 8, 12, 13, 14]
     for one, two in zip(*map(jax.tree.leaves, params), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_the_doctor_reads_embedders(finished, data, tmp_path):
+    assert report.diagnose(reading.read(str(finished[0]))) == []
+    workdir = tmp_path / "run"
+    shuffled = make_pairs(200)
+    for record, other in zip(shuffled, make_pairs(200, seed=9), strict=True):
+        record["positive"] = other["positive"]
+    path = write(tmp_path / "shuffled.jsonl", shuffled)
+    config = make_config(data, **{"task.train": path, "train.num_epochs": 1.0})
+    config.task.held_out = path
+    finetuning.finetune(config, workdir)
+    findings = [finding.name for finding in report.diagnose(reading.read(str(workdir)))]
+    assert "near_chance" in findings
 
 
 def learner_of(data, sizes=(1, 1, 1), count=1, **changes):

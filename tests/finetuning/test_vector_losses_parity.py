@@ -24,6 +24,7 @@ def batch_of(columns, labels):
         "labels": jnp.asarray(labels),
         "texts": jnp.arange(ROWS, dtype=jnp.int32),
         "other_texts": ROWS + jnp.arange(ROWS * columns, dtype=jnp.int32).reshape(ROWS, columns),
+        "known": ROWS + columns * jnp.arange(ROWS, dtype=jnp.int32)[:, None],
         "groups": jnp.full(ROWS, -1, jnp.int32),
     }
 

@@ -80,6 +80,7 @@ def test_angles_and_features():
 def test_known_positives_are_no_negatives():
     texts, groups = jnp.array([0, 1, 2]), jnp.array([7, 7, -1])
     candidates, candidate_groups = jnp.array([3, 0, 5, -1]), jnp.array([7, -1, -1, -1])
-    allowed = contrastive.may_be_negatives(texts, candidates, groups, candidate_groups)
+    known = jnp.array([[3, -1], [9, -1], [8, 5]])
+    allowed = contrastive.may_be_negatives(texts, known, candidates, groups, candidate_groups)
     np.testing.assert_array_equal(allowed, [[False, False, True, False], [False, True, True, False],
-                                            [True, True, True, False]])  # fmt: skip
+                                            [True, True, False, False]])  # fmt: skip

@@ -113,6 +113,7 @@ class Groups:
         self.anchor_lengths, self.other_lengths = sizes[:, 0], sizes[:, 1:].max(1)
         self.lengths = sizes.max(1)
         self._identity = np.where(columns < 0, -1, texts.identity[columns])
+        self._known = _known_positives(self._identity)
         self._order = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_order)
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray | None:
@@ -158,8 +159,8 @@ class Groups:
         Returns:
           input_ids, attention_mask, token_type_ids int32 [batch, anchor_length], skipped int32 [batch]; the same with
           other_ in front, [batch, columns, ...]; weights float32 [batch]; labels [batch]; texts int32 [batch] and
-          other_texts int32 [batch, columns], a number for each different text, -1 for none; groups int32 [batch], -1
-          for none.
+          other_texts int32 [batch, columns], a number for each different text, -1 for none; known int32 [batch, k], the
+          texts that the data has as positives of the anchor, -1 for none; groups int32 [batch], -1 for none.
         """
         rows = np.asarray(rows)
         real = rows >= 0
@@ -175,6 +176,7 @@ class Groups:
             "labels": labels,
             "texts": identity[:, 0],
             OTHERS + "texts": identity[:, 1:],
+            "known": np.where(real[:, None], self._known[rows], -1).astype(np.int32),
             "groups": np.where(real, self._groups[rows], -1).astype(np.int32),
         }  # fmt: skip
 
@@ -556,6 +558,16 @@ class EmbeddingTask:
                 f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than config.data.sequence_length="
                 f"{self._config.data.sequence_length} and were cut"
             )
+
+
+def _known_positives(texts):
+    """Returns the positives that the data has of each row's anchor, int32 [rows, most of them]; -1 fills rows up."""
+    positives: dict[int, dict[int, None]] = {}
+    for anchor, positive in texts[:, :2].tolist():
+        positives.setdefault(anchor, {})[positive] = None
+    width = max(map(len, positives.values()))
+    padded = {anchor: [*own, *[-1] * (width - len(own))] for anchor, own in positives.items()}
+    return np.array([padded[anchor] for anchor in texts[:, 0].tolist()], np.int32)
 
 
 def _text(table, i, name):

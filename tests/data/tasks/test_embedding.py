@@ -109,3 +109,13 @@ def test_texts_alone_need_another_held_out_set(tokenizer, tmp_path):
     path = write(tmp_path / "texts.jsonl", [{"anchor": record["anchor"]} for record in PAIRS])
     with pytest.raises(UserError, match="without config.task.positive nothing can be held out of train"):
         load(tokenizer, **{"task.train": path, "task.positive": ""})
+
+
+def test_all_positives_of_an_anchor_are_known(tokenizer, tmp_path):
+    """An anchor with two positives, in different records: neither is a negative of the other record's anchor."""
+    records = [{"anchor": "a b", "positive": "c"}, {"anchor": "a b", "positive": "d"}, {"anchor": "e", "positive": "f"}]
+    path = write(tmp_path / "train.jsonl", records)
+    task, _ = load(tokenizer, **{"task.train": path, "task.held_out": path, "data.batch_size": 2})
+    batch = task.train.batch(np.array([0, 1, 2, -1]), 8)
+    positives = batch["other_texts"][:, 0].tolist()
+    assert batch["known"].tolist() == [[positives[0], positives[1]]] * 2 + [[positives[2], -1], [-1, -1]]
