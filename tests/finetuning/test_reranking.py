@@ -12,6 +12,7 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
 from bert_jax.data.tasks import batches
+from bert_jax.diagnosis import reading, report
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.finetuning.description import describe_run
@@ -130,6 +131,14 @@ def test_what_is_opened_ranks_as_the_run_did(finished, tmp_path):
     assert written.max_length == reranker.max_length == 24
     np.testing.assert_array_equal(written.scores(record["query"], record["document"]),
                                   reranker.scores(record["query"], record["document"]))  # fmt: skip
+
+
+def test_the_doctor_reads_rerankers(finished, data, tmp_path):
+    assert report.diagnose(reading.read(str(finished[0]))) == []
+    config = make_config(data, **{"train.num_steps": 1, "optimizer.learning_rate": 1e-5})
+    finetuning.finetune(config, tmp_path / "run")
+    names = {finding.name for finding in report.diagnose(reading.read(str(tmp_path / "run")))}
+    assert names & {"near_chance", "failed_seeds"}
 
 
 def test_a_reranker_is_trained_further(finished, data, tmp_path, capsys):

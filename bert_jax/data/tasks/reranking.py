@@ -25,6 +25,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 _SHOWN = 3  # documents in a prediction
+_DRAWN = 2_000  # rankings from which the score of a random order is known
 _TEACHERS = ("margin_mse", "kl")  # losses that learn a teacher's scores
 
 
@@ -155,13 +156,20 @@ class RerankingTask:
         self.metrics, self.metric = metrics.choose(task, first.metrics)
         self._sigmoid = task.activation == "Sigmoid" or (task.activation == "auto" and self.loss == "bce")
         self.settings: Mapping[str, Any] = {"activation": "Sigmoid" if self._sigmoid else "Identity"}
-        random = hashing.permute(np.arange(len(first.lengths)), len(first.lengths), hashing.fold("random order"))
-        self.baseline = {
-            "average_precision": float((first.labels > 0).mean()), "accuracy": float((first.labels <= 0).mean()),
-            "spearman": 0.0, "pearson": 0.0,
-        }.get(self.metric)  # fmt: skip
-        if self.baseline is None:
-            self.baseline = self.score(first, list(random[:, None].astype(np.float64)))[self.metric]
+        self.baseline = self._baseline(first)
+
+    def _baseline(self, examples):
+        """Returns the metric of a random order of each query's documents, or of a constant score of pairs."""
+        constants = {"spearman": 0.0, "pearson": 0.0}
+        constants["average_precision"] = float((examples.labels > 0).mean())
+        constants["accuracy"] = 1 - constants["average_precision"]
+        if self.metric in constants:
+            return constants[self.metric]
+        number, scores = len(examples.lengths), []
+        for draw in range(max(1, _DRAWN // len(examples.judged.queries))):
+            order = hashing.permute(np.arange(number), number, hashing.fold("random order", draw))
+            scores.append(self.score(examples, list(order[:, None].astype(np.float64)))[self.metric])
+        return float(np.mean(scores))
 
     def score(self, examples: Pairs, outputs: Sequence[np.ndarray]) -> dict[str, float]:
         """Returns the metrics of logits, [1] for each pair."""

@@ -1,5 +1,6 @@
 """What rerankers learn from: the layouts of records, lists, batches, and how held-out sets are scored."""
 
+import itertools
 import json
 
 import numpy as np
@@ -144,7 +145,10 @@ def test_equal_scores_are_no_ranking(tokenizer, tmp_path):
     examples = task.held_out[""]
     scores = task.score(examples, [np.zeros(1)] * len(examples.lengths))
     assert scores["accuracy@1"] == 0 and scores["mrr@10"] == pytest.approx((1 / 3 + 1 / 2 + 1 / 2) / 3)
-    assert 0 < task.baseline < 1
+    orders = [list(itertools.permutations(range(len(judged)))) for _, judged in LISTS[:3]]
+    gains = [[sum(judged[document][1] / np.log2(2 + place) for place, document in enumerate(order)) for order in each]
+             for (_, judged), each in zip(LISTS[:3], orders, strict=True)]  # fmt: skip
+    assert task.baseline == pytest.approx(np.mean([np.mean(each) / max(each) for each in gains]), abs=0.02)
 
 
 def test_pairs_without_lists(tokenizer, tmp_path):
