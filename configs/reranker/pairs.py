@@ -1,4 +1,4 @@
-"""Queries with relevant documents and others: a model that reads a query and a document together, and scores them.
+"""Queries with documents that are relevant or not: a reranker, which reads both together and gives one score.
 
     python -m bert_jax.finetune --config=reranker/pairs --config.init_from=MODEL --workdir=DIR \
         --config.task.train=judged.jsonl
