@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.config.schema import is_number
-from bert_jax.diagnosis import causes, course, curves, finetuning, held_out, learning, text
+from bert_jax.diagnosis import causes, course, curves, embedders, finetuning, held_out, learning, text
 from bert_jax.diagnosis.finding import SEVERITIES, Finding, percent
 from bert_jax.diagnosis.plans import Plan
 from bert_jax.diagnosis.reading import Run
@@ -69,7 +69,10 @@ def diagnose(run: Run, plan: Plan | None = None, scratch: Run | None = None) -> 
     Raises:
       UserError: the run and `scratch` cannot be compared.
     """
-    findings = [check(run) for check in (_FINE_TUNING if run.fine_tuning else _PRETRAINING)]
+    checks = _FINE_TUNING if run.fine_tuning else _PRETRAINING
+    if run.fine_tuning and run.config.task.name == "embedding":
+        checks += embedders.CHECKS
+    findings = [check(run) for check in checks]
     findings += [course.under_plan(run, plan)] if plan else []
     findings += [finetuning.no_better_than_scratch(run, scratch)] if scratch else []
     ranked = sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
