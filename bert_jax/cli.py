@@ -24,7 +24,7 @@ EXPERIMENT_COMMANDS = ("launch", "report")
 # Words that commands take without a flag.
 POSITIONAL = {
     "recipes": ("pretraining", "finetuning"),
-    "predict": ("fill-mask", "classify", "tag", "answer", "embed", "search"),
+    "predict": ("fill-mask", "classify", "tag", "answer", "embed", "search", "rerank"),
     "completion": ("bash", "zsh"),
 }
 

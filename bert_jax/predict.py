@@ -1,4 +1,4 @@
-"""Runs a trained model on texts: fill-mask, classify, tag, answer, embed or search.
+"""Runs a trained model on texts: fill-mask, classify, tag, answer, embed, search or rerank.
 
     python -m bert_jax.predict VERB --model=MODEL --input=FILE --output=FILE
 
@@ -9,6 +9,7 @@
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
     embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
     search     --corpus, --queries {"query": id, "document": id, "rank": 1, "score": 0.8}, a line for each document
+    rerank     query, document    {"score": 0.97, "rank": 1} among the documents of a query that follow each other
 
 The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
 with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
@@ -34,6 +35,8 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 from absl import flags
 
@@ -80,6 +83,8 @@ _TEXT = flags.DEFINE_multi_string("text", [], "text to answer on the terminal; m
 _TEXT_PAIR = flags.DEFINE_string("text_pair", None, "classify: second text of a pair, with one --text")
 _QUESTION = flags.DEFINE_string("question", None, "answer: question to answer on the terminal, with --context")
 _CONTEXT = flags.DEFINE_string("context", None, "answer: text that holds the answer")
+_QUERY = flags.DEFINE_string("query", None, "rerank: query to rank documents for on the terminal, with --document")
+_DOCUMENT = flags.DEFINE_multi_string("document", [], "rerank: document of --query; may be given several times")
 _DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"], "dtype of the computation; default: bfloat16 on accelerators, else float32"
 )
@@ -108,8 +113,8 @@ flags.DEFINE_list(
     "concatenated; default: the model's own, else mean",
 )  # fmt: skip
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
-flags.DEFINE_string("prompt", None, "classify, embed: text put before each input, such as 'query: '")
-flags.DEFINE_string("prompt_name", None, "classify, embed: name of a prompt of a sentence-transformers model")
+flags.DEFINE_string("prompt", None, "classify, embed, rerank: text put before each input, such as 'query: '")
+flags.DEFINE_string("prompt_name", None, "classify, embed, rerank: name of a prompt of a sentence-transformers model")
 _CORPUS = flags.DEFINE_string(
     "corpus", None, "search: documents, a .txt, .jsonl, .csv, .tsv or .parquet, or a folder in BEIR's layout"
 )
@@ -176,6 +181,7 @@ VERBS = (
         "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
                    "document_prompt")),
+    Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
 )  # fmt: skip
 
 
@@ -192,7 +198,7 @@ def run():
     if verb:
         del sys.argv[1]
     fields = verb.fields if verb else ()
-    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "prompt",
+    texts = dict.fromkeys((*fields, "text", "text_pair", "question", "context", "query", "document", "prompt",
                            "query_prompt", "document_prompt"))  # fmt: skip
     likely = ("model", "corpus", "queries", "output") if name == "search" else ("model", "input", "output")
     command.run(lambda argv: main(verb), texts=tuple(texts), likely=likely)
@@ -283,6 +289,8 @@ def _run(verb, predictor, source, output, kind, total):
     with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
+        if verb.predictor == "Reranker":
+            answers = _with_ranks((example[0] for example in source), answers)
         if kind == "npy":
             with records.vector_writer(output, total, predictor.size) as put:
                 for vector in answers:
@@ -295,7 +303,13 @@ def _run(verb, predictor, source, output, kind, total):
         tables.write(output, kind, source, answers, form, keep)
 
 
-def _all_of(answers, total, source):
+def _with_ranks(queries, answers) -> Iterator[Any]:
+    from bert_jax.inference import rerank
+
+    return rerank.with_ranks(queries, answers)
+
+
+def _all_of(answers, total, source) -> Iterator[Any]:
     """Yields answers. Raises UserError at their end if they are not as many as there were lines."""
     count = 0
     for answer in answers:
@@ -414,13 +428,15 @@ def _typed(verb):
     """Returns the examples of the command line."""
     if verb.fields == ("question", "context"):
         return [(_QUESTION.value, _CONTEXT.value)]
+    if verb.fields == ("query", "document"):
+        return [(_QUERY.value, document) for document in _DOCUMENT.value]
     if _TEXT_PAIR.value is not None:
         return [(_TEXT.value[0], _TEXT_PAIR.value)]
     return [(text,) for text in _TEXT.value]
 
 
 def _show(verb, predictor, examples):
-    flag_names = {"question": "--question and --context"}.get(verb.fields[0])
+    flag_names = {"question": "--question and --context", "query": "--query and --document"}.get(verb.fields[0])
     answers = predictor.stream(examples, lambda i: flag_names or f"--text {i + 1}", **_options(verb.call_flags))
     if verb.predictor == "FillMask":
         for example, answer in zip(examples, answers, strict=True):
@@ -432,6 +448,8 @@ def _show(verb, predictor, examples):
     from bert_jax.inference import records
 
     encode = _encoder(verb)
+    if verb.predictor == "Reranker":
+        answers = _with_ranks((query for query, _ in examples), answers)
     with records.line_writer(files.STANDARD) as put:
         for answer in answers:
             put(encode(answer))
@@ -447,7 +465,8 @@ def _check_flags(verb):
         _check_search_flags()
         return
     fields = {"text": bool(_TEXT.value), "text_pair": _TEXT_PAIR.value is not None,
-              "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None}  # fmt: skip
+              "question": _QUESTION.value is not None, "context": _CONTEXT.value is not None,
+              "query": _QUERY.value is not None, "document": bool(_DOCUMENT.value)}  # fmt: skip
     typed = [name for name, is_given in fields.items() if is_given]
     required = list(verb.fields[: len(verb.fields) - verb.optional])
     expected = " and ".join(f"--{name}" for name in required)

@@ -30,6 +30,7 @@ COVERED_BY = {
     "config/pretraining_keys.py": "config/test_keys.py",
     "config/recipes.py": "test_family_recipes.py",
     "data/tasks/label_forms.py": "data/tasks/test_labels.py",
+    "finetuning/ranking_losses.py": "finetuning/test_reranking.py",  # and the parity test
     "finetuning/vector_losses.py": "finetuning/test_embedding.py",  # and the parity test
     "config/schema.py": "config/test_keys.py",
     "convert.py": "interop/test_huggingface.py",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import ml_collections
 
 from bert_jax.config import pretraining, recipes
-from bert_jax.config.finetuning_keys import EMBEDDER_POOLING
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LIST_LOSSES, PAIR_LOSSES, VECTOR_LOSSES
 from bert_jax.config.keys import ADAPTABLE, FINETUNING, LARGEST_SEED
 from bert_jax.config.keys import POOLING as POOLING
 from bert_jax.config.keys import PROBLEMS as PROBLEMS
@@ -55,6 +55,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     pretraining.check_loggers(values)
     _check_task(values)
     _check_embedding(values)
+    _check_reranking(values)
+    _check_loss(values)
     _check_tuning(values)
 
 
@@ -268,7 +270,7 @@ def _check_task(values):
             f"config.task.problem: {values['task.problem']} is for sequence_classification; expected single_label with "
             f"config.task.name={values['task.name']}"
         )
-    allowed = {"sequence_classification": POOLING, "embedding": ("auto", *EMBEDDER_POOLING)}
+    allowed = {"sequence_classification": POOLING, "reranking": POOLING, "embedding": ("auto", *EMBEDDER_POOLING)}
     allowed = allowed.get(values["task.name"], ("auto",))
     if values["task.pooling"] not in allowed:
         raise UserError(
@@ -309,6 +311,31 @@ def _check_embedding(values):
             f"config.loss.matryoshka_weights: found {tuple(weights)}; expected a positive number for each of "
             f"config.loss.matryoshka={tuple(widths)}"
         )
+    _check_score_range(values)
+
+
+def _check_reranking(values):
+    if values["task.name"] != "reranking":
+        return
+    for key, expected in (("data.packing", False), ("loss.gradcache_rows", 0)):
+        if values[key] != expected:
+            instead = "the documents of a query have rows of their own" if key == "data.packing" else (
+                "config.train.microbatches divides a batch"
+            )  # fmt: skip
+            raise UserError(f"config.{key}: found {values[key]}; expected {expected} for reranking: {instead}")
+    _check_score_range(values)
+
+
+def _check_loss(values):
+    names = {"embedding": VECTOR_LOSSES, "reranking": (*PAIR_LOSSES, *LIST_LOSSES)}.get(values["task.name"])
+    if names and values["loss.name"] not in ("auto", *names):
+        raise UserError(
+            f"config.loss.name: found {values['loss.name']!r}; expected auto or {', '.join(names)} with "
+            f"config.task.name={values['task.name']}"
+        )
+
+
+def _check_score_range(values):
     span = values["task.score_range"]
     if span and (len(span) != 2 or not all(isinstance(x, int | float) for x in span) or not span[0] < span[1]):
         raise UserError(f"config.task.score_range: found {tuple(span)}; expected two numbers, the lower first")

@@ -28,7 +28,7 @@ def _as_in_pretraining(*names: str, **changes: Any) -> dict[str, Key]:
     return {name: dataclasses.replace(PRETRAINING[name], in_phases=False, **changes) for name in names}
 
 
-TASKS = ("sequence_classification", "token_classification", "question_answering", "embedding")
+TASKS = ("sequence_classification", "token_classification", "question_answering", "embedding", "reranking")
 PROBLEMS = ("single_label", "multi_label", "regression")
 # Keys of config.task that say how question answering reads contexts.
 ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
@@ -38,6 +38,10 @@ POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
 EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # Losses on vectors; see finetuning.vector_losses.
 VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
+# Losses of rerankers, of each pair of a query and a document, and of a query's documents together; see
+# objectives.reranking.
+PAIR_LOSSES = ("bce", "mse")
+LIST_LOSSES = ("listwise", "listnet", "ranknet", "lambdarank", "margin_mse", "kl")
 # Linear maps of a layer that LoRA can adapt.
 ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")
 
@@ -128,13 +132,18 @@ FINETUNING: dict[str, Key] = {
         anchor=("anchor", "Embedding: column of the text that is compared, such as a question."),
         positive=(
             "positive",
-            "Embedding: column of the text that belongs to it, such as the passage that answers it.",
+            "Embedding: column of the text that belongs to it, such as the passage that answers it; reranking: of "
+            "the relevant document, where there is no column of documents.",
             {"empty": "the anchor itself, under other dropout (SimCSE, Gao et al. 2021, section 3)"},
         ),
-        negatives=((), "Embedding: columns of texts that do not belong to it, or one column of lists.",
+        negatives=((), "Embedding, reranking: columns of texts that do not belong to it, or one column of lists.",
                    {"empty": "none but those of the batch"}),
-        score=("score", "Embedding: column of the graded similarity of anchor and positive, or of a teacher's margin."),
-        score_range=((), "Embedding: lowest and highest possible score, which become 0 and 1.",
+        score=(
+            "score",
+            "Embedding: column of the graded similarity of anchor and positive, or of a teacher's margin; reranking: "
+            "of a document's graded score, or a teacher's.",
+        ),
+        score_range=((), "Embedding, reranking: lowest and highest possible score, which become 0 and 1.",
                      {"empty": "as they are"}),
         relevance_id=("", "Embedding: column that is equal for examples whose positives are one another's.",
                       {"empty": "none"}),
@@ -146,14 +155,24 @@ FINETUNING: dict[str, Key] = {
         embedding_size=(0, "Embedding: size of the vectors, by a linear map behind the pooling.",
                         {"empty": "the width of the model"} | WIDTH),
         embedding_activation=("linear", "Embedding: activation of that map.", {"choices": ("linear", "tanh")}),
+        query=("query", "Reranking: column of the query."),
+        document=("document", "Reranking: column of the document, or of a list of documents of the query."),
+        group_size=(16, "Reranking: most documents of a query in a row of a loss on lists.", COUNT),
+        activation=(
+            "auto",
+            'Reranking: what a score is of the logit; "auto": Sigmoid where the loss is bce, else Identity.',
+            {"choices": ("auto", "Identity", "Sigmoid")},
+        ),
     ),
     **group(
         "loss",
         "loss",
         name=(
             "auto",
-            'Loss on vectors; "auto": cosent where the data has scores, softmax where it has labels, else info_nce.',
-            {"choices": ("auto", *VECTOR_LOSSES)},
+            'Loss on vectors; "auto": cosent where the data has scores, softmax where it has labels, else info_nce. '
+            'Reranking: "auto" is bce for pairs with labels or scores from 0 to 1, mse for other scores, listwise for '
+            "lists, margin_mse for lists with a teacher's scores too, and kl for lists with scores alone.",
+            {"choices": ("auto", *dict.fromkeys((*VECTOR_LOSSES, *PAIR_LOSSES, *LIST_LOSSES)))},
         ),
         temperature=(
             0.05,
@@ -169,6 +188,7 @@ FINETUNING: dict[str, Key] = {
             "equation 3, the model being its own guide).",
             {"at_least": -1, "empty": "none is", "empty_value": -1.0},
         ),
+        positive_weight=(1.0, "Weight of relevant documents (bce).", {"above": 0}),
         margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
         matryoshka_weights=((), "Weight of the loss at each width.", {"empty": "1 each"}),

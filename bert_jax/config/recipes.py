@@ -122,7 +122,7 @@ def recipe_names() -> list[str]:
 
 def is_finetuning(name: str) -> bool:
     """Returns whether a recipe of this name, as recipe_names() has it, is one of fine-tuning."""
-    return name.startswith(("finetune/", "embedding/"))
+    return name.startswith(("finetune/", "embedding/", "reranker/"))
 
 
 def recipe_folders() -> list[pathlib.Path]:

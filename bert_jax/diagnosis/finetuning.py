@@ -86,7 +86,7 @@ def _chance(run, kind, rows):
     """
     if kind in _CORRELATIONS:
         return 0.0, "chance"
-    if kind in ranking.METRICS:
+    if kind in ranking.METRICS and run.config.task.name == "embedding":
         # One relevant text of all held-out ones is among the first ten of a random order so often.
         number = next((rows[0] for name, rows in run.run["data"].items() if name.startswith("held out")), 1)
         return min(1.0, 10 / max(1, number)), "a random order"
@@ -101,6 +101,8 @@ def _chance(run, kind, rows):
         always = 2 * share / (1 + share)  # precision `share`, recall 1; its other constant answer has none
         if always > baseline:
             return always, f"always answering {labels[1]!r}"
+    if run.config.task.name == "reranking":
+        return baseline, "a random order"
     return baseline, "always giving the commonest answer"
 
 
@@ -152,8 +154,8 @@ def _same_answer(run, rows):
 
     Of scores (regression) all count as one that differ by less than a hundredth of what the gold ones do.
     """
-    if not rows:
-        return "", 0.0
+    if not rows or (run.config.task.name == "reranking" and "rank" in rows[0]):
+        return "", 0.0  # equal scores of all documents rank them wrongly, which is near chance
     predicted, gold = (
         [row.get("tags", row.get("answer", row.get("label"))) for row in rows],
         [row["gold"] for row in rows],
@@ -212,7 +214,9 @@ def _causes(run, chance=False):
     if run.config.from_scratch:
         reasons.append((0.7, "the model is not pre-trained: config.from_scratch=True"))
     fault = "labels that cannot be derived from the text"
-    fault = "pairs that do not belong together" if run.config.task.name == "embedding" else fault
+    fault = {"embedding": "pairs that do not belong together", "reranking": "wrong labels"}.get(
+        run.config.task.name, fault
+    )
     reasons.append((0.2, f"{fault}, or swapped columns: look at the data"))
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
 

@@ -38,9 +38,12 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     settings = {"max_length": config.data.sequence_length} | dict(task.settings)
     model = dict(source.config) | {key: config.model[key] for key in _RUNNING}
     model |= {key: config.model[key] for key in _DROPOUTS if config.model[key] >= 0}
+    problem = task.problem
     if config.task.name == "embedding":
         settings |= {"pooling": [head.pooling]}
-    model["pooler"] = config.task.name == "sequence_classification" and head.pooling == "pooler"
+    if config.task.name == "reranking":
+        problem = "regression"  # of the logit, whatever the loss
+    model["pooler"] = head.name == "sequence_classification" and head.pooling == "pooler"
     if config.task.name == "question_answering":
         settings |= {name: config.task[name] for name in ANSWERING}
     return {
@@ -49,7 +52,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
         "model": model,
         "head": dataclasses.asdict(head),
         "labels": list(task.labels),
-        "problem": task.problem,
+        "problem": problem,
         "scheme": task.scheme,
         "settings": settings,
         "data": data_identity(task),
@@ -78,7 +81,8 @@ def _head(config, source, task):
     if config.task.name == "embedding":
         return _embedding_head(config, source, task)
     dropout = None if config.task.dropout < 0 else config.task.dropout
-    head = formats.task_head(source, config.task.name, len(task.labels), dropout)
+    name = "sequence_classification" if config.task.name == "reranking" else config.task.name
+    head = formats.task_head(source, name, len(task.labels), dropout)
     if config.task.pooling != "auto":
         head = model_lib.Task(head.name, head.num_labels, config.task.pooling, head.dropout)
     return dataclasses.replace(head, crf=config.task.crf)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,8 @@ class FinetuningSteps:
         state = step_sizes.extrapolated(self.state_bytes, self) + self.frozen_bytes()
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
-        rows = self.config.data.batch_size / shards
+        texts, _ = self._row_shapes(self._length, self.task.train)["input_ids"]
+        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # of a reranker, documents of each query
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length
@@ -89,7 +91,8 @@ class FinetuningSteps:
         state = self._placed_state(learner)
         rows = self.config.train.eval_batch_size or self.config.data.batch_size
         longest = max(int(examples.lengths.max(initial=1)) for examples in self.task.held_out.values())
-        shapes = self._row_shapes(batches.bucket(self.config, longest))
+        held_out = next(iter(self.task.held_out.values()))
+        shapes = self._row_shapes(batches.bucket(self.config, longest), held_out)
         layout = sharding.batch_sharding(self.mesh)
         batch = {
             name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=layout)
@@ -131,9 +134,9 @@ class FinetuningSteps:
             learner.layout.shardings,
         )
 
-    def _row_shapes(self, length):
-        """Returns (shape of a row, dtype) of every array of a batch without packing."""
-        batch = self.task.train.batch(np.array([-1]), length)
+    def _row_shapes(self, length, examples):
+        """Returns (shape of a row, dtype) of every array of a batch of a split without packing."""
+        batch = examples.batch(np.array([-1]), length)
         return {name: (array.shape[1:], array.dtype) for name, array in batch.items()}
 
     def _train_batch(self, learner):
@@ -146,7 +149,7 @@ class FinetuningSteps:
             rows = self.config.data.batch_size
             shapes = {
                 name: ((len(seeds), rows, *shape), dtype)
-                for name, (shape, dtype) in self._row_shapes(self._length).items()
+                for name, (shape, dtype) in self._row_shapes(self._length, self.task.train).items()
             }
         return {
             name: jax.ShapeDtypeStruct(shape, dtype, sharding=learner.batch_sharding)

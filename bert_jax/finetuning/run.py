@@ -344,7 +344,9 @@ def _transferable(source, description):
     """Returns the source's parameters, without the output layer of its task if its labels mean something else."""
     task = source.model.spec.task
     same = task is not None and task.name == description["head"]["name"]
-    same = same and list(source.labels) == description["labels"] and source.problem == description["problem"]
+    is_reranker = "activation" in description["settings"]  # whose output means the same whatever its name
+    same = same and (is_reranker or list(source.labels) == description["labels"])
+    same = same and len(source.labels) == len(description["labels"]) and source.problem == description["problem"]
     params = dict(source.params)
     if "task" in params and not same:
         params["task"] = {name: params["task"][name] for name in ("dense", "score") if name in params["task"]}

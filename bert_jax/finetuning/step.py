@@ -19,6 +19,7 @@ from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import batches
 from bert_jax.data.tasks.embedding import OTHERS
 from bert_jax.finetuning import losses, trainable
+from bert_jax.finetuning.ranking_losses import RankingLoss
 from bert_jax.finetuning.state import StateLayout
 from bert_jax.finetuning.vector_losses import VectorLoss
 from bert_jax.model import Model, flops, parameters
@@ -40,7 +41,8 @@ class Learner:
     Attributes:
       config: a fine-tuning config; reads seeds_at_once, optimizer, tuning and train.microbatches.
       model: the model, with the task's head.
-      problem: problem of sequence classification, such as "single_label"; "" for other tasks.
+      problem: problem of sequence classification, such as "single_label"; the loss of an embedder or a reranker; "" for
+        other tasks.
       seeds: the seeds that train side by side.
       mesh: the mesh of state and batch.
       num_steps: number of steps of the whole run.
@@ -151,6 +153,17 @@ class Learner:
                 params, batch, config.loss.gradcache_rows,
             )  # fmt: skip
             return loss, gradient, course
+        if config.task.name == "reranking":
+            ranking = RankingLoss(model, config.loss, problem)
+            counts = ranking.counts(batch)
+
+            def means_of(trained, rows, key):
+                sums = ranking.sums(merged(trained), rows, key)
+                means = {name: total / counts[name] for name, total in sums.items()}
+                return means["loss"], means
+
+            gradient, means = step_lib.gradient_and_sums(means_of, params, batch, key, config.train.microbatches)
+            return means.pop("loss"), gradient, means
         count = jnp.maximum(losses.loss_denominator(batch, model, problem), 1.0)
 
         def loss_of(trained, rows, key):

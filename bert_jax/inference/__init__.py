@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from bert_jax.inference.fill_mask import FillMask
     from bert_jax.inference.inspection import Inspector
     from bert_jax.inference.predictor import load
+    from bert_jax.inference.rerank import Reranker
     from bert_jax.inference.tag import TokenTagger
 
-__all__ = ["Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "TokenTagger", "load"]
+__all__ = ["Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "TokenTagger", "load"]
 
 _MODULES = {
     "Classifier": "classify",
@@ -33,6 +34,7 @@ _MODULES = {
     "FillMask": "fill_mask",
     "Inspector": "inspection",
     "QuestionAnswerer": "answer",
+    "Reranker": "rerank",
     "TokenTagger": "tag",
     "load": "predictor",
 }

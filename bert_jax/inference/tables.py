@@ -54,6 +54,7 @@ class Answers:
             "tag": ("words", "tags", "entities") if self.words else ("entities",),
             "answer": ("answer", "start", "end", "score"),
             "embed": ("embedding",),
+            "rerank": ("score", "rank"),
         }[self.verb]
 
     @property
@@ -83,7 +84,7 @@ class Answers:
             return " ".join(mask[0]["token"] for mask in answer["masks"])
         if self.verb == "answer":
             return " ".join(answer["answer"].split())
-        label = answer["score"] if self.label_kind == "none" else answer["label"]
+        label = answer["score"] if self.label_kind == "none" or self.verb == "rerank" else answer["label"]
         return " ".join(("|".join(label) if isinstance(label, list) else str(label)).split())
 
     def types(self) -> dict[str, Any]:
@@ -97,7 +98,7 @@ class Answers:
             "masks": pa.list_(pa.list_(token)), "label": texts if self.label_kind == "texts" else text,
             "scores": pa.struct({label: number for label in self.labels}), "score": number, "words": texts,
             "tags": texts, "entities": pa.list_(entity), "answer": text, "start": whole, "end": whole,
-            "embedding": pa.list_(pa.float32()),
+            "rank": whole, "embedding": pa.list_(pa.float32()),
         }  # fmt: skip
         return {name: kinds[name] for name in self.names}
 

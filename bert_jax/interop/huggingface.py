@@ -374,7 +374,10 @@ def _config(pretrained):
     columns = list(pretrained.settings.get("columns", ()))
     if columns and columns not in _PLAIN_COLUMNS:
         own["columns"] = columns
-    return config | {_OWN_KEY: own} if own else config
+    config |= {_OWN_KEY: own} if own else {}
+    if "activation" in pretrained.settings and not origin:
+        config |= sentence_transformers.cross_encoder_config(pretrained.settings["activation"])
+    return config
 
 
 def _columns(config, path):
@@ -435,7 +438,10 @@ def _write_files(pretrained, config, arrays, directory, dtype):
             if (origin.directory / name).is_file():
                 shutil.copyfile(origin.directory / name, directory / name)
     else:
-        pretrained.tokenizer.save(directory, max_length=spec.max_positions, segments=spec.type_vocab_size > 1)
+        longest = spec.max_positions
+        if "activation" in pretrained.settings:  # of a cross-encoder, whose rows of fine-tuning are the longest
+            longest = min(longest, pretrained.settings.get("max_length", longest))
+        pretrained.tokenizer.save(directory, max_length=longest, segments=spec.type_vocab_size > 1)
     if origin and origin.embedder:
         sentence_transformers.write_back(origin.embedder, directory, np.dtype(DTYPES[dtype]) if dtype else None)
     elif "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):

@@ -67,9 +67,9 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
         for name, value in provenance.metrics.items()
         if math.isfinite(value) and not name.startswith(tuple(others))
     }
-    embeds = "pooling" in model.settings and not spec.task
+    is_theirs = pipeline_tag(model) in ("sentence-similarity", "text-ranking")
     front: dict[str, Any] = {
-        "library_name": "sentence-transformers" if embeds else "transformers",
+        "library_name": "sentence-transformers" if is_theirs else "transformers",
         "pipeline_tag": pipeline_tag(model),
         "tags": ["bert_jax", "jax", model.family],
     }
@@ -93,6 +93,8 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
 def pipeline_tag(model: Pretrained) -> str:
     """Returns the hub's name of a model's task, such as "fill-mask"."""
     spec = model.model.spec
+    if spec.task and "activation" in model.settings and spec.task.num_labels == 1:
+        return "text-ranking"  # a cross-encoder
     if spec.task:
         return _PIPELINES[spec.task.name]
     if "pooling" in model.settings:
@@ -133,6 +135,10 @@ def _usage(model, name):
             f"vectors = SentenceTransformer({name}).encode([{text}])"
         )
         own_code = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{text}])"
+    elif task == "text-ranking":
+        arguments = f"({json.dumps('A question?')}, [{text}, {json.dumps('Another.')}])"
+        other_code = f"from sentence_transformers import CrossEncoder\n\nranked = CrossEncoder({name}).rank{arguments}"
+        own_code = f"ranked = bert_jax.Reranker.from_pretrained({name}).rank{arguments}"
     elif task == "question-answering":
         question, context = json.dumps("Who wrote it?"), json.dumps("Ada Lovelace wrote it.")
         other_code = _pipeline(task, name, f"question={question}, context={context}")

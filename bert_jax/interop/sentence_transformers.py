@@ -151,6 +151,15 @@ def cross_encoder_settings(config: Mapping, prompts: Mapping, num_labels: int, p
     return {"activation": name}
 
 
+def cross_encoder_config(activation: str) -> dict[str, dict[str, str]]:
+    """Returns what config.json says of a cross-encoder whose scores are an activation of its logits.
+
+    Args:
+      activation: a key of TORCH_ACTIVATIONS.
+    """
+    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{_torch_place(activation)}"}}
+
+
 def max_length(encoder: pathlib.Path, config: Mapping) -> int | None:
     """Returns the most tokens of a text, special ones included, that an encoder's directory names; None for no limit.
 

@@ -225,6 +225,8 @@ def text_columns(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     task = config.get("task") or {}
     if not task or task["name"] == "question_answering":  # whose columns are SQuAD's
         return ()
+    if task["name"] == "reranking":
+        return task["query"], task["document"]
     return tuple(name for name in (task["text"], task["text_pair"]) if name)
 
 

@@ -184,10 +184,13 @@ def call(command: list[str], folder: pathlib.Path, variables: Mapping[str, str] 
 
 
 def _make_pairs(folder):
-    """Writes what the page on embedders names: questions and answers, graded pairs, and a retrieval task."""
+    """Writes what the page on embedders names: questions and answers, judged and graded pairs, a retrieval task."""
     words = ("ab", "cd", "ef", "be", "ca", "da", "ac", "bd")
     pairs = [(f"{one} {two}?", f"{two} {one} {two}.") for one in words for two in words if one < two]
     records = [{"question": question, "answer": answer} for question, answer in pairs]
+    judged = [{"query": question, "document": other[1], "label": int(i == j)}
+              for i, (question, _) in enumerate(pairs[:8]) for j, other in enumerate(pairs[:8])]  # fmt: skip
+    (folder / "judged.jsonl").write_text("".join(json.dumps(record) + "\n" for record in judged), "utf-8")
     (folder / "answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     for name in ("stsb_train.csv", "stsb_dev.csv"):
         with open(folder / name, "w", newline="") as file:

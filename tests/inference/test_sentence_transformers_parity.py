@@ -9,7 +9,9 @@ import pytest
 import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
+from bert_jax.model import Task
 from bert_jax.model.projection import TORCH_ACTIVATIONS
+from tests.inference import conftest
 from tests.inference.conftest import texts
 
 pytestmark = pytest.mark.parity
@@ -158,6 +160,25 @@ def test_cross_encoders(save, tmp_path, labels, activation, softmax):
     again = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu")
     np.testing.assert_array_equal(again.predict(pairs, apply_softmax=softmax).reshape(12, labels), expected)
     assert again.max_length == 12
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid"])
+def test_a_reranker_of_ones_own(tmp_path, activation):
+    import sentence_transformers
+
+    tokenizer = conftest.hugging_face.wordpiece(conftest.VOCABULARY, True, "test")
+    settings = {"activation": activation, "max_length": 12}
+    head = Task("sequence_classification", 1)
+    model = conftest.make_model(tokenizer, head, ("score",), problem="regression", settings=settings)
+    huggingface.write(model, tmp_path / "model")
+    theirs = sentence_transformers.CrossEncoder(str(tmp_path / "model"), device="cpu")
+    documents = texts(12, most=20)
+    expected = theirs.predict([("ab cd", document) for document in documents])
+    np.testing.assert_allclose(bert_jax.Reranker(model).scores("ab cd", documents), expected, rtol=1e-5, atol=1e-6)
+    assert theirs.max_length == 12 and activation in str(theirs.activation_fn)
+    ranked = bert_jax.Reranker(tmp_path / "model").rank("ab cd", documents, top_k=5)
+    hits = theirs.rank("ab cd", documents, top_k=5)
+    assert [hit["index"] for hit in ranked] == [hit["corpus_id"] for hit in hits]
 
 
 def test_prompts_of_cross_encoders(save, tmp_path):

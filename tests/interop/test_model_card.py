@@ -58,6 +58,15 @@ def test_tasks_and_embedders_by_their_names_on_the_hub(make):
     card = model_card.render(model, "a", Provenance(3, "a-folder"))
     assert front_of(card)["pipeline_tag"] == "text-classification" and "base_model" not in front_of(card)
     assert "Labels: LABEL_0, LABEL_1." in card and "Started from a-folder." in card
+    one = dataclasses.replace(model.model.spec.task, num_labels=1)
+    spec = dataclasses.replace(model.model.spec, task=one)
+    reranker = dataclasses.replace(
+        model, model=dataclasses.replace(model.model, spec=spec), labels=("score",), settings={"activation": "Sigmoid"}
+    )
+    card = model_card.render(reranker, "a", Provenance(3))
+    assert (front_of(card)["library_name"], front_of(card)["pipeline_tag"]) == ("sentence-transformers", "text-ranking")
+    assert 'CrossEncoder("a").rank("A question?", ["A text.", "Another."])' in card
+    assert 'bert_jax.Reranker.from_pretrained("a").rank("A question?"' in card
     bare = huggingface.read(make(name="bare").path)
     assert front_of(model_card.render(bare, "a", Provenance(3)))["pipeline_tag"] == "feature-extraction"
     embedder = dataclasses.replace(bare, settings={"pooling": ("mean",)})

@@ -37,7 +37,8 @@ class Examples(Protocol):
           tokens: labels int32 [batch, length], -100 where there is none, and first_subwords int32 [batch, length],
           1 where a word's label is predicted;
           question answering: start_positions, end_positions int32 [batch], 0 (the [CLS]) where the row holds no answer;
-          embedding: see data.tasks.embedding.Groups.batch for train; vectors of held-out texts have no labels.
+          embedding: see data.tasks.embedding.Groups.batch for train; vectors of held-out texts have no labels;
+          reranking: see data.tasks.reranking.Lists.batch for train; labels float32 [batch] of held-out pairs.
           Without labels in the data, the label arrays are 0 or -100.
         """
         ...
@@ -48,8 +49,8 @@ class TaskData(Protocol):
 
     Attributes:
       labels: names of the outputs, in the order of ids. Regression: ("score",); question answering: ("start", "end");
-        embedding: the classes of pairs, or ().
-      problem: config.task.problem for sequence classification; the loss of an embedder; else "".
+        embedding: the classes of pairs, or (); reranking: ("score",).
+      problem: config.task.problem for sequence classification; the loss of an embedder or reranker; else "".
       scheme: "BIO" or "BIOES" for token classification of entities; else "".
       metric: name of the metric that chooses the best checkpoint; larger is better.
       train: rows to train on.
@@ -103,6 +104,7 @@ def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
         answering,
         classification,
         embedding,
+        reranking,
         tagging,
     )  # here, so that importing a neighbour is cheap
 
@@ -111,5 +113,6 @@ def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
         "token_classification": tagging.TokenTask,
         "question_answering": answering.QuestionTask,
         "embedding": embedding.EmbeddingTask,
+        "reranking": reranking.RerankingTask,
     }
     return kinds[config.task.name](config, tokenizer)

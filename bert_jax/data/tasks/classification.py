@@ -166,7 +166,7 @@ class SequenceTask:
                 empty.append(i)
         if empty:
             self.notes.append(f"{split}: {len(empty):,} texts are empty, the first at {table.where(empty[0])}")
-        first, second, cut = _encoded(tokenizer, columns, self._length, is_alone)
+        first, second, cut = encode_texts(tokenizer, columns, self._length, is_alone)
         if cut:
             self.notes.append(
                 f"{split}: {cut:,} of {len(table):,} examples are longer than config.data.sequence_length="
@@ -178,8 +178,16 @@ class SequenceTask:
         return Examples(tokenizer, first, second, labels, True, table, is_alone)
 
 
-def _encoded(tokenizer, columns, length, is_alone=None):
-    """Encodes texts, cut to fit rows of `length` tokens.
+def encode_texts(
+    tokenizer: Tokenizer, columns: Sequence[Sequence[str]], length: int, is_alone: np.ndarray | None = None
+) -> tuple[rows_lib.Ragged, rows_lib.Ragged | None, int]:
+    """Encodes texts, cut to fit rows of `length` tokens, of a pair the longer one first.
+
+    Args:
+      tokenizer: encodes them.
+      columns: the texts, or the first and the second text of each pair.
+      length: tokens of the longest row, special ones included.
+      is_alone: which examples have no second text, bool [examples]; None: none of them.
 
     Returns:
       (first texts, second texts or None, how many examples were cut)
@@ -194,7 +202,7 @@ def _encoded(tokenizer, columns, length, is_alone=None):
     def examples():
         nonlocal cut
         for start in range(0, len(columns[0]), _AT_ONCE):
-            encoded = [tokenizer.encode(texts[start : start + _AT_ONCE], special=True) for texts in columns]
+            encoded = [tokenizer.encode(list(texts[start : start + _AT_ONCE]), special=True) for texts in columns]
             for texts_ids, room in zip(zip(*encoded, strict=True), rooms[start:].tolist(), strict=False):
                 sizes = list(map(len, texts_ids))
                 kept = rows_lib.truncate_pair(sizes[0], sizes[1], room) if len(sizes) == 2 else (min(sizes[0], room),)

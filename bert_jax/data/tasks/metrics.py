@@ -23,6 +23,9 @@ METRICS = {  # kind of task -> its metrics; the first chooses the best checkpoin
     "entities": ("f1", "precision", "recall", "accuracy", "strict_f1", "strict_precision", "strict_recall"),
     "tags": ("accuracy", "macro_f1"),
     "answers": ("f1", "exact_match"),
+    "ranked": ("ndcg@10", "mrr@10", "map@100", "accuracy@1"),  # documents of a query
+    "relevant": ("average_precision", "accuracy"),  # pairs of a query and a document, relevant or not
+    "graded": ("spearman", "pearson"),  # and with grades
 }
 SMALLER_IS_BETTER = ("mse",)
 _STRICT = {"BIO": "IOB2", "BIOES": "IOBES"}
@@ -92,6 +95,22 @@ def regression(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         "spearman": float(stats.spearmanr(labels, predicted)[0]) if defined else 0.0,
         "mse": float(np.mean((labels - predicted) ** 2)),
     }
+
+
+def average_precision(relevant: np.ndarray, scores: np.ndarray) -> float:
+    """Returns the mean precision at the relevant examples, as scikit-learn's `average_precision_score`.
+
+    Examples of equal scores are found together: precision is counted after all of them.
+
+    Args:
+      relevant: bool [n].
+      scores: float [n].
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits, ranked = np.cumsum(relevant[order]), scores[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those with equal scores
+    precision, new_hits = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
+    return float((precision * new_hits).sum() / max(1, hits[-1]))
 
 
 def matthews(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:

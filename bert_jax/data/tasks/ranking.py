@@ -39,14 +39,14 @@ def nearest(queries: np.ndarray, documents: np.ndarray, depth: int = DEPTH, excl
     return ranked
 
 
-def score(ranked: np.ndarray, relevance: Sequence[Mapping[int, float]]) -> dict[str, float]:
+def score(ranked: Sequence[np.ndarray] | np.ndarray, relevance: Sequence[Mapping[int, float]]) -> dict[str, float]:
     """Returns means over the queries: ndcg@10, mrr@10, map@100, recall@1, recall@10, recall@100 and accuracy@1.
 
     recall@k is the share of a query's relevant documents among the first k; accuracy@1 the share of queries whose
     nearest document is relevant. Queries without a relevant document are left out, as by trec_eval.
 
     Args:
-      ranked: documents by their numbers, int [queries, depth], the nearest first.
+      ranked: documents of each query by their numbers, int [queries, depth] or arrays of any depth, the nearest first.
       relevance: for each query, grade by document; grades over 0 are relevant.
     """
     columns: dict[str, list[float]] = {name: [] for name in METRICS}

@@ -30,6 +30,7 @@ _KINDS_OF_TASK = {  # further kinds of file that a task reads, by suffix; "" sta
     "token_classification": {".json": "jsonl", "": "conll"},
     "question_answering": {".json": "squad"},
     "embedding": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
+    "reranking": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
 }
 _NOT_TEXT = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".xlsx", ".arrow", ".pkl", ".npy", ".npz")
 
@@ -255,7 +256,7 @@ def _kind(path, task_name):
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
     kinds = _KINDS | _KINDS_OF_TASK[task_name]
     kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
-    reads_csv = task_name in ("sequence_classification", "embedding")
+    reads_csv = task_name in ("sequence_classification", "embedding", "reranking")
     if kind is None or (kind == "csv" and not reads_csv):
         names = [name for name in kinds if name and (name != ".csv" or reads_csv)]
         also = " or CoNLL columns" if "" in kinds else ""

@@ -1,0 +1,95 @@
+"""Orders documents by how well they answer a query, with a model that reads both together (a cross-encoder)."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.inference.classify import Classifier
+from bert_jax.interop.pretrained import Pretrained
+
+
+class Reranker(Classifier):
+    """Scores and orders the documents of a query with a model that has one score for a pair of texts.
+
+        reranker = bert_jax.Reranker(MODEL)
+        reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
+        # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
+
+    A pair that is longer than the model is cut, the longer text first. Called as a Classifier is, with pairs or records
+    of a query and a document, it gives {"score"} for each; see there for the arguments of the class.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
+    REQUIRED: ClassVar[int] = 2
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        top_k: int | None = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Returns the documents of a query in the order of their scores, the best first.
+
+        Args:
+          query: a text.
+          documents: texts; of equal scores the first comes first.
+          top_k: how many documents are returned; None for all.
+          prompt: text put before the query; None: see prompt_name.
+          prompt_name: name of one of the model's prompts; None: its default one, if any.
+
+        Returns:
+          {"index", "score", "text"} for each document: its place in `documents`, what the model's activation makes of
+          its logit (Classifier says more), and itself.
+
+        Raises:
+          UserError: a text is empty, or top_k is less than 1.
+        """
+        if not isinstance(query, str):
+            raise UserError(f"query: found {type(query).__name__}; expected a text")
+        if isinstance(documents, str):
+            raise UserError("documents: found a text; expected a list of texts")
+        if top_k is not None and top_k < 1:
+            raise UserError(f"top_k: found {top_k}; expected at least 1")
+        texts = list(documents)
+        scores = self.scores(query, texts, prompt=prompt, prompt_name=prompt_name)
+        order = np.argsort(-scores.astype(np.float64), kind="stable")[:top_k].tolist()
+        return [{"index": i, "score": float(scores[i]), "text": texts[i]} for i in order]
+
+    def scores(
+        self, query: str, documents: Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
+    ) -> np.ndarray:
+        """Returns the score of each document, float32 [documents]; see `rank` for the arguments."""
+        pairs = [(query, document) for document in documents]
+        places = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
+        return np.array([answer["score"] for answer in places], np.float32)
+
+    def _answer(self, logits, activated=None):
+        return {"score": super()._answer(logits, activated)["score"]}
+
+    def _check_head(self, model: Pretrained) -> None:
+        super()._check_head(model)
+        if len(model.labels) != 1:
+            raise UserError(
+                f"{model.name}: reranking needs a model with one score, but this one has {len(model.labels)} labels; "
+                "expected one trained with config.task.name=reranking, or a CrossEncoder with one label"
+            )
+
+
+def with_ranks(queries: Iterable[str], answers: Iterable[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """Yields the answers with the rank of their scores, from 1, among those of the same query that follow each other.
+
+    Args:
+      queries: the query of each answer.
+      answers: what a Reranker answers; of equal scores the first comes first.
+    """
+    for _, members in itertools.groupby(zip(queries, answers, strict=True), key=lambda member: member[0]):
+        of_query = [dict(answer) for _, answer in members]
+        order = sorted(range(len(of_query)), key=lambda i: -of_query[i]["score"])
+        ranks = {i: rank for rank, i in enumerate(order, 1)}
+        yield from (answer | {"rank": ranks[i]} for i, answer in enumerate(of_query))

@@ -1,0 +1,26 @@
+"""Queries with documents that are relevant or not: a reranker, which reads both together and gives one score.
+
+    python -m bert_jax.finetune --config=reranker/pairs --config.init_from=MODEL --workdir=DIR \
+        --config.task.train=judged.jsonl
+
+Each record has the columns query, document and label (1 relevant, 0 not); or query, document and label as lists; or
+query, positive and negatives (--config.task.negatives=COLUMN,COLUMN, or one column of lists). config.task.query and its
+like name others. The loss is the binary cross-entropy of each document, or with --config.loss.name=listwise, listnet,
+lambdarank, ... that of a query's documents together; margin_mse and kl learn a teacher's scores (config.task.score).
+
+Score: nDCG@10 of the held-out queries' documents; average precision where queries have one document each.
+
+Published: the cross-entropy of each pair (Nogueira & Cho 2019, monoBERT); sentence-transformers'
+BinaryCrossEntropyLoss with rate 2e-5, 10 % warm-up and one epoch (its examples of training rerankers; recalled). Not
+measured here.
+"""
+
+from bert_jax.config.finetuning import base
+
+
+def get_config():
+    config = base()
+    config.task.name = "reranking"
+    config.data.sequence_length = 256
+    config.train.num_epochs = 1.0
+    return config
