@@ -1,0 +1,339 @@
+"""Measures what training makes of a small pre-trained model as an embedder, a retriever and a reranker.
+
+    python -m experiments.retrievers --model=WORKDIR --data=DIR --workdir=DIR [--parts wordnet squad stsb batch]
+
+--model is a pre-training run; --data holds `wordnet/` (train, valid and test.tsv.gz: pos, words, definition, examples),
+`squad/` (train-v1.1-part.json, dev-v1.1.json) and `stsb/` (stsb-en-train.csv, -dev and -test: two sentences, a score).
+The parts:
+
+    wordnet  a reverse dictionary: from a definition of the test split to its words, among those of all splits
+    squad    from a question to its paragraph, among the paragraphs of dev: pairs, mined negatives, a reranker on top
+    stsb     graded pairs (CoSENT), the same with Matryoshka widths, and the sentences alone (SimCSE)
+    batch    the reverse dictionary in batches of several sizes, at equal text
+
+Beside trained models stand BM25, TF-IDF and the model as it was before. A rate is chosen by one seed on examples that
+are set apart (the valid split, a tenth of SQuAD's training articles, STS-B's dev); other seeds train at that rate, and
+are scored on the test split once. Training is `bert_jax.finetune`, negatives are those of `bert_jax.mine`. Every
+result is a line of WORKDIR/results.jsonl, and one that is there is not made again; a killed run goes on where it was.
+experiments/retrievers_report.py writes the tables.
+"""
+
+import argparse
+import csv
+import dataclasses
+import gzip
+import json
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from experiments import lexical
+
+PARTS = ("wordnet", "squad", "stsb", "batch")
+SEEDS = (0, 1, 2)
+RATE_SEED = 100  # trains at every rate
+RATES = (3e-4, 1e-3, 3e-3)
+BATCHES = (32, 128, 512, 2048)
+WIDTHS = (128, 64, 32, 16)
+DEPTH = 100  # documents of a ranking, as measures need it
+RERANKED = 20  # documents of a ranking that a reranker orders
+PARAGRAPH = 192  # tokens of the longest row with a paragraph
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A retrieval task.
+
+    Attributes:
+      documents, queries: their texts.
+      relevance: for each query, the numbers of the documents that answer it.
+    """
+
+    documents: Sequence[str]
+    queries: Sequence[str]
+    relevance: Sequence[Mapping[int, float]]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True, type=pathlib.Path)
+    parser.add_argument("--workdir", required=True, type=pathlib.Path)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    flags = parser.parse_args()
+    flags.workdir.mkdir(parents=True, exist_ok=True)
+    runner = Runner(flags.model, flags.workdir)
+    for part in flags.parts:
+        {"wordnet": wordnet, "squad": squad, "stsb": stsb, "batch": batch}[part](runner, flags.data)
+
+
+class Runner:
+    """Makes results that a file of results lacks.
+
+    Args:
+      model: the pre-training run that everything starts from.
+      workdir: folder of the data, the runs and the results.
+    """
+
+    def __init__(self, model: str, workdir: pathlib.Path):
+        self.model, self.workdir = model, workdir
+        self.path = workdir / "results.jsonl"
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        self.results = [json.loads(line) for line in lines]
+
+    def result(self, make, **facts) -> dict:
+        """Returns the result of these facts: the one of the file, or what `make()` returns, which is added to it."""
+        for result in self.results:
+            if all(result.get(name) == value for name, value in facts.items()):
+                return result
+        result = facts | make()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        self.results.append(result)
+        print(json.dumps(result), flush=True)
+        return result
+
+    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score) -> None:
+        """Chooses the rate of an arm on the examples set apart, and scores other seeds at it.
+
+        Args:
+          part, arm: names of the results.
+          config: recipe and flags of `bert_jax.finetune`.
+          metric: score of the examples set apart that chooses.
+          score: function of a run's folder; returns the scores that are reported.
+        """
+        chosen = {}
+        for rate in RATES:
+            tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, RATE_SEED),
+                               part=part, arm=arm, rate=rate, seed=RATE_SEED)  # fmt: skip
+            chosen[rate] = tune["tune"][metric]
+        rate = max(chosen, key=chosen.__getitem__)
+        for seed in SEEDS:
+            def make(seed=seed):
+                tune = self.train(part, arm, config, rate, seed)
+                return tune | {"test": score(self.folder(part, arm, rate, seed))}
+
+            self.result(make, part=part, arm=arm, rate=rate, seed=seed)
+
+    def folder(self, part: str, arm: str, rate: float, seed: int) -> pathlib.Path:
+        """Returns the workdir of a run."""
+        return self.workdir / "runs" / f"{part}-{arm.replace(' ', '_')}-{rate:g}-{seed}"
+
+    def best(self, part: str, arm: str) -> pathlib.Path:
+        """Returns the workdir of the arm's first reported seed."""
+        rate = next(result["rate"] for result in self.results
+                    if (result["part"], result["arm"], result["seed"]) == (part, arm, SEEDS[0]))  # fmt: skip
+        return self.folder(part, arm, rate, SEEDS[0])
+
+    def train(self, part, arm, config, rate, seed) -> dict:
+        """Fine-tunes once, and returns the scores of the examples set apart after the last step, and the seconds."""
+        folder = self.folder(part, arm, rate, seed)
+        command = [sys.executable, "-m", "bert_jax.finetune", *config, f"--workdir={folder}", f"--config.seed={seed}",
+                   f"--config.optimizer.learning_rate={rate:g}", "--config.train.report=False"]  # fmt: skip
+        if not any(word.startswith("--config.init_from") for word in config):
+            command.append(f"--config.init_from={self.model}")
+        folder.parent.mkdir(exist_ok=True)
+        with folder.with_suffix(".log").open("a") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
+        scores = {name.removeprefix("eval/"): value for row in rows for name, value in row.items() if "eval/" in name}
+        return {"tune": scores, "steps": rows[-1]["step"]}
+
+
+def wordnet(runner: Runner, data: pathlib.Path) -> None:
+    """Trains and scores the reverse dictionary."""
+    task, flags = _dictionary(runner, data)
+    _lexical(runner, "wordnet", task)
+    runner.result(lambda: {"test": retrieve(runner.model, task)}, part="wordnet", arm="untrained", seed=SEEDS[0])
+    config = [*flags, "--config.data.batch_size=128"]
+    runner.tuned("wordnet", "pairs", config, "ndcg@10", lambda folder: retrieve(folder, task))
+
+
+def batch(runner: Runner, data: pathlib.Path) -> None:
+    """Trains the reverse dictionary in batches of several sizes, cached 64 rows at a time above 128."""
+    task, flags = _dictionary(runner, data)
+    for size in BATCHES:
+        config = [*flags, f"--config.data.batch_size={size}"]
+        if size > 128:
+            config.append("--config.loss.gradcache_rows=64")
+        runner.tuned("batch", f"{size} anchors", config, "ndcg@10", lambda folder: retrieve(folder, task))
+
+
+def squad(runner: Runner, data: pathlib.Path) -> None:
+    """Trains retrievers and a reranker of paragraphs, and scores them."""
+    task = _paragraphs(runner, data)
+    _lexical(runner, "squad", task)
+    runner.result(lambda: {"test": retrieve(runner.model, task)}, part="squad", arm="untrained", seed=SEEDS[0])
+    train, tune = runner.workdir / "squad_train.jsonl", runner.workdir / "squad_tune.jsonl"
+    flags = [
+        f"--config.task.held_out={tune}", f"--config.data.sequence_length={PARAGRAPH}",
+        f"--config.model.max_positions={PARAGRAPH}", "--config.train.num_epochs=5", "--config.train.eval_every=100000",
+    ]  # fmt: skip
+    pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
+    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task))
+    mined = runner.workdir / "squad_mined.jsonl"
+    if not mined.exists():
+        command = [sys.executable, "-m", "bert_jax.mine", f"--model={runner.best('squad', 'pairs')}", "--negatives=4",
+                   f"--input={train}", f"--output={mined}", "--depth=50", "--margin=-1"]  # fmt: skip
+        subprocess.run(command, check=True)
+    negatives = [f"--config.task.train={mined}", "--config.task.negatives=negatives"]
+    hard = ["--config=embedding/pairs", *negatives, *flags, "--config.data.batch_size=32"]
+    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task))
+    held_out = runner.workdir / "squad_tune_mined.jsonl"
+    if not held_out.exists():
+        command = [sys.executable, "-m", "bert_jax.mine", f"--model={runner.best('squad', 'pairs')}", "--negatives=15",
+                   f"--input={tune}", f"--output={held_out}", "--depth=50", "--margin=-1"]  # fmt: skip
+        subprocess.run(command, check=True)
+    reranker = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *negatives,
+                *flags, f"--config.task.held_out={held_out}", "--config.data.batch_size=8"]  # fmt: skip
+    retriever = runner.best("squad", "pairs")
+    runner.tuned("squad", "reranker", reranker, "ndcg@10", lambda folder: rerank(folder, retriever, task))
+
+
+def stsb(runner: Runner, data: pathlib.Path) -> None:
+    """Trains on graded pairs and on sentences alone, and scores Spearman's correlation of STS-B's test pairs."""
+    paths = {}
+    for split in ("train", "dev", "test"):
+        rows = list(csv.reader((data / "stsb" / f"stsb-en-{split}.csv").read_text("utf-8").splitlines()))
+        paths[split] = runner.workdir / f"stsb_{split}.jsonl"
+        records = ({"sentence1": a, "sentence2": b, "label": float(score)} for a, b, score in rows)
+        _write(paths[split], records)
+    pairs = [json.loads(line) for line in paths["test"].read_text("utf-8").splitlines()]
+    runner.result(lambda: {"test": similarity(runner.model, pairs)}, part="stsb", arm="untrained", seed=SEEDS[0])
+    shared = [f"--config.task.held_out=sts:{paths['dev']}", "--config.data.sequence_length=64",
+              "--config.train.eval_every=100000"]  # fmt: skip
+    graded = ["--config=embedding/sts", f"--config.task.train={paths['train']}", *shared]
+    widths = f"--config.loss.matryoshka={','.join(map(str, WIDTHS))}"
+    alone = runner.workdir / "stsb_sentences.jsonl"
+    lines = [json.loads(line) for line in paths["train"].read_text("utf-8").splitlines()]
+    sentences = dict.fromkeys(line[name] for line in lines for name in ("sentence1", "sentence2"))
+    _write(alone, ({"text": sentence} for sentence in sentences))
+    simcse = ["--config=embedding/simcse", f"--config.task.train={alone}", "--config.task.pooling=mean", *shared,
+              "--config.model.hidden_dropout=0.1", "--config.model.attention_dropout=0.1"]  # fmt: skip
+    arms = {"CoSENT": graded, "CoSENT, Matryoshka": [*graded, widths], "SimCSE": simcse}
+    for arm, config in arms.items():
+        metric = f"spearman_{WIDTHS[0]}" if "Matryoshka" in arm else "spearman"
+        runner.tuned("stsb", arm, config, metric, lambda folder: similarity(folder, pairs))
+
+
+def retrieve(model, task: Task) -> dict[str, float]:
+    """Returns the measures of a model's rankings."""
+    from bert_jax.data.tasks import ranking
+
+    return ranking.score(_nearest(model, task), task.relevance)
+
+
+def rerank(model, retriever, task: Task) -> dict[str, float]:
+    """Returns the measures of a retriever's rankings whose first documents a reranker has ordered."""
+    import bert_jax
+    from bert_jax.data.tasks import ranking
+
+    ranked = _nearest(retriever, task)
+    reranker = bert_jax.Reranker(str(model))
+    first = ranked[:, :RERANKED]
+    pairs = [(query, task.documents[i]) for query, row in zip(task.queries, first, strict=True) for i in row]
+    scores = np.reshape([answer["score"] for answer in reranker(pairs)], first.shape)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    ranked[:, :RERANKED] = np.take_along_axis(first, order, axis=1)
+    return ranking.score(ranked, task.relevance)
+
+
+def similarity(model, pairs) -> dict[str, float]:
+    """Returns Spearman's correlation of cosines and scores, of whole vectors and of vectors cut to each width."""
+    import bert_jax
+    from scipy import stats
+
+    embedder = bert_jax.Embedder(str(model))
+    first, second = (np.stack(list(embedder([pair[name] for pair in pairs]))) for name in ("sentence1", "sentence2"))
+    scores = [pair["label"] for pair in pairs]
+
+    def correlation(width):
+        left, right = first[:, :width], second[:, :width]
+        cosines = (left * right).sum(1) / np.linalg.norm(left, axis=1) / np.linalg.norm(right, axis=1)
+        return float(stats.spearmanr(cosines, scores).statistic)
+
+    return {f"spearman_{width}": correlation(width) for width in WIDTHS}
+
+
+def _nearest(model, task):
+    """Returns the documents nearest to each query, int64 [queries, DEPTH]."""
+    import bert_jax
+    from bert_jax.data.tasks import ranking
+
+    embedder = bert_jax.Embedder(str(model), normalize=True)
+    queries, documents = (np.stack(list(embedder(texts))) for texts in (task.queries, task.documents))
+    return ranking.nearest(queries, documents, DEPTH)
+
+
+def _lexical(runner, part, task):
+    """Scores BM25 and TF-IDF."""
+    from bert_jax.data.tasks import ranking
+
+    for arm, weigh in lexical.WEIGHTS.items():
+        def make(weigh=weigh):
+            return {"test": ranking.score(lexical.nearest(task.queries, task.documents, DEPTH, weigh), task.relevance)}
+
+        runner.result(make, part=part, arm=arm, seed=SEEDS[0])
+
+
+def _dictionary(runner, data):
+    """Returns the task of the test definitions, and flags of training on the train split."""
+    rows = {split: _synsets(data / "wordnet" / f"{split}.tsv.gz") for split in ("train", "valid", "test")}
+    numbers: dict[str, int] = {}
+    for words, _ in (row for split in rows.values() for row in split):
+        numbers.setdefault(words, len(numbers))
+    seen = {definition for _, definition in rows["train"]}
+    test = [(words, definition) for words, definition in rows["test"] if definition not in seen]
+    task = Task(list(numbers), [definition for _, definition in test], [{numbers[words]: 1.0} for words, _ in test])
+    for split in ("train", "valid"):
+        records = ({"anchor": definition, "positive": words} for words, definition in rows[split])
+        _write(runner.workdir / f"wordnet_{split}.jsonl", records)
+    print(f"wordnet: {len(rows['train'])} pairs, {len(task.queries)} queries, {len(task.documents)} documents")
+    return task, [
+        "--config=embedding/pairs", f"--config.task.train={runner.workdir}/wordnet_train.jsonl",
+        f"--config.task.held_out={runner.workdir}/wordnet_valid.jsonl", "--config.data.sequence_length=64",
+        "--config.train.num_epochs=2", "--config.train.eval_every=100000",
+    ]  # fmt: skip
+
+
+def _synsets(path) -> list[tuple[str, str]]:
+    """Returns words and definition of each synset."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [(words, definition) for _, words, definition, *_ in csv.reader(file, "excel-tab", quoting=3)][1:]
+
+
+def _paragraphs(runner, data):
+    """Returns the task of dev's questions; writes the pairs of training, a tenth of the articles apart."""
+    paths = {split: data / "squad" / f"{split}.json" for split in ("train-v1.1-part", "dev-v1.1")}
+    train, dev = (json.loads(path.read_text("utf-8"))["data"] for path in paths.values())
+    apart = max(1, len(train) // 10)
+    for name, articles in (("tune", train[:apart]), ("train", train[apart:])):
+        records = ({"anchor": question, "positive": paragraph} for paragraph, question in _questions(articles))
+        _write(runner.workdir / f"squad_{name}.jsonl", records)
+    pairs = list(_questions(dev))
+    numbers: dict[str, int] = {}
+    for paragraph, _ in pairs:
+        numbers.setdefault(paragraph, len(numbers))
+    print(f"squad: {len(pairs)} queries, {len(numbers)} documents, {apart} of {len(train)} articles apart")
+    return Task(list(numbers), [question for _, question in pairs], [{numbers[text]: 1.0} for text, _ in pairs])
+
+
+def _questions(articles) -> Iterator[tuple[str, str]]:
+    """Yields paragraph and question."""
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                yield paragraph["context"].strip(), question["question"].strip()
+
+
+def _write(path, records):
+    """Writes records as JSON Lines, unless the file is there."""
+    if not path.exists():
+        path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
