@@ -4,12 +4,12 @@
 
 The directory holds config.json, model.safetensors and the tokenizer's files, and the modules of sentence-transformers
 if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
-weights (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of
-replaced-token detection, --part chooses which of the two models is written. The format has no place for two of
-DeBERTa's pre-training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a
-message. A model that the format cannot express otherwise is refused, with every reason. A model of a run gets a model
-card, README.md, from the run's files; the README.md of a directory is kept. --push_to_hub uploads what was written to
-a repository of the Hugging Face hub, in one commit, as the account of `hf auth login` or HF_TOKEN; --output may then be
+weights (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of replaced-
+token detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-
+training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that
+the format cannot express otherwise is refused, with every reason. The model gets a model card, README.md, which for a
+run says what its files know; the README.md of a directory is kept. --push_to_hub uploads what was written to a
+repository of the Hugging Face hub, in one commit, as the account of `hf auth login` or HF_TOKEN; --output may then be
 left out. A README.md that the repository already has is kept.
 """
 
@@ -75,10 +75,9 @@ def _convert(output, repository=""):
     from bert_jax.interop import formats, huggingface, model_card
     from bert_jax.runs import workdir
     from bert_jax.runs.models import open_model
-    from bert_jax.runs.provenance import read_provenance
+    from bert_jax.runs.provenance import base_model_name, read_provenance
 
     huggingface.check_output(output, _OVERWRITE.value)
-    card = ""
     name, step = workdir.name_and_step(_MODEL.value, _STEP.value)
     if workdir.holds_run(name):
         model = open_model(name, step, part=_PART.value)
@@ -90,9 +89,12 @@ def _convert(output, repository=""):
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
         model = formats.encoder_only(model)
+    title = repository.rpartition("/")[2] or pathlib.Path(output).absolute().name
     if workdir.holds_run(name):
-        title = repository.rpartition("/")[2] or pathlib.Path(output).absolute().name
-        card = model_card.render(model, title, read_provenance(name, model.step, step), repository)
+        provenance = read_provenance(name, model.step, step)
+    else:
+        provenance = model_card.Provenance(base_model=base_model_name(name))
+    card = model_card.render(model, title, provenance, repository)
     huggingface.write(model, output, _DTYPE.value, card, _OVERWRITE.value)
     print(f"{_OUTPUT.value or repository}: {model.family}, {', '.join(_parts(model.model.spec))}")
 

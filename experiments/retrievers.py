@@ -112,6 +112,7 @@ class Runner:
             chosen[rate] = tune["tune"][metric]
         rate = max(chosen, key=chosen.__getitem__)
         for seed in SEEDS:
+
             def make(seed=seed):
                 tune = self.train(part, arm, config, rate, seed)
                 return tune | {"test": score(self.folder(part, arm, rate, seed))}
@@ -243,8 +244,9 @@ def rerank(model, retriever, task: Task) -> dict[str, float]:
 
 def similarity(model, pairs) -> dict[str, float]:
     """Returns Spearman's correlation of cosines and scores, of whole vectors and of vectors cut to each width."""
-    import bert_jax
     from scipy import stats
+
+    import bert_jax
 
     embedder = bert_jax.Embedder(str(model))
     first, second = (np.stack(list(embedder([pair[name] for pair in pairs]))) for name in ("sentence1", "sentence2"))
@@ -273,6 +275,7 @@ def _lexical(runner, part, task):
     from bert_jax.data.tasks import ranking
 
     for arm, weigh in lexical.WEIGHTS.items():
+
         def make(weigh=weigh):
             return {"test": ranking.score(lexical.nearest(task.queries, task.documents, DEPTH, weigh), task.relevance)}
 

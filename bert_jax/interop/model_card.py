@@ -21,7 +21,7 @@ class Provenance:
     """States what is known of a model's training.
 
     Attributes:
-      step: training steps done.
+      step: training steps done; None for a model that no run made, which was converted alone.
       base_model: the model that training started from: a name on the hub or the name of a folder; "" for none.
       texts: (name, fingerprint) of each training text.
       metrics: held-out metrics by name, such as {"accuracy": 0.91}; those that are not finite are left out.
@@ -31,7 +31,7 @@ class Provenance:
       languages: codes of the languages of the training texts, such as "de"; () where one of them is not known.
     """
 
-    step: int
+    step: int | None = None
     base_model: str = ""
     texts: tuple[tuple[str, str], ...] = ()
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
@@ -39,6 +39,13 @@ class Provenance:
     averaged_steps: tuple[int, ...] = ()
     average: str = ""
     languages: tuple[str, ...] = ()
+
+
+def _origin(provenance):
+    """Returns the sentences on how the model came to be."""
+    if provenance.step is None:
+        return f"Converted with bert_jax{f' from {provenance.base_model}' if provenance.base_model else ''}."
+    return f"Trained with bert_jax for {provenance.step:,} steps.{_average(provenance)}"
 
 
 def _average(provenance):
@@ -109,11 +116,11 @@ def _body(model, title, provenance, metrics):
         f"A model of the {model.family} family with {_count(spec.num_layers, 'layer')}, "
         f"{_count(spec.num_heads, 'head')} and {spec.hidden_size} hidden units, with a vocabulary of "
         f"{spec.vocab_size:,} tokens and texts of up to {spec.max_positions:,} tokens. "
-        f"Trained with bert_jax for {provenance.step:,} steps." + _average(provenance)
+        f"{_origin(provenance)}"
     ]
     if model.labels and spec.task and spec.task.name != "question_answering":
         lines += ["", f"Labels: {', '.join(model.labels)}."]
-    if provenance.base_model:
+    if provenance.base_model and provenance.step is not None:
         lines += ["", f"Started from {provenance.base_model}."]
     if provenance.texts:
         lines += ["", "## Training text", "", "| text | fingerprint |", "|---|---|"]

@@ -25,7 +25,7 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     """
     workdir = workdir_lib.to_path(name)
     run, config = workdir_lib.read(workdir)
-    base_model = _model_name(workdir_lib.split_step(config.init_from)[0])
+    base_model = base_model_name(workdir_lib.split_step(config.init_from)[0])
     if run.get("kind") == "finetune":
         reached = outcomes.Outcomes.from_json(checkpoints.load_record(workdir, step))
         metrics = {key.removeprefix("eval/"): value for key, value in reached.seeds[reached.best()].best.items()}
@@ -45,8 +45,11 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on, languages=languages)
 
 
-def _model_name(name):
-    """Returns a hub name as it is, and of a local path the last part: other parts may say more than is meant."""
+def base_model_name(name):
+    """Returns what a card calls a model: a hub name as it is, and the last part of a local path.
+
+    The other parts of a path may say more than is meant.
+    """
     path = pathlib.PurePath(name)
     return path.name if path.is_absolute() or len(path.parts) != 2 or pathlib.Path(name).exists() else name
 

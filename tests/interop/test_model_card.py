@@ -1,7 +1,10 @@
 """Tests model cards: their contents for a run's model, and that a directory's own card is kept."""
 
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -108,6 +111,16 @@ def test_a_directorys_own_card_is_kept(make, tmp_path):
     alone = dataclasses.replace(huggingface.read(make(name="b").path))
     huggingface.write(alone, tmp_path / "new", card="# another\n")
     assert (tmp_path / "new/README.md").read_text() == "# another\n"
+
+
+def test_a_model_that_no_run_made_gets_a_card_from_the_command(make, tmp_path):
+    made, target = make(language_model=True), tmp_path / "out"
+    command = [sys.executable, "-m", "bert_jax.convert", f"--model={made.path}", f"--output={target}"]
+    subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    card = (target / "README.md").read_text()
+    assert front_of(card)["pipeline_tag"] == "fill-mask" and front_of(card)["library_name"] == "transformers"
+    assert f"Converted with bert_jax from {made.path.name}." in card and "Trained" not in card
+    assert 'FillMask.from_pretrained("out")' in card
 
 
 def test_a_generator_and_its_discriminator_have_the_metrics_of_their_own_heads(make):
