@@ -27,7 +27,8 @@ search embeds a corpus once, into the folder of --index, and finds in it the doc
     python -m bert_jax.predict search --model=MODEL --corpus=FILE --queries=FILE --top_k=10 --output=hits.jsonl
 
 A folder in BEIR's layout may stand for both; where it is known which documents answer a query (--qrels=FILE, or the
-folder's own), the scores of the ranking are printed.
+folder's own), the scores of the ranking are printed. With --rerank=MODEL a cross-encoder orders the nearest documents of
+each query anew, --rerank_top of them.
 """
 
 import dataclasses
@@ -135,6 +136,14 @@ _QUERY_PROMPT = flags.DEFINE_string("query_prompt", None, "search: text put befo
 _DOCUMENT_PROMPT = flags.DEFINE_string(
     "document_prompt", None, "search: text put before documents; default: the model's own"
 )
+_RERANK = flags.DEFINE_string(
+    "rerank",
+    None,
+    "search: a cross-encoder, by name like --model, that orders the nearest documents of each query anew",
+)
+_RERANK_TOP = flags.DEFINE_integer(
+    "rerank_top", None, "search: how many documents --rerank reads for each query; default: 100, or --top_k if larger"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +189,7 @@ VERBS = (
     Verb(
         "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
-                   "document_prompt")),
+                   "document_prompt", "rerank", "rerank_top")),
     Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
 )  # fmt: skip
 
@@ -337,6 +346,7 @@ def _search(verb):
     for note in documents.notes:
         print(f"note: {note}", file=sys.stderr)
     embedder = _open(verb)
+    reranker = _opened_reranker()
     prompts = [
         embedder.prompt_for(task) if flag.value is None else flag.value
         for task, flag in (("query", _QUERY_PROMPT), ("document", _DOCUMENT_PROMPT))
@@ -353,19 +363,47 @@ def _search(verb):
         tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar,
     ):
         index = index_lib.build(folder, f"--index={folder}", embedder, documents, contents, prompts[1], bar.update)
-    top_k = flags.FLAGS.top_k or 10
-    depth = max(top_k, ranking.DEPTH) if queries.relevance else top_k
+    top_k, rerank_top = _depths()
+    depth = max(top_k, rerank_top, ranking.DEPTH if queries.relevance else 0)
+    first = None  # the rankings before --rerank
     with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=hidden) as bar:
-        rankings = ranked.rank(embedder, index, queries, depth, prompts[0], bar.update)
+        done = (lambda count: None) if reranker else bar.update
+        rankings = ranked.rank(embedder, index, queries, depth, prompts[0], done)
+        if reranker:
+            first = rankings = list(rankings) if queries.relevance else rankings
+            rankings = ranked.rerank(reranker, documents, queries, rankings, rerank_top, bar.update)
         if not queries.relevance:
             ranked.write(_OUTPUT.value or files.STANDARD, rankings, queries, contents.ids, top_k)
             return
         rankings = list(rankings)
     if _OUTPUT.value:
         ranked.write(_OUTPUT.value, rankings, queries, contents.ids, top_k)
+    scores = {"": ranked.score(rankings, queries)}
+    if first is not None:
+        scores = {"search": ranked.score(first, queries), "reranked": scores[""]}
     stream = sys.stderr if files.is_stream(_OUTPUT.value or "x") else sys.stdout
-    for metric, value in ranked.score(rankings, queries).items():
-        print(f"  {metric:<14}{value:.4f}", file=stream)
+    if len(scores) > 1:
+        print(f"  {'':<14}{''.join(f'{name:<10}' for name in scores)}".rstrip(), file=stream)
+    for metric in ranking.METRICS:
+        print(
+            f"  {metric:<14}{''.join(f'{column[metric]:<10.4f}' for column in scores.values())}".rstrip(), file=stream
+        )
+
+
+def _opened_reranker():
+    """Returns the cross-encoder of --rerank; None where there is none."""
+    if not _RERANK.value:
+        return None
+
+    import bert_jax
+
+    return bert_jax.Reranker.from_pretrained(_RERANK.value, dtype=_DTYPE.value, packing=_packing())
+
+
+def _depths():
+    """Returns (documents of each query that are written, documents of each that are reranked, 0 without --rerank)."""
+    top_k = flags.FLAGS.top_k or 10
+    return top_k, (_RERANK_TOP.value or max(100, top_k)) if _RERANK.value else 0
 
 
 def _check_search_flags():
@@ -383,6 +421,12 @@ def _check_search_flags():
     top_k = flags.FLAGS.top_k
     if top_k is not None and top_k < 1:
         raise UserError(f"--top_k={top_k}: expected at least 1")
+    if _RERANK_TOP.value is not None:
+        if not _RERANK.value:
+            raise UserError("--rerank_top: does nothing without --rerank; expected --rerank=MODEL, a cross-encoder")
+        least = _depths()[0]
+        if _RERANK_TOP.value < least:
+            raise UserError(f"--rerank_top={_RERANK_TOP.value}: expected at least {least}, the --top_k that is written")
 
 
 def _form(verb, predictor, source):

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.inference.classify import Classifier
+from bert_jax.inference.predictor import require_task
 from bert_jax.interop.pretrained import Pretrained
 
 
@@ -61,6 +62,46 @@ class Reranker(Classifier):
         order = np.argsort(-scores.astype(np.float64), kind="stable")[:top_k].tolist()
         return [{"index": i, "score": float(scores[i]), "text": texts[i]} for i in order]
 
+    def rerank(
+        self,
+        queries: str | Sequence[str],
+        hits: Sequence[Any],
+        top_k: int | None = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Returns what `Embedder.search` found among texts, in the order of this model's scores.
+
+            hits = embedder.search("Who sat?", texts, top_k=100)
+            reranker.rerank("Who sat?", hits, top_k=10)
+
+        Args:
+          queries: the query or queries that were searched for.
+          hits: what `Embedder.search` returned for them: {"index", "score", "text"} of each document.
+          top_k: how many documents of each query are returned; None for all.
+          prompt: text put before each query; None: see prompt_name.
+          prompt_name: name of one of the model's prompts; None: its default one, if any.
+
+        Returns:
+          the hits of the query, or a list of hits for each of several queries, the best first, with `score` replaced.
+
+        Raises:
+          UserError: hits have no text, are not as many as the queries, or see `rank`.
+        """
+        if not isinstance(queries, str):
+            if len(queries) != len(hits):
+                raise UserError(f"hits: found those of {len(hits)} queries; expected {len(queries)}, as queries")
+            return [self._reranked(*pair, top_k, prompt, prompt_name) for pair in zip(queries, hits, strict=True)]
+        return self._reranked(queries, hits, top_k, prompt, prompt_name)
+
+    def _reranked(self, query, hits, top_k, prompt, prompt_name):
+        for hit in hits:
+            if not isinstance(hit, Mapping) or not isinstance(hit.get("text"), str):
+                raise UserError("hits: found one without a text; expected those of a search among texts, not vectors")
+        ranked = self.rank(query, [hit["text"] for hit in hits], top_k, prompt=prompt, prompt_name=prompt_name)
+        return [dict(hits[answer["index"]]) | {"score": answer["score"]} for answer in ranked]
+
     def scores(
         self, query: str, documents: Sequence[str], *, prompt: str | None = None, prompt_name: str | None = None
     ) -> np.ndarray:
@@ -73,6 +114,7 @@ class Reranker(Classifier):
         return {"score": super()._answer(logits, activated)["score"]}
 
     def _check_head(self, model: Pretrained) -> None:
+        require_task(model, "sequence_classification", "reranking")
         super()._check_head(model)
         if len(model.labels) != 1:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Finds the documents of a corpus that are nearest to queries, and writes and scores these rankings."""
+"""Finds the documents of a corpus that are nearest to queries, reranks them, and writes and scores these rankings."""
 
 import dataclasses
 import itertools
@@ -13,11 +13,13 @@ from bert_jax.data.tasks import beir, ranking
 from bert_jax.errors import UserError
 from bert_jax.inference import records, search
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval.documents import Documents, is_beir, scan
 from bert_jax.retrieval.index import Index
 
 KINDS = ("jsonl", "tsv", "trec")
-_QUERIES = 4096  # queries that are ranked together: the corpus is read once for each so many
+_QUERIES = 4096  # queries that are ranked together: the vectors are read once for each so many
+_RERANKED = 512  # queries that are reranked together: the texts of the corpus are read once for each so many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,47 @@ def rank(
         done(len(texts))
 
 
+def rerank(
+    reranker: Reranker,
+    documents: Iterable[tuple[str, str]],
+    queries: Queries,
+    rankings: Iterable[tuple[np.ndarray, np.ndarray]],
+    depth: int,
+    done: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the first documents of each ranking in the order that a cross-encoder gives them, with its scores.
+
+    Args:
+      reranker: the model.
+      documents: pairs of id and text of the corpus, which are iterated once for some hundred queries; the texts of
+        documents that are reranked are held meanwhile.
+      queries: the queries.
+      rankings: for each query the numbers of documents, int64 [k], and their scores, float64 [k]; see `rank`.
+      depth: how many documents of a ranking are reranked; the others are left out.
+      done: called with the number of newly reranked queries.
+
+    Yields:
+      numbers, int64 [k], and scores, float64 [k], where k is `depth` or, where they are fewer, all; equal scores stay
+      in the order of the ranking.
+
+    Raises:
+      UserError: a score is not finite, or the corpus is not what it was.
+    """
+    of_query = zip(queries.ids, queries.texts, (places[:depth] for places, _ in rankings), strict=True)
+    while block := list(itertools.islice(of_query, _RERANKED)):
+        texts = _texts_at(documents, {place for _, _, places in block for place in places.tolist()})
+        pairs = [(query, texts[place]) for _, query, places in block for place in places.tolist()]
+        names = [f"query {key}, document {place}" for key, _, places in block for place in places.tolist()]
+        answers = reranker.stream(pairs, names.__getitem__, allow_empty=True)
+        for key, _, places in block:
+            scores = np.array([answer["score"] for answer in itertools.islice(answers, len(places))], np.float64)
+            if not np.isfinite(scores).all():
+                raise UserError(f"--rerank: a score of query {key} is not finite; expected numbers (--dtype=float32?)")
+            order = np.argsort(-scores, kind="stable")
+            yield places[order], scores[order]
+            done(1)
+
+
 def kind_of(output: str | os.PathLike) -> str:
     """Returns the format of a file of rankings by its name, one of KINDS; JSONL for "-".
 
@@ -170,6 +213,14 @@ def score(rankings: Sequence[tuple[np.ndarray, np.ndarray]], queries: Queries) -
     for row, (places, _) in zip(ranked, rankings, strict=True):
         row[: len(places)] = places[: ranking.DEPTH]
     return ranking.score(ranked, queries.relevance)
+
+
+def _texts_at(documents, numbers):
+    """Returns the texts of documents of some numbers, by number, reading the corpus once."""
+    texts = {number: text for number, (_, text) in enumerate(documents) if number in numbers}
+    if len(texts) < len(numbers):
+        raise UserError("--corpus: has changed while it was read; expected a file at rest")
+    return texts
 
 
 def _qrels_of(folder):

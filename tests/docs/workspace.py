@@ -64,6 +64,8 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     _make_labelled(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
+    head = Task("sequence_classification", 1)
+    huggingface.write(tiny.make_model(tokenizer, head, ("score",), problem="regression"), folder / "RERANKER")
     for name in ("experiments", "docs"):  # as in a checkout
         (folder / name).symlink_to(ROOT / name)
     (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in tiny.VOCABULARY), "utf-8")

@@ -8,16 +8,31 @@ import sys
 import numpy as np
 import pytest
 
+import bert_jax
 from bert_jax.data.tasks import ranking
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
+from bert_jax.model import Task
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import ranked
 from bert_jax.retrieval.documents import scan
 from tests.commands import LONGEST_WAIT, ROOT
+from tests.inference.conftest import make_model
 from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, write_beir, write_lines
 
 IDS = tuple(f"d{i}" for i in range(len(DOCUMENTS)))
+
+
+def make_reranker(tokenizer):
+    settings = {"activation": "Identity"}
+    return make_model(
+        tokenizer, Task("sequence_classification", 1), ("score",), problem="regression", settings=settings
+    )
+
+
+@pytest.fixture(scope="module")
+def reranker(tokenizer):
+    return bert_jax.Reranker(make_reranker(tokenizer))
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +121,41 @@ def test_scores_are_those_of_the_whole_matrix(embedder, index):
     assert ranked.score(rankings, queries) == pytest.approx(ranking.score(order, relevance))
 
 
+def test_a_reranker_orders_the_nearest_documents(embedder, reranker, index, monkeypatch):
+    monkeypatch.setattr(ranked, "_RERANKED", 4)
+    documents, counts = list(zip(IDS, DOCUMENTS, strict=True)), []
+    queries = queries_of()
+    rankings = list(ranked.rank(embedder, index, queries, 30, ""))
+    for depth in (1, 7, 100):
+        counts.clear()
+        reranked = ranked.rerank(reranker, documents, queries, iter(rankings), depth, counts.append)
+        for query, (places, _), (found, scores) in zip(QUERIES, rankings, reranked, strict=True):
+            expected = reranker.scores(query, [DOCUMENTS[place] for place in places[:depth]])
+            order = np.argsort(-expected, kind="stable")
+            np.testing.assert_array_equal(found, places[:depth][order])
+            np.testing.assert_allclose(scores, expected[order], rtol=1e-5, atol=1e-6)
+        assert counts == [1] * len(QUERIES)
+    with pytest.raises(UserError, match="--corpus: has changed while it was read"):
+        next(ranked.rerank(reranker, documents[:3], queries, rankings, 30))
+    monkeypatch.setattr(reranker, "stream", lambda pairs, *_, **__: iter([{"score": float("nan")}] * len(pairs)))
+    with pytest.raises(UserError, match="--rerank: a score of query q0 is not finite"):
+        next(ranked.rerank(reranker, documents, queries, rankings, 2))
+
+
+def test_what_a_search_returned_is_reranked(embedder, reranker):
+    hits = embedder.search(QUERIES, DOCUMENTS, 8)
+    reranked = reranker.rerank(QUERIES, hits, top_k=3)
+    for query, before, after in zip(QUERIES, hits, reranked, strict=True):
+        best = reranker.rank(query, [hit["text"] for hit in before], 3)
+        assert [(hit["text"], hit["score"]) for hit in after] == [(hit["text"], hit["score"]) for hit in best]
+        assert all(DOCUMENTS[hit["index"]] == hit["text"] for hit in after)
+    assert reranker.rerank(QUERIES[0], hits[0], 3) == reranked[0] and reranker.rerank("ab", []) == []
+    with pytest.raises(UserError, match="hits: found those of 6 queries; expected 2, as queries"):
+        reranker.rerank(QUERIES[:2], hits)
+    with pytest.raises(UserError, match="hits: found one without a text; expected those of a search among texts"):
+        reranker.rerank("ab", embedder.search("ab", embedder.encode(DOCUMENTS)))
+
+
 # All command lines in one process: starting it takes longer than what they do.
 DRIVER = """
 import json, sys
@@ -127,10 +177,9 @@ for arguments in json.load(sys.stdin):
 
 
 def test_the_command(embedder, tokenizer, tmp_path):
-    from tests.inference.conftest import make_model
-
     huggingface.write(embedder.model, tmp_path / "model")
     huggingface.write(make_model(tokenizer, seed=1), tmp_path / "other")
+    huggingface.write(make_reranker(tokenizer), tmp_path / "reranker")
     folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1)])
     write_lines(tmp_path / "asked.jsonl", [{"question": text} for text in QUERIES])
     (tmp_path / "none.txt").write_text("\n")
@@ -141,7 +190,18 @@ def test_the_command(embedder, tokenizer, tmp_path):
         "folder": [model, f"--corpus={folder}/", f"--output={tmp_path}/run.trec", "--top_k=2"],
         "files": [model, corpus, *asked, f"--index={folder}.index", f"--output={tmp_path}/run.tsv", "--top_k=3"],
         "printed": [model, corpus, *asked, f"--index={folder}.index"],
+        "reranked": [
+            model,
+            f"--corpus={folder}/",
+            f"--output={tmp_path}/reranked.tsv",
+            "--top_k=2",
+            "--rerank_top=4",
+            f"--rerank={tmp_path}/reranker",
+        ],
         # and mistakes
+        "no reranker": [model, corpus, *asked, "--rerank_top=4"],
+        "few reranked": [model, corpus, *asked, f"--rerank={tmp_path}/reranker", "--rerank_top=4"],
+        "embedder reranks": [model, corpus, *asked, f"--rerank={tmp_path}/model"],
         "top_k": [model, corpus, *asked, "--top_k=0"],
         "no corpus": [model, *asked],
         "no queries": [model, corpus],
@@ -162,7 +222,9 @@ def test_the_command(embedder, tokenizer, tmp_path):
     codes = {name: int(out.rpartition("-----")[2]) for name, out in zip(lines, outs, strict=True)}
     said = dict(zip(lines, said, strict=True))
     outs = dict(zip(lines, outs, strict=True))
-    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed"}, process.stderr
+    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed", "reranked"}, (
+        process.stderr
+    )
     assert "ndcg@10" in outs["folder"] and "recall@100" in outs["folder"]
     assert [line.split()[0] for line in (tmp_path / "run.trec").read_text().splitlines()] == ["q3", "q3", "q1", "q1"]
     order = np.argsort(-cosines(embedder.encode(QUERIES), embedder.encode(DOCUMENTS)), axis=1, kind="stable")
@@ -172,7 +234,19 @@ def test_the_command(embedder, tokenizer, tmp_path):
     ]
     hits = [json.loads(line) for line in outs["printed"].splitlines() if line.startswith("{")]
     assert len(hits) == 60 and [hit["document"] for hit in hits[:10]] == [f"d{place}" for place in order[0, :10]]
+    metrics = [line.split() for line in outs["reranked"].splitlines()]
+    assert ["search", "reranked"] in metrics
+    assert [len(line) for line in metrics if line and line[0] in ranking.METRICS] == [3] * len(ranking.METRICS)
+    reranker = bert_jax.Reranker(tmp_path / "reranker")
+    lines = [line.split("\t") for line in (tmp_path / "reranked.tsv").read_text().splitlines()[1:]]
+    for query in (3, 1):
+        nearest = [DOCUMENTS[place] for place in order[query, :4]]
+        best = [f"d{order[query, hit['index']]}" for hit in reranker.rank(QUERIES[query], nearest, 2)]
+        assert [line[1] for line in lines if line[0] == f"q{query}"] == best
     for name, message in (
+        ("no reranker", "error: --rerank_top: does nothing without --rerank; expected --rerank=MODEL"),
+        ("few reranked", "error: --rerank_top=4: expected at least 10, the --top_k that is written"),
+        ("embedder reranks", "reranking needs a model"),
         ("top_k", "error: --top_k=0: expected at least 1"),
         ("no corpus", "error: --corpus: missing; expected --corpus=FILE"),
         ("no queries", "error: --queries: missing; expected --queries=FILE"),
