@@ -27,8 +27,8 @@ search embeds a corpus once, into the folder of --index, and finds in it the doc
     python -m bert_jax.predict search --model=MODEL --corpus=FILE --queries=FILE --top_k=10 --output=hits.jsonl
 
 A folder in BEIR's layout may stand for both; where it is known which documents answer a query (--qrels=FILE, or the
-folder's own), the scores of the ranking are printed. With --rerank=MODEL a cross-encoder orders the nearest documents of
-each query anew, --rerank_top of them.
+folder's own), the scores of the ranking are printed. With --rerank=MODEL a cross-encoder orders the nearest documents
+of each query anew, --rerank_top of them.
 """
 
 import dataclasses
@@ -385,9 +385,8 @@ def _search(verb):
     if len(scores) > 1:
         print(f"  {'':<14}{''.join(f'{name:<10}' for name in scores)}".rstrip(), file=stream)
     for metric in ranking.METRICS:
-        print(
-            f"  {metric:<14}{''.join(f'{column[metric]:<10.4f}' for column in scores.values())}".rstrip(), file=stream
-        )
+        values = "".join(f"{column[metric]:<10.4f}" for column in scores.values())
+        print(f"  {metric:<14}{values}".rstrip(), file=stream)
 
 
 def _opened_reranker():
