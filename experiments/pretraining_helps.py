@@ -138,7 +138,7 @@ class Run:
 
     @property
     def changes(self) -> dict:
-        """The variant as config keys."""
+        """Returns the variant as config keys."""
         return VARIANTS.get(self.variant, {})
 
 

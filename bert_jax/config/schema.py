@@ -87,7 +87,7 @@ class Key:
 
     @property
     def type(self) -> type:
-        """Type of the values."""
+        """Returns the type of the values."""
         return type(self.default)
 
     @property

@@ -37,7 +37,7 @@ class Shard:
 
     @property
     def file(self) -> pathlib.Path:
-        """The file of its tokens."""
+        """Returns the file of its tokens."""
         return self._path.with_name(self._path.name + ".tokens.npy")
 
     def offset(self, token: int) -> int:
@@ -46,12 +46,12 @@ class Shard:
 
     @functools.cached_property
     def tokens(self) -> np.ndarray:
-        """Token ids, uint16 or uint32 [num_tokens]."""
+        """Returns token ids, uint16 or uint32 [num_tokens]."""
         return _mapped(self.file, self.num_tokens)
 
     @functools.cached_property
     def word_starts(self) -> np.ndarray:
-        """One bit per token, 1 where it starts a word: uint8 [bytes], the first of eight tokens in the highest bit."""
+        """Returns a bit per token, 1 where it starts a word: uint8 [bytes], the first of eight in the highest bit."""
         return _mapped(self._path.with_name(self._path.name + ".word_starts.npy"), -(-self.num_tokens // 8))
 
 
@@ -73,17 +73,17 @@ class Split:
 
     @property
     def num_tokens(self) -> int:
-        """Number of tokens."""
+        """Returns the number of tokens."""
         return int(self.shard_starts[-1])
 
     @property
     def num_sentences(self) -> int:
-        """Number of sentences."""
+        """Returns the number of sentences."""
         return len(self.sentences) - 1
 
     @property
     def num_documents(self) -> int:
-        """Number of documents."""
+        """Returns the number of documents."""
         return len(self.documents) - 1
 
 
@@ -125,12 +125,12 @@ class Corpus:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that encoded the corpus."""
+        """Returns the tokenizer that encoded the corpus."""
         return loading.load(self.path / "tokenizer")
 
     @functools.cached_property
     def unigram_counts(self) -> np.ndarray:
-        """Number of occurrences of each token in the train split, int64 [vocab_size]."""
+        """Returns the number of occurrences of each token in the train split, int64 [vocab_size]."""
         return _mapped(self.path / "train" / "unigram.npy", self.vocab_size)
 
     def split(self, name: str) -> Split:

@@ -62,12 +62,12 @@ class Recipe:
 
     @property
     def is_random(self) -> bool:
-        """Whether instances are pairs, which depend on the seed."""
+        """Returns whether instances are pairs, which depend on the seed."""
         return self.format in PAIR_FORMATS
 
     @property
     def dtype(self) -> np.dtype:
-        """Record dtype of the index."""
+        """Returns the record dtype of the index."""
         if not self.is_random:
             return SPAN
         return ORDERED_PAIR if self.sentence_order else PAIR

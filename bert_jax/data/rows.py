@@ -36,7 +36,7 @@ class Ragged:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Length of each list, int32 [lists]."""
+        """Returns the length of each list, int32 [lists]."""
         return (self._ends - self._starts).astype(np.int32)
 
     def strided(self, first: int, step: int) -> "Ragged":

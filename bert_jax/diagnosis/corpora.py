@@ -32,7 +32,7 @@ class Text:
 
     @property
     def documents(self) -> int:
-        """Number of documents."""
+        """Returns the number of documents."""
         return self.manifest["documents"]
 
     @property
@@ -61,7 +61,7 @@ class Text:
 
     @functools.cached_property
     def unigram_counts(self):
-        """Number of occurrences of each token in the train split, [vocabulary]; None if the file cannot be read."""
+        """Returns how often each token occurs in the train split, [vocabulary]; None if the file cannot be read."""
         import numpy as np
 
         try:
@@ -95,7 +95,7 @@ class Text:
 
     @functools.cached_property
     def shared_sentences(self) -> float | None:
-        """Share of the held-out sentences of at least 8 tokens that occur verbatim in the training text.
+        """Returns the share of the held-out sentences of at least 8 tokens that occur verbatim in the training text.
 
         A lower bound: a sample of held-out sentences is searched in the first part of a large training text. None if
         the files cannot be read or no such sentence is held out.

@@ -48,24 +48,24 @@ class Run:
 
     @property
     def fine_tuning(self) -> bool:
-        """Whether this is a run of fine-tuning."""
+        """Returns whether this is a run of fine-tuning."""
         return self.run.get("kind") == "finetune"
 
     @property
     def done(self) -> int:
-        """Step of the last row."""
+        """Returns the step of the last row."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     @functools.cached_property
     def num_steps(self) -> int:
-        """Number of steps of the whole run."""
+        """Returns the number of steps of the whole run."""
         if not self.fine_tuning:
             return config_lib.num_steps(self.config)
         return finetune_config.num_steps(self.config, self.run["data"]["train"][0])
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
+        """Returns whether the run has come to its end."""
         return bool(self.summary) or self.done >= self.num_steps
 
     @functools.cached_property
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def phase(self) -> config_lib.Phase:
-        """The phase of the last row."""
+        """Returns the phase of the last row."""
         return next((phase for phase in self.phases if self.done <= phase.stop), self.phases[-1])
 
     def rows_of(self, phase: config_lib.Phase) -> list[Mapping[str, float]]:
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def warmup_steps(self) -> int:
-        """Number of steps over which the learning rate rises."""
+        """Returns the number of steps over which the learning rate rises."""
         if self.fine_tuning:
             return finetune_config.warmup_steps(self.config.optimizer, self.num_steps)
         return self.config.optimizer.warmup_steps
@@ -98,7 +98,7 @@ class Run:
 
     @functools.cached_property
     def padding(self) -> float | None:
-        """Share of padding among the positions of the last phase's rows; None if unknown."""
+        """Returns the share of padding among the positions of the last phase's rows; None if unknown."""
         logged = [row["padding_share"] for row in self.rows_of(self.phase) if "padding_share" in row]
         if logged:
             return sum(logged) / len(logged)
@@ -113,12 +113,12 @@ class Run:
 
     @functools.cached_property
     def text_share(self) -> float | None:
-        """Share of the training text that the last phase's rows hold; None if unknown."""
+        """Returns the share of the training text that the last phase's rows hold; None if unknown."""
         return None if self.fine_tuning else self._mean_over_texts("text_share")
 
     @functools.cached_property
     def passes(self) -> float | None:
-        """Number of passes over the training text, in all phases; None if unknown."""
+        """Returns the number of passes over the training text, in all phases; None if unknown."""
         if len(self.readable_texts) < len(self.texts) or not self.texts:
             return None
         tokens = sum(text.tokens("train") for text in self.texts)
@@ -131,7 +131,7 @@ class Run:
 
     @functools.cached_property
     def predictions(self) -> float:
-        """Approximate number of tokens that a step of the last phase predicts."""
+        """Returns the approximate number of tokens that a step of the last phase predicts."""
         data = self.phase.data
         tokens = data.batch_size * data.sequence_length * (1 - (self.padding or 0.0))
         return max(1.0, tokens * objective.facts(self.config).predicted_share(data.mask_rate))
@@ -142,7 +142,7 @@ class Run:
 
     @functools.cached_property
     def train_unigram_loss(self) -> float | None:
-        """Unigram entropy of the training text in nats, in the last phase's mixture; None if unknown."""
+        """Returns the unigram entropy of the training text in nats, in the last phase's mixture; None if unknown."""
         return None if self._frequencies is None else corpora_lib.entropy(self._frequencies)
 
     @functools.cached_property

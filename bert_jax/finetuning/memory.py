@@ -106,7 +106,7 @@ class FinetuningSteps:
 
     @property
     def config_seeds(self) -> range:
-        """The run's seeds."""
+        """Returns the run's seeds."""
         return range(self.config.seed, self.config.seed + self.config.seeds)
 
     @property

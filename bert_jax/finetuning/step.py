@@ -57,7 +57,7 @@ class Learner:
 
     @functools.cached_property
     def layout(self) -> StateLayout:
-        """The layout of the seeds' state on the mesh and in checkpoints."""
+        """Returns the layout of the seeds' state on the mesh and in checkpoints."""
         return StateLayout(self.model, self.config.tuning, self._optimizer, self.seeds, self.mesh)
 
     def __getattr__(self, name: str) -> Any:
@@ -72,7 +72,7 @@ class Learner:
 
     @functools.cached_property
     def train_step(self) -> Callable:
-        """A compiled function (state, batch, step, keys) -> (state, metrics); it consumes the arrays that it replaces.
+        """Returns a compiled function (state, batch, step, keys) -> (state, metrics); it consumes what it replaces.
 
         `batch` holds arrays [seeds, batch, ...], `step` is an int32 scalar, `keys` are `dropout_keys()`. The metrics
         are learning_rate, a scalar; loss and grad_norm (before clipping) [seeds]; and for packed batches those of
@@ -88,7 +88,7 @@ class Learner:
 
     @functools.cached_property
     def compiled_step(self) -> Callable:
-        """The compiled function (moving, active, frozen, batch, step, keys) -> (moving, metrics) of `train_step`.
+        """Returns `train_step`'s compiled (moving, active, frozen, batch, step, keys) -> (moving, metrics).
 
         `moving` is the part of the state that a step replaces: params, opt_state and bad_step.
         """
@@ -175,7 +175,7 @@ class Learner:
 
     @functools.cached_property
     def eval_step(self) -> Callable:
-        """A compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
+        """Returns a compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
 
         `batch` holds arrays [batch, ...], the same for each seed; see losses.task_outputs.
         """
@@ -198,7 +198,7 @@ class Learner:
 
     @functools.cached_property
     def keep_best(self) -> Callable:
-        """A compiled function (best, params, better [seeds]) -> best; it consumes the old one."""
+        """Returns a compiled function (best, params, better [seeds]) -> best; it consumes the old one."""
 
         def keep(best, params, better):
             def kept(new, old):
@@ -230,7 +230,7 @@ class Learner:
 
     @property
     def batch_sharding(self) -> jax.sharding.NamedSharding:
-        """Sharding of arrays [seeds, batch, ...]."""
+        """Returns the sharding of arrays [seeds, batch, ...]."""
         return sharding.batch_sharding(self.mesh, leading=1)
 
     def _over_seeds(self, function, *arguments):
@@ -252,6 +252,6 @@ class Learner:
 
     @functools.cached_property
     def _rates(self):
-        """The settings of config.optimizer, the warm-up in steps."""
+        """Returns the settings of config.optimizer, the warm-up in steps."""
         rates = dict(self.config.optimizer)
         return rates | {"warmup_steps": finetune_config.warmup_steps(rates, self.num_steps)}

@@ -107,7 +107,7 @@ class Embedder(Predictor):
 
     @property
     def size(self) -> int:
-        """Length of a vector."""
+        """Returns the length of a vector."""
         return self._size
 
     @property

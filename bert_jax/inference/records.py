@@ -122,7 +122,7 @@ class Records:
 
     @property
     def has_words(self) -> bool:
-        """Whether the last whole pass found a list of words."""
+        """Returns whether the last whole pass found a list of words."""
         return self._counts.words
 
     @property

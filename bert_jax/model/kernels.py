@@ -88,7 +88,7 @@ class AttentionMask:
 
     @property
     def reach(self) -> int | None:
-        """The name of `window` in earlier versions."""
+        """Returns `window`, under its name in earlier versions."""
         return self.window
 
 

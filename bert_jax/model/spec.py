@@ -158,12 +158,12 @@ class Spec:
 
     @property
     def relative_score_terms(self) -> int:
-        """Number of terms in an attention score with relative positions."""
+        """Returns the number of terms in an attention score with relative positions."""
         return 1 + len(self.relative_terms.split("+"))
 
     @property
     def output_stddev(self) -> float:
-        """Initial standard deviation of the projections that layers add to the residual."""
+        """Returns the initial standard deviation of the projections that layers add to the residual."""
         depth = 2 * self.num_layers if self.scaled_initializer else 1
         return self.initializer_range / math.sqrt(depth)
 

@@ -56,7 +56,7 @@ class Chip:
 
     @property
     def flops(self) -> float:
-        """Peak FLOP/s of one device, dense bfloat16."""
+        """Returns the peak FLOP/s of one device, dense bfloat16."""
         from bert_jax.model import flops  # which imports jax, for a second: the help of plan needs no peak
 
         peak = flops.peak_flops_of_kind(self.kind)
@@ -129,13 +129,13 @@ class Topology:
 
     @property
     def rings(self) -> tuple[bool, ...]:
-        """Whether each dimension of a slice is a closed ring."""
+        """Returns whether each dimension of a slice is a closed ring."""
         closed = tuple(size % self.chip.ring == 0 for size in self.shape)
         return closed if self.chip.dimensions == 2 else (all(closed),) * len(closed)
 
     @property
     def host(self) -> tuple[int, int, int]:
-        """Number of chips of one host along each dimension: four in all, or those of a smaller slice."""
+        """Returns the number of chips of one host along each dimension: four in all, or those of a smaller slice."""
         sizes = (*self.shape, 1)[:3]
         return (sizes[0] if sizes[0] < 2 else 2, sizes[1] if sizes[1] < 2 else 2, 1)
 

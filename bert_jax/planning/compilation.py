@@ -97,7 +97,7 @@ class Compiled:
 
     @property
     def attention_kernel(self) -> str:
-        """The attention kernel that the phase's rows allow, in layers without a window."""
+        """Returns the attention kernel that the phase's rows allow, in layers without a window."""
         rows = AttentionMask(np.ones((self.rows, self.sequence), bool), padding_last=True)
         return choose_kernel(self.spec, self.sequence, rows, dropping=True)
 

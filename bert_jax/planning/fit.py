@@ -36,7 +36,7 @@ class Attempt:
 
     @property
     def flags(self) -> str:
-        """The change as arguments of a command line."""
+        """Returns the change as arguments of a command line."""
         return " ".join(f"--config.{key}={value}" for key, value in self.change.items())
 
 

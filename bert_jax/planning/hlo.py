@@ -33,7 +33,7 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Size in bytes, without the padding of the layout's tiles."""
+        """Returns the size in bytes, without the padding of the layout's tiles."""
         return -(-self.size * bits(self.dtype) // 8)
 
 

@@ -62,12 +62,12 @@ class Evaluation:
 
     @property
     def possible(self) -> bool:
-        """Whether any document of the run's corpora was held out."""
+        """Returns whether any document of the run's corpora was held out."""
         return self._texts[NEW].num_documents > 0
 
     @property
     def corpora(self) -> dict[str, dict[str, str]]:
-        """The "corpus" and "fingerprint" of each text with held-out documents, by the prefix of its metrics."""
+        """Returns the "corpus" and "fingerprint" of each text with held-out documents, by the prefix of its metrics."""
         return {
             prefix: {
                 "corpus": ",".join(str(corpus.path) for corpus in text.corpora),

@@ -76,12 +76,12 @@ class _Inputs:
 
     @property
     def teacher_parts(self):
-        """The teacher's model and the shapes of its parameters; () without one."""
+        """Returns the teacher's model and the shapes of its parameters; () without one."""
         return (self.teacher.model, jax.eval_shape(lambda: self.teacher.params)) if self.teacher else ()
 
     @property
     def teacher_identity(self):
-        """Name and digest of the teacher; None without one."""
+        """Returns the name and digest of the teacher; None without one."""
         return self.teacher.identity if self.teacher else None
 
 

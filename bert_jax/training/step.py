@@ -78,7 +78,7 @@ class Learner:
 
     @property
     def dropout_key(self) -> jax.Array:
-        """The run's dropout key, a scalar PRNG key: the same at every step, and after a restart."""
+        """Returns the run's dropout key, a scalar PRNG key: the same at every step, and after a restart."""
         return keys(self.seed)[1]
 
     @functools.cached_property

@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def better(self) -> bool:
-        """Whether the mean difference favours the arm."""
+        """Returns whether the mean difference favours the arm."""
         return (self.paired.mean > 0) == self.measure.higher_is_better
 
 

@@ -71,7 +71,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Name of the job, "ARM/seed-SEED"."""
+        """Returns the name of the job, "ARM/seed-SEED"."""
         return f"{self.arm}/seed-{self.seed}"
 
 

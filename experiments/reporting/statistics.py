@@ -47,12 +47,12 @@ class Paired:
 
     @property
     def half_width(self) -> float | None:
-        """The smallest mean difference whose interval, with this spread, would exclude 0."""
+        """Returns the smallest mean difference whose interval, with this spread, would exclude 0."""
         return None if self.low is None else (self.high - self.low) / 2
 
     @property
     def leaves_out_zero(self) -> bool:
-        """Whether the interval excludes 0."""
+        """Returns whether the interval excludes 0."""
         return self.low is not None and (self.low > 0 or self.high < 0)
 
 

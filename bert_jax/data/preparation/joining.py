@@ -89,7 +89,7 @@ class _Part:
 
     @property
     def changed(self):
-        """Whether the part must be written again."""
+        """Returns whether the part must be written again."""
         return self.drops or self.leaving is not None or self.joining is not None
 
     def keep(self):

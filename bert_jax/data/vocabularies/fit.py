@@ -51,7 +51,7 @@ class Fit:
 
     @property
     def altered_share(self) -> float:
-        """Share of the letters that change in more than their case."""
+        """Returns the share of the letters that change in more than their case."""
         return self.altered_letters / max(1, self.letters)
 
 
