@@ -25,14 +25,15 @@ _HOMES = {
     "Inspector": "bert_jax.inference",
     "QuestionAnswerer": "bert_jax.inference",
     "Reranker": "bert_jax.inference",
+    "SparseEmbedder": "bert_jax.inference",
     "TokenTagger": "bert_jax.inference",
     "load": "bert_jax.inference",
     "UserError": "bert_jax.errors",
 }
 
 __all__ = [
-    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "TokenTagger", "UserError",
-    "__version__", "data", "load",
+    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
+    "UserError", "__version__", "data", "load",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

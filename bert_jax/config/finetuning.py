@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 import ml_collections
 
 from bert_jax.config import pretraining, recipes
-from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LIST_LOSSES, PAIR_LOSSES, VECTOR_LOSSES
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LIST_LOSSES, PAIR_LOSSES, SPARSE_POOLING, VECTOR_LOSSES
 from bert_jax.config.keys import ADAPTABLE, FINETUNING, LARGEST_SEED
 from bert_jax.config.keys import POOLING as POOLING
 from bert_jax.config.keys import PROBLEMS as PROBLEMS
@@ -311,7 +311,27 @@ def _check_embedding(values):
             f"config.loss.matryoshka_weights: found {tuple(weights)}; expected a positive number for each of "
             f"config.loss.matryoshka={tuple(widths)}"
         )
+    _check_sparse(values)
     _check_score_range(values)
+
+
+def _check_sparse(values):
+    """Checks the keys that vectors over the vocabulary depend on, and those that depend on such vectors."""
+    if values["task.pooling"] in SPARSE_POOLING:
+        wanted = {"task.normalize": False, "loss.similarity": "dot", "loss.matryoshka": (), "task.embedding_size": 0}
+        for key, expected in wanted.items():
+            if values[key] != expected:
+                raise UserError(
+                    f"config.{key}: found {values[key]}; expected {expected} with config.task.pooling="
+                    f"{values['task.pooling']}, whose vectors are compared as they are"
+                )
+        return
+    for key in ("loss.flops_anchor", "loss.flops_other"):
+        if values[key]:
+            raise UserError(
+                f"config.{key}: found {values[key]}; expected 0 with config.task.pooling={values['task.pooling']}: it "
+                f"is for sparse vectors ({', '.join(SPARSE_POOLING)})"
+            )
 
 
 def _check_reranking(values):

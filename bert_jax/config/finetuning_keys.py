@@ -34,8 +34,10 @@ PROBLEMS = ("single_label", "multi_label", "regression")
 ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 # What a classifier reads; see model.spec.Task.
 POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
-# What an embedder can pool, of model.pooling.POOLING.
-EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+# How an embedder makes sparse vectors, and what is taken over a text's tokens; see model.pooling.pool_sparse.
+SPARSE_POOLING = {"splade": "max", "splade_sum": "sum"}
+# What an embedder can pool: of model.pooling.POOLING, or to sparse vectors.
+EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", *SPARSE_POOLING)
 # Losses on vectors; see finetuning.vector_losses.
 VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
 # Losses of rerankers, of each pair of a query and a document, and of a query's documents together; see
@@ -192,6 +194,12 @@ FINETUNING: dict[str, Key] = {
         margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
         matryoshka_weights=((), "Weight of the loss at each width.", {"empty": "1 each"}),
+        flops_anchor=(
+            0.0,
+            "Weight of the operations that sparse vectors of anchors cost a search (Paria et al. 2020, equation 3).",
+            {"at_least": 0},
+        ),
+        flops_other=(0.0, "The same of positives and negatives.", {"at_least": 0}),
         gradcache_rows=(
             0,
             "Examples in memory at a time; the loss is over the whole batch whatever it is (Gao et al. 2021).",

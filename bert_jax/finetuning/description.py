@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.config.finetuning_keys import EMBEDDER_POOLING
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, SPARSE_POOLING
 from bert_jax.config.keys import ANSWERING, FINETUNING, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
@@ -92,6 +92,8 @@ def _embedding_head(config, source, task):
     pooling, width = config.task.pooling, source.model.spec.hidden_size
     if pooling == "auto":
         pooling = ",".join(source.settings.get("pooling", ("mean",)))
+    if pooling in SPARSE_POOLING:
+        return _sparse_head(config, source, pooling)
     if pooling not in EMBEDDER_POOLING:
         raise UserError(
             f"config.init_from={source.name}: pools {pooling}, which cannot be trained; expected config.task.pooling "
@@ -119,6 +121,17 @@ def _embedding_head(config, source, task):
         temperature=config.loss.temperature if config.loss.learn_temperature else 0.0,
         pair_labels=len(task.labels),
     )
+
+
+def _sparse_head(config, source, pooling):
+    if not source.model.spec.language_model:
+        raise UserError(
+            f"config.init_from={source.name}: has no masked-language-model head, of whose scores config.task.pooling="
+            f"{pooling} makes vectors; expected a model with one"
+        )
+    temperature = config.loss.temperature if config.loss.learn_temperature else 0.0
+    size = source.model.spec.vocab_size
+    return model_lib.Task("embedding", size, pooling, 0.0, temperature=temperature)
 
 
 def _split_identity(examples: Examples) -> list:

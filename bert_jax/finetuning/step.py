@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.data.tasks import batches
 from bert_jax.data.tasks.embedding import OTHERS
 from bert_jax.finetuning import losses, trainable
@@ -146,7 +147,9 @@ class Learner:
         """
         config, model, problem = self.config, self.model, self.problem
         if config.task.name == "embedding":
-            objective = VectorLoss(model, config.loss, problem, config.task.normalize)
+            objective = VectorLoss(
+                model, config.loss, problem, config.task.normalize, model.spec.task.pooling in SPARSE_POOLING
+            )
             (loss, course), gradient = cached_gradients.value_and_gradient(
                 lambda trained, rows, numbers: objective.encode(merged(trained), rows, numbers, key),
                 lambda trained, vectors: objective.loss(merged(trained), vectors, batch),

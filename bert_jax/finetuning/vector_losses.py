@@ -28,12 +28,14 @@ class VectorLoss:
       settings: config.loss.
       kind: the loss, one of config.finetuning.VECTOR_LOSSES.
       normalize: whether vectors are compared after they are scaled to length 1.
+      sparse: whether they are weights of the vocabulary's tokens.
     """
 
     model: Model
     settings: Any
     kind: str
     normalize: bool
+    sparse: bool = False
 
     def encode(self, params: dict, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns the vectors of examples: anchors float32 [examples, size] and others [examples, texts, size].
@@ -57,7 +59,8 @@ class VectorLoss:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
         With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
-        equation 1).
+        equation 1). Of sparse vectors it has the weighted costs of a search beside it (SPLADE v2: Formal et al. 2021,
+        equation 5), and metrics have the mean numbers of their terms.
         """
         loss, metrics = self._loss_of(params, vectors, batch)
         widths = self.settings.matryoshka
@@ -67,7 +70,25 @@ class VectorLoss:
             for width, weight in zip(widths, weights, strict=True):
                 cut = {name: array[..., :width] for name, array in vectors.items()}
                 loss += weight * self._loss_of(params, cut, batch)[0]
+        if self.sparse:
+            costs, terms = self._search_costs(vectors, batch)
+            return loss + costs, metrics | terms
         return loss, metrics
+
+    def _search_costs(self, vectors, batch):
+        """Returns (weighted costs of the texts' terms in a search, mean numbers of terms of a text)."""
+        weights, others = batch["weights"], vectors["others"]
+        present = ((batch["other_texts"] >= 0) & (weights > 0)[:, None]).astype(jnp.float32)
+        kinds = {
+            "anchor": (vectors["anchors"], weights, self.settings.flops_anchor),
+            "other": (others.reshape(-1, others.shape[-1]), present.reshape(-1), self.settings.flops_other),
+        }
+        costs, terms = jnp.zeros(()), {}
+        for name, (texts, counted, weight) in kinds.items():
+            costs += weight * contrastive.flops(texts, counted)
+            number = (texts != 0).sum(-1).astype(jnp.float32)
+            terms[f"{name}_terms"] = (number * counted).sum() / jnp.maximum(counted.sum(), 1.0)
+        return costs, terms
 
     def _loss_of(self, params, vectors, batch):
         """Returns (loss, metrics) of vectors as they are, or cut."""

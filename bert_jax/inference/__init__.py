@@ -24,9 +24,20 @@ if TYPE_CHECKING:
     from bert_jax.inference.inspection import Inspector
     from bert_jax.inference.predictor import load
     from bert_jax.inference.rerank import Reranker
+    from bert_jax.inference.sparse import SparseEmbedder
     from bert_jax.inference.tag import TokenTagger
 
-__all__ = ["Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "TokenTagger", "load"]
+__all__ = [
+    "Classifier",
+    "Embedder",
+    "FillMask",
+    "Inspector",
+    "QuestionAnswerer",
+    "Reranker",
+    "SparseEmbedder",
+    "TokenTagger",
+    "load",
+]
 
 _MODULES = {
     "Classifier": "classify",
@@ -35,6 +46,7 @@ _MODULES = {
     "Inspector": "inspection",
     "QuestionAnswerer": "answer",
     "Reranker": "rerank",
+    "SparseEmbedder": "sparse",
     "TokenTagger": "tag",
     "load": "predictor",
 }

@@ -77,6 +77,11 @@ class Embedder(Predictor):
             raise UserError(
                 f"{settings['embed_refusal']}; pooling='mean' (--pooling=mean) gives the encoder's own states instead"
             )
+        if pooling is None and "sparse" in settings:
+            raise UserError(
+                f"{model.name}: its vectors are sparse, weights of the vocabulary's tokens; expected "
+                "bert_jax.SparseEmbedder, or pooling='mean' (--pooling=mean), which gives the encoder's own states"
+            )
         pooling = pooling or settings.get("pooling") or _default_pooling(model)
         self._pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         for kind in self._pooling:

@@ -447,6 +447,8 @@ def _write_files(pretrained, config, arrays, directory, dtype):
     elif "pooling" in pretrained.settings and not spec.task and sentence_transformers.can_write(pretrained.settings):
         prompts = origin.prompts if origin else {}
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)
+    elif "sparse" in pretrained.settings and spec.language_model:
+        sentence_transformers.write_sparse(directory, pretrained.settings, origin.prompts if origin else {})
 
 
 def __getattr__(name: str):

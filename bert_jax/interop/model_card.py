@@ -74,11 +74,11 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
         for name, value in provenance.metrics.items()
         if math.isfinite(value) and not name.startswith(tuple(others))
     }
-    is_theirs = pipeline_tag(model) in ("sentence-similarity", "text-ranking")
+    is_theirs = pipeline_tag(model) in ("sentence-similarity", "text-ranking") or "sparse" in model.settings
     front: dict[str, Any] = {
         "library_name": "sentence-transformers" if is_theirs else "transformers",
         "pipeline_tag": pipeline_tag(model),
-        "tags": ["bert_jax", "jax", model.family],
+        "tags": ["bert_jax", "jax", model.family, *(["sparse-encoder"] if "sparse" in model.settings else [])],
     }
     if provenance.languages:
         several = len(provenance.languages) > 1
@@ -106,6 +106,8 @@ def pipeline_tag(model: Pretrained) -> str:
         return _PIPELINES[spec.task.name]
     if "pooling" in model.settings:
         return "sentence-similarity"
+    if "sparse" in model.settings:
+        return "feature-extraction"
     return "fill-mask" if spec.language_model else "feature-extraction"
 
 
@@ -142,6 +144,11 @@ def _usage(model, name):
             f"vectors = SentenceTransformer({name}).encode([{text}])"
         )
         own_code = f"vectors = bert_jax.Embedder.from_pretrained({name}).encode([{text}])"
+    elif "sparse" in model.settings:
+        other_code = (
+            f"from sentence_transformers import SparseEncoder\n\nvectors = SparseEncoder({name}).encode([{text}])"
+        )
+        own_code = f"vectors = bert_jax.SparseEmbedder.from_pretrained({name}).encode([{text}])"
     elif task == "text-ranking":
         arguments = f"({json.dumps('A question?')}, [{text}, {json.dumps('Another.')}])"
         other_code = f"from sentence_transformers import CrossEncoder\n\nranked = CrossEncoder({name}).rank{arguments}"

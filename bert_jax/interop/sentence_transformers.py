@@ -5,11 +5,12 @@ sentence_bert_config.json             longest text, lower case; beside the encod
 1_Pooling/config.json                 how token vectors are pooled
 2_Dense/config.json, weights          a linear map and its activation
 1_WeightedLayerPooling/config.json    the mean of several layers that is pooled instead of the last one
+1_SpladePooling/config.json           how scores of the vocabulary's tokens are pooled, in a SparseEncoder
 config_sentence_transformers.json     kind of model, prompts, activation of a cross-encoder's scores
 
 A router's modules are those of its default route (routers.py).
-The encoder of every such directory is read. A module that bert_jax does not compute, such as that of a sparse encoder,
-is named where vectors or scores are asked for. What was read is written back as it was: the folders of the modules are
+The encoder of every such directory is read. A module that bert_jax does not compute is named where vectors or
+scores are asked for. What was read is written back as it was: the folders of the modules are
 copied.
 """
 
@@ -22,9 +23,11 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.errors import UserError
 from bert_jax.interop import model_config, routers, tensors
 from bert_jax.interop.families import FAMILIES
+from bert_jax.model.pooling import SPARSE_ACTIVATIONS
 from bert_jax.model.projection import TORCH_ACTIVATIONS, Projection
 
 MODULES, PROMPTS = "modules.json", "config_sentence_transformers.json"
@@ -113,6 +116,8 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
     settings = {}
     if routed.refusal:
         settings["embed_refusal"] = routed.refusal
+    elif kind == "SparseEncoder":
+        _note(settings, "embed_refusal", lambda: _sparse(directory, encoder, modules, prompts))
     elif kind == "SentenceTransformer":
         settings |= {"other_tasks": routed.other_tasks} if routed.other_tasks else {}
         _note(settings, "embed_refusal", lambda: _embedder(directory, encoder, modules, prompts, weights, pickles))
@@ -210,25 +215,51 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
         modules.append((f"{len(modules)}_Dense", "Dense"))
     if settings.get("normalize"):
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
-    encoder = {"max_seq_length": settings.get("max_length"), "do_lower_case": settings.get("lower_case", False)}
-    prompts = {
-        **(prompts or {"__version__": {}}),
+    _write_modules(directory, [(folder, f"sentence_transformers.models.{name}") for folder, name in modules])
+    _dump(directory / "1_Pooling" / "config.json", pooling)
+    for i, layer in enumerate(settings.get("layers", ()), 2):
+        _write_dense(layer, directory / f"{i}_Dense")
+    _write_settings(directory, settings, prompts)
+
+
+def write_sparse(directory: pathlib.Path, settings: Mapping, prompts: Mapping) -> None:
+    """Writes the files that make a masked language model's directory a SparseEncoder of sentence-transformers.
+
+    Args:
+      directory: directory with the model's config.json, weights and tokenizer.
+      settings: settings as in Embedder, with "sparse".
+      prompts: other contents of config_sentence_transformers.json.
+    """
+    place = "sentence_transformers.{}.modules"
+    names = [f"{place.format('base')}.transformer.Transformer",
+             f"{place.format('sparse_encoder')}.splade_pooling.SpladePooling"]  # fmt: skip
+    _write_modules(directory, list(zip(("", "1_SpladePooling"), names, strict=True)))
+    kind, activation = settings["sparse"]
+    pooling = {"pooling_strategy": kind, "activation_function": activation, "embedding_dimension": None}
+    _dump(directory / "1_SpladePooling" / "config.json", pooling)
+    terms = {"max_active_dims": settings["max_terms"]} if "max_terms" in settings else {}
+    _write_settings(directory, settings, (prompts or {"__version__": {}}) | terms | {"model_type": "SparseEncoder"},
+                    transformer_task="fill-mask")  # fmt: skip
+
+
+def _write_modules(directory, modules):
+    """Writes modules.json of (folder, class) of each module, and makes the folders."""
+    listed = [{"idx": i, "name": str(i), "path": folder, "type": name} for i, (folder, name) in enumerate(modules)]
+    for folder, _ in modules:
+        (directory / folder).mkdir(exist_ok=True)
+    _dump(directory / MODULES, listed)
+
+
+def _write_settings(directory, settings, prompts, **encoder):
+    """Writes the settings of the encoder's module, and those of the whole."""
+    encoder |= {"max_seq_length": settings.get("max_length"), "do_lower_case": settings.get("lower_case", False)}
+    _dump(directory / "sentence_bert_config.json", encoder)
+    own = {
         "prompts": dict(settings.get("prompts") or {}),
         "default_prompt_name": settings.get("default_prompt_name"),
         "similarity_fn_name": settings.get("similarity"),
     }
-    listed = [
-        {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
-        for i, (folder, name) in enumerate(modules)
-    ]
-    for folder, _ in modules:
-        (directory / folder).mkdir(exist_ok=True)
-    _dump(directory / MODULES, listed)
-    _dump(directory / "1_Pooling" / "config.json", pooling)
-    for i, layer in enumerate(settings.get("layers", ()), 2):
-        _write_dense(layer, directory / f"{i}_Dense")
-    _dump(directory / "sentence_bert_config.json", encoder)
-    _dump(directory / PROMPTS, prompts)
+    _dump(directory / PROMPTS, {**(prompts or {"__version__": {}}), **own})
 
 
 def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | None = None) -> None:
@@ -365,6 +396,36 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
     if kept is not None and (not isinstance(kept, int) or kept < 1):
         raise UserError(f"{directory / PROMPTS}: truncate_dim {kept!r}; expected a positive number")
     return settings | ({} if kept is None else {"truncate_dim": kept})
+
+
+def _sparse(directory, encoder, modules, prompts):
+    """Returns the settings of a sparse encoder, a masked language model whose scores are pooled (SPLADE)."""
+    names = [_name(module) for module in modules]
+    config, config_path = _transformer_config(encoder)
+    reads_scores = names[0] == "MLMTransformer" or config.get("transformer_task") == "fill-mask"
+    if len(names) != 2 or names[1] != "SpladePooling" or not reads_scores:
+        raise UserError(
+            f"{directory / MODULES}: a sparse encoder of modules {', '.join(names)}; expected a masked language model "
+            "and SpladePooling"
+        )
+    path = directory / modules[1]["path"] / "config.json"
+    pooling = model_config.load_json(path) if path.is_file() else {}
+    kind, activation = pooling.get("pooling_strategy", "max"), pooling.get("activation_function", "relu")
+    if kind not in SPARSE_POOLING.values() or activation not in SPARSE_ACTIVATIONS:
+        raise UserError(
+            f"{path}: pooling_strategy {kind!r}, activation_function {activation!r}; expected "
+            f"{' or '.join(SPARSE_POOLING.values())}, and {' or '.join(SPARSE_ACTIVATIONS)}"
+        )
+    settings = {
+        "sparse": (kind, activation),
+        "prompts": dict(_prompts(prompts, directory / PROMPTS)),
+        "default_prompt_name": prompts.get("default_prompt_name"),
+        "similarity": prompts.get("similarity_fn_name"),
+        "lower_case": bool(config.get("do_lower_case", False)),
+    }
+    longest, terms = max_length(encoder, config), prompts.get("max_active_dims")
+    settings |= {} if longest is None else {"max_length": longest}
+    return settings | ({} if terms is None else {"max_terms": terms})
 
 
 def _prompts(config, path):

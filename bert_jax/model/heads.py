@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, Embedding, Keys, Linear, add_bias, make_norm
 from bert_jax.model.layouts import constrain
-from bert_jax.model.pooling import pool
+from bert_jax.model.pooling import pool, pool_sparse
 from bert_jax.model.spec import Spec, Task
 
 
@@ -217,20 +218,22 @@ class EmbeddingHead(nnx.Module):
             )
         self.task: Task = task
 
-    def __call__(self, hidden, pooled, batch, dropout_key: jax.Array | None) -> jax.Array:
+    def __call__(self, hidden, logits, batch, dropout_key: jax.Array | None) -> jax.Array:
         """Returns the vectors of a batch of texts, float32 [batch, size].
 
         Args:
           hidden: the last layer's output, [batch, sequence, hidden].
-          pooled: not read.
+          logits: scores of the masked-language-model head, [batch, sequence, vocab], which sparse vectors are made of.
           batch: the model's input; with `skipped`, int32 [batch], so many tokens of each row are left out of pooling.
           dropout_key: not read; vectors are those of the encoder's dropout.
         """
-        del pooled, dropout_key
+        del dropout_key
         present = batch["attention_mask"]
         if "skipped" in batch:
             positions = jnp.arange(present.shape[1], dtype=jnp.int32)
             present = jnp.where(positions[None] >= batch["skipped"][:, None], present, 0)
+        if self.task.pooling in SPARSE_POOLING:
+            return pool_sparse(logits, present, SPARSE_POOLING[self.task.pooling])
         vectors = pool(hidden.astype(jnp.float32), present, self.task.pooling)
         if self.task.transform:
             vectors = ACTIVATIONS[self.task.transform_activation](self.dense(vectors))
@@ -307,9 +310,9 @@ class Heads(nnx.Module):
             outputs["replaced_logits"] = self.replaced(hidden)
         if spec.task:
             task_key = None if dropout_key is None else jax.random.fold_in(dropout_key, 1)
-            outputs["vectors" if spec.task.name == "embedding" else "logits"] = self.task(
-                hidden, outputs.get("pooled"), batch, task_key
-            )
+            is_embedder = spec.task.name == "embedding"
+            read = outputs.get("mlm_logits" if is_embedder else "pooled")
+            outputs["vectors" if is_embedder else "logits"] = self.task(hidden, read, batch, task_key)
         return outputs
 
 

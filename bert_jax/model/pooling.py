@@ -1,4 +1,4 @@
-"""Pools the hidden states of a text into one vector."""
+"""Pools the hidden states of a text into one vector, or the scores of its tokens into a sparse one."""
 
 import functools
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 POOLING = ("cls", "mean", "max", "attention", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+SPARSE_ACTIVATIONS = ("relu", "log1p_relu")
 
 
 def pool(
@@ -51,6 +52,24 @@ def pool(
             jnp.sqrt(total) if kind == "mean_sqrt_len_tokens" else total
         )
     return pooled.astype(hidden.dtype)
+
+
+def pool_sparse(logits: jax.Array, present: jax.Array, kind: str, activation: str = "relu") -> jax.Array:
+    """Returns the weight of each token of the vocabulary in a text, float32 [batch, vocab], most of them 0.
+
+    It is log(1 + relu(logit)), the largest over the text's tokens (SPLADE v2: Formal et al. 2021, equation 6) or their
+    sum (SPLADE: Formal et al. 2021, equation 1).
+
+    Args:
+      logits: scores of the masked-language-model head, [batch, sequence, vocab].
+      present: attention_mask, int or bool [batch, sequence].
+      kind: "max" or "sum".
+      activation: one of SPARSE_ACTIVATIONS; "log1p_relu" takes the logarithm twice (Shen et al. 2025).
+    """
+    positive = jax.nn.relu(logits.astype(jnp.float32))
+    weights = jnp.log1p(jnp.log1p(positive) if activation == "log1p_relu" else positive)
+    weights = jnp.where((present != 0)[:, :, None], weights, 0.0)
+    return weights.max(1) if kind == "max" else weights.sum(1)
 
 
 def _pool_sequences(hidden, mask, kind, scores, batch):

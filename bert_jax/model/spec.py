@@ -19,7 +19,7 @@ class Task:
     Attributes:
       name: "sequence_classification", "token_classification", "question_answering" or "embedding".
       num_labels: Number of outputs of a sequence or of a token; 2 for question answering (start and end); the size of
-        the vectors of an embedder.
+        the vectors of an embedder, which is the vocabulary's where they are sparse.
       pooling: What a sequence's classifier reads: "pooler" (the tanh layer of pre-training, BERT), "dense" (a tanh
         layer of its own, RoBERTa), or, straight from the last layer, "cls", "mean", "max" or "attention" (learned
         weights over the tokens).

@@ -158,6 +158,19 @@ def margin_mse(
     return (jnp.square(own - margins) * weights).sum(), weights.sum()
 
 
+def flops(vectors: jax.Array, weights: jax.Array) -> jax.Array:
+    """Returns the sum over the columns of their squared mean size, a float32 scalar (Paria et al. 2020, equation 3).
+
+    It grows with the multiplications that comparing such sparse vectors costs.
+
+    Args:
+      vectors: [texts, size].
+      weights: 1.0 for a text that counts, else 0.0, float32 [texts].
+    """
+    sizes = jnp.abs(vectors.astype(jnp.float32)) * weights[:, None]
+    return jnp.square(sizes.sum(0) / jnp.maximum(weights.sum(), 1.0)).sum()
+
+
 def may_be_negatives(
     anchor_texts: jax.Array,
     known: jax.Array,

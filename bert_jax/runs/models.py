@@ -9,6 +9,7 @@ import numpy as np
 
 from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
+from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.config.keys import DEVICE_DEFAULTS
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data.vocabularies import loading
@@ -75,8 +76,9 @@ def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
 def build_fine_tuned(run: Mapping) -> model_lib.Model:
     """Builds the model, with its task's head, that a fine-tuning workdir's run.json describes."""
     head = model_lib.Task(**run["head"])
+    is_sparse = head.name == "embedding" and head.pooling in SPARSE_POOLING
     vocab_size = run["model"]["vocab_size"]
-    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=False, task=head)
+    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=is_sparse, task=head)
 
 
 def _check_vocabulary(workdir, params, tokenizer):
@@ -125,6 +127,8 @@ def _finetuned(workdir, step, seed):
     if model.spec.task and model.spec.task.name == "embedding":
         model, params, layers = _without_head(model, params)
         settings |= {"pooling": tuple(settings["pooling"])} | ({"layers": layers} if layers else {})
+        if settings["pooling"][0] in SPARSE_POOLING:
+            settings["sparse"] = (SPARSE_POOLING[settings.pop("pooling")[0]], "relu")
         run, labels = run | {"problem": ""}, ()
     return Pretrained(
         str(workdir),

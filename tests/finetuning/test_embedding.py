@@ -119,6 +119,23 @@ def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
     assert (tmp_path / "written" / "modules.json").exists()
 
 
+def test_sparse_vectors(data, tmp_path):
+    config = make_config(data, **SPARSE, **{"train.num_epochs": 2.0, "optimizer.learning_rate": 2e-3})
+    summary = finetuning.finetune(config, tmp_path / "run")
+    rows = [row for row in logged_rows(tmp_path / "run") if "other_terms" in row]
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["other_terms"] > 0
+    embedder = bert_jax.SparseEmbedder(tmp_path / "run")
+    records = make_pairs(60, seed=1)
+    queries, documents = ([record[name] for record in records] for name in ("anchor", "positive"))
+    documents += [record["negative"] for record in records]
+    hits = embedder.search(queries, documents, top_k=1)
+    own = np.mean([hit[0]["text"] == document for hit, document in zip(hits, documents, strict=False)])
+    assert own == pytest.approx(summary["seeds"][0]["scores"]["accuracy@1"], abs=1e-6)
+    huggingface.write(open_model(tmp_path / "run"), tmp_path / "out")
+    again = bert_jax.SparseEmbedder(tmp_path / "out").encode(queries).toarray()
+    np.testing.assert_array_equal(again, embedder.encode(queries).toarray())
+
+
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     """One of 14 steps and one of 7 that goes on to 14 end in the same bits; the rate does not depend on the length."""
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.gradcache_rows": 8}
@@ -165,13 +182,18 @@ def step_of(learner, batch, state):
     return jax.device_get(state["params"]), jax.device_get(metrics)
 
 
-def test_parts_and_meshes_change_nothing(data):
-    switches = {"task.negatives": ("negative",), "loss.learn_temperature": True, "loss.symmetric": True}
+SPARSE = {"task.pooling": "splade", "task.normalize": False, "loss.similarity": "dot", "loss.temperature": 1.0,
+          "loss.flops_anchor": 1e-3, "loss.flops_other": 2e-3, "task.negatives": ("negative",)}  # fmt: skip
+SWITCHES = {"task.negatives": ("negative",), "loss.learn_temperature": True, "loss.symmetric": True}
+
+
+@pytest.mark.parametrize("switches", [SWITCHES, pytest.param(SPARSE, marks=pytest.mark.full)], ids=["dense", "sparse"])
+def test_parts_and_meshes_change_nothing(data, switches):
     params, expected = step_of(*learner_of(data, **switches))
     assert np.isfinite(expected["loss"]).all() and expected["masked_negatives"] >= 0
     for sizes, count, rows in (((1, 1, 1), 1, 2), ((8, 1, 1), 8, 0), ((2, 2, 1), 4, 4)):
         other, metrics = step_of(*learner_of(data, sizes, count, **switches, **{"loss.gradcache_rows": rows}))
-        for name in ("loss", "grad_norm", "in_batch_accuracy", "temperature"):
+        for name in {"loss", "grad_norm", "in_batch_accuracy", "temperature", "other_terms"} & metrics.keys():
             np.testing.assert_allclose(metrics[name], expected[name], rtol=2e-6, err_msg=f"{sizes} {rows} {name}")
         for leaf, own in zip(jax.tree.leaves(other), jax.tree.leaves(params), strict=True):
             np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
@@ -213,6 +235,12 @@ def test_losses(data, file, changes, loss):
         ({"task.anchor_prompt": "kan " * 15}, "leave no room for text"),
         ({"task.held_out": "ir:nowhere"}, "nowhere is no folder"),
         ({"task.pooling": "pooler"}, "config.task.pooling: found 'pooler'"),
+        (
+            {"task.pooling": "splade"},
+            "config.task.normalize: found True; expected False with config.task.pooling=splade",
+        ),
+        (SPARSE | {"loss.matryoshka": (8,)}, r"config.loss.matryoshka: found \(8,\); expected \(\) with"),
+        ({"loss.flops_other": 0.1}, "config.loss.flops_other: found 0.1; expected 0 with config.task.pooling=auto"),
     ],
 )
 def test_mistakes(data, tmp_path, changes, message):

@@ -29,10 +29,10 @@ def batch_of(columns, labels):
     }
 
 
-def ours(kind, settings, anchors, others, labels, params=None, normalize=True):
+def ours(kind, settings, anchors, others, labels, params=None, normalize=True, sparse=False):
     config = finetune_config.base()
     config.loss.update(settings)
-    loss = VectorLoss(None, config.loss, kind, normalize)
+    loss = VectorLoss(None, config.loss, kind, normalize, sparse)
 
     def of_vectors(anchors, others):
         vectors = {"anchors": anchors, "others": others}
@@ -86,4 +86,31 @@ def test_loss_and_gradients(name):
     expected, expected_gradients = theirs(loss, anchors, others, labels)
     assert value == pytest.approx(expected, rel=2e-6)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())
+
+
+def test_sparse_vectors():
+    """The loss of SPLADE: pairs, and what anchors and others cost a search."""
+    import torch
+    from sentence_transformers.sparse_encoder import losses as library
+
+    model = torch.nn.Module()
+    model.similarity_fn_name = "dot"
+    weights = {"document_regularizer_weight": 3e-3, "query_regularizer_weight": 5e-3}
+    base = library.SparseMultipleNegativesRankingLoss(model)
+    loss = library.SpladeLoss(model, base, **weights)
+    anchors, others = (np.maximum(array, 0) for array in vectors_of(2))
+    settings = {"similarity": "dot", "temperature": 1.0, "flops_anchor": 5e-3, "flops_other": 3e-3}
+    value, gradients = ours("info_nce", settings, anchors, others, np.zeros(ROWS, np.float32), normalize=False,
+                            sparse=True)  # fmt: skip
+    first = torch.tensor(anchors, requires_grad=True)
+    rest = torch.tensor(others, requires_grad=True)
+    texts = [first, *rest.unbind(1)]
+    costs = [(loss.query_regularizer_weight, loss.query_regularizer, first),
+             (loss.document_regularizer_weight, loss.document_regularizer, torch.cat(texts[1:]))]  # fmt: skip
+    expected = base.compute_loss_from_embeddings(texts, None)
+    expected = expected + sum(weight * cost.compute_loss_from_embeddings(own) for weight, cost, own in costs)
+    expected.backward()
+    assert value == pytest.approx(float(expected.detach()), rel=2e-6)
+    for gradient, other in zip(gradients, (first.grad.numpy(), rest.grad.numpy()), strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())

@@ -1,5 +1,6 @@
 """Compares with sentence-transformers: what it saves is read, agrees, and is read by it again (make test-parity)."""
 
+import dataclasses
 import json
 import shutil
 
@@ -205,7 +206,9 @@ def test_other_kinds_of_encoders_load_and_go_back(save, tmp_path, kind):
     path = save("BertForMaskedLM")
     encoder(str(path), device="cpu").save(str(tmp_path / "model"))
     model = huggingface.read(tmp_path / "model")
-    with pytest.raises(UserError, match=f"a {kind} .*which has no single vector for a text"):
+    with pytest.raises(
+        UserError, match="vectors are sparse" if kind == "SparseEncoder" else f"a {kind} .*which has no"
+    ):
         bert_jax.Embedder(model)
     assert bert_jax.Embedder(model, pooling="mean").encode("ab cd").shape == (32,)
     huggingface.write(model, tmp_path / "out")
@@ -272,3 +275,26 @@ def test_similarity_and_search_are_theirs(base, tmp_path, kind):
     expected = util.semantic_search(queries, vectors, top_k=5, score_function=theirs.similarity)
     hits = ours.search(queries, vectors, 5)
     assert [[hit["index"] for hit in row] for row in hits] == [[hit["corpus_id"] for hit in row] for row in expected]
+
+
+@pytest.mark.parametrize("pooling", ["max", "sum"])
+@pytest.mark.parametrize("activation", ["relu", "log1p_relu"])
+def test_sparse_encoders(save, tmp_path, pooling, activation):
+    """The same weights from a SparseEncoder's directory, and from what is written of it, here and there."""
+    import sentence_transformers
+    from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+
+    modules = [MLMTransformer(str(save("BertForMaskedLM"))), SpladePooling(pooling, activation)]
+    prompts = {"query": "ab ", "document": ""}
+    sentence_transformers.SparseEncoder(modules=modules, device="cpu", prompts=prompts).save(str(tmp_path / "model"))
+    asked = texts(24, most=20)
+    theirs = sentence_transformers.SparseEncoder(str(tmp_path / "model"), device="cpu")
+    expected = theirs.encode(asked, prompt_name="query").to_dense().numpy()
+    ours = bert_jax.SparseEmbedder(tmp_path / "model")
+    assert relative(ours.encode(asked, prompt_name="query").toarray(), expected) < 1e-5
+    huggingface.write(huggingface.read(tmp_path / "model"), tmp_path / "written")
+    made = dataclasses.replace(huggingface.read(tmp_path / "model"), origin=None)
+    huggingface.write(made, tmp_path / "anew")
+    for folder in ("written", "anew"):
+        again = sentence_transformers.SparseEncoder(str(tmp_path / folder), device="cpu")
+        np.testing.assert_array_equal(again.encode(asked, prompt_name="query").to_dense().numpy(), expected)

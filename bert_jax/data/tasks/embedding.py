@@ -204,11 +204,11 @@ class Vectors(abc.ABC):
 
     @abc.abstractmethod
     def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns the metrics of vectors of length 1, float32 [texts, size]."""
+        """Returns the metrics of vectors, float32 [texts, size]; they have length 1 unless dot products are meant."""
 
     @abc.abstractmethod
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields an object for each example; vectors float32 [texts, size] have length 1."""
+        """Yields an object for each example; vectors float32 [texts, size]."""
 
 
 class Similarity(Vectors):
@@ -229,17 +229,17 @@ class Similarity(Vectors):
         self._pairs, self._scores, self.others = pairs, scores, others
 
     def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns Spearman's and Pearson's correlation of scores and cosines; vectors [texts, size] have length 1."""
-        correlations = metrics.regression(self._scores, self._cosines(vectors))
+        """Returns Spearman's and Pearson's correlation of scores and dot products; see `Vectors.score`."""
+        correlations = metrics.regression(self._scores, self._similarities(vectors))
         return {name: correlations[name] for name in self.metrics}
 
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text, text_pair, gold and score of each pair; vectors float32 [texts, size] have length 1."""
-        for (first, second), gold, score in zip(self._pairs, self._scores, self._cosines(vectors), strict=True):
+        """Yields text, text_pair, gold and score of each pair; vectors float32 [texts, size]."""
+        for (first, second), gold, score in zip(self._pairs, self._scores, self._similarities(vectors), strict=True):
             texts = {"text": self.texts[first], "text_pair": self.texts[second]}
             yield texts | {"gold": float(gold), "score": float(score)}
 
-    def _cosines(self, vectors):
+    def _similarities(self, vectors):
         first, second = vectors[self._pairs[:, 0]], vectors[self._pairs[:, 1]]
         return (first.astype(np.float64) * second).sum(-1)
 
@@ -270,14 +270,14 @@ class Retrieval(Vectors):
         self._relevance, self._same = relevance, same
 
     def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns ranking.METRICS of the documents ranked by cosines; vectors [texts, size] have length 1."""
+        """Returns ranking.METRICS of the documents ranked by dot products; see `Vectors.score`."""
         return ranking.score(self._ranked(vectors), self._relevance)
 
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
         """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents.
 
         Args:
-          vectors: float32 [texts, size], of length 1.
+          vectors: float32 [texts, size].
         """
         ranked = self._ranked(vectors)
         for query, row, grades in zip(self._queries, ranked.tolist(), self._relevance, strict=True):
@@ -346,16 +346,20 @@ class EmbeddingTask:
     def score(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> dict[str, float]:
         """Returns the metrics of vectors [size] of each text, and with NAME_WIDTH those of vectors cut to a width."""
         vectors = np.stack(outputs)
-        scores = examples.score(_unit(vectors))
+        scores = examples.score(self._compared(vectors))
         chosen = {name: scores[name] for name in self.metrics if name in scores} or scores
         for width in self._config.loss.matryoshka:
-            cut = examples.score(_unit(vectors[:, :width]))
+            cut = examples.score(self._compared(vectors[:, :width]))
             chosen |= {f"{name}_{width}": cut[name] for name in list(chosen) if name in cut}
         return chosen
 
     def predictions(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
         """Yields an object for each pair or query of a held-out set; outputs are the vectors [size] of its texts."""
-        return examples.predictions(_unit(np.stack(outputs)))
+        return examples.predictions(self._compared(np.stack(outputs)))
+
+    def _compared(self, vectors):
+        """Returns vectors whose dot products are the similarities that the model is made for."""
+        return vectors if self.settings["similarity"] == "dot" else _unit(vectors)
 
     def _split_held_out(self):
         """Returns (name -> ir:DIR or sts:FILE, the other held-out sets as config.task.held_out names them)."""

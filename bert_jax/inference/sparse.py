@@ -1,0 +1,230 @@
+"""Embeds texts as weights of the vocabulary's tokens, most of them 0: sparse vectors (SPLADE)."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from bert_jax.config.finetuning_keys import SPARSE_POOLING
+from bert_jax.errors import UserError
+from bert_jax.inference import search, windows
+from bert_jax.inference.predictor import Predictor, prompt_text
+from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model.pooling import SPARSE_ACTIVATIONS, pool_sparse
+
+_BLOCK = 8192  # documents that are compared at once
+_KINDS = ("dot", "cosine")
+
+
+class SparseEmbedder(Predictor):
+    """Embeds texts as weights of the vocabulary's tokens, from the scores of a masked-language-model head.
+
+        embedder = bert_jax.SparseEmbedder(MODEL)
+        vectors = embedder.encode(["A cat sat.", "A dog ran."])  # scipy.sparse.csr_array, float32 [2, vocabulary]
+        embedder.decode(vectors, top_k=2)  # [[("cat", 1.7), ("sat", 0.9)], [("dog", 1.6), ("ran", 1.1)]]
+        embedder.search("Who sat?", ["A cat sat.", "A dog ran."], top_k=1)  # [{"index": 0, "score": 2.1, "text": ...}]
+
+    A weight is log(1 + relu(score)), the largest over the text's tokens (SPLADE v2: Formal et al. 2021, equation 6).
+    A text that is longer than the model is cut.
+
+    Args:
+      model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
+      pooling: "max" or "sum" over the text's tokens; None: as the model says, else "max".
+      activation: "relu", or "log1p_relu", which takes the logarithm twice; None: as the model says, else "relu".
+      max_terms: how many tokens of a text are kept, those of the largest weights; None: as the model says, else all.
+      dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
+
+    Raises:
+      UserError: there is no such model, it has no masked-language-model head, or an argument is none of these.
+    """
+
+    OUTPUTS = "text"
+
+    def __init__(
+        self,
+        model: str | os.PathLike | Pretrained,
+        *,
+        pooling: str | None = None,
+        activation: str | None = None,
+        max_terms: int | None = None,
+        dtype: str | None = None,
+    ):
+        model = self.opened(model)
+        settings = model.settings
+        if "embed_refusal" in settings:
+            raise UserError(settings["embed_refusal"])
+        kind, usual = settings.get("sparse", ("max", "relu"))
+        self._kind, self._activation = pooling or kind, activation or usual
+        for name, value, choices in (
+            ("pooling", self._kind, tuple(SPARSE_POOLING.values())),
+            ("activation", self._activation, SPARSE_ACTIVATIONS),
+        ):
+            if value not in choices:
+                raise UserError(f"{name}: found {value!r}; expected {' or '.join(choices)}")
+        self._max_terms = settings.get("max_terms") if max_terms is None else max_terms
+        if self._max_terms is not None and self._max_terms < 1:
+            raise UserError(f"max_terms: found {self._max_terms}; expected at least 1")
+        self._similarity = settings.get("similarity") or "dot"
+        super().__init__(model, dtype=dtype, packing=False)
+        self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
+
+    @property
+    def size(self) -> int:
+        """Returns the length of a vector, the size of the vocabulary."""
+        return self.model.model.spec.vocab_size
+
+    def encode(self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None) -> sparse.csr_array:
+        """Returns the vectors of texts, a scipy.sparse.csr_array, float32 [texts, size].
+
+        Args:
+          texts: one text or several, as `Embedder.encode` takes them; a single one has one row.
+          prompt: text put before each input; None: see prompt_name.
+          prompt_name: name of one of the model's prompts; None: its default one, if any.
+
+        Raises:
+          UserError: a text is empty, or the model has no prompt of that name.
+        """
+        examples, _ = self._reader.read(texts)
+        terms = list(self.stream(examples, prompt=prompt, prompt_name=prompt_name))
+        ends = np.cumsum([0, *(len(numbers) for numbers, _ in terms)])
+        numbers, weights = (np.concatenate([term[i] for term in terms] or [np.zeros(0)]) for i in range(2))
+        return sparse.csr_array(
+            (weights.astype(np.float32), numbers.astype(np.int32), ends), shape=(len(terms), self.size)
+        )
+
+    __call__ = encode
+
+    def decode(self, vectors: sparse.csr_array, top_k: int | None = None) -> list[list[tuple[str, float]]]:
+        """Returns the tokens of each vector with their weights, the largest first.
+
+        Args:
+          vectors: what `encode` returned.
+          top_k: how many tokens of each are returned; None for all.
+        """
+        vectors = sparse.csr_array(vectors)
+        rows = (slice(*ends) for ends in zip(vectors.indptr, vectors.indptr[1:], strict=False))
+        pairs = ((vectors.indices[row], vectors.data[row]) for row in rows)
+        ordered = ((numbers, weights, np.argsort(-weights, kind="stable")[:top_k]) for numbers, weights in pairs)
+        return [
+            [(self.tokenizer.token(int(numbers[i])), float(weights[i])) for i in order]
+            for numbers, weights, order in ordered
+        ]
+
+    def similarity(self, first: Any, second: Any, *, kind: str | None = None) -> np.ndarray:
+        """Returns the similarity of texts or vectors, float32 [n, m].
+
+        Args:
+          first, second: texts, or vectors as `encode` returns them, [n, size] and [m, size].
+          kind: "dot" or "cosine"; None: as the model says, else "dot".
+
+        Raises:
+          UserError: a text cannot be read, or there is no such kind.
+        """
+        kind = self._checked(kind)
+        ours, theirs = (_scaled(self._vectors(given), kind) for given in (first, second))
+        return (ours @ theirs.T).toarray().astype(np.float32)
+
+    def search(
+        self, queries: Any, corpus: Any, top_k: int = 10, *, kind: str | None = None
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Returns the nearest documents of a corpus for each query.
+
+        Args:
+          queries: one text or several.
+          corpus: a list of texts, or vectors as `encode` returns them.
+          top_k: how many documents are returned; all, where the corpus has fewer.
+          kind: see `similarity`.
+
+        Returns:
+          a list of {"index", "score"}, the nearest first, with "text" where the corpus is texts; for several queries a
+          list of these. Of equal scores the first document comes first.
+
+        Raises:
+          UserError: a text cannot be read, top_k is less than 1, or there is no such kind.
+        """
+        kind = self._checked(kind)
+        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
+            raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
+        texts = None if sparse.issparse(corpus) else list(corpus)
+        asked = _scaled(self._vectors(queries, "query"), kind)
+        documents = _scaled(self._vectors(corpus if texts is None else texts, "document"), kind)
+        hits: list[list[dict[str, Any]]] = []
+        for place, scores in _nearest(asked, documents, top_k):
+            text = [{} if texts is None else {"text": texts[i]} for i in place.tolist()]
+            pairs = zip(place.tolist(), scores.tolist(), text, strict=True)
+            hits.append([{"index": i, "score": score} | own for i, score, own in pairs])
+        return hits[0] if isinstance(queries, str | Mapping) else hits
+
+    def _checked(self, kind):
+        kind = kind or self._similarity
+        if kind not in _KINDS:
+            raise UserError(f"kind: found {kind!r}; expected {' or '.join(_KINDS)} for sparse vectors")
+        return kind
+
+    def _vectors(self, given, task=""):
+        """Returns vectors of texts, behind the model's own prompt for a task, or those that are given."""
+        if sparse.issparse(given):
+            return sparse.csr_array(given)
+        if search.are_vectors(given):
+            return sparse.csr_array(search.as_vectors(given, "vectors", self.size))
+        prompts = self.model.settings.get("prompts") or {}
+        return self.encode(given, prompt_name=task if task in prompts else None)
+
+    def _check_head(self, model: Pretrained) -> None:
+        if not model.model.spec.language_model:
+            raise UserError(
+                f"{model.name}: sparse vectors are made of the scores of a masked-language-model head, which this "
+                "model lacks; expected one with it, such as a SparseEncoder of sentence-transformers"
+            )
+
+    def _static(self, prompt=None, prompt_name=None):
+        prompt_text(self.model, prompt, prompt_name)
+
+    def _compute(self, network, params, batch, static):
+        """Returns the weights of the vocabulary's tokens, float32 [batch, vocabulary]."""
+        del static
+        logits = network.apply(params, batch)["mlm_logits"]
+        return pool_sparse(logits, batch["attention_mask"], self._kind, self._activation)
+
+    def _rows(self, examples, where, options):
+        prompt = prompt_text(self.model, **options)
+        size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
+        encoded = self.tokenizer.encode([prompt + text for (text,) in examples], special=True)
+        rows = [windows.rows_of_text(self.tokenizer, ids, self.max_length, "truncate", size)[0] for ids in encoded]
+        return rows, None
+
+    def _answers(
+        self, examples: Sequence, rows: Sequence, notes: Any, outputs: Sequence[np.ndarray], options: Mapping
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields (numbers of the tokens, their weights) of each text."""
+        del examples, rows, notes, options
+        for weights in outputs:
+            numbers = np.flatnonzero(weights)
+            if self._max_terms is not None and len(numbers) > self._max_terms:
+                order = np.argsort(-weights[numbers], kind="stable")[: self._max_terms]
+                numbers = np.sort(numbers[order])
+            yield numbers, weights[numbers]
+
+
+def _scaled(vectors, kind):
+    """Returns vectors in float64, scaled to length 1 for cosines; zero stays zero."""
+    vectors = sparse.csr_array(vectors, dtype=np.float64)
+    if kind == "dot":
+        return vectors
+    lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(1)).ravel())
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ vectors)
+
+
+def _nearest(queries, documents, top_k) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the nearest documents of each query, in order: their places and their scores."""
+    for row in range(queries.shape[0]):
+        query, places, best = queries[row : row + 1].T, np.zeros(0, np.int64), np.zeros(0)
+        for first in range(0, documents.shape[0], _BLOCK):
+            scores = (documents[first : first + _BLOCK] @ query).toarray().ravel()
+            places = np.append(places, np.arange(first, first + len(scores)))
+            best = np.append(best, scores)
+            order = np.argsort(-best, kind="stable")[:top_k]
+            places, best = places[order], best[order]
+        yield places, best

@@ -1,0 +1,28 @@
+"""Sparse vectors over the vocabulary (SPLADE v2: Formal et al. 2021): pairs of texts that belong together.
+
+    python -m bert_jax.finetune --config=embedding/splade --config.init_from=MODEL --workdir=DIR \
+        --config.task.train=pairs.jsonl
+
+As embedding/pairs, but MODEL is a masked language model, whose head gives each text the weights of the vocabulary's
+tokens. loss.flops_anchor and loss.flops_other weigh what these cost a search: larger ones leave fewer tokens, which the
+log tells as anchor_terms and other_terms. bert_jax.SparseEmbedder and sentence-transformers' SparseEncoder read the
+result.
+
+Published: weights of 5e-5 for queries and 3e-5 for documents, rate 2e-5, one epoch of batches of 16 with
+DistilBERT Base (sentence-transformers' example of training on MS MARCO; recalled). Its weights grow over the first
+third of the steps; here they are constant. Not measured here.
+"""
+
+from configs.embedding import pairs
+
+
+def get_config():
+    config = pairs.get_config()
+    config.task.pooling = "splade"
+    config.task.normalize = False
+    config.loss.similarity = "dot"
+    config.loss.temperature = 1.0
+    config.loss.flops_anchor = 5e-5
+    config.loss.flops_other = 3e-5
+    config.data.batch_size = 16
+    return config
