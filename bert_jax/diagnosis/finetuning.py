@@ -130,7 +130,7 @@ def _score(run):
     if run.done < run.num_steps / 2:
         return None, ""
     for row in reversed(run.rows):
-        names = [name for name in row if name.startswith("eval/") and "/seed_" not in name and "loss" not in name]
+        names = curves.score_names(row)
         if names:
             return row[names[0]], names[0].removeprefix("eval/")
     return None, ""
