@@ -58,6 +58,7 @@ MODULES = {
     "training.padding": ("training.throughput",),
     "training.replaced_tokens": ("objectives.replaced_tokens",),
     "training.seeds_step": ("finetuning.step",),
+    "training.step_sizes": ("training.lowering",),
     "training.task_objective": ("finetuning.losses",),
     "training.timing": ("training.throughput",),
     "training.tuning": ("finetuning.trainable",),

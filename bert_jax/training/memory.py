@@ -22,7 +22,7 @@ from bert_jax.data import stream
 from bert_jax.errors import UserError, ran_out_of_memory
 from bert_jax.processes import distributed, machine
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.training.step_sizes import (
+from bert_jax.training.lowering import (
     Steps,
     batch_shapes,
     bytes_on_device,

@@ -8,7 +8,7 @@ import pytest
 from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.processes import machine
-from bert_jax.training import memory, pretraining, step_sizes
+from bert_jax.training import lowering, memory, pretraining
 from tests.training.conftest import make_config
 
 MIB = 2**20
@@ -23,7 +23,7 @@ def deep(corpus):
 
 
 def steps_of(config, devices=1):
-    return step_sizes.PretrainingSteps(config, sharding.make_mesh(config.mesh, jax.devices()[:devices]))
+    return lowering.PretrainingSteps(config, sharding.make_mesh(config.mesh, jax.devices()[:devices]))
 
 
 def said(check, *arguments):
