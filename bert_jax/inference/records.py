@@ -303,12 +303,14 @@ def line_writer(path: str | os.PathLike) -> Iterator[Callable[[str], object]]:
 
 
 @contextlib.contextmanager
-def vector_writer(path: str | os.PathLike, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
-    """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
+def vector_writer(
+    path: str | os.PathLike, rows: int, size: int, dtype: str | np.dtype = "<f4"
+) -> Iterator[Callable[[np.ndarray], object]]:
+    """Yields a function that adds a vector to a .npy file, [rows, size], which appears once it is complete."""
     with replacing(path) as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows, size)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield lambda vector: file.write(np.ascontiguousarray(vector, "<f4").tobytes())
+        yield lambda vector: file.write(np.ascontiguousarray(vector, dtype).tobytes())
 
 
 def vector_line(vector: np.ndarray) -> str:

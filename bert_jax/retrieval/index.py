@@ -47,6 +47,17 @@ class Index:
         for first in range(0, len(self.vectors), BLOCK):
             yield np.asarray(self.vectors[first : first + BLOCK])
 
+    def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest documents of queries, exactly: (numbers, int64 [n, k]; scores, float64 [n, k]).
+
+        Args:
+          queries: float [n, size].
+          top_k: how many are wanted; all, where there are fewer.
+          kind: one of search.SIMILARITIES.
+        """
+        *_, best = search.nearest(queries, self.blocks(), top_k, kind)
+        return best
+
 
 def build(
     folder: str | os.PathLike,
@@ -85,12 +96,12 @@ def build(
         "size": embedder.size,
         "similarity": embedder.similarity_kind,
     }
-    with _reporting(name):
+    with reporting(name):
         folder.mkdir(parents=True, exist_ok=True)
         if _begun(folder, name, wanted) == len(contents.ids):  # nothing is written, so that others may own it
             done(len(contents.ids))
         else:
-            with _locked(folder, name):
+            with locked(folder, name):
                 finished = _begun(folder, name, wanted)
                 if finished is None:
                     _begin(folder, wanted, contents)
@@ -99,6 +110,14 @@ def build(
                 _fill(folder, name, embedder, documents, wanted, finished, done)
         vectors = _opened(folder, name, wanted, "r")
     return Index(tuple(contents.ids), vectors)
+
+
+def read_description(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what index.json says; {} where it is missing or damaged."""
+    try:
+        return json.loads((folder / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _begun(folder, name, wanted) -> int | None:
@@ -199,7 +218,8 @@ def _opened(folder, name, wanted, mode):
 
 
 @contextlib.contextmanager
-def _locked(folder, name):
+def locked(folder: pathlib.Path, name: str) -> Iterator[None]:
+    """Keeps other processes from writing an index. Raises UserError where one is writing it."""
     try:
         with files.lock(folder / "lock"):
             yield
@@ -210,8 +230,8 @@ def _locked(folder, name):
 
 
 @contextlib.contextmanager
-def _reporting(name):
-    """Turns the errors of writing into UserError."""
+def reporting(name: str) -> Iterator[None]:
+    """Raises UserError for the errors of writing; `name` is what the user calls the index."""
     try:
         yield
     except OSError as error:
