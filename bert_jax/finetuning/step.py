@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import batches
-from bert_jax.data.tasks.embedding import OTHERS
+from bert_jax.data.tasks.vector_sets import OTHERS
 from bert_jax.finetuning import losses, trainable
 from bert_jax.finetuning.ranking_losses import RankingLoss
 from bert_jax.finetuning.state import StateLayout

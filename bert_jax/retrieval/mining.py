@@ -21,8 +21,7 @@ import numpy as np
 from bert_jax import files
 from bert_jax.config import finetuning as finetuning_config
 from bert_jax.data import hashing
-from bert_jax.data.tasks import records
-from bert_jax.data.tasks.labels import kind_of
+from bert_jax.data.tasks import cells, records
 from bert_jax.errors import UserError
 from bert_jax.inference import search
 from bert_jax.inference.embed import Embedder
@@ -131,10 +130,8 @@ def read_pairs(spec: str, anchor: str, positive: str, relevance_id: str = "") ->
             message = message.replace(old, new)
         raise UserError(message) from error
     for name in (anchor, positive):
-        for number, text in enumerate(table.columns[name]):
-            if not isinstance(text, str) or not text.strip():
-                shown = "is empty" if isinstance(text, str) else f"holds {kind_of(text)}"
-                raise UserError(f"{table.where(number)}: {name!r} {shown}; expected text")
+        for number in range(len(table)):
+            cells.text(table, number, name)
     anchors, positives = table.columns[anchor], table.columns[positive]
     others = table.others or [{}] * len(anchors)
     rows = [
