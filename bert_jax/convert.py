@@ -89,7 +89,7 @@ def _convert(output, repository=""):
         model, further = formats.reduce_to_class(huggingface.read(name, pickles=True))
         if further:
             words = " and ".join(f"the {heads.words(head)}" for head in further)
-            print(f"{name}: no class of transformers has all of its heads; {words} is left out")
+            print(f"{name}: no class of transformers has all of its heads; left out: {words}")
     left_out = formats.inexpressible_heads(model)
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")
