@@ -20,7 +20,7 @@ from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
-from bert_jax.inference.examples import Example, Reader, check_texts
+from bert_jax.inference.examples import Example, Reader, check_texts, unread_texts
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 AT_ONCE = 1024  # rows of Parquet that are read together
@@ -84,7 +84,11 @@ class Records:
         self._fields, self._required = fields, len(fields) - optional
         self._given = [name for field, name in (columns or {}).items() if field in fields]
         named = tuple((columns or {}).get(field, field) for field in fields)
-        self._reader = Reader(named, self._required, words, () if columns else own, "an object")
+        self._reader = Reader(
+            named, self._required, words, () if columns else own, "an object",
+            one_is_all=bool(self._given) and 1 in (len(fields), len(own)),  # the user has named the one that is read
+            choice=_choice(flag, fields, own or named),
+        )  # fmt: skip
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
         self._source = self.path
@@ -240,9 +244,13 @@ class Records:
             return
         columns = _distinct(layout.columns)
         places = [layout.columns.index(name) for name in names if name in layout.columns]
+        may_drop = len(places) == 1 and unread_texts(columns, names)
         for number, row in text_files.rows(self._source, layout, self._name, _MARK):
             example = tuple(row[place] for place in places) if "".join(row).strip() else None
-            yield number, example, dict(zip(columns, row, strict=True))
+            record = dict(zip(columns, row, strict=True))
+            if may_drop and example is not None:
+                self._reader.check_unread(record, names, self._place(number))
+            yield number, example, record
 
     def _layout(self):
         """Returns (the layout of a delimited file or None, the columns of its texts)."""
@@ -349,6 +357,13 @@ def _spooled(path, name):
         shutil.copyfileobj(source, spooled)
         spooled.flush()
     return spooled
+
+
+def _choice(flag, fields, names):
+    """Returns how the command line says which texts of a record are read."""
+    if len(fields) > 1 and len(names) > 1:
+        return f"--{fields[1]}_column=NAME names the second text"
+    return f"--{'query' if flag == 'queries' else 'text'}_column={names[0]} where it is all"
 
 
 def _named(fields: Sequence[str]) -> str:

@@ -84,8 +84,7 @@ def build(
         that another process is writing; or a text cannot be embedded.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{name}: a file; expected a folder")
+    check_folder(folder, name)
     wanted = {
         "format": _FORMAT,
         "model": embedder.model.name,
@@ -120,14 +119,30 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
+def check_folder(folder: str | os.PathLike, name: str) -> None:
+    """Refuses a folder that holds neither an index nor nothing, before anything is computed.
+
+    Args:
+      folder: the folder; it may be missing.
+      name: what the user calls it, such as "--index=DIR", for messages.
+
+    Raises:
+      UserError: it is a file, or holds something else.
+    """
+    path = pathlib.Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{name}: a file; expected a folder")
+    if not path.exists() or (path / DESCRIPTION).exists():
+        return
+    strange = [entry for entry in os.listdir(path) if not outputs.is_leftover(entry) and entry not in (VECTORS, IDS)]
+    if strange:
+        held = outputs.kind(path) or f"{sorted(strange)[0]} and no index"
+        raise UserError(f"{name}: holds {held}; expected a new or empty folder, or an index")
+
+
 def _begun(folder, name, wanted) -> int | None:
     """Returns how many documents an index has; None where it has not begun."""
     if not (folder / DESCRIPTION).exists():
-        strange = [
-            entry for entry in os.listdir(folder) if not outputs.is_leftover(entry) and entry not in (VECTORS, IDS)
-        ]
-        if strange:
-            raise UserError(f"{name}: holds {sorted(strange)[0]} and no index; expected a new or empty folder")
         return None
     try:
         stored: Mapping[str, Any] = json.loads((folder / DESCRIPTION).read_text("utf-8"))

@@ -5,6 +5,7 @@ ranks that are then looked at, those within a margin of the positive are taken f
 negatives), as in NV-Retriever (Moreira et al. 2024, "positive-aware mining").
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -29,6 +30,7 @@ from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval.documents import Contents, scan
 
 NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
+_OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
 _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
 
@@ -193,6 +195,7 @@ def mine(
       UserError: the folder's vectors are of another model, no record got a negative, or a file cannot be written.
     """
     check_rule(rule)
+    check_folders(output, index)
     prompts = prompts or (embedder.prompt_for("query"), embedder.prompt_for("document"))
     folder = pathlib.Path(f"{os.fspath(output)}.mining")
     documents = _unique(corpus) if corpus is not None else {}
@@ -224,6 +227,20 @@ def mine(
     _join(output, paths)
     shutil.rmtree(folder, ignore_errors=True)
     return tally
+
+
+def check_folders(output: str | os.PathLike, index: str = "") -> None:
+    """Raises UserError where OUTPUT.mining, which is removed at the end, or the index's folder holds something else."""
+    folder = pathlib.Path(f"{os.fspath(output)}.mining")
+    if folder.exists():
+        others = sorted(set(os.listdir(folder)) - {*_OWN} if folder.is_dir() else {folder.name})
+        if others:
+            raise UserError(
+                f"--output={output}: {folder} holds {others[0]}, which no call of mine has written; expected another "
+                "--output, or that folder elsewhere"
+            )
+    if index:
+        index_lib.check_folder(index, f"--index={index}")
 
 
 def check_rule(rule: Rule) -> None:
@@ -337,8 +354,10 @@ class _Miner:
 def _made(path, miner, chosen, wanted):
     """Returns the counts of a part's records, which are found and written where the part is missing."""
     counts = path.with_suffix(".json")
-    if path.exists() and counts.exists():
-        return json.loads(counts.read_text("utf-8"))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # else damaged, and made again
+        made = Tally(**json.loads(counts.read_text("utf-8")))
+        if path.read_bytes().count(b"\n") == made.records:
+            return dataclasses.asdict(made)
     tally = Tally()
     lines = []
     for line, too_near in miner.lines(chosen):
