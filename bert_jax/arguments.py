@@ -96,7 +96,7 @@ def repeated(arguments: Sequence[str], kind: str = "") -> list[str]:
     values: dict[str, list[str]] = {}
     for word in arguments[: arguments.index("--") if "--" in arguments else None]:
         name, equals, value = _name_and_value(word)
-        if _is_known(name, kind) and isinstance(flags.FLAGS[name] if name in flags.FLAGS else None, flags.MultiFlag):
+        if name in flags.FLAGS and isinstance(flags.FLAGS[name], flags.MultiFlag):
             continue
         if name and not equals and _is_switch(name, kind):
             is_off = name not in flags.FLAGS and not name.startswith("config.") and name.startswith("no")

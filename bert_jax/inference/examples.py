@@ -34,7 +34,8 @@ class Reader:
       words: whether a list of words may stand for the text.
       columns: names that the model's own training data has for the fields; () where they are not known.
       noun: what a record is called in messages.
-      one_is_all: whether the caller has said which text is read, so that another one in a record stays unread.
+      refused: which texts of a record that would not be read are refused, by their names: "all", those that are called
+        a "second" one, or "none", where the caller has said which one is read.
       choice: ends the message about a text that would not be read: how a caller says that one is all.
     """
 
@@ -43,7 +44,7 @@ class Reader:
     words: bool = False
     columns: tuple[str, ...] = ()
     noun: str = "a dict"
-    one_is_all: bool = False
+    refused: str = "all"
     choice: str = "pass the text itself where it is all"
 
     def read(self, given: Any) -> tuple[Iterator[Example], bool]:
@@ -162,12 +163,12 @@ class Reader:
           where: begins the message.
           beside_words: whether a list of words is read, which may stand beside the text that it was cut from.
         """
-        if self.one_is_all or self.required > 1:
+        if self.refused == "none" or self.required > 1:
             return
         for name in unread_texts(record, names):
             value = _plain(record[name])
             is_second = _SECOND.fullmatch(_bare(name))
-            if beside_words and not is_second:
+            if (beside_words or self.refused == "second") and not is_second:
                 continue
             if isinstance(value, list | tuple):
                 value = next((item for item in value if isinstance(item, str) and item.strip()), None)

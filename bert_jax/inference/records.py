@@ -84,10 +84,12 @@ class Records:
         self._fields, self._required = fields, len(fields) - optional
         self._given = [name for field, name in (columns or {}).items() if field in fields]
         named = tuple((columns or {}).get(field, field) for field in fields)
+        refused = "all"
+        if self._given:  # the user has named what is read; a second text may have been forgotten where there can be one
+            refused = "none" if 1 in (len(fields), len(own)) else "second"
         self._reader = Reader(
-            named, self._required, words, () if columns else own, "an object",
-            one_is_all=bool(self._given) and 1 in (len(fields), len(own)),  # the user has named the one that is read
-            choice=_choice(flag, fields, own or named),
+            named, self._required, words, () if columns else own, "an object", refused,
+            _choice(flag, fields, own or named),
         )  # fmt: skip
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)

@@ -137,7 +137,7 @@ def test_lists_of_words():
             for reader in (TEXT, PAIR, SENTENCE)
             for name in ("textPair", "text_b", "Sentence 2", "question2", "query", "premise", "context", "pair")
         ),
-        (TEXT, {"text": "a", "text_pair": "b"}, "of which one text would be read; expected a string or a dict with `te"),
+        (TEXT, {"text": "a", "text_pair": "b"}, "of which one text would be read; expected a string or a dict"),
         (TEXT, ["a", {"text": "b", "text_pair": ["c"]}], "text 2: found `text` with `text_pair`"),
         (TEXT, {"text": ["a"], "text_pair": ["b"]}, "text: found `text` with `text_pair`"),
         (PAIR, pyarrow.table({"text": ["a"], "sentence2": ["b"]}), "text 1: found `text` with `sentence2`"),

@@ -65,11 +65,14 @@ def test_a_second_text_is_never_left_out_in_silence(tmp_path):
             UserError, match="`context`, but no `text_pair`; .*--text_pair_column=NAME names the second"
         ):
             read(path, ("text", "text_pair"), 1)
-        with pytest.raises(UserError, match="`context`, but no `text_pair`"):  # the second one may be meant too
-            read(path, ("text", "text_pair"), 1, columns={"text": "text"})
+        assert read(path, ("text", "text_pair"), 1, columns={"text": "text"}) == [("a",), ("b",)]
         assert read(path, ("text", "text_pair"), 1, columns={"text": "text"}, own=("text",)) == [("a",), ("b",)]
     with pytest.raises(UserError, match="--query_column=text where it is all"):
         read(lines, flag="queries")
+    second = write(tmp_path / "b.csv", b"sentence1,sentence2\na b,c d\n")
+    with pytest.raises(UserError, match="`sentence2`, but no `text_pair`"):  # it may have been forgotten
+        read(second, ("text", "text_pair"), 1, columns={"text": "sentence1"})
+    assert read(second, columns={"text": "sentence1"}) == [("a b",)]
 
 
 @pytest.mark.parametrize(
