@@ -62,6 +62,8 @@ def run(
     if request.output:
         ranked.kind_of(request.output)
         outputs.check_file("output", request.output)
+    folder = request.index or f"{os.path.normpath(request.corpus)}.index"
+    index_lib.check_folder(folder, f"--index={folder}")
     documents = Documents(request.corpus, "corpus", request.text_column, request.id_column)
     contents = scan(documents, f"--corpus={request.corpus}")
     queries = ranked.read_queries(request.queries, contents.ids, request.qrels, request.query_column, request.id_column)
@@ -70,7 +72,7 @@ def run(
     embedder = open_embedder()
     reranker = open_reranker() if open_reranker else None
     hidden = None if files.is_stream(request.output or files.STANDARD) else False
-    index = _opened_index(request, embedder, documents, contents, hidden)
+    index = _opened_index(request, folder, embedder, documents, contents, hidden)
     depth = max(request.top_k, request.rerank_top if reranker else 0, ranking.DEPTH if queries.relevance else 0)
     prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
     before = None  # the rankings that are reranked
@@ -92,10 +94,9 @@ def run(
     _print_scores(scores, sys.stderr if files.is_stream(request.output or "x") else sys.stdout)
 
 
-def _opened_index(request, embedder, documents, contents, hidden):
+def _opened_index(request, folder, embedder, documents, contents, hidden):
     """Returns the index of the corpus, made or continued."""
     prompt = embedder.prompt_for("document") if request.document_prompt is None else request.document_prompt
-    folder = request.index or f"{os.path.normpath(request.corpus)}.index"
     name = f"--index={folder}"
     with (
         interruption.end_message(f"{name}: ended; the same command continues it"),
