@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import TaskData, batches
-from bert_jax.finetuning.step import Learner
+from bert_jax.finetuning.step import MOVING, Learner
 from bert_jax.runs.models import build_fine_tuned
 from bert_jax.training import lowering
 
@@ -79,7 +79,7 @@ class FinetuningSteps:
     def train(self, layers: int) -> tuple[Any, int]:
         learner = self._learner(layers)
         state = self._placed_state(learner)
-        moving = {name: state[name] for name in ("params", "opt_state", "bad_step")}
+        moving = {name: state[name] for name in MOVING}
         lowered = learner.compiled_step.lower(
             moving, state["active"], state["frozen"], self._train_batch(learner),
             jax.ShapeDtypeStruct((), np.int32), jax.eval_shape(learner.dropout_keys),

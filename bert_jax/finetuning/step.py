@@ -27,7 +27,7 @@ from bert_jax.training import cached_gradients, throughput
 from bert_jax.training import step as step_lib
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
-_MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
+MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
 # Old name of a method of Learner -> its name in StateLayout.
 _MOVED_TO_LAYOUT = {"init_state": "init", "marks": "flags"} | {
     name: name for name in ("to_items", "from_items", "abstract_items", "parts", "place")
@@ -82,7 +82,7 @@ class Learner:
         return self._advance
 
     def _advance(self, state, batch, step, keys):
-        moving = {name: state[name] for name in _MOVING}
+        moving = {name: state[name] for name in MOVING}
         moved, metrics = self.compiled_step(moving, state["active"], state["frozen"], batch, step, keys)
         return state | moved, metrics
 
@@ -127,7 +127,7 @@ class Learner:
             return moved, metrics | {"learning_rate": schedule(step)}
 
         shardings, replicated = self.layout.shardings, sharding.replicated(self.mesh)
-        moving = {name: shardings[name] for name in _MOVING}
+        moving = {name: shardings[name] for name in MOVING}
         return jax.jit(
             step_on_mesh,
             in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),

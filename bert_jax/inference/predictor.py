@@ -219,6 +219,11 @@ def prompt_text(model: Pretrained, prompt: str | None = None, prompt_name: str |
     return prompts[name] or ""
 
 
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
+    """Returns the token of an id; "" for a row of the embedding beyond the vocabulary."""
+    return tokenizer.token(token_id) if token_id < tokenizer.vocab_size else ""
+
+
 def require_task(model: Pretrained, task: str, purpose: str) -> None:
     """Raises UserError unless the model was fine-tuned for `task`, such as "token_classification"."""
     head = model.model.spec.task

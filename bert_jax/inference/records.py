@@ -20,7 +20,7 @@ from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
-from bert_jax.inference.examples import Example, Reader, check_texts, unread_texts
+from bert_jax.inference.examples import WORDS, Example, Reader, check_texts, unread_texts
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 AT_ONCE = 1024  # rows of Parquet that are read together
@@ -271,7 +271,7 @@ class Records:
             existing = file.schema_arrow.names
             names = reader.names_in(existing, self._name)
             missing = [name for name in names[: self._required] if name not in existing]
-            missing = [] if reader.words and {"words", "tokens"} & {*existing} else missing
+            missing = [] if reader.words and {*WORDS} & {*existing} else missing
             if missing:
                 near = closest(missing[0], existing)
                 raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}{near}")
