@@ -86,6 +86,33 @@ def check_words(arguments: Sequence[str], taken: int, likely: Sequence[str], tex
     raise UserError(f"{shown}: {noun}; {hint} (see --help)")
 
 
+def repeated(arguments: Sequence[str], kind: str = "") -> list[str]:
+    """Returns a warning for each flag that has different values on a command line, of which absl takes the last.
+
+    Args:
+      arguments: The words after the program's name, as `joined` returns them.
+      kind: As in `joined`.
+    """
+    values: dict[str, list[str]] = {}
+    for word in arguments[: arguments.index("--") if "--" in arguments else None]:
+        name, equals, value = _name_and_value(word)
+        if name in flags.FLAGS and isinstance(flags.FLAGS[name], flags.MultiFlag):
+            continue
+        if name and not equals and _is_switch(name, kind):
+            is_off = name not in flags.FLAGS and not name.startswith("config.") and name.startswith("no")
+            name, value = (name[2:], "False") if is_off else (name, "True")
+        elif _is_switch(name, kind):
+            value = _SWITCH_VALUES.get(value.lower(), value)
+        if name and (equals or value):
+            values.setdefault(name, []).append(value)
+    return [
+        f"--{name}: given {len(given)} times, as {', '.join(shortened(value, 40) for value in given)}; the last one, "
+        f"{shortened(given[-1], 40)}, counts"
+        for name, given in values.items()
+        if len(set(given)) > 1
+    ]
+
+
 def in_words(message: str) -> str:
     """Returns a message of absl about a flag as the commands word theirs: flag, what was found, what was expected."""
     message = " ".join(message.split())
@@ -153,6 +180,16 @@ def _is_known(name, kind):
 
 def _takes_value(name, kind):
     return _is_known(name, kind) and not _is_switch(name, kind) and name != "help_keys"
+
+
+def unknown_flag(word: str, kind: str) -> str:
+    """Returns the name of the flag in a word of a command line if the command lacks it, else ""; `kind` as in `joined`.
+
+    Of the configuration only the beginning of a key is looked at.
+    """
+    name = _name_and_value(word)[0]
+    is_known = not name or name.startswith("config.") or _is_known(name, kind) or _is_switch(name, kind)
+    return "" if is_known else name
 
 
 def _is_unknown(word, kind):

@@ -148,7 +148,7 @@ def _run(arguments):
     module = module_of(name)
     if module is None:
         known = [command.replace("_", "-") for command in (*COMMANDS, *EXPERIMENT_COMMANDS)]
-        close = difflib.get_close_matches(name.replace("_", "-"), known, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name.replace("_", "-").lower(), known, n=1, cutoff=0.5)
         hint = f" (did you mean {close[0]}?)" if close else ""
         print(f"error: {name}: unknown command{hint}; expected one of {', '.join(known)}", file=sys.stderr)
         sys.exit(2)

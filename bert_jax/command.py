@@ -19,7 +19,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from bert_jax import arguments as arguments_lib
-from bert_jax import cli, files, interruption, listing
+from bert_jax import cli, files, interruption, listing, outputs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.errors import UserError, command_line, ran_out_of_memory
@@ -59,7 +59,7 @@ def define_config_flag(
 
 
 def check_config(config: Any, workdir: str) -> None:
-    """Raises UserError for a config that cannot work, where that shows without jax, whose import takes seconds.
+    """Raises UserError for a config or workdir that cannot work, where that shows without the seconds of jax's import.
 
     The run checks everything again. Not checked here are a run that goes on or starts from a model, which may complete
     the config, and one of several processes, which report a mistake once.
@@ -73,6 +73,7 @@ def check_config(config: Any, workdir: str) -> None:
     values = flags.FLAGS
     if clusters.detect(os.environ, values.coordinator_address, values.num_processes, values.process_id):
         return
+    outputs.check_workdir(workdir)
     config = config.copy_and_resolve_references()
     begun = os.path.exists(os.path.join(workdir, "config.json"))
     if _schema == "finetuning":
@@ -269,6 +270,7 @@ def _say(error):
 
 
 def _parse(argv, texts=(), taken=0, likely=()):
+    own = arguments_lib.joined([_underscored(word) for word in argv[1:]], _schema)  # may change those of --flagfile
     words = [_underscored(word) for word in _read_flag_files(argv[1:])]
     arguments = [argv[0], *(_expanded(argument, texts) for argument in arguments_lib.joined(words, _schema))]
     _show_help(arguments)
@@ -280,6 +282,8 @@ def _parse(argv, texts=(), taken=0, likely=()):
         sys.argv = arguments if is_help else _resolved(arguments)  # config_flags looks for overrides there
         with _help_succeeds():
             rest = flags.FLAGS(sys.argv)
+        for line in () if is_help else arguments_lib.repeated(own, _schema):
+            print(f"warning: {line}", file=sys.stderr)
         if flags.FLAGS["verbosity"].using_default_value:
             flags.FLAGS.verbosity = -1  # warnings only: jax logs its search for accelerators at a lower level
         return rest
@@ -313,6 +317,7 @@ def _nearest_flag(name):
     known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
     if _schema:
         known += [f"config.{key}" for key in listing.keys(_schema)]
+    name = name.lower()
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
     if not near and _schema:
         last = {f"config.{key}".rpartition(".")[2]: f"config.{key}" for key in listing.keys(_schema)}
@@ -383,6 +388,8 @@ def _resolved(argv):
             overrides.append(argument)
             argument = config_lib.in_values(argument)
         rest.append(argument)
+    if recipe is None:
+        _check_names(rest)  # before --config is called missing: one of them may be meant for it
     if recipe is None and _continues:
         return [argv[0], *_continued(rest, overrides), *rest]
     if overrides and recipe is None:
@@ -392,6 +399,14 @@ def _resolved(argv):
     config: Any = config_lib.load_recipe(recipe)
     _check_overrides(config, overrides, recipe)
     return [argv[0], f"--config={config_lib.recipe_path(recipe)}", *rest]
+
+
+def _check_names(words):
+    """Raises UserError for a word that is a flag which the command lacks, up to a lone "--"."""
+    for word in words[: words.index("--") if "--" in words else None]:
+        name = arguments_lib.unknown_flag(word, _schema)
+        if name:
+            raise UserError(f"--{name}: unknown flag{_nearest_flag(name)} (see --help)")
 
 
 def _continued(rest, overrides):

@@ -6,11 +6,13 @@ The directory holds config.json, model.safetensors and the tokenizer's files, an
 if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
 weights (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of replaced-
 token detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-
-training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. A model that
-the format cannot express otherwise is refused, with every reason. The model gets a model card, README.md, which for a
-run says what its files know; the README.md of a directory is kept. --push_to_hub uploads what was written to a
-repository of the Hugging Face hub, in one commit, as the account of `hf auth login` or HF_TOKEN; --output may then be
-left out. A README.md that the repository already has is kept.
+training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. Of a
+directory whose heads no class of transformers combines, such as a classifier and a next-sentence head, those of the
+class that its config.json names are written, else its task's. A model that the format cannot express otherwise is
+refused, with every reason. The model gets a model card, README.md, which for a run says what its files know; the
+README.md of a directory is kept. --push_to_hub uploads what was written to a repository of the Hugging Face hub, in one
+commit, as the account of `hf auth login` or HF_TOKEN; --output may then be left out. A README.md that the repository
+already has is kept.
 """
 
 import os
@@ -72,7 +74,7 @@ def main(argv):
 def _convert(output, repository=""):
     """Writes the model into the directory `output`; its card names the repository that it is loaded from."""
     from bert_jax.errors import UserError
-    from bert_jax.interop import formats, huggingface, model_card
+    from bert_jax.interop import formats, heads, huggingface, model_card
     from bert_jax.runs import workdir
     from bert_jax.runs.models import open_model
     from bert_jax.runs.provenance import base_model_name, read_provenance
@@ -84,7 +86,10 @@ def _convert(output, repository=""):
     elif step is not None:
         raise UserError(f"--step={step}: {name} is no run's workdir; expected no --step")
     else:
-        model = huggingface.read(name, pickles=True)
+        model, further = formats.reduce_to_class(huggingface.read(name, pickles=True))
+        if further:
+            words = " and ".join(f"the {heads.words(head)}" for head in further)
+            print(f"{name}: no class of transformers has all of its heads; left out: {words}")
     left_out = formats.inexpressible_heads(model)
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")

@@ -80,6 +80,7 @@ def main(argv):
     )  # fmt: skip
     mining.check_rule(rule)
     _check_output()
+    mining.check_folders(_OUTPUT.value, _INDEX.value or "")
     pairs = mining.read_pairs(_INPUT.value, _ANCHOR.value, _POSITIVE.value, _RELEVANCE_ID.value)
     corpus = None
     if _CORPUS.value:

@@ -1,19 +1,40 @@
 """Recognises what a local folder or file holds, so that no command writes over a thing of another kind."""
 
+import itertools
 import json
 import os
 import pathlib
+import shlex
 from collections.abc import Collection
 
 from bert_jax import files, storage
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 CORPUS, UNFINISHED_CORPUS = "a prepared corpus", "an unfinished corpus"
 PRETRAINING, FINETUNING = "a run of pre-training", "a run of fine-tuning"
 MODEL = "a model in the Hugging Face format"
 EXPERIMENT, JOB = "an experiment", "a job of an experiment"
+INDEX = "the vectors of a corpus"
+QUICKSTART = "a quickstart"
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "tf_model.h5", "flax_model.msgpack")
 _LEFTOVERS = {"lock", ".DS_Store", "lost+found"}
+# What a user may have put into the folder of a run that is to begin: its log, its script, a copy of its recipe.
+_BESIDE = (".log", ".out", ".err", ".sh", ".sbatch", ".py", ".pid")
+# What a run writes: what is lost without its run.json, and what may lie there before it.
+_LOST_OF_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
+_OF_RUN = ("tensorboard", "predictions", "report.html", "profile", "compiled", "wandb", "mlruns")
+_LOOKED_AT = 20  # folders in a folder, for a thing of some kind
+_USES = {
+    CORPUS: "--config.data.corpus reads it",
+    UNFINISHED_CORPUS: "the same `prepare` continues it",
+    PRETRAINING: "--workdir continues it, --model and --config.init_from read it",
+    FINETUNING: "--workdir continues it, --model and --config.init_from read it",
+    MODEL: "--model and --config.init_from read it",
+    EXPERIMENT: "`launch` continues it, `report` reads it",
+    JOB: "`launch` continues its experiment",
+    INDEX: "`predict search --index` reads it",
+    QUICKSTART: "`quickstart` continues it",
+}
 
 
 def kind(folder: str | os.PathLike) -> str:
@@ -27,11 +48,20 @@ def kind(folder: str | os.PathLike) -> str:
         return FINETUNING if "task" in _object(folder / "config.json") else PRETRAINING
     if (folder / "manifest.json").is_file() and (folder / "tokenizer").is_dir():
         return CORPUS
+    if (folder / "index.json").is_file() and (folder / "vectors.npy").is_file():
+        return INDEX
+    if kind_below(folder, "corpus") in (CORPUS, UNFINISHED_CORPUS) and kind_below(folder, "run") == PRETRAINING:
+        return QUICKSTART
     if (folder / "parts" / "settings.json").is_file():
         return UNFINISHED_CORPUS
     if "model_type" in _object(folder / "config.json") or any(any(folder.glob(name)) for name in _WEIGHTS):
         return MODEL
     return ""
+
+
+def kind_below(folder: pathlib.Path, name: str) -> str:
+    """Returns what the folder of a name in a folder holds, as `kind` does; "" where there is none."""
+    return kind(folder / name) if (folder / name).is_dir() else ""
 
 
 def is_empty(folder: str | os.PathLike) -> bool:
@@ -70,7 +100,62 @@ def check_folder(flag: str, folder: str | os.PathLike, own: Collection[str]) -> 
     except OSError as error:
         raise UserError(f"--{flag}={folder}: cannot be read: {error.strerror}; expected a folder of yours") from error
     if held and held not in own:
-        raise UserError(f"--{flag}={folder}: holds {held}; expected a new or empty folder")
+        raise UserError(f"--{flag}={folder}: holds {held}; expected a new or empty folder ({_USES[held]})")
+
+
+def check_unused(
+    flag: str, folder: str | os.PathLike, own: Collection[str], names: Collection[str] = (), new: str = "run"
+) -> None:
+    """Refuses a folder that holds something else than the command's own: a thing of another kind, or other files.
+
+    Logs, scripts, recipes and hidden files may lie in it beside what the command will write.
+
+    Args:
+      flag: the flag that names the folder, such as "workdir", for messages.
+      folder: the folder; it may be missing. URLs are not looked at.
+      own: the kinds that the command writes itself, and deals with.
+      names: names that the command itself may have left there before it was of its kind.
+      new: name of a folder in it that the message offers.
+
+    Raises:
+      UserError: it is a file, or holds a thing of another kind or other files.
+    """
+    check_folder(flag, folder, own)
+    path = pathlib.Path(folder)
+    if storage.is_remote(folder) or not path.exists() or kind(path):
+        return
+    others = sorted(name for name in os.listdir(path) if not (name in names or is_leftover(name) or _is_beside(name)))
+    if not others:
+        return
+    held = next(filter(None, (kind_below(path, name) for name in others[:_LOOKED_AT])), "")
+    shown = next(name for name in others if not held or kind_below(path, name) == held)
+    shown = f"{shown} ({held})" if held else shown
+    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+    raise UserError(
+        f"--{flag}={folder}: holds other files, {shortened(shown, 80)}{more}; expected a new or empty folder, such as "
+        f"--{flag}={shlex.quote(str(path / _unused_name(path, new)))}"
+    )
+
+
+def check_workdir(workdir: str | os.PathLike) -> None:
+    """Raises UserError for a local workdir whose files no run has written, before anything is written there."""
+    check_unused("workdir", workdir, (PRETRAINING, FINETUNING), (*_LOST_OF_RUN, *_OF_RUN))
+    path = pathlib.Path(workdir)
+    if storage.is_remote(workdir) or (path / "run.json").exists() or (path / "lock").exists():
+        return
+    for name in _LOST_OF_RUN:
+        if (path / name).exists():
+            raise UserError(f"--workdir={workdir}: holds {name}, but no run; expected a new or empty folder")
+
+
+def _is_beside(name):
+    return name.startswith(".") or name.endswith(_BESIDE)
+
+
+def _unused_name(folder, name):
+    """Returns a name that a folder lacks: the one given, else one with a number behind it."""
+    numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(free for free in numbered if not (folder / free).exists())
 
 
 def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -> None:

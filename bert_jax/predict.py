@@ -41,7 +41,7 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax import command, files, interruption, outputs
+from bert_jax import command, files, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
@@ -114,6 +114,14 @@ flags.DEFINE_list(
     "concatenated; default: the model's own, else mean",
 )  # fmt: skip
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["float32", "int8", "uint8", "binary", "ubinary"],
+    "embed, search: how vectors are stored: int8 and uint8 by the range of each dimension, binary (signed bytes) and "
+    "ubinary as a bit for each number; search knows float32, int8 and binary",
+)  # fmt: skip
+_CALIBRATION = flags.DEFINE_string(
+    "calibration", None, "embed: .npy of float vectors whose ranges int8 and uint8 divide; default: the output's own"
+)
 flags.DEFINE_string("prompt", None, "classify, embed, rerank: text put before each input, such as 'query: '")
 flags.DEFINE_string("prompt_name", None, "classify, embed, rerank: name of a prompt of a sentence-transformers model")
 _CORPUS = flags.DEFINE_string(
@@ -144,6 +152,13 @@ _RERANK = flags.DEFINE_string(
 _RERANK_TOP = flags.DEFINE_integer(
     "rerank_top", None, "search: how many documents --rerank reads for each query; default: 100, or --top_k if larger"
 )
+_RESCORE = flags.DEFINE_enum(
+    "rescore", "float32", ["float32", "int8", "none"],
+    "search: vectors by which the candidates that --precision found are ordered",
+)  # fmt: skip
+_RESCORE_MULTIPLIER = flags.DEFINE_integer(
+    "rescore_multiplier", 4, "search: candidates of --precision for each document that is wanted"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +173,7 @@ class Verb:
       class_flags: flags that are arguments of the class.
       call_flags: flags that are arguments of a call.
       words: whether a line may have a list of words instead of a text.
-      own_flags: flags that say what is read, where that is not --input.
+      own_flags: flags that `predict` itself reads.
     """
 
     name: str
@@ -185,11 +200,11 @@ VERBS = (
     Verb("answer", "QuestionAnswerer", ("question", "context"), class_flags=("null_threshold", "max_answer_length")),
     Verb(
         "embed", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
-        call_flags=("prompt", "prompt_name")),
+        call_flags=("prompt", "prompt_name"), own_flags=("precision", "calibration")),
     Verb(
         "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
-                   "document_prompt", "rerank", "rerank_top")),
+                   "document_prompt", "rerank", "rerank_top", "precision", "rescore", "rescore_multiplier")),
     Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
 )  # fmt: skip
 
@@ -236,11 +251,13 @@ def main(verb: Verb) -> None:
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
         raise UserError(f"--input={source.path}: empty; expected one text a line or more")
+    ranges = _calibration_ranges()
     predictor = _open(verb)
+    _check_size(ranges, predictor)
     predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    _run(verb, predictor, source, name, kind, total)
+    _run(verb, predictor, source, name, kind, total, ranges)
 
 
 def _columns(verb):
@@ -289,7 +306,36 @@ def _exported_columns(folder):
     return tuple(columns) if isinstance(columns, list) else ()
 
 
-def _run(verb, predictor, source, output, kind, total):
+def _calibration_ranges():
+    """Returns the ranges of the vectors of --calibration, float32 [2, size]; None where there is none."""
+    if _CALIBRATION.value is None:
+        return None
+    from bert_jax.inference import quantization
+
+    if _PRECISION.value not in quantization.RANGED:
+        raise UserError(
+            f"--calibration={_CALIBRATION.value}: goes with --precision=int8 or uint8; found {_PRECISION.value}"
+        )
+    return quantization.read_ranges(_CALIBRATION.value)
+
+
+def _check_size(ranges, embedder):
+    """Raises UserError where the vectors of --calibration have another size than the model's."""
+    if ranges is not None and ranges.shape[1] != embedder.size:
+        raise UserError(
+            f"--calibration={_CALIBRATION.value}: vectors of {ranges.shape[1]} numbers; expected {embedder.size}, as "
+            "--model's"
+        )
+
+
+def _stored(embedder, vectors, ranges):
+    """Returns vectors in the precision of --precision."""
+    from bert_jax.inference import quantization
+
+    return quantization.stream(vectors, _PRECISION.value, embedder.size, ranges)
+
+
+def _run(verb, predictor, source, output, kind, total, ranges):
     from tqdm import tqdm
 
     from bert_jax.inference import records, tables
@@ -298,10 +344,15 @@ def _run(verb, predictor, source, output, kind, total):
     with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
+        if verb.name == "embed" and _PRECISION.value != "float32":
+            answers = _stored(predictor, answers, ranges)
         if verb.predictor == "Reranker":
             answers = _with_ranks((example[0] for example in source), answers)
         if kind == "npy":
-            with records.vector_writer(output, total, predictor.size) as put:
+            from bert_jax.inference import quantization
+
+            size = quantization.code_size(_PRECISION.value, predictor.size)
+            with records.vector_writer(output, total, size, quantization.code_dtype(_PRECISION.value)) as put:
                 for vector in answers:
                     put(vector)
             return
@@ -330,79 +381,31 @@ def _all_of(answers, total, source) -> Iterator[Any]:
 
 def _search(verb):
     """Ranks the documents of --corpus for the queries of --queries, and writes or scores these rankings."""
-    from bert_jax.retrieval import documents as documents_lib
-    from bert_jax.retrieval import ranked
+    from bert_jax.retrieval import searching
 
-    corpus = _CORPUS.value or ""
-    if _OUTPUT.value:
-        ranked.kind_of(_OUTPUT.value)
-        outputs.check_file("output", _OUTPUT.value)
-    id_column = _ID_COLUMN.value or ""
-    documents = documents_lib.Documents(corpus, "corpus", _COLUMNS["text"].value or "", id_column)
-    contents = documents_lib.scan(documents, f"--corpus={corpus}")
-    queries = ranked.read_queries(
-        _QUERIES.value or corpus, contents.ids, _QRELS.value or "", _QUERY_COLUMN.value or "", id_column
-    )
-    for note in documents.notes:
-        print(f"note: {note}", file=sys.stderr)
-    embedder = _open(verb)
-    reranker = _opened_reranker()
-    prompts = [
-        embedder.prompt_for(task) if flag.value is None else flag.value
-        for task, flag in (("query", _QUERY_PROMPT), ("document", _DOCUMENT_PROMPT))
-    ]
-    from tqdm import tqdm
-
-    from bert_jax.data.tasks import ranking
-    from bert_jax.retrieval import index as index_lib
-
-    folder = _INDEX.value or f"{os.path.normpath(corpus)}.index"
-    hidden = None if files.is_stream(_OUTPUT.value or files.STANDARD) else False
-    with (
-        interruption.end_message(f"--index={folder}: ended; the same command continues it"),
-        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar,
-    ):
-        index = index_lib.build(folder, f"--index={folder}", embedder, documents, contents, prompts[1], bar.update)
-    top_k, rerank_top = _depths()
-    depth = max(top_k, rerank_top, ranking.DEPTH if queries.relevance else 0)
-    first = None  # the rankings before --rerank
-    with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=hidden) as bar:
-        done = (lambda count: None) if reranker else bar.update
-        rankings = ranked.rank(embedder, index, queries, depth, prompts[0], done)
-        if reranker:
-            first = rankings = list(rankings) if queries.relevance else rankings
-            rankings = ranked.rerank(reranker, documents, queries, rankings, rerank_top, bar.update)
-        if not queries.relevance:
-            ranked.write(_OUTPUT.value or files.STANDARD, rankings, queries, contents.ids, top_k)
-            return
-        rankings = list(rankings)
-    if _OUTPUT.value:
-        ranked.write(_OUTPUT.value, rankings, queries, contents.ids, top_k)
-    scores = {"": ranked.score(rankings, queries)}
-    if first is not None:
-        scores = {"search": ranked.score(first, queries), "reranked": scores[""]}
-    stream = sys.stderr if files.is_stream(_OUTPUT.value or "x") else sys.stdout
-    if len(scores) > 1:
-        print(f"  {'':<14}{''.join(f'{name:<10}' for name in scores)}".rstrip(), file=stream)
-    for metric in ranking.METRICS:
-        values = "".join(f"{column[metric]:<10.4f}" for column in scores.values())
-        print(f"  {metric:<14}{values}".rstrip(), file=stream)
+    request = searching.Request(
+        _CORPUS.value or "", _QUERIES.value or _CORPUS.value or "", _OUTPUT.value or "", _INDEX.value or "",
+        _QRELS.value or "", _COLUMNS["text"].value or "", _QUERY_COLUMN.value or "", _ID_COLUMN.value or "",
+        _QUERY_PROMPT.value, _DOCUMENT_PROMPT.value, flags.FLAGS.top_k or 10, _rerank_top(), _quantised(),
+    )  # fmt: skip
+    searching.run(request, lambda: _open(verb), _open_reranker if _RERANK.value else None)
 
 
-def _opened_reranker():
-    """Returns the cross-encoder of --rerank; None where there is none."""
-    if not _RERANK.value:
-        return None
-
+def _open_reranker():
     import bert_jax
 
     return bert_jax.Reranker.from_pretrained(_RERANK.value, dtype=_DTYPE.value, packing=_packing())
 
 
-def _depths():
-    """Returns (documents of each query that are written, documents of each that are reranked, 0 without --rerank)."""
-    top_k = flags.FLAGS.top_k or 10
-    return top_k, (_RERANK_TOP.value or max(100, top_k)) if _RERANK.value else 0
+def _rerank_top():
+    return _RERANK_TOP.value or max(100, flags.FLAGS.top_k or 10)
+
+
+def _quantised():
+    """Returns how the index is searched."""
+    from bert_jax.retrieval import quantised
+
+    return quantised.Options(_PRECISION.value, _RESCORE.value, _RESCORE_MULTIPLIER.value)
 
 
 def _check_search_flags():
@@ -423,9 +426,25 @@ def _check_search_flags():
     if _RERANK_TOP.value is not None:
         if not _RERANK.value:
             raise UserError("--rerank_top: does nothing without --rerank; expected --rerank=MODEL, a cross-encoder")
-        least = _depths()[0]
+        least = top_k or 10
         if _RERANK_TOP.value < least:
             raise UserError(f"--rerank_top={_RERANK_TOP.value}: expected at least {least}, the --top_k that is written")
+    _check_precision()
+
+
+def _check_precision():
+    """Raises UserError for flags of quantised vectors that do nothing."""
+    if _PRECISION.value == "float32":
+        for flag in (_RESCORE, _RESCORE_MULTIPLIER):
+            if flag.present:
+                raise UserError(f"--{flag.name}: does nothing for --precision=float32; expected int8 or binary")
+        return
+    if _RESCORE.value == "none" and _RESCORE_MULTIPLIER.present:
+        raise UserError("--rescore_multiplier: does nothing with --rescore=none; expected float32 or int8")
+
+    from bert_jax.retrieval import quantised
+
+    quantised.check(_quantised())
 
 
 def _form(verb, predictor, source):
@@ -435,7 +454,8 @@ def _form(verb, predictor, source):
     if verb.name == "classify":
         kind = {"multi_label": "texts", "regression": "none"}.get(predictor.model.problem, "text")
         return tables.Answers(verb.name, predictor.labels, kind)
-    return tables.Answers(verb.name, words=verb.words and source.has_words)
+    dtype = {"binary": "int8", "ubinary": "uint8"}.get(_PRECISION.value, _PRECISION.value)
+    return tables.Answers(verb.name, words=verb.words and source.has_words, vector_dtype=dtype)
 
 
 def _encoder(verb):
@@ -480,7 +500,11 @@ def _typed(verb):
 
 def _show(verb, predictor, examples):
     flag_names = {"question": "--question and --context", "query": "--query and --document"}.get(verb.fields[0])
+    ranges = _calibration_ranges()
+    _check_size(ranges, predictor)
     answers = predictor.stream(examples, lambda i: flag_names or f"--text {i + 1}", **_options(verb.call_flags))
+    if verb.name == "embed" and _PRECISION.value != "float32":
+        answers = _stored(predictor, answers, ranges)
     if verb.predictor == "FillMask":
         for example, answer in zip(examples, answers, strict=True):
             print(example[0])

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from bert_jax import command, interruption
+from bert_jax import command, interruption, outputs
 from bert_jax import config as config_lib
 from bert_jax.processes import signals
 
@@ -28,6 +28,7 @@ def main(argv):
     del argv
     config = flags.FLAGS.config
     config_lib.check_keys(config)
+    outputs.check_unused("folder", _FOLDER.value, (outputs.QUICKSTART,), ("corpus", "run"), "quickstart")
     from bert_jax.data.preparation import pipeline
 
     folder = pathlib.Path(_FOLDER.value)

@@ -26,7 +26,7 @@ from . import published
 _OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
 SEED = "{seed}"  # in the name of a model: stands for the seed of the run
 MODEL = "the launcher's --model"  # value of an override that stands for the model that --model names
-_TAKEN = (
+RESERVED = (
     "corpus",
     "tasks",
     "compiled",
@@ -215,8 +215,8 @@ def check(experiment: Experiment, where: str) -> None:
     if len(arms) < 2:
         wrong("arms", len(arms), "two or more")
     for arm, changes in arms.items():
-        if not isinstance(arm, str) or not re.fullmatch(r"[^./\\\0\n][^/\\\0\n]{0,79}", arm) or arm in _TAKEN:
-            wrong("arms", f"{arm!r:.80}", f"names that can be a folder's, and none of {', '.join(_TAKEN)}")
+        if not isinstance(arm, str) or not re.fullmatch(r"[^./\\\0\n][^/\\\0\n]{0,79}", arm) or arm in RESERVED:
+            wrong("arms", f"{arm!r:.80}", f"names that can be a folder's, and none of {', '.join(RESERVED)}")
         _refuse(changes, _OF_THE_LAUNCHER, f"arm {arm}", where)
     _refuse(experiment.overrides, _OF_THE_LAUNCHER, "overrides", where)
     for task in experiment.fine_tuning:

@@ -9,6 +9,7 @@ repeats nothing, and continues the jobs that were stopped, killed or have failed
 """
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import pathlib
@@ -75,7 +76,8 @@ def main(argv):
     if not _EXPERIMENT.value:
         raise UserError("--experiment: missing; expected a file with get_experiment(scale)")
     experiment = _requested()
-    outputs.check_folder("workdir", workdir, (outputs.EXPERIMENT,))
+    name = pathlib.Path(_EXPERIMENT.value).stem
+    outputs.check_unused("workdir", workdir, (outputs.EXPERIMENT,), experiment_lib.RESERVED, name)
     folders.check_experiment(workdir, _described(experiment), settled=not experiment.equal_tokens)
     if _DRY_RUN.value:
         _say_what_would_run(experiment, workdir)
@@ -123,6 +125,8 @@ def _requested():
     changes = {}
     if _SEEDS.value:
         changes["seeds"] = tuple(range(_SEEDS.value))
+    if _TEXT.value and _CORPUS.value:
+        raise UserError(f"--text={_TEXT.value}: not read beside --corpus={_CORPUS.value}; expected one of them")
     if _TEXT.value:
         changes["text"] = dataclasses.replace(experiment.text, input=_TEXT.value)
     if _SET.value:
@@ -216,10 +220,12 @@ def _parsed(settings, flag):
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UserError(f"{flag}={setting}: expected KEY=VALUE")
-        try:
-            values[key] = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            values[key] = text
+        value = text
+        with contextlib.suppress(SyntaxError, ValueError):
+            value = ast.literal_eval(text)
+        if values.get(key, value) != value:
+            raise UserError(f"{flag}={setting}: {key} is {values[key]} before; expected each key once")
+        values[key] = value
     return values
 
 

@@ -139,3 +139,18 @@ def of_path(number, path):
 def test_an_error_of_a_path_names_the_flag_that_leads_to_it(number, path, words, line):
     told = arguments.about_a_path(of_path(number, path), words)
     assert told.startswith(line) and bool(told) == bool(line)
+
+
+def test_a_flag_with_two_values_is_told(values):
+    flags.DEFINE_multi_string("document", [], "", flag_values=values)
+    words = arguments.joined(
+        ["--model=A", "--model", "B", "--document=x", "--document=y", "--overwrite", "--overwrite=yes", "--rows=2",
+         "--rows=2", "--config.seed=1", "--config.seed=2", "--", "--rows=3"], "pretraining",
+    )  # fmt: skip
+    assert arguments.repeated(words, "pretraining") == [
+        "--model: given 2 times, as A, B; the last one, B, counts",
+        "--config.seed: given 2 times, as 1, 2; the last one, 2, counts",
+    ]
+    assert arguments.repeated(["--overwrite", "--nooverwrite", "--odd", "odd"]) == [
+        "--overwrite: given 2 times, as True, False; the last one, False, counts"
+    ]

@@ -1,6 +1,8 @@
-"""The benchmarks start, and the one for a GPU runs with jax, flax and optax alone."""
+"""The benchmarks start, their own sides run, and the one for a GPU needs jax, flax and optax alone."""
 
+import importlib
 import json
+import math
 import pathlib
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from tests.commands import LONGEST_WAIT
 
 ROOT = pathlib.Path(__file__).parents[1]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "experiments" / "benchmarks").glob("*.py"))
-NO_COMMANDS = {"settings", "gpu_sides"}
+NO_COMMANDS = {"settings", "gpu_sides", "torch_side", "turns"}
 # What a plain environment of jax, flax, optax, torch and transformers may lack, as our own code would import it.
 MISSING = (
     "grain", "ml_collections", "sentencepiece", "sentencex", "tensorflow_datasets", "tensorboardX", "pyarrow",
@@ -50,6 +52,19 @@ for what in ("train", "inference"):
     train, inference = map(json.loads, output.splitlines())
     assert len(train["seconds"]) == 1 and train["flops"] > 2 * inference["flops"] > 0
     assert train["matrix_rate"] > 0 and train["peak_flops"] is None
+
+
+@pytest.mark.parametrize(
+    ("module", "sizes"),
+    [
+        ("train_step", (1, 16, 2, 32, 8, 16, 3)),
+        ("finetune_step", (1, 16, 2, 32, 8, 16)),
+        ("embedder_step", (1, 16, 2, 32, 8, 16)),
+    ],
+)
+def test_our_side_of_a_step_runs(module, sizes):
+    step, flops = importlib.import_module(f"experiments.benchmarks.{module}").our_step(*sizes)
+    assert math.isfinite(step()) and flops > 0
 
 
 @pytest.mark.full

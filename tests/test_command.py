@@ -147,6 +147,18 @@ NEEDS_A_CORPUS = "pretrain --config small --workdir W --config.train.microbatche
 # A mistake, the command that it is made in, and what the one line says. All are told without jax.
 MISTAKES = {
     "pretrain --config=bert_bse --workdir=W": "--config=bert_bse: no such file or recipe; did you mean bert_base?",
+    "pretrain --config=BERT-Base --workdir=W": "no such file or recipe; did you mean bert_base? (",
+    "finetune --config=sst-2 --workdir=W": "no such file or recipe; did you mean finetune/sst2? (",
+    "finetune --config=pairs --workdir=W": "did you mean embedding/pairs or reranker/pairs? (",
+    "finetune --config=stsbb --workdir=W": "did you mean finetune/stsb? (",
+    "pretrain --confg=bert_base": "--confg: unknown flag; did you mean --config? (see --help)",
+    "finetune --Config.seed=1 --workdir=W": "--Config.seed: unknown flag; did you mean --config.seed? (see --help)",
+    "pretrain --workdir=W --seed=3": "--seed: unknown flag; did you mean --config.seed? (see --help)",
+    "pretrain --config=bert_base --workdir=W --config.Data.Corpus=x": "did you mean data.corpus?",
+    "predict Fill_Mask --model=M": "did you mean fill-mask?",
+    "launch --experiment=masking --workdir=W --executor=Slrum": "local, slurm, cloud; did you mean slurm?",
+    "launch --experiment=masking --workdir=W --corpus=C --text=T": "--text=T: not read beside --corpus=C; expected one",
+    "launch --experiment=Maskin --workdir=W": "did you mean masking?",
     "pretrain --config=bert_base --workdir=W --config.data.corpsu=x": "did you mean data.corpus?",
     "pretrain --config=bert_base --wrokdir=W": "--wrokdir: unknown flag; did you mean --workdir? (see --help)",
     "pretrain --config=bert_base --workdir=W --learning_rate=1": "did you mean --config.optimizer.learning_rate?",

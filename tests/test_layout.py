@@ -76,6 +76,7 @@ COVERED_BY = {
     "prepare.py": "data/preparation/test_pipeline.py",
     "pretrain.py": "config/test_pretraining.py",
     "processes/distributed.py": "training/test_hosts.py",  # needs several processes that train
+    "retrieval/searching.py": "retrieval/test_ranked.py",  # by the command
     "runs/checkpoint_files.py": "runs/test_checkpoints.py",
     "listing.py": "test_command.py",
     "runs/claim.py": "training/test_bad_input.py",

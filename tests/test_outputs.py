@@ -15,6 +15,13 @@ FOLDERS = {
     outputs.MODEL: {"config.json": {"model_type": "bert"}},
     outputs.EXPERIMENT: {"experiment.json": {}},
     outputs.JOB: {"job.json": {}},
+    outputs.INDEX: {"index.json": {}, "vectors.npy": {}},
+    outputs.QUICKSTART: {
+        "corpus/manifest.json": {},
+        "corpus/tokenizer/vocab.txt": {},
+        "run/run.json": {},
+        "run/config.json": {},
+    },
     "": {"notes.txt": {}, "config.json": {"colour": "red"}},
 }
 
@@ -32,7 +39,9 @@ def test_kinds(kind, tmp_path):
     assert outputs.kind(folder) == kind and not outputs.is_empty(folder)
     outputs.check_folder("workdir", folder, {kind})
     if kind:
-        with pytest.raises(UserError, match=rf"^--workdir={folder}: holds {kind}; expected a new or empty folder$"):
+        with pytest.raises(
+            UserError, match=rf"^--workdir={folder}: holds {kind}; expected a new or empty folder [(].*[)]$"
+        ):
             outputs.check_folder("workdir", folder, set(FOLDERS) - {kind})
 
 
@@ -42,6 +51,36 @@ def test_what_failed_commands_leave_counts_for_nothing(tmp_path):
     assert outputs.is_empty(tmp_path)
     make(tmp_path, {"mine": 1})
     assert not outputs.is_empty(tmp_path)
+
+
+OWN = (outputs.PRETRAINING,)
+
+
+def test_other_files_are_not_written_beside(tmp_path):
+    for name in ("none", "empty", "begun", "run"):
+        folder = tmp_path / name
+        if name != "none":
+            make(
+                folder, {} if name == "empty" else {"nohup.out": 1, ".git/x": 1, "recipe.py": 1, "lock": 1, "corpus": 1}
+            )
+        if name == "run":
+            make(folder, FOLDERS[outputs.PRETRAINING] | {"notes.txt": 1})
+        outputs.check_unused("workdir", folder, OWN, ("corpus",))
+    photos = make(tmp_path / "photos", {"a.jpg": 1, "b.jpg": 1, "x.log": 1, "run": 1})
+    with pytest.raises(UserError) as error:
+        outputs.check_unused("workdir", photos, OWN)
+    assert str(error.value) == (
+        f"--workdir={photos}: holds other files, a.jpg and 2 more; expected a new or empty folder, such as "
+        f"--workdir={photos}/run-2"
+    )
+    runs = make(tmp_path / "runs", {f"books/{name}": {} for name in FOLDERS[outputs.PRETRAINING]} | {"a.txt": 1})
+    with pytest.raises(
+        UserError, match=r"holds other files, books \(a run of pre-training\) and 1 more; expected a new"
+    ):
+        outputs.check_unused("workdir", runs, OWN)
+    for kind in set(FOLDERS) - {"", *OWN}:
+        with pytest.raises(UserError, match=f"holds {kind}; expected a new or empty folder"):
+            outputs.check_unused("workdir", make(tmp_path / kind, FOLDERS[kind]), OWN)
 
 
 def test_files(tmp_path):

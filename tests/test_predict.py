@@ -102,6 +102,11 @@ def commands(folder):
         "answer": files("answer", "answer", "asked.jsonl", "answers.jsonl", "--null_threshold=0"),
         "embed": files("embed", "plain", "texts.txt.gz", "vectors.npy", "--pooling=mean,max", "--normalize"),
         "embed lines": files("embed", "plain", "texts.txt.gz", "vectors.jsonl", "--pooling=mean,max", "--normalize"),
+        "embed int8": files("embed", "plain", "texts.txt.gz", "int8.npy", "--pooling=mean,max", "--normalize",
+                            "--precision=int8", f"--calibration={folder}/vectors.npy"),
+        "embed bits": files("embed", "plain", "texts.txt.gz", "bits.parquet", "--pooling=mean,max", "--normalize",
+                            "--precision=binary"),
+        "embed uint8 lines": files("embed", "plain", "texts.txt.gz", "uint8.jsonl", "--precision=uint8"),
         "typed": ["answer", f"--model={folder}/answer", "--question=ab", "--context=cd ef"],
         "to standard output": files("classify", "classify", "pairs.jsonl", "-")[:-1] + ["--output=-"],
         "to a device": [*files("classify", "classify", "pairs.jsonl", "-")[:-1], "--output=/dev/stdout"],
@@ -137,6 +142,12 @@ def commands(folder):
         "half typed": ["answer", f"--model={folder}/answer", "--question=ab"],
         "top_k": files("fill-mask", "plain", "masked.txt", "older.jsonl", "--top_k=0"),
         "verb": ["guess"],
+        "size": files("embed", "plain", "texts.txt.gz", "older.jsonl", "--precision=int8",
+                      f"--calibration={folder}/vectors.npy"),
+        "calibration of bits": files("embed", "plain", "texts.txt.gz", "older.jsonl", "--precision=binary",
+                                     f"--calibration={folder}/vectors.npy"),
+        "one text's ranges": ["embed", f"--model={folder}/plain", "--text=ab", "--precision=int8"],
+        "precision of tags": files("tag", "tag", "texts.txt.gz", "older.jsonl", "--precision=int8"),
         "xlsx": files("tag", "tag", "texts.txt.gz", "out.xlsx"),
         "xz": files("tag", "tag", "texts.txt.gz", "out.jsonl.xz"),
         "line of tags": files("tag", "tag", "texts.txt.gz", "out.txt"),
@@ -175,6 +186,10 @@ MISTAKES = {
     "no pair's column": "table.csv: no column 'titel'; found id, text",
     "column of typed": "--text_column: does not go with --text; expected with --input and --output",
     "two columns": "--text_column=a: expected --fields=text=b or this",
+    "size": "vectors.npy: vectors of 64 numbers; expected 32, as --model's",
+    "calibration of bits": "vectors.npy: goes with --precision=int8 or uint8; found binary",
+    "one text's ranges": "--precision=int8: one text has no ranges; expected more texts, or --calibration",
+    "precision of tags": "--precision: not a flag of tag; expected with embed or search",
     "verb": "guess: expected bert-jax predict fill-mask|classify|tag|answer|embed",
 }
 
@@ -249,6 +264,20 @@ def test_embed(folder, done):
     assert (np.array([line["embedding"] for line in lines], np.float32) == vectors).all()
     embedder = bert_jax.Embedder.from_pretrained(folder / "plain", pooling=["mean", "max"], normalize=True)
     np.testing.assert_allclose(vectors, embedder.encode(ASKED), rtol=1e-4, atol=1e-6)
+
+
+def test_embed_in_fewer_bits(folder, done):
+    vectors = np.load(folder / "vectors.npy")
+    assert [done[name][0] for name in ("embed int8", "embed bits", "embed uint8 lines")] == [0, 0, 0], done
+    codes = np.load(folder / "int8.npy")
+    assert codes.dtype == np.int8
+    np.testing.assert_allclose(codes, bert_jax.quantize(vectors, "int8").astype(int), atol=1)
+    table = pyarrow.parquet.read_table(folder / "bits.parquet")
+    assert table.schema.field("embedding").type == pyarrow.list_(pyarrow.int8())
+    assert table["embedding"].to_pylist() == bert_jax.quantize(vectors, "binary").tolist()
+    lines = np.array([line["embedding"] for line in lines_of(folder / "uint8.jsonl")])
+    expected = bert_jax.Embedder.from_pretrained(folder / "plain").encode(ASKED, precision="uint8")
+    np.testing.assert_allclose(lines, expected.astype(int), atol=1)
 
 
 def test_on_the_terminal(folder, done):

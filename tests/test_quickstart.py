@@ -19,3 +19,19 @@ def test_help_names_the_overrides_of_the_default_recipe():
     done = subprocess.run(command, capture_output=True, text=True)
     assert "error" not in done.stderr
     assert "--folder" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("run.json", "holds a run of pre-training; expected a new or empty folder (--workdir continues it"),
+        ("a.txt", "holds other files, a.txt; expected a new or empty folder, such as --folder="),
+    ],
+)
+def test_the_folder_of_something_else_is_refused(name, message, tmp_path):
+    (tmp_path / name).write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "bert_jax.quickstart", f"--folder={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith(f"error: --folder={tmp_path}: {message}"), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -1,5 +1,6 @@
 """Finds recipes, files with `get_config()`, by path or by name, and builds configs from the table of keys."""
 
+import difflib
 import importlib.util
 import os
 import pathlib
@@ -105,9 +106,26 @@ def recipe_path(recipe: str) -> pathlib.Path:
         if named.is_file():
             return named
     raise UserError(
-        f"--config={recipe}: no such file or recipe{closest(recipe, recipe_names())} ({command_line('recipes')} lists "
-        "them)"
+        f"--config={recipe}: no such file or recipe{_nearest(recipe)} ({command_line('recipes')} lists them)"
     )
+
+
+def _nearest(recipe):
+    """Returns the end of a message about an unknown recipe: those that were meant; their folders may be missing."""
+    name = recipe.removeprefix("configs/").removesuffix(".py")
+    word = name.rpartition("/")[2].lower().replace("-", "_")
+    without_sign = word.replace("_", "")
+    same = [known for known in recipe_names() if known.rpartition("/")[2].replace("_", "") == without_sign]
+    if same:
+        return f"; did you mean {' or '.join(same)}?"
+    near = closest(name, recipe_names())
+    if near:
+        return near
+    lasts: dict[str, list[str]] = {}
+    for known in recipe_names():
+        lasts.setdefault(known.rpartition("/")[2], []).append(known)
+    close = difflib.get_close_matches(word, lasts, n=1)
+    return f"; did you mean {' or '.join(lasts[close[0]])}?" if close else ""
 
 
 def recipe_names() -> list[str]:

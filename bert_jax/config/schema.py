@@ -220,10 +220,19 @@ def closest(word: str, names: Iterable[str]) -> str:
 
 
 def _equally_close(word, names):
-    """Returns the names that are as close to a word as the closest one, at most 3; [] where none is close."""
+    """Returns the names that are as close to a word as the closest one, at most 3; [] where none is close.
+
+    Capitals make no difference, nor do dashes in the place of underscores.
+    """
+    names = {_in_one_case(name): name for name in reversed(names)}
+    word = _in_one_case(word)
     close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     ratios = [difflib.SequenceMatcher(None, word, name).ratio() for name in close]
-    return [name for name, ratio in zip(close, ratios, strict=True) if ratio > max(ratios) - 1e-9]
+    return [names[name] for name, ratio in zip(close, ratios, strict=True) if ratio > max(ratios) - 1e-9]
+
+
+def _in_one_case(name):
+    return name.lower().replace("-", "_").replace(" ", "_")
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = "", config: Mapping | None = None) -> list[str]:

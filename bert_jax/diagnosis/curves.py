@@ -43,6 +43,11 @@ def curve(rows: Sequence[Mapping[str, float]], key: str) -> list[Point]:
     return [(int(row["step"]), row[key]) for row in rows if key in row]
 
 
+def score_names(row: Mapping[str, float]) -> list[str]:
+    """Returns the names of a row's scores on held-out data, such as "eval/accuracy", without those of single seeds."""
+    return [name for name in row if name.startswith("eval/") and "/seed_" not in name and "loss" not in name]
+
+
 def loss_key(run: Run) -> str:
     """Returns the key of the loss to look at: in pre-training the loss of predicted tokens, without sentence pairs."""
     return "loss" if run.fine_tuning else "mlm_loss"

@@ -4,14 +4,15 @@ import math
 import statistics
 from collections.abc import Callable
 
+from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
-ALIKE = 0.05  # difference of the similarity of positives and negatives below which vectors are alike
-NEAR = 0.9  # similarity of negatives above which they are
-GUESS = 3.0  # times as often as a guess the positive is found, at least, by an embedder that learns
-MASKED = 0.2  # share of the negatives that are left out
-TEMPERATURES = (0.005, 0.5)
+ALIKE = 0.05  # vectors are alike if positives are more similar than negatives by less than this,
+NEAR = 0.9  # and negatives at least this similar
+GUESS = 3.0  # an embedder that learns finds the positive at least so many times as often as guessing does
+MASKED = 0.2  # share of the negatives that are left out of the loss, from which a run is reported
+TEMPERATURES = (0.005, 0.5)  # the lowest and the highest that are not reported
 TRAIN_ONLY = 0.9  # in-batch accuracy in training at which a held-out score should have risen
 _LAST = 5  # rows of the log that are averaged
 
@@ -85,22 +86,21 @@ def odd_temperature(run: Run) -> Finding | None:
 def train_only(run: Run) -> Finding | None:
     """Checks whether positives are found among the batch in training, while the held-out score has not risen."""
     accuracy = _recent(run, "in_batch_accuracy")
-    scores = [row for row in run.rows if any(_is_score(name) for name in row)]
-    if accuracy is None or accuracy < TRAIN_ONLY or len(scores) < 3:
+    name = next((name for row in run.rows for name in curves.score_names(row)), None)
+    if accuracy is None or accuracy < TRAIN_ONLY or name is None:
         return None
-    name = next(name for name in scores[0] if _is_score(name))
-    course = [row[name] for row in scores if name in row]
-    if len(course) < 3 or max(course[1:]) > course[0]:
+    scores = [row[name] for row in run.rows if name in row]
+    if len(scores) < 3 or max(scores[1:]) > scores[0]:
         return None
     message = (
         f"Training finds {percent(accuracy)} of the positives of a batch, but {name.removeprefix('eval/')} has not "
-        f"risen over {course[0]:.4f}, its first value."
+        f"risen over {scores[0]:.4f}, its first value."
     )
     reasons = [
         "negatives that are too easy: add hard ones (--config.task.negatives) or a larger --config.data.batch_size",
         "a held-out set of another kind than the training pairs",
     ]
-    return Finding("train_only", "warning", message, reasons, {"accuracy": accuracy, "first": course[0]})
+    return Finding("train_only", "warning", message, reasons, {"accuracy": accuracy, "first": scores[0]})
 
 
 CHECKS: tuple[Callable[[Run], Finding | None], ...] = (
@@ -112,7 +112,3 @@ def _recent(run, name):
     """Returns the mean of a metric over the last rows of the log; None where it is not logged."""
     values = [row[name] for row in run.rows if name in row][-_LAST:]
     return statistics.fmean(values) if values else None
-
-
-def _is_score(name):
-    return name.startswith("eval/") and "/seed_" not in name and "loss" not in name

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.config.schema import is_number
-from bert_jax.diagnosis import causes, course, curves, embedders, finetuning, held_out, learning, text
+from bert_jax.diagnosis import causes, course, curves, embedders, finetuning, held_out, learning, near_chance, text
+from bert_jax.diagnosis import scratch as scratch_lib
 from bert_jax.diagnosis.finding import SEVERITIES, Finding, percent
 from bert_jax.diagnosis.plans import Plan
 from bert_jax.diagnosis.reading import Run
@@ -45,7 +46,7 @@ _PRETRAINING = (
 _FINE_TUNING = (
     learning.nonfinite,
     finetuning.failed_seeds,
-    finetuning.near_chance,
+    near_chance.near_chance,
     finetuning.loss_stays,
     course.peak_never_reached,
     finetuning.score_fell,
@@ -74,7 +75,7 @@ def diagnose(run: Run, plan: Plan | None = None, scratch: Run | None = None) -> 
         checks += embedders.CHECKS
     findings = [check(run) for check in checks]
     findings += [course.under_plan(run, plan)] if plan else []
-    findings += [finetuning.no_better_than_scratch(run, scratch)] if scratch else []
+    findings += [scratch_lib.no_better_than_scratch(run, scratch)] if scratch else []
     ranked = sorted(filter(None, findings), key=lambda finding: SEVERITIES.index(finding.severity))
     return _without_contradictions(run, ranked)
 

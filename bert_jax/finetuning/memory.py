@@ -14,14 +14,14 @@ from jax.sharding import Mesh
 from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import TaskData, batches
-from bert_jax.finetuning.step import Learner
+from bert_jax.finetuning.step import MOVING, Learner
 from bert_jax.runs.models import build_fine_tuned
-from bert_jax.training import step_sizes
+from bert_jax.training import lowering
 
 
 @dataclasses.dataclass
 class FinetuningSteps:
-    """Lowers the programs of a fine-tuning run; see training.step_sizes.Steps.
+    """Lowers the programs of a fine-tuning run; see training.lowering.Steps.
 
     Where the lowest layers are frozen, the layers that count are those above: only they keep arrays for gradients.
 
@@ -43,7 +43,7 @@ class FinetuningSteps:
 
     @property
     def few(self) -> tuple[int, int]:
-        return step_sizes.few_layers(self.description["model"])
+        return lowering.few_layers(self.description["model"])
 
     def changed(self, change: Mapping[str, Any]) -> "FinetuningSteps":
         config = self.config.copy_and_resolve_references()
@@ -54,17 +54,17 @@ class FinetuningSteps:
         return dataclasses.replace(self, config=config, description=description)
 
     def state_bytes(self, layers: int) -> int:
-        return step_sizes.bytes_on_device(self._placed_state(self._learner(layers)))
+        return lowering.bytes_on_device(self._placed_state(self._learner(layers)))
 
     def frozen_bytes(self) -> int:
         if not self._frozen_layers:
             return 0
-        first, second = (step_sizes.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
+        first, second = (lowering.bytes_on_device(self._placed_state(self._learner(n))["params"]) for n in (1, 2))
         return (second - first) // len(self.config_seeds) * self._frozen_layers
 
     def rough(self) -> int:
         spec = build_fine_tuned(self.description).spec
-        state = step_sizes.extrapolated(self.state_bytes, self) + self.frozen_bytes()
+        state = lowering.extrapolated(self.state_bytes, self) + self.frozen_bytes()
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
         texts, _ = self._row_shapes(self._length, self.task.train)["input_ids"]
@@ -72,19 +72,19 @@ class FinetuningSteps:
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length
-        step = step_sizes.largest_arrays(spec, train, length, 0)
-        evaluation = step_sizes.largest_arrays(spec, evaluated, length, 0, backward=False)
+        step = lowering.largest_arrays(spec, train, length, 0)
+        evaluation = lowering.largest_arrays(spec, evaluated, length, 0, backward=False)
         return round(3 * state + seeds * max(step, evaluation))
 
     def train(self, layers: int) -> tuple[Any, int]:
         learner = self._learner(layers)
         state = self._placed_state(learner)
-        moving = {name: state[name] for name in ("params", "opt_state", "bad_step")}
+        moving = {name: state[name] for name in MOVING}
         lowered = learner.compiled_step.lower(
             moving, state["active"], state["frozen"], self._train_batch(learner),
             jax.ShapeDtypeStruct((), np.int32), jax.eval_shape(learner.dropout_keys),
         )  # fmt: skip
-        return lowered, step_sizes.bytes_on_device(state["best"])
+        return lowered, lowering.bytes_on_device(state["best"])
 
     def evaluation(self, layers: int) -> tuple[Any, int]:
         learner = self._learner(layers)
@@ -99,7 +99,7 @@ class FinetuningSteps:
             for name, (shape, dtype) in shapes.items()
         }
         lowered = learner.eval_step.lower(state["params"], state["frozen"], batch)
-        return lowered, step_sizes.bytes_on_device([state["opt_state"], state["best"]])
+        return lowered, lowering.bytes_on_device([state["opt_state"], state["best"]])
 
     def batch_sizes(self) -> list[int]:
         return [self.config.data.batch_size]

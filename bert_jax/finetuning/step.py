@@ -18,7 +18,7 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.data.tasks import batches
-from bert_jax.data.tasks.embedding import OTHERS
+from bert_jax.data.tasks.vector_sets import OTHERS
 from bert_jax.finetuning import losses, trainable
 from bert_jax.finetuning.ranking_losses import RankingLoss
 from bert_jax.finetuning.state import StateLayout
@@ -28,7 +28,7 @@ from bert_jax.training import cached_gradients, throughput
 from bert_jax.training import step as step_lib
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
-_MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
+MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
 # Old name of a method of Learner -> its name in StateLayout.
 _MOVED_TO_LAYOUT = {"init_state": "init", "marks": "flags"} | {
     name: name for name in ("to_items", "from_items", "abstract_items", "parts", "place")
@@ -83,7 +83,7 @@ class Learner:
         return self._advance
 
     def _advance(self, state, batch, step, keys):
-        moving = {name: state[name] for name in _MOVING}
+        moving = {name: state[name] for name in MOVING}
         moved, metrics = self.compiled_step(moving, state["active"], state["frozen"], batch, step, keys)
         return state | moved, metrics
 
@@ -128,7 +128,7 @@ class Learner:
             return moved, metrics | {"learning_rate": schedule(step)}
 
         shardings, replicated = self.layout.shardings, sharding.replicated(self.mesh)
-        moving = {name: shardings[name] for name in _MOVING}
+        moving = {name: shardings[name] for name in MOVING}
         return jax.jit(
             step_on_mesh,
             in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),

@@ -1,7 +1,7 @@
 """The loss of an embedder on a batch of texts: encodes them, compares their vectors, and measures how it goes.
 
 A batch holds, for each example, an anchor and the texts that it is compared with, its others: the positive first, then
-the negatives (see data.tasks.embedding).
+the negatives (see data.tasks.vector_sets.Groups).
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.data.tasks.embedding import OTHERS
+from bert_jax.data.tasks.vector_sets import OTHERS
 from bert_jax.model import Model
 from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
@@ -42,7 +42,7 @@ class VectorLoss:
 
         Args:
           params: the model's parameters.
-          batch: arrays [examples, ...] of data.tasks.embedding.
+          batch: arrays [examples, ...] of data.tasks.vector_sets.Groups.batch.
           numbers: number of each example in the whole batch, int32 [examples].
           key: dropout key.
         """

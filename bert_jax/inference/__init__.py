@@ -7,8 +7,8 @@ Every class opens a MODEL, as does its `from_pretrained`, and is then called wit
     vectors = embedder.encode(["first text", "second text"])  # float32 [2, hidden]
 
 `batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, `examples`
-reads what they are called with, `search` compares vectors, and `records` reads and writes the files of
-`python -m bert_jax.predict`.
+reads what they are called with, `search` compares vectors, `quantization` stores them in fewer bits, and `records`
+reads and writes the files of `python -m bert_jax.predict`.
 
 The classes are imported on first use: flax, which they need, imports optax for its own sake.
 """
@@ -23,21 +23,15 @@ if TYPE_CHECKING:
     from bert_jax.inference.fill_mask import FillMask
     from bert_jax.inference.inspection import Inspector
     from bert_jax.inference.predictor import load
+    from bert_jax.inference.quantization import quantize
     from bert_jax.inference.rerank import Reranker
     from bert_jax.inference.sparse import SparseEmbedder
     from bert_jax.inference.tag import TokenTagger
 
 __all__ = [
-    "Classifier",
-    "Embedder",
-    "FillMask",
-    "Inspector",
-    "QuestionAnswerer",
-    "Reranker",
-    "SparseEmbedder",
-    "TokenTagger",
-    "load",
-]
+    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
+    "load", "quantize",
+]  # fmt: skip
 
 _MODULES = {
     "Classifier": "classify",
@@ -49,6 +43,7 @@ _MODULES = {
     "SparseEmbedder": "sparse",
     "TokenTagger": "tag",
     "load": "predictor",
+    "quantize": "quantization",
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
-from bert_jax.inference import search, windows
+from bert_jax.inference import quantization, search, windows
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters, projection
@@ -180,7 +180,15 @@ class Embedder(Predictor):
         layers = (_LAST.fullmatch(kind) for kind in self._pooling)
         return token * sum(int(last[1]) if last and last[2] else 1 for last in layers)
 
-    def encode(self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None) -> np.ndarray:
+    def encode(
+        self,
+        texts: Any,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        precision: str = "float32",
+        calibration: Any = None,
+    ) -> np.ndarray:
         """Returns the vectors of texts.
 
         Args:
@@ -188,19 +196,25 @@ class Embedder(Predictor):
             polars, pyarrow or datasets, or a generator of these.
           prompt: text put before each input, such as "query: "; None: see prompt_name.
           prompt_name: name of a prompt that a sentence-transformers model defines; None: its default prompt, if any.
+          precision: "float32", or "int8", "uint8", "binary" or "ubinary": fewer bits, see `bert_jax.quantize`.
+          calibration: vectors whose ranges int8 and uint8 divide; None: those of the texts.
 
         Returns:
-          float32 [texts, size] in the order of the texts; for a single string, float32 [size].
+          float32 [texts, size] in the order of the texts; for a single string, float32 [size]. Of another precision,
+          what `bert_jax.quantize` makes of it.
 
         Raises:
-          UserError: a text is empty, the prompt leaves no room for text, or the model has no prompt of that name.
+          UserError: a text is empty, the prompt leaves no room for text, the model has no prompt of that name, or there
+            is no such precision.
         """
+        quantization.check_precision(precision)
         examples, single = self._reader.read(texts)
         examples = list(examples)
         vectors = np.empty((len(examples), self.size), np.float32)
         for i, vector in enumerate(self.stream(examples, prompt=prompt, prompt_name=prompt_name)):
             vectors[i] = vector
-        return vectors[0] if single else vectors
+        given = vectors[0] if single else vectors
+        return given if precision == "float32" else quantization.quantize(given, precision, calibration=calibration)
 
     __call__ = encode
 

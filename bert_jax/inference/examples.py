@@ -1,6 +1,7 @@
 """Reads what callers pass as examples: texts, pairs and records, alone or in lists, arrays, tables and generators."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,15 @@ from bert_jax.errors import UserError, shortened
 Example = tuple[Any, ...]  # texts; of a tagger also one list of words
 
 WORDS = ("words", "tokens")  # keys that hold a list of words instead of a text
-# Names that second texts have in well-known data; a record with one of them is no single text.
-_SECOND_TEXTS = ("hypothesis", "sentence2", "question2", "text2", "text_b", "sentence_b", "pair")
+# Names, without signs and capitals, that texts have in well-known data, as those of a second text or of any: a record
+# with one that is not read holds more than the model would see.
+_ORDINAL = "(2|b|two|second|other|pair|right)"
+_TEXT = "(text|sentence|question|premise|hypothesis|context|passage|document|paragraph|query)"
+_SECOND = re.compile(
+    f"{_TEXT}s?{_ORDINAL}|sent(2|b)|(second|other|next){_TEXT}|pair(ed)?(text|sentence)?|hypothesis|s2|q2"
+)
+_ANY = re.compile(f"(first)?{_TEXT}(1|a|one|first|left)?")
+_IDENTIFIER = re.compile(r"[\x21-\x7e]*[\d/._:-][\x21-\x7e]*")  # a word with a digit or a sign in it, such as D12
 _NOT_ITEMS = (bytes, bytearray, memoryview, set, frozenset)  # they can be iterated, but hold no texts in an order
 
 
@@ -26,6 +34,9 @@ class Reader:
       words: whether a list of words may stand for the text.
       columns: names that the model's own training data has for the fields; () where they are not known.
       noun: what a record is called in messages.
+      refused: which texts of a record that would not be read are refused, by their names: "all", those that are called
+        a "second" one, or "none", where the caller has said which one is read.
+      choice: ends the message about a text that would not be read: how a caller says that one is all.
     """
 
     fields: tuple[str, ...]
@@ -33,6 +44,8 @@ class Reader:
     words: bool = False
     columns: tuple[str, ...] = ()
     noun: str = "a dict"
+    refused: str = "all"
+    choice: str = "pass the text itself where it is all"
 
     def read(self, given: Any) -> tuple[Iterator[Example], bool]:
         """Returns the examples of what a caller passed, read as they are asked for, and whether it is a single one.
@@ -47,6 +60,7 @@ class Reader:
         if isinstance(given, str) or self._is_single(given):
             return self._examples([given]), True
         if isinstance(given, Mapping):
+            self.check_unread(given, self.names_in(given, "text"), "text")
             return self._examples(self._rows_of(given)), False
         if not isinstance(given, Iterable) or isinstance(given, _NOT_ITEMS):
             raise UserError(f"text: found {_kind(given)}; expected {self._expected()}, or a list of them")
@@ -108,7 +122,7 @@ class Reader:
         """Reads a record: its texts by the names of the fields, or of the columns of the model's own training data.
 
         Args:
-          record: other entries of it, such as ids and labels, are left alone.
+          record: other entries of it, such as ids and labels, are left alone; a text that would not be read is refused.
           where: begins a message.
           shown: the record as it stands in a file, for a message.
         """
@@ -119,16 +133,12 @@ class Reader:
                 if isinstance(words, list | tuple):
                     if not all(isinstance(word, str) for word in words):
                         raise UserError(f"{where}: found {shortened(str(list(words)))}; expected a list of words")
+                    self.check_unread(record, (name,), where, beside_words=True)
                     return ([str(word) for word in words],)
         texts = []
         for i, name in enumerate(names):
             text = _plain(record.get(name))
             if i >= self.required and text is None:
-                second = next((key for key in _SECOND_TEXTS if isinstance(record.get(key), str)), None)
-                if second and name not in record and second not in names and not self.columns:
-                    raise UserError(
-                        f"{where}: found `{names[0]}` with `{second}`, but no `{name}`; expected {self._expected()}"
-                    )
                 continue
             if not isinstance(text, str) and i >= self.required:
                 raise UserError(f"{where}: {name}: found {_kind(text)}; expected a string")
@@ -140,7 +150,37 @@ class Reader:
                     f"with {wanted}{also}{self._own()}"
                 )
             texts.append(str(text))
+        if len(texts) == 1:
+            self.check_unread(record, names, where)
         return tuple(texts)
+
+    def check_unread(self, record: Mapping, names: Sequence[str], where: str, beside_words: bool = False) -> None:
+        """Raises UserError if a record of one text has, by its name, a second one, which would not be read.
+
+        Args:
+          record: the record, or a dict of columns.
+          names: those that are read, which of an example with one text may be absent.
+          where: begins the message.
+          beside_words: whether a list of words is read, which may stand beside the text that it was cut from.
+        """
+        if self.refused == "none" or self.required > 1:
+            return
+        for name in unread_texts(record, names):
+            value = _plain(record[name])
+            is_second = _SECOND.fullmatch(_bare(name))
+            if (beside_words or self.refused == "second") and not is_second:
+                continue
+            if isinstance(value, list | tuple):
+                value = next((item for item in value if isinstance(item, str) and item.strip()), None)
+            if not isinstance(value, str) or not value.strip():
+                continue
+            if not is_second and _IDENTIFIER.fullmatch(value.strip()):
+                continue
+            more = f", but no `{self.fields[1]}`" if len(self.fields) > 1 else ", of which one text would be read"
+            raise UserError(
+                f"{where}: found `{names[0]}` with `{shortened(str(name), 30)}`{more}; expected {self._expected()} "
+                f"({self.choice})"
+            )
 
     def names_in(self, record: Mapping | Sequence[str], where: str) -> tuple[str, ...]:
         """Returns the names of the texts in a record, or in a table of some columns: the model's own, else the fields.
@@ -198,6 +238,22 @@ class Reader:
         if not self.columns or self.columns == self.fields[: len(self.columns)]:
             return ""
         return f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
+
+
+def unread_texts(names: Iterable[Any], read: Sequence[str]) -> list[str]:
+    """Returns those of the names of a record or table that are a text's, without the ones that are read."""
+    return [
+        name
+        for name in names
+        if isinstance(name, str)
+        and name not in read
+        and (_SECOND.fullmatch(_bare(name)) or _ANY.fullmatch(_bare(name)))
+    ]
+
+
+def _bare(name):
+    """Returns a name without signs and capitals: text_pair, textPair and "Text pair" are one name."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:

@@ -8,7 +8,7 @@ import jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import Row
-from bert_jax.inference.predictor import Example, Predictor, Where, head_names
+from bert_jax.inference.predictor import Example, Predictor, Where, head_names, token_text
 
 
 class FillMask(Predictor):
@@ -106,10 +106,6 @@ class FillMask(Predictor):
 
     def _mask(self, ids, scores):
         return [
-            {"token": self._token(token), "id": token, "score": score}
+            {"token": token_text(self.tokenizer, token), "id": token, "score": score}
             for token, score in zip(ids.tolist(), scores.tolist(), strict=True)
         ]
-
-    def _token(self, token):
-        # A model may have more rows in its embedding than its vocabulary has tokens.
-        return self.tokenizer.token(token) if token < self.tokenizer.vocab_size else ""

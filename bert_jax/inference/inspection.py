@@ -16,7 +16,7 @@ from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import LENGTHS
 from bert_jax.inference.examples import check_texts
-from bert_jax.inference.predictor import head_names, open_argument
+from bert_jax.inference.predictor import head_names, open_argument, token_text
 from bert_jax.interop.pretrained import Pretrained
 
 _ROWS = 16  # texts of word_vectors in a batch
@@ -137,7 +137,7 @@ class Inspector:
 
     def token(self, token_id: int) -> str:
         """Returns the token of an id; "" for a row of the embedding beyond the vocabulary."""
-        return self.tokenizer.token(token_id) if token_id < self.tokenizer.vocab_size else ""
+        return token_text(self.tokenizer, token_id)
 
     def _with_word(self, text, where, word):
         """Returns a row (ids, segments), and the positions of the word's tokens in it."""

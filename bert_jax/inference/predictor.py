@@ -219,6 +219,11 @@ def prompt_text(model: Pretrained, prompt: str | None = None, prompt_name: str |
     return prompts[name] or ""
 
 
+def token_text(tokenizer: Tokenizer, token_id: int) -> str:
+    """Returns the token of an id; "" for a row of the embedding beyond the vocabulary."""
+    return tokenizer.token(token_id) if token_id < tokenizer.vocab_size else ""
+
+
 def require_task(model: Pretrained, task: str, purpose: str) -> None:
     """Raises UserError unless the model was fine-tuned for `task`, such as "token_classification"."""
     head = model.model.spec.task
@@ -230,14 +235,17 @@ def require_task(model: Pretrained, task: str, purpose: str) -> None:
 
 
 def head_names(model: Pretrained) -> str:
-    """Returns the heads of a model in words, such as "a masked-language-model head and a next-sentence head"."""
+    """Returns the heads of a model in words, such as "a masked-language-model head and a next-sentence head".
+
+    What the files of a model lack of further heads follows.
+    """
     spec = model.model.spec
     names = [f"a head for {spec.task.name.replace('_', ' ')}"] if spec.task else []
     names += ["a masked-language-model head"] if spec.language_model else []
     names += ["a next-sentence head"] if spec.next_sentence else []
     names += ["a sentence-order head"] if spec.sentence_order else []
     names += ["a head for replaced tokens"] if spec.replaced_tokens else []
-    return " and ".join(names) or "no head (a bare encoder)"
+    return "; ".join([" and ".join(names) or "no head (a bare encoder)", *model.lacking.values()])
 
 
 def _chunks(examples):

@@ -20,7 +20,7 @@ from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
-from bert_jax.inference.examples import Example, Reader, check_texts
+from bert_jax.inference.examples import WORDS, Example, Reader, check_texts, unread_texts
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 AT_ONCE = 1024  # rows of Parquet that are read together
@@ -84,7 +84,13 @@ class Records:
         self._fields, self._required = fields, len(fields) - optional
         self._given = [name for field, name in (columns or {}).items() if field in fields]
         named = tuple((columns or {}).get(field, field) for field in fields)
-        self._reader = Reader(named, self._required, words, () if columns else own, "an object")
+        refused = "all"
+        if self._given:  # the user has named what is read; a second text may have been forgotten where there can be one
+            refused = "none" if 1 in (len(fields), len(own)) else "second"
+        self._reader = Reader(
+            named, self._required, words, () if columns else own, "an object", refused,
+            _choice(flag, fields, own or named),
+        )  # fmt: skip
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
         self._source = self.path
@@ -240,9 +246,13 @@ class Records:
             return
         columns = _distinct(layout.columns)
         places = [layout.columns.index(name) for name in names if name in layout.columns]
+        may_drop = len(places) == 1 and unread_texts(columns, names)
         for number, row in text_files.rows(self._source, layout, self._name, _MARK):
             example = tuple(row[place] for place in places) if "".join(row).strip() else None
-            yield number, example, dict(zip(columns, row, strict=True))
+            record = dict(zip(columns, row, strict=True))
+            if may_drop and example is not None:
+                self._reader.check_unread(record, names, self._place(number))
+            yield number, example, record
 
     def _layout(self):
         """Returns (the layout of a delimited file or None, the columns of its texts)."""
@@ -261,7 +271,7 @@ class Records:
             existing = file.schema_arrow.names
             names = reader.names_in(existing, self._name)
             missing = [name for name in names[: self._required] if name not in existing]
-            missing = [] if reader.words and {"words", "tokens"} & {*existing} else missing
+            missing = [] if reader.words and {*WORDS} & {*existing} else missing
             if missing:
                 near = closest(missing[0], existing)
                 raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}{near}")
@@ -303,12 +313,14 @@ def line_writer(path: str | os.PathLike) -> Iterator[Callable[[str], object]]:
 
 
 @contextlib.contextmanager
-def vector_writer(path: str | os.PathLike, rows: int, size: int) -> Iterator[Callable[[np.ndarray], object]]:
-    """Yields a function that adds a vector to a .npy file, float32 [rows, size], which appears once it is complete."""
+def vector_writer(
+    path: str | os.PathLike, rows: int, size: int, dtype: str | np.dtype = "<f4"
+) -> Iterator[Callable[[np.ndarray], object]]:
+    """Yields a function that adds a vector to a .npy file, [rows, size], which appears once it is complete."""
     with replacing(path) as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, size)}
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (rows, size)}
         np.lib.format.write_array_header_1_0(file, header)
-        yield lambda vector: file.write(np.ascontiguousarray(vector, "<f4").tobytes())
+        yield lambda vector: file.write(np.ascontiguousarray(vector, dtype).tobytes())
 
 
 def vector_line(vector: np.ndarray) -> str:
@@ -347,6 +359,13 @@ def _spooled(path, name):
         shutil.copyfileobj(source, spooled)
         spooled.flush()
     return spooled
+
+
+def _choice(flag, fields, names):
+    """Returns how the command line says which texts of a record are read."""
+    if len(fields) > 1 and len(names) > 1:
+        return f"--{fields[1]}_column=NAME names the second text"
+    return f"--{'query' if flag == 'queries' else 'text'}_column={names[0]} where it is all"
 
 
 def _named(fields: Sequence[str]) -> str:

@@ -137,6 +137,11 @@ def nearest(
         yield places, scores
 
 
+def power_of_two(number):
+    """Returns the least power of two that is at least a number: arrays have few shapes, each compiled once."""
+    return 1 << max(0, number - 1).bit_length()
+
+
 class _Part:
     """A part of the corpus, on the host and on the device.
 
@@ -147,7 +152,7 @@ class _Part:
     """
 
     def __init__(self, vectors: np.ndarray, kind: str):
-        padded = np.zeros((_power(len(vectors)), vectors.shape[1]), np.float32)
+        padded = np.zeros((power_of_two(len(vectors)), vectors.shape[1]), np.float32)
         padded[: len(vectors)] = vectors
         sizes = np.abs(vectors).sum(-1) if kind == "manhattan" else np.sqrt(np.square(vectors).sum(-1))
         self.vectors, self.padded, self.largest = vectors, jax.device_put(padded), sizes.max(initial=0.0)
@@ -171,9 +176,9 @@ def _best_of_part(exact, single, part, top_k, kind, best):
     """
     count = len(part)
     kept = min(count, top_k + _SPARE)
-    asked = np.zeros((_power(len(single)), single.shape[1]), np.float32)
+    asked = np.zeros((power_of_two(len(single)), single.shape[1]), np.float32)
     asked[: len(single)] = single
-    least = min(part.padded.shape[0], _power(kept))
+    least = min(part.padded.shape[0], power_of_two(kept))
     values, columns = jax.device_get(_top(asked, part.padded, count, least, kind))
     values, columns = values[: len(single), :kept].astype(np.float64), columns[: len(single), :kept]
     error = _error(exact, part.largest, kind)
@@ -259,8 +264,3 @@ def _error(queries, largest, kind):
     lengths = np.sqrt(np.square(queries).sum(-1))
     error = unit * largest * lengths + least * (1 + largest + lengths)
     return error + (unit * largest**2 if kind == "euclidean" else 0.0)
-
-
-def _power(number):
-    """Returns the least power of two that is at least a number: arrays have few shapes, each compiled once."""
-    return 1 << max(0, number - 1).bit_length()

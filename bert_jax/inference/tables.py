@@ -38,12 +38,14 @@ class Answers:
       labels: of a classifier, the names of its scores.
       label_kind: type of a classifier's label: "text", "texts" of several labels, or "none" of a number.
       words: whether an answer may hold the words of its example, and their tags.
+      vector_dtype: dtype of a vector's numbers.
     """
 
     verb: str
     labels: tuple[str, ...] = ()
     label_kind: str = "text"
     words: bool = False
+    vector_dtype: str = "float32"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -98,7 +100,7 @@ class Answers:
             "masks": pa.list_(pa.list_(token)), "label": texts if self.label_kind == "texts" else text,
             "scores": pa.struct({label: number for label in self.labels}), "score": number, "words": texts,
             "tags": texts, "entities": pa.list_(entity), "answer": text, "start": whole, "end": whole,
-            "rank": whole, "embedding": pa.list_(pa.float32()),
+            "rank": whole, "embedding": pa.list_(pa.from_numpy_dtype(self.vector_dtype)),
         }  # fmt: skip
         return {name: kinds[name] for name in self.names}
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from bert_jax.data.tasks import schemes
 from bert_jax.data.tasks import words as words_lib
+from bert_jax.data.vocabularies.tokenizer import trimmed
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
 from bert_jax.inference.examples import check_texts
@@ -210,7 +211,7 @@ class TokenTagger(Predictor):
                 words.windows, [self._labels_of_words(*next(outputs_of_rows), present) for present in words.present]
             )
             labelled = [
-                Word(*_trimmed(words.text, *place), *value) for place, value in zip(words.places, values, strict=True)
+                Word(*trimmed(words.text, *place), *value) for place, value in zip(words.places, values, strict=True)
             ]
             # A word without sub-words ends an entity, and is none itself.
             seen = [word for word in labelled if word.start < word.end and (word.score > 0 or self.model.scheme)]
@@ -283,11 +284,3 @@ def _crf_labels(logits, mask, *head):
 
     # The gradient of log Z is the marginal probability; the gradient of the labels' score is their one-hot encoding.
     return labels, jax.grad(negative_log_likelihood)(logits) + jax.nn.one_hot(labels, logits.shape[-1])
-
-
-def _trimmed(text, start, end):
-    while start < end and text[start].isspace():
-        start += 1
-    while start < end and text[end - 1].isspace():
-        end -= 1
-    return start, end

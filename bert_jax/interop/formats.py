@@ -1,13 +1,16 @@
 """Finds the family whose format can express a model: what it writes must be read as the same model again."""
 
 import dataclasses
+import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 from bert_jax import _moved
 from bert_jax.config.keys import NOT_IN_FORMATS
 from bert_jax.errors import UserError
 from bert_jax.interop import model_config
 from bert_jax.interop.families import FAMILIES
+from bert_jax.interop.families.family import HEAD_MODULES, HEADS
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.interop.weights import Module
 from bert_jax.model import Model, Spec, Task
@@ -107,6 +110,38 @@ def inexpressible_heads(source: Pretrained) -> list[str]:
     }
     names = [name for name, has_head in heads.items() if has_head]
     return names if names and differences(spec, source.family) else []
+
+
+def reduce_to_class(source: Pretrained) -> tuple[Pretrained, list[str]]:
+    """Returns a model with the heads that one class of transformers has, and the heads that it loses, as in HEADS.
+
+    Of several classes it is the one that the model's config.json names, else its task's, else that of most heads.
+    """
+    spec, family = source.model.spec, FAMILIES[source.family]
+    if model_config.architecture(source.family, spec) is not None:
+        return source, []
+    config = source.origin.config if source.origin else {"model_type": source.family}
+    named_heads = model_config.architecture_heads(config)
+    named_task = model_config.architecture_task(config, pathlib.Path(source.name))
+    present = {head for head in HEADS if getattr(spec, head)}
+    # (whether config.json names the class, whether it is a task's, number of its heads, heads, task)
+    classes: list[tuple[bool, bool, int, frozenset[str], Task | None]] = [
+        (not named_task and heads == named_heads != frozenset(), False, len(heads), heads, None)
+        for heads in family.classes.values()
+        if heads <= present
+    ]
+    if spec.task and spec.task.name in family.tasks:
+        classes.append((spec.task.name == named_task, True, 0, frozenset(), spec.task))
+    *_, heads, task = max(classes, key=lambda kept: kept[:3])
+    lost = sorted(present - heads - {"pooler"})
+    params = {name: value for name, value in source.params.items() if HEAD_MODULES.get(name, name) not in lost}
+    reduced = dataclasses.replace(source, params=params)
+    if spec.task and not task:
+        lost.append(spec.task.name)
+        del params["task"]
+        reduced = dataclasses.replace(reduced, labels=(), problem="", scheme="")
+    flags: dict[str, Any] = {head: False for head in lost if head in HEADS}
+    return dataclasses.replace(reduced, model=Model(dataclasses.replace(spec, task=task, **flags))), lost
 
 
 def encoder_only(source: Pretrained) -> Pretrained:

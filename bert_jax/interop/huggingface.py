@@ -19,7 +19,7 @@ from bert_jax import model as model_lib
 from bert_jax.data.tasks import words
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
-from bert_jax.interop import formats, hub, model_card, model_config, sentence_transformers, tensors, weights
+from bert_jax.interop import formats, heads, hub, model_card, model_config, sentence_transformers, tensors, weights
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
@@ -74,11 +74,15 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     model_config.check_model_type(config, path)
     _check_names(arrays, config, path, file)
     table = FAMILIES[config["model_type"]].table(config)
-    settings, model, labels, problem, scheme = _model(
-        config, path, {weights.canonical_name(key, table) for key in arrays}
-    )
+    built = heads.build(config, path, {weights.canonical_name(key, table) for key in arrays})
+    model, labels = built.model, built.labels
+    if labels:
+        _tell_odd_labels(config, labels, path)
     table = weight_table(config, model.spec)
-    arrays = _without_spare(arrays, table, model.spec.task, file)
+    if not model.spec.language_model:  # a decoder's copy of the embedding is an array like any other
+        names = {weights.canonical_name(key, table) for key in arrays}
+        table = dataclasses.replace(table, tied={k: v for k, v in table.tied.items() if v not in names}, copies={})
+    arrays = _without_spare(arrays, table, built, file)
     params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
@@ -102,9 +106,13 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     card = card_file.read_text("utf-8", errors="replace") if card_file.is_file() else ""
     prompts = embedder.prompts if embedder else {}
     origin = Origin(directory, config, dtypes, prompts, unread, card, embedder)
+    lacking = {
+        head: f"{file.name} lacks {', '.join(lost)} of its {heads.words(head)}" for head, lost in built.lacking.items()
+    }
     return Pretrained(
-        str(name), config["model_type"], settings, model, params, tokenizer, labels, problem, scheme, use, origin
-    )
+        str(name), config["model_type"], built.settings, model, params, tokenizer, labels, built.problem, built.scheme,
+        use, origin, lacking=lacking,
+    )  # fmt: skip
 
 
 def write(
@@ -215,15 +223,17 @@ def _infer_model_type(config, arrays, path, name):
     return chosen
 
 
-def _without_spare(arrays, table, task, file):
-    """Returns the arrays without those that no module of the model has, such as a loss's."""
-    if not task:
-        table = dataclasses.replace(table, names=tuple(e for e in table.names if not _is_of_task(e)))
-    spare = weights.spare_names(arrays, table)
+def _without_spare(arrays, table, built, file):
+    """Returns the arrays that the model reads, without parts of heads, further layers, and modules such as a loss."""
+    for head, names in built.parts.items():
+        lost = heads.listed(built.lacking[head])
+        _warn(f"{file}: the {heads.words(head)} is left out: {heads.listed(names)}; it lacks {lost}")
+    unused = weights.unused_names(built.model, arrays, table)
+    of_heads = {name for names in built.parts.values() for name in names}
+    spare = [name for name in unused if weights.canonical_name(name, table) not in of_heads]
     if spare:
-        more = f" and {len(spare) - _SHOWN:,} more" if len(spare) > _SHOWN else ""
-        _warn(f"{file}: arrays of no module of this model are left out: {', '.join(spare[:_SHOWN])}{more}")
-    return {name: array for name, array in arrays.items() if name not in set(spare)}
+        _warn(f"{file}: arrays of no module of this model are left out: {heads.listed(spare)}")
+    return {name: array for name, array in arrays.items() if name not in set(unused)}
 
 
 def _cross_encoder_settings(config, embedder, num_labels, path):
@@ -235,10 +245,6 @@ def _cross_encoder_settings(config, embedder, num_labels, path):
     except UserError as error:
         return {"classify_refusal": str(error)}
     return activation | ({} if longest is None else {"max_length": longest})
-
-
-def _is_of_task(entry):
-    return (entry.ours if isinstance(entry, weights.Module) else entry.ours[0]).startswith("task/")
 
 
 def _check_vocabulary(directory, tokens, file_name, rows):
@@ -286,34 +292,6 @@ def _check_names(arrays, config, path, file):
         )
 
 
-def _model(config, path, names):
-    """Returns (config.model, model, labels, problem, scheme) of a config.json and the names of its arrays."""
-    settings = model_config.to_model(config, path)
-    task, labels, problem, scheme = None, (), "", ""
-    named = model_config.architecture_task(config, path)
-    heads, task_name = FAMILIES[config["model_type"]].heads(names, config, named)
-    if task_name and not named:
-        names = _without_foreign_head(names, config, task_name)
-        heads, task_name = FAMILIES[config["model_type"]].heads(names, config, named)
-    settings["pooler"] = "pooler" in heads
-    if task_name:
-        task, labels, problem, scheme = model_config.to_task(config, task_name, path)
-        _tell_odd_labels(config, labels, path)
-    try:
-        model = model_lib.build(
-            settings,
-            settings["vocab_size"],
-            next_sentence="next_sentence" in heads,
-            sentence_order="sentence_order" in heads,
-            replaced_tokens="replaced_tokens" in heads,
-            language_model="language_model" in heads,
-            task=task,
-        )
-    except UserError as error:
-        raise UserError(f"{path}: a model that cannot be: {error}") from error
-    return settings, model, labels, problem, scheme
-
-
 def _tell_odd_labels(config, labels, path):
     """Tells of label names that occur twice, and of a label2id that says otherwise than id2label, which is used."""
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -328,16 +306,6 @@ def _tell_odd_labels(config, labels, path):
 
 def _ids(labels, label):
     return {str(i) for i, other in enumerate(labels) if other == str(label)}
-
-
-def _without_foreign_head(names, config, task_name):
-    """Returns the names without those of a head that only looks like the family's: it lacks the output's weight."""
-    entries = FAMILIES[config["model_type"]].table(config, task_name).names
-    modules = {e.theirs: e.ours for e in entries if isinstance(e, weights.Module) and e.ours.startswith("task/")}
-    if any(f"{theirs}.weight" in names for theirs, ours in modules.items() if ours == "task/output"):
-        return names
-    firsts = {theirs.split(".")[0] for theirs in modules}
-    return {name for name in names if name.split(".")[0] not in firsts}
 
 
 def _check_expressible(pretrained):
@@ -409,8 +377,7 @@ def _arrays(pretrained, config, dtype):
     spec, origin = pretrained.model.spec, pretrained.origin
     table = weight_table(config, spec)
     stored = origin.dtypes if origin else {}
-    heads = (spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens, spec.task)
-    bare = not any(heads)
+    bare = not any((spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens, spec.task))
     arrays = {}
     for name, array in weights.to_state_dict(pretrained.params, table).items():
         array = origin.unread.get(name, array) if origin else array

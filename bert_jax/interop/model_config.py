@@ -102,6 +102,15 @@ def architecture_task(config: Mapping, path: pathlib.Path) -> str:
     return ""
 
 
+def architecture_heads(config: Mapping) -> frozenset[str]:
+    """Returns the heads of pre-training that config.json's `architectures` name."""
+    for architecture in config.get("architectures") or []:
+        for ending, heads in FAMILIES[config["model_type"]].classes.items():
+            if architecture.endswith(ending):
+                return heads
+    return frozenset()
+
+
 def architecture(model_type: str, spec: Spec) -> str | None:
     """Returns the transformers class with a model's heads, None for none; it may lack a pooler that no head reads."""
     family = FAMILIES[model_type]

@@ -55,6 +55,7 @@ class Pretrained:
         (question answering), "columns" (names of the texts in the data of fine-tuning), and those of
         sentence_transformers.Embedder.
       origin: the files that it was read from; None for a model of a workdir.
+      lacking: {head: what the files lack of it, in words} for heads that they hold in part, or that config.json names.
       step: step of the checkpoint that a model of a workdir was read from; 0 for other models.
     """
 
@@ -70,6 +71,7 @@ class Pretrained:
     settings: Mapping = dataclasses.field(default_factory=dict)
     origin: Origin | None = None
     step: int = 0
+    lacking: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def apply(self, batch: Mapping, **arguments) -> dict[str, jax.Array]:
         """Returns the model's outputs for a batch of arrays [batch, sequence]; see Model.apply for all of them.

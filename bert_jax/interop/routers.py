@@ -55,7 +55,7 @@ def follow(directory: pathlib.Path, modules: Sequence[Mapping], holds_encoder: C
     other_tasks: set[str] = set()
     refusal = ""
     for module in modules:
-        path = _config_path(directory / module["path"]) if _class(module) in CLASSES else None
+        path = _config_path(directory / module["path"]) if class_name(module) in CLASSES else None
         if path is None:
             out.append(module)
             continue
@@ -91,7 +91,7 @@ def folders(directory: pathlib.Path, modules: Sequence[Mapping]) -> list[str]:
     """Returns the folders of the modules of all routes, below a directory whose routers' files are there."""
     paths = []
     for module in modules:
-        path = _config_path(directory / module["path"]) if _class(module) in CLASSES else None
+        path = _config_path(directory / module["path"]) if class_name(module) in CLASSES else None
         router = _Router(path, module["path"]) if path else None
         paths += [entry["path"] for name in router.names for entry in router.modules(name)] if router else []
     return paths
@@ -126,7 +126,7 @@ class _Router:
     def first(self, name) -> str:
         """Returns the class of a route's first module."""
         modules = self.modules(name)
-        return _class(modules[0]) if modules else "nothing"
+        return class_name(modules[0]) if modules else "nothing"
 
     def route(self, task) -> str | None:
         """Returns the route of a text, by the rules of sentence-transformers; None where it has none."""
@@ -167,5 +167,6 @@ def _is_router(path):
     return path.is_file() and (path.name == CONFIG or "structure" in model_config.load_json(path))
 
 
-def _class(module) -> str:
+def class_name(module: Mapping) -> str:
+    """Returns the name of the class of an entry of modules.json, without its package."""
     return str(module["type"]).rpartition(".")[2]

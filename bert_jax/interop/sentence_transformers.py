@@ -122,7 +122,7 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
         settings |= {"other_tasks": routed.other_tasks} if routed.other_tasks else {}
         _note(settings, "embed_refusal", lambda: _embedder(directory, encoder, modules, prompts, weights, pickles))
     else:
-        others = ", ".join(_name(module) for module in modules)
+        others = ", ".join(routers.class_name(module) for module in modules)
         settings["embed_refusal"] = (
             f"{directory / PROMPTS}: a {kind} ({others}), which has no single vector for a text; expected a "
             "SentenceTransformer"
@@ -275,7 +275,7 @@ def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | No
         entry = dict(module)
         if i == 0:
             entry["path"] = ""
-            if _name(module) in _OLD_ENCODERS:
+            if routers.class_name(module) in _OLD_ENCODERS:
                 entry["type"] = "sentence_transformers.models.Transformer"
         elif entry["path"]:
             _copy_module(embedder, entry["path"], directory / entry["path"], dtype)
@@ -338,11 +338,13 @@ def _encoder(directory, modules, path):
     if len(inside) == 1 and inside[0] != directory:  # of a Router without its file, or behind a module of another kind
         return inside[0]
     hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
-    raise UserError(f"{path}: begins with {_name(modules[0])}, which is no transformer; expected Transformer{hint}")
+    raise UserError(
+        f"{path}: begins with {routers.class_name(modules[0])}, which is no transformer; expected Transformer{hint}"
+    )
 
 
 def _holds_encoder(directory, module):
-    return _name(module) in _ENCODERS or _is_encoder(directory / module["path"])
+    return routers.class_name(module) in _ENCODERS or _is_encoder(directory / module["path"])
 
 
 def _is_encoder(folder):
@@ -359,7 +361,7 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
     settings: dict[str, Any] = {}
     layers: dict[bool, list[Projection]] = {False: [], True: []}  # before and after the pooling
     for module in modules[1:]:
-        name, folder, pooled = _name(module), directory / module["path"], "pooling" in settings
+        name, folder, pooled = routers.class_name(module), directory / module["path"], "pooling" in settings
         if name == "Pooling" and not pooled:
             settings |= _pooling(folder / "config.json")
         elif name == "WeightedLayerPooling" and not pooled and not layers[False]:
@@ -371,13 +373,13 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
         elif name == "LayerNorm" and pooled:
             layers[pooled].append(_layer_norm(directory, module["path"], weights, pickles))
         elif name != "Dropout":  # which does nothing in use
-            names = ", ".join(_name(module) for module in modules)
+            names = ", ".join(routers.class_name(module) for module in modules)
             raise UserError(
                 f"{directory / MODULES}: modules {names}; expected Transformer, Pooling and then any of Dense, "
                 f"LayerNorm, Normalize, but not {name} there"
             )
     if "pooling" not in settings:
-        names = ", ".join(_name(module) for module in modules)
+        names = ", ".join(routers.class_name(module) for module in modules)
         raise UserError(f"{directory / MODULES}: modules {names}; expected a Pooling")
     normalize = bool(layers[True]) and layers[True][-1].kind == "normalize"
     settings |= {
@@ -438,8 +440,8 @@ def _prompts(config, path):
 
 def _check_transformer(config, path, modules):
     """Refuses settings of the encoder's module under which it gives something else than the last hidden states."""
-    if _name(modules[0]) not in ("Transformer", *_OLD_ENCODERS):
-        raise UserError(f"{path}: the encoder's module is {_name(modules[0])}; expected Transformer")
+    if routers.class_name(modules[0]) not in ("Transformer", *_OLD_ENCODERS):
+        raise UserError(f"{path}: the encoder's module is {routers.class_name(modules[0])}; expected Transformer")
     for key, allowed in _PLAIN.items():
         if config.get(key) not in allowed:
             raise UserError(f"{path}: {key} {config[key]!r} is not supported")
@@ -455,7 +457,7 @@ def _check_transformer(config, path, modules):
 def _cross_encoder(encoder, modules, prompts, directory):
     """Returns the settings of a cross-encoder but for its activation."""
     if len(modules) > 1:
-        names = ", ".join(_name(module) for module in modules)
+        names = ", ".join(routers.class_name(module) for module in modules)
         raise UserError(f"{directory / MODULES}: a cross-encoder with modules {names}; expected Transformer alone")
     config, path = _transformer_config(encoder)
     if config.get("do_lower_case"):
@@ -537,10 +539,6 @@ def _normalize(path, pooled):
 def _read_weights(directory, name, weights, pickles):
     weights[name] = tensors.read(directory / name, pickles, directory)[0]
     return weights[name]
-
-
-def _name(module) -> str:
-    return str(module["type"]).rpartition(".")[2]
 
 
 def _modules(path) -> tuple[Mapping, ...]:

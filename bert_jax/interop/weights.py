@@ -257,23 +257,56 @@ def unwrapped(names: Iterable[str], tables: Sequence[Table]) -> dict[str, str]:
     return {name: other for name, other in zip(original, short, strict=True) if name != other and times[other] == 1}
 
 
-def spare_names(names: Iterable[str], table: Table) -> list[str]:
-    """Returns the names that a table has no entry for, whatever the number of layers: arrays of another module."""
-    patterns = _patterns(table)
-    kept = table.tied.keys() | table.copies.keys()
-    spare = []
-    for name in names:
-        today = canonical_name(name, table)
-        ignored = _BUFFERS.fullmatch(today) or any(re.fullmatch(pattern, today) for pattern in table.ignored)
-        if not ignored and today not in kept and _pattern(today) not in patterns:
-            spare.append(name)
-    return spare
+def missing_names(model: Model, names: Iterable[str], table: Table) -> dict[str, list[str]]:
+    """Returns {module of the model: names of its arrays that a file lacks}, modules such as "encoder", "mlm" or "task".
+
+    Args:
+      model: the model whose parameters are wanted.
+      names: names of the arrays that the file has.
+      table: the correspondences.
+    """
+    today = {canonical_name(name, table) for name in names}
+    entries, nameless = _entries(_flat(model.shapes()), table)
+    missing: dict[str, list[str]] = {}
+    for path, name in [(entry.ours[0], entry.theirs) for entry in entries] + [(path, path) for path in nameless]:
+        if name not in today and name not in table.zeros and _tied_copy(name, today, table) is None:
+            missing.setdefault(path.split("/")[0], []).append(name)
+    return missing
+
+
+def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:
+    """Returns the names of arrays that no parameter of a model is made of: of another module, or of layers beyond its.
+
+    Buffers, names that the table ignores, and copies of arrays that the model has are not among them.
+
+    Args:
+      model: the model that reads the arrays.
+      names: names of the arrays.
+      table: the correspondences.
+    """
+    today = {name: canonical_name(name, table) for name in names}
+    used = {entry.theirs for entry in _entries(_flat(model.shapes()), table)[0]}
+    used |= {copy for copy, original in [*table.tied.items(), *table.copies.items()] if original in used}
+    return [name for name, other in today.items() if other not in used and not _is_ignored(other, table)]
+
+
+def names_of_module(names: Iterable[str], table: Table, module: str) -> list[str]:
+    """Returns the names that belong to a module of the model without layers, such as "mlm" or "task", in order."""
+    ours = [(e.ours if isinstance(e, Module) else e.ours[0], e.theirs) for e in table.names]
+    theirs = [name for path, name in ours if path.split("/")[0] == module]
+    theirs += [*table.tied, *table.copies] if module == "mlm" else []
+    return sorted(name for name in names if any(name == other or name.startswith(f"{other}.") for other in theirs))
 
 
 def count_known(names: Sequence[str], table: Table) -> int:
     """Counts the names that the table has an entry for, whatever the number of layers."""
     patterns = _patterns(table)
     return sum(_pattern(canonical_name(name, table)) in patterns for name in names)
+
+
+def _is_ignored(name, table):
+    """Tells whether a name is that of a buffer or one that the table skips on purpose."""
+    return bool(_BUFFERS.fullmatch(name)) or any(re.fullmatch(pattern, name) for pattern in table.ignored)
 
 
 def _patterns(table):
@@ -329,7 +362,7 @@ def _spellings(state_dict, table):
     spellings, problems = {}, []
     for name in state_dict:
         today = canonical_name(name, table)
-        if _BUFFERS.fullmatch(today) or any(re.fullmatch(pattern, today) for pattern in table.ignored):
+        if _is_ignored(today, table):
             continue
         if today in spellings:
             problems.append(f"{spellings[today]} and {name} are the same array's names")

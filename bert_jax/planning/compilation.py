@@ -22,7 +22,7 @@ from bert_jax.planning.chips import Topology
 from bert_jax.planning.devices import devices as devices_of
 from bert_jax.training import step as step_lib
 from bert_jax.training import teacher as teacher_lib
-from bert_jax.training.step_sizes import batch_shapes, bytes_on_device
+from bert_jax.training.lowering import batch_shapes, bytes_on_device
 
 
 @dataclasses.dataclass(frozen=True)

@@ -47,6 +47,17 @@ class Index:
         for first in range(0, len(self.vectors), BLOCK):
             yield np.asarray(self.vectors[first : first + BLOCK])
 
+    def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest documents of queries, exactly: (numbers, int64 [n, k]; scores, float64 [n, k]).
+
+        Args:
+          queries: float [n, size].
+          top_k: how many are wanted; all, where there are fewer.
+          kind: one of search.SIMILARITIES.
+        """
+        *_, best = search.nearest(queries, self.blocks(), top_k, kind)
+        return best
+
 
 def build(
     folder: str | os.PathLike,
@@ -73,8 +84,7 @@ def build(
         that another process is writing; or a text cannot be embedded.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{name}: a file; expected a folder")
+    check_folder(folder, name)
     wanted = {
         "format": _FORMAT,
         "model": embedder.model.name,
@@ -85,12 +95,12 @@ def build(
         "size": embedder.size,
         "similarity": embedder.similarity_kind,
     }
-    with _reporting(name):
+    with reporting(name):
         folder.mkdir(parents=True, exist_ok=True)
         if _begun(folder, name, wanted) == len(contents.ids):  # nothing is written, so that others may own it
             done(len(contents.ids))
         else:
-            with _locked(folder, name):
+            with locked(folder, name):
                 finished = _begun(folder, name, wanted)
                 if finished is None:
                     _begin(folder, wanted, contents)
@@ -101,14 +111,38 @@ def build(
     return Index(tuple(contents.ids), vectors)
 
 
+def read_description(folder: pathlib.Path) -> dict[str, Any]:
+    """Returns what index.json says; {} where it is missing or damaged."""
+    try:
+        return json.loads((folder / DESCRIPTION).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def check_folder(folder: str | os.PathLike, name: str) -> None:
+    """Refuses a folder that holds neither an index nor nothing, before anything is computed.
+
+    Args:
+      folder: the folder; it may be missing.
+      name: what the user calls it, such as "--index=DIR", for messages.
+
+    Raises:
+      UserError: it is a file, or holds something else.
+    """
+    path = pathlib.Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{name}: a file; expected a folder")
+    if not path.exists() or (path / DESCRIPTION).exists():
+        return
+    strange = [entry for entry in os.listdir(path) if not outputs.is_leftover(entry) and entry not in (VECTORS, IDS)]
+    if strange:
+        held = outputs.kind(path) or f"{sorted(strange)[0]} and no index"
+        raise UserError(f"{name}: holds {held}; expected a new or empty folder, or an index")
+
+
 def _begun(folder, name, wanted) -> int | None:
     """Returns how many documents an index has; None where it has not begun."""
     if not (folder / DESCRIPTION).exists():
-        strange = [
-            entry for entry in os.listdir(folder) if not outputs.is_leftover(entry) and entry not in (VECTORS, IDS)
-        ]
-        if strange:
-            raise UserError(f"{name}: holds {sorted(strange)[0]} and no index; expected a new or empty folder")
         return None
     try:
         stored: Mapping[str, Any] = json.loads((folder / DESCRIPTION).read_text("utf-8"))
@@ -199,7 +233,8 @@ def _opened(folder, name, wanted, mode):
 
 
 @contextlib.contextmanager
-def _locked(folder, name):
+def locked(folder: pathlib.Path, name: str) -> Iterator[None]:
+    """Keeps other processes from writing an index. Raises UserError where one is writing it."""
     try:
         with files.lock(folder / "lock"):
             yield
@@ -210,8 +245,8 @@ def _locked(folder, name):
 
 
 @contextlib.contextmanager
-def _reporting(name):
-    """Turns the errors of writing into UserError."""
+def reporting(name: str) -> Iterator[None]:
+    """Raises UserError for the errors of writing; `name` is what the user calls the index."""
     try:
         yield
     except OSError as error:

@@ -5,6 +5,7 @@ ranks that are then looked at, those within a margin of the positive are taken f
 negatives), as in NV-Retriever (Moreira et al. 2024, "positive-aware mining").
 """
 
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -21,8 +22,7 @@ import numpy as np
 from bert_jax import files
 from bert_jax.config import finetuning as finetuning_config
 from bert_jax.data import hashing
-from bert_jax.data.tasks import records
-from bert_jax.data.tasks.labels import kind_of
+from bert_jax.data.tasks import cells, records
 from bert_jax.errors import UserError
 from bert_jax.inference import search
 from bert_jax.inference.embed import Embedder
@@ -30,6 +30,7 @@ from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval.documents import Contents, scan
 
 NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
+_OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
 _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
 
@@ -131,10 +132,8 @@ def read_pairs(spec: str, anchor: str, positive: str, relevance_id: str = "") ->
             message = message.replace(old, new)
         raise UserError(message) from error
     for name in (anchor, positive):
-        for number, text in enumerate(table.columns[name]):
-            if not isinstance(text, str) or not text.strip():
-                shown = "is empty" if isinstance(text, str) else f"holds {kind_of(text)}"
-                raise UserError(f"{table.where(number)}: {name!r} {shown}; expected text")
+        for number in range(len(table)):
+            cells.text(table, number, name)
     anchors, positives = table.columns[anchor], table.columns[positive]
     others = table.others or [{}] * len(anchors)
     rows = [
@@ -196,6 +195,7 @@ def mine(
       UserError: the folder's vectors are of another model, no record got a negative, or a file cannot be written.
     """
     check_rule(rule)
+    check_folders(output, index)
     prompts = prompts or (embedder.prompt_for("query"), embedder.prompt_for("document"))
     folder = pathlib.Path(f"{os.fspath(output)}.mining")
     documents = _unique(corpus) if corpus is not None else {}
@@ -227,6 +227,20 @@ def mine(
     _join(output, paths)
     shutil.rmtree(folder, ignore_errors=True)
     return tally
+
+
+def check_folders(output: str | os.PathLike, index: str = "") -> None:
+    """Raises UserError where OUTPUT.mining, which is removed at the end, or the index's folder holds something else."""
+    folder = pathlib.Path(f"{os.fspath(output)}.mining")
+    if folder.exists():
+        others = sorted(set(os.listdir(folder)) - {*_OWN} if folder.is_dir() else {folder.name})
+        if others:
+            raise UserError(
+                f"--output={output}: {folder} holds {others[0]}, which no call of mine has written; expected another "
+                "--output, or that folder elsewhere"
+            )
+    if index:
+        index_lib.check_folder(index, f"--index={index}")
 
 
 def check_rule(rule: Rule) -> None:
@@ -340,8 +354,10 @@ class _Miner:
 def _made(path, miner, chosen, wanted):
     """Returns the counts of a part's records, which are found and written where the part is missing."""
     counts = path.with_suffix(".json")
-    if path.exists() and counts.exists():
-        return json.loads(counts.read_text("utf-8"))
+    with contextlib.suppress(OSError, ValueError, TypeError):  # else damaged, and made again
+        made = Tally(**json.loads(counts.read_text("utf-8")))
+        if path.read_bytes().count(b"\n") == made.records:
+            return dataclasses.asdict(made)
     tally = Tally()
     lines = []
     for line, too_near in miner.lines(chosen):

@@ -11,11 +11,12 @@ import numpy as np
 from bert_jax import files
 from bert_jax.data.tasks import beir, ranking
 from bert_jax.errors import UserError
-from bert_jax.inference import records, search
+from bert_jax.inference import records
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval.documents import Documents, is_beir, scan
 from bert_jax.retrieval.index import Index
+from bert_jax.retrieval.quantised import QuantisedIndex
 
 KINDS = ("jsonl", "tsv", "trec")
 _QUERIES = 4096  # queries that are ranked together: the vectors are read once for each so many
@@ -73,7 +74,7 @@ def read_queries(path: str | os.PathLike, ids: Sequence[str], qrels: str, column
 
 def rank(
     embedder: Embedder,
-    index: Index,
+    index: Index | QuantisedIndex,
     queries: Queries,
     depth: int,
     prompt: str,
@@ -95,7 +96,7 @@ def rank(
         names = queries.ids[first : first + _QUERIES]
         vectors = np.stack(list(embedder.stream(texts, lambda i, names=names: f"query {names[i]}", prompt=prompt)))
         spare = int(any(number >= 0 for number in excluded[first : first + _QUERIES]))
-        *_, (places, scores) = search.nearest(vectors, index.blocks(), depth + spare, embedder.similarity_kind)
+        places, scores = index.nearest(vectors, depth + spare, embedder.similarity_kind)
         for row, row_scores, own in zip(places, scores, excluded[first:], strict=False):
             kept = row != own
             yield row[kept][:depth], row_scores[kept][:depth]

@@ -140,12 +140,7 @@ def _flag(name, value):
 
 def check_kind(workdir: pathlib.Path) -> None:
     """Raises UserError for a local workdir whose files no run has written, before anything is written there."""
-    outputs.check_folder("workdir", workdir, (outputs.PRETRAINING, outputs.FINETUNING))
-    if storage.is_remote(workdir) or (workdir / "run.json").exists() or (workdir / "lock").exists():
-        return
-    for name in ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json"):
-        if (workdir / name).exists():
-            raise UserError(f"--workdir={workdir}: holds {name}, but no run; expected a new or empty folder")
+    outputs.check_workdir(workdir)
 
 
 def _new_default(config, name, old, new):

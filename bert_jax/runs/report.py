@@ -20,6 +20,7 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax import files, storage, svg
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config.schema import is_number
 from bert_jax.runs import workdir as workdir_lib
 
 NAME = "report.html"
@@ -180,7 +181,7 @@ def _pictures(rows):
     for title, unit, keys in _PICTURES:
         curves = {}
         for key in keys or scores[: len(svg.COLOURS)]:
-            points = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+            points = [(row["step"], row[key]) for row in rows if is_number(row.get(key))]
             if points and not (key == "mlm_loss" and curves.get("loss") == points):
                 curves[key] = points
         if curves:
@@ -248,7 +249,7 @@ def _fewer(points):
 def _figures(rows):
     last = {}
     for row in rows:
-        last |= {key: (value, row["step"]) for key, value in row.items() if key != "step" and _is_number(value)}
+        last |= {key: (value, row["step"]) for key, value in row.items() if key != "step" and is_number(value)}
     order = sorted(last, key=lambda key: (not key.startswith("eval"), key.startswith("time/"), key))
     return [(key, _Number(_short(last[key][0])), _Number(f"{last[key][1]:,}")) for key in order]
 
@@ -336,7 +337,3 @@ def _short(value):
     if value and abs(value) < 1e-3:
         return f"{value:.2g}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

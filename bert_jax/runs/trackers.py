@@ -6,7 +6,6 @@ of theirs ends a run: the first is a warning, and the rest of the rows is not se
 """
 
 import logging
-import math
 import os
 import pathlib
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bert_jax import storage
+from bert_jax.config.schema import is_number
 
 _PROJECT = "bert_jax"  # of runs whose environment names none
 _LONGEST_PARAMETER = 500  # characters that every MLflow server takes
@@ -40,7 +40,7 @@ class Tracker:
         def send():
             if self._run is None:
                 self._run = self._open()
-            self._send(row["step"], {key: value for key, value in row.items() if key != "step" and _is_number(value)})
+            self._send(row["step"], {key: value for key, value in row.items() if key != "step" and is_number(value)})
 
         self._try(send)
 
@@ -145,7 +145,3 @@ class MLflow(Tracker):
 
     def _finish(self):
         self._client.set_terminated(self._run)
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -22,7 +22,7 @@ from bert_jax.data import stream
 from bert_jax.errors import UserError, ran_out_of_memory
 from bert_jax.processes import distributed, machine
 from bert_jax.runs import workdir as workdir_lib
-from bert_jax.training.step_sizes import (
+from bert_jax.training.lowering import (
     Steps,
     batch_shapes,
     bytes_on_device,
@@ -170,27 +170,27 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
         return
     try:
         free = usable(steps.mesh)
-        finding = _judge(steps, free, search=bool(chosen and not begun)) if free is not None else _Finding()
+        verdict = _judge(steps, free, search=bool(chosen and not begun)) if free is not None else _Verdict()
     except UserError:
         raise
     except (JaxRuntimeError, NotImplementedError, OverflowError) as error:  # an estimate must not end a run
         say(f"the memory of a step could not be estimated: {str(error).splitlines()[0][:200]}")
-        finding = _Finding()
+        verdict = _Verdict()
     if distributed.is_multiprocess():  # one decision for all
-        own = dataclasses.asdict(finding)
-        finding = _Finding(**distributed.broadcast(lambda: own))
+        own = dataclasses.asdict(verdict)
+        verdict = _Verdict(**distributed.broadcast(lambda: own))
     if chosen and not begun:
-        config.train.microbatches = finding.microbatches
-        say(f"config.train.microbatches: {finding.microbatches}, the fewest that fit" + finding.reason)
-    if not finding.message or config.train.memory_check == "off":
+        config.train.microbatches = verdict.microbatches
+        say(f"config.train.microbatches: {verdict.microbatches}, the fewest that fit" + verdict.reason)
+    if not verdict.message or config.train.memory_check == "off":
         return
-    if finding.refused and config.train.memory_check == "refuse":
-        raise UserError(f"{finding.message}; --config.train.memory_check=warn goes on anyway")
-    say(f"warning: {finding.message}")
+    if verdict.refused and config.train.memory_check == "refuse":
+        raise UserError(f"{verdict.message}; --config.train.memory_check=warn goes on anyway")
+    say(f"warning: {verdict.message}")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Finding:
+class _Verdict:
     """What `check` finds: number of microbatches, the reason, and the message about a run that does not fit."""
 
     microbatches: int = 1
@@ -205,18 +205,18 @@ def _judge(steps, free, search):
     state = extrapolated(steps.state_bytes, steps) + steps.frozen_bytes()
     local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
     if local * state > FAR * free:
-        return _Finding(microbatches, message=_state_too_large(steps, local * state, free), refused=True)
+        return _Verdict(microbatches, message=_state_too_large(steps, local * state, free), refused=True)
     if local * steps.rough() < SURE * free:
-        return _Finding(microbatches, ", by far")
+        return _Verdict(microbatches, ", by far")
     need = estimate(steps)
     if search and need.total > NEAR * free:
         for count, tried in _with_microbatches(steps, need, free):
             if tried.total <= NEAR * free:
-                return _Finding(count, f": {machine.in_words(tried.total)} of {machine.in_words(free)}")
-        return _Finding(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
+                return _Verdict(count, f": {machine.in_words(tried.total)} of {machine.in_words(free)}")
+        return _Verdict(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
     if need.total <= NEAR * free:
-        return _Finding(microbatches, f": {machine.in_words(need.total)} of {machine.in_words(free)}")
-    return _Finding(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
+        return _Verdict(microbatches, f": {machine.in_words(need.total)} of {machine.in_words(free)}")
+    return _Verdict(microbatches, message=_too_large(steps, need, free), refused=need.total > FAR * free)
 
 
 def check_evaluation(

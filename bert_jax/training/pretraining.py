@@ -22,7 +22,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import check_installed, say
-from bert_jax.training import branch, initial, loop, memory, runtime, step_sizes
+from bert_jax.training import branch, initial, loop, lowering, memory, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
@@ -52,7 +52,7 @@ def pretrain(
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir, source)
     loader.check_memory(config, jax.process_count())
-    steps = step_sizes.PretrainingSteps(config, inputs.mesh, *inputs.teacher_parts)
+    steps = lowering.PretrainingSteps(config, inputs.mesh, *inputs.teacher_parts)
     memory.check(steps, say, memory.begun_microbatches(workdir))
     with (
         claim(workdir),

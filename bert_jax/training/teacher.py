@@ -52,7 +52,8 @@ def read(config, mesh: Mesh, tokenizer: Tokenizer | None = None) -> Teacher | No
         raise UserError(f"config.distillation.teacher: {error}") from error
     spec = pretrained.model.spec
     if not spec.language_model or spec.attention == "causal":
-        raise UserError(f"{where}: has no head that predicts masked tokens; expected a model with one")
+        lacks = f" ({pretrained.lacking['language_model']})" if "language_model" in pretrained.lacking else ""
+        raise UserError(f"{where}: has no head that predicts masked tokens{lacks}; expected a model with one")
     if tokenizer and not (
         new_tokens.begins_with(tokenizer, pretrained.tokenizer)
         and new_tokens.begins_with(pretrained.tokenizer, tokenizer)

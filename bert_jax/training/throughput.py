@@ -67,7 +67,7 @@ class Clock:
         """
         compiled = _program_and_shapes(batch, program)
         if compiled in self._compiled:
-            # An embedder's batch has a second array of texts (data.tasks.embedding).
+            # An embedder's batch has a second array of texts (data.tasks.vector_sets).
             for prefix in [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]:
                 size = batch[prefix + "input_ids"].size
                 self._tokens += size if own_rows is None else size * float(_present(own_rows, prefix).mean())

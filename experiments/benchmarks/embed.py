@@ -22,7 +22,7 @@ from importlib import metadata
 
 import numpy as np
 
-from experiments.benchmarks.train_step import processor
+from experiments.benchmarks.turns import processor
 
 SIZES = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
 THEIR_BATCHES = (8, 16, 32, 64)

@@ -5,19 +5,15 @@
 
 Both sides embed pairs of texts by the mean of the last layer, and learn by InfoNCE over the batch with a scale of 20
 (there MultipleNegativesRankingLoss), in float32, with dropout 0.1 on hidden states and attention weights, clipping by
-global norm, and AdamW (in torch the fused one). Each side is a process of its own; they take turns
-(experiments.benchmarks.train_step).
+global norm, and AdamW (in torch the fused one). The sides take turns (turns.py).
 """
 
-import argparse
-import os
-import statistics
 import tempfile
 
 import numpy as np
 
-from experiments.benchmarks.settings import CLIP_NORM, LEARNING_RATE, VOCABULARY
-from experiments.benchmarks.train_step import DROPOUT, measure, ratios_cell, surroundings
+from experiments.benchmarks import torch_side, turns
+from experiments.benchmarks.settings import CLIP_NORM, DROPOUT, LEARNING_RATE, VOCABULARY
 
 # name: layers, hidden, heads, intermediate, pairs, tokens a text
 SIZES = {"6 x 384": (6, 384, 12, 1536, 64, 64)}
@@ -83,12 +79,7 @@ def their_step(layers, hidden, heads, intermediate, pairs, length):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer import losses, modules
 
-    torch.manual_seed(0)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
-    )  # fmt: skip
+    config = torch_side.bert_config(layers, hidden, heads, intermediate)
     with tempfile.TemporaryDirectory() as folder:
         transformers.BertModel(config, add_pooling_layer=False).save_pretrained(folder)
         words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(VOCABULARY - 5))]
@@ -96,44 +87,27 @@ def their_step(layers, hidden, heads, intermediate, pairs, length):
         encoder = modules.Transformer(folder)
         model = SentenceTransformer(modules=[encoder, modules.Pooling(hidden, "mean")], device="cpu").train()
     loss_of = losses.MultipleNegativesRankingLoss(model, scale=20.0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01, fused=True)
     ids = torch.from_numpy(make_ids(pairs, length)).long()
     features = [{"input_ids": rows, "attention_mask": torch.ones_like(rows)} for rows in ids]
 
-    def step():
-        loss = loss_of([dict(side) for side in features], None)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step, None
+    step = torch_side.train_step(model, lambda: loss_of([dict(side) for side in features], None), epsilon=1e-8)
+    return lambda: float(step()), None
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round; the fastest counts")
-    parser.add_argument("--processor_time", action="store_true", help="seconds of processor time, torch on one thread")
-    options = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if options.processor_time:  # one thread of torch, which waits for others by spinning
-        os.environ |= {"BERT_JAX_BENCHMARK_ONE_THREAD": "1", "OMP_NUM_THREADS": "1"}
+    options = turns.parser(__doc__).parse_args()
+    turns.prepare(options)
     print("| model | sentence-transformers, ms (best) | ours, ms (best) | ratio, median of rounds (all) |")
     print("|---|---|---|---|")
     for name, sizes in SIZES.items():
-        seconds, _, _ = measure(sizes, options.rounds, options.steps, our_step, theirs=their_step)
+        seconds, _, _ = turns.measure(sizes, options.rounds, options.steps, our_step, theirs=their_step)
         cells = [
             f"{name}: {sizes[4]} pairs of {sizes[5]} tokens",
-            *(
-                f"{statistics.median(seconds[side]) * 1e3:.0f} ({min(seconds[side]) * 1e3:.0f})"
-                for side in ("theirs", "ours")
-            ),
-            ratios_cell(seconds["theirs"], seconds["ours"]),
+            *(turns.times_cell(seconds[side]) for side in ("theirs", "ours")),
+            turns.ratios_cell(seconds["theirs"], seconds["ours"]),
         ]
         print(f"| {' | '.join(cells)} |", flush=True)
-    print(f"\n{options.rounds} rounds of {options.steps} steps a side; {surroundings()}.")
+    print(f"\n{turns.closing_line(options)}")
 
 
 if __name__ == "__main__":

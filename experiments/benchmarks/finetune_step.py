@@ -4,19 +4,16 @@
 
 Both sides have the same sizes, rows and tokens, two labels, float32, dropout 0.1 on hidden states, attention weights
 and the classifier's input, clipping by global norm, and AdamW (in torch the fused one, its fastest); torch's attention
-is SDPA. The sides take turns as in train_step.py. Needs jax, flax, optax, torch and transformers alone.
+is SDPA. The sides take turns (turns.py).
 """
 
-import argparse
-import os
 import pathlib
 import statistics
 
 import numpy as np
 
-from experiments.benchmarks import train_step
-from experiments.benchmarks.settings import CLIP_NORM, EPSILON, VOCABULARY, Settings, model_settings
-from experiments.benchmarks.train_step import DROPOUT
+from experiments.benchmarks import torch_side, turns
+from experiments.benchmarks.settings import CLIP_NORM, DROPOUT, EPSILON, VOCABULARY, model_settings
 
 # name: layers, hidden, heads, intermediate, rows, tokens a row
 SIZES = {"BERT-Base": (12, 768, 12, 3072, 16, 128)}
@@ -40,20 +37,16 @@ def our_step(layers, hidden, heads, intermediate, rows, length):
     """Returns (a function that runs one step and waits for it, FLOPs of the step)."""
     from bert_jax import model as model_lib
     from bert_jax import sharding
+    from bert_jax.config import finetuning as finetune_config
     from bert_jax.finetuning.step import Learner
     from bert_jax.training.runtime import keep_freed_memory
 
     keep_freed_memory()  # as the training loop does
     model_config = model_settings(layers, hidden, heads, intermediate)
-    config = Settings(
-        seeds_at_once=0,
-        optimizer=Settings(
-            name="adamw", learning_rate=LEARNING_RATE, schedule="linear", warmup_share=0.1, warmup_steps=-1,
-            decay_steps=0, final_fraction=0.0, b1=0.9, b2=0.999, epsilon=EPSILON, weight_decay=0.01,
-            clip_norm=CLIP_NORM, layer_decay=1.0, layer_decay_offset=2,
-        ),
-        tuning=Settings(freeze="", reinit_layers=0, lora_rank=0),
-        train=Settings(microbatches=1),
+    config = finetune_config.base()
+    config.optimizer.update(
+        learning_rate=LEARNING_RATE, schedule="linear", warmup_share=0.1, epsilon=EPSILON, weight_decay=0.01,
+        clip_norm=CLIP_NORM,
     )  # fmt: skip
     task = model_lib.Task("sequence_classification", 2, dropout=DROPOUT)
     model = model_lib.build(model_config, VOCABULARY, next_sentence=False, language_model=False, task=task)
@@ -78,37 +71,24 @@ def torch_step(layers, hidden, heads, intermediate, rows, length):
     import torch
     import transformers
 
-    torch.manual_seed(0)
-    torch.set_num_threads(os.cpu_count())
-    config = transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT,
-        num_labels=2, attn_implementation="sdpa",
-    )  # fmt: skip
+    config = torch_side.bert_config(layers, hidden, heads, intermediate, num_labels=2)
     model = transformers.BertForSequenceClassification(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, eps=EPSILON, weight_decay=0.01, fused=True)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000)
     batch = {name: torch.from_numpy(array).long() for name, array in make_batch(rows, length).items()}
 
-    def step():
-        loss = model(**batch).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        return float(loss.detach())
-
-    return step, None
+    step = torch_side.train_step(
+        model,
+        lambda: model(**batch).loss,
+        LEARNING_RATE,
+        make_schedule=lambda optimizer: transformers.get_linear_schedule_with_warmup(optimizer, 100, 1000),
+    )
+    return lambda: float(step()), None
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each side in a round; the fastest counts")
+    parser = turns.parser(__doc__)
     parser.add_argument("--small", action="store_true", help="a tiny model, and no file is written")
     options = parser.parse_args()
-    os.environ["JAX_PLATFORMS"] = "cpu"
+    turns.prepare(options)
     lines = [
         "# A fine-tuning step",
         "",
@@ -120,19 +100,18 @@ def main():
     ]
     for name, sizes in (SMALL if options.small else SIZES).items():
         rows, length = sizes[4:]
-        seconds, rates, flops = train_step.measure(sizes, options.rounds, options.steps, our_step, torch=torch_step)
-        ratios = [theirs / ours for theirs, ours in zip(seconds["torch"], seconds["ours"], strict=True)]
+        seconds, rates, flops = turns.measure(sizes, options.rounds, options.steps, our_step, torch=torch_step)
         shares = [flops / second / rate for second, rate in zip(seconds["ours"], rates, strict=True)]
         sides = [seconds["torch"], seconds["ours"]]
         cells = [
             f"{name}: {rows} x {length}",
-            *(f"{statistics.median(side) * 1e3:.0f} ({min(side) * 1e3:.0f})" for side in sides),
+            *map(turns.times_cell, sides),
             *(f"{rows * length / statistics.median(side):.0f}" for side in sides),
-            f"**{statistics.median(ratios):.2f}** ({', '.join(f'{ratio:.2f}' for ratio in sorted(ratios))})",
+            turns.ratios_cell(*sides),
             f"{statistics.median(shares):.0%}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", f"{options.rounds} rounds of {options.steps} steps a side; {train_step.surroundings()}."]
+    lines += ["", turns.closing_line(options)]
     print("\n".join(lines))
     if not options.small:
         RESULTS.write_text("\n".join(lines) + "\n")

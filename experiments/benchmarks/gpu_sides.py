@@ -7,24 +7,17 @@ those parts of bert_jax that need jax, flax and optax alone.
 """
 
 import json
-import os
 import resource
 import sys
 import time
 
 import numpy as np
 
-from experiments.benchmarks.settings import (
-    CLIP_NORM,
-    EPSILON,
-    LEARNING_RATE,
-    VOCABULARY,
-    model_settings,
-    run_settings,
-)
+from experiments.benchmarks import torch_side
+from experiments.benchmarks.settings import VOCABULARY, model_settings, run_settings
 from experiments.benchmarks.train_step import gathered_loss, make_batch
 
-DROPOUT = 0.1  # on hidden states; attention weights have none, so that both sides can use flash kernels
+_ATTENTION_DROPOUT = 0.0  # so that both sides can use flash kernels
 
 
 def our_training(job):
@@ -79,7 +72,6 @@ def torch_training(job):
     import transformers
 
     model = transformers.BertForPreTraining(_their_config(job)).to(_torch_device()).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, eps=EPSILON, weight_decay=0.01, fused=True)
     batch = _torch_batch(make_batch(job["rows"], job["length"], job["slots"]))
     labels = torch.full_like(batch["input_ids"], -100)
     labels.scatter_(1, batch["masked_positions"], batch["masked_labels"])
@@ -95,19 +87,15 @@ def torch_training(job):
 
     loss_of = _compiled(loss_of_all if job["torch_head"] == "all" else loss_of_predicted, job)
 
-    def step():
+    def loss_in_dtype():
         with torch.autocast(_torch_device(), getattr(torch, job["dtype"]), enabled=job["dtype"] != "float32"):
-            loss = loss_of()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+            return loss_of()
 
-    return step, None
+    return torch_side.train_step(model, loss_in_dtype), None
 
 
 def torch_inference(job):
+    """Returns the same for transformers' BertModel, under torch.compile and with SDPA without a mask."""
     import torch
     import transformers
 
@@ -133,6 +121,7 @@ def our_facts():
 
 
 def torch_facts():
+    """Returns the peak memory in use; None where there is no GPU."""
     import torch
 
     return {"peak_memory": torch.cuda.max_memory_allocated() if _torch_device() == "cuda" else None}
@@ -163,6 +152,7 @@ SIDES = {
 
 
 def measure(job):
+    """Returns the measurements of a job's side: seconds of a step in each round, FLOPs, peak memory and matrix rate."""
     ours = job["side"] == "ours"
     rate = matrix_rate(job["dtype"], job["matrix"]) if ours else None
     began = time.perf_counter()
@@ -211,7 +201,7 @@ def main():
 def _our_model(job):
     return model_settings(
         *job["sizes"], dtype=job["dtype"], attention_kernel=job["kernel"], remat=job["remat"], scan_layers=job["scan"],
-        hidden_dropout=DROPOUT, attention_dropout=0.0,
+        attention_dropout=_ATTENTION_DROPOUT,
     )  # fmt: skip
 
 
@@ -233,17 +223,9 @@ def _wait_for_ours(result):
 
 def _their_config(job):
     import torch
-    import transformers
 
-    torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
-    torch.set_num_threads(os.cpu_count())
-    layers, hidden, heads, intermediate = job["sizes"]
-    return transformers.BertConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-        intermediate_size=intermediate, hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=0.0,
-        attn_implementation="sdpa",
-    )  # fmt: skip
+    return torch_side.bert_config(*job["sizes"], attention_probs_dropout_prob=_ATTENTION_DROPOUT)
 
 
 def _torch_device():

@@ -28,7 +28,7 @@ from bert_jax.finetuning import run as finetuning
 from bert_jax.finetuning.memory import FinetuningSteps
 from bert_jax.processes import machine
 from bert_jax.runs.models import open_model
-from bert_jax.training import memory, pretraining, step_sizes
+from bert_jax.training import lowering, memory, pretraining
 
 _CASES = flags.DEFINE_list("cases", None, "names of the cases to run; default: all")
 _RESULTS = flags.DEFINE_string("results", "experiments/results/memory.md", "where the table goes")
@@ -128,7 +128,7 @@ def pretraining_steps(config):
     """Returns the steps of a pre-training run."""
     config = config.copy_and_resolve_references()
     config.model.vocab_size = mixture.open_corpora(config)[0].vocab_size
-    return step_sizes.PretrainingSteps(config, sharding.make_mesh(config.mesh))
+    return lowering.PretrainingSteps(config, sharding.make_mesh(config.mesh))
 
 
 def finetuning_steps(config):

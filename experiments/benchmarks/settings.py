@@ -8,16 +8,16 @@ class Settings(dict):
 
 
 VOCABULARY = 30522
-LEARNING_RATE, EPSILON, CLIP_NORM = 1e-4, 1e-6, 1.0
+LEARNING_RATE, EPSILON, CLIP_NORM, DROPOUT = 1e-4, 1e-6, 1.0, 0.1
 
 
 def model_settings(layers: int, hidden: int, heads: int, intermediate: int, **changes) -> Settings:
-    """Returns config.model of a BERT of these sizes, in float32 and with dropout 0.1 unless `changes` differ."""
+    """Returns config.model of a BERT of these sizes, in float32 and with DROPOUT unless `changes` differ."""
     defaults = dict(
         vocab_size=VOCABULARY, hidden_size=hidden, num_layers=layers, num_heads=heads, intermediate_size=intermediate,
         activation="gelu", max_positions=512, position_offset=0, type_vocab_size=2, norm_epsilon=1e-12,
-        hidden_dropout=0.1, attention_dropout=0.1, initializer_range=0.02, pooler=True, attention="bidirectional",
-        dtype="float32", scan_layers=False, attention_kernel="auto", remat="none",
+        hidden_dropout=DROPOUT, attention_dropout=DROPOUT, initializer_range=0.02, pooler=True,
+        attention="bidirectional", dtype="float32", scan_layers=False, attention_kernel="auto", remat="none",
     )  # fmt: skip
     return Settings(defaults | changes)
 

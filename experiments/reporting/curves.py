@@ -1,7 +1,6 @@
 """Draws the curves of an experiment's runs, one picture for each quantity that they logged."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -9,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from bert_jax.config.schema import is_number
 from bert_jax.svg import spread
 
 from .drawing import FONT_SIZE, STYLE, Picture, look, png, text_width
@@ -60,7 +60,7 @@ def curves_of(results: Results, key: str) -> dict[str, Curve]:
     curves = {}
     for arm in results.arms:
         runs = [
-            {row["step"]: row[key] for row in job.rows if _is_number(row.get(key)) and _is_number(row.get("step"))}
+            {row["step"]: row[key] for row in job.rows if is_number(row.get(key)) and is_number(row.get("step"))}
             for job in results.done(arm)
         ]
         runs = [run for run in runs if run]
@@ -122,7 +122,3 @@ def _same(some: Mapping[str, Curve], others: Mapping[str, Curve]) -> bool:
         np.array_equal(some[arm].steps, others[arm].steps) and np.array_equal(some[arm].values, others[arm].values)
         for arm in some
     )
-
-
-def _is_number(value):
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.diagnosis import finetuning, reading, report
+from bert_jax.diagnosis import near_chance, reading, report
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.runs import checkpoint_files
 
@@ -74,7 +74,7 @@ def make_run(folder, name="sequence_classification", metric="accuracy", score=0.
 )  # fmt: skip
 def test_scores_near_chance(tmp_path, options, near):
     run = make_run(tmp_path, **options)
-    finding = finetuning.near_chance(run)
+    finding = near_chance.near_chance(run)
     assert (finding is not None) == near
     text = report.format_report(run, report.diagnose(run))
     assert ("nothing wrong found" in text) == (not near)
@@ -86,30 +86,30 @@ def test_chance_of_f1_is_that_of_the_better_constant_answer(tmp_path):
     """Where the negative label is the commonest, always answering it has an F1 of 0, and the positive one does not."""
     rows = [{"gold": "xy"[i % 5 < 2], "label": "xy"[i % 2]} for i in range(300)]
     run = make_run(tmp_path, metric="f1", score=0.58, baseline=0.0, predictions=rows)
-    assert "f1 is 0.5800, and always answering 'y' scores 0.5714" in finetuning.near_chance(run).message
+    assert "f1 is 0.5800, and always answering 'y' scores 0.5714" in near_chance.near_chance(run).message
 
 
 def test_the_majority_of_an_unfinished_run_is_that_of_its_checkpoint(tmp_path):
     run = make_run(tmp_path, score=0.91, summary={})
-    assert finetuning.near_chance(run) is None
+    assert near_chance.near_chance(run) is None
     record = tmp_path / "checkpoints" / "400" / "record"
     record.mkdir(parents=True)
     (record / "metadata").write_text(json.dumps({"baseline": 0.9}))
     checkpoint_files.write_manifest(record.parent, 400)
-    assert "always giving the commonest answer scores 0.9000" in finetuning.near_chance(run).message
+    assert "always giving the commonest answer scores 0.9000" in near_chance.near_chance(run).message
 
 
 def test_one_answer_for_all(tmp_path):
     gold = [{"gold": "xy"[i % 3 == 0], "label": "x"} for i in range(300)]
     run = make_run(tmp_path / "a", metric="f1", score=0.54, baseline=0.0, predictions=gold, **made(tmp_path / "a"))
-    assert "100.0% of the held-out examples get the answer 'x'" in finetuning.near_chance(run).message
+    assert "100.0% of the held-out examples get the answer 'x'" in near_chance.near_chance(run).message
     fair = [row | {"label": "xy"[i % 4 == 0]} for i, row in enumerate(gold)]
     run = make_run(tmp_path / "b", metric="f1", score=0.7, baseline=0.0, predictions=fair, **made(tmp_path / "b"))
-    assert finetuning.near_chance(run) is None
+    assert near_chance.near_chance(run) is None
     flat = [{"gold": i / 10, "score": 2.5} for i in range(50)]
     run = make_run(tmp_path / "c", metric="pearson", score=0.3, baseline=None, problem="regression", predictions=flat,
                    **made(tmp_path / "c"))  # fmt: skip
-    assert "get the answer '2.5'" in finetuning.near_chance(run).message
+    assert "get the answer '2.5'" in near_chance.near_chance(run).message
 
 
 def test_what_a_finding_asks_for_is_not_undone_by_a_later_one(tmp_path):
@@ -135,8 +135,8 @@ def made(folder):
 
 
 def test_a_run_that_was_not_finished_is_judged_by_its_last_evaluation(tmp_path):
-    assert finetuning.near_chance(make_run(tmp_path, score=0.5, summary={})) is not None
-    assert finetuning.near_chance(make_run(tmp_path, score=0.8, summary={})) is None
+    assert near_chance.near_chance(make_run(tmp_path, score=0.5, summary={})) is not None
+    assert near_chance.near_chance(make_run(tmp_path, score=0.8, summary={})) is None
 
 
 @pytest.mark.parametrize("rate", [1e-7, 5e-6, 2e-5, 5e-5, 1e-4, 4e-4, 1e-3, 5e-3, 0.1])

@@ -132,6 +132,18 @@ def test_lists_of_words():
         (OWN, [{"premise": "a"}], "text 1: found `premise`; expected `text` and `text_pair` or `premise` and `hyp"),
         (QUESTION, "a", "text 1: found a string alone; expected a pair of strings or a dict with `question` and `cont"),
         (QUESTION, ["a", "b"], "text 1: found a string alone"), (QUESTION, {"question": "a"}, "no `context` string"),
+        *(
+            (reader, {"text": "a", name: "b c"}, f"text 1: found `text` with `{name}`")
+            for reader in (TEXT, PAIR, SENTENCE)
+            for name in ("textPair", "text_b", "Sentence 2", "question2", "query", "premise", "context", "pair")
+        ),
+        (TEXT, {"text": "a", "text_pair": "b"}, "of which one text would be read; expected a string or a dict"),
+        (TEXT, ["a", {"text": "b", "text_pair": ["c"]}], "text 2: found `text` with `text_pair`"),
+        (TEXT, {"text": ["a"], "text_pair": ["b"]}, "text: found `text` with `text_pair`"),
+        (PAIR, pyarrow.table({"text": ["a"], "sentence2": ["b"]}), "text 1: found `text` with `sentence2`"),
+        (SENTENCE, {"sentence": "a", "sentence_2": "b"}, "found `sentence` with `sentence_2`, but no `text_pair`"),
+        (OWN, {"text": "a", "question2": "b"}, "text 1: found `text` with `question2`, but no `text_pair`"),
+        (TAGS, {"tokens": ["a"], "text_pair": "b"}, "text 1: found `tokens` with `text_pair`"),
         (TAGS, [["a", 3]], "text 1, word 2: found int"), (TAGS, {"words": ["a", None]}, "expected a list of words"),
     ],
 )  # fmt: skip
@@ -139,6 +151,16 @@ def test_what_is_no_example_is_refused(reader, given, message):
     with pytest.raises(UserError, match=message) as error:
         read(reader, given)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_certainly_no_text_of_the_example_stays_beside_it():
+    for other in (
+        {"id": "q 7", "label": "good", "score": 0.3, "scores": [1.0], "title": "t u"}, {"document": "D12", "query": 3},
+        {"text_pair": None, "context": " ", "question": float("nan")}, {"sent": "2026-01-02 10:00", "pairs": ["a"]},
+    ):  # fmt: skip
+        assert read(TEXT, {"text": "a"} | other) == read(PAIR, {"text": "a"} | other) == ([("a",)], True)
+    assert read(TAGS, {"words": ["a"], "sentence": "a b"}) == ([(["a"],)], True)  # the text that they were cut from
+    assert read(QUESTION, {"question": "a", "context": "b", "text": "c d"}) == ([("a", "b")], True)
 
 
 def test_texts_beside_each_other():

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from bert_jax import files
 from bert_jax.errors import UserError
@@ -39,9 +41,38 @@ def test_objects(tmp_path):
     for name in ("a.jsonl", "a.jsonl.gz"):
         path = write(tmp_path / name, "\n".join(map(json.dumps, rows)).encode())
         assert read(path, ("text", "text_pair"), 1) == [("é",), ("b", "c"), ("d",)]
-        assert read(path) == [("é",), ("b",), ("d",)]
+        with pytest.raises(
+            UserError, match="a.jsonl.*:2: found `text` with `text_pair`, of which one text would be rea"
+        ):
+            read(path)
+        assert read(path, columns={"text": "text"}) == [("é",), ("b",), ("d",)]
     asked = write(tmp_path / "b.jsonl", b'{"context": "x", "question": "y"}\n')
     assert read(asked, ("question", "context")) == [("y", "x")]
+
+
+def test_a_second_text_is_never_left_out_in_silence(tmp_path):
+    rows = [{"id": "D1", "text": "a", "label": "good", "context": ""}, {"id": "D2", "text": "b", "context": "c d"}]
+    lines = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    table = write(tmp_path / "a.csv", b"id,text,label,context\nD1,a,good,\nD2,b,bad,c d\n")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for path, place in ((lines, "a.jsonl:2"), (table, "a.csv:3"), (tmp_path / "a.parquet", "a.parquet:2")):
+        with pytest.raises(
+            UserError, match=f"{place}: found `text` with `context`.*--text_column=text where it is all"
+        ):
+            read(path)
+        assert read(path, columns={"text": "text"}) == [("a",), ("b",)]
+        with pytest.raises(
+            UserError, match="`context`, but no `text_pair`; .*--text_pair_column=NAME names the second"
+        ):
+            read(path, ("text", "text_pair"), 1)
+        assert read(path, ("text", "text_pair"), 1, columns={"text": "text"}) == [("a",), ("b",)]
+        assert read(path, ("text", "text_pair"), 1, columns={"text": "text"}, own=("text",)) == [("a",), ("b",)]
+    with pytest.raises(UserError, match="--query_column=text where it is all"):
+        read(lines, flag="queries")
+    second = write(tmp_path / "b.csv", b"sentence1,sentence2\na b,c d\n")
+    with pytest.raises(UserError, match="`sentence2`, but no `text_pair`"):  # it may have been forgotten
+        read(second, ("text", "text_pair"), 1, columns={"text": "sentence1"})
+    assert read(second, columns={"text": "sentence1"}) == [("a b",)]
 
 
 @pytest.mark.parametrize(

@@ -166,25 +166,26 @@ def test_damaged_directories_are_told_in_one_line(make, tmp_path):
 def test_every_mismatch_is_in_one_error(make):
     made = make(pooler=True)
     arrays = dict(made.arrays)
-    del arrays["bert.pooler.dense.bias"]
+    del arrays["bert.encoder.layer.0.output.dense.weight"]
     arrays["classifier.weight"] = np.zeros((3, 8), np.float32)
     arrays["classifier.bias"] = np.zeros(3, np.float32)
-    arrays["bert.encoder.layer.7.output.dense.bias"] = np.zeros(8, np.float32)
     arrays["bert.embeddings.LayerNorm.gamma"] = np.zeros(8, np.float32)
     arrays["bert.encoder.layer.0.output.dense.bias"] = np.zeros(8, np.int32)
     made.write(arrays)
     message = refusal(made.path)
     for part in (
-        "missing bert.pooler.dense.bias", "classifier.weight has shape (3, 8), expected (2, 8)",
-        "unused bert.encoder.layer.7.output.dense.bias", "LayerNorm.gamma", "is stored as int32",
+        "missing bert.encoder.layer.0.output.dense.weight", "classifier.weight has shape (3, 8), expected (2, 8)",
+        "LayerNorm.gamma", "is stored as int32",
     ):  # fmt: skip
         assert part in message
 
 
-def test_a_head_without_the_pooler_that_it_reads(make):
-    made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"])
-    made.write({name: array for name, array in made.arrays.items() if "pooler" not in name})
-    assert "model.safetensors: does not fit the model: missing bert.pooler.dense.weight" in refusal(made.path)
+def test_layers_that_config_json_does_not_count_are_left_out(make, capsys):
+    made = make("albert", pooler=True)
+    further = {name.replace("groups.0", "groups.3"): array for name, array in made.arrays.items() if "groups.0" in name}
+    made.write(made.arrays | further)
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    assert "left out: albert.encoder.albert_layer_groups.3.albert_layers.0." in capsys.readouterr().err
 
 
 def test_a_decoder_of_its_own_is_refused(make):

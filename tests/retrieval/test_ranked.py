@@ -198,7 +198,20 @@ def test_the_command(embedder, tokenizer, tmp_path):
             "--rerank_top=4",
             f"--rerank={tmp_path}/reranker",
         ],
+        "bits": [
+            model,
+            corpus,
+            *asked,
+            f"--index={folder}.index",
+            f"--output={tmp_path}/bits.tsv",
+            "--top_k=3",
+            "--precision=binary",
+            "--rescore_multiplier=15",
+        ],
         # and mistakes
+        "rescore": [model, corpus, *asked, "--rescore=int8"],
+        "multiplier": [model, corpus, *asked, "--precision=int8", "--rescore=none", "--rescore_multiplier=2"],
+        "uint8": [model, corpus, *asked, "--precision=uint8"],
         "no reranker": [model, corpus, *asked, "--rerank_top=4"],
         "few reranked": [model, corpus, *asked, f"--rerank={tmp_path}/reranker", "--rerank_top=4"],
         "embedder reranks": [model, corpus, *asked, f"--rerank={tmp_path}/model"],
@@ -222,7 +235,7 @@ def test_the_command(embedder, tokenizer, tmp_path):
     codes = {name: int(out.rpartition("-----")[2]) for name, out in zip(lines, outs, strict=True)}
     said = dict(zip(lines, said, strict=True))
     outs = dict(zip(lines, outs, strict=True))
-    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed", "reranked"}, (
+    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed", "reranked", "bits"}, (
         process.stderr
     )
     assert "ndcg@10" in outs["folder"] and "recall@100" in outs["folder"]
@@ -243,7 +256,11 @@ def test_the_command(embedder, tokenizer, tmp_path):
         nearest = [DOCUMENTS[place] for place in order[query, :4]]
         best = [f"d{order[query, hit['index']]}" for hit in reranker.rank(QUERIES[query], nearest, 2)]
         assert [line[1] for line in lines if line[0] == f"q{query}"] == best
+    assert (tmp_path / "bits.tsv").read_text() == (tmp_path / "run.tsv").read_text()
     for name, message in (
+        ("rescore", "error: --rescore: does nothing for --precision=float32; expected int8 or binary"),
+        ("multiplier", "error: --rescore_multiplier: does nothing with --rescore=none; expected float32 or int8"),
+        ("uint8", "error: --precision=uint8: search knows float32, int8, binary"),
         ("no reranker", "error: --rerank_top: does nothing without --rerank; expected --rerank=MODEL"),
         ("few reranked", "error: --rerank_top=4: expected at least 10, the --top_k that is written"),
         ("embedder reranks", "reranking needs a model"),

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import tqdm
 
 from bert_jax import files, interruption, outputs, storage
 from bert_jax.config.pretraining_keys import LARGEST_WORKERS
+from bert_jax.config.schema import closest
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
 from bert_jax.data.preparation import beam, joining, languages, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import MODES
@@ -28,6 +30,8 @@ from bert_jax.errors import UserError, command_line
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
 _PUBLISHED_SIZE = 30522  # of BERT's vocabulary, which most recipes name
+_OWN = ("parts", "manifest.json", *SPLITS, "tokenizer", "index")  # of which a corpus has one of the first two
+_RECIPE = "small"  # of the next command: it runs on any machine, for any corpus
 _FAILED = "failed"  # file in parts/ of a preparation that a mistake in its text or settings has ended
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
@@ -234,8 +238,9 @@ def _check(settings, workers, cluster):
         "documents": sources.DOCUMENTS, "sentences": MODES, "lower_case": switch, "strip_accents": switch,
     }  # fmt: skip
     for name, allowed in choices.items():
-        if getattr(settings, name) not in allowed:
-            raise UserError(f"--{name}={getattr(settings, name)}: expected one of {', '.join(allowed)}")
+        given = getattr(settings, name)
+        if given not in allowed:
+            raise UserError(f"--{name}={given}: expected one of {', '.join(allowed)}{closest(str(given), allowed)}")
     if not 0 <= settings.eval_share < 1:
         raise UserError(f"--eval_share={settings.eval_share}: expected a share in [0, 1)")
     if settings.add_tokens is not None and settings.tokenizer.startswith("train:"):
@@ -296,8 +301,8 @@ def _short(value):
 
 def _check_ours(output):
     """Raises UserError if `output` is a file, or a folder with other files than a corpus's."""
-    outputs.check_folder("output", output, (outputs.CORPUS, outputs.UNFINISHED_CORPUS))
-    if not (outputs.is_empty(output) or (output / "parts").is_dir() or (output / "manifest.json").is_file()):
+    outputs.check_unused("output", output, (outputs.CORPUS, outputs.UNFINISHED_CORPUS), _OWN, "corpus")
+    if any((output / name).exists() for name in _OWN[2:]) and not any((output / name).exists() for name in _OWN[:2]):
         raise UserError(f"--output={output}: holds other files; expected a new or empty folder")
 
 
@@ -313,7 +318,7 @@ def _make_room(output, identity, overwrite):
             _check_same(json.loads(settings.read_text("utf-8")), identity, output)
     except (UserError, ValueError):
         manifest.unlink(missing_ok=True)  # first: without it there is no corpus
-        for name in (*SPLITS, "tokenizer", "index", "parts"):
+        for name in (*_OWN[2:], "parts"):
             shutil.rmtree(output / name, ignore_errors=True)
 
 
@@ -434,12 +439,24 @@ def _held_out_warning(manifest):
 
 
 def next_command(manifest: dict, output: str | pathlib.Path) -> str:
-    """Returns the line that says how a model is pre-trained on a corpus.
+    """Returns the lines that say how a model is pre-trained on a corpus; the last one runs as it stands.
 
-    Recipes have the vocabulary size of the published model; a vocabulary that was trained has its own.
+    Most recipes have the vocabulary size of the published model; a vocabulary of another size needs a model of its own.
     """
-    facts = manifest["tokenizer"]
-    is_trained = facts["source"].startswith("train:")
-    flag = " --config.model.vocab_size=0" if is_trained and facts["vocab_size"] != _PUBLISHED_SIZE else ""
-    corpus = shlex.quote(str(output))
-    return f"next: {command_line('pretrain')} --config=RECIPE --workdir=DIR --config.data.corpus={corpus}{flag}"
+    flag = "" if manifest["tokenizer"]["vocab_size"] == _PUBLISHED_SIZE else " --config.model.vocab_size=0"
+    corpus, program = shlex.quote(str(output)), command_line("pretrain")
+    workdir = shlex.quote(_free_workdir(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
+    return (
+        f"  {command_line('recipes')} lists larger recipes than `{_RECIPE}`\n"
+        f"next: {program} --config={_RECIPE} --workdir={workdir} --config.data.corpus={corpus}{flag}"
+    )
+
+
+def _free_workdir(path):
+    """Returns the path of a folder that is missing or empty: the one given, else one with a number behind it."""
+    numbered = (f"{path}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if _is_free(name))
+
+
+def _is_free(path):
+    return not os.path.isfile(path) and outputs.is_empty(path)

@@ -15,7 +15,7 @@ import numpy as np
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import hashing, packing
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import Examples, TaskData, embedding
+from bert_jax.data.tasks import Examples, TaskData, vector_sets
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 _SAMPLED_ROWS = 256  # in which the share of unknown tokens is measured
@@ -39,7 +39,7 @@ def batch_rows(config: ml_collections.ConfigDict, train: Examples, seed: int, st
       step: counts from 0.
     """
     epoch, index = divmod(step, steps_per_epoch(config, train))
-    if isinstance(train, embedding.Groups):
+    if isinstance(train, vector_sets.Groups):
         order = train.order(config.data.batch_size, seed, epoch)
         if order is not None:
             return order[index]
@@ -88,7 +88,7 @@ def train_batch(
 
 def _lengths(config, train, rows):
     """Returns the lengths that Examples.batch pads given rows to; anchors of an embedder have a length of their own."""
-    if not isinstance(train, embedding.Groups):
+    if not isinstance(train, vector_sets.Groups):
         return (padded_length(config, train, rows),)
     real = rows[rows >= 0]
     longest = (train.other_lengths[real], train.anchor_lengths[real])

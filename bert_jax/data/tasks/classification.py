@@ -11,8 +11,8 @@ import numpy as np
 from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import metrics, records
-from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, doubts, kind_of
+from bert_jax.data.tasks import cells, metrics, records
+from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, doubts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -161,7 +161,7 @@ class SequenceTask:
         for i, texts in enumerate(zip(*columns, strict=True)):
             for text, name in zip(texts, self._texts, strict=True):
                 if not isinstance(text, str):
-                    raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected text")
+                    raise UserError(f"{table.where(i)}: {name!r} holds {cells.kind_of(text)}; expected text")
             if not all(text.strip() for text in texts[: 1 if is_alone is not None and is_alone[i] else None]):
                 empty.append(i)
         if empty:

@@ -4,295 +4,22 @@ Each example has an anchor, a positive and perhaps negatives; beside them a grad
 examples with the same meaning share. Held-out sets are of the same columns, or retrieval tasks in BEIR's layout.
 """
 
-import abc
-import contextlib
-import functools
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import beir, metrics, ranking, records, unique_batches
-from bert_jax.data.tasks.labels import SingleLabel, kind_of
+from bert_jax.data.tasks import beir, cells, records
+from bert_jax.data.tasks.labels import SingleLabel
+from bert_jax.data.tasks.vector_sets import Groups, Retrieval, Similarity, Texts, Vectors
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
-OTHERS = "other_"  # in front of the names of arrays of positives and negatives in a batch
-_AT_ONCE = 4096  # texts that are tokenized together
-_ORDERS_KEPT = 1024  # at most as many as seeds train side by side
-_SHOWN = 3  # documents in a prediction
 # Names that files of graded pairs give their columns, of the texts and of the score (STS benchmark, SICK, MTEB).
 _PAIR_NAMES = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text", "text_pair"), ("text1", "text2"))
 _SCORE_NAMES = ("score", "similarity_score", "relatedness_score", "label", "gold")
-
-
-class Texts:
-    """Different texts, each encoded once behind its prompt.
-
-    Args:
-      tokenizer: encodes them.
-      length: tokens of the longest row; longer texts are cut.
-      skips_prompts: whether the tokens of a prompt are left out of pooling.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, length: int, skips_prompts: bool):
-        self.tokenizer, self._length, self._skips = tokenizer, length, skips_prompts
-        self._numbers: dict[tuple[str, str], int] = {}
-        self._room = length - rows_lib.num_special(tokenizer, pair=False)
-        self.cut = 0
-
-    def add(self, text: str, prompt: str = "") -> int:
-        """Returns the number of a text behind a prompt."""
-        return self._numbers.setdefault((prompt, text), len(self._numbers))
-
-    def encode(self) -> None:
-        """Encodes all texts that were added; their rows can then be had."""
-        keys = list(self._numbers)
-        sizes = {prompt: self._prompt_size(prompt) for prompt in dict.fromkeys(prompt for prompt, _ in keys)}
-
-        def encoded():
-            for start in range(0, len(keys), _AT_ONCE):
-                texts = [prompt + text for prompt, text in keys[start : start + _AT_ONCE]]
-                for ids in self.tokenizer.encode(texts, special=True):
-                    self.cut += len(ids) > self._room
-                    yield ids[: self._room]
-
-        self._ids = rows_lib.Ragged(encoded())
-        self.lengths = self._ids.lengths + np.int32(rows_lib.num_special(self.tokenizer, pair=False))
-        before = len(self.tokenizer.frame.before)
-        skipped = [before + sizes[prompt] if self._skips and sizes[prompt] else 0 for prompt, _ in keys]
-        self._skipped = np.array(skipped, np.int32)
-        plain = {text: i for i, text in enumerate(dict.fromkeys(text for _, text in keys))}
-        self.identity = np.array([plain[text] for _, text in keys], np.int32)  # equal for a text with other prompts
-        self.texts = [text for _, text in keys]
-
-    def _prompt_size(self, prompt):
-        size = len(self.tokenizer.encode([prompt], special=True)[0]) if prompt else 0
-        if size and size >= self._room - 1:
-            raise UserError(
-                f"config.task.anchor_prompt, positive_prompt: {prompt!r} has {size} tokens, which leave no room for "
-                f"text in rows of config.data.sequence_length={self._length}"
-            )
-        return size
-
-    def batch(self, numbers: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Returns input_ids, attention_mask, token_type_ids, int32 [texts, length], and skipped, int32 [texts].
-
-        Args:
-          numbers: int [texts]; -1 is an empty row.
-          length: tokens of a padded row.
-        """
-        empty = [self.tokenizer.cls_id], [0]
-        inputs = [
-            empty if number < 0 else rows_lib.join(self.tokenizer, self._ids[number].tolist())
-            for number in numbers.tolist()
-        ]
-        skipped = np.where(numbers < 0, 0, self._skipped[numbers]).astype(np.int32)
-        return rows_lib.pad(self.tokenizer, inputs, length) | {"skipped": skipped}
-
-
-class Groups:
-    """Examples to train on: an anchor and its others in each row; see data.tasks.Examples.
-
-    Attributes:
-      lengths: int32 [rows], tokens of the longest text of each row.
-      anchor_lengths, other_lengths: int32 [rows], tokens of the anchor, and of the longest of the others.
-      labels: float32 or int32 [rows]: graded similarity, margin or class; zeros where there is none.
-    """
-
-    others: Sequence[Mapping[str, Any]] = ()
-
-    def __init__(self, texts: Texts, columns: np.ndarray, labels: np.ndarray, groups: np.ndarray, unique: bool):
-        self.tokenizer, self._texts, self._columns = texts.tokenizer, texts, columns
-        self.labels, self._groups, self._unique = labels, groups, unique
-        sizes = np.where(columns < 0, 0, texts.lengths[columns])
-        self.anchor_lengths, self.other_lengths = sizes[:, 0], sizes[:, 1:].max(1)
-        self.lengths = sizes.max(1)
-        self._identity = np.where(columns < 0, -1, texts.identity[columns])
-        self._known = _known_positives(self._identity)
-        self._order = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_order)
-
-    def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray | None:
-        """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; None where any order will do."""
-        return self._order(batch_size, seed, epoch) if self._unique else None
-
-    def _make_order(self, batch_size, seed, epoch):
-        count = -(-len(self.lengths) // batch_size)
-        texts = self._identity.copy()
-        if texts.shape[1] > 2:  # negatives that are too common to be apart may meet: they are nobody's positive
-            rows = np.bincount(texts[texts >= 0])
-            negatives = texts[:, 2:]
-            negatives[np.where(negatives < 0, 0, rows[negatives]) > count] = -1
-        return unique_batches.order(texts, batch_size, seed, epoch)
-
-    def check_batches(self, batch_size: int) -> None:
-        """Raises UserError if no batches of different texts can be made."""
-        if not self._unique:
-            return
-        count = -(-len(self.lengths) // batch_size)
-        if len(self.lengths) < batch_size:
-            raise UserError(
-                f"config.data.batch_size: {batch_size}, but config.task.train has {len(self.lengths):,} examples; "
-                "negatives are the other examples of a batch, so expected at most as many"
-            )
-        text, number = unique_batches.commonest(self._identity[:, :2])
-        if number > count:
-            place = int(np.flatnonzero(self._texts.identity == text)[0])
-            raise UserError(
-                f"config.task.train: {self._texts.texts[place][:60]!r} is in {number:,} of {len(self.lengths):,} "
-                f"examples ({number / len(self.lengths):.1%}), but a batch has a text once and an epoch has {count:,} "
-                f"batches; expected at most one in config.data.batch_size={batch_size}, or another loss"
-            )
-
-    def batch(self, rows: np.ndarray, length: int, anchor_length: int | None = None) -> dict[str, np.ndarray]:
-        """Returns the arrays of some rows.
-
-        Args:
-          rows: int [batch]; a row of -1 is a filler, whose `weights` is 0.
-          length: tokens of a padded row of the others.
-          anchor_length: tokens of a padded row of anchors; None: as the others.
-
-        Returns:
-          input_ids, attention_mask, token_type_ids int32 [batch, anchor_length], skipped int32 [batch]; the same with
-          other_ in front, [batch, columns, ...]; weights float32 [batch]; labels [batch]; texts int32 [batch] and
-          other_texts int32 [batch, columns], a number for each different text, -1 for none; known int32 [batch, k], the
-          texts that the data has as positives of the anchor, -1 for none; groups int32 [batch], -1 for none.
-        """
-        rows = np.asarray(rows)
-        real = rows >= 0
-        columns = np.where(real[:, None], self._columns[rows], -1)
-        anchors = self._texts.batch(columns[:, 0], anchor_length or length)
-        others = self._texts.batch(columns[:, 1:].reshape(-1), length)
-        others = {OTHERS + name: array.reshape(len(rows), -1, *array.shape[1:]) for name, array in others.items()}
-        identity = np.where(columns < 0, -1, self._identity[rows]).astype(np.int32)
-        labels = np.zeros(len(rows), self.labels.dtype)
-        labels[real] = self.labels[rows[real]]
-        return anchors | others | {
-            "weights": real.astype(np.float32),
-            "labels": labels,
-            "texts": identity[:, 0],
-            OTHERS + "texts": identity[:, 1:],
-            "known": np.where(real[:, None], self._known[rows], -1).astype(np.int32),
-            "groups": np.where(real, self._groups[rows], -1).astype(np.int32),
-        }  # fmt: skip
-
-
-class Vectors(abc.ABC):
-    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
-
-    Attributes:
-      metrics: names of the scores; the first chooses the best checkpoint unless config.task.metric does.
-      baseline: that score of equal vectors; nan where there is none.
-    """
-
-    others: Sequence[Mapping[str, Any]] = ()
-    metrics: tuple[str, ...]
-    baseline: float
-
-    def __init__(self, texts: Texts):
-        self.tokenizer, self._texts, self.lengths = texts.tokenizer, texts, texts.lengths
-        self.texts = texts.texts
-
-    def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Returns input_ids, attention_mask, token_type_ids int32 [batch, length], skipped, and weights [batch]."""
-        rows = np.asarray(rows)
-        return self._texts.batch(rows, length) | {"weights": (rows >= 0).astype(np.float32)}
-
-    @abc.abstractmethod
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns the metrics of vectors, float32 [texts, size]; they have length 1 unless dot products are meant."""
-
-    @abc.abstractmethod
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields an object for each example; vectors float32 [texts, size]."""
-
-
-class Similarity(Vectors):
-    """Pairs of texts with graded similarities.
-
-    Args:
-      texts: the encoded texts.
-      pairs: numbers of the texts of each pair, int [pairs, 2].
-      scores: float [pairs].
-      records: other columns of each pair.
-    """
-
-    metrics = ("spearman", "pearson")
-    baseline = 0.0
-
-    def __init__(self, texts: Texts, pairs: np.ndarray, scores: np.ndarray, others: Sequence[Mapping[str, Any]] = ()):
-        super().__init__(texts)
-        self._pairs, self._scores, self.others = pairs, scores, others
-
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns Spearman's and Pearson's correlation of scores and dot products; see `Vectors.score`."""
-        correlations = metrics.regression(self._scores, self._similarities(vectors))
-        return {name: correlations[name] for name in self.metrics}
-
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text, text_pair, gold and score of each pair; vectors float32 [texts, size]."""
-        for (first, second), gold, score in zip(self._pairs, self._scores, self._similarities(vectors), strict=True):
-            texts = {"text": self.texts[first], "text_pair": self.texts[second]}
-            yield texts | {"gold": float(gold), "score": float(score)}
-
-    def _similarities(self, vectors):
-        first, second = vectors[self._pairs[:, 0]], vectors[self._pairs[:, 1]]
-        return (first.astype(np.float64) * second).sum(-1)
-
-
-class Retrieval(Vectors):
-    """Queries, documents, and which of them answer a query.
-
-    Args:
-      texts: the encoded texts.
-      queries, documents: numbers of texts.
-      relevance: for each query, grade by place in `documents`.
-      same: for each query, the place of a document that is left out, or -1; () for none.
-    """
-
-    metrics = ranking.METRICS
-    baseline = float("nan")
-
-    def __init__(
-        self,
-        texts: Texts,
-        queries: Sequence[int],
-        documents: Sequence[int],
-        relevance: Sequence[Mapping[int, float]],
-        same: Sequence[int] = (),
-    ):
-        super().__init__(texts)
-        self._queries, self._documents = np.asarray(queries), np.asarray(documents)
-        self._relevance, self._same = relevance, same
-
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns ranking.METRICS of the documents ranked by dot products; see `Vectors.score`."""
-        return ranking.score(self._ranked(vectors), self._relevance)
-
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents.
-
-        Args:
-          vectors: float32 [texts, size].
-        """
-        ranked = self._ranked(vectors)
-        for query, row, grades in zip(self._queries, ranked.tolist(), self._relevance, strict=True):
-            places = [i for i, document in enumerate(row, 1) if grades.get(document, 0) > 0]
-            nearest = [
-                {"text": self.texts[self._documents[document]],
-                 "score": float(vectors[query] @ vectors[self._documents[document]])}
-                for document in row[:_SHOWN]
-            ]  # fmt: skip
-            gold = [self.texts[self._documents[document]] for document, grade in grades.items() if grade > 0]
-            rank = places[0] if places else None
-            yield {"text": self.texts[query], "gold": gold, "rank": rank, "nearest": nearest}
-
-    def _ranked(self, vectors):
-        return ranking.nearest(vectors[self._queries], vectors[self._documents], excluded=self._same)
 
 
 class EmbeddingTask:
@@ -372,9 +99,7 @@ class EmbeddingTask:
         task = self._task
         columns = [task.anchor, *([task.positive] if task.positive else [])]
         taken = [task.anchor, task.positive, *self._negatives, task.relevance_id]
-        for name in filter(None, taken):
-            if taken.count(name) > 1:
-                raise UserError(f"config.task: column {name!r} is named for two things; expected one for each")
+        cells.check_named_once(taken)
         optional = [task.score, task.label, *self._negatives, task.relevance_id]
         optional = [name for name in optional if name and name not in columns]
         if not held_out and has_others:
@@ -425,12 +150,12 @@ class EmbeddingTask:
     def _columns(self, texts, table):
         """Returns the numbers of each record's texts, [records, 1 + others]; -1 for an absent negative."""
         task = self._task
-        anchors = [texts.add(_text(table, i, task.anchor), task.anchor_prompt) for i in range(len(table))]
+        anchors = [texts.add(cells.text(table, i, task.anchor), task.anchor_prompt) for i in range(len(table))]
         if not task.positive:
             return np.array([anchors, anchors], np.int64).T
         rows = []
         for i, anchor in enumerate(anchors):
-            positive = texts.add(_text(table, i, task.positive), task.positive_prompt)
+            positive = texts.add(cells.text(table, i, task.positive), task.positive_prompt)
             row = [anchor, positive]
             for text in self._negatives_of(table, i):
                 if text == table.columns[task.positive][i]:
@@ -447,12 +172,10 @@ class EmbeddingTask:
             value = table.columns[name][i]
             if value is None or value == "":
                 continue
-            if isinstance(value, str) and len(self._negatives) == 1 and value.startswith("["):
-                with contextlib.suppress(ValueError):
-                    value = json.loads(value)
-            for text in value if isinstance(value, list | tuple | np.ndarray) else [value]:
+            value = cells.listed(value) if len(self._negatives) == 1 or not isinstance(value, str) else value
+            for text in value if isinstance(value, list) else [value]:
                 if not isinstance(text, str) or not text.strip():
-                    raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected texts")
+                    raise UserError(f"{table.where(i)}: {name!r} holds {cells.kind_of(text)}; expected texts")
                 yield text
 
     def _train(self, table):
@@ -487,10 +210,7 @@ class EmbeddingTask:
         scores = np.zeros(len(table), np.float32)
         low, high = span or ((-1.0, 1.0) if in_range else (-np.inf, np.inf))
         for i, value in enumerate(table.columns[name]):
-            try:
-                scores[i] = float(value)
-            except (TypeError, ValueError):
-                raise UserError(f"{table.where(i)}: {name!r} holds {value!r}; expected a number") from None
+            scores[i] = cells.number(table, i, name, value)
             if not low <= scores[i] <= high:
                 hint = "" if span else " or config.task.score_range=LOWEST,HIGHEST"
                 raise UserError(f"{table.where(i)}: {name} {value}; expected a score from {low:g} to {high:g}{hint}")
@@ -542,7 +262,7 @@ class EmbeddingTask:
                 f"config.task.held_out=sts:{spec}: no columns of two texts and a score; expected some of {known} "
                 "(config.task.anchor, positive and score name others)"
             )
-        numbers = [[texts.add(_text(table, i, name)) for name in pair] for i in range(len(table))]
+        numbers = [[texts.add(cells.text(table, i, name)) for name in pair] for i in range(len(table))]
         texts.encode()
         self._note_cut(texts, "held out")
         return Similarity(texts, np.array(numbers, np.int64), self._scores(table, name=score), table.others)
@@ -562,25 +282,6 @@ class EmbeddingTask:
                 f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than config.data.sequence_length="
                 f"{self._config.data.sequence_length} and were cut"
             )
-
-
-def _known_positives(texts):
-    """Returns the positives that the data has of each row's anchor, int32 [rows, most of them]; -1 fills rows up."""
-    positives: dict[int, dict[int, None]] = {}
-    for anchor, positive in texts[:, :2].tolist():
-        positives.setdefault(anchor, {})[positive] = None
-    width = max(map(len, positives.values()))
-    padded = {anchor: [*own, *[-1] * (width - len(own))] for anchor, own in positives.items()}
-    return np.array([padded[anchor] for anchor in texts[:, 0].tolist()], np.int32)
-
-
-def _text(table, i, name):
-    text = table.columns[name][i]
-    if not isinstance(text, str):
-        raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(text)}; expected text")
-    if not text.strip():
-        raise UserError(f"{table.where(i)}: {name!r} is empty; expected text")
-    return text
 
 
 def _unit(vectors):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bert_jax.data.tasks import label_forms, metrics, records
+from bert_jax.data.tasks import cells, label_forms, metrics, records
 from bert_jax.errors import UserError, shortened
 
 # What other programs write for a missing value; no class has such a name unless config.task.labels says so.
@@ -232,7 +232,9 @@ class MultiLabel(Labels):
         if isinstance(value, str):
             return self._names_in_text(value, column, table.where(i))
         if not isinstance(value, list):
-            raise UserError(f"{table.where(i)}: {column!r} holds {kind_of(value)}; expected a list of labels or text")
+            raise UserError(
+                f"{table.where(i)}: {column!r} holds {cells.kind_of(value)}; expected a list of labels or text"
+            )
         names = [_label_name(label, table.names.get(column), table.where(i), self._declared) for label in value]
         if None in names:
             raise UserError(f"{table.where(i)}: {column!r} is {shortened(repr(value))}; expected a name for each label")
@@ -389,7 +391,7 @@ def _label_name(value, class_names, where, declared):
     if isinstance(value, str | int | float):
         name = str(value).strip()
         return None if name in _MISSING and name not in declared else name
-    raise UserError(f"{where}: the label is {kind_of(value)}; expected a name or a number")
+    raise UserError(f"{where}: the label is {cells.kind_of(value)}; expected a name or a number")
 
 
 def _no_label(table, i, column, names):
@@ -474,8 +476,3 @@ def _shortened(names, max_names=10):
     """Returns a list of names for a message: the first ones, and how many there are."""
     names = list(map(str, names))
     return ", ".join(names[:max_names]) + (f" ... ({len(names)} in all)" if len(names) > max_names else "")
-
-
-def kind_of(value: Any) -> str:
-    """Returns the type of a value in words, for messages."""
-    return "nothing" if value is None else f"a {type(value).__name__}"

@@ -6,9 +6,7 @@ A record has a query and one of:
   a relevant document (config.task.positive) and others (config.task.negatives), and perhaps a teacher's scores of them.
 """
 
-import contextlib
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +16,8 @@ from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import PAIR_LOSSES
 from bert_jax.data import hashing
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import metrics, ranking, records
+from bert_jax.data.tasks import cells, metrics, ranking, records
 from bert_jax.data.tasks.classification import encode_texts
-from bert_jax.data.tasks.labels import kind_of
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -224,9 +221,7 @@ class RerankingTask:
     def _read_tables(self):
         task = self._task
         taken = [task.query, task.document, task.positive, *self._negatives]
-        for name in filter(None, taken):
-            if taken.count(name) > 1:
-                raise UserError(f"config.task: column {name!r} is named for two things; expected one for each")
+        cells.check_named_once(taken)
         if task.test:
             raise UserError(
                 f"config.task.test={task.test}: not for reranking; expected a held-out set, or predict classify"
@@ -392,7 +387,7 @@ class RerankingTask:
         query, documents, labels, scores, record_numbers = [], [], [], [], []
         in_lists = not has_documents
         for i in range(len(table)):
-            number = queries.setdefault(_text(table, i, task.query, table.columns[task.query][i]), len(queries))
+            number = queries.setdefault(cells.text(table, i, task.query), len(queries))
             for text, label, score in reader(table, i):
                 query.append(number)
                 documents.append(text)
@@ -432,22 +427,22 @@ class RerankingTask:
     def _documents_of(self, table, i):
         """Yields (document, label, score) of a record with a document or a list of them; 0 where there is none."""
         task = self._task
-        value = _listed(table.columns[task.document][i])
+        value = cells.listed(table.columns[task.document][i])
         texts = value if isinstance(value, list) else [value]
         columns = []
         for name in (task.label, task.score):
-            numbers = _listed(table.columns[name][i]) if name in table.columns else 0.0
+            numbers = cells.listed(table.columns[name][i]) if name in table.columns else 0.0
             numbers = numbers if isinstance(numbers, list) else [numbers]
             if name in table.columns and len(numbers) != len(texts):
                 raise UserError(
                     f"{table.where(i)}: {len(numbers)} values in {name!r} for {len(texts)} documents; expected one each"
                 )
-            numbers = [_number(table, i, name, number) for number in numbers]
+            numbers = [cells.number(table, i, name, number) for number in numbers]
             columns.append(numbers if name in table.columns else [0.0] * len(texts))
         if not texts:
             raise UserError(f"{table.where(i)}: {task.document!r} is an empty list; expected documents")
         for text, label, score in zip(texts, *columns, strict=True):
-            yield _text(table, i, task.document, text), label, score
+            yield cells.check_text(table, i, task.document, text), label, score
 
     def _positive_and_negatives(self, table, i):
         """Yields (document, label, score) of a record's relevant document and then of the others.
@@ -455,20 +450,20 @@ class RerankingTask:
         Scores are one for each document, or a teacher's margins: its score of the relevant document less each other.
         """
         task = self._task
-        texts = [_text(table, i, task.positive, table.columns[task.positive][i])]
+        texts = [cells.text(table, i, task.positive)]
         for name in self._negatives:
-            value = _listed(table.columns[name][i]) if name in table.columns else None
+            value = cells.listed(table.columns[name][i]) if name in table.columns else None
             for text in value if isinstance(value, list) else [value]:
                 if text is None or text == "":
                     continue
-                texts.append(_text(table, i, name, text))
+                texts.append(cells.check_text(table, i, name, text))
                 if texts[-1] == texts[0]:
                     raise UserError(f"{table.where(i)}: the negative {text[:60]!r} is the positive; expected another")
         scores = [0.0] * len(texts)
         if task.score in table.columns:
-            value = _listed(table.columns[task.score][i])
+            value = cells.listed(table.columns[task.score][i])
             numbers = [
-                _number(table, i, task.score, number) for number in (value if isinstance(value, list) else [value])
+                cells.number(table, i, task.score, number) for number in (value if isinstance(value, list) else [value])
             ]
             if len(numbers) not in (len(texts), len(texts) - 1):
                 raise UserError(
@@ -512,29 +507,3 @@ def _first_of_each(queries, documents, labels):
         if pair not in best or labels[i] > labels[best[pair]]:
             best[pair] = i
     return np.sort(np.array(list(best.values()), np.int64))
-
-
-def _listed(value):
-    """Returns a list where a value is one, or is the text of one as JSON, which a CSV file has; else the value."""
-    if isinstance(value, str) and value.startswith("["):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    return list(value) if isinstance(value, list | tuple | np.ndarray) else value
-
-
-def _number(table, i, name, value):
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not np.isfinite(number):
-        raise UserError(f"{table.where(i)}: {name!r} holds {value!r}; expected a number")
-    return number
-
-
-def _text(table, i, name, value):
-    if not isinstance(value, str):
-        raise UserError(f"{table.where(i)}: {name!r} holds {kind_of(value)}; expected text")
-    if not value.strip():
-        raise UserError(f"{table.where(i)}: {name!r} is empty; expected text")
-    return value

@@ -36,6 +36,8 @@ TASKS = {
 }
 # Heads of pre-training, and the pooler that they may read.
 HEADS = ("pooler", "language_model", "next_sentence", "sentence_order", "replaced_tokens")
+# Head by the name of its parameters, where that is another.
+HEAD_MODULES = {"mlm": "language_model", "replaced": "replaced_tokens"}
 # Keys that change what a model of any family computes, and the values that stand for a plain encoder.
 _REFUSED = {
     "is_decoder": (None, False),

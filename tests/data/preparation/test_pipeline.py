@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 
+from bert_jax.config import load_recipe
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.preparation import joining, pipeline, shards, sources, vocabulary
 from bert_jax.data.preparation.sentences import sentences_of
@@ -521,3 +523,24 @@ def test_overwrite_replaces_the_corpus_of_other_settings(tmp_path, vocab):
     assert contents(tmp_path / "out") == contents(tmp_path / "expected") | {
         "notes": hashlib.sha256(b"mine").hexdigest()
     }
+
+
+def test_the_next_command_runs_as_it_is_printed(tmp_path, vocab, monkeypatch):
+    """The recipe that it names suits any vocabulary and corpus, and its workdir is new."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("ab cd ef.")
+    manifest = prepare(tmp_path / "a.txt", "corpora/my corpus", vocab)
+    assert manifest["tokenizer"]["vocab_size"] != 30522
+    for taken, workdir in ((None, "runs/my corpus-small"), ("runs/my corpus-small", "runs/my corpus-small-2")):
+        if taken:
+            (tmp_path / taken).mkdir(parents=True)
+            (tmp_path / taken / "run.json").write_text("{}")
+        line = pipeline.next_command(manifest, "corpora/my corpus").splitlines()[-1]
+        assert line.startswith("next: ")
+        *program, config, folder, corpus, size = shlex.split(line.removeprefix("next: "))
+        assert program[-1].endswith("pretrain") and config == "--config=small" and folder == f"--workdir={workdir}"
+        assert (corpus, size) == ("--config.data.corpus=corpora/my corpus", "--config.model.vocab_size=0")
+    config = load_recipe("small")
+    assert config.model.vocab_size in (0, load_recipe("bert_base").model.vocab_size)
+    manifest["tokenizer"]["vocab_size"] = 30522
+    assert "vocab_size" not in pipeline.next_command(manifest, "corpora/x")

@@ -1,4 +1,4 @@
-"""What embedders learn from: texts behind prompts, batches, and the kinds of held-out sets."""
+"""What embedders learn from: batches, and the kinds of held-out sets."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
-from bert_jax.data.tasks import batches, embedding
+from bert_jax.data.tasks import batches, vector_sets
 from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 
@@ -36,20 +36,6 @@ def load(tokenizer, **changes):
 
 PAIRS = [{"anchor": f"{a} {b}", "positive": f"{b} {a} {a}", "no": [f"{b}"] if i % 2 else [f"{b}", "j j"], "id": i // 2}
          for i, (a, b) in enumerate(zip("abcdefgh", "hgfedcba", strict=True))]  # fmt: skip
-
-
-def test_texts_behind_prompts(tokenizer):
-    texts = embedding.Texts(tokenizer, 12, skips_prompts=True)
-    numbers = [texts.add("a b"), texts.add("a b", "ask: "), texts.add("a b"), texts.add("c", "ask: ")]
-    assert numbers == [0, 1, 0, 2]
-    texts.encode()
-    batch = texts.batch(np.array([0, 1, -1]), 8)
-    ids = {token: i for i, token in enumerate(TOKENS)}
-    expected = [["[CLS]", "a", "b", "[SEP]"], ["[CLS]", "ask", ":", "a", "b", "[SEP]"], ["[CLS]"]]
-    for row, tokens in zip(batch["input_ids"], expected, strict=True):
-        assert row[: len(tokens)].tolist() == [ids[token] for token in tokens] and not row[len(tokens) :].any()
-    assert batch["skipped"].tolist() == [0, 3, 0]
-    assert texts.identity.tolist() == [0, 0, 1]  # the same text, with and without a prompt
 
 
 def test_batches_hold_each_row_once(tokenizer, tmp_path):
@@ -83,7 +69,7 @@ def test_retrieval_of_held_out_positives(tokenizer, tmp_path):
     path = write(tmp_path / "train.jsonl", PAIRS)
     task, _ = load(tokenizer, **{"task.train": path, "task.held_out": path, "task.relevance_id": "id"})
     examples = task.held_out[""]
-    assert isinstance(examples, embedding.Retrieval) and len(examples.texts) == 16
+    assert isinstance(examples, vector_sets.Retrieval) and len(examples.texts) == 16
     rows = list(task.predictions(examples, list(vectors_for(examples, True))))
     assert [row["text"] for row in rows] == [record["anchor"] for record in PAIRS]
     assert all(len(row["gold"]) == 2 for row in rows)  # two records share an id

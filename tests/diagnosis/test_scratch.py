@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.diagnosis import finetuning as diagnosis
 from bert_jax.diagnosis import reading, report
+from bert_jax.diagnosis import scratch as scratch_lib
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.training import pretraining
@@ -90,7 +90,7 @@ def test_equal_scores_are_no_gain(runs):
 def test_single_seeds_tell_no_interval(runs):
     run, scratch = reading.read(runs("good")), reading.read(runs("scratch", from_scratch=True))
     single = dataclasses.replace(run, summary=run.summary | {"seeds": run.summary["seeds"][:1]})
-    finding = diagnosis.no_better_than_scratch(single, scratch)
+    finding = scratch_lib.no_better_than_scratch(single, scratch)
     assert finding.severity == "note" and "no interval" in finding.message and finding.figures["low"] is None
 
 
@@ -106,17 +106,17 @@ def test_runs_that_cannot_be_compared(runs, workdir, scratch, said):
     runs("good"), runs("scratch", from_scratch=True)
     first, other = (reading.read(runs(name)) for name in (workdir, scratch))
     with pytest.raises(UserError, match=said):
-        diagnosis.no_better_than_scratch(first, other)
+        scratch_lib.no_better_than_scratch(first, other)
 
 
 def test_another_held_out_set_or_model_is_refused(runs):
     run, scratch = reading.read(runs("good")), reading.read(runs("scratch", from_scratch=True))
     other = dataclasses.replace(scratch, run=scratch.run | {"data": scratch.run["data"] | {"held out": [40, "0"]}})
     with pytest.raises(UserError, match="scored on other data"):
-        diagnosis.no_better_than_scratch(run, other)
+        scratch_lib.no_better_than_scratch(run, other)
     wider = dataclasses.replace(scratch, run=scratch.run | {"model": scratch.run["model"] | {"hidden_size": 64}})
     with pytest.raises(UserError, match="its model is another in hidden_size"):
-        diagnosis.no_better_than_scratch(run, wider)
+        scratch_lib.no_better_than_scratch(run, wider)
 
 
 def test_the_interval_is_welchs():
@@ -124,7 +124,7 @@ def test_the_interval_is_welchs():
 
     first, other = [0.70, 0.74, 0.73, 0.71], [0.69, 0.66, 0.70]
     expected = stats.ttest_ind(first, other, equal_var=False).confidence_interval(0.95)
-    assert diagnosis._welch(first, other) == pytest.approx((expected.low, expected.high))
+    assert scratch_lib._welch(first, other) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.full

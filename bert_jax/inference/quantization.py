@@ -1,0 +1,255 @@
+"""Stores vectors in fewer bits: int8 by ranges of each dimension, and one bit for each number.
+
+The codes are those of sentence-transformers' `quantize_embeddings`.
+"""
+
+import functools
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bert_jax.errors import UserError
+from bert_jax.inference import search
+
+PRECISIONS = ("float32", "int8", "uint8", "binary", "ubinary")
+RANGED = ("int8", "uint8")  # those that need the ranges of each dimension
+_LEVELS = 255
+_AT_ONCE = 4096  # vectors that are quantised together
+_QUERIES = 256  # queries that are compared at once
+
+
+def quantize(vectors: Any, precision: str, ranges: Any = None, calibration: Any = None) -> np.ndarray:
+    """Returns vectors in another precision, as sentence-transformers' `quantize_embeddings` does.
+
+    - "int8", "uint8": each dimension's range is divided into 255 steps; what is outside takes its end.
+    - "binary", "ubinary": a bit for each number, 1 where it is above 0, eight in a byte, the first number in the
+      highest bit (numpy.packbits). The bytes of "binary" are signed: less 128.
+
+    Args:
+      vectors: float [n, size], or a single one, [size].
+      precision: one of PRECISIONS.
+      ranges: float [2, size], lowest and highest value of each dimension, for int8 and uint8; None: see calibration.
+      calibration: float [m, size], vectors whose ranges are taken; None: the vectors themselves.
+
+    Returns:
+      float32, int8 or uint8 [n, size]; with a bit for each number int8 or uint8 [n, ceil(size / 8)].
+
+    Raises:
+      UserError: the vectors are no floats, there is no such precision, or a single vector's ranges are asked for.
+    """
+    check_precision(precision)
+    if np.asarray(vectors).dtype.kind in "iub":
+        raise UserError(f"vectors: found {np.asarray(vectors).dtype}; expected floats")
+    single, vectors = np.ndim(vectors) == 1, search.as_vectors(vectors, "vectors")
+    if precision in RANGED and ranges is None and len(vectors):
+        if calibration is None and len(vectors) < 2:
+            raise UserError(f"precision={precision}: one vector has no ranges; expected calibration, vectors or ranges")
+        ranges = ranges_of(vectors if calibration is None else search.as_vectors(calibration, "calibration"))
+    if ranges is not None:
+        ranges = check_ranges(ranges, vectors.shape[1])
+    codes = _codes(vectors, precision, ranges)
+    return codes[0] if single else codes
+
+
+def check_precision(name: str) -> str:
+    """Returns the name of a precision. Raises UserError if it is none of PRECISIONS."""
+    if name not in PRECISIONS:
+        raise UserError(f"precision: found {name!r}; expected {', '.join(PRECISIONS)}")
+    return name
+
+
+def check_ranges(ranges: Any, size: int) -> np.ndarray:
+    """Returns ranges as float32 [2, size]. Raises UserError if they are none for vectors of this size."""
+    ranges = np.asarray(ranges)
+    if ranges.shape != (2, size) or ranges.dtype.kind not in "fiu":
+        raise UserError(f"ranges: found {ranges.dtype} {list(ranges.shape)}; expected numbers [2, {size}]")
+    if not np.isfinite(ranges).all() or (ranges[0] > ranges[1]).any():
+        raise UserError("ranges: expected finite numbers, the lowest of each dimension in the first row")
+    return ranges.astype(np.float32, copy=False)
+
+
+def ranges_of(vectors: np.ndarray) -> np.ndarray:
+    """Returns the lowest and the highest value of each dimension of vectors [n, size], [2, size]."""
+    if not len(vectors):
+        raise UserError("calibration: found no vector; expected some")
+    return np.stack([vectors.min(0), vectors.max(0)])
+
+
+def read_ranges(path: str) -> np.ndarray:
+    """Returns the ranges of the vectors in a .npy file, float32 [2, size].
+
+    Raises:
+      UserError: there is no such file, or it holds no vectors; messages call it --calibration.
+    """
+    try:
+        vectors = np.load(path, mmap_mode="r")
+    except OSError as error:
+        raise UserError(f"--calibration={path}: {error.strerror or 'damaged'}; expected .npy of vectors") from error
+    except (ValueError, EOFError) as error:
+        raise UserError(f"--calibration={path}: no array; expected .npy, as embed writes it") from error
+    if getattr(vectors, "ndim", 0) != 2 or not len(vectors) or vectors.dtype.kind != "f":
+        kind = f"{vectors.dtype} {list(vectors.shape)}" if hasattr(vectors, "dtype") else type(vectors).__name__
+        raise UserError(f"--calibration={path}: found {kind}; expected vectors of floats [n, size]")
+    ranges = ranges_of(vectors).astype(np.float32)
+    if not np.isfinite(ranges).all():
+        raise UserError(f"--calibration={path}: a vector is not finite; expected numbers")
+    return ranges
+
+
+def code_size(precision: str, size: int) -> int:
+    """Returns the numbers of a code of vectors of a size."""
+    return -(-size // 8) if precision.endswith("binary") else size
+
+
+def code_dtype(precision: str) -> np.dtype:
+    """Returns the dtype of codes."""
+    names = {"float32": "<f4", "int8": "i1", "uint8": "u1", "binary": "i1", "ubinary": "u1"}
+    return np.dtype(names[precision])
+
+
+def dequantized(codes: np.ndarray, precision: str, ranges: np.ndarray) -> np.ndarray:
+    """Returns vectors near those that int8 or uint8 codes were made of: the middle of each step.
+
+    Args:
+      codes: int8 or uint8 [..., size].
+      precision: "int8" or "uint8".
+      ranges: float32 [2, size].
+
+    Returns:
+      float32 [..., size].
+    """
+    steps = _steps(ranges)
+    levels = codes.astype(np.float32) + np.float32(128.5 if precision == "int8" else 0.5)
+    return levels * steps + ranges[0]
+
+
+def stream(vectors: Iterable[np.ndarray], precision: str, size: int, ranges: Any = None) -> Iterator[np.ndarray]:
+    """Yields the code of each vector, in order.
+
+    Args:
+      vectors: float32 [size] each. Where int8 or uint8 codes lack `ranges`, they wait in a temporary file until the
+        ranges of all are known.
+      precision: one of PRECISIONS.
+      size: numbers of a vector.
+      ranges: float [2, size]; None: those of the vectors themselves.
+
+    Raises:
+      UserError: see `quantize`.
+    """
+    if precision not in RANGED or ranges is not None:
+        ranges = None if ranges is None else check_ranges(ranges, size)
+        for number, vector in enumerate(vectors, 1):
+            yield _codes(_finite(vector, number)[None], precision, ranges)[0]
+        return
+    low, high = np.full(size, np.inf, np.float32), np.full(size, -np.inf, np.float32)
+    with tempfile.TemporaryFile() as file:
+        number = 0
+        for number, vector in enumerate(vectors, 1):
+            np.minimum(low, _finite(vector, number), out=low)
+            np.maximum(high, vector, out=high)
+            file.write(np.ascontiguousarray(vector, np.float32).tobytes())
+        if number == 1:
+            raise UserError(f"--precision={precision}: one text has no ranges; expected more texts, or --calibration")
+        file.seek(0)
+        while block := file.read(4 * size * _AT_ONCE):
+            yield from _codes(np.frombuffer(block, np.float32).reshape(-1, size), precision, np.stack([low, high]))
+
+
+def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the codes of a corpus that differ from those of queries in the fewest bits.
+
+    Codes of equal distance come in the order of the corpus.
+
+    Args:
+      queries: uint8 [n, bytes], precision "ubinary".
+      blocks: the corpus, arrays uint8 [m, bytes] of at most some thousand codes each.
+      top_k: how many codes are wanted; all, where the corpus has fewer.
+
+    Returns:
+      (their places in the corpus, int64 [n, k]; the number of different bits, int64 [n, k]), the nearest first.
+    """
+    asked = _words(queries)
+    places, distances = np.zeros((len(asked), 0), np.int64), np.zeros((len(asked), 0), np.int64)
+    first = 0
+    for block in blocks:
+        part = _words(block)
+        count = len(part)
+        padded = np.zeros((search.power_of_two(count), part.shape[1]), np.uint32)
+        padded[:count] = part
+        kept = min(top_k, count)
+        width = min(search.power_of_two(kept), len(padded))
+        device = jax.device_put(padded)
+        new = []
+        for i in range(0, len(asked), _QUERIES):
+            rows = asked[i : i + _QUERIES]
+            filled = np.zeros((search.power_of_two(len(rows)), rows.shape[1]), np.uint32)
+            filled[: len(rows)] = rows
+            keys = jax.device_get(_nearest_keys(filled, device, count, width))[: len(rows), :kept].astype(np.int64)
+            new.append((keys % len(padded) + first, keys // len(padded)))
+        if new:
+            new_places, new_distances = (np.concatenate(arrays) for arrays in zip(*new, strict=True))
+            places = np.concatenate([places, new_places], axis=1)
+            distances = np.concatenate([distances, new_distances], axis=1)
+            order = np.argsort(distances, axis=1, kind="stable")[:, :top_k]  # places ascend among equal distances
+            places, distances = (np.take_along_axis(array, order, axis=1) for array in (places, distances))
+        first += count
+    return places, distances
+
+
+@functools.partial(jax.jit, static_argnames=("kept",))
+def _nearest_keys(queries, part, count, kept):
+    """Returns the `kept` smallest keys of each query, int32 [n, kept]: different bits * len(part) + column.
+
+    Args:
+      queries: uint32 [n, words].
+      part: uint32 [m, words], of which the first `count` are codes.
+      count: how many.
+      kept: how many keys.
+    """
+
+    def add(total, words):
+        ours, theirs = words
+        differing = jax.lax.population_count(ours[:, None] ^ theirs[None, :])
+        return total + differing.astype(jnp.int32), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((len(queries), len(part)), jnp.int32), (queries.T, part.T))
+    columns = jnp.arange(len(part), dtype=jnp.int32)
+    keys = total * len(part) + columns[None]
+    keys = jnp.where((columns < count)[None], keys, jnp.iinfo(jnp.int32).max)
+    return -jax.lax.top_k(-keys, kept)[0]
+
+
+def _codes(vectors, precision, ranges):
+    """Returns codes of vectors [n, size]."""
+    if precision == "float32":
+        return vectors.astype(np.float32, copy=False)
+    if precision.endswith("binary"):
+        bits = np.packbits(vectors > 0, axis=-1)
+        return (bits ^ np.uint8(128)).view(np.int8) if precision == "binary" else bits
+    if not len(vectors):
+        return np.zeros(vectors.shape, code_dtype(precision))
+    levels = np.clip(np.floor((vectors - ranges[0]) / _steps(ranges)), 0, _LEVELS)
+    return (levels - 128).astype(np.int8) if precision == "int8" else levels.astype(np.uint8)
+
+
+def _finite(vector, number):
+    if not np.isfinite(vector).all():
+        raise UserError(f"text {number}: its vector is not finite; expected numbers (--dtype=float32?)")
+    return vector
+
+
+def _steps(ranges):
+    """Returns the size of each dimension's steps, [size]; 1 for a dimension that is constant."""
+    steps = (ranges[1] - ranges[0]) / _LEVELS
+    return np.where(steps == 0, np.float32(1), steps)
+
+
+def _words(codes):
+    """Returns bytes [n, bytes] as uint32 [n, words], filled up with zeros."""
+    padded = np.zeros((len(codes), -(-codes.shape[1] // 4) * 4), np.uint8)
+    padded[:, : codes.shape[1]] = codes
+    return padded.view(np.uint32)

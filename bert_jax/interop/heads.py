@@ -1,0 +1,159 @@
+"""Builds the model of a Hugging Face directory with the heads that its weights hold whole.
+
+A file may hold a part of a head: a bias that was left behind, or a classifier without the pooler that it reads. Such a
+head is left out, and what it lacks is kept for the error of a caller that asks for it.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bert_jax import model as model_lib
+from bert_jax.errors import UserError
+from bert_jax.interop import model_config, weights
+from bert_jax.interop.families import FAMILIES
+from bert_jax.interop.families.family import HEAD_MODULES, HEADS
+
+_WORDS = {
+    "pooler": "pooler",
+    "language_model": "masked-language-model head",
+    "next_sentence": "next-sentence head",
+    "sentence_order": "sentence-order head",
+    "replaced_tokens": "head for replaced tokens",
+}
+_POOLED = {"next_sentence", "sentence_order"}  # heads that read the pooler
+_SHOWN = 3  # names in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """The model of a directory, and the meaning of its outputs. A head is a name of families.family.HEADS, or a task.
+
+    Attributes:
+      settings: the keys of config.model.
+      model: the architecture, with every head that the weights hold whole.
+      labels, problem, scheme: as in Pretrained.
+      lacking: {head: names of the arrays that it lacks} for heads that the file holds in part or config.json names.
+      parts: {head that is left out: names of its arrays}.
+    """
+
+    settings: Mapping
+    model: model_lib.Model
+    labels: tuple[str, ...]
+    problem: str
+    scheme: str
+    lacking: Mapping[str, list[str]]
+    parts: Mapping[str, list[str]]
+
+
+def build(config: Mapping, path: pathlib.Path, names: Collection[str]) -> Architecture:
+    """Returns the model that a config.json and the names of its weights describe.
+
+    Args:
+      config: the contents of config.json.
+      path: path of config.json, for messages.
+      names: names of the arrays, as today's transformers has them.
+
+    Raises:
+      UserError: config.json describes no model that is supported.
+    """
+    named = model_config.architecture_task(config, path)
+    described = _Described(config, path)
+    lacking: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
+    left = set(names)
+    while True:
+        heads, task = described.heads(left, "" if named in lacking else named, lacking.keys())
+        missing = described.missing(heads, task, left)
+        if not missing:
+            break
+        first = "pooler" if "pooler" in missing else next(iter(missing))
+        for head in [first, *(described.readers(heads, task) if first == "pooler" else ())]:
+            lacking[head] = missing[first] + (missing.get(head, []) if head != first else [])
+            own = described.names_of(head, left)
+            parts |= {head: own} if own else {}
+            left -= set(own)
+    for head in {named, *model_config.architecture_heads(config)} - {task, *heads, *lacking}:
+        if head in (*HEADS, *described.family.tasks):
+            lacking[head] = described.lost(head, names)
+    task_head, labels, problem, scheme = None, (), "", ""
+    if task:
+        task_head, labels, problem, scheme = model_config.to_task(config, task, path)
+    model = described.model(heads, task_head)
+    settings = described.settings | {"pooler": model.spec.pooler}
+    return Architecture(settings, model, labels, problem, scheme, lacking, parts)
+
+
+def words(head: str) -> str:
+    """Returns the name of a head in words, such as "masked-language-model head" or "head for question answering"."""
+    return _WORDS.get(head, f"head for {head.replace('_', ' ')}")
+
+
+def listed(names: Collection[str]) -> str:
+    """Returns the first names, and how many more there are, for a message."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(list(names)[:_SHOWN]) + more
+
+
+class _Described:
+    """What a config.json says of a model; names are those of arrays that a file holds."""
+
+    def __init__(self, config, path):
+        self.config, self.path = config, path
+        self.family = FAMILIES[config["model_type"]]
+        self.settings = model_config.to_model(config, path)
+
+    def heads(self, names, named, left_out):
+        """Returns (heads, task) of the names; the task that config.json names, if it is whole, goes before others."""
+        heads, task = self.family.heads(names, self.config, named)
+        heads, task = set(heads) - left_out, "" if task in left_out else task
+        if named in self.family.tasks and task != named and not self.lost(named, names):
+            task = named
+        if task != named and task not in self.family.tasks:
+            task = ""
+        return heads | ({"pooler"} if self.readers(heads, task) else set()), task
+
+    def readers(self, heads, task):
+        """Returns the heads that read the pooler."""
+        pooled = task == "sequence_classification" and self.task(task).pooling == "pooler"
+        return [*sorted(heads & _POOLED), *([task] if pooled else [])]
+
+    def task(self, name):
+        """Returns a task's head for some number of labels. Raises UserError if the family has no such head."""
+        if name not in self.family.tasks:
+            model_config.to_task(self.config, name, self.path)
+        return self.family.head(name, 2, self.config, self.path)
+
+    def model(self, heads, task):
+        """Builds the model with these heads, and a task's head or None."""
+        settings = self.settings | {"pooler": "pooler" in heads}
+        flags: dict[str, Any] = {head: head in heads for head in HEADS if head != "pooler"}
+        try:
+            return model_lib.build(settings, settings["vocab_size"], task=task, **flags)
+        except UserError as error:
+            raise UserError(f"{self.path}: a model that cannot be: {error}") from error
+
+    def missing(self, heads, task, names):
+        """Returns {head: names of its arrays that are not there}; the encoder's are checked where they are read."""
+        model = self.model(heads, self.task(task) if task else None)
+        missing = weights.missing_names(model, names, self.family.table(self.config, task))
+        missing.pop("encoder", None)
+        return {
+            task if module == "task" else HEAD_MODULES.get(module, module): lost for module, lost in missing.items()
+        }
+
+    def lost(self, head, names):
+        """Returns the names of the arrays that one head lacks, the pooler's too if it reads it."""
+        heads, task = ({head}, "") if head in HEADS else (set(), head)
+        heads |= {"pooler"} if self.readers(heads, task) else set()
+        return [name for lost in self.missing(heads, task, names).values() for name in lost]
+
+    def names_of(self, head, names):
+        """Returns the names of one head's arrays, without those of a task that another head has too."""
+        if head in HEADS:
+            module = next((module for module, field in HEAD_MODULES.items() if field == head), head)
+            return weights.names_of_module(names, self.family.table(self.config), module)
+        language_model = weights.names_of_module(names, self.family.table(self.config), "mlm")
+        own = weights.names_of_module(names, self.family.table(self.config, head), "task")
+        return [name for name in own if name not in language_model]

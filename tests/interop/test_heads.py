@@ -1,0 +1,164 @@
+"""Tests which heads are built: whole ones are, parts of heads are left out and named where the head is asked for."""
+
+import json
+
+import numpy as np
+import pytest
+
+import bert_jax
+from bert_jax.errors import UserError
+from bert_jax.interop import formats, huggingface
+from tests import commands
+from tests.interop.conftest import refusal
+
+LM, SEQUENCE, ANSWERS = "masked-language-model head", "head for sequence classification", "head for question answering"
+# A model with one head: the arguments of `make`, and the words for the head.
+WHOLE = {
+    "bert ForMaskedLM": (dict(language_model=True), LM),
+    "bert untied ForMaskedLM": (dict(language_model=True, tie_word_embeddings=False), LM),
+    "bert ForNextSentencePrediction": (dict(pooler=True, next_sentence=True), "next-sentence head"),
+    "bert ForSequenceClassification": (dict(pooler=True, task="sequence_classification"), SEQUENCE),
+    "bert ForQuestionAnswering": (dict(task="question_answering"), ANSWERS),
+    "roberta ForMaskedLM": (dict(language_model=True), LM),
+    "roberta ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "xlm-roberta ForTokenClassification": (dict(task="token_classification"), "head for token classification"),
+    "distilbert ForMaskedLM": (dict(language_model=True), LM),
+    "distilbert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "albert ForMaskedLM": (dict(language_model=True), LM),
+    "albert ForQuestionAnswering": (dict(task="question_answering"), ANSWERS),
+    "electra ForMaskedLM": (dict(language_model=True), LM),
+    "electra ForPreTraining": (dict(replaced_tokens=True), "head for replaced tokens"),
+    "deberta-v2 ForMaskedLM": (dict(language_model=True), LM),
+    "deberta-v2 own ForMaskedLM": (dict(language_model=True, legacy=False), LM),
+    "deberta ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "modernbert ForMaskedLM": (dict(language_model=True), LM),
+    "modernbert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "eurobert ForSequenceClassification": (dict(task="sequence_classification"), SEQUENCE),
+    "nomic_bert ForMaskedLM": (dict(language_model=True), LM),
+}
+ASKED = {LM: bert_jax.FillMask, SEQUENCE: bert_jax.Classifier, ANSWERS: bert_jax.QuestionAnswerer}
+
+
+def is_bare(spec):
+    heads = (spec.language_model, spec.next_sentence, spec.sentence_order, spec.replaced_tokens)
+    return not spec.task and not any(heads)
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_part_of_a_head_is_left_out_and_named_where_it_is_asked_for(make, capsys, case):
+    family, *_, ending = case.split()
+    arguments, words = WHOLE[case]
+    prefix = {"xlm-roberta": "XLMRoberta"}.get(family, "")
+    made = make(family, architectures=[prefix + ending], **arguments)
+    own = [name for name in made.arrays if not name.startswith(f"{made.table.prefix}.")]
+    assert own and not is_bare(huggingface.read(made.path).model.spec)
+    capsys.readouterr()
+    for absent in {*own} - {*made.table.copies.keys(), *made.table.copies.values()}:  # a copy stands for the other
+        for kept in ([name for name in own if name != absent], []):
+            made.write({name: array for name, array in made.arrays.items() if name not in own or name in kept})
+            opened = huggingface.read(made.path)
+            told = capsys.readouterr().err
+            assert is_bare(opened.model.spec)
+            assert told.count("left out") == told.count("\n")
+            assert f"the {words} is left out: " in told if kept else not told
+            if words not in ASKED:
+                continue
+            with pytest.raises(UserError) as raised:
+                ASKED[words](opened)
+            assert absent in str(raised.value).split("lacks ")[1] and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("part", ["cls.predictions.bias", "qa_outputs.weight", "classifier.weight"])
+def test_a_part_of_another_head_costs_the_whole_one_nothing(make, capsys, part):
+    made = make(pooler=True, next_sentence=True, architectures=["BertForNextSentencePrediction"])
+    made.write(made.arrays | {part: np.ones((2, 8), np.float32)})
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    assert f"is left out: {part}; it lacks" in capsys.readouterr().err
+
+
+def test_a_part_of_a_pooler_and_what_reads_it(make, capsys):
+    made = make(pooler=True, language_model=True, next_sentence=True)
+    made.write({name: array for name, array in made.arrays.items() if name != "bert.pooler.dense.bias"})
+    spec = huggingface.read(made.path).model.spec
+    assert (spec.pooler, spec.next_sentence, spec.language_model) == (False, False, True)
+    told = capsys.readouterr().err
+    assert "the pooler is left out: bert.pooler.dense.weight; it lacks bert.pooler.dense.bias" in told
+    assert "the next-sentence head is left out: cls.seq_relationship.bias, cls.seq_relationship.weight; it" in told
+
+
+def test_a_classifier_without_the_pooler_that_it_reads(make, capsys):
+    made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"])
+    made.write({name: array for name, array in made.arrays.items() if "pooler" not in name})
+    opened = huggingface.read(made.path)
+    assert "is left out: classifier.bias, classifier.weight; it lacks bert.pooler.dense" in capsys.readouterr().err
+    with pytest.raises(UserError, match="lacks bert.pooler.dense.weight, bert.pooler.dense.bias of its head for seq"):
+        bert_jax.Classifier(opened)
+
+
+def test_the_task_that_config_json_names_goes_before_another_whole_one(make):
+    made = make(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"])
+    answers = {"qa_outputs.weight": np.ones((2, 8), np.float32), "qa_outputs.bias": np.ones(2, np.float32)}
+    made.write(made.arrays | answers)
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    made.write_config(architectures=["BertForQuestionAnswering"])
+    assert huggingface.read(made.path).model.spec.task.name == "question_answering"
+    tagger = make(
+        "deberta", name="tagger", task="token_classification", architectures=["DebertaForTokenClassification"]
+    )
+    pooler = {"pooler.dense.weight": np.ones((8, 8), np.float32), "pooler.dense.bias": np.ones(8, np.float32)}
+    tagger.write(tagger.arrays | pooler)
+    assert huggingface.read(tagger.path).model.spec == tagger.model.spec
+
+
+def test_a_decoder_that_is_left_out_need_not_be_the_embedding(make, capsys):
+    made = make(pooler=True, task="sequence_classification")
+    decoder = {"cls.predictions.decoder.weight": np.ones((17, 8), np.float32)}
+    made.write(made.arrays | decoder)
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    assert "left out: cls.predictions.decoder.weight" in capsys.readouterr().err
+
+
+HEADS = dict(language_model=True, next_sentence=True, pooler=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept", "lost"),
+    [
+        (dict(task="sequence_classification", next_sentence=True, pooler=True), "BertForSequenceClassification",
+         ["next_sentence"]),
+        (dict(task="question_answering", **HEADS), "BertForQuestionAnswering", ["language_model", "next_sentence"]),
+        (dict(task="sequence_classification", architectures=["BertForPreTraining"], **HEADS), "BertForPreTraining",
+         ["sequence_classification"]),
+        (dict(model_type="albert", sentence_order=True, pooler=True), "AlbertModel", ["sentence_order"]),
+        (dict(model_type="electra", replaced_tokens=True, language_model=True), "ElectraForMaskedLM",
+         ["replaced_tokens"]),
+        (dict(model_type="electra", replaced_tokens=True, language_model=True, architectures=["ElectraForPreTraining"]),
+         "ElectraForPreTraining", ["language_model"]),
+    ],
+)  # fmt: skip
+def test_heads_that_no_class_combines_are_left_out_of_what_convert_writes(make, tmp_path, arguments, kept, lost):
+    made = make(**arguments)
+    opened = huggingface.read(made.path)
+    assert opened.model.spec == made.model.spec
+    reduced, actual = formats.reduce_to_class(opened)
+    assert actual == lost
+    huggingface.write(reduced, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [kept]
+    again = huggingface.read(tmp_path / "out")
+    assert again.model.spec == reduced.model.spec
+    assert all(again.params[name].keys() == opened.params[name].keys() for name in again.params)
+
+
+def test_convert_says_which_heads_it_leaves_out(make, tmp_path):
+    made = make(task="sequence_classification", next_sentence=True, pooler=True)
+    options = (f"--model={made.path}", f"--output={tmp_path / 'out'}")
+    told = commands.finish(commands.start("bert_jax.convert", *options))
+    assert "no class of transformers has all of its heads; left out: the next-sentence head" in told
+    assert huggingface.read(tmp_path / "out").model.spec.task.name == "sequence_classification"
+
+
+def test_labels_are_not_read_for_a_head_that_is_not_there(make):
+    made = make(architectures=["BertForSequenceClassification"], num_labels=-3)
+    assert not huggingface.read(made.path).model.spec.task
+    made.write_config(architectures=["BertForMultipleChoice"])
+    assert "BertForMultipleChoice is not supported" in refusal(made.path)
