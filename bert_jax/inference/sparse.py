@@ -116,7 +116,8 @@ class SparseEmbedder(Predictor):
         """Returns the similarity of texts or vectors, float32 [n, m].
 
         Args:
-          first, second: texts, or vectors as `encode` returns them, [n, size] and [m, size].
+          first: texts, or vectors as `encode` returns them, [n, size].
+          second: texts or vectors [m, size].
           kind: "dot" or "cosine"; None: as the model says, else "dot".
 
         Raises:

@@ -402,7 +402,7 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
 
 def _sparse(directory, encoder, modules, prompts):
     """Returns the settings of a sparse encoder, a masked language model whose scores are pooled (SPLADE)."""
-    names = [_name(module) for module in modules]
+    names = [routers.class_name(module) for module in modules]
     config, config_path = _transformer_config(encoder)
     reads_scores = names[0] == "MLMTransformer" or config.get("transformer_task") == "fill-mask"
     if len(names) != 2 or names[1] != "SpladePooling" or not reads_scores:

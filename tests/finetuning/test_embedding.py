@@ -119,6 +119,7 @@ def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
     assert (tmp_path / "written" / "modules.json").exists()
 
 
+@pytest.mark.full
 def test_sparse_vectors(data, tmp_path):
     config = make_config(data, **SPARSE, **{"train.num_epochs": 2.0, "optimizer.learning_rate": 2e-3})
     summary = finetuning.finetune(config, tmp_path / "run")

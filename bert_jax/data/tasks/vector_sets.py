@@ -217,7 +217,7 @@ class Similarity(Vectors):
         self._pairs, self._scores, self.others = pairs, scores, others
 
     def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns Spearman's and Pearson's correlation of scores and dot products; see `Vectors.score`."""
+        """Returns Spearman's and Pearson's correlation of scores and dot products of vectors [texts, size]."""
         correlations = metrics.regression(self._scores, self._similarities(vectors))
         return {name: correlations[name] for name in self.metrics}
 
@@ -258,7 +258,7 @@ class Retrieval(Vectors):
         self._relevance, self._same = relevance, same
 
     def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns ranking.METRICS of the documents ranked by dot products; see `Vectors.score`."""
+        """Returns ranking.METRICS of the documents ranked by dot products of vectors [texts, size]."""
         return ranking.score(self._ranked(vectors), self._relevance)
 
     def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
