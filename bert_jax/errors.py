@@ -15,8 +15,8 @@ class UserError(Exception):
 def ran_out_of_memory(error: BaseException) -> bool:
     """Returns whether an exception, of Python, numpy or XLA, says that memory ran out."""
     text = str(error)
-    of_xla = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
-    return isinstance(error, MemoryError) or (of_xla and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text))
+    is_xla_error = type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError")
+    return isinstance(error, MemoryError) or (is_xla_error and ("RESOURCE_EXHAUSTED" in text or "ut of memory" in text))
 
 
 def shortened(text: str, length: int = 60) -> str:

@@ -20,6 +20,8 @@ from absl import flags
 
 from bert_jax import command, files, interruption, outputs
 from bert_jax.errors import UserError
+from bert_jax.retrieval import rules
+from bert_jax.retrieval.rules import Rule
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -48,20 +50,23 @@ _RELEVANCE_ID = flags.DEFINE_string(
 )
 _TEXT_COLUMN = flags.DEFINE_string("text_column", "", "column of the text in --corpus; default: text")
 _ID_COLUMN = flags.DEFINE_string("id_column", "", "column of the ids in --corpus; default: _id or id, else its place")
-_NEGATIVES = flags.DEFINE_integer("negatives", 3, "negatives of each record")
-_SKIP = flags.DEFINE_integer("skip", 0, "first ranks that are not looked at; known answers have no rank")
-_DEPTH = flags.DEFINE_integer("depth", 100, "last rank that is looked at")
+_NEGATIVES = flags.DEFINE_integer("negatives", Rule.count, "negatives of each record")
+_SKIP = flags.DEFINE_integer("skip", Rule.skip, "first ranks that are not looked at; known answers have no rank")
+_DEPTH = flags.DEFINE_integer("depth", Rule.depth, "last rank that is looked at")
 _MARGIN = flags.DEFINE_float(
-    "margin", 0.05,
+    "margin", Rule.margin,
     "a negative's score is at most (1 - margin) of its positive's: nearer ones are taken for answers that nobody has "
     "marked; -1: no bound",
 )  # fmt: skip
 _MAX_SCORE = flags.DEFINE_float("max_score", None, "highest score of a negative")
 _MIN_SCORE = flags.DEFINE_float("min_score", None, "lowest score of a negative")
 _SAMPLING = flags.DEFINE_enum(
-    "sampling", "top", ["top", "random"], "which negatives are taken of those that fit: the highest, or any of them"
+    "sampling",
+    Rule.sampling,
+    rules.SAMPLINGS,
+    "which negatives are taken of those that fit: the highest, or any of them",
 )
-_SEED = flags.DEFINE_integer("seed", 0, "seed of --sampling=random", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", Rule.seed, "seed of --sampling=random", lower_bound=0)
 _QUERY_PROMPT = flags.DEFINE_string("query_prompt", None, "text put before anchors; default: the model's own")
 _DOCUMENT_PROMPT = flags.DEFINE_string("document_prompt", None, "text put before documents; default: the model's own")
 _DTYPE = flags.DEFINE_enum(
@@ -74,11 +79,11 @@ def main(argv):
     from bert_jax.retrieval import documents as documents_lib
     from bert_jax.retrieval import mining
 
-    rule = mining.Rule(
+    rule = Rule(
         _NEGATIVES.value, _SKIP.value, _DEPTH.value, None if _MARGIN.value == -1 else _MARGIN.value, _MAX_SCORE.value,
         _MIN_SCORE.value, _SAMPLING.value, _SEED.value,
     )  # fmt: skip
-    mining.check_rule(rule)
+    rules.check_rule(rule)
     _check_output()
     mining.check_folders(_OUTPUT.value, _INDEX.value or "")
     pairs = mining.read_pairs(_INPUT.value, _ANCHOR.value, _POSITIVE.value, _RELEVANCE_ID.value)

@@ -34,17 +34,17 @@ def picture(width: float, height: float, title: str, parts: Sequence[str]) -> st
     return "\n".join([head, f"<title>{html.escape(title)}</title>", ground, *parts, "</svg>", ""])
 
 
-def round_numbers(low: float, high: float, about: int = 5, whole: bool = False) -> list[float]:
-    """Returns the multiples of a round number, 1, 2 or 5 times a power of ten, from `low` to `high`; `about` many.
+def round_numbers(low: float, high: float, count: int = 5, integers: bool = False) -> list[float]:
+    """Returns the multiples of a round number, 1, 2 or 5 times a power of ten, from `low` to `high`.
 
     Args:
       low, high: ends of the range, low < high.
-      about: how many are wanted; there are at most two more.
-      whole: whether the round number is at least 1.
+      count: about how many are wanted; there are at most two more.
+      integers: whether the round number is at least 1.
     """
-    step = 10.0 ** math.floor(math.log10((high - low) / about))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= about + 2)
-    step = max(step, 1.0) if whole else step
+    step = 10.0 ** math.floor(math.log10((high - low) / count))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (factor * step) <= count + 2)
+    step = max(step, 1.0) if integers else step
     first = math.ceil(low / step - 1e-9)
     numbers = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
     return [float(f"{number:.12g}") for number in numbers]

@@ -44,10 +44,10 @@ def nearest(queries: Sequence[str], documents: Sequence[str], depth: int, weigh:
     words: dict[str, int] = {}
     counts = _counts(documents, lambda word: words.setdefault(word, len(words)), words)
     weights = weigh(counts).T.tocsr()
-    asked = _counts(queries, words.get, words)
+    query_counts = _counts(queries, words.get, words)
     ranked = np.zeros((len(queries), depth), np.int64)
     for first in range(0, len(queries), _AT_ONCE):
-        scores = (asked[first : first + _AT_ONCE] @ weights).toarray()
+        scores = (query_counts[first : first + _AT_ONCE] @ weights).toarray()
         ranked[first : first + len(scores)] = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
     return ranked
 

@@ -128,18 +128,18 @@ def spread(scores):
     return f"{100 * statistics.mean(scores):.1f}{deviation}"
 
 
-def welch(first, other):
+def welch(first, second):
     """Returns the difference of two means in points, and the ends of its 95 % interval for unequal variances."""
-    if min(len(first), len(other)) < 2:
-        return 100 * (statistics.mean(first) - statistics.mean(other)), math.nan, math.nan
-    interval = stats.ttest_ind(first, other, equal_var=False).confidence_interval(0.95)
-    gain = statistics.mean(first) - statistics.mean(other)
+    if min(len(first), len(second)) < 2:
+        return 100 * (statistics.mean(first) - statistics.mean(second)), math.nan, math.nan
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    gain = statistics.mean(first) - statistics.mean(second)
     return 100 * gain, 100 * float(interval.low), 100 * float(interval.high)
 
 
-def in_words(first, other):
+def in_words(first, second):
     """Returns a gain with its interval, and what the interval allows to say."""
-    gain, low, high = welch(first, other)
+    gain, low, high = welch(first, second)
     allowed = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
     return f"{gain:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}: {allowed}"
 

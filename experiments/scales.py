@@ -175,17 +175,17 @@ def experiment(
       **fields: other fields of Experiment, such as question and arms.
     """
     settings = get(scale)
-    own = overrides or {}
+    extra_overrides = overrides or {}
     kept = {  # the scale's kept checkpoints suit its own interval between checkpoints
         key: value
         for key, value in settings.overrides.items()
-        if key != "train.keep_every" or "train.checkpoint_every" not in own
+        if key != "train.keep_every" or "train.checkpoint_every" not in extra_overrides
     }
     loss = Measure("common/mlm_loss", "held-out MLM loss, nats", only=only)
     return with_tasks(
         Experiment(
             recipe=settings.recipe,
-            overrides={**kept, **own},
+            overrides={**kept, **extra_overrides},
             seeds=settings.seeds,
             measures=(loss,),
             evaluation=settings.evaluation,

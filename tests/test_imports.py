@@ -87,6 +87,13 @@ def test_every_room_is_named():
     assert rooms <= set(ORDER)
 
 
+def test_the_map_names_every_room_in_its_order():
+    text = (ROOT / "docs" / "how_it_works.md").read_text("utf-8")
+    rooms = [name for name in ORDER if (ROOT / "bert_jax" / name / "__init__.py").exists()]
+    places = [text.find(f"| `bert_jax/{name}/` |") for name in rooms]
+    assert min(places) > 0 and places == sorted(places), dict(zip(rooms, places, strict=True))
+
+
 # What bert_jax imports itself may not be there; what flax imports for its own sake may.
 BLOCKED = """
 import sys

@@ -6,7 +6,7 @@ from bert_jax import svg
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "whole", "expected"),
+    ("low", "high", "integers", "expected"),
     [
         (0, 10, False, [0, 2, 4, 6, 8, 10]),
         (0.72, 0.75, False, [0.72, 0.725, 0.73, 0.735, 0.74, 0.745, 0.75]),
@@ -15,8 +15,8 @@ from bert_jax import svg
         (0, 27_000, True, [0, 5000, 10_000, 15_000, 20_000, 25_000]),
     ],
 )
-def test_round_numbers(low, high, whole, expected):
-    assert svg.round_numbers(low, high, whole=whole) == pytest.approx(expected)
+def test_round_numbers(low, high, integers, expected):
+    assert svg.round_numbers(low, high, integers=integers) == pytest.approx(expected)
 
 
 def test_short_numbers():

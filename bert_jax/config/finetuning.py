@@ -264,8 +264,8 @@ def _check_numbers(values):
 
 
 def _check_task(values):
-    of_sequence = values["task.name"] == "sequence_classification"
-    if values["task.problem"] != "single_label" and not of_sequence:
+    is_classification = values["task.name"] == "sequence_classification"
+    if values["task.problem"] != "single_label" and not is_classification:
         raise UserError(
             f"config.task.problem: {values['task.problem']} is for sequence_classification; expected single_label with "
             f"config.task.name={values['task.name']}"

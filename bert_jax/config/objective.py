@@ -195,14 +195,14 @@ def _check_start(config_values):
     layers, grow = config_values["init_layers"], config_values["init_grow"]
     state = config_values["init_state"]
     branches = state if state != "parameters" else ""
-    asked = {"init_layers": tuple(layers), "init_grow": grow, "init_positions": config_values["init_positions"]}
-    for key, value in (asked | {"init_state": branches}).items():
+    init_settings = {"init_layers": tuple(layers), "init_grow": grow, "init_positions": config_values["init_positions"]}
+    for key, value in (init_settings | {"init_state": branches}).items():
         if value and not config_values["init_from"]:
             raise UserError(f"config.{key}: {value}, but config.init_from is empty; expected a model")
     for key in ("init_layers", "init_grow"):
-        if branches and asked[key]:
+        if branches and init_settings[key]:
             raise UserError(
-                f"config.{key}: {asked[key]} with config.init_state={state}; expected init_state=parameters"
+                f"config.{key}: {init_settings[key]} with config.init_state={state}; expected init_state=parameters"
             )
     if layers and grow:
         raise UserError(f"config.init_grow: True with config.init_layers={tuple(layers)}; expected one of them")

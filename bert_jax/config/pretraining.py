@@ -102,9 +102,11 @@ def _check_data(data, name, values):
     if longest > positions:
         raise UserError(f"{where}.sequence_length: {longest} is over config.model.max_positions={positions}")
     resolve_kernel(values["model.attention_kernel"], sequence_length=data.sequence_length)
-    least = 5 if data.format in PAIR_FORMATS else 3
-    if data.sequence_length < least:
-        raise UserError(f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {least}")
+    shortest = 5 if data.format in PAIR_FORMATS else 3
+    if data.sequence_length < shortest:
+        raise UserError(
+            f"{where}.sequence_length: {data.sequence_length}{name}; {data.format} needs at least {shortest}"
+        )
     pairs = pair_objective(values)
     if pairs and data.format not in PAIR_FORMATS:
         raise UserError(

@@ -38,8 +38,8 @@ def group(name: str, role: str, /, **keys: tuple) -> dict[str, Key]:
 
 def key_of(role: str, default: Any, doc: str, properties: Mapping[str, Any] | None = None) -> Key:
     """Returns a Key with the given properties, which may name another role."""
-    given: dict[str, Any] = {"default": default, "doc": doc, "role": role} | dict(properties or {})
-    return Key(**given)
+    fields: dict[str, Any] = {"default": default, "doc": doc, "role": role} | dict(properties or {})
+    return Key(**fields)
 
 
 RATE = {"below": 1, "noun": "a rate"}

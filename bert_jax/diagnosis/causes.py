@@ -159,11 +159,12 @@ def _length(run, diverged, falling):
             "",
         )
     elif steps < SHORT_RUN_STEPS or falling:
-        still = ", and the loss is still falling" if falling else ""
-        usual = f"; small recipes leave the unigram plateau after some {SHORT_RUN_STEPS:,}" * (steps < SHORT_RUN_STEPS)
+        course = ", and the loss is still falling" if falling else ""
+        plateau = f"; small recipes leave the unigram plateau after some {SHORT_RUN_STEPS:,}"
+        plateau = plateau if steps < SHORT_RUN_STEPS else ""
         yield Cause(
             0.88 if falling else 0.55 if steps < SHORT_RUN_STEPS / 2 else 0.4,
-            f"too few steps: {steps:,}{still}{usual}: "
+            f"too few steps: {steps:,}{course}{plateau}: "
             + ("raise --config.train.num_steps" if run.finished else "wait"),
             "",
         )
@@ -201,8 +202,8 @@ def short_warmup(run: Run) -> bool:
     """Returns whether the warm-up is short for a run of this length; a branch that takes moments needs none."""
     if run.config.get("init_state", "parameters") != "parameters":
         return False
-    least = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
-    return run.warmup_steps < max(least, SHORT_WARMUP_SHARE * run.num_steps)
+    few_steps = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
+    return run.warmup_steps < max(few_steps, SHORT_WARMUP_SHARE * run.num_steps)
 
 
 def _warmup(run, diverged):

@@ -235,16 +235,15 @@ def copying_loss(frequencies, data) -> float:
         return entropy(frequencies)
     randomised = data.random_token_share / unmasked
     p, q = frequencies[frequencies > 0], 1 / len(frequencies)  # q: probability of a random token
-    seen = (1 - randomised) * p + randomised * q
+    visible = (1 - randomised) * p + randomised * q
     right = p * (1 - randomised + randomised * q)  # joint probability: the visible token is the answer
-    loss = -(right * np.log(right / seen)).sum()
+    loss = -(right * np.log(right / visible)).sum()
     if randomised:
-        others = -entropy(frequencies) - p * np.log(p)  # sum over all other answers y of p_y ln p_y
-        rest = others + (1 - p) * (np.log(randomised * q) - np.log(seen))
-        loss -= (randomised * q * rest).sum()
-        unseen = len(frequencies) - len(
-            p
-        )  # random tokens that never occur in the text: there the frequencies are the best guess
+        other_answers = -entropy(frequencies) - p * np.log(p)  # sum over all other answers y of p_y ln p_y
+        unlike = other_answers + (1 - p) * (np.log(randomised * q) - np.log(visible))
+        loss -= (randomised * q * unlike).sum()
+        # Random tokens that never occur in the text: for these the frequencies are the best guess.
+        unseen = len(frequencies) - len(p)
         loss += randomised * q * unseen * entropy(frequencies)
     return data.mask_token_share * entropy(frequencies) + unmasked * float(loss)
 

@@ -67,17 +67,17 @@ def spikes(run: Run) -> Finding | None:
         f"from {highest.course:.2f} nats, and was back at step {highest.stop:,}."
     )
     norms = {int(row["step"]): row["grad_norm"] for row in run.rows if "grad_norm" in row}
-    usual = statistics.median(norms.values()) if norms else None
+    usual_norm = statistics.median(norms.values()) if norms else None
     norm = norms.get(highest.peak_step)
-    if norm and usual:
-        message += f" The gradient's norm was {norm:.3g} there; {usual:.3g} is usual in this run."
+    if norm and usual_norm:
+        message += f" The gradient's norm was {norm:.3g} there; {usual_norm:.3g} is usual in this run."
     figures = {
         "spikes": len(rises),
         "highest_step": highest.peak_step,
         "highest": highest.peak,
         "course": highest.course,
         "grad_norm": norm,
-        "usual_grad_norm": usual,
+        "usual_grad_norm": usual_norm,
     }
     severity = "warning" if len(rises) >= MANY_SPIKES or highest.peak > 1.25 * highest.course else "note"
     return Finding("loss_spikes", severity, message, _causes_of_spikes(run, rises), figures)

@@ -167,8 +167,8 @@ def evaluation_better(run: Run) -> Finding | None:
     shared, duplicates = _shared_sentences(run), causes.duplicate_share(run)
     figures = {"dropout": dropout, "duplicate_share": duplicates, "shared_sentences": shared}
     reasons = _causes_of_better(run, end, dropout, shared)
-    usual = 0 < dropout < causes.HIGH_DROPOUT and (shared or 0) < SHARED and (duplicates or 0) < causes.DUPLICATES
-    severity = "note" if usual else "warning"
+    is_usual = 0 < dropout < causes.HIGH_DROPOUT and (shared or 0) < SHARED and (duplicates or 0) < causes.DUPLICATES
+    severity = "note" if is_usual else "warning"
     return Finding("evaluation_better", severity, message, reasons, _figures(run, end) | figures)
 
 

@@ -85,13 +85,13 @@ def _without_contradictions(run, findings):
 
     A note of which no cause is left is left out.
     """
-    asked, kept = {}, []
+    directions, kept = {}, []
     for finding in findings:
         reasons = []
         for cause in finding.causes:
             wanted = _directions(run, cause)
-            if all(asked.get(key, way) == way for key, way in wanted.items()):
-                asked |= wanted
+            if all(directions.get(key, way) == way for key, way in wanted.items()):
+                directions |= wanted
                 reasons.append(cause)
         if reasons or not finding.causes or finding.severity != "note":
             kept.append(dataclasses.replace(finding, causes=reasons))

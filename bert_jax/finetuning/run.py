@@ -362,8 +362,8 @@ def _describe(learner):
     """Returns in words how many seeds train, and how large the model is."""
     trained, frozen = learner.layout.parts()
     size = loop.describe_model(learner.model, parameters.merge_trees(trained, frozen))
-    some = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
-    return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + some
+    trained_words = f", {model_lib.parameter_count(trained):,} of them trained" if frozen else ""
+    return f"{len(learner.seeds)} seeds of " * (len(learner.seeds) > 1) + size + trained_words
 
 
 def __getattr__(name):

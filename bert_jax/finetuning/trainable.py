@@ -50,8 +50,8 @@ def frozen_names(params: Mapping, config: Mapping) -> frozenset[str]:
     names = list(leaves_by_name(params))
     frozen = frozenset(name for name in names if pattern and re.search(pattern, name))
     if pattern and not frozen:
-        some = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
-        raise UserError(f"config.tuning.freeze: {config['freeze']!r} matches no parameter; they are {some}")
+        listed = f"{', '.join(names[:3])}, ... ({len(names)} in all)"
+        raise UserError(f"config.tuning.freeze: {config['freeze']!r} matches no parameter; they are {listed}")
     if len(frozen) == len(names):
         raise UserError(f"config.tuning.freeze: {config['freeze']!r} leaves nothing to train; expected a narrower one")
     return frozen

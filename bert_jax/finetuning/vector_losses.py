@@ -134,14 +134,14 @@ class VectorLoss:
         places = jnp.arange(count, dtype=jnp.int32)
         scores = contrastive.similarities(anchors, candidates, settings.similarity)
         positives = places * columns
-        own = jnp.take_along_axis(scores, positives[:, None], axis=1)
+        positive_scores = jnp.take_along_axis(scores, positives[:, None], axis=1)
         proper = (batch["other_texts"] >= 0) & (weights > 0)[:, None]  # neither absent nor of a row that fills up
         candidate_texts = jnp.where(proper, batch["other_texts"], -1).reshape(-1)
         kept = contrastive.may_be_negatives(
             texts, batch["known"], candidate_texts, groups, candidate_groups.reshape(-1)
         )
         if settings.false_negative_margin >= 0:
-            kept = kept & (scores <= jax.lax.stop_gradient(own) - settings.false_negative_margin)
+            kept = kept & (scores <= jax.lax.stop_gradient(positive_scores) - settings.false_negative_margin)
         contrast = contrastive.Contrast(positives, kept, weights)
         total, number = contrastive.info_nce(scores / temperature, contrast)
         if settings.symmetric:  # each positive among the anchors (Radford et al. 2021, figure 3)
@@ -150,12 +150,12 @@ class VectorLoss:
             total += contrastive.info_nce(back / temperature, contrastive.Contrast(places, back_allowed, weights))[0]
             total /= 2
         others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns)[None] != positives[:, None])
-        metrics = self._course(scores, own, kept, others_of_batch, weights)
+        metrics = self._course(scores, positive_scores, kept, others_of_batch, weights)
         if not isinstance(temperature, float):
             metrics["temperature"] = temperature
         return total / jnp.maximum(number, 1.0), metrics
 
-    def _course(self, scores, own, kept, candidates, weights):
+    def _course(self, scores, positive_scores, kept, candidates, weights):
         """Returns how well positives are told from negatives, means over the anchors.
 
         in_batch_accuracy: share of anchors whose positive is nearer than every negative; positive_rank: its mean rank,
@@ -164,9 +164,9 @@ class VectorLoss:
         anchor and the negatives (Wang & Isola 2020, equations 1 and 2; both of vectors of length 1); masked_negatives:
         share of the other candidates that are left out: known positives, copies, and false negatives by the margin.
         """
-        scores, own = jax.lax.stop_gradient(scores), jax.lax.stop_gradient(own)
+        scores, positive_scores = jax.lax.stop_gradient(scores), jax.lax.stop_gradient(positive_scores)
         count = jnp.maximum(weights.sum(), 1.0)
-        nearer = ((scores >= own) & kept).sum(-1)
+        nearer = ((scores >= positive_scores) & kept).sum(-1)
 
         def mean(values):
             return (values.astype(jnp.float32) * weights).sum() / count
@@ -178,14 +178,14 @@ class VectorLoss:
         metrics = {
             "in_batch_accuracy": mean(nearer == 0),
             "positive_rank": mean(1 + nearer),
-            "positive_similarity": mean(own[:, 0]),
+            "positive_similarity": mean(positive_scores[:, 0]),
             "negative_similarity": (jnp.where(kept, scores, 0.0) * row_weights).sum() / jnp.maximum(pairs, 1.0),
             "hardest_negative_similarity": mean(jnp.where(jnp.isfinite(hardest), hardest, 0.0)),
             "masked_negatives": 1.0 - pairs / jnp.maximum(all_pairs, 1.0),
         }
         if self.settings.similarity == "cosine":
             distances = jnp.where(kept, jnp.exp(-4.0 * (1.0 - scores)), 0.0)  # |u - v|^2 = 2 - 2 cos
-            metrics["alignment"] = mean(2.0 - 2.0 * own[:, 0])
+            metrics["alignment"] = mean(2.0 - 2.0 * positive_scores[:, 0])
             share = (distances * row_weights).sum() / jnp.maximum(pairs, 1.0)
             metrics["uniformity"] = jnp.log(jnp.maximum(share, 1e-30))
         return metrics

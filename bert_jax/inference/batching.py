@@ -131,9 +131,9 @@ class Program:
         unpacked = list(plan(lengths, slots, *limits))
         if not self._packing:
             return (self._padded(rows, slots, *planned) for planned in unpacked)
-        packed, rest = plan_packed(lengths, counts, *limits)
-        rest = [([rest[i] for i in members], length, size) for members, length, size in plan(
-            [lengths[i] for i in rest], [slots[i] for i in rest], *limits
+        packed, too_long = plan_packed(lengths, counts, *limits)
+        rest = [([too_long[i] for i in members], length, size) for members, length, size in plan(
+            [lengths[i] for i in too_long], [slots[i] for i in too_long], *limits
         )]  # fmt: skip
         needed = sum(planned.size * planned.limits.tokens for planned in packed)
         needed += sum(length * size for _, length, size in rest)
@@ -239,13 +239,13 @@ def plan_packed(
     """
     tokens, predictions = np.array(lengths, np.int64), np.array(counts, np.int64)
     short = np.flatnonzero(tokens <= _PACKED)
-    rest = np.flatnonzero(tokens > _PACKED).tolist()
+    too_long = np.flatnonzero(tokens > _PACKED).tolist()
     if not len(short):
-        return [], rest
+        return [], too_long
     length = rows_lib.bucket(int(tokens[short].max()), max_length, LENGTHS)
     # Slots for 1.5 times the mean number of positions, and at least for the row with the most; a power of two.
-    usual = int(1.5 * predictions[short].sum() * length / tokens[short].sum())
-    slots = max(usual, int(predictions[short].max()))
+    mean_slots = int(1.5 * predictions[short].sum() * length / tokens[short].sum())
+    slots = max(mean_slots, int(predictions[short].max()))
     limits = dataclasses.replace(packing_lib.limits(length), masks=1 << (slots - 1).bit_length() if slots else 0)
     members, starts = packing_lib.fill(tokens[short], predictions[short], limits)
     full = max(1, min(max_tokens // length, max_slots // max(1, limits.masks)))
@@ -254,7 +254,7 @@ def plan_packed(
         bounds = starts[begin : begin + full + 1]
         rows = short[members[bounds[0] : bounds[-1]]].tolist()
         batches.append(PackedBatch(rows, bounds - bounds[0], limits, min(full, _power(len(bounds) - 1))))
-    return batches, rest
+    return batches, too_long
 
 
 def _power(number):

@@ -131,7 +131,7 @@ def with_ranks(queries: Iterable[str], answers: Iterable[Mapping[str, float]]) -
       answers: what a Reranker answers; of equal scores the first comes first.
     """
     for _, members in itertools.groupby(zip(queries, answers, strict=True), key=lambda member: member[0]):
-        of_query = [dict(answer) for _, answer in members]
-        order = sorted(range(len(of_query)), key=lambda i: -of_query[i]["score"])
+        query_answers = [dict(answer) for _, answer in members]
+        order = sorted(range(len(query_answers)), key=lambda i: -query_answers[i]["score"])
         ranks = {i: rank for rank, i in enumerate(order, 1)}
-        yield from (answer | {"rank": ranks[i]} for i, answer in enumerate(of_query))
+        yield from (answer | {"rank": ranks[i]} for i, answer in enumerate(query_answers))

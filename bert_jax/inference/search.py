@@ -32,15 +32,15 @@ def check_similarity(name: str) -> str:
     return name
 
 
-def are_vectors(given: Any) -> bool:
+def are_vectors(value: Any) -> bool:
     """Returns whether what a caller passed are vectors, as an array or a list of numbers, and not texts."""
-    if isinstance(given, list | tuple):
-        return bool(given) and (isinstance(given[0], int | float | np.number) or are_vectors(given[0]))
-    if not hasattr(given, "shape") or not hasattr(given, "__array__") or hasattr(given, "itertuples"):
+    if isinstance(value, list | tuple):
+        return bool(value) and (isinstance(value[0], int | float | np.number) or are_vectors(value[0]))
+    if not hasattr(value, "shape") or not hasattr(value, "__array__") or hasattr(value, "itertuples"):
         return False
-    dtype = getattr(given, "dtype", None)
+    dtype = getattr(value, "dtype", None)
     if not isinstance(dtype, np.dtype):
-        dtype = np.asarray(given).dtype
+        dtype = np.asarray(value).dtype
     return dtype.kind not in "OUST"
 
 
@@ -176,10 +176,10 @@ def _best_of_part(exact, single, part, top_k, kind, best):
     """
     count = len(part)
     kept = min(count, top_k + _SPARE)
-    asked = np.zeros((power_of_two(len(single)), single.shape[1]), np.float32)
-    asked[: len(single)] = single
-    least = min(part.padded.shape[0], power_of_two(kept))
-    values, columns = jax.device_get(_top(asked, part.padded, count, least, kind))
+    padded_queries = np.zeros((power_of_two(len(single)), single.shape[1]), np.float32)
+    padded_queries[: len(single)] = single
+    num_top = min(part.padded.shape[0], power_of_two(kept))
+    values, columns = jax.device_get(_top(padded_queries, part.padded, count, num_top, kind))
     values, columns = values[: len(single), :kept].astype(np.float64), columns[: len(single), :kept]
     error = _error(exact, part.largest, kind)
     threshold = np.full(len(exact), -np.inf)
@@ -258,9 +258,9 @@ def _error(queries, largest, kind):
       largest: see `_Part`.
       kind: one of SIMILARITIES.
     """
-    unit, least = 2.0**-23 * (queries.shape[1] + 8), _SMALLEST * (queries.shape[1] + 8)
+    unit, smallest = 2.0**-23 * (queries.shape[1] + 8), _SMALLEST * (queries.shape[1] + 8)
     if kind == "manhattan":
-        return least + unit * (np.abs(queries).sum(-1) + largest)
+        return smallest + unit * (np.abs(queries).sum(-1) + largest)
     lengths = np.sqrt(np.square(queries).sum(-1))
-    error = unit * largest * lengths + least * (1 + largest + lengths)
+    error = unit * largest * lengths + smallest * (1 + largest + lengths)
     return error + (unit * largest**2 if kind == "euclidean" else 0.0)

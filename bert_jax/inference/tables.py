@@ -92,15 +92,15 @@ class Answers:
     def types(self) -> dict[str, Any]:
         """Returns the pyarrow type of each part."""
         pa = parquet.package()
-        text, number, whole = pa.string(), pa.float64(), pa.int64()
+        text, number, integer = pa.string(), pa.float64(), pa.int64()
         texts = pa.list_(text)
-        entity = pa.struct({"label": text, "start": whole, "end": whole, "text": text, "score": number})
-        token = pa.struct({"token": text, "id": whole, "score": number})
+        entity = pa.struct({"label": text, "start": integer, "end": integer, "text": text, "score": number})
+        token = pa.struct({"token": text, "id": integer, "score": number})
         kinds = {
             "masks": pa.list_(pa.list_(token)), "label": texts if self.label_kind == "texts" else text,
             "scores": pa.struct({label: number for label in self.labels}), "score": number, "words": texts,
-            "tags": texts, "entities": pa.list_(entity), "answer": text, "start": whole, "end": whole,
-            "rank": whole, "embedding": pa.list_(pa.from_numpy_dtype(self.vector_dtype)),
+            "tags": texts, "entities": pa.list_(entity), "answer": text, "start": integer, "end": integer,
+            "rank": integer, "embedding": pa.list_(pa.from_numpy_dtype(self.vector_dtype)),
         }  # fmt: skip
         return {name: kinds[name] for name in self.names}
 
@@ -234,17 +234,17 @@ def _extend_parquet(output, source, answers, form):
     pa = parquet.package(output)
     kept, answers = _kept(source, form), iter(answers)
     with source.parquet_file() as file:
-        own = [field for field in file.schema_arrow if field.name in kept]
+        source_fields = [field for field in file.schema_arrow if field.name in kept]
         types = form.types()
         # What pandas and datasets say there about the columns does not hold for the new ones.
         schema = pa.schema(
-            [*(field.with_name(kept[field.name]) for field in own), *map(pa.field, types, types.values())]
+            [*(field.with_name(kept[field.name]) for field in source_fields), *map(pa.field, types, types.values())]
         )
         with records.replacing(output) as written, _parquet_writer(pa, output, written, schema) as writer:
             for batch in file.iter_batches(records.AT_ONCE):
                 rows = [_parts(form, answer) for _, answer in zip(range(batch.num_rows), answers, strict=False)]
                 new = pa.Table.from_pylist(rows, pa.schema(list(types.items())))
-                columns = [pa.chunked_array([batch.column(field.name)]) for field in own] + new.columns
+                columns = [pa.chunked_array([batch.column(field.name)]) for field in source_fields] + new.columns
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
             for _ in answers:  # so that what follows the last answer happens
                 pass

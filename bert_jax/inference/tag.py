@@ -162,23 +162,23 @@ class TokenTagger(Predictor):
 
     def _windows_of(self, examples):
         """Yields the rows and the note of each example."""
-        texts = [given if isinstance(given, str) else " ".join(given) for (given,) in examples]
-        places = [self._places(given) for (given,) in examples]
+        texts = [item if isinstance(item, str) else " ".join(item) for (item,) in examples]
+        places = [self._places(item) for (item,) in examples]
         sentences = [
             [text[start:end] for start, end in spans] if spans is not None else []
             for text, spans in zip(texts, places, strict=True)
         ]
         encoded = words_lib.encode(self.tokenizer, sentences, self.max_length)
-        whole = self._tokenized([text for text, spans in zip(texts, places, strict=True) if spans is None])
+        tokenized = self._tokenized([text for text, spans in zip(texts, places, strict=True) if spans is None])
         for text, spans, pieces in zip(texts, places, encoded, strict=True):
-            yield self._windows(text, *(next(whole) if spans is None else (spans, pieces)))
+            yield self._windows(text, *(next(tokenized) if spans is None else (spans, pieces)))
 
-    def _places(self, given):
+    def _places(self, item):
         """Returns [start, end) of each word of a text, or of words joined by spaces; None: where the tokenizer cuts."""
-        if isinstance(given, str):
-            return words_lib.cut(given, self._cutting) if self._cutting else None
-        ends = list(itertools.accumulate(len(word) + 1 for word in given))
-        return [(end - 1 - len(word), end - 1) for word, end in zip(given, ends, strict=True)]
+        if isinstance(item, str):
+            return words_lib.cut(item, self._cutting) if self._cutting else None
+        ends = list(itertools.accumulate(len(word) + 1 for word in item))
+        return [(end - 1 - len(word), end - 1) for word, end in zip(item, ends, strict=True)]
 
     def _tokenized(self, texts):
         """Yields ([start, end) of each word, its ids) for texts whose words are the tokenizer's."""
@@ -206,7 +206,7 @@ class TokenTagger(Predictor):
 
     def _answers(self, examples, rows, notes, outputs, options):
         outputs_of_rows = zip(rows, outputs, strict=True)
-        for (given,), words in zip(examples, notes, strict=True):
+        for (item,), words in zip(examples, notes, strict=True):
             values = words_lib.merge(
                 words.windows, [self._labels_of_words(*next(outputs_of_rows), present) for present in words.present]
             )
@@ -214,11 +214,11 @@ class TokenTagger(Predictor):
                 Word(*trimmed(words.text, *place), *value) for place, value in zip(words.places, values, strict=True)
             ]
             # A word without sub-words ends an entity, and is none itself.
-            seen = [word for word in labelled if word.start < word.end and (word.score > 0 or self.model.scheme)]
-            groups = entities(seen, self.model.scheme, self._spelling)
+            visible = [word for word in labelled if word.start < word.end and (word.score > 0 or self.model.scheme)]
+            groups = entities(visible, self.model.scheme, self._spelling)
             answer = {"entities": [_entity(words.text, label, group) for label, group in groups]}
-            if not isinstance(given, str):
-                answer = {"words": list(given), "tags": [label for label, _ in values]} | answer
+            if not isinstance(item, str):
+                answer = {"words": list(item), "tags": [label for label, _ in values]} | answer
             yield answer
 
     def _labels_of_words(self, row, output, present):

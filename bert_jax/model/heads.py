@@ -137,14 +137,14 @@ class TaskHead(nnx.Module):
     def __init__(self, spec: Spec, *, rngs: Keys):
         task, size, stddev = spec.task, spec.hidden_size, spec.initializer_range
         assert task is not None
-        of_sequence = task.name == "sequence_classification"
-        if task.transform or (of_sequence and task.pooling == "dense"):
+        is_classification = task.name == "sequence_classification"
+        if task.transform or (is_classification and task.pooling == "dense"):
             self.dense = Linear(
                 size, size, stddev=stddev, bias=task.transform_bias, initializer=spec.initializer, rngs=rngs
             )
         if task.transform_norm:
             self.norm = make_norm(spec, size)
-        if of_sequence and task.pooling == "attention":
+        if is_classification and task.pooling == "attention":
             self.score = Linear(size, 1, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         self.output = Linear(size, task.num_labels, stddev=stddev, initializer=spec.initializer, rngs=rngs)
         if task.crf:

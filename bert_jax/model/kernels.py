@@ -174,8 +174,8 @@ def windowed_attention(
     def around(x, axis):  # [..., sequence, ...] -> [..., blocks, window + block + window, ...]
         x = cut(x, axis)
         before = jax.lax.slice_in_dim(x, block - window, block, axis=axis + 1)
-        behind = jax.lax.slice_in_dim(x, 0, window, axis=axis + 1)
-        return jnp.concatenate([_shift_blocks(before, 1, axis), x, _shift_blocks(behind, -1, axis)], axis=axis + 1)
+        wrapped = jax.lax.slice_in_dim(x, 0, window, axis=axis + 1)
+        return jnp.concatenate([_shift_blocks(before, 1, axis), x, _shift_blocks(wrapped, -1, axis)], axis=axis + 1)
 
     scores = jnp.einsum("bncqd,bnckd->bncqk", cut(query, 2), around(key, 2), preferred_element_type=jnp.float32)
     near = mask.allows(np.arange(block)[:, None], np.arange(-window, block + window))

@@ -98,11 +98,11 @@ def _pool_sequences(hidden, mask, kind, scores, batch):
 
 def _max_of_sequences(wide, owners, members):
     """Returns the maximum over each sequence; equal maxima share the gradient, as in jnp.max."""
-    of_row = functools.partial(jax.ops.segment_max, num_segments=members.shape[1] + 1)
-    largest = jax.vmap(of_row)(jax.lax.stop_gradient(wide), owners)
+    row_maxima = functools.partial(jax.ops.segment_max, num_segments=members.shape[1] + 1)
+    largest = jax.vmap(row_maxima)(jax.lax.stop_gradient(wide), owners)
     # A compiler may compute `wide` twice, fused with its two uses, whose last bits need not agree.
-    least = largest - 1e-6 * (1.0 + jnp.abs(largest))
-    is_largest = (wide >= jnp.take_along_axis(least, owners[:, :, None], axis=1)).astype(jnp.float32)
+    thresholds = largest - 1e-6 * (1.0 + jnp.abs(largest))
+    is_largest = (wide >= jnp.take_along_axis(thresholds, owners[:, :, None], axis=1)).astype(jnp.float32)
     members = members.astype(jnp.float32)
     shared = _sums(members, wide * is_largest) / jnp.maximum(_sums(members, is_largest), 1.0)
     value = jnp.where(jnp.isfinite(largest[:, 1:]), largest[:, 1:], 0.0)

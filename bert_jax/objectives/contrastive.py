@@ -131,9 +131,9 @@ def angle_similarities(anchors: jax.Array, others: jax.Array) -> jax.Array:
     a, b = jnp.split(anchors.astype(jnp.float32), 2, axis=-1)
     c, d = jnp.split(others.astype(jnp.float32), 2, axis=-1)
     square = jnp.maximum(jnp.square(c).sum(-1, keepdims=True) + jnp.square(d).sum(-1, keepdims=True), 1e-24)
-    own = jnp.maximum(jnp.square(a).sum(-1, keepdims=True) + jnp.square(b).sum(-1, keepdims=True), 1e-24)
+    anchor_square = jnp.maximum(jnp.square(a).sum(-1, keepdims=True) + jnp.square(b).sum(-1, keepdims=True), 1e-24)
     parts = jnp.concatenate([a * c + b * d, b * c - a * d], axis=-1) / square
-    return jnp.abs((parts * jnp.sqrt(square / own)).sum(-1))
+    return jnp.abs((parts * jnp.sqrt(square / anchor_square)).sum(-1))
 
 
 def pair_features(anchors: jax.Array, others: jax.Array) -> jax.Array:
@@ -154,8 +154,8 @@ def margin_mse(
     Returns:
       (sum of squared errors, number of triplets), float32 scalars.
     """
-    own = (anchors * (positives - negatives)).astype(jnp.float32).sum(-1)
-    return (jnp.square(own - margins) * weights).sum(), weights.sum()
+    own_margins = (anchors * (positives - negatives)).astype(jnp.float32).sum(-1)
+    return (jnp.square(own_margins - margins) * weights).sum(), weights.sum()
 
 
 def flops(vectors: jax.Array, weights: jax.Array) -> jax.Array:

@@ -255,8 +255,8 @@ def cross_entropy(task: str, logits: jax.Array, labels: jax.Array, weights: jax.
       labels: int32 [...].
       weights: float32 [...].
     """
-    losses, behind = token_cross_entropy(logits, labels)
-    correct = (behind == 0).astype(jnp.float32)
+    losses, short_of_best = token_cross_entropy(logits, labels)
+    correct = (short_of_best == 0).astype(jnp.float32)
     return {f"{task}_loss": (losses * weights).sum(), f"{task}_correct": (correct * weights).sum()}
 
 

@@ -88,10 +88,10 @@ class ReplacedTokens(LanguageModeling):
         return params | {_GENERATOR: self._own(self.generator.init(generator_key))}
 
     def started(self, params, key, generator=None):
-        own = self.init(key)[_GENERATOR] if generator is None else self._own(generator)
+        own_generator = self.init(key)[_GENERATOR] if generator is None else self._own(generator)
         if self.sharing == "gradient_disentangled":
-            params = _with_word(params, _word(params) - _word(own))
-        return params | {_GENERATOR: own}
+            params = _with_word(params, _word(params) - _word(own_generator))
+        return params | {_GENERATOR: own_generator}
 
     def counts(self, batch):
         return super().counts(batch) | {"rtd_count": _classified(batch).sum()}
@@ -129,8 +129,8 @@ class ReplacedTokens(LanguageModeling):
 
     def _replace(self, params, batch, dropout_key, step_key):
         """Returns (the generator's logits, the batch with its samples in place of masks, which tokens they changed)."""
-        own = generator(params, self.sharing)
-        guesses = self.generator.apply(own, batch, dropout_key=dropout_key)["mlm_logits"]
+        generator_params = generator(params, self.sharing)
+        guesses = self.generator.apply(generator_params, batch, dropout_key=dropout_key)["mlm_logits"]
         return guesses, *filled_in(batch, samples(guesses, batch, _seed(step_key)))
 
     def headline(self, row):
@@ -139,8 +139,8 @@ class ReplacedTokens(LanguageModeling):
 
     def summary(self, held_out):
         loss, accuracy = held_out["eval/rtd_loss"], held_out["eval/rtd_accuracy"]
-        own = f"held-out loss of replaced tokens {loss:.4f}, accuracy {accuracy:.1%}"
-        return f"{own}; the generator's {super().summary(held_out)}"
+        own_summary = f"held-out loss of replaced tokens {loss:.4f}, accuracy {accuracy:.1%}"
+        return f"{own_summary}; the generator's {super().summary(held_out)}"
 
     def _own(self, params):
         """Returns the parameters of a generator that are not shared with the model."""
@@ -181,19 +181,19 @@ def discriminator(params: Mapping, sharing: str) -> dict:
       params: the run's parameters, as its checkpoints hold them.
       sharing: config.objective.embedding_sharing.
     """
-    own = {name: part for name, part in params.items() if name != _GENERATOR}
+    own_params = {name: part for name, part in params.items() if name != _GENERATOR}
     if sharing != "gradient_disentangled":
-        return own
-    return _with_word(own, jax.lax.stop_gradient(_word(params[_GENERATOR])) + _word(own))
+        return own_params
+    return _with_word(own_params, jax.lax.stop_gradient(_word(params[_GENERATOR])) + _word(own_params))
 
 
 def generator(params: Mapping, sharing: str) -> dict:
     """Returns the generator's parameters in a model's own layout; arguments as of `discriminator`."""
-    own = params[_GENERATOR]
+    own_params = params[_GENERATOR]
     if sharing != "tied":
-        return own
+        return own_params
     shared = {name: part for name, part in params["encoder"]["embeddings"].items() if name != "projection"}
-    return _with_embeddings(own, own["encoder"]["embeddings"] | shared)
+    return _with_embeddings(own_params, own_params["encoder"]["embeddings"] | shared)
 
 
 def samples(logits: jax.Array, batch: Mapping, seed: jax.Array) -> jax.Array:

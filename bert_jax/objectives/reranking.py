@@ -109,9 +109,10 @@ def _changes_of_ndcg(scores, targets, real):
     """
     size = scores.shape[-1]
     places = jnp.arange(size, dtype=jnp.int32)
-    own, other = (jnp.where(real, jax.lax.stop_gradient(scores), -jnp.inf)[index] for index in _PAIRS)
-    before = (other > own) | ((other == own) & (places[None, None, :] < places[None, :, None]))
-    discounts = 1 / jnp.log2(2.0 + before.sum(-1).astype(jnp.float32))
+    row_scores, column_scores = (jnp.where(real, jax.lax.stop_gradient(scores), -jnp.inf)[index] for index in _PAIRS)
+    is_earlier = places[None, None, :] < places[None, :, None]
+    ranked_before = (column_scores > row_scores) | ((column_scores == row_scores) & is_earlier)
+    discounts = 1 / jnp.log2(2.0 + ranked_before.sum(-1).astype(jnp.float32))
     gains = jnp.where(real, jnp.exp2(targets) - 1, 0.0)
     ideal = (-jnp.sort(-gains, axis=-1) / jnp.log2(2.0 + places.astype(jnp.float32))[None]).sum(-1)
     gains /= jnp.maximum(ideal, 1e-10)[:, None]

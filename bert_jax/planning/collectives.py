@@ -123,8 +123,8 @@ def _group_size(instruction):
 
 def _between_slices(kind, runs, size, topology):
     """Returns the collective in which a device exchanges `size` bytes with its peers of the other slices."""
-    others = (topology.num_slices - 1) / topology.num_slices
-    share = {"all-reduce": 2 * others, "reduce-scatter": others, "all-to-all": others}
+    other_share = (topology.num_slices - 1) / topology.num_slices
+    share = {"all-reduce": 2 * other_share, "reduce-scatter": other_share, "all-to-all": other_share}
     sent = size * share.get(kind, topology.num_slices - 1 if kind == "all-gather" else 1)
     return Collective(kind, "dcn", runs, size, sent, sent / _per_device(topology, "dcn_bandwidth"))
 
@@ -233,10 +233,10 @@ def _mesh_groups(text):
             shape.append(length)
             passed = before * length
         shape.append(size // passed)
-    behind = [grouped[name, before or "1"] for name, before, _ in parts]
-    front = [i for i in range(len(shape)) if i not in behind]
-    group = int(np.prod([shape[i] for i in behind]))
-    return ids.reshape(shape).transpose(front + behind).reshape(-1, group).tolist()
+    chosen_axes = [grouped[name, before or "1"] for name, before, _ in parts]
+    other_axes = [i for i in range(len(shape)) if i not in chosen_axes]
+    group = int(np.prod([shape[i] for i in chosen_axes]))
+    return ids.reshape(shape).transpose(other_axes + chosen_axes).reshape(-1, group).tolist()
 
 
 def total(parts: Sequence[Collective], link: str) -> tuple[int, float, float]:

@@ -104,21 +104,21 @@ def changes(
 ) -> Iterator[dict[str, int | str]]:
     """Yields changes to try, cheapest first: microbatches, chunks of logits, remat, fsdp, then combinations."""
     state_fits = all(phase.state < phase.usable for phase in compiled)
-    now: Any = config.train.microbatches or 1  # 0: auto
+    count: Any = config.train.microbatches or 1  # 0: auto
     parts = [
         {"train.microbatches": n}
         for n in _microbatches(config, topology)
-        if all(_could_fit(phase, now / n) for phase in compiled) and state_fits
+        if all(_could_fit(phase, count / n) for phase in compiled) and state_fits
     ]
-    keeps = REMAT.index("none" if config.model.remat == "attention" else config.model.remat)  # nearly everything
-    remat = [{"model.remat": name} for name in REMAT[keeps + 1 :]] if state_fits else []
+    level = REMAT.index("none" if config.model.remat == "attention" else config.model.remat)  # nearly everything
+    remat = [{"model.remat": name} for name in REMAT[level + 1 :]] if state_fits else []
     chunks = objective.facts(config).logits_chunks and not config.train.logits_chunk and state_fits
     logits = [_LOGITS] if chunks else []
     fsdp = list(_fsdp(config, topology))
     finest = [{"train.microbatches": n} for n in _microbatches(config, topology)][-1:]
     yield from itertools.chain(parts, logits, remat, fsdp)
     yield from (part | policy for part in finest for policy in logits + remat)
-    yield from (part | policy | some for part in finest for policy in remat[-1:] for some in logits)
+    yield from (part | policy | chunking for part in finest for policy in remat[-1:] for chunking in logits)
     leanest = [{"model.remat": REMAT[-1]}] if config.model.remat != REMAT[-1] else []
     for layout in fsdp:
         yield from (layout | more for more in finest + leanest)
@@ -202,9 +202,9 @@ def _microbatches(config, topology):
 def _fsdp(config, topology):
     """Yields changes that move devices of a slice from the data axis to the fsdp axis."""
     mesh = config.mesh
-    tensor, now = max(1, mesh.tensor), max(1, mesh.fsdp)
+    tensor, current = max(1, mesh.tensor), max(1, mesh.fsdp)
     devices_left = topology.num_devices // topology.num_slices // tensor
-    size = 2 * now
+    size = 2 * current
     while size <= devices_left:
         change = {"mesh.fsdp": size}
         if mesh.data != -1:

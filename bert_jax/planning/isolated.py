@@ -74,11 +74,11 @@ class _Worker:
         self._stderr = pathlib.Path(folder.name) / "stderr"
         self._stderr.write_text("")
         context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_compile_all, args=(theirs, str(self._stderr)), daemon=True)
+        self._connection, far_end = context.Pipe()
+        self._process = context.Process(target=_compile_all, args=(far_end, str(self._stderr)), daemon=True)
         with interruption.not_for_children():
             self._process.start()
-        theirs.close()
+        far_end.close()
         self._started = False
 
     def ask(self, job):

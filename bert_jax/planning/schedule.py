@@ -39,13 +39,13 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     described, tokens = [], 0
     for phase, rates in zip(run_phases, _rates(config, run_phases), strict=True):
         settings, data = config_lib.in_phase(config, phase), phase.data
-        of_phase = (phase.stop - phase.start) * data.batch_size * data.sequence_length
+        phase_tokens = (phase.stop - phase.start) * data.batch_size * data.sequence_length
         local = config_lib.value(settings, "model.local_rotary_base") if settings.model.local_window else None
         described.append(
             {
                 "start": phase.start,
                 "stop": phase.stop,
-                "tokens": of_phase,
+                "tokens": phase_tokens,
                 "rows": data.batch_size,
                 "length": data.sequence_length,
                 "mask_rate": data.mask_rate if facts(config).masked else None,
@@ -58,7 +58,7 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
                 "rates": rates,
             }
         )
-        tokens += of_phase
+        tokens += phase_tokens
     return {"recipe": name, "steps": run_phases[-1].stop, "tokens": tokens, "phases": described}
 
 
@@ -68,7 +68,7 @@ def _rates(config, run_phases):
 
     from bert_jax.training.optimizer import run_schedule, turning_steps
 
-    turns = [
+    turning = [
         part.start + turn
         for part in config_lib.schedules(config)
         for turn in turning_steps(part.settings, part.stop - part.start)
@@ -77,8 +77,8 @@ def _rates(config, run_phases):
     rates = []
     for phase in run_phases:
         last = max(phase.start, phase.stop - 1)
-        even = np.linspace(phase.start, last, _POINTS).round()
-        steps = np.unique([*even, *(turn for turn in turns if phase.start < turn < last)]).astype(np.int32)
+        spaced_steps = np.linspace(phase.start, last, _POINTS).round()
+        steps = np.unique([*spaced_steps, *(turn for turn in turning if phase.start < turn < last)]).astype(np.int32)
         rates.append([[int(s), float(r)] for s, r in zip(steps, np.asarray(rate(steps)), strict=True)])
     return rates
 

@@ -161,8 +161,8 @@ def settings(config: ml_collections.ConfigDict) -> dict:
     for phase in config_lib.phases(config):
         predicted = compilation.batch_shapes(config, phase.data).get("masked_labels", ((0, 0),))[0][1]
         shape = {"rows": phase.data.batch_size, "sequence": phase.data.sequence_length, "predictions": predicted}
-        own = {name: value for name, value in sorted(phase.settings.items()) if _costs(name)}
-        phases.append({"steps": phase.stop - phase.start} | shape | own)
+        phase_settings = {name: value for name, value in sorted(phase.settings.items()) if _costs(name)}
+        phases.append({"steps": phase.stop - phase.start} | shape | phase_settings)
     return json.loads(json.dumps(changed, default=list, sort_keys=True)) | {"phases": phases}
 
 

@@ -82,7 +82,7 @@ def _fusion(program, computation, instruction):
         min(_in_hbm(computation[operand]), _read(program, body, place))
         for place, operand in enumerate(instruction.operands)
     )
-    root = next(inside for inside in body.values() if inside.root)
+    root = next(inner for inner in body.values() if inner.root)
     results = [body[name] for name in root.operands] if root.opcode == "tuple" else [root]
     written = 0
     for result, array in zip(results, instruction.arrays, strict=False):

@@ -28,36 +28,12 @@ from bert_jax.inference import search
 from bert_jax.inference.embed import Embedder
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval.documents import Contents, scan
+from bert_jax.retrieval.rules import Rule, check_rule
 
 NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
 _OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
 _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Says which documents are an anchor's hard negatives.
-
-    Attributes:
-      count: how many of them are taken.
-      skip, depth: ranks that are looked at: after the first `skip`, down to `depth`. A rank counts the documents that
-        are not known to answer the anchor.
-      margin: how far below the lowest score of the anchor's positives a negative's score must be, as a share of that
-        score's size; 0 for no further than there.
-      max_score, min_score: bounds of a negative's score; None for none.
-      sampling: "top" takes the highest ranks, "random" draws among those that are left.
-      seed: of the draw.
-    """
-
-    count: int = 3
-    skip: int = 0
-    depth: int = 100
-    margin: float | None = 0.05
-    max_score: float | None = None
-    min_score: float | None = None
-    sampling: str = "top"
-    seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +44,7 @@ class Pairs:
       anchors, positives: text of each record.
       rows: each record as it came in, by column.
       known: for each anchor's text, the texts that are known to answer it, its own positives first.
-      own: for each anchor's text, how many of `known` are its own positives.
+      num_own: for each anchor's text, how many of `known` are its own positives.
       notes: lines for the user about how the file was read.
     """
 
@@ -76,7 +52,7 @@ class Pairs:
     positives: Sequence[str]
     rows: Sequence[Mapping[str, Any]]
     known: Mapping[str, Sequence[str]]
-    own: Mapping[str, int]
+    num_own: Mapping[str, int]
     notes: Sequence[str] = ()
 
 
@@ -146,19 +122,19 @@ def read_pairs(spec: str, anchor: str, positive: str, relevance_id: str = "") ->
 
 def _known(anchors, positives, groups):
     """Returns (the known answers of each anchor's text, its own positives first; how many of these are its own)."""
-    own: dict[str, dict[str, None]] = {}
-    of_group: dict[str, dict[str, None]] = {}
-    groups_of: dict[str, dict[str, None]] = {}
+    own_positives: dict[str, dict[str, None]] = {}
+    group_positives: dict[str, dict[str, None]] = {}
+    anchor_groups: dict[str, dict[str, None]] = {}
     for anchor, positive, group in zip(anchors, positives, groups, strict=True):
-        own.setdefault(anchor, {})[positive] = None
+        own_positives.setdefault(anchor, {})[positive] = None
         if group not in (None, ""):
-            of_group.setdefault(str(group), {})[positive] = None
-            groups_of.setdefault(anchor, {})[str(group)] = None
+            group_positives.setdefault(str(group), {})[positive] = None
+            anchor_groups.setdefault(anchor, {})[str(group)] = None
     known = {}
-    for anchor, texts in own.items():
-        shared = (of_group[group] for group in groups_of.get(anchor, ()))
+    for anchor, texts in own_positives.items():
+        shared = (group_positives[group] for group in anchor_groups.get(anchor, ()))
         known[anchor] = tuple(dict.fromkeys(itertools.chain(texts, *shared)))
-    return known, {anchor: len(texts) for anchor, texts in own.items()}
+    return known, {anchor: len(texts) for anchor, texts in own_positives.items()}
 
 
 def mine(
@@ -203,13 +179,15 @@ def mine(
         documents = {text: str(number) for number, text in enumerate(dict.fromkeys(pairs.positives))}
     vectors = _Vectors(embedder, folder, progress)
     index_folder = index or folder / "documents"
-    of_documents = vectors.index_of(
+    document_index = vectors.index_of(
         index_folder, [(key, text) for text, key in documents.items()], prompts[1], "document"
     )
     others = [text for text in dict.fromkeys(pairs.positives) if text not in documents]
-    of_others = vectors.index_of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
-    of_anchors = vectors.index_of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
-    miner = _Miner(pairs, list(documents), others, of_documents, of_others, of_anchors, rule, embedder.similarity_kind)
+    other_index = vectors.index_of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
+    anchor_index = vectors.index_of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
+    miner = _Miner(
+        pairs, list(documents), others, document_index, other_index, anchor_index, rule, embedder.similarity_kind
+    )
     facts = [vectors.digests, dataclasses.asdict(rule), _digest(pairs), embedder.fingerprint(), prompts]
     _keep_parts_of(folder / "parts", json.dumps(facts))
     tally, report = Tally(), progress("record", len(pairs.rows))
@@ -243,27 +221,6 @@ def check_folders(output: str | os.PathLike, index: str = "") -> None:
         index_lib.check_folder(index, f"--index={index}")
 
 
-def check_rule(rule: Rule) -> None:
-    """Raises UserError for a rule that no document can meet."""
-    if rule.count < 1:
-        raise UserError(f"--negatives={rule.count}: expected at least 1")
-    if rule.skip < 0:
-        raise UserError(f"--skip={rule.skip}: expected at least 0")
-    if rule.depth < rule.skip + rule.count:
-        raise UserError(
-            f"--depth={rule.depth}: leaves {max(0, rule.depth - rule.skip)} ranks after --skip={rule.skip}; expected "
-            f"at least {rule.skip + rule.count}, room for --negatives={rule.count}"
-        )
-    if rule.margin is not None and not 0 <= rule.margin < 1:
-        raise UserError(f"--margin={rule.margin:g}: expected a share from 0 to below 1")
-    for name in ("max_score", "min_score"):
-        value = getattr(rule, name)
-        if value is not None and not np.isfinite(value):
-            raise UserError(f"--{name}={value}: expected a number")
-    if rule.max_score is not None and rule.min_score is not None and rule.min_score > rule.max_score:
-        raise UserError(f"--min_score={rule.min_score:g}: above --max_score={rule.max_score:g}; expected at most that")
-
-
 class _Vectors:
     """Makes the indices that mining needs."""
 
@@ -284,9 +241,9 @@ class _Vectors:
 class _Miner:
     """Finds the negatives of some records at a time."""
 
-    def __init__(self, pairs, documents, others, of_documents, of_others, of_anchors, rule, kind):
+    def __init__(self, pairs, documents, others, document_index, other_index, anchor_index, rule, kind):
         self._pairs, self._documents, self._rule, self._kind = pairs, documents, rule, kind
-        self._of_documents, self._of_others, self._of_anchors = of_documents, of_others, of_anchors
+        self._document_index, self._other_index, self._anchor_index = document_index, other_index, anchor_index
         self._numbers = {text: number for number, text in enumerate(documents)}
         self._other_numbers = {text: number for number, text in enumerate(others)}
         self._anchor_numbers = {text: number for number, text in enumerate(pairs.known)}
@@ -294,10 +251,10 @@ class _Miner:
     def lines(self, chosen: Sequence[int]) -> Iterator[tuple[dict[str, Any], int]]:
         """Yields the output of each record, and how many documents were too near to its positive."""
         anchors = list(dict.fromkeys(self._pairs.anchors[number] for number in chosen))
-        vectors = np.asarray(self._of_anchors.vectors[[self._anchor_numbers[anchor] for anchor in anchors]])
+        vectors = np.asarray(self._anchor_index.vectors[[self._anchor_numbers[anchor] for anchor in anchors]])
         excluded = [self._excluded(anchor) for anchor in anchors]
         depth = min(len(self._documents), self._rule.depth + max(map(len, excluded)))
-        *_, (places, scores) = search.nearest(vectors, self._of_documents.blocks(), depth, self._kind)
+        *_, (places, scores) = search.nearest(vectors, self._document_index.blocks(), depth, self._kind)
         answers = {}
         for i, anchor in enumerate(anchors):
             positives = self._positive_scores(anchor, vectors[i])
@@ -324,11 +281,11 @@ class _Miner:
 
     def _positive_scores(self, anchor, vector):
         """Returns the score of each of an anchor's own positives."""
-        texts = self._pairs.known[anchor][: self._pairs.own[anchor]]
+        texts = self._pairs.known[anchor][: self._pairs.num_own[anchor]]
         rows = [
-            self._of_documents.vectors[self._numbers[text]]
+            self._document_index.vectors[self._numbers[text]]
             if text in self._numbers
-            else self._of_others.vectors[self._other_numbers[text]]
+            else self._other_index.vectors[self._other_numbers[text]]
             for text in texts
         ]
         scores = search.paired_scores(np.broadcast_to(vector, (len(rows), len(vector))), np.stack(rows), self._kind)

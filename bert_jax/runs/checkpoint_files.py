@@ -190,8 +190,8 @@ def reason_of(error: Exception) -> str:
     system = re.search(r"([^:]+?) \[os_error_code", re.sub(r" \[tensorstore_spec='.*?'\](?= |:|$)", "", text))
     if system:
         return system.group(1).strip()
-    words, of_tensorstore, _ = text.partition(" [tensorstore_spec=")  # from the outermost operation to its cause
-    return words[-200:] if of_tensorstore else text.splitlines()[0][:200]
+    words, has_details, _ = text.partition(" [tensorstore_spec=")  # from the outermost operation to its cause
+    return words[-200:] if has_details else text.splitlines()[0][:200]
 
 
 def _damage(path, item):

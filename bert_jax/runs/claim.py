@@ -28,12 +28,12 @@ def claim(workdir: pathlib.Path) -> Iterator[None]:
         mark = distributed.broadcast(lambda: _lock(workdir, stack))
         try:
             with storage.reporting(str(workdir)):
-                seen = (workdir / "lock").read_text()
+                held_mark = (workdir / "lock").read_text()
         except OSError:
-            seen = ""
+            held_mark = ""
         label = distributed.process_label()
-        other = f"{label}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
-        distributed.raise_on_all("" if seen == mark else other)
+        message = f"{label}--workdir={workdir}: not the directory that process 0 sees; expected one for all"
+        distributed.raise_on_all("" if held_mark == mark else message)
         yield
 
 
@@ -48,11 +48,11 @@ def _lock(workdir, stack):
         return mark
     path = workdir / "lock"
     mark = f"{os.getpid()}\n{uuid.uuid4()}\n"
-    made = [folder for folder in (workdir / "compiled", workdir, *workdir.parents) if not folder.exists()]
+    new_folders = [folder for folder in (workdir / "compiled", workdir, *workdir.parents) if not folder.exists()]
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(files.lock(path))
-        stack.push(lambda kind, *_: _remove_unused(workdir, made) if kind else None)
+        stack.push(lambda kind, *_: _remove_unused(workdir, new_folders) if kind else None)
         file.truncate(0)
         file.write(mark.encode())
         os.fsync(file.fileno())  # a full disk may accept an empty file
@@ -66,14 +66,14 @@ def _lock(workdir, stack):
     return mark
 
 
-def _remove_unused(workdir, made):
-    """Removes the lock, compiled programs and the folders in `made`, the innermost first, if there is nothing else."""
+def _remove_unused(workdir, new_folders):
+    """Removes the lock, compiled programs and `new_folders`, the innermost first, if there is nothing else."""
     with contextlib.suppress(OSError):
         if {path.name for path in workdir.iterdir()} <= {"lock", "compiled"}:
-            for folder in made:
+            for folder in new_folders:
                 if folder.name == "compiled":
                     shutil.rmtree(folder, ignore_errors=True)
             (workdir / "lock").unlink()
-            for folder in made:
+            for folder in new_folders:
                 if folder.exists():
                     folder.rmdir()

@@ -11,14 +11,14 @@ from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
 
-def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None = None) -> Provenance:
+def read_provenance(name: str | os.PathLike, step: int, requested: int | str | None = None) -> Provenance:
     """Returns what a run's files say of the model of one of its checkpoints.
 
     Args:
       name: the workdir.
       step: the checkpoint's step.
-      asked: what the step was asked for by; of an average the averaged checkpoints are named, and no metrics, which
-        none was evaluated by.
+      requested: what the user gave for the step. For an average of checkpoints, "mean:K" or "ema:DECAY", the averaged
+        steps are returned and no metrics, as the average was not evaluated.
 
     Raises:
       UserError: no such run.
@@ -39,9 +39,9 @@ def read_provenance(name: str | os.PathLike, step: int, asked: int | str | None 
     known = [corpus.get("language", "") for corpus in run["corpora"]]
     languages = tuple(dict.fromkeys(known)) if all(known) else ()
     evaluated_on = f"held-out documents of {', '.join(name for name, _ in texts)}"
-    if checkpoints.is_average(asked):
-        averaged = tuple(checkpoints.averaged_steps(workdir, str(asked)))
-        return Provenance(step, base_model, texts, averaged_steps=averaged, average=str(asked), languages=languages)
+    if checkpoints.is_average(requested):
+        averaged = tuple(checkpoints.averaged_steps(workdir, str(requested)))
+        return Provenance(step, base_model, texts, averaged_steps=averaged, average=str(requested), languages=languages)
     return Provenance(step, base_model, texts, _held_out_metrics(workdir, step), evaluated_on, languages=languages)
 
 

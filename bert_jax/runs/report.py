@@ -197,7 +197,7 @@ def _picture(title, unit, curves):
     if high - low < 1e-12 * max(1.0, abs(high)):
         low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if low else (0.0, 1.0)
 
-    levels = svg.round_numbers(low, high, about=4)
+    levels = svg.round_numbers(low, high, count=4)
     left = _margin(levels)
     right = _WIDTH - _margin([points[-1][1] for points in curves.values()])
 
@@ -212,7 +212,7 @@ def _picture(title, unit, curves):
         y = up(value)
         parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
-    for step in svg.round_numbers(first, last, about=4, whole=True):
+    for step in svg.round_numbers(first, last, count=4, integers=True):
         x = across(step)
         parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{step:,.0f}</text>')
     ends: list[tuple[float, float, str]] = []

@@ -81,8 +81,8 @@ def start(
             f"the corpus with --tokenizer={source.name}, or set config.init_state=parameters"
         )
     workdir = workdir_lib.to_path(source.name)
-    theirs = _settings(workdir, source.step)[0]
-    _check_objective(config, theirs, where)
+    source_config = _settings(workdir, source.step)[0]
+    _check_objective(config, source_config, where)
     done = source.step if config.init_state == "run" else 0
     if done >= num_steps(config):
         raise UserError(
@@ -90,27 +90,27 @@ def start(
             "config.init_state=moments, which begins at step 0"
         )
     mesh = learner.mesh
-    old = step_lib.Learner.from_config(theirs, source.model, mesh, num_steps(theirs))
+    old = step_lib.Learner.from_config(source_config, source.model, mesh, num_steps(source_config))
     template = step_lib.saved(old.abstract_state(), mesh)
     stored = checkpoints.load_state(
         workdir, source.step, {"params": template["params"], "opt_state": template["opt_state"]}
     )
     state = learner.init_state()
-    ours = step_lib.saved({"params": state["params"], "opt_state": state["opt_state"]}, mesh)
+    own_state = step_lib.saved({"params": state["params"], "opt_state": state["opt_state"]}, mesh)
     fit = functools.partial(_fitted, config, source.model.spec)
-    fresh, left = _difference(ours["params"], stored["params"], fit)
+    fresh, left = _difference(own_state["params"], stored["params"], fit)
     wrong = [name for name in (*fresh, *left) if name.startswith("encoder")]
     if wrong:
         raise UserError(f"{where}: {wrong[0]} ({len(wrong)} in all) is absent there or here; expected the same model")
     moments = _moments(stored["opt_state"])
-    if len(moments) != len(_moments(ours["opt_state"])):
+    if len(moments) != len(_moments(own_state["opt_state"])):
         raise UserError(
             f"{where}: its optimizer has {len(moments)} sets of moments, that of config.optimizer "
-            f"{len(_moments(ours['opt_state']))}; expected as many, or config.init_state=parameters"
+            f"{len(_moments(own_state['opt_state']))}; expected as many, or config.init_state=parameters"
         )
     begun = {
-        "params": fit(ours["params"], stored["params"]),
-        "opt_state": _branched(ours["opt_state"], iter(moments), done, fit),
+        "params": fit(own_state["params"], stored["params"]),
+        "opt_state": _branched(own_state["opt_state"], iter(moments), done, fit),
     }
     notes = [
         f"{label}: {', '.join(_modules(names))}" for label, names in (("fresh", fresh), ("left out", left)) if names
@@ -118,22 +118,22 @@ def start(
     goes_on = in_phase(config, phase_at(phases(config), done)).model
     spec = model_lib.build(goes_on, goes_on.vocab_size, next_sentence=False).spec
     notes += changes_of_positions(source.model.spec, spec, config.init_positions)
-    notes += [_goes_on(config, theirs, done)] if config.init_state == "run" else []
+    notes += [_goes_on(config, source_config, done)] if config.init_state == "run" else []
     say(f"branches from {source.name}, step {source.step:,}, with its moments" + "".join(f"; {note}" for note in notes))
     return state | step_lib.restored(begun, learner.model, mesh), done
 
 
-def _goes_on(config, theirs, done):
+def _goes_on(config, source_config, done):
     """Returns in words where a branch goes on, and in which phase, where the other run's phases have other borders."""
-    own_phases, other_phases = (phases(settings) for settings in (config, theirs))
-    if [phase.stop for phase in own_phases] == [phase.stop for phase in other_phases]:
+    own_phases, source_phases = (phases(settings) for settings in (config, source_config))
+    if [phase.stop for phase in own_phases] == [phase.stop for phase in source_phases]:
         return f"goes on at step {done:,}"
-    now, before = phase_at(own_phases, done), phase_at(other_phases, max(0, done - 1))
-    phase, other = (
-        f"phase {part.index + 1} of {len(whole)} (steps {part.start:,} to {part.stop:,})"
-        for part, whole in ((now, own_phases), (before, other_phases))
+    own_phase, source_phase = phase_at(own_phases, done), phase_at(source_phases, max(0, done - 1))
+    own_words, source_words = (
+        f"phase {part.index + 1} of {len(run_phases)} (steps {part.start:,} to {part.stop:,})"
+        for part, run_phases in ((own_phase, own_phases), (source_phase, source_phases))
     )
-    return f"goes on at step {done:,}, in {phase}, after {other}"
+    return f"goes on at step {done:,}, in {own_words}, after {source_words}"
 
 
 def _settings(workdir, step):
@@ -144,15 +144,15 @@ def _settings(workdir, step):
     return settings, tokenizer
 
 
-def _check_objective(config, theirs, where):
+def _check_objective(config, source_config, where):
     def parts(settings):
         return settings.objective.embedding_sharing if facts(settings).generator else ""
 
-    if parts(config) != parts(theirs):
+    if parts(config) != parts(source_config):
         described = [
             f"objective.name={settings.objective.name}"
             + (f" with embedding_sharing={parts(settings)}" if parts(settings) else "")
-            for settings in (theirs, config)
+            for settings in (source_config, config)
         ]
         raise UserError(
             f"{where}: its run has {described[0]}, this one {described[1]}, whose parameters and moments are others; "
@@ -174,9 +174,9 @@ def _branched(opt_state, moments, done, fit):
 
     def taken(node):
         if _is_moments(node):
-            other = next(moments)
-            counts = {"count": other.count} if hasattr(node, "count") else {}
-            return node._replace(mu=fit(node.mu, other.mu), nu=fit(node.nu, other.nu), **counts)
+            source_node = next(moments)
+            counts = {"count": source_node.count} if hasattr(node, "count") else {}
+            return node._replace(mu=fit(node.mu, source_node.mu), nu=fit(node.nu, source_node.nu), **counts)
         if isinstance(node, optax.ScaleByScheduleState):
             count: Any = node.count
             return node._replace(count=sharding.put(np.int32(done), count.sharding))
@@ -188,29 +188,29 @@ def _branched(opt_state, moments, done, fit):
     return jax.tree.map(taken, opt_state, is_leaf=is_leaf)
 
 
-def _fitted(config, spec, ours, theirs):
-    """Returns a tree like `ours` with the leaves of `theirs`, by name, where they have the shape."""
-    their_leaves = leaves_by_name(theirs)
+def _fitted(config, spec, template, source):
+    """Returns a tree like `template` with the leaves of `source` of the same name, where they have the same shape."""
+    source_leaves = leaves_by_name(source)
 
     def fitted(path, leaf):
-        other = their_leaves.get(path_name(path))
-        if other is not None and other.shape == leaf.shape:
-            return other
-        if other is None or not (config.init_positions and is_position_table(path_name(path))):
+        source_leaf = source_leaves.get(path_name(path))
+        if source_leaf is not None and source_leaf.shape == leaf.shape:
+            return source_leaf
+        if source_leaf is None or not (config.init_positions and is_position_table(path_name(path))):
             return leaf
         extend = functools.partial(
             extend_positions, rows=leaf.shape[0], offset=spec.position_offset, rule=config.init_positions
         )
-        return jax.jit(extend, out_shardings=leaf.sharding)(other)
+        return jax.jit(extend, out_shardings=leaf.sharding)(source_leaf)
 
-    return jax.tree_util.tree_map_with_path(fitted, ours)
+    return jax.tree_util.tree_map_with_path(fitted, template)
 
 
-def _difference(ours: Mapping, theirs: Mapping, fit) -> tuple[list[str], list[str]]:
+def _difference(template: Mapping, source: Mapping, fit) -> tuple[list[str], list[str]]:
     """Returns the names of the leaves that `fit` leaves as they are, and of those that it has no place for."""
-    fitted, before = leaves_by_name(fit(ours, theirs)), leaves_by_name(ours)
+    fitted, before = leaves_by_name(fit(template, source)), leaves_by_name(template)
     fresh = sorted(name for name, leaf in fitted.items() if leaf is before[name])
-    return fresh, sorted(leaves_by_name(theirs).keys() - before.keys())
+    return fresh, sorted(leaves_by_name(source).keys() - before.keys())
 
 
 def _modules(names):

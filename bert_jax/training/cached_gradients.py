@@ -44,11 +44,12 @@ def value_and_gradient(
         raise ValueError(f"found {total} examples; expected a multiple of {part_size}")
     parts = jax.tree.map(lambda x: x.reshape(part_size, -1, *x.shape[1:]).swapaxes(0, 1), (dict(batch), numbers))
 
-    def whole(leaf):  # [parts, part_size, ...] -> [batch, ...]
+    def joined(leaf):  # [parts, part_size, ...] -> [batch, ...]
         return leaf.swapaxes(0, 1).reshape(total, *leaf.shape[2:])
 
-    encoded = jax.tree.map(whole, jax.lax.map(lambda part: encode(params, *part), parts))
-    (loss, other), (own, gradients) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(params, encoded)
+    encoded = jax.tree.map(joined, jax.lax.map(lambda part: encode(params, *part), parts))
+    gradient_of = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
+    (loss, extra), (loss_gradient, gradients) = gradient_of(params, encoded)
     gradients = jax.tree.map(lambda leaf: leaf.reshape(part_size, -1, *leaf.shape[1:]).swapaxes(0, 1), gradients)
 
     def add(sums, part):
@@ -56,4 +57,4 @@ def value_and_gradient(
         _, pull_back = jax.vjp(lambda params: encode(params, *examples), params)
         return jax.tree.map(jnp.add, sums, pull_back(part_gradients)[0]), None
 
-    return (loss, other), jax.lax.scan(add, own, (parts, gradients))[0]
+    return (loss, extra), jax.lax.scan(add, loss_gradient, (parts, gradients))[0]

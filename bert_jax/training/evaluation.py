@@ -97,8 +97,8 @@ class Evaluation:
             if not text.num_documents:
                 continue
             batches, unigram_loss = text.batches(last)
-            of_text = _metrics(_sums(self._eval_step_at(last), params, self._put, batches), unigram_loss)
-            metrics |= {f"{prefix}/{name}": value for name, value in of_text.items()}
+            text_metrics = _metrics(_sums(self._eval_step_at(last), params, self._put, batches), unigram_loss)
+            metrics |= {f"{prefix}/{name}": value for name, value in text_metrics.items()}
         return metrics
 
 
@@ -318,8 +318,8 @@ def _old_config(config):
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.vocab_size = 0
     config.data.update(corpus=config.data.old_corpus, old_corpus="", weights=(), first_corpora=0)
-    of_corpora = ("weights", "first_corpora")
-    config.data.phases = tuple({k: v for k, v in dict(p).items() if k not in of_corpora} for p in config.data.phases)
+    corpora_keys = ("weights", "first_corpora")
+    config.data.phases = tuple({k: v for k, v in dict(p).items() if k not in corpora_keys} for p in config.data.phases)
     return config
 
 

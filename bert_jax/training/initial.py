@@ -214,12 +214,12 @@ def _check(config, pretrained):
         wrong = [key for key in wrong if key != "max_positions"]
     if wrong:
         flags = " ".join(f"--config.model.{key}={getattr(source_spec, key)}" for key in wrong)
-        theirs, ours = (
+        source_sizes, own_sizes = (
             ", ".join(f"{key}={getattr(compared, key)}" for key in wrong) for compared in (source_spec, spec)
         )
         raise UserError(
-            f"config.init_from={pretrained.name}: its model has {theirs}, but config.model has {ours}; expected "
-            f"{flags}, or --config.model_from_init=True, which takes them from there"
+            f"config.init_from={pretrained.name}: its model has {source_sizes}, but config.model has {own_sizes}; "
+            f"expected {flags}, or --config.model_from_init=True, which takes them from there"
             + ("" if shorter or wrong != ["max_positions"] else ", or --config.init_positions=tile, which extends it")
         )
 

@@ -177,8 +177,8 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
         say(f"the memory of a step could not be estimated: {str(error).splitlines()[0][:200]}")
         verdict = _Verdict()
     if distributed.is_multiprocess():  # one decision for all
-        own = dataclasses.asdict(verdict)
-        verdict = _Verdict(**distributed.broadcast(lambda: own))
+        own_verdict = dataclasses.asdict(verdict)
+        verdict = _Verdict(**distributed.broadcast(lambda: own_verdict))
     if chosen and not begun:
         config.train.microbatches = verdict.microbatches
         say(f"config.train.microbatches: {verdict.microbatches}, the fewest that fit" + verdict.reason)

@@ -86,11 +86,11 @@ def accuracies(scored: Sequence[Mapping], group: str = "") -> dict[str, dict]:
         groups.setdefault(str(pair[group]), []).append(pair)
     return {
         name: {
-            "accuracy": sum(pair["correct"] for pair in some) / len(some),
-            "pairs": len(some),
-            "ties": sum(pair["correct"] == 0.5 for pair in some),
+            "accuracy": sum(pair["correct"] for pair in members) / len(members),
+            "pairs": len(members),
+            "ties": sum(pair["correct"] == 0.5 for pair in members),
         }
-        for name, some in groups.items()
+        for name, members in groups.items()
     }
 
 

@@ -175,15 +175,15 @@ def phase_learners(config, mesh: Mesh, teacher: Model | None = None) -> list[Lea
     """
     run_phases = phases(config)
     num_steps = run_phases[-1].stop
-    schedule, learners, made = run_schedule(config, num_steps), [], {}
+    schedule, learners, learner_of = run_schedule(config, num_steps), [], {}
     for phase in run_phases:
         key = tuple(sorted((name, value) for name, value in phase.settings.items() if name not in SCHEDULE))
-        if key not in made:
+        if key not in learner_of:
             settings = in_phase(config, phase)
             heads = objective_lib.heads(config.objective)
             model = model_lib.build(settings.model, settings.model.vocab_size, **heads)
-            made[key] = Learner.from_config(settings, model, mesh, num_steps, teacher, schedule)
-        learners.append(made[key])
+            learner_of[key] = Learner.from_config(settings, model, mesh, num_steps, teacher, schedule)
+        learners.append(learner_of[key])
     return learners
 
 

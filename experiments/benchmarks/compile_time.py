@@ -53,9 +53,9 @@ def compile_step(target, layers, hidden, scan):
         "input_ids": (rows, length), "attention_mask": (rows, length), "token_type_ids": (rows, length),
         "masked_positions": (rows, slots), "masked_labels": (rows, slots), "next_sentence_label": (rows,),
     }  # fmt: skip
-    of_batch = sharding.batch_sharding(mesh)
-    batch = {name: jax.ShapeDtypeStruct(shape, "int32", sharding=of_batch) for name, shape in shapes.items()}
-    batch["masked_weights"] = jax.ShapeDtypeStruct((rows, slots), "float32", sharding=of_batch)
+    batch_layout = sharding.batch_sharding(mesh)
+    batch = {name: jax.ShapeDtypeStruct(shape, "int32", sharding=batch_layout) for name, shape in shapes.items()}
+    batch["masked_weights"] = jax.ShapeDtypeStruct((rows, slots), "float32", sharding=batch_layout)
     everywhere = sharding.replicated(mesh)
     number = jax.ShapeDtypeStruct((), "int32", sharding=everywhere)
     key = jax.eval_shape(lambda: step_lib.dropout_key(config))

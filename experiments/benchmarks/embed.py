@@ -67,11 +67,11 @@ def their_embedder(folder, texts):
         vectors = np.empty((len(texts), model.config.hidden_size), np.float32)
         with torch.inference_mode():
             for begin in range(0, len(order), size):
-                some = order[begin : begin + size]
-                batch = tokenizer.pad({"input_ids": [encoded[i] for i in some]}, return_tensors="pt")
+                members = order[begin : begin + size]
+                batch = tokenizer.pad({"input_ids": [encoded[i] for i in members]}, return_tensors="pt")
                 hidden = model(**batch).last_hidden_state
                 mask = batch["attention_mask"][:, :, None].to(hidden.dtype)
-                vectors[some] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
+                vectors[members] = ((hidden * mask).sum(1) / mask.sum(1)).numpy()
         return vectors
 
     part = slice(None, None, max(1, len(texts) // 300))
@@ -112,8 +112,8 @@ def measure(folder, texts, rounds):
     spawn = multiprocessing.get_context("spawn")
     pipes, notes, processes = {}, {}, []
     for side in ("ours", "torch"):
-        pipes[side], other = spawn.Pipe()
-        processes.append(spawn.Process(target=serve, args=(side, folder, texts, other), daemon=True))
+        pipes[side], far_end = spawn.Pipe()
+        processes.append(spawn.Process(target=serve, args=(side, folder, texts, far_end), daemon=True))
         processes[-1].start()
         notes[side] = pipes[side].recv()
     seconds, vectors = {"ours": [], "torch": []}, {}

@@ -91,10 +91,10 @@ def main():
         "|---" * 6 + "|",
     ]
     for length in arguments.lengths:
-        near, full = measure(length, arguments.rounds)
-        local, whole = (f"{size / 2**20:,.0f}" for size in memory(length))
-        speeds = f"{length / near:,.0f} | {length / full:,.0f} | {full / near:.2f}"
-        lines.append(f"| {length} | {speeds} | {local} | {whole} |")
+        local_times, global_times = measure(length, arguments.rounds)
+        local, full_memory = (f"{size / 2**20:,.0f}" for size in memory(length))
+        speeds = f"{length / local_times:,.0f} | {length / global_times:,.0f} | {global_times / local_times:.2f}"
+        lines.append(f"| {length} | {speeds} | {local} | {full_memory} |")
         print(lines[-1], flush=True)
     text = "\n".join(lines) + "\n"
     print(text)

@@ -140,9 +140,9 @@ def epoch_table(path, config):
     tokens = config.data.batch_size * config.data.sequence_length
     times = {row["step"]: 1000 * tokens / row["tokens_per_second"] for row in rows if row["tokens_per_second"]}
     ends = [round(epoch * n) for n in (1, 2, 3)]
-    near = {step for end in ends for step in range(end - 2, end + 4)}
-    around = [times[step] for step in sorted(near & times.keys())]
-    others = [milliseconds for step, milliseconds in times.items() if step not in near and step != max(times)]
+    around_ends = {step for end in ends for step in range(end - 2, end + 4)}
+    around = [times[step] for step in sorted(around_ends & times.keys())]
+    others = [milliseconds for step, milliseconds in times.items() if step not in around_ends and step != max(times)]
     yield f"Milliseconds a step, over three epochs of {epoch:.1f} steps."
     yield ""
     yield "| steps | number | median | 99th percentile | longest |"

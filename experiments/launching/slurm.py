@@ -175,14 +175,14 @@ def commands(
 def _executor(submitit, folder, values):
     """Returns submitit's AutoExecutor for one job."""
     parameters = _parameters(folder, values)
-    of_slurm = {f"slurm_{key}": value for key, value in _slurm_parameters(values).items()}
+    slurm_values = {f"slurm_{key}": value for key, value in _slurm_parameters(values).items()}
     try:
         executor = submitit.AutoExecutor(
             folder / "slurm", values["cluster"], slurm_max_num_timeout=values["max_timeouts"],
             local_max_num_timeout=values["max_timeouts"])  # fmt: skip
         if values["cluster"] == "local":
-            of_slurm = {"local_setup": [values["setup"]]} if "setup" in values else {}
-        executor.update_parameters(**parameters, **of_slurm)
+            slurm_values = {"local_setup": [values["setup"]]} if "setup" in values else {}
+        executor.update_parameters(**parameters, **slurm_values)
     except (RuntimeError, ValueError, AssertionError, NameError) as error:
         raise UserError(f"--executor=slurm: {_one_line(error)}; expected a machine that submits to Slurm") from error
     if values["cluster"] == "local":

@@ -54,40 +54,40 @@ def main():
     transformers.utils.logging.disable_progress_bar()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            of_models, of_tokenizers = compare(options, pathlib.Path(folder))
+            model_results, tokenizer_results = compare(options, pathlib.Path(folder))
     except UserError as error:
         sys.exit(f"error: {error}")
     output = options.output or ("" if options.model or options.family else str(RESULTS))
     if output:
-        pathlib.Path(output).write_text(report(of_models, of_tokenizers), "utf-8")
-    failed = sum(bool(row.failed) for row in of_models + of_tokenizers)
-    print(f"{output or 'compared'}: {len(of_models)} models, {len(of_tokenizers)} tokenizers, {failed} FAIL")
+        pathlib.Path(output).write_text(report(model_results, tokenizer_results), "utf-8")
+    failed = sum(bool(row.failed) for row in model_results + tokenizer_results)
+    print(f"{output or 'compared'}: {len(model_results)} models, {len(tokenizer_results)} tokenizers, {failed} FAIL")
     sys.exit(1 if failed else 0)
 
 
 def compare(options, folder):
     """Returns the rows of the models and those of the tokenizers, and prints each when it is ready."""
-    of_models, of_tokenizers = [], []
+    model_results, tokenizer_results = [], []
     for name in options.model:
-        of_models.append(printed(models.compare(name, options.seed)))
-        of_tokenizers.append(printed(tokens.compare(huggingface.read(name).origin.directory, name)))
+        model_results.append(printed(models.compare(name, options.seed)))
+        tokenizer_results.append(printed(tokens.compare(huggingface.read(name).origin.directory, name)))
     if options.model:
-        return of_models, of_tokenizers
+        return model_results, tokenizer_results
     for number, case in enumerate(random_models.CASES * options.rounds):
         if options.family and case[0] not in options.family:
             continue
         directory = folder / str(number)
         seed = options.seed * 1000 + number
         name = random_models.make_random(directory, seed, *case)
-        of_models.append(printed(models.compare(directory, seed, name)))
+        model_results.append(printed(models.compare(directory, seed, name)))
     for name, directory in tokens.vocabularies(folder, pathlib.Path(options.vocab)):
         model_type = json.loads((directory / "config.json").read_text("utf-8"))["model_type"]
         if not options.family or model_type in options.family:
-            of_tokenizers.append(printed(tokens.compare(directory, name)))
-    return of_models, of_tokenizers
+            tokenizer_results.append(printed(tokens.compare(directory, name)))
+    return model_results, tokenizer_results
 
 
-def report(of_models, of_tokenizers):
+def report(model_results, tokenizer_results):
     """Returns the page of results in Markdown."""
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "torch", "transformers", "tokenizers"))
     bars = ", ".join(f"{name} {bar:.0e}" if bar else f"{name} 0" for name, bar in models.BARS.items())
@@ -104,13 +104,13 @@ Errors are norms of differences over norms, the largest of the layers, of the lo
 Random models are named by their class, attention heads, hidden size, intermediate size, layers, vocabulary and
 positions.
 
-{table(of_models)}
+{table(model_results)}
 ## Token ids
 
 How many of {len(tokens.PAGE)} texts of awkward Unicode (pairs of them, pairs cut to 20 tokens) have other ids or
 segments than AutoTokenizer gives, and by how much the sizes of the vocabularies differ.
 
-{table(of_tokenizers) if of_tokenizers else ""}"""
+{table(tokenizer_results) if tokenizer_results else ""}"""
 
 
 def printed(row):

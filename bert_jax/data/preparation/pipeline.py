@@ -425,16 +425,16 @@ def summary(manifest: dict, output: str | pathlib.Path) -> str:
 
 def _held_out_warning(manifest):
     """Returns a warning where the held-out share of the tokens is far from the one asked for; [] where it is not."""
-    asked, held_out = manifest["settings"]["eval_share"], manifest["splits"]["eval"]
+    eval_share, held_out = manifest["settings"]["eval_share"], manifest["splits"]["eval"]
     share = held_out["tokens"] / max(1, manifest["tokens"])
-    if not asked or asked / 4 <= share <= 2 * asked + 0.02:
+    if not eval_share or eval_share / 4 <= share <= 2 * eval_share + 0.02:
         return []
     one_a_file = manifest["settings"]["documents"] == "file"
     smaller = "smaller documents (--documents=blank_line, or files of parts)" if one_a_file else "smaller documents"
-    advice = f"expected more and {smaller}" + (", or a larger --eval_share" if share < asked else "")
+    advice = f"expected more and {smaller}" + (", or a larger --eval_share" if share < eval_share else "")
     return [
-        f"warning: {share:.1%} of the tokens are held out, not the {asked:.1%} of --eval_share: documents are held out "
-        f"whole ({held_out['documents']:,} of {manifest['documents']:,}); {advice}"
+        f"warning: {share:.1%} of the tokens are held out, not the {eval_share:.1%} of --eval_share: documents are "
+        f"held out whole ({held_out['documents']:,} of {manifest['documents']:,}); {advice}"
     ]
 
 

@@ -75,8 +75,8 @@ class Examples:
             answer = _answer_tokens(contexts[question.context], question.answers, offsets)
             column = rows_lib.second_start(tokenizer, size)
             for start, stop in windows:
-                inside = answer is not None and start <= answer[0] and answer[1] < stop
-                positions.append([token - start + column for token in answer] if inside else [0, 0])
+                is_inside = answer is not None and start <= answer[0] and answer[1] < stop
+                positions.append([token - start + column for token in answer] if is_inside else [0, 0])
             owner += [i] * len(windows)
             bounds += windows
             ends.append(len(bounds))
@@ -314,11 +314,11 @@ def squad_null_odds(rows: Iterable[dict]) -> dict[str, float]:
 def _check(config, tokenizer):
     """Raises UserError for lengths that leave no room for a context."""
     task, length = config.task, config.data.sequence_length
-    least = task.max_query_length + rows_lib.num_special(tokenizer, pair=True) + 1
-    if length < least:
+    shortest = task.max_query_length + rows_lib.num_special(tokenizer, pair=True) + 1
+    if length < shortest:
         raise UserError(
             f"config.data.sequence_length: {length} leaves no room for a context behind config.task.max_query_length="
-            f"{task.max_query_length}; expected at least {least}"
+            f"{task.max_query_length}; expected at least {shortest}"
         )
 
 

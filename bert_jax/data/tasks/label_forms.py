@@ -107,10 +107,10 @@ def check_joined(table, names, occurring):
             )
 
 
-def check_vectors(table, column, of_records):
+def check_vectors(table, column, record_names):
     """Raises UserError where every record has as many words for true and false, which are no names."""
-    sizes = {len(record) for record in of_records}
-    words = {name.casefold() for record in of_records for name in record}
+    sizes = {len(record) for record in record_names}
+    words = {name.casefold() for record in record_names for name in record}
     if len(sizes) == 1 and sizes.pop() > 1 and any(words <= pair for pair in _TRUTH):
         raise UserError(
             f"{table.where(0)}: {column!r} is {shortened(str(table.columns[column][0]))}, words for true and false in "
@@ -119,19 +119,19 @@ def check_vectors(table, column, of_records):
         )
 
 
-def check_separators(table, of_records, occurring):
+def check_separators(table, record_names, occurring):
     """Raises UserError for a label such as "x / y" where x and y are labels too, or parts of other such labels."""
-    of_joined: dict[str, set[str]] = {}
+    joined_by_part: dict[str, set[str]] = {}
     for name in occurring:
         for part in _MARKS_BETWEEN.split(name):
-            of_joined.setdefault(part, set()).add(name)
-    for i, names in enumerate(of_records):
+            joined_by_part.setdefault(part, set()).add(name)
+    for i, names in enumerate(record_names):
         for name in names:
             parts = [part for part in _OTHER_SEPARATORS.split(name) if part]
             joined = [part for part in _MARKS_BETWEEN.split(name) if part]
             if len(parts) > 1 and all(part in occurring for part in parts):
                 relation = "which are labels too"
-            elif len(joined) > 1 and all(part in occurring or len(of_joined[part]) > 1 for part in joined):
+            elif len(joined) > 1 and all(part in occurring or len(joined_by_part[part]) > 1 for part in joined):
                 parts, relation = joined, "which other labels join too"
             else:
                 continue

@@ -155,24 +155,24 @@ class MultiLabel(Labels):
         if self._vector_size:
             self.names = declared or tuple(f"LABEL_{i}" for i in range(self._vector_size))  # as transformers calls them
             return
-        of_records = [self._label_names(train, i) or () for i in range(len(train))]
-        occurring = dict.fromkeys(name for record in of_records for name in record)
+        record_names = [self._label_names(train, i) or () for i in range(len(train))]
+        occurring = dict.fromkeys(name for record in record_names for name in record)
         self._numbers_too = bool(declared)
-        if texts and len(declared) == 2 and all(sorted(record) == ["0", "1"] for record in of_records):
+        if texts and len(declared) == 2 and all(sorted(record) == ["0", "1"] for record in record_names):
             raise UserError(
                 f"{train.where(0)}: {columns[0]!r} is {shortened(texts[0])!r}, in every record a 0 and a 1; expected "
                 "names, lists in JSONL or Parquet, or a column of 0 and 1 for each label"
             )
         if not declared:
-            label_forms.check_vectors(train, columns[0], of_records)
+            label_forms.check_vectors(train, columns[0], record_names)
             pairs = (
                 (i, pair)
-                for i, (value, names) in enumerate(zip(train.columns[columns[0]], of_records, strict=True))
+                for i, (value, names) in enumerate(zip(train.columns[columns[0]], record_names, strict=True))
                 for pair in zip(value if isinstance(value, list) else names, names, strict=True)
             )
             label_forms.check_types(train, columns[0], pairs)
-            label_forms.check_separators(train, of_records, occurring)
-            if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in of_records):
+            label_forms.check_separators(train, record_names, occurring)
+            if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in record_names):
                 raise UserError(
                     f"{train.where(0)}: {columns[0]!r} is 0 or 1 in every record; expected labels, or a column of 0 "
                     "and 1 for each label (config.task.label=x,y), or config.task.problem=single_label"

@@ -27,13 +27,13 @@ def nearest(queries: np.ndarray, documents: np.ndarray, depth: int = DEPTH, excl
     for start in range(0, len(queries), _AT_ONCE):
         scores = queries[start : start + _AT_ONCE] @ documents.T
         if len(excluded):
-            own = np.asarray(excluded[start : start + _AT_ONCE])
-            scores[np.flatnonzero(own >= 0), own[own >= 0]] = -np.inf
+            places = np.asarray(excluded[start : start + _AT_ONCE])
+            scores[np.flatnonzero(places >= 0), places[places >= 0]] = -np.inf
         if depth < scores.shape[1]:
-            least = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1 : depth]
+            thresholds = -np.partition(-scores, depth - 1, axis=1)[:, depth - 1 : depth]
             for i, row in enumerate(scores):
-                among = np.flatnonzero(row >= least[i])
-                ranked[start + i] = among[np.argsort(-row[among], kind="stable")[:depth]]
+                candidates = np.flatnonzero(row >= thresholds[i])
+                ranked[start + i] = candidates[np.argsort(-row[candidates], kind="stable")[:depth]]
         else:
             ranked[start : start + len(scores)] = np.argsort(-scores, axis=1, kind="stable")
     return ranked

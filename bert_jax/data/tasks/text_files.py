@@ -120,8 +120,9 @@ def layout(
         first, header = next(numbered, (0, ""))
     if "\r" in header:
         raise UserError(f"{name}{mark}{first}: lines end with CR alone; expected LF or CR LF")
-    own = DELIMITERS[kind]
-    candidates = [separator[1]] if separator else [own, *(other for other in _OTHERS if other != own)]
+    usual_delimiter = DELIMITERS[kind]
+    unusual = (delimiter for delimiter in _OTHERS if delimiter != usual_delimiter)
+    candidates = [separator[1]] if separator else [usual_delimiter, *unusual]
     by_delimiter = {delimiter: _fields(header, delimiter) for delimiter in candidates}
     fitting = [
         delimiter
@@ -135,7 +136,7 @@ def layout(
     _check_columns(names, wanted, name, otherwise)
     quoted = delimiter != "\t" or _is_quoted(path, delimiter, name, mark)
     notes = []
-    if delimiter != own:
+    if delimiter != usual_delimiter:
         notes.append(f"{name}: fields are separated by {_NAMES.get(delimiter, repr(delimiter))}")
     if quoted and delimiter == "\t":
         notes.append(f"{name}: fields are quoted, and read without their quotes")

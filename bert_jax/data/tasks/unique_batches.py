@@ -25,7 +25,7 @@ def order(texts: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarr
     rows = hashing.permute(np.arange(number), number, hashing.fold("fine-tuning order", seed, epoch))
     batches: list[list[int]] = [[] for _ in range(count)]
     room_from = list(range(count + 1))  # the first batch with room from a batch on, through the batches in between
-    behind: dict[int, int] = {}  # the first batch behind the last one that holds a text
+    next_batch: dict[int, int] = {}  # the first batch behind the last one that holds a text
 
     def with_room(batch):
         root = batch
@@ -35,20 +35,20 @@ def order(texts: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarr
             room_from[batch], batch = root, room_from[batch]
         return root
 
-    late = []
-    for row, own in zip(rows.tolist(), texts[rows].tolist(), strict=True):
-        own = {text for text in own if text >= 0}
-        batch = with_room(max((behind.get(text, 0) for text in own), default=0))
+    unplaced = []
+    for row, row_texts in zip(rows.tolist(), texts[rows].tolist(), strict=True):
+        row_texts = {text for text in row_texts if text >= 0}
+        batch = with_room(max((next_batch.get(text, 0) for text in row_texts), default=0))
         if batch == count:
-            late.append((row, own))
+            unplaced.append((row, row_texts))
             continue
         batches[batch].append(row)
         if len(batches[batch]) == batch_size:
             room_from[batch] = batch + 1
-        for text in own:
-            behind[text] = batch + 1
-    if late:
-        _place_late(batches, late, texts, batch_size)
+        for text in row_texts:
+            next_batch[text] = batch + 1
+    if unplaced:
+        _place_late(batches, unplaced, texts, batch_size)
     table = np.full((count, batch_size), -1)
     for batch, members in enumerate(batches):
         table[batch, : len(members)] = members
@@ -68,31 +68,31 @@ def commonest(texts: np.ndarray) -> tuple[int, int]:
     return int(counts.argmax()), int(counts.max())
 
 
-def _place_late(batches, late, texts, batch_size):
+def _place_late(batches, unplaced, texts, batch_size):
     """Puts rows that found no place at the end into batches without their texts, in place.
 
     Where each of those is full, one of its rows moves to a batch with room.
     """
     held = [collections.Counter(_different(texts[members])) for members in batches]
 
-    def put(row, own, batch):
+    def put(row, row_texts, batch):
         batches[batch].append(row)
-        held[batch].update(own)
+        held[batch].update(row_texts)
 
-    for row, own in late:
-        free = [batch for batch, members in enumerate(batches) if len(members) < batch_size]
-        without = [batch for batch in range(len(batches)) if not any(held[batch][text] for text in own)]
-        place = next((batch for batch in without if len(batches[batch]) < batch_size), None)
+    for row, row_texts in unplaced:
+        incomplete = [batch for batch, members in enumerate(batches) if len(members) < batch_size]
+        fitting = [batch for batch in range(len(batches)) if not any(held[batch][text] for text in row_texts)]
+        place = next((batch for batch in fitting if len(batches[batch]) < batch_size), None)
         if place is not None:
-            put(row, own, place)
+            put(row, row_texts, place)
             continue
-        moves = ((batch, i, target) for batch in without for i in range(batch_size) for target in free)
+        moves = ((batch, i, target) for batch in fitting for i in range(batch_size) for target in incomplete)
         for batch, i, target in moves:
             moved = set(_different(texts[[batches[batch][i]]]))
             if not any(held[target][text] for text in moved):
                 put(batches[batch].pop(i), moved, target)
                 held[batch].subtract(moved)
-                put(row, own, batch)
+                put(row, row_texts, batch)
                 break
 
 

@@ -243,12 +243,12 @@ def _train_model(texts, vocab_size, pad, unk, **settings):
 
     table = str.maketrans({_RESERVED: _PLACEHOLDER, "\x00": " "})
     texts = [text.translate(table) for text in texts]
-    coverage, usual = 1.0, _usual_alphabet(vocab_size)
-    if len(set().union(*texts)) > usual:
+    coverage, usual_letters = 1.0, _usual_alphabet(vocab_size)
+    if len(set().union(*texts)) > usual_letters:
         characters = collections.Counter()
         for text in texts:
             characters.update(text)
-        covered = sum(count for _, count in characters.most_common(usual))
+        covered = sum(count for _, count in characters.most_common(usual_letters))
         coverage = max(COVERAGE, covered / characters.total())
     trained = io.BytesIO()
     try:
