@@ -137,10 +137,10 @@ def test_pretrain_refuses_before_it_writes_anything(config, tmp_path, monkeypatc
 def test_a_run_keeps_the_number_that_was_chosen_for_it(config, tmp_path, monkeypatch):
     config.train.update(num_steps=1, microbatches=0, eval_every=0, tensorboard=False, report=False)
     config.data.batch_size = 16
-    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Verdict(2, ": it fits"))
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search, say: memory._Verdict(2, ": it fits"))
     pretraining.pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
-    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Verdict(1) if not search else 1 / 0)
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search, say: memory._Verdict(1) if not search else 1 / 0)
     config.train.num_steps = 2
     pretraining.pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
