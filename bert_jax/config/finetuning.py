@@ -174,6 +174,17 @@ def default_rate(config: ml_collections.ConfigDict, hidden_size: int) -> float:
     return LORA_RATE if config.tuning.lora_rank else BASE_RATE
 
 
+def batch_warning(config: ml_collections.ConfigDict, num_rows: int) -> str:
+    """Returns a line about batches that are mostly padding, as there are few training rows; "" for others."""
+    size = config.data.batch_size
+    if size < 2 * num_rows or num_rows < 1:
+        return ""
+    return (
+        f"warning: config.data.batch_size={size}: config.task.train has {num_rows:,} rows, so that "
+        f"{1 - num_rows / size:.0%} of every batch is padding, which takes memory and time; expected at most {num_rows}"
+    )
+
+
 def rate_warning(config: ml_collections.ConfigDict, hidden_size: int = BASE_WIDTH) -> str:
     """Returns a line about a learning rate that a model of this width is unlikely to learn well at; "" for others."""
     rate, (low, high) = config.optimizer.learning_rate, rate_range(config, hidden_size)

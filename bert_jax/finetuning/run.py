@@ -127,8 +127,11 @@ def _open(config, workdir) -> _Inputs:
     source = None if begun else open_model(config.init_from)
     tokenizer = source.tokenizer if source else load_tokenizer(workdir)
     task = tasks.load(config, tokenizer)
-    warning = finetune_config.held_out_warning(config)
-    for note in [*task.notes, *filter(None, [warning])]:
+    warnings = [
+        finetune_config.held_out_warning(config),
+        finetune_config.batch_warning(config, len(task.train.lengths)),
+    ]
+    for note in [*task.notes, *filter(None, warnings)]:
         say(note)
     if source:
         description = describe_run(config, source, task)

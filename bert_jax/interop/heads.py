@@ -23,6 +23,7 @@ _WORDS = {
     "replaced_tokens": "head for replaced tokens",
 }
 _POOLED = {"next_sentence", "sentence_order"}  # heads that read the pooler
+_CHOICE = "multiple_choice"
 _SHOWN = 3  # names in a message
 
 
@@ -34,7 +35,8 @@ class Architecture:
       settings: the keys of config.model.
       model: the architecture, with every head that the weights hold whole.
       labels, problem, scheme: as in Pretrained.
-      lacking: {head: names of the arrays that it lacks} for heads that the file holds in part or config.json names.
+      lacking: {head: names of the arrays that it lacks} for heads that the file holds in part or config.json names; no
+        names for "multiple_choice", which is not supported.
       parts: {head that is left out: names of its arrays}.
     """
 
@@ -63,6 +65,11 @@ def build(config: Mapping, path: pathlib.Path, names: Collection[str]) -> Archit
     lacking: dict[str, list[str]] = {}
     parts: dict[str, list[str]] = {}
     left = set(names)
+    if model_config.has_multiple_choice(config):  # its classifier has the names of a task's
+        own = {name for task in described.family.tasks for name in described.names_of(task, left)}
+        lacking[_CHOICE] = []
+        parts |= {_CHOICE: sorted(own)} if own else {}
+        left -= own
     while True:
         heads, task = described.heads(left, "" if named in lacking else named, lacking.keys())
         missing = described.missing(heads, task, left)
@@ -88,6 +95,11 @@ def build(config: Mapping, path: pathlib.Path, names: Collection[str]) -> Archit
 def words(head: str) -> str:
     """Returns the name of a head in words, such as "masked-language-model head" or "head for question answering"."""
     return _WORDS.get(head, f"head for {head.replace('_', ' ')}")
+
+
+def lack(head: str, names: Collection[str]) -> str:
+    """Returns what is wrong with a head that lacks arrays of some names, for a message."""
+    return f"lacks {', '.join(names)} of its {words(head)}" if names else f"has a {words(head)}, which is not supported"
 
 
 def listed(names: Collection[str]) -> str:

@@ -62,10 +62,14 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             "merge_and_unload().save_pretrained(DIR) writes it"
         )
     if not path.is_file():
+        folders = sorted((folder.parent for folder in directory.glob("*/config.json")), key=os.path.getmtime)
+        models = f", such as those in {folders[-1]}" if folders else ""
         raise UserError(
             f"{directory}: not the workdir of a run, and without config.json; expected what bert_jax trained, or "
-            "config.json, model.safetensors and a tokenizer's files"
+            f"config.json, model.safetensors and a tokenizer's files{models}"
         )
+    if (directory / "adapter_config.json").is_file():
+        _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
     config = model_config.load_json(path)
     arrays, file = tensors.read(directory, pickles, root)
     arrays = _plain(arrays, file)
@@ -106,9 +110,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     card = card_file.read_text("utf-8", errors="replace") if card_file.is_file() else ""
     prompts = embedder.prompts if embedder else {}
     origin = Origin(directory, config, dtypes, prompts, unread, card, embedder)
-    lacking = {
-        head: f"{file.name} lacks {', '.join(lost)} of its {heads.words(head)}" for head, lost in built.lacking.items()
-    }
+    lacking = {head: f"{file.name} {heads.lack(head, lost)}" for head, lost in built.lacking.items()}
     return Pretrained(
         str(name), config["model_type"], built.settings, model, params, tokenizer, labels, built.problem, built.scheme,
         use, origin, lacking=lacking,
@@ -226,8 +228,9 @@ def _infer_model_type(config, arrays, path, name):
 def _without_spare(arrays, table, built, file):
     """Returns the arrays that the model reads, without parts of heads, further layers, and modules such as a loss."""
     for head, names in built.parts.items():
-        lost = heads.listed(built.lacking[head])
-        _warn(f"{file}: the {heads.words(head)} is left out: {heads.listed(names)}; it lacks {lost}")
+        lost = built.lacking[head]
+        reason = f"it lacks {heads.listed(lost)}" if lost else "it is not supported"
+        _warn(f"{file}: the {heads.words(head)} is left out: {heads.listed(names)}; {reason}")
     unused = weights.unused_names(built.model, arrays, table)
     of_heads = {name for names in built.parts.values() for name in names}
     spare = [name for name in unused if weights.canonical_name(name, table) not in of_heads]

@@ -88,18 +88,20 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
 
 
 def architecture_task(config: Mapping, path: pathlib.Path) -> str:
-    """Returns the task that config.json's `architectures` name, "" for none. Raises UserError for another head."""
+    """Returns the task that config.json's `architectures` name, "" for none. Raises UserError if they are no names."""
     architectures = config.get("architectures") or []
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise UserError(f"{path}: architectures {architectures!r}; expected a list of names")
     for architecture in architectures:
-        if architecture.endswith("ForMultipleChoice"):
-            known = ", ".join(TASKS)
-            raise UserError(f"{path}: architecture {architecture} is not supported; expected one of {known}")
         for ending, task in TASKS.items():
             if architecture.endswith(ending):
                 return task
     return ""
+
+
+def has_multiple_choice(config: Mapping) -> bool:
+    """Tells whether config.json's `architectures` name a classifier of several choices, which is not supported."""
+    return any(name.endswith("ForMultipleChoice") for name in config.get("architectures") or [])
 
 
 def architecture_heads(config: Mapping) -> frozenset[str]:

@@ -23,6 +23,9 @@ from bert_jax.interop import flax_weights
 _POINTER = b"version https://git-lfs."  # the beginning of the file that stands for one in Git LFS
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+# Ends of files of weights that are not read: of other libraries, or under a name that no library looks for.
+_OTHER_WEIGHTS = {".h5", ".onnx", ".gguf", ".ckpt", ".index", ".pt", ".pth", ".bin", ".safetensors", ".msgpack"}
+_STATE = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}  # files of a trainer beside the weights
 _STATES = ("state_dict", "model_state_dict")
 SHARD_BYTES = 5_000_000_000  # a larger model is written in several files
 
@@ -63,7 +66,9 @@ def read(
         index = directory / flax_weights.INDEX
         return _read_shards(index, flax_weights.read_file, flax_weights.torch_name), index
     if not pickle:
-        raise UserError(f"{directory}: no weights; expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
+        others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_WEIGHTS and p.stem not in _STATE)
+        held = f"found {', '.join(others[:3])}; " if others else ""
+        raise UserError(f"{directory}: no weights; {held}expected {SINGLE}, {INDEX} or {flax_weights.SINGLE}")
     raise UserError(
         f"{pickle}: weights in a pickle, which can run any program when it is opened; expected {SINGLE}. "
         f"{command_line('convert')} --model={model or directory} --output=DIR reads it safely and writes that"

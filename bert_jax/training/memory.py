@@ -170,7 +170,7 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
         return
     try:
         free = usable(steps.mesh)
-        verdict = _judge(steps, free, search=bool(chosen and not begun)) if free is not None else _Verdict()
+        verdict = _judge(steps, free, bool(chosen and not begun), say) if free is not None else _Verdict()
     except UserError:
         raise
     except (JaxRuntimeError, NotImplementedError, OverflowError) as error:  # an estimate must not end a run
@@ -199,15 +199,20 @@ class _Verdict:
     refused: bool = False
 
 
-def _judge(steps, free, search):
-    """Estimates a run; `search`: whether to choose the number of microbatches."""
+def _judge(steps, free, search, say):
+    """Estimates a run; `search`: whether to choose the number of microbatches; `say`: called before it takes long."""
     microbatches = steps.config.train.microbatches
     state = extrapolated(steps.state_bytes, steps) + steps.frozen_bytes()
     local = len(steps.mesh.local_devices) if _on_cpu(steps.mesh) else 1
     if local * state > FAR * free:
         return _Verdict(microbatches, message=_state_too_large(steps, local * state, free), refused=True)
-    if local * steps.rough() < SURE * free:
+    rough = local * steps.rough()
+    if rough < SURE * free:
         return _Verdict(microbatches, ", by far")
+    say(
+        f"memory: up to {machine.in_words(rough)} for a step by a generous sum of its arrays, {machine.in_words(free)} "
+        "free; asking the compiler what is needed, and what fits ..."
+    )
     need = estimate(steps)
     if search and need.total > NEAR * free:
         for count, tried in _with_microbatches(steps, need, free):

@@ -187,3 +187,13 @@ def test_adapters_do_not_keep_the_recipe_s_rate_for_whole_models():
 def test_a_held_out_set_of_another_data_set_is_warned_about(train, held_out, warned):
     config = make_config(**{"task.train": train, "task.held_out": held_out})
     assert bool(finetune_config.held_out_warning(config)) == warned
+
+
+def test_batches_that_are_mostly_padding_are_warned_about():
+    config = make_config(**{"data.batch_size": 200_000})
+    warning = finetune_config.batch_warning(config, 1_800)
+    assert warning.startswith(
+        "warning: config.data.batch_size=200000: config.task.train has 1,800 rows, so that 99% of"
+    )
+    assert warning.endswith("expected at most 1800") and "\n" not in warning
+    assert not finetune_config.batch_warning(config, 100_001)

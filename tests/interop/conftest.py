@@ -47,7 +47,7 @@ class Directory:
         params = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape).astype(np.float32), shapes)
         named = weights.to_state_dict(params, self.table)
         self.arrays = {name: array.astype(DTYPES[dtype]) for name, array in named.items()}
-        path.mkdir()
+        path.mkdir(parents=True)
         self.write_config()
         self.write(self.arrays)
         write_vocabulary(path, "roberta" if offset else "bert")

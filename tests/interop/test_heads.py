@@ -9,7 +9,6 @@ import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from tests import commands
-from tests.interop.conftest import refusal
 
 LM, SEQUENCE, ANSWERS = "masked-language-model head", "head for sequence classification", "head for question answering"
 # A model with one head: the arguments of `make`, and the words for the head.
@@ -160,5 +159,16 @@ def test_convert_says_which_heads_it_leaves_out(make, tmp_path):
 def test_labels_are_not_read_for_a_head_that_is_not_there(make):
     made = make(architectures=["BertForSequenceClassification"], num_labels=-3)
     assert not huggingface.read(made.path).model.spec.task
-    made.write_config(architectures=["BertForMultipleChoice"])
-    assert "BertForMultipleChoice is not supported" in refusal(made.path)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert"])
+def test_a_classifier_of_several_choices_leaves_the_rest(make, capsys, family):
+    task = "token_classification" if family == "roberta" else "sequence_classification"  # the names of its arrays
+    made = make(family, pooler=family == "bert", task=task)
+    made.write_config(architectures=["XForMultipleChoice"], id2label={"0": "LABEL_0"})
+    opened = huggingface.read(made.path)
+    told = capsys.readouterr().err
+    assert "the head for multiple choice is left out: classifier.bias, classifier.weight" in told
+    assert is_bare(opened.model.spec) and opened.model.spec.pooler == (family == "bert")
+    with pytest.raises(UserError, match="model.safetensors has a head for multiple choice, which is not supported"):
+        bert_jax.Classifier(opened)

@@ -127,6 +127,17 @@ def test_adapters_that_are_not_merged_are_refused(make, part):
     assert "an adapter of peft, without the model that it adapts" in refusal(made.path)
 
 
+def test_what_lies_beside_the_model_or_instead_of_it_is_told(make, tmp_path, capsys):
+    made = make(name="run/checkpoint-500")
+    assert f"files, such as those in {made.path}" in refusal(made.path.parent)
+    (made.path / "adapter_config.json").write_text("{}")
+    huggingface.read(made.path)
+    assert "beside the model lies an adapter of peft, which is not read" in capsys.readouterr().err
+    (made.path / "model.safetensors").rename(made.path / "model.fp16.safetensors")
+    (made.path / "tf_model.h5").write_bytes(b"")
+    assert "no weights; found model.fp16.safetensors, tf_model.h5; expected model.safetensors" in refusal(made.path)
+
+
 def test_a_pointer_to_weights_is_told(make):
     made = make()
     (made.path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")

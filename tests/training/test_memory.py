@@ -78,15 +78,15 @@ def test_more_rows_than_fit_are_refused_with_the_fewest_microbatches_that_do(dee
 
     deep.train.memory_check = "warn"
     lines = said(lambda *a: memory.check(*a), steps_of(deep))
-    assert (
-        len(lines) == 1 and lines[0].startswith("warning: config.data.batch_size=512") and deep.train.microbatches == 1
-    )
+    assert len(lines) == 2 and deep.train.microbatches == 1
+    assert lines[0].startswith("memory: up to ")  # before the compiler is asked
+    assert lines[1].startswith("warning: config.data.batch_size=512")
     deep.train.memory_check = "off"
     assert said(memory.check, steps_of(deep)) == []
 
     deep.train.update(memory_check="refuse", microbatches=0)
     lines = said(memory.check, steps_of(deep))
-    assert deep.train.microbatches == count and f"config.train.microbatches: {count}, the fewest that fit" in lines[0]
+    assert deep.train.microbatches == count and f"config.train.microbatches: {count}, the fewest that fit" in lines[1]
 
 
 def test_the_number_that_a_run_began_with_is_kept(deep):
@@ -137,10 +137,10 @@ def test_pretrain_refuses_before_it_writes_anything(config, tmp_path, monkeypatc
 def test_a_run_keeps_the_number_that_was_chosen_for_it(config, tmp_path, monkeypatch):
     config.train.update(num_steps=1, microbatches=0, eval_every=0, tensorboard=False, report=False)
     config.data.batch_size = 16
-    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Verdict(2, ": it fits"))
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search, say: memory._Verdict(2, ": it fits"))
     pretraining.pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
-    monkeypatch.setattr(memory, "_judge", lambda steps, free, search: memory._Verdict(1) if not search else 1 / 0)
+    monkeypatch.setattr(memory, "_judge", lambda steps, free, search, say: memory._Verdict(1) if not search else 1 / 0)
     config.train.num_steps = 2
     pretraining.pretrain(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["microbatches"] == 2
