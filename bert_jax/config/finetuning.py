@@ -301,6 +301,7 @@ def _check_task(values):
 
 
 def _check_embedding(values):
+    _check_sets(values)
     if values["task.name"] != "embedding":
         return
     for key, expected, instead in (
@@ -324,6 +325,23 @@ def _check_embedding(values):
         )
     _check_sparse(values)
     _check_score_range(values)
+
+
+def _check_sets(values):
+    weights = values["data.weights"]
+    if not all(isinstance(weight, int | float) and weight > 0 for weight in weights):
+        raise UserError(
+            f"config.data.weights: found {tuple(weights)}; expected a positive number for each named set of "
+            "config.task.train"
+        )
+    if values["task.name"] == "embedding":
+        return
+    for key, default in (("data.weights", ()), ("data.temperature", 1.0), ("data.set_batches", "mixed")):
+        if values[key] != default:
+            raise UserError(
+                f"config.{key}: found {values[key]}, for config.task.name=embedding, which reads several sets; "
+                f"expected {default} with {values['task.name']}"
+            )
 
 
 def _check_sparse(values):

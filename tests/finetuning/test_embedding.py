@@ -119,6 +119,34 @@ def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
     assert (tmp_path / "written" / "modules.json").exists()
 
 
+def test_several_sets(data, tmp_path):
+    path = data[0]
+    sets = f"pairs={path / 'train.jsonl'},others={path / 'dev.jsonl'}"
+    write(tmp_path / "few.jsonl", [{"anchor": "kan mot", "positive": "mot kan"}] * 2)
+
+    def rows_of(**changes):
+        config = make_config(data, **{"task.train": sets, "task.negatives": ("negative",)} | changes)
+        task = tasks.load(config, open_model(config.init_from).tokenizer)
+        return np.concatenate([batches.batch_rows(config, task.train, 0, step) for step in range(17)])
+
+    apart = rows_of(**{"data.set_batches": "apart"}).reshape(17, 16)
+    assert all(len({row < 200 for row in batch if row >= 0}) == 1 for batch in apart)
+    half = rows_of(**{"data.weights": (1.0, 1.0)})
+    assert (half[half >= 0] < 200).sum() == 130 and len(half[half >= 0]) == 260
+    config = make_config(data, **{"task.train": sets, "data.temperature": 2.0, "train.num_epochs": 1.0})
+    assert finetuning.finetune(config, tmp_path / "run")["seeds"][0]["scores"]["ndcg@10"] > 0
+    for changes, message in (
+        ({"data.weights": (1.0,)}, r"config.data.weights: found \(1.0,\); expected a number for each named set"),
+        ({"data.weights": (1.0, -1.0)}, "expected a positive number"),
+        ({"task.train": f"{sets},few={tmp_path}/few.jsonl", "data.set_batches": "apart"},
+         "the set few has 2 examples; expected at least config.data.batch_size=16"),
+        ({"task.train": f"{sets},pairs={path / 'dev.jsonl'}"}, "found pairs twice"),
+        ({"task.train": str(path / "train.jsonl"), "data.weights": (1.0, 1.0)}, "of which there are 0"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            finetuning.finetune(make_config(data, **{"task.train": sets} | changes), tmp_path / "refused")
+
+
 @pytest.mark.full
 def test_sparse_vectors(data, tmp_path):
     config = make_config(data, **SPARSE, **{"train.num_epochs": 2.0, "optimizer.learning_rate": 2e-3})

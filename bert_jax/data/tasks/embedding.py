@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data.tasks import beir, cells, records
+from bert_jax.data.tasks import beir, cells, records, set_batches
 from bert_jax.data.tasks.labels import SingleLabel
 from bert_jax.data.tasks.vector_sets import Groups, Retrieval, Similarity, Texts, Vectors
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ class EmbeddingTask:
         optional = [task.score, task.label, *self._negatives, task.relevance_id]
         optional = [name for name in optional if name and name not in columns]
         if not held_out and has_others:
-            read = records.read(task.train, "config.task.train", task, columns, optional), {}, None
+            read = records.read_sets(task.train, "config.task.train", task, columns, optional), {}, None
         else:
             config = self._config.copy_and_resolve_references()
             config.task.held_out, config.task.test = held_out, ""
@@ -201,7 +201,21 @@ class EmbeddingTask:
             values = table.columns[self._task.relevance_id]
             numbers = {value: i for i, value in enumerate(dict.fromkeys(map(str, values)))}
             groups = np.array([-1 if value is None or value == "" else numbers[str(value)] for value in values])
-        return Groups(texts, columns, labels, groups, self.loss == "info_nce")
+        return Groups(texts, columns, labels, groups, self.loss == "info_nce", self._sets(table))
+
+    def _sets(self, table):
+        """Returns the sets that config.task.train names, with their shares; None where it names none."""
+        data, number = self._config.data, len(table.set_names)
+        if data.weights and len(data.weights) != number:
+            raise UserError(
+                f"config.data.weights: found {tuple(data.weights)}; expected a number for each named set of "
+                f"config.task.train, of which there are {number} (NAME=FILE,NAME=FILE)"
+            )
+        if not number:
+            return None
+        return set_batches.make_sets(
+            table.set_names, np.array(table.sets), tuple(data.weights), data.temperature, data.set_batches == "apart"
+        )
 
     def _scores(self, table, in_range=False, name=""):
         """Returns the scores of records, float32 [records], scaled where config.task.score_range says how."""

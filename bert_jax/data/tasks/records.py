@@ -47,6 +47,8 @@ class Table:
       word_lines: whether each word of a sentence has a line of its own (CoNLL).
       notes: lines for the user about how the files were read.
       others: what else each record holds, by column, as JSON has it; () where that was not asked for.
+      set_names: names of the sets that the records are of; () where they are of one.
+      sets: number of the set of each record, int [records]; () where they are of one.
     """
 
     columns: dict[str, list]
@@ -56,6 +58,8 @@ class Table:
     word_lines: bool = False
     notes: tuple[str, ...] = ()
     others: Sequence[Mapping[str, Any]] = ()
+    set_names: tuple[str, ...] = ()
+    sets: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -71,7 +75,9 @@ class Table:
         """Returns a table of the given records, int [n]."""
         columns = {name: [values[i] for i in records] for name, values in self.columns.items()}
         others = [self.others[i] for i in records] if self.others else ()
-        return dataclasses.replace(self, columns=columns, places=[self.places[i] for i in records], others=others)
+        sets = [self.sets[i] for i in records] if self.sets else ()
+        places = [self.places[i] for i in records]
+        return dataclasses.replace(self, columns=columns, places=places, others=others, sets=sets)
 
 
 def named_sets(spec: str, key: str) -> dict[str, str]:
@@ -130,6 +136,24 @@ def read(
     return _joined(parts)
 
 
+def read_sets(
+    spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = (), keep: bool = False
+) -> Table:
+    """Reads the records of a spec that may name several sets, such as "qa=qa.jsonl,nli=nli.jsonl"; see `read`.
+
+    A set may lack optional columns of the others; its records then have None there.
+    """
+    sets = named_sets(spec, key)
+    if len(sets) < 2:
+        return read(next(iter(sets.values()), spec), key, task, wanted, optional, keep)
+    parts = [read(part, key, task, wanted, optional, keep) for part in sets.values()]
+    for name in {name for part in parts for name in part.columns}:
+        for part in parts:
+            part.columns.setdefault(name, [None] * len(part))
+    numbers = [number for number, part in enumerate(parts) for _ in range(len(part))]
+    return dataclasses.replace(_joined(parts), set_names=tuple(sets), sets=numbers)
+
+
 def splits(
     config: Any, columns: Sequence[str], labels: Sequence[str], optional: Sequence[str] = (), together: str = ""
 ) -> tuple[Table, dict[str, Table], Table | None]:
@@ -151,7 +175,8 @@ def splits(
     task = config.task
     if not task.train:
         raise UserError("config.task.train: empty; expected files, or tfds: or hf:NAME[/CONFIG]:SPLIT")
-    train = read(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
+    read_train = read_sets if task.name == "embedding" else read
+    train = read_train(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
     if task.held_out:
         held_out = {
             name: read(spec, "config.task.held_out", task, (*columns, *labels), optional, keep=True)
@@ -232,8 +257,9 @@ def _joined(parts):
     if any(part.names != parts[0].names for part in parts):
         raise UserError(f"{parts[0].where(0)}: other class names than in the other files; expected all alike")
     columns = {name: [value for part in parts for value in part.columns[name]] for name in parts[0].columns}
-    places = [(i, number) for i, part in enumerate(parts) for _, number in part.places]
-    sources = [part.sources[0] for part in parts]
+    starts = np.cumsum([0, *(len(part.sources) for part in parts)]).tolist()
+    places = [(start + i, number) for start, part in zip(starts, parts, strict=False) for i, number in part.places]
+    sources = [source for part in parts for source in part.sources]
     notes = tuple(note for part in parts for note in part.notes)
     others = [record for part in parts for record in part.others or [{}] * len(part)]
     words = any(part.word_lines for part in parts)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import metrics, ranking, unique_batches
+from bert_jax.data.tasks import metrics, ranking, set_batches, unique_batches
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -86,6 +86,14 @@ class Texts:
 class Groups:
     """Examples to train on: an anchor and its others in each row; see data.tasks.Examples.
 
+    Args:
+      texts: the encoded texts.
+      columns: numbers of each row's texts, int [rows, 1 + others]; -1 for an absent one.
+      labels: see below.
+      groups: number of each row's group of positives, int [rows]; -1 for none.
+      unique: whether no batch may have an anchor or a positive twice.
+      sets: the sets that the rows are of; None for one.
+
     Attributes:
       lengths: int32 [rows], tokens of the longest text of each row.
       anchor_lengths, other_lengths: int32 [rows], tokens of the anchor, and of the longest of the others.
@@ -94,7 +102,16 @@ class Groups:
 
     others: Sequence[Mapping[str, Any]] = ()
 
-    def __init__(self, texts: Texts, columns: np.ndarray, labels: np.ndarray, groups: np.ndarray, unique: bool):
+    def __init__(
+        self,
+        texts: Texts,
+        columns: np.ndarray,
+        labels: np.ndarray,
+        groups: np.ndarray,
+        unique: bool,
+        sets: set_batches.Sets | None = None,
+    ):
+        self._sets = sets
         self.tokenizer, self._texts, self._columns = texts.tokenizer, texts, columns
         self.labels, self._groups, self._unique = labels, groups, unique
         sizes = np.where(columns < 0, 0, texts.lengths[columns])
@@ -103,38 +120,87 @@ class Groups:
         self._identity = np.where(columns < 0, -1, texts.identity[columns])
         self._known = _known_positives(self._identity)
         self._order = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_order)
+        self._apart: set_batches.Apart | None = None
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray | None:
         """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; None where any order will do."""
-        return self._order(batch_size, seed, epoch) if self._unique else None
+        return self._order(batch_size, seed, epoch) if self._unique or self._sets else None
 
     def _make_order(self, batch_size, seed, epoch):
-        count = -(-len(self.lengths) // batch_size)
+        texts = self._told_apart(batch_size)
+        if self._sets is None:
+            return unique_batches.order(texts, batch_size, seed, epoch)
+        if not self._sets.apart:
+            return set_batches.mixed(self._sets, texts, batch_size, seed, epoch)
+        if self._apart is None:
+            self._apart = set_batches.Apart(self._sets, texts)
+        return self._apart.order(batch_size, seed, epoch)
+
+    def _told_apart(self, batch_size):
+        """Returns the texts of each row of which no batch has one twice, int [rows, columns]; -1 for none."""
+        if not self._unique:
+            return np.full((len(self.lengths), 1), -1)
         texts = self._identity.copy()
-        if texts.shape[1] > 2:  # negatives that are too common to be apart may meet: they are nobody's positive
-            rows = np.bincount(texts[texts >= 0])
-            negatives = texts[:, 2:]
-            negatives[np.where(negatives < 0, 0, rows[negatives]) > count] = -1
-        return unique_batches.order(texts, batch_size, seed, epoch)
+        everything = np.arange(len(texts))
+        for members in self._sets.members if self._sets and self._sets.apart else (everything,):
+            own = texts[members]
+            if own.shape[1] > 2:  # negatives that are too common to be apart may meet: they are nobody's positive
+                rows = np.bincount(own[own >= 0])
+                negatives = own[:, 2:]
+                negatives[np.where(negatives < 0, 0, rows[negatives]) > -(-len(members) // batch_size)] = -1
+                texts[members] = own
+        return texts
 
     def check_batches(self, batch_size: int) -> None:
-        """Raises UserError if no batches of different texts can be made."""
-        if not self._unique:
-            return
-        count = -(-len(self.lengths) // batch_size)
-        if len(self.lengths) < batch_size:
+        """Raises UserError if no batches of different texts can be made, or a set has no part of them."""
+        if self._unique and len(self.lengths) < batch_size:
             raise UserError(
                 f"config.data.batch_size: {batch_size}, but config.task.train has {len(self.lengths):,} examples; "
                 "negatives are the other examples of a batch, so expected at most as many"
             )
-        text, number = unique_batches.commonest(self._identity[:, :2])
+        if self._sets:
+            self._check_sets(batch_size)
+        everything = np.arange(len(self.lengths))
+        for members in self._sets.members if self._sets and self._sets.apart else (everything,):
+            if self._unique:
+                self._check_commonest(members, batch_size)
+
+    def _check_commonest(self, members, batch_size):
+        """Raises UserError if a text is in more of some rows than they have batches."""
+        count = -(-len(members) // batch_size)
+        uses = np.ones(len(self.lengths), int) if self._sets is None or self._sets.apart else self._uses()
+        text, number = unique_batches.commonest(np.repeat(self._identity[members, :2], uses[members], axis=0))
         if number > count:
             place = int(np.flatnonzero(self._texts.identity == text)[0])
             raise UserError(
-                f"config.task.train: {self._texts.texts[place][:60]!r} is in {number:,} of {len(self.lengths):,} "
-                f"examples ({number / len(self.lengths):.1%}), but a batch has a text once and an epoch has {count:,} "
+                f"config.task.train: {self._texts.texts[place][:60]!r} is in {number:,} of {len(members):,} "
+                f"examples ({number / len(members):.1%}), but a batch has a text once and an epoch has {count:,} "
                 f"batches; expected at most one in config.data.batch_size={batch_size}, or another loss"
             )
+
+    def _uses(self):
+        """Returns how often, at most, an epoch of mixed batches has each row, int [rows]."""
+        assert self._sets is not None
+        uses = np.ones(len(self.lengths), int)
+        for members, part in zip(self._sets.members, set_batches.counts(self._sets, len(uses)), strict=True):
+            uses[members] = -(-part // len(members))
+        return uses
+
+    def _check_sets(self, batch_size):
+        assert self._sets is not None
+        total = len(self.lengths)
+        parts = set_batches.counts(self._sets, -(-total // batch_size) if self._sets.apart else total)
+        for name, members, part in zip(self._sets.names, self._sets.members, parts, strict=True):
+            if self._sets.apart and self._unique and len(members) < batch_size:
+                raise UserError(
+                    f"config.task.train: the set {name} has {len(members):,} examples; expected at least "
+                    f"config.data.batch_size={batch_size} with config.data.set_batches=apart, or mixed"
+                )
+            if not part:
+                raise UserError(
+                    f"config.task.train: the set {name}, {len(members):,} of {total:,} examples, has no part of an "
+                    "epoch; expected a larger weight in config.data.weights, or a higher config.data.temperature"
+                )
 
     def batch(self, rows: np.ndarray, length: int, anchor_length: int | None = None) -> dict[str, np.ndarray]:
         """Returns the arrays of some rows.
