@@ -54,8 +54,8 @@ def measure(
 
         bert_jax.measure(embedder, "sts:stsb_test.csv")  # {"spearman": 0.82, "pearson": 0.83}
 
-    Vectors are compared by their cosines, or by dot products where the model is made for these. Queries and documents are read behind the model's own prompts for them, other
-    texts behind its default one.
+    Vectors are compared by their cosines, or by dot products where the model is made for these. Queries and documents
+    are read behind the model's own prompts for them, other texts behind its default one.
 
     Args:
       embedder: the model.
