@@ -6,11 +6,11 @@ Every class opens a MODEL, as does its `from_pretrained`, and is then called wit
     embedder = bert_jax.Embedder("runs/bert")
     vectors = embedder.encode(["first text", "second text"])  # float32 [2, hidden]
 
-`batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, `examples`
-reads what they are called with, `search` compares vectors, `quantization` stores them in fewer bits, `measuring` scores
+`batching` runs rows of any length in few compiled shapes, `predictor` holds what the predictors share, `examples` reads
+what they are called with, `search` compares vectors, `quantization` stores them in fewer bits, `measuring` scores
 them, and `records` reads and writes the files of `python -m bert_jax.predict`.
 
-The classes are imported on first use: flax, which they need, imports optax for its own sake.
+The classes are imported on first use, because flax takes a second and imports optax.
 """
 
 import importlib

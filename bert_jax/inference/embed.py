@@ -23,7 +23,7 @@ from bert_jax.model.pooling import POOLING, pool
 _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names that models give to prompts
 # Keys of config.model that change no vector beyond rounding.
-_NOT_OF_VECTORS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
+_RUNTIME_KEYS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
 
 
 class Embedder(Predictor):
@@ -135,7 +135,8 @@ class Embedder(Predictor):
     def fingerprint(self) -> str:
         """Returns a hash of all that a text's vector depends on, but for the dtype: equal for models that embed alike.
 
-        These are the encoder's parameters and configuration, the tokenizer, the pooling and what is around it.
+        These are the encoder's parameters and configuration, the tokenizer, the pooling, the layers around it, and
+        whether prompts are pooled.
         """
         if self._fingerprint is None:
             self._fingerprint = self._computed_fingerprint()
@@ -146,7 +147,7 @@ class Embedder(Predictor):
         own = {key: value for key, value in self.model.config.items() if value != usual.get(key)}
         facts = {
             "config": {
-                key: value for key, value in own.items() if key not in _NOT_OF_VECTORS and not key.endswith("dropout")
+                key: value for key, value in own.items() if key not in _RUNTIME_KEYS and not key.endswith("dropout")
             },
             "tokenizer": self.tokenizer.digest(),
             "frame": str(self.tokenizer.frame),

@@ -14,7 +14,7 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """What is contrasted with what.
+    """The positive of each anchor of a batch, and the candidates that are its negatives.
 
     Attributes:
       positives: index of each anchor's positive among the candidates, int32 [anchors].
