@@ -28,13 +28,14 @@ _HOMES = {
     "SparseEmbedder": "bert_jax.inference",
     "TokenTagger": "bert_jax.inference",
     "load": "bert_jax.inference",
+    "measure": "bert_jax.inference",
     "quantize": "bert_jax.inference",
     "UserError": "bert_jax.errors",
 }
 
 __all__ = [
     "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
-    "UserError", "__version__", "data", "load", "quantize",
+    "UserError", "__version__", "data", "load", "measure", "quantize",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

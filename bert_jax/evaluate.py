@@ -1,7 +1,8 @@
-"""Evaluates a model: masked-token loss and accuracy on a prepared corpus, or accuracy on minimal pairs.
+"""Evaluates a model: masked-token loss on a prepared corpus, accuracy on minimal pairs, or vectors of texts.
 
     python -m bert_jax.evaluate --model=MODEL --corpus=DIR [--output=FILE.json]
     python -m bert_jax.evaluate --model=MODEL --pairs=FILE.jsonl [--group=KEY] [--output=FILE.jsonl]
+    python -m bert_jax.evaluate --model=MODEL --held_out=sts:FILE [--widths=64,128] [--output=FILE.json]
 
 The corpus must have been prepared with the model's vocabulary (prepare --tokenizer=MODEL). Rows and masks are a
 function of the flags alone, so two models with the same vocabulary predict the same tokens. Perplexity is the
@@ -11,6 +12,10 @@ masked-token metrics are the generator's, beside the discriminator's own.
 Each line of --pairs is an object {"good": "The cats sleep.", "bad": "The cats sleeps."}. The model is right if the good
 sentence has the higher pseudo-log-likelihood, and half right if both are equal. The output has a line for each pair, in
 input order, with good_score, bad_score (nats) and correct (1, 0.5 or 0) added.
+
+--held_out scores the vectors of an embedder on sts:FILE (graded pairs), pairs:FILE (labelled pairs), clusters:FILE
+(texts with classes), rerank:FILE (queries with documents that answer them, and others) or ir:DIR (BEIR's layout);
+several have names, as in --held_out=similarity=sts:FILE,search=ir:DIR.
 """
 
 from absl import flags
@@ -52,6 +57,11 @@ _DATA = {
         "random_token_share", default("random_token_share"), "share of these replaced by a random token"),
 }  # fmt: skip
 _PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs; - is standard input")
+_HELD_OUT = flags.DEFINE_string(
+    "held_out", None,
+    "what an embedder is scored on: sts:, pairs:, clusters: or rerank: with a file, or ir: with a folder",
+)  # fmt: skip
+_WIDTHS = flags.DEFINE_list("widths", [], "held_out: numbers of a vector, of which alone scores are given too")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs whose values group the reported accuracy, such as field")
 _WITHIN_WORD = flags.DEFINE_bool(
     "within_word", False, "mask the rest of its word together with each token (PLL-word-l2r)"
@@ -60,10 +70,15 @@ _WITHIN_WORD = flags.DEFINE_bool(
 
 def main(argv):
     del argv
-    if bool(_CORPUS.value) == bool(_PAIRS.value):
-        raise UserError("--corpus, --pairs: found both or neither; expected one of them")
+    if sum(bool(flag.value) for flag in (_CORPUS, _PAIRS, _HELD_OUT)) != 1:
+        raise UserError("--corpus, --pairs, --held_out: found several or none; expected one of them")
+    if _WIDTHS.value and not _HELD_OUT.value:
+        raise UserError("--widths: does nothing without --held_out; expected with it")
     if _OUTPUT.value:
         outputs.check_file("output", _OUTPUT.value)
+    if _HELD_OUT.value:
+        _evaluate_vectors()
+        return
     from bert_jax.runs import workdir
     from bert_jax.runs.models import open_model  # after the flags: importing jax takes a second
     from bert_jax.training import minimal_pairs
@@ -112,6 +127,33 @@ def _evaluate_pairs(model, pairs):
     print(f"  {'':<32}{'accuracy':>10}{'pairs':>10}{'ties':>10}")
     for name, group in minimal_pairs.accuracies(scored, _GROUP.value).items():
         print(f"  {name:<32}{group['accuracy']:>10.4f}{group['pairs']:>10,}{group['ties']:>10,}")
+
+
+def _evaluate_vectors():
+    from bert_jax.data.tasks import records
+    from bert_jax.runs import workdir
+
+    sets = records.named_sets(_HELD_OUT.value or "", "--held_out")
+    try:
+        widths = [int(width) for width in _WIDTHS.value]
+    except ValueError:
+        raise UserError(f"--widths={','.join(_WIDTHS.value)}: expected numbers, such as 64,128") from None
+    from bert_jax.inference import Embedder, measure  # after the flags: importing jax takes a second
+
+    name = _MODEL.value
+    if _STEP.value is not None:
+        name = "@".join(map(str, workdir.name_and_step(name, _STEP.value)))
+    embedder = Embedder.from_pretrained(name)
+    scores = {set_name: measure(embedder, spec, widths=widths, name="--held_out")
+              for set_name, spec in sets.items()}  # fmt: skip
+    _write([{"model": _MODEL.value, "held_out": spec, **({"name": set_name} if set_name else {}), **scores[set_name]}
+            for set_name, spec in sets.items()])  # fmt: skip
+    if _OUTPUT.value == files.STANDARD:
+        return
+    for set_name, spec in sets.items():
+        print(f"{_MODEL.value} on {spec}")
+        for metric, value in scores[set_name].items():
+            print(f"  {metric:<32}{value:>14.4f}")
 
 
 def _write(records):

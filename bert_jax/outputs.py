@@ -124,13 +124,13 @@ def check_unused(
     path = pathlib.Path(folder)
     if storage.is_remote(folder) or not path.exists() or kind(path):
         return
-    others = sorted(name for name in os.listdir(path) if not (name in names or is_leftover(name) or _is_beside(name)))
-    if not others:
+    foreign = sorted(name for name in os.listdir(path) if not (name in names or is_leftover(name) or _is_beside(name)))
+    if not foreign:
         return
-    held = next(filter(None, (kind_below(path, name) for name in others[:_LOOKED_AT])), "")
-    shown = next(name for name in others if not held or kind_below(path, name) == held)
+    held = next(filter(None, (kind_below(path, name) for name in foreign[:_LOOKED_AT])), "")
+    shown = next(name for name in foreign if not held or kind_below(path, name) == held)
     shown = f"{shown} ({held})" if held else shown
-    more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+    more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
     raise UserError(
         f"--{flag}={folder}: holds other files, {shortened(shown, 80)}{more}; expected a new or empty folder, such as "
         f"--{flag}={shlex.quote(str(path / _unused_name(path, new)))}"

@@ -60,8 +60,8 @@ def parameter_words(config) -> str:
     """Returns the size of a pre-training recipe's model, such as "110.1M", or "0.5M + 129 a token"."""
     if config.model.vocab_size:
         return millions(count(config, config.model.vocab_size))
-    base, more = count(config, 1024), count(config, 1025)
-    return f"{millions(base - 1024 * (more - base))} + {more - base} a token"
+    smaller, larger = count(config, 1024), count(config, 1025)
+    return f"{millions(smaller - 1024 * (larger - smaller))} + {larger - smaller} a token"
 
 
 def count(config, vocab_size: int) -> int:

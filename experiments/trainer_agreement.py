@@ -60,7 +60,7 @@ def main():
 
 def report(task, flags, sides):
     """Returns the lines of a task's table: each seed's accuracy, and how far the mean training losses are apart."""
-    first, other = (sides[name]["scores"] for name in sides)
+    first, second = (sides[name]["scores"] for name in sides)
     steps = len(sides["bert_jax"]["loss"])
     yield f"\n{task}: {steps} steps of {BATCH}, rate {flags.rate:g}, dropout {flags.dropout:g}\n"
     yield "| accuracy | " + " | ".join(f"seed {seed}" for seed in range(flags.seeds)) + " | mean | standard deviation |"
@@ -69,10 +69,9 @@ def report(task, flags, sides):
         seed_scores = " | ".join(f"{100 * score:.2f}" for score in side["scores"])
         mean, deviation = statistics.mean(side["scores"]), statistics.stdev(side["scores"])
         yield f"| {name} | {seed_scores} | {100 * mean:.2f} | {100 * deviation:.2f} |"
-    apart = [100 * (b - a) for a, b in zip(first, other, strict=True)]
-    yield (
-        "| difference | " + " | ".join(f"{points:+.2f}" for points in apart) + f" | {statistics.mean(apart):+.2f} | |"
-    )
+    differences = [100 * (b - a) for a, b in zip(first, second, strict=True)]
+    cells = " | ".join(f"{points:+.2f}" for points in differences)
+    yield f"| difference | {cells} | {statistics.mean(differences):+.2f} | |"
     losses = np.array([sides[name]["loss"] for name in sides])
     parts = np.array_split(np.abs(losses[0] - losses[1]), 4)
     yield (
@@ -82,7 +81,7 @@ def report(task, flags, sides):
     if flags.dropout:
         from scipy import stats
 
-        yield f"\nWelch's t-test of the scores: p = {stats.ttest_ind(first, other, equal_var=False).pvalue:.2f}."
+        yield f"\nWelch's t-test of the scores: p = {stats.ttest_ind(first, second, equal_var=False).pvalue:.2f}."
 
 
 def cut(path, to, rows):

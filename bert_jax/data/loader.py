@@ -39,31 +39,31 @@ def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_ho
       UserError: the config or the corpus cannot work, or the step is negative.
     """
     stream = _cached_stream(_as_json(config))
-    check_memory(config, num_hosts, ahead=False)
+    check_memory(config, num_hosts, prefetched=False)
     return stream.batch(step, host, num_hosts)
 
 
-def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, ahead: bool = True) -> None:
+def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, prefetched: bool = True) -> None:
     """Raises UserError if a host's batches of a pre-training run do not fit its memory.
 
     Args:
       config: a pre-training config.
       num_hosts: number of hosts among which a batch is divided.
-      ahead: whether batches are made ahead; False for a single one.
+      prefetched: whether batches are made ahead; False for a single one.
     """
     free = machine.available_memory()
     for phase in config_lib.phases(config):
         data = phase.data
         # Each worker holds what it has made ready; one batch more is in use and one on its way.
-        batches = max(1, data.workers) * max(1, data.prefetch) + 2 if ahead else 1
+        batches = max(1, data.workers) * max(1, data.prefetch) + 2 if prefetched else 1
         needed = batches * data.batch_size * data.sequence_length * _BYTES_OF_TOKEN // num_hosts
         if free is not None and needed > free:
-            many = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if ahead else ""
-            subject = "the batches that are held ready need" if ahead else "a batch needs"
+            settings = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if prefetched else ""
+            settings += f"config.data.batch_size={data.batch_size} x sequence_length={data.sequence_length}"
+            subject = "the batches that are held ready need" if prefetched else "a batch needs"
             raise UserError(
-                f"{many}config.data.batch_size={data.batch_size} x sequence_length={data.sequence_length}{phase.name}: "
-                f"{subject} {machine.in_words(needed)}, and {machine.in_words(free)} are free on this machine; "
-                "expected smaller ones"
+                f"{settings}{phase.name}: {subject} {machine.in_words(needed)}, and {machine.in_words(free)} are free "
+                "on this machine; expected smaller ones"
             )
 
 
@@ -208,18 +208,18 @@ def fixed_batches(
     phase = stream.phase(step)
     size = config.train.eval_batch_size or phase.data.batch_size
     sources = stream.sources(phase, split, packed=False)
-    which = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
-    index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [which])
+    source_numbers = np.repeat(np.arange(len(sources)), [source.counts[0] for source in sources])
+    index = np.concatenate([source.order(0, np.arange(source.counts[0])) for source in sources] or [source_numbers])
     if len(sources) > 1:  # mixed, so that the first train.eval_batches batches hold rows of every corpus
-        mixed = hashing.permute(np.arange(len(which)), len(which), hashing.fold("eval"))
-        which, index = which[mixed], index[mixed]
-    for begin in range(0, min(len(which), size * config.train.eval_batches), size):
+        mixed = hashing.permute(np.arange(len(source_numbers)), len(source_numbers), hashing.fold("eval"))
+        source_numbers, index = source_numbers[mixed], index[mixed]
+    for begin in range(0, min(len(source_numbers), size * config.train.eval_batches), size):
         place = begin + np.arange(*host_range(size, host, num_hosts))
-        filler = place >= len(which)
+        filler = place >= len(source_numbers)
         place = np.where(filler, begin, place)
         parts = []
         for i, source in enumerate(sources):
-            rows = np.flatnonzero(which[place] == i)
+            rows = np.flatnonzero(source_numbers[place] == i)
             zeros = np.zeros(len(rows), np.int64)
             if len(rows):
                 parts.append((rows, source.batch(zeros, index[place[rows]], zeros)))

@@ -1,4 +1,4 @@
-"""The result of a check."""
+"""Holds the result of a check."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Asks the doctor's checks that need no step, so that a run is warned before it has spent any time."""
+"""Runs the doctor's checks that need no training step, so that a run is warned before it has spent any time."""
 
 import pathlib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from bert_jax.diagnosis import causes, corpora, course, text
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
 
-FEWER_ROWS = 4  # times fewer tokens in a batch than the recipe's, at the recipe's own rate
+FEWER_ROWS = 4  # a batch this many times smaller than the recipe's is warned about, at the recipe's rate
 
 
 def warnings(
@@ -45,7 +45,7 @@ def warnings(
 
 
 def _unknown(config, share):
-    """Returns what to say of examples whose tokens the model's vocabulary does not know."""
+    """Returns a warning about examples whose tokens the model's vocabulary does not know; "" for none."""
     if share < causes.UNKNOWN:
         return ""
     return (
@@ -56,7 +56,7 @@ def _unknown(config, share):
 
 
 def _few_examples(config, recipe):
-    """Returns what to say of a fine-tuning batch much smaller than the recipe's, for which rates are published."""
+    """Returns a warning about a fine-tuning batch much smaller than that of the recipe's rate; "" for none."""
     if recipe is None or config.data.batch_size * FEWER_ROWS > recipe.data.batch_size:
         return ""
     if recipe.optimizer.learning_rate > 0 and config.optimizer.learning_rate != recipe.optimizer.learning_rate:
@@ -69,10 +69,10 @@ def _few_examples(config, recipe):
 
 
 def _small_batch(config, recipe):
-    """Returns what to say of a batch much smaller than the recipe's, whose learning rate was chosen for that one."""
+    """Returns a warning about a batch much smaller than that of the recipe's rate; "" for none."""
     if recipe is None or config.optimizer.learning_rate != recipe.optimizer.learning_rate:
         return ""
-    tokens, published = (made.data.batch_size * made.data.sequence_length for made in (config, recipe))
+    tokens, published = (settings.data.batch_size * settings.data.sequence_length for settings in (config, recipe))
     if tokens * FEWER_ROWS > published:
         return ""
     return (

@@ -111,9 +111,9 @@ def _place_cross_entropy(logits, batch, places):
     if "sequence_ids" in batch:
         numbers = jnp.arange(1, places.shape[1] + 1, dtype=jnp.int32)
         members = members & (batch["sequence_ids"][:, None, :] == numbers[None, :, None])
-    among = jax.nn.logsumexp(jnp.where(members, logits[:, None, :], -1e30), axis=-1)
-    chosen = jnp.take_along_axis(logits, places.reshape(among.shape), axis=1)
-    return (among - chosen).reshape(places.shape)
+    total = jax.nn.logsumexp(jnp.where(members, logits[:, None, :], -1e30), axis=-1)
+    chosen = jnp.take_along_axis(logits, places.reshape(total.shape), axis=1)
+    return (total - chosen).reshape(places.shape)
 
 
 def __getattr__(name):

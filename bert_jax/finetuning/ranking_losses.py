@@ -1,4 +1,4 @@
-"""The loss of a reranker on a batch of queries, each with its documents: scores them, and measures how it goes."""
+"""The loss of a reranker on a batch of queries with their documents, from their scores, and metrics of the batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class RankingLoss:
         return {name: jnp.maximum(count, 1.0) for name, (_, count) in sums.items()}
 
     def sums(self, params: dict, batch: Mapping, key: jax.Array) -> dict[str, jax.Array]:
-        """Returns the sum of the losses of some rows of a batch, `loss`, and of how it goes, float32 scalars.
+        """Returns the sum of the losses of some rows of a batch, `loss`, and of its metrics, float32 scalars.
 
         Args:
           params: the model's parameters.

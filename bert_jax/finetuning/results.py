@@ -119,14 +119,14 @@ def write_results(
         predictions[name] = written
     distributed.run_on_first(lambda: storage.write_json(path, summary))
     names = ", ".join(written["file"] for written in predictions.values())
-    whose = f"seed {seed.seed}, " if len(outcomes.seeds) > 1 else ""
-    say(f"done: step {step:,}; best: {whose}step {seed.best_step:,}; in {workdir}: summary.json, {names}")
+    seed_words = f"seed {seed.seed}, " if len(outcomes.seeds) > 1 else ""
+    say(f"done: step {step:,}; best: {seed_words}step {seed.best_step:,}; in {workdir}: summary.json, {names}")
     return summary
 
 
-def _distribute(outputs, rows, lengths, made):
+def _distribute(outputs, rows, lengths, device_outputs):
     """Puts a batch's outputs in their rows' places, in place. Returns which seeds' are finite, bool [seeds]."""
-    arrays, finite = jax.device_get(made)
+    arrays, finite = jax.device_get(device_outputs)
     for rows_of_seed, array in zip(outputs, arrays, strict=True):
         per_token = array.ndim == 3 or array.dtype == np.int32
         for row, length, output in zip(rows, lengths, array, strict=True):

@@ -302,9 +302,9 @@ class _Finetuning(loop.Run):
         seed = self.outcomes.seeds[-1].seed
         rows = batches.batch_rows(self.config, self.task.train, seed, bad)
         number = len(self.outcomes.seeds)
-        whose = "the loss, a gradient or a parameter" if number == 1 else f"of all {number} seeds a loss or parameter"
+        subject = "the loss, a gradient or a parameter" if number == 1 else f"of all {number} seeds a loss or parameter"
         raise UserError(
-            f"step {bad + 1}: {whose} is not finite; the batch of seed {seed} has the rows "
+            f"step {bad + 1}: {subject} is not finite; the batch of seed {seed} has the rows "
             f"{', '.join(map(str, rows[:5].tolist()))}, ... of config.task.train, from 0; try a lower "
             f"config.optimizer.learning_rate; {loop.last_good(self.checkpoints)}"
         )

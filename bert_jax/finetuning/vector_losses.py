@@ -1,4 +1,4 @@
-"""The loss of an embedder on a batch of texts: encodes them, compares their vectors, and measures how it goes.
+"""The loss of an embedder on a batch of texts, from their vectors, and metrics of the batch.
 
 A batch holds, for each example, an anchor and the texts that it is compared with, its others: the positive first, then
 the negatives (see data.tasks.vector_sets.Groups).
@@ -110,14 +110,7 @@ class VectorLoss:
         elif self.kind == "cosine":
             sums = contrastive.cosine_regression(cosines, labels, weights)
         elif self.kind == "softmax":
-            features, pair = contrastive.pair_features(anchors, first), head["pair"]
-            width = features.shape[-1] // 3  # of cut vectors, as many of the classifier's rows
-            kernel = pair["kernel"].reshape(3, -1, pair["kernel"].shape[-1])[:, :width].reshape(3 * width, -1)
-            logits = jnp.dot(features, kernel, precision=jax.lax.Precision.HIGHEST) + pair["bias"][None]
-            losses, short_of_best = token_cross_entropy(logits, labels)
-            count = jnp.maximum(weights.sum(), 1.0)
-            correct = jnp.where(short_of_best == 0, weights, 0.0)
-            return (losses * weights).sum() / count, {"pair_accuracy": correct.sum() / count}
+            return _pair_classification(head["pair"], contrastive.pair_features(anchors, first), labels, weights)
         elif self.kind == "triplet":
             sums = contrastive.triplet(anchors, first, others[:, 1], settings.margin, weights)
         else:
@@ -150,12 +143,12 @@ class VectorLoss:
             total += contrastive.info_nce(back / temperature, contrastive.Contrast(places, back_allowed, weights))[0]
             total /= 2
         others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns)[None] != positives[:, None])
-        metrics = self._course(scores, positive_scores, kept, others_of_batch, weights)
+        metrics = self._metrics(scores, positive_scores, kept, others_of_batch, weights)
         if not isinstance(temperature, float):
             metrics["temperature"] = temperature
         return total / jnp.maximum(number, 1.0), metrics
 
-    def _course(self, scores, positive_scores, kept, candidates, weights):
+    def _metrics(self, scores, positive_scores, kept, candidates, weights):
         """Returns how well positives are told from negatives, means over the anchors.
 
         in_batch_accuracy: share of anchors whose positive is nearer than every negative; positive_rank: its mean rank,
@@ -189,3 +182,15 @@ class VectorLoss:
             share = (distances * row_weights).sum() / jnp.maximum(pairs, 1.0)
             metrics["uniformity"] = jnp.log(jnp.maximum(share, 1e-30))
         return metrics
+
+
+def _pair_classification(layer, features, labels, weights):
+    """Returns (mean cross-entropy of the classes of pairs, {"pair_accuracy"}); features [pairs, 3 * size]."""
+    size = features.shape[-1] // 3
+    classes = layer["kernel"].shape[-1]
+    kernel = layer["kernel"].reshape(3, -1, classes)[:, :size].reshape(3 * size, -1)  # for vectors cut to this size
+    logits = jnp.dot(features, kernel, precision=jax.lax.Precision.HIGHEST) + layer["bias"][None]
+    losses, short_of_best = token_cross_entropy(logits, labels)
+    count = jnp.maximum(weights.sum(), 1.0)
+    correct = jnp.where(short_of_best == 0, weights, 0.0)
+    return (losses * weights).sum() / count, {"pair_accuracy": correct.sum() / count}

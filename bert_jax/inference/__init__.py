@@ -6,11 +6,11 @@ Every class opens a MODEL, as does its `from_pretrained`, and is then called wit
     embedder = bert_jax.Embedder("runs/bert")
     vectors = embedder.encode(["first text", "second text"])  # float32 [2, hidden]
 
-`batching` runs rows of any length in few compiled shapes, `predictor` holds what the five predictors share, `examples`
-reads what they are called with, `search` compares vectors, `quantization` stores them in fewer bits, and `records`
-reads and writes the files of `python -m bert_jax.predict`.
+`batching` runs rows of any length in few compiled shapes, `predictor` holds what the predictors share, `examples` reads
+what they are called with, `search` compares vectors, `quantization` stores them in fewer bits, `measuring` scores
+them, and `records` reads and writes the files of `python -m bert_jax.predict`.
 
-The classes are imported on first use: flax, which they need, imports optax for its own sake.
+The classes are imported on first use, because flax takes a second and imports optax.
 """
 
 import importlib
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bert_jax.inference.embed import Embedder
     from bert_jax.inference.fill_mask import FillMask
     from bert_jax.inference.inspection import Inspector
+    from bert_jax.inference.measuring import measure
     from bert_jax.inference.predictor import load
     from bert_jax.inference.quantization import quantize
     from bert_jax.inference.rerank import Reranker
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
-    "load", "quantize",
+    "load", "measure", "quantize",
 ]  # fmt: skip
 
 _MODULES = {
@@ -43,6 +44,7 @@ _MODULES = {
     "SparseEmbedder": "sparse",
     "TokenTagger": "tag",
     "load": "predictor",
+    "measure": "measuring",
     "quantize": "quantization",
 }
 

@@ -31,9 +31,9 @@ class Classifier(Predictor):
 
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
-      long: what happens to a text that is longer than the rows of fine-tuning, or where the model does not say how long
-        they were, than the model: "windows" combines the logits of overlapping windows,
-        "truncate" reads the beginning alone. A pair is always truncated, the longer text first, as in fine-tuning.
+      long: what happens to a text that is longer than the rows of fine-tuning (where these are unknown, than the model
+        reads): "windows" combines the logits of overlapping windows, "truncate" reads the beginning alone. A pair is
+        always truncated, the longer text first, as in fine-tuning.
       merge: how the logits of windows are combined: "mean" or "max".
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
@@ -91,9 +91,9 @@ class Classifier(Predictor):
             probability of any label; and the probability of each label on its own.
           - regression: None, the predicted value, and {label: value}.
 
-          A cross-encoder of sentence-transformers gives what its activation makes of its logits, by default a number
-          from 0 to 1 where it has one label; several labels without an activation are probabilities that sum to 1.
-          Labels of one name are told apart by their numbers: "neutral", "neutral (2)".
+          The scores of a cross-encoder of sentence-transformers are its activation of the logits: by default a number
+          from 0 to 1 where it has one label, and for several labels without an activation probabilities that sum to 1.
+          Labels with equal names are distinguished by their numbers: "neutral", "neutral (2)".
 
         Raises:
           UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
@@ -143,7 +143,7 @@ class Classifier(Predictor):
             yield from map(self._answer, merged)
 
     def _answer(self, logits, activated=None):
-        """Returns the answer for logits [labels], and for what a cross-encoder's activation makes of them."""
+        """Returns the answer for logits [labels] and a cross-encoder's activation of them, [labels] or None."""
         labels, problem = self._names, self.model.problem
         if problem == "regression":
             values = (logits if activated is None else activated).tolist()

@@ -23,7 +23,7 @@ from bert_jax.model.pooling import POOLING, pool
 _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names that models give to prompts
 # Keys of config.model that change no vector beyond rounding.
-_NOT_OF_VECTORS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
+_RUNTIME_KEYS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
 
 
 class Embedder(Predictor):
@@ -135,18 +135,19 @@ class Embedder(Predictor):
     def fingerprint(self) -> str:
         """Returns a hash of all that a text's vector depends on, but for the dtype: equal for models that embed alike.
 
-        These are the encoder's parameters and configuration, the tokenizer, the pooling and what is around it.
+        These are the encoder's parameters and configuration, the tokenizer, the pooling, the layers around it, and
+        whether prompts are pooled.
         """
         if self._fingerprint is None:
             self._fingerprint = self._computed_fingerprint()
         return self._fingerprint
 
     def _computed_fingerprint(self):
-        usual, digest = config_lib.base().model.to_dict(), hashlib.blake2b(digest_size=16)
-        own = {key: value for key, value in self.model.config.items() if value != usual.get(key)}
+        defaults, digest = config_lib.base().model.to_dict(), hashlib.blake2b(digest_size=16)
+        changed = {key: value for key, value in self.model.config.items() if value != defaults.get(key)}
         facts = {
             "config": {
-                key: value for key, value in own.items() if key not in _NOT_OF_VECTORS and not key.endswith("dropout")
+                key: value for key, value in changed.items() if key not in _RUNTIME_KEYS and not key.endswith("dropout")
             },
             "tokenizer": self.tokenizer.digest(),
             "frame": str(self.tokenizer.frame),
@@ -235,12 +236,12 @@ class Embedder(Predictor):
           UserError: a text or vector cannot be read, or there is no such kind.
         """
         kind = search.check_similarity(kind or self._similarity)
-        ours, theirs = self._vectors(first, "first")[0], self._vectors(second, "second")[0]
-        if pairwise and len(ours) != len(theirs):
-            raise UserError(f"second: found {len(theirs)} vectors; expected {len(ours)}, one for each of first")
-        if ours.shape[1] != theirs.shape[1]:
-            raise UserError(f"second: vectors of {theirs.shape[1]} numbers; expected {ours.shape[1]}, as first's")
-        return search.similarities(ours, theirs, kind, pairwise)
+        left, right = self._vectors(first, "first")[0], self._vectors(second, "second")[0]
+        if pairwise and len(left) != len(right):
+            raise UserError(f"second: found {len(right)} vectors; expected {len(left)}, one for each of first")
+        if left.shape[1] != right.shape[1]:
+            raise UserError(f"second: vectors of {right.shape[1]} numbers; expected {left.shape[1]}, as first's")
+        return search.similarities(left, right, kind, pairwise)
 
     def search(
         self,
@@ -282,11 +283,13 @@ class Embedder(Predictor):
         if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
             raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
         prompt = query_prompt_name or self._prompt_named(*_PROMPTS["query"])
-        asked, single = self._vectors(queries, "queries", prompt)
+        query_vectors, single = self._vectors(queries, "queries", prompt)
         texts: dict[int, str] = {}
-        hits: list[list[dict[str, Any]]] = [[] for _ in asked]
-        blocks = self._blocks(corpus, asked.shape[1], texts, prompt_name or self._prompt_named(*_PROMPTS["document"]))
-        for places, scores in search.nearest(asked, blocks, int(top_k), kind):
+        hits: list[list[dict[str, Any]]] = [[] for _ in query_vectors]
+        blocks = self._blocks(
+            corpus, query_vectors.shape[1], texts, prompt_name or self._prompt_named(*_PROMPTS["document"])
+        )
+        for places, scores in search.nearest(query_vectors, blocks, int(top_k), kind):
             if texts:
                 kept = set(places.ravel().tolist())
                 for place in [place for place in texts if place not in kept]:

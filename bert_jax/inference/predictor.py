@@ -1,4 +1,4 @@
-"""The base of fill-mask, classify, tag, answer and embed: opens a model and streams examples through it."""
+"""The base class of the predictors: opens a model and streams examples through it."""
 
 import concurrent.futures
 import os

@@ -30,7 +30,7 @@ _MARK = ":"  # between the name of a file and the number of a line
 
 @dataclasses.dataclass
 class _Counts:
-    """What a pass over a file came across.
+    """Counts what a pass over a file came across.
 
     Attributes:
       blank, first_blank: number of lines that hold nothing, and the first one's number.

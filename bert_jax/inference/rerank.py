@@ -19,8 +19,8 @@ class Reranker(Classifier):
         reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
         # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
 
-    A pair that is longer than the model is cut, the longer text first. Called as a Classifier is, with pairs or records
-    of a query and a document, it gives {"score"} for each; see there for the arguments of the class.
+    A pair that is longer than the model is cut, the longer text first. The class takes the arguments of Classifier. It
+    is also called like one, with pairs or records of a query and a document, and then returns {"score"} for each.
     """
 
     FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
@@ -45,8 +45,8 @@ class Reranker(Classifier):
           prompt_name: name of one of the model's prompts; None: its default one, if any.
 
         Returns:
-          {"index", "score", "text"} for each document: its place in `documents`, what the model's activation makes of
-          its logit (Classifier says more), and itself.
+          {"index", "score", "text"} for each document: its place in `documents`, the model's activation of its logit
+          (see Classifier), and its text.
 
         Raises:
           UserError: a text is empty, or top_k is less than 1.
@@ -107,8 +107,8 @@ class Reranker(Classifier):
     ) -> np.ndarray:
         """Returns the score of each document, float32 [documents]; see `rank` for the arguments."""
         pairs = [(query, document) for document in documents]
-        places = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
-        return np.array([answer["score"] for answer in places], np.float32)
+        answers = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
+        return np.array([answer["score"] for answer in answers], np.float32)
 
     def _answer(self, logits, activated=None):
         return {"score": super()._answer(logits, activated)["score"]}
@@ -124,7 +124,7 @@ class Reranker(Classifier):
 
 
 def with_ranks(queries: Iterable[str], answers: Iterable[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
-    """Yields the answers with the rank of their scores, from 1, among those of the same query that follow each other.
+    """Adds to each answer the rank of its score, from 1, among consecutive answers for the same query.
 
     Args:
       queries: the query of each answer.

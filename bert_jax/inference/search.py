@@ -203,7 +203,7 @@ def _best_of_part(exact, single, part, top_k, kind, best):
 
 
 def _scores_of(queries, vectors, rows, columns, kind):
-    """Returns the scores of pairs, float64 [n]: of the queries of some rows with the vectors of some columns."""
+    """Returns the scores of pairs, float64 [n]: of the queries `rows[i]` and the vectors `columns[i]`."""
     step = max(1, _SCORED // max(1, vectors.shape[1]))
     slices = [slice(i, i + step) for i in range(0, len(rows), step)]
     scores = [_scores(queries[rows[part]], vectors[columns[part]], kind) for part in slices]
@@ -244,7 +244,7 @@ def _top(queries, part, count, kept, kind):
 
 
 def _true(scores, queries, kind):
-    """Returns what scores of `_top` are in the scale of `_scores`."""
+    """Converts scores of `_top` to the scale of `_scores`."""
     if kind != "euclidean":
         return scores
     return -np.sqrt(np.maximum(0.0, np.square(queries).sum(-1) - 2 * scores))

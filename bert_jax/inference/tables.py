@@ -1,7 +1,7 @@
 """Writes the answers of `python -m bert_jax.predict` in the format of the output's ending, with their records.
 
 What came in with an example, such as an id, comes back in front of its answer under its own name and type. A column
-that is called as a part of the answer is comes back as input_NAME.
+with the name of a part of the answer comes back as input_NAME.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What the answers of a verb hold.
+    """Describes the answers of a verb, for the writers of each format.
 
     Attributes:
       verb: the verb on the command line.

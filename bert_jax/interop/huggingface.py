@@ -77,8 +77,10 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["model_type"] = _infer_model_type(config, arrays, path, name)
     model_config.check_model_type(config, path)
     _check_names(arrays, config, path, file)
-    table = FAMILIES[config["model_type"]].table(config)
-    built = heads.build(config, path, {weights.canonical_name(key, table) for key in arrays})
+    built = _built(config, arrays, path)
+    if built.model.spec.language_model and (copies := _untied_copies(config, arrays, file)):
+        config, arrays = config | {"tie_word_embeddings": False}, copies | arrays
+        built = _built(config, arrays, path)
     model, labels = built.model, built.labels
     if labels:
         _tell_odd_labels(config, labels, path)
@@ -223,6 +225,26 @@ def _infer_model_type(config, arrays, path, name):
         raise UserError(f"{path}: without model_type; expected one of {known}, whose weights have such names")
     _warn(f"{path}: without model_type; read as {chosen}")
     return chosen
+
+
+def _built(config, arrays, path):
+    table = FAMILIES[config["model_type"]].table(config)
+    return heads.build(config, path, {weights.canonical_name(name, table) for name in arrays})
+
+
+def _untied_copies(config, arrays, file):
+    """Returns the arrays of an untied decoder where config.json ties two arrays that differ; {} where none do.
+
+    transformers reads two arrays since version 5; before, it read the embedding alone.
+    """
+    table = FAMILIES[config["model_type"]].table(config)
+    names = {weights.canonical_name(name, table): name for name in arrays}
+    originals = {copy: names[original] for copy, original in table.tied.items() if original in names}
+    for copy, original in originals.items():
+        if copy in names and not weights.same(arrays[names[copy]], arrays[original]):
+            _warn(f"{file}: {copy} differs from {original}, which config.json ties it to; they are read as two")
+            return {copy: arrays[original] for copy, original in originals.items()}
+    return {}
 
 
 def _without_spare(arrays, table, built, file):

@@ -182,7 +182,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
         original = spellings.get(table.tied[copy])
         if original is not None:
             unused.discard(copy)
-            if not _same(state_dict[spellings[copy]], state_dict[original]):
+            if not same(state_dict[spellings[copy]], state_dict[original]):
                 problems.append(f"{spellings[copy]} differs from {original}, which the model ties it to")
     problems += [f"unused {spellings[name]}" for name in sorted(unused)]
     if problems:
@@ -376,7 +376,8 @@ def _tied_copy(name, spellings, table):
     return next((copy for copy in copies if copy in spellings), None)
 
 
-def _same(first, second):
+def same(first: np.ndarray, second: np.ndarray) -> bool:
+    """Tells whether two arrays have one shape and the same numbers, whatever their types."""
     return first.shape == second.shape and np.array_equal(
         np.asarray(first, np.float32), np.asarray(second, np.float32), equal_nan=True
     )

@@ -34,9 +34,9 @@ def select_leaves(tree: Mapping, wanted: Callable[[str], bool], prefix: str = ""
     selected = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            inside = select_leaves(value, wanted, f"{prefix}{name}/")
-            if inside:
-                selected[name] = inside
+            selected_below = select_leaves(value, wanted, f"{prefix}{name}/")
+            if selected_below:
+                selected[name] = selected_below
         elif wanted(prefix + name):
             selected[name] = value
     return selected

@@ -108,11 +108,11 @@ def stack_layers(tree):
         if not _is_layers(node):
             return node
         layers = [node[str(i)] for i in range(len(node))]
-        apart = int(len(layers) > 1 and jax.tree.structure(layers[0]) != jax.tree.structure(layers[1]))
-        if len(layers) - apart < 2:
+        num_single = int(len(layers) > 1 and jax.tree.structure(layers[0]) != jax.tree.structure(layers[1]))
+        if len(layers) - num_single < 2:
             return node
-        stack = {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[apart:])}
-        return {"0": layers[0]} | stack if apart else stack
+        stack = {STACKED: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers[num_single:])}
+        return {"0": layers[0]} | stack if num_single else stack
 
     return jax.tree.map(stacked, tree, is_leaf=_is_layers)
 
@@ -123,10 +123,10 @@ def unstack_layers(tree):
     def single(node):
         if not _is_stack(node):
             return node
-        apart = [node[str(i)] for i in range(len(node) - 1)]
+        single_layers = [node[str(i)] for i in range(len(node) - 1)]
         count = len(jax.tree.leaves(node[STACKED])[0])
-        rest = [jax.tree.map(lambda leaf, i=i: leaf[i], node[STACKED]) for i in range(count)]
-        return {str(i): layer for i, layer in enumerate(apart + rest)}
+        stacked_layers = [jax.tree.map(lambda leaf, i=i: leaf[i], node[STACKED]) for i in range(count)]
+        return {str(i): layer for i, layer in enumerate(single_layers + stacked_layers)}
 
     return jax.tree.map(single, tree, is_leaf=_is_stack)
 

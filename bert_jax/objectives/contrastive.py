@@ -14,7 +14,7 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """What is contrasted with what.
+    """The positive of each anchor of a batch, and the candidates that are its negatives.
 
     Attributes:
       positives: index of each anchor's positive among the candidates, int32 [anchors].
@@ -61,8 +61,8 @@ def info_nce(scores: jax.Array, contrast: Contrast) -> tuple[jax.Array, jax.Arra
     chosen = jnp.take_along_axis(scores, contrast.positives[:, None], axis=1)[:, 0]
     numbers = jnp.arange(scores.shape[1], dtype=jnp.int32)
     takes_part = contrast.allowed | (numbers[None] == contrast.positives[:, None])
-    among = jax.nn.logsumexp(jnp.where(takes_part, scores, _MASKED), axis=1)
-    return ((among - chosen) * contrast.weights).sum(), contrast.weights.sum()
+    total = jax.nn.logsumexp(jnp.where(takes_part, scores, _MASKED), axis=1)
+    return ((total - chosen) * contrast.weights).sum(), contrast.weights.sum()
 
 
 def cosent(scores: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 _MASKED = -1e30
+# Indices that make [queries, documents, 1] and [queries, 1, documents] of [queries, documents].
+_ROWS, _COLUMNS = (slice(None), slice(None), None), (slice(None), None, slice(None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,14 +111,13 @@ def _changes_of_ndcg(scores, targets, real):
     """
     size = scores.shape[-1]
     places = jnp.arange(size, dtype=jnp.int32)
-    row_scores, column_scores = (jnp.where(real, jax.lax.stop_gradient(scores), -jnp.inf)[index] for index in _PAIRS)
+    row_scores, column_scores = (
+        jnp.where(real, jax.lax.stop_gradient(scores), -jnp.inf)[index] for index in (_ROWS, _COLUMNS)
+    )
     is_earlier = places[None, None, :] < places[None, :, None]
     ranked_before = (column_scores > row_scores) | ((column_scores == row_scores) & is_earlier)
     discounts = 1 / jnp.log2(2.0 + ranked_before.sum(-1).astype(jnp.float32))
     gains = jnp.where(real, jnp.exp2(targets) - 1, 0.0)
     ideal = (-jnp.sort(-gains, axis=-1) / jnp.log2(2.0 + places.astype(jnp.float32))[None]).sum(-1)
     gains /= jnp.maximum(ideal, 1e-10)[:, None]
-    return jnp.abs(discounts[_PAIRS[0]] - discounts[_PAIRS[1]]) * jnp.abs(gains[_PAIRS[0]] - gains[_PAIRS[1]])
-
-
-_PAIRS = (slice(None), slice(None), None), (slice(None), None, slice(None))
+    return jnp.abs(discounts[_ROWS] - discounts[_COLUMNS]) * jnp.abs(gains[_ROWS] - gains[_COLUMNS])

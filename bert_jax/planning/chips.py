@@ -13,7 +13,7 @@ from bert_jax.config.schema import closest
 from bert_jax.errors import UserError
 
 GIB = 2**30
-LARGEST_SLICES = 1_024  # of a program; libtpu makes a description of each device
+LARGEST_SLICES = 1_024  # the most slices of a topology, as libtpu describes every device of them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """Collectives of a step that are alike.
+    """A group of equal collectives in a step.
 
     Attributes:
       kind: one of KINDS, or "send" for another transfer between slices.
@@ -35,7 +35,7 @@ class Collective:
 
 
 def collectives(program: Program, topology: Topology, devices: Sequence) -> list[Collective]:
-    """Returns the collectives of a step, those that are alike counted together.
+    """Returns the collectives of a step, equal ones counted together.
 
     Args:
       program: the program, compiled for `devices`.

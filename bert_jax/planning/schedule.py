@@ -21,8 +21,8 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
     """Returns the course of a pre-training run, as values for JSON.
 
     Args:
-      config: A pre-training config.
-      name: The recipe's name.
+      config: a pre-training config.
+      name: the recipe's name.
 
     Returns:
       "recipe", "steps" and "tokens" (rows x length x steps) of the run, and "phases", each with "start" and "stop"
@@ -31,7 +31,7 @@ def schedule(config: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
       "weight_decay", and "rates", pairs of a step and its learning rate.
 
     Raises:
-      UserError: The recipe cannot work.
+      UserError: the recipe cannot work.
     """
     config_lib.validate(config)
     run_phases = config_lib.phases(config)

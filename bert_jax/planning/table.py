@@ -28,11 +28,11 @@ TOPOLOGIES = (
 # A recipe of each other family, on the slice that is granted most easily; compiled with scanned layers, which takes a
 # fraction of the time.
 FAMILIES = ("albert_base", "electra_base", "deberta_v3_base", "modernbert_base", "eurobert_210m")
-_OF_FAMILIES = (("v5e:4x4", 1),)
+_FAMILY_TOPOLOGIES = (("v5e:4x4", 1),)
 
 # Roles of the keys that decide what a step computes, beside the shape of its batch and the kind of optimizer.
 _ROLES = ("vocabulary", "architecture", "training", "objective", "computation", "device", "layout")
-_FREE = (
+_COST_NOTHING = (  # keys with these roles that change no cost of a step
     *("model.initializer", "model.initializer_range", "model.scaled_initializer", "model.norm_epsilon"),
     *("model.rotary_base", "model.local_rotary_base", "train.compilation_cache"),
 )
@@ -68,11 +68,13 @@ def write(
       say: called with a line about each thing that is done.
       topologies: names of topologies, with their numbers of slices.
     """
-    slices = dict.fromkeys(recipes or RECIPES, topologies) | ({} if recipes else dict.fromkeys(FAMILIES, _OF_FAMILIES))
+    slices = dict.fromkeys(recipes or RECIPES, topologies) | (
+        {} if recipes else dict.fromkeys(FAMILIES, _FAMILY_TOPOLOGIES)
+    )
     recipes = recipes or {name: recipe(name) for name in slices}
     is_stream = files.is_stream(output)  # such as /dev/stdout, beside which nothing is kept
-    kept = output.with_suffix(".json")
-    entries = json.loads(kept.read_text()) if kept.exists() and not is_stream else {}
+    saved = output.with_suffix(".json")
+    entries = json.loads(saved.read_text()) if saved.exists() and not is_stream else {}
     output.parent.mkdir(parents=True, exist_ok=True)
     wanted = []
     for name, config in recipes.items():
@@ -84,7 +86,7 @@ def write(
             if not basis.items() <= entries.get(key, {}).items():
                 entries[key] = basis | _entry(config, topology, name, say)
                 if not is_stream:
-                    files.atomic_write(kept, json.dumps(entries, indent=1) + "\n")
+                    files.atomic_write(saved, json.dumps(entries, indent=1) + "\n")
             if not is_stream:
                 files.atomic_write(output, markdown([entries[key] for key in wanted]))
     if is_stream:
@@ -133,7 +135,7 @@ def _row(entry):
     memory = f"{peak / GIB:.2f} | {phases[0]['usable_bytes'] / GIB:.2f} "
     if entry["schedule"] is None:
         return f"{head}| does not fit | {memory}|" + " |" * 6 + "\n"
-    with_ = f"`{entry['flags']}`" if entry["flags"] else ""
+    flags = f"`{entry['flags']}`" if entry["flags"] else ""
     bounds, run = [phase["roofline"] for phase in phases], entry["schedule"]
 
     def join(form, key):
@@ -141,7 +143,7 @@ def _row(entry):
 
     milliseconds = " / ".join(f"{1e3 * bound['step_seconds']:.1f}" for bound in bounds)
     return (
-        f"{head}| {with_} | {memory}| {milliseconds} | {join('{}', 'bound')} | {join('{:,.0f}', 'tokens_per_second')} "
+        f"{head}| {flags} | {memory}| {milliseconds} | {join('{}', 'bound')} | {join('{:,.0f}', 'tokens_per_second')} "
         f"| {100 * run['mfu']:.0f} % | {run['days']:.2f} | {run['chip_hours']:,.0f} |\n"
     )
 
@@ -167,7 +169,7 @@ def settings(config: ml_collections.ConfigDict) -> dict:
 
 
 def _costs(name):
-    return (PRETRAINING[name].role in _ROLES and name not in _FREE) or name == "optimizer.name"
+    return (PRETRAINING[name].role in _ROLES and name not in _COST_NOTHING) or name == "optimizer.name"
 
 
 def _versions():

@@ -28,7 +28,7 @@ class Queries:
     """Queries, and perhaps which documents answer them.
 
     Attributes:
-      ids, texts: of each query.
+      ids, texts: id and text of each query.
       relevance: for each query, grade by number of the document, {} for one without judgements; () where there are
         none at all.
       same: for each query, the number of the document of the same id, which is left out of its ranking, as BEIR does,

@@ -255,7 +255,7 @@ def _pass(model, config, corpora, split, progress, generator=None, skip=0):
         params = params | {"generator": generator.params}
     params = jax.device_put(params, sharding.tree_shardings(params, mesh))
     eval_step = step_lib.compile_evaluation(objective, mesh)
-    loader.check_memory(config, ahead=False)
+    loader.check_memory(config, prefetched=False)
     memory.check_evaluation(config, objective, eval_step, params, mesh)
     losses = unigram_losses(mixture.unigram_counts(config.data, corpora))
     baseline, count = [], {"rows": 0}

@@ -71,8 +71,8 @@ def extrapolated(bytes_of: Callable[[int], int], steps: Steps) -> int:
     first, second = steps.few
     if steps.layers <= second or steps.config.model.scan_layers:
         return bytes_of(steps.layers)
-    less, more = bytes_of(first), bytes_of(second)
-    return round(less + (more - less) * (steps.layers - first) / (second - first))
+    first_bytes, second_bytes = bytes_of(first), bytes_of(second)
+    return round(first_bytes + (second_bytes - first_bytes) * (steps.layers - first) / (second - first))
 
 
 def bytes_on_device(tree: Any) -> int:

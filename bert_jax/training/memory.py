@@ -328,15 +328,15 @@ def _with_microbatches(steps, need, free):
     What a step needs beside the rows that it holds at once is taken for the state alone until a first number has been
     estimated, and from then on for what these two tell: a number that cannot fit so is left out.
     """
-    now, fixed = steps.config.train.microbatches, need.state
+    count_now, fixed = steps.config.train.microbatches, need.state
     if need.evaluation + need.overhead > NEAR * free:
         return
     for count in microbatch_counts(steps):
-        if count <= now or fixed + (need.step - fixed) * now / count + need.overhead > NEAR * free:
+        if count <= count_now or fixed + (need.step - fixed) * count_now / count + need.overhead > NEAR * free:
             continue
         tried = estimate(steps.changed({"train.microbatches": count}), need)
         yield count, tried
-        fixed = max(need.state, round((tried.step - need.step * now / count) / (1 - now / count)))
+        fixed = max(need.state, round((tried.step - need.step * count_now / count) / (1 - count_now / count)))
 
 
 def microbatch_counts(steps: Steps) -> list[int]:

@@ -378,10 +378,10 @@ def _checked(options):
         if not text.strip() or "\n" in text:
             raise UserError(f"--cloud={key}={text!r}: expected one line of text")
         values[key] = text
-    for key, least in _NUMBERS.items():
+    for key, lowest in _NUMBERS.items():
         if key in options:
-            if not values[key].isdecimal() or int(values[key]) < least:
-                raise UserError(f"--cloud={key}={values[key]}: expected a number from {least} on")
+            if not values[key].isdecimal() or int(values[key]) < lowest:
+                raise UserError(f"--cloud={key}={values[key]}: expected a number from {lowest} on")
             values[key] = int(values[key])
     if "use_spot" in options:
         if options["use_spot"].lower() not in ("true", "false"):

@@ -322,9 +322,9 @@ def _checked(options):
 
 
 def _number(key, text):
-    least = 0 if key in ("gpus_per_node", "max_timeouts") else 1
-    if not text.isdecimal() or int(text) < least:
-        raise UserError(f"--slurm={key}={text}: expected a number from {least} on")
+    lowest = 0 if key in ("gpus_per_node", "max_timeouts") else 1
+    if not text.isdecimal() or int(text) < lowest:
+        raise UserError(f"--slurm={key}={text}: expected a number from {lowest} on")
     return int(text)
 
 

@@ -50,12 +50,12 @@ def compare(directory: str | pathlib.Path, seed: int = 0, name: str = "") -> Row
         written = pathlib.Path(folder) / "out"
         huggingface.write(ours, written)
         errors["other bytes"] = _other_bytes(ours, written)
-        again = reference(torch_model(ours, torch.float32, written), ours, batch)
+        rewritten = reference(torch_model(ours, torch.float32, written), ours, batch)
     errors["exported"] = max(
         error(array, other)
-        for key in again
+        for key in rewritten
         if key in ("hidden", "loss") or "logits" in key
-        for array, other in zip(_listed(again[key]), _listed(expected[key]), strict=True)
+        for array, other in zip(_listed(rewritten[key]), _listed(expected[key]), strict=True)
     )
     failed = tuple(key for key, value in errors.items() if not value <= BARS[key])
     return Row(name or ours.name, errors, failed)

@@ -117,8 +117,8 @@ def _label_ends(axes, arms, curves, labels, gap):
         axes.text(1 + _GAP * in_inches, place, label, transform=axes.transAxes, va="center_baseline")
 
 
-def _same(some: Mapping[str, Curve], others: Mapping[str, Curve]) -> bool:
-    return some.keys() == others.keys() and all(
-        np.array_equal(some[arm].steps, others[arm].steps) and np.array_equal(some[arm].values, others[arm].values)
-        for arm in some
+def _same(first: Mapping[str, Curve], second: Mapping[str, Curve]) -> bool:
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[arm].steps, second[arm].steps) and np.array_equal(first[arm].values, second[arm].values)
+        for arm in first
     )

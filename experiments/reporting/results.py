@@ -230,10 +230,10 @@ def _job_or_problem(workdir, arm, seed):
         return _job(workdir, arm, seed)
     except UserError as error:
         folder = workdir / arm / f"seed-{seed}"
-        again = f"move {folder} away, and start the launch command again, which runs the job anew"
+        advice = f"move {folder} away, and start the launch command again, which runs the job anew"
         if str(error).startswith(f"{folder / 'result.json'}:"):
-            again = "remove this file, and start the launch command again, which makes it from the runs that are there"
-        return Job(arm, seed, DAMAGED, problem=f"{error}; {again}")
+            advice = "remove this file, and start the launch command again, which makes it from the runs that are there"
+        return Job(arm, seed, DAMAGED, problem=f"{error}; {advice}")
 
 
 def _job(workdir, arm, seed):

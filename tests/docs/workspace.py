@@ -193,7 +193,8 @@ def _make_pairs(folder):
     judged = [{"query": question, "document": other[1], "label": int(i == j)}
               for i, (question, _) in enumerate(pairs[:8]) for j, other in enumerate(pairs[:8])]  # fmt: skip
     (folder / "judged.jsonl").write_text("".join(json.dumps(record) + "\n" for record in judged), "utf-8")
-    (folder / "answers.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+    for name in ("answers.jsonl", "titles.jsonl"):
+        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     for name in ("stsb_train.csv", "stsb_dev.csv"):
         with open(folder / name, "w", newline="") as file:
             graded = [(*pair, i % 6) for i, pair in enumerate(pairs)]

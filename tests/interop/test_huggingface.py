@@ -199,11 +199,25 @@ def test_layers_that_config_json_does_not_count_are_left_out(make, capsys):
     assert "left out: albert.encoder.albert_layer_groups.3.albert_layers.0." in capsys.readouterr().err
 
 
-def test_a_decoder_of_its_own_is_refused(make):
-    made = make(language_model=True)
-    other = made.arrays["bert.embeddings.word_embeddings.weight"] + 1
-    made.write(made.arrays | {"cls.predictions.decoder.weight": other})
-    assert "cls.predictions.decoder.weight differs from bert.embeddings" in refusal(made.path)
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("kind", ["weight", "bias"])
+def test_a_decoder_that_differs_from_what_it_is_tied_to_is_read_untied(make, tmp_path, capsys, family, kind):
+    made = make(family, language_model=True)
+    pair = next(((copy, original) for copy, original in made.table.tied.items() if copy.endswith(kind)), None)
+    if not pair:
+        return
+    made.write(made.arrays | {pair[0]: made.arrays[pair[1]] + 1})
+    actual = huggingface.read(made.path)
+    assert f"{pair[0]} differs from {pair[1]}, which config.json ties it to" in capsys.readouterr().err
+    assert not actual.model.spec.tied_decoder
+    embedding, head = actual.params["encoder"]["embeddings"]["word"]["embedding"], actual.params["mlm"]
+    (decoder,) = head["decoder"].values()  # [hidden, vocabulary] or its transpose
+    decoder = decoder if decoder.shape == embedding.shape else decoder.T
+    np.testing.assert_array_equal(decoder, embedding + (kind == "weight"))
+    huggingface.write(actual, tmp_path / "out")
+    again = huggingface.read(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, actual.params, again.params)
+    assert not again.model.spec.tied_decoder
 
 
 def test_vocabularies_and_embeddings_of_different_sizes(make, capsys, monkeypatch):

@@ -238,7 +238,7 @@ def test_the_findings_of_a_run_on_standard_output(finished):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--model=m"], "--corpus, --pairs: found both or neither"),
+        (["--model=m"], "--corpus, --pairs, --held_out: found several or none"),
         (["--corpus=c"], "--model: missing"),
         (["--model=m", "--pairs=/no/pairs.jsonl"], "--pairs=/no/pairs.jsonl: cannot be read"),
         (["--model=m", "--corpus=c", "--output=/no/such/file"], "--output=/no/such/file: no such folder"),

@@ -262,9 +262,9 @@ def _rewrite(part, prefix, vocab_size):
     _copy(part, part.keep(), writer, vocab_size)
     if part.joining:
         source, document = part.joining
-        only = np.zeros(len(source.array("documents")), bool)
-        only[document] = True
-        _copy(source, only, writer, vocab_size)
+        kept = np.zeros(len(source.array("documents")), bool)
+        kept[document] = True
+        _copy(source, kept, writer, vocab_size)
     writer.close()
 
 

@@ -4,30 +4,26 @@ Each example has an anchor, a positive and perhaps negatives; beside them a grad
 examples with the same meaning share. Held-out sets are of the same columns, or retrieval tasks in BEIR's layout.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data.tasks import beir, cells, records, set_batches
+from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
-from bert_jax.data.tasks.vector_sets import Groups, Retrieval, Similarity, Texts, Vectors
+from bert_jax.data.tasks.vector_measures import Retrieval, Similarity, Vectors, unit_vectors
+from bert_jax.data.tasks.vector_sets import Groups, Texts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
-
-# Names that files of graded pairs give their columns, of the texts and of the score (STS benchmark, SICK, MTEB).
-_PAIR_NAMES = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text", "text_pair"), ("text1", "text2"))
-_SCORE_NAMES = ("score", "similarity_score", "relatedness_score", "label", "gold")
 
 
 class EmbeddingTask:
     """Learns vectors of texts from pairs, triplets, graded or labelled pairs; see data.tasks.TaskData.
 
     A held-out set is scored by what it holds: with scores by the correlation with cosines, else by retrieving each
-    anchor's positive among all positives and negatives of the set. ir:DIR is a retrieval task in BEIR's layout,
-    sts:FILE a file of graded pairs whose columns have the names of config.task or of the usual benchmarks.
+    anchor's positive among all positives and negatives of the set. sts:FILE, ir:DIR and their like are what
+    vector_files reads.
 
     Attributes:
       loss: the loss that config.loss.name means for this data.
@@ -56,8 +52,10 @@ class EmbeddingTask:
         for name, table in held_out.items():
             self.held_out[name] = self._held_out(table)
         for name, spec in marked.items():
-            kind, _, path = spec.partition(":")
-            self.held_out[name] = self._beir(path) if kind == "ir" else self._graded(path)
+            texts = self._texts()
+            self.held_out[name], notes = vector_files.read(spec, "config.task.held_out", task, texts)
+            self._note_cut(texts, "held out")
+            self.notes += notes
         first = next(iter(self.held_out.values()))
         self.metrics, self.metric = self._choose_metrics(first)
         self.baseline = first.baseline
@@ -86,12 +84,12 @@ class EmbeddingTask:
 
     def _compared(self, vectors):
         """Returns vectors whose dot products are the similarities that the model is made for."""
-        return vectors if self.settings["similarity"] == "dot" else _unit(vectors)
+        return vectors if self.settings["similarity"] == "dot" else unit_vectors(vectors)
 
     def _split_held_out(self):
-        """Returns (name -> ir:DIR or sts:FILE, the other held-out sets as config.task.held_out names them)."""
+        """Returns (name -> spec of vector_files, the other held-out sets as config.task.held_out names them)."""
         sets = records.named_sets(self._task.held_out, "config.task.held_out")
-        marked = {name: spec for name, spec in sets.items() if spec.startswith(("ir:", "sts:"))}
+        marked = {name: spec for name, spec in sets.items() if spec.startswith(vector_files.KINDS)}
         plain = ",".join(f"{name}={spec}" if name else spec for name, spec in sets.items() if name not in marked)
         return marked, plain
 
@@ -195,7 +193,7 @@ class EmbeddingTask:
             labels = self._classes.read(table, True)
             assert labels is not None  # the column is there, else the loss were another
         elif self._task.score in table.columns and self.loss != "info_nce":
-            labels = self._scores(table, in_range=self.loss == "cosine")
+            labels = vector_files.scores_of(table, self._task, self._task.score, in_range=self.loss == "cosine")
         groups = np.full(len(table), -1)
         if self._task.relevance_id:
             values = table.columns[self._task.relevance_id]
@@ -217,26 +215,13 @@ class EmbeddingTask:
             table.set_names, np.array(table.sets), tuple(data.weights), data.temperature, data.set_batches == "apart"
         )
 
-    def _scores(self, table, in_range=False, name=""):
-        """Returns the scores of records, float32 [records], scaled where config.task.score_range says how."""
-        name, span = name or self._task.score, self._task.score_range
-        span = () if name != self._task.score else span
-        scores = np.zeros(len(table), np.float32)
-        low, high = span or ((-1.0, 1.0) if in_range else (-np.inf, np.inf))
-        for i, value in enumerate(table.columns[name]):
-            scores[i] = cells.number(table, i, name, value)
-            if not low <= scores[i] <= high:
-                hint = "" if span else " or config.task.score_range=LOWEST,HIGHEST"
-                raise UserError(f"{table.where(i)}: {name} {value}; expected a score from {low:g} to {high:g}{hint}")
-        return (scores - span[0]) / (span[1] - span[0]) if span else scores
-
     def _held_out(self, table):
         task, texts = self._task, self._texts()
         columns = self._columns(texts, table)
         texts.encode()
         self._note_cut(texts, "held out")
         if task.score in table.columns and self.loss != "margin_mse":
-            return Similarity(texts, columns[:, :2], self._scores(table), table.others)
+            return Similarity(texts, columns[:, :2], vector_files.scores_of(table, task, task.score), table.others)
         if not task.positive:
             raise UserError(
                 "config.task.held_out: without config.task.positive nothing can be held out of train; expected a file "
@@ -262,43 +247,9 @@ class EmbeddingTask:
                 members.setdefault(value, []).append(positive)
         return {i: members[value] for i, value in enumerate(values) if value in members}
 
-    def _graded(self, spec):
-        """Returns the pairs of sts:FILE, by the columns that config.task names, or the first usual ones."""
-        task, texts = self._task, self._texts()
-        pairs = [(task.anchor, task.positive), *_PAIR_NAMES] if task.positive else list(_PAIR_NAMES)
-        names = list(dict.fromkeys([*itertools.chain(*pairs), task.score, *_SCORE_NAMES]))
-        table = records.read(spec, "config.task.held_out", task, (), names, keep=True)
-        pair = next((pair for pair in pairs if all(name in table.columns for name in pair)), None)
-        score = next((name for name in (task.score, *_SCORE_NAMES) if name in table.columns), None)
-        if pair is None or score is None:
-            known = f"{', '.join(map('/'.join, pairs))}, and {', '.join(_SCORE_NAMES)}"
-            raise UserError(
-                f"config.task.held_out=sts:{spec}: no columns of two texts and a score; expected some of {known} "
-                "(config.task.anchor, positive and score name others)"
-            )
-        numbers = [[texts.add(cells.text(table, i, name)) for name in pair] for i in range(len(table))]
-        texts.encode()
-        self._note_cut(texts, "held out")
-        return Similarity(texts, np.array(numbers, np.int64), self._scores(table, name=score), table.others)
-
-    def _beir(self, directory):
-        task, texts = self._task, self._texts()
-        data = beir.read(directory, "config.task.held_out")
-        queries = [texts.add(text, task.anchor_prompt) for text in data.queries]
-        documents = [texts.add(text, task.positive_prompt) for text in data.documents]
-        texts.encode()
-        self._note_cut(texts, "held out")
-        return Retrieval(texts, queries, documents, data.relevance, data.same)
-
     def _note_cut(self, texts, split):
         if texts.cut:
             self.notes.append(
                 f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than config.data.sequence_length="
                 f"{self._config.data.sequence_length} and were cut"
             )
-
-
-def _unit(vectors):
-    """Returns vectors scaled to length 1, float32; zero stays zero."""
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)

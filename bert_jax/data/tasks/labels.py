@@ -351,9 +351,9 @@ def class_id(name: str, ids: dict[str, int], numbers_too: bool, where: str) -> i
     """
     if name in ids:
         return ids[name]
-    whole = re.fullmatch(r"(-?\d+)\.0+", name)
-    if numbers_too and whole:  # as pandas writes whole numbers in a column that lacks some
-        name = whole[1]
+    integer = re.fullmatch(r"(-?\d+)\.0+", name)
+    if numbers_too and integer:  # as pandas writes whole numbers in a column that lacks some
+        name = integer[1]
     if numbers_too and _all_numbers([name]):
         if 0 <= int(name) < len(ids):
             return int(name)

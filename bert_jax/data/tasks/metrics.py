@@ -113,6 +113,63 @@ def average_precision(relevant: np.ndarray, scores: np.ndarray) -> float:
     return float((precision * new_hits).sum() / max(1, hits[-1]))
 
 
+def best_f1(relevant: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
+    """Returns the best F1 that a threshold on scores reaches, and the threshold: what is at least as high is relevant.
+
+    The threshold lies in the middle between two scores; infinity where nothing is relevant.
+
+    Args:
+      relevant: bool [n].
+      scores: float [n].
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits, ranked = np.cumsum(relevant[order]), scores[order].astype(np.float64)
+    if not len(ranked) or not hits[-1]:
+        return 0.0, float("inf")
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those with equal scores
+    f1 = 2 * hits[last] / (last + 1 + hits[-1])
+    best = int(np.argmax(f1))
+    after = ranked[last[best] + 1] if last[best] + 1 < len(ranked) else ranked[last[best]]
+    return float(f1[best]), float((ranked[last[best]] + after) / 2)
+
+
+def pairs(relevant: np.ndarray, scores: np.ndarray, half: np.ndarray) -> dict[str, float]:
+    """Returns average_precision, f1 and max_f1 of pairs that a threshold on scores tells apart.
+
+    Args:
+      relevant: bool [n].
+      scores: float [n].
+      half: bool [n]; for f1, the threshold of those in one half is the best one of the other half. That of max_f1 is
+        the best one of all.
+    """
+    thresholds = {part: best_f1(relevant[half == part], scores[half == part])[1] for part in (False, True)}
+    predicted = scores >= np.where(half, thresholds[False], thresholds[True])
+    return {
+        "average_precision": average_precision(relevant, scores),
+        "f1": float(_f1_of_columns(relevant[:, None], predicted[:, None])[0]),
+        "max_f1": best_f1(relevant, scores)[0],
+    }
+
+
+def v_measure(classes: Sequence[Any] | np.ndarray, clusters: Sequence[Any] | np.ndarray) -> float:
+    """Returns the harmonic mean of homogeneity and completeness of clusters (Rosenberg & Hirschberg 2007).
+
+    Args:
+      classes, clusters: of each example, [n].
+    """
+    sides = [np.unique(np.asarray(side), return_inverse=True)[1] for side in (classes, clusters)]
+    table = np.zeros((sides[0].max(initial=0) + 1, sides[1].max(initial=0) + 1))
+    np.add.at(table, tuple(sides), 1)
+    joint = table / max(1, len(sides[0]))
+    of_classes, of_clusters = joint.sum(1), joint.sum(0)
+    class_entropy, cluster_entropy = _entropy(of_classes), _entropy(of_clusters)
+    shared = class_entropy + cluster_entropy - _entropy(joint.ravel())
+    homogeneity = shared / class_entropy if class_entropy else 1.0
+    completeness = shared / cluster_entropy if cluster_entropy else 1.0
+    total = homogeneity + completeness
+    return float(2 * homogeneity * completeness / total) if total > 0 else 0.0
+
+
 def matthews(labels: np.ndarray, predicted: np.ndarray, num_labels: int) -> float:
     """Returns Matthews' correlation of class ids, int [n]; 0 where it is undefined.
 
@@ -214,6 +271,12 @@ def _word_f1(gold, predicted, version_2):
         return 0.0
     precision, recall = same / len(predicted), same / len(gold)
     return 2 * precision * recall / (precision + recall)
+
+
+def _entropy(shares):
+    """Returns the entropy of shares [n], in nats."""
+    shares = shares[shares > 0]
+    return max(0.0, float(-(shares * np.log(shares)).sum()))
 
 
 def _one_hot(ids, num_labels):

@@ -9,6 +9,7 @@ import numpy as np
 
 _AT_ONCE = 256  # queries that are compared at once
 DEPTH = 100  # documents of a ranking
+METRICS = ("ndcg@10", "mrr@10", "map@100", "recall@1", "recall@10", "recall@100", "accuracy@1")
 
 
 def nearest(queries: np.ndarray, documents: np.ndarray, depth: int = DEPTH, excluded: Sequence[int] = ()) -> np.ndarray:
@@ -66,6 +67,3 @@ def score(ranked: Sequence[np.ndarray] | np.ndarray, relevance: Sequence[Mapping
             columns[f"recall@{depth}"].append(float(hits[:depth].sum() / len(grades)))
         columns["accuracy@1"].append(float(hits[:1].any()))
     return {name: float(np.mean(values)) if values else 0.0 for name, values in columns.items()}
-
-
-METRICS = ("ndcg@10", "mrr@10", "map@100", "recall@1", "recall@10", "recall@100", "accuracy@1")

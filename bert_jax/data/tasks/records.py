@@ -285,8 +285,8 @@ def _kind(path, task_name):
     reads_csv = task_name in ("sequence_classification", "embedding", "reranking")
     if kind is None or (kind == "csv" and not reads_csv):
         names = [name for name in kinds if name and (name != ".csv" or reads_csv)]
-        also = " or CoNLL columns" if "" in kinds else ""
-        raise UserError(f"{path}: unknown kind of file for {task_name}; expected {', '.join(sorted(names))}{also}")
+        conll = " or CoNLL columns" if "" in kinds else ""
+        raise UserError(f"{path}: unknown kind of file for {task_name}; expected {', '.join(sorted(names))}{conll}")
     return kind
 
 

@@ -16,7 +16,7 @@ from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import PAIR_LOSSES
 from bert_jax.data import hashing
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import cells, metrics, ranking, records
+from bert_jax.data.tasks import cells, metrics, ranking, records, vector_files
 from bert_jax.data.tasks.classification import encode_texts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -227,7 +227,7 @@ class RerankingTask:
                 f"config.task.test={task.test}: not for reranking; expected a held-out set, or predict classify"
             )
         for spec in records.named_sets(task.held_out, "config.task.held_out").values():
-            if spec.startswith(("ir:", "sts:")):
+            if spec.startswith(vector_files.KINDS):
                 raise UserError(
                     f"config.task.held_out={spec}: not for reranking, which ranks the documents that come with a "
                     "query; expected a file of queries with documents"

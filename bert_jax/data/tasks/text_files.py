@@ -237,7 +237,7 @@ def _is_quoted(path, delimiter, name, mark):
     field = rf'(?:"(?:[^"]|"")*"|[^"{delimiter}\r\n]*)'
     record = re.compile(rf"{field}(?:{delimiter}{field})*\r?\n?")
     certain = re.compile(rf'(?:^|{delimiter})"(?:[^"]|"")*(?:""|[\n{delimiter}])(?:[^"]|"")*"(?={delimiter}|\r?\n|$)')
-    whole = re.compile(rf'"(?:[^"]|"")+"(?:{delimiter}"(?:[^"]|"")+")*\r?\n?')
+    quoted_row = re.compile(rf'"(?:[^"]|"")+"(?:{delimiter}"(?:[^"]|"")+")*\r?\n?')
     is_certain, pending, count = False, "", 0
     records, quoted = 0, 0  # below the first line; the latter with every field in quotes
     for number, text in lines(path, name, mark):
@@ -249,7 +249,7 @@ def _is_quoted(path, delimiter, name, mark):
             continue
         if not record.fullmatch(pending):
             return False
-        all_quoted = bool(whole.fullmatch(pending))
+        all_quoted = bool(quoted_row.fullmatch(pending))
         is_header = number == count
         records, quoted = records + (not is_header), quoted + (all_quoted and not is_header)
         is_certain = is_certain or (is_header and all_quoted) or bool(certain.search(pending))

@@ -1,21 +1,19 @@
-"""Encodes the texts of embedders: groups of them to train on, and sets of them whose vectors are scored."""
+"""Encodes the texts of embedders, and makes groups of them to train on; vector_measures has those that are scored."""
 
-import abc
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import metrics, ranking, set_batches, unique_batches
+from bert_jax.data.tasks import set_batches, unique_batches
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 OTHERS = "other_"  # in front of the names of arrays of positives and negatives in a batch
 _AT_ONCE = 4096  # texts that are tokenized together
 _ORDERS_KEPT = 1024  # at most as many as seeds train side by side
-_SHOWN = 3  # documents in a prediction
 
 
 class Texts:
@@ -233,120 +231,6 @@ class Groups:
             "known": np.where(real[:, None], self._known[rows], -1).astype(np.int32),
             "groups": np.where(real, self._groups[rows], -1).astype(np.int32),
         }  # fmt: skip
-
-
-class Vectors(abc.ABC):
-    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
-
-    Attributes:
-      metrics: names of the scores; the first chooses the best checkpoint unless config.task.metric does.
-      baseline: that score of equal vectors; nan where there is none.
-    """
-
-    others: Sequence[Mapping[str, Any]] = ()
-    metrics: tuple[str, ...]
-    baseline: float
-
-    def __init__(self, texts: Texts):
-        self.tokenizer, self._texts, self.lengths = texts.tokenizer, texts, texts.lengths
-        self.texts = texts.texts
-
-    def batch(self, rows: np.ndarray, length: int) -> dict[str, np.ndarray]:
-        """Returns input_ids, attention_mask, token_type_ids int32 [batch, length], skipped, and weights [batch]."""
-        rows = np.asarray(rows)
-        return self._texts.batch(rows, length) | {"weights": (rows >= 0).astype(np.float32)}
-
-    @abc.abstractmethod
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns the metrics of vectors, float32 [texts, size]; they have length 1 unless dot products are meant."""
-
-    @abc.abstractmethod
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields an object for each example; vectors float32 [texts, size]."""
-
-
-class Similarity(Vectors):
-    """Pairs of texts with graded similarities.
-
-    Args:
-      texts: the encoded texts.
-      pairs: numbers of the texts of each pair, int [pairs, 2].
-      scores: float [pairs].
-      records: other columns of each pair.
-    """
-
-    metrics = ("spearman", "pearson")
-    baseline = 0.0
-
-    def __init__(self, texts: Texts, pairs: np.ndarray, scores: np.ndarray, others: Sequence[Mapping[str, Any]] = ()):
-        super().__init__(texts)
-        self._pairs, self._scores, self.others = pairs, scores, others
-
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns Spearman's and Pearson's correlation of scores and dot products of vectors [texts, size]."""
-        correlations = metrics.regression(self._scores, self._similarities(vectors))
-        return {name: correlations[name] for name in self.metrics}
-
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text, text_pair, gold and score of each pair; vectors float32 [texts, size]."""
-        for (first, second), gold, score in zip(self._pairs, self._scores, self._similarities(vectors), strict=True):
-            texts = {"text": self.texts[first], "text_pair": self.texts[second]}
-            yield texts | {"gold": float(gold), "score": float(score)}
-
-    def _similarities(self, vectors):
-        first, second = vectors[self._pairs[:, 0]], vectors[self._pairs[:, 1]]
-        return (first.astype(np.float64) * second).sum(-1)
-
-
-class Retrieval(Vectors):
-    """Queries, documents, and which of them answer a query.
-
-    Args:
-      texts: the encoded texts.
-      queries, documents: numbers of texts.
-      relevance: for each query, grade by place in `documents`.
-      same: for each query, the place of a document that is left out, or -1; () for none.
-    """
-
-    metrics = ranking.METRICS
-    baseline = float("nan")
-
-    def __init__(
-        self,
-        texts: Texts,
-        queries: Sequence[int],
-        documents: Sequence[int],
-        relevance: Sequence[Mapping[int, float]],
-        same: Sequence[int] = (),
-    ):
-        super().__init__(texts)
-        self._queries, self._documents = np.asarray(queries), np.asarray(documents)
-        self._relevance, self._same = relevance, same
-
-    def score(self, vectors: np.ndarray) -> dict[str, float]:
-        """Returns ranking.METRICS of the documents ranked by dot products of vectors [texts, size]."""
-        return ranking.score(self._ranked(vectors), self._relevance)
-
-    def predictions(self, vectors: np.ndarray) -> Iterator[dict]:
-        """Yields text of each query, gold (its documents), rank of the first of them, and the nearest documents.
-
-        Args:
-          vectors: float32 [texts, size].
-        """
-        ranked = self._ranked(vectors)
-        for query, row, grades in zip(self._queries, ranked.tolist(), self._relevance, strict=True):
-            places = [i for i, document in enumerate(row, 1) if grades.get(document, 0) > 0]
-            nearest = [
-                {"text": self.texts[self._documents[document]],
-                 "score": float(vectors[query] @ vectors[self._documents[document]])}
-                for document in row[:_SHOWN]
-            ]  # fmt: skip
-            gold = [self.texts[self._documents[document]] for document, grade in grades.items() if grade > 0]
-            rank = places[0] if places else None
-            yield {"text": self.texts[query], "gold": gold, "rank": rank, "nearest": nearest}
-
-    def _ranked(self, vectors):
-        return ranking.nearest(vectors[self._queries], vectors[self._documents], excluded=self._same)
 
 
 def _known_positives(texts):

@@ -155,7 +155,7 @@ class Tokenizer:
         """
         raise NotImplementedError
 
-    def _set_special_ids(self, token_to_id, others, where, roles=None):
+    def _set_special_ids(self, token_to_id, extra_ids, where, roles=None):
         """Sets the ids of special tokens and the frame.
 
         Args:
@@ -165,9 +165,9 @@ class Tokenizer:
           roles: names of special tokens by role, tried before SPECIAL_NAMES.
         """
         ids, roles = {}, roles or {}
-        for role, usual in SPECIAL_NAMES.items():
+        for role, usual_names in SPECIAL_NAMES.items():
             named = [roles[key] for key in (role, _FALLBACK_ROLE.get(role)) if key in roles]
-            names = [*named, *usual]
+            names = [*named, *usual_names]
             candidates = [token_to_id(name) for name in names]
             ids[role] = next((i for i in candidates if i is not None), None)
             if ids[role] is None and role != "unk":
@@ -178,7 +178,7 @@ class Tokenizer:
         self.pad_id, self.unk_id = ids["pad"], ids["unk"]
         # RoBERTa, and every vocabulary whose first token is <s>, puts two separators between texts.
         self.frame = Frame.usual(self.cls_id, self.sep_id, 2 if self.cls_id == token_to_id("<s>") else 1)
-        self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(others)))
+        self.special_ids = tuple(sorted({i for i in ids.values() if i is not None} | set(extra_ids)))
 
 
 def trimmed(text: str, start: int, stop: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import pytest
 
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
-from bert_jax.data.tasks import batches, vector_sets
+from bert_jax.data.tasks import batches, vector_measures
 from bert_jax.data.vocabularies import loading
 from bert_jax.errors import UserError
 
@@ -69,7 +69,7 @@ def test_retrieval_of_held_out_positives(tokenizer, tmp_path):
     path = write(tmp_path / "train.jsonl", PAIRS)
     task, _ = load(tokenizer, **{"task.train": path, "task.held_out": path, "task.relevance_id": "id"})
     examples = task.held_out[""]
-    assert isinstance(examples, vector_sets.Retrieval) and len(examples.texts) == 16
+    assert isinstance(examples, vector_measures.Retrieval) and len(examples.texts) == 16
     rows = list(task.predictions(examples, list(vectors_for(examples, True))))
     assert [row["text"] for row in rows] == [record["anchor"] for record in PAIRS]
     assert all(len(row["gold"]) == 2 for row in rows)  # two records share an id

@@ -90,3 +90,25 @@ def test_metrics_that_are_asked_for():
     ):
         with pytest.raises(UserError, match=message):
             metrics.choose(config(**task).task, "regression")
+
+
+def test_best_f1_against_every_threshold():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        relevant, scores = rng.random(14) < 0.4, rng.integers(0, 8, 14) / 7.0
+        relevant[0] = True
+        best, threshold = metrics.best_f1(relevant, scores)
+
+        def f1(limit, relevant=relevant, scores=scores):
+            return 2 * ((scores >= limit) & relevant).sum() / ((scores >= limit).sum() + relevant.sum())
+
+        assert best == pytest.approx(max(f1(limit) for limit in scores)) and f1(threshold) == pytest.approx(best)
+    assert metrics.best_f1(np.zeros(3, bool), np.arange(3.0)) == (0.0, float("inf"))
+
+
+def test_v_measure_of_known_clusters():
+    assert metrics.v_measure(["a", "a", "b", "b"], [1, 1, 0, 0]) == pytest.approx(1)
+    assert metrics.v_measure([0, 0, 1, 1], [0, 0, 0, 0]) == 0.0 and metrics.v_measure([0, 0], [0, 0]) == 1.0
+    # A class of 2 in one cluster and one of 2 in two: homogeneous, completeness 1 - H(cluster|class) / H(cluster).
+    completeness = 1 - 0.5 * np.log(2) / (1.5 * np.log(2))
+    assert metrics.v_measure([0, 0, 1, 1], [0, 0, 1, 2]) == pytest.approx(2 * completeness / (1 + completeness))
