@@ -110,7 +110,7 @@ class Apart:
         self._pass = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_pass)
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        """Returns the examples of each batch of an epoch, as `mixed` does."""
+        """Returns the examples of each batch of an epoch, int64 [batches, batch_size], as `mixed` does."""
         total = -(-len(self._texts) // batch_size)
         turns = np.repeat(np.arange(len(self._sets.names)), counts(self._sets, total))
         turns = turns[hashing.permute(np.arange(total), total, hashing.fold("turns of sets", seed, epoch))]
