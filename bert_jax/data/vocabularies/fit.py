@@ -87,11 +87,6 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
     )
 
 
-def num_characters(text: str) -> int:
-    """Returns the number of characters that are not white space."""
-    return sum(map(len, text.split()))
-
-
 class UnknownWords:
     """Finds the characters that are unknown to a vocabulary, word by word, and remembers words without any."""
 
