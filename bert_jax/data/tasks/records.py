@@ -25,7 +25,7 @@ from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
 _KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-_KINDS_OF_TASK = {  # further kinds of file that a task reads, by suffix; "" stands for any other suffix
+_TASK_KINDS = {  # further kinds of file that a task reads, by suffix; "" stands for any other suffix
     "sequence_classification": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
     "token_classification": {".json": "jsonl", "": "conll"},
     "question_answering": {".json": "squad"},
@@ -254,7 +254,7 @@ def _matching(pattern, key):
 
 def _kind(path, task_name):
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
-    kinds = _KINDS | _KINDS_OF_TASK[task_name]
+    kinds = _KINDS | _TASK_KINDS[task_name]
     kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
     reads_csv = task_name in ("sequence_classification", "embedding", "reranking")
     if kind is None or (kind == "csv" and not reads_csv):

@@ -13,7 +13,7 @@ _SHOWN = 3  # documents in a prediction
 
 
 class TextStore(Protocol):
-    """Different texts by number; data.tasks.embedding.Texts is one."""
+    """Different texts by number; data.tasks.vector_sets.Texts is one."""
 
     tokenizer: Any
     lengths: np.ndarray
