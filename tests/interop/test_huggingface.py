@@ -237,7 +237,7 @@ def test_vocabularies_and_embeddings_of_different_sizes(make, capsys, monkeypatc
 
 @pytest.mark.parametrize(("rows", "told"), [(1100, 1), (1128, 0), (1136, 1), (19_493, 1)])
 def test_spare_rows_of_the_embedding_are_kept(make, tmp_path, capsys, rows, told):
-    """As in published files, where the embedding of IndoBERT has 19,479 rows more than its vocabulary."""
+    """An embedding may have spare rows: that of the published IndoBERT has 19,479 more than its vocabulary."""
     made = make(language_model=True, vocab_size=rows)
     tokens = [*TOKENS, *(f"t{i}" for i in range(1008 - len(TOKENS)))] if rows < 2000 else TOKENS
     (made.path / "vocab.txt").write_text("\n".join(tokens) + "\n")

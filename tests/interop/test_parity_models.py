@@ -338,7 +338,7 @@ def test_a_model_with_another_activation(activation, tmp_path):
 
 
 def test_a_checkpoint_of_data_parallel_in_float64(tmp_path):
-    """As a training loop saves it: torch reads it with the wrapper around the model, a loss beside it."""
+    """Weights are read as a training loop saves them: with a wrapper around the model, and a loss beside it."""
     import torch
 
     model = saved(tmp_path / "model", "BertModel")

@@ -146,7 +146,7 @@ class Retrieval(Vectors):
 
 
 class PairClassification(Vectors):
-    """Pairs of texts that have the same meaning, or not, which a threshold on their similarity tells apart.
+    """Pairs of texts that have the same meaning or not, classified by a threshold on their similarity.
 
     f1 chooses the threshold of each half of the pairs on the other half; max_f1, which other libraries report, on the
     pairs themselves.

@@ -22,7 +22,7 @@ _LONG_WORD = 100  # characters; longer words are unknown to WordPiece
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How a vocabulary reads a text.
+    """States how well a vocabulary fits a text.
 
     Attributes:
       characters: number of characters, white space aside.
