@@ -67,6 +67,7 @@ _COLUMNS = {
     name: flags.DEFINE_string(f"{name}_column", None, f"column or key of the {content}, as --fields={name}=NAME")
     for name, content in (
         ("text", "text"), ("text_pair", "second text"), ("question", "question"), ("context", "context"),
+        ("document", "document"),
     )
 }  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
@@ -136,7 +137,9 @@ _QRELS = flags.DEFINE_string(
     None,
     "search: which documents answer a query, a .tsv of query-id, corpus-id, score, to score the ranking by",
 )
-_QUERY_COLUMN = flags.DEFINE_string("query_column", None, "search: column of the text in --queries; default: text")
+_QUERY_COLUMN = flags.DEFINE_string(
+    "query_column", None, "rerank: column or key of the query; search: column of the text in --queries; default: text"
+)
 _ID_COLUMN = flags.DEFINE_string(
     "id_column", None, "search: column of the ids; default: _id or id, else a record's place, from 0"
 )
@@ -205,7 +208,8 @@ VERBS = (
         "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
                    "document_prompt", "rerank", "rerank_top", "precision", "rescore", "rescore_multiplier")),
-    Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
+    Verb(
+        "rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name"), own_flags=("query_column",)),
 )  # fmt: skip
 
 
@@ -268,7 +272,8 @@ def _columns(verb):
         if field not in verb.fields or not name:
             raise UserError(f"--fields={item}: expected FIELD=NAME with a field of {', '.join(verb.fields)}")
         columns[field] = name
-    for field, flag in _COLUMNS.items():
+    of_rerank = {"query": _QUERY_COLUMN} if "query" in verb.fields else {}
+    for field, flag in (_COLUMNS | of_rerank).items():
         if flag.value is None:
             continue
         if field not in verb.fields:
@@ -540,7 +545,7 @@ def _check_flags(verb):
     if bool(_INPUT.value) != bool(_OUTPUT.value) or bool(_INPUT.value) == bool(typed):
         raise UserError(f"--input and --output belong together; expected both of them, or {expected}")
     if typed:
-        of_files = [_FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *_COLUMNS.values()]
+        of_files = [_FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *_COLUMNS.values(), _QUERY_COLUMN]
         for flag in of_files:
             if flag.present:
                 raise UserError(f"--{flag.name}: does not go with --{typed[0]}; expected with --input and --output")
