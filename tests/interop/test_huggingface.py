@@ -138,6 +138,18 @@ def test_what_lies_beside_the_model_or_instead_of_it_is_told(make, tmp_path, cap
     assert "no weights; found model.fp16.safetensors, tf_model.h5; expected model.safetensors" in refusal(made.path)
 
 
+def test_a_link_to_weights_that_are_not_there_is_told(make, tmp_path):
+    made = make()
+    (made.path / "model.safetensors").unlink()
+    (made.path / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert f"model.safetensors: a link to {tmp_path / 'blob'}, which is not there; copy" in refusal(made.path)
+
+
+def test_one_architecture_without_a_list(make):
+    made = make(task="question_answering", architectures="BertForQuestionAnswering")
+    assert huggingface.read(made.path).model.spec == made.model.spec
+
+
 def test_a_pointer_to_weights_is_told(make):
     made = make()
     (made.path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
