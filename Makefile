@@ -5,7 +5,7 @@ RUN = .venv/bin/python
 # Eight forced CPU devices; what a target promises to test and cannot, it fails on.
 PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest --no-skips
 
-.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers lint types docs
+.PHONY: quickstart test test-full test-parity test-slow test-gcs test-beam test-cloud test-demo test-trackers test-mteb lint types docs
 
 quickstart: .venv/.runtime
 	$(RUN) -m bert_jax.quickstart
@@ -15,7 +15,7 @@ test: .venv/.test
 	BERT_JAX_TEST_COMPILER=quick $(PYTEST) -n 2 --dist loadfile
 
 test-full: .venv/.test test-gcs
-	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not slow'
+	$(PYTEST) -n 2 --dist loadfile -m 'full and not parity and not gcs and not beam and not cloud and not demo and not trackers and not mteb and not slow'
 
 test-parity: .venv/.parity
 	$(PYTEST) -m parity
@@ -37,6 +37,9 @@ test-demo: .venv-demo/.test
 
 test-trackers: .venv-trackers/.test
 	JAX_PLATFORMS=cpu .venv-trackers/bin/python -m pytest --no-skips -m trackers tests/runs
+
+test-mteb: .venv-mteb/.test
+	JAX_PLATFORMS=cpu .venv-mteb/bin/python -m pytest --no-skips -m mteb tests/inference
 
 lint: .venv/.test types
 	$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
@@ -72,6 +75,11 @@ docs: .venv/.docs
 .venv-trackers/.test: .venv/.created requirements.txt pyproject.toml
 	.venv/bin/python -m venv .venv-trackers
 	.venv-trackers/bin/python -m pip install --quiet -e '.[test-trackers]'
+	@touch $@
+
+.venv-mteb/.test: .venv/.created requirements.txt pyproject.toml
+	.venv/bin/python -m venv .venv-mteb
+	.venv-mteb/bin/python -m pip install --quiet -e '.[test-mteb]'
 	@touch $@
 
 .venv-beam/.test: .venv/.created requirements.txt pyproject.toml

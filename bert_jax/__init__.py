@@ -23,6 +23,8 @@ _HOMES = {
     "Embedder": "bert_jax.inference",
     "FillMask": "bert_jax.inference",
     "Inspector": "bert_jax.inference",
+    "MtebEncoder": "bert_jax.inference",
+    "MtebReranker": "bert_jax.inference",
     "QuestionAnswerer": "bert_jax.inference",
     "Reranker": "bert_jax.inference",
     "SparseEmbedder": "bert_jax.inference",
@@ -34,8 +36,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
-    "UserError", "__version__", "data", "load", "measure", "quantize",
+    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "QuestionAnswerer", "Reranker",
+    "SparseEmbedder", "TokenTagger", "UserError", "__version__", "data", "load", "measure", "quantize",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -36,6 +36,7 @@ MODULES = {
     ),
     "distributed": ("processes.distributed",),
     "finetune_config": ("config.finetuning",),
+    "finetuning.memory": ("finetuning.lowering",),
     "kernel_choice": ("config.kernels",),
     "mesh_axes": ("config.mesh",),
     "objective_config": ("config.objective",),

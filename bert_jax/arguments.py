@@ -33,7 +33,7 @@ _REASONS = (
     (r"Error while parsing string: .* as tuple.*", "values separated by commas, words with spaces or signs in quotes"),
 )
 # Errors of a path that a user, or the machine that a command runs on, has caused wherever the path comes from.
-_OF_THE_MACHINE = {
+_MACHINE_ERRORS = {
     errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE,
     errno.ENOSPC, errno.EPERM, errno.EROFS, errno.ESTALE,
 }  # fmt: skip
@@ -154,7 +154,7 @@ def about_a_path(error: OSError, words: Sequence[str]) -> str:
             if path == given or path.startswith(given.rstrip("/") + "/"):
                 below = f": {shortened(os.path.relpath(path, given), 120)}" if path != given else ""
                 return f"{f'--{name}=' if name else ''}{shortened(part, 120)}{below}: {reason}"
-    return f"{shortened(error.filename, 240)}: {reason}" if error.errno in _OF_THE_MACHINE else ""
+    return f"{shortened(error.filename, 240)}: {reason}" if error.errno in _MACHINE_ERRORS else ""
 
 
 def _name_and_value(word):

@@ -15,6 +15,7 @@ A killed call goes on where it was; what it has finished lies in OUTPUT.mining u
 
 import contextlib
 import os
+import sys
 
 from absl import flags
 
@@ -77,7 +78,7 @@ _DTYPE = flags.DEFINE_enum(
 def main(argv):
     del argv
     from bert_jax.retrieval import documents as documents_lib
-    from bert_jax.retrieval import mining
+    from bert_jax.retrieval import mining, searching
 
     rule = Rule(
         _NEGATIVES.value, _SKIP.value, _DEPTH.value, None if _MARGIN.value == -1 else _MARGIN.value, _MAX_SCORE.value,
@@ -97,6 +98,8 @@ def main(argv):
     import bert_jax  # after the flags: importing jax takes a second
 
     embedder = bert_jax.Embedder.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
+    if note := searching.head_note(embedder):
+        print(f"note: {note}", file=sys.stderr)
     prompts = [
         embedder.prompt_for(task) if flag.value is None else flag.value
         for task, flag in (("query", _QUERY_PROMPT), ("document", _DOCUMENT_PROMPT))

@@ -21,8 +21,8 @@ _LEFTOVERS = {"lock", ".DS_Store", "lost+found"}
 # What a user may have put into the folder of a run that is to begin: its log, its script, a copy of its recipe.
 _BESIDE = (".log", ".out", ".err", ".sh", ".sbatch", ".py", ".pid")
 # What a run writes: what is lost without its run.json, and what may lie there before it.
-_LOST_OF_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
-_OF_RUN = ("tensorboard", "predictions", "report.html", "profile", "compiled", "wandb", "mlruns")
+_LOST_WITHOUT_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
+_BESIDE_RUN = ("tensorboard", "predictions", "report.html", "profile", "compiled", "wandb", "mlruns")
 _LOOKED_AT = 20  # folders in a folder, for a thing of some kind
 _USES = {
     CORPUS: "--config.data.corpus reads it",
@@ -139,11 +139,11 @@ def check_unused(
 
 def check_workdir(workdir: str | os.PathLike) -> None:
     """Raises UserError for a local workdir whose files no run has written, before anything is written there."""
-    check_unused("workdir", workdir, (PRETRAINING, FINETUNING), (*_LOST_OF_RUN, *_OF_RUN))
+    check_unused("workdir", workdir, (PRETRAINING, FINETUNING), (*_LOST_WITHOUT_RUN, *_BESIDE_RUN))
     path = pathlib.Path(workdir)
     if storage.is_remote(workdir) or (path / "run.json").exists() or (path / "lock").exists():
         return
-    for name in _LOST_OF_RUN:
+    for name in _LOST_WITHOUT_RUN:
         if (path / name).exists():
             raise UserError(f"--workdir={workdir}: holds {name}, but no run; expected a new or empty folder")
 

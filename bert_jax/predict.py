@@ -44,6 +44,7 @@ from absl import flags
 from bert_jax import command, files, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
+from bert_jax.inference import records, tables
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -57,7 +58,7 @@ _INPUT = flags.DEFINE_string(
     "file to read: .txt with one text a line, .jsonl, .csv or .tsv, which may be .gz, or .parquet; - is standard input",
 )
 _FORMAT = flags.DEFINE_enum(
-    "input_format", None, ["txt", "jsonl", "csv", "tsv", "parquet"],
+    "input_format", None, records.KINDS,
     "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
 )  # fmt: skip
 _FIELDS = flags.DEFINE_list(
@@ -67,6 +68,7 @@ _COLUMNS = {
     name: flags.DEFINE_string(f"{name}_column", None, f"column or key of the {content}, as --fields={name}=NAME")
     for name, content in (
         ("text", "text"), ("text_pair", "second text"), ("question", "question"), ("context", "context"),
+        ("document", "document"),
     )
 }  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
@@ -74,7 +76,7 @@ _OUTPUT = flags.DEFINE_string(
     "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: or .npy; - is standard output",
 )  # fmt: skip
 _OUTPUT_FORMAT = flags.DEFINE_enum(
-    "output_format", None, ["jsonl", "csv", "tsv", "parquet", "txt", "npy"],
+    "output_format", None, tables.KINDS,
     "format of the output; default: as its name says, else jsonl",
 )  # fmt: skip
 _KEEP_COLUMNS = flags.DEFINE_bool(
@@ -136,7 +138,9 @@ _QRELS = flags.DEFINE_string(
     None,
     "search: which documents answer a query, a .tsv of query-id, corpus-id, score, to score the ranking by",
 )
-_QUERY_COLUMN = flags.DEFINE_string("query_column", None, "search: column of the text in --queries; default: text")
+_QUERY_COLUMN = flags.DEFINE_string(
+    "query_column", None, "rerank: column or key of the query; search: column of the text in --queries; default: text"
+)
 _ID_COLUMN = flags.DEFINE_string(
     "id_column", None, "search: column of the ids; default: _id or id, else a record's place, from 0"
 )
@@ -205,7 +209,8 @@ VERBS = (
         "search", "Embedder", ("text",), class_flags=("pooling", "normalize", "long"),
         own_flags=("top_k", "corpus", "queries", "index", "qrels", "query_column", "id_column", "query_prompt",
                    "document_prompt", "rerank", "rerank_top", "precision", "rescore", "rescore_multiplier")),
-    Verb("rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name")),
+    Verb(
+        "rerank", "Reranker", ("query", "document"), call_flags=("prompt", "prompt_name"), own_flags=("query_column",)),
 )  # fmt: skip
 
 
@@ -238,8 +243,6 @@ def main(verb: Verb) -> None:
         _show(verb, _open(verb), _typed(verb))
         return
 
-    from bert_jax.inference import records
-
     name = _OUTPUT.value or ""
     output = pathlib.Path(name)
     kind = _check_output(name, verb)
@@ -268,7 +271,8 @@ def _columns(verb):
         if field not in verb.fields or not name:
             raise UserError(f"--fields={item}: expected FIELD=NAME with a field of {', '.join(verb.fields)}")
         columns[field] = name
-    for field, flag in _COLUMNS.items():
+    of_rerank = {"query": _QUERY_COLUMN} if "query" in verb.fields else {}
+    for field, flag in (_COLUMNS | of_rerank).items():
         if flag.value is None:
             continue
         if field not in verb.fields:
@@ -337,8 +341,6 @@ def _stored(embedder, vectors, ranges):
 
 def _run(verb, predictor, source, output, kind, total, ranges):
     from tqdm import tqdm
-
-    from bert_jax.inference import records, tables
 
     hidden = None if files.is_stream(output) else False  # None: unless standard error is a terminal
     with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
@@ -449,8 +451,6 @@ def _check_precision():
 
 def _form(verb, predictor, source):
     """Returns what the answers of a verb hold."""
-    from bert_jax.inference import tables
-
     if verb.name == "classify":
         kind = {"multi_label": "texts", "regression": "none"}.get(predictor.model.problem, "text")
         return tables.Answers(verb.name, predictor.labels, kind)
@@ -460,8 +460,6 @@ def _form(verb, predictor, source):
 
 def _encoder(verb):
     """Returns the function that makes a line of an answer."""
-    from bert_jax.inference import records
-
     return records.vector_line if verb.predictor == "Embedder" else files.json_line
 
 
@@ -512,8 +510,6 @@ def _show(verb, predictor, examples):
                 print("   ", "  ".join(f"{token['token']} {token['score']:.3f}" for token in mask))
         return
 
-    from bert_jax.inference import records
-
     encode = _encoder(verb)
     if verb.predictor == "Reranker":
         answers = _with_ranks((query for query, _ in examples), answers)
@@ -540,7 +536,7 @@ def _check_flags(verb):
     if bool(_INPUT.value) != bool(_OUTPUT.value) or bool(_INPUT.value) == bool(typed):
         raise UserError(f"--input and --output belong together; expected both of them, or {expected}")
     if typed:
-        of_files = [_FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *_COLUMNS.values()]
+        of_files = [_FORMAT, _FIELDS, _OUTPUT_FORMAT, _KEEP_COLUMNS, *_COLUMNS.values(), _QUERY_COLUMN]
         for flag in of_files:
             if flag.present:
                 raise UserError(f"--{flag.name}: does not go with --{typed[0]}; expected with --input and --output")
@@ -556,8 +552,6 @@ def _check_flags(verb):
 
 def _check_output(name, verb):
     """Returns the format of the output. Raises UserError if it cannot be written, before anything is computed."""
-    from bert_jax.inference import tables
-
     kind = tables.kind_of(name, verb.name, _OUTPUT_FORMAT.value or "")
     if name == files.STANDARD:
         return kind

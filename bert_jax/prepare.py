@@ -17,6 +17,7 @@ from absl import flags
 
 from bert_jax import command
 from bert_jax.data.preparation import beam, pipeline
+from bert_jax.data.preparation.pipeline import Settings
 from bert_jax.data.preparation.sentences import MODES
 from bert_jax.data.preparation.sources import DOCUMENTS
 from bert_jax.errors import UserError
@@ -30,28 +31,37 @@ _TOKENIZER = flags.DEFINE_string(
     "tokenizer", None, "vocab.txt, tokenizer.json, a .model, or a model with one of them (a folder, a run's workdir, a "
     "name on the hub); or train:KIND:SIZE with KIND wordpiece, bpe, bert-bpe, unigram or sentencepiece")  # fmt: skip
 _ADD_TOKENS = flags.DEFINE_string(
-    "add_tokens", None, "words to append to the vocabulary as whole tokens: a file with one a line, or a number of "
-    "words to take from the text: those with the largest occurrences x (pieces - 1)")  # fmt: skip
-_DOCUMENTS = flags.DEFINE_string("documents", "blank_line", f"what ends a document of .txt: {' or '.join(DOCUMENTS)}")
+    "add_tokens", Settings.add_tokens,
+    "words to append to the vocabulary as whole tokens: a file with one a line, or a number of words to take "
+    "from the text: those with the largest occurrences x (pieces - 1)",
+)  # fmt: skip
+_DOCUMENTS = flags.DEFINE_string(
+    "documents", Settings.documents, f"what ends a document of .txt: {' or '.join(DOCUMENTS)}"
+)
 _SENTENCES = flags.DEFINE_string(
-    "sentences", "split", f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
+    "sentences", Settings.sentences, f"{' or '.join(MODES)}: detected by a splitter, or one on each line"
 )
 _LANGUAGE = flags.DEFINE_string(
-    "language", "", "language of the text: a tag such as en, de-AT or zh-Hant; default: sentences by English rules"
+    "language",
+    Settings.language,
+    "language of the text: a tag such as en, de-AT or zh-Hant; default: sentences by English rules",
 )
 _TEXT_FIELD = flags.DEFINE_string(
-    "text_field", "text", "field or column of .jsonl, .parquet, tfds and hf that holds the text"
+    "text_field", Settings.text_field, "field or column of .jsonl, .parquet, tfds and hf that holds the text"
 )
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "folder in which tfds keeps its datasets")
+_DATA_DIR = flags.DEFINE_string("data_dir", Settings.data_dir, "folder in which tfds keeps its datasets")
 _EVAL_SHARE = flags.DEFINE_float(
-    "eval_share", 0.02, "share of the documents that are held out, chosen by a hash of their text"
+    "eval_share", Settings.eval_share, "share of the documents that are held out, chosen by a hash of their text"
 )
-_DROP_DUPLICATES = flags.DEFINE_bool("drop_duplicates", False, "keep only the first of several equal documents")
+_DROP_DUPLICATES = flags.DEFINE_bool(
+    "drop_duplicates", Settings.drop_duplicates, "keep only the first of several equal documents"
+)
 _LOWER_CASE = flags.DEFINE_string(
-    "lower_case", "auto", "true or false; applies to vocab.txt, .model, train:wordpiece and train:unigram"
+    "lower_case", Settings.lower_case, "true or false; applies to vocab.txt, .model, train:wordpiece and train:unigram"
 )
 _STRIP_ACCENTS = flags.DEFINE_string(
-    "strip_accents", "auto", "true or false: whether train:wordpiece and train:unigram drop accents, vowel signs and "
+    "strip_accents", Settings.strip_accents,
+    "true or false: whether train:wordpiece and train:unigram drop accents, vowel signs and "
     "other marks; auto does where they lower-case")  # fmt: skip
 _WORKERS = flags.DEFINE_integer("workers", None, "number of processes; default: the number of cores")
 _STRICT = flags.DEFINE_bool("strict", False, "stop at text that cannot be read, instead of skipping and counting it")
@@ -66,7 +76,7 @@ def main(argv):
     for flag in (_INPUT, _OUTPUT, _TOKENIZER):
         if not flag.value:
             raise UserError(f"--{flag.name}: not given; expected {flags.FLAGS[flag.name].help}")
-    settings = pipeline.Settings(
+    settings = Settings(
         input=_INPUT.value,
         tokenizer=_tokenizer_path(_TOKENIZER.value),
         documents=_DOCUMENTS.value,

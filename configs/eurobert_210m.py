@@ -6,15 +6,16 @@ One corpus for each language, code or mathematics, all made with the published v
 its tokenizer.json (128,256 rows, Llama 3's).
 
 Published setting: RMSNorm, SwiGLU, rotary positions of base 250,000, no biases, no dropout, an untied decoder (checked
-in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks, then 200 billion with 10 % while the
-rate falls (checked in a review of the paper), in rows of 2,048 with rotary base 10,000 (checked in optimus/trainer of
-Nicolas-BZRD/EuroBERT, model/encoder/eurobert.py and configuration/dataset.py), then of up to 8,192 with base 250,000;
-all that is chosen becomes the mask token; Adam 1e-4 with bias correction, beta 0.9/0.95, epsilon 1e-5, decay 0.1,
-clipping at 1 (checked in its docs/trainer.md), 2,000 steps of warm-up (recalled: the trainer's default is 1 % of the
-steps), then constant, and a line to 0 (checked in its optimus/trainer/script/warmup_stable_decay_lr.py). The batch, 4
-million tokens here, is this project's choice. The mixture of the corpora changes in the second phase, whose own
-"weights", a number for each corpus, have to be put in data.phases. 211,766,016 parameters without the decoder. Not
-trained to the end by this project.
+in config.json of EuroBERT/EuroBERT-210m); 4.8 trillion tokens with 50 % masks in rows of 2,048 with rotary base 10,000,
+then 200 billion with 10 % in rows of up to 8,192 with base 250,000, 2,000 steps of warm-up, rate 1e-4, Adam with beta
+0.9/0.95, epsilon 1e-5, decay 0.1 and clipping at 1 (checked in the text of the paper, section 2.3 and table 4, and in
+optimus/trainer and docs/trainer.md of Nicolas-BZRD/EuroBERT); all that is chosen becomes the mask token; Adam has
+bias correction; in the second phase a line to 0 (checked in its optimus/trainer/script/warmup_stable_decay_lr.py; the
+paper says a cosine, optimizer.decay_shape=cosine). The batch, 4 million tokens here, is this project's choice: the
+paper's table 4 has 9,437,184 (4,608 rows of 2,048, then 1,152 of 8,192), and 9,830,400 for 2.1B. Documents of the
+second phase were cropped at random to 12 to 8,192 tokens, which rows of full sentences do not do. The mixture of the
+corpora changes in that phase, whose own "weights", a number for each corpus, have to be put in data.phases. 211,766,016
+parameters without the decoder. Not trained to the end by this project.
 """
 
 from bert_jax.config import base, by_tokens

@@ -15,7 +15,7 @@ from experiments import scales
 from experiments.experiment import configured
 
 FIRST = "BERT"
-_OF_SCALE = {
+_SCALE_OVERRIDES = {
     "smoke": {"optimizer.learning_rate": 1e-3},
     "cpu": {
         "data.batch_size": 8,  # enough steps for a change to show, in half of the time
@@ -35,7 +35,7 @@ def get_experiment(scale):
         "data.mask_rate": 0.15,
         "optimizer.schedule": "linear",
         "optimizer.clip_norm": 1.0,
-        **_OF_SCALE.get(scale, {}),
+        **_SCALE_OVERRIDES.get(scale, {}),
     }
     arms, against = _arms(scale, overrides)
     experiment = scales.experiment(

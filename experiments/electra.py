@@ -16,7 +16,7 @@ from experiments import scales
 from experiments.experiment import configured
 
 BERT, ELECTRA = "BERT", "ELECTRA"
-_OF_SCALE = {
+_SCALE_OVERRIDES = {
     "smoke": {"generator.hidden_size": 8, "generator.num_heads": 1, "generator.intermediate_size": 16},
     "cpu": {"generator.hidden_size": 32, "generator.num_heads": 1, "generator.intermediate_size": 64},
     "gpu": {"generator.hidden_size": 192, "generator.num_heads": 3, "generator.intermediate_size": 768},
@@ -25,13 +25,13 @@ _OF_SCALE = {
 # BERT's arm has its own 80/10/10.
 _INPUT = {"data.mask_token_share": 0.85, "data.random_token_share": 0.0}
 # With learned positions, small discriminators learn only the share of replaced tokens, or collapse at higher rates.
-_OF_BOTH = {"cpu": {"train.num_steps": 4_000, "model.positions": "rotary", "optimizer.learning_rate": 1e-3}}
+_SHARED_OVERRIDES = {"cpu": {"train.num_steps": 4_000, "model.positions": "rotary", "optimizer.learning_rate": 1e-3}}
 
 
 def get_experiment(scale):
-    sizes = _OF_SCALE.get(scale, _OF_SCALE["gpu"])
+    sizes = _SCALE_OVERRIDES.get(scale, _SCALE_OVERRIDES["gpu"])
     shared = {"objective.next_sentence": False, "model.pooler": False, "data.mask_rate": 0.15}
-    shared |= {"data.format": "full_sentences", **_OF_BOTH.get(scale, {})}
+    shared |= {"data.format": "full_sentences", **_SHARED_OVERRIDES.get(scale, {})}
     experiment = scales.experiment(
         scale,
         question="Is a model that tells replaced tokens from others better than one that fills in masked ones?",

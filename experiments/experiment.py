@@ -23,7 +23,7 @@ from bert_jax.errors import UserError
 
 from . import published
 
-_OF_THE_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
+_SET_BY_LAUNCHER = {"seed": "Experiment.seeds", "data.corpus": "the launcher (--corpus, --text)"}
 SEED = "{seed}"  # in the name of a model: stands for the seed of the run
 MODEL = "the launcher's --model"  # value of an override that stands for the model that --model names
 RESERVED = (
@@ -217,8 +217,8 @@ def check(experiment: Experiment, where: str) -> None:
     for arm, changes in arms.items():
         if not isinstance(arm, str) or not re.fullmatch(r"[^./\\\0\n][^/\\\0\n]{0,79}", arm) or arm in RESERVED:
             wrong("arms", f"{arm!r:.80}", f"names that can be a folder's, and none of {', '.join(RESERVED)}")
-        _refuse(changes, _OF_THE_LAUNCHER, f"arm {arm}", where)
-    _refuse(experiment.overrides, _OF_THE_LAUNCHER, "overrides", where)
+        _refuse(changes, _SET_BY_LAUNCHER, f"arm {arm}", where)
+    _refuse(experiment.overrides, _SET_BY_LAUNCHER, "overrides", where)
     for task in experiment.fine_tuning:
         files = ("task.train", "task.held_out") if task.made_from_corpus else ()
         owners = {"seeds": "FineTuning.seeds", "init_from": "the job", **dict.fromkeys(files, "the launcher")}
@@ -332,7 +332,9 @@ def jobs(
     for seed in experiment.seeds:
         for arm, changes in experiment.arms.items():
             rate = {"optimizer.learning_rate": rates[arm]} if rates else {}
-            overrides = _of_seed({**experiment.overrides, **changes, **rate, "seed": seed, "data.corpus": corpus}, seed)
+            overrides = _with_seed(
+                {**experiment.overrides, **changes, **rate, "seed": seed, "data.corpus": corpus}, seed
+            )
             tasks = _job_tasks(experiment.fine_tuning, task_files)
             all_jobs.append(
                 Job(f"{arm}/seed-{seed}", arm, seed, experiment.recipe, overrides, experiment.evaluation, tasks)
@@ -357,7 +359,7 @@ def tuning_jobs(experiment: Experiment, corpus: str, task_files: Mapping[str, Ma
     for rate in tuning.rates:
         for arm, changes in experiment.arms.items():
             own = {"optimizer.learning_rate": rate, "seed": seed, "data.corpus": corpus}
-            overrides = _of_seed({**experiment.overrides, **changes, **own}, seed)
+            overrides = _with_seed({**experiment.overrides, **changes, **own}, seed)
             all_jobs.append(Job(f"{arm}/tune-{rate:g}", arm, seed, experiment.recipe, overrides, evaluation, tasks))
     return all_jobs
 
@@ -385,7 +387,7 @@ def _job_tasks(tasks, task_files):
     ]
 
 
-def _of_seed(overrides, seed):
+def _with_seed(overrides, seed):
     """Puts the seed into the names of models, as in --model=TEACHER-{seed}."""
     models = ("init_from", "distillation.teacher")
     return {

@@ -31,9 +31,9 @@ def get_experiment(scale):
             "In fine-tuning for classification every arm reads the mean of the last hidden states.",
         ),
     )
-    tasks = [task if task.name.startswith("squad") else _of_all_tokens(task) for task in experiment.fine_tuning]
+    tasks = [task if task.name.startswith("squad") else _with_mean_pooling(task) for task in experiment.fine_tuning]
     return dataclasses.replace(experiment, fine_tuning=tuple(tasks))
 
 
-def _of_all_tokens(task):
+def _with_mean_pooling(task):
     return dataclasses.replace(task, overrides={**task.overrides, "task.pooling": "mean"})

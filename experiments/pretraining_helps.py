@@ -124,7 +124,7 @@ class Run:
       arm: one of ARMS.
       rate: the peak learning rate.
       labels: training examples; 0 for all that are not set apart, -1 for all.
-      seed: of head, order and dropout; from scratch also of the weights.
+      seed: seed of head, order and dropout, and from scratch of the weights.
       variant: what differs from the stage's settings: a key of VARIANTS or STARTS, or "".
     """
 
@@ -310,9 +310,9 @@ class Setup:
     """A model with a task's head, and what trains it.
 
     Attributes:
-      model: with the head.
-      frozen: names of the parameters that are kept.
-      optimizer: at a rate of 1.
+      model: the model with the head.
+      frozen: names of the parameters that are not trained.
+      optimizer: the optimizer at a rate of 1.
       step: (trained, opt_state, frozen, batch, dropout key, rate) -> (trained, opt_state, loss).
       outputs: (trained, frozen, batch) -> logits.
     """

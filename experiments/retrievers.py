@@ -288,8 +288,8 @@ def _dictionary(runner, data):
     numbers: dict[str, int] = {}
     for words, _ in (row for split in rows.values() for row in split):
         numbers.setdefault(words, len(numbers))
-    seen = {definition for _, definition in rows["train"]}
-    test = [(words, definition) for words, definition in rows["test"] if definition not in seen]
+    train_definitions = {definition for _, definition in rows["train"]}
+    test = [(words, definition) for words, definition in rows["test"] if definition not in train_definitions]
     task = Task(list(numbers), [definition for _, definition in test], [{numbers[words]: 1.0} for words, _ in test])
     for split in ("train", "valid"):
         records = ({"anchor": definition, "positive": words} for words, definition in rows[split])

@@ -18,7 +18,7 @@ from bert_jax.errors import UserError
 from .experiment import Experiment, FineTuning, Measure, Text, configured
 
 _OFF = {"train.tensorboard": False, "train.progress": False}
-_OF_SMALL_MODELS = {
+_SMALL_MODEL_OVERRIDES = {
     "optimizer.learning_rate": 2e-3,  # results/pretraining_helps.md
     "task.pooling": "mean",
     "data.sequence_length": 64,
@@ -52,7 +52,7 @@ class Scale:
 
 def task(name: str, scale: str) -> FineTuning:
     """Returns a task of configs/finetune, or BIGRAM_SHIFT, with the settings of a scale."""
-    small = _OF_SMALL_MODELS if scale in ("smoke", "cpu") else {}
+    small = _SMALL_MODEL_OVERRIDES if scale in ("smoke", "cpu") else {}
     steps = {"train.num_steps": 20, "train.eval_every": 10} if scale == "smoke" else {}
     seeds = {"smoke": 1, "cpu": 3, "gpu": 3}.get(scale, 5)
     if name == BIGRAM_SHIFT:

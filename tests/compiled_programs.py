@@ -1,4 +1,4 @@
-"""Where the programs that tests compile are kept, for as long as a module of tests runs."""
+"""Keeps the programs that tests compile, for as long as a module of tests runs."""
 
 import contextlib
 import pathlib

@@ -27,6 +27,7 @@ _RTD = "microsoft/DeBERTa experiments/language_model/"
 _FAIRSEQ = "facebookresearch/fairseq "
 _ROBERTA = f"{_FAIRSEQ}examples/roberta/config/pretraining/base.yaml:"
 _DISTILL = "huggingface/transformers examples/research_projects/distillation/"
+_EURO_PAPER = "arXiv 2503.05500, table 4"
 _EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
 _MODERN = "AnswerDotAI/ModernBERT yamls/modernbert/modernbert-"
 _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
@@ -120,7 +121,13 @@ _DEBERTA_BASE = _DEBERTA_ADAM | {
     "data.ngram_max": (3, f"{_RTD}mlm.sh:50"),
 }
 
+_DEBERTA_V3_PAPER = "arXiv 2111.09543, section 4.1"
 _DEBERTA_V3 = _DEBERTA_ADAM | {
+    "data.batch_size": (8192, _DEBERTA_V3_PAPER),
+    "train.num_steps": (500_000, _DEBERTA_V3_PAPER),
+    "optimizer.learning_rate": (5e-4, _DEBERTA_V3_PAPER),
+    "optimizer.b2": (0.98, _DEBERTA_V3_PAPER),
+    "objective.discriminator_weight": (50.0, "arXiv 2111.09543, section 3.1"),
     "optimizer.decoupled": (True, f"{_DEBERTA}apps/tasks/rtd_task.py:393"),
     "objective.embedding_sharing": ("gradient_disentangled", f"{_RTD}rtd_base.json:2"),
     "optimizer.warmup_steps": (10_000, f"{_RTD}rtd.sh:75"),
@@ -189,7 +196,11 @@ PUBLISHED = {
     },
     "deberta_v3_small": _DEBERTA_V3 | {"generator.num_layers": (3, f"{_RTD}rtd_small.json, generator")},
     "deberta_v3_base": _DEBERTA_V3 | {"generator.num_layers": (6, f"{_RTD}rtd_base.json, generator")},
-    "deberta_v3_large": _DEBERTA_V3 | {"generator.num_layers": (12, f"{_RTD}rtd_large.json, generator")},
+    "deberta_v3_large": _DEBERTA_V3
+    | {
+        "generator.num_layers": (12, f"{_RTD}rtd_large.json, generator"),
+        "optimizer.learning_rate": (3e-4, _DEBERTA_V3_PAPER),
+    },
     "distilbert": {
         "distillation.temperature": (2.0, f"{_DISTILL}train.py, --temperature"),
         "distillation.soft_weight": (5.0, f"{_DISTILL}README.md, --alpha_ce"),
@@ -209,6 +220,10 @@ PUBLISHED = {
     },
     "eurobert_210m": {
         "optimizer.learning_rate": (1e-4, f"{_EURO}configuration/train.py:11"),
+        "optimizer.warmup_steps": (2_000, _EURO_PAPER),
+        "data.phases[-1].sequence_length": (8192, _EURO_PAPER),
+        "data.phases[-2].mask_rate": (0.5, "arXiv 2503.05500, section 2.3"),
+        "data.phases[-1].mask_rate": (0.1, "arXiv 2503.05500, section 2.3"),
         "optimizer.decay_shape": ("linear", f"{_EURO}script/warmup_stable_decay_lr.py:104"),
         "data.phases[-2].sequence_length": (2048, f"{_EURO}configuration/dataset.py:12"),
         "data.phases[-2].model.rotary_base": (10_000.0, f"{_EURO}model/encoder/eurobert.py:26"),

@@ -1,4 +1,4 @@
-"""What the wheel holds: packages, recipes, the console script, and experiments that run away from a checkout."""
+"""The wheel holds packages, recipes, the console script, and experiments that run away from a checkout."""
 
 import os
 import pathlib

@@ -20,7 +20,7 @@ from bert_jax.data.stream import Stream, interleave
 from bert_jax.errors import UserError
 from bert_jax.processes import machine, signals
 
-_BYTES_OF_TOKEN = 16  # of a batch: ids, mask, types, and less than one more array of masked tokens
+_BYTES_PER_TOKEN = 16  # of a batch: ids, mask, types, and less than one more array of masked tokens
 
 
 def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:
@@ -56,7 +56,7 @@ def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, prefetch
         data = phase.data
         # Each worker holds what it has made ready; one batch more is in use and one on its way.
         batches = max(1, data.workers) * max(1, data.prefetch) + 2 if prefetched else 1
-        needed = batches * data.batch_size * data.sequence_length * _BYTES_OF_TOKEN // num_hosts
+        needed = batches * data.batch_size * data.sequence_length * _BYTES_PER_TOKEN // num_hosts
         if free is not None and needed > free:
             settings = f"config.data.prefetch={data.prefetch}, workers={data.workers}: " if prefetched else ""
             settings += f"config.data.batch_size={data.batch_size} x sequence_length={data.sequence_length}"

@@ -77,8 +77,8 @@ def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level |
     after = [point for point in points if point[0] > step]
     count = min(_LEVEL_MOST, max(3, math.ceil(_LEVEL_SHARE * len(points))))
     # Equally many points on both sides if possible, so that the mean of a falling curve is unbiased.
-    near = before[-count:] + after[: min(count, max(0, len(before) - 1))]
-    values = [value for _, value in near]
+    window = before[-count:] + after[: min(count, max(0, len(before) - 1))]
+    values = [value for _, value in window]
     half = len(values) // 2
     drift = statistics.fmean(values[-half:]) - statistics.fmean(values[:half]) if half else 0.0
     return Level(statistics.fmean(values), noise(run, points) / math.sqrt(len(values)), drift, len(values))

@@ -26,7 +26,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.finetuning.description import check_data, data_identity, describe_run
-from bert_jax.finetuning.memory import FinetuningSteps
+from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
 from bert_jax.finetuning.state import all_finite
 from bert_jax.finetuning.step import Learner

@@ -147,9 +147,8 @@ class Learner:
         """
         config, model, problem = self.config, self.model, self.problem
         if config.task.name == "embedding":
-            objective = VectorLoss(
-                model, config.loss, problem, config.task.normalize, model.spec.task.pooling in SPARSE_POOLING
-            )
+            is_sparse = model.spec.task is not None and model.spec.task.pooling in SPARSE_POOLING
+            objective = VectorLoss(model, config.loss, problem, config.task.normalize, is_sparse)
             (loss, course), gradient = cached_gradients.value_and_gradient(
                 lambda trained, rows, numbers: objective.encode(merged(trained), rows, numbers, key),
                 lambda trained, vectors: objective.loss(merged(trained), vectors, batch),

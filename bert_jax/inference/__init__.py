@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bert_jax.inference.fill_mask import FillMask
     from bert_jax.inference.inspection import Inspector
     from bert_jax.inference.measuring import measure
+    from bert_jax.inference.mteb_models import MtebEncoder, MtebReranker
     from bert_jax.inference.predictor import load
     from bert_jax.inference.quantization import quantize
     from bert_jax.inference.rerank import Reranker
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from bert_jax.inference.tag import TokenTagger
 
 __all__ = [
-    "Classifier", "Embedder", "FillMask", "Inspector", "QuestionAnswerer", "Reranker", "SparseEmbedder", "TokenTagger",
-    "load", "measure", "quantize",
+    "Classifier", "Embedder", "FillMask", "Inspector", "MtebEncoder", "MtebReranker", "QuestionAnswerer", "Reranker",
+    "SparseEmbedder", "TokenTagger", "load", "measure", "quantize",
 ]  # fmt: skip
 
 _MODULES = {
@@ -39,6 +40,8 @@ _MODULES = {
     "Embedder": "embed",
     "FillMask": "fill_mask",
     "Inspector": "inspection",
+    "MtebEncoder": "mteb_models",
+    "MtebReranker": "mteb_models",
     "QuestionAnswerer": "answer",
     "Reranker": "rerank",
     "SparseEmbedder": "sparse",

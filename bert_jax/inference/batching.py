@@ -23,7 +23,7 @@ LENGTHS = (*rows_lib.BUCKETS, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 # a CPU's caches: 2,048 tokens took 1.2 times the processor time of 1,024, and 4,096 1.8 times, for 6 layers of 384.
 _TOKENS = {"cpu": 1024}
 _SLOTS = {"cpu": 256}
-_TOKENS_OF_ACCELERATORS, _SLOTS_OF_ACCELERATORS = 32768, 4096
+_TOKENS_ELSEWHERE, _SLOTS_ELSEWHERE = 32768, 4096
 _IN_FLIGHT = 2  # batches queued on the device while the host makes the next one
 _GROWTH = 4  # the last batch is filled up to 1, 4, 16, ... rows, so that few shapes are compiled for it
 _PACKED = 512  # tokens of the longest packed row; longer rows are not packed, as attention costs their square
@@ -96,9 +96,9 @@ class Program:
         self._run = jax.jit(functools.partial(function, network), static_argnums=2)
         self._params = jax.device_put(model.params)
         self._positions, self._outputs, self._packing = positions, outputs, packing
-        self._max_tokens = _TOKENS.get(jax.default_backend(), _TOKENS_OF_ACCELERATORS)
+        self._max_tokens = _TOKENS.get(jax.default_backend(), _TOKENS_ELSEWHERE)
         self._packed_share = _PACKED_SHARE.get(jax.default_backend(), _PACKED_SHARE_ELSEWHERE)
-        self._max_slots = _SLOTS.get(jax.default_backend(), _SLOTS_OF_ACCELERATORS)
+        self._max_slots = _SLOTS.get(jax.default_backend(), _SLOTS_ELSEWHERE)
 
     def __call__(
         self, rows: Sequence[Row], static: Hashable = None, done: Callable[[int], None] = lambda rows: None

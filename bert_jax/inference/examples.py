@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, shortened
 
 Example = tuple[Any, ...]  # texts; of a tagger also one list of words
@@ -36,6 +37,7 @@ class Reader:
       noun: what a record is called in messages.
       refused: which texts of a record that would not be read are refused, by their names: "all", those that are called
         a "second" one, or "none", where the caller has said which one is read.
+      column_flags: for each field the flag that names its column; () outside of commands.
       choice: ends the message about a text that would not be read: how a caller says that one is all.
     """
 
@@ -45,6 +47,7 @@ class Reader:
     columns: tuple[str, ...] = ()
     noun: str = "a dict"
     refused: str = "all"
+    column_flags: tuple[str, ...] = ()
     choice: str = "pass the text itself where it is all"
 
     def read(self, given: Any) -> tuple[Iterator[Example], bool]:
@@ -145,9 +148,10 @@ class Reader:
             if not isinstance(text, str):
                 also = f", or with a list of words as `{WORDS[0]}`" if self.words else ""
                 wanted = " and ".join(f"`{key}`" for key in names[: max(self.required, i + 1)])
+                near = "" if name in record else self._near(i, name, record)
                 raise UserError(
                     f"{where}: no `{name}` string in {shown or shortened(str(dict(record)))!r}; expected {self.noun} "
-                    f"with {wanted}{also}{self._own()}"
+                    f"with {wanted}{also}{self._own()}{near}"
                 )
             texts.append(str(text))
         if len(texts) == 1:
@@ -199,6 +203,16 @@ class Reader:
             expected = " or ".join(" and ".join(f"`{name}`" for name in pair) for pair in names)
             raise UserError(f"{where}: found {_listed(record)}; expected {expected}")
         return self.fields
+
+    def _near(self, place, name, record):
+        """Returns the end of a message about a missing text: the key that was meant, and how a command reads it."""
+        texts = [key for key, value in record.items() if isinstance(key, str) and isinstance(value, str)]
+        begins = [key for key in texts if name.startswith(_bare(key)) and len(key) > 1]
+        near = closest(name, texts) or (f"; did you mean {begins[0]}?" if begins else "")
+        key = near.removeprefix("; did you mean ").removesuffix("?")
+        if near and self.column_flags and " or " not in key:
+            near += f" (--{self.column_flags[place]}={key})"
+        return near
 
     def _names(self):
         return {*self.fields, *self.columns, *(WORDS if self.words else ())}

@@ -228,8 +228,9 @@ def require_task(model: Pretrained, task: str, purpose: str) -> None:
     """Raises UserError unless the model was fine-tuned for `task`, such as "token_classification"."""
     head = model.model.spec.task
     if head is None or head.name != task:
+        also = " (config.task.name=reranking)" if purpose == "reranking" else ""
         raise UserError(
-            f"{model.name}: {purpose} needs a model fine-tuned for {task.replace('_', ' ')}, but this one has "
+            f"{model.name}: {purpose} needs a model fine-tuned for {task.replace('_', ' ')}{also}, but this one has "
             f"{head_names(model)}"
         )
 

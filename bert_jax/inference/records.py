@@ -84,12 +84,13 @@ class Records:
         self._fields, self._required = fields, len(fields) - optional
         self._given = [name for field, name in (columns or {}).items() if field in fields]
         named = tuple((columns or {}).get(field, field) for field in fields)
+        flags = tuple("query_column" if flag == "queries" else f"{field}_column" for field in fields)
         refused = "all"
         if self._given:  # the user has named what is read; a second text may have been forgotten where there can be one
             refused = "none" if 1 in (len(fields), len(own)) else "second"
         self._reader = Reader(
-            named, self._required, words, () if columns else own, "an object", refused,
-            _choice(flag, fields, own or named),
+            named, self._required, words, () if columns else own, "an object", refused, flags,
+            _choice(flags, own or named),
         )  # fmt: skip
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
@@ -361,11 +362,11 @@ def _spooled(path, name):
     return spooled
 
 
-def _choice(flag, fields, names):
+def _choice(flags, names):
     """Returns how the command line says which texts of a record are read."""
-    if len(fields) > 1 and len(names) > 1:
-        return f"--{fields[1]}_column=NAME names the second text"
-    return f"--{'query' if flag == 'queries' else 'text'}_column={names[0]} where it is all"
+    if len(flags) > 1 and len(names) > 1:
+        return f"--{flags[1]}=NAME names the second text"
+    return f"--{flags[0]}={names[0]} where it is all"
 
 
 def _named(fields: Sequence[str]) -> str:

@@ -106,12 +106,12 @@ class Answers:
 
 
 def kind_of(output: str, verb: str, asked: str = "") -> str:
-    """Returns the format of an output, one of KINDS, by its ending; JSONL for an ending that is none of theirs.
+    """Returns the format of an output, one of KINDS, by its ending; JSONL for another ending.
 
     Args:
       output: the name of a file, or "-".
       verb: the verb that writes it.
-      asked: the format that was asked for by itself; "": none.
+      asked: the format of --output_format; "" where it is not given.
 
     Raises:
       UserError: the ending is of a format that is not written, or the verb does not write this one.

@@ -60,9 +60,9 @@ def differences(spec: Spec, model_type: str, original: Mapping | None = None) ->
     if spec.pooler and not any(isinstance(e, Module) and e.ours.startswith("pooler/") for e in entries):
         changed.append(Difference("model.pooler", True, False))
     if model_config.architecture(model_type, spec) is None:
-        changed += _of_heads(spec, model_type)
+        changed += _head_differences(spec, model_type)
     elif spec.task:
-        changed += _of_task(spec, config)
+        changed += _task_differences(spec, config)
     return changed
 
 
@@ -169,7 +169,7 @@ def _different(group, ours, theirs):
     ]
 
 
-def _of_heads(spec, model_type):
+def _head_differences(spec, model_type):
     """Returns a difference for the heads that no class of the family combines."""
     family = FAMILIES[model_type]
     names = {"next_sentence": "objective.next_sentence", "sentence_order": "objective.sentence_order"}
@@ -187,7 +187,7 @@ def _refusal(error):
     return f"not possible: {str(error).removeprefix('config.json: ')}"
 
 
-def _of_task(spec, config):
+def _task_differences(spec, config):
     task = spec.task
     try:
         read = FAMILIES[config["model_type"]].head(task.name, task.num_labels, config, "config.json")

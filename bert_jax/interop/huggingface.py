@@ -71,6 +71,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     if (directory / "adapter_config.json").is_file():
         _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
     config = model_config.load_json(path)
+    if isinstance(config.get("architectures"), str):  # a name instead of a list, as files written by hand have it
+        config["architectures"] = [config["architectures"]]
     arrays, file = tensors.read(directory, pickles, root)
     arrays = _plain(arrays, file)
     if config.get("model_type") is None:

@@ -238,7 +238,7 @@ def write_sparse(directory: pathlib.Path, settings: Mapping, prompts: Mapping) -
     pooling = {"pooling_strategy": kind, "activation_function": activation, "embedding_dimension": None}
     _dump(directory / "1_SpladePooling" / "config.json", pooling)
     terms = {"max_active_dims": settings["max_terms"]} if "max_terms" in settings else {}
-    _write_settings(directory, settings, (prompts or {"__version__": {}}) | terms | {"model_type": "SparseEncoder"},
+    _write_settings(directory, settings, dict(prompts or {"__version__": {}}) | terms | {"model_type": "SparseEncoder"},
                     transformer_task="fill-mask")  # fmt: skip
 
 

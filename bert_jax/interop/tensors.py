@@ -26,7 +26,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # Ends of files of weights that are not read: of other libraries, or under a name that no library looks for.
 _OTHER_WEIGHTS = {".h5", ".onnx", ".gguf", ".ckpt", ".index", ".pt", ".pth", ".bin", ".safetensors", ".msgpack"}
 _STATE = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}  # files of a trainer beside the weights
-_STATES = ("state_dict", "model_state_dict")
+_STATES = ("state_dict", "model_state_dict", "model", "module")  # keys of a training loop's dictionary
 SHARD_BYTES = 5_000_000_000  # a larger model is written in several files
 
 _DTYPES = {
@@ -53,6 +53,10 @@ def read(
     Raises:
       UserError: no weights, a pickle, a missing shard, or a file that is cut off or of another format.
     """
+    for name in (SINGLE, INDEX):
+        if (directory / name).is_symlink() and not (directory / name).exists():
+            target = os.readlink(directory / name)
+            raise UserError(f"{directory / name}: a link to {target}, which is not there; copy or download it again")
     if (directory / SINGLE).is_file():
         return read_file(directory / SINGLE), directory / SINGLE
     if (directory / INDEX).is_file():
@@ -195,9 +199,10 @@ def _read_pickle(path):
         ) from error
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
-        for key in _STATES:  # as training loops save it, with a step and other numbers beside it
-            if isinstance(tensors.get(key), Mapping):
-                tensors = {name: x for name, x in tensors[key].items() if isinstance(x, torch.Tensor)}
+        tensors = next((tensors[key] for key in _STATES if isinstance(tensors.get(key), Mapping)), tensors)
+        tensors = {name: x for name, x in tensors.items() if isinstance(x, torch.Tensor)}  # beside a step or a loss
+        if not tensors:
+            raise ValueError("no tensor in it")
         return {name: _from_torch(torch, tensor) for name, tensor in tensors.items()}
     except Exception as error:  # torch raises whatever the damage leads to
         raise UserError(

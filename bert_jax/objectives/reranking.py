@@ -16,7 +16,7 @@ _ROWS, _COLUMNS = (slice(None), slice(None), None), (slice(None), None, slice(No
 
 @dataclasses.dataclass(frozen=True)
 class Judgements:
-    """What is known about the documents of each query.
+    """States what is known about the documents of each query.
 
     Attributes:
       targets: relevance, or a teacher's scores, float32 [queries, documents].

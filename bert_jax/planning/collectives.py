@@ -53,7 +53,7 @@ def collectives(program: Program, topology: Topology, devices: Sequence) -> list
             if key in seen:
                 continue
             seen.add(key)
-        size = _size(instruction, kind)
+        size = _size(instruction)
         if instruction.opcode == "send":
             parts.append(_between_slices(kind, runs, size, topology))
             continue
@@ -105,7 +105,7 @@ def _kind_of_send(instruction):
     return kind if kind in KINDS else "send"
 
 
-def _size(instruction: Instruction, kind):
+def _size(instruction: Instruction) -> int:
     sizes = [array.bytes for array in instruction.arrays]
     if instruction.opcode in ("collective-permute-start", "send"):
         return sizes[0]

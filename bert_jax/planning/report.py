@@ -56,7 +56,7 @@ def plan(
     report = {"recipe": name} | described(topology)
     report |= {
         "mesh": _mesh(config.mesh, topology.num_devices),
-        "model": _model(config, compiled[0]),
+        "model": _model(compiled[0]),
         "fits": fits and not crash,
     }
     if crash:
@@ -161,7 +161,7 @@ def _mesh(sizes, num_devices):
     return {axis: num_devices // taken if size == -1 else size for axis, size in axes.items()}
 
 
-def _model(config, compiled):
+def _model(compiled):
     spec = compiled.spec
     return {
         "parameters": compiled.parameters,

@@ -22,7 +22,7 @@ def available_memory() -> int | None:
     It is what Linux calls MemAvailable, or what the limit of the control group (a container's, a batch job's) and of
     the process (ulimit -v) leaves, whichever is less.
     """
-    free = [_of_machine(), *map(_of_cgroup, _CGROUPS), _of_process()]
+    free = [_free_of_machine(), *map(_free_of_cgroup, _CGROUPS), _free_of_process()]
     known = [bytes_ for bytes_ in free if bytes_ is not None]
     return max(0, min(known)) if known else None
 
@@ -45,7 +45,8 @@ def in_words(size: float) -> str:
     return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{max(1, round(size / 2**20)):,} MiB"
 
 
-def _of_machine():
+def _free_of_machine():
+    """Returns the bytes that are free on the machine; None if unknown."""
     with contextlib.suppress(OSError, ValueError), open("/proc/meminfo") as file:
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith("MemAvailable:"))
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no Linux: all of the memory is the best guess
@@ -53,7 +54,8 @@ def _of_machine():
     return None
 
 
-def _of_cgroup(paths):
+def _free_of_cgroup(paths):
+    """Returns the bytes that the limit of a control group leaves; None without a limit."""
     limit_path, use_path, statistics_path, droppable = paths
     with contextlib.suppress(OSError, ValueError):
         limit = int(_read(limit_path))  # "max" where there is none
@@ -65,7 +67,8 @@ def _of_cgroup(paths):
     return None
 
 
-def _of_process():
+def _free_of_process():
+    """Returns the bytes that the limit of the process leaves; None without a limit."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None

@@ -78,7 +78,7 @@ class Documents:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a corpus holds.
+    """Lists the documents of a corpus.
 
     Attributes:
       ids: id of each document, in order.

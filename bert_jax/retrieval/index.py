@@ -30,6 +30,10 @@ BLOCK = search.BLOCK  # documents that are embedded between two marks of progres
 _FORMAT = 1
 
 
+class InUseError(UserError):
+    """Another process is writing an index."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Index:
     """The vectors of a corpus.
@@ -37,15 +41,29 @@ class Index:
     Attributes:
       ids: id of each document.
       vectors: float32 [documents, size], mapped from the file.
+      name: what the user calls it, such as "--index=DIR", for messages.
     """
 
     ids: tuple[str, ...]
     vectors: np.ndarray
+    name: str = "index"
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Yields the vectors in order, [at most BLOCK, size] at a time."""
+        """Yields the vectors in order, [at most BLOCK, size] at a time.
+
+        Raises:
+          UserError: one is not finite, or a block holds nothing but zeros: the file is damaged.
+        """
         for first in range(0, len(self.vectors), BLOCK):
-            yield np.asarray(self.vectors[first : first + BLOCK])
+            block = np.asarray(self.vectors[first : first + BLOCK])
+            finite = np.isfinite(block).all(-1)
+            if not finite.all() or (len(block) > 1 and not block.any()):
+                number = first + int(np.argmin(finite))
+                raise UserError(
+                    f"{self.name}: {VECTORS} is damaged: the vector of document {self.ids[number]} is "
+                    f"{'nothing but zeros' if finite.all() else 'not finite'}; expected an index (remove the folder)"
+                )
+            yield block
 
     def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest documents of queries, exactly: (numbers, int64 [n, k]; scores, float64 [n, k]).
@@ -85,16 +103,7 @@ def build(
     """
     folder = pathlib.Path(folder)
     check_folder(folder, name)
-    wanted = {
-        "format": _FORMAT,
-        "model": embedder.model.name,
-        "fingerprint": embedder.fingerprint(),
-        "prompt": prompt,
-        "corpus": contents.digest,
-        "count": len(contents.ids),
-        "size": embedder.size,
-        "similarity": embedder.similarity_kind,
-    }
+    wanted = _wanted(embedder, contents, prompt)
     with reporting(name):
         folder.mkdir(parents=True, exist_ok=True)
         if _begun(folder, name, wanted) == len(contents.ids):  # nothing is written, so that others may own it
@@ -108,7 +117,8 @@ def build(
                 done(finished)
                 _fill(folder, name, embedder, documents, wanted, finished, done)
         vectors = _opened(folder, name, wanted, "r")
-    return Index(tuple(contents.ids), vectors)
+        _check_ids(folder, name, contents.ids)
+    return Index(tuple(contents.ids), vectors, name)
 
 
 def read_description(folder: pathlib.Path) -> dict[str, Any]:
@@ -117,6 +127,25 @@ def read_description(folder: pathlib.Path) -> dict[str, Any]:
         return json.loads((folder / DESCRIPTION).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+
+
+def check_same(folder: str | os.PathLike, name: str, embedder: Embedder, contents: Contents, prompt: str) -> None:
+    """Raises UserError where a folder has an index that `build` with these arguments would not continue."""
+    _begun(pathlib.Path(folder), name, _wanted(embedder, contents, prompt))
+
+
+def _wanted(embedder, contents, prompt):
+    """Returns what an index's description says beside how many documents are finished."""
+    return {
+        "format": _FORMAT,
+        "model": embedder.model.name,
+        "fingerprint": embedder.fingerprint(),
+        "prompt": prompt,
+        "corpus": contents.digest,
+        "count": len(contents.ids),
+        "size": embedder.size,
+        "similarity": embedder.similarity_kind,
+    }
 
 
 def check_folder(folder: str | os.PathLike, name: str) -> None:
@@ -189,7 +218,7 @@ def _begin(folder, wanted, contents):
     if hasattr(os, "posix_fallocate"):  # a full disk shows now: who writes to a mapped file is not told of it
         with open(folder / VECTORS, "r+b") as file:
             os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-    files.atomic_write(folder / IDS, "".join(f"{key}\n" for key in contents.ids))
+    files.atomic_write(folder / IDS, _lines_of(contents.ids))
     files.write_json(folder / DESCRIPTION, wanted | {"finished": 0})
 
 
@@ -232,6 +261,20 @@ def _opened(folder, name, wanted, mode):
     return vectors
 
 
+def _check_ids(folder, name, ids):
+    """Raises UserError unless the file of ids, which others read beside the vectors, is the one that was written."""
+    try:
+        stored = (folder / IDS).read_bytes()
+    except FileNotFoundError:
+        stored = b""
+    if stored != _lines_of(ids):
+        raise UserError(f"{name}: {IDS} is missing or damaged; expected an index (remove the folder)")
+
+
+def _lines_of(ids):
+    return "".join(f"{key}\n" for key in ids).encode()
+
+
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, name: str) -> Iterator[None]:
     """Keeps other processes from writing an index. Raises UserError where one is writing it."""
@@ -239,7 +282,7 @@ def locked(folder: pathlib.Path, name: str) -> Iterator[None]:
         with files.lock(folder / "lock"):
             yield
     except BlockingIOError as error:
-        raise UserError(f"{name}: another process is writing it; expected to be alone") from error
+        raise InUseError(f"{name}: another process is writing it; expected to be alone") from error
     except files.NoLocksError:
         yield
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ from bert_jax.retrieval.rules import Rule, check_rule
 
 NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
 _OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
+_FAILED = "failed"  # file in OUTPUT.mining of a call that a mistake has ended: one with another input may begin there
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
 _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
 
@@ -106,6 +108,9 @@ def read_pairs(spec: str, anchor: str, positive: str, relevance_id: str = "") ->
         message = str(error)
         for old, new in _KEYS.items():
             message = message.replace(old, new)
+        for flag, name in (("anchor", anchor), ("positive", positive)):
+            if re.search(f"no (field|column|feature) {re.escape(repr(name))}", message):
+                message += f" (--{flag}=NAME names it)"
         raise UserError(message) from error
     for name in (anchor, positive):
         for number in range(len(table)):
@@ -178,6 +183,15 @@ def mine(
     if corpus is None:
         documents = {text: str(number) for number, text in enumerate(dict.fromkeys(pairs.positives))}
     vectors = _Vectors(embedder, folder, progress)
+    with _failures_noted(vectors):
+        tally = _mine(vectors, pairs, documents, output, rule, prompts, index)
+    shutil.rmtree(folder, ignore_errors=True)
+    return tally
+
+
+def _mine(vectors, pairs, documents, output, rule, prompts, index):
+    """Writes the output and returns its counts; `documents` is id by text, `vectors` makes the indices."""
+    folder, embedder, progress = vectors.folder, vectors.embedder, vectors.progress
     index_folder = index or folder / "documents"
     document_index = vectors.index_of(
         index_folder, [(key, text) for text, key in documents.items()], prompts[1], "document"
@@ -198,20 +212,37 @@ def mine(
         tally.add(_made(paths[-1], miner, chosen, rule.count))
         report(len(chosen))
     if not tally.negatives:
+        bounds = [f"--{name}" for name in ("max_score", "min_score") if getattr(rule, name) is not None]
+        advice = f", or other bounds ({' and '.join(bounds)})" if bounds else ""
         raise UserError(
             f"--depth={rule.depth}: no record has a negative in ranks {rule.skip + 1} to {rule.depth}; expected more "
-            "documents, a larger --depth, or a smaller --margin"
+            f"documents, a larger --depth, or a smaller --margin{advice}"
         )
     _join(output, paths)
-    shutil.rmtree(folder, ignore_errors=True)
     return tally
+
+
+@contextlib.contextmanager
+def _failures_noted(vectors):
+    """Notes in OUTPUT.mining that a mistake ended this call, so that one with another input may begin there."""
+    failed = vectors.folder / _FAILED
+    failed.unlink(missing_ok=True)
+    try:
+        yield
+    except index_lib.InUseError:
+        raise
+    except UserError:
+        if vectors.begun:
+            with contextlib.suppress(OSError):
+                failed.touch()
+        raise
 
 
 def check_folders(output: str | os.PathLike, index: str = "") -> None:
     """Raises UserError where OUTPUT.mining, which is removed at the end, or the index's folder holds something else."""
     folder = pathlib.Path(f"{os.fspath(output)}.mining")
     if folder.exists():
-        others = sorted(set(os.listdir(folder)) - {*_OWN} if folder.is_dir() else {folder.name})
+        others = sorted(set(os.listdir(folder)) - {*_OWN, _FAILED} if folder.is_dir() else {folder.name})
         if others:
             raise UserError(
                 f"--output={output}: {folder} holds {others[0]}, which no call of mine has written; expected another "
@@ -225,17 +256,27 @@ class _Vectors:
     """Makes the indices that mining needs."""
 
     def __init__(self, embedder, folder, progress):
-        self._embedder, self._folder, self._progress = embedder, folder, progress
+        self.embedder, self.folder, self.progress = embedder, folder, progress
         self.digests: list[str] = []
+        self.begun = False  # whether what lies in the folder is of this call
+        self._failed_before = (folder / _FAILED).exists()
 
     def index_of(self, folder, texts: Sequence[tuple[str, str]], prompt: str, unit: str) -> index_lib.Index:
         """Returns the vectors of texts with ids, made or continued in a folder."""
         contents: Contents = scan(texts, "--corpus" if unit == "document" else "--input")
         self.digests.append(contents.digest)
-        own = self._folder in pathlib.Path(folder).parents
-        name = f"{self._folder} (of a call that was ended)" if own else f"--index={folder}"
-        report = self._progress(unit, len(texts))
-        return index_lib.build(folder, name, self._embedder, texts, contents, prompt, report)
+        report = self.progress(unit, len(texts))
+        if self.folder not in pathlib.Path(folder).parents:
+            return index_lib.build(folder, f"--index={folder}", self.embedder, texts, contents, prompt, report)
+        name = f"{self.folder} (of a call that was ended)"
+        try:
+            index_lib.check_same(folder, name, self.embedder, contents, prompt)
+        except UserError as error:
+            if not self._failed_before:
+                raise UserError(f"{error}; remove {self.folder} to begin anew") from error
+            shutil.rmtree(folder)
+        self.begun = True
+        return index_lib.build(folder, name, self.embedder, texts, contents, prompt, report)
 
 
 class _Miner:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from bert_jax import files, interruption, outputs
 from bert_jax.data.tasks import ranking
+from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval import index as index_lib
@@ -62,6 +63,7 @@ def run(
     if request.output:
         ranked.kind_of(request.output)
         outputs.check_file("output", request.output)
+        _check_not_read(request)
     folder = request.index or f"{os.path.normpath(request.corpus)}.index"
     index_lib.check_folder(folder, f"--index={folder}")
     documents = Documents(request.corpus, "corpus", request.text_column, request.id_column)
@@ -70,6 +72,8 @@ def run(
     for note in documents.notes:
         print(f"note: {note}", file=sys.stderr)
     embedder = open_embedder()
+    if note := head_note(embedder):
+        print(f"note: {note}", file=sys.stderr)
     reranker = open_reranker() if open_reranker else None
     hidden = None if files.is_stream(request.output or files.STANDARD) else False
     index = _opened_index(request, folder, embedder, documents, contents, hidden)
@@ -92,6 +96,26 @@ def run(
     if isinstance(before, list):
         scores = {"search": ranked.score(before, queries), "reranked": scores[""]}
     _print_scores(scores, sys.stderr if files.is_stream(request.output or "x") else sys.stdout)
+
+
+def head_note(embedder: Embedder) -> str:
+    """Returns a line about a model that was fine-tuned for something else than comparing vectors; "" for others."""
+    task = embedder.model.model.spec.task
+    if task is None or "pooling" in embedder.model.settings:
+        return ""
+    return (
+        f"{embedder.model.name} was fine-tuned for {task.name.replace('_', ' ')}, not to compare vectors: its nearest "
+        "documents may mean little; expected an embedder"
+    )
+
+
+def _check_not_read(request):
+    """Raises UserError for an output that is one of the files that are read."""
+    for flag, path in (("corpus", request.corpus), ("queries", request.queries), ("qrels", request.qrels)):
+        names = ("corpus.jsonl", "corpus.jsonl.gz", "queries.jsonl", "queries.jsonl.gz", "qrels/test.tsv")
+        for name in (path, *(os.path.join(path, name) for name in names)):
+            if os.path.isfile(name) and os.path.exists(request.output) and os.path.samefile(name, request.output):
+                raise UserError(f"--output={request.output}: is --{flag} itself; expected another file")
 
 
 def _opened_index(request, folder, embedder, documents, contents, hidden):

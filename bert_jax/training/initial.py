@@ -206,7 +206,7 @@ def _check(config, pretrained):
         lacks_types = spec.type_vocab_size == 0
         wrong = [key for key in wrong if key != "num_layers" and not (key == "type_vocab_size" and lacks_types)]
     if config.init_grow:
-        _check_grows(config, pretrained, spec)
+        _check_grows(pretrained, spec)
         wrong = [key for key in wrong if key not in transplant.SIZES]
     wrong = [key for key in wrong if key not in ROTARY]
     shorter = spec.max_positions < source_spec.max_positions
@@ -224,7 +224,7 @@ def _check(config, pretrained):
         )
 
 
-def _check_grows(config, pretrained, large):
+def _check_grows(pretrained, large):
     small = pretrained.model.spec
     for key in transplant.SIZES:
         large_size, small_size = getattr(large, key), getattr(small, key)

@@ -38,9 +38,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
     """
     config, checkpoints, num_steps = run.config, run.checkpoints, run.num_steps
     with contextlib.ExitStack() as stack:
-        loggers = []
-        if distributed.is_first():
-            loggers = open_loggers(config, run.workdir, done, num_steps, say, run.headline)
+        is_first = distributed.is_first()
+        loggers = open_loggers(config, run.workdir, done, num_steps, say, run.headline) if is_first else []
         stack.push(lambda error, *_: checkpoints.close(together=error is None))
         for logger in loggers:
             stack.callback(logger.close)
@@ -86,8 +85,9 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             state, held_out = run.evaluate(state, done) if evaluates else (state, {})
             clock.start("logging")
             row |= clock.take() if logs else {}
-            for logger in loggers if row or held_out else ():
-                logger.write({"step": done} | row | held_out)
+            if row or held_out:
+                for logger in loggers:
+                    logger.write({"step": done} | row | held_out)
             clock.start("saving")
             checkpoints.finish_save(wait=False)
             last = done == num_steps or bool(stop) or run.over
@@ -102,17 +102,22 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             if last:
                 break
 
-        checkpoints.finish_save()
-        if distributed.broadcast(checkpoints.newest) != done:
-            raise UserError(
-                f"{run.workdir}: the checkpoint of step {done} could not be saved; "
-                f"{last_good(checkpoints)}; make room and start the same command again"
-            )
+        _check_saved(run, done)
         if stop and done < num_steps and not run.over:
             signals.acted(stop)
             say(f"{stop}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
             return None
         return held_out
+
+
+def _check_saved(run, done):
+    """Waits until the checkpoint of step `done` is complete. Raises UserError, on every process, if it is not."""
+    run.checkpoints.finish_save()
+    if distributed.broadcast(run.checkpoints.newest) != done:
+        raise UserError(
+            f"{run.workdir}: the checkpoint of step {done} could not be saved; "
+            f"{last_good(run.checkpoints)}; make room and start the same command again"
+        )
 
 
 def _norms(run, clock, before, state, inputs, key):

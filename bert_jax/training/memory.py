@@ -191,7 +191,7 @@ def check(steps: Steps, say: Callable[[str], None], begun: int = 0) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Verdict:
-    """What `check` finds: number of microbatches, the reason, and the message about a run that does not fit."""
+    """Holds what `check` concludes: number of microbatches, the reason, the message about a run that does not fit."""
 
     microbatches: int = 1
     reason: str = ""

@@ -64,12 +64,12 @@ def measure(length, rounds):
 def memory(length):
     """Returns the bytes that a local and a global layer add to a forward and backward pass at this length."""
 
-    def asked(layers, window):  # global_every is beyond the layers: the first sees all, the others the window
+    def needed(layers, window):  # with global_every=100 the first layer alone is global
         run, _ = program(encoder(window, layers, global_every=100), length, training=True)
         return run.memory_analysis().temp_size_in_bytes
 
-    local = (asked(4, WINDOW) - asked(2, WINDOW)) / 2
-    return local, (asked(4, 0) - asked(2, 0)) / 2
+    local = (needed(4, WINDOW) - needed(2, WINDOW)) / 2
+    return local, (needed(4, 0) - needed(2, 0)) / 2
 
 
 def main():

@@ -25,7 +25,7 @@ from bert_jax.data import mixture, tasks
 from bert_jax.data.preparation import pipeline
 from bert_jax.finetuning import description
 from bert_jax.finetuning import run as finetuning
-from bert_jax.finetuning.memory import FinetuningSteps
+from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.processes import machine
 from bert_jax.runs.models import open_model
 from bert_jax.training import lowering, memory, pretraining

@@ -37,7 +37,8 @@ _STEPS = (10, 100_000)
 _FIRST_BATCH = """
 import pathlib, sys
 from bert_jax.data import loader, mixture
-from bert_jax.training import loop, workdir
+from bert_jax.runs import workdir
+from bert_jax.training import loop
 config = workdir.read(pathlib.Path(sys.argv[1]))[1]
 next(iter(loader.Loader(config, int(sys.argv[2]))))
 print("first batch")

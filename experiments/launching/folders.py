@@ -92,7 +92,7 @@ def _check_same(workdir, existing, content):
     path = workdir / "experiment.json"
     if existing.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: format_version {existing.get('format_version')}; expected {FORMAT_VERSION}")
-    existing, content = _but_kept(existing), _but_kept(content)
+    existing, content = _without_kept_checkpoints(existing), _without_kept_checkpoints(content)
     for key, value in content.items():
         adds_seeds = key == "seeds" and value[: len(existing["seeds"])] == existing["seeds"]
         if key not in ("command", "changed_by_flags") and existing.get(key) != value and not adds_seeds:
@@ -111,12 +111,12 @@ def write_job(workdir: pathlib.Path, job: Job) -> pathlib.Path:
     path = folder / "job.json"
     if not path.exists():
         write_json(path, content)
-    elif _but_kept(read_json(path)) != _but_kept(content):
+    elif _without_kept_checkpoints(read_json(path)) != _without_kept_checkpoints(content):
         raise UserError(f"{path}: holds another job than experiment.json asks for; move {folder} away")
     return folder
 
 
-def _but_kept(content):
+def _without_kept_checkpoints(content):
     """Returns the content of experiment.json or job.json without what decides which checkpoints a run keeps.
 
     It changes no run: an experiment that began with other checkpoints, before scales kept any, goes on with them.

@@ -180,9 +180,9 @@ def _split(things, number):
 
 
 def _gpus():
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if os.environ.get("JAX_PLATFORMS", "").split(",")[0] == "cpu":
         return []
-    if asked is not None:
-        return [gpu for gpu in asked.split(",") if gpu not in ("", "-1")]
+    if visible is not None:
+        return [gpu for gpu in visible.split(",") if gpu not in ("", "-1")]
     return [path.removeprefix("/dev/nvidia") for path in sorted(glob.glob("/dev/nvidia[0-9]*"))]

@@ -269,10 +269,10 @@ def _code_and_devices(results):
     return lines
 
 
-def _grouped(jobs, of_start):
+def _grouped(jobs, value_of):
     groups = {}
     for job in jobs:
-        for value in dict.fromkeys(of_start(start) for start in job.starts):
+        for value in dict.fromkeys(value_of(start) for start in job.starts):
             groups.setdefault(value, []).append(job)
     return groups
 
@@ -404,8 +404,8 @@ def _commands(results):
     variables = {folder: f"FOLDER{number}" for number, folder in enumerate(contents, 1)}
     lines = [f"WORKDIR=runs/{results.name}_{results.scale}"]
     for folder, variable in variables.items():
-        asked = shlex.quote(f"the folder of {listed(contents[folder])}")
-        lines.append(f"{variable}=${{{variable}:?{asked}}}")
+        prompt = shlex.quote(f"the folder of {listed(contents[folder])}")
+        lines.append(f"{variable}=${{{variable}:?{prompt}}}")
     lines.append(" ".join([*(_shell_word(word, variables) for word in words), '--workdir="$WORKDIR"']))
     program = list(itertools.takewhile(lambda word: not word.startswith("--"), words))
     lines.append(f'{re.sub("launch$", "report", " ".join(program))} --workdir="$WORKDIR"')
@@ -424,10 +424,10 @@ def _launch(results):
     """Returns (words of the command that launched the experiment, without its folder; that folder)."""
     words, workdir = [], ""
     try:
-        given = shlex.split(results.command)
+        command_words = shlex.split(results.command)
     except ValueError:  # an open quote
-        given = results.command.split()
-    for word in given:
+        command_words = results.command.split()
+    for word in command_words:
         if word.startswith("--workdir="):
             workdir = word.partition("=")[2]
         elif words[-1:] == ["--workdir"]:

@@ -1,4 +1,4 @@
-"""What the tests of experiments share: a tiny corpus."""
+"""Provides the tests of experiments with a tiny corpus."""
 
 import pytest
 

@@ -51,7 +51,7 @@ def test_a_short_file_is_an_experiment(tmp_path):
 
 
 def test_rates_are_chosen_on_what_is_not_reported(tmp_path):
-    """As many tuning jobs in each arm, a seed of their own; other rows, or a tenth of the training examples."""
+    """Each arm has as many tuning jobs, with a seed of their own, on other rows or a tenth of the training examples."""
     experiment = experiment_lib.load(write(tmp_path, fields="tuning=Tuning((1e-3, 2e-3))"), "smoke")
     jobs = experiment_lib.tuning_jobs(experiment, "somewhere", {})
     assert [job.name for job in jobs] == [

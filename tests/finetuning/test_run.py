@@ -172,7 +172,7 @@ def test_the_heads_dropout_is_the_familys_and_of_an_older_run_what_it_began_with
 
 
 def test_from_a_fine_tuned_model_with_other_labels(finished, folder, tmp_path, capfd):
-    """As RTE after MNLI: encoder and pooler are taken, the output layer is fresh; it stops early without progress."""
+    """Encoder and pooler are taken, the output layer is fresh, as for RTE after MNLI; no progress stops it."""
     write_tsv(tmp_path / "three.tsv", make_rows(16, tuple(SIGNS)))
     config = make_config(folder, init_from=str(finished[0]))
     config.task.update(train=str(tmp_path / "three.tsv"), held_out=str(tmp_path / "three.tsv"))

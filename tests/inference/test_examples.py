@@ -1,4 +1,4 @@
-"""What callers pass to the predictors: every form gives the same examples, and what is none is refused."""
+"""Every form that callers may pass gives the same examples; anything else is refused."""
 
 import collections
 import json

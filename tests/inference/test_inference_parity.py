@@ -127,7 +127,7 @@ def test_embed_as_sentence_transformers(save, pooling, tmp_path):
 
 
 def test_embed_a_plain_encoder(save):
-    """What transformers' hidden states give by hand."""
+    """Returns the vectors computed by hand from transformers' hidden states."""
     import torch
     import transformers
 

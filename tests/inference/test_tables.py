@@ -53,7 +53,7 @@ def test_objects_come_back_whole(tmp_path):
 
 @pytest.mark.parametrize("ending", ["csv", "tsv", "csv.gz"])
 def test_cells_are_read_back_as_they_were(tmp_path, ending):
-    """What the project itself, and Python's csv, read from the output are the input's cells."""
+    """The project itself, and Python's csv, read the input's cells from the output."""
     rows = [["1", 'a "b", c\td', ""], ["02", "e\nf", "null"], ["", "g", "3.10"]]
     with (tmp_path / "in.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["id", "text", "x,y"], *rows])

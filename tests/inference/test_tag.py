@@ -38,7 +38,7 @@ def names(tokenizer):
 
 
 def logits(model, ids):
-    """Of the tokens of a text, without the special ones."""
+    """Returns the reference's logits of the tokens of a text, without the special ones."""
     return reference(model.model, *rows_lib.join(model.tokenizer, ids))["logits"][1 : len(ids) + 1]
 
 

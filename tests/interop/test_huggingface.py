@@ -138,6 +138,18 @@ def test_what_lies_beside_the_model_or_instead_of_it_is_told(make, tmp_path, cap
     assert "no weights; found model.fp16.safetensors, tf_model.h5; expected model.safetensors" in refusal(made.path)
 
 
+def test_a_link_to_weights_that_are_not_there_is_told(make, tmp_path):
+    made = make()
+    (made.path / "model.safetensors").unlink()
+    (made.path / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert f"model.safetensors: a link to {tmp_path / 'blob'}, which is not there; copy" in refusal(made.path)
+
+
+def test_one_architecture_without_a_list(make):
+    made = make(task="question_answering", architectures="BertForQuestionAnswering")
+    assert huggingface.read(made.path).model.spec == made.model.spec
+
+
 def test_a_pointer_to_weights_is_told(make):
     made = make()
     (made.path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n")
@@ -237,7 +249,7 @@ def test_vocabularies_and_embeddings_of_different_sizes(make, capsys, monkeypatc
 
 @pytest.mark.parametrize(("rows", "told"), [(1100, 1), (1128, 0), (1136, 1), (19_493, 1)])
 def test_spare_rows_of_the_embedding_are_kept(make, tmp_path, capsys, rows, told):
-    """As in published files, where the embedding of IndoBERT has 19,479 rows more than its vocabulary."""
+    """An embedding may have spare rows: that of the published IndoBERT has 19,479 more than its vocabulary."""
     made = make(language_model=True, vocab_size=rows)
     tokens = [*TOKENS, *(f"t{i}" for i in range(1008 - len(TOKENS)))] if rows < 2000 else TOKENS
     (made.path / "vocab.txt").write_text("\n".join(tokens) + "\n")

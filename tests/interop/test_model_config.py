@@ -177,7 +177,7 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(make, tmp_path, name):
-    """As transformers.activations.ACT2FN defines them, and written back by the name that they came with."""
+    """Activations are those of transformers' ACT2FN, and are written back by the name that they came with."""
     actual = huggingface.read(make(hidden_act=name).path)
     x = np.concatenate([np.linspace(-12, 12, 97), [0.001, 40.0]]).astype(np.float32)
     computed = layers.ACTIVATIONS[actual.model.spec.activation](x)

@@ -337,15 +337,17 @@ def test_a_model_with_another_activation(activation, tmp_path):
     assert relative(logits[present], hidden_of_torch(model, batch).logits[present]) < 1e-5
 
 
-def test_a_checkpoint_of_data_parallel_in_float64(tmp_path):
-    """As a training loop saves it: torch reads it with the wrapper around the model, a loss beside it."""
+@pytest.mark.parametrize("key", ["state_dict", "model", ""])
+def test_a_checkpoint_of_data_parallel_in_float64(tmp_path, key):
+    """Weights are read as a training loop saves them: with a wrapper around the model, and a loss beside it."""
     import torch
 
     model = saved(tmp_path / "model", "BertModel")
     state = {f"module.{name}": tensor.double() for name, tensor in model.state_dict().items()}
     state |= {"module.embeddings.position_ids": torch.arange(32)[None], "loss_fct.weight": torch.ones(2)}
     (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save({"state_dict": state, "step": 7}, tmp_path / "model" / "pytorch_model.bin")
+    contents = {key: state, "step": 7} if key else state | {"step": 7}
+    torch.save(contents, tmp_path / "model" / "pytorch_model.bin")
     actual = huggingface.read(tmp_path / "model", pickles=True)
     batch = some_batch(actual.tokenizer)
     present = batch["attention_mask"] > 0

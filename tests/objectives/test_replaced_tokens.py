@@ -139,7 +139,7 @@ def test_gradients_flow_where_they_should():
 
 
 def test_samples_follow_the_softmax():
-    """Of 4096 rows that differ in a token, and of one row in 4096 steps; not one row as the other."""
+    """Samples of 4096 rows that differ in a token, and of one row in 4096 steps, follow the softmax, slot by slot."""
     logits = np.log(np.array([0.5, 0.25, 0.125, 0.1, 0.025], np.float32))
     rows = 4096
     batch = {

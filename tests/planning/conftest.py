@@ -1,4 +1,4 @@
-"""What the planning tests share: a tiny recipe, and libtpu where it is installed."""
+"""Provides the planning tests with a tiny recipe, and with libtpu where it is installed."""
 
 import importlib.util
 import platform

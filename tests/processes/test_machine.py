@@ -25,8 +25,8 @@ def test_a_control_group_leaves_what_its_limit_does(tmp_path, limit, use, statis
     for name, content in (("limit", limit), ("use", use), ("stat", statistics)):
         (tmp_path / name).write_text(content)
     paths = (*(str(tmp_path / name) for name in ("limit", "use", "stat")), "inactive_file")
-    assert machine._of_cgroup(paths) == free
-    assert machine._of_cgroup((*paths[:1], str(tmp_path / "none"), *paths[2:])) is None
+    assert machine._free_of_cgroup(paths) == free
+    assert machine._free_of_cgroup((*paths[:1], str(tmp_path / "none"), *paths[2:])) is None
 
 
 def test_a_limit_of_the_process_counts():

@@ -1,5 +1,6 @@
 """Vectors on disk: those of the embedder, continued after a kill to the bit, and refused where they are of another."""
 
+import io
 import json
 import signal
 import subprocess
@@ -161,6 +162,20 @@ def test_damaged_and_foreign_folders_are_refused(embedder, tmp_path):
         (folder / "vectors.npy").write_bytes(content)
         with pytest.raises(UserError, match=r"vectors.npy is missing or damaged"):
             build(folder, embedder)
+    for numbers, reason in ((np.nan, "document d7 is not finite"), (0, "document d0 is nothing but zeros")):
+        array = np.load(io.BytesIO(vectors))
+        array[7 if np.isnan(numbers) else slice(None)] = numbers
+        np.save(folder / "vectors.npy", array)
+        with pytest.raises(
+            UserError, match=rf"^--index={folder}: vectors.npy is damaged: the vector of {reason}; expec"
+        ):
+            build(folder, embedder).nearest(np.ones((1, array.shape[1])), 1, "dot")
+    (folder / "vectors.npy").write_bytes(vectors)
+    ids = (folder / "ids.txt").read_text()
+    (folder / "ids.txt").write_text(ids.replace("d5", "d55"))
+    with pytest.raises(UserError, match="ids.txt is missing or damaged"):
+        build(folder, embedder)
+    (folder / "ids.txt").write_text(ids)
     np.save(folder / "vectors.npy", np.zeros((3, 2)))
     with pytest.raises(UserError, match=r"vectors.npy holds float64 \[3, 2\]; expected float32 \[45, 32\]"):
         build(folder, embedder)

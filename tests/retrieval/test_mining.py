@@ -147,13 +147,23 @@ def test_mistakes(embedder, tokenizer, pairs, tmp_path):
         with pytest.raises(UserError, match=message):
             mining.mine(embedder, pairs, CORPUS, tmp_path / "out.jsonl", mining.Rule(**rule))
         assert not (tmp_path / "out.jsonl").exists()
-    with pytest.raises(UserError, match="out.jsonl.mining .of a call that was ended.: holds vectors of the model test"):
-        other = bert_jax.Embedder(make_model(tokenizer, seed=1))
+    other = bert_jax.Embedder(make_model(tokenizer, seed=1))
+    (tmp_path / "out.jsonl.mining" / "failed").unlink()  # as if it had been killed
+    with pytest.raises(UserError, match="out.jsonl.mining .of a call that was ended.: holds vectors of the model test.*"
+                       "; remove .*out.jsonl.mining to begin anew"):  # fmt: skip
         mining.mine(other, pairs, CORPUS, tmp_path / "out.jsonl", mining.Rule())
+    with pytest.raises(UserError, match="no record has a negative .*, or other bounds .--max_score and --min_score.$"):
+        mining.mine(embedder, pairs, CORPUS, tmp_path / "out.jsonl", mining.Rule(max_score=-2.0, min_score=-3.0))
+    assert mined(other, pairs, tmp_path / "out.jsonl")[1].negatives  # a mistake refuses nothing that comes after it
+    (tmp_path / "mine.jsonl.mining").mkdir()
+    (tmp_path / "mine.jsonl.mining" / "notes.txt").write_text("kept")
+    with pytest.raises(UserError, match="mine.jsonl.mining holds notes.txt, which no call of mine has written"):
+        mining.mine(embedder, pairs, CORPUS, tmp_path / "mine.jsonl", mining.Rule())
+    assert (tmp_path / "mine.jsonl.mining" / "notes.txt").exists()
     with pytest.raises(UserError, match="--corpus: empty"):
         mining.mine(embedder, pairs, [("0", " ")], tmp_path / "empty.jsonl", mining.Rule())
     for rows, arguments, message in (
-        ([{"anchor": "a"}], (), "pairs.jsonl line 1.*positive"),
+        ([{"anchor": "a"}], (), "pairs.jsonl line 1.*positive.* .--positive=NAME names it.$"),
         ([{"anchor": "a", "positive": " "}], (), "pairs.jsonl line 1: 'positive' is empty; expected text"),
         ([{"anchor": "a", "positive": 3}], (), "pairs.jsonl line 1: 'positive' holds"),
         ([{"anchor": "a", "positive": "b"}], ("anchor", "positive", "topic"), "topic"),

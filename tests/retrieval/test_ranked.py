@@ -183,6 +183,7 @@ def test_the_command(embedder, tokenizer, tmp_path):
     folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1)])
     write_lines(tmp_path / "asked.jsonl", [{"question": text} for text in QUERIES])
     (tmp_path / "none.txt").write_text("\n")
+    (tmp_path / "asked.tsv").symlink_to(tmp_path / "asked.jsonl")
     (tmp_path / "bad.tsv").write_text("q1\td99\t1\n")
     model, corpus = f"--model={tmp_path}/model", f"--corpus={folder}/corpus.jsonl"
     asked = [f"--queries={tmp_path}/asked.jsonl", "--query_column=question"]
@@ -226,6 +227,8 @@ def test_the_command(embedder, tokenizer, tmp_path):
         "input": [model, corpus, *asked, "--input=x.txt"],
         "flag of another": [model, corpus, *asked, "--merge=max"],
         "output": [model, corpus, *asked, "--output=x.csv"],
+        "itself": [model, corpus, *asked, f"--output={tmp_path}/asked.tsv"],
+        "in the folder": [model, f"--corpus={folder}", f"--output={folder}/qrels/test.tsv"],
         "no folder": [model, corpus, *asked, f"--output={tmp_path}/absent/x.tsv"],
     }
     process = subprocess.run([sys.executable, "-c", DRIVER], input=json.dumps(list(lines.values())), cwd=ROOT,
@@ -276,5 +279,7 @@ def test_the_command(embedder, tokenizer, tmp_path):
         ("flag of another", "error: --merge: not a flag of search; expected with classify"),
         ("output", "error: --output=x.csv: unknown kind of file"),
         ("no folder", "absent/x.tsv: no such folder"),
+        ("itself", "asked.tsv: is --queries itself; expected another file"),
+        ("in the folder", "qrels/test.tsv: is --corpus itself; expected another file"),
     ):
         assert codes[name] == 2 and message in said[name] and len(said[name].strip().splitlines()) <= 3, said[name]

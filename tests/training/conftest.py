@@ -1,4 +1,4 @@
-"""What the training tests share: a tiny corpus and recipe, and a really small disk."""
+"""Provides the training tests with a tiny corpus and recipe, and a really small disk."""
 
 import contextlib
 import json

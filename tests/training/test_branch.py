@@ -179,7 +179,7 @@ def test_the_mean_of_checkpoints(trunk):
 
 
 def test_the_exponential_average_of_checkpoints(trunk):
-    """Of those with the model of the newest: steps 2 and 4 are of the first phase."""
+    """Checkpoints with the newest one's model are averaged: steps 2 and 4 are of the first phase."""
     parts = [checkpoints.load_params(trunk, step)[0] for step in (6, 8)]
     average, _, step = checkpoints.load_params(trunk, "ema:0.5")
     jax.tree.map(lambda m, a, b: np.testing.assert_allclose(m, (0.5 * a + b) / 1.5, atol=1e-7), average, *parts)

@@ -1,4 +1,4 @@
-"""What config.init_from does to a run: parameters, architecture, vocabulary, and what is refused."""
+"""config.init_from gives a run parameters, architecture and vocabulary, or is refused."""
 
 import json
 import shutil

@@ -103,7 +103,7 @@ def test_updates_as_published(name, clip):
 @pytest.mark.parametrize("changes", [{"bias_correction": False}, {"decay_all": True}])
 @pytest.mark.parametrize("name", ["adamw", "lamb"])
 def test_updates_without_bias_correction_and_with_all_parameters_decayed(name, changes):
-    """As in google-research/bert, albert and electra, which correct no moments; and in fairseq, which decays biases."""
+    """Moments are not corrected, as in google-research/bert, albert and electra; biases decay, as in fairseq."""
     config = settings(name=name, learning_rate=0.01, schedule="constant", warmup_steps=0, weight_decay=0.1, b2=0.99)
     config.update(changes)
     params, gradients = tree(0), [tree(seed, 3.0) for seed in (1, 2, 3)]
@@ -184,7 +184,7 @@ def test_stable_adamw_in_float64(clip):
 
 
 def test_stable_adamw_divides_by_the_ratio_of_whole_arrays():
-    """Of those that eight devices share, too."""
+    """Norms of parameters that eight devices share are right, too."""
     optimizer = optimizer_lib.make_optimizer(settings(name="stable_adamw", warmup_steps=0, b2=0.99), 10)
     mesh = sharding.make_mesh({"data": 1, "fsdp": 4, "tensor": 2})
     specs = {"kernel": P("fsdp", "tensor"), "embedding": P(None, "fsdp")}

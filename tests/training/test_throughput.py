@@ -1,4 +1,4 @@
-"""Where a run's time goes, what it takes to look, and that looking changes nothing."""
+"""A run's time is split among its activities, at little cost, and measuring changes no result."""
 
 import json
 import shutil

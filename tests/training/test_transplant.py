@@ -141,7 +141,7 @@ def start(config, source):
 
 
 def test_a_run_starts_from_layers(source):
-    """As DistilBERT does: every other layer, without token types."""
+    """Every other layer is taken, without token types, as DistilBERT does."""
     config = config_of(num_layers=2, type_vocab_size=0)
     config.data.sequence_length = 8
     config.init_layers = (0, 2)

@@ -42,10 +42,10 @@ class Settings:
 
     input: str
     tokenizer: str
-    documents: str = "blank_line"
+    documents: str = sources.Options.documents
     sentences: str = "split"
     language: str = ""
-    text_field: str = "text"
+    text_field: str = sources.Options.text_field
     data_dir: str | None = None
     eval_share: float = 0.02
     drop_duplicates: bool = False

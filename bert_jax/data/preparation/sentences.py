@@ -37,7 +37,7 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     text = join_lines(paragraph)
     pieces = sentencex.segment(language, text)
     if not text.isascii() and _UNKNOWN_TO_SPLITTER.search(text):
-        pieces = _of_other_scripts(pieces)
+        pieces = _sentences_of_other_scripts(pieces)
     sentences = pieces[:1]
     for piece in pieces[1:]:
         if _inside_a_word(sentences[-1], piece):
@@ -89,7 +89,7 @@ def _is_wide_mark(character):
     return is_mark and unicodedata.east_asian_width(character) in "AWF"
 
 
-def _of_other_scripts(pieces):
+def _sentences_of_other_scripts(pieces):
     """Returns the sentences of text with Thai, Lao, Tibetan, Burmese or Khmer, of which sentencex found some."""
     sentences = []
     for piece in pieces:

@@ -10,7 +10,6 @@ from typing import Any
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError, shortened
 
-_CONLLU_COLUMNS = 10
 # CoNLL-U's numbers of lines that hold no word: several words in one (1-2), a word that is not written (2.1).
 _RANGE_OR_EMPTY = re.compile(r"\d+[-.]\d+")
 _ENTITY_TAG = re.compile(r"O|[BIES]-[A-Za-z]\S*")

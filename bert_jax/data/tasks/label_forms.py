@@ -16,7 +16,7 @@ _NOT_TOGETHER = (
     {"a truth", "a name"},
     {"a number", "a name"},
 )
-# Words for true and false, of which no label is made.
+# Pairs of words for true and false: they are values of labels, not names of labels.
 _TRUTH = ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
 LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
 

@@ -134,7 +134,7 @@ def best_f1(relevant: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
 
 
 def pairs(relevant: np.ndarray, scores: np.ndarray, half: np.ndarray) -> dict[str, float]:
-    """Returns average_precision, f1 and max_f1 of pairs that a threshold on scores tells apart.
+    """Returns average_precision, f1 and max_f1 of pairs that are classified by a threshold on scores.
 
     Args:
       relevant: bool [n].

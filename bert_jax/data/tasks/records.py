@@ -24,15 +24,18 @@ from bert_jax.data.tasks import conll, text_files
 from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
-_KINDS = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-_KINDS_OF_TASK = {  # further kinds of file that a task reads, by suffix; "" stands for any other suffix
-    "sequence_classification": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
+# Kinds of file by suffix: those that every task reads, those with a text or a pair of texts in each record, and those
+# that a task reads besides; "" stands for any suffix but those of _NOT_CONLL.
+_KINDS = {".jsonl": "jsonl", ".parquet": "parquet"}
+_TABLE_KINDS = {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"}
+_TASK_KINDS = {
+    "sequence_classification": _TABLE_KINDS,
     "token_classification": {".json": "jsonl", "": "conll"},
     "question_answering": {".json": "squad"},
-    "embedding": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
-    "reranking": {".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"},
+    "embedding": _TABLE_KINDS,
+    "reranking": _TABLE_KINDS,
 }
-_NOT_TEXT = (".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".xlsx", ".arrow", ".pkl", ".npy", ".npz")
+_NOT_CONLL = (".csv", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".xlsx", ".arrow", ".pkl", ".npy", ".npz")
 
 
 @dataclasses.dataclass
@@ -280,13 +283,12 @@ def _matching(pattern, key):
 
 def _kind(path, task_name):
     suffix = pathlib.Path(path.lower().removesuffix(".gz")).suffix
-    kinds = _KINDS | _KINDS_OF_TASK[task_name]
-    kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_TEXT else None)
-    reads_csv = task_name in ("sequence_classification", "embedding", "reranking")
-    if kind is None or (kind == "csv" and not reads_csv):
-        names = [name for name in kinds if name and (name != ".csv" or reads_csv)]
-        conll = " or CoNLL columns" if "" in kinds else ""
-        raise UserError(f"{path}: unknown kind of file for {task_name}; expected {', '.join(sorted(names))}{conll}")
+    kinds = _KINDS | _TASK_KINDS[task_name]
+    kind = kinds.get(suffix) or (kinds.get("") if suffix not in _NOT_CONLL else None)
+    if kind is None:
+        names = ", ".join(sorted(name for name in kinds if name))
+        columns = " or CoNLL columns" if "" in kinds else ""
+        raise UserError(f"{path}: unknown kind of file for {task_name}; expected {names}{columns}")
     return kind
 
 

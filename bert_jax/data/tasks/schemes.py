@@ -37,7 +37,7 @@ class Tag(NamedTuple):
 
 
 class Spelling(NamedTuple):
-    """How a set of tags writes its letters: in lower case, and without types."""
+    """States how a set of tags writes its letters: in lower case, and without types."""
 
     lower: bool = False
     bare: bool = False

@@ -96,7 +96,7 @@ class TokenTask:
         train, held_out, test = records.splits(config, (task.text,), (task.label,))
         self.notes = records.notes_of(train, held_out, test)
         names = records.listed(task.labels)
-        tags = self._tags(train, "train", names)
+        tags = self._tags(train, names)
         self._spelling = schemes.spelling(tag for sentence in _with_outside(tags) for tag in sentence)
         names = tuple(schemes.canonical(name, self._spelling) for name in names)
         scheme = self._scheme(tags, train)
@@ -118,14 +118,14 @@ class TokenTask:
         self.held_out = {}
         for name, table in held_out.items():
             split = f"held out {name}".rstrip()
-            tags = self._tags(table, split, names)
+            tags = self._tags(table, names)
             tags = self._converted(tags, table, split, self._scheme_of(tags, scheme))
             self.held_out[name] = self._examples(tokenizer, table, tags, length, split)
         self.test = None
         if test:
             tags = None
             if task.label in test.columns and None not in test.columns[task.label]:
-                tags = self._tags(test, "test", names)
+                tags = self._tags(test, names)
                 tags = self._converted(tags, test, "test", self._scheme_of(tags, scheme))
             self.test = self._examples(tokenizer, test, tags, length, "test")
         first = next(iter(self.held_out.values()))
@@ -166,7 +166,7 @@ class TokenTask:
             sentences[sentence] += [self.labels[chosen[i]] if i >= 0 else self._unseen_word for i in columns]
         return sentences
 
-    def _tags(self, table, split, names):
+    def _tags(self, table, names):
         """Returns the names of each sentence's tags. Raises UserError unless there is one for each word."""
         text, label = self._columns
         class_names = table.names.get(label) or names

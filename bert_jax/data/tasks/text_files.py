@@ -25,7 +25,7 @@ _LONGEST_RECORD = 10_000  # lines of one quoted record, beyond which quotes are 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How the rows of a delimited file are written.
+    """States how the rows of a delimited file are written.
 
     Attributes:
       delimiter: the character between fields.

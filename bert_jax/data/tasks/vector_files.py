@@ -174,10 +174,10 @@ def _pairs(path, key, task, kind, value_names, value):
     chosen = next((name for name in value_names if name in table.columns and name not in (pair or ())), None)
     if pair is None or chosen is None:
         known = f"{', '.join(map('/'.join, pairs))}, and {', '.join(dict.fromkeys(filter(None, value_names)))}"
-        which = "score" if kind == "sts" else "label"
+        target = "score" if kind == "sts" else "label"
         raise UserError(
             f"{key}={kind}:{path}: no columns of two texts and {value}; expected some of {known} "
-            f"(config.task.anchor, positive and {which} name others)"
+            f"(config.task.anchor, positive and {target} name others)"
         )
     return table, pair, chosen
 

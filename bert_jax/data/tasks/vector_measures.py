@@ -13,7 +13,7 @@ _SHOWN = 3  # documents in a prediction
 
 
 class TextStore(Protocol):
-    """Different texts by number; data.tasks.embedding.Texts is one."""
+    """Different texts by number; data.tasks.vector_sets.Texts is one."""
 
     tokenizer: Any
     lengths: np.ndarray
@@ -146,7 +146,7 @@ class Retrieval(Vectors):
 
 
 class PairClassification(Vectors):
-    """Pairs of texts that have the same meaning, or not, which a threshold on their similarity tells apart.
+    """Pairs of texts that have the same meaning or not, classified by a threshold on their similarity.
 
     f1 chooses the threshold of each half of the pairs on the other half; max_f1, which other libraries report, on the
     pairs themselves.

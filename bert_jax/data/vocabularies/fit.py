@@ -22,7 +22,7 @@ _LONG_WORD = 100  # characters; longer words are unknown to WordPiece
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """How a vocabulary reads a text.
+    """States how well a vocabulary fits a text.
 
     Attributes:
       characters: number of characters, white space aside.
@@ -85,11 +85,6 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> Fit:
         tuple(change for change, _ in changes.most_common(_EXAMPLES)),
         joined / max(1, sum(words.values())) if loses_joiners else 0.0,
     )
-
-
-def num_characters(text: str) -> int:
-    """Returns the number of characters that are not white space."""
-    return sum(map(len, text.split()))
 
 
 class UnknownWords:

@@ -1,4 +1,4 @@
-"""Which language a tag names."""
+"""Tags name languages."""
 
 import pytest
 import sentencex

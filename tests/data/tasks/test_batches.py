@@ -1,4 +1,4 @@
-"""Which rows make a batch: every row once an epoch, in an order of its own for each seed, in few shapes."""
+"""Batches hold every row once an epoch, in an order of its own for each seed, in few shapes."""
 
 import types
 

@@ -1,4 +1,4 @@
-"""What embedders learn from: batches, and the kinds of held-out sets."""
+"""Embedders learn from batches of groups of texts, and are scored on several kinds of held-out sets."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What rerankers learn from: the layouts of records, lists, batches, and how held-out sets are scored."""
+"""Rerankers learn from several layouts of records, in lists and batches, and are scored on held-out sets."""
 
 import itertools
 import json

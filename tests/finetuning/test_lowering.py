@@ -9,7 +9,7 @@ from bert_jax import sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.data import tasks
 from bert_jax.finetuning import description
-from bert_jax.finetuning.memory import FinetuningSteps
+from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.finetuning.step import Learner
 from bert_jax.runs.models import build_fine_tuned, open_model
 from bert_jax.training import memory
