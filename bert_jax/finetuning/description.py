@@ -16,11 +16,13 @@ from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
 from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
+from bert_jax.model.projection import Projection
 
 _MODEL_KEYS = {name.partition(".")[2]: key for name, key in FINETUNING.items() if name.startswith("model.")}
 _RUNNING = with_role(_MODEL_KEYS, "computation", "device")
 _DROPOUTS = with_role(_MODEL_KEYS, "training")
 _DIGESTED_ROWS = 64
+_ACTIVATIONS = {"Identity": "linear", "Tanh": "tanh"}  # of dense layers that are trained, by torch's names
 
 
 def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def _head(config, source, task):
 def _embedding_head(config, source, task):
     pooling, width = config.task.pooling, source.model.spec.hidden_size
     if pooling == "auto":
-        pooling = ",".join(source.settings.get("pooling", ("mean",)))
+        pooling = _own_pooling(source)
     if pooling in SPARSE_POOLING:
         return _sparse_head(config, source, pooling)
     if pooling not in EMBEDDER_POOLING:
@@ -99,13 +101,8 @@ def _embedding_head(config, source, task):
             f"config.init_from={source.name}: pools {pooling}, which cannot be trained; expected config.task.pooling "
             f"of {', '.join(EMBEDDER_POOLING)}"
         )
-    layers = source.settings.get("layers", ()) or source.settings.get("token_layers", ())
-    if layers:
-        raise UserError(
-            f"config.init_from={source.name}: has {layers[0].kind} behind its pooling, which is not trained further; "
-            "expected a model without"
-        )
-    size = config.task.embedding_size or width
+    dense = None if config.task.embedding_size else linear_map(source)
+    size = config.task.embedding_size or (dense.outputs(width) if dense else width)
     widest = max(config.loss.matryoshka, default=0)
     if widest > size:
         raise UserError(f"config.loss.matryoshka: {widest} is over the {size} numbers of a vector")
@@ -116,11 +113,46 @@ def _embedding_head(config, source, task):
         size,
         pooling,
         0.0,
-        transform=bool(config.task.embedding_size),
-        transform_activation=config.task.embedding_activation,
+        transform=bool(config.task.embedding_size or dense),
+        transform_activation=_ACTIVATIONS[dense.activation] if dense else config.task.embedding_activation,
+        transform_bias=dense is None or "bias" in dense.arrays,
         temperature=config.loss.temperature if config.loss.learn_temperature else 0.0,
         pair_labels=len(task.labels),
     )
+
+
+def _own_pooling(source):
+    """Returns the pooling of the model that a run starts from, as config.task.pooling names it."""
+    if "sparse" not in source.settings:
+        return ",".join(source.settings.get("pooling", ("mean",)))
+    kind, activation = source.settings["sparse"]
+    if activation != "relu":
+        raise UserError(
+            f"config.init_from={source.name}: its sparse vectors take the logarithm twice ({activation}), which is not "
+            f"trained; expected config.task.pooling of {', '.join(EMBEDDER_POOLING)}"
+        )
+    return next(name for name, taken in SPARSE_POOLING.items() if taken == kind)
+
+
+def linear_map(source: Pretrained) -> Projection | None:
+    """Returns the linear map that an embedder has behind its pooling, which a run trains further; None without one.
+
+    Raises:
+      UserError: it has something else there.
+    """
+    layers = source.settings.get("layers", ())
+    others = [layer for layer in layers if layer.kind != "dense" or layer.adds_input
+              or layer.activation not in _ACTIVATIONS]  # fmt: skip
+    others += source.settings.get("token_layers", ())
+    if others or len(layers) > 1 or "layer_weights" in source.settings:
+        what = f"{others[0].kind} ({others[0].activation})" if others else f"{len(layers)} layers" if layers else (
+            "a weighted mean of layers"
+        )  # fmt: skip
+        raise UserError(
+            f"config.init_from={source.name}: has {what} around its pooling, which is not trained further; expected one "
+            f"dense layer ({' or '.join(_ACTIVATIONS)}) at most, or config.task.embedding_size for a fresh one"
+        )
+    return layers[0] if layers else None
 
 
 def _sparse_head(config, source, pooling):

@@ -25,7 +25,7 @@ from bert_jax.data.tasks import TaskData, batches
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
-from bert_jax.finetuning.description import check_data, data_identity, describe_run
+from bert_jax.finetuning.description import check_data, data_identity, describe_run, linear_map
 from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
 from bert_jax.finetuning.state import all_finite
@@ -329,7 +329,7 @@ def _prefetched(make, hosts_of_rows, start, stop, prefetch) -> Iterator[tuple[in
 def _first_state(config, learner, inputs):
     """Returns the state at step 0, and says which parameters are fresh or not taken."""
     source = inputs.source
-    params = {} if config.from_scratch else _transferable(source, inputs.description)
+    params = {} if config.from_scratch else _transferable(config, source, inputs.description)
     state, fresh, left = learner.layout.init(params)
     if config.from_scratch:
         say(f"every parameter fresh; architecture and vocabulary are those of {source.name}")
@@ -343,7 +343,7 @@ def _first_state(config, learner, inputs):
     return state
 
 
-def _transferable(source, description):
+def _transferable(config, source, description):
     """Returns the source's parameters, without the output layer of its task if its labels mean something else."""
     task = source.model.spec.task
     same = task is not None and task.name == description["head"]["name"]
@@ -351,6 +351,10 @@ def _transferable(source, description):
     same = same and (is_reranker or list(source.labels) == description["labels"])
     same = same and len(source.labels) == len(description["labels"]) and source.problem == description["problem"]
     params = dict(source.params)
+    if config.task.name == "embedding":
+        own_map = None if config.task.embedding_size else linear_map(source)
+        params.pop("task", None)
+        return params | ({"task": {"dense": dict(own_map.arrays)}} if own_map else {})
     if "task" in params and not same:
         params["task"] = {name: params["task"][name] for name in ("dense", "score") if name in params["task"]}
     return params

@@ -1,5 +1,6 @@
 """Tests embedders: whole runs, the same loss on every mesh and in any parts, what is opened, and refusals."""
 
+import dataclasses
 import json
 import random
 
@@ -117,6 +118,32 @@ def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
     np.testing.assert_array_equal(written.encode(["kan mot"], prompt_name="query"),
                                   embedder.encode(["kan mot"], prompt_name="query"))  # fmt: skip
     assert (tmp_path / "written" / "modules.json").exists()
+
+
+def test_a_linear_map_is_trained_further(data, tmp_path):
+    """The map of a run, and a Dense of sentence-transformers without bias, are those that a second run starts from."""
+    finetuning.finetune(make_config(data, **{"task.embedding_size": 12, "train.num_steps": 4}), tmp_path / "first")
+    rate = {"optimizer.learning_rate": 1e-12, "train.num_steps": 1}
+    finetuning.finetune(make_config(data, **rate, init_from=str(tmp_path / "first")), tmp_path / "second")
+    texts = [record["anchor"] for record in make_pairs(9, seed=3)]
+    vectors = [bert_jax.Embedder(tmp_path / name).encode(texts) for name in ("first", "second")]
+    assert vectors[0].shape == (9, 12)
+    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
+    model = open_model(tmp_path / "first")
+    (layer,) = model.settings["layers"]
+    bare = dataclasses.replace(layer, arrays={"kernel": layer.arrays["kernel"]}, activation="Tanh")
+    huggingface.write(
+        dataclasses.replace(model, settings=dict(model.settings) | {"layers": (bare,)}), tmp_path / "bare"
+    )
+    finetuning.finetune(make_config(data, **rate, init_from=str(tmp_path / "bare")), tmp_path / "third")
+    vectors = [bert_jax.Embedder(tmp_path / name).encode(texts) for name in ("bare", "third")]
+    np.testing.assert_allclose(vectors[1], vectors[0], atol=1e-5)
+    other = dataclasses.replace(layer, activation="ReLU")
+    huggingface.write(
+        dataclasses.replace(model, settings=dict(model.settings) | {"layers": (other,)}), tmp_path / "relu"
+    )
+    with pytest.raises(UserError, match=r"has dense \(ReLU\) around its pooling.*or config.task.embedding_size"):
+        finetuning.finetune(make_config(data, init_from=str(tmp_path / "relu")), tmp_path / "refused")
 
 
 def test_several_sets(data, tmp_path):
