@@ -83,7 +83,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     config = _with_one_count(config, arrays, path)
     built = _built(config, arrays, path)
     if built.model.spec.language_model and (copies := _untied_copies(config, arrays, file)):
-        config, arrays = config | {"tie_word_embeddings": False}, copies | arrays
+        config, arrays = dict(config, tie_word_embeddings=False), copies | arrays
         built = _built(config, arrays, path)
     model, labels = built.model, built.labels
     if labels:
@@ -237,9 +237,7 @@ def _with_one_count(config, arrays, path):
     rows = {array.shape[0] for name, array in arrays.items() if name in _OUTPUTS and array.ndim == 2}
     if not names or not isinstance(names, dict | list) or count == len(names) or rows != {count}:
         return config
-    _warn(
-        f"{path}: id2label has {len(names)} labels, num_labels and the weights {count}, which are called LABEL_0, ..."
-    )
+    _warn(f"{path}: id2label has {len(names)} labels, num_labels and the weights {count}: LABEL_0, LABEL_1, ...")
     return {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
 
 
