@@ -117,13 +117,16 @@ class _Described:
         self.settings = model_config.to_model(config, path)
 
     def heads(self, names, named, left_out):
-        """Returns (heads, task) of the names; the task that config.json names, if it is whole, goes before others."""
+        """Returns (heads, task) of the names; the one that config.json names, if it is whole, goes before others."""
         heads, task = self.family.heads(names, self.config, named)
         heads, task = set(heads) - left_out, "" if task in left_out else task
         if named in self.family.tasks and task != named and not self.lost(named, names):
             task = named
         if task != named and task not in self.family.tasks:
             task = ""
+        for head in () if named else model_config.architecture_heads(self.config) - heads - left_out - {"pooler"}:
+            if not self.lost(head, names):  # it shares names with a task's head, which lies beside it
+                heads, task = heads | {head}, ""
         return heads | ({"pooler"} if self.readers(heads, task) else set()), task
 
     def readers(self, heads, task):

@@ -30,6 +30,7 @@ _MOST_PADDING = 128  # most published embeddings are padded to multiples of 8, 6
 _OWN_KEY = "bert_jax"  # config.json's key for settings that transformers does not have
 _TAGGING = ("words", "unseen_word", "max_length")
 _PLAIN_COLUMNS = (["text"], ["text", "text_pair"])  # which need not be said
+_OUTPUTS = ("classifier.weight", "classifier.out_proj.weight")  # whose rows are the labels
 _SHOWN = 3  # names in a message
 
 
@@ -79,9 +80,10 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["model_type"] = _infer_model_type(config, arrays, path, name)
     model_config.check_model_type(config, path)
     _check_names(arrays, config, path, file)
+    config = _with_one_count(config, arrays, path)
     built = _built(config, arrays, path)
     if built.model.spec.language_model and (copies := _untied_copies(config, arrays, file)):
-        config, arrays = config | {"tie_word_embeddings": False}, copies | arrays
+        config, arrays = dict(config, tie_word_embeddings=False), copies | arrays
         built = _built(config, arrays, path)
     model, labels = built.model, built.labels
     if labels:
@@ -227,6 +229,16 @@ def _infer_model_type(config, arrays, path, name):
         raise UserError(f"{path}: without model_type; expected one of {known}, whose weights have such names")
     _warn(f"{path}: without model_type; read as {chosen}")
     return chosen
+
+
+def _with_one_count(config, arrays, path):
+    """Returns config.json without the names of its labels where `num_labels`, which the weights have, is another."""
+    names, count = config.get("id2label"), config.get("num_labels")
+    rows = {array.shape[0] for name, array in arrays.items() if name in _OUTPUTS and array.ndim == 2}
+    if not names or not isinstance(names, dict | list) or count == len(names) or rows != {count}:
+        return config
+    _warn(f"{path}: id2label has {len(names)} labels, num_labels and the weights {count}: LABEL_0, LABEL_1, ...")
+    return {key: value for key, value in config.items() if key not in ("id2label", "label2id")}
 
 
 def _built(config, arrays, path):

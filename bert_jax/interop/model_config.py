@@ -80,7 +80,7 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     task = family.head(name, len(labels), config, path)
     if name == "token_classification":
         return task, labels, "", schemes.of_labels(labels)[0]
-    problem_type = config.get("problem_type")
+    problem_type = config.get("problem_type") or None
     problem = next((ours for ours, theirs in _PROBLEMS.items() if theirs == problem_type), None)
     if problem_type is not None and problem is None:
         raise UserError(f"{path}: problem_type {problem_type!r}; expected one of {', '.join(_PROBLEMS.values())}")

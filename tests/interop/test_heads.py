@@ -9,6 +9,7 @@ import bert_jax
 from bert_jax.errors import UserError
 from bert_jax.interop import formats, huggingface
 from tests import commands
+from tests.interop.conftest import refusal
 
 LM, SEQUENCE, ANSWERS = "masked-language-model head", "head for sequence classification", "head for question answering"
 # A model with one head: the arguments of `make`, and the words for the head.
@@ -109,6 +110,16 @@ def test_the_task_that_config_json_names_goes_before_another_whole_one(make):
     assert huggingface.read(tagger.path).model.spec == tagger.model.spec
 
 
+@pytest.mark.parametrize("family", ["modernbert", "eurobert"])
+def test_the_language_model_that_config_json_names_goes_before_a_classifier(make, family):
+    made = make(family, language_model=True, architectures=["XForMaskedLM"])
+    classifier = make(family, name="classifier", task="sequence_classification")
+    made.write(classifier.arrays | made.arrays)
+    assert huggingface.read(made.path).model.spec == made.model.spec
+    made.write_config(architectures=["XForSequenceClassification"])
+    assert huggingface.read(made.path).model.spec == classifier.model.spec
+
+
 def test_a_decoder_that_is_left_out_need_not_be_the_embedding(make, capsys):
     made = make(pooler=True, task="sequence_classification")
     decoder = {"cls.predictions.decoder.weight": np.ones((17, 8), np.float32)}
@@ -160,6 +171,20 @@ def test_convert_says_which_heads_it_leaves_out(make, tmp_path):
 def test_labels_are_not_read_for_a_head_that_is_not_there(make):
     made = make(architectures=["BertForSequenceClassification"], num_labels=-3)
     assert not huggingface.read(made.path).model.spec.task
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_number_of_labels_is_the_weights(make, capsys, family):
+    made = make(family, pooler=family == "bert", task="sequence_classification", num_labels=3)
+    for names in ({"0": "a", "1": "b"}, {str(i): f"l{i}" for i in range(4)}):
+        made.write_config(id2label=names, label2id={label: int(i) for i, label in names.items()})
+        assert huggingface.read(made.path).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+        assert f"id2label has {len(names)} labels, num_labels and the weights 3" in capsys.readouterr().err
+    made.write_config(id2label={"0": "a", "1": "b", "2": "c"}, num_labels=2, problem_type="")
+    opened = huggingface.read(made.path)
+    assert (opened.labels, opened.problem) == (("a", "b", "c"), "single_label")
+    made.write_config(id2label={"0": "a", "1": "b"}, num_labels=2)
+    assert "has shape (3, 8), expected (2, 8)" in refusal(made.path)
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert"])

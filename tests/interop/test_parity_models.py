@@ -353,3 +353,70 @@ def test_a_checkpoint_of_data_parallel_in_float64(tmp_path, key):
     present = batch["attention_mask"] > 0
     hidden = actual.model.apply(actual.params, batch)["hidden"]
     assert relative(hidden[present], hidden_of_torch(model, batch).last_hidden_state[present]) < 1e-5
+
+
+def rewritten(path, change):
+    """Rewrites the weights of a directory with the arrays that `change` makes of them."""
+    arrays = change({name: np.array(array) for name, array in tensors.read(path)[0].items()})
+    (path / "model.safetensors").unlink()
+    tensors.write(arrays, path)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "left"),
+    [
+        ("BertForMaskedLM", "cls.predictions.bias"),
+        ("BertForQuestionAnswering", "qa_outputs.weight"),
+        ("RobertaForMaskedLM", "lm_head.bias"),
+        ("DistilBertForMaskedLM", "vocab_projector.bias"),
+        ("AlbertForMaskedLM", "predictions.dense.weight"),
+        ("ElectraForPreTraining", "discriminator_predictions.dense.bias"),
+        ("DebertaV2ForSequenceClassification", "classifier.weight"),
+        ("BertForMultipleChoice", "classifier.weight"),
+    ],
+)
+def test_a_part_of_a_head_leaves_the_encoder(architecture, left, tmp_path):
+    """As transformers' model without a head reads such a file; layers beyond config.json's are left out by both."""
+    import torch
+    import transformers
+
+    saved(tmp_path / "model", architecture, **({"pad_token_id": 1} if architecture.startswith("Rob") else {}))
+    prefix = {"Roberta": "roberta.", "DistilBert": "distilbert.", "Albert": "albert.", "Electra": "electra.",
+              "DebertaV2": "deberta."}.get(architecture.partition("For")[0], "bert.")  # fmt: skip
+
+    def change(arrays):
+        more = {name.replace(".1.", ".7."): array for name, array in arrays.items() if "layer.1." in name}
+        return more | {name: array for name, array in arrays.items() if name.startswith(prefix) or name == left}
+
+    rewritten(tmp_path / "model", change)
+    ours = huggingface.read(tmp_path / "model")
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "model").eval()
+    batch = {"input_ids": np.arange(5, 23).reshape(2, 9) % 60 + 5, "attention_mask": np.ones((2, 9), int)}
+    with torch.no_grad():
+        expected = theirs(**{name: torch.from_numpy(array) for name, array in batch.items()}).last_hidden_state
+    actual = ours.model.apply(ours.params, batch | {"token_type_ids": np.zeros((2, 9), int)})["hidden"]
+    assert relative(actual, expected) < 1e-5
+
+
+def test_an_untied_decoder_and_heads_that_no_class_combines(tmp_path):
+    import torch
+    import transformers
+
+    model = saved(tmp_path / "model", "BertForPreTraining")
+    extra = {"classifier.weight": np.ones((2, 20), np.float32), "classifier.bias": np.ones(2, np.float32)}
+    word = "bert.embeddings.word_embeddings.weight"
+    rewritten(tmp_path / "model", lambda a: a | extra | {"cls.predictions.decoder.weight": a[word] + 0.5})
+    reduced, lost = formats.reduce_to_class(huggingface.read(tmp_path / "model"))
+    assert lost == ["sequence_classification"]  # config.json names BertForPreTraining
+    huggingface.write(reduced, tmp_path / "out")
+    batch = some_batch(reduced.tokenizer)
+    inputs = {name: torch.from_numpy(array).long() for name, array in batch.items()}
+    for folder in ("model", "out"):
+        theirs = transformers.BertForPreTraining.from_pretrained(tmp_path / folder).eval()
+        with torch.no_grad():
+            expected = theirs(**inputs)
+        actual = reduced.apply(batch)
+        present = batch["attention_mask"] > 0
+        assert relative(actual["mlm_logits"][present], expected.prediction_logits[present]) < 1e-5
+        assert relative(actual["next_sentence_logits"], expected.seq_relationship_logits) < 1e-5
+    assert model.config.tie_word_embeddings and not theirs.config.tie_word_embeddings
