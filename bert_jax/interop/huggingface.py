@@ -10,6 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -71,7 +72,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         )
     if (directory / "adapter_config.json").is_file():
         _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
-    config = model_config.load_json(path)
+    config: dict[str, Any] = model_config.load_json(path)
     if isinstance(config.get("architectures"), str):  # a name instead of a list, as files written by hand have it
         config["architectures"] = [config["architectures"]]
     arrays, file = tensors.read(directory, pickles, root)
