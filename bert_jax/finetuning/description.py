@@ -145,11 +145,11 @@ def linear_map(source: Pretrained) -> Projection | None:
               or layer.activation not in _ACTIVATIONS]  # fmt: skip
     others += source.settings.get("token_layers", ())
     if others or len(layers) > 1 or "layer_weights" in source.settings:
-        what = f"{others[0].kind} ({others[0].activation})" if others else f"{len(layers)} layers" if layers else (
+        obstacle = f"{others[0].kind} ({others[0].activation})" if others else f"{len(layers)} layers" if layers else (
             "a weighted mean of layers"
         )  # fmt: skip
         raise UserError(
-            f"config.init_from={source.name}: has {what} around its pooling, which is not trained further; expected "
+            f"config.init_from={source.name}: has {obstacle} around its pooling, which is not trained further; expected "
             f"one dense layer ({' or '.join(_ACTIVATIONS)}) at most, or config.task.embedding_size for a fresh one"
         )
     return layers[0] if layers else None
