@@ -10,7 +10,6 @@ import shutil
 import sys
 import uuid
 from collections.abc import Mapping
-from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,7 +71,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         )
     if (directory / "adapter_config.json").is_file():
         _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
-    config: dict[str, Any] = model_config.load_json(path)
+    config = model_config.load_json(path)
     if isinstance(config.get("architectures"), str):  # a name instead of a list, as files written by hand have it
         config["architectures"] = [config["architectures"]]
     arrays, file = tensors.read(directory, pickles, root)
@@ -84,7 +83,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     config = _with_one_count(config, arrays, path)
     built = _built(config, arrays, path)
     if built.model.spec.language_model and (copies := _untied_copies(config, arrays, file)):
-        config, arrays = dict(config, tie_word_embeddings=False), copies | arrays
+        config["tie_word_embeddings"], arrays = False, copies | arrays
         built = _built(config, arrays, path)
     model, labels = built.model, built.labels
     if labels:
