@@ -149,8 +149,8 @@ def linear_map(source: Pretrained) -> Projection | None:
             "a weighted mean of layers"
         )  # fmt: skip
         raise UserError(
-            f"config.init_from={source.name}: has {obstacle} around its pooling, which is not trained further; expected "
-            f"one dense layer ({' or '.join(_ACTIVATIONS)}) at most, or config.task.embedding_size for a fresh one"
+            f"config.init_from={source.name}: has {obstacle} around its pooling, which is not trained further; "
+            f"expected one dense layer ({' or '.join(_ACTIVATIONS)}) at most, or config.task.embedding_size for a fresh one"
         )
     return layers[0] if layers else None
 
