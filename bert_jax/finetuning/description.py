@@ -150,7 +150,7 @@ def linear_map(source: Pretrained) -> Projection | None:
         )  # fmt: skip
         raise UserError(
             f"config.init_from={source.name}: has {obstacle} around its pooling, which is not trained further; "
-            f"expected one dense layer ({' or '.join(_ACTIVATIONS)}) at most, or config.task.embedding_size for a fresh one"
+            f"expected one dense layer ({' or '.join(_ACTIVATIONS)}) at most, or task.embedding_size for a fresh one"
         )
     return layers[0] if layers else None
 

@@ -142,7 +142,7 @@ def test_a_linear_map_is_trained_further(data, tmp_path):
     huggingface.write(
         dataclasses.replace(model, settings=dict(model.settings) | {"layers": (other,)}), tmp_path / "relu"
     )
-    with pytest.raises(UserError, match=r"has dense \(ReLU\) around its pooling.*or config.task.embedding_size"):
+    with pytest.raises(UserError, match=r"has dense \(ReLU\) around its pooling.*or task.embedding_size"):
         finetuning.finetune(make_config(data, init_from=str(tmp_path / "relu")), tmp_path / "refused")
 
 
