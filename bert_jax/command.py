@@ -78,6 +78,7 @@ def check_config(config: Any, workdir: str) -> None:
     begun = os.path.exists(os.path.join(workdir, "config.json"))
     if _schema == "finetuning":
         finetune_config.validate(config)
+        finetune_config.check_given(config, config_changes()[1])
         _check_source(config, begun)
         return
     config_lib.check_keys(config)

@@ -177,6 +177,8 @@ MISTAKES = {
     "show_batch --config=small --config.data.mask_rate=2": "config.data.mask_rate",
     "quickstart --config.train.num_steps=-1": "config.train.num_steps",
     "finetune --config=finetune/sst3 --workdir=W": "did you mean finetune/sst2?",
+    "finetune --config=embedding/pairs --workdir=W --config.init_from=x/y --config.task.train=T "
+    "--config.task.text=q": "config.task.text: not read with config.task.name=embedding; expected config.task.anchor",
     "finetune --config=finetune/sst2 --workdir=W": "config.init_from: empty; expected a model to start from",
     "pretrain --config=small --workdir=W --config.init_from=/no/model": "/no/model: no such directory; expected a",
     "finetune --config=finetune/sst2 --workdir=W --config.init_from=/no/m@5": "/no/m: no such directory; expected a",

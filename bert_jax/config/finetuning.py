@@ -2,12 +2,20 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import ml_collections
 
 from bert_jax.config import pretraining, recipes
-from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LIST_LOSSES, PAIR_LOSSES, SPARSE_POOLING, VECTOR_LOSSES
+from bert_jax.config.finetuning_keys import (
+    EMBEDDER_POOLING,
+    LIST_LOSSES,
+    PAIR_LOSSES,
+    SPARSE_POOLING,
+    TASKS_OF,
+    TEXTS_OF,
+    VECTOR_LOSSES,
+)
 from bert_jax.config.keys import ADAPTABLE, FINETUNING, LARGEST_SEED
 from bert_jax.config.keys import POOLING as POOLING
 from bert_jax.config.keys import PROBLEMS as PROBLEMS
@@ -272,6 +280,26 @@ def _check_numbers(values):
         raise UserError("config.train.num_epochs: 0, and config.train.num_steps is 0; expected one of them")
     if not all(isinstance(size, int) and size > 0 for size in values["data.buckets"]):
         raise UserError(f"config.data.buckets: found {values['data.buckets']}; expected lengths in tokens")
+
+
+def check_given(config: ml_collections.ConfigDict, given: Iterable[str]) -> None:
+    """Raises UserError for a key that the user has given, though the task of the config does not read it.
+
+    Args:
+      config: a fine-tuning config.
+      given: dotted keys of the command line, such as "task.text".
+    """
+    name = config.task.name
+    for key in given:
+        part = key.removeprefix("task.")
+        if not key.startswith("task.") or name in TASKS_OF.get(part, TASKS):
+            continue
+        instead = dict(zip(("text", "text_pair"), TEXTS_OF.get(name, ()), strict=False)).get(part)
+        with_task = f"config.task.name={' or '.join(TASKS_OF[part])}"
+        raise UserError(
+            f"config.{key}: not read with config.task.name={name}; expected "
+            + (f"config.task.{instead}" if instead else f"it with {with_task} alone")
+        )
 
 
 def _check_task(values):

@@ -44,6 +44,28 @@ VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", 
 # objectives.reranking.
 PAIR_LOSSES = ("bce", "mse")
 LIST_LOSSES = ("listwise", "listnet", "ranknet", "lambdarank", "margin_mse", "kl")
+# Kinds of task that read a key of config.task; keys that are not listed are for all, or have a check of their own.
+_WITH_COLUMNS = tuple(name for name in TASKS if name != "question_answering")
+_RANKING = ("embedding", "reranking")
+TASKS_OF = {
+    "text": ("sequence_classification", "token_classification"),
+    "text_pair": ("sequence_classification",),
+    "label": _WITH_COLUMNS,
+    **dict.fromkeys(("token_column", "label_column", "scheme"), ("token_classification",)),
+    **dict.fromkeys((*ANSWERING, "unanswerable", "bad_answers"), ("question_answering",)),
+    **dict.fromkeys(("positive", "negatives", "score", "score_range"), _RANKING),
+    **dict.fromkeys(
+        ("anchor", "relevance_id", "anchor_prompt", "positive_prompt", "pool_prompts", "normalize", "embedding_size",
+         "embedding_activation"), ("embedding",),
+    ),
+    **dict.fromkeys(("query", "document", "group_size", "activation"), ("reranking",)),
+}  # fmt: skip
+# What names the texts of these tasks in the place of config.task.text and text_pair.
+TEXTS_OF = {"embedding": ("anchor", "positive"), "reranking": ("query", "document")}
+# Keys of config.task that name a column.
+COLUMN_KEYS = (
+    "text", "text_pair", "label", "anchor", "positive", "query", "document", "score", "relevance_id",
+)  # fmt: skip
 # Linear maps of a layer that LoRA can adapt.
 ADAPTABLE = ("query", "key", "value", "output", "gate", "up", "down")
 

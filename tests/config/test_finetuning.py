@@ -8,6 +8,7 @@ import pytest
 import configs.finetune.sst2
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config import finetuning_keys
 from bert_jax.errors import UserError
 from tests.commands import LONGEST_WAIT
 
@@ -197,3 +198,34 @@ def test_batches_that_are_mostly_padding_are_warned_about():
     )
     assert warning.endswith("expected at most 1800") and "\n" not in warning
     assert not finetune_config.batch_warning(config, 100_001)
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "message"),
+    [
+        ("embedding", "text", "not read with config.task.name=embedding; expected config.task.anchor"),
+        ("embedding", "text_pair", "expected config.task.positive"),
+        ("reranking", "text_pair", "expected config.task.document"),
+        ("reranking", "anchor", "expected it with config.task.name=embedding alone"),
+        ("sequence_classification", "query", "expected it with config.task.name=reranking alone"),
+        ("question_answering", "label", "expected it with config.task.name=sequence_classification or token_class"),
+        ("token_classification", "n_best", "expected it with config.task.name=question_answering alone"),
+        ("embedding", "label", ""), ("embedding", "negatives", ""), ("sequence_classification", "text_pair", ""),
+        ("question_answering", "n_best", ""), ("embedding", "held_out", ""),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_task_is_refused_where_it_is_given(task, key, message):
+    config = make_config(**{"task.name": task})
+    if not message:
+        finetune_config.check_given(config, {f"task.{key}", "data.batch_size"})
+        return
+    with pytest.raises(UserError, match=f"^config.task.{key}: not read with config.task.name={task}; .*") as error:
+        finetune_config.check_given(config, {"data.batch_size", f"task.{key}"})
+    assert message in str(error.value)
+
+
+def test_what_the_tables_of_tasks_name_are_keys_and_tasks():
+    tasks = {name for names in finetuning_keys.TASKS_OF.values() for name in names} | {*finetuning_keys.TEXTS_OF}
+    assert tasks <= {*finetuning_keys.TASKS}
+    keys = {*finetuning_keys.TASKS_OF, *finetuning_keys.COLUMN_KEYS}
+    assert {f"task.{key}" for key in keys} <= {*finetuning_keys.FINETUNING}

@@ -279,7 +279,11 @@ def test_losses(data, file, changes, loss):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task.positive": "answer"}, "no field 'answer'; found anchor, positive"),
+        ({"task.positive": "answer"}, "no field 'answer'; found anchor, positive.* .config.task.positive.$"),
+        (
+            {"data.batch_size": 1},
+            "config.data.batch_size: 1 example in a batch, whose loss is always 0: info_nce takes",
+        ),
         ({"task.negatives": ("positive",)}, "column 'positive' is named for two things"),
         ({"data.batch_size": 512}, "config.data.batch_size: 512, but config.task.train has 200 examples"),
         ({"loss.gradcache_rows": 3}, "gradcache_rows: found 3; expected a divisor of config.data.batch_size=16"),

@@ -220,7 +220,7 @@ def test_losses(data, kind, changes, loss, metric):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("", {"task.query": "question"}, "no field 'question'; found query, document"),
+        ("", {"task.query": "question"}, "no field 'question'; found query, document.* .config.task.query.$"),
         ("", {"task.document": "text", "task.positive": "good"}, "no column 'text' .* or 'good'"),
         ("", {"task.label": "grade"}, "no column 'grade' .* or 'score'"),
         ("_triplets", {"task.negatives": ("positive",)}, "column 'positive' is named for two things"),

@@ -101,7 +101,8 @@ class EmbeddingTask:
         optional = [task.score, task.label, *self._negatives, task.relevance_id]
         optional = [name for name in optional if name and name not in columns]
         if not held_out and has_others:
-            read = records.read_sets(task.train, "config.task.train", task, columns, optional), {}, None
+            with records.naming_keys(task):
+                read = records.read_sets(task.train, "config.task.train", task, columns, optional), {}, None
         else:
             config = self._config.copy_and_resolve_references()
             config.task.held_out, config.task.test = held_out, ""
@@ -128,6 +129,12 @@ class EmbeddingTask:
             )
         if name in ("triplet", "margin_mse") and not self._negatives:
             raise UserError(f"config.loss.name={name} needs a negative; expected config.task.negatives=COLUMN")
+        size = min(self._config.data.batch_size, len(train))
+        if name == "info_nce" and size < 2 and not self._negatives:
+            raise UserError(
+                f"config.data.batch_size: {size} example in a batch, whose loss is always 0: info_nce takes the other "
+                "examples of the batch for negatives; expected at least 2, or config.task.negatives"
+            )
         if not task.positive and name != "info_nce":
             raise UserError(f"config.task.positive: empty, which only info_nce takes; found config.loss.name={name}")
         return name

@@ -3,6 +3,7 @@
 Text formats may be compressed (.gz). Errors name the file and line of the record.
 """
 
+import contextlib
 import dataclasses
 import functools
 import glob
@@ -11,13 +12,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax import _moved, files
 from bert_jax.config import listed
+from bert_jax.config.finetuning_keys import COLUMN_KEYS, TASKS, TASKS_OF
 from bert_jax.config.schema import closest
 from bert_jax.data import hashing, hf_source, parquet, tfds_source
 from bert_jax.data.tasks import conll, text_files
@@ -179,13 +181,13 @@ def splits(
     if not task.train:
         raise UserError("config.task.train: empty; expected files, or tfds: or hf:NAME[/CONFIG]:SPLIT")
     read_train = read_sets if task.name == "embedding" else read
-    train = read_train(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
-    if task.held_out:
+    with naming_keys(task):
+        train = read_train(task.train, "config.task.train", task, (*columns, *labels), optional, keep=not task.held_out)
         held_out = {
             name: read(spec, "config.task.held_out", task, (*columns, *labels), optional, keep=True)
-            for name, spec in named_sets(task.held_out, "config.task.held_out").items()
+            for name, spec in (named_sets(task.held_out, "config.task.held_out") if task.held_out else {}).items()
         }
-    else:
+    if not task.held_out:
         size = len(train)
         train, held_out = _divided(train, task.held_out_share, together)
         train.others = ()
@@ -198,6 +200,23 @@ def splits(
     if task.test:
         test = read(task.test, "config.task.test", task, columns, (*labels, *optional), keep=True)
     return train, held_out, test
+
+
+@contextlib.contextmanager
+def naming_keys(task: Any) -> Iterator[None]:
+    """Adds the key of config.task that names a column to an error about a file that lacks it."""
+    try:
+        yield
+    except UserError as error:
+        for key in COLUMN_KEYS:
+            is_read = task.name in TASKS_OF.get(key, TASKS)
+            if (
+                is_read
+                and task[key]
+                and re.search(f"no (field|column|feature) {re.escape(repr(task[key]))}", str(error))
+            ):
+                raise UserError(f"{error} (config.task.{key})") from error
+        raise
 
 
 def notes_of(train: Table, held_out: Mapping[str, Table], test: Table | None) -> list[str]:
@@ -238,6 +257,7 @@ def _divided(table, share, together):
     The choice depends on the number of groups of records alone; see `splits` for `together`.
     """
     groups = table.columns[together] if together else range(len(table))
+    groups = [group if isinstance(group, Hashable) else repr(group) for group in groups]
     numbers = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     rank = hashing.permute(np.arange(len(numbers)), len(numbers), hashing.fold("held out"))
     held = rank[[numbers[group] for group in groups]] < round(share * len(numbers))

@@ -10,6 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.data.tasks import records
 from bert_jax.errors import UserError
 from tests.data.tasks.conftest import config
@@ -276,3 +277,13 @@ def test_tfds(tmp_path, load):
 
     with pytest.raises(UserError, match="my_glue/tiny:train: no feature 'text'; found .*sentence1"):
         load(train="tfds:my_glue/tiny:train", **settings)
+
+
+def test_records_are_divided_by_values_of_any_kind(tmp_path):
+    rows = [{"text": ["a", i // 2], "label": 1} for i in range(20)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = finetune_config.base()
+    settings.task.update(train=str(tmp_path / "a.jsonl"), held_out_share=0.2)
+    train, held_out, _ = records.splits(settings, ("text",), ("label",), together="text")
+    apart = [{tuple(text) for text in table.columns["text"]} for table in (train, held_out[""])]
+    assert len(held_out[""]) == 4 and not apart[0] & apart[1]
