@@ -133,7 +133,7 @@ def check_unused(
     more = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
     raise UserError(
         f"--{flag}={folder}: holds other files, {shortened(shown, 80)}{more}; expected a new or empty folder, such as "
-        f"--{flag}={shlex.quote(str(path / _unused_name(path, new)))}"
+        f"--{flag}={shlex.quote(str(unused_path(path, new)))}"
     )
 
 
@@ -152,10 +152,10 @@ def _is_beside(name):
     return name.startswith(".") or name.endswith(_BESIDE)
 
 
-def _unused_name(folder, name):
-    """Returns a name that a folder lacks: the one given, else one with a number behind it."""
+def unused_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
+    """Returns the path of something new in a folder: of the name given, else of one with a number behind it."""
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(free for free in numbered if not (folder / free).exists())
+    return next(path for path in (pathlib.Path(folder) / free for free in numbered) if not path.exists())
 
 
 def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -> None:

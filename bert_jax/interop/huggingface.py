@@ -185,7 +185,10 @@ def check_output(directory: str | os.PathLike, overwrite: bool = False) -> None:
         return
     held = outputs.kind(directory)
     if held != outputs.MODEL:
-        raise UserError(f"{directory}: holds {held or 'other files'}; expected a new or an empty directory")
+        raise UserError(
+            f"{directory}: holds {held or 'other files'}; expected a new or an empty directory, such as "
+            f"{outputs.unused_path(directory, 'model')}"
+        )
     if not overwrite:
         raise UserError(f"{directory}: is there already; expected a new or an empty directory, or --overwrite")
 

@@ -4,7 +4,6 @@ import contextlib
 import functools
 import itertools
 import math
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from bert_jax.data import loader, mixture, verification
 from bert_jax.data.corpus import Corpus
 from bert_jax.data.vocabularies import new_tokens
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
-from bert_jax.errors import UserError, command_line
+from bert_jax.errors import UserError
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.objectives.language_modeling import PAIR_TASKS
 from bert_jax.objectives.replaced_tokens import ReplacedTokens
@@ -236,12 +235,13 @@ def _settings(model, corpus, batches, seed, data, generator):
 def _check_vocabulary(model, corpus):
     # A model whose vocabulary was extended after the corpus was prepared can read it: the new entries do not occur.
     if not new_tokens.begins_with(model.tokenizer, corpus.tokenizer):
+        from bert_jax.data.preparation import pipeline
+
         more = new_tokens.begins_with(corpus.tokenizer, model.tokenizer)
         extra = f" has {corpus.vocab_size - model.tokenizer.vocab_size:,} entries that {model.name} lacks"
         raise UserError(
             f"--corpus={corpus.path}: its vocabulary{extra if more else f' is not that of {model.name}'}; prepare the "
-            f"text again: {command_line('prepare')} --input={shlex.quote(corpus.manifest['settings']['input'])} "
-            f"--output=DIR --tokenizer={shlex.quote(str(model.name))}"
+            f"text again: {pipeline.command_again(corpus.manifest, corpus.path, str(model.name))}"
         )
 
 

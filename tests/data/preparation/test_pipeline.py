@@ -544,3 +544,19 @@ def test_the_next_command_runs_as_it_is_printed(tmp_path, vocab, monkeypatch):
     assert config.model.vocab_size in (0, load_recipe("bert_base").model.vocab_size)
     manifest["tokenizer"]["vocab_size"] = 30522
     assert "vocab_size" not in pipeline.next_command(manifest, "corpora/x")
+
+
+def test_the_command_that_prepares_a_text_again_keeps_its_settings(tmp_path, vocab, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b.txt").write_text("ab cd ef.\ngh ij.\n")
+    changes = {"documents": "line", "eval_share": 0.5, "drop_duplicates": True, "language": "de"}
+    manifest = prepare("a b.txt", "corpus", vocab, **changes)
+    words = shlex.split(pipeline.command_again(manifest, "corpus", "my model"))
+    flags = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith("--"))
+    assert flags == {name: str(value) for name, value in changes.items()} | {
+        "input": "a b.txt", "output": "corpus-again", "tokenizer": "my model",
+    }  # fmt: skip
+    settings = {name: value for name, value in flags.items() if name not in ("output", "tokenizer")}
+    settings |= {"eval_share": 0.5, "drop_duplicates": True}
+    settings["spec"] = settings.pop("input")
+    assert prepare(output="corpus-again", vocab=vocab, **settings)["documents"] == manifest["documents"]
