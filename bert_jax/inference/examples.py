@@ -1,27 +1,18 @@
 """Reads what callers pass as examples: texts, pairs and records, alone or in lists, arrays, tables and generators."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax.config.schema import closest
+from bert_jax.data.tasks.text_names import bare, is_identifier, is_second, unread_texts
 from bert_jax.errors import UserError, shortened
 
 Example = tuple[Any, ...]  # texts; of a tagger also one list of words
 
 WORDS = ("words", "tokens")  # keys that hold a list of words instead of a text
-# Names, without signs and capitals, that texts have in well-known data, as those of a second text or of any: a record
-# with one that is not read holds more than the model would see.
-_ORDINAL = "(2|b|two|second|other|pair|right)"
-_TEXT = "(text|sentence|question|premise|hypothesis|context|passage|document|paragraph|query)"
-_SECOND = re.compile(
-    f"{_TEXT}s?{_ORDINAL}|sent(2|b)|(second|other|next){_TEXT}|pair(ed)?(text|sentence)?|hypothesis|s2|q2"
-)
-_ANY = re.compile(f"(first)?{_TEXT}(1|a|one|first|left)?")
-_IDENTIFIER = re.compile(r"[\x21-\x7e]*[\d/._:-][\x21-\x7e]*")  # a word with a digit or a sign in it, such as D12
 _NOT_ITEMS = (bytes, bytearray, memoryview, set, frozenset)  # they can be iterated, but hold no texts in an order
 
 
@@ -171,14 +162,14 @@ class Reader:
             return
         for name in unread_texts(record, names):
             value = _plain(record[name])
-            is_second = _SECOND.fullmatch(_bare(name))
-            if (beside_words or self.refused == "second") and not is_second:
+            is_pair = is_second(name)
+            if (beside_words or self.refused == "second") and not is_pair:
                 continue
             if isinstance(value, list | tuple):
                 value = next((item for item in value if isinstance(item, str) and item.strip()), None)
             if not isinstance(value, str) or not value.strip():
                 continue
-            if not is_second and _IDENTIFIER.fullmatch(value.strip()):
+            if not is_pair and is_identifier(value.strip()):
                 continue
             more = f", but no `{self.fields[1]}`" if len(self.fields) > 1 else ", of which one text would be read"
             raise UserError(
@@ -207,7 +198,7 @@ class Reader:
     def _near(self, place, name, record):
         """Returns the end of a message about a missing text: the key that was meant, and how a command reads it."""
         texts = [key for key, value in record.items() if isinstance(key, str) and isinstance(value, str)]
-        begins = [key for key in texts if name.startswith(_bare(key)) and len(key) > 1]
+        begins = [key for key in texts if name.startswith(bare(key)) and len(key) > 1]
         near = closest(name, texts) or (f"; did you mean {begins[0]}?" if begins else "")
         key = near.removeprefix("; did you mean ").removesuffix("?")
         if near and self.column_flags and " or " not in key:
@@ -252,22 +243,6 @@ class Reader:
         if not self.columns or self.columns == self.fields[: len(self.columns)]:
             return ""
         return f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
-
-
-def unread_texts(names: Iterable[Any], read: Sequence[str]) -> list[str]:
-    """Returns those of the names of a record or table that are a text's, without the ones that are read."""
-    return [
-        name
-        for name in names
-        if isinstance(name, str)
-        and name not in read
-        and (_SECOND.fullmatch(_bare(name)) or _ANY.fullmatch(_bare(name)))
-    ]
-
-
-def _bare(name):
-    """Returns a name without signs and capitals: text_pair, textPair and "Text pair" are one name."""
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:

@@ -19,8 +19,9 @@ from bert_jax import files, interruption
 from bert_jax.config.schema import closest
 from bert_jax.data import parquet
 from bert_jax.data.tasks import text_files
+from bert_jax.data.tasks.text_names import unread_texts
 from bert_jax.errors import UserError, shortened
-from bert_jax.inference.examples import WORDS, Example, Reader, check_texts, unread_texts
+from bert_jax.inference.examples import WORDS, Example, Reader, check_texts
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 AT_ONCE = 1024  # rows of Parquet that are read together

@@ -13,6 +13,7 @@ from bert_jax import config as config_lib
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import cells, metrics, records
 from bert_jax.data.tasks.labels import MultiLabel, Number, SingleLabel, doubts
+from bert_jax.data.tasks.text_names import unread_note
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -99,6 +100,8 @@ class SequenceTask:
         train, held_out, test = records.splits(config, self._texts, self._label_columns)
         self.metrics, self.metric = metrics.choose(task, self.problem)
         self.notes = records.notes_of(train, held_out, test)
+        if not task.text_pair:
+            self.notes += unread_note(next(iter(held_out.values())).others, self._texts, "text_pair")
         self._length = config.data.sequence_length
         self._labels = {
             "single_label": SingleLabel, "multi_label": MultiLabel, "regression": Number,

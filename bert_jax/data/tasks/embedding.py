@@ -12,6 +12,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
+from bert_jax.data.tasks.text_names import unread_note
 from bert_jax.data.tasks.vector_measures import Retrieval, Similarity, Vectors, unit_vectors
 from bert_jax.data.tasks.vector_sets import Groups, Texts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -41,6 +42,8 @@ class EmbeddingTask:
         self.loss = self._choose_loss(train)
         self.problem = self.loss
         self.notes = records.notes_of(train, held_out, test)
+        if not self._negatives and held_out:
+            self.notes += unread_note(next(iter(held_out.values())).others, (), "negatives")
         self.labels: tuple[str, ...] = ()
         self._classes = None
         if self.loss == "softmax":
