@@ -280,3 +280,32 @@ def test_fine_tuning_on_two_processes(finished, environment, tmp_path):
         assert (workdir / "predictions" / "held_out.jsonl").read_text().count("\n") == len(rows)
     assert summaries[0]["scores"] == summaries[1]["scores"]
     assert_same_to_rounding(logged_rows(tmp_path / "2"), logged_rows(tmp_path / "1"))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["embedding", "reranker"])
+def test_embedders_and_rerankers_on_several_processes(finished, environment, tmp_path, kind):
+    """The loss of the whole batch, with dropout: the same on one process, two and four, in parts or at once."""
+    texts = [f"{word} lo{i} ri" for i in range(40) for word in ("kan", "mot")]
+    pairs = [{"anchor": text, "positive": text[::-1], "negative": f"{text} mot"} for text in texts]
+    judged = [{"query": text, "document": text[::-1], "label": i % 2} for i, text in enumerate(texts)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (pairs if kind == "embedding" else judged)))
+    options = [
+        "-m", "bert_jax.finetune", f"--config={kind}/pairs", f"--config.init_from={finished}",
+        f"--config.task.train={path}", "--config.data.batch_size=16", "--config.data.sequence_length=24",
+        "--config.train.num_steps=4", "--config.train.log_every=1", "--config.model.hidden_dropout=0.1",
+        "--config.model.attention_dropout=0.1", "--config.optimizer.learning_rate=1e-4",
+        "--config.train.progress=False", "--config.train.tensorboard=False", "--config.train.report=False",
+    ]  # fmt: skip
+    if kind == "embedding":
+        options += ["--config.task.negatives=negative", "--config.loss.learn_temperature=True"]
+    rows = {}
+    for number, parts in ((1, 0), (2, 8), (4, 4)):
+        workdir = tmp_path / str(number)
+        part = [f"--config.loss.gradcache_rows={parts}"] if kind == "embedding" else []
+        Processes(number, environment, [*options, *part, f"--workdir={workdir}"]).wait()
+        rows[number] = logged_rows(workdir)
+    for number in (2, 4):
+        np.testing.assert_allclose(rows[number][0]["loss"], rows[1][0]["loss"], rtol=1e-6)
+        assert_same_to_rounding(rows[number], rows[1], tolerance=2e-5)
