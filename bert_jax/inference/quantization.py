@@ -172,55 +172,93 @@ def nearest(queries: np.ndarray, blocks: Iterable[np.ndarray], top_k: int) -> tu
     Returns:
       (their places in the corpus, int64 [n, k]; the number of different bits, int64 [n, k]), the nearest first.
     """
-    asked = _words(queries)
-    places, distances = np.zeros((len(asked), 0), np.int64), np.zeros((len(asked), 0), np.int64)
+    places, values = _nearest(_words(queries), map(_words, blocks), top_k, _nearest_bits)
+    return places, np.rint(-values).astype(np.int64)
+
+
+def nearest_int8(
+    queries: np.ndarray, blocks: Iterable[np.ndarray], ranges: np.ndarray, top_k: int, kind: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Finds the int8 codes of a corpus that are nearest to queries, by scores in float32.
+
+    Args:
+      queries: float [n, size].
+      blocks: the corpus, arrays int8 [m, size] of at most some thousand codes each.
+      ranges: float32 [2, size].
+      top_k: how many codes are wanted; all, where the corpus has fewer.
+      kind: one of search.SIMILARITIES.
+
+    Returns:
+      (their places in the corpus, int64 [n, k]; values that grow with the similarity, float32 [n, k]), the nearest
+      first.
+    """
+    asked = search.scaled(queries, kind).astype(np.float32)
+    low, steps = ranges[0].astype(np.float32), _steps(ranges).astype(np.float32)
+    find = functools.partial(search.top, kind=kind)
+    return _nearest(asked, blocks, top_k, find, functools.partial(_decoded, low=low, steps=steps, kind=kind))
+
+
+def _nearest(queries, blocks, top_k, find, prepare=lambda part: part):
+    """Returns (places, int64 [n, k]; values, float32 [n, k]) of the codes with the highest values, the highest first.
+
+    Args:
+      queries: [n, numbers].
+      blocks: the corpus, arrays [m, numbers].
+      top_k: how many codes are wanted.
+      find: function of padded queries, a padded block, its number of codes and k that returns (values, columns) [n, k],
+        of equal values the first.
+      prepare: function of a padded block on the device that returns what `find` reads.
+    """
+    places, values = np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
     first = 0
     for block in blocks:
-        part = _words(block)
-        count = len(part)
-        padded = np.zeros((search.power_of_two(count), part.shape[1]), np.uint32)
-        padded[:count] = part
+        count = len(block)
+        part = np.zeros((search.power_of_two(count), block.shape[1]), block.dtype)
+        part[:count] = block
         kept = min(top_k, count)
-        width = min(search.power_of_two(kept), len(padded))
-        device = jax.device_put(padded)
-        new = []
-        for i in range(0, len(asked), _QUERIES):
-            rows = asked[i : i + _QUERIES]
-            filled = np.zeros((search.power_of_two(len(rows)), rows.shape[1]), np.uint32)
+        width = kept if kept < count else min(search.power_of_two(kept), len(part))
+        device = prepare(jax.device_put(part))
+        best = []
+        for i in range(0, len(queries), _QUERIES):
+            rows = queries[i : i + _QUERIES]
+            filled = np.zeros((search.power_of_two(len(rows)), rows.shape[1]), rows.dtype)
             filled[: len(rows)] = rows
-            keys = jax.device_get(_nearest_keys(filled, device, count, width))[: len(rows), :kept].astype(np.int64)
-            new.append((keys % len(padded) + first, keys // len(padded)))
-        if new:
-            new_places, new_distances = (np.concatenate(arrays) for arrays in zip(*new, strict=True))
-            places = np.concatenate([places, new_places], axis=1)
-            distances = np.concatenate([distances, new_distances], axis=1)
-            order = np.argsort(distances, axis=1, kind="stable")[:, :top_k]  # places ascend among equal distances
-            places, distances = (np.take_along_axis(array, order, axis=1) for array in (places, distances))
+            best.append([array[: len(rows), :kept] for array in jax.device_get(find(filled, device, count, width))])
+        if best:
+            new_values, columns = (np.concatenate(arrays) for arrays in zip(*best, strict=True))
+            values = np.concatenate([values, new_values], axis=1)
+            places = np.concatenate([places, columns.astype(np.int64) + first], axis=1)
+            order = np.argsort(-values, axis=1, kind="stable")[:, :top_k]  # places ascend among equal values
+            places, values = (np.take_along_axis(array, order, axis=1) for array in (places, values))
         first += count
-    return places, distances
+    return places, values
 
 
 @functools.partial(jax.jit, static_argnames=("kept",))
-def _nearest_keys(queries, part, count, kept):
-    """Returns the `kept` smallest keys of each query, int32 [n, kept]: different bits * len(part) + column.
+def _nearest_bits(queries, part, count, kept):
+    """Returns (minus the number of different bits, columns) of the nearest codes, [n, kept].
 
     Args:
       queries: uint32 [n, words].
       part: uint32 [m, words], of which the first `count` are codes.
       count: how many.
-      kept: how many keys.
+      kept: how many are wanted.
     """
+    differing = jnp.zeros((len(queries), len(part)), jnp.int32)
+    for word in range(queries.shape[1]):  # all of them become one loop over the pairs
+        words = queries[:, word][:, None] ^ part[:, word][None, :]
+        differing += jax.lax.population_count(words).astype(jnp.int32)
+    values = jnp.where((jnp.arange(len(part)) < count)[None], -differing.astype(jnp.float32), -jnp.inf)
+    return jax.lax.top_k(values, kept)  # whose float32 is far faster on CPUs than its int32
 
-    def add(total, words):
-        ours, theirs = words
-        differing = jax.lax.population_count(ours[:, None] ^ theirs[None, :])
-        return total + differing.astype(jnp.int32), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros((len(queries), len(part)), jnp.int32), (queries.T, part.T))
-    columns = jnp.arange(len(part), dtype=jnp.int32)
-    keys = total * len(part) + columns[None]
-    keys = jnp.where((columns < count)[None], keys, jnp.iinfo(jnp.int32).max)
-    return -jax.lax.top_k(-keys, kept)[0]
+@functools.partial(jax.jit, static_argnames=("kind",))
+def _decoded(codes, low, steps, kind):
+    """Returns the vectors of int8 codes [m, size], float32, of length 1 for cosine similarity."""
+    vectors = (codes.astype(jnp.float32) + 128.5) * steps[None] + low[None]
+    if kind == "cosine":
+        vectors /= jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors
 
 
 def _codes(vectors, precision, ranges):

@@ -78,7 +78,7 @@ def similarities(first: np.ndarray, second: np.ndarray, kind: str, pairwise: boo
     Returns:
       float32 [n, m], or [n].
     """
-    first, second = _scaled(first, kind), _scaled(second, kind)
+    first, second = scaled(first, kind), scaled(second, kind)
     if pairwise:
         return _scores(first, second, kind).astype(np.float32)
     if kind in ("cosine", "dot"):
@@ -95,7 +95,7 @@ def paired_scores(first: np.ndarray, second: np.ndarray, kind: str) -> np.ndarra
       first, second: [n, size].
       kind: one of SIMILARITIES.
     """
-    return _scores(_scaled(first, kind), _scaled(second, kind), kind)
+    return _scores(scaled(first, kind), scaled(second, kind), kind)
 
 
 def nearest(
@@ -115,13 +115,13 @@ def nearest(
       after each block, the nearest vectors so far, the nearest first: (their places in the corpus, int64 [n, k], their
       scores, float64 [n, k]), where k is top_k or, while they are fewer, the number of vectors so far.
     """
-    exact = _scaled(queries, kind)
+    exact = scaled(queries, kind)
     single = exact.astype(np.float32)
     places, scores = np.zeros((len(exact), 0), np.int64), np.zeros((len(exact), 0))
     first = 0
     for block in blocks:
         for begin in range(0, len(block), BLOCK):
-            part = _Part(_scaled(block[begin : begin + BLOCK], kind), kind)
+            part = _Part(scaled(block[begin : begin + BLOCK], kind), kind)
             width = min(top_k, scores.shape[1] + len(part))
             new = [np.zeros((len(exact), width), dtype) for dtype in (np.int64, np.float64)]
             for i in range(0, len(exact), _QUERIES):
@@ -146,7 +146,7 @@ class _Part:
     """A part of the corpus, on the host and on the device.
 
     Attributes:
-      vectors: float64 [m, size], as `_scaled` returns them.
+      vectors: float64 [m, size], as `scaled` returns them.
       padded: float32 [a power of two, size] on the device.
       largest: the largest length of a vector, or for "manhattan" the largest sum of absolute values.
     """
@@ -178,8 +178,9 @@ def _best_of_part(exact, single, part, top_k, kind, best):
     kept = min(count, top_k + _SPARE)
     padded_queries = np.zeros((power_of_two(len(single)), single.shape[1]), np.float32)
     padded_queries[: len(single)] = single
-    num_top = min(part.padded.shape[0], power_of_two(kept))
-    values, columns = jax.device_get(_top(padded_queries, part.padded, count, num_top, kind))
+    # A part with fewer vectors than are wanted may have any number of them: powers of two are compiled seldom.
+    num_top = kept if kept < count else min(part.padded.shape[0], power_of_two(kept))
+    values, columns = jax.device_get(top(padded_queries, part.padded, count, num_top, kind))
     values, columns = values[: len(single), :kept].astype(np.float64), columns[: len(single), :kept]
     error = _error(exact, part.largest, kind)
     threshold = np.full(len(exact), -np.inf)
@@ -210,8 +211,8 @@ def _scores_of(queries, vectors, rows, columns, kind):
     return np.concatenate(scores) if scores else np.zeros(0)
 
 
-def _scaled(vectors, kind):
-    """Returns vectors as float64, of length 1 for cosine similarity."""
+def scaled(vectors: np.ndarray, kind: str) -> np.ndarray:
+    """Returns vectors [n, size] as float64, of length 1 for cosine similarity."""
     vectors = np.asarray(vectors, np.float64)
     if kind != "cosine":
         return vectors
@@ -228,7 +229,7 @@ def _scores(first, second, kind):
 
 
 @functools.partial(jax.jit, static_argnames=("kept", "kind"))
-def _top(queries, part, count, kept, kind):
+def top(queries: jax.Array, part: jax.Array, count: int, kept: int, kind: str) -> tuple[jax.Array, jax.Array]:
     """Returns (float32 scores, columns), both [n, kept], of the first `count` vectors; the highest first.
 
     The score of a Euclidean distance d is (|query|^2 - d^2) / 2, which has the same order.
@@ -244,14 +245,14 @@ def _top(queries, part, count, kept, kind):
 
 
 def _true(scores, queries, kind):
-    """Converts scores of `_top` to the scale of `_scores`."""
+    """Converts scores of `top` to the scale of `_scores`."""
     if kind != "euclidean":
         return scores
     return -np.sqrt(np.maximum(0.0, np.square(queries).sum(-1) - 2 * scores))
 
 
 def _error(queries, largest, kind):
-    """Returns by how much the scores of `_top` may be off, float64 [n]: (size + 8) roundings of their largest terms.
+    """Returns by how much the scores of `top` may be off, float64 [n]: (size + 8) roundings of their largest terms.
 
     Args:
       queries: float64 [n, size].

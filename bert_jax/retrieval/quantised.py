@@ -70,6 +70,8 @@ class QuantisedIndex:
         if self._options.precision == "binary":
             places, distances = quantization.nearest(_signs(queries), self._blocks(), count)
             scores = 1 - 2 * distances / queries.shape[1]
+        elif rescores:
+            places, scores = quantization.nearest_int8(queries, self._blocks(), self._ranges, count, kind)
         else:
             blocks = (quantization.dequantized(block, "int8", self._ranges) for block in self._blocks())
             *_, (places, scores) = search.nearest(queries, blocks, count, kind)

@@ -135,3 +135,16 @@ def test_recall_of_codes():
     alone, _ = quantization.nearest(bert_jax.quantize(queries, "ubinary"), [bits], 10)
     four_times, _ = quantization.nearest(bert_jax.quantize(queries, "ubinary"), [bits], 40)
     assert recall(places) > 0.97 and 0.3 < recall(alone) < 0.6 and recall(four_times) > 0.8
+
+
+@pytest.mark.parametrize("kind", search.SIMILARITIES)
+def test_nearest_int8_codes_are_those_of_what_they_stand_for(kind, monkeypatch):
+    monkeypatch.setattr(quantization, "_QUERIES", 4)
+    queries, corpus = vectors_of(9, 7), vectors_of(10, 300)
+    codes, ranges = bert_jax.quantize(corpus, "int8"), quantization.ranges_of(corpus)
+    near = quantization.dequantized(codes, "int8", ranges)
+    *_, (expected, _) = search.nearest(queries, [near], 300, kind)
+    for top_k in (1, 10, 1000):
+        blocks = (codes[i : i + 90] for i in range(0, 300, 90))
+        places, _ = quantization.nearest_int8(queries, blocks, ranges, top_k, kind)
+        np.testing.assert_array_equal(places, expected[:, :top_k])

@@ -247,3 +247,38 @@ def test_a_killed_call_goes_on_to_the_same_bits(embedder, pairs, tmp_path):
         assert "24 records with" in printed
     assert (tmp_path / "mined.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not (tmp_path / "mined.jsonl.mining").exists()
+
+
+# Prints the most memory that the process ever held, in MiB.
+MEASURED = """
+import atexit, resource, sys
+from bert_jax import command
+atexit.register(lambda: print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True))
+if sys.argv.pop(1) == "mine":
+    from bert_jax import mine
+    command.run(mine.main)
+else:
+    from bert_jax import predict
+    predict.run()
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["search", "mine"])
+def test_memory_hardly_grows_with_the_corpus(embedder, pairs, tmp_path, name):
+    """Five times the documents cost the memory of their ids (search) or texts (mine), and of no vector."""
+    huggingface.write(embedder.model, tmp_path / "model")
+    peaks = []
+    for count in (20_000, 100_000):
+        corpus = tmp_path / f"{count}.jsonl"
+        write_lines(corpus, [{"id": str(i), "text": f"{i % 100} ab {i // 100} cd"} for i in range(count)])
+        line = {
+            "search": ["search", f"--queries={tmp_path / 'pairs.jsonl'}", "--query_column=anchor", "--top_k=50"],
+            "mine": [f"--input={tmp_path / 'pairs.jsonl'}", "--margin=-1", "--depth=50"],
+        }[name]
+        words = [f"--model={tmp_path / 'model'}", f"--corpus={corpus}", f"--output={tmp_path / f'{count}.out.jsonl'}"]
+        process = subprocess.run([sys.executable, "-c", MEASURED, name, *line, *words], cwd=ROOT, capture_output=True,
+                                 text=True, timeout=LONGEST_WAIT)  # fmt: skip
+        assert process.returncode == 0, process.stderr
+        peaks.append(float(process.stdout.split("peak ")[1]))
+    assert peaks[1] - peaks[0] < {"search": 60, "mine": 90}[name], peaks
