@@ -15,6 +15,7 @@ import numpy as np
 from bert_jax import config as config_lib
 from bert_jax.errors import UserError
 from bert_jax.inference import quantization, search, windows
+from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters, projection
@@ -280,8 +281,7 @@ class Embedder(Predictor):
             queries or documents, which are not computed.
         """
         kind = search.check_similarity(kind or self._similarity)
-        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
-            raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
+        check_count("top_k", top_k)
         prompt = query_prompt_name or self._prompt_named(*_PROMPTS["query"])
         query_vectors, single = self._vectors(queries, "queries", prompt)
         texts: dict[int, str] = {}

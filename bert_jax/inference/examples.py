@@ -245,6 +245,15 @@ class Reader:
         return f" (or {' and '.join(f'`{name}`' for name in self.columns)})"
 
 
+def check_count(name: str, value: Any, at_most: int | None = None) -> int:
+    """Returns an argument that says how many are wanted. Raises UserError if it is no whole number from 1 on."""
+    is_count = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_count or value < 1 or (at_most is not None and value > at_most):
+        expected = "a number of at least 1" if at_most is None else f"1 to {at_most}"
+        raise UserError(f"{name}: found {value!r}; expected {expected}")
+    return int(value)
+
+
 def check_texts(example: Example, fields: Sequence[str], where: str, allow_empty: bool = False) -> None:
     """Raises UserError if a text of an example is not a string, is empty or blank, or is not valid Unicode.
 

@@ -8,6 +8,7 @@ import jax
 from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import Row
+from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import Example, Predictor, Where, head_names, token_text
 
 
@@ -69,9 +70,7 @@ class FillMask(Predictor):
             )
 
     def _static(self, top_k=5):
-        if not 1 <= top_k <= self.tokenizer.vocab_size:
-            raise UserError(f"top_k: found {top_k}; expected 1 to {self.tokenizer.vocab_size}")
-        return top_k
+        return check_count("top_k", top_k, self.tokenizer.vocab_size)
 
     def _compute(self, network, params, batch, top_k):
         """Returns (probabilities float32, ids int32), both [batch, slots, top_k]."""

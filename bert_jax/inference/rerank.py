@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.errors import UserError
 from bert_jax.inference.classify import Classifier
+from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import require_task
 from bert_jax.interop.pretrained import Pretrained
 
@@ -55,8 +56,8 @@ class Reranker(Classifier):
             raise UserError(f"query: found {type(query).__name__}; expected a text")
         if isinstance(documents, str):
             raise UserError("documents: found a text; expected a list of texts")
-        if top_k is not None and top_k < 1:
-            raise UserError(f"top_k: found {top_k}; expected at least 1")
+        if top_k is not None:
+            check_count("top_k", top_k)
         texts = list(documents)
         scores = self.scores(query, texts, prompt=prompt, prompt_name=prompt_name)
         order = np.argsort(-scores.astype(np.float64), kind="stable")[:top_k].tolist()

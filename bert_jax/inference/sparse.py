@@ -10,6 +10,7 @@ from scipy import sparse
 from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.errors import UserError
 from bert_jax.inference import search, windows
+from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.pooling import SPARSE_ACTIVATIONS, pool_sparse
@@ -146,8 +147,7 @@ class SparseEmbedder(Predictor):
           UserError: a text cannot be read, top_k is less than 1, or there is no such kind.
         """
         kind = self._checked(kind)
-        if not isinstance(top_k, int | np.integer) or isinstance(top_k, bool) or top_k < 1:
-            raise UserError(f"top_k: found {top_k!r}; expected a number of at least 1")
+        check_count("top_k", top_k)
         texts = None if sparse.issparse(corpus) else list(corpus)
         asked = _scaled(self._vectors(queries, "query"), kind)
         documents = _scaled(self._vectors(corpus if texts is None else texts, "document"), kind)

@@ -108,8 +108,9 @@ def test_texts_that_cannot_be_answered(fill_mask, text, message):
 
 
 def test_top_k_out_of_range_and_a_folder_without_a_run(fill_mask, tmp_path):
-    with pytest.raises(UserError, match="top_k: found 0"):
-        fill_mask("the [MASK]", top_k=0)
+    for top_k in (0, "3", True, 2.0, 10**9):
+        with pytest.raises(UserError, match=f"^top_k: found {top_k!r}; expected 1 to "):
+            fill_mask("the [MASK]", top_k=top_k)
     with pytest.raises(UserError, match="not the workdir of a run"):
         bert_jax.FillMask.from_pretrained(tmp_path)
 

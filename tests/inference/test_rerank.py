@@ -44,7 +44,8 @@ def test_documents_in_the_order_of_their_scores(model):
     [
         ((["ab"], DOCUMENTS), "query: found list; expected a text"),
         (("ab", "cd"), "documents: found a text; expected a list of texts"),
-        (("ab", DOCUMENTS, 0), "top_k: found 0; expected at least 1"),
+        (("ab", DOCUMENTS, 0), "top_k: found 0; expected a number of at least 1"),
+        (("ab", DOCUMENTS, "3"), "top_k: found '3'; expected a number of at least 1"),
         (("ab", ["cd", " "]), "document 1: .*empty"),
     ],
 )
