@@ -120,7 +120,7 @@ _FLAGS = {
     },
     "show_batch": {"rows": (*_WHOLE, "0"), "step": _WHOLE, "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2")},
     "pretrain": {
-        "workdir": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/loop", *_LOCKED),
+        "workdir": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/loop", "{folder}/full", *_LOCKED),
         "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2"),
         "num_processes": ("x", "0", "-1"),
     },
@@ -147,7 +147,7 @@ _FLAGS = {
         "batch_size": _SIZES,
     },
     "finetune": {
-        "workdir": ("", "{folder}/noise.bin", *_LOCKED),
+        "workdir": ("", "{folder}/noise.bin", "{folder}/full", *_LOCKED),
         "config": (*_PATHS[1:6], "finetune/sst3", "bert_base"),
     },
     "predict": {
@@ -177,7 +177,7 @@ _FLAGS = {
         "config": (*_PATHS[1:6], "bert_bse", "finetune/sst2"),
     },
     "quickstart": {
-        "folder": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", *_LOCKED),
+        "folder": ("", "{folder}/noise.bin", "{folder}/noise.bin/x", "{folder}/full", *_LOCKED),
         "config": ("bert_bse", "{folder}/absent", "finetune/sst2"),
     },
     "launch": {
@@ -187,7 +187,7 @@ _FLAGS = {
         "seeds": (*_WHOLE, "0"),
         "scale": _CHOICES,
         "executor": _CHOICES,
-        "workdir": ("", "{folder}/noise.bin", *_LOCKED),
+        "workdir": ("", "{folder}/noise.bin", "{folder}/full", *_LOCKED),
         "slurm": ("x", "=", "none=1"),
         "cloud": ("x", "=", "none=1"),
         "tasks": ("none", "sst2,x", "1"),
@@ -216,7 +216,7 @@ _FLAGS = {
         "model": _PATHS[:8],
         "corpus": _PATHS[:12],
         "queries": _PATHS[:12],
-        "index": ("{folder}", *_LOCKED),
+        "index": ("{folder}", "{folder}/full", *_LOCKED),
         "qrels": _PATHS[:8],
         "top_k": (*_WHOLE, "0"),
         "id_column": ("none",),
