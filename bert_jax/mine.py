@@ -68,6 +68,11 @@ _SAMPLING = flags.DEFINE_enum(
     "which negatives are taken of those that fit: the highest, or any of them",
 )
 _SEED = flags.DEFINE_integer("seed", Rule.seed, "seed of --sampling=random", lower_bound=0)
+_RERANK = flags.DEFINE_string(
+    "rerank", None,
+    "a cross-encoder, named as --model is, whose scores of positives and of the ranks looked at take the place of "
+    "--model's",
+)  # fmt: skip
 _QUERY_PROMPT = flags.DEFINE_string("query_prompt", None, "text put before anchors; default: the model's own")
 _DOCUMENT_PROMPT = flags.DEFINE_string("document_prompt", None, "text put before documents; default: the model's own")
 _DTYPE = flags.DEFINE_enum(
@@ -98,6 +103,7 @@ def main(argv):
     import bert_jax  # after the flags: importing jax takes a second
 
     embedder = bert_jax.Embedder.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
+    reranker = bert_jax.Reranker.from_pretrained(_RERANK.value, dtype=_DTYPE.value) if _RERANK.value else None
     if note := searching.head_note(embedder):
         print(f"note: {note}", file=sys.stderr)
     prompts = [
@@ -108,7 +114,7 @@ def main(argv):
     with interruption.end_message(message), contextlib.ExitStack() as bars:
         tally = mining.mine(
             embedder, pairs, corpus, _OUTPUT.value, rule, (prompts[0], prompts[1]), _INDEX.value or "",
-            lambda unit, total: _bar(bars, unit, total),
+            lambda unit, total: _bar(bars, unit, total), reranker,
         )  # fmt: skip
     _report(tally)
 

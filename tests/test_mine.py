@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+import bert_jax
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import huggingface
 from tests.commands import LONGEST_WAIT, ROOT
 from tests.inference.conftest import VOCABULARY, make_model, texts
+from tests.retrieval.conftest import make_reranker
 
 # All command lines in one process: starting it takes longer than what they do.
 DRIVER = """
@@ -31,6 +35,7 @@ MISTAKES = {
     "column": "pairs.jsonl line 1",
     "output": "out.csv: expected a file in .jsonl, which may be .gz",
     "same": "pairs.jsonl: is --input itself; expected another file",
+    "no reranker": "reranking needs a model fine-tuned for sequence classification",
     "folder": "absent/out.jsonl: no such folder",
     "depth": "--depth=2: leaves 2 ranks after --skip=0; expected at least 3",
     "margin": "--margin=1.5: expected a share from 0 to below 1",
@@ -42,7 +47,9 @@ MISTAKES = {
 
 
 def test_the_command_and_its_mistakes(tmp_path):
-    huggingface.write(make_model(hugging_face.wordpiece(VOCABULARY, True, "test")), tmp_path / "model")
+    tokenizer = hugging_face.wordpiece(VOCABULARY, True, "test")
+    huggingface.write(make_model(tokenizer), tmp_path / "model")
+    huggingface.write(make_reranker(tokenizer), tmp_path / "reranker")
     both = zip(texts(12, seed=1, most=6), texts(12, seed=2, most=6), strict=True)
     rows = [{"question": question, "answer": answer, "id": i} for i, (question, answer) in enumerate(both)]
     pairs = tmp_path / "pairs.jsonl"
@@ -57,7 +64,9 @@ def test_the_command_and_its_mistakes(tmp_path):
 
     lines = {
         "mined": line("--margin=-1", "--negatives=2", "--sampling=random", "--query_prompt=ab: "),
+        "reranked": line("--margin=-1", "--negatives=2", f"--rerank={tmp_path}/reranker", output="reranked.jsonl"),
         "column": line("--positive=reply"),
+        "no reranker": line(f"--rerank={tmp_path}/model"),
         "output": line(output="out.csv"),
         "same": line(output="pairs.jsonl"),
         "folder": line(output="absent/out.jsonl"),
@@ -75,8 +84,12 @@ def test_the_command_and_its_mistakes(tmp_path):
     assert "12 records with 24 negatives" in outs[0] and outs[0].endswith("-----0\n")
     written = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == list(range(12))
+    assert outs[1].endswith("-----0\n"), errors[1]
+    first = json.loads((tmp_path / "reranked.jsonl").read_text().splitlines()[0])
+    scores = bert_jax.Reranker(tmp_path / "reranker").scores(first["question"], first["negatives"])
+    assert first["negative_scores"] == pytest.approx(scores.tolist(), rel=1e-4, abs=1e-5)
     answers = {row["answer"] for row in rows}
     assert all({*row["negatives"]} < answers - {row["answer"]} and len(row["negatives"]) == 2 for row in written)
-    for name, out, said in list(zip(lines, outs, errors, strict=True))[1:]:
+    for name, out, said in list(zip(lines, outs, errors, strict=True))[2:]:
         errors_said = [part for part in said.splitlines() if part.startswith("error: ")]
         assert out.endswith("-----2\n") and len(errors_said) == 1 and MISTAKES[name] in errors_said[0], (name, said)

@@ -27,7 +27,9 @@ from bert_jax.data.tasks import cells, records
 from bert_jax.errors import UserError
 from bert_jax.inference import search
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval import index as index_lib
+from bert_jax.retrieval import rescoring
 from bert_jax.retrieval.documents import Contents, scan
 from bert_jax.retrieval.rules import Rule, check_rule
 
@@ -35,6 +37,7 @@ NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "neg
 _OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
 _FAILED = "failed"  # file in OUTPUT.mining of a call that a mistake has ended: one with another input may begin there
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
+RERANKED_RECORDS = 256  # the same where a cross-encoder scores them
 _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file that has none": ""}
 
 
@@ -151,6 +154,7 @@ def mine(
     prompts: tuple[str, str] | None = None,
     index: str = "",
     progress: Callable[[str, int], Callable[[int], object]] = lambda unit, total: lambda count: None,
+    reranker: Reranker | None = None,
 ) -> Tally:
     """Writes pairs with their hard negatives, a JSON object a line, to a file that appears once it is whole.
 
@@ -168,6 +172,8 @@ def mine(
       index: folder in which the vectors of the documents stay, as those of `predict search` do; "": OUTPUT.mining,
         which is removed at the end.
       progress: called with a unit and a total; returns what is called with numbers of newly finished ones.
+      reranker: a cross-encoder whose scores take the place of the embedder's, for positives and for the documents in
+        the ranks that are looked at: they are ordered, bounded and written. None: the embedder's scores.
 
     Returns:
       Counts of what was found.
@@ -184,12 +190,12 @@ def mine(
         documents = {text: str(number) for number, text in enumerate(dict.fromkeys(pairs.positives))}
     vectors = _Vectors(embedder, folder, progress)
     with _failures_noted(vectors):
-        tally = _mine(vectors, pairs, documents, output, rule, prompts, index)
+        tally = _mine(vectors, pairs, documents, output, rule, prompts, index, reranker)
     shutil.rmtree(folder, ignore_errors=True)
     return tally
 
 
-def _mine(vectors, pairs, documents, output, rule, prompts, index):
+def _mine(vectors, pairs, documents, output, rule, prompts, index, reranker):
     """Writes the output and returns its counts; `documents` is id by text, `vectors` makes the indices."""
     folder, embedder, progress = vectors.folder, vectors.embedder, vectors.progress
     index_folder = index or folder / "documents"
@@ -200,15 +206,18 @@ def _mine(vectors, pairs, documents, output, rule, prompts, index):
     other_index = vectors.index_of(folder / "positives", _numbered(others), prompts[1], "positive") if others else None
     anchor_index = vectors.index_of(folder / "anchors", _numbered(list(pairs.known)), prompts[0], "anchor")
     miner = _Miner(
-        pairs, list(documents), others, document_index, other_index, anchor_index, rule, embedder.similarity_kind
-    )
+        pairs, list(documents), others, document_index, other_index, anchor_index, rule, embedder.similarity_kind,
+        reranker,
+    )  # fmt: skip
     facts = [vectors.digests, dataclasses.asdict(rule), _digest(pairs), embedder.fingerprint(), prompts]
+    facts += [rescoring.fingerprint(reranker)] if reranker else []
+    size = RERANKED_RECORDS if reranker else RECORDS
     _keep_parts_of(folder / "parts", json.dumps(facts))
     tally, report = Tally(), progress("record", len(pairs.rows))
     paths = []
-    for first in range(0, len(pairs.rows), RECORDS):
-        paths.append(folder / "parts" / f"{first // RECORDS:06}.jsonl")
-        chosen = range(first, min(first + RECORDS, len(pairs.rows)))
+    for first in range(0, len(pairs.rows), size):
+        paths.append(folder / "parts" / f"{first // size:06}.jsonl")
+        chosen = range(first, min(first + size, len(pairs.rows)))
         tally.add(_made(paths[-1], miner, chosen, rule.count))
         report(len(chosen))
     if not tally.negatives:
@@ -282,7 +291,8 @@ class _Vectors:
 class _Miner:
     """Finds the negatives of some records at a time."""
 
-    def __init__(self, pairs, documents, others, document_index, other_index, anchor_index, rule, kind):
+    def __init__(self, pairs, documents, others, document_index, other_index, anchor_index, rule, kind, reranker=None):
+        self._reranker = reranker
         self._pairs, self._documents, self._rule, self._kind = pairs, documents, rule, kind
         self._document_index, self._other_index, self._anchor_index = document_index, other_index, anchor_index
         self._numbers = {text: number for number, text in enumerate(documents)}
@@ -296,12 +306,13 @@ class _Miner:
         excluded = [self._excluded(anchor) for anchor in anchors]
         depth = min(len(self._documents), self._rule.depth + max(map(len, excluded)))
         *_, (places, scores) = search.nearest(vectors, self._document_index.blocks(), depth, self._kind)
-        answers = {}
-        for i, anchor in enumerate(anchors):
-            positives = self._positive_scores(anchor, vectors[i])
-            kept = ~np.isin(places[i], list(excluded[i]))
-            window = slice(self._rule.skip, self._rule.depth)
-            window_places, window_scores = places[i][kept][window], scores[i][kept][window]
+        answers, window = {}, slice(self._rule.skip, self._rule.depth)
+        kept = [~np.isin(row, list(numbers)) for row, numbers in zip(places, excluded, strict=True)]
+        windows = [(places[i][kept[i]][window], scores[i][kept[i]][window]) for i in range(len(anchors))]
+        own = [self._positive_scores(anchor, vectors[i]) for i, anchor in enumerate(anchors)]
+        if self._reranker is not None:
+            own, windows = self._rescored(self._reranker, anchors, own, windows)
+        for anchor, positives, (window_places, window_scores) in zip(anchors, own, windows, strict=True):
             fits, too_near = self._fitting(window_scores, min(positives.values()))
             picked = self._picked(anchor, np.flatnonzero(fits))
             answers[anchor] = positives, window_places[picked], window_scores[picked], too_near
@@ -314,6 +325,21 @@ class _Miner:
             line[POSITIVE_SCORE] = positives[self._pairs.positives[number]]
             line[NEGATIVE_SCORES] = negative_scores.tolist()
             yield line, too_near
+
+    def _rescored(self, reranker, anchors, own, windows):
+        """Returns the same with the reranker's scores, the documents of each anchor in their order."""
+        texts = [
+            [*positives, *(self._documents[place] for place in places.tolist())]
+            for positives, (places, _) in zip(own, windows, strict=True)
+        ]
+        new_own, new_windows = [], []
+        scores = rescoring.scores_of(reranker, anchors, texts)
+        for positives, (places, _), of_anchor in zip(own, windows, scores, strict=True):
+            new_own.append(dict(zip(positives, of_anchor[: len(positives)].tolist(), strict=True)))
+            of_window = of_anchor[len(positives) :]
+            order = np.argsort(-of_window, kind="stable")
+            new_windows.append((places[order], of_window[order]))
+        return new_own, new_windows
 
     def _excluded(self, anchor):
         """Returns the numbers of the documents that are no negatives: the known answers and the anchor's own text."""

@@ -7,6 +7,7 @@ import pytest
 
 import bert_jax
 from bert_jax.data.vocabularies import hugging_face
+from bert_jax.model import Task
 from tests.compiled_programs import programs_in
 from tests.inference.conftest import VOCABULARY, make_model, texts
 
@@ -24,6 +25,17 @@ def compiled(programs):
 @pytest.fixture(scope="session")
 def tokenizer():
     return hugging_face.wordpiece(VOCABULARY, True, "test")
+
+
+def make_reranker(tokenizer):
+    """Returns a tiny cross-encoder whose scores are its logits."""
+    head, settings = Task("sequence_classification", 1), {"activation": "Identity"}
+    return make_model(tokenizer, head, ("score",), problem="regression", settings=settings)
+
+
+@pytest.fixture(scope="module")
+def reranker(tokenizer):
+    return bert_jax.Reranker(make_reranker(tokenizer))
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,18 @@ class SameVectors:
         return util.pairwise_cos_sim(first, second)
 
 
+class SameScores:
+    """A cross-encoder as sentence-transformers asks for one."""
+
+    def __init__(self, reranker):
+        self._reranker = reranker
+
+    def predict(self, pairs, **options):
+        import torch
+
+        return torch.tensor([answer["score"] for answer in self._reranker.stream([tuple(pair) for pair in pairs])])
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
@@ -53,13 +65,17 @@ class SameVectors:
          {"max_score": 0.97, "min_score": 0.95, "num_negatives": 8}),
         ({"margin": None, "skip": 4}, {"range_min": 4}),
         ({"margin": 0.0, "max_score": 0.98}, {"relative_margin": 0.0, "max_score": 0.98}),
+        ({"margin": 0.1, "count": 5, "rerank": True}, {"relative_margin": 0.1, "num_negatives": 5}),
     ],
     ids=str,
 )  # fmt: skip
-def test_negatives_are_those_of_mine_hard_negatives(embedder, tmp_path, ours, theirs):
+def test_negatives_are_those_of_mine_hard_negatives(embedder, reranker, tmp_path, ours, theirs):
     import datasets
     from sentence_transformers import util
 
+    ours = dict(ours)
+    reranker = reranker if ours.pop("rerank", False) else None
+    theirs = theirs | ({"cross_encoder": SameScores(reranker)} if reranker else {})
     anchors, positives = zip(*PAIRS, strict=True)
     depth = len(CORPUS) + len({*positives})  # every document is looked at: there windows begin after the margins
     library = util.mine_hard_negatives(
@@ -75,7 +91,7 @@ def test_negatives_are_those_of_mine_hard_negatives(embedder, tmp_path, ours, th
     pairs = mining.read_pairs(str(path), "anchor", "positive")
     documents = list(enumerate([*CORPUS, *dict.fromkeys(positives)]))
     corpus = [(str(number), text) for number, text in documents]
-    mining.mine(embedder, pairs, corpus, tmp_path / "mined.jsonl", mining.Rule(depth=depth, **ours))
+    mining.mine(embedder, pairs, corpus, tmp_path / "mined.jsonl", mining.Rule(depth=depth, **ours), reranker=reranker)
     lines = [json.loads(line) for line in (tmp_path / "mined.jsonl").read_text().splitlines()]
     assert len(lines) == len(PAIRS) and sum(map(len, (line["negatives"] for line in lines))) == len(library) > 40
     for line in lines:

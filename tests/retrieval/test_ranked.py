@@ -12,27 +12,14 @@ import bert_jax
 from bert_jax.data.tasks import ranking
 from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
-from bert_jax.model import Task
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import ranked
 from bert_jax.retrieval.documents import scan
 from tests.commands import LONGEST_WAIT, ROOT
 from tests.inference.conftest import make_model
-from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, write_beir, write_lines
+from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, make_reranker, write_beir, write_lines
 
 IDS = tuple(f"d{i}" for i in range(len(DOCUMENTS)))
-
-
-def make_reranker(tokenizer):
-    settings = {"activation": "Identity"}
-    return make_model(
-        tokenizer, Task("sequence_classification", 1), ("score",), problem="regression", settings=settings
-    )
-
-
-@pytest.fixture(scope="module")
-def reranker(tokenizer):
-    return bert_jax.Reranker(make_reranker(tokenizer))
 
 
 @pytest.fixture(scope="module")
