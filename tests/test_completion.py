@@ -6,12 +6,12 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
 
 from bert_jax import cli, completion, listing
 from bert_jax.config.keys import PRETRAINING
+from tests.commands import wait_until
 
 CASES = {  # what is typed: what a shell offers
     "bert-jax pretra": ["pretrain"],
@@ -95,12 +95,15 @@ def test_zsh_completes(folder):
         os.execvp("zsh", ["zsh", "-f", "-i"])
 
     def until(text):
-        seen, latest = b"", time.monotonic() + 60
-        while text not in seen:
-            assert time.monotonic() < latest, seen
+        seen = bytearray()
+
+        def read():
             if select.select([terminal], [], [], 1)[0]:
-                seen += os.read(terminal, 65536)
-        return seen
+                seen.extend(os.read(terminal, 65536))
+            return text in seen
+
+        wait_until(read)
+        return bytes(seen)
 
     try:
         os.write(terminal, b"PS1=; autoload -U compinit; compinit -u -D; source zsh; echo rea''dy\n")

@@ -1,7 +1,7 @@
 """States what each objective needs, and checks the settings of config.objective and the groups beside it.
 
-No jax here: configs, the data pipeline and the doctor ask for these facts without it. A new objective touches three
-files beside its tests:
+No jax here: configs, the data pipeline and the doctor ask for these facts without it. A new objective, on heads that
+models can have, touches three files beside its tests:
 
     bert_jax/objectives/NAME.py          its class, named in its entry of OBJECTIVES
     bert_jax/config/objective.py         its entry of OBJECTIVES, with a check of its own settings

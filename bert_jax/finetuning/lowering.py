@@ -37,6 +37,9 @@ class FinetuningSteps:
     description: Mapping[str, Any]
     task: TaskData
 
+    def __post_init__(self):
+        self._learners: dict[tuple[int, int], Learner] = {}  # by numbers of layers and of microbatches
+
     @property
     def layers(self) -> int:
         return self.description["model"]["num_layers"] - self._frozen_layers
@@ -117,7 +120,13 @@ class FinetuningSteps:
     def _length(self):
         return batches.bucket(self.config, int(self.task.train.lengths.max(initial=1)))
 
-    def _learner(self, layers) -> Any:
+    def _learner(self, layers) -> Learner:
+        key = layers, self.config.train.microbatches
+        if key not in self._learners:
+            self._learners[key] = self._make_learner(layers)
+        return self._learners[key]
+
+    def _make_learner(self, layers):
         config = self.config.copy_and_resolve_references()
         if self._frozen_layers:
             config.tuning.freeze = "layers:0"

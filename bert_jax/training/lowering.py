@@ -1,7 +1,7 @@
 """Lowers the programs of a run for any number of layers, and counts the bytes of its arrays."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -148,12 +148,17 @@ class PretrainingSteps:
       mesh: the run's mesh.
       teacher: the model to learn from, of distillation.
       teacher_params: its parameters, or their shapes.
+      learners: the run's learner of each phase (`step.phase_learners`); () makes them where they are needed.
     """
 
     config: ml_collections.ConfigDict
     mesh: Mesh
     teacher: model_lib.Model | None = None
     teacher_params: Any = None
+    learners: Sequence[step_lib.Learner] = ()
+
+    def __post_init__(self):
+        self._smaller: dict[int, step_lib.Learner] = {}  # learners of models with fewer layers
 
     @property
     def layers(self) -> int:
@@ -166,14 +171,18 @@ class PretrainingSteps:
     def changed(self, change: Mapping[str, Any]) -> "PretrainingSteps":
         config = self.config.copy_and_resolve_references()
         config.update_from_flattened_dict(dict(change))
-        return dataclasses.replace(self, config=config)
+        keeps = all(name.startswith("train.") for name in change)  # neither models nor optimizers depend on these
+        changed = dataclasses.replace(self, config=config, learners=self.learners if keeps else ())
+        if keeps:
+            changed._smaller = self._smaller
+        return changed
 
     def state_bytes(self, layers: int) -> int:
-        learner = self._learner(layers, self._largest_phase())
+        learner = self._learner(layers)
         return bytes_on_device(learner.abstract_state()) + bytes_on_device(self._placed_teacher())
 
     def rough(self) -> int:
-        learner, state = self._learner(self.layers, self._largest_phase()), extrapolated(self.state_bytes, self)
+        learner, state = self._learner(self.layers), extrapolated(self.state_bytes, self)
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         specs = [*learner.objective.specs, *([self.teacher.spec] if self.teacher else [])]
         step = evaluation = 0.0
@@ -194,8 +203,7 @@ class PretrainingSteps:
         return 0
 
     def train(self, layers: int) -> tuple[Any, int]:
-        phase = self._largest_phase()
-        learner = self._learner(layers, phase)
+        phase, learner = self._largest_phase(), self._learner(layers)
         key = jax.eval_shape(lambda: learner.dropout_key)
         teacher = [self._placed_teacher()] if self.teacher else []
         step = jax.ShapeDtypeStruct((), np.int32)
@@ -204,8 +212,7 @@ class PretrainingSteps:
     def evaluation(self, layers: int) -> tuple[Any, int]:
         if not self.config.train.eval_every:
             return None, 0
-        phase = self._largest_phase()
-        learner = self._learner(layers, phase)
+        phase, learner = self._largest_phase(), self._learner(layers)
         data = phase.data.copy_and_resolve_references()
         data.batch_size = self.config.train.eval_batch_size or data.batch_size
         data.mask_rate = self.config.train.eval_mask_rate or data.mask_rate
@@ -223,8 +230,19 @@ class PretrainingSteps:
             key=lambda phase: (phase.data.batch_size * phase.data.sequence_length, phase.data.sequence_length),
         )
 
-    def _learner(self, layers, phase) -> Any:
-        config = config_lib.in_phase(self.config, phase)
+    def _learner(self, layers) -> step_lib.Learner:
+        """Returns the learner of the largest phase, of a model with so many layers: the run's own if it has them."""
+        if layers == self.layers:
+            self.learners = self.learners or step_lib.phase_learners(self.config, self.mesh, self.teacher)
+            learner = self.learners[self._largest_phase().index]
+        else:
+            if layers not in self._smaller:
+                self._smaller[layers] = self._make_smaller(layers)
+            learner = self._smaller[layers]
+        return learner.in_microbatches(self.config.train.microbatches)
+
+    def _make_smaller(self, layers):
+        config = config_lib.in_phase(self.config, self._largest_phase())
         config.model.num_layers = layers
         model = model_lib.build(config.model, config.model.vocab_size, **objective_lib.heads(config.objective))
         num_steps = config_lib.num_steps(self.config)

@@ -52,14 +52,16 @@ def pretrain(
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir, source)
     loader.check_memory(config, jax.process_count())
-    steps = lowering.PretrainingSteps(config, inputs.mesh, *inputs.teacher_parts)
+    learners = step_lib.phase_learners(config, inputs.mesh, inputs.teacher and inputs.teacher.model)
+    teacher, shapes = inputs.teacher_parts or (None, None)
+    steps = lowering.PretrainingSteps(config, inputs.mesh, teacher, shapes, learners)
     memory.check(steps, say, memory.begun_microbatches(workdir))
     with (
         claim(workdir),
         runtime.compilation_cache(config.train.compilation_cache, workdir),
         memory.explained(steps),
     ):
-        run = _build(config, workdir, inputs)
+        run = _build(config, workdir, inputs, learners)
         run.recipe = recipe
         state, done, begins = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
@@ -124,11 +126,12 @@ def _open(config, workdir, source) -> _Inputs:
     return inputs
 
 
-def _build(config, workdir, inputs) -> "_Pretraining":
-    """Builds indexes, model, objective, optimizer and steps; writes nothing into the workdir."""
+def _build(config, workdir, inputs, learners) -> "_Pretraining":
+    """Builds indexes and steps from the learner of each phase; writes nothing into the workdir."""
     identity.check_run(workdir, config, inputs.corpora, inputs.teacher_identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
-    learners = step_lib.phase_learners(config, inputs.mesh, inputs.teacher and inputs.teacher.model)
+    made = {learner: learner.in_microbatches(config.train.microbatches) for learner in dict.fromkeys(learners)}
+    learners = [made[learner] for learner in learners]  # memory.check may have divided the batch
     return _Pretraining(config, workdir, learners, inputs)
 
 

@@ -72,6 +72,10 @@ class Learner:
         optimizer = make_optimizer(config.optimizer, num_steps, network=network, schedule=schedule)
         return cls(objective, optimizer, schedule, mesh, config.seed, config.train.microbatches)
 
+    def in_microbatches(self, number: int) -> "Learner":
+        """Returns a learner with the same objective and optimizer that divides a batch into so many parts."""
+        return self if number == self.microbatches else dataclasses.replace(self, microbatches=number)
+
     @property
     def model(self) -> Model:
         return self.objective.model

@@ -56,7 +56,7 @@ def main(argv):
         config = make_config(corpus)
         corpora = mixture.open_corpora(config)
         config.model.vocab_size = corpora[0].vocab_size
-        loader.Loader(config)  # makes the index, which later starts find
+        loader.prepare_indexes(config)
         for done in _STEPS:
             make_run(folder / str(done), config, corpora, done)
         starts = {"first batch": {}, "first step trained and logged": {}}

@@ -11,12 +11,14 @@ import jax
 import numpy as np
 import pytest
 
+from bert_jax import objectives
 from bert_jax.data import loader
 from bert_jax.data.corpus import Corpus
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoints
 from bert_jax.runs.loggers import TIMINGS
-from bert_jax.training import evaluation, pretraining
+from bert_jax.training import evaluation, memory, pretraining
+from bert_jax.training import step as step_lib
 from tests.commands import logged_rows, wait_until
 from tests.training.conftest import make_corpus
 
@@ -26,6 +28,25 @@ METRICS = {"step", "loss", "mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy
 
 def steps(workdir):
     return checkpoints.saved_steps(workdir / "checkpoints")
+
+
+@pytest.mark.parametrize("estimated", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_objective_and_optimizer_are_made_once(config, tmp_path, monkeypatch, estimated):
+    """For the run and the estimate of its memory together; models of fewer layers have an objective each."""
+    made = collections.Counter()
+    for module, name in ((objectives, "make"), (step_lib, "make_optimizer")):
+        make = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *args, name=name, make=make, **kw: made.update([name]) or make(*args, **kw)
+        )
+    if estimated:
+        monkeypatch.setattr(memory, "SURE", 0)  # as of a run that may not fit
+        config.model.num_layers = 5
+    config.train.update(num_steps=2, eval_every=2)
+    config.optimizer.warmup_steps = 0
+    pretraining.pretrain(config, tmp_path)
+    number = 3 if estimated else 1
+    assert made == {"make": number, "make_optimizer": number}
 
 
 def test_a_run(config, tmp_path, capfd):
