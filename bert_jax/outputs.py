@@ -158,6 +158,12 @@ def unused_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
     return next(path for path in (pathlib.Path(folder) / free for free in numbered) if not path.exists())
 
 
+def free_folder(path: str) -> str:
+    """Returns the path of a folder that is missing or empty: the one given, else one with a number behind it."""
+    numbered = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
+    return next(free for free in numbered if not os.path.isfile(free) and is_empty(free))
+
+
 def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -> None:
     """Refuses a file that cannot be written, before anything is computed for it; "-" and devices are taken as they are.
 

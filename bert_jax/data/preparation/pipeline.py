@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -445,7 +444,7 @@ def next_command(manifest: dict, output: str | pathlib.Path) -> str:
     """
     flag = "" if manifest["tokenizer"]["vocab_size"] == _PUBLISHED_SIZE else " --config.model.vocab_size=0"
     corpus, program = shlex.quote(str(output)), command_line("pretrain")
-    workdir = shlex.quote(_free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
+    workdir = shlex.quote(outputs.free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
     return (
         f"  {command_line('recipes')} lists larger recipes than `{_RECIPE}`\n"
         f"next: {program} --config={_RECIPE} --workdir={workdir} --config.data.corpus={corpus}{flag}"
@@ -465,16 +464,6 @@ def command_again(manifest: dict, output: str | pathlib.Path, tokenizer: str) ->
     given = {name: manifest["settings"].get(name, usual[name]) for name in kept}
     given["language"] = manifest.get("language", "")  # what the user has said
     flags = {name: value for name, value in given.items() if value != usual[name]}
-    flags |= {"output": _free_folder(f"{os.fspath(output).rstrip('/')}-again"), "tokenizer": tokenizer}
+    flags |= {"output": outputs.free_folder(f"{os.fspath(output).rstrip('/')}-again"), "tokenizer": tokenizer}
     words = (f"--{name}={shlex.quote(str(value))}" for name, value in flags.items())
     return f"{command_line('prepare')} {' '.join(words)}"
-
-
-def _free_folder(path):
-    """Returns the path of a folder that is missing or empty: the one given, else one with a number behind it."""
-    numbered = (f"{path}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if _is_free(name))
-
-
-def _is_free(path):
-    return not os.path.isfile(path) and outputs.is_empty(path)
