@@ -232,17 +232,20 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports an old module as an empty one whose names are looked up where they are today."""
 
     def find_spec(self, fullname, path=None, target=None):
+        """Returns the spec of a module that has moved; None for any other."""
         package, _, module = fullname.partition(".")
         if package == "bert_jax" and module in MODULES:
             return importlib.util.spec_from_loader(fullname, self)
         return None
 
     def create_module(self, spec):
+        """Returns a module whose names are looked up in their homes of today."""
         module = types.ModuleType(spec.name, f"Moved: see {', '.join(MODULES[spec.name.partition('.')[2]])}.")
         module.__getattr__ = lambda name: find(spec.name.partition(".")[2], name)
         return module
 
     def exec_module(self, module):
+        """Does nothing: the module is complete when it is created."""
         pass
 
 

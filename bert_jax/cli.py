@@ -1,4 +1,4 @@
-"""The console script `bert-jax COMMAND ...`: the same commands as `python -m bert_jax.COMMAND ...`.
+"""Runs the console script `bert-jax COMMAND ...`: the same commands as `python -m bert_jax.COMMAND ...`.
 
 Only the chosen command is imported: each defines its own flags when it is imported, and `bert-jax --help` needs no jax.
 """

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: recipe flags, and one clear line for a mistake of the user."""
+"""Holds what the commands share: recipe flags, and one clear line for a mistake of the user."""
 
 import contextlib
 import difflib

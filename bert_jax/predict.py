@@ -191,7 +191,7 @@ class Verb:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the flags that belong to this verb."""
+        """Returns the names of the flags that belong to this verb."""
         return (*self.class_flags, *self.call_flags, *self.own_flags)
 
 

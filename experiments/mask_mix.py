@@ -1,4 +1,4 @@
-"""Replacements of chosen tokens: the mask token, unchanged, or a random token (BERT appendix C.2, table 8).
+"""Compares replacements of chosen tokens: the mask token, unchanged, or a random token (BERT appendix C.2, table 8).
 
 python -m experiments.launch --experiment=experiments/mask_mix.py --workdir=DIR --scale=cpu
 """

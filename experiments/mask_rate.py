@@ -1,4 +1,4 @@
-"""Masking rates from 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
+"""Compares masking rates from 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
 
 python -m experiments.launch --experiment=experiments/mask_rate.py --workdir=DIR --scale=cpu
 """

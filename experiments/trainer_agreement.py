@@ -174,6 +174,8 @@ def theirs(flags, task, workdir):
     for seed, (path, order) in enumerate(zip(paths, orders, strict=True)):
 
         class Ordered(transformers.Trainer):
+            """Trains on the examples in the order that bert_jax draws them in."""
+
             def get_train_dataloader(self, order=order):
                 return torch.utils.data.DataLoader(train, batch_sampler=order, collate_fn=self.data_collator)
 

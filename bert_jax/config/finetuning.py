@@ -1,4 +1,4 @@
-"""Configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
+"""Builds configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The configuration keys of fine-tuning, many of which are pre-training's with another default.
+"""Lists the configuration keys of fine-tuning, many of which are pre-training's with another default.
 
 `bert_jax.config.keys` says what is derived from them.
 """

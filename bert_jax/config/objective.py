@@ -68,7 +68,7 @@ def predicting(attention: str) -> str:
 
 
 class Heads(TypedDict):
-    """Heads of a pre-trained model: keyword arguments of model.build."""
+    """Names the heads of a pre-trained model: keyword arguments of model.build."""
 
     next_sentence: bool
     sentence_order: bool

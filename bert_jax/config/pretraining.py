@@ -1,4 +1,4 @@
-"""Configs of pre-training runs: `base()` has every key with its default, `validate` refuses what cannot work.
+"""Builds configs of pre-training runs: `base()` has every key with its default, `validate` refuses what cannot work.
 
 No jax here: the data pipeline's worker processes read configs too.
 """

@@ -1,4 +1,4 @@
-"""The configuration keys of pre-training; `bert_jax.config.keys` says what is derived from them."""
+"""Lists the configuration keys of pre-training; `bert_jax.config.keys` says what is derived from them."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -92,11 +92,12 @@ class Key:
 
     @property
     def is_number(self) -> bool:
+        """Returns whether the key holds an integer or a float."""
         return self.type in (int, float)
 
     @property
     def value_before(self) -> Any:
-        """Value in a run whose config.json does not have the key: `before`, or else the default."""
+        """Returns the value in a run whose config.json does not have the key: `before`, or else the default."""
         return self.default if self.before is None else self.before
 
     def check(self, where: str, value: Any, suffix: str = "") -> None:

@@ -41,7 +41,7 @@ _SAMPLE = 100_000  # instances that share_held reads
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The settings that an index depends on, apart from the corpus.
+    """Holds the settings that an index depends on, apart from the corpus.
 
     Attributes:
       format: segment_pair, sentence_pair, full_sentences or doc_sentences.

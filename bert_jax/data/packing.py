@@ -28,7 +28,7 @@ _INSTANCES_AT_ONCE = 1 << 11  # instances whose words are read together
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The capacity of a packed row, and so the shapes of packed batches.
+    """Holds the capacity of a packed row, and so the shapes of packed batches.
 
     Attributes:
       tokens: tokens of a row, special ones included.
@@ -78,7 +78,7 @@ def fill(lengths: np.ndarray, masks: np.ndarray, row_limits: Limits) -> tuple[np
 
 
 class _Rows:
-    """Rows being filled, grouped by the number of tokens that still fit (their room)."""
+    """Holds rows being filled, grouped by the number of tokens that still fit (their room)."""
 
     def __init__(self, row_limits, number, shortest, fewest_masks):
         self.count = 0
@@ -249,7 +249,7 @@ def _pack_masks(batch, places, num_rows, row_limits):
 
 @dataclasses.dataclass(frozen=True)
 class Packs:
-    """The packed rows of a corpus's instances, memory-mapped.
+    """Holds the packed rows of a corpus's instances, memory-mapped.
 
     Attributes:
       first: int64 [rows + 1], where each row's instances begin in `members`.

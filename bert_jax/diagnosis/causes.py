@@ -1,4 +1,4 @@
-"""The usual causes of a model that does not learn masked tokens, ranked by the numbers of the run."""
+"""Ranks the usual causes of a model that does not learn masked tokens by the metrics of the run."""
 
 import dataclasses
 import math
@@ -34,7 +34,7 @@ LIKELY = 0.2  # less likely causes are listed in one line, each with its number
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """A possible cause of a problem.
+    """Describes a possible cause of a problem.
 
     Attributes:
       likelihood: how likely it is in this run, from 0 to 1; causes are sorted by it.

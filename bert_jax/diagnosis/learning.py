@@ -27,7 +27,7 @@ FALLING_SHARE = 0.03  # of the baseline: a fall over the last half of the steps 
 
 @dataclasses.dataclass(frozen=True)
 class CurrentLoss:
-    """The current loss of predicted tokens, in nats.
+    """Holds the current loss of predicted tokens, in nats.
 
     Attributes:
       loss: the loss.
@@ -45,7 +45,7 @@ class CurrentLoss:
 
     @property
     def learned(self) -> float | None:
-        """The loss below which a model must have used the context of a mask."""
+        """Returns the loss below which a model must have used the context of a mask."""
         if self.plateau is None or self.baseline is None:
             return None
         return self.plateau - STUCK_SHARE * self.baseline

@@ -1,4 +1,4 @@
-"""Losses of fine-tuning: sums over a batch, and the counts that they are divided by.
+"""Computes losses of fine-tuning: sums over a batch, and the counts that they are divided by.
 
 The means are those of transformers' heads, over the rows (or tokens) that count.
 """

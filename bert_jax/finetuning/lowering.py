@@ -39,10 +39,12 @@ class FinetuningSteps:
 
     @property
     def layers(self) -> int:
+        """Returns the number of layers that are trained."""
         return self.description["model"]["num_layers"] - self._frozen_layers
 
     @property
     def few(self) -> tuple[int, int]:
+        """Returns two small numbers of layers, from whose steps those of all layers are extrapolated."""
         return lowering.few_layers(self.description["model"])
 
     def changed(self, change: Mapping[str, Any]) -> "FinetuningSteps":

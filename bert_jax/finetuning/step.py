@@ -1,4 +1,4 @@
-"""A fine-tuning step and an evaluation step for several seeds side by side, compiled for a mesh.
+"""Compiles a fine-tuning step and an evaluation step for several seeds side by side, for a mesh.
 
 state.py describes the state. A seed that is not active, or that met a number that is not finite, keeps its parameters.
 """

@@ -1,4 +1,4 @@
-"""The loss of an embedder on a batch of texts, from their vectors, and metrics of the batch.
+"""Computes the loss of an embedder on a batch of texts, from their vectors, and metrics of the batch.
 
 A batch holds, for each example, an anchor and the texts that it is compared with, its others: the positive first, then
 the negatives (see data.tasks.vector_sets.Groups).
@@ -21,7 +21,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VectorLoss:
-    """The loss of config.loss on the vectors of a model.
+    """Computes the loss of config.loss on the vectors of a model.
 
     Attributes:
       model: a model with an embedder's head.

@@ -1,4 +1,4 @@
-"""Extractive question answering: finds the span of a context that answers a question."""
+"""Finds the span of a context that answers a question (extractive question answering)."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -35,7 +35,7 @@ _PACKED_SHARE_ELSEWHERE = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One input of the model.
+    """Holds one input of the model.
 
     Attributes:
       ids: token ids, special tokens included.
@@ -50,7 +50,7 @@ class Row:
 
 @dataclasses.dataclass
 class _Batch:
-    """A batch in flight.
+    """Holds a batch in flight.
 
     Attributes:
       arrays: the model's input.
@@ -209,7 +209,7 @@ def plan(
 
 @dataclasses.dataclass(frozen=True)
 class PackedBatch:
-    """The plan of a packed batch.
+    """Holds the plan of a packed batch.
 
     Attributes:
       rows: indices of the rows that it holds, one packed row after the other.

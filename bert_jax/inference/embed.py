@@ -118,7 +118,7 @@ class Embedder(Predictor):
 
     @property
     def similarity_kind(self) -> str:
-        """The similarity that the model was made for: "cosine" unless a sentence-transformers model names another."""
+        """Returns the similarity of the model: "cosine" unless a sentence-transformers model names another."""
         return self._similarity
 
     def prompt_for(self, task: str) -> str:

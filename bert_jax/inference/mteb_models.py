@@ -68,7 +68,7 @@ class MtebEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's facts, an mteb.models.ModelMeta."""
+        """Returns the model's facts, an mteb.models.ModelMeta."""
         facts = {"embed_dim": self._embedder.size, "similarity_fn_name": self._embedder.similarity_kind}
         return _meta(self._embedder, self._embedder.fingerprint(), **facts)
 
@@ -122,7 +122,7 @@ class MtebReranker:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's facts, an mteb.models.ModelMeta."""
+        """Returns the model's facts, an mteb.models.ModelMeta."""
         return _meta(self._reranker, "", model_type=["cross-encoder"])
 
 

@@ -143,7 +143,7 @@ def power_of_two(number):
 
 
 class _Part:
-    """A part of the corpus, on the host and on the device.
+    """Holds a part of the corpus, on the host and on the device.
 
     Attributes:
       vectors: float64 [m, size], as `scaled` returns them.

@@ -23,7 +23,7 @@ _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A setting of a model that a format would change.
+    """Describes a setting of a model that a format would change.
 
     Attributes:
       key: the setting's key in the config.

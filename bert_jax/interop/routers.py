@@ -21,7 +21,7 @@ TASKS = ("query", "document")
 
 @dataclasses.dataclass(frozen=True)
 class Routed:
-    """The modules of a directory with those of a route in each router's place.
+    """Lists the modules of a directory with those of a route in each router's place.
 
     Attributes:
       modules: entries as of modules.json.

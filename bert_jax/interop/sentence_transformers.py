@@ -61,7 +61,7 @@ _WEIGHTS = (tensors.SINGLE, *tensors.PICKLES)
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """The contents of a sentence-transformers directory.
+    """Holds the contents of a sentence-transformers directory.
 
     Attributes:
       encoder: the directory with the encoder's config.json, weights and tokenizer.

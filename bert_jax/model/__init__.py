@@ -1,4 +1,4 @@
-"""BERT-family encoders as pure functions over a plain nested dict of parameters.
+"""Computes BERT-family encoders as pure functions over a plain nested dict of parameters.
 
 Flax modules are used inside this package alone. It depends on jax, flax and numpy.
 """
@@ -47,7 +47,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model of a spec, static and hashable: `init` makes parameters, and `apply` computes outputs from them."""
+    """Is the model of a spec, static and hashable: `init` makes parameters, and `apply` computes outputs from them."""
 
     spec: Spec
 

@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and the per-row inputs that all layers share."""
+"""Computes multi-head self-attention, and the per-row inputs that all layers share."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ class Context:
 
 
 class SelfAttention(nnx.Module):
-    """softmax(Q K^T / sqrt(head_size)) V over num_heads heads (Vaswani et al. 2017, section 3.2).
+    """Computes softmax(Q K^T / sqrt(head_size)) V over num_heads heads (Vaswani et al. 2017, section 3.2).
 
     There may be fewer heads of keys and values than of queries, each of which then serves several query heads (grouped
     queries, Ainslie et al. 2023, section 2.2). With relative positions a score has further terms: the query times the

@@ -1,4 +1,4 @@
-"""Softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
+"""Computes softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
 
 Every kernel takes queries, keys and values [batch, heads, sequence, head_size] and an AttentionMask, and returns
 [batch, heads, sequence, head_size]. bert_jax.config.kernels lists what each kernel supports.

@@ -1,4 +1,4 @@
-"""Building blocks of a layer: linear maps, embeddings, norms, a convolution, activations."""
+"""Defines the parts of a layer: linear maps, embeddings, norms, a convolution, activations."""
 
 import math
 
@@ -30,7 +30,7 @@ class Keys:
 
 
 class Linear(nnx.Module):
-    """Linear map x @ kernel + bias, computed in the dtype of x.
+    """Computes x @ kernel + bias in the dtype of x.
 
     Parameters: kernel [inputs, outputs] and, unless built with bias=False, bias [outputs].
     """
@@ -61,7 +61,7 @@ class Linear(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """Embedding table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
+    """Looks up rows of a table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), computed in float32."""
+    """Normalises over the last axis, in float32 (Ba et al. 2016)."""
 
     def __init__(self, size: int, *, epsilon: float, bias: bool = True):
         self.scale = nnx.Param(jnp.ones((size,)))
@@ -97,7 +97,7 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Division by the root mean square over the last axis (Zhang & Sennrich 2019), computed in float32."""
+    """Divides by the root mean square over the last axis, in float32 (Zhang & Sennrich 2019)."""
 
     def __init__(self, size: int, *, epsilon: float):
         self.scale = nnx.Param(jnp.ones((size,)))
@@ -137,7 +137,7 @@ def _rms_norm(x, scale, bias, epsilon):
 
 
 class Convolution(nnx.Module):
-    """Convolution over the tokens of a row, added to a residual and normed (beside the first layer of DeBERTa v2)."""
+    """Convolves the tokens of a row, adds a residual and norms the sum (beside the first layer of DeBERTa v2)."""
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         width, size, groups = spec.conv_kernel_size, spec.hidden_size, spec.conv_groups

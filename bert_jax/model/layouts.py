@@ -1,4 +1,4 @@
-"""Sharding of activations over the active mesh: the few places that are constrained, and how."""
+"""Shards activations over the active mesh: the few places that are constrained, and how."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Trees of parameters: nested dicts of arrays whose leaves are named by their paths, "encoder/layers/0/mlp/up/kernel".
+"""Names leaves of trees of parameters, nested dicts of arrays, by paths such as "encoder/layers/0/mlp/up/kernel".
 
 Trees here have a subtree for each layer, as checkpoints do.
 """

@@ -1,4 +1,4 @@
-"""Layers that an embedder has behind its encoder or its pooling, as sentence-transformers defines them."""
+"""Defines the layers that an embedder has behind its encoder or pooling, as sentence-transformers has them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +40,7 @@ _NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projection:
-    """A layer that maps vectors [..., inputs] to vectors [..., outputs].
+    """Maps vectors [..., inputs] to vectors [..., outputs].
 
     Attributes:
       kind: "dense" (a linear map and an activation), "layer_norm" or "normalize" (to length 1).
@@ -57,7 +57,7 @@ class Projection:
 
     @property
     def inputs(self) -> int:
-        """Size of the vectors that the layer reads; 0 for any."""
+        """Returns the size of the vectors that the layer reads; 0 for any."""
         first = self.arrays.get("kernel", self.arrays.get("scale"))
         return 0 if first is None else first.shape[0]
 

@@ -1,4 +1,4 @@
-"""Cross-entropy of given logits, and of a vocabulary whose logits are computed a chunk at a time."""
+"""Computes the cross-entropy of given logits, and of a vocabulary whose logits are computed a chunk at a time."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Distillation: a student learns a teacher's outputs on the same masked rows (Sanh et al. 2019, DistilBERT)."""
+"""Trains a student on a teacher's outputs for the same masked rows (Sanh et al. 2019, DistilBERT)."""
 
 from collections.abc import Mapping
 
@@ -41,7 +41,7 @@ class Distillation(LanguageModeling):
 
     @property
     def evaluated(self):
-        """The student's own language modeling, which needs no teacher."""
+        """Returns the student's own language modeling, which needs no teacher."""
         return LanguageModeling(self.model, self._settings)
 
     def counts(self, batch):

@@ -1,4 +1,4 @@
-"""Collectives that a compiled program runs in a step: how many bytes they move, and over which links."""
+"""Lists the collectives that a compiled program runs in a step: how many bytes they move, and over which links."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A group of equal collectives in a step.
+    """Describes a group of equal collectives in a step.
 
     Attributes:
       kind: one of KINDS, or "send" for another transfer between slices.

@@ -41,7 +41,7 @@ class Documents:
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the user about what the last whole pass skipped or found empty."""
+        """Returns lines for the user about what the last whole pass skipped or found empty."""
         return self._records.notes
 
     def where(self, number: int) -> str:

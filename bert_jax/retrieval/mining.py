@@ -43,7 +43,7 @@ _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Anchors and what answers them.
+    """Holds anchors and what answers them.
 
     Attributes:
       anchors, positives: text of each record.

@@ -44,7 +44,7 @@ class Options:
 
 
 class QuantisedIndex:
-    """The vectors of a corpus in fewer bits; see `open_quantised`.
+    """Holds the vectors of a corpus in fewer bits; see `open_quantised`.
 
     Attributes:
       ids: id of each document.

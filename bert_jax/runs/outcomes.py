@@ -34,6 +34,7 @@ class Seed:
 
     @property
     def learns(self) -> bool:
+        """Returns whether the seed went on until the last step."""
         return self.stopped_at < 0 and self.bad_step < 0
 
 
@@ -55,10 +56,12 @@ class Outcomes:
 
     @classmethod
     def from_json(cls, record: Mapping) -> "Outcomes":
+        """Returns the outcomes that `to_json` wrote."""
         seeds = [Seed(**seed) for seed in record["seeds"]]
         return cls(record["metric"], record["baseline"], record["failed_below"], seeds)
 
     def to_json(self) -> dict:
+        """Returns the outcomes as values that JSON can hold."""
         return dataclasses.asdict(self)
 
     def record_evaluation(self, done: int, metrics: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:

@@ -317,7 +317,7 @@ def _brief(value):
 
 
 class _Number(str):
-    """A cell that is aligned to the right."""
+    """Marks a cell that is aligned to the right."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Held-out metrics beside the unigram baseline: of a run while it trains, and of any model."""
+"""Computes held-out metrics beside the unigram baseline, for a run while it trains and for any model."""
 
 import contextlib
 import functools

@@ -1,4 +1,4 @@
-"""config.init_from: a run's first parameters, and if asked for its architecture, taken from another model."""
+"""Takes a run's first parameters, and if asked for its architecture, from another model (config.init_from)."""
 
 import pathlib
 from collections.abc import Callable

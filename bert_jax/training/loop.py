@@ -1,4 +1,4 @@
-"""The training loop that pre-training and fine-tuning share."""
+"""Runs the training loop that pre-training and fine-tuning share."""
 
 import contextlib
 import signal

@@ -37,7 +37,7 @@ _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings that determine a corpus; bert_jax.prepare has a flag of the same name for each."""
+    """Holds the settings that determine a corpus; bert_jax.prepare has a flag of the same name for each."""
 
     input: str
     tokenizer: str
@@ -54,13 +54,13 @@ class Settings:
 
     @property
     def reading(self) -> sources.Options:
-        """Options with which the inputs are read."""
+        """Returns the options with which the inputs are read."""
         return sources.Options(self.documents, self.text_field, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A preparation, apart from where it runs and where it writes.
+    """Describes a preparation, apart from where it runs and where it writes.
 
     Attributes:
       settings: determine the corpus.

@@ -26,7 +26,7 @@ _SWITCHES = {"auto": None, "true": True, "false": False}
 
 
 class Choice(NamedTuple):
-    """The vocabulary that the settings ask for.
+    """Describes the vocabulary that the settings ask for.
 
     Attributes:
       trained: (kind, size) of a vocabulary that is to be trained, or None.

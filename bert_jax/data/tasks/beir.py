@@ -20,7 +20,7 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """A retrieval task.
+    """Holds a retrieval task.
 
     Attributes:
       queries: text of each query.

@@ -54,7 +54,7 @@ _DIVIDED = {
 
 
 class Window(NamedTuple):
-    """The words [start, stop) of a text, which share a row; [own_start, own_stop) of them take their label from it."""
+    """Holds the words [start, stop) of a text, which share a row; [own_start, own_stop) take their label from it."""
 
     start: int
     stop: int

@@ -50,7 +50,7 @@ _DEBERTA_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A pipeline and its special tokens.
+    """Holds a pipeline and its special tokens.
 
     Attributes:
       tokenizer: the pipeline.

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), with the keys and names that BERT-like families share."""
+"""Describes BERT (Devlin et al. 2019), with the keys and names that BERT-like families share."""
 
 from collections.abc import Collection
 
@@ -89,6 +89,8 @@ def decoder(config, head: str, embedding: str) -> dict:
 
 
 class Bert(Family):
+    """Maps BERT: a pooler behind the classifiers, and one decoder for masked tokens and sentence pairs."""
+
     model_type = prefix = "bert"
     class_prefix = "Bert"
     rank = 0

@@ -58,7 +58,7 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of config.model and the key of config.json with the same meaning.
+    """Maps a key of config.model and the key of config.json with the same meaning.
 
     Attributes:
       ours: the key of config.model.
@@ -130,7 +130,7 @@ def unsupported(path, name: str, found: Any, expected: str) -> UserError:
 
 
 class Family:
-    """A `model_type` of transformers; attributes and methods hold what differs between families.
+    """Describes a `model_type` of transformers; attributes and methods hold what differs between families.
 
     Attributes:
       model_type: the value of model_type in config.json.
