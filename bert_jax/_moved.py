@@ -1,14 +1,23 @@
 """Keeps imports from a module's old place working: the one list of what has moved, and where to.
 
 `bert_jax` installs `MovedModules` behind the ordinary import system, so a module that still exists is never touched.
+Renamed arguments and members stand where they are defined, by `renamed_arguments` and `renamed_members`.
 """
 
+import dataclasses
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import operator
 import sys
 import types
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 # Old module -> the modules that its names are in today, searched in order. Names are below bert_jax.
 MODULES = {
@@ -219,6 +228,54 @@ def find(module: str, name: str) -> object:
         if f"{home}.{name}" in NAMES:  # renamed after it moved
             return find(home, name)
     raise AttributeError(f"module 'bert_jax.{module}' has no attribute {name!r}")
+
+
+def renamed_arguments(**today: str) -> Callable[[F], F]:
+    """Returns a decorator that makes a function accept keyword arguments under their old names too.
+
+    The function's name, docstring and signature stay as they are: `inspect` shows today's arguments alone.
+
+    Args:
+      today: maps an argument's old name to the name that it has today.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        def accepting_old_names(*args, **kwargs):
+            for old in today.keys() & kwargs:
+                if today[old] in kwargs:
+                    raise TypeError(
+                        f"{function.__qualname__}() got {old!r} and {today[old]!r}, which are old and new name of one "
+                        f"argument; expected {today[old]!r} alone"
+                    )
+                kwargs[today[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        vars(accepting_old_names)["renamed_arguments"] = today
+        return cast(F, accepting_old_names)
+
+    return decorate
+
+
+def renamed_members(**today: str) -> Callable[[C], C]:
+    """Returns a class decorator that makes renamed fields, attributes and methods readable under their old names.
+
+    A dataclass accepts the old names of its fields as keyword arguments too.
+
+    Args:
+      today: maps a member's old name to today's; with a dot it is a member of a member, such as "layout.init".
+    """
+
+    def decorate(cls):
+        for old, name in today.items():
+            setattr(cls, old, property(operator.attrgetter(name), doc=f"Returns `{name}`, under its old name."))
+        fields = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else ()
+        arguments = {old: name for old, name in today.items() if name in fields}
+        if arguments:
+            cls.__init__ = renamed_arguments(**arguments)(cls.__init__)
+        return cls
+
+    return decorate
 
 
 def _is_submodule(package: str, name: str) -> bool:

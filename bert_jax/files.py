@@ -263,6 +263,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return text
 
 
+@_moved.renamed_arguments(answer="value")
 def json_line(value: Any) -> str:
     """Returns a value as JSON on one line, without its end; other line ends that Unicode knows are escaped."""
     line = json.dumps(value, ensure_ascii=False)

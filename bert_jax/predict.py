@@ -41,7 +41,7 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax import command, files, outputs
+from bert_jax import _moved, command, files, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 from bert_jax.inference import records, tables
@@ -165,6 +165,7 @@ _RESCORE_MULTIPLIER = flags.DEFINE_integer(
 )
 
 
+@_moved.renamed_members(of_class="class_flags", of_call="call_flags")
 @dataclasses.dataclass(frozen=True)
 class Verb:
     """Describes a verb of `predict`.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import _moved, files
 from bert_jax.data import hashing, instances, verification
 from bert_jax.data.corpus import Corpus, Split, unpack_bits
 from bert_jax.data.masking import Masking
@@ -46,6 +46,7 @@ def limits(tokens: int, slots: int = 0) -> Limits:
     return Limits(tokens, max(1, tokens // _TOKENS_PER_SEQUENCE), slots - (-slots // _SPARE_SLOTS))
 
 
+@_moved.renamed_arguments(most="row_limits")
 def fill(lengths: np.ndarray, masks: np.ndarray, row_limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """Assigns sequences to rows: best fit, the longest first, for all sequences of one size at once.
 
@@ -169,6 +170,7 @@ class Places:
     of = from_lengths  # the method's name in earlier versions
 
 
+@_moved.renamed_arguments(most="row_limits")
 def pack(
     batch: Mapping[str, np.ndarray], first: np.ndarray, num_rows: int, row_limits: Limits, pad_id: int, cls_id: int
 ) -> dict[str, np.ndarray]:
@@ -279,6 +281,7 @@ class Packs:
     of = members_of  # the method's name in earlier versions
 
 
+@_moved.renamed_arguments(most="row_limits")
 def open_packs(
     corpus: Corpus,
     split_name: str,
@@ -319,6 +322,7 @@ def open_packs(
     return packs
 
 
+@_moved.renamed_arguments(most="row_limits")
 def build_packs(
     split: Split, index: np.ndarray, row_limits: Limits, masking: Masking | None, is_special: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

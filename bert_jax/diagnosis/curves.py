@@ -84,6 +84,7 @@ def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level |
     return Level(statistics.fmean(values), noise(run, points) / math.sqrt(len(values)), drift, len(values))
 
 
+@_moved.renamed_arguments(most="max_blocks")
 def block_medians(points: Sequence[Point], max_blocks: int = 20) -> tuple[list[Point], int]:
     """Cuts a curve into at most `max_blocks` blocks of equal length.
 

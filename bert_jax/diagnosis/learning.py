@@ -25,6 +25,7 @@ NSP_LEARNED, NSP_ERRORS = 0.65, 3.0
 FALLING_SHARE = 0.03  # of the baseline: a fall over the last half of the steps that counts as progress
 
 
+@_moved.renamed_members(what="source")
 @dataclasses.dataclass(frozen=True)
 class CurrentLoss:
     """Holds the current loss of predicted tokens, in nats.

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.data import packing as packing_lib
 from bert_jax.data import rows as rows_lib
@@ -181,6 +182,7 @@ def _fetch(batch, device_outputs, outputs, done):
     done(len(batch.rows))
 
 
+@_moved.renamed_arguments(longest="max_length", tokens="max_tokens", most_slots="max_slots")
 def plan(
     lengths: Sequence[int], slots: Sequence[int], max_length: int, max_tokens: int, max_slots: int
 ) -> Iterator[tuple[list[int], int, int]]:
@@ -207,6 +209,7 @@ def plan(
         begin += len(members)
 
 
+@_moved.renamed_members(some="rows", first="starts", most="limits")
 @dataclasses.dataclass(frozen=True)
 class PackedBatch:
     """Holds the plan of a packed batch.
@@ -224,6 +227,7 @@ class PackedBatch:
     size: int
 
 
+@_moved.renamed_arguments(longest="max_length", tokens="max_tokens", most_slots="max_slots")
 def plan_packed(
     lengths: Sequence[int], counts: Sequence[int], max_length: int, max_tokens: int, max_slots: int
 ) -> tuple[list[PackedBatch], list[int]]:

@@ -21,6 +21,7 @@ _NOT_IN_FORMATS = NOT_IN_FORMATS | {"platform"}
 _TRAINING = {"dropout", "transform_dropout"}  # of a task
 
 
+@_moved.renamed_members(found="value", said="expressed")
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """Describes a setting of a model that a format would change.

@@ -120,6 +120,7 @@ class MLP(nnx.Module):
         return self.down(self.activation(constrain(self.gate(hidden), "units")) * up)
 
 
+@_moved.renamed_members(normed="has_attention_norm", convolved="has_convolution", before="pre_norm")
 class Layer(nnx.Module):
     """Computes a Transformer layer: attention and MLP, each with dropout, a residual connection and a norm.
 
@@ -247,6 +248,7 @@ class Encoder(nnx.Module):
                 weights.append(layers.module(source).attention_weights(state, context, local))
         return jnp.stack(weights)
 
+    @_moved.renamed_arguments(every="return_all_layers", absolute="absolute_positions")
     def __call__(
         self,
         batch: Mapping,

@@ -60,9 +60,11 @@ class Linear(nnx.Module):
         return project(x, self.kernel[...].astype(x.dtype))
 
 
+@_moved.renamed_members(place="layout")
 class Embedding(nnx.Module):
     """Looks up rows of a table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
 
+    @_moved.renamed_arguments(place="layout")
     def __init__(
         self,
         rows: int,
@@ -147,6 +149,7 @@ class Convolution(nnx.Module):
         self.norm = make_norm(spec, size)
         self.groups, self.rate, self.activation = groups, spec.hidden_dropout, ACTIVATIONS[spec.conv_activation]
 
+    @_moved.renamed_arguments(visibility="mask")
     def __call__(self, hidden: jax.Array, residual: jax.Array, mask, seed: jax.Array | None) -> jax.Array:
         """Returns norm(residual + activation(dropout(convolution of hidden))), [batch, sequence, hidden].
 

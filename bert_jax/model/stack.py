@@ -160,6 +160,7 @@ class Layers:
         graph, state = self._single(source)
         return nnx.merge(graph, state)
 
+    @_moved.renamed_arguments(segment="pattern", every="return_all_layers")
     def run(
         self, pattern: LayerPattern, hidden: jax.Array, context, seeds: jax.Array | None, return_all_layers: bool
     ) -> tuple[jax.Array, jax.Array | None]:

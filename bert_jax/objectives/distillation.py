@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from bert_jax import _moved
 from bert_jax.model import Model, flops
 from bert_jax.objectives.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
@@ -89,6 +90,7 @@ def divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> ja
     return (jnp.exp(teacher_log) * (teacher_log - student_log)).sum(-1) * temperature**2
 
 
+@_moved.renamed_arguments(one="first", other="second")
 def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns cosines of the angles between vectors [..., size]; float32 [...], 0 where a vector is zero."""
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)

@@ -9,10 +9,10 @@ import ml_collections
 import numpy as np
 from jax.errors import JaxRuntimeError
 
+from bert_jax import _moved, sharding
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
-from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.model.attention import choose_kernel
 from bert_jax.model.kernels import AttentionMask
@@ -55,6 +55,7 @@ class Memory:
         return max(state + self.outputs + self.temporaries + self.program, self.peak)
 
 
+@_moved.renamed_members(beside="other_specs")
 @dataclasses.dataclass(frozen=True)
 class Compiled:
     """Holds the compiled step of a phase.
@@ -122,6 +123,7 @@ def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
     config_lib.check_devices(config, topology.num_devices)
 
 
+@_moved.renamed_members(taught="teacher_params")
 @dataclasses.dataclass(frozen=True)
 class Lowered:
     """Holds the traced step of a phase: the compiler's input, and shapes with shardings of its arguments.

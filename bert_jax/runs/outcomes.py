@@ -64,6 +64,7 @@ class Outcomes:
         """Returns the outcomes as values that JSON can hold."""
         return dataclasses.asdict(self)
 
+    @_moved.renamed_arguments(figures="metrics")
     def record_evaluation(self, done: int, metrics: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
         """Records an evaluation of every seed. Returns which are better than before, bool [seeds].
 
@@ -139,6 +140,7 @@ class Outcomes:
         }
 
 
+@_moved.renamed_arguments(figures="metrics")
 def metrics_row(outcomes: Outcomes, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns an evaluation as a row: the median of each metric over seeds and, if there are several, METRIC/seed_N."""
     row = {}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.config.keys import NOT_ARCHITECTURE
 from bert_jax.config.objective import facts
@@ -36,6 +37,7 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
     return open_model(config.init_from) if config.init_state == "parameters" else branch.source(config)
 
 
+@_moved.renamed_arguments(found="pretrained")
 def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
     """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
 
@@ -70,6 +72,7 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
             config.model.relative_span = pretrained.model.spec.relative_span
 
 
+@_moved.renamed_arguments(found="pretrained")
 def params(
     config: ml_collections.ConfigDict,
     pretrained: Pretrained,

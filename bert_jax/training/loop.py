@@ -222,6 +222,7 @@ class Run:
         """Returns a few predictions of the model for the report, as short texts with the same keys."""
         return ()
 
+    @_moved.renamed_arguments(figures="held_out")
     def save(self, state: dict, done: int, held_out: dict[str, float]) -> None:
         """Starts to save the state, with the held-out metrics of this step."""
         self.checkpoints.save(done, state, held_out)

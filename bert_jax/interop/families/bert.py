@@ -54,6 +54,7 @@ CLASSIFIER = (Module("task/output", "classifier"),)
 ANSWERS = (Module("task/output", "qa_outputs"),)
 
 
+@_moved.renamed_arguments(found="heads")
 def heads_with_pooled_task(heads: set[str], names: Collection[str], named: str) -> tuple[set[str], str]:
     """Returns (heads, task) for a family whose sequence classifiers read the pooler, which they then include.
 
