@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command that the arguments name, or prints the list of commands.
 
     Args:
-      argv: the arguments after the program's name; None: those of this process.
+      argv: the arguments after the program's name; None for this process's arguments.
 
     Raises:
       SystemExit: with code 2 after one line on stderr if there is no such command, else with the command's own code.

@@ -98,7 +98,7 @@ _PACKING = flags.DEFINE_enum(
 flags.DEFINE_integer(
     "top_k",
     None,
-    "fill-mask: number of tokens to return for each mask, 5 by default; search: of documents, 10 by default",
+    "fill-mask: number of tokens to return for each mask, 5 by default; search: number of documents, 10 by default",
 )
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: how the logits of a long text's windows are combined")
 flags.DEFINE_enum(

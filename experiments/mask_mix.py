@@ -19,6 +19,6 @@ def get_experiment(scale):
         published=("bert/8",),
         notes=(
             "An arm is named by the percentages of [MASK], the same token and a random one.",
-            "The held-out loss is of 80-10-10 masks for every arm: those that the first arm was trained with.",
+            "The held-out loss is of 80-10-10 masks for every arm, as the first arm was trained with.",
         ),
     )

@@ -17,5 +17,5 @@ def get_experiment(scale):
         question="What share of the tokens should be predicted?",
         overrides=overrides,
         arms={f"{rate:.0%}": {"data.mask_rate": rate} for rate in RATES},
-        notes=("The held-out loss is of 15 % masks for every arm: those that the first arm was trained with.",),
+        notes=("The held-out loss is of 15 % masks for every arm, as the first arm was trained with.",),
     )

@@ -222,7 +222,7 @@ def _note_start(folder):
     import jax
 
     code, submitted = provenance.code(folder), folder / "submitted.json"
-    if not code["commit"] and submitted.exists():  # of the submitting machine, if this one has no repository
+    if not code["commit"] and submitted.exists():  # the submitting machine's, if this one has no repository
         code = folders.read_json(submitted)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -51,7 +51,7 @@ def main():
         cut(pathlib.Path(flags.data) / TASKS[task]["train"], workdir / TRAIN, flags.rows)
         sides = {}
         for name, side in (("bert_jax", ours), ("transformers.Trainer", theirs)):
-            path = workdir / f"{name}.json"  # of an earlier call
+            path = workdir / f"{name}.json"  # written by an earlier call
             if not path.exists():
                 path.write_text(json.dumps(side(flags, task, workdir)) + "\n")
             sides[name] = json.loads(path.read_text())

@@ -84,6 +84,9 @@ def flaws() -> Iterator[tuple[str, str]]:
             doc = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
             if doc and not begins_with_a_verb(doc):
                 yield path, f"{getattr(node, 'lineno', 1)}: begins with no verb: {doc.splitlines()[0]!r}"
+        text = (ROOT / path).read_text("utf-8")
+        for match in FRAGMENT.finditer(text):
+            yield path, f"{text.count(chr(10), 0, match.start()) + 1}: a fragment: {match[0].strip()!r}"
         if path.startswith("bert_jax/"):
             yield from ((path, flaw) for flaw in (*undocumented(tree, documented), *without_shapes(tree)))
 

@@ -179,7 +179,7 @@ def pack(
     Args:
       batch: arrays [n, ...] of the loader, of data.tasks.Examples or of rows.pad, in the order of the packed rows.
       first: int64 [rows + 1]: row i holds the sequences first[i] to first[i + 1], as `fill` returns it.
-      num_rows: rows of the packed batch. Those behind the filled ones hold [CLS] alone, so that attention is defined,
+      num_rows: rows of the packed batch. Rows behind the filled ones hold [CLS] alone, so that attention is defined,
         and add nothing to a loss.
       row_limits: the shapes of the packed batch; no row exceeds them.
       pad_id, cls_id: ids of the tokenizer.
@@ -295,7 +295,7 @@ def open_packs(
     Args:
       corpus: the corpus, beside whose instance index they are cached.
       split_name: "train" or "eval".
-      recipe: of the instances, in a format without pairs.
+      recipe: how the instances were made, in a format without pairs.
       row_limits: the capacity of a row.
       masking: bounds how many tokens of an instance are masked; None where none is.
       is_special: bool [vocabulary], the tokenizer's special tokens.

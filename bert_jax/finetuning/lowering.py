@@ -70,7 +70,7 @@ class FinetuningSteps:
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
         texts, _ = self._row_shapes(self._length, self.task.train)["input_ids"]
-        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # of a reranker, documents of each query
+        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # a reranker: all documents of each query
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length

@@ -59,7 +59,7 @@ class VectorLoss:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
         With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
-        equation 1). Of sparse vectors it has the weighted costs of a search beside it (SPLADE v2: Formal et al. 2021,
+        equation 1). For sparse vectors the weighted costs of a search are added (SPLADE v2: Formal et al. 2021,
         equation 5), and metrics have the mean numbers of their terms.
         """
         loss, metrics = self._loss_of(params, vectors, batch)

@@ -28,8 +28,8 @@ _TOKENS_ELSEWHERE, _SLOTS_ELSEWHERE = 32768, 4096
 _IN_FLIGHT = 2  # batches queued on the device while the host makes the next one
 _GROWTH = 4  # the last batch is filled up to 1, 4, 16, ... rows, so that few shapes are compiled for it
 _PACKED = 512  # tokens of the longest packed row; longer rows are not packed, as attention costs their square
-# packing="auto" packs if at most this share of the tokens remains; never on GPUs, whose fused attention needs a mask
-# of [sequence, sequence] for packed rows and none for others.
+# packing="auto" packs if at most this share of the tokens remains; never on GPUs, whose fused attention needs a
+# [sequence, sequence] mask for packed rows and none for others.
 _PACKED_SHARE = {"gpu": 0.0}
 _PACKED_SHARE_ELSEWHERE = 0.9
 

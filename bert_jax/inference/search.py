@@ -1,7 +1,7 @@
 """Compares vectors: similarities, and the nearest vectors of a corpus.
 
 The order of what `nearest` returns is that of scores in float64. The device computes scores in float32, a block of the
-corpus at a time, and from these follows which vectors may be among the nearest: those alone are scored in float64.
+corpus at a time, and from these follows which vectors may be among the nearest: only they are scored in float64.
 """
 
 import functools

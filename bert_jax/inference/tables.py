@@ -35,7 +35,7 @@ class Answers:
 
     Attributes:
       verb: the verb on the command line.
-      labels: of a classifier, the names of its scores.
+      labels: names of a classifier's scores.
       label_kind: type of a classifier's label: "text", "texts" of several labels, or "none" of a number.
       words: whether an answer may hold the words of its example, and their tags.
       vector_dtype: dtype of a vector's numbers.

@@ -249,7 +249,7 @@ def unwrapped(names: Iterable[str], tables: Sequence[Table]) -> dict[str, str]:
             count = max(count_known(inner, table) for table in tables)
             if count > max(known, len(inner) / 2):
                 gains[first] = count
-        if len(gains) == 1:  # of two towers neither is the model
+        if len(gains) == 1:  # where there are two towers, neither is the model
             (first,) = gains
             short = [name.removeprefix(f"{first}.") for name in short]
             break
@@ -275,7 +275,7 @@ def missing_names(model: Model, names: Iterable[str], table: Table) -> dict[str,
 
 
 def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:
-    """Returns the names of arrays that no parameter of a model is made of: of another module, or of layers beyond its.
+    """Returns the names of arrays that no parameter of a model takes values from.
 
     Buffers, names that the table ignores, and copies of arrays that the model has are not among them.
 

@@ -33,7 +33,7 @@ def log_likelihood(
     transitions, first, last = jnp.asarray(transitions), jnp.asarray(first), jnp.asarray(last)
 
     def advance(carry, inputs):
-        # alpha: log sums over all chains so far, by last label; score, before: of the given chain so far
+        # alpha: log sums over all chains so far, by last label; score, before: for the given chain so far
         alpha, score, before, begun = carry
         emitted, label, in_chain, anew = inputs
         arrived = jax.nn.logsumexp(alpha[:, :, None] + _moves(anew, transitions, first, last), axis=1)

@@ -215,8 +215,8 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     library, splash_masks = private_jax.splash_attention()
     heads, sequence, head_size = query.shape[1:]
     block, wide = _block(sequence, 512), _block(sequence, 1024)
-    # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient over blocks
-    # of keys in memory, which is free where one block is the row.
+    # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient in memory
+    # over blocks of keys, which is free where one block is the row.
     fused = wide == sequence
     sizes = library.BlockSizes(
         block_q=block,

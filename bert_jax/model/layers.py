@@ -264,7 +264,7 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> j
 
     Args:
       key: jax.random key.
-      shape: of the result.
+      shape: shape of the result.
       stddev: standard deviation of the normal before it is cut.
     """
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * stddev
@@ -275,7 +275,7 @@ def normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
 
     Args:
       key: jax.random key.
-      shape: of the result.
+      shape: shape of the result.
       stddev: standard deviation.
     """
     return jax.random.normal(key, shape, jnp.float32) * stddev

@@ -44,8 +44,8 @@ class Projection:
 
     Attributes:
       kind: "dense" (a linear map and an activation), "layer_norm" or "normalize" (to length 1).
-      arrays: float32 arrays by name: of a dense layer "kernel" [inputs, outputs] and, where there are such, "bias"
-        [outputs], "residual" [inputs, outputs] and "slope" [1 or outputs] (of PReLU); of a norm "scale" and "bias".
+      arrays: float32 arrays by name. A dense layer has "kernel" [inputs, outputs] and perhaps "bias" [outputs],
+        "residual" [inputs, outputs] and "slope" [1 or outputs] (PReLU's); a norm has "scale" and "bias".
       activation: a key of TORCH_ACTIVATIONS, or "PReLU"; of a dense layer alone.
       adds_input: whether the input, mapped by "residual" where there is such an array, is added to the output.
     """

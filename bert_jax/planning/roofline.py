@@ -48,9 +48,9 @@ class Roofline:
 def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     """Returns the bounds of a step that was compiled for a topology.
 
-    Products are those of the program, recomputed ones included. Those of Pallas kernels are not in its text; attention
-    kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count, and the
-    whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
+    Products are those of the program, recomputed ones included. Its text lacks products inside Pallas kernels:
+    attention kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count,
+    and the whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
     considered.
     """
     chip = topology.chip

@@ -23,8 +23,8 @@ class Documents:
 
     Args:
       path: a .txt, .jsonl, .csv, .tsv or .parquet file, as `Records` reads it, or a directory in BEIR's layout.
-      flag: the flag that names it, "corpus" or "queries", for messages. Of a directory it says which file is read, and
-        titles are read of a corpus alone.
+      flag: the flag that names it, "corpus" or "queries", for messages. It says which file of a directory is read, and
+        only a corpus has titles.
       column: column of the text; "": `text`.
       id_column: column of the ids; "": one of IDS, or none.
 

@@ -33,7 +33,7 @@ class Options:
     """Says how an index is searched.
 
     Attributes:
-      precision: of the vectors that are compared with every query, one of PRECISIONS.
+      precision: one of PRECISIONS, in which all vectors are compared with every query.
       rescore: precision of the vectors by which candidates are ordered, one of RESCORES; "none" keeps the first scores.
       multiplier: candidates for each document that is wanted.
     """

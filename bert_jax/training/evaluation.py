@@ -293,7 +293,7 @@ def _sums(eval_step: Callable, params: Mapping, put: Callable, batches: Iterable
 
 
 def _metrics(total, unigram_loss):
-    """Returns held-out metrics from sums over all batches: of masked tokens, and of each other task of the objective.
+    """Returns held-out metrics from sums over all batches, for masked tokens and for each other task of the objective.
 
     Tasks on sentence pairs report their accuracy alone.
     """

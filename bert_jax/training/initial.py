@@ -81,7 +81,7 @@ def params(
     say: Callable[[str], None],
     objective: Objective | None = None,
 ) -> dict:
-    """Returns the run's first parameters: those of `pretrained`, with newly drawn heads where it has none.
+    """Returns the run's first parameters, taken from `pretrained`, with newly drawn heads where it has none.
 
     With config.init_layers or config.init_grow they are first converted to the run's sizes. A run that trains a
     generator starts it from that of init_from, if that run has one, and draws it otherwise.

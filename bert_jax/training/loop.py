@@ -249,7 +249,7 @@ def last_good(checkpoints: Checkpoints) -> str:
 class StopSignals:
     """Catches the first SIGTERM, SIGINT or SIGHUP of any process of the run; a second one ends the process at once.
 
-    Before the first step there is nothing to save: of a process alone, the first one ends it then.
+    Before the first step there is nothing to save: the first signal then ends a run of one process.
     """
 
     def __enter__(self):

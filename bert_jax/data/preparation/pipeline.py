@@ -28,9 +28,9 @@ from bert_jax.data.preparation.sentences import MODES
 from bert_jax.errors import UserError, command_line
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
-_PUBLISHED_SIZE = 30522  # of BERT's vocabulary, which most recipes name
-_OWN = ("parts", "manifest.json", *SPLITS, "tokenizer", "index")  # of which a corpus has one of the first two
-_RECIPE = "small"  # of the next command: it runs on any machine, for any corpus
+_PUBLISHED_SIZE = 30522  # entries of BERT's vocabulary, which most recipes name
+_OWN = ("parts", "manifest.json", *SPLITS, "tokenizer", "index")  # a corpus has one of the first two
+_RECIPE = "small"  # the next command's recipe: it runs on any machine, for any corpus
 _FAILED = "failed"  # file in parts/ of a preparation that a mistake in its text or settings has ended
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 

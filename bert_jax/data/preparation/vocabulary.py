@@ -31,7 +31,7 @@ class Choice(NamedTuple):
     Attributes:
       trained: (kind, size) of a vocabulary that is to be trained, or None.
       tokenizer: the vocabulary that was opened, with the words of an --add_tokens file; None where one is trained.
-      added: those of the file's words that were new to it.
+      added: words of the file that were new to it.
       source: identifies the choice: train:KIND:SIZE, or a hash of the tokenizer with the words.
     """
 

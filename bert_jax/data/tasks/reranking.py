@@ -185,8 +185,8 @@ class RerankingTask:
     def predictions(self, examples: Pairs, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
         """Yields an object for each query of a ranked set, or for each pair of another set.
 
-        Of a query: text, gold (its relevant documents), rank (of the first of them) and best (the best documents); of a
-        pair: text, text_pair, gold and score.
+        A query's object has text, gold (its relevant documents), rank (the rank of the first of them) and best (the
+        best documents); a pair's has text, text_pair, gold and score.
 
         Args:
           examples: one of the held-out sets.

@@ -32,7 +32,7 @@ class Frame:
       after: tokens behind a single text.
       between: tokens between the two texts of a pair.
       after_pair: tokens behind the second text of a pair.
-      segments: token_type_ids of a pair: of each token in `between`, of the second text, of each in `after_pair`.
+      segments: token_type_ids of a pair, for each token in `between`, the second text, and each in `after_pair`.
     """
 
     before: tuple[int, ...]

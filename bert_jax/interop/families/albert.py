@@ -28,7 +28,7 @@ class Albert(Family):
     )
     refused = {
         "position_embedding_type": (None, "absolute"),
-        "gap_size": (None, 0),  # of google-research/albert; no model uses them, nor does transformers
+        "gap_size": (None, 0),  # for google-research/albert; no model uses them, nor does transformers
         "num_memory_blocks": (None, 0),
         "down_scale_factor": (None, 1),
     }

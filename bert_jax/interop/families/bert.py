@@ -24,7 +24,7 @@ KEYS = (
 
 
 def keys_with(*changed: Key) -> tuple[Key, ...]:
-    """Returns BERT's keys, some of them replaced or added: those whose `ours` is given."""
+    """Returns BERT's keys, some of them replaced or added (found by their `ours`)."""
     others = {key.ours: key for key in changed}
     kept = tuple(others.pop(key.ours, key) for key in KEYS)
     return (*kept, *others.values())
