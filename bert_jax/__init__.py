@@ -1,4 +1,4 @@
-"""BERT-family encoders in JAX: pre-train, ablate, fine-tune, use and export them.
+"""Pre-trains, ablates, fine-tunes, uses and exports BERT-family encoders in JAX.
 
 The names of the public API are imported on first use, so that bert_jax.model needs jax, flax and numpy alone.
 """

@@ -1,14 +1,23 @@
 """Keeps imports from a module's old place working: the one list of what has moved, and where to.
 
 `bert_jax` installs `MovedModules` behind the ordinary import system, so a module that still exists is never touched.
+Renamed arguments and members stand where they are defined, by `renamed_arguments` and `renamed_members`.
 """
 
+import dataclasses
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import operator
 import sys
 import types
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
 
 # Old module -> the modules that its names are in today, searched in order. Names are below bert_jax.
 MODULES = {
@@ -221,6 +230,54 @@ def find(module: str, name: str) -> object:
     raise AttributeError(f"module 'bert_jax.{module}' has no attribute {name!r}")
 
 
+def renamed_arguments(**today: str) -> Callable[[F], F]:
+    """Returns a decorator that makes a function accept keyword arguments under their old names too.
+
+    The function's name, docstring and signature stay as they are: `inspect` shows today's arguments alone.
+
+    Args:
+      today: maps an argument's old name to the name that it has today.
+    """
+
+    def decorate(function):
+        @functools.wraps(function)
+        def accepting_old_names(*args, **kwargs):
+            for old in today.keys() & kwargs:
+                if today[old] in kwargs:
+                    raise TypeError(
+                        f"{function.__qualname__}() got {old!r} and {today[old]!r}, which are old and new name of one "
+                        f"argument; expected {today[old]!r} alone"
+                    )
+                kwargs[today[old]] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        vars(accepting_old_names)["renamed_arguments"] = today
+        return cast(F, accepting_old_names)
+
+    return decorate
+
+
+def renamed_members(**today: str) -> Callable[[C], C]:
+    """Returns a class decorator that makes renamed fields, attributes and methods readable under their old names.
+
+    A dataclass accepts the old names of its fields as keyword arguments too.
+
+    Args:
+      today: maps a member's old name to today's; with a dot it is a member of a member, such as "layout.init".
+    """
+
+    def decorate(cls):
+        for old, name in today.items():
+            setattr(cls, old, property(operator.attrgetter(name), doc=f"Returns `{name}`, under its old name."))
+        fields = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else ()
+        arguments = {old: name for old, name in today.items() if name in fields}
+        if arguments:
+            cls.__init__ = renamed_arguments(**arguments)(cls.__init__)
+        return cls
+
+    return decorate
+
+
 def _is_submodule(package: str, name: str) -> bool:
     """Tells whether a package below bert_jax has a module of this name, without importing anything."""
     module = sys.modules.get(f"bert_jax.{package}")
@@ -232,17 +289,20 @@ class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports an old module as an empty one whose names are looked up where they are today."""
 
     def find_spec(self, fullname, path=None, target=None):
+        """Returns the spec of a module that has moved; None for any other."""
         package, _, module = fullname.partition(".")
         if package == "bert_jax" and module in MODULES:
             return importlib.util.spec_from_loader(fullname, self)
         return None
 
     def create_module(self, spec):
+        """Returns a module whose names are looked up in their homes of today."""
         module = types.ModuleType(spec.name, f"Moved: see {', '.join(MODULES[spec.name.partition('.')[2]])}.")
         module.__getattr__ = lambda name: find(spec.name.partition(".")[2], name)
         return module
 
     def exec_module(self, module):
+        """Does nothing: the module is complete when it is created."""
         pass
 
 

@@ -185,7 +185,7 @@ def _takes_value(name, kind):
 def unknown_flag(word: str, kind: str) -> str:
     """Returns the name of the flag in a word of a command line if the command lacks it, else ""; `kind` as in `joined`.
 
-    Of the configuration only the beginning of a key is looked at.
+    A --config.KEY flag is taken for known by its beginning alone.
     """
     name = _name_and_value(word)[0]
     is_known = not name or name.startswith("config.") or _is_known(name, kind) or _is_switch(name, kind)

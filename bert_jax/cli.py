@@ -1,4 +1,4 @@
-"""The console script `bert-jax COMMAND ...`: the same commands as `python -m bert_jax.COMMAND ...`.
+"""Runs the console script `bert-jax COMMAND ...`: the same commands as `python -m bert_jax.COMMAND ...`.
 
 Only the chosen command is imported: each defines its own flags when it is imported, and `bert-jax --help` needs no jax.
 """
@@ -123,7 +123,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the command that the arguments name, or prints the list of commands.
 
     Args:
-      argv: the arguments after the program's name; None: those of this process.
+      argv: the arguments after the program's name; None for this process's arguments.
 
     Raises:
       SystemExit: with code 2 after one line on stderr if there is no such command, else with the command's own code.

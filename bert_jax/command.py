@@ -1,4 +1,4 @@
-"""Shared parts of the commands: recipe flags, and one clear line for a mistake of the user."""
+"""Holds what the commands share: recipe flags, and one clear line for a mistake of the user."""
 
 import contextlib
 import difflib
@@ -51,7 +51,7 @@ def define_config_flag(
         config_flags.DEFINE_config_file(
             "config", None, f"recipe: a file, or a name such as bert_base ({command_line('recipes')})"
         )
-    except flags.Error as error:  # of --flagfile, in which it looks for its overrides
+    except flags.Error as error:  # from --flagfile, in which it looks for its overrides
         _report(UserError(_flag_file(error)))
     flags.DEFINE_string("help_keys", None, "list the configuration keys, or with =PREFIX those of a group such as data")
     if required and not default and not continues:
@@ -266,7 +266,7 @@ def _say(error):
     interruption.wait_if_ending()
     if sys.stdout:  # None where it is closed
         sys.stdout.flush()
-    line = str(error).replace("\r", "\\r").replace("\n", "\\n")  # of a path that a user gave
+    line = str(error).replace("\r", "\\r").replace("\n", "\\n")  # a user's path may hold them
     print(f"error: {line}", file=sys.stderr, flush=True)
 
 

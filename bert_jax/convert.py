@@ -6,9 +6,9 @@ The directory holds config.json, model.safetensors and the tokenizer's files, an
 if the model came from there. MODEL is the workdir of a run, a Hugging Face directory or a name on the hub. Pickled
 weights (pytorch_model.bin) are read by this command alone, with torch's weights_only reader. For a run of replaced-
 token detection, --part chooses which of the two models is written. The format has no place for two of DeBERTa's pre-
-training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. Of a
-directory whose heads no class of transformers combines, such as a classifier and a next-sentence head, those of the
-class that its config.json names are written, else its task's. A model that the format cannot express otherwise is
+training heads (replaced tokens, enhanced mask decoder): then the encoder alone is written, with a message. If
+no class of transformers combines the heads of a directory, such as a classifier and a next-sentence head, the heads of
+the class that its config.json names are written, else its task's. A model that the format cannot express otherwise is
 refused, with every reason. The model gets a model card, README.md, which for a run says what its files know; the
 README.md of a directory is kept. --push_to_hub uploads what was written to a repository of the Hugging Face hub, in one
 commit, as the account of `hf auth login` or HF_TOKEN; --output may then be left out. A README.md that the repository

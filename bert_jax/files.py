@@ -1,4 +1,4 @@
-"""Local files that are whole or absent, whatever ends the process; locks; and JSON Lines.
+"""Writes local files that are whole or absent, whatever ends the process; takes locks; reads and writes JSON Lines.
 
 A file or folder is written beside its place, as NAME.XXXXXXXX.partial, flushed to the disk and renamed. A crash, a kill
 or a full disk therefore leaves what was there before. The writer holds a lock on what it writes, so that the next one
@@ -209,7 +209,7 @@ def lock(path: str | os.PathLike, seconds: float | None = 0.0, shared: bool = Fa
 
 
 class NoReaderError(BrokenPipeError):
-    """The reader of a pipe that is written to has ended, as `head` does."""
+    """Reports that the reader of a pipe that is written to has ended, as `head` does."""
 
 
 def has_no_reader(stream: IO) -> bool:
@@ -230,7 +230,7 @@ def discard_output(stream: IO) -> None:
 
 
 class NoLocksError(OSError):
-    """The file system does not support locks."""
+    """Reports that the file system does not support locks."""
 
 
 def is_locked(path: str | os.PathLike) -> bool | None:
@@ -263,6 +263,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return text
 
 
+@_moved.renamed_arguments(answer="value")
 def json_line(value: Any) -> str:
     """Returns a value as JSON on one line, without its end; other line ends that Unicode knows are escaped."""
     line = json.dumps(value, ensure_ascii=False)

@@ -15,12 +15,14 @@ A killed call goes on where it was; what it has finished lies in OUTPUT.mining u
 
 import contextlib
 import os
+import shlex
 import sys
 
 from absl import flags
 
 from bert_jax import command, files, interruption, outputs
-from bert_jax.errors import UserError
+from bert_jax import config as config_lib
+from bert_jax.errors import UserError, command_line
 from bert_jax.retrieval import rules
 from bert_jax.retrieval.rules import Rule
 
@@ -116,7 +118,7 @@ def main(argv):
             embedder, pairs, corpus, _OUTPUT.value, rule, (prompts[0], prompts[1]), _INDEX.value or "",
             lambda unit, total: _bar(bars, unit, total), reranker,
         )  # fmt: skip
-    _report(tally)
+    _report(tally, mining.NEGATIVES)
 
 
 def _bar(bars, unit, total):
@@ -139,13 +141,31 @@ def _check_output():
             raise UserError(f"--output={output}: is --{flag.name} itself; expected another file")
 
 
-def _report(tally):
+def _report(tally, negatives):
     """Prints what was found."""
     print(f"{_OUTPUT.value}: {tally.records:,} records with {tally.negatives:,} negatives")
     print(f"  mean score of a positive     {tally.positive_sum / tally.records:.4f}")
     print(f"  mean score of a negative     {tally.negative_sum / tally.negatives:.4f}")
     print(f"  documents too near           {tally.too_near:,} (beyond --margin or --max_score)")
     print(f"  records with fewer than {_NEGATIVES.value}    {tally.short:,}, {tally.without:,} of them with none")
+    print(f"next: {_next_command(negatives, tally.records)}")
+
+
+def _next_command(negatives, num_records):
+    """Returns the command that trains the model further with the negatives of so many records, in a new workdir."""
+    recipe = "embedding/pairs"
+    name = os.path.basename(_OUTPUT.value).partition(".")[0] or "mined"
+    keys = {
+        "init_from": _MODEL.value, "task.train": _OUTPUT.value, "task.anchor": _ANCHOR.value,
+        "task.positive": _POSITIVE.value, "task.negatives": negatives, "task.relevance_id": _RELEVANCE_ID.value,
+        "task.anchor_prompt": _QUERY_PROMPT.value or "", "task.positive_prompt": _DOCUMENT_PROMPT.value or "",
+    }  # fmt: skip
+    usual = {"task.anchor": "anchor", "task.positive": "positive"}
+    if config_lib.load_recipe(recipe).data.batch_size > num_records // 2:  # a part of the records is held out
+        keys["data.batch_size"] = str(max(2, num_records // 2))
+    flags_of = [f"--config.{key}={shlex.quote(value)}" for key, value in keys.items() if value != usual.get(key, "")]
+    workdir = f"--workdir={shlex.quote(outputs.free_folder(f'runs/{name}'))}"
+    return " ".join([command_line("finetune"), f"--config={recipe}", workdir, *flags_of])
 
 
 if __name__ == "__main__":

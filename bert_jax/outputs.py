@@ -74,7 +74,7 @@ def is_empty(folder: str | os.PathLike) -> bool:
 
 
 def is_leftover(name: str) -> bool:
-    """Returns whether a file of this name is what commands leave behind when they fail or end, or of no meaning."""
+    """Returns whether a file of this name is one that commands leave behind, or that operating systems add."""
     return name in _LEFTOVERS or name.endswith(".partial")
 
 
@@ -153,9 +153,15 @@ def _is_beside(name):
 
 
 def unused_path(folder: str | os.PathLike, name: str) -> pathlib.Path:
-    """Returns the path of something new in a folder: of the name given, else of one with a number behind it."""
+    """Returns the path of something new in a folder: the name given, with a number behind it if it is taken."""
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     return next(path for path in (pathlib.Path(folder) / free for free in numbered) if not path.exists())
+
+
+def free_folder(path: str) -> str:
+    """Returns the path of a folder that is missing or empty: the one given, else one with a number behind it."""
+    numbered = itertools.chain([path], (f"{path}-{number}" for number in itertools.count(2)))
+    return next(free for free in numbered if not os.path.isfile(free) and is_empty(free))
 
 
 def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -> None:

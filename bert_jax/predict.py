@@ -41,7 +41,7 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax import command, files, outputs
+from bert_jax import _moved, command, files, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 from bert_jax.inference import records, tables
@@ -98,7 +98,7 @@ _PACKING = flags.DEFINE_enum(
 flags.DEFINE_integer(
     "top_k",
     None,
-    "fill-mask: number of tokens to return for each mask, 5 by default; search: of documents, 10 by default",
+    "fill-mask: number of tokens to return for each mask, 5 by default; search: number of documents, 10 by default",
 )
 flags.DEFINE_enum("merge", "mean", ["mean", "max"], "classify: how the logits of a long text's windows are combined")
 flags.DEFINE_enum(
@@ -165,6 +165,7 @@ _RESCORE_MULTIPLIER = flags.DEFINE_integer(
 )
 
 
+@_moved.renamed_members(of_class="class_flags", of_call="call_flags")
 @dataclasses.dataclass(frozen=True)
 class Verb:
     """Describes a verb of `predict`.
@@ -191,7 +192,7 @@ class Verb:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Names of the flags that belong to this verb."""
+        """Returns the names of the flags that belong to this verb."""
         return (*self.class_flags, *self.call_flags, *self.own_flags)
 
 

@@ -33,7 +33,7 @@ _TOKENIZER = flags.DEFINE_string(
 _ADD_TOKENS = flags.DEFINE_string(
     "add_tokens", Settings.add_tokens,
     "words to append to the vocabulary as whole tokens: a file with one a line, or a number of words to take "
-    "from the text: those with the largest occurrences x (pieces - 1)",
+    "from the text, by the largest occurrences x (pieces - 1)",
 )  # fmt: skip
 _DOCUMENTS = flags.DEFINE_string(
     "documents", Settings.documents, f"what ends a document of .txt: {' or '.join(DOCUMENTS)}"

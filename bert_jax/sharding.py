@@ -1,4 +1,4 @@
-"""The mesh, the table of partition rules of all arrays, and placement of arrays from one or several processes.
+"""Makes the mesh, holds the table of partition rules of all arrays, and places arrays from one or several processes.
 
 The table is written for paths of single layers; stacked layers have one more axis in front, which is not split. It
 serves parameters and optimizer state alike, because an optimizer keeps its moments under the parameters' own paths.

@@ -1,10 +1,10 @@
-"""Recipes: one file, one recipe; each has get_config()."""
+"""Holds the recipes: one file, one recipe; each has get_config()."""
 
 import importlib
 
 
 def __getattr__(name):
-    """configs.bert_base without an import of its own."""
+    """Imports configs.bert_base and the like when they are first used."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

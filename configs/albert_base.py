@@ -1,4 +1,4 @@
-"""ALBERT Base (Lan et al. 2019, arXiv 1909.11942, sections 3 and 4.1), of the sizes and without the dropout of v2.
+"""Pre-trains ALBERT Base, without dropout as v2 (Lan et al. 2019, arXiv 1909.11942, sections 3 and 4.1).
 
     python -m bert_jax.pretrain --config=albert_base --config.data.corpus=DIR --workdir=DIR
 

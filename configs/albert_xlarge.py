@@ -1,4 +1,4 @@
-"""ALBERT XLarge (Lan et al. 2019, arXiv 1909.11942, table 1).
+"""Pre-trains ALBERT XLarge (Lan et al. 2019, arXiv 1909.11942, table 1).
 
     python -m bert_jax.pretrain --config=albert_xlarge --config.data.corpus=DIR --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""ALBERT XXLarge (Lan et al. 2019, arXiv 1909.11942, table 1).
+"""Pre-trains ALBERT XXLarge (Lan et al. 2019, arXiv 1909.11942, table 1).
 
     python -m bert_jax.pretrain --config=albert_xxlarge --config.data.corpus=DIR --workdir=DIR
 

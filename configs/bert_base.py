@@ -1,4 +1,4 @@
-"""BERT Base, MLM + NSP (Devlin et al. 2018, arXiv 1810.04805, sections 3.1 and A.2).
+"""Pre-trains BERT Base, MLM + NSP (Devlin et al. 2018, arXiv 1810.04805, sections 3.1 and A.2).
 
     python -m bert_jax.pretrain --config=bert_base --config.data.corpus=DIR --workdir=DIR
 

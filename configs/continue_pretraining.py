@@ -1,4 +1,4 @@
-"""Any BERT or RoBERTa goes on learning from the text of a domain (Gururangan et al. 2020, arXiv 2004.10964, DAPT).
+"""Continues any BERT or RoBERTa on the text of a domain (DAPT: Gururangan et al. 2020, arXiv 2004.10964).
 
     python -m bert_jax.prepare --input='papers/*.txt' --output=NEW --tokenizer=MODEL [--add_tokens=1000]
     python -m bert_jax.prepare --input='wiki/*.txt' --output=OLD --tokenizer=MODEL

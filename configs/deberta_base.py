@@ -1,4 +1,4 @@
-"""DeBERTa Base, v1 (He et al. 2020, arXiv 2006.03654, sections 3 and 4, appendix A).
+"""Pre-trains DeBERTa Base, v1 (He et al. 2020, arXiv 2006.03654, sections 3 and 4, appendix A).
 
     python -m bert_jax.pretrain --config=deberta_base --config.data.corpus=DIR --workdir=DIR
 

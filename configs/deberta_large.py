@@ -1,4 +1,4 @@
-"""DeBERTa Large, v1 (He et al. 2020, arXiv 2006.03654, section 5.1).
+"""Pre-trains DeBERTa Large, v1 (He et al. 2020, arXiv 2006.03654, section 5.1).
 
     python -m bert_jax.pretrain --config=deberta_large --config.data.corpus=DIR --workdir=DIR
 

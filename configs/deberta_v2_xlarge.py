@@ -1,4 +1,4 @@
-"""DeBERTa XLarge, v2 (He et al. 2020, arXiv 2006.03654; README of microsoft/DeBERTa, "What's new in v2").
+"""Pre-trains DeBERTa XLarge, v2 (He et al. 2020, arXiv 2006.03654; README of microsoft/DeBERTa, "What's new in v2").
 
     python -m bert_jax.pretrain --config=deberta_v2_xlarge --config.data.corpus=DIR --workdir=DIR
 

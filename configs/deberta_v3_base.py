@@ -1,4 +1,4 @@
-"""DeBERTa Base, v3 (He et al. 2021, arXiv 2111.09543, sections 3 and 4).
+"""Pre-trains DeBERTa Base, v3 (He et al. 2021, arXiv 2111.09543, sections 3 and 4).
 
     python -m bert_jax.pretrain --config=deberta_v3_base --config.data.corpus=DIR --workdir=DIR
 

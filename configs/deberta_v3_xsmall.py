@@ -1,4 +1,4 @@
-"""DeBERTa XSmall, v3 (He et al. 2021, arXiv 2111.09543, section 4).
+"""Pre-trains DeBERTa XSmall, v3 (He et al. 2021, arXiv 2111.09543, section 4).
 
     python -m bert_jax.pretrain --config=deberta_v3_xsmall --config.data.corpus=DIR --workdir=DIR
 

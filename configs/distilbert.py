@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019, arXiv 1910.01108, sections 2 and 3).
+"""Pre-trains DistilBERT (Sanh et al. 2019, arXiv 1910.01108, sections 2 and 3).
 
     python -m bert_jax.pretrain --config=distilbert --config.data.corpus=DIR --workdir=DIR \
         [--config.init_from=TEACHER --config.distillation.teacher=TEACHER]

@@ -1,4 +1,4 @@
-"""ELECTRA Large (Clark et al. 2020, arXiv 2003.10555, table 6).
+"""Pre-trains ELECTRA Large (Clark et al. 2020, arXiv 2003.10555, table 6).
 
     python -m bert_jax.pretrain --config=electra_large --config.data.corpus=DIR --workdir=DIR
 

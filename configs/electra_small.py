@@ -1,4 +1,4 @@
-"""ELECTRA Small (Clark et al. 2020, arXiv 2003.10555, sections 3 and 3.2, table 6).
+"""Pre-trains ELECTRA Small (Clark et al. 2020, arXiv 2003.10555, sections 3 and 3.2, table 6).
 
     python -m bert_jax.pretrain --config=electra_small --config.data.corpus=DIR --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""EuroBERT 210m (Boizard et al. 2025, arXiv 2503.05500, sections 2 and 3).
+"""Pre-trains EuroBERT 210m (Boizard et al. 2025, arXiv 2503.05500, sections 2 and 3).
 
     python -m bert_jax.pretrain --config=eurobert_210m --config.data.corpus=DIR,DIR,... --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""EuroBERT 2.1B (Boizard et al. 2025, arXiv 2503.05500, section 2).
+"""Pre-trains EuroBERT 2.1B (Boizard et al. 2025, arXiv 2503.05500, section 2).
 
     python -m bert_jax.pretrain --config=eurobert_2b --config.data.corpus=DIR,DIR,... --workdir=DIR
 

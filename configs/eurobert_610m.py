@@ -1,4 +1,4 @@
-"""EuroBERT 610m (Boizard et al. 2025, arXiv 2503.05500, section 2).
+"""Pre-trains EuroBERT 610m (Boizard et al. 2025, arXiv 2503.05500, section 2).
 
     python -m bert_jax.pretrain --config=eurobert_610m --config.data.corpus=DIR,DIR,... --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""Multilingual BERT, cased (Devlin et al. 2018, arXiv 1810.04805; multilingual.md of google-research/bert).
+"""Pre-trains multilingual BERT, cased (Devlin et al. 2018, arXiv 1810.04805; multilingual.md of google-research/bert).
 
     python -m bert_jax.pretrain --config=mbert --config.data.corpus=DIR,DIR,... --workdir=DIR
 

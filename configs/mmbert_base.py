@@ -1,4 +1,4 @@
-"""mmBERT Base (Marone et al. 2025, arXiv 2509.06888, section 3).
+"""Pre-trains mmBERT Base (Marone et al. 2025, arXiv 2509.06888, section 3).
 
     python -m bert_jax.pretrain --config=mmbert_base --config.data.corpus=DIR,DIR,... --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""ModernBERT Base (Warner et al. 2024, arXiv 2412.13663, sections 2 and 3, table 3).
+"""Pre-trains ModernBERT Base (Warner et al. 2024, arXiv 2412.13663, sections 2 and 3, table 3).
 
     python -m bert_jax.pretrain --config=modernbert_base --config.data.corpus=DIR --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""ModernBERT Large (Warner et al. 2024, arXiv 2412.13663, section 3, table 3).
+"""Pre-trains ModernBERT Large (Warner et al. 2024, arXiv 2412.13663, section 3, table 3).
 
     python -m bert_jax.pretrain --config=modernbert_large --config.data.corpus=DIR --workdir=DIR \
         [--config.init_from=BASE --config.init_grow=True]

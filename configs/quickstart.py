@@ -1,4 +1,4 @@
-"""A small BERT that trains in minutes on two CPU cores; `make quickstart` runs it on the documentation of Python.
+"""Pre-trains a small BERT in minutes on two CPU cores; `make quickstart` runs it on the documentation of Python.
 
     python -m bert_jax.prepare --input=python-docs --output=DIR --tokenizer=train:wordpiece:4096 --eval_share=0.05
     python -m bert_jax.pretrain --config=quickstart --config.data.corpus=DIR --workdir=WORKDIR

@@ -1,4 +1,4 @@
-"""RoBERTa Large (Liu et al. 2019, arXiv 1907.11692, sections 4 and 5, table 9).
+"""Pre-trains RoBERTa Large (Liu et al. 2019, arXiv 1907.11692, sections 4 and 5, table 9).
 
     python -m bert_jax.pretrain --config=roberta_large --config.data.corpus=DIR --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""A BERT of 4 layers of 256 for a few books' worth of text and two CPU cores: the smallest worth fine-tuning.
+"""Pre-trains a BERT of 4 layers of 256 on a few books' worth of text and two CPU cores: the smallest worth fine-tuning.
 
     python -m bert_jax.prepare --input='books/*.txt,wiki/*.txt.gz' --output=DIR --tokenizer=train:wordpiece:8192
     python -m bert_jax.pretrain --config=small --config.data.corpus=DIR --workdir=WORKDIR

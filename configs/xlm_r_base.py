@@ -1,4 +1,4 @@
-"""XLM-R Base (Conneau et al. 2020, arXiv 1911.02116, section 3).
+"""Pre-trains XLM-R Base (Conneau et al. 2020, arXiv 1911.02116, section 3).
 
     python -m bert_jax.pretrain --config=xlm_r_base --config.data.corpus=DIR,DIR,... --workdir=DIR
 

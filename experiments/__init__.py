@@ -1,4 +1,4 @@
-"""Experiments: a launcher of sweeps, their reports, benchmarks and notebooks.
+"""Holds experiments: a launcher of sweeps, their reports, benchmarks and notebooks.
 
 In a checkout this package is `experiments`; an installed wheel holds it as `bert_jax.experiments`. Files of experiments
 say `from experiments import scales` in both cases: the installed package also answers to the name `experiments`.

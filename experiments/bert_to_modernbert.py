@@ -1,4 +1,4 @@
-"""From BERT to ModernBERT, one switch at a time (ModernBERT: Warner et al. 2024, arXiv 2412.13663, section 2).
+"""Goes from BERT to ModernBERT, one switch at a time (Warner et al. 2024, arXiv 2412.13663, section 2).
 
     python -m experiments.launch --experiment=experiments/bert_to_modernbert.py --workdir=DIR --scale=cpu
 

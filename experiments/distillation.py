@@ -1,4 +1,4 @@
-"""Distillation: a student with and without a teacher (DistilBERT: Sanh et al. 2019, sections 3 and 4.2).
+"""Trains a student with and without a teacher (DistilBERT: Sanh et al. 2019, sections 3 and 4.2).
 
     python -m experiments.launch --experiment=experiments/distillation.py --workdir=DIR --scale=cpu --corpus=CORPUS \\
         --model=TEACHER

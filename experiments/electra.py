@@ -1,4 +1,4 @@
-"""Replaced-token detection against masked language modeling, at equal FLOPs (ELECTRA: Clark et al. 2020, section 3).
+"""Compares replaced-token detection with masked language modeling at equal FLOPs (Clark et al. 2020, section 3).
 
     python -m experiments.launch --experiment=experiments/electra.py --workdir=DIR --scale=cpu
 

@@ -40,7 +40,7 @@ RESERVED = (
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A metric by which arms are compared.
+    """Describes a metric by which arms are compared.
 
     Attributes:
       key: key in result.json: "eval/mlm_loss" (the last evaluation of the run, on its arm's own rows and masks),
@@ -58,7 +58,7 @@ class Measure:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuning:
-    """A task that every pre-trained model is fine-tuned on.
+    """Describes a task that every pre-trained model is fine-tuned on.
 
     Attributes:
       name: name of the task in metrics and folders.
@@ -80,7 +80,7 @@ class FineTuning:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """The text from which the launcher prepares a corpus if it is not given one.
+    """Names the text from which the launcher prepares a corpus if it is not given one.
 
     Attributes:
       input, tokenizer: --input and --tokenizer of bert_jax.prepare.
@@ -94,7 +94,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """A search of the pre-training rate, for each arm by itself, before the runs that are reported.
+    """Describes a search of the pre-training rate, for each arm by itself, before the runs that are reported.
 
     Every arm has as many tuning runs, one for each rate, all with a seed that no reported run has. A rate is chosen on
     what no measure is reported on: held-out rows behind those of Experiment.evaluation, or a tenth of a task's training
@@ -111,7 +111,7 @@ class Tuning:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A question and the runs that answer it.
+    """Describes a question and the runs that answer it.
 
     Attributes:
       question: the question, in one sentence.
@@ -150,7 +150,7 @@ class Experiment:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One arm with one seed: everything that run_job needs, written as job.json.
+    """Describes one arm with one seed: everything that run_job needs, written as job.json.
 
     Attributes:
       name: "ARM/seed-SEED", which is also its folder within the experiment's.

@@ -1,4 +1,4 @@
-"""RoBERTa's four input formats (RoBERTa section 4.2, table 2).
+"""Compares RoBERTa's four input formats (RoBERTa section 4.2, table 2).
 
     python -m experiments.launch --experiment=experiments/input_formats.py --workdir=DIR --scale=cpu
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy import sparse
 
-K1, B = 1.2, 0.75  # of BM25 (Robertson & Zaragoza 2009, section 3.5: common values)
+K1, B = 1.2, 0.75  # in BM25 (Robertson & Zaragoza 2009, section 3.5: common values)
 _AT_ONCE = 256  # queries whose scores are held together
 
 

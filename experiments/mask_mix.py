@@ -1,4 +1,4 @@
-"""Replacements of chosen tokens: the mask token, unchanged, or a random token (BERT appendix C.2, table 8).
+"""Compares replacements of chosen tokens: the mask token, unchanged, or a random token (BERT appendix C.2, table 8).
 
 python -m experiments.launch --experiment=experiments/mask_mix.py --workdir=DIR --scale=cpu
 """
@@ -19,6 +19,6 @@ def get_experiment(scale):
         published=("bert/8",),
         notes=(
             "An arm is named by the percentages of [MASK], the same token and a random one.",
-            "The held-out loss is of 80-10-10 masks for every arm: those that the first arm was trained with.",
+            "The held-out loss is of 80-10-10 masks for every arm, as the first arm was trained with.",
         ),
     )

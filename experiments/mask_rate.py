@@ -1,4 +1,4 @@
-"""Masking rates from 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
+"""Compares masking rates from 15 to 40 % (BERT masks 15 %, ModernBERT 30 %).
 
 python -m experiments.launch --experiment=experiments/mask_rate.py --workdir=DIR --scale=cpu
 """
@@ -17,5 +17,5 @@ def get_experiment(scale):
         question="What share of the tokens should be predicted?",
         overrides=overrides,
         arms={f"{rate:.0%}": {"data.mask_rate": rate} for rate in RATES},
-        notes=("The held-out loss is of 15 % masks for every arm: those that the first arm was trained with.",),
+        notes=("The held-out loss is of 15 % masks for every arm, as the first arm was trained with.",),
     )

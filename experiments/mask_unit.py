@@ -1,4 +1,4 @@
-"""Mask units: tokens, whole words (README of google-research/bert), or spans (SpanBERT section 3.1).
+"""Compares mask units: tokens, whole words (README of google-research/bert), or spans (SpanBERT section 3.1).
 
 python -m experiments.launch --experiment=experiments/mask_unit.py --workdir=DIR --scale=cpu
 """

@@ -1,4 +1,4 @@
-"""Static against dynamic masking (RoBERTa section 4.1, table 1).
+"""Compares static with dynamic masking (RoBERTa section 4.1, table 1).
 
     python -m experiments.launch --experiment=experiments/masking.py --workdir=DIR --scale=cpu
 

@@ -1,4 +1,4 @@
-"""Next-sentence prediction, none, and left to right (BERT section 5.1, table 5).
+"""Compares next-sentence prediction, none, and left to right (BERT section 5.1, table 5).
 
     python -m experiments.launch --experiment=experiments/objectives.py --workdir=DIR --scale=cpu
 

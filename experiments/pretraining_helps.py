@@ -117,7 +117,7 @@ STARTS = {"embeddings x 0.385": smaller_embeddings, "values permuted": permuted}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed of one fine-tuning.
+    """Describes one seed of one fine-tuning.
 
     Attributes:
       stage, task: names.
@@ -307,7 +307,7 @@ def loaded(task, count, data, workdir, model):
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A model with a task's head, and what trains it.
+    """Holds a model with a task's head, and what trains it.
 
     Attributes:
       model: the model with the head.

@@ -1,4 +1,4 @@
-"""Published results that reports show beside ours."""
+"""Lists published results that reports show beside ours."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of a paper.
+    """Holds a table of a paper.
 
     Attributes:
       title: paper and topic.

@@ -45,7 +45,7 @@ PARAGRAPH = 192  # tokens of the longest row with a paragraph
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A retrieval task.
+    """Describes a retrieval task.
 
     Attributes:
       documents, queries: their texts.
@@ -130,7 +130,7 @@ class Runner:
         return self.folder(part, arm, rate, SEEDS[0])
 
     def train(self, part, arm, config, rate, seed) -> dict:
-        """Fine-tunes once, and returns the scores of the examples set apart after the last step, and the seconds."""
+        """Fine-tunes once; returns the scores of the examples set apart after the last step, and the seconds."""
         folder = self.folder(part, arm, rate, seed)
         command = [sys.executable, "-m", "bert_jax.finetune", *config, f"--workdir={folder}", f"--config.seed={seed}",
                    f"--config.optimizer.learning_rate={rate:g}", "--config.train.report=False"]  # fmt: skip

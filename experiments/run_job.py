@@ -33,7 +33,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grai
 
 
 class Stopped(Exception):
-    """Raised when a signal has ended the job early."""
+    """Says that a signal has ended the job early."""
 
 
 def main(argv):
@@ -97,7 +97,7 @@ def _run(job, folder):
 
 
 def _pretrained(job, folder):
-    """Pre-trains, and returns the metrics of the last evaluation by their names in metrics.jsonl."""
+    """Pre-trains; returns the metrics of the last evaluation by their names in metrics.jsonl."""
     from bert_jax import config as config_lib
     from bert_jax.runs import checkpoints
     from bert_jax.training import pretraining
@@ -222,7 +222,7 @@ def _note_start(folder):
     import jax
 
     code, submitted = provenance.code(folder), folder / "submitted.json"
-    if not code["commit"] and submitted.exists():  # of the submitting machine, if this one has no repository
+    if not code["commit"] and submitted.exists():  # the submitting machine's, if this one has no repository
         code = folders.read_json(submitted)
     start = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

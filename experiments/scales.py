@@ -31,7 +31,7 @@ BIGRAM_SHIFT = "bigram_shift"
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """The settings that a sweep takes from its scale.
+    """Holds the settings that a sweep takes from its scale.
 
     Attributes:
       recipe: recipe of pre-training.

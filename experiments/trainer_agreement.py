@@ -51,7 +51,7 @@ def main():
         cut(pathlib.Path(flags.data) / TASKS[task]["train"], workdir / TRAIN, flags.rows)
         sides = {}
         for name, side in (("bert_jax", ours), ("transformers.Trainer", theirs)):
-            path = workdir / f"{name}.json"  # of an earlier call
+            path = workdir / f"{name}.json"  # written by an earlier call
             if not path.exists():
                 path.write_text(json.dumps(side(flags, task, workdir)) + "\n")
             sides[name] = json.loads(path.read_text())
@@ -174,6 +174,8 @@ def theirs(flags, task, workdir):
     for seed, (path, order) in enumerate(zip(paths, orders, strict=True)):
 
         class Ordered(transformers.Trainer):
+            """Trains on the examples in the order that bert_jax draws them in."""
+
             def get_train_dataloader(self, order=order):
                 return torch.utils.data.DataLoader(train, batch_sampler=order, collate_fn=self.data_collator)
 

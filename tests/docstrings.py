@@ -1,17 +1,19 @@
-"""Finds docstrings of public functions that miss the style of CONTRIBUTING.md; their number may only become smaller.
+"""Finds docstrings that miss the style of CONTRIBUTING.md; their number may only become smaller.
 
     python -m tests.docstrings
     python -m tests.docstrings --update    # after some were mended, or modules with some renamed
 
-Two rules: the first word of a function's docstring is a verb in the third person ("Returns", "Writes"), and a function
-whose annotations name an array type states shapes, such as [batch, sequence]. Properties may begin with a noun.
+Four rules: the first word of every docstring is a verb in the third person ("Returns", "Holds"); a function whose
+annotations name an array type states shapes, such as [batch, sequence]; modules and public classes, methods and
+functions have a docstring, unless they are a command's `main` or a method documented where it is first defined; and
+sentences, comments and descriptions of arguments do not begin with "of" or "those" (`FRAGMENT`).
 """
 
 import ast
 import pathlib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tests import ratchets
 
@@ -19,13 +21,23 @@ ROOT = pathlib.Path(__file__).parents[1]
 BASELINE = pathlib.Path(__file__).with_suffix(".txt")
 SHAPE = re.compile(r"\[[\w*+/. ,…-]*\w[\w*+/. ,…-]*\]|\b[Ss]calar|\bshape\b")
 ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray)\b")
-VERB = re.compile(r"[A-Z][a-z]+s\b(?!')")
+VERB = re.compile(r"[A-Z][a-z-]*s\b(?!')")
+NOUN = re.compile(r"(Clusters|Formats|Groups|Names|Numbers|Speeds)( (and|for|of|that|with)\b|[,:])")
 NO_VERBS = {
-    "Always", "Arrays", "As", "Batches", "Bits", "Bytes", "Chips", "Figures", "Heads", "Ids", "Its", "Kernels",
-    "Keys", "Logits", "Losses", "Modules", "Names", "Nats", "Numbers", "Others", "Pairs", "Paragraphs",
-    "Parameters", "Paths", "Positions", "Process", "Programs", "Rows", "Seeds", "Shapes", "Specs", "Steps",
-    "This", "Those", "Tokens", "Vectors", "Weights", "Whose", "Windows",
+    "Activations", "Adapters", "Always", "Anchors", "Arrays", "As", "Batches", "Bits", "Bytes", "Cells",
+    "Checkpoints", "Chips", "Chunks", "Class", "Classifiers", "Collectives", "Configs", "Cross",
+    "Datasets", "Devices", "Documents", "Embedders", "Embeddings", "Entities", "Examples", "Experiments", "Figures",
+    "Files", "Flags", "Folders", "Gradients", "Heads", "Ids", "Inputs", "Its", "Jobs", "Kernels",
+    "Keys", "Layers", "Lines", "Logits", "Loss", "Losses", "Metrics", "Mistakes", "Mixtures", "Modules", "Moments",
+    "Nats", "Neighbours", "Objectives", "Options", "Others", "Pages", "Pairs", "Paragraphs",
+    "Parameters", "Paths", "Phases", "Pictures", "Positions", "Process", "Programs", "Queries", "Questions",
+    "Rankings", "Rates", "Recipes", "Replacements", "Rerankers", "Rows", "Rules", "Safetensors", "Seeds", "Sentences",
+    "Settings", "Shapes", "Shardings", "Specs", "Statistics", "Steps", "Tables", "Tasks", "Texts", "This",
+    "Those", "Tokenizers", "Tokens", "Trees", "Vectors", "Vocabularies", "Weights", "Whose", "Windows", "Words",
+    "Workdirs",
 }  # fmt: skip
+FRAGMENT = re.compile(r"# of |\w: (of|those)\b|^\W*(Of|Those)\b|[.:;] (Of|Those)\b|\bof no meaning\b", re.M)
+FOLDERS = ("bert_jax", "configs", "experiments")
 
 
 def public_functions(tree: ast.Module | ast.ClassDef, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -48,20 +60,55 @@ def names_an_array(function: ast.FunctionDef) -> bool:
 def begins_with_a_verb(docstring: str) -> bool:
     """Tells whether a docstring's first word looks like a verb in the third person."""
     match = VERB.match(docstring)
-    return match is not None and match[0] not in NO_VERBS
+    return match is not None and match[0] not in NO_VERBS and not NOUN.match(docstring)
+
+
+def documented_methods(trees: Iterable[ast.Module]) -> set[str]:
+    """Returns the names of the methods that some class documents; where another overrides one, it need not."""
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {
+        node.name
+        for owner in classes
+        for node in owner.body
+        if isinstance(node, ast.FunctionDef) and ast.get_docstring(node)
+    }
 
 
 def flaws() -> Iterator[tuple[str, str]]:
-    """Yields (module's path, function and rule) of each docstring in bert_jax that misses a rule."""
-    for path in sorted((ROOT / "bert_jax").rglob("*.py")):
-        for name, function in public_functions(ast.parse(path.read_text("utf-8"))):
-            docstring = ast.get_docstring(function) or ""
-            is_property = any("property" in ast.unparse(decorator) for decorator in function.decorator_list)
-            relative = path.relative_to(ROOT).as_posix()
-            if docstring and not is_property and not begins_with_a_verb(docstring):
-                yield relative, f"{function.lineno}: {name}: begins with no verb: {docstring.splitlines()[0]!r}"
-            if names_an_array(function) and not SHAPE.search(docstring):
-                yield relative, f"{function.lineno}: {name}: arrays without a shape"
+    """Yields (file's path, place and rule) of each docstring of library, recipes and experiments that misses one."""
+    paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    trees = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in paths}
+    documented = documented_methods(trees.values())
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            doc = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+            if doc and not begins_with_a_verb(doc):
+                yield path, f"{getattr(node, 'lineno', 1)}: begins with no verb: {doc.splitlines()[0]!r}"
+        text = (ROOT / path).read_text("utf-8")
+        for match in FRAGMENT.finditer(text):
+            yield path, f"{text.count(chr(10), 0, match.start()) + 1}: a fragment: {match[0].strip()!r}"
+        if path.startswith("bert_jax/"):
+            yield from ((path, flaw) for flaw in (*undocumented(tree, documented), *without_shapes(tree)))
+
+
+def without_shapes(tree: ast.Module) -> Iterator[str]:
+    """Yields the line and name of each public function that has arrays and states no shape."""
+    for name, function in public_functions(tree):
+        if names_an_array(function) and not SHAPE.search(ast.get_docstring(function) or ""):
+            yield f"{function.lineno}: {name}: arrays without a shape"
+
+
+def undocumented(tree: ast.Module, documented: set[str]) -> Iterator[str]:
+    """Yields the line and name of a module, and of its public classes, functions and methods, without a docstring."""
+    if not ast.get_docstring(tree):
+        yield "1: the module has no docstring"
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node):
+            yield f"{node.lineno}: {node.name}: no docstring"
+    for name, function in public_functions(tree):
+        known = "main" if "." not in name else function.name if function.name in documented else "__call__"
+        if function.name != known and not ast.get_docstring(function):
+            yield f"{function.lineno}: {name}: no docstring"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command that mines: what it prints and writes, and its mistakes in one line."""
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -82,6 +83,13 @@ def test_the_command_and_its_mistakes(tmp_path):
     outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
     assert len(outs) == len(lines), process.stderr
     assert "12 records with 24 negatives" in outs[0] and outs[0].endswith("-----0\n")
+    (after,) = [part for part in outs[0].splitlines() if part.startswith("next: ")]
+    assert shlex.split(after.removeprefix("next: "))[-9:] == [
+        "--config=embedding/pairs", "--workdir=runs/out", f"--config.init_from={tmp_path}/model",
+        f"--config.task.train={tmp_path}/out.jsonl", "--config.task.anchor=question", "--config.task.positive=answer",
+        "--config.task.negatives=negatives", "--config.task.anchor_prompt=ab: ",
+        "--config.data.batch_size=6",
+    ]  # fmt: skip
     written = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == list(range(12))
     assert outs[1].endswith("-----0\n"), errors[1]

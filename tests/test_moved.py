@@ -1,8 +1,12 @@
 """Imports from the places that names had before the library was laid out anew keep working."""
 
+import dataclasses
 import importlib
+import inspect
 import pathlib
+import pickle
 
+import jax
 import pytest
 
 from bert_jax import _moved
@@ -58,3 +62,96 @@ def test_a_renamed_method_keeps_its_old_name(module, name, old, today):
     cls = getattr(importlib.import_module(f"bert_jax.{module}"), name)
     assert hasattr(cls, old)
     assert old == "reach" or getattr(cls, old) == getattr(cls, today)
+
+
+# What has no successor: CHANGELOG.md says why.
+NO_SUCCESSOR = {
+    ("bert_jax.training.adaptation.Adaptation.before", "done"),
+    ("bert_jax.training.evaluation.Evaluation.__init__", "eval_step"),
+}
+MEMBERS = pathlib.Path(__file__).with_name("public_members.txt").read_text().splitlines()
+
+
+def modules_with_members():
+    """Returns {old module: [(name below it, names of its arguments)]} of tests/public_members.txt."""
+    names_by_module = {}
+    for line in MEMBERS:
+        module, member = line.split(" ", 1)
+        name, _, arguments = member.removesuffix(")").partition("(")
+        if module.removeprefix("bert_jax.") not in COMMANDS:
+            names_by_module.setdefault(module, []).append((name, arguments.split(", ") if arguments else []))
+    return names_by_module
+
+
+OLD_MEMBERS = modules_with_members()
+
+
+@pytest.mark.parametrize("module", sorted(OLD_MEMBERS))
+def test_every_old_member_is_found_and_takes_its_old_keyword_arguments(module):
+    missing = []
+    for name, arguments in OLD_MEMBERS[module]:
+        target = importlib.import_module(module)
+        try:
+            for part in name.split("."):
+                is_field = part in getattr(target, "__annotations__", {})
+                target = None if is_field else getattr(target, part)
+        except AttributeError:
+            missing.append(name)
+            continue
+        if arguments and not isinstance(target, property):
+            today = inspect.signature(target).parameters
+            renamed = getattr(target, "renamed_arguments", {})
+            missing += [
+                f"{name}({argument}=)"
+                for argument in arguments
+                if renamed.get(argument, argument) not in today and (f"{module}.{name}", argument) not in NO_SUCCESSOR
+            ]
+    assert not missing
+
+
+def test_an_argument_is_accepted_under_its_old_name():
+    def scale(value, *, factor=1):
+        """Multiplies."""
+        return value * factor
+
+    accepting = _moved.renamed_arguments(what="value", times="factor")(scale)
+    assert accepting(2, factor=3) == accepting(2, times=3) == accepting(what=2, times=3) == 6
+    assert (accepting.__name__, accepting.__doc__) == ("scale", "Multiplies.")
+    assert inspect.signature(accepting) == inspect.signature(scale)
+    with pytest.raises(TypeError, match="'times' and 'factor'"):
+        accepting(2, times=3, factor=3)
+    with pytest.raises(TypeError, match="multiple values for argument 'value'"):
+        accepting(2, what=2)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'other'"):
+        accepting(2, other=2)
+
+
+def test_fields_of_a_class_keep_their_old_names():
+    from bert_jax.interop.formats import Difference
+    from bert_jax.model.attention import Context
+
+    difference = Difference("model.mlp", found="gated", said=None)
+    assert (
+        difference == Difference("model.mlp", value="gated", expressed=None) == pickle.loads(pickle.dumps(difference))
+    )
+    assert (difference.found, difference.said) == ("gated", None)
+    with pytest.raises(TypeError, match="'found' and 'value'"):
+        Difference("model.mlp", found="gated", value="gated", said=None)
+    context = jax.tree.map(lambda leaf: leaf + 1, Context(visibility=1, distances=2))
+    assert (context.mask, context.visibility, context.distances) == (2, 2, 3)
+    assert dataclasses.replace(context, mask=5).visibility == 5
+
+
+def test_an_encoder_takes_its_old_keyword_arguments():
+    import numpy as np
+
+    from bert_jax import model
+    from bert_jax.model.encoder import Encoder
+    from bert_jax.model.layers import Keys
+
+    spec = model.Spec(vocab_size=20, hidden_size=8, num_layers=2, num_heads=2, intermediate_size=16, dtype="float32")
+    encoder = Encoder(spec, rngs=Keys(jax.random.key(0)))
+    ids = np.arange(8, dtype=np.int32).reshape(2, 4)
+    batch = {"input_ids": ids, "token_type_ids": 0 * ids, "attention_mask": 0 * ids + 1}
+    hidden, _ = encoder(batch, None, every=True)
+    assert hidden.shape == (3, 2, 4, 8)

@@ -1,4 +1,4 @@
-"""Settings of runs: what they are, what they default to, and which values can work. No jax here.
+"""Holds the settings of runs: what they are, what they default to, and which values can work. No jax here.
 
 `keys` is the table of all keys; `pretraining` and `finetuning` build and check configs of the two kinds of run. The
 names below are imported on first use, so that bert_jax.model can read `keys` and `architecture` with jax, flax and

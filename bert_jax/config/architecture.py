@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 
 
+@_moved.renamed_members(when="applies")
 @dataclasses.dataclass(frozen=True)
 class Refusal:
     """Describes a combination of switches that cannot work.

@@ -1,4 +1,4 @@
-"""The settings of config.data with which `evaluate` reads a corpus, where they are not the defaults of its keys."""
+"""Holds the settings of config.data with which `evaluate` reads a corpus, where they differ from its keys' defaults."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
+"""Builds configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
 
 import math
 import re
@@ -24,9 +24,9 @@ from bert_jax.config.layout import check_layout
 from bert_jax.config.schema import check_name, check_type, check_values
 from bert_jax.errors import UserError, command_line
 
-BASE_WIDTH = 768  # of the models that fine-tuning rates are published for
+BASE_WIDTH = 768  # hidden size of the models that fine-tuning rates are published for
 SMALL_WIDTH = 256  # up to it, larger rates are needed
-BASE_RATE = 2e-5  # of config.optimizer.learning_rate=-1, where the model is wider
+BASE_RATE = 2e-5  # for config.optimizer.learning_rate=-1, where the model is wider
 LORA_RATE, LORA_RATES = 4e-4, (1e-4, 1e-3)  # Hu et al. 2022, appendix D: RoBERTa Base 4e-4 to 5e-4 (recalled)
 
 

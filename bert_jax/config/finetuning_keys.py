@@ -1,4 +1,4 @@
-"""The configuration keys of fine-tuning, many of which are pre-training's with another default.
+"""Lists the configuration keys of fine-tuning, many of which are pre-training's with another default.
 
 `bert_jax.config.keys` says what is derived from them.
 """
@@ -36,7 +36,7 @@ ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
 POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
 # How an embedder makes sparse vectors, and what is taken over a text's tokens; see model.pooling.pool_sparse.
 SPARSE_POOLING = {"splade": "max", "splade_sum": "sum"}
-# What an embedder can pool: of model.pooling.POOLING, or to sparse vectors.
+# What an embedder can pool: some of model.pooling.POOLING, or to sparse vectors.
 EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", *SPARSE_POOLING)
 # Losses on vectors; see finetuning.vector_losses.
 VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
@@ -156,8 +156,8 @@ FINETUNING: dict[str, Key] = {
         anchor=("anchor", "Embedding: column of the text that is compared, such as a question."),
         positive=(
             "positive",
-            "Embedding: column of the text that belongs to it, such as the passage that answers it; reranking: of "
-            "the relevant document, where there is no column of documents.",
+            "Embedding: column of the text that belongs to it, such as the passage that answers it; reranking: column "
+            "of the relevant document, where there is no column of documents.",
             {"empty": "the anchor itself, under other dropout (SimCSE, Gao et al. 2021, section 3)"},
         ),
         negatives=((), "Embedding, reranking: columns of texts that do not belong to it, or one column of lists.",

@@ -1,4 +1,4 @@
-"""The one table of configuration keys: pre-training's, and fine-tuning's, which shares many of them.
+"""Joins the one table of configuration keys: pre-training's, and fine-tuning's, which shares many of them.
 
 Everything else that is known of a key is derived from its entry: `base()` of both kinds of recipe, validation,
 the defaults of `bert_jax.model.spec.Spec`, what may change when a run continues, what a phase may set, what a run takes

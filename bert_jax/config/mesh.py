@@ -1,7 +1,7 @@
 """Names the axes of the mesh, for checks of configs, which need no jax, and for the layout of arrays.
 
 To add an axis: name it here, give it a size of 1 in the group `mesh` of config/keys.py, and write it into the layouts
-that it splits: those of parameters in sharding.RULES, those of activations in model/layouts.LAYOUTS.
+that it splits: sharding.RULES for parameters, model/layouts.LAYOUTS for activations.
 """
 
 AXES = ("data", "fsdp", "tensor")  # outermost first: the last axis has the nearest devices

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def predicting(attention: str) -> str:
 
 
 class Heads(TypedDict):
-    """Heads of a pre-trained model: keyword arguments of model.build."""
+    """Names the heads of a pre-trained model: keyword arguments of model.build."""
 
     next_sentence: bool
     sentence_order: bool
@@ -87,6 +88,7 @@ def heads(settings: "Mapping[str, Any] | ml_collections.ConfigDict") -> Heads:
     )
 
 
+@_moved.renamed_arguments(found="config_values")
 def check_objective(config_values: Mapping[str, Any]) -> None:
     """Raises UserError for settings of an objective, or of a run's start, that cannot work.
 
@@ -105,6 +107,7 @@ def check_objective(config_values: Mapping[str, Any]) -> None:
     _check_start(config_values)
 
 
+@_moved.renamed_arguments(found="config_values")
 def pair_objective(config_values: Mapping[str, Any]) -> str:
     """Returns the config key of the objective that needs sentence pairs; "" where none does."""
     keys = ("objective.next_sentence", "objective.sentence_order")

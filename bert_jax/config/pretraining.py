@@ -1,4 +1,4 @@
-"""Configs of pre-training runs: `base()` has every key with its default, `validate` refuses what cannot work.
+"""Builds configs of pre-training runs: `base()` has every key with its default, `validate` refuses what cannot work.
 
 No jax here: the data pipeline's worker processes read configs too.
 """
@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from bert_jax import _moved
 from bert_jax.config import architecture, recipes
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
@@ -83,6 +84,7 @@ def _check_model(values):
     )
 
 
+@_moved.renamed_arguments(found="values")
 def check_optimizer(values: Mapping[str, Any]) -> None:
     """Raises UserError for values of config.optimizer, by dotted key, that do not go together."""
     shape, schedule = values["optimizer.decay_shape"], values["optimizer.schedule"]

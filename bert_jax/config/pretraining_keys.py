@@ -1,4 +1,4 @@
-"""The configuration keys of pre-training; `bert_jax.config.keys` says what is derived from them."""
+"""Lists the configuration keys of pre-training; `bert_jax.config.keys` says what is derived from them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ ACTIVATIONS = (
     "linear", "mish", "relu2", "relu6", "sigmoid", "sqrtsoftplus",
 )  # fmt: skip
 PAIR_FORMATS = ("segment_pair", "sentence_pair")
-LOGGERS = ("tensorboard", "wandb", "mlflow")  # of config.train.loggers; runs/loggers.py opens them
+LOGGERS = ("tensorboard", "wandb", "mlflow")  # choices of config.train.loggers; runs/loggers.py opens them
 FORMATS = (*PAIR_FORMATS, "full_sentences", "doc_sentences")
 
 SMALLEST_EPSILON = 1e-15  # its square is a number in float32

@@ -111,7 +111,7 @@ def recipe_path(recipe: str) -> pathlib.Path:
 
 
 def _nearest(recipe):
-    """Returns the end of a message about an unknown recipe: those that were meant; their folders may be missing."""
+    """Returns the end of a message about an unknown recipe: what was meant, though its folder may be missing."""
     name = recipe.removeprefix("configs/").removesuffix(".py")
     word = name.rpartition("/")[2].lower().replace("-", "_")
     without_sign = word.replace("_", "")

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from bert_jax.errors import UserError
 
-LARGEST_INTEGER = 2**31 - 1  # of the int32 arrays that a step computes with
+LARGEST_INTEGER = 2**31 - 1  # in the int32 arrays that a step computes with
 
 ROLES = {
     "start": "where the first parameters and the random numbers come from",
@@ -92,11 +92,12 @@ class Key:
 
     @property
     def is_number(self) -> bool:
+        """Returns whether the key holds an integer or a float."""
         return self.type in (int, float)
 
     @property
     def value_before(self) -> Any:
-        """Value in a run whose config.json does not have the key: `before`, or else the default."""
+        """Returns the value in a run whose config.json does not have the key: `before`, or else the default."""
         return self.default if self.before is None else self.before
 
     def check(self, where: str, value: Any, suffix: str = "") -> None:
@@ -236,7 +237,7 @@ def _in_one_case(name):
 
 
 def help_lines(keys: Mapping[str, Key], prefix: str = "", config: Mapping | None = None) -> list[str]:
-    """Returns what --help-keys=PREFIX prints: of each key that begins so its default, values and meaning.
+    """Returns what --help-keys=PREFIX prints: default, values and meaning of each key that begins so.
 
     Args:
       keys: Table of keys.

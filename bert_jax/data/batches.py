@@ -15,7 +15,7 @@ LABELS = {"next_sentence_label": "is_random", "sentence_order_label": "is_swappe
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The length of rows and the ids of their special tokens.
+    """Holds the length of rows and the ids of their special tokens.
 
     Attributes:
       sequence_length: tokens of a row.

@@ -29,7 +29,7 @@ _HEADER_BYTES = 128
 
 
 class Shard:
-    """One shard of a split: its arrays are memory-mapped when they are first read."""
+    """Holds one shard of a split: its arrays are memory-mapped when they are first read."""
 
     def __init__(self, path: pathlib.Path, num_tokens: int):
         self._path = path
@@ -57,7 +57,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """The documents of one split.
+    """Holds the documents of one split.
 
     Attributes:
       sentences: int64 [sentences + 1], the token offset at which each sentence begins, over the whole split.
@@ -88,7 +88,7 @@ class Split:
 
 
 class Corpus:
-    """A prepared corpus, opened with `Corpus.open`.
+    """Gives access to a prepared corpus, opened with `Corpus.open`.
 
     Attributes:
       path: its directory.
@@ -105,7 +105,7 @@ class Corpus:
 
     @property
     def language(self) -> str:
-        """Code of the text's language, such as "de"; "" where nobody has said it, as English rules are a default."""
+        """Returns the code of the text's language, such as "de"; "" where nobody said it (English is a default)."""
         rules = self.manifest.get("settings", {}).get("language", "")  # earlier versions state no language apart
         return self.manifest.get("language") or (rules if rules != "en" else "")
 

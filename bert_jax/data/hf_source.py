@@ -26,7 +26,7 @@ _NOT_READ = ("Audio", "Image", "Mesh", "Nifti", "Pdf", "Video")  # features that
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """An opened split.
+    """Holds an opened split.
 
     Attributes:
       data: the datasets.Dataset.
@@ -43,12 +43,12 @@ class Source:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that hold values."""
+        """Returns the names of the columns that hold values."""
         return tuple(name for name, feature in self.data.features.items() if type(feature).__name__ not in _NOT_READ)
 
     @property
     def class_names(self) -> dict[str, tuple[str, ...]]:
-        """Class names of the columns that have some, also those of lists of classes."""
+        """Returns the class names of the columns that have some, lists of classes included."""
         names = {}
         for name, feature in self.data.features.items():
             inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", feature)
@@ -112,7 +112,7 @@ def open_split(spec: str, flag: str = "--input") -> Source:
 
 
 class _NotThereError(Exception):
-    """There is no data set of a name."""
+    """Says that there is no data set of a name."""
 
 
 def _candidates(name):

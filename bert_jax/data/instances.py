@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bert_jax import files, interruption
+from bert_jax import _moved, files, interruption
 from bert_jax.config.keys import PAIR_FORMATS, PRETRAINING
 from bert_jax.data import hashing
 from bert_jax.data.corpus import Corpus, Split
@@ -41,7 +41,7 @@ _SAMPLE = 100_000  # instances that share_held reads
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The settings that an index depends on, apart from the corpus.
+    """Holds the settings that an index depends on, apart from the corpus.
 
     Attributes:
       format: segment_pair, sentence_pair, full_sentences or doc_sentences.
@@ -192,6 +192,7 @@ def _build_block(job):
     return path
 
 
+@_moved.renamed_arguments(whole="temporary")
 def join(parts: Sequence[pathlib.Path], temporary: pathlib.Path, path: pathlib.Path) -> None:
     """Concatenates the arrays of the files `parts`: writes the file `temporary`, then renames it to `path`."""
     arrays = [np.load(part, mmap_mode="r") for part in parts]

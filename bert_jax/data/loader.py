@@ -20,7 +20,7 @@ from bert_jax.data.stream import Stream, interleave
 from bert_jax.errors import UserError
 from bert_jax.processes import machine, signals
 
-_BYTES_PER_TOKEN = 16  # of a batch: ids, mask, types, and less than one more array of masked tokens
+_BYTES_PER_TOKEN = 16  # in a batch: ids, mask, types, and less than one more array of masked tokens
 
 
 def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_hosts: int = 1) -> dict[str, np.ndarray]:

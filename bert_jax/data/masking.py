@@ -19,7 +19,7 @@ _LONG_WORD_SHARE = 4  # see _part_of_long_words
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
-    """The masking of a phase: call it to mask a batch.
+    """Masks the batches of a phase when it is called.
 
     Every maskable place of a row is as likely to be predicted as any other, for each unit. Spans and n-grams that reach
     the end of the text, or a special token, therefore go on at its beginning: in the published procedures, which cut
@@ -181,7 +181,7 @@ class Masking:
 
 
 class _Words:
-    """The words of a batch, numbered row by row: runs of maskable tokens between two word starts.
+    """Holds the words of a batch, numbered row by row: runs of maskable tokens between two word starts.
 
     Attributes:
       count: number of words.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from bert_jax import files
+from bert_jax import _moved, files
 from bert_jax.data import hashing, instances, verification
 from bert_jax.data.corpus import Corpus, Split, unpack_bits
 from bert_jax.data.masking import Masking
@@ -28,7 +28,7 @@ _INSTANCES_AT_ONCE = 1 << 11  # instances whose words are read together
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """The capacity of a packed row, and so the shapes of packed batches.
+    """Holds the capacity of a packed row, and so the shapes of packed batches.
 
     Attributes:
       tokens: tokens of a row, special ones included.
@@ -46,6 +46,7 @@ def limits(tokens: int, slots: int = 0) -> Limits:
     return Limits(tokens, max(1, tokens // _TOKENS_PER_SEQUENCE), slots - (-slots // _SPARE_SLOTS))
 
 
+@_moved.renamed_arguments(most="row_limits")
 def fill(lengths: np.ndarray, masks: np.ndarray, row_limits: Limits) -> tuple[np.ndarray, np.ndarray]:
     """Assigns sequences to rows: best fit, the longest first, for all sequences of one size at once.
 
@@ -78,7 +79,7 @@ def fill(lengths: np.ndarray, masks: np.ndarray, row_limits: Limits) -> tuple[np
 
 
 class _Rows:
-    """Rows being filled, grouped by the number of tokens that still fit (their room)."""
+    """Holds rows being filled, grouped by the number of tokens that still fit (their room)."""
 
     def __init__(self, row_limits, number, shortest, fewest_masks):
         self.count = 0
@@ -169,6 +170,7 @@ class Places:
     of = from_lengths  # the method's name in earlier versions
 
 
+@_moved.renamed_arguments(most="row_limits")
 def pack(
     batch: Mapping[str, np.ndarray], first: np.ndarray, num_rows: int, row_limits: Limits, pad_id: int, cls_id: int
 ) -> dict[str, np.ndarray]:
@@ -177,7 +179,7 @@ def pack(
     Args:
       batch: arrays [n, ...] of the loader, of data.tasks.Examples or of rows.pad, in the order of the packed rows.
       first: int64 [rows + 1]: row i holds the sequences first[i] to first[i + 1], as `fill` returns it.
-      num_rows: rows of the packed batch. Those behind the filled ones hold [CLS] alone, so that attention is defined,
+      num_rows: rows of the packed batch. Rows behind the filled ones hold [CLS] alone, so that attention is defined,
         and add nothing to a loss.
       row_limits: the shapes of the packed batch; no row exceeds them.
       pad_id, cls_id: ids of the tokenizer.
@@ -249,7 +251,7 @@ def _pack_masks(batch, places, num_rows, row_limits):
 
 @dataclasses.dataclass(frozen=True)
 class Packs:
-    """The packed rows of a corpus's instances, memory-mapped.
+    """Holds the packed rows of a corpus's instances, memory-mapped.
 
     Attributes:
       first: int64 [rows + 1], where each row's instances begin in `members`.
@@ -279,6 +281,7 @@ class Packs:
     of = members_of  # the method's name in earlier versions
 
 
+@_moved.renamed_arguments(most="row_limits")
 def open_packs(
     corpus: Corpus,
     split_name: str,
@@ -292,7 +295,7 @@ def open_packs(
     Args:
       corpus: the corpus, beside whose instance index they are cached.
       split_name: "train" or "eval".
-      recipe: of the instances, in a format without pairs.
+      recipe: how the instances were made, in a format without pairs.
       row_limits: the capacity of a row.
       masking: bounds how many tokens of an instance are masked; None where none is.
       is_special: bool [vocabulary], the tokenizer's special tokens.
@@ -319,6 +322,7 @@ def open_packs(
     return packs
 
 
+@_moved.renamed_arguments(most="row_limits")
 def build_packs(
     split: Split, index: np.ndarray, row_limits: Limits, masking: Masking | None, is_special: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:

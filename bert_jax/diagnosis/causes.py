@@ -1,4 +1,4 @@
-"""The usual causes of a model that does not learn masked tokens, ranked by the numbers of the run."""
+"""Ranks the usual causes of a model that does not learn masked tokens by the metrics of the run."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from bert_jax.errors import command_line
 # rates are lower (RoBERTa: 6e-4 at 768, 4e-4 at 1024), and so are the recipes' (1e-3 at 256, 2e-3 at 128).
 HIGH_RATE, HIGH_RATE_WIDTH = 1e-3, 768
 LAMB_FACTOR = 10  # LAMB takes rates about this much higher: its steps are relative to a parameter's norm
-LOW_RATE_SHARE = 1 / 50  # of the high rate: a rate for fine-tuning, at which a new model learns next to nothing
+LOW_RATE_SHARE = 1 / 50  # share of the high rate: a rate for fine-tuning, at which a new model learns next to nothing
 SHORT_WARMUP_SHARE, SHORT_WARMUP_STEPS = 0.01, 10  # BERT warms up for 1 % of its steps, RoBERTa for 5 %
 SHORT_RUN_STEPS = 1000  # the small recipes leave the unigram plateau after some 800 steps
 DUPLICATES = 0.1  # share of the documents; usual corpora have a few in a hundred
@@ -26,7 +26,7 @@ MOSTLY_UNKNOWN = 0.2
 PADDING = 0.5  # paragraphs at 128 tokens have 36 %
 MOSTLY_PADDING = 0.8
 FEW_PREDICTIONS = 100  # predicted tokens in a step: with fewer, its gradient is mostly noise
-NARROW_INIT_SHARE = 0.5  # of the initializer range that corresponds to 0.02 at a hidden size of 768
+NARROW_INIT_SHARE = 0.5  # share of the initializer range that corresponds to 0.02 at a hidden size of 768
 HIGH_DROPOUT, HIGH_DECAY = 0.3, 0.3  # published: 0.1 and 0.01
 
 LIKELY = 0.2  # less likely causes are listed in one line, each with its number
@@ -34,7 +34,7 @@ LIKELY = 0.2  # less likely causes are listed in one line, each with its number
 
 @dataclasses.dataclass(frozen=True)
 class Cause:
-    """A possible cause of a problem.
+    """Describes a possible cause of a problem.
 
     Attributes:
       likelihood: how likely it is in this run, from 0 to 1; causes are sorted by it.

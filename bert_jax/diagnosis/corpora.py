@@ -16,7 +16,7 @@ _LEAST_TOKENS = 8  # shorter sentences are too common to prove anything
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """One corpus of a run.
+    """Describes one corpus of a run.
 
     Attributes:
       path: path of the corpus in the run's config.
@@ -37,12 +37,12 @@ class Text:
 
     @property
     def duplicates(self) -> int:
-        """Number of documents that equal an earlier one and were kept."""
+        """Returns the number of documents that equal an earlier one and were kept."""
         return 0 if self.manifest["settings"].get("drop_duplicates") else self.manifest["duplicate_documents"]
 
     @property
     def unknown_share(self) -> tuple[float, str]:
-        """Share of the text that is unknown to the vocabulary, and its unit: "characters", or "tokens" if larger.
+        """Returns the share of the text that the vocabulary lacks, and its unit: "characters", or "tokens" if larger.
 
         One unknown token may stand for a whole clause of a script without spaces, so characters say more. A corpus of
         an earlier version has the share of tokens alone.
@@ -135,7 +135,7 @@ def _sentences(split, limit):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Statistics of the rows that a phase makes of a corpus.
+    """Holds statistics of the rows that a phase makes of a corpus.
 
     Attributes:
       count: number of rows in a pass over the corpus.

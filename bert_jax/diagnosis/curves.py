@@ -1,4 +1,4 @@
-"""Statistics of logged curves: their noise, their level at a step, and spikes.
+"""Measures logged curves: their noise, their level at a step, and spikes.
 
 A row of the log is the loss of one step's batch, so a curve is noisy, and it may have thousands of rows or three. Every
 statement about a curve is made relative to its noise.
@@ -23,7 +23,7 @@ _LEVEL_SHARE, _LEVEL_MOST = 0.1, 50  # a level is the mean of this share of the 
 
 @dataclasses.dataclass(frozen=True)
 class Level:
-    """The level of a curve around a step.
+    """Describes the level of a curve around a step.
 
     Attributes:
       value: mean of the points around the step.
@@ -84,6 +84,7 @@ def level(run: Run, points: Sequence[Point], step: int | None = None) -> Level |
     return Level(statistics.fmean(values), noise(run, points) / math.sqrt(len(values)), drift, len(values))
 
 
+@_moved.renamed_arguments(most="max_blocks")
 def block_medians(points: Sequence[Point], max_blocks: int = 20) -> tuple[list[Point], int]:
     """Cuts a curve into at most `max_blocks` blocks of equal length.
 
@@ -98,7 +99,7 @@ def block_medians(points: Sequence[Point], max_blocks: int = 20) -> tuple[list[P
 
 @dataclasses.dataclass(frozen=True)
 class Spike:
-    """A temporary rise of a curve.
+    """Describes a temporary rise of a curve.
 
     Attributes:
       start: first step above the usual level.

@@ -40,7 +40,7 @@ def at_chance(run: Run) -> Finding | None:
     if accuracy is None or loss is None or run.done < run.num_steps / 2 or collapsed(run):
         return None
     size = run.config.data.batch_size
-    if accuracy >= min(GUESS / size, (1 + 1 / size) / 2):  # of few examples a guess is often right
+    if accuracy >= min(GUESS / size, (1 + 1 / size) / 2):  # among few examples a guess is often right
         return None
     message = (
         f"Positives are found as by guessing: in {percent(accuracy)} of the anchors, where one in {size} would be by "

@@ -8,7 +8,7 @@ SEVERITIES = ("error", "warning", "note")  # most serious first; a note reports 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One problem, or a note, that a check reports.
+    """Holds one problem, or a note, that a check reports.
 
     Attributes:
       name: identifier for programs, such as "stuck_at_unigram".

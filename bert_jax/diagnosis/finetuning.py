@@ -12,8 +12,8 @@ from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding
 from bert_jax.diagnosis.reading import Run
 
-FELL_SHARE = 0.1  # of the best score; a smaller fall is a few examples of a small held-out set
-SPREAD = 0.1  # of the score: difference between the best and the worst seed that did not fail
+FELL_SHARE = 0.1  # share of the best score; a smaller fall is a few examples of a small held-out set
+SPREAD = 0.1  # share of the score: difference between the best and the worst seed that did not fail
 FEW_STEPS = 100  # a new head learns little in fewer
 
 

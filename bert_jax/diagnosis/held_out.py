@@ -25,7 +25,7 @@ FEW_DOCUMENTS = 20  # with fewer held-out documents each of them moves the loss
 
 @dataclasses.dataclass(frozen=True)
 class Gap:
-    """Training loss and held-out loss at one evaluation, in nats.
+    """Compares training loss and held-out loss at one evaluation, in nats.
 
     Attributes:
       step: step of the evaluation.
@@ -45,12 +45,12 @@ class Gap:
 
     @property
     def worse(self) -> float:
-        """Nats by which the held-out loss is higher, beyond what token frequencies explain."""
+        """Returns by how many nats the held-out loss is higher, beyond what token frequencies explain."""
         return self.held_out - self.train + min(0.0, self.easier)
 
     @property
     def better(self) -> float:
-        """Nats by which the held-out loss is lower, beyond what token frequencies explain."""
+        """Returns by how many nats the held-out loss is lower, beyond what token frequencies explain."""
         return self.train - self.held_out - max(0.0, self.easier)
 
 

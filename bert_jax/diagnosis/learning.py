@@ -14,20 +14,21 @@ STUCK_SHARE, OVER_SHARE = 0.03, 0.05
 # The gain of copying if the text cannot be read, as a share of the baseline times the share of chosen tokens that are
 # not masked: measured on quickstart's text (0.54 of 6.03 nats with a fifth unmasked).
 COPYING_SHARE = 0.45
-# A younger run may still leave the plateau: 1.5 times the warm-up, and 1,000 steps (see causes.SHORT_RUN_STEPS) or half
-# of a shorter run.
+# A younger run may still leave the plateau: 1.5 times the warm-up, and 1,000 steps (see causes.SHORT_RUN_STEPS), or
+# half the steps of a shorter run.
 YOUNG_WARMUPS, YOUNG_STEPS, YOUNG_SHARE = 1.5, causes.SHORT_RUN_STEPS, 0.5
 # The lowest of some twenty noisy levels is two standard errors too low by chance; half a nat is a third of what a run
 # like quickstart learns.
 DIVERGED_ERRORS, DIVERGED_NATS = 5.0, 0.5
 # Chance is right half of the time; a few hundred held-out pairs are enough to distinguish 0.65 from that.
 NSP_LEARNED, NSP_ERRORS = 0.65, 3.0
-FALLING_SHARE = 0.03  # of the baseline: a fall over the last half of the steps that counts as progress
+FALLING_SHARE = 0.03  # share of the baseline: a fall over the last half of the steps that counts as progress
 
 
+@_moved.renamed_members(what="source")
 @dataclasses.dataclass(frozen=True)
 class CurrentLoss:
-    """The current loss of predicted tokens, in nats.
+    """Holds the current loss of predicted tokens, in nats.
 
     Attributes:
       loss: the loss.
@@ -45,7 +46,7 @@ class CurrentLoss:
 
     @property
     def learned(self) -> float | None:
-        """The loss below which a model must have used the context of a mask."""
+        """Returns the loss below which a model must have used the context of a mask."""
         if self.plateau is None or self.baseline is None:
             return None
         return self.plateau - STUCK_SHARE * self.baseline

@@ -14,7 +14,7 @@ from bert_jax.diagnosis.reading import Run
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoint_files
 
-NEAR_CHANCE = 0.15  # of the way from chance to a perfect score
+NEAR_CHANCE = 0.15  # share of the way from chance to a perfect score
 SAME_ANSWER = 0.99  # share of the predictions that are equal, from which a model is said to give one answer
 _CORRELATIONS = ("matthews", "pearson", "spearman")  # whose chance is 0
 _READ_PREDICTIONS = 1 << 14

@@ -11,7 +11,7 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The bounds of a recipe on a topology.
+    """Holds the bounds of a recipe on a topology.
 
     Attributes:
       name: recipe and topology, such as "bert_base on v5e:4x4".

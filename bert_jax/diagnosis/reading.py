@@ -21,7 +21,7 @@ from bert_jax.runs import workdir as workdir_lib
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run of pre-training or fine-tuning.
+    """Describes a run of pre-training or fine-tuning.
 
     Attributes:
       workdir: the run's directory.
@@ -70,7 +70,7 @@ class Run:
 
     @functools.cached_property
     def phases(self) -> list[config_lib.Phase]:
-        """Phases of pre-training; a fine-tuning run has one."""
+        """Returns the phases of pre-training; a fine-tuning run has one."""
         if self.fine_tuning:
             return [config_lib.Phase(0, 0, max(self.num_steps, self.done), self.config.data, "")]
         return config_lib.phases(self.config)
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def readable_texts(self) -> list[corpora_lib.Text]:
-        """The corpora whose manifest can be read."""
+        """Returns the corpora whose manifest can be read."""
         return [text for text in self.texts if text.manifest is not None]
 
     @functools.cached_property
@@ -108,7 +108,7 @@ class Run:
 
     @functools.cached_property
     def random_pairs(self) -> float | None:
-        """Share of the pairs whose second segment is from another document; None if unknown."""
+        """Returns the share of pairs whose second segment is from another document; None if unknown."""
         return self._mean_over_texts("random_pairs")
 
     @functools.cached_property
@@ -147,7 +147,7 @@ class Run:
 
     @functools.cached_property
     def copying_gain(self) -> float | None:
-        """Gain in nats over the unigram loss by copying chosen tokens that were not masked; None if unknown."""
+        """Returns the nats below the unigram loss gained by copying unmasked chosen tokens; None if unknown."""
         if not objective.facts(self.config).copying_baseline:
             return 0.0
         if self._frequencies is None:

@@ -22,7 +22,7 @@ _MODEL_KEYS = {name.partition(".")[2]: key for name, key in FINETUNING.items() i
 _RUNNING = with_role(_MODEL_KEYS, "computation", "device")
 _DROPOUTS = with_role(_MODEL_KEYS, "training")
 _DIGESTED_ROWS = 64
-_ACTIVATIONS = {"Identity": "linear", "Tanh": "tanh"}  # of dense layers that are trained, by torch's names
+_ACTIVATIONS = {"Identity": "linear", "Tanh": "tanh"}  # in dense layers that are trained, by torch's names
 
 
 def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: TaskData) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
     if config.task.name == "embedding":
         settings |= {"pooling": [head.pooling]}
     if config.task.name == "reranking":
-        problem = "regression"  # of the logit, whatever the loss
+        problem = "regression"  # the logit is a number, whatever the loss
     model["pooler"] = head.name == "sequence_classification" and head.pooling == "pooler"
     if config.task.name == "question_answering":
         settings |= {name: config.task[name] for name in ANSWERING}
@@ -62,7 +62,7 @@ def describe_run(config: ml_collections.ConfigDict, source: Pretrained, task: Ta
 
 
 def data_identity(task: TaskData) -> dict[str, list]:
-    """Returns what distinguishes a task's data: of each split its rows, and a digest of lengths and first rows."""
+    """Returns what distinguishes a task's data: the rows of each split, and a digest of lengths and first rows."""
     held_out = {f"held out {name}".rstrip(): examples for name, examples in task.held_out.items()}
     return {name: _split_identity(examples) for name, examples in ({"train": task.train} | held_out).items()}
 

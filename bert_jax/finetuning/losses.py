@@ -1,4 +1,4 @@
-"""Losses of fine-tuning: sums over a batch, and the counts that they are divided by.
+"""Computes losses of fine-tuning: sums over a batch, and the counts that they are divided by.
 
 The means are those of transformers' heads, over the rows (or tokens) that count.
 """
@@ -28,7 +28,7 @@ def loss_denominator(batch: Mapping, model: Model, problem: str) -> jax.Array:
 
 
 def loss_sum(model: Model, params: dict, batch: Mapping, problem: str, dropout_key=None) -> jax.Array:
-    """Returns the sum of a batch's losses in nats (regression: of squared errors), a float32 scalar.
+    """Returns the sum of a batch's losses in nats (regression: squared errors), a float32 scalar.
 
     The loss is cross-entropy; for multi-label classification the binary cross-entropy of each label; for question
     answering the mean of the start's and the end's, over the tokens of the row's text; with a CRF the negative

@@ -42,10 +42,12 @@ class FinetuningSteps:
 
     @property
     def layers(self) -> int:
+        """Returns the number of layers that are trained."""
         return self.description["model"]["num_layers"] - self._frozen_layers
 
     @property
     def few(self) -> tuple[int, int]:
+        """Returns two small numbers of layers, from whose steps those of all layers are extrapolated."""
         return lowering.few_layers(self.description["model"])
 
     def changed(self, change: Mapping[str, Any]) -> "FinetuningSteps":
@@ -71,7 +73,7 @@ class FinetuningSteps:
         shards = sharding.num_shards(self.mesh, sharding.BATCH_AXES)
         seeds = self.config.seeds_at_once or len(self.config_seeds)
         texts, _ = self._row_shapes(self._length, self.task.train)["input_ids"]
-        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # of a reranker, documents of each query
+        rows = self.config.data.batch_size / shards * math.prod(texts[:-1])  # a reranker: all documents of each query
         train = rows / max(1, self.config.train.microbatches)
         evaluated = (self.config.train.eval_batch_size or self.config.data.batch_size) / shards
         length = self._length

@@ -1,4 +1,4 @@
-"""The loss of a reranker on a batch of queries with their documents, from their scores, and metrics of the batch."""
+"""Computes the loss of a reranker on queries with their documents, from their scores, and metrics of the batch."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RankingLoss:
-    """The loss of config.loss on the scores of a model with one output.
+    """Computes the loss of config.loss on the scores of a model with one output.
 
     Attributes:
       model: the model.

@@ -1,4 +1,4 @@
-"""The fine-tuning run, from top to bottom: check, open, build, restore, train, write the results.
+"""Runs fine-tuning, from top to bottom: check, open, build, restore, train, write the results.
 
 results.py describes WORKDIR/summary.json and WORKDIR/predictions/, runs/workdir.py the rest of a workdir.
 """
@@ -228,6 +228,7 @@ class _Finetuning(loop.Run):
 
     @property
     def over(self):
+        """Returns whether no seed learns any longer."""
         return not any(seed.learns for seed in self.outcomes.seeds)
 
     def seed_status(self) -> tuple[np.ndarray, np.ndarray]:

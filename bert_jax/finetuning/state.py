@@ -1,4 +1,4 @@
-"""The state of several seeds that are fine-tuned side by side: its arrays, their shardings, and checkpoints' items.
+"""Holds the state of several seeds fine-tuned side by side: its arrays, their shardings, and checkpoints' items.
 
 The state is a plain dict. Each leaf has an axis of seeds in front, except those of `frozen`, which all seeds share:
 
@@ -122,7 +122,7 @@ class StateLayout:
 
     @functools.cached_property
     def _whole_items(self):
-        """Names of the parts of the state that are saved as they are; a part without arrays is not saved."""
+        """Returns the names of the parts of the state that are saved whole; parts without arrays are not saved."""
         return [name for name in ("params", "opt_state", "frozen") if jax.tree.leaves(self.shapes[name])]
 
     @property
@@ -159,18 +159,18 @@ class StateLayout:
 
     @functools.cached_property
     def frozen(self) -> frozenset[str]:
-        """Paths of the parameters that are not trained."""
+        """Returns the paths of the parameters that are not trained."""
         params = self.model.shapes()
         return trainable.frozen_names(params, self.tuning)
 
     @functools.cached_property
     def _seed_shapes(self):
-        """Shapes of the trained parameters of one seed."""
+        """Returns the shapes of the trained parameters of one seed."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.shapes["best"])
 
     @functools.cached_property
     def shapes(self) -> dict:
-        """Shapes and dtypes of the state, without its values."""
+        """Returns the shapes and dtypes of the state, without its values."""
 
         def make():
             trained, frozen = trainable.split_params(self.model.init(jax.random.key(0)), self.frozen)
@@ -185,7 +185,7 @@ class StateLayout:
 
     @functools.cached_property
     def shardings(self) -> dict:
-        """Shardings of every array of the state."""
+        """Returns the shardings of every array of the state."""
         return {
             name: sharding.tree_shardings(tree, self.mesh, leading=0 if name == "frozen" else 1)
             if isinstance(tree, tuple | Mapping)

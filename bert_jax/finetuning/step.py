@@ -1,4 +1,4 @@
-"""A fine-tuning step and an evaluation step for several seeds side by side, compiled for a mesh.
+"""Compiles a fine-tuning step and an evaluation step for several seeds side by side, for a mesh.
 
 state.py describes the state. A seed that is not active, or that met a number that is not finite, keeps its parameters.
 """
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from bert_jax import sharding
+from bert_jax import _moved, sharding
 from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.data.tasks import batches
@@ -29,12 +29,12 @@ from bert_jax.training import step as step_lib
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
 MOVING = ("params", "opt_state", "bad_step")  # what a step replaces of the state
-# Old name of a method of Learner -> its name in StateLayout.
-_MOVED_TO_LAYOUT = {"init_state": "init", "marks": "flags"} | {
-    name: name for name in ("to_items", "from_items", "abstract_items", "parts", "place")
-}
 
 
+@_moved.renamed_members(
+    init_state="layout.init", marks="layout.flags", parts="layout.parts", place="layout.place",
+    to_items="layout.to_items", from_items="layout.from_items", abstract_items="layout.abstract_items",
+)  # fmt: skip
 @dataclasses.dataclass
 class Learner:
     """Compiles the steps of several seeds of one model on a mesh.
@@ -60,12 +60,6 @@ class Learner:
     def layout(self) -> StateLayout:
         """Returns the layout of the seeds' state on the mesh and in checkpoints."""
         return StateLayout(self.model, self.config.tuning, self._optimizer, self.seeds, self.mesh)
-
-    def __getattr__(self, name: str) -> Any:
-        """Looks up methods that were the learner's own, under their old names, in its layout."""
-        if name in _MOVED_TO_LAYOUT:
-            return getattr(self.layout, _MOVED_TO_LAYOUT[name])
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def dropout_keys(self) -> jax.Array:
         """Returns each seed's dropout key, PRNG keys [seeds]: the same at every step, and after a restart."""

@@ -1,6 +1,6 @@
 """Chooses the parameters that fine-tuning trains, their learning rates, and those that start fresh.
 
-Parameters are split into two nested dicts: those that are trained, and those that are frozen. Adapters lie in the
+Parameters are split into two nested dicts, trained and frozen ones. Adapters lie in the
 first, beside the paths of the frozen kernels that they adapt: encoder/layers/0/attention/query/{lora_a,lora_b}.
 """
 

@@ -1,4 +1,4 @@
-"""The loss of an embedder on a batch of texts, from their vectors, and metrics of the batch.
+"""Computes the loss of an embedder on a batch of texts, from their vectors, and metrics of the batch.
 
 A batch holds, for each example, an anchor and the texts that it is compared with, its others: the positive first, then
 the negatives (see data.tasks.vector_sets.Groups).
@@ -21,7 +21,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class VectorLoss:
-    """The loss of config.loss on the vectors of a model.
+    """Computes the loss of config.loss on the vectors of a model.
 
     Attributes:
       model: a model with an embedder's head.
@@ -59,7 +59,7 @@ class VectorLoss:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
         With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
-        equation 1). Of sparse vectors it has the weighted costs of a search beside it (SPLADE v2: Formal et al. 2021,
+        equation 1). For sparse vectors the weighted costs of a search are added (SPLADE v2: Formal et al. 2021,
         equation 5), and metrics have the mean numbers of their terms.
         """
         loss, metrics = self._loss_of(params, vectors, batch)

@@ -1,4 +1,4 @@
-"""Inference with trained models: fill masks, classify, tag, answer, embed, and look into layers and attention.
+"""Uses trained models: fill masks, classify, tag, answer, embed, and look into layers and attention.
 
 Every class opens a MODEL, as does its `from_pretrained`, and is then called with one text or a list of texts:
 

@@ -1,4 +1,4 @@
-"""Extractive question answering: finds the span of a context that answers a question."""
+"""Finds the span of a context that answers a question (extractive question answering)."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from bert_jax.inference.batching import Row
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 
-# Those of google-research/bert's run_squad.py, for a model without settings of its own.
+# The defaults of google-research/bert's run_squad.py, for a model without settings of its own.
 _DEFAULTS = {"max_length": 384} | {name: FINETUNING[f"task.{name}"].default for name in ANSWERING}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.data import packing as packing_lib
 from bert_jax.data import rows as rows_lib
@@ -27,15 +28,15 @@ _TOKENS_ELSEWHERE, _SLOTS_ELSEWHERE = 32768, 4096
 _IN_FLIGHT = 2  # batches queued on the device while the host makes the next one
 _GROWTH = 4  # the last batch is filled up to 1, 4, 16, ... rows, so that few shapes are compiled for it
 _PACKED = 512  # tokens of the longest packed row; longer rows are not packed, as attention costs their square
-# packing="auto" packs if at most this share of the tokens remains; never on GPUs, whose fused attention needs a mask
-# of [sequence, sequence] for packed rows and none for others.
+# packing="auto" packs if at most this share of the tokens remains; never on GPUs, whose fused attention needs a
+# [sequence, sequence] mask for packed rows and none for others.
 _PACKED_SHARE = {"gpu": 0.0}
 _PACKED_SHARE_ELSEWHERE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One input of the model.
+    """Holds one input of the model.
 
     Attributes:
       ids: token ids, special tokens included.
@@ -50,7 +51,7 @@ class Row:
 
 @dataclasses.dataclass
 class _Batch:
-    """A batch in flight.
+    """Holds a batch in flight.
 
     Attributes:
       arrays: the model's input.
@@ -181,6 +182,7 @@ def _fetch(batch, device_outputs, outputs, done):
     done(len(batch.rows))
 
 
+@_moved.renamed_arguments(longest="max_length", tokens="max_tokens", most_slots="max_slots")
 def plan(
     lengths: Sequence[int], slots: Sequence[int], max_length: int, max_tokens: int, max_slots: int
 ) -> Iterator[tuple[list[int], int, int]]:
@@ -207,9 +209,10 @@ def plan(
         begin += len(members)
 
 
+@_moved.renamed_members(some="rows", first="starts", most="limits")
 @dataclasses.dataclass(frozen=True)
 class PackedBatch:
-    """The plan of a packed batch.
+    """Holds the plan of a packed batch.
 
     Attributes:
       rows: indices of the rows that it holds, one packed row after the other.
@@ -224,6 +227,7 @@ class PackedBatch:
     size: int
 
 
+@_moved.renamed_arguments(longest="max_length", tokens="max_tokens", most_slots="max_slots")
 def plan_packed(
     lengths: Sequence[int], counts: Sequence[int], max_length: int, max_tokens: int, max_slots: int
 ) -> tuple[list[PackedBatch], list[int]]:

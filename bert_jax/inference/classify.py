@@ -63,7 +63,7 @@ class Classifier(Predictor):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the scores of an answer, of which no two are the same."""
+        """Returns the names of the scores of an answer, of which no two are the same."""
         return self._names
 
     def __call__(

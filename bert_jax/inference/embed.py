@@ -118,7 +118,7 @@ class Embedder(Predictor):
 
     @property
     def similarity_kind(self) -> str:
-        """The similarity that the model was made for: "cosine" unless a sentence-transformers model names another."""
+        """Returns the similarity of the model: "cosine" unless a sentence-transformers model names another."""
         return self._similarity
 
     def prompt_for(self, task: str) -> str:
@@ -199,10 +199,10 @@ class Embedder(Predictor):
           prompt: text put before each input, such as "query: "; None: see prompt_name.
           prompt_name: name of a prompt that a sentence-transformers model defines; None: its default prompt, if any.
           precision: "float32", or "int8", "uint8", "binary" or "ubinary": fewer bits, see `bert_jax.quantize`.
-          calibration: vectors whose ranges int8 and uint8 divide; None: those of the texts.
+          calibration: vectors whose ranges int8 and uint8 divide; None for the texts' own vectors.
 
         Returns:
-          float32 [texts, size] in the order of the texts; for a single string, float32 [size]. Of another precision,
+          float32 [texts, size] in the order of the texts; for a single string, float32 [size]. With another precision,
           what `bert_jax.quantize` makes of it.
 
         Raises:

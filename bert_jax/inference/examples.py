@@ -154,7 +154,7 @@ class Reader:
 
         Args:
           record: the record, or a dict of columns.
-          names: those that are read, which of an example with one text may be absent.
+          names: names of the fields to read; the second may be absent where an example may have one text.
           where: begins the message.
           beside_words: whether a list of words is read, which may stand beside the text that it was cut from.
         """

@@ -14,7 +14,7 @@ COLUMNS = ("anchor", "positive", "negatives", "score", "label")  # keys of confi
 
 
 class _Texts:
-    """Different texts behind prompts, by number; see data.tasks.vector_measures.TextStore."""
+    """Collects different texts behind prompts, by number; see data.tasks.vector_measures.TextStore."""
 
     tokenizer = None
 

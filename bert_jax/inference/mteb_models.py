@@ -47,10 +47,10 @@ class MtebEncoder:
         Args:
           inputs: batches, whose "text" has texts.
           task_metadata: mteb's TaskMetadata: the name and type of the task choose the prompt.
-          hf_split: of no meaning here.
-          hf_subset: of no meaning here.
+          hf_split: ignored.
+          hf_subset: ignored.
           prompt_type: mteb's PromptType: whether the texts are queries or documents; None for neither.
-          **kwargs: of no meaning here, such as batch_size.
+          **kwargs: ignored, such as batch_size.
         """
         del hf_split, hf_subset, kwargs
         prompt = self._prompt(task_metadata, prompt_type)
@@ -68,7 +68,7 @@ class MtebEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's facts, an mteb.models.ModelMeta."""
+        """Returns the model's facts, an mteb.models.ModelMeta."""
         facts = {"embed_dim": self._embedder.size, "similarity_fn_name": self._embedder.similarity_kind}
         return _meta(self._embedder, self._embedder.fingerprint(), **facts)
 
@@ -109,11 +109,11 @@ class MtebReranker:
         Args:
           inputs1: batches, whose "text" has queries.
           inputs2: batches, whose "text" has the document in the same place.
-          task_metadata: of no meaning here.
-          hf_split: of no meaning here.
-          hf_subset: of no meaning here.
-          prompt_type: of no meaning here.
-          **kwargs: of no meaning here, such as batch_size.
+          task_metadata: ignored.
+          hf_split: ignored.
+          hf_subset: ignored.
+          prompt_type: ignored.
+          **kwargs: ignored, such as batch_size.
         """
         del task_metadata, hf_split, hf_subset, prompt_type, kwargs
         queries, documents = ((text for batch in inputs for text in batch["text"]) for inputs in (inputs1, inputs2))
@@ -122,7 +122,7 @@ class MtebReranker:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """The model's facts, an mteb.models.ModelMeta."""
+        """Returns the model's facts, an mteb.models.ModelMeta."""
         return _meta(self._reranker, "", model_type=["cross-encoder"])
 
 

@@ -1,4 +1,4 @@
-"""The base class of the predictors: opens a model and streams examples through it."""
+"""Defines the base class of the predictors: it opens a model and streams examples through it."""
 
 import concurrent.futures
 import os

@@ -135,7 +135,7 @@ def stream(vectors: Iterable[np.ndarray], precision: str, size: int, ranges: Any
         ranges of all are known.
       precision: one of PRECISIONS.
       size: numbers of a vector.
-      ranges: float [2, size]; None: those of the vectors themselves.
+      ranges: float [2, size]; None for the ranges of the vectors themselves.
 
     Raises:
       UserError: see `quantize`.

@@ -135,7 +135,7 @@ class Records:
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the user about what the last whole pass skipped or found empty."""
+        """Returns lines for the user about what the last whole pass skipped or found empty."""
         counts, notes = self._counts, []
         if counts.blank:
             notes.append(

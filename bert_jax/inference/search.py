@@ -1,7 +1,7 @@
 """Compares vectors: similarities, and the nearest vectors of a corpus.
 
 The order of what `nearest` returns is that of scores in float64. The device computes scores in float32, a block of the
-corpus at a time, and from these follows which vectors may be among the nearest: those alone are scored in float64.
+corpus at a time, and from these follows which vectors may be among the nearest: only they are scored in float64.
 """
 
 import functools
@@ -143,7 +143,7 @@ def power_of_two(number):
 
 
 class _Part:
-    """A part of the corpus, on the host and on the device.
+    """Holds a part of the corpus, on the host and on the device.
 
     Attributes:
       vectors: float64 [m, size], as `scaled` returns them.

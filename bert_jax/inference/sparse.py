@@ -141,7 +141,7 @@ class SparseEmbedder(Predictor):
 
         Returns:
           a list of {"index", "score"}, the nearest first, with "text" where the corpus is texts; for several queries a
-          list of these. Of equal scores the first document comes first.
+          list of these. Where scores are equal, the first document comes first.
 
         Raises:
           UserError: a text cannot be read, top_k is less than 1, or there is no such kind.

@@ -35,7 +35,7 @@ class Answers:
 
     Attributes:
       verb: the verb on the command line.
-      labels: of a classifier, the names of its scores.
+      labels: names of a classifier's scores.
       label_kind: type of a classifier's label: "text", "texts" of several labels, or "none" of a number.
       words: whether an answer may hold the words of its example, and their tags.
       vector_dtype: dtype of a vector's numbers.
@@ -49,7 +49,7 @@ class Answers:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of an answer's parts."""
+        """Returns the names of an answer's parts."""
         return {
             "fill-mask": ("masks",),
             "classify": ("label", "score", "scores"),
@@ -61,7 +61,7 @@ class Answers:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of an answer's columns in CSV and TSV, where each score has one of its own."""
+        """Returns the names of an answer's columns in CSV and TSV, where each score has one of its own."""
         scores = {"scores": [f"scores.{label}" for label in self.labels]}
         return tuple(column for name in self.names for column in scores.get(name, [name]))
 

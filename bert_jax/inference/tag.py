@@ -1,4 +1,4 @@
-"""Token classification: finds the entities of a text, or a label for each of its words."""
+"""Finds the entities of a text, or a label for each of its words (token classification)."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ _UNTYPED = "_"  # the type of entities whose tags are B, I and O alone, as seqev
 
 
 class Word(NamedTuple):
-    """A labelled word of a text.
+    """Holds a labelled word of a text.
 
     Attributes:
       start, end: text[start:end] is the word, counted in code points.
@@ -41,7 +41,7 @@ class Word(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _Words:
-    """The words of a text.
+    """Holds the words of a text.
 
     Attributes:
       text: the text; words that came without one are joined by spaces.

@@ -19,6 +19,7 @@ def check_long(long: str) -> None:
         raise UserError(f"long: found {long!r}; expected {' or '.join(LONG)}")
 
 
+@_moved.renamed_arguments(room="size")
 def overlapping_windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
     """Splits token ids into windows of `size` tokens, each starting three quarters of `size` after the one before.
 
@@ -31,6 +32,7 @@ def overlapping_windows(ids: Sequence[int], size: int) -> list[Sequence[int]]:
     return [ids[start : start + size] for start in starts]
 
 
+@_moved.renamed_arguments(longest="max_length", repeated="prompt")
 def rows_of_text(tokenizer: Tokenizer, ids: Sequence[int], max_length: int, long: str, prompt: int = 0) -> list[Row]:
     """Returns the rows of one text: all its windows, or its beginning alone.
 

@@ -1,4 +1,4 @@
-"""Weights as transformers' Flax classes saved them (FlaxBertModel and the like, until transformers 4).
+"""Reads weights as transformers' Flax classes saved them (FlaxBertModel and the like, until transformers 4).
 
 flax_model.msgpack holds a nested dict of arrays by module, as flax.serialization writes it; large models have shards
 and an index. The modules have the names of the torch classes, so that a path joined by dots is torch's name but for

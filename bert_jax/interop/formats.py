@@ -18,12 +18,13 @@ from bert_jax.model.spec import make_spec
 
 # Fields of a spec that a format need not express.
 _NOT_IN_FORMATS = NOT_IN_FORMATS | {"platform"}
-_TRAINING = {"dropout", "transform_dropout"}  # of a task
+_TRAINING = {"dropout", "transform_dropout"}  # what a task may set
 
 
+@_moved.renamed_members(found="value", said="expressed")
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A setting of a model that a format would change.
+    """Describes a setting of a model that a format would change.
 
     Attributes:
       key: the setting's key in the config.
@@ -115,7 +116,7 @@ def inexpressible_heads(source: Pretrained) -> list[str]:
 def reduce_to_class(source: Pretrained) -> tuple[Pretrained, list[str]]:
     """Returns a model with the heads that one class of transformers has, and the heads that it loses, as in HEADS.
 
-    Of several classes it is the one that the model's config.json names, else its task's, else that of most heads.
+    Among several classes the one that the model's config.json names is taken, else its task's, else that of most heads.
     """
     spec, family = source.model.spec, FAMILIES[source.family]
     if model_config.architecture(source.family, spec) is not None:

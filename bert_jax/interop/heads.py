@@ -29,7 +29,7 @@ _SHOWN = 3  # names in a message
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """The model of a directory, and the meaning of its outputs. A head is a name of families.family.HEADS, or a task.
+    """Holds the model of a directory, and the meaning of its outputs. A head is a name of family.HEADS, or a task.
 
     Attributes:
       settings: the keys of config.model.
@@ -109,7 +109,7 @@ def listed(names: Collection[str]) -> str:
 
 
 class _Described:
-    """What a config.json says of a model; names are those of arrays that a file holds."""
+    """Holds what a config.json says of a model; names are those of arrays that a file holds."""
 
     def __init__(self, config, path):
         self.config, self.path = config, path

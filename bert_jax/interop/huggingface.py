@@ -448,7 +448,7 @@ def _write_files(pretrained, config, arrays, directory, dtype):
                 shutil.copyfile(origin.directory / name, directory / name)
     else:
         longest = spec.max_positions
-        if "activation" in pretrained.settings:  # of a cross-encoder, whose rows of fine-tuning are the longest
+        if "activation" in pretrained.settings:  # a cross-encoder: its rows of fine-tuning are the longest
             longest = min(longest, pretrained.settings.get("max_length", longest))
         pretrained.tokenizer.save(directory, max_length=longest, segments=spec.type_vocab_size > 1)
     if origin and origin.embedder:

@@ -66,7 +66,7 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
       provenance: what is known of its training.
       name: what it is loaded by, such as a name on the hub; "" for the title.
     """
-    spec = model.model.spec  # of the two models of a run with a generator, each has the metrics of its own head
+    spec = model.model.spec  # in a run with a generator, each model has the metrics of its own head
     others = {"mlm_"} if spec.replaced_tokens and not spec.language_model else set()
     others |= {"rtd_"} if spec.language_model and not spec.replaced_tokens else set()
     metrics = {

@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer, wherever it came from, and parameters taken from it for another model."""
+"""Holds a trained model with its tokenizer, wherever it came from, and takes parameters from it for another model."""
 
 import dataclasses
 import pathlib
@@ -16,7 +16,7 @@ from bert_jax.model import parameters
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The Hugging Face files that a model was read from, so that it can be written back unchanged.
+    """Names the Hugging Face files that a model was read from, so that it can be written back unchanged.
 
     Attributes:
       directory: the directory with config.json and the tokenizer's files.
@@ -39,7 +39,7 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A trained model: architecture, parameters, tokenizer, and the meaning of its outputs.
+    """Holds a trained model: architecture, parameters, tokenizer, and the meaning of its outputs.
 
     Attributes:
       name: the directory or hub name that it was opened by, for messages.

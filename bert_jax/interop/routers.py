@@ -21,12 +21,12 @@ TASKS = ("query", "document")
 
 @dataclasses.dataclass(frozen=True)
 class Routed:
-    """The modules of a directory with those of a route in each router's place.
+    """Lists the modules of a directory with those of a route in each router's place.
 
     Attributes:
       modules: entries as of modules.json.
       routes: names of the routes that were taken.
-      other_tasks: those of "query" and "document" whose texts take other modules than `modules`.
+      other_tasks: the tasks among "query" and "document" whose texts take other modules than `modules`.
       refusal: why a text without a task cannot be embedded; "" where it can.
     """
 

@@ -54,24 +54,24 @@ _PLAIN = {
     "module_output_name": (None, "token_embeddings"),
     "tokenizer_name_or_path": (None,),
 }
-_PADDING = {"padding", "truncation", "pad_to_multiple_of", "max_length"}  # of processing_kwargs; they change no vector
+_PADDING = {"padding", "truncation", "pad_to_multiple_of", "max_length"}  # processing_kwargs that change no vector
 _TOKENS, _SENTENCE = "token_embeddings", "sentence_embedding"
 _WEIGHTS = (tensors.SINGLE, *tensors.PICKLES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedder:
-    """The contents of a sentence-transformers directory.
+    """Holds the contents of a sentence-transformers directory.
 
     Attributes:
       encoder: the directory with the encoder's config.json, weights and tokenizer.
-      settings: settings for Pretrained. Of an embedder: "pooling" (a tuple of kinds, whose vectors are concatenated),
+      settings: settings for Pretrained. An embedder has "pooling" (a tuple of kinds, whose vectors are concatenated),
         "normalize" (to length 1 at the end), "include_prompt" (False leaves a prompt's tokens out of the pooling),
         "prompts" (by name), "default_prompt_name", "similarity" (its name, or None), "lower_case" (of the text before
         tokenization) and, where they are given, "max_length", "token_layers" and "layers" (tuples of Projection before
         and after the pooling), "layer_weights" (float32: the weights of the top layers, whose weighted mean is pooled),
         "other_tasks" (those of "query" and "document" that a router sends through other modules) and "truncate_dim"
-        (numbers of a vector that are kept). Of a cross-encoder: "activation"
+        (numbers of a vector that are kept). A cross-encoder has "activation"
         of its scores (a key of TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what
         bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
@@ -335,7 +335,7 @@ def _encoder(directory, modules, path):
     if _holds_encoder(directory, modules[0]):
         return folder
     inside = sorted(file.parent for file in directory.rglob("config.json") if _is_encoder(file.parent))
-    if len(inside) == 1 and inside[0] != directory:  # of a Router without its file, or behind a module of another kind
+    if len(inside) == 1 and inside[0] != directory:  # a Router without its file, or behind another kind
         return inside[0]
     hint = f"; {', '.join(map(str, inside))} can be opened by themselves" if inside else ""
     raise UserError(

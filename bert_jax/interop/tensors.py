@@ -23,7 +23,7 @@ from bert_jax.interop import flax_weights
 _POINTER = b"version https://git-lfs."  # the beginning of the file that stands for one in Git LFS
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# Ends of files of weights that are not read: of other libraries, or under a name that no library looks for.
+# Ends of files of weights that are not read: other libraries' files, and names that no library looks for.
 _OTHER_WEIGHTS = {".h5", ".onnx", ".gguf", ".ckpt", ".index", ".pt", ".pth", ".bin", ".safetensors", ".msgpack"}
 _STATE = {"training_args", "optimizer", "scheduler", "scaler", "rng_state"}  # files of a trainer beside the weights
 _STATES = ("state_dict", "model_state_dict", "model", "module")  # keys of a training loop's dictionary

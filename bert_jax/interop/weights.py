@@ -27,7 +27,7 @@ DTYPES = ("float32", "float16", "bfloat16")  # what a parameter may be stored as
 
 @dataclasses.dataclass(frozen=True)
 class Module:
-    """A module whose arrays correspond one to one to those of a torch module.
+    """Names a module whose arrays correspond one to one to those of a torch module.
 
     Attributes:
       ours: path of the module in the parameters; "{layer}" stands for a layer's number.
@@ -41,7 +41,7 @@ class Module:
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array of a state dict that is made of one or several leaves of the parameters.
+    """Describes an array of a state dict that is made of one or several leaves of the parameters.
 
     Attributes:
       ours: paths of the leaves, with "{layer}" as in Module.
@@ -58,7 +58,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The names of the arrays of a model with a certain config.json.
+    """Holds the names of the arrays of a model with a certain config.json.
 
     Attributes:
       prefix: first part of the encoder's names, which files of an encoder without heads leave out.
@@ -249,7 +249,7 @@ def unwrapped(names: Iterable[str], tables: Sequence[Table]) -> dict[str, str]:
             count = max(count_known(inner, table) for table in tables)
             if count > max(known, len(inner) / 2):
                 gains[first] = count
-        if len(gains) == 1:  # of two towers neither is the model
+        if len(gains) == 1:  # where there are two towers, neither is the model
             (first,) = gains
             short = [name.removeprefix(f"{first}.") for name in short]
             break
@@ -275,7 +275,7 @@ def missing_names(model: Model, names: Iterable[str], table: Table) -> dict[str,
 
 
 def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:
-    """Returns the names of arrays that no parameter of a model is made of: of another module, or of layers beyond its.
+    """Returns the names of arrays that no parameter of a model takes values from.
 
     Buffers, names that the table ignores, and copies of arrays that the model has are not among them.
 

@@ -1,4 +1,4 @@
-"""BERT-family encoders as pure functions over a plain nested dict of parameters.
+"""Computes BERT-family encoders as pure functions over a plain nested dict of parameters.
 
 Flax modules are used inside this package alone. It depends on jax, flax and numpy.
 """
@@ -47,7 +47,7 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The model of a spec, static and hashable: `init` makes parameters, and `apply` computes outputs from them."""
+    """Is the model of a spec, static and hashable: `init` makes parameters, and `apply` computes outputs from them."""
 
     spec: Spec
 
@@ -100,9 +100,9 @@ class Model:
             mlm_features: [batch, slots or sequence, size] in the compute dtype, instead of mlm_logits.
             next_sentence_logits, sentence_order_logits: float32 [batch, 2], with such heads.
             replaced_logits: float32 [batch, sequence], positive for tokens judged to be replaced.
-            logits: of a task, float32 [batch, labels], or [batch, sequence, labels] for tasks on tokens, among which
+            logits: a task's, float32 [batch, labels], or [batch, sequence, labels] for tasks on tokens, among which
               question answering has the labels start and end.
-            vectors: of an embedder, float32 [batch, size], as pooled, before they are scaled to length 1.
+            vectors: an embedder's, float32 [batch, size], as pooled, before they are scaled to length 1.
             hidden_states: [1 + layers, batch, sequence, hidden], the embeddings first.
             attention_weights: float32 [layers, batch, heads, query, key], before dropout. Each query's weights sum to
               1; those of a query at padding are undefined.

@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and the per-row inputs that all layers share."""
+"""Computes multi-head self-attention, and the per-row inputs that all layers share."""
 
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift
 from bert_jax.model.spec import Spec
 
 
+@_moved.renamed_members(visibility="mask", distances="relative_table")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
@@ -39,7 +40,7 @@ class Context:
 
 
 class SelfAttention(nnx.Module):
-    """softmax(Q K^T / sqrt(head_size)) V over num_heads heads (Vaswani et al. 2017, section 3.2).
+    """Computes softmax(Q K^T / sqrt(head_size)) V over num_heads heads (Vaswani et al. 2017, section 3.2).
 
     There may be fewer heads of keys and values than of queries, each of which then serves several query heads (grouped
     queries, Ainslie et al. 2023, section 2.2). With relative positions a score has further terms: the query times the
@@ -159,6 +160,7 @@ class SelfAttention(nnx.Module):
         return x if times == 1 else jnp.repeat(x, times, axis=1)
 
 
+@_moved.renamed_arguments(distances="relative_table")
 def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = None) -> Context:
     """Returns what all layers of a model read of a batch's rows.
 
@@ -180,6 +182,7 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
     return Context(mask, rotation, local, relative_table)
 
 
+@_moved.renamed_arguments(visibility="mask")
 def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, dropping: bool) -> str:
     """Returns the attention kernel of one call: "xla" or a key of kernels.FUSED.
 

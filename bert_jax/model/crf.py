@@ -1,4 +1,4 @@
-"""Linear-chain conditional random field over the labels of a text's words (Lafferty et al. 2001).
+"""Computes a linear-chain conditional random field over the labels of a text's words (Lafferty et al. 2001).
 
 log p(labels) = first[l_1] + sum of logits[t, l_t] + sum of transitions[l_t-1, l_t] + last[l_n] - log Z, as in Lample et
 al. 2016, section 2.2. The chain runs over the positions that a mask selects, wherever they stand in the row. A packed
@@ -33,7 +33,7 @@ def log_likelihood(
     transitions, first, last = jnp.asarray(transitions), jnp.asarray(first), jnp.asarray(last)
 
     def advance(carry, inputs):
-        # alpha: log sums over all chains so far, by last label; score, before: of the given chain so far
+        # alpha: log sums over all chains so far, by last label; score, before: for the given chain so far
         alpha, score, before, begun = carry
         emitted, label, in_chain, anew = inputs
         arrived = jax.nn.logsumexp(alpha[:, :, None] + _moves(anew, transitions, first, last), axis=1)

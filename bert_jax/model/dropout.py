@@ -1,4 +1,4 @@
-"""Dropout whose random bits are a hash of a seed and an element's index, and that hash."""
+"""Drops out elements by random bits that are a hash of a seed and an element's index; defines that hash."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The encoder: embeddings and a stack of Transformer layers, from token ids to hidden states."""
+"""Computes hidden states from token ids: embeddings and a stack of Transformer layers."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ from bert_jax.model.stack import STACKED, Layers, layer_patterns, parameter_laye
 
 
 class Embeddings(nnx.Module):
-    """Sum of word, position and segment embeddings, followed by a norm (BERT section 3, figure 2).
+    """Sums word, position and segment embeddings, followed by a norm (BERT section 3, figure 2).
 
     Embeddings of another size than the hidden states are projected to theirs (ALBERT section 3.1, factorized
     embeddings).
@@ -99,7 +99,7 @@ def _positions_in_sequences(counted, sequence_ids):
 
 
 class MLP(nnx.Module):
-    """The feed-forward block: down(activation(up(x))), or gated down(activation(gate(x)) * up(x)).
+    """Computes the feed-forward block: down(activation(up(x))), or gated down(activation(gate(x)) * up(x)).
 
     The gated form is GeGLU or SwiGLU, by its activation (Shazeer 2020).
     """
@@ -120,8 +120,9 @@ class MLP(nnx.Module):
         return self.down(self.activation(constrain(self.gate(hidden), "units")) * up)
 
 
+@_moved.renamed_members(normed="has_attention_norm", convolved="has_convolution", before="pre_norm")
 class Layer(nnx.Module):
-    """A Transformer layer: attention and MLP, each with dropout, a residual connection and a norm.
+    """Computes a Transformer layer: attention and MLP, each with dropout, a residual connection and a norm.
 
     With norm_place "post" the norm follows the residual sum, with "pre" it precedes attention and MLP and leaves the
     residual stream alone (Xiong et al. 2020, figure 1). With "pre", the first layer may lack the norm before its
@@ -195,7 +196,7 @@ def seeds_per_layer(spec: Spec) -> int:
 
 
 class Encoder(nnx.Module):
-    """Embeddings and layers, and with norm_place "pre" a norm behind the last layer.
+    """Runs embeddings and layers, and with norm_place "pre" a norm behind the last layer.
 
     Each layer has its own module, or after `stack` all equal layers share one whose parameters have a leading axis.
     """
@@ -247,6 +248,7 @@ class Encoder(nnx.Module):
                 weights.append(layers.module(source).attention_weights(state, context, local))
         return jnp.stack(weights)
 
+    @_moved.renamed_arguments(every="return_all_layers", absolute="absolute_positions")
     def __call__(
         self,
         batch: Mapping,

@@ -1,4 +1,4 @@
-"""Floating-point operations of a step, counted from the model's sizes, and the published peaks of devices."""
+"""Counts floating-point operations of a step from the model's sizes; lists the published peaks of devices."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Output heads: masked tokens, sentence pairs, replaced tokens, and the tasks of fine-tuning."""
+"""Defines output heads: masked tokens, sentence pairs, replaced tokens, and the tasks of fine-tuning."""
 
 import math
 from collections.abc import Mapping
@@ -82,7 +82,7 @@ decode.defvjp(lambda features, embedding: (decode(features, embedding), (feature
 
 
 class Pooler(nnx.Module):
-    """The pooled output: tanh of a linear map of the first token's hidden state (BERT section 3.2)."""
+    """Computes the pooled output: tanh of a linear map of the first token's hidden state (BERT section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         self.dense = Linear(
@@ -112,7 +112,7 @@ class ReplacedTokenHead(nnx.Module):
 
 
 class MaskDecoder(nnx.Module):
-    """Absolute position embeddings that enter masked prediction only (DeBERTa section 3.2)."""
+    """Adds absolute position embeddings that enter masked prediction only (DeBERTa section 3.2)."""
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         self.position = Embedding(
@@ -128,7 +128,7 @@ class MaskDecoder(nnx.Module):
 
 
 class TaskHead(nnx.Module):
-    """The head of a fine-tuned model (BERT section 3.2).
+    """Computes the outputs of a fine-tuned model (BERT section 3.2).
 
     Sequence classification reads one vector for each text; token classification and question answering read one for
     each token.
@@ -241,7 +241,7 @@ class EmbeddingHead(nnx.Module):
 
 
 class Heads(nnx.Module):
-    """The encoder with the heads that its spec names: of pre-training (BERT section 3.1), of a task, or none.
+    """Joins the encoder with the heads that its spec names: for pre-training (BERT section 3.1), for a task, or none.
 
     Its attributes give the parameters their names: encoder, pooler, mlm, next_sentence, sentence_order, replaced,
     mask_decoder and task.

@@ -1,4 +1,4 @@
-"""Softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
+"""Computes softmax attention: plain XLA, and the fused kernels of TPUs (splash, flash) and GPUs (cuDNN).
 
 Every kernel takes queries, keys and values [batch, heads, sequence, head_size] and an AttentionMask, and returns
 [batch, heads, sequence, head_size]. bert_jax.config.kernels lists what each kernel supports.
@@ -53,6 +53,7 @@ class AttentionMask:
         """
         return dataclasses.replace(self, present=jnp.take_along_axis(self.present, order, axis=1), padding_last=True)
 
+    @_moved.renamed_arguments(reach="window")
     def with_window(self, window: int) -> "AttentionMask":
         """Returns the same mask, limited to tokens at most `window` positions away."""
         return dataclasses.replace(self, window=window)
@@ -92,6 +93,7 @@ class AttentionMask:
         return self.window
 
 
+@_moved.renamed_arguments(visibility="mask", terms="num_terms")
 def xla(
     query: jax.Array,
     key: jax.Array,
@@ -122,6 +124,7 @@ def xla(
     return jnp.einsum("bnqk,bnkd->bnqd", kept, value)
 
 
+@_moved.renamed_arguments(visibility="mask", terms="num_terms")
 def attention_weights(
     query: jax.Array, key: jax.Array, mask: AttentionMask, bias: jax.Array | None = None, num_terms: int = 1
 ) -> jax.Array:
@@ -141,6 +144,7 @@ def attention_weights(
     return jax.nn.softmax(scores, axis=-1)
 
 
+@_moved.renamed_arguments(visibility="mask")
 def windowed_attention(
     query: jax.Array,
     key: jax.Array,
@@ -201,6 +205,7 @@ def _window_block(window):
     return max(window, _LEAST_BLOCK)
 
 
+@_moved.renamed_arguments(visibility="mask")
 def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
     """Returns attention outputs by the splash attention of jax.experimental, [batch, heads, sequence, head_size].
 
@@ -210,8 +215,8 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     library, splash_masks = private_jax.splash_attention()
     heads, sequence, head_size = query.shape[1:]
     block, wide = _block(sequence, 512), _block(sequence, 1024)
-    # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient over blocks
-    # of keys in memory, which is free where one block is the row.
+    # One kernel for all gradients computes the scores once, not twice. It adds up the queries' gradient in memory
+    # over blocks of keys, which is free where one block is the row.
     fused = wide == sequence
     sizes = library.BlockSizes(
         block_q=block,
@@ -244,6 +249,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     return attended
 
 
+@_moved.renamed_arguments(visibility="mask")
 def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
     """Returns attention outputs by the flash attention of jax.experimental, [batch, heads, sequence, head_size].
 
@@ -265,6 +271,7 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMas
     )
 
 
+@_moved.renamed_arguments(visibility="mask")
 def cudnn(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMask) -> jax.Array:
     """Returns attention outputs by cuDNN's flash attention, [batch, heads, sequence, head_size].
 
@@ -317,6 +324,7 @@ def reorder(hidden: jax.Array, order: jax.Array) -> jax.Array:
 FUSED = {"splash": splash, "flash": flash, "cudnn": cudnn}
 
 
+@_moved.renamed_arguments(visibility="mask", terms="num_terms")
 def attend(
     kernel: str,
     query: jax.Array,

@@ -1,4 +1,4 @@
-"""Building blocks of a layer: linear maps, embeddings, norms, a convolution, activations."""
+"""Defines the parts of a layer: linear maps, embeddings, norms, a convolution, activations."""
 
 import math
 
@@ -30,7 +30,7 @@ class Keys:
 
 
 class Linear(nnx.Module):
-    """Linear map x @ kernel + bias, computed in the dtype of x.
+    """Computes x @ kernel + bias in the dtype of x.
 
     Parameters: kernel [inputs, outputs] and, unless built with bias=False, bias [outputs].
     """
@@ -60,9 +60,11 @@ class Linear(nnx.Module):
         return project(x, self.kernel[...].astype(x.dtype))
 
 
+@_moved.renamed_members(place="layout")
 class Embedding(nnx.Module):
-    """Embedding table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
+    """Looks up rows of a table [rows, size]; `layout` names the entry of layouts.LAYOUTS that it is read in."""
 
+    @_moved.renamed_arguments(place="layout")
     def __init__(
         self,
         rows: int,
@@ -82,7 +84,7 @@ class Embedding(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), computed in float32."""
+    """Normalises over the last axis, in float32 (Ba et al. 2016)."""
 
     def __init__(self, size: int, *, epsilon: float, bias: bool = True):
         self.scale = nnx.Param(jnp.ones((size,)))
@@ -97,7 +99,7 @@ class LayerNorm(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """Division by the root mean square over the last axis (Zhang & Sennrich 2019), computed in float32."""
+    """Divides by the root mean square over the last axis, in float32 (Zhang & Sennrich 2019)."""
 
     def __init__(self, size: int, *, epsilon: float):
         self.scale = nnx.Param(jnp.ones((size,)))
@@ -137,7 +139,7 @@ def _rms_norm(x, scale, bias, epsilon):
 
 
 class Convolution(nnx.Module):
-    """Convolution over the tokens of a row, added to a residual and normed (beside the first layer of DeBERTa v2)."""
+    """Convolves the tokens of a row, adds a residual and norms the sum (beside the first layer of DeBERTa v2)."""
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         width, size, groups = spec.conv_kernel_size, spec.hidden_size, spec.conv_groups
@@ -147,6 +149,7 @@ class Convolution(nnx.Module):
         self.norm = make_norm(spec, size)
         self.groups, self.rate, self.activation = groups, spec.hidden_dropout, ACTIVATIONS[spec.conv_activation]
 
+    @_moved.renamed_arguments(visibility="mask")
     def __call__(self, hidden: jax.Array, residual: jax.Array, mask, seed: jax.Array | None) -> jax.Array:
         """Returns norm(residual + activation(dropout(convolution of hidden))), [batch, sequence, hidden].
 
@@ -261,7 +264,7 @@ def truncated_normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> j
 
     Args:
       key: jax.random key.
-      shape: of the result.
+      shape: shape of the result.
       stddev: standard deviation of the normal before it is cut.
     """
     return jax.random.truncated_normal(key, -2.0, 2.0, shape, jnp.float32) * stddev
@@ -272,7 +275,7 @@ def normal(key: jax.Array, shape: tuple[int, ...], stddev: float) -> jax.Array:
 
     Args:
       key: jax.random key.
-      shape: of the result.
+      shape: shape of the result.
       stddev: standard deviation.
     """
     return jax.random.normal(key, shape, jnp.float32) * stddev

@@ -1,4 +1,4 @@
-"""Sharding of activations over the active mesh: the few places that are constrained, and how."""
+"""Shards activations over the active mesh: the few places that are constrained, and how."""
 
 import math
 
@@ -22,6 +22,7 @@ LAYOUTS = {
 }
 
 
+@_moved.renamed_arguments(place="layout")
 def constrain(x: jax.Array, layout: str) -> jax.Array:
     """Returns x with the sharding that LAYOUTS[layout] names; x itself where no mesh is active.
 

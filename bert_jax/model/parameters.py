@@ -1,4 +1,4 @@
-"""Trees of parameters: nested dicts of arrays whose leaves are named by their paths, "encoder/layers/0/mlp/up/kernel".
+"""Names leaves of trees of parameters, nested dicts of arrays, by paths such as "encoder/layers/0/mlp/up/kernel".
 
 Trees here have a subtree for each layer, as checkpoints do.
 """
@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.model import Model
 
 
@@ -50,6 +51,7 @@ def set_leaf(tree: dict, name: str, leaf: Any) -> None:
     tree[last] = leaf
 
 
+@_moved.renamed_arguments(trained="first", frozen="second")
 def merge_trees(first: Mapping, second: Mapping) -> dict:
     """Returns a tree with the leaves of two nested dicts that share none."""
     merged = dict(first)
@@ -59,6 +61,7 @@ def merge_trees(first: Mapping, second: Mapping) -> dict:
     return merged
 
 
+@_moved.renamed_arguments(reinit="redrawn")
 def fit_parameters(
     model: Model, source: Mapping, redrawn: str = r"(?!)"
 ) -> tuple[dict, Callable[[jax.Array], dict], list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Positions inside attention: rotary angles of queries and keys, and tables of relative distances."""
+"""Computes positions inside attention: rotary angles of queries and keys, and tables of relative distances."""
 
 import jax
 import jax.numpy as jnp

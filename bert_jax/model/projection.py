@@ -1,4 +1,4 @@
-"""Layers that an embedder has behind its encoder or its pooling, as sentence-transformers defines them."""
+"""Defines the layers that an embedder has behind its encoder or pooling, as sentence-transformers has them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -40,12 +40,12 @@ _NORM_EPSILON = 1e-5  # torch.nn.LayerNorm's
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Projection:
-    """A layer that maps vectors [..., inputs] to vectors [..., outputs].
+    """Maps vectors [..., inputs] to vectors [..., outputs].
 
     Attributes:
       kind: "dense" (a linear map and an activation), "layer_norm" or "normalize" (to length 1).
-      arrays: float32 arrays by name: of a dense layer "kernel" [inputs, outputs] and, where there are such, "bias"
-        [outputs], "residual" [inputs, outputs] and "slope" [1 or outputs] (of PReLU); of a norm "scale" and "bias".
+      arrays: float32 arrays by name. A dense layer has "kernel" [inputs, outputs] and perhaps "bias" [outputs],
+        "residual" [inputs, outputs] and "slope" [1 or outputs] (PReLU's); a norm has "scale" and "bias".
       activation: a key of TORCH_ACTIVATIONS, or "PReLU"; of a dense layer alone.
       adds_input: whether the input, mapped by "residual" where there is such an array, is added to the output.
     """
@@ -57,7 +57,7 @@ class Projection:
 
     @property
     def inputs(self) -> int:
-        """Size of the vectors that the layer reads; 0 for any."""
+        """Returns the size of the vectors that the layer reads; 0 for any."""
         first = self.arrays.get("kernel", self.arrays.get("scale"))
         return 0 if first is None else first.shape[0]
 

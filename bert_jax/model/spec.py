@@ -146,14 +146,17 @@ class Spec:
 
     @property
     def has_learned_positions(self) -> bool:
+        """Returns whether the embeddings have a table of positions."""
         return "learned" in self.positions.split("+")
 
     @property
     def has_rotary_positions(self) -> bool:
+        """Returns whether attention rotates queries and keys."""
         return "rotary" in self.positions.split("+")
 
     @property
     def has_relative_positions(self) -> bool:
+        """Returns whether attention has a table of relative distances."""
         return "relative" in self.positions.split("+")
 
     @property

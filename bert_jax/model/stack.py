@@ -1,4 +1,4 @@
-"""Running the layers, one after the other or in loops, and what each keeps for the backward pass.
+"""Runs the layers, one after the other or in loops, and chooses what each keeps for the backward pass.
 
 The layers of a model are a list of patterns: single layers, and groups of layers that repeat (one layer 12 times; two
 local ones and a global one 7 times), which a loop can run. Layers that share their parameters repeat without being
@@ -37,7 +37,7 @@ STACKED = "stacked"  # name under encoder/layers of the parameters of several la
 
 @dataclasses.dataclass(frozen=True)
 class LayerPattern:
-    """Consecutive layers made of one group of layers, repeated.
+    """Describes consecutive layers made of one group of layers, repeated.
 
     Attributes:
       first: index of the first layer.
@@ -140,7 +140,7 @@ def _is_stack(node):
 
 
 class Layers:
-    """The layers' modules and parameters, single or stacked; runs a pattern of them."""
+    """Holds the layers' modules and parameters, single or stacked; runs a pattern of them."""
 
     def __init__(self, modules: Mapping, remat: str, loops: bool):
         """Keeps the modules under encoder/layers.
@@ -160,6 +160,7 @@ class Layers:
         graph, state = self._single(source)
         return nnx.merge(graph, state)
 
+    @_moved.renamed_arguments(segment="pattern", every="return_all_layers")
     def run(
         self, pattern: LayerPattern, hidden: jax.Array, context, seeds: jax.Array | None, return_all_layers: bool
     ) -> tuple[jax.Array, jax.Array | None]:

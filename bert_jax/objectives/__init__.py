@@ -1,4 +1,4 @@
-"""Objectives of pre-training: each sums its losses over a batch and counts what they are divided by.
+"""Defines objectives of pre-training: each sums its losses over a batch and counts what they are divided by.
 
 What an objective needs is stated in `bert_jax.config.objective.OBJECTIVES`, which also names its class here; that
 module says which three files a new objective touches.

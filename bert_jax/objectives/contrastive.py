@@ -1,4 +1,4 @@
-"""Losses on the vectors of texts: sums over all anchors of a batch, and the counts that they are divided by.
+"""Computes losses on the vectors of texts: sums over all anchors of a batch, and the counts that they are divided by.
 
 Every loss is computed from the vectors of the whole batch, wherever they were computed, so that it is the same number
 for any mesh and any number of parts (`training.cached_gradients`).
@@ -14,7 +14,7 @@ _MASKED = -1e30
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """The positive of each anchor of a batch, and the candidates that are its negatives.
+    """Holds the positive of each anchor of a batch, and the candidates that are its negatives.
 
     Attributes:
       positives: index of each anchor's positive among the candidates, int32 [anchors].

@@ -1,4 +1,4 @@
-"""Cross-entropy of given logits, and of a vocabulary whose logits are computed a chunk at a time."""
+"""Computes the cross-entropy of given logits, and of a vocabulary whose logits are computed a chunk at a time."""
 
 import functools
 
@@ -47,7 +47,7 @@ def chunks_of(batch: int, slots: int, chunk: int) -> tuple[int, int, int]:
     mesh = active_mesh()
     shards = num_shards(mesh, BATCH_AXES) if mesh is not None else 1
     shards = shards if batch % shards == 0 else 1
-    predictions = batch // shards * slots  # of a shard
+    predictions = batch // shards * slots  # predictions in a shard
     number = -(-predictions // min(chunk or predictions, predictions))
     return shards, number, -(-predictions // number)
 

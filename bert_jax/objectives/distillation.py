@@ -1,10 +1,11 @@
-"""Distillation: a student learns a teacher's outputs on the same masked rows (Sanh et al. 2019, DistilBERT)."""
+"""Trains a student on a teacher's outputs for the same masked rows (Sanh et al. 2019, DistilBERT)."""
 
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
+from bert_jax import _moved
 from bert_jax.model import Model, flops
 from bert_jax.objectives.language_modeling import LanguageModeling, activation_squares, cross_entropy
 
@@ -41,7 +42,7 @@ class Distillation(LanguageModeling):
 
     @property
     def evaluated(self):
-        """The student's own language modeling, which needs no teacher."""
+        """Returns the student's own language modeling, which needs no teacher."""
         return LanguageModeling(self.model, self._settings)
 
     def counts(self, batch):
@@ -89,6 +90,7 @@ def divergence(teacher: jax.Array, student: jax.Array, temperature: float) -> ja
     return (jnp.exp(teacher_log) * (teacher_log - student_log)).sum(-1) * temperature**2
 
 
+@_moved.renamed_arguments(one="first", other="second")
 def cosine(first: jax.Array, second: jax.Array) -> jax.Array:
     """Returns cosines of the angles between vectors [..., size]; float32 [...], 0 where a vector is zero."""
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)

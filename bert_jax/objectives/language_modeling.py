@@ -1,4 +1,4 @@
-"""BERT's objectives: masked or next tokens, and a label for each pair of segments.
+"""Defines BERT's objectives: masked or next tokens, and a label for each pair of segments.
 
 The other objectives extend this one; `bert_jax.objectives.make` builds the one that a config names.
 """
@@ -92,12 +92,12 @@ class LanguageModeling:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks whose weighted losses add up to the loss."""
+        """Returns the names of the tasks whose weighted losses add up to the loss."""
         return tuple(self.weights)
 
     @property
     def specs(self) -> tuple[Spec, ...]:
-        """Specs of the models that are trained, the main one first."""
+        """Returns the specs of the models that are trained, the main one first."""
         return (self.model.spec,)
 
     @staticmethod
@@ -108,6 +108,7 @@ class LanguageModeling:
 
     @property
     def evaluated(self) -> "LanguageModeling":
+        """Returns the objective whose metrics are computed on held-out text."""
         return self
 
     def init(self, key: jax.Array) -> dict:

@@ -1,4 +1,4 @@
-"""Replaced-token detection: a small generator fills in masked tokens, and the model tells which it replaced.
+"""Trains by replaced-token detection: a generator fills in masks, and the model tells which tokens were replaced.
 
 Clark et al. 2020 (ELECTRA), section 3. The parameters of a run are those of the model, which is the discriminator, and
 under "generator" those that the generator does not share with it. Shared parameters are stored once:
@@ -74,6 +74,7 @@ class ReplacedTokens(LanguageModeling):
 
     @property
     def specs(self):
+        """Returns the specs of the discriminator and the generator."""
         return self.model.spec, self.generator.spec
 
     @staticmethod
@@ -241,7 +242,7 @@ def filled_in(batch: Mapping, tokens: jax.Array) -> tuple[dict, jax.Array]:
 
 
 def _classified(batch):
-    """Weights of the tokens that the discriminator classifies, float32 [batch, sequence].
+    """Returns the weights of the tokens that the discriminator classifies, float32 [batch, sequence].
 
     Rows without a masked token are those that fill up a held-out batch; they weigh 0.
     """

@@ -1,4 +1,4 @@
-"""Losses on the scores of a query's documents: sums over a batch, and the counts that they are divided by.
+"""Computes losses on the scores of a query's documents: sums over a batch, and the counts that they are divided by.
 
 A row holds the documents of a query; those that are not `present` fill it up. The losses are those of
 sentence-transformers' CrossEncoder, in nats.

@@ -1,4 +1,4 @@
-"""Published data of TPU chips, and topologies of them.
+"""Lists published data of TPU chips, and topologies of them.
 
 Sources: the pages of docs.cloud.google.com/tpu/docs for v4, v5e, v5p, v6e and tpu7x (compute, HBM, bidirectional ICI
 bandwidth per chip, data centre network); jax-ml.github.io/scaling-book/tpus (v4's links, where rings close). FLOP/s are
@@ -18,7 +18,7 @@ LARGEST_SLICES = 1_024  # the most slices of a topology, as libtpu describes eve
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """A generation of TPUs. Bandwidths are in bytes/s.
+    """Describes a generation of TPUs. Bandwidths are in bytes/s.
 
     Attributes:
       name: Google Cloud's name.
@@ -97,7 +97,7 @@ CHIPS = (
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """One slice, or several equal ones.
+    """Describes one slice, or several equal ones.
 
     Attributes:
       chip: the generation.
@@ -111,20 +111,22 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """Libtpu's name of one slice, such as "v5e:4x4"."""
+        """Returns libtpu's name of one slice, such as "v5e:4x4"."""
         return f"{self.chip.libtpu}:{'x'.join(map(str, self.shape))}"
 
     @property
     def label(self) -> str:
-        """The name, with the number of slices if there are several."""
+        """Returns the name, with the number of slices if there are several."""
         return self.name if self.num_slices == 1 else f"{self.num_slices} x {self.name}"
 
     @property
     def num_chips(self) -> int:
+        """Returns the number of chips of all slices."""
         return self.num_slices * math.prod(self.shape)
 
     @property
     def num_devices(self) -> int:
+        """Returns the number of devices of all slices."""
         return self.num_chips * self.chip.devices
 
     @property

@@ -1,4 +1,4 @@
-"""Collectives that a compiled program runs in a step: how many bytes they move, and over which links."""
+"""Lists the collectives that a compiled program runs in a step: how many bytes they move, and over which links."""
 
 import collections
 import dataclasses
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.planning.chips import Topology
 from bert_jax.planning.hlo import Instruction, Program, brackets
 
@@ -15,7 +16,7 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """A group of equal collectives in a step.
+    """Describes a group of equal collectives in a step.
 
     Attributes:
       kind: one of KINDS, or "send" for another transfer between slices.
@@ -239,6 +240,7 @@ def _mesh_groups(text):
     return ids.reshape(shape).transpose(other_axes + chosen_axes).reshape(-1, group).tolist()
 
 
+@_moved.renamed_arguments(found="parts")
 def total(parts: Sequence[Collective], link: str) -> tuple[int, float, float]:
     """Returns (count, bytes that a device sends, seconds) in a step of all collectives over a link."""
     over_link = [part for part in parts if part.link == link]

@@ -9,10 +9,10 @@ import ml_collections
 import numpy as np
 from jax.errors import JaxRuntimeError
 
+from bert_jax import _moved, sharding
 from bert_jax import config as config_lib
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
-from bert_jax import sharding
 from bert_jax.errors import UserError
 from bert_jax.model.attention import choose_kernel
 from bert_jax.model.kernels import AttentionMask
@@ -27,7 +27,7 @@ from bert_jax.training.lowering import batch_shapes, bytes_on_device
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Memory of a step on one device in bytes, as the compiler reports it.
+    """Holds the memory of a step on one device in bytes, as the compiler reports it.
 
     Attributes:
       parameters, optimizer, batch: logical sizes of the arguments, which the step updates in place; parameters
@@ -50,14 +50,15 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """Bytes that have to be free for the step to run."""
+        """Returns the bytes that have to be free for the step to run."""
         state = self.parameters + self.optimizer + self.batch + self.padding
         return max(state + self.outputs + self.temporaries + self.program, self.peak)
 
 
+@_moved.renamed_members(beside="other_specs")
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """The compiled step of a phase.
+    """Holds the compiled step of a phase.
 
     Attributes:
       needed: bytes of HBM that a device needs.
@@ -103,6 +104,7 @@ class Compiled:
 
     @property
     def fits(self) -> bool:
+        """Returns whether the step fits into the usable memory of a device."""
         return self.memory is not None and self.needed <= self.usable
 
 
@@ -121,9 +123,10 @@ def check(config: ml_collections.ConfigDict, topology: Topology) -> None:
     config_lib.check_devices(config, topology.num_devices)
 
 
+@_moved.renamed_members(taught="teacher_params")
 @dataclasses.dataclass(frozen=True)
 class Lowered:
-    """The traced step of a phase: the compiler's input, and shapes with shardings of its arguments.
+    """Holds the traced step of a phase: the compiler's input, and shapes with shardings of its arguments.
 
     Attributes:
       step: the traced training step.

@@ -1,4 +1,4 @@
-"""Devices of a TPU topology for ahead-of-time compilation: libtpu compiles for them, and nothing runs."""
+"""Makes the devices of a TPU topology for ahead-of-time compilation: libtpu compiles for them, and nothing runs."""
 
 import importlib.util
 import os

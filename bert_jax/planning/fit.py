@@ -22,7 +22,7 @@ _GRAIN = 8  # rows that the search for the largest microbatch is exact to
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """A change of the config, and whether the steps fit with it.
+    """Describes a change of the config, and whether the steps fit with it.
 
     Attributes:
       change: values by dotted config key.

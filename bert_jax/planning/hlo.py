@@ -21,7 +21,7 @@ _TRIP_COUNT = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """An array type: HLO's name of the dtype, dimensions, and the number of the memory space (0: HBM)."""
+    """Describes an array type: HLO's name of the dtype, dimensions, and the number of the memory space (0: HBM)."""
 
     dtype: str
     dimensions: tuple[int, ...]
@@ -29,6 +29,7 @@ class Array:
 
     @property
     def size(self) -> int:
+        """Returns the number of elements."""
         return math.prod(self.dimensions)
 
     @property
@@ -39,7 +40,7 @@ class Array:
 
 @dataclasses.dataclass
 class Instruction:
-    """One line of a computation.
+    """Holds one line of a computation.
 
     Attributes:
       name: the name, without "%".
@@ -61,11 +62,12 @@ class Instruction:
 
     @functools.cached_property
     def called(self) -> dict[str, tuple[str, ...]]:
-        """Names of the computations that it calls, by the attribute that names them."""
+        """Returns the names of the computations that it calls, by the attribute that names them."""
         return {kind: tuple(_NAME.findall(names)) for kind, names in _CALLED.findall(self.attributes)}
 
     @property
     def bytes(self) -> int:
+        """Returns the size of the results in bytes."""
         return sum(array.bytes for array in self.arrays)
 
     def attribute(self, name: str) -> str | None:
@@ -76,7 +78,7 @@ class Instruction:
 
 @dataclasses.dataclass
 class Program:
-    """A compiled program.
+    """Holds a compiled program.
 
     Attributes:
       computations: instructions by computation's and instruction's name, in the text's order.

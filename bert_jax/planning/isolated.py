@@ -25,11 +25,11 @@ _worker = None
 
 
 class CompilerCrashed(UserError):
-    """The compiler ended its process."""
+    """Reports that the compiler ended its process."""
 
 
 class NotCompiled(UserError):
-    """The compiler's process was killed or did not start, which says nothing about the recipe."""
+    """Reports that the compiler's process was killed or did not start, which says nothing about the recipe."""
 
 
 def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: config_lib.Phase) -> Compiled:
@@ -63,7 +63,7 @@ def compile_phase(config: ml_collections.ConfigDict, topology: Topology, phase: 
 
 
 class _Worker:
-    """A process that compiles what it is sent, with its standard error in a file."""
+    """Controls a process that compiles what it is sent, with its standard error in a file."""
 
     def __init__(self):
         stack = contextlib.ExitStack()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from bert_jax import _moved
 from bert_jax import config as config_lib
 from bert_jax.config.mesh import AXES
 from bert_jax.planning import compilation, fit, isolated
@@ -90,6 +91,7 @@ def largest(config: ml_collections.ConfigDict, topology: Topology, rows: int, co
     return report
 
 
+@_moved.renamed_arguments(found="report")
 def largest_text(report: dict) -> str:
     """Returns a report of `largest` in words."""
     headline = (
@@ -126,6 +128,7 @@ def described(topology: Topology) -> dict:
     }
 
 
+@_moved.renamed_arguments(found="report")
 def text(report: dict) -> str:
     """Returns a report of `plan` in words."""
     topology, chip, model = report["topology"], report["chip"], report["model"]

@@ -1,4 +1,4 @@
-"""A lower bound on the time of a compiled step: the longest of products, memory and links at published rates."""
+"""Bounds the time of a compiled step from below: the longest of products, memory and links at published rates."""
 
 import dataclasses
 
@@ -31,23 +31,26 @@ class Roofline:
 
     @property
     def bound(self) -> str:
+        """Returns what bounds the step: the name of the longest of `seconds`."""
         return max(self.seconds, key=self.seconds.__getitem__)
 
     @property
     def step_seconds(self) -> float:
+        """Returns the least time of a step in seconds."""
         return self.seconds[self.bound]
 
     @property
     def tokens_per_second(self) -> float:
+        """Returns the most tokens per second that the bounds allow."""
         return self.tokens / self.step_seconds
 
 
 def roofline(compiled: Compiled, topology: Topology) -> Roofline:
     """Returns the bounds of a step that was compiled for a topology.
 
-    Products are those of the program, recomputed ones included. Those of Pallas kernels are not in its text; attention
-    kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count, and the
-    whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
+    Products are those of the program, recomputed ones included. Its text lacks products inside Pallas kernels:
+    attention kernels, the only ones, compute the scores once more in the backward pass than the model's FLOPs count,
+    and the whole forward pass once more where layers are rematerialised. How well products use the matrix units is not
     considered.
     """
     chip = topology.chip
@@ -69,7 +72,7 @@ def roofline(compiled: Compiled, topology: Topology) -> Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The whole run, with each step as fast as its bounds allow.
+    """Describes the whole run, with each step as fast as its bounds allow.
 
     Attributes:
       steps, tokens: totals of all phases.

@@ -1,4 +1,4 @@
-"""The table of recipes by topologies; each plan is saved, so that a run that was stopped goes on."""
+"""Writes the table of recipes by topologies; each plan is saved, so that a run that was stopped goes on."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""FLOPs of matrix products and bytes of HBM traffic of a compiled program in a step.
+"""Counts FLOPs of matrix products and bytes of HBM traffic of a compiled program in a step.
 
 XLA's cost analysis counts the body of a loop once; here it counts as often as it runs. A fusion or a kernel moves each
 of its operands and results once; arrays in the chip's own memory (memory spaces other than 0) are not moved; a fusion

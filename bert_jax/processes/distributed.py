@@ -149,6 +149,7 @@ def check_same(values: Mapping[str, Any]) -> None:
     )
 
 
+@_moved.renamed_arguments(what="work")
 def barrier(work: str, name: str, seconds: float) -> None:
     """Waits, in any thread, until every process has reached the barrier of this name.
 
@@ -172,6 +173,7 @@ def barrier(work: str, name: str, seconds: float) -> None:
         time.sleep(_POLL_SECONDS / 10)
 
 
+@_moved.renamed_arguments(what="work")
 def cancel(work: str, reason: str) -> None:
     """Makes the barriers of `work` raise RuntimeError with the reason, on every process."""
     if is_multiprocess():
@@ -198,6 +200,7 @@ class StopNotice:
         if self._client is not None:
             self._listener.start()
 
+    @_moved.renamed_arguments(word="reason")
     def request_stop(self, reason: str) -> None:
         """Requests a stop; the first reason counts. Returns at once."""
         self._own = self._own or reason

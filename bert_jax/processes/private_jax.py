@@ -1,4 +1,4 @@
-"""Every part of jax that bert_jax uses and that jax does not promise to keep: `jax._src` and `jax.experimental`.
+"""Gathers what bert_jax uses of jax and jax does not promise to keep: `jax._src` and `jax.experimental`.
 
 Nothing else in bert_jax imports these. `tests/processes/test_private_jax.py` checks that each is there, with the
 arguments that bert_jax gives it. Modules are imported where they are asked for, because some are slow to import, and

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from bert_jax import _moved, interruption
 
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
+_PR_SET_PDEATHSIG = 1  # see prctl(2)
 
 
 @contextlib.contextmanager

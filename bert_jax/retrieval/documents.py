@@ -23,8 +23,8 @@ class Documents:
 
     Args:
       path: a .txt, .jsonl, .csv, .tsv or .parquet file, as `Records` reads it, or a directory in BEIR's layout.
-      flag: the flag that names it, "corpus" or "queries", for messages. Of a directory it says which file is read, and
-        titles are read of a corpus alone.
+      flag: the flag that names it, "corpus" or "queries", for messages. It says which file of a directory is read, and
+        only a corpus has titles.
       column: column of the text; "": `text`.
       id_column: column of the ids; "": one of IDS, or none.
 
@@ -41,7 +41,7 @@ class Documents:
 
     @property
     def notes(self) -> list[str]:
-        """Lines for the user about what the last whole pass skipped or found empty."""
+        """Returns lines for the user about what the last whole pass skipped or found empty."""
         return self._records.notes
 
     def where(self, number: int) -> str:

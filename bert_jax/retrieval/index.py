@@ -31,12 +31,12 @@ _FORMAT = 1
 
 
 class InUseError(UserError):
-    """Another process is writing an index."""
+    """Reports that another process is writing an index."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """The vectors of a corpus.
+    """Holds the vectors of a corpus.
 
     Attributes:
       ids: id of each document.

@@ -1,7 +1,7 @@
 """Finds hard negatives for pairs of texts: documents that a model ranks high for an anchor and that do not answer it.
 
-The documents that are near an anchor are ranked by a model; those that are known to answer it are left out. Of the
-ranks that are then looked at, those within a margin of the positive are taken for answers that nobody has marked (false
+The documents that are near an anchor are ranked by a model; the ones known to answer it are left out. Among the ranks
+that are then looked at, those within a margin of the positive are taken for answers that nobody has marked (false
 negatives), as in NV-Retriever (Moreira et al. 2024, "positive-aware mining").
 """
 
@@ -43,7 +43,7 @@ _KEYS = {"config.task.train": "--input", ", or in config.task.columns for a file
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """Anchors and what answers them.
+    """Holds anchors and what answers them.
 
     Attributes:
       anchors, positives: text of each record.

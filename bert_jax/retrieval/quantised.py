@@ -33,7 +33,7 @@ class Options:
     """Says how an index is searched.
 
     Attributes:
-      precision: of the vectors that are compared with every query, one of PRECISIONS.
+      precision: one of PRECISIONS, in which all vectors are compared with every query.
       rescore: precision of the vectors by which candidates are ordered, one of RESCORES; "none" keeps the first scores.
       multiplier: candidates for each document that is wanted.
     """
@@ -44,7 +44,7 @@ class Options:
 
 
 class QuantisedIndex:
-    """The vectors of a corpus in fewer bits; see `open_quantised`.
+    """Holds the vectors of a corpus in fewer bits; see `open_quantised`.
 
     Attributes:
       ids: id of each document.
@@ -52,7 +52,7 @@ class QuantisedIndex:
 
     def __init__(self, index: Index, options: Options, codes: np.ndarray, int8: np.ndarray | None, ranges: np.ndarray):
         self.ids, self._vectors, self._options = index.ids, index.vectors, options
-        self._codes, self._int8, self._ranges = codes, int8, ranges
+        self._codes, self._int8, self._ranges, self._name = codes, int8, ranges, index.name
 
     def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest documents of queries, approximately: (numbers, int64 [n, k]; scores, float64 [n, k]).
@@ -89,13 +89,25 @@ class QuantisedIndex:
 
     def _blocks(self) -> Iterator[np.ndarray]:
         for first in range(0, len(self._codes), index_lib.BLOCK):
-            yield np.asarray(self._codes[first : first + index_lib.BLOCK])
+            block = np.asarray(self._codes[first : first + index_lib.BLOCK])
+            if self._options.precision == "int8" and len(block) > 1 and not block.any():  # as a hole in a file reads
+                raise UserError(
+                    f"{self._name}: int8.npy is damaged: document {self.ids[first]} has nothing but zeros; expected an "
+                    "index (remove the folder)"
+                )
+            yield block
 
     def _rows(self, places):
         """Returns the vectors of places, float32 [n, size], by which candidates are ordered; each is read once."""
         rows, inverse = np.unique(places, return_inverse=True)
         if self._options.rescore == "float32":
-            return np.asarray(self._vectors[rows])[inverse]
+            vectors = np.asarray(self._vectors[rows])
+            if not np.isfinite(vectors).all():
+                raise UserError(
+                    f"{self._name}: {index_lib.VECTORS} is damaged: a vector is not finite; expected an index (remove "
+                    "the folder)"
+                )
+            return vectors[inverse]
         assert self._int8 is not None  # open_quantised opens it for this
         return quantization.dequantized(np.asarray(self._int8[rows]), "int8", self._ranges)[inverse]
 

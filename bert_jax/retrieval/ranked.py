@@ -25,7 +25,7 @@ _RERANKED = 512  # queries that are reranked together: the texts of the corpus a
 
 @dataclasses.dataclass(frozen=True)
 class Queries:
-    """Queries, and perhaps which documents answer them.
+    """Holds queries, and perhaps which documents answer them.
 
     Attributes:
       ids, texts: id and text of each query.

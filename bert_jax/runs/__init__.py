@@ -1,1 +1,1 @@
-"""Workdirs, checkpoints and logs of runs, and opening a run's model."""
+"""Reads and writes workdirs, checkpoints and logs of runs, and opens a run's model."""

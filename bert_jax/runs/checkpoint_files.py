@@ -31,7 +31,7 @@ UNREADABLE = object()
 _COMMITTED = "commit_success.txt"  # Orbax writes it in gs://, last of all
 _BLOCK = 1 << 22
 _THREADS = 4
-_LEAST_WEIGHT = 1e-3  # of a checkpoint in an exponential average, as a share of the newest's
+_LEAST_WEIGHT = 1e-3  # a checkpoint's in an exponential average, as a share of the newest's
 
 
 def checkpoint_directory(workdir: pathlib.Path) -> pathlib.Path:
@@ -114,8 +114,8 @@ def averaged_steps(workdir: pathlib.Path, step: str) -> list[int]:
 def average_weights(step: str, count: int) -> list[float]:
     """Returns the weights of `count` averaged checkpoints, oldest first, as shares of the newest's.
 
-    Those of "mean:K" are 1. Those of "ema:DECAY" are DECAY to the power of a checkpoint's age, where the newest is of
-    age 0 and the one before it of age 1, whatever the steps between them.
+    "mean:K" gives each the weight 1; "ema:DECAY" gives DECAY to the power of the checkpoint's age, where the newest has
+    age 0 and the one before it age 1, whatever the steps between them.
     """
     kind, _, number = step.partition(":")
     return [float(number) ** age if kind == "ema" else 1.0 for age in range(count - 1, -1, -1)]

@@ -385,7 +385,7 @@ def _is_not_from_orbax(record):
 
 
 def _is_not_left_over(record):
-    """Orbax reports the first failure of a save, and leaves those of the other arrays to asyncio."""
+    """Returns whether a message is no late failure of a save, which orbax leaves to asyncio."""
     return "exception was never retrieved" not in record.getMessage()
 
 

@@ -34,6 +34,7 @@ class Seed:
 
     @property
     def learns(self) -> bool:
+        """Returns whether the seed went on until the last step."""
         return self.stopped_at < 0 and self.bad_step < 0
 
 
@@ -55,12 +56,15 @@ class Outcomes:
 
     @classmethod
     def from_json(cls, record: Mapping) -> "Outcomes":
+        """Returns the outcomes that `to_json` wrote."""
         seeds = [Seed(**seed) for seed in record["seeds"]]
         return cls(record["metric"], record["baseline"], record["failed_below"], seeds)
 
     def to_json(self) -> dict:
+        """Returns the outcomes as values that JSON can hold."""
         return dataclasses.asdict(self)
 
+    @_moved.renamed_arguments(figures="metrics")
     def record_evaluation(self, done: int, metrics: Sequence[Mapping[str, float]], patience: int) -> np.ndarray:
         """Records an evaluation of every seed. Returns which are better than before, bool [seeds].
 
@@ -136,6 +140,7 @@ class Outcomes:
         }
 
 
+@_moved.renamed_arguments(figures="metrics")
 def metrics_row(outcomes: Outcomes, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Returns an evaluation as a row: the median of each metric over seeds and, if there are several, METRIC/seed_N."""
     row = {}

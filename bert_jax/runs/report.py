@@ -24,9 +24,9 @@ from bert_jax.config.schema import is_number
 from bert_jax.runs import workdir as workdir_lib
 
 NAME = "report.html"
-_POINTS = 300  # of a curve; more are not seen
-_PREDICTIONS, _LETTERS = 8, 160  # of a finished fine-tuning run that are shown, and letters of each value
-_SHARE = 0.01  # of a run's time that reports may take; the last one is always written
+_POINTS = 300  # on a curve; more are not seen
+_PREDICTIONS, _LETTERS = 8, 160  # shown of a finished fine-tuning run, and letters of each value
+_SHARE = 0.01  # share of a run's time that reports may take; the last one is always written
 _PACKAGES = ("bert_jax", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 2", "4 4")
 _WIDTH, _HEIGHT, _TOP, _BOTTOM = 640, 260, 14, 34
@@ -317,7 +317,7 @@ def _brief(value):
 
 
 class _Number(str):
-    """A cell that is aligned to the right."""
+    """Marks a cell that is aligned to the right."""
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

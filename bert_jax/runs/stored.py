@@ -1,4 +1,4 @@
-"""The recipe of a run that goes on: `--config=stored.py:WORKDIR` is the config that WORKDIR's config.json holds."""
+"""Returns the recipe of a run that goes on: `--config=stored.py:WORKDIR` is the config in WORKDIR's config.json."""
 
 import ml_collections
 

@@ -16,7 +16,7 @@ from typing import Any
 from bert_jax import storage
 from bert_jax.config.schema import is_number
 
-_PROJECT = "bert_jax"  # of runs whose environment names none
+_PROJECT = "bert_jax"  # for runs whose environment names none
 _LONGEST_PARAMETER = 500  # characters that every MLflow server takes
 
 

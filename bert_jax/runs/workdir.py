@@ -1,4 +1,4 @@
-"""A run's directory: its paths, and the files that describe the run.
+"""Names the paths of a run's directory, and reads and writes the files that describe the run.
 
     WORKDIR/run.json        format version; path and fingerprint of each corpus; for distillation, name and digest of
                             the teacher; for a branch, workdir and step of the checkpoint it began with; for fine-tuning

@@ -1,1 +1,1 @@
-"""Pre-training, and what fine-tuning shares with it: the loop, optimizers, steps and evaluation."""
+"""Holds pre-training, and what fine-tuning shares with it: the loop, optimizers, steps and evaluation."""

@@ -14,6 +14,7 @@ import json
 import pathlib
 from collections.abc import Callable, Mapping
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 from bert_jax.storage import write_json
 from bert_jax.training.evaluation import NEW, OLD, Evaluation
@@ -64,6 +65,7 @@ class Adaptation:
         report = {text: corpus | {"before": _metrics_of(metrics, text)} for text, corpus in corpora.items()}
         self._write(report | {"step": 0})
 
+    @_moved.renamed_arguments(figures="metrics")
     def after(self, metrics: Mapping[str, float]) -> None:
         """Writes the evaluation of the last step, and prints the table."""
         report = self._read()

@@ -1,4 +1,4 @@
-"""config.init_state: a run that begins with the parameters and the moments of another run's checkpoint.
+"""Begins a run with the parameters and the moments of another run's checkpoint (config.init_state).
 
 Decay branches, context extension and other mixtures or objectives begin so (ModernBERT, EuroBERT and mmBERT do). The
 branch saves a checkpoint before its first step, so that from then on it needs the other run no more.

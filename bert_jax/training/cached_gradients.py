@@ -1,4 +1,4 @@
-"""Gradients of a loss on the vectors of a whole batch, with one part of the batch in memory at a time.
+"""Computes gradients of a loss on the vectors of a whole batch, with one part of the batch in memory at a time.
 
 The vectors are computed part by part without keeping activations; the loss gives their gradients; then each part is
 computed again and its gradient taken (Gao et al. 2021, "Scaling deep contrastive learning batch size", section 3.2).

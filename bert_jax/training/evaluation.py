@@ -1,4 +1,4 @@
-"""Held-out metrics beside the unigram baseline: of a run while it trains, and of any model."""
+"""Computes held-out metrics beside the unigram baseline, for a run while it trains and for any model."""
 
 import contextlib
 import functools
@@ -293,7 +293,7 @@ def _sums(eval_step: Callable, params: Mapping, put: Callable, batches: Iterable
 
 
 def _metrics(total, unigram_loss):
-    """Returns held-out metrics from sums over all batches: of masked tokens, and of each other task of the objective.
+    """Returns held-out metrics from sums over all batches, for masked tokens and for each other task of the objective.
 
     Tasks on sentence pairs report their accuracy alone.
     """

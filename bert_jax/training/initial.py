@@ -1,4 +1,4 @@
-"""config.init_from: a run's first parameters, and if asked for its architecture, taken from another model."""
+"""Takes a run's first parameters, and if asked for its architecture, from another model (config.init_from)."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax import model as model_lib
 from bert_jax.config.keys import NOT_ARCHITECTURE
 from bert_jax.config.objective import facts
@@ -36,6 +37,7 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
     return open_model(config.init_from) if config.init_state == "parameters" else branch.source(config)
 
 
+@_moved.renamed_arguments(found="pretrained")
 def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
     """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
 
@@ -70,6 +72,7 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
             config.model.relative_span = pretrained.model.spec.relative_span
 
 
+@_moved.renamed_arguments(found="pretrained")
 def params(
     config: ml_collections.ConfigDict,
     pretrained: Pretrained,
@@ -78,7 +81,7 @@ def params(
     say: Callable[[str], None],
     objective: Objective | None = None,
 ) -> dict:
-    """Returns the run's first parameters: those of `pretrained`, with newly drawn heads where it has none.
+    """Returns the run's first parameters, taken from `pretrained`, with newly drawn heads where it has none.
 
     With config.init_layers or config.init_grow they are first converted to the run's sizes. A run that trains a
     generator starts it from that of init_from, if that run has one, and draws it otherwise.

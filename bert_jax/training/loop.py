@@ -1,4 +1,4 @@
-"""The training loop that pre-training and fine-tuning share."""
+"""Runs the training loop that pre-training and fine-tuning share."""
 
 import contextlib
 import signal
@@ -222,6 +222,7 @@ class Run:
         """Returns a few predictions of the model for the report, as short texts with the same keys."""
         return ()
 
+    @_moved.renamed_arguments(figures="held_out")
     def save(self, state: dict, done: int, held_out: dict[str, float]) -> None:
         """Starts to save the state, with the held-out metrics of this step."""
         self.checkpoints.save(done, state, held_out)
@@ -248,7 +249,7 @@ def last_good(checkpoints: Checkpoints) -> str:
 class StopSignals:
     """Catches the first SIGTERM, SIGINT or SIGHUP of any process of the run; a second one ends the process at once.
 
-    Before the first step there is nothing to save: of a process alone, the first one ends it then.
+    Before the first step there is nothing to save: the first signal then ends a run of one process.
     """
 
     def __enter__(self):

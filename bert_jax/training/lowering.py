@@ -32,10 +32,14 @@ class Steps(Protocol):
     mesh: Mesh
 
     @property
-    def layers(self) -> int: ...
+    def layers(self) -> int:
+        """Returns the number of layers of the run's model."""
+        ...
 
     @property
-    def few(self) -> tuple[int, int]: ...
+    def few(self) -> tuple[int, int]:
+        """Returns two small numbers of layers, from whose steps those of all layers are extrapolated."""
+        ...
 
     def changed(self, change: Mapping[str, Any]) -> "Steps":
         """Returns the steps of the same run with dotted keys of its config changed."""
@@ -162,10 +166,12 @@ class PretrainingSteps:
 
     @property
     def layers(self) -> int:
+        """Returns the number of layers of the run's model."""
         return self.config.model.num_layers
 
     @property
     def few(self) -> tuple[int, int]:
+        """Returns two small numbers of layers, from whose steps those of all layers are extrapolated."""
         return few_layers(self.config.model)
 
     def changed(self, change: Mapping[str, Any]) -> "PretrainingSteps":

@@ -46,7 +46,7 @@ _QUICK = {
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-    """Bytes that a run takes on each device, or, where the devices are a CPU's, in its process.
+    """Holds the bytes that a run takes on each device, or, where the devices are a CPU's, in its process.
 
     Attributes:
       state: parameters, optimizer state and whatever else lives from step to step.
@@ -64,11 +64,12 @@ class Need:
 
     @property
     def total(self) -> int:
+        """Returns the bytes of the larger of the two steps, with the overhead."""
         return max(self.step, self.evaluation) + self.overhead
 
     @property
     def overhead(self) -> int:
-        """Bytes that are taken whatever the step needs."""
+        """Returns the bytes that are taken whatever the step needs."""
         return self.saving + self.process
 
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules and optimizers, as optax transformations."""
+"""Builds learning-rate schedules and optimizers, as optax transformations."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Pre-training, from top to bottom: check, open, build, restore, train."""
+"""Pre-trains, from top to bottom: check, open, build, restore, train."""
 
 import contextlib
 import dataclasses
@@ -70,7 +70,7 @@ def pretrain(
 
 @dataclasses.dataclass
 class _Inputs:
-    """The mesh that a run uses, its corpora, and its teacher, if it has one."""
+    """Holds the mesh that a run uses, its corpora, and its teacher, if it has one."""
 
     mesh: jax.sharding.Mesh
     corpora: Sequence[Corpus]
@@ -194,7 +194,7 @@ def _train(run, state, done, begins) -> None:
 
 
 class _Pretraining(loop.Run):
-    """Pre-training, as the loop runs it."""
+    """Is pre-training as the loop runs it."""
 
     def __init__(self, config, workdir, learners, inputs):
         self.config, self.workdir, self.learner, self.mesh = config, workdir, learners[0], learners[0].mesh
@@ -297,7 +297,7 @@ def _check_padding(config, tokenizer):
 
 @dataclasses.dataclass(frozen=True)
 class _Programs:
-    """The compiled programs of a phase; `norms` is None where none are logged."""
+    """Holds the compiled programs of a phase; `norms` is None where none are logged."""
 
     train_step: Callable
     eval_step: Callable

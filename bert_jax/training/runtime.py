@@ -1,4 +1,4 @@
-"""Settings of the process that trains: memory that malloc keeps, and compiled programs that outlive it.
+"""Sets up the process that trains: memory that malloc keeps, and compiled programs that outlive it.
 
 config.train.compilation_cache is a directory, "" for none, or "auto": the directory that the user has given jax
 (JAX_COMPILATION_CACHE_DIR), or else WORKDIR/compiled, which a run that was preempted finds again on another machine.

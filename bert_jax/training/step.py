@@ -1,4 +1,4 @@
-"""A training step and an evaluation step, compiled for a mesh.
+"""Compiles a training step and an evaluation step for a mesh.
 
 The state of a run is a plain dict: `params`, `opt_state`, and `bad_step`, the first step whose loss or gradient norm
 was not finite (-1 while all were). `bad_step` stays on the device, so that no step waits for the host to look.
@@ -28,7 +28,7 @@ from bert_jax.training.optimizer import make_optimizer, run_schedule, setting
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Learner:
-    """The objective and the optimizer of a run on a mesh: makes its state and compiles its steps.
+    """Holds the objective and the optimizer of a run on a mesh: makes its state and compiles its steps.
 
     Attributes:
       objective: the losses to minimise, and the model.
@@ -78,6 +78,7 @@ class Learner:
 
     @property
     def model(self) -> Model:
+        """Returns the main model that is trained."""
         return self.objective.model
 
     @property
@@ -87,7 +88,7 @@ class Learner:
 
     @functools.cached_property
     def state_shardings(self) -> dict:
-        """Shardings of every array of the state."""
+        """Returns the shardings of every array of the state."""
         return sharding.tree_shardings(jax.eval_shape(self._new_state, keys(self.seed)[0]), self.mesh)
 
     def init_state(self) -> dict:
@@ -152,7 +153,7 @@ class Learner:
 
     @property
     def teacher_shardings(self) -> tuple[None, ...]:
-        """One None, for arguments that stay where they lie, if the objective has a teacher; else ()."""
+        """Returns one None, for arguments that stay where they lie, if the objective has a teacher; else ()."""
         return (None,) if self.objective.facts.teacher else ()
 
     def eval_step(self) -> Callable:

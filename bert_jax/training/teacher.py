@@ -1,4 +1,4 @@
-"""The teacher of distillation: read when a run starts and when it continues, and held to be the same."""
+"""Reads the teacher of distillation when a run starts, and makes sure that it is the same when the run continues."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,7 @@ from bert_jax.runs.models import open_model
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A model that a run learns from.
+    """Holds a model that a run learns from.
 
     Attributes:
       model: the teacher model.

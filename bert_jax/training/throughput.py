@@ -123,13 +123,13 @@ def _program_and_shapes(batch, program):
 def _present(batch, prefix=""):
     """Returns which tokens are no padding, bool [..., batch, sequence]; rows of weight 0 fill a batch up.
 
-    Of an embedder's other texts, whose arrays have the prefix "other_", bool [..., batch, texts, sequence].
+    The result is bool [..., batch, texts, sequence] for an embedder's other texts (prefix "other_").
     """
     present = batch[prefix + "attention_mask"] != 0
     if prefix:
         return present & (batch[prefix + "texts"] >= 0)[..., None]
     if "weights" in batch:
-        counted = batch["weights"] > 0  # of each row, or of each sequence of a packed one
+        counted = batch["weights"] > 0  # each row counts, or each sequence of a packed one
         present = present & (counted.any(-1) if counted.ndim == present.ndim else counted)[..., None]
     return present
 

@@ -1,4 +1,4 @@
-"""Parameters of a model made from those of another: some of its layers, more positions, or all tiled to a larger size.
+"""Makes a model's parameters from another's: some of its layers, more positions, or all tiled to a larger size.
 
 Trees have a subtree for each layer ("0", "1", ... under encoder/layers), as checkpoints do.
 """

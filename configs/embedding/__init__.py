@@ -1,10 +1,10 @@
-"""Recipes of embedders: one file, one way to learn; each has get_config()."""
+"""Holds recipes of embedders: one file, one way to learn; each has get_config()."""
 
 import importlib
 
 
 def __getattr__(name):
-    """configs.embedding.pairs without an import of its own."""
+    """Imports configs.embedding.pairs and the like when they are first used."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

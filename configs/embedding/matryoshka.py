@@ -1,4 +1,4 @@
-"""Pairs, with vectors that may be cut: losses at several widths (Kusupati et al. 2022).
+"""Trains an embedder whose vectors may be cut: losses at several widths (Kusupati et al. 2022), on pairs.
 
     python -m bert_jax.finetune --config=embedding/matryoshka --config.init_from=MODEL --workdir=DIR \
         --config.task.train=pairs.jsonl

@@ -1,4 +1,4 @@
-"""Premises, entailed hypotheses and contradicted ones as triplets: supervised SimCSE (Gao, Yao & Chen 2021, section 4).
+"""Trains an embedder on triplets of NLI: supervised SimCSE (Gao, Yao & Chen 2021, section 4).
 
     python -m bert_jax.finetune --config=embedding/nli --config.init_from=MODEL --workdir=DIR \
         --config.task.train=nli_for_simcse.csv --config.task.held_out=sts:stsb_dev.csv

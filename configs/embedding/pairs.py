@@ -1,4 +1,4 @@
-"""Pairs of texts that belong together, such as questions and the passages that answer them.
+"""Trains an embedder on pairs of texts that belong together, such as questions and passages that answer them.
 
     python -m bert_jax.finetune --config=embedding/pairs --config.init_from=MODEL --workdir=DIR \
         --config.task.train=pairs.jsonl

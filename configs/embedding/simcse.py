@@ -1,4 +1,4 @@
-"""Texts alone: each is its own positive under other dropout, unsupervised SimCSE (Gao, Yao & Chen 2021, section 3).
+"""Trains an embedder on texts alone, each its own positive: unsupervised SimCSE (Gao, Yao & Chen 2021, section 3).
 
     python -m bert_jax.finetune --config=embedding/simcse --config.init_from=MODEL --workdir=DIR \
         --config.task.train=sentences.csv --config.task.held_out=sts:stsb_dev.csv

@@ -1,4 +1,4 @@
-"""Sparse vectors over the vocabulary (SPLADE v2: Formal et al. 2021): pairs of texts that belong together.
+"""Trains sparse vectors over the vocabulary on pairs that belong together (SPLADE v2: Formal et al. 2021).
 
     python -m bert_jax.finetune --config=embedding/splade --config.init_from=MODEL --workdir=DIR \
         --config.task.train=pairs.jsonl

@@ -1,4 +1,4 @@
-"""Pairs of texts with a graded similarity: the STS benchmark (Cer et al. 2017).
+"""Trains an embedder on pairs of texts with a graded similarity: the STS benchmark (Cer et al. 2017).
 
     python -m bert_jax.finetune --config=embedding/sts --config.init_from=MODEL --workdir=DIR
 

@@ -1,10 +1,10 @@
-"""Fine-tuning recipes: one file, one task; each has get_config()."""
+"""Holds fine-tuning recipes: one file, one task; each has get_config()."""
 
 import importlib
 
 
 def __getattr__(name):
-    """configs.finetune.sst2 without an import of its own."""
+    """Imports configs.finetune.sst2 and the like when they are first used."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

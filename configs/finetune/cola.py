@@ -1,4 +1,4 @@
-"""CoLA: is a sentence acceptable English? (GLUE; Warstadt et al. 2018).
+"""Fine-tunes on CoLA: is a sentence acceptable English? (GLUE; Warstadt et al. 2018).
 
     python -m bert_jax.finetune --config=finetune/cola --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""CoNLL-2003: names of persons, places, organisations and others in English news (Tjong Kim Sang and De Meulder 2003).
+"""Fine-tunes on CoNLL-2003: names of persons, places and others in English news (Tjong Kim Sang & De Meulder 2003).
 
     python -m bert_jax.finetune --config=finetune/conll2003 --config.init_from=MODEL --workdir=DIR
 

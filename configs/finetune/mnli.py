@@ -1,4 +1,4 @@
-"""MNLI: does a premise entail a hypothesis, contradict it, or neither? (GLUE; Williams et al. 2018).
+"""Fine-tunes on MNLI: does a premise entail a hypothesis, contradict it, or neither? (GLUE; Williams et al. 2018).
 
     python -m bert_jax.finetune --config=finetune/mnli --config.init_from=MODEL --workdir=DIR
 

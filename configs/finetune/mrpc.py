@@ -1,4 +1,4 @@
-"""MRPC: do two sentences mean the same? (GLUE; Dolan and Brockett 2005).
+"""Fine-tunes on MRPC: do two sentences mean the same? (GLUE; Dolan and Brockett 2005).
 
     python -m bert_jax.finetune --config=finetune/mrpc --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""QNLI: does a sentence answer a question? (GLUE, made of SQuAD).
+"""Fine-tunes on QNLI: does a sentence answer a question? (GLUE, made of SQuAD).
 
     python -m bert_jax.finetune --config=finetune/qnli --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""QQP: do two questions of Quora ask the same? (GLUE).
+"""Fine-tunes on QQP: do two questions of Quora ask the same? (GLUE).
 
     python -m bert_jax.finetune --config=finetune/qqp --config.init_from=MODEL --workdir=DIR
 

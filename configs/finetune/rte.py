@@ -1,4 +1,4 @@
-"""RTE: does a text entail a hypothesis? (GLUE, of four challenges).
+"""Fine-tunes on RTE: does a text entail a hypothesis? (GLUE, of four challenges).
 
     python -m bert_jax.finetune --config=finetune/rte --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""SQuAD 1.1: the stretch of a paragraph that answers a question (Rajpurkar et al. 2016).
+"""Fine-tunes on SQuAD 1.1: the stretch of a paragraph that answers a question (Rajpurkar et al. 2016).
 
     python -m bert_jax.finetune --config=finetune/squad1 --config.init_from=MODEL --workdir=DIR
 

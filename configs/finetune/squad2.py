@@ -1,4 +1,4 @@
-"""SQuAD 2.0: with questions that the paragraph does not answer (Rajpurkar et al. 2018).
+"""Fine-tunes on SQuAD 2.0: with questions that the paragraph does not answer (Rajpurkar et al. 2018).
 
     python -m bert_jax.finetune --config=finetune/squad2 --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""SST-2: sentiment of phrases and sentences of film reviews (GLUE; Socher et al. 2013).
+"""Fine-tunes on SST-2: sentiment of phrases and sentences of film reviews (GLUE; Socher et al. 2013).
 
     python -m bert_jax.finetune --config=finetune/sst2 --config.init_from=MODEL --workdir=DIR
 

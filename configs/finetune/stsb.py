@@ -1,4 +1,4 @@
-"""STS-B: how alike are two sentences, from 0 to 5? (GLUE; Cer et al. 2017).
+"""Fine-tunes on STS-B: how alike are two sentences, from 0 to 5? (GLUE; Cer et al. 2017).
 
     python -m bert_jax.finetune --config=finetune/stsb --config.init_from=MODEL --workdir=DIR
 

@@ -1,4 +1,4 @@
-"""WNLI: does a sentence follow from another with its pronoun resolved? (GLUE; Levesque et al. 2012).
+"""Fine-tunes on WNLI: does a sentence follow from another with its pronoun resolved? (GLUE; Levesque et al. 2012).
 
     python -m bert_jax.finetune --config=finetune/wnli --config.init_from=MODEL --workdir=DIR
 

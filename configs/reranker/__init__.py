@@ -1,10 +1,10 @@
-"""Recipes of rerankers: one file, one way to learn; each has get_config()."""
+"""Holds recipes of rerankers: one file, one way to learn; each has get_config()."""
 
 import importlib
 
 
 def __getattr__(name):
-    """configs.reranker.pairs without an import of its own."""
+    """Imports configs.reranker.pairs and the like when they are first used."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

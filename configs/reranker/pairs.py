@@ -1,4 +1,4 @@
-"""Queries with documents that are relevant or not: a reranker, which reads both together and gives one score.
+"""Trains a reranker, which reads query and document together, on documents that are relevant or not.
 
     python -m bert_jax.finetune --config=reranker/pairs --config.init_from=MODEL --workdir=DIR \
         --config.task.train=judged.jsonl

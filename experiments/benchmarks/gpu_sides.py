@@ -170,7 +170,7 @@ def measure(job):
         wait(result)
         seconds.append((time.perf_counter() - began) / job["steps"])
     facts = our_facts() if ours else torch_facts()
-    if facts["peak_memory"] is None:  # on a CPU: of the whole process
+    if facts["peak_memory"] is None:  # on a CPU, the whole process counts
         facts["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if ours:
         rate = max(rate, matrix_rate(job["dtype"], job["matrix"]))

@@ -1,8 +1,8 @@
-"""Settings of the models and steps that benchmarks run, without the packages that a run's config needs."""
+"""Holds settings of the models and steps that benchmarks run, without the packages that a run's config needs."""
 
 
 class Settings(dict):
-    """A dict whose keys can be read as attributes."""
+    """Makes a dict whose keys can be read as attributes."""
 
     __getattr__ = dict.__getitem__
 

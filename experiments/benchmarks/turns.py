@@ -47,7 +47,7 @@ def matrix_rate():
 
 
 def timed(function):
-    """Returns the seconds that a call takes: of a clock, or with --processor_time those of this process's threads."""
+    """Returns the seconds that a call takes on a clock, or with --processor_time in this process's threads."""
     clock = time.process_time if _ONE_THREAD in os.environ else time.perf_counter
     start = clock()
     function()

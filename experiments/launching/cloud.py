@@ -144,6 +144,8 @@ def text_of(content: Mapping[str, Any]) -> str:
     """Returns a task as YAML, with scripts as literal blocks."""
 
     class Dumper(yaml.SafeDumper):
+        """Writes strings of several lines as literal blocks."""
+
         pass
 
     def text(dumper, value):

@@ -41,7 +41,7 @@ KEYS = ("cluster", "time", "mem_gb", *_NUMBERS, *_TEXTS)
 
 
 class RunJob:
-    """The callable that submitit runs in each task: a command, which a preempted or timed-out job starts again.
+    """Runs in each task of submitit: a command, which a preempted or timed-out job starts again.
 
     Attributes:
       command: the command line, as a list.
@@ -194,6 +194,8 @@ def _described(submitit, folder, values):
     """Returns an executor for a machine without Slurm: it makes the file and submits nothing."""
 
     class Described(submitit.SlurmExecutor):
+        """Holds what submitit needs to know of a job."""
+
         @classmethod
         def affinity(cls):
             return 1

@@ -1,11 +1,11 @@
-"""Tables of the comparison."""
+"""Writes the tables of the comparison."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The result for one model or tokenizer.
+    """Holds the result for one model or tokenizer.
 
     Attributes:
       name: name of the model or tokenizer.

@@ -38,7 +38,7 @@ def compare(directory: pathlib.Path, name: str = "") -> Row:
     others = [*PAGE[3:], *PAGE[:3]]
     ids, other_ids = ours.encode(PAGE, special=True), ours.encode(others, special=True)
     pairs = list(zip(ids, other_ids, strict=True))
-    # Of a very long text, transformers keeps everything that it cuts off in parts, and takes minutes.
+    # For a very long text, transformers keeps everything that it cuts off in parts, and takes minutes.
     short = [i for i, (a, b) in enumerate(zip(PAGE, others, strict=True)) if len(a) + len(b) < 1000]
     cut = theirs(
         [PAGE[i] for i in short], [others[i] for i in short],

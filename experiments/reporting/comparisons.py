@@ -14,7 +14,7 @@ _SAME_ROWS = {"data.masking", "data.dupe_factor", "data.batch_size"}
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The comparison of an arm with the first one, or the one it names, over the seeds that both have finished.
+    """Holds the comparison of an arm with the first one, or the one it names, over the seeds that both have finished.
 
     Attributes:
       measure: the measure.
@@ -41,7 +41,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-    """The results of a measure in all arms that it applies to.
+    """Holds the results of a measure in all arms that it applies to.
 
     Attributes:
       measure: the measure.

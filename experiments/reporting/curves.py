@@ -31,7 +31,7 @@ _BOTTOM, _TOP = 0.55, 0.2
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The curves of an arm's runs.
+    """Holds the curves of an arm's runs.
 
     Attributes:
       steps: steps at which every run has a value, ascending [steps].

@@ -26,7 +26,7 @@ _DPI = 100
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A picture.
+    """Holds a picture.
 
     Attributes:
       name: name of the PNG file.
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """The look of an arm in every picture: no two of 28 arms share colour and line, nor colour and marker of 49."""
+    """Describes an arm's look in every picture: no two of 28 arms share colour and line, or of 49 colour and marker."""
 
     colour: str
     line: str

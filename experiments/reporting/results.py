@@ -18,7 +18,7 @@ DONE, FAILED, UNFINISHED, NOT_STARTED, DAMAGED = "done", "failed", "unfinished",
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The code, packages and devices of one start of a job.
+    """Describes the code, packages and devices of one start of a job.
 
     Attributes:
       commit: git commit; "" if unknown.
@@ -35,7 +35,7 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """State and results of one arm with one seed.
+    """Holds state and results of one arm with one seed.
 
     Attributes:
       arm, seed: the arm and the seed.
@@ -77,7 +77,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """An experiment with the state and results of its jobs.
+    """Holds an experiment with the state and results of its jobs.
 
     Attributes:
       workdir: the experiment's folder.
@@ -168,7 +168,7 @@ def read(workdir: pathlib.Path) -> Results:
 
 
 class _Record:
-    """A file with one JSON object; a damaged one raises UserError, in one line."""
+    """Reads a file with one JSON object; a damaged one raises UserError, in one line."""
 
     def __init__(self, path):
         self._path = path

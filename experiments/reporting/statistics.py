@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """Mean and spread of an arm's values.
+    """Holds mean and spread of an arm's values.
 
     Attributes:
       n: number of values.
@@ -27,7 +27,7 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class Paired:
-    """Statistics of the differences of pairs.
+    """Holds statistics of the differences of pairs.
 
     Attributes:
       n: number of pairs.
@@ -86,7 +86,7 @@ def compare(first: Sequence[float], other: Sequence[float]) -> Paired:
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """Spread of scores that come from pre-training and from fine-tuning, as standard deviations of single runs.
+    """Holds the spread of scores from pre-training and from fine-tuning, as standard deviations of single runs.
 
     Attributes:
       jobs: number of pre-trained models.

@@ -31,8 +31,8 @@ _PRETRAIN = {
 }  # fmt: skip
 _FINETUNE = {
     "data.sequence_length": 24, "data.batch_size": 4, "train.num_steps": 4, "train.log_every": 2,
-    "task.max_query_length": 8, "task.doc_stride": 8,
 }  # fmt: skip
+_ANSWERING = {"task.max_query_length": 8, "task.doc_stride": 8}
 _HINDI = ("यह किताब नई नहीं है", "लड़का स्कूल जाता है और पढ़ता है", "आज मौसम अच्छा है", "हम कल बाज़ार से फल लाएँगे")
 _QUICKSTART = {key: _PRETRAIN[key] for key in _PRETRAIN if key.startswith("train.")}
 _programs = {}  # where compiled programs are shared, once `make` has said
@@ -63,7 +63,8 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     (folder / "hindi" / "0.txt").write_text("".join(f"{sentence} ।\n\n" for sentence in _HINDI * 20), "utf-8")
     _make_labelled(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
-    huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
+    for name in ("MODEL", "SPARSE"):  # any masked language model is read as a sparse embedder
+        huggingface.write(tiny.make_model(tokenizer), folder / name)
     head = Task("sequence_classification", 1)
     huggingface.write(tiny.make_model(tokenizer, head, ("score",), problem="regression"), folder / "RERANKER")
     for name in ("experiments", "docs"):  # as in a checkout
@@ -135,7 +136,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
     if command == "pretrain":
         values = _PRETRAIN if recipe == "continue_pretraining" else _MODEL | _PRETRAIN
     elif command == "finetune":
-        values = _FINETUNE
+        values = _FINETUNE | (_ANSWERING if "squad" in recipe else {})
     elif command == "show-batch":
         values = {"model.vocab_size": 0}
     elif command == "quickstart":

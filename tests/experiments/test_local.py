@@ -243,7 +243,8 @@ def test_what_is_missing_is_known_before_the_corpus_is_prepared(tmp_path, monkey
         "sys.argv[0] = 'experiments.launch'\n"
         "runpy.run_module('experiments.launch', run_name='__main__', alter_sys=True)\n"
     )
-    given = ["--experiment=experiments/masking.py", f"--workdir={tmp_path}/runs", *options]
+    usual = [] if any(word.startswith("--experiment=") for word in options) else ["--experiment=experiments/masking.py"]
+    given = [*usual, f"--workdir={tmp_path}/runs", *options]
     environment = os.environ | {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", program, *given], cwd=ROOT, env=environment, capture_output=True, text=True

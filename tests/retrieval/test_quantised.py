@@ -88,6 +88,18 @@ def test_copies_are_made_once_and_again_for_other_vectors(embedder, index, tmp_p
     np.testing.assert_array_equal(np.load(folder / "binary.npy"), np.packbits(other.vectors > 0, axis=1))
 
 
+def test_damaged_copies_are_refused(embedder, index, tmp_path):
+    queries = embedder.encode(QUERIES)
+    by_bits, by_int8 = opened(tmp_path, index, "binary"), opened(tmp_path, index, "int8")
+    vectors, codes = (np.load(tmp_path / "index" / name, mmap_mode="r+") for name in ("vectors.npy", "int8.npy"))
+    codes[16:32] = 0
+    with pytest.raises(UserError, match="--index: int8.npy is damaged: document d16 has nothing but zeros"):
+        by_int8.nearest(queries, 5, "cosine")
+    vectors[:] = np.nan
+    with pytest.raises(UserError, match="--index: vectors.npy is damaged: a vector is not finite"):
+        by_bits.nearest(queries, 5, "cosine")
+
+
 def test_options_that_do_not_go_together():
     for options, message in (
         (("uint8",), "--precision=uint8: search knows float32, int8, binary"),

@@ -1,4 +1,4 @@
-"""Text into a corpus: sources, sentences, shards, and the pass that joins them."""
+"""Turns text into a corpus: sources, sentences, shards, and the pass that joins them."""
 
 from bert_jax import _moved
 

@@ -25,7 +25,7 @@ _ERROR = "error"  # name of the file in parts/
 
 
 class Cluster:
-    """A Beam runner and its options."""
+    """Describes a Beam runner and its options."""
 
     def __init__(self, runner: str, options: Sequence[str] = ()):
         """Checks the runner and its options.

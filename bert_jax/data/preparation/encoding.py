@@ -63,7 +63,7 @@ def _error(text):
 
 
 class Damage:
-    """The text of a paragraph that is left out because some of its bytes are not UTF-8.
+    """Reports the text of a paragraph that is left out because some of its bytes are not UTF-8.
 
     Attributes:
       reason: what is wrong with them; "" where nothing is left out.

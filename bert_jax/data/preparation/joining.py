@@ -60,7 +60,7 @@ def join(output: pathlib.Path, num_shards: int, drop_duplicates: bool, eval_shar
 
 @dataclasses.dataclass
 class _Part:
-    """One split's part of one finished shard, and the documents that leave or join it.
+    """Holds one split's part of one finished shard, and the documents that leave or join it.
 
     Attributes:
       folder: the shard's folder.
@@ -84,7 +84,7 @@ class _Part:
 
     @property
     def keep_path(self):
-        """The file that says which documents are kept."""
+        """Returns the file that says which documents are kept."""
         return self.folder / f"{self.split}.keep.npy"
 
     @property

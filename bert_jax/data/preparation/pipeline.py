@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import itertools
 import json
 import os
 import pathlib
@@ -29,16 +28,16 @@ from bert_jax.data.preparation.sentences import MODES
 from bert_jax.errors import UserError, command_line
 
 _LONG_SENTENCES = 0.1  # share of the text in long sentences that is warned about
-_PUBLISHED_SIZE = 30522  # of BERT's vocabulary, which most recipes name
-_OWN = ("parts", "manifest.json", *SPLITS, "tokenizer", "index")  # of which a corpus has one of the first two
-_RECIPE = "small"  # of the next command: it runs on any machine, for any corpus
+_PUBLISHED_SIZE = 30522  # entries of BERT's vocabulary, which most recipes name
+_OWN = ("parts", "manifest.json", *SPLITS, "tokenizer", "index")  # a corpus has one of the first two
+_RECIPE = "small"  # the next command's recipe: it runs on any machine, for any corpus
 _FAILED = "failed"  # file in parts/ of a preparation that a mistake in its text or settings has ended
 _MAX_EXAMPLES = 100  # skipped texts that the manifest names
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings that determine a corpus; bert_jax.prepare has a flag of the same name for each."""
+    """Holds the settings that determine a corpus; bert_jax.prepare has a flag of the same name for each."""
 
     input: str
     tokenizer: str
@@ -55,13 +54,13 @@ class Settings:
 
     @property
     def reading(self) -> sources.Options:
-        """Options with which the inputs are read."""
+        """Returns the options with which the inputs are read."""
         return sources.Options(self.documents, self.text_field, self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A preparation, apart from where it runs and where it writes.
+    """Describes a preparation, apart from where it runs and where it writes.
 
     Attributes:
       settings: determine the corpus.
@@ -445,7 +444,7 @@ def next_command(manifest: dict, output: str | pathlib.Path) -> str:
     """
     flag = "" if manifest["tokenizer"]["vocab_size"] == _PUBLISHED_SIZE else " --config.model.vocab_size=0"
     corpus, program = shlex.quote(str(output)), command_line("pretrain")
-    workdir = shlex.quote(_free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
+    workdir = shlex.quote(outputs.free_folder(f"runs/{os.path.basename(os.path.abspath(str(output)))}-{_RECIPE}"))
     return (
         f"  {command_line('recipes')} lists larger recipes than `{_RECIPE}`\n"
         f"next: {program} --config={_RECIPE} --workdir={workdir} --config.data.corpus={corpus}{flag}"
@@ -465,16 +464,6 @@ def command_again(manifest: dict, output: str | pathlib.Path, tokenizer: str) ->
     given = {name: manifest["settings"].get(name, usual[name]) for name in kept}
     given["language"] = manifest.get("language", "")  # what the user has said
     flags = {name: value for name, value in given.items() if value != usual[name]}
-    flags |= {"output": _free_folder(f"{os.fspath(output).rstrip('/')}-again"), "tokenizer": tokenizer}
+    flags |= {"output": outputs.free_folder(f"{os.fspath(output).rstrip('/')}-again"), "tokenizer": tokenizer}
     words = (f"--{name}={shlex.quote(str(value))}" for name, value in flags.items())
     return f"{command_line('prepare')} {' '.join(words)}"
-
-
-def _free_folder(path):
-    """Returns the path of a folder that is missing or empty: the one given, else one with a number behind it."""
-    numbered = (f"{path}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([path], numbered) if _is_free(name))
-
-
-def _is_free(path):
-    return not os.path.isfile(path) and outputs.is_empty(path)

@@ -24,7 +24,7 @@ _NUMBERED_LINES = 20  # skipped records of a part whose line number is looked up
 
 
 class Unreadable(Exception):
-    """A file, or part of one, that cannot be read.
+    """Reports a file, or part of one, that cannot be read.
 
     Attributes:
       where: names it.

@@ -17,7 +17,7 @@ _EXCERPT_BYTES = 1 << 18
 
 
 class Sample:
-    """A part of the text that is bounded in size, the same on every machine.
+    """Collects a part of the text that is bounded in size, the same on every machine.
 
     Attributes:
       bytes: size of the text that `texts` has yielded.

@@ -13,7 +13,7 @@ MODES = ("split", "line")
 # scripts of Europe, also stands inside words and numbers.
 _STOPS = "։؟؝۔܀܁܂߹।॥။።፧፨។៕᙮᠃᠉᭟᱾᱿꓿꘎꛳꡶꡷꣎꣏꧉꩝꩞꩟꯫"
 _BURMESE_COMMAS = ("၊", "၏")  # the second is a genitive, and ends literary sentences before a stop
-_SHADS = "།༎༏༐༑༔"  # of Tibetan; often several, with spaces between
+_SHADS = "།༎༏༐༑༔"  # Tibetan; often several, with spaces between
 # Ends of sentences that sentencex does not know: Khmer and Tibetan marks; and the space between Thai or Lao words, as
 # these write no mark. Beside ๆ, ໆ and ฯ a space means nothing.
 _UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u104a\u104f\u1780-\u17ff]")

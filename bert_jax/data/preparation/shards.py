@@ -33,7 +33,7 @@ _EXAMPLES = 20  # skipped texts that a shard's facts name
 
 
 class Unfinished(UserError):
-    """The preparation ended for a reason outside of text and settings; the same command continues it."""
+    """Reports that the preparation ended for a reason outside of text and settings; the same command continues it."""
 
 
 def write_all(

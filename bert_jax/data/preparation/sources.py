@@ -37,7 +37,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A piece of an input that one process reads.
+    """Describes a piece of an input that one process reads.
 
     Attributes:
       kind: "text", "jsonl", "parquet", "tfds", "hf" or "python_docs".
@@ -55,7 +55,7 @@ class Part:
 
     @property
     def where(self) -> str:
-        """The path, with the range where the part is not the whole input; for messages."""
+        """Returns the path, with the range where the part is not the whole input; for messages."""
         unit = {"parquet": "row groups", "tfds": "records", "hf": "records"}.get(self.kind, "bytes")
         is_whole_file = self.start == 0 and self.stop == -1
         return self.path if is_whole_file else f"{self.path} ({unit} {self.start} to {self.stop})"
@@ -63,7 +63,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The shards of a corpus, and what identifies its inputs.
+    """Holds the shards of a corpus, and what identifies its inputs.
 
     Attributes:
       shards: the parts of each shard.

@@ -26,12 +26,12 @@ _SWITCHES = {"auto": None, "true": True, "false": False}
 
 
 class Choice(NamedTuple):
-    """The vocabulary that the settings ask for.
+    """Describes the vocabulary that the settings ask for.
 
     Attributes:
       trained: (kind, size) of a vocabulary that is to be trained, or None.
       tokenizer: the vocabulary that was opened, with the words of an --add_tokens file; None where one is trained.
-      added: those of the file's words that were new to it.
+      added: words of the file that were new to it.
       source: identifies the choice: train:KIND:SIZE, or a hash of the tokenizer with the words.
     """
 

@@ -10,7 +10,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
 
 class Examples(Protocol):
-    """A split as rows of model input; an example, such as a question about a long context, may have several rows.
+    """Holds a split as rows of model input; an example, such as a question about a long context, may have several rows.
 
     Attributes:
       lengths: int32 [rows], tokens of each row with special ones; at most data.sequence_length.
@@ -45,7 +45,7 @@ class Examples(Protocol):
 
 
 class TaskData(Protocol):
-    """A task's splits, labels and metrics.
+    """Holds a task's splits, labels and metrics.
 
     Attributes:
       labels: names of the outputs, in the order of ids. Regression: ("score",); question answering: ("start", "end");

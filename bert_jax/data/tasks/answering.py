@@ -17,7 +17,7 @@ _NO_ANSWER_ODDS = 1e9  # null odds where there is no answer but the null answer
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A question of the data.
+    """Holds a question of the data.
 
     Attributes:
       id: SQuAD's id, or the record's number in the data.
@@ -35,7 +35,7 @@ class Question:
 
 
 class Examples:
-    """Questions with windows of their contexts, one window per row; see data.tasks.Examples.
+    """Holds questions with windows of their contexts, one window per row; see data.tasks.Examples.
 
     Attributes:
       questions: the questions, in the order of the data.
@@ -130,7 +130,7 @@ class Examples:
 
 
 class QuestionTask:
-    """A question answering task; see data.tasks.TaskData.
+    """Holds a question answering task; see data.tasks.TaskData.
 
     Attributes:
       unanswerable: whether a question may have no answer (SQuAD 2.0).

@@ -8,6 +8,7 @@ Each file may be compressed (.gz).
 """
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Container, Mapping
@@ -19,7 +20,7 @@ from bert_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """A retrieval task.
+    """Holds a retrieval task.
 
     Attributes:
       queries: text of each query.
@@ -94,7 +95,14 @@ def read_qrels(
                 raise UserError(f"{path} line {number}: query {query!r} is not in {names[0]}")
             if document not in documents:
                 raise UserError(f"{path} line {number}: document {document!r} is not in {names[1]}")
-            relevance.setdefault(query, {})[documents[document]] = float(cells[-1])
+            grades, grade = relevance.setdefault(query, {}), float(cells[-1])
+            if not math.isfinite(grade):
+                raise UserError(f"{path} line {number}: score {cells[-1].strip()}; expected a finite number")
+            if grades.setdefault(documents[document], grade) != grade:
+                raise UserError(
+                    f"{path} line {number}: query {query!r} and document {document!r} have the score {grade:g}, and "
+                    f"{grades[documents[document]]:g} before; expected one"
+                )
     if not relevance:
         raise UserError(f"{path}: no line; expected query-id, corpus-id and a score")
     return relevance

@@ -21,7 +21,7 @@ _AT_ONCE = 4096  # texts that are tokenized together
 
 
 class Examples:
-    """Texts, or pairs of texts, one per row; see data.tasks.Examples.
+    """Holds texts, or pairs of texts, one per row; see data.tasks.Examples.
 
     Attributes:
       labels: int32 [rows], float32 [rows, labels] or float32 [rows]; 0 where the data has none.
@@ -68,7 +68,7 @@ class Examples:
 
 
 class SequenceTask:
-    """A sequence classification or regression task; see data.tasks.TaskData.
+    """Holds a sequence classification or regression task; see data.tasks.TaskData.
 
     Labels of a single-label task are names or ids. The order of ids is that of config.task.labels; else of the class
     names that the data set declares; else the names in train, sorted (whole numbers as numbers). A number is an id

@@ -13,7 +13,7 @@ def k_means(vectors: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     Args:
       vectors: float [n, size].
       count: number of clusters; vectors that are fewer, or equal ones, leave some empty.
-      seed: of the first centres.
+      seed: seed with which the first centres are drawn.
     """
     vectors = np.asarray(vectors, np.float64)
     best, least = np.zeros(len(vectors), np.int64), np.inf

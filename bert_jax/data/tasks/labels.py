@@ -24,7 +24,7 @@ _IGNORED = -100
 
 
 class Labels(Protocol):
-    """The labels of a sequence classification task: how they are read, scored and shown.
+    """Describes the labels of a sequence classification task: how they are read, scored and shown.
 
     Attributes:
       names: names of the model's outputs, in the order of ids.
@@ -69,7 +69,7 @@ class Labels(Protocol):
 
 
 class SingleLabel(Labels):
-    """The labels of a task with one class per example: int32 [records], ids.
+    """Describes the labels of a task with one class per example: int32 [records], ids.
 
     Attributes:
       names: the classes, in the order of their ids.
@@ -132,7 +132,7 @@ class SingleLabel(Labels):
 
 
 class MultiLabel(Labels):
-    """The labels of a task with any number of labels per example: float32 [records, labels], 0 or 1.
+    """Describes labels of a task with any number of labels per example: float32 [records, labels], 0 or 1.
 
     Attributes:
       names: the labels, in the order of their ids.
@@ -295,7 +295,7 @@ class MultiLabel(Labels):
 
 
 class Number(Labels):
-    """The labels of a regression task, a number per example: float32 [records]."""
+    """Describes the labels of a regression task, a number per example: float32 [records]."""
 
     names = ("score",)
 

@@ -108,7 +108,7 @@ def average_precision(relevant: np.ndarray, scores: np.ndarray) -> float:
     """
     order = np.argsort(-scores, kind="stable")
     hits, ranked = np.cumsum(relevant[order]), scores[order]
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those with equal scores
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last with an equal score
     precision, new_hits = hits[last] / (last + 1), np.diff(hits[last], prepend=0)
     return float((precision * new_hits).sum() / max(1, hits[-1]))
 
@@ -126,7 +126,7 @@ def best_f1(relevant: np.ndarray, scores: np.ndarray) -> tuple[float, float]:
     hits, ranked = np.cumsum(relevant[order]), scores[order].astype(np.float64)
     if not len(ranked) or not hits[-1]:
         return 0.0, float("inf")
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # of those with equal scores
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))  # the last with an equal score
     f1 = 2 * hits[last] / (last + 1 + hits[-1])
     best = int(np.argmax(f1))
     after = ranked[last[best] + 1] if last[best] + 1 < len(ranked) else ranked[last[best]]
@@ -155,7 +155,7 @@ def v_measure(classes: Sequence[Any] | np.ndarray, clusters: Sequence[Any] | np.
     """Returns the harmonic mean of homogeneity and completeness of clusters (Rosenberg & Hirschberg 2007).
 
     Args:
-      classes, clusters: of each example, [n].
+      classes, clusters: class and cluster of each example, [n].
     """
     sides = [np.unique(np.asarray(side), return_inverse=True)[1] for side in (classes, clusters)]
     table = np.zeros((sides[0].max(initial=0) + 1, sides[1].max(initial=0) + 1))

@@ -26,8 +26,8 @@ from bert_jax.data.tasks import conll, text_files
 from bert_jax.errors import UserError
 
 _AT_ONCE = 1024  # records of a dataset that are read together
-# Kinds of file by suffix: those that every task reads, those with a text or a pair of texts in each record, and those
-# that a task reads besides; "" stands for any suffix but those of _NOT_CONLL.
+# Kinds of file by suffix, for every task, for files with a text or a pair of texts in each record, and for files that
+# one task reads besides; "" stands for any suffix that is not in _NOT_CONLL.
 _KINDS = {".jsonl": "jsonl", ".parquet": "parquet"}
 _TABLE_KINDS = {".csv": "csv", ".tsv": "tsv", ".txt": "tsv", ".json": "jsonl"}
 _TASK_KINDS = {

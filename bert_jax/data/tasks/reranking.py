@@ -28,7 +28,7 @@ _TEACHERS = ("margin_mse", "kl")  # losses that learn a teacher's scores
 
 @dataclasses.dataclass
 class Judged:
-    """Pairs of a query and a document.
+    """Holds pairs of a query and a document.
 
     Attributes:
       queries: the text of each query that occurs.
@@ -50,7 +50,7 @@ class Judged:
 
 
 class Pairs:
-    """Pairs of a query and a document, a row for each; see data.tasks.Examples.
+    """Holds pairs of a query and a document, a row for each; see data.tasks.Examples.
 
     Attributes:
       lengths: int32 [pairs].
@@ -87,7 +87,7 @@ class Pairs:
 
 
 class Lists:
-    """Queries with their documents to train on: one document or several in each row; see data.tasks.Examples.
+    """Holds queries with their documents to train on: one document or several in each row; see data.tasks.Examples.
 
     Attributes:
       lengths: int32 [rows], tokens of the longest pair of each row.
@@ -185,8 +185,8 @@ class RerankingTask:
     def predictions(self, examples: Pairs, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
         """Yields an object for each query of a ranked set, or for each pair of another set.
 
-        Of a query: text, gold (its relevant documents), rank (of the first of them) and best (the best documents); of a
-        pair: text, text_pair, gold and score.
+        A query's object has text, gold (its relevant documents), rank (the rank of the first of them) and best (the
+        best documents); a pair's has text, text_pair, gold and score.
 
         Args:
           examples: one of the held-out sets.

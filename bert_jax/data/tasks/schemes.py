@@ -30,7 +30,7 @@ Place = tuple[int, int]  # index of a sentence and of a word in it
 
 
 class Tag(NamedTuple):
-    """An entity tag: a letter of BIOES, and the type of the entity, "" for tags that are letters alone."""
+    """Holds an entity tag: a letter of BIOES, and the type of the entity, "" for tags that are letters alone."""
 
     letter: str
     kind: str

@@ -20,7 +20,7 @@ class Sets:
     """Sets of examples, and what each has of the batches.
 
     Attributes:
-      names: of the sets.
+      names: names of the sets.
       members: numbers of each set's examples.
       shares: share of the batches' examples that each set has; together 1.
       apart: whether each batch holds examples of one set alone.
@@ -38,9 +38,9 @@ def make_sets(
     """Returns sets of examples with their shares.
 
     Args:
-      names: of the sets.
+      names: names of the sets.
       numbers: the set of each example, int [examples].
-      weights: of the sets; () for their sizes ** (1 / temperature).
+      weights: weights of the sets; () for their sizes ** (1 / temperature).
       temperature: 1 gives each set the share of its size, a larger one more equal shares.
       apart: see `Sets`.
     """
@@ -72,7 +72,7 @@ def examples_of(sets: Sets, total: int, seed: int, epoch: int) -> np.ndarray:
     """
     parts = []
     for number, (members, count) in enumerate(zip(sets.members, counts(sets, total), strict=True)):
-        place = epoch * count + np.arange(count)  # of the set's examples since the first epoch
+        place = epoch * count + np.arange(count)  # among the set's examples since the first epoch
         passes, index = np.divmod(place, len(members))
         rows = np.empty(count, np.int64)
         for nth in np.unique(passes):
@@ -116,7 +116,7 @@ class Apart:
         turns = turns[hashing.permute(np.arange(total), total, hashing.fold("turns of sets", seed, epoch))]
         table = np.empty((total, batch_size), np.int64)
         for number, count in enumerate(counts(self._sets, total)):
-            place = epoch * count + np.arange(count)  # of the set's batches since the first epoch
+            place = epoch * count + np.arange(count)  # among the set's batches since the first epoch
             passes, index = np.divmod(place, -(-len(self._sets.members[number]) // batch_size))
             batches = [self._pass(number, batch_size, seed, int(nth))[i] for nth, i in zip(passes, index, strict=True)]
             table[turns == number] = np.reshape(batches, (count, batch_size))

@@ -81,7 +81,7 @@ def make_rows(
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A span of the context that may be the answer.
+    """Describes a span of the context that may be the answer.
 
     Attributes:
       text: context[start:end].
@@ -99,7 +99,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The answers to one question.
+    """Holds the answers to one question.
 
     Attributes:
       best: the answers other than the null answer, best first, each text once; may be empty.
@@ -113,7 +113,7 @@ class Answers:
 
     @property
     def null_odds(self) -> float:
-        """Margin of the null answer's score over the best other answer's; infinite where there is no other."""
+        """Returns the null answer's score minus the best other answer's; infinite where there is no other."""
         return self.null_score - self.best[0].logit if self.best else np.inf
 
     def choose(self, null_threshold: float | None) -> Answer | None:

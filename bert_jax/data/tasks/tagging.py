@@ -15,7 +15,7 @@ _UNLABELLED = -100  # the label that no loss is computed for, here as in transfo
 
 
 class Examples:
-    """Sentences as rows of sub-words, long ones as several rows that overlap; see data.tasks.Examples.
+    """Holds sentences as rows of sub-words, long ones as several rows that overlap; see data.tasks.Examples.
 
     Attributes:
       sentences: the words of each sentence.
@@ -73,7 +73,7 @@ class Examples:
 
 
 class TokenTask:
-    """A token classification task; see data.tasks.TaskData.
+    """Holds a token classification task; see data.tasks.TaskData.
 
     Tags that mark entities are converted to BIO (from IOB1 and BIO) or BIOES (from BIOES, BILOU, BMES and BMEWO);
     sequences that their scheme does not allow are read as conlleval reads them, and reported. Other tags, such as parts

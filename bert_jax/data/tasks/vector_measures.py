@@ -13,7 +13,7 @@ _SHOWN = 3  # documents in a prediction
 
 
 class TextStore(Protocol):
-    """Different texts by number; data.tasks.vector_sets.Texts is one."""
+    """Stores different texts by number; data.tasks.vector_sets.Texts is one."""
 
     tokenizer: Any
     lengths: np.ndarray
@@ -33,7 +33,7 @@ class TextStore(Protocol):
 
 
 class Vectors(abc.ABC):
-    """Texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
+    """Holds texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
 
     Attributes:
       metrics: names of the scores; the first chooses the best checkpoint unless config.task.metric does.
@@ -63,7 +63,7 @@ class Vectors(abc.ABC):
 
 
 class Similarity(Vectors):
-    """Pairs of texts with graded similarities.
+    """Holds pairs of texts with graded similarities.
 
     Args:
       texts: the encoded texts.
@@ -95,7 +95,7 @@ class Similarity(Vectors):
 
 
 class Retrieval(Vectors):
-    """Queries, documents, and which of them answer a query.
+    """Holds queries, documents, and which of them answer a query.
 
     Args:
       texts: the encoded texts.
@@ -146,7 +146,7 @@ class Retrieval(Vectors):
 
 
 class PairClassification(Vectors):
-    """Pairs of texts that have the same meaning or not, classified by a threshold on their similarity.
+    """Holds pairs of texts that have the same meaning or not, classified by a threshold on their similarity.
 
     f1 chooses the threshold of each half of the pairs on the other half; max_f1, which other libraries report, on the
     pairs themselves.
@@ -212,7 +212,7 @@ class Clustering(Vectors):
 
 
 class Reranking(Vectors):
-    """Queries with documents that answer them and documents that do not, ranked by dot products.
+    """Holds queries with documents that answer them and documents that do not, ranked by dot products.
 
     Documents of equal scores count as ranked the wrong way round, in map as those of one rank.
 

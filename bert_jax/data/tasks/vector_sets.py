@@ -17,7 +17,7 @@ _ORDERS_KEPT = 1024  # at most as many as seeds train side by side
 
 
 class Texts:
-    """Different texts, each encoded once behind its prompt.
+    """Collects different texts, each encoded once behind its prompt.
 
     Args:
       tokenizer: encodes them.
@@ -82,7 +82,7 @@ class Texts:
 
 
 class Groups:
-    """Examples to train on: an anchor and its others in each row; see data.tasks.Examples.
+    """Holds examples to train on: an anchor and its others in each row; see data.tasks.Examples.
 
     Args:
       texts: the encoded texts.

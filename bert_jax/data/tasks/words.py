@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 _OPENING = frozenset("([{<\"'`*#\u00a1\u00bf\u00ab\u2018\u201c\u201e\u2039")
 _CLOSING = frozenset(")]}>\"'`*%.,;:!?-\u00bb\u2019\u201d\u2026\u203a\u060c\u061b\u061f\u06d4\u0964\u0589")
-_NEITHER = frozenset("\u00a1\u00bf")  # of Spanish, which end no word
+_NEITHER = frozenset("\u00a1\u00bf")  # Spanish marks, which end no word
 _ELISION = re.compile(r"[^\W\d_]{1,8}['\u2019]")  # l', qu', dell'
 _CLITIC = re.compile(r"['\u2019]\w{1,3}|[nN]['\u2019][tT]")
 # Categories of Unicode of further marks, of other scripts. A quote that opens here closes there (\u201eJa\u201c).
 _OPENING_KINDS, _CLOSING_KINDS = ("Ps", "Pi", "Pf", "Sc"), ("Pd", "Pe", "Pi", "Pf", "Po", "Sc", "So")
 _LONGEST_MARK = 4
-_INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # of a name, such as J.R.R.
+_INITIALS = re.compile(r"(?:[^\W\d_]\.)+")  # initials of a name, such as J.R.R.
 # Marks that stand between spaces only in text that is cut already.
 _ALONE = frozenset((".", ",", "(", ")", "[", "]", '"', "``", "''", "'s", "n't", "\u3002", "\uff0c", "\u3001"))
 _WIDE = re.compile(
@@ -54,7 +54,7 @@ _DIVIDED = {
 
 
 class Window(NamedTuple):
-    """The words [start, stop) of a text, which share a row; [own_start, own_stop) of them take their label from it."""
+    """Holds the words [start, stop) of a text, which share a row; [own_start, own_stop) take their label from it."""
 
     start: int
     stop: int
@@ -170,7 +170,7 @@ def cut(text: str, rules: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def _without_inner(text, place, inner, divided, marks, whole):
-    """Returns the words of one whose ends are no marks: those between marks inside it, and the marks."""
+    """Returns the words of one whose ends are no marks: the words between marks inside it, and the marks."""
     start, end = place
     word = text[start:end]
     if word.lower() in divided:

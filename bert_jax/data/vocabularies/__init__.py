@@ -1,1 +1,1 @@
-"""Vocabularies: text to token ids and back, read, trained and extended."""
+"""Maps text to token ids and back by vocabularies that are read, trained and extended."""

@@ -226,7 +226,7 @@ class ByteLevelChunks(SpacedChunks):
 
     _PART = re.compile(f"( ?[A-Za-zÀ-ÖØ-öø-ɏΑ-Ωα-ωА-я]+)((?!')[{_MARKS}]+)")
 
-    def __init__(self, tokenizer: hf.Tokenizer, has_parts: bool):
+    def __init__(self, tokenizer: hf.Tokenizer, has_parts: bool = False):
         """Begins with no chunk known.
 
         Args:

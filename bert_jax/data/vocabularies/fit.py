@@ -46,7 +46,7 @@ class Fit:
 
     @property
     def unknown_share(self) -> float:
-        """Share of the characters that are in unknown tokens."""
+        """Returns the share of the characters that are in unknown tokens."""
         return self.unknown_characters / max(1, self.characters)
 
     @property

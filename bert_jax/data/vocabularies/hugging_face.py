@@ -17,7 +17,7 @@ from bert_jax.errors import UserError
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer that the `tokenizers` package runs."""
+    """Is a tokenizer that the `tokenizers` package runs."""
 
     def __init__(self, tokenizer: hf.Tokenizer, where: str, roles: Mapping[str, str] | None = None):
         """Wraps a pipeline, which is changed: no truncation, no padding, and names of special tokens are text.
@@ -89,7 +89,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _plain(self):
-        """The pipeline that reads names of special tokens as text.
+        """Returns the pipeline that reads names of special tokens as text.
 
         A unigram vocabulary has these names among its pieces, as the likeliest ones, so they get another spelling.
         """

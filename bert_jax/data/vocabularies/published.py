@@ -50,7 +50,7 @@ _DEBERTA_PIECES = ("[PAD]", "[CLS]", "[SEP]", "[UNK]")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A pipeline and its special tokens.
+    """Holds a pipeline and its special tokens.
 
     Attributes:
       tokenizer: the pipeline.
@@ -65,7 +65,7 @@ def load(directory: pathlib.Path, lower_case: bool | None = None) -> Vocabulary 
     """Reads the vocabulary of a directory that names a class, in tokenizer_config.json or by its model_type.
 
     Args:
-      directory: of a model, or of a tokenizer alone.
+      directory: folder of a model, or of a tokenizer alone.
       lower_case: for a SentencePiece model, replaces `do_lower_case` of its settings.
 
     Returns:

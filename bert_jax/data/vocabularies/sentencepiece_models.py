@@ -14,7 +14,7 @@ from bert_jax.errors import UserError
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A tokenizer that the `sentencepiece` package runs."""
+    """Is a tokenizer that the `sentencepiece` package runs."""
 
     kind = "sentencepiece"
 

@@ -25,14 +25,14 @@ _FALLBACK_ROLE = {"cls": "bos", "sep": "eos"}
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """The ids of the special tokens around a text or a pair: one before it, any number between texts and at the end.
+    """Holds the ids of the special tokens around a text or a pair: one before it, others between texts and at the end.
 
     Attributes:
       before: the one token in front of the first text, such as [CLS].
       after: tokens behind a single text.
       between: tokens between the two texts of a pair.
       after_pair: tokens behind the second text of a pair.
-      segments: token_type_ids of a pair: of each token in `between`, of the second text, of each in `after_pair`.
+      segments: token_type_ids of a pair, for each token in `between`, the second text, and each in `after_pair`.
     """
 
     before: tuple[int, ...]
@@ -77,7 +77,7 @@ class Frame:
 
 
 class Tokenizer:
-    """A vocabulary and how text becomes its ids.
+    """Describes a vocabulary and how text becomes its ids.
 
     Attributes:
       kind: "wordpiece", "bpe", "sentencepiece", or the model type of another tokenizer.json in lower case.

@@ -19,7 +19,7 @@ from bert_jax.errors import UserError
 
 KINDS = ("wordpiece", "bpe", "bert-bpe", "unigram", "sentencepiece")
 LOWER_CASING = ("wordpiece", "unigram")
-COVERAGE = 0.9995  # of the text's characters, those that a vocabulary of characters must be able to write
+COVERAGE = 0.9995  # share of the text's characters that a vocabulary of characters must be able to write
 _MOST_USUAL = 1000  # characters that have a place however rare they are, in a vocabulary of four times as many entries
 _NUM_SPECIAL = 5  # special tokens of every kind
 _PIECE = 1 << 12  # characters of text that trainers are given at once

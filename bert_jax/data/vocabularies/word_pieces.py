@@ -18,9 +18,9 @@ def begins_word(tokenizer: Tokenizer) -> np.ndarray:
 
     For pieces in which "▁" is a space: as in google-research/albert (create_pretraining_data.py, _is_start_piece_sp),
     those that begin with "▁" or "<", single marks of ASCII punctuation, and all that hold anything but ASCII letters
-    and such marks. For byte-level BPE, of which no whole-word masking is published: those whose first character is of
-    a script without spaces. For WordPiece none: what google-research/bert masks together are the pieces that begin
-    with "##", which a word's first piece does not.
+    and such marks. For byte-level BPE, whose whole-word masking nobody has published, pieces whose first character
+    is from a script without spaces. For WordPiece none: what google-research/bert masks together are the pieces that
+    begin with "##", which a word's first piece does not.
     """
     tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
     if tokenizer.leading_space:

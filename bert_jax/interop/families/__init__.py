@@ -1,4 +1,4 @@
-"""The families of models with a Hugging Face format. Each has a file in this folder, which is how it is found."""
+"""Lists the families of models with a Hugging Face format. Each has a file in this folder, which is how it is found."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""ALBERT (Lan et al. 2020): small embeddings, layers that share parameters, sentence-order prediction."""
+"""Describes ALBERT (Lan et al. 2020): small embeddings, layers that share parameters, sentence-order prediction."""
 
 from bert_jax.interop.families import bert
 from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout, unsupported
@@ -9,7 +9,7 @@ _INNER = Key("group_layers", "inner_group_num", 1)
 
 
 class Albert(Family):
-    """num_hidden_layers counts applications of groups of inner_group_num layers; config.model.num_layers, layers."""
+    """Maps ALBERT. num_hidden_layers counts runs of inner_group_num layers; config.model.num_layers counts layers."""
 
     model_type = prefix = "albert"
     class_prefix = "Albert"
@@ -28,7 +28,7 @@ class Albert(Family):
     )
     refused = {
         "position_embedding_type": (None, "absolute"),
-        "gap_size": (None, 0),  # of google-research/albert; no model uses them, nor does transformers
+        "gap_size": (None, 0),  # for google-research/albert; no model uses them, nor does transformers
         "num_memory_blocks": (None, 0),
         "down_scale_factor": (None, 1),
     }

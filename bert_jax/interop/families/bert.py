@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019), with the keys and names that BERT-like families share."""
+"""Describes BERT (Devlin et al. 2019), with the keys and names that BERT-like families share."""
 
 from collections.abc import Collection
 
@@ -24,7 +24,7 @@ KEYS = (
 
 
 def keys_with(*changed: Key) -> tuple[Key, ...]:
-    """Returns BERT's keys, some of them replaced or added: those whose `ours` is given."""
+    """Returns BERT's keys, some of them replaced or added (found by their `ours`)."""
     others = {key.ours: key for key in changed}
     kept = tuple(others.pop(key.ours, key) for key in KEYS)
     return (*kept, *others.values())
@@ -54,6 +54,7 @@ CLASSIFIER = (Module("task/output", "classifier"),)
 ANSWERS = (Module("task/output", "qa_outputs"),)
 
 
+@_moved.renamed_arguments(found="heads")
 def heads_with_pooled_task(heads: set[str], names: Collection[str], named: str) -> tuple[set[str], str]:
     """Returns (heads, task) for a family whose sequence classifiers read the pooler, which they then include.
 
@@ -89,6 +90,8 @@ def decoder(config, head: str, embedding: str) -> dict:
 
 
 class Bert(Family):
+    """Maps BERT: a pooler behind the classifiers, and one decoder for masked tokens and sentence pairs."""
+
     model_type = prefix = "bert"
     class_prefix = "Bert"
     rank = 0

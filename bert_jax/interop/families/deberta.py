@@ -1,4 +1,4 @@
-"""DeBERTa (He et al. 2021): v1 and v2; v3 has v2's format.
+"""Describes DeBERTa (He et al. 2021): v1 and v2; v3 has v2's format.
 
 The published files hold arrays that transformers does not read, and which are skipped here: the absolute positions of
 the enhanced mask decoder (deberta.embeddings.position_embeddings), v3's replaced-token head (mask_predictions, which
@@ -27,7 +27,7 @@ _TERMS = ("c2p", "p2c")
 
 
 class Deberta(Family):
-    """v1: one linear map for queries, keys and values; keys without a bias; a row of the table for each distance."""
+    """Maps v1: one linear map for queries, keys and values; keys without a bias; a table row for each distance."""
 
     model_type, class_prefix, rank = "deberta", "Deberta", 7
     prefix = "deberta"
@@ -165,7 +165,7 @@ class Deberta(Family):
 
 
 class DebertaV2(Deberta):
-    """v2 and v3: separate linear maps, log buckets, shared projections, a norm of the relative table, a convolution."""
+    """Maps v2 and v3: separate linear maps, log buckets, shared projections, a norm of the table, a convolution."""
 
     model_type, class_prefix, rank = "deberta-v2", "DebertaV2", 8
     keys = bert.keys_with(

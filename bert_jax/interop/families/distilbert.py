@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT's layers without token types and pooler, with other names."""
+"""Describes DistilBERT (Sanh et al. 2019): BERT's layers without token types and pooler, with other names."""
 
 from bert_jax.interop.families import bert
 from bert_jax.interop.families.family import Family, Key, has_prefix, modules, read_dropout
@@ -7,6 +7,8 @@ from bert_jax.model import Task
 
 
 class DistilBert(Family):
+    """Maps DistilBERT, whose config.json and arrays have names of their own."""
+
     model_type = prefix = "distilbert"
     class_prefix = "DistilBert"
     rank = 4

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020): discriminators and generators, with embeddings of a size of their own."""
+"""Describes ELECTRA (Clark et al. 2020): discriminators and generators, with embeddings of a size of their own."""
 
 from bert_jax.interop.families import bert, roberta
 from bert_jax.interop.families.family import Family, Key, has_prefix, read_dropout
@@ -7,7 +7,7 @@ from bert_jax.model import Task
 
 
 class Electra(Family):
-    """The generator's head and the classifier's layer always use gelu."""
+    """Maps ELECTRA, whose generator's head and classifier's layer always use gelu."""
 
     model_type = prefix = "electra"
     class_prefix = "Electra"

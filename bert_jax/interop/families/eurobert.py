@@ -1,4 +1,4 @@
-"""EuroBERT (Boizard et al. 2025): Llama's layers, bidirectional, with RMSNorm, SwiGLU, rotary positions and GQA."""
+"""Describes EuroBERT (Boizard et al. 2025): Llama's layers, bidirectional: RMSNorm, SwiGLU, rotary positions, GQA."""
 
 from bert_jax.errors import UserError
 from bert_jax.interop.families import bert
@@ -10,7 +10,7 @@ _POOLING = {"bos": ("cls", False), "mean": ("mean", False), "late": ("mean", Tru
 
 
 class EuroBert(Family):
-    """The language-model head is the decoder alone; transformers has no question answering."""
+    """Maps EuroBERT, whose language-model head is the decoder alone; transformers has no question answering."""
 
     model_type = "eurobert"
     class_prefix = "EuroBert"

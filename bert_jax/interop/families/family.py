@@ -58,7 +58,7 @@ _KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of config.model and the key of config.json with the same meaning.
+    """Maps a key of config.model and the key of config.json with the same meaning.
 
     Attributes:
       ours: the key of config.model.
@@ -107,6 +107,7 @@ def read_activation(name: str, value: Any, path) -> str:
     return known[value]
 
 
+@_moved.renamed_arguments(said="rope")
 def read_rotary_base(name: str, rope: Any, default: Any, path) -> float:
     """Returns the base of rotary positions from an object of config.json, which must not ask for scaled positions.
 
@@ -129,8 +130,9 @@ def unsupported(path, name: str, found: Any, expected: str) -> UserError:
     return UserError(f"{path}: {name} {found!r} is not supported; expected {expected}")
 
 
+@_moved.renamed_members(names_ends="writes_bos_and_eos")
 class Family:
-    """A `model_type` of transformers; attributes and methods hold what differs between families.
+    """Describes a `model_type` of transformers; attributes and methods hold what differs between families.
 
     Attributes:
       model_type: the value of model_type in config.json.

@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention, few biases."""
+"""Describes ModernBERT (Warner et al. 2024): pre-norm, gated MLPs, rotary positions, local attention, few biases."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ _BASES = {"rotary_base": (_GLOBAL, "global_rope_theta", 160_000.0), "local_rotar
 
 
 class ModernBert(Family):
-    """Classifiers of sequences and of tokens have a layer of their own, with an activation and a norm."""
+    """Maps ModernBERT, whose classifiers of sequences and of tokens have a layer with an activation and a norm."""
 
     model_type = "modernbert"
     class_prefix = "ModernBert"

@@ -1,4 +1,4 @@
-"""Nomic BERT (Nussbaum et al. 2024): BERT's post-norm layers with rotary positions, SwiGLU and no biases in the layers.
+"""Describes Nomic BERT (Nussbaum et al. 2024): BERT's post-norm layers with rotary positions, SwiGLU, no biases.
 
 transformers writes and reads one layout. The published nomic-ai/nomic-bert-2048 and nomic-ai/nomic-embed-text-v1(.5)
 have an older one, of the code that lies beside them: GPT-2's words in config.json (n_embd, n_layer, ...), the prefix
@@ -50,7 +50,7 @@ _OLD_REFUSED = {
 
 
 class NomicBert(Family):
-    """transformers has no question answering; classifiers of sequences read the pooler."""
+    """Maps Nomic BERT, whose classifiers of sequences read the pooler; transformers has no question answering."""
 
     model_type = prefix = "nomic_bert"
     class_prefix = "NomicBert"

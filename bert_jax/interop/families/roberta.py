@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and families with the same format: XLM-RoBERTa and CamemBERT."""
+"""Describes RoBERTa (Liu et al. 2019) and families with the same format: XLM-RoBERTa and CamemBERT."""
 
 from bert_jax import _moved
 from bert_jax.errors import UserError
@@ -9,7 +9,7 @@ from bert_jax.model import Task
 
 
 class Roberta(Family):
-    """Positions begin after the padding id, classifiers have a tanh layer, and the masked-language head uses gelu."""
+    """Maps RoBERTa: positions behind the padding id, a tanh layer in classifiers, gelu in the masked-language head."""
 
     prefix = "roberta"
     rank = 1

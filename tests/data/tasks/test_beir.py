@@ -44,6 +44,8 @@ def test_trec_columns_without_a_header(tmp_path):
     [
         ("query-id\tcorpus-id\tscore\nq9\td1\t1\n", "line 2: query 'q9' is not in queries.jsonl"),
         ("query-id\tcorpus-id\tscore\nq1\td9\t1\n", "line 2: document 'd9' is not in corpus.jsonl"),
+        ("q1\td1\tnan\n", "line 1: score nan; expected a finite number"),
+        ("q1\td1\t1\nq1\td1\t0\n", "line 2: query 'q1' and document 'd1' have the score 0, and 1 before; expected"),
         ("query-id\tcorpus-id\tscore\nq1 d1 1\n", "line 2: found 'q1 d1 1'; expected query-id"),
         ("query-id\tcorpus-id\tscore\n", "no line"),
     ],
