@@ -146,6 +146,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "runs.loggers.MetricsObject": ("runs.loggers", "RemoteMetricsFile"),
     "runs.models.fine_tuned": ("runs.models", "build_fine_tuned"),
     "runs.models.tokenizer_of": ("runs.models", "load_tokenizer"),
+    "diagnosis.causes.figures": ("diagnosis.causes", "metrics"),
+    "diagnosis.finetuning.settings_figures": ("diagnosis.finetuning", "settings_metrics"),
     "runs.outcomes.figures_row": ("runs.outcomes", "metrics_row"),
     "runs.outcomes.table": ("runs.outcomes", "format_table"),
     "runs.workdir.check": ("runs.identity", "check_run"),

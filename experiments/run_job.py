@@ -61,10 +61,10 @@ def _run(job, folder):
 
     stage = "pretrain"
     try:
-        figures = _pretrained(job, folder)
+        metrics = _pretrained(job, folder)
         stage = "evaluate"
         common = _evaluated(job, folder)
-        figures |= {f"common/{name}": value for name, value in common.items()}
+        metrics |= {f"common/{name}": value for name, value in common.items()}
         _evaluated_along(job, folder, common)
         scores, tuned = {}, {}
         for task in job.fine_tuning:
@@ -77,9 +77,9 @@ def _run(job, folder):
             key = f"{task['name']}/{summary['metric'].rpartition('/')[2]}"  # with several held-out sets, the first one
             scores[key] = summary["scores"]
             finite = None not in scores[key]  # a seed whose loss was never finite has no score
-            figures[key] = statistics.fmean(scores[key]) if finite else None
+            metrics[key] = statistics.fmean(scores[key]) if finite else None
         if distributed.is_first():
-            result = {"figures": figures, "each": scores} | ({"tuning": tuned} if tuned else {})
+            result = {"figures": metrics, "each": scores} | ({"tuning": tuned} if tuned else {})
             folders.write_json(folder / "result.json", result | _amount(job, folder))
     except Stopped:
         sys.exit(STOPPED)

@@ -149,7 +149,7 @@ def batches(flags, task, workdir):
 
 
 def theirs(flags, task, workdir):
-    """Returns the same figures as `ours` of transformers' Trainer, from the same weights on the same batches."""
+    """Returns the same metrics as `ours` of transformers' Trainer, from the same weights on the same batches."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import torch
     import transformers

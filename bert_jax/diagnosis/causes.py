@@ -32,6 +32,7 @@ HIGH_DROPOUT, HIGH_DECAY = 0.3, 0.3  # published: 0.1 and 0.01
 LIKELY = 0.2  # less likely causes are listed in one line, each with its number
 
 
+@_moved.renamed_members(figure="number")
 @dataclasses.dataclass(frozen=True)
 class Cause:
     """Describes a possible cause of a problem.
@@ -39,12 +40,12 @@ class Cause:
     Attributes:
       likelihood: how likely it is in this run, from 0 to 1; causes are sorted by it.
       text: the cause, with its number and what to change.
-      figure: the number alone, for the line of unlikely causes.
+      number: the number alone, for the line of unlikely causes.
     """
 
     likelihood: float
     text: str
-    figure: str
+    number: str
 
 
 def describe(run: Run, *, diverged: bool = False, falling: bool = False) -> list[str]:
@@ -57,7 +58,7 @@ def describe(run: Run, *, diverged: bool = False, falling: bool = False) -> list
     """
     ranked = sorted(_causes(run, diverged, falling), key=lambda cause: -cause.likelihood)
     texts = [cause.text for cause in ranked if cause.likelihood >= LIKELY]
-    others = [cause.figure for cause in ranked if cause.likelihood < LIKELY and cause.figure]
+    others = [cause.number for cause in ranked if cause.likelihood < LIKELY and cause.number]
     if not diverged:
         texts.append(
             ("" if texts else "no setting stands out: ")
@@ -67,8 +68,8 @@ def describe(run: Run, *, diverged: bool = False, falling: bool = False) -> list
     return [*texts, f"unlikely, by their numbers: {'; '.join(others)}"] if others else texts
 
 
-def figures(run: Run) -> dict[str, float | int | None]:
-    """Returns the numbers that the causes are based on."""
+def metrics(run: Run) -> dict[str, float | int | None]:
+    """Returns the metrics and settings that the causes are based on."""
     settings = run.config.optimizer
     return {
         "learning_rate": settings.learning_rate,

@@ -35,17 +35,17 @@ def peak_never_reached(run: Run) -> Finding | None:
         f"config.optimizer.warmup_steps={warmup} suits a longer run; try --config.optimizer.warmup_steps={wanted}",
         f"the run is shorter than intended; raise --config.train.num_steps={steps}",
     ]
-    figures = {"warmup_steps": warmup, "num_steps": steps, "learning_rate": peak}
-    figures["reached"] = peak * min(1.0, steps / warmup)
+    metrics = {"warmup_steps": warmup, "num_steps": steps, "learning_rate": peak}
+    metrics["reached"] = peak * min(1.0, steps / warmup)
     name = "peak_never_reached"
     if warmup >= steps:
         message = (
             f"The learning rate never reaches its peak: the warm-up takes {warmup:,} steps and the run {steps:,}, so "
             f"it comes to {peak * steps / warmup:.2g} of {peak:g}."
         )
-        return Finding(name, "error" if warmup >= 2 * steps else "warning", message, reasons, figures)
+        return Finding(name, "error" if warmup >= 2 * steps else "warning", message, reasons, metrics)
     message = f"The warm-up takes {percent(warmup / steps)} of the run ({warmup:,} of {steps:,} steps)."
-    return Finding(name, "warning", message, reasons, figures)
+    return Finding(name, "warning", message, reasons, metrics)
 
 
 def spikes(run: Run) -> Finding | None:
@@ -71,7 +71,7 @@ def spikes(run: Run) -> Finding | None:
     norm = norms.get(highest.peak_step)
     if norm and usual_norm:
         message += f" The gradient's norm was {norm:.3g} there; {usual_norm:.3g} is usual in this run."
-    figures = {
+    metrics = {
         "spikes": len(rises),
         "highest_step": highest.peak_step,
         "highest": highest.peak,
@@ -80,7 +80,7 @@ def spikes(run: Run) -> Finding | None:
         "usual_grad_norm": usual_norm,
     }
     severity = "warning" if len(rises) >= MANY_SPIKES or highest.peak > 1.25 * highest.course else "note"
-    return Finding("loss_spikes", severity, message, _causes_of_spikes(run, rises), figures)
+    return Finding("loss_spikes", severity, message, _causes_of_spikes(run, rises), metrics)
 
 
 def _causes_of_spikes(run, rises):
@@ -120,8 +120,8 @@ def clipped(run: Run) -> Finding | None:
         reasons.insert(0, f"a threshold of {clip:g}; 1 is usual: --config.optimizer.clip_norm=1.0")
     if run.config.optimizer.weight_decay == 0:
         reasons.append("parameters grow without weight decay; set --config.optimizer.weight_decay=0.01")
-    figures = {"grad_norm": statistics.median(norms), "clip_norm": clip, "share": share}
-    return Finding("gradient_clipped", "warning", message, reasons, figures)
+    metrics = {"grad_norm": statistics.median(norms), "clip_norm": clip, "share": share}
+    return Finding("gradient_clipped", "warning", message, reasons, metrics)
 
 
 def data_share(run: Run) -> tuple[float, float, float] | None:
@@ -156,10 +156,10 @@ def starved(run: Run) -> Finding | None:
         f"The input pipeline is starved: {percent(share)} of the training time ({waited:,.1f} s, {1e3 * wait:,.1f} ms "
         "a step) is spent waiting for the next batch."
     )
-    figures = {"data_share": share, "seconds": waited, "seconds_a_step": wait, "prefetch": data.prefetch}
+    metrics = {"data_share": share, "seconds": waited, "seconds_a_step": wait, "prefetch": data.prefetch}
     reasons = []
     if not run.fine_tuning:
-        figures["workers"] = data.workers
+        metrics["workers"] = data.workers
         slow = data.mask_unit != "token"
         if data.workers:
             reasons.append(f"{data.workers} processes make batches; use more: --config.data.workers={2 * data.workers}")
@@ -174,7 +174,7 @@ def starved(run: Run) -> Finding | None:
     )
     if data.prefetch < 4:
         reasons.append(f"uneven batch times: {data.prefetch} batches are kept ready; --config.data.prefetch=8")
-    return Finding("starved", "error" if share >= MOSTLY_STARVED else "warning", message, reasons, figures)
+    return Finding("starved", "error" if share >= MOSTLY_STARVED else "warning", message, reasons, metrics)
 
 
 def time_elsewhere(run: Run) -> Finding | None:
@@ -208,8 +208,8 @@ def low_mfu(run: Run) -> Finding | None:
     message = f"The device is poorly used: an MFU of {percent(mfu)} at the median"
     message += f", {speed:,.0f} tokens/s." if speed else "."
     reasons = _causes_of_slowness(run)
-    figures = {"mfu": mfu, "tokens_per_second": speed, "batch_size": data.batch_size}
-    return Finding("low_mfu", "warning", message, reasons, figures)
+    metrics = {"mfu": mfu, "tokens_per_second": speed, "batch_size": data.batch_size}
+    return Finding("low_mfu", "warning", message, reasons, metrics)
 
 
 def _causes_of_slowness(run):
@@ -257,9 +257,9 @@ def under_plan(run: Run, plan) -> Finding | None:
         f"Throughput is under the plan: {speed:,.0f} tokens/s, padding included, at the median{phase.name}, "
         f"{percent(share)} of the {bound:,.0f} that {plan.name} allows."
     )
-    figures = {"tokens_per_second": speed, "planned_tokens_per_second": bound, "share": share}
+    metrics = {"tokens_per_second": speed, "planned_tokens_per_second": bound, "share": share}
     other = f"the run is on other or fewer devices than the plan's ({plan.name})"
-    return Finding("under_plan", "warning", message, [*_causes_of_slowness(run), other], figures)
+    return Finding("under_plan", "warning", message, [*_causes_of_slowness(run), other], metrics)
 
 
 def slowed(run: Run) -> Finding | None:
@@ -288,5 +288,5 @@ def stopped_early(run: Run) -> Finding | None:
         "it was stopped, killed or preempted: start the same command again, which continues it",
         "an error ended it: look at the last lines of what it printed",
     ]
-    figures = {"step": run.done, "num_steps": run.num_steps}
-    return Finding("stopped_early", "warning" if run.training is False else "note", message, reasons, figures)
+    metrics = {"step": run.done, "num_steps": run.num_steps}
+    return Finding("stopped_early", "warning" if run.training is False else "note", message, reasons, metrics)

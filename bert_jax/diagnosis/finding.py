@@ -3,9 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from bert_jax import _moved
+
 SEVERITIES = ("error", "warning", "note")  # most serious first; a note reports nothing wrong
 
 
+@_moved.renamed_members(figures="metrics")
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """Holds one problem, or a note, that a check reports.
@@ -15,14 +18,14 @@ class Finding:
       severity: one of SEVERITIES.
       message: one or two sentences with the numbers of this run.
       causes: usual causes, each with what to change; the likeliest in this run first.
-      figures: the numbers that message and causes are based on.
+      metrics: metrics and settings that message and causes are based on.
     """
 
     name: str
     severity: str
     message: str
     causes: Sequence[str] = ()
-    figures: Mapping[str, float | int | str | None] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float | int | str | None] = dataclasses.field(default_factory=dict)
 
 
 def percent(share: float) -> str:

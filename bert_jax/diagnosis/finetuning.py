@@ -25,9 +25,9 @@ def failed_seeds(run: Run) -> Finding | None:
         return None
     failures = "; ".join(f"seed {seed['seed']}: {seed['failure']}" for seed in failed[:5])
     message = f"{len(failed)} of {len(seeds)} seeds failed ({run.summary['metric']}): {failures}."
-    figures = {"failed": len(failed), "seeds": len(seeds), "baseline": run.summary.get("baseline")}
+    metrics = {"failed": len(failed), "seeds": len(seeds), "baseline": run.summary.get("baseline")}
     severity = "error" if 2 * len(failed) >= len(seeds) else "warning"
-    return Finding("failed_seeds", severity, message, usual_causes(run), figures | settings_figures(run))
+    return Finding("failed_seeds", severity, message, usual_causes(run), metrics | settings_metrics(run))
 
 
 def usual_causes(run: Run, chance: bool = False) -> list[str]:
@@ -95,8 +95,8 @@ def rate_out_of_range(run: Run) -> Finding | None:
         if run.nonfinite and run.done <= run.nonfinite[-1]:
             return None  # `nonfinite` asks for a lower one
         message = f"The learning rate of {rate:g} is low for {_adapters(run)}a model of width {width}."
-        figures = {"learning_rate": rate, "low": lowest, "high": highest}
-        return Finding("rate_out_of_range", "note", message, [low_rate_advice(run)], figures)
+        metrics = {"learning_rate": rate, "low": lowest, "high": highest}
+        return Finding("rate_out_of_range", "note", message, [low_rate_advice(run)], metrics)
     message = (
         f"The learning rate of {rate:g} is outside the published range of {low:.3g} to {high:.3g} "
         "(config.optimizer.learning_rate_range)."
@@ -159,7 +159,7 @@ def loss_stays(run: Run) -> Finding | None:
         return None
     message = f"The training loss has not fallen: {first:.4f} in the first quarter of the rows, {last:.4f} in the last."
     return Finding(
-        "loss_stays", "warning", message, usual_causes(run), {"first": first, "last": last} | settings_figures(run)
+        "loss_stays", "warning", message, usual_causes(run), {"first": first, "last": last} | settings_metrics(run)
     )
 
 
@@ -176,8 +176,8 @@ def score_summary(run: Run) -> str:
     return f"training loss {points[-1][1]:.4f}" if points else ""
 
 
-def settings_figures(run: Run) -> dict[str, float]:
-    """Returns the run's learning rate and its numbers of steps, as figures of a finding."""
+def settings_metrics(run: Run) -> dict[str, float]:
+    """Returns the run's learning rate and its numbers of steps, as metrics of a finding."""
     return {
         "learning_rate": run.config.optimizer.learning_rate,
         "steps": run.done,

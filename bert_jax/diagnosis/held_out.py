@@ -116,9 +116,9 @@ def evaluation_worse(run: Run) -> Finding | None:
     useless = end.held_out >= end.unigram
     if useless:
         message += f" By now token frequencies alone ({end.unigram:.4f}) would predict held-out text better."
-    figures = _figures(run, end) | {"best_eval_loss": best.held_out, "best_step": best.step, "risen": risen}
+    metrics = _metrics(run, end) | {"best_eval_loss": best.held_out, "best_step": best.step, "risen": risen}
     return Finding(
-        "evaluation_worse", "error" if useless else "warning", message, _causes_of_worse(run, end, best, risen), figures
+        "evaluation_worse", "error" if useless else "warning", message, _causes_of_worse(run, end, best, risen), metrics
     )
 
 
@@ -165,11 +165,11 @@ def evaluation_better(run: Run) -> Finding | None:
         f"training loss {end.train:.4f}."
     )
     shared, duplicates = _shared_sentences(run), causes.duplicate_share(run)
-    figures = {"dropout": dropout, "duplicate_share": duplicates, "shared_sentences": shared}
+    metrics = {"dropout": dropout, "duplicate_share": duplicates, "shared_sentences": shared}
     reasons = _causes_of_better(run, end, dropout, shared)
     is_usual = 0 < dropout < causes.HIGH_DROPOUT and (shared or 0) < SHARED and (duplicates or 0) < causes.DUPLICATES
     severity = "note" if is_usual else "warning"
-    return Finding("evaluation_better", severity, message, reasons, _figures(run, end) | figures)
+    return Finding("evaluation_better", severity, message, reasons, _metrics(run, end) | metrics)
 
 
 def held_out_in_training(run: Run) -> Finding | None:
@@ -220,20 +220,20 @@ def no_evaluation(run: Run) -> Finding | None:
     """Checks whether there is a held-out loss, without which learning and memorization look the same."""
     if any("eval/mlm_loss" in row for row in run.rows) or (run.nonfinite and not run.finished):
         return None
-    every, figures = run.config.train.eval_every, {"eval_every": run.config.train.eval_every, "steps": run.done}
+    every, metrics = run.config.train.eval_every, {"eval_every": run.config.train.eval_every, "steps": run.done}
     name, head = "no_evaluation", f"Nothing was evaluated in {run.done:,} steps: "
     if not every:
-        return Finding(name, "warning", head + "config.train.eval_every=0.", ["set --config.train.eval_every"], figures)
+        return Finding(name, "warning", head + "config.train.eval_every=0.", ["set --config.train.eval_every"], metrics)
     documents = _documents(run)
     if documents == 0:
         fix = ["prepare the corpus again with --eval_share above 0, from two documents or more"]
-        return Finding(name, "warning", head + "no document of the corpus is held out.", fix, figures)
+        return Finding(name, "warning", head + "no document of the corpus is held out.", fix, metrics)
     if run.done < every and not run.finished:
         message = f"{head}the first evaluation is after {every:,}."
         fix = [f"for one sooner, --config.train.eval_every={max(1, every // 10)}"]
-        return Finding(name, "note", message, fix, figures)
+        return Finding(name, "note", message, fix, metrics)
     message = f"{head}config.train.eval_every={every}, but no row has a held-out loss."
-    return Finding(name, "warning", message, ["no document of the corpus is held out (--eval_share)"], figures)
+    return Finding(name, "warning", message, ["no document of the corpus is held out (--eval_share)"], metrics)
 
 
 def forgetting(run: Run) -> Finding | None:
@@ -251,8 +251,8 @@ def forgetting(run: Run) -> Finding | None:
     reasons.append(
         "the old text is not in the mixture; add it: --config.data.corpus=NEW,OLD --config.data.weights=0.8,0.2"
     )
-    figures = {"before": before, "after": old[-1], "learning_rate": rate, "passes": passes}
-    return Finding("forgetting", "warning", message, reasons, figures)
+    metrics = {"before": before, "after": old[-1], "learning_rate": rate, "passes": passes}
+    return Finding("forgetting", "warning", message, reasons, metrics)
 
 
 def _tokens(run):
@@ -272,7 +272,7 @@ def _documents(run):
     return sum(text.held_out_documents() for text in run.texts)
 
 
-def _figures(run, end):
+def _metrics(run, end):
     return {
         "eval_loss": end.held_out,
         "train_loss": end.train,

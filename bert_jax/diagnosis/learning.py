@@ -153,10 +153,10 @@ def nonfinite(run: Run) -> Finding | None:
     if not run.nonfinite:
         return None
     step = run.nonfinite[-1]
-    name, figures = "nonfinite", {"step": step, **causes.figures(run)}
+    name, metrics = "nonfinite", {"step": step, **causes.metrics(run)}
     if run.done > step:
         message = f"At step {step:,} a loss, gradient or parameter was not finite; the run was started again and is "
-        return Finding(name, "note", message + f"at step {run.done:,} now.", (), figures)
+        return Finding(name, "note", message + f"at step {run.done:,} now.", (), metrics)
     message = (
         f"The run ended at step {step:,}: the loss, a gradient or a parameter was not finite. The rows of that batch "
         f"are listed in nonfinite-{step}.txt."
@@ -164,7 +164,7 @@ def nonfinite(run: Run) -> Finding | None:
     norms = [row["grad_norm"] for row in run.rows[-5:] if "grad_norm" in row]
     if norms:
         message += f" The gradient's norm was {norms[-1]:.3g} when it was logged last."
-    return Finding(name, "error", message, causes.describe(run, diverged=True), figures)
+    return Finding(name, "error", message, causes.describe(run, diverged=True), metrics)
 
 
 def diverged(run: Run) -> Finding | None:
@@ -179,8 +179,8 @@ def diverged(run: Run) -> Finding | None:
     )
     if best[0] <= run.warmup_steps < last[0] and run.warmup_steps:
         message += f" It rose while or after the rate warmed up, which took until step {run.warmup_steps:,}."
-    figures = {"best_loss": best[1], "best_step": best[0], "loss": last[1], "rise": rise, **causes.figures(run)}
-    return Finding("diverged", "error", message, causes.describe(run, diverged=True), figures)
+    metrics = {"best_loss": best[1], "best_step": best[0], "loss": last[1], "rise": rise, **causes.metrics(run)}
+    return Finding("diverged", "error", message, causes.describe(run, diverged=True), metrics)
 
 
 def stuck_at_unigram(run: Run) -> Finding | None:
@@ -197,7 +197,7 @@ def stuck_at_unigram(run: Run) -> Finding | None:
     if plateau < baseline:
         message += f" ({plateau:.4f} with what copying unmasked tokens gains)"
     message += ". The model has learned which tokens are frequent, and does not use the context of a mask."
-    return Finding("stuck_at_unigram", "error", message, _causes(run), _figures(run, current))
+    return Finding("stuck_at_unigram", "error", message, _causes(run), _metrics(run, current))
 
 
 def over_unigram(run: Run) -> Finding | None:
@@ -210,7 +210,7 @@ def over_unigram(run: Run) -> Finding | None:
         f"{current.loss:.4f} nats, {current.loss - baseline:.4f} over the unigram baseline of "
         f"{baseline:.4f}."
     )
-    return Finding("over_unigram", "error", message, _causes(run), _figures(run, current))
+    return Finding("over_unigram", "error", message, _causes(run), _metrics(run, current))
 
 
 def too_young(run: Run) -> Finding | None:
@@ -223,7 +223,7 @@ def too_young(run: Run) -> Finding | None:
         f"Too early to tell: {run.done:,} of {run.num_steps:,} steps are done and {reason}; the {current.source} of "
         f"{current.loss:.4f} nats is not clearly under the unigram baseline of {baseline:.4f} yet."
     )
-    return Finding("too_young", "note", message, _causes(run), _figures(run, current))
+    return Finding("too_young", "note", message, _causes(run), _metrics(run, current))
 
 
 def nsp_without_mlm(run: Run) -> Finding | None:
@@ -246,8 +246,8 @@ def nsp_without_mlm(run: Run) -> Finding | None:
         "topic, style or length are enough to classify the pairs, and their gradient dominates; leave the pairs out: "
         "--config.objective.next_sentence=False --config.data.format=full_sentences"
     )
-    figures = {"nsp_accuracy": accuracy, "random_pairs": random, **_figures(run, current)}
-    return Finding("nsp_without_mlm", "error", message, [reason, *_causes(run)], figures)
+    metrics = {"nsp_accuracy": accuracy, "random_pairs": random, **_metrics(run, current)}
+    return Finding("nsp_without_mlm", "error", message, [reason, *_causes(run)], metrics)
 
 
 def _nsp_accuracy(run):
@@ -265,11 +265,11 @@ def _causes(run):
     return causes.describe(run, diverged=learning_state(run) == "diverged", falling=is_falling(run))
 
 
-def _figures(run, current):
+def _metrics(run, current):
     gap = None if current.baseline is None else current.baseline - current.loss
-    figures = {"loss": current.loss, "loss_of": current.source, "unigram_loss": current.baseline, "under_unigram": gap}
-    figures["plateau"] = current.plateau
-    return figures | causes.figures(run)
+    metrics = {"loss": current.loss, "loss_of": current.source, "unigram_loss": current.baseline, "under_unigram": gap}
+    metrics["plateau"] = current.plateau
+    return metrics | causes.metrics(run)
 
 
 def __getattr__(name):

@@ -42,18 +42,18 @@ def near_chance(run: Run) -> Finding | None:
     distance = NEAR_CHANCE * (best - chance)
     margin = max(min(distance, chance) if chance > 0 else distance, noise)
     answer, share = _same_answer(run, rows)
-    figures = {"score": score, "chance": chance, "margin": margin, "same_answer_share": share}
-    figures |= finetuning.settings_figures(run)
+    metrics = {"score": score, "chance": chance, "margin": margin, "same_answer_share": share}
+    metrics |= finetuning.settings_metrics(run)
     same = f"{share:.1%} of the held-out examples get the answer {answer!r}"
     if score - chance < margin:
         message = f"The score is close to chance: {metric} is {score:.4f}, and {chance_name} scores {chance:.4f}"
         message += f"; {same}." if share >= SAME_ANSWER else "."
         if score - chance < noise:
             message += f" {number:,} held-out examples do not tell them apart."
-        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), figures)
+        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), metrics)
     if share >= SAME_ANSWER:
         message = f"The model gives one answer: {same}, while {metric} is {score:.4f}."
-        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), figures)
+        return Finding("near_chance", "warning", message, finetuning.usual_causes(run, chance=True), metrics)
     return None
 
 

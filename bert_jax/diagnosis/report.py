@@ -116,7 +116,13 @@ def _directions(run, cause):
 def as_json(findings: Sequence[Finding]) -> list[dict]:
     """Returns the findings as JSON values."""
     return [
-        dataclasses.asdict(finding) | {"causes": list(finding.causes), "figures": dict(finding.figures)}
+        {
+            "name": finding.name,
+            "severity": finding.severity,
+            "message": finding.message,
+            "causes": list(finding.causes),
+            "figures": dict(finding.metrics),
+        }
         for finding in findings
     ]
 

@@ -37,19 +37,19 @@ def no_better_than_scratch(run: Run, scratch: Run) -> Finding | None:
         f"{metric} is {means[0]:.4f} fine-tuned from {run.config.init_from} and {means[1]:.4f} from scratch (means of "
         f"{len(run_scores)} and {len(scratch_scores)} seeds): a gain of {gain:+.4f}"
     )
-    figures = {"gain": gain, "low": low, "high": high, "pretrained": means[0], "scratch": means[1]}
-    figures["learning_rate"] = run.config.optimizer.learning_rate
+    metrics = {"gain": gain, "low": low, "high": high, "pretrained": means[0], "scratch": means[1]}
+    metrics["learning_rate"] = run.config.optimizer.learning_rate
     if low is None or high is None:
         message += "; one seed tells no interval."
         return Finding(
-            "no_better_than_scratch", "note", message, ["judge by several seeds of each: --config.seeds=5"], figures
+            "no_better_than_scratch", "note", message, ["judge by several seeds of each: --config.seeds=5"], metrics
         )
     message += f", 95 % interval {low:+.4f} to {high:+.4f}."
     if low > 0:
-        return Finding("better_than_scratch", "note", message, (), figures)
+        return Finding("better_than_scratch", "note", message, (), metrics)
     words = "worse than" if high < 0 else "no better than"
     message = f"Fine-tuned {words} from scratch, as far as these seeds tell: {message}"
-    return Finding("no_better_than_scratch", "warning", message, _scratch_causes(run, scratch), figures)
+    return Finding("no_better_than_scratch", "warning", message, _scratch_causes(run, scratch), metrics)
 
 
 def _check_comparable(run, scratch):

@@ -15,8 +15,8 @@ def corpus_missing(run: Run) -> Finding | None:
         return None
     places = "; ".join(f"{text.path}: {text.missing}" for text in missing)
     message = f"The training text cannot be examined (duplicates, unknown tokens, padding, passes over it): {places}."
-    figures = {"corpora": ",".join(text.path for text in missing)}
-    return Finding("corpus_missing", "note", message, (), figures)
+    metrics = {"corpora": ",".join(text.path for text in missing)}
+    return Finding("corpus_missing", "note", message, (), metrics)
 
 
 def unknown_tokens(run: Run) -> Finding | None:
@@ -45,9 +45,9 @@ def unknown_tokens(run: Run) -> Finding | None:
         "unexpected content (binary data, another encoding): look at it with bert_jax.show_batch",
     ]
     severity = "error" if share >= causes.MOSTLY_UNKNOWN else "warning"
-    figures = {key: worst.manifest.get(key) for key in ("unknown_token_share", "unknown_character_share")}
-    figures |= {"vocab_size": facts["vocab_size"], "corpus": worst.path}
-    return Finding("unknown_tokens", severity, message, reasons, figures)
+    metrics = {key: worst.manifest.get(key) for key in ("unknown_token_share", "unknown_character_share")}
+    metrics |= {"vocab_size": facts["vocab_size"], "corpus": worst.path}
+    return Finding("unknown_tokens", severity, message, reasons, metrics)
 
 
 def altered_letters(run: Run) -> Finding | None:
@@ -75,8 +75,8 @@ def altered_letters(run: Run) -> Finding | None:
             "a normalizer that drops joiners: prepare the text with --tokenizer=train:bpe:N, which keeps them"
         )
     message = f"The vocabulary of {worst.path} reads other text than was written: {'; '.join(parts)}."
-    figures = {"altered_letter_share": letters, "lost_joiner_share": joiners, "corpus": worst.path}
-    return Finding("altered_letters", "note", message, reasons, figures)
+    metrics = {"altered_letter_share": letters, "lost_joiner_share": joiners, "corpus": worst.path}
+    return Finding("altered_letters", "note", message, reasons, metrics)
 
 
 def duplicates(run: Run) -> Finding | None:
@@ -98,8 +98,8 @@ def duplicates(run: Run) -> Finding | None:
             "document, prepare with --documents=file"
         )
     severity = "error" if share >= causes.MOSTLY_DUPLICATES else "warning"
-    figures = {"duplicate_share": share, "duplicates": worst.duplicates, "documents": worst.documents}
-    return Finding("duplicates", severity, message, reasons, figures)
+    metrics = {"duplicate_share": share, "duplicates": worst.duplicates, "documents": worst.documents}
+    return Finding("duplicates", severity, message, reasons, metrics)
 
 
 def padding(run: Run) -> Finding | None:
@@ -117,8 +117,8 @@ def padding(run: Run) -> Finding | None:
     documents = sum(text.documents for text in run.readable_texts)
     if documents:
         short += f": {tokens / documents:,.0f} tokens on average"
-    figures = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
-    return Finding("padding", "warning", message, [f"{short}; {causes.padding_advice(run)}"], figures)
+    metrics = {"padding_share": share, "sequence_length": data.sequence_length, "format": data.format}
+    return Finding("padding", "warning", message, [f"{short}; {causes.padding_advice(run)}"], metrics)
 
 
 def text_left_out(run: Run) -> Finding | None:

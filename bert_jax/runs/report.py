@@ -1,4 +1,4 @@
-"""Writes WORKDIR/report.html: a run's curves, figures, changed settings, samples and environment in one file.
+"""Writes WORKDIR/report.html: a run's curves, metrics, changed settings, samples and environment in one file.
 
 The file needs no network and no script: pictures are SVG inside it. It is written whole or not at all, and from the
 workdir's own files, so that it can be made again at any time.
@@ -148,8 +148,8 @@ def render(
         f'<p class="faint">{kind}, step {done:,} of {num_steps:,}; written {written}</p>',
         "<h2>Curves</h2>",
         f'<div class="pictures">{"".join(_pictures(rows))}</div>',
-        "<h2>Figures</h2>",
-        _table(("figure", "last value", "at step"), _figures(rows)),
+        "<h2>Metrics</h2>",
+        _table(("metric", "last value", "at step"), _last_metrics(rows)),
     ]
     if samples:
         columns = tuple(samples[0])
@@ -246,7 +246,7 @@ def _fewer(points):
     return points[(len(points) - 1) % every :: every]
 
 
-def _figures(rows):
+def _last_metrics(rows):
     last = {}
     for row in rows:
         last |= {key: (value, row["step"]) for key, value in row.items() if key != "step" and is_number(value)}

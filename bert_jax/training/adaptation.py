@@ -56,7 +56,7 @@ class Adaptation:
             for text, corpus in corpora.items():
                 if stored[text]["fingerprint"] != corpus["fingerprint"]:
                     raise UserError(
-                        f"{self._path}: the figures before the first step are of the corpus {stored[text]['corpus']} "
+                        f"{self._path}: the metrics before the first step are of the corpus {stored[text]['corpus']} "
                         f"(fingerprint {stored[text]['fingerprint'][:12]}), not of {corpus['corpus']} "
                         f"({corpus['fingerprint'][:12]}); expected the same, or another --workdir"
                     )
@@ -83,7 +83,7 @@ class Adaptation:
             return json.loads(self._path.read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self._path}: the figures before the first step cannot be read: {error}; expected what this run "
+                f"{self._path}: the metrics before the first step cannot be read: {error}; expected what this run "
                 "wrote there when it began"
             ) from error
 

@@ -85,9 +85,9 @@ def _compared(results, measure):
     arms = [arm for arm in results.arms if arm in measure.only or not measure.only]
     values, missing = {}, []
     for arm in arms:
-        figures = {job.seed: job.figures.get(measure.key, math.nan) for job in results.done(arm)}
-        values[arm] = {seed: value for seed, value in figures.items() if math.isfinite(value)}
-        missing += [f"{arm}/seed-{seed}" for seed in figures if seed not in values[arm]]
+        metrics = {job.seed: job.metrics.get(measure.key, math.nan) for job in results.done(arm)}
+        values[arm] = {seed: value for seed, value in metrics.items() if math.isfinite(value)}
+        missing += [f"{arm}/seed-{seed}" for seed in metrics if seed not in values[arm]]
     comparisons = []
     for arm in arms[1:]:
         against = results.against.get(arm, arms[0])

@@ -101,13 +101,13 @@ def _draw_values(axes, arms, measured, path):
             axes.plot([before, before], rows, "-", color=_GREY, linewidth=0.7)
             axes.plot([before, after], [rows[1]] * 2, "-", color=_colour(test), linewidth=3, solid_capstyle="butt")
     for arm, values in measured.values.items():
-        style, row, figures = look(arms, arm), places[arm], list(values.values())
+        style, row, scores = look(arms, arm), places[arm], list(values.values())
         axes.text(-_PAD / _VALUES, row, f"{arm} (n = {len(values)})", ha="right", **label_style)
         axes.text(1 + _PAD / _VALUES, row, _mean_text(values), **label_style)
         # One below the other in the order of seeds, so that equal values stay visible.
-        offsets = (0.09 * (np.arange(len(figures)) - (len(figures) - 1) / 2)).clip(-0.36, 0.36)
-        axes.plot(figures, row + offsets, style.marker, color=style.colour, markersize=4, alpha=0.8)
-        if figures:
+        offsets = (0.09 * (np.arange(len(scores)) - (len(scores) - 1) / 2)).clip(-0.36, 0.36)
+        axes.plot(scores, row + offsets, style.marker, color=style.colour, markersize=4, alpha=0.8)
+        if scores:
             axes.vlines(means[arm], row - 0.38, row + 0.38, color=style.colour, linewidth=2)
     axes.margins(x=0.06)
     axes.set_xlabel(f"{measured.measure.label} ({direction(measured.measure)})")

@@ -40,7 +40,7 @@ class Job:
     Attributes:
       arm, seed: the arm and the seed.
       state: "done", "failed", "unfinished" (started; it may be running), "not started" or "damaged".
-      figures: metrics of a finished job by key; nan for a value that is not finite.
+      metrics: metrics of a finished job by key; nan for a value that is not finite.
       steps, tokens, epochs: length of the training of a finished job; None if unknown.
       stage, code: stage and exit code of a failed job.
       last_line: last line of the log of a job that is not done; "" without one.
@@ -55,7 +55,7 @@ class Job:
     arm: str
     seed: int
     state: str
-    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     steps: int | None = None
     tokens: int | None = None
     epochs: float | None = None
@@ -252,8 +252,8 @@ def _job(workdir, arm, seed):
         result = _Record(folder / "result.json")
         amounts = {key: result.get(key, int | float, None) for key in ("steps", "tokens", "epochs")}
         tuned = {task: search["chosen"] for task, search in result.get("tuning", dict, {}).items()}
-        figures = result.numbers("figures")
-        return dataclasses.replace(job, figures=figures, seed_scores=_seed_scores(result), tuned=tuned, **amounts)
+        metrics = result.numbers("figures")
+        return dataclasses.replace(job, metrics=metrics, seed_scores=_seed_scores(result), tuned=tuned, **amounts)
     if job.state == FAILED:
         failed = _Record(folder / "failed.json")
         lines = [line for line in failed.strings("lines") if line.strip()]

@@ -30,7 +30,7 @@ def test_warm_up_too_short(chain_corpus, tmp_path):
     assert place(stuck, "warm-up too short: 0 of 100 steps") <= 1
     assert place(stuck, "learning rate too high: 0.02") <= 1
     assert "unknown tokens 0.0 %" in stuck.causes[-1] and "duplicate documents 0.0 %" in stuck.causes[-1]
-    assert stuck.figures["padding_share"] == pytest.approx(0.24, abs=0.03)
+    assert stuck.metrics["padding_share"] == pytest.approx(0.24, abs=0.03)
 
 
 @pytest.mark.full

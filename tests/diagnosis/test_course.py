@@ -13,7 +13,7 @@ from tests.diagnosis.conftest import findings, recipe, rewrite, trained
 def test_a_starved_pipeline(copy):
     rewrite(copy, lambda row: row | {"time/data": 1.0, "time/step": 2.0})
     starved = findings(copy)[0]["starved"]
-    assert starved.severity == "warning" and starved.figures["data_share"] == pytest.approx(1 / 3)
+    assert starved.severity == "warning" and starved.metrics["data_share"] == pytest.approx(1 / 3)
     assert "--config.data.workers=4" in starved.causes[0]
 
 

@@ -25,7 +25,7 @@ def test_one_of_a_group_and_a_high_temperature(data, tmp_path):  # noqa: F811
     changes = {"task.train": path, "task.relevance_id": "id", "loss.temperature": 0.9, "train.num_steps": 8}
     found = findings(make_config(data, **changes), tmp_path / "run")
     assert {"many_masked", "odd_temperature"} <= found.keys()
-    assert 0.2 < found["many_masked"].figures["share"] < 0.3
+    assert 0.2 < found["many_masked"].metrics["share"] < 0.3
     assert any("relevance_id" in cause for cause in found["many_masked"].causes)
 
 
@@ -76,7 +76,7 @@ def test_chance_of_small_and_large_batches(batch_size, accuracy, is_at_chance):
     finding = embedders.at_chance(logged([row] * 3, batch_size, 40 * batch_size))
     assert (finding is not None) == is_at_chance
     assert finding is None or (
-        finding.figures["accuracy"] == pytest.approx(accuracy) and f"one in {batch_size}" in finding.message
+        finding.metrics["accuracy"] == pytest.approx(accuracy) and f"one in {batch_size}" in finding.message
     )
 
 

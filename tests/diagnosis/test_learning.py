@@ -39,7 +39,7 @@ def test_pairs_are_learned_and_words_are_not(tmp_path):
     changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
     by_name, _ = findings(trained(recipe(corpus, **changes, train__eval_batches=16), tmp_path / "run"))
     assert list(by_name)[:2] == ["stuck_at_unigram", "nsp_without_mlm"]
-    assert by_name["nsp_without_mlm"].figures["nsp_accuracy"] > 0.7
+    assert by_name["nsp_without_mlm"].metrics["nsp_accuracy"] > 0.7
     assert "--config.objective.next_sentence=False" in by_name["nsp_without_mlm"].causes[0]
 
 

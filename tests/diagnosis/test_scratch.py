@@ -70,7 +70,7 @@ def test_a_rate_too_low_for_the_width_is_the_likeliest_cause(runs):
         "no_better_than_scratch"
     ]
     assert finding.severity == "warning" and finding.message.startswith("Fine-tuned worse than from scratch")
-    assert finding.figures["low"] <= finding.figures["gain"] <= finding.figures["high"] < 0
+    assert finding.metrics["low"] <= finding.metrics["gain"] <= finding.metrics["high"] < 0
     low, high = finetune_config.rates_for_width(32)
     assert finding.causes[0].startswith(f"learning rate of 1e-06, below the {low:.1g} to {high:.1g}")
 
@@ -78,7 +78,7 @@ def test_a_rate_too_low_for_the_width_is_the_likeliest_cause(runs):
 def test_a_gain_that_the_seeds_show_is_a_note(runs):
     scratch = runs("scratch_low", from_scratch=True, **{"optimizer.learning_rate": 1e-6})
     finding = findings(runs("good"), scratch)["better_than_scratch"]
-    assert finding.severity == "note" and finding.figures["low"] > 0 and not finding.causes
+    assert finding.severity == "note" and finding.metrics["low"] > 0 and not finding.causes
 
 
 def test_equal_scores_are_no_gain(runs):
@@ -91,7 +91,7 @@ def test_single_seeds_tell_no_interval(runs):
     run, scratch = reading.read(runs("good")), reading.read(runs("scratch", from_scratch=True))
     single = dataclasses.replace(run, summary=run.summary | {"seeds": run.summary["seeds"][:1]})
     finding = scratch_lib.no_better_than_scratch(single, scratch)
-    assert finding.severity == "note" and "no interval" in finding.message and finding.figures["low"] is None
+    assert finding.severity == "note" and "no interval" in finding.message and finding.metrics["low"] is None
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_unknown_characters_count_as_unknown_tokens_do(shares, severity, words):
         return
     assert finding.severity == severity and finding.message.startswith(words)
     assert "words of over 100 characters" in finding.causes[0]
-    assert finding.figures["unknown_token_share"] == shares["token"]
+    assert finding.metrics["unknown_token_share"] == shares["token"]
     assert causes.unknown_share(run) == shares["token"]
     assert causes.unknown_character_share(run) == shares.get("character")
 
@@ -70,9 +70,9 @@ def test_pairs_that_are_mostly_padding(tmp_path):
     changes |= {"train__num_steps": 40, "train__eval_every": 40}
     by_name, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
     assert "of 32 tokens a row of segment_pair holds 11" in by_name["padding"].message
-    assert by_name["padding"].figures["padding_share"] == pytest.approx(0.65, abs=0.03)
+    assert by_name["padding"].metrics["padding_share"] == pytest.approx(0.65, abs=0.03)
     batch = loader.batch_at(recipe(corpus, **changes), 0)
-    assert 1 - batch["attention_mask"].mean() == pytest.approx(by_name["padding"].figures["padding_share"], abs=0.03)
+    assert 1 - batch["attention_mask"].mean() == pytest.approx(by_name["padding"].metrics["padding_share"], abs=0.03)
     assert "100 % of the pairs" in by_name["uneven_pairs"].message
     assert "text_left_out" not in by_name
     assert "nsp_without_mlm" not in by_name
@@ -86,7 +86,7 @@ def test_pairs_that_leave_out_text(tmp_path, capfd):
     changes = {"data__format": "segment_pair", "objective__next_sentence": True, "model__pooler": True}
     changes |= {"train__num_steps": 40, "train__eval_every": 40}
     by_name, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
-    share = by_name["text_left_out"].figures["text_share"]
+    share = by_name["text_left_out"].metrics["text_share"]
     assert 0.4 < share < 0.7
     assert f"hold {100 * share:.0f} % of the text" in by_name["text_left_out"].message
     assert f"rows of segment_pair hold {share:.1%} of the text of {corpus}" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""A run's report is one file that needs no network, holds its curves and figures, and never ends the run."""
+"""A run's report is one file that needs no network, holds its curves and metrics, and never ends the run."""
 
 import html.parser
 import json

@@ -16,7 +16,7 @@ from bert_jax.runs import checkpoints, models
 from bert_jax.training import evaluation, initial, pretraining
 from tests.training.conftest import WORDS, make_corpus
 
-FIGURES = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
+METRICS = {"mlm_loss", "mlm_accuracy", "mlm_perplexity", "unigram_loss"}
 
 
 def refused(config, path):
@@ -144,14 +144,14 @@ def continued(config, finished, corpus, new_corpus):
 
 
 def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
-    """Also with another kill in it: the figures before the first step are those that were found then."""
+    """Also with another kill in it: the metrics before the first step are those that were found then."""
     pretraining.pretrain(continued, tmp_path / "run")
     output = capfd.readouterr().out
     assert f"starts from {finished}; left out: next_sentence; 2 new vocabulary entries" in output
     report = json.loads((tmp_path / "run" / "adaptation.json").read_text())
     assert report["step"] == 8 and report["old"]["corpus"] == str(corpus)
     for text, when in (("new", "before"), ("new", "after"), ("old", "before"), ("old", "after")):
-        assert set(report[text][when]) == FIGURES
+        assert set(report[text][when]) == METRICS
     loss = {text: [report[text][when]["mlm_loss"] for when in ("before", "after")] for text in ("new", "old")}
     assert report["new"]["gain"] == loss["new"][0] - loss["new"][1] > 0
     assert report["old"]["forgetting"] == loss["old"][1] - loss["old"][0]
@@ -162,11 +162,11 @@ def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
 
     # On its own text the model is, before the first step, what it was, but for two entries that it does not see.
     settings = {"format": "segment_pair", "sequence_length": 16, "batch_size": 8}
-    figures = evaluation.evaluate(models.open_model(finished), str(corpus), batches=2, **settings)
-    assert loss["old"][0] == pytest.approx(figures["mlm_loss"], abs=0.1)
+    metrics = evaluation.evaluate(models.open_model(finished), str(corpus), batches=2, **settings)
+    assert loss["old"][0] == pytest.approx(metrics["mlm_loss"], abs=0.1)
     grown = models.open_model(tmp_path / "run")  # reads text that was prepared before its vocabulary was extended
-    figures = evaluation.evaluate(grown, str(corpus), batches=2, **settings)
-    assert loss["old"][1] == pytest.approx(figures["mlm_loss"], rel=1e-6)
+    metrics = evaluation.evaluate(grown, str(corpus), batches=2, **settings)
+    assert loss["old"][1] == pytest.approx(metrics["mlm_loss"], rel=1e-6)
     with pytest.raises(UserError, match="has 2 entries that .* lacks; prepare the text again: bert-jax prepare"):
         evaluation.evaluate(models.open_model(finished), continued.data.corpus, **settings)
 
@@ -179,7 +179,7 @@ def test_old_text_beside_new(continued, finished, corpus, tmp_path, capfd):
 
     continued.data.old_corpus = str(continued.data.corpus)
     continued.train.num_steps = 9
-    with pytest.raises(UserError, match="the figures before the first step are of the corpus"):
+    with pytest.raises(UserError, match="the metrics before the first step are of the corpus"):
         pretraining.pretrain(continued, tmp_path / "run")
 
 
