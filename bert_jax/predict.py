@@ -44,7 +44,10 @@ from absl import flags
 from bert_jax import _moved, command, files, outputs
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
-from bert_jax.inference import records, tables
+
+# inference.records.KINDS and inference.tables.KINDS, whose import of numpy a mistake in a flag shall not wait for.
+INPUT_KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
+OUTPUT_KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy")
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -58,7 +61,7 @@ _INPUT = flags.DEFINE_string(
     "file to read: .txt with one text a line, .jsonl, .csv or .tsv, which may be .gz, or .parquet; - is standard input",
 )
 _FORMAT = flags.DEFINE_enum(
-    "input_format", None, records.KINDS,
+    "input_format", None, INPUT_KINDS,
     "kind of the input; default: as its name says, or of standard input jsonl if its first line is an object, else txt",
 )  # fmt: skip
 _FIELDS = flags.DEFINE_list(
@@ -76,7 +79,7 @@ _OUTPUT = flags.DEFINE_string(
     "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: or .npy; - is standard output",
 )  # fmt: skip
 _OUTPUT_FORMAT = flags.DEFINE_enum(
-    "output_format", None, tables.KINDS,
+    "output_format", None, OUTPUT_KINDS,
     "format of the output; default: as its name says, else jsonl",
 )  # fmt: skip
 _KEEP_COLUMNS = flags.DEFINE_bool(
@@ -240,6 +243,8 @@ def main(verb: Verb) -> None:
     if verb.name == "search":
         _search(verb)
         return
+    from bert_jax.inference import records
+
     if not _INPUT.value:
         _show(verb, _open(verb), _typed(verb))
         return
@@ -342,6 +347,8 @@ def _stored(embedder, vectors, ranges):
 
 def _run(verb, predictor, source, output, kind, total, ranges):
     from tqdm import tqdm
+
+    from bert_jax.inference import records, tables
 
     hidden = None if files.is_stream(output) else False  # None: unless standard error is a terminal
     with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
@@ -452,6 +459,8 @@ def _check_precision():
 
 def _form(verb, predictor, source):
     """Returns what the answers of a verb hold."""
+    from bert_jax.inference import tables
+
     if verb.name == "classify":
         kind = {"multi_label": "texts", "regression": "none"}.get(predictor.model.problem, "text")
         return tables.Answers(verb.name, predictor.labels, kind)
@@ -461,6 +470,8 @@ def _form(verb, predictor, source):
 
 def _encoder(verb):
     """Returns the function that makes a line of an answer."""
+    from bert_jax.inference import records
+
     return records.vector_line if verb.predictor == "Embedder" else files.json_line
 
 
@@ -498,6 +509,8 @@ def _typed(verb):
 
 
 def _show(verb, predictor, examples):
+    from bert_jax.inference import records
+
     flag_names = {"question": "--question and --context", "query": "--query and --document"}.get(verb.fields[0])
     ranges = _calibration_ranges()
     _check_size(ranges, predictor)
@@ -553,6 +566,8 @@ def _check_flags(verb):
 
 def _check_output(name, verb):
     """Returns the format of the output. Raises UserError if it cannot be written, before anything is computed."""
+    from bert_jax.inference import tables
+
     kind = tables.kind_of(name, verb.name, _OUTPUT_FORMAT.value or "")
     if name == files.STANDARD:
         return kind

@@ -1,5 +1,6 @@
 """Formats of the output: what came in with a record comes back, in its order and with its types."""
 
+import ast
 import csv
 import gzip
 import json
@@ -12,6 +13,7 @@ import pytest
 from bert_jax.data.tasks import text_files
 from bert_jax.errors import UserError
 from bert_jax.inference import records, tables
+from tests.commands import ROOT
 
 CLASSES = tables.Answers("classify", ("x", "y|z"))
 ANSWER = {"label": "x", "score": 0.75, "scores": {"x": 0.75, "y|z": 0.25}}
@@ -174,3 +176,13 @@ def test_the_model_s_own_columns_are_read(tmp_path):
     for content in ("premise,label\na,b\n", "text,hypothesis\na,b\n"):
         with pytest.raises(UserError, match="no column 'text'|expected `text` and `text_pair` or `premise` and `hyp"):
             source_of(tmp_path / "c.csv", content, **own)
+
+
+def test_the_flags_of_predict_know_the_kinds_of_file():
+    """The command's own names are read from its source: to import it would define its flags in this process."""
+    names = {}
+    for line in (ROOT / "bert_jax" / "predict.py").read_text("utf-8").splitlines():
+        name, _, value = line.partition(" = ")
+        if name in ("INPUT_KINDS", "OUTPUT_KINDS"):
+            names[name] = ast.literal_eval(value)
+    assert names == {"INPUT_KINDS": records.KINDS, "OUTPUT_KINDS": tables.KINDS}
