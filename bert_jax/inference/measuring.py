@@ -6,25 +6,22 @@ import numpy as np
 
 from bert_jax.config import finetuning as finetuning_config
 from bert_jax.data.tasks import vector_files
-from bert_jax.data.tasks.vector_measures import unit_vectors
+from bert_jax.data.tasks.vector_measures import NumberedTexts, unit_vectors
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
 
 COLUMNS = ("anchor", "positive", "negatives", "score", "label")  # keys of config.task that name a column
 
 
-class _Texts:
+class _Texts(NumberedTexts):
     """Collects different texts behind prompts, by number; see data.tasks.vector_measures.TextStore."""
 
     tokenizer = None
 
     def __init__(self):
-        self._numbers: dict[tuple[str, str], int] = {}
+        super().__init__()
         self.texts: list[str] = []
         self.lengths = np.zeros(0, np.int32)
-
-    def add(self, text: str, prompt: str = "") -> int:
-        return self._numbers.setdefault((prompt, text), len(self._numbers))
 
     def encode(self) -> None:
         self.texts = [text for _, text in self._numbers]

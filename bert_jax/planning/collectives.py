@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax import _moved
 from bert_jax.planning.chips import Topology
-from bert_jax.planning.hlo import Instruction, Program, brackets
+from bert_jax.planning.hlo import Instruction, Program, brackets, integers
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
@@ -79,10 +79,10 @@ def groups_of(attributes: str, num_devices: int) -> list[list[int]]:
         return _mesh_groups(text)
     iota = re.match(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
     if iota:
-        ids = np.arange(np.prod(_numbers(iota[2]))).reshape(_numbers(iota[2]))
+        ids = np.arange(np.prod(integers(iota[2]))).reshape(integers(iota[2]))
         if iota[3]:
-            ids = ids.transpose(_numbers(iota[3]))
-        return ids.reshape(_numbers(iota[1])).tolist()
+            ids = ids.transpose(integers(iota[3]))
+        return ids.reshape(integers(iota[1])).tolist()
     groups = _lists(text[: brackets(text, 0)]) if text.startswith("{") else []
     return groups or [list(range(num_devices))]
 
@@ -202,11 +202,7 @@ def _merged(parts):
 
 
 def _lists(text):
-    return [_numbers(numbers) for numbers in re.findall(r"\{([\d,]+)\}", text)]
-
-
-def _numbers(text):
-    return [int(number) for number in text.split(",")]
+    return [integers(numbers) for numbers in re.findall(r"\{([\d,]+)\}", text)]
 
 
 def _mesh_groups(text):

@@ -128,6 +128,11 @@ def bits(dtype: str) -> int:
     return int(digits[0]) if digits else 0
 
 
+def integers(text: str) -> list[int]:
+    """Returns the integers of a list separated by commas, "8,16"."""
+    return [int(number) for number in text.split(",")]
+
+
 def brackets(text: str, start: int) -> int:
     """Returns the index after the bracket that closes the one at `start`; those in string literals do not count."""
     pairs = {"(": ")", "{": "}", "[": "]"}

@@ -128,6 +128,7 @@ def _open(config, workdir, source) -> _Inputs:
 
 def _build(config, workdir, inputs, learners) -> "_Pretraining":
     """Builds indexes and steps from the learner of each phase; writes nothing into the workdir."""
+    # `_open` looked minutes ago; until this run claimed the workdir, another launch may have begun one there.
     identity.check_run(workdir, config, inputs.corpora, inputs.teacher_identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
     made = {learner: learner.in_microbatches(config.train.microbatches) for learner in dict.fromkeys(learners)}

@@ -18,6 +18,7 @@ import sys
 import time
 from importlib import metadata
 
+from bert_jax.planning.hlo import integers
 from experiments.benchmarks.settings import VOCABULARY, model_settings, run_settings
 
 DEPTHS = (2, 6, 12, 24)
@@ -80,13 +81,9 @@ def in_a_process(*job):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def numbers(text):
-    return [int(number) for number in text.split(",")]
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", type=numbers, default=DEPTHS, help="layers")
+    parser.add_argument("--depths", type=integers, default=DEPTHS, help="layers")
     parser.add_argument("--hidden", type=int, default=1024, help="units of a layer, in heads of 64")
     parser.add_argument("--targets", default="cpu,v5e:4x4", help="cpu, and topologies that libtpu knows")
     parser.add_argument("--output", type=pathlib.Path, help="by default the results file, if nothing was chosen")

@@ -32,6 +32,17 @@ class TextStore(Protocol):
         ...
 
 
+class NumberedTexts:
+    """Numbers different texts, each behind its prompt, in the order in which they are added."""
+
+    def __init__(self):
+        self._numbers: dict[tuple[str, str], int] = {}
+
+    def add(self, text: str, prompt: str = "") -> int:
+        """Returns the number of a text behind a prompt."""
+        return self._numbers.setdefault((prompt, text), len(self._numbers))
+
+
 class Vectors(abc.ABC):
     """Holds texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import set_batches, unique_batches
+from bert_jax.data.tasks.vector_measures import NumberedTexts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
@@ -16,7 +17,7 @@ _AT_ONCE = 4096  # texts that are tokenized together
 _ORDERS_KEPT = 1024  # at most as many as seeds train side by side
 
 
-class Texts:
+class Texts(NumberedTexts):
     """Collects different texts, each encoded once behind its prompt.
 
     Args:
@@ -26,14 +27,10 @@ class Texts:
     """
 
     def __init__(self, tokenizer: Tokenizer, length: int, skips_prompts: bool):
+        super().__init__()
         self.tokenizer, self._length, self._skips = tokenizer, length, skips_prompts
-        self._numbers: dict[tuple[str, str], int] = {}
         self._room = length - rows_lib.num_special(tokenizer, pair=False)
         self.cut = 0
-
-    def add(self, text: str, prompt: str = "") -> int:
-        """Returns the number of a text behind a prompt."""
-        return self._numbers.setdefault((prompt, text), len(self._numbers))
 
     def encode(self) -> None:
         """Encodes all texts that were added; their rows can then be had."""

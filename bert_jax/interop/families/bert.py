@@ -89,6 +89,14 @@ def decoder(config, head: str, embedding: str) -> dict:
     return {"names": names, "tied": {}, "copies": {spare: bias}}
 
 
+def classifier_dropout(task, spec, original) -> dict:
+    """Returns {"classifier_dropout": rate} where hidden_dropout_prob does not imply it, else {}."""
+    if task.name == "question_answering":
+        return {}
+    is_implied = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None
+    return {} if is_implied else {"classifier_dropout": task.dropout}
+
+
 class Bert(Family):
     """Maps BERT: a pooler behind the classifiers, and one decoder for masked tokens and sentence pairs."""
 
@@ -117,8 +125,7 @@ class Bert(Family):
         rate = read_dropout(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         return Task(name, num_labels, "pooler", rate)
 
-    def from_task(self, task, spec, original):
-        return classifier_dropout(task, spec, original)
+    from_task = staticmethod(classifier_dropout)
 
     def table(self, config, task=""):
         head = decoder(config, "cls.predictions", "bert.embeddings.word_embeddings.weight")
@@ -133,14 +140,6 @@ class Bert(Family):
             *(ANSWERS if task == "question_answering" else CLASSIFIER),
         )
         return Table("bert", names, head["tied"], head["copies"])
-
-
-def classifier_dropout(task, spec, original) -> dict:
-    """Returns {"classifier_dropout": rate} where hidden_dropout_prob does not imply it, else {}."""
-    if task.name == "question_answering":
-        return {}
-    is_implied = task.dropout == spec.hidden_dropout and original.get("classifier_dropout") is None
-    return {} if is_implied else {"classifier_dropout": task.dropout}
 
 
 FAMILIES = (Bert(),)

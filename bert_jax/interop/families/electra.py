@@ -39,8 +39,7 @@ class Electra(Family):
             return Task(name, num_labels, "cls", rate)
         return Task(name, num_labels, "cls", rate, transform=True, transform_activation="gelu", transform_dropout=rate)
 
-    def from_task(self, task, spec, original):
-        return bert.classifier_dropout(task, spec, original)
+    from_task = staticmethod(bert.classifier_dropout)
 
     def table(self, config, task=""):
         names = (

@@ -106,8 +106,7 @@ class NomicBert(Family):
         rate = read_dropout(_todays(config, path), ("classifier_dropout", "hidden_dropout_prob"), 0.0, path)
         return Task(name, num_labels, "pooler", rate)
 
-    def from_task(self, task, spec, original):
-        return bert.classifier_dropout(task, spec, original)
+    from_task = staticmethod(bert.classifier_dropout)
 
     def table(self, config, task=""):
         ours, theirs = "encoder/layers/{layer}", "nomic_bert.encoder.layers.{layer}"

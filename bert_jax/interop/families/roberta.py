@@ -46,8 +46,7 @@ class Roberta(Family):
         rate = read_dropout(config, ("classifier_dropout", "hidden_dropout_prob"), 0.1, path)
         return Task(name, num_labels, "dense", rate)
 
-    def from_task(self, task, spec, original):
-        return bert.classifier_dropout(task, spec, original)
+    from_task = staticmethod(bert.classifier_dropout)
 
     def table(self, config, task=""):
         head = bert.decoder(config, "lm_head", "roberta.embeddings.word_embeddings.weight")
