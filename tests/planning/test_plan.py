@@ -338,7 +338,7 @@ def test_the_report_has_words_and_json(compiled):
     config, step, _ = compiled
     plan = {"recipe": "tiny", "fits": True, "mesh": {"data": 4, "fsdp": 1, "tensor": 1}}
     topology = chips.parse("v5e:2x2")
-    plan |= report.described(topology) | {"model": report._model(config, step)}
+    plan |= report.described(topology) | {"model": report._model(step)}
     plan |= report._steps(config, topology, [step])
     text = report.text(json.loads(json.dumps(plan)))
     assert "tiny on v5e:2x2: 4 chips" in text and "fits: " in text and "all-reduce over ici" in text
