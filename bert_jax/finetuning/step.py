@@ -82,7 +82,7 @@ class Learner:
         return state | moved, metrics
 
     @functools.cached_property
-    def compiled_step(self) -> Callable:
+    def compiled_step(self) -> jax.stages.Wrapped:
         """Returns `train_step`'s compiled (moving, active, frozen, batch, step, keys) -> (moving, metrics).
 
         `moving` is the part of the state that a step replaces: params, opt_state and bad_step.
@@ -170,7 +170,7 @@ class Learner:
         return loss, gradient, {}
 
     @functools.cached_property
-    def eval_step(self) -> Callable:
+    def eval_step(self) -> jax.stages.Wrapped:
         """Returns a compiled function (params, frozen, batch) -> (outputs [seeds, batch, ...], finite [seeds]).
 
         `batch` holds arrays [batch, ...], the same for each seed; see losses.task_outputs.

@@ -56,21 +56,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         directory = embedder.encoder
         if embedder.routes:
             _note(f"{name}: of its routes, {' and '.join(embedder.routes)} is read")
-    path = directory / "config.json"
-    if not path.is_file() and (directory / "adapter_config.json").is_file():
-        raise UserError(
-            f"{directory}: an adapter of peft, without the model that it adapts; expected the whole model, as "
-            "merge_and_unload().save_pretrained(DIR) writes it"
-        )
-    if not path.is_file():
-        folders = sorted((folder.parent for folder in directory.glob("*/config.json")), key=os.path.getmtime)
-        models = f", such as those in {folders[-1]}" if folders else ""
-        raise UserError(
-            f"{directory}: not the workdir of a run, and without config.json; expected what bert_jax trained, or "
-            f"config.json, model.safetensors and a tokenizer's files{models}"
-        )
-    if (directory / "adapter_config.json").is_file():
-        _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
+    path = _config_file(directory)
     config = model_config.load_json(path)
     if isinstance(config.get("architectures"), str):  # a name instead of a list, as files written by hand have it
         config["architectures"] = [config["architectures"]]
@@ -102,25 +88,57 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             tokenizer = hugging_face.lower_cased(tokenizer)
         else:
             use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
-    if model.spec.task and model.spec.task.name == "sequence_classification":
-        use |= _cross_encoder_settings(config, embedder, len(labels), path)
-    if model.spec.task and model.spec.task.name == "token_classification":
-        use |= _tagging_settings(config, path)
-    use |= _columns(config, path) if model.spec.task else {}
+    use |= _task_settings(config, embedder, model, len(labels), path)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
-    dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
-    dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
-    unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
-    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
     card = card_file.read_text("utf-8", errors="replace") if card_file.is_file() else ""
     prompts = embedder.prompts if embedder else {}
+    dtypes, unread = _written_form(arrays, table)
     origin = Origin(directory, config, dtypes, prompts, unread, card, embedder)
     lacking = {head: f"{file.name} {heads.lack(head, lost)}" for head, lost in built.lacking.items()}
     return Pretrained(
         str(name), config["model_type"], built.settings, model, params, tokenizer, labels, built.problem, built.scheme,
         use, origin, lacking=lacking,
     )  # fmt: skip
+
+
+def _config_file(directory):
+    """Returns the path of a model's config.json. Raises UserError, which says what lies there instead, without one."""
+    path = directory / "config.json"
+    if not path.is_file() and (directory / "adapter_config.json").is_file():
+        raise UserError(
+            f"{directory}: an adapter of peft, without the model that it adapts; expected the whole model, as "
+            "merge_and_unload().save_pretrained(DIR) writes it"
+        )
+    if not path.is_file():
+        folders = sorted((folder.parent for folder in directory.glob("*/config.json")), key=os.path.getmtime)
+        models = f", such as those in {folders[-1]}" if folders else ""
+        raise UserError(
+            f"{directory}: not the workdir of a run, and without config.json; expected what bert_jax trained, or "
+            f"config.json, model.safetensors and a tokenizer's files{models}"
+        )
+    if (directory / "adapter_config.json").is_file():
+        _warn(f"{directory}: beside the model lies an adapter of peft, which is not read")
+    return path
+
+
+def _task_settings(config, embedder, model, num_labels, path):
+    """Returns the settings for Pretrained that the task of a fine-tuned model has; {} without a task."""
+    task, use = model.spec.task, {}
+    if task and task.name == "sequence_classification":
+        use |= _cross_encoder_settings(config, embedder, num_labels, path)
+    if task and task.name == "token_classification":
+        use |= _tagging_settings(config, path)
+    return use | (_columns(config, path) if task else {})
+
+
+def _written_form(arrays, table):
+    """Returns the dtype of each array by its name as written, and the copies of arrays that the model has."""
+    dtypes = {weights.canonical_name(key, table): array.dtype.name for key, array in arrays.items()}
+    dtypes = {table.tied[key]: dtypes[key] for key in table.tied if key in dtypes} | dtypes
+    unread = {weights.canonical_name(key, table): array for key, array in arrays.items()}
+    unread = {key: np.array(array) for key, array in unread.items() if key in table.copies}
+    return dtypes, unread
 
 
 def write(

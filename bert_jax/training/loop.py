@@ -85,19 +85,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             state, held_out = run.evaluate(state, done) if evaluates else (state, {})
             clock.start("logging")
             row |= clock.take() if logs else {}
-            if row or held_out:
-                for logger in loggers:
-                    logger.write({"step": done} | row | held_out)
-            clock.start("saving")
-            checkpoints.finish_save(wait=False)
             last = done == num_steps or bool(stop) or run.over
-            if saves or last:
-                for logger in loggers:
-                    logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
-                run.save(state, done, held_out)
-            if held_out or last:
-                clock.start("logging")
-                run.report(state, last)
+            _record(run, state, done, row, held_out, saves, last, loggers, clock)
             clock.start("data")
             if last:
                 break
@@ -108,6 +97,22 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             say(f"{stop}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
             return None
         return held_out
+
+
+def _record(run, state, done, row, held_out, saves, last, loggers, clock):
+    """Logs a step's metrics, saves the state if that is due or the run ends, and writes the report."""
+    if row or held_out:
+        for logger in loggers:
+            logger.write({"step": done} | row | held_out)
+    clock.start("saving")
+    run.checkpoints.finish_save(wait=False)
+    if saves or last:
+        for logger in loggers:
+            logger.flush()  # resuming cuts rows to the checkpoint, so none may be missing before it
+        run.save(state, done, held_out)
+    if held_out or last:
+        clock.start("logging")
+        run.report(state, last)
 
 
 def _check_saved(run, done):

@@ -52,8 +52,8 @@ def pretrain(
     config, workdir, source = _check(config, workdir)
     inputs = _open(config, workdir, source)
     loader.check_memory(config, jax.process_count())
-    learners = step_lib.phase_learners(config, inputs.mesh, inputs.teacher and inputs.teacher.model)
     teacher, shapes = inputs.teacher_parts or (None, None)
+    learners = step_lib.phase_learners(config, inputs.mesh, teacher)
     steps = lowering.PretrainingSteps(config, inputs.mesh, teacher, shapes, learners)
     memory.check(steps, say, memory.begun_microbatches(workdir))
     with (

@@ -99,7 +99,7 @@ class Learner:
         """Returns shape, dtype and sharding of every array of the state."""
         return jax.tree.map(_placed, jax.eval_shape(self._new_state, keys(self.seed)[0]), self.state_shardings)
 
-    def train_step(self) -> Callable:
+    def train_step(self) -> jax.stages.Wrapped:
         """Returns a compiled function (state, batch, step, key) -> (state, metrics); it consumes the state.
 
         `step` is an int32 scalar and `key` the `dropout_key`. Where the objective has a teacher, the teacher's
@@ -156,7 +156,7 @@ class Learner:
         """Returns one None, for arguments that stay where they lie, if the objective has a teacher; else ()."""
         return (None,) if self.objective.facts.teacher else ()
 
-    def eval_step(self) -> Callable:
+    def eval_step(self) -> jax.stages.Wrapped:
         """Returns the compiled evaluation of the objective's held-out metrics; see `compile_evaluation`."""
         return compile_evaluation(self.objective.evaluated, self.mesh)
 
@@ -192,7 +192,7 @@ def phase_learners(config, mesh: Mesh, teacher: Model | None = None) -> list[Lea
     return learners
 
 
-def compile_evaluation(objective: Objective, mesh: Mesh) -> Callable:
+def compile_evaluation(objective: Objective, mesh: Mesh) -> jax.stages.Wrapped:
     """Returns a compiled function (params, batch) -> sums over the batch, without dropout.
 
     The sums are device scalars: TASK_loss_sum, TASK_correct and TASK_count of each task of the objective.
@@ -226,12 +226,14 @@ def state_shardings(config, model: Model, mesh: Mesh, num_steps: int) -> dict:
     return Learner.from_config(config, model, mesh, num_steps).state_shardings
 
 
-def make_train_step(config, model: Model, mesh: Mesh, num_steps: int, teacher: Model | None = None) -> Callable:
+def make_train_step(
+    config, model: Model, mesh: Mesh, num_steps: int, teacher: Model | None = None
+) -> jax.stages.Wrapped:
     """Returns Learner.train_step of a config."""
     return Learner.from_config(config, model, mesh, num_steps, teacher).train_step()
 
 
-def make_eval_step(config, model: Model, mesh: Mesh, objective: Objective | None = None) -> Callable:
+def make_eval_step(config, model: Model, mesh: Mesh, objective: Objective | None = None) -> jax.stages.Wrapped:
     """Returns `compile_evaluation` of `objective`, or of the one that a config names."""
     return compile_evaluation(objective or objective_lib.make(config, model).evaluated, mesh)
 
