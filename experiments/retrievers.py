@@ -137,7 +137,7 @@ class Runner:
         if not any(word.startswith("--config.init_from") for word in config):
             command.append(f"--config.init_from={self.model}")
         folder.parent.mkdir(exist_ok=True)
-        with folder.with_suffix(".log").open("a") as log:
+        with (folder.parent / f"{folder.name}.log").open("a") as log:
             subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
         scores = {name.removeprefix("eval/"): value for row in rows for name, value in row.items() if "eval/" in name}
