@@ -43,8 +43,8 @@ def joined(arguments: Sequence[str], kind: str = "") -> list[str]:
     """Returns the arguments with each flag and its value as one word, --name=value, up to a lone "--".
 
     Args:
-      arguments: The words after the program's name.
-      kind: Whose configuration keys the command takes: "pretraining", "finetuning", or "" for none.
+      arguments: the words after the program's name.
+      kind: whose configuration keys the command takes: "pretraining", "finetuning", or "" for none.
     """
     words, rest = [], list(arguments)
     while rest:
@@ -62,11 +62,11 @@ def check_words(arguments: Sequence[str], taken: int, likely: Sequence[str], tex
     """Raises UserError for words that belong to no flag, naming them and the flags that were probably meant.
 
     Args:
-      arguments: The words after the program's name, as `joined` returns them.
-      taken: Number of words that the command takes without a flag.
-      likely: Names of flags that words without one probably are meant for, in the order in which people give them.
-      texts: Names of flags whose value is a text, of which a shell makes several words where its quotes are missing.
-      kind: As in `joined`.
+      arguments: the words after the program's name, as `joined` returns them.
+      taken: number of words that the command takes without a flag.
+      likely: names of flags that words without one probably are meant for, in the order in which people give them.
+      texts: names of flags whose value is a text, of which a shell makes several words where its quotes are missing.
+      kind: as in `joined`.
     """
     own = list(arguments[: arguments.index("--") if "--" in arguments else None])
     places = [
@@ -90,8 +90,8 @@ def repeated(arguments: Sequence[str], kind: str = "") -> list[str]:
     """Returns a warning for each flag that has different values on a command line, of which absl takes the last.
 
     Args:
-      arguments: The words after the program's name, as `joined` returns them.
-      kind: As in `joined`.
+      arguments: the words after the program's name, as `joined` returns them.
+      kind: as in `joined`.
     """
     values: dict[str, list[str]] = {}
     for word in arguments[: arguments.index("--") if "--" in arguments else None]:
@@ -136,8 +136,8 @@ def about_a_path(error: OSError, words: Sequence[str]) -> str:
     """Returns the line that tells of an error of a file or folder which a command line names, or holds below one.
 
     Args:
-      error: What the system has said; it names a path.
-      words: The words after the program's name, as `joined` returns them.
+      error: what the system has said; it names a path.
+      words: the words after the program's name, as `joined` returns them.
 
     Returns:
       The line; "" for an error that names no path, or a path that is the program's own affair.

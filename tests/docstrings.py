@@ -3,10 +3,11 @@
     python -m tests.docstrings
     python -m tests.docstrings --update    # after some were mended, or modules with some renamed
 
-Four rules: the first word of every docstring is a verb in the third person ("Returns", "Holds"); a function whose
+Five rules: the first word of every docstring is a verb in the third person ("Returns", "Holds"); a function whose
 annotations name an array type states shapes, such as [batch, sequence]; modules and public classes, methods and
-functions have a docstring, unless they are a command's `main` or a method documented where it is first defined; and
-sentences, comments and descriptions of arguments do not begin with "of" or "those" (`FRAGMENT`).
+functions have a docstring, unless they are a command's `main` or a method documented where it is first defined;
+sentences, comments and descriptions of arguments do not begin with "of" or "those" (`FRAGMENT`); and descriptions of
+arguments and attributes begin in lower case.
 """
 
 import ast
@@ -37,6 +38,7 @@ NO_VERBS = {
     "Workdirs",
 }  # fmt: skip
 FRAGMENT = re.compile(r"# of |\w: (of|those)\b|^\W*(Of|Those)\b|[.:;] (Of|Those)\b|\bof no meaning\b", re.M)
+PROPER = {"Adam", "Beam", "English", "False", "Google", "Hugging", "Kullback", "None", "Python", "True"}
 FOLDERS = ("bert_jax", "configs", "experiments")
 
 
@@ -74,6 +76,13 @@ def documented_methods(trees: Iterable[ast.Module]) -> set[str]:
     }
 
 
+def capitalised(docstring: str) -> list[str]:
+    """Returns the capitalised ordinary words that begin a description below "Args:" or "Attributes:"."""
+    sections = re.findall(r"^(?:Args|Attributes):\n((?:  .*\n?|\n)*)", docstring, re.M)
+    entries = re.findall(r"^  [\w*, ]+: ([A-Z][a-z]*)\b", "".join(sections), re.M)
+    return [word for word in entries if word not in PROPER]
+
+
 def flaws() -> Iterator[tuple[str, str]]:
     """Yields (file's path, place and rule) of each docstring of library, recipes and experiments that misses one."""
     paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -82,8 +91,11 @@ def flaws() -> Iterator[tuple[str, str]]:
     for path, tree in trees.items():
         for node in ast.walk(tree):
             doc = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node)
+            line = getattr(node, "lineno", 1)
             if doc and not begins_with_a_verb(doc):
-                yield path, f"{getattr(node, 'lineno', 1)}: begins with no verb: {doc.splitlines()[0]!r}"
+                yield path, f"{line}: begins with no verb: {doc.splitlines()[0]!r}"
+            for entry in capitalised(doc or ""):
+                yield path, f"{line}: a description begins with a capital: {entry!r}"
         text = (ROOT / path).read_text("utf-8")
         for match in FRAGMENT.finditer(text):
             yield path, f"{text.count(chr(10), 0, match.start()) + 1}: a fragment: {match[0].strip()!r}"

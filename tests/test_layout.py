@@ -15,81 +15,72 @@ NO_NAMES = {
     "told", "what", "when", "which", "whose", "why",
 }  # fmt: skip
 
-# Modules (or folders of them) without a test file of their own, and the test file that covers them.
+# Modules (or folders of them) without a test file of their own, the test file that covers them, and why it does.
 COVERED_BY = {
-    "__init__.py": "test_imports.py",  # lazy imports
-    "__main__.py": "test_cli.py",
-    "config/__init__.py": "config/test_keys.py",
-    "config/architecture.py": "model/test_switches.py",  # combinations of switches
-    "config/deprecated.py": "test_moved.py",
-    "config/evaluation.py": "training/test_evaluation.py",
-    "config/finetuning_keys.py": "config/test_keys.py",
-    "config/kernels.py": "model/test_kernels.py",  # beside the kernels that it chooses from
-    "config/layout.py": "config/test_pretraining.py",
-    "config/mesh.py": "test_sharding.py",
-    "config/objective.py": "objectives/test_objectives.py",
-    "config/pretraining_keys.py": "config/test_keys.py",
-    "config/recipes.py": "test_family_recipes.py",
-    "data/tasks/label_forms.py": "data/tasks/test_labels.py",
-    "finetuning/ranking_losses.py": "finetuning/test_reranking.py",  # and the parity test
-    "finetuning/vector_losses.py": "finetuning/test_embedding.py",  # and the parity test
-    "config/schema.py": "config/test_keys.py",
-    "convert.py": "interop/test_huggingface.py",
-    "data/batches.py": "data/test_loader.py",  # batches as the loader gives them
-    "data/mixture.py": "data/test_loader.py",  # mixture, stream and loader together
-    "data/stream.py": "data/test_loader.py",
-    "data/preparation/encoding.py": "data/preparation/test_readers.py",
-    "data/preparation/joining.py": "data/preparation/test_pipeline.py",
-    "data/preparation/shards.py": "data/preparation/test_pipeline.py",
-    "data/preparation/vocabulary.py": "data/preparation/test_pipeline.py",
-    "data/tasks/__init__.py": "data/tasks/test_recipes.py",
-    "data/tasks/schemes.py": "data/tasks/test_tagging.py",
-    "data/tasks/spans.py": "data/tasks/test_answering.py",
-    "data/tasks/words.py": "data/tasks/test_tagging.py",
-    "data/vocabularies/hugging_face.py": "data/vocabularies/test_published.py",
-    "diagnosis/curves.py": "diagnosis/test_doctor.py",
-    "diagnosis/finding.py": "diagnosis/test_doctor.py",
-    "diagnosis/report.py": "diagnosis/test_doctor.py",
-    "doctor.py": "diagnosis/test_doctor.py",
-    "errors.py": "test_command.py",
-    "evaluate.py": "training/test_evaluation.py",
-    "finetune.py": "finetuning/test_run.py",
-    "finetuning/description.py": "finetuning/test_run.py",
-    "finetuning/losses.py": "finetuning/test_trainable.py",
-    "finetuning/results.py": "finetuning/test_run.py",
-    "finetuning/state.py": "finetuning/test_run.py",
-    "interop/families/": "interop/test_families.py",  # every family by the same tests
-    "inference/page.py": "test_demo.py",
-    "interop/formats.py": "interop/test_families.py",
-    "interop/pretrained.py": "interop/test_huggingface.py",
-    "interop/tensors.py": "interop/test_huggingface.py",
-    "model/attention.py": "model/test_reference.py",  # the encoder as a whole, against one written out in float64
-    "model/dropout.py": "model/test_kernels.py",
-    "model/encoder.py": "model/test_reference.py",
-    "model/heads.py": "model/test_parity.py",
-    "model/layers.py": "model/test_reference.py",
-    "model/positions.py": "model/test_switches.py",
-    "model/spec.py": "model/test_model.py",
-    "model/stack.py": "model/test_reference.py",
-    "objectives/language_modeling.py": "training/test_step.py",
-    "plan.py": "planning/test_plan.py",
-    "planning/": "planning/test_plan.py",  # plans from end to end
-    "prepare.py": "data/preparation/test_pipeline.py",
-    "pretrain.py": "config/test_pretraining.py",
-    "processes/distributed.py": "training/test_hosts.py",  # needs several processes that train
-    "retrieval/searching.py": "retrieval/test_ranked.py",  # by the command
-    "runs/checkpoint_files.py": "runs/test_checkpoints.py",
-    "listing.py": "test_command.py",
-    "runs/claim.py": "training/test_bad_input.py",
-    "runs/identity.py": "training/test_bad_input.py",
-    "runs/workdir.py": "training/test_bad_input.py",
-    "show_batch.py": "data/test_packing.py",
-    "storage.py": "data/test_staging.py",
-    "training/adaptation.py": "training/test_initial.py",
-    "training/loop.py": "training/test_pretraining.py",
-    "training/minimal_pairs.py": "training/test_evaluation.py",
-    "training/profiling.py": "training/test_throughput.py",
-    "training/teacher.py": "objectives/test_distillation.py",
+    "__init__.py": ("test_imports.py", "only imports lazily"),
+    "__main__.py": ("test_cli.py", "starts the console script"),
+    "config/__init__.py": ("config/test_keys.py", "reads values of the table of keys"),
+    "config/architecture.py": ("model/test_switches.py", "refuses combinations of the model's switches"),
+    "config/deprecated.py": ("test_moved.py", "only old names"),
+    "config/evaluation.py": ("training/test_evaluation.py", "settings of evaluations"),
+    "config/finetuning_keys.py": ("config/test_keys.py", "half of the table of keys"),
+    "config/kernels.py": ("model/test_kernels.py", "chooses among the kernels tested there"),
+    "config/layout.py": ("config/test_pretraining.py", "checked as a part of a config"),
+    "config/mesh.py": ("test_sharding.py", "names of axes, for the table of layouts"),
+    "config/objective.py": ("objectives/test_objectives.py", "facts of the objectives tested there"),
+    "config/pretraining_keys.py": ("config/test_keys.py", "half of the table of keys"),
+    "config/recipes.py": ("test_family_recipes.py", "loads every recipe"),
+    "config/schema.py": ("config/test_keys.py", "the type of the table's entries"),
+    "convert.py": ("interop/test_huggingface.py", "the command for what is tested there"),
+    "data/batches.py": ("data/test_loader.py", "batches as the loader gives them"),
+    "data/preparation/encoding.py": ("data/preparation/test_readers.py", "encodes what the readers give"),
+    "data/preparation/joining.py": ("data/preparation/test_pipeline.py", "a pass of the pipeline"),
+    "data/preparation/shards.py": ("data/preparation/test_pipeline.py", "a pass of the pipeline"),
+    "data/stream.py": ("data/test_loader.py", "rows as the loader gives them"),
+    "data/tasks/__init__.py": ("data/tasks/test_recipes.py", "loads the task of each recipe"),
+    "data/tasks/label_forms.py": ("data/tasks/test_labels.py", "forms of the labels tested there"),
+    "data/vocabularies/hugging_face.py": ("data/vocabularies/test_published.py", "runs the published vocabularies"),
+    "diagnosis/curves.py": ("diagnosis/test_doctor.py", "statistics behind the doctor's findings"),
+    "diagnosis/finding.py": ("diagnosis/test_doctor.py", "a dataclass"),
+    "diagnosis/report.py": ("diagnosis/test_doctor.py", "the doctor's output"),
+    "doctor.py": ("diagnosis/test_doctor.py", "the command for what is tested there"),
+    "errors.py": ("test_command.py", "messages as commands print them"),
+    "evaluate.py": ("training/test_evaluation.py", "the command for what is tested there"),
+    "finetune.py": ("finetuning/test_run.py", "the command for what is tested there"),
+    "finetuning/description.py": ("finetuning/test_run.py", "what a run writes of itself"),
+    "finetuning/losses.py": ("finetuning/test_trainable.py", "losses of the steps tested there"),
+    "finetuning/ranking_losses.py": ("finetuning/test_reranking.py", "by runs and the parity test"),
+    "finetuning/results.py": ("finetuning/test_run.py", "what a run writes at its end"),
+    "finetuning/state.py": ("finetuning/test_run.py", "the state of a run"),
+    "finetuning/vector_losses.py": ("finetuning/test_embedding.py", "by runs and the parity test"),
+    "inference/page.py": ("test_demo.py", "the page of the demo"),
+    "interop/families/": ("interop/test_families.py", "every family by the same tests"),
+    "interop/formats.py": ("interop/test_families.py", "chooses a family for a model"),
+    "interop/pretrained.py": ("interop/test_huggingface.py", "what reading a directory gives"),
+    "interop/tensors.py": ("interop/test_huggingface.py", "reads a directory's weights"),
+    "listing.py": ("test_command.py", "lists that help prints"),
+    "model/attention.py": ("model/test_reference.py", "the encoder as a whole, against one in float64"),
+    "model/dropout.py": ("model/test_kernels.py", "dropout as the kernels apply it"),
+    "model/encoder.py": ("model/test_reference.py", "the encoder as a whole, against one in float64"),
+    "model/heads.py": ("model/test_parity.py", "against transformers' heads"),
+    "model/layers.py": ("model/test_reference.py", "the encoder as a whole, against one in float64"),
+    "model/positions.py": ("model/test_switches.py", "each kind of positions is a switch"),
+    "model/spec.py": ("model/test_model.py", "the spec of a model"),
+    "model/stack.py": ("model/test_reference.py", "the encoder as a whole, against one in float64"),
+    "objectives/language_modeling.py": ("training/test_step.py", "its losses in a training step"),
+    "plan.py": ("planning/test_plan.py", "the command for what is tested there"),
+    "planning/": ("planning/test_plan.py", "plans from end to end"),
+    "prepare.py": ("data/preparation/test_pipeline.py", "the command for what is tested there"),
+    "pretrain.py": ("config/test_pretraining.py", "the command for configs tested there"),
+    "processes/distributed.py": ("training/test_hosts.py", "needs several processes that train"),
+    "retrieval/searching.py": ("retrieval/test_ranked.py", "by the command"),
+    "runs/workdir.py": ("training/test_bad_input.py", "its refusals of foreign files"),
+    "storage.py": ("data/test_staging.py", "remote files as staging reads them"),
+    "training/adaptation.py": ("training/test_initial.py", "report of runs with config.init_from"),
+    "training/loop.py": ("training/test_pretraining.py", "whole runs"),
+    "training/minimal_pairs.py": ("training/test_evaluation.py", "an evaluation like those tested there"),
+    "training/profiling.py": ("training/test_throughput.py", "traces beside the clock"),
+    "training/teacher.py": ("objectives/test_distillation.py", "the teacher of the objective tested there"),
 }
 
 
@@ -104,7 +95,7 @@ def mirrored(module: pathlib.PurePath) -> set[str]:
 def covering(module: pathlib.PurePath) -> str | None:
     """Returns the test file that covers a module without one of its own, by COVERED_BY."""
     names = [name for name in COVERED_BY if module.as_posix() == name or name.endswith("/") and name in f"{module}"]
-    return COVERED_BY[max(names, key=len)] if names else None
+    return COVERED_BY[max(names, key=len)][0] if names else None
 
 
 def defines_something(path: pathlib.Path) -> bool:
@@ -124,9 +115,12 @@ def test_every_module_has_its_test_file():
 
 
 def test_the_exceptions_exist():
-    for name, test in COVERED_BY.items():
+    for name, (test, reason) in COVERED_BY.items():
         assert (ROOT / "bert_jax" / name).exists(), f"COVERED_BY: no bert_jax/{name}"
         assert test in TESTS, f"COVERED_BY: no tests/{test}"
+        assert reason
+        if not name.endswith("/"):
+            assert not mirrored(pathlib.PurePath(name)) & TESTS, f"COVERED_BY: {name} has a test file of its own"
 
 
 def test_no_module_is_too_long():

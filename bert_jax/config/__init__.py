@@ -100,8 +100,8 @@ def value_of_word(key: str, value: Any) -> Any:
     """Returns the value that a word such as "auto" stands for as the value of a dotted key; other values as they are.
 
     Args:
-      key: Dotted key of either kind of run; values of unknown keys are returned as they are.
-      value: The value, as a command line or an experiment gives it.
+      key: dotted key of either kind of run; values of unknown keys are returned as they are.
+      value: the value, as a command line or an experiment gives it.
     """
     from bert_jax.config.keys import FINETUNING, PRETRAINING
 
@@ -113,9 +113,9 @@ def help_keys(config: Mapping, prefix: str = "") -> list[str]:
     """Returns the lines that --help-keys=PREFIX prints: every key that begins so, with its default and its meaning.
 
     Args:
-      config: A recipe's config, whose own values are shown where they differ from the defaults; its kind (pre-training,
+      config: a recipe's config, whose own values are shown where they differ from the defaults; its kind (pre-training,
         or fine-tuning where it has a task) says which table of keys is meant.
-      prefix: Beginning of a dotted key, with or without "config."; "" for all keys.
+      prefix: beginning of a dotted key, with or without "config."; "" for all keys.
 
     Raises:
       UserError: No key begins so.

@@ -13,9 +13,9 @@ class Refusal:
     """Describes a combination of switches that cannot work.
 
     Attributes:
-      key: Key of config.model that the message names first.
-      applies: Returns whether a mapping like config.model has the combination.
-      reason: What stands in the way and what is expected; fields in braces are keys of config.model.
+      key: key of config.model that the message names first.
+      applies: returns whether a mapping like config.model has the combination.
+      reason: what stands in the way and what is expected; fields in braces are keys of config.model.
     """
 
     key: str

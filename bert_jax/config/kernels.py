@@ -13,10 +13,10 @@ class Limits:
     """Describes what a kernel can do; "xla" can do everything.
 
     Attributes:
-      platform: Platform that it runs on.
-      dtypes: Dtypes of queries, keys and values.
-      sequence_multiple: The number of tokens of a row must be a multiple of it.
-      head_multiple, largest_head: The size of a head must be a multiple of the first, and at most the second.
+      platform: platform that it runs on.
+      dtypes: dtypes of queries, keys and values.
+      sequence_multiple: the number of tokens of a row must be a multiple of it.
+      head_multiple, largest_head: the size of a head must be a multiple of the first, and at most the second.
     """
 
     platform: str
@@ -49,9 +49,9 @@ def resolve_kernel(
 
     Args:
       name: "auto", "xla", or a key of LIMITS.
-      platform: Platform that the program runs on; None where that is not known yet, which needs a named kernel.
-      dtype, head_size, sequence_length: Properties of the call; None where not known yet, which refuses nothing.
-      dropout: Dropout rate of the attention weights in this call.
+      platform: platform that the program runs on; None where that is not known yet, which needs a named kernel.
+      dtype, head_size, sequence_length: properties of the call; None where not known yet, which refuses nothing.
+      dropout: dropout rate of the attention weights in this call.
 
     Raises:
       UserError: A kernel was named that cannot do it.

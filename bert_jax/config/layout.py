@@ -16,10 +16,10 @@ def check_layout(
     """Raises UserError if the mesh does not fit the devices, or heads or batches do not divide among them.
 
     Args:
-      config: A config with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
-      num_devices: Number of devices of all processes.
-      heads: Number of key and value heads of each model of the run, by the config key that sets it.
-      batches: Rows of each global batch, and what follows them in a message.
+      config: a config with mesh, data.batch_size, train.microbatches and train.eval_batch_size.
+      num_devices: number of devices of all processes.
+      heads: number of key and value heads of each model of the run, by the config key that sets it.
+      batches: rows of each global batch, and what follows them in a message.
     """
     sizes = {axis: config.mesh[axis] for axis in AXES}
     fixed = [size for size in sizes.values() if size != -1]

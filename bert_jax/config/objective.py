@@ -24,20 +24,20 @@ class ObjectiveFacts:
     """States what an objective needs from data, model and checkpoints; the same for every run that names it.
 
     Attributes:
-      implementation: Class that computes it, "module.Class" in bert_jax.objectives.
-      masked: Whether rows carry masked tokens to predict; without them every token predicts the next one.
-      attention: Value of config.model.attention that it works with.
-      heads: Heads that the model has for it, beside those of sentence pairs: arguments of model.build.
-      logits_chunks: Whether config.train.logits_chunk works, which never holds a whole distribution over the
+      implementation: class that computes it, "module.Class" in bert_jax.objectives.
+      masked: whether rows carry masked tokens to predict; without them every token predicts the next one.
+      attention: value of config.model.attention that it works with.
+      heads: heads that the model has for it, beside those of sentence pairs: arguments of model.build.
+      logits_chunks: whether config.train.logits_chunk works, which never holds a whole distribution over the
         vocabulary.
-      generator: Whether a second model, sized by config.generator, is trained beside the model.
-      teacher: Whether it reads another model, config.distillation.teacher.
-      segments: Number of segments that token_type_ids distinguish; 0: config.model.type_vocab_size.
-      language_model: Part of a run that predicts masked tokens: "discriminator" (the model) or "generator".
-      best_metric: Held-out metric that chooses the best checkpoint; smaller is better.
-      copying_baseline: Whether the doctor compares the loss with that of a model which copies the tokens that masking
+      generator: whether a second model, sized by config.generator, is trained beside the model.
+      teacher: whether it reads another model, config.distillation.teacher.
+      segments: number of segments that token_type_ids distinguish; 0: config.model.type_vocab_size.
+      language_model: part of a run that predicts masked tokens: "discriminator" (the model) or "generator".
+      best_metric: held-out metric that chooses the best checkpoint; smaller is better.
+      copying_baseline: whether the doctor compares the loss with that of a model which copies the tokens that masking
         left unchanged.
-      check: Raises UserError for settings of this objective that cannot work, given the config's values by dotted key.
+      check: raises UserError for settings of this objective that cannot work, given the config's values by dotted key.
     """
 
     implementation: str
@@ -93,7 +93,7 @@ def check_objective(config_values: Mapping[str, Any]) -> None:
     """Raises UserError for settings of an objective, or of a run's start, that cannot work.
 
     Args:
-      config_values: Values of a config by dotted key.
+      config_values: values of a config by dotted key.
     """
     _check_task(config_values)
     name = config_values["objective.name"]

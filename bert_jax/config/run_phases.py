@@ -18,14 +18,14 @@ class Phase:
     """Describes a stretch of the run with one shape of batch, one model and one optimizer.
 
     Attributes:
-      index: Position among the phases, from 0.
-      start, stop: First step, and the step after the last.
+      index: position among the phases, from 0.
+      start, stop: first step, and the step after the last.
       data: config.data with the phase's own values in place.
       name: "" in a run of one phase, else such as " (phase 1)", for messages.
-      stream: Index of the phase whose rows it continues: the first of the phases directly before it that differ only in
+      stream: index of the phase whose rows it continues: the first of the phases directly before it that differ only in
         batch_size; its own index where there is none.
-      first_row: Number of rows of that stream that earlier phases have used.
-      settings: The phase's own values of keys outside config.data, by dotted key, such as "model.rotary_base".
+      first_row: number of rows of that stream that earlier phases have used.
+      settings: the phase's own values of keys outside config.data, by dotted key, such as "model.rotary_base".
     """
 
     index: int
@@ -43,8 +43,8 @@ class Schedule:
     """Describes a stretch of the run with one learning-rate schedule.
 
     Attributes:
-      start, stop: First step, and the step after the last.
-      settings: Values of config.optimizer, by key.
+      start, stop: first step, and the step after the last.
+      settings: values of config.optimizer, by key.
     """
 
     start: int
@@ -149,11 +149,11 @@ def batch_warmup(
     evenly spaced sizes, each of which is compiled as a program of its own.
 
     Args:
-      first, last: Rows of the first batches, and of the batches after the warm-up.
-      tokens: Tokens of the whole warm-up.
-      stages: Number of sizes before `last`.
-      multiple: Every size is a multiple of it, such as the number of devices times the number of microbatches.
-      **data: Keys of config.data that the phases have in common; at least sequence_length.
+      first, last: rows of the first batches, and of the batches after the warm-up.
+      tokens: tokens of the whole warm-up.
+      stages: number of sizes before `last`.
+      multiple: every size is a multiple of it, such as the number of devices times the number of microbatches.
+      **data: keys of config.data that the phases have in common; at least sequence_length.
 
     Raises:
       UserError: An argument is not a number over 0, or the sizes do not rise.

@@ -39,23 +39,23 @@ class Key:
     """States everything that is known of one key.
 
     Attributes:
-      default: Default value; its type is the key's type (an int is accepted where a float is expected).
-      doc: One sentence that says what the key means, with the paper's section where there is one.
-      role: A key of ROLES.
-      choices: Allowed values of a key that has only a few.
-      at_least, above, at_most, below: Bounds of a number, inclusive, exclusive, inclusive, exclusive. A number whose
+      default: default value; its type is the key's type (an int is accepted where a float is expected).
+      doc: one sentence that says what the key means, with the paper's section where there is one.
+      role: a key of ROLES.
+      choices: allowed values of a key that has only a few.
+      at_least, above, at_most, below: bounds of a number, inclusive, exclusive, inclusive, exclusive. A number whose
         lower bound is not given is at least 0, and an integer without an upper bound at most LARGEST_INTEGER.
-      noun: What the number is called in a message about its bounds.
-      empty: What the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
-      empty_value: An empty value that the bounds would refuse, such as -1.
-      empty_word: A word that a command line may write for the empty value, such as "auto" for 0.
-      earlier_default: Default of earlier versions, where it was another: a run that began with it goes on with today's.
-      falls_back_to: The key whose value the empty value stands for; sets `empty`.
-      before: What runs did before there was the key, where that is not the default: its value in a run whose
+      noun: what the number is called in a message about its bounds.
+      empty: what the empty value stands for: 0, "" or (), or `empty_value`; "" where it has no meaning of its own.
+      empty_value: an empty value that the bounds would refuse, such as -1.
+      empty_word: a word that a command line may write for the empty value, such as "auto" for 0.
+      earlier_default: default of earlier versions, where it was another: a run that began with it goes on with today's.
+      falls_back_to: the key whose value the empty value stands for; sets `empty`.
+      before: what runs did before there was the key, where that is not the default: its value in a run whose
         config.json does not have it.
-      resumable: Whether the value may change when a run continues in its workdir.
-      in_phases: Whether an entry of data.phases may set it.
-      is_path: Whether it is a path, which may differ between the hosts of one run.
+      resumable: whether the value may change when a run continues in its workdir.
+      in_phases: whether an entry of data.phases may set it.
+      is_path: whether it is a path, which may differ between the hosts of one run.
     """
 
     default: Any
@@ -104,9 +104,9 @@ class Key:
         """Raises UserError if a value is ill-typed, none of the choices, or out of bounds.
 
         Args:
-          where: What the message begins with, such as "config.seed".
-          value: Value of the key.
-          suffix: What follows the value in the message, such as " (phase 1)".
+          where: what the message begins with, such as "config.seed".
+          value: value of the key.
+          suffix: what follows the value in the message, such as " (phase 1)".
         """
         check_type(where, value, self.default)
         if self.choices and value not in self.choices:
@@ -175,8 +175,8 @@ def check_values(values: Mapping[str, Any], keys: Mapping[str, Key]) -> None:
     """Checks the values of a config, one by one.
 
     Args:
-      values: Values by dotted key.
-      keys: Every key that a config must have.
+      values: values by dotted key.
+      keys: every key that a config must have.
 
     Raises:
       UserError: An unknown, missing or ill-typed key, or a value that is none of its choices or out of its bounds.
@@ -240,9 +240,9 @@ def help_lines(keys: Mapping[str, Key], prefix: str = "", config: Mapping | None
     """Returns what --help-keys=PREFIX prints: default, values and meaning of each key that begins so.
 
     Args:
-      keys: Table of keys.
-      prefix: Beginning of a dotted key, with or without "config.".
-      config: A config whose values are shown beside the defaults where they differ; None for the defaults alone.
+      keys: table of keys.
+      prefix: beginning of a dotted key, with or without "config.".
+      config: a config whose values are shown beside the defaults where they differ; None for the defaults alone.
 
     Raises:
       UserError: No key begins with the prefix; the message names the closest one.

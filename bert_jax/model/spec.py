@@ -18,19 +18,19 @@ class Task:
 
     Attributes:
       name: "sequence_classification", "token_classification", "question_answering" or "embedding".
-      num_labels: Number of outputs of a sequence or of a token; 2 for question answering (start and end); the size of
+      num_labels: number of outputs of a sequence or of a token; 2 for question answering (start and end); the size of
         the vectors of an embedder, which is the vocabulary's where they are sparse.
-      pooling: What a sequence's classifier reads: "pooler" (the tanh layer of pre-training, BERT), "dense" (a tanh
+      pooling: what a sequence's classifier reads: "pooler" (the tanh layer of pre-training, BERT), "dense" (a tanh
         layer of its own, RoBERTa), or, straight from the last layer, "cls", "mean", "max" or "attention" (learned
         weights over the tokens).
-      dropout: Dropout rate of the classifier's input.
-      crf: Whether token classification also learns transitions between labels (a linear-chain CRF).
-      transform: Whether a linear map and an activation stand between the pooled state and the classifier.
-      transform_activation, transform_bias, transform_norm, transform_dropout: Activation of that map, whether it has a
+      dropout: dropout rate of the classifier's input.
+      crf: whether token classification also learns transitions between labels (a linear-chain CRF).
+      transform: whether a linear map and an activation stand between the pooled state and the classifier.
+      transform_activation, transform_bias, transform_norm, transform_dropout: activation of that map, whether it has a
         bias, whether a norm follows, and the dropout rate of its input.
-      late: Whether every token is classified and the logits are pooled (EuroBERT).
-      temperature: The temperature at which an embedder starts to learn its own; 0 where it learns none.
-      pair_labels: Number of classes of pairs of vectors that an embedder learns from (Reimers & Gurevych 2019, section
+      late: whether every token is classified and the logits are pooled (EuroBERT).
+      temperature: the temperature at which an embedder starts to learn its own; 0 where it learns none.
+      pair_labels: number of classes of pairs of vectors that an embedder learns from (Reimers & Gurevych 2019, section
         3); 0 where it learns from something else.
     """
 
@@ -62,13 +62,13 @@ class Spec:
     was published. A 0 or "" that stands for another key's value is replaced by that value.
 
     Attributes:
-      dtype: Dtype of the computation, "float32" or "bfloat16".
-      platform: Platform that the model runs on, as config.kernels.LIMITS names it.
-      next_sentence: Whether the model has the head that classifies whether segment B follows A (reads the pooler).
-      sentence_order: Whether it has the head that classifies swapped segments (ALBERT, Lan et al. 2019, section 3.1).
-      language_model: Whether it has the head that predicts masked tokens.
-      replaced_tokens: Whether it has the head that detects replaced tokens (ELECTRA, Clark et al. 2020, section 3.1).
-      task: The head of a fine-tuned model, or None.
+      dtype: dtype of the computation, "float32" or "bfloat16".
+      platform: platform that the model runs on, as config.kernels.LIMITS names it.
+      next_sentence: whether the model has the head that classifies whether segment B follows A (reads the pooler).
+      sentence_order: whether it has the head that classifies swapped segments (ALBERT, Lan et al. 2019, section 3.1).
+      language_model: whether it has the head that predicts masked tokens.
+      replaced_tokens: whether it has the head that detects replaced tokens (ELECTRA, Clark et al. 2020, section 3.1).
+      task: the head of a fine-tuned model, or None.
     """
 
     vocab_size: int = _default("vocab_size")
@@ -185,13 +185,13 @@ def make_spec(
     """Returns the spec of a mapping like config.model.
 
     Args:
-      config: Keys of config.model; its vocab_size must be 0 or equal to `vocab_size`.
-      vocab_size: Number of tokens of the corpus's vocabulary.
-      next_sentence: Whether there is a next-sentence head (config.objective.next_sentence).
-      language_model: Whether there is a head that predicts masked tokens.
-      task: The head of a fine-tuned model.
-      sentence_order, replaced_tokens: Whether there are heads that classify swapped segments, and replaced tokens.
-      platform: Platform that the model will run on, as config.kernels.LIMITS names it; None for this process's.
+      config: keys of config.model; its vocab_size must be 0 or equal to `vocab_size`.
+      vocab_size: number of tokens of the corpus's vocabulary.
+      next_sentence: whether there is a next-sentence head (config.objective.next_sentence).
+      language_model: whether there is a head that predicts masked tokens.
+      task: the head of a fine-tuned model.
+      sentence_order, replaced_tokens: whether there are heads that classify swapped segments, and replaced tokens.
+      platform: platform that the model will run on, as config.kernels.LIMITS names it; None for this process's.
 
     Raises:
       UserError: Two vocabulary sizes, a head that reads the pooler without a pooler, switches that do not go together

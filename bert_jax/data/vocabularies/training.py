@@ -135,8 +135,8 @@ def _alphabet(words, characters, pipeline, vocab_size):
     all but 1 - COVERAGE of its characters, because a word with a single unknown character is unknown.
 
     Args:
-      words: Counter of the text's words, before they are normalised.
-      characters: Counter of their characters.
+      words: counter of the text's words, before they are normalised.
+      characters: counter of their characters.
       pipeline: has the normalizer and the pre-tokenizer.
       vocab_size: number of entries that the vocabulary may have, special tokens included.
 
