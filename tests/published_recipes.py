@@ -3,7 +3,7 @@
 A source is a file and its line in a public repository, at the commit that COMMITS names, or a section or table of a
 paper, read in copies of its text. `test_published_recipes.py` compares the recipes of configs/ with the table; where a
 recipe differs on purpose, its docstring says so and the key is not in the table. A key of a phase is named by its place
-from the end, such as "data.phases[-1].batch_size".
+from the front or from the end, such as "data.phases[-1].batch_size".
 """
 
 COMMITS = {
@@ -62,6 +62,7 @@ _ALBERT_BASE = {
     "train.num_steps": (125_000, f"{_ALBERT}README.md:145"),
     "optimizer.warmup_steps": (3_125, f"{_ALBERT}README.md:146"),
     "data.mask_rate": (0.15, f"{_ALBERT}create_pretraining_data.py:87"),
+    "data.mask_unit": ("ngram", f"{_ALBERT}create_pretraining_data.py:76"),
     "data.ngram_max": (3, f"{_ALBERT}create_pretraining_data.py:76"),
     "optimizer.b2": (0.999, f"{_ALBERT}optimization.py:88"),
     "optimizer.epsilon": (1e-6, f"{_ALBERT}optimization.py:89"),
@@ -260,6 +261,7 @@ PUBLISHED = {
         "data.mask_rate": (0.3, f"{_MODERN}base-pretrain.yaml:6"),
         "model.attention_output_dropout": (0.1, f"{_MODERN}base-pretrain.yaml:28"),
         "train.eval_mask_rate": (0.15, f"{_MODERN}base-pretrain.yaml:90"),
+        "data.phases[0].batch_size": (768, f"{_MODERN}base-pretrain.yaml, batch_size_warmup_min_size: 96 on 8 devices"),
         "data.phases[-3].sequence_length": (1024, f"{_MODERN}base-pretrain.yaml:4"),
         "data.phases[-3].batch_size": (4608, f"{_MODERN}base-pretrain.yaml:117"),
         "data.phases[-3].model.rotary_base": (10_000.0, f"{_MODERN}base-pretrain.yaml:52"),
@@ -277,6 +279,10 @@ PUBLISHED = {
     "modernbert_large": {
         "optimizer.learning_rate": (5e-4, f"{_MODERN}large-pretrain.yaml:106"),
         "optimizer.weight_decay": (1e-5 / 5e-4, f"{_MODERN}large-pretrain.yaml:111"),
+        "data.phases[0].batch_size": (
+            448,
+            f"{_MODERN}large-pretrain.yaml, batch_size_warmup_min_size: 56 on 8 devices",
+        ),
         "data.phases[-3].batch_size": (4928, f"{_MODERN}large-pretrain.yaml:117"),
         "data.phases[-2].batch_size": (616, f"{_MODERN}large-context-extension.yaml:120"),
         "data.phases[-2].optimizer.learning_rate": (5e-5, f"{_MODERN}large-context-extension.yaml:109"),

@@ -14,13 +14,24 @@ def test_a_recipe_has_the_published_values(recipe):
     values = config_lib.flat(config)
     phases = values.get("data.phases", ())
     for i, phase in enumerate(phases):
-        values |= {f"data.phases[{i - len(phases)}].{key}": value for key, value in phase.items()}
+        for place in (i, i - len(phases)):
+            values |= {f"data.phases[{place}].{key}": value for key, value in phase.items()}
     differing = {
         key: f"found {values[key]!r}; {source} has {value!r}"
         for key, (value, source) in PUBLISHED[recipe].items()
         if values[key] != value
     }
     assert not differing
+
+
+def test_modernbert_larges_lower_rate_keeps_a_decay_of_1e_6_a_step():
+    """As its docstring says of the rate of 5e-5, which later phases have."""
+    config = config_lib.load_recipe("modernbert_large")
+    lower = [phase for phase in config.data.phases if phase.get("optimizer.learning_rate") == 5e-5]
+    assert len(lower) >= 3
+    for phase in lower:
+        share = phase.get("optimizer.weight_decay", config.optimizer.weight_decay)
+        assert phase["optimizer.learning_rate"] * share == pytest.approx(1e-6)
 
 
 def test_every_value_names_its_source():
