@@ -138,7 +138,7 @@ def test_recipes_have_as_many_parameters_as_transformers(name):
 def test_a_step_of_every_recipe_traces(name):
     """On abstract values of the recipe's sizes, on 8 devices; phases that differ in batch size are the same program."""
     config = config_lib.load_recipe(name)
-    config.model.num_layers = 4 if config.model.local_window else 2  # of every kind one
+    config.model.num_layers = 4 if config.model.local_window else 2  # one of each kind
     config.generator.num_layers = min(1, config.generator.num_layers)
     num_steps, mesh = config_lib.num_steps(config), sharding.make_mesh(config.mesh)
     config_lib.check_devices(config, mesh.size)

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.full
 ROOT = pathlib.Path(__file__).parents[1]
 INSIDE = {"bert_jax": "bert_jax", "configs": "bert_jax/configs", "experiments": "bert_jax/experiments"}
-OUTSIDE = ("benchmarks", "parity", "notebooks", "results")  # of experiments: they write into the repository
+OUTSIDE = ("benchmarks", "parity", "notebooks", "results")  # experiments that write into the repository
 
 
 @pytest.fixture(scope="module")

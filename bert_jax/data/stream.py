@@ -164,7 +164,7 @@ class Source:
         """Returns what the n-th row taken from this source is, for each n in `place`, int64 [rows].
 
         A cycle goes through every repeat once, an epoch through one repeat's rows in an order of its own.
-        The mask epoch of dynamic masking is the epoch. That of static masking counts how often the same instance
+        The mask epoch of dynamic masking is the epoch. For static masking it counts how often the same instance
         has been seen, modulo dupe_factor, so that each has dupe_factor masks whatever pair_repeats is.
 
         Returns:

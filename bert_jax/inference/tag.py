@@ -182,7 +182,7 @@ class TokenTagger(Predictor):
 
     def _tokenized(self, texts):
         """Yields ([start, end) of each word, its ids) for texts whose words are the tokenizer's."""
-        # As in fine-tuning, where every word has a leading space, the first one too.
+        # Fine-tuning puts a space before every word, the first one too.
         space = " " if self.tokenizer.leading_space and self.model.origin is None else ""
         shift = len(space)
         encoded = self.tokenizer.encode_with_places([space + text for text in texts]) if texts else []

@@ -135,7 +135,7 @@ def old_corpora(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> list
 
     Args:
       config: the run's config.
-      tokenizer: the tokenizer of the run's own corpora. That of the old corpora may lack its last entries.
+      tokenizer: the tokenizer of the run's own corpora. The old corpora's tokenizer may lack its last entries.
 
     Raises:
       UserError: there is none, it was prepared with another vocabulary, or no document of it is held out.

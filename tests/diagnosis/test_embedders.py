@@ -66,9 +66,9 @@ def logged(rows, batch_size=8, examples=80, **changes):
 @pytest.mark.parametrize(
     ("batch_size", "accuracy", "is_at_chance"),
     [
-        (2, 0.70, True), (2, 0.80, False),  # of two, half are right by chance, and the limit is midway to all
+        (2, 0.70, True), (2, 0.80, False),  # among two, half are right by chance, and the limit is midway to all
         (4, 0.60, True), (4, 0.65, False),
-        (32, 0.08, True), (32, 0.10, False),  # of many, three times as often as by chance
+        (32, 0.08, True), (32, 0.10, False),  # among many, three times as often as by chance
     ],
 )  # fmt: skip
 def test_chance_of_small_and_large_batches(batch_size, accuracy, is_at_chance):

@@ -41,7 +41,7 @@ def test_a_vocabulary_of_another_text(tmp_path):
     [
         ({"token": 0.019, "character": 0.39}, "error", "39 % of the characters of corpora/thai are unknown"),
         ({"token": 0.03, "character": 0.01}, "warning", "3.0 % of the tokens of corpora/thai are unknown"),
-        ({"token": 0.03}, "warning", "3.0 % of the tokens of corpora/thai are unknown"),  # of an earlier version
+        ({"token": 0.03}, "warning", "3.0 % of the tokens of corpora/thai are unknown"),  # an earlier version's
         ({"token": 0.019, "character": 0.019}, None, ""),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_corpus_that_was_moved(copy, chain_corpus):
         ),
         ({"lost_joiner_share": 0.3}, ["30 % of the words a joiner", "train:bpe:N"]),
         ({"altered_letter_share": 0.005, "lost_joiner_share": 0.001}, None),
-        ({}, None),  # of an earlier version
+        ({}, None),  # written by an earlier version
     ],
 )
 def test_letters_that_the_vocabulary_alters(fit, words):

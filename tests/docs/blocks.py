@@ -19,7 +19,7 @@ class Block:
 
     Attributes:
       page: its file.
-      line: of the opening fence, from 1.
+      line: line of the opening fence, from 1.
       language: what follows the fence.
       text: what is in it.
       run_on: what its commands run on, a name in tests/docs/places.py, from the comment `<!-- run on: PLACE -->` above

@@ -74,7 +74,7 @@ def write_job(
 
 
 def write(workdir: pathlib.Path, figures: Mapping[str, Sequence[float | None]], key="eval/mlm_loss", **changes) -> None:
-    """A whole experiment with one measure: of each arm its figures, seed by seed; None for a job that has none yet."""
+    """Writes an experiment with one measure: the metrics of each arm by seed; None for a job that has none yet."""
     seeds = range(max(map(len, figures.values())))
     write_experiment(workdir, list(figures), seeds, **changes)
     for arm, values in figures.items():

@@ -11,7 +11,7 @@ from bert_jax.inference import batching
 from bert_jax.model import Task
 from tests.inference.conftest import LETTERS, LONGEST, make_model, texts
 
-# Of one token, of as many as a row holds, with a padding token within, and more than one row holds.
+# Texts of one token, of as many as a row holds, with a padding token within, and of more than one row holds.
 TEXTS = [
     "ab",
     " ".join(["ab"] * (LONGEST - 2)),

@@ -117,7 +117,7 @@ def test_ranges_of_a_file(tmp_path):
 
 
 def test_recall_of_codes():
-    """Neighbours by codes are those by floats, nearly: of vectors of length 1 around 40 centres."""
+    """Neighbours by codes are nearly those by floats, for vectors of length 1 around 40 centres."""
     rng = np.random.default_rng(8)
     centres = rng.standard_normal((40, 128))
     corpus = (centres[rng.integers(0, 40, 3000)] + 0.7 * rng.standard_normal((3000, 128))).astype(np.float32)

@@ -312,7 +312,7 @@ def test_a_classifier_that_a_family_has_no_word_for_is_told_by_its_key(make, poo
     spec = dataclasses.replace(spec, task=Task("sequence_classification", 2, pooling))
     (actual,) = formats.differences(spec, "modernbert")
     assert str(actual).startswith(f"config.task.pooling={pooling}, where it is not possible: classifier_pooling")
-    formats.choose_family(spec)  # of what none can say, the nearest
+    formats.choose_family(spec)  # where none can express it, the nearest
 
 
 def test_a_family_without_a_class_for_a_task_refuses_it(make, tmp_path):

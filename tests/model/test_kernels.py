@@ -140,7 +140,7 @@ def make_batch(rows=4, length=128, packed=False):
         "input_ids": random.integers(0, 64, (rows, length)).astype(np.int32),
         "attention_mask": present,
         "token_type_ids": random.integers(0, 2, (rows, length)).astype(np.int32),
-        "masked_positions": present.argsort(1)[:, -3:].astype(np.int32),  # of tokens that are present
+        "masked_positions": present.argsort(1)[:, -3:].astype(np.int32),  # among present tokens
     }
     if packed:
         batch["sequence_ids"] = np.where(present, 1 + np.arange(length) // 50, 0).astype(np.int32)

@@ -80,7 +80,7 @@ def test_two_devices_of_a_chip_share_its_links():
     topology = chips.parse("tpu7x:2x2x1")
     devices = grid(topology)
     whole = one("replica_groups={}", topology, devices)
-    assert whole.seconds == pytest.approx(2 * 3 / 4 * MB / (2 * 100e9))  # of four chips
+    assert whole.seconds == pytest.approx(2 * 3 / 4 * MB / (2 * 100e9))  # among four chips
     apart = one("replica_groups={{0,2,4,6},{1,3,5,7}}", topology, devices)
     assert apart.seconds == pytest.approx(2 * whole.seconds)
     assert one("replica_groups={{0,1},{2,3},{4,5},{6,7}}", topology, devices).link == "chip"

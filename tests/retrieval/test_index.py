@@ -1,4 +1,4 @@
-"""Vectors on disk: those of the embedder, continued after a kill to the bit, and refused where they are of another."""
+"""Tests vectors on disk: equal to the embedder's, continued after a kill to the bit, refused for another embedder."""
 
 import io
 import json

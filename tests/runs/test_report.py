@@ -77,7 +77,7 @@ def test_labels_of_pictures_fit_a_narrow_screen(workdir):
     labels = re.findall(r'<text x="([\d.]+)"[^>]*?(end|middle|fill)[^>]*>([^<]*)<', text)
     assert {anchor for _, anchor, _ in labels} == {"end", "middle", "fill"}
     for place, anchor, words in labels:
-        width = 20 * 0.64 * len(words)  # of a digit in a wide sans-serif
+        width = 20 * 0.64 * len(words)  # a digit in a wide sans-serif
         start = float(place) - width * {"end": 1, "middle": 0.5, "fill": 0}[anchor]
         assert start >= 0 and start + width <= 640, words
 

@@ -114,7 +114,7 @@ def test_pseudo_log_likelihood_against_its_definition(sharp):
 
 
 def test_the_rest_of_a_word_is_hidden_too(sharp):
-    """With a vocabulary of letters, each word is several tokens: those behind the token in the word are masked."""
+    """With a vocabulary of letters, each word is several tokens; the ones behind the token in the word are masked."""
     size, special = sharp.tokenizer.vocab_size, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [*"klmrtaions.", *(f"##{letter}" for letter in "klmrtaions")]
     tokens = [*special, *letters, *(f"x{i}" for i in range(size - len(letters) - len(special)))]

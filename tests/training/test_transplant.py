@@ -91,7 +91,7 @@ def test_sizes_grow_from_the_centre(kind):
         if "attention" in parts and parts[-2:] != ["output", "bias"]:
             continue
         np.testing.assert_array_equal(leaf, circle(source, leaf.shape), err_msg=name)
-    # Whole heads go round: of each group, within each group.
+    # Whole heads go round within each group.
     groups = (2, 2, 4), (3, 3, 4)
     of_heads = {
         "query": groups if kind == "grouped" else ((3, 4), (5, 4)),

@@ -139,8 +139,7 @@ def pairs(relevant: np.ndarray, scores: np.ndarray, half: np.ndarray) -> dict[st
     Args:
       relevant: bool [n].
       scores: float [n].
-      half: bool [n]; for f1, the threshold of those in one half is the best one of the other half. That of max_f1 is
-        the best one of all.
+      half: bool [n]; f1 takes the best threshold of the other half for each half, max_f1 the best one of all.
     """
     thresholds = {part: best_f1(relevant[half == part], scores[half == part])[1] for part in (False, True)}
     predicted = scores >= np.where(half, thresholds[False], thresholds[True])

@@ -40,7 +40,7 @@ def test_text_without_blank_lines_trains_a_vocabulary(tmp_path, monkeypatch, kin
     trained = manifest["tokenizer"]["training"]
     assert trained["sample_is_everything"] and trained["sample_bytes"] == pytest.approx(len(text), rel=0.05)
     assert manifest["unknown_character_share"] == 0 and manifest["documents"] == 1
-    ids = Corpus.open(path).tokenizer.encode([" zebra"])[0]  # of the last part of the file
+    ids = Corpus.open(path).tokenizer.encode([" zebra"])[0]  # from the last part of the file
     assert len(ids) == 1 or (kind in ("unigram", "sentencepiece") and len(ids) < 6)
     assert manifest["characters"] == sum(map(len, text.split()))
 

@@ -58,7 +58,7 @@ def test_batches_hold_each_row_once(tokenizer, tmp_path):
 
 
 def vectors_for(examples, score):
-    """Returns unit vectors of texts: those of a score of 1 with the first letter's direction."""
+    """Returns a unit vector for each text, chosen by its letters if `score` is true, else by its place."""
     vectors = np.zeros((len(examples.texts), 12), np.float32)
     for i, text in enumerate(examples.texts):
         vectors[i, sum(map(ord, set(text.replace(" ", "")))) % 12 if score else i % 12] = 1

@@ -1,4 +1,4 @@
-"""Tests the forms that labels come in: those that transformers trains on are understood, look-alikes are refused."""
+"""Tests the forms that labels come in: what transformers trains on is understood, look-alikes are refused."""
 
 import numpy as np
 import pyarrow
