@@ -23,7 +23,11 @@ BASELINE = pathlib.Path(__file__).with_suffix(".txt")
 SHAPE = re.compile(r"\[[\w*+/. ,…-]*\w[\w*+/. ,…-]*\]|\b[Ss]calar|\bshape\b")
 ARRAY = re.compile(r"\b(Array|ArrayLike|NDArray|ndarray)\b")
 VERB = re.compile(r"[A-Z][a-z-]*s\b(?!')")
-NOUN = re.compile(r"(Clusters|Formats|Groups|Names|Numbers|Speeds)( (and|for|of|that|with)\b|[,:])")
+# Words that are a noun before one of these words, and else a verb: "Names of files", but "Names the files".
+NOUN = re.compile(
+    r"(Bounds|Clusters|Columns|Counts|Formats|Groups|Labels|Means|Measures|Names|Norms|Numbers|Records|Scores|Sets|Speeds)"
+    r"( (and|as|for|in|of|that|with)\b|[,:])"
+)
 NO_VERBS = {
     "Activations", "Adapters", "Always", "Anchors", "Arrays", "As", "Batches", "Bits", "Bytes", "Cells",
     "Checkpoints", "Chips", "Chunks", "Class", "Classifiers", "Collectives", "Configs", "Cross",

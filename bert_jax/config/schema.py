@@ -137,7 +137,7 @@ class Key:
 
     @property
     def bounds(self) -> str:
-        """Bounds in words, such as "a rate in [0, 1)" or "a number of at least 1"; "" for what is no number."""
+        """Returns the bounds in words, such as "a rate in [0, 1)" or "a number of at least 1"; "" for other keys."""
         if not self.is_number:
             return ""
         low, low_open, high, high_open = self._bounds()

@@ -125,7 +125,7 @@ class Records:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns of the records, as far as the last whole pass found them; () of a .txt."""
+        """Returns the columns of the records, as far as the last whole pass found them; () of a .txt."""
         return tuple(self._counts.names)
 
     @property

@@ -14,7 +14,7 @@ from bert_jax.interop.pretrained import Pretrained
 
 
 class Reranker(Classifier):
-    """Scores and orders the documents of a query with a model that has one score for a pair of texts.
+    """Orders and scores the documents of a query with a model that has one score for a pair of texts.
 
         reranker = bert_jax.Reranker(MODEL)
         reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)

@@ -228,7 +228,7 @@ class LanguageModeling:
         return sums
 
     def _targets(self, batch):
-        """Labels int32 and weights float32 of the positions that the model gives logits for, [batch, positions]."""
+        """Returns labels, int32, and weights, float32, of the positions with logits, both [batch, positions]."""
         if self.facts.masked:
             return batch["masked_labels"], batch["masked_weights"]
         # Position t predicts token t + 1 where its sequence has one; a sequence's last position predicts nothing.

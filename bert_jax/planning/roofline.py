@@ -15,7 +15,7 @@ BOUNDS = ("products", "hbm", "ici", "dcn")
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Bounds of one step.
+    """Holds the bounds of one step.
 
     Attributes:
       model_flops: the model's FLOPs of the whole step.

@@ -1,4 +1,4 @@
-"""Norms of gradients and hidden states, layer by layer, for the log.
+"""Computes norms of gradients and hidden states, layer by layer, for the log.
 
 They are computed by a program of their own before the steps that are logged: the training step's program, and with it
 every bit of the run, is the same whether norms are logged or not. They cost a forward and a backward pass each time,

@@ -1,4 +1,4 @@
-"""Measures of a run's speed for the log: where wall time goes, tokens and rows per second, MFU, and padding.
+"""Measures a run's speed for the log: where wall time goes, tokens and rows per second, MFU, and padding.
 
 tokens_per_second counts tokens that are not padding, special ones too, so that packing raises it and padding does not.
 rows_per_second counts rows of the batch, packed or not: times the tokens of a row it is what a step computes on. mfu,

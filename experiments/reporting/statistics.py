@@ -1,4 +1,4 @@
-"""Means, standard deviations, and paired differences with confidence intervals."""
+"""Computes means, standard deviations, and paired differences with confidence intervals."""
 
 import dataclasses
 import math

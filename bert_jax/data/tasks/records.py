@@ -42,7 +42,7 @@ _NOT_CONLL = (".csv", ".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".xls", ".x
 
 @dataclasses.dataclass
 class Table:
-    """Records as columns.
+    """Holds records as columns.
 
     Attributes:
       columns: name -> a value for each record; an optional column that the data lacks is absent.

@@ -17,7 +17,7 @@ _ORDERS_KEPT = 64  # passes over a set whose order is held
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sets:
-    """Sets of examples, and what each has of the batches.
+    """Holds sets of examples, and what each has of the batches.
 
     Attributes:
       names: names of the sets.

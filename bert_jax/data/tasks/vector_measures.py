@@ -189,7 +189,7 @@ class PairClassification(Vectors):
 
 
 class Clustering(Vectors):
-    """Sets of texts with classes, which k-means is to find; v_measure is the mean over the sets.
+    """Holds sets of texts with classes, which k-means is to find; v_measure is the mean over the sets.
 
     Args:
       texts: the encoded texts.
