@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def keep_values_before(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> str:
-    """Gives each key that the workdir's run began without the value, in place, that stands for what it did without it.
+    """Fills in, in place, each key that the workdir's run began without, with what the run did then.
 
     A run goes on as it began, whatever later versions of a recipe say of keys that there were none of then. Keys that
     may change when a run continues are left alone.
