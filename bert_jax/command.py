@@ -22,6 +22,8 @@ from bert_jax import arguments as arguments_lib
 from bert_jax import cli, files, interruption, listing, outputs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config.keys import DTYPES, PRETRAINING
+from bert_jax.config.schema import Key
 from bert_jax.errors import UserError, command_line, ran_out_of_memory
 
 flags.disclaim_key_flags()  # flags that are defined here belong to the command that asks for them, and to its --help
@@ -98,6 +100,18 @@ def _check_source(config, begun):
         from bert_jax.runs import workdir as workdir_lib
 
         hub.check_name(workdir_lib.split_step(config.init_from)[0])
+
+
+def define_dtype_flag() -> flags.FlagHolder:
+    """Defines --dtype, the dtype that a model computes in, and returns it."""
+    meaning = help_of(PRETRAINING["model.dtype"])
+    return flags.DEFINE_enum("dtype", None, DTYPES, f"{meaning}; default: as the model's config says")
+
+
+def help_of(key: Key) -> str:
+    """Returns what a key means, as the help of a flag says it: a sentence without capital and dot."""
+    meaning = key.doc.removesuffix(".")
+    return meaning[0].lower() + meaning[1:]
 
 
 def define_process_flags() -> None:

@@ -22,8 +22,13 @@ from absl import flags
 
 from bert_jax import command, files, outputs
 from bert_jax.config.evaluation import default
-from bert_jax.config.keys import PRETRAINING
+from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.errors import UserError
+
+
+def _meaning(key, keys=PRETRAINING):
+    return command.help_of(keys[f"data.{key}"])
+
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory or a name on the hub", required=True)  # fmt: skip
@@ -43,18 +48,19 @@ _SEED = flags.DEFINE_integer("seed", 0, "seed of rows and masks", lower_bound=0)
 _DATA = {
     "format": flags.DEFINE_enum(
         "format", default("format"), PRETRAINING["data.format"].choices,
-        "input format of the rows; without sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
+        f"{_meaning('format')}; without sentence pairs, a next-sentence head is evaluated on segment_pair rows"),
     "sequence_length": flags.DEFINE_integer(
         "sequence_length", None,
-        f"tokens in a row; default: {default('sequence_length')}, or fewer if the model reads no more", lower_bound=1),
-    "batch_size": flags.DEFINE_integer("batch_size", default("batch_size"), "rows in a batch", lower_bound=1),
+        f"{_meaning('sequence_length', FINETUNING)}; default: {default('sequence_length')}, or fewer if the model "
+        "reads no more",
+        lower_bound=1),
+    "batch_size": flags.DEFINE_integer("batch_size", default("batch_size"), _meaning("batch_size"), lower_bound=1),
     "mask_unit": flags.DEFINE_enum(
-        "mask_unit", default("mask_unit"), PRETRAINING["data.mask_unit"].choices, "unit that is masked as a whole"),
-    "mask_rate": flags.DEFINE_float("mask_rate", default("mask_rate"), "share of tokens that are predicted"),
-    "mask_token_share": flags.DEFINE_float(
-        "mask_token_share", default("mask_token_share"), "share of these replaced by the mask token"),
-    "random_token_share": flags.DEFINE_float(
-        "random_token_share", default("random_token_share"), "share of these replaced by a random token"),
+        "mask_unit", default("mask_unit"), PRETRAINING["data.mask_unit"].choices, _meaning("mask_unit")),
+    **{
+        name: flags.DEFINE_float(name, default(name), _meaning(name))
+        for name in ("mask_rate", "mask_token_share", "random_token_share")
+    },
 }  # fmt: skip
 _PAIRS = flags.DEFINE_string("pairs", None, "a JSONL file of minimal pairs; - is standard input")
 _HELD_OUT = flags.DEFINE_string(

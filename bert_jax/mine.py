@@ -22,6 +22,7 @@ from absl import flags
 
 from bert_jax import command, files, interruption, outputs
 from bert_jax import config as config_lib
+from bert_jax.config.keys import FINETUNING
 from bert_jax.errors import UserError, command_line
 from bert_jax.retrieval import rules
 from bert_jax.retrieval.rules import Rule
@@ -46,8 +47,10 @@ _INDEX = flags.DEFINE_string(
     None,
     "folder in which the documents' vectors stay, as predict search keeps them; default: they do not stay",
 )
-_ANCHOR = flags.DEFINE_string("anchor", "anchor", "column of the anchors, such as questions")
-_POSITIVE = flags.DEFINE_string("positive", "positive", "column of the positives, such as answers")
+_ANCHOR = flags.DEFINE_string("anchor", FINETUNING["task.anchor"].default, "column of the anchors, such as questions")
+_POSITIVE = flags.DEFINE_string(
+    "positive", FINETUNING["task.positive"].default, "column of the positives, such as answers"
+)
 _RELEVANCE_ID = flags.DEFINE_string(
     "relevance_id", "", "column whose value anchors share that have the same answers, which are then no negatives"
 )
@@ -77,9 +80,7 @@ _RERANK = flags.DEFINE_string(
 )  # fmt: skip
 _QUERY_PROMPT = flags.DEFINE_string("query_prompt", None, "text put before anchors; default: the model's own")
 _DOCUMENT_PROMPT = flags.DEFINE_string("document_prompt", None, "text put before documents; default: the model's own")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "dtype of the computation; default: bfloat16 on accelerators, else float32"
-)
+_DTYPE = command.define_dtype_flag()
 
 
 def main(argv):
@@ -160,10 +161,11 @@ def _next_command(negatives, num_records):
         "task.positive": _POSITIVE.value, "task.negatives": negatives, "task.relevance_id": _RELEVANCE_ID.value,
         "task.anchor_prompt": _QUERY_PROMPT.value or "", "task.positive_prompt": _DOCUMENT_PROMPT.value or "",
     }  # fmt: skip
-    usual = {"task.anchor": "anchor", "task.positive": "positive"}
     if config_lib.load_recipe(recipe).data.batch_size > num_records // 2:  # a part of the records is held out
         keys["data.batch_size"] = str(max(2, num_records // 2))
-    flags_of = [f"--config.{key}={shlex.quote(value)}" for key, value in keys.items() if value != usual.get(key, "")]
+    flags_of = [
+        f"--config.{key}={shlex.quote(value)}" for key, value in keys.items() if value != FINETUNING[key].default
+    ]
     workdir = f"--workdir={shlex.quote(outputs.free_folder(f'runs/{name}'))}"
     return " ".join([command_line("finetune"), f"--config={recipe}", workdir, *flags_of])
 

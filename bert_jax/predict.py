@@ -42,6 +42,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax import _moved, command, files, outputs
+from bert_jax.config.keys import FINETUNING
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
@@ -91,9 +92,7 @@ _QUESTION = flags.DEFINE_string("question", None, "answer: question to answer on
 _CONTEXT = flags.DEFINE_string("context", None, "answer: text that holds the answer")
 _QUERY = flags.DEFINE_string("query", None, "rerank: query to rank documents for on the terminal, with --document")
 _DOCUMENT = flags.DEFINE_multi_string("document", [], "rerank: document of --query; may be given several times")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", None, ["float32", "bfloat16"], "dtype of the computation; default: bfloat16 on accelerators, else float32"
-)
+_DTYPE = command.define_dtype_flag()
 _PACKING = flags.DEFINE_enum(
     "packing", "auto", ["auto", "yes", "no"],
     "whether several texts share a row, which changes no answer; auto: if it saves time",
@@ -112,7 +111,11 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "null_threshold", None, "answer: margin by which 'no answer' must outscore the best span to be returned"
 )
-flags.DEFINE_integer("max_answer_length", None, "answer: longest answer in tokens; default: as fine-tuned, else 30")
+flags.DEFINE_integer(
+    "max_answer_length",
+    None,
+    f"answer: longest answer in tokens; default: as fine-tuned, else {FINETUNING['task.max_answer_length'].default}",
+)
 flags.DEFINE_list(
     "pooling", None,
     "embed: cls, mean, max, second_to_last, last_4, last_4_concat or attention; several, separated by commas, are "

@@ -32,12 +32,15 @@ TASKS = ("sequence_classification", "token_classification", "question_answering"
 PROBLEMS = ("single_label", "multi_label", "regression")
 # Keys of config.task that say how question answering reads contexts.
 ANSWERING = ("doc_stride", "max_query_length", "max_answer_length", "n_best")
+# Ways of pooling the states of a text's tokens; see model.pooling.pool.
+_CLASSIFIER_POOLING = ("cls", "mean", "max", "attention")
+TOKEN_POOLING = (*_CLASSIFIER_POOLING, "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 # What a classifier reads; see model.spec.Task.
-POOLING = ("auto", "pooler", "dense", "cls", "mean", "max", "attention")
+POOLING = ("auto", "pooler", "dense", *_CLASSIFIER_POOLING)
 # How an embedder makes sparse vectors, and what is taken over a text's tokens; see model.pooling.pool_sparse.
 SPARSE_POOLING = {"splade": "max", "splade_sum": "sum"}
-# What an embedder can pool: some of model.pooling.POOLING, or to sparse vectors.
-EMBEDDER_POOLING = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", *SPARSE_POOLING)
+# What an embedder can pool: without learned weights, or to sparse vectors.
+EMBEDDER_POOLING = (*(name for name in TOKEN_POOLING if name != "attention"), *SPARSE_POOLING)
 # Losses on vectors; see finetuning.vector_losses.
 VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
 # Losses of rerankers, of each pair of a query and a document, and of a query's documents together; see
@@ -193,9 +196,9 @@ FINETUNING: dict[str, Key] = {
         "loss",
         name=(
             "auto",
-            'Loss on vectors; "auto": cosent where the data has scores, softmax where it has labels, else info_nce. '
-            'Reranking: "auto" is bce for pairs with labels or scores from 0 to 1, mse for other scores, listwise for '
-            "lists, margin_mse for lists with a teacher's scores too, and kl for lists with scores alone.",
+            'Loss on vectors, or of a reranker; "auto": cosent where the data has scores, softmax where it has labels, '
+            "else info_nce; of rerankers bce for pairs with labels or scores from 0 to 1, mse for other scores, "
+            "listwise for lists, margin_mse for lists with a teacher's scores too, and kl for lists with scores alone.",
             {"choices": ("auto", *dict.fromkeys((*VECTOR_LOSSES, *PAIR_LOSSES, *LIST_LOSSES)))},
         ),
         temperature=(
@@ -270,9 +273,8 @@ FINETUNING: dict[str, Key] = {
         ),
         layer_decay_offset=(
             2,
-            "Power of layer_decay at the top layer: 2 in ELECTRA's code, decay ** (n + 2 - depth) of n layers; 0 where "
-            "the top layer has the rate of the heads (Howard & Ruder 2018, section 3.2).",
-            {"before": 0},
+            "Power of layer_decay at the top layer: 2 in ELECTRA's code, decay ** (n + 2 - depth) of n layers.",
+            {"before": 0, "empty": "the rate of the heads at the top layer (Howard & Ruder 2018, section 3.2)"},
         ),
     ),
     **group(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from bert_jax.config.finetuning_keys import ADAPTABLE, ANSWERING, FINETUNING, POOLING, PROBLEMS, TASKS
 from bert_jax.config.pretraining_keys import (
     ACTIVATIONS,
+    DTYPES,
     FORMATS,
     GENERATOR_SIZES,
     LARGEST_SEED,
@@ -27,6 +28,7 @@ __all__ = [
     "ADAPTABLE",
     "ANSWERING",
     "DEVICE_DEFAULTS",
+    "DTYPES",
     "FINETUNING",
     "FORMATS",
     "GENERATOR_SIZES",

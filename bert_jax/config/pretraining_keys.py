@@ -109,8 +109,8 @@ _MODEL = group(
     ),
     type_vocab_size=(
         2,
-        "Rows of the token type (segment) table; 0 for a model without (DistilBERT, section 3).",
-        WIDTH,
+        "Rows of the token type (segment) table.",
+        {"empty": "no token types (DistilBERT, section 3)"} | WIDTH,
     ),
     embedding_size=(
         0,
@@ -247,7 +247,7 @@ _MODEL = group(
     ),
     dtype=(
         "auto",
-        'Dtype of the computation; parameters are float32. "auto": bfloat16 on accelerators, float32 on CPUs.',
+        'Dtype of the computation on float32 parameters; "auto": bfloat16 on accelerators, float32 on CPUs.',
         {"role": "computation", "choices": ("auto", "float32", "bfloat16")},
     ),
     scan_layers=(
@@ -532,7 +532,7 @@ _TRAIN = group(
     keep_best=(
         1,
         "Best checkpoints to keep, by the objective's held-out loss, of the steps that were evaluated.",
-        {"role": "checkpoints"} | MAY_CHANGE,
+        {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
     ),
     keep_every=(
         0,
@@ -568,3 +568,5 @@ PRETRAINING: dict[str, Key] = {
 
 # The model's keys alone, by the field of the spec that they set.
 MODEL: dict[str, Key] = {name.partition(".")[2]: key for name, key in _MODEL.items()}
+# Dtypes that a model computes in where one is named.
+DTYPES = tuple(name for name in MODEL["dtype"].choices if name != "auto")

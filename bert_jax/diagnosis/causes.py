@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bert_jax import _moved
 from bert_jax.config import objective
+from bert_jax.config.keys import PRETRAINING
 from bert_jax.data.vocabularies import fit
 from bert_jax.diagnosis.finding import percent
 from bert_jax.diagnosis.reading import Run
@@ -201,7 +202,8 @@ def _rate(run, diverged, falling):
 
 def short_warmup(run: Run) -> bool:
     """Returns whether the warm-up is short for a run of this length; a branch that takes moments needs none."""
-    if run.config.get("init_state", "parameters") != "parameters":
+    default = PRETRAINING["init_state"].default
+    if run.config.get("init_state", default) != default:
         return False
     few_steps = min(SHORT_WARMUP_STEPS, run.num_steps / 10)
     return run.warmup_steps < max(few_steps, SHORT_WARMUP_SHARE * run.num_steps)

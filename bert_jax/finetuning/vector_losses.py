@@ -5,7 +5,7 @@ the negatives (see data.tasks.vector_sets.Groups).
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,37 @@ from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Holds the vectors of a batch, the cosines of its pairs, and what the losses of PAIR_SUMS read beside them."""
+
+    anchors: jax.Array  # [examples, size]
+    others: jax.Array  # [examples, texts, size]
+    cosines: jax.Array  # [examples]
+    labels: jax.Array  # [examples]
+    weights: jax.Array  # [examples]
+    temperature: jax.Array | float
+    margin: float
+
+
+# Value of config.loss.name -> (sum, count) of pairs, for losses that need nothing else; see contrastive.py.
+PAIR_SUMS: dict[str, Callable[[_Pairs], tuple[jax.Array, jax.Array]]] = {
+    "cosent": lambda pairs: contrastive.cosent(pairs.cosines / pairs.temperature, pairs.labels, pairs.weights),
+    "angle": lambda pairs: contrastive.cosent(
+        contrastive.angle_similarities(pairs.anchors, pairs.others[:, 0]) / pairs.temperature,
+        pairs.labels,
+        pairs.weights,
+    ),
+    "cosine": lambda pairs: contrastive.cosine_regression(pairs.cosines, pairs.labels, pairs.weights),
+    "triplet": lambda pairs: contrastive.triplet(
+        pairs.anchors, pairs.others[:, 0], pairs.others[:, 1], pairs.margin, pairs.weights
+    ),
+    "margin_mse": lambda pairs: contrastive.margin_mse(
+        pairs.anchors, pairs.others[:, 0], pairs.others[:, 1], pairs.labels, pairs.weights
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,18 +134,9 @@ class VectorLoss:
         if self.kind == "info_nce":
             return self._info_nce(anchors, others, batch, temperature)
         cosines = (contrastive.unit(anchors) * contrastive.unit(first)).sum(-1)
-        if self.kind == "cosent":
-            sums = contrastive.cosent(cosines / temperature, labels, weights)
-        elif self.kind == "angle":
-            sums = contrastive.cosent(contrastive.angle_similarities(anchors, first) / temperature, labels, weights)
-        elif self.kind == "cosine":
-            sums = contrastive.cosine_regression(cosines, labels, weights)
-        elif self.kind == "softmax":
+        if self.kind == "softmax":
             return _pair_classification(head["pair"], contrastive.pair_features(anchors, first), labels, weights)
-        elif self.kind == "triplet":
-            sums = contrastive.triplet(anchors, first, others[:, 1], settings.margin, weights)
-        else:
-            sums = contrastive.margin_mse(anchors, first, others[:, 1], labels, weights)
+        sums = PAIR_SUMS[self.kind](_Pairs(anchors, others, cosines, labels, weights, temperature, settings.margin))
         metrics = {"pair_similarity": (cosines * weights).sum() / jnp.maximum(weights.sum(), 1.0)}
         return sums[0] / jnp.maximum(sums[1], 1.0), metrics
 

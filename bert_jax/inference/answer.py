@@ -31,7 +31,8 @@ class QuestionAnswerer(Predictor):
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
       null_threshold: margin in logits by which the null answer must outscore the best span to be returned; None: the
         one chosen in fine-tuning. A model fine-tuned without unanswerable questions gives no null answers.
-      max_answer_length: longest answer in tokens; None: as in fine-tuning, else 30.
+      max_answer_length: longest answer in tokens; None: as in fine-tuning, else the default of
+        config.task.max_answer_length.
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
     """

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax.config.keys import MODEL, with_role
 from bert_jax.errors import UserError
 from bert_jax.inference import quantization, search, windows
 from bert_jax.inference.examples import check_count
@@ -23,8 +24,8 @@ from bert_jax.model.pooling import POOLING, pool
 
 _LAST = re.compile(r"last_([1-9]\d*)(_concat)?")
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # names that models give to prompts
-# Keys of config.model that change no vector beyond rounding.
-_RUNTIME_KEYS = ("dtype", "remat", "attention_kernel", "scan_layers")  # nor do those of dropout
+# Keys of config.model that change no vector beyond rounding; nor do those of dropout.
+_RUNTIME_KEYS = with_role(MODEL, "computation", "device")
 
 
 class Embedder(Predictor):

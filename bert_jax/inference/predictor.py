@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from bert_jax import _moved
 from bert_jax import model as model_lib
+from bert_jax.config.keys import DTYPES
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.errors import shortened as shortened
@@ -51,8 +52,8 @@ class Predictor:
         self, model: str | os.PathLike | Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"
     ):
         model = self.opened(model)
-        if dtype not in (None, "float32", "bfloat16"):
-            raise UserError(f"dtype: found {dtype!r}; expected float32 or bfloat16")
+        if dtype not in (None, *DTYPES):
+            raise UserError(f"dtype: found {dtype!r}; expected {' or '.join(DTYPES)}")
         if packing not in ("auto", True, False):
             raise UserError(f'packing: found {packing!r}; expected "auto", True or False')
         self._check_head(model)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax import _moved
+from bert_jax.config.keys import MODEL
 from bert_jax.model.dropout import dropout
 from bert_jax.model.layouts import constrain
 from bert_jax.model.spec import Spec
@@ -43,7 +44,7 @@ class Linear(nnx.Module):
         stddev: float,
         rngs: Keys,
         bias: bool = True,
-        initializer: str = "truncated_normal",
+        initializer: str = MODEL["initializer"].default,
     ):
         self.kernel = nnx.Param(INITIALIZERS[initializer](rngs.params(), (inputs, outputs), stddev))
         if bias:
@@ -73,7 +74,7 @@ class Embedding(nnx.Module):
         stddev: float,
         rngs: Keys,
         layout: str = "table",
-        initializer: str = "truncated_normal",
+        initializer: str = MODEL["initializer"].default,
     ):
         self.embedding = nnx.Param(INITIALIZERS[initializer](rngs.params(), (rows, size), stddev))
         self.layout = layout

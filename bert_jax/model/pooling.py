@@ -6,7 +6,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-POOLING = ("cls", "mean", "max", "attention", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+from bert_jax.config.finetuning_keys import TOKEN_POOLING
+
+POOLING = TOKEN_POOLING
 SPARSE_ACTIVATIONS = ("relu", "log1p_relu")
 
 

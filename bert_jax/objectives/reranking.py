@@ -50,40 +50,83 @@ def loss(
       judgements: what is known about the documents.
       positive_weight: bce: factor of the loss of relevance.
     """
+    return LOSSES[kind](scores, judgements, positive_weight)
+
+
+def _bce(scores, judgements, positive_weight):
     targets, present = judgements.targets, judgements.present
-    real = present > 0
-    if kind == "bce":
-        losses = -positive_weight * targets * jax.nn.log_sigmoid(scores) - (1 - targets) * jax.nn.log_sigmoid(-scores)
-        return (losses * present).sum(), present.sum()
-    if kind == "mse":
-        return (jnp.square(scores - targets) * present).sum(), present.sum()
-    if kind in ("listwise", "listnet", "kl"):
-        logarithms = _log_softmax(scores, real)
-        if kind == "listwise":
-            relevance = jnp.where(real, targets, 0.0)
-            total = relevance.sum(-1, keepdims=True)
-            wanted = relevance / jnp.where(total > 0, total, 1.0)
-            counted = total[:, 0] > 0
-        else:
-            wanted = jnp.where(real, jnp.exp(_log_softmax(targets, real)), 0.0)
-            counted = real.any(-1)
-        losses = -(wanted * logarithms).sum(-1)
-        if kind == "kl":
-            losses += (wanted * jnp.where(real, _log_softmax(targets, real), 0.0)).sum(-1)
-        return jnp.where(counted, losses, 0.0).sum(), counted.sum().astype(jnp.float32)
-    real_pairs = real[:, :, None] & real[:, None, :]
+    losses = -positive_weight * targets * jax.nn.log_sigmoid(scores) - (1 - targets) * jax.nn.log_sigmoid(-scores)
+    return (losses * present).sum(), present.sum()
+
+
+def _mse(scores, judgements, _):
+    return (jnp.square(scores - judgements.targets) * judgements.present).sum(), judgements.present.sum()
+
+
+def _listwise(scores, judgements, _):
+    real = judgements.present > 0
+    logarithms = _log_softmax(scores, real)
+    relevance = jnp.where(real, judgements.targets, 0.0)
+    total = relevance.sum(-1, keepdims=True)
+    wanted = relevance / jnp.where(total > 0, total, 1.0)
+    return _sum_and_count(-(wanted * logarithms).sum(-1), total[:, 0] > 0)
+
+
+def _listnet(scores, judgements, _):
+    real = judgements.present > 0
+    logarithms = _log_softmax(scores, real)
+    wanted = jnp.where(real, jnp.exp(_log_softmax(judgements.targets, real)), 0.0)
+    return _sum_and_count(-(wanted * logarithms).sum(-1), real.any(-1))
+
+
+def _kl(scores, judgements, _):
+    real = judgements.present > 0
+    logarithms = _log_softmax(scores, real)
+    wanted = jnp.where(real, jnp.exp(_log_softmax(judgements.targets, real)), 0.0)
+    losses = -(wanted * logarithms).sum(-1)
+    losses += (wanted * jnp.where(real, _log_softmax(judgements.targets, real), 0.0)).sum(-1)
+    return _sum_and_count(losses, real.any(-1))
+
+
+def _margin_mse(scores, judgements, _):
+    margins, wanted, real_pairs = _margins(scores, judgements)
+    relevant = judgements.relevant > 0
+    return _sum_and_count(jnp.square(margins - wanted), real_pairs & relevant[:, :, None] & ~relevant[:, None, :])
+
+
+def _ranknet(scores, judgements, _):
+    margins, wanted, real_pairs = _margins(scores, judgements)
+    return _sum_and_count(-jax.nn.log_sigmoid(margins), real_pairs & (wanted > 0))
+
+
+def _lambdarank(scores, judgements, _):
+    margins, wanted, real_pairs = _margins(scores, judgements)
+    losses = -jax.nn.log_sigmoid(margins) * _changes_of_ndcg(scores, judgements.targets, judgements.present > 0)
+    return _sum_and_count(losses, real_pairs & (wanted > 0))
+
+
+def _margins(scores, judgements):
+    """Returns the differences of all pairs of a query's documents: (of scores, of targets, whether both are there)."""
+    real, targets = judgements.present > 0, judgements.targets
     margins = scores[:, :, None] - scores[:, None, :]
-    wanted_margins = targets[:, :, None] - targets[:, None, :]
-    if kind == "margin_mse":
-        relevant = judgements.relevant > 0
-        pairs = real_pairs & relevant[:, :, None] & ~relevant[:, None, :]
-        losses = jnp.square(margins - wanted_margins)
-    else:
-        pairs = real_pairs & (wanted_margins > 0)
-        losses = -jax.nn.log_sigmoid(margins)
-        if kind == "lambdarank":
-            losses *= _changes_of_ndcg(scores, targets, real)
-    return jnp.where(pairs, losses, 0.0).sum(), pairs.sum().astype(jnp.float32)
+    return margins, targets[:, :, None] - targets[:, None, :], real[:, :, None] & real[:, None, :]
+
+
+def _sum_and_count(losses, counted):
+    return jnp.where(counted, losses, 0.0).sum(), counted.sum().astype(jnp.float32)
+
+
+# Value of config.loss.name -> (sum, count) of scores, judgements and positive_weight; see `loss`.
+LOSSES = {
+    "bce": _bce,
+    "mse": _mse,
+    "listwise": _listwise,
+    "listnet": _listnet,
+    "kl": _kl,
+    "margin_mse": _margin_mse,
+    "ranknet": _ranknet,
+    "lambdarank": _lambdarank,
+}
 
 
 def best_is_relevant(scores: jax.Array, judgements: Judgements) -> tuple[jax.Array, jax.Array]:

@@ -17,6 +17,7 @@ from jax.errors import JaxRuntimeError
 from jax.sharding import Mesh
 
 from bert_jax import sharding
+from bert_jax.config.keys import MODEL
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data import stream
 from bert_jax.errors import UserError, ran_out_of_memory
@@ -32,8 +33,9 @@ from bert_jax.training.lowering import (
 
 NEAR, FAR = 0.85, 1.15  # shares of the free memory: from the first on a run is warned about, over the second refused
 SURE = 0.5  # a run whose largest arrays, counted generously, need less than this share is not estimated further
-# Rematerialisation policies, from the one that keeps most to the one that recomputes most.
-REMAT = ("none", "dots", "dots_no_batch", "full")
+# Rematerialisation policies that are tried, from the one that keeps most to the one that recomputes most: "attention"
+# keeps nearly as much as "none".
+REMAT = tuple(policy for policy in MODEL["remat"].choices if policy != "attention")
 # Measured, on a CPU (experiments/results/memory.md): copies of the state while a checkpoint is written, and bytes that
 # libraries and the compiler take.
 _COPIES, _PROCESS = 2, 350 * 2**20

@@ -1,17 +1,25 @@
 """The table of keys: complete, consistent, and the only place that states a key's properties."""
 
 import dataclasses
+import re
+import typing
 
 import pytest
 
 from bert_jax import config as config_lib
-from bert_jax.config import finetuning, keys, mesh, recipes
+from bert_jax.config import finetuning, finetuning_keys, keys, mesh, recipes
 from bert_jax.config.objective import OBJECTIVES
+from bert_jax.data import tasks
 from bert_jax.errors import UserError
+from bert_jax.finetuning import vector_losses
 from bert_jax.interop.families.family import ACTIVATIONS as NAMES_IN_TRANSFORMERS
-from bert_jax.model.layers import ACTIVATIONS
+from bert_jax.interop.families.family import TASKS as TASKS_IN_TRANSFORMERS
+from bert_jax.model.kernels import FUSED
+from bert_jax.model.layers import ACTIVATIONS, INITIALIZERS
+from bert_jax.model.pooling import POOLING
 from bert_jax.model.spec import Spec, make_spec
 from bert_jax.model.stack import REMAT
+from bert_jax.objectives import reranking
 
 TABLES = {"pre-training": keys.PRETRAINING, "fine-tuning": keys.FINETUNING}
 ENTRIES = [(table, name) for table, entries in TABLES.items() for name in entries]
@@ -51,9 +59,34 @@ def test_a_key_of_both_tables_has_the_same_role_and_may_change_in_both():
 def test_choices_are_what_is_implemented():
     assert set(keys.ACTIVATIONS) == set(ACTIVATIONS) == set(NAMES_IN_TRANSFORMERS)
     assert set(keys.MODEL["remat"].choices) == set(REMAT)
+    assert set(keys.MODEL["initializer"].choices) == set(INITIALIZERS)
+    assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", *FUSED}
     assert keys.PRETRAINING["objective.name"].choices == tuple(OBJECTIVES)
     axes = [name.partition(".")[2] for name in keys.PRETRAINING if name.startswith("mesh.")]
     assert axes == [*mesh.AXES, "across_slices"]
+
+
+def test_losses_and_pooling_are_what_is_implemented():
+    assert {*vector_losses.PAIR_SUMS, "info_nce", "softmax"} == set(finetuning_keys.VECTOR_LOSSES)
+    assert set(reranking.LOSSES) == {*finetuning_keys.PAIR_LOSSES, *finetuning_keys.LIST_LOSSES}
+    choices = {"auto", *finetuning_keys.VECTOR_LOSSES, *finetuning_keys.PAIR_LOSSES, *finetuning_keys.LIST_LOSSES}
+    assert set(keys.FINETUNING["loss.name"].choices) == choices
+    of_heads = {"auto", "pooler", "dense"}
+    assert set(keys.FINETUNING["task.pooling"].choices) == {*of_heads, *POOLING, *finetuning_keys.SPARSE_POOLING}
+
+
+def test_tasks_are_what_is_implemented():
+    assert keys.FINETUNING["task.name"].choices == keys.TASKS == tuple(tasks.task_classes())
+    assert keys.FINETUNING["task.problem"].choices == keys.PROBLEMS
+    with_class = {"sequence_classification", "token_classification", "question_answering"}
+    assert set(TASKS_IN_TRANSFORMERS.values()) == with_class < set(keys.TASKS)
+
+
+def test_a_meaning_is_one_sentence():
+    for name, key in (*keys.PRETRAINING.items(), *keys.FINETUNING.items()):
+        assert not re.search(r'[.!?]"? +["A-Z]', re.sub(r"et al\.", "et al", key.doc)), name
+        if not key.empty:  # `empty` says what 0 stands for
+            assert not re.search(r"(^|[;,(] ?)0[ :]", key.doc), name
 
 
 def test_a_spec_has_the_defaults_of_the_table():
@@ -62,6 +95,11 @@ def test_a_spec_has_the_defaults_of_the_table():
     assert fields.keys() - keys.MODEL.keys() == {
         "platform", "next_sentence", "sentence_order", "language_model", "replaced_tokens", "task",
     }  # fmt: skip
+
+
+def test_a_spec_has_the_types_of_the_table():
+    types = typing.get_type_hints(Spec)
+    assert {name: types[name] for name in keys.MODEL} == {name: key.type for name, key in keys.MODEL.items()}
 
 
 def test_an_empty_value_stands_for_that_of_another_key():

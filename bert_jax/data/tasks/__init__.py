@@ -100,6 +100,11 @@ def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
     Raises:
       UserError: a file, a record or a setting cannot work.
     """
+    return task_classes()[config.task.name](config, tokenizer)
+
+
+def task_classes() -> dict[str, type]:
+    """Returns the class that reads each kind of task, by the value of config.task.name."""
     from bert_jax.data.tasks import (
         answering,
         classification,
@@ -108,11 +113,10 @@ def load(config: ml_collections.ConfigDict, tokenizer: Tokenizer) -> TaskData:
         tagging,
     )  # here, so that importing a neighbour is cheap
 
-    kinds = {
+    return {
         "sequence_classification": classification.SequenceTask,
         "token_classification": tagging.TokenTask,
         "question_answering": answering.QuestionTask,
         "embedding": embedding.EmbeddingTask,
         "reranking": reranking.RerankingTask,
     }
-    return kinds[config.task.name](config, tokenizer)
