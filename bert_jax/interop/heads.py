@@ -1,7 +1,9 @@
 """Builds the model of a Hugging Face directory with the heads that its weights hold whole.
 
-A file may hold a part of a head: a bias that was left behind, or a classifier without the pooler that it reads. Such a
-head is left out, and what it lacks is kept for the error of a caller that asks for it.
+A file may hold a part of a head: a bias that was left behind, or a classifier without the pooler that it reads. It may
+also hold a head of other sizes than config.json says, such as another number of labels, which config.json does not name
+(the head that it names must fit). Such a head is left out, and what is wrong with it is kept for the error of a caller
+that asks for it.
 """
 
 import dataclasses
@@ -35,8 +37,9 @@ class Architecture:
       settings: the keys of config.model.
       model: the architecture, with every head that the weights hold whole.
       labels, problem, scheme: as in Pretrained.
-      lacking: {head: names of the arrays that it lacks} for heads that the file holds in part or config.json names; no
-        names for "multiple_choice", which is not supported.
+      lacking: {head: {name of an array: what is wrong with it}} for heads that are left out, or that config.json names
+        and the file lacks: "" for an array that is not there, or "has shape X, expected Y". No names for
+        "multiple_choice", which is not supported.
       parts: {head that is left out: names of its arrays}.
     """
 
@@ -45,29 +48,29 @@ class Architecture:
     labels: tuple[str, ...]
     problem: str
     scheme: str
-    lacking: Mapping[str, list[str]]
+    lacking: Mapping[str, Mapping[str, str]]
     parts: Mapping[str, list[str]]
 
 
-def build(config: Mapping, path: pathlib.Path, names: Collection[str]) -> Architecture:
-    """Returns the model that a config.json and the names of its weights describe.
+def build(config: Mapping, path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """Returns the model that a config.json and the names and shapes of its weights describe.
 
     Args:
       config: the contents of config.json.
       path: path of config.json, for messages.
-      names: names of the arrays, as today's transformers has them.
+      shapes: {name of an array, as today's transformers has it: its shape}.
 
     Raises:
       UserError: config.json describes no model that is supported.
     """
     named = model_config.architecture_task(config, path)
-    described = _Described(config, path)
-    lacking: dict[str, list[str]] = {}
+    described = _Described(config, path, shapes, named)
+    lacking: dict[str, dict[str, str]] = {}
     parts: dict[str, list[str]] = {}
-    left = set(names)
+    left = set(shapes)
     if model_config.has_multiple_choice(config):  # its classifier has the names of a task's
         own = {name for task in described.family.tasks for name in described.names_of(task, left)}
-        lacking[_CHOICE] = []
+        lacking[_CHOICE] = {}
         parts |= {_CHOICE: sorted(own)} if own else {}
         left -= own
     while True:
@@ -77,13 +80,13 @@ def build(config: Mapping, path: pathlib.Path, names: Collection[str]) -> Archit
             break
         first = "pooler" if "pooler" in missing else next(iter(missing))
         for head in [first, *(described.readers(heads, task) if first == "pooler" else ())]:
-            lacking[head] = missing[first] + (missing.get(head, []) if head != first else [])
+            lacking[head] = missing[first] | missing.get(head, {})
             own = described.names_of(head, left)
             parts |= {head: own} if own else {}
             left -= set(own)
     for head in {named, *model_config.architecture_heads(config)} - {task, *heads, *lacking}:
         if head in (*HEADS, *described.family.tasks):
-            lacking[head] = described.lost(head, names)
+            lacking[head] = described.lost(head, shapes)
     task_head, labels, problem, scheme = None, (), "", ""
     if task:
         task_head, labels, problem, scheme = model_config.to_task(config, task, path)
@@ -97,9 +100,35 @@ def words(head: str) -> str:
     return _WORDS.get(head, f"head for {head.replace('_', ' ')}")
 
 
-def lack(head: str, names: Collection[str]) -> str:
-    """Returns what is wrong with a head that lacks arrays of some names, for a message."""
-    return f"lacks {', '.join(names)} of its {words(head)}" if names else f"has a {words(head)}, which is not supported"
+def lack(head: str, arrays: Mapping[str, str]) -> str:
+    """Returns what is wrong with a head, for a message: {name of an array: what is wrong}, as in Architecture."""
+    if not arrays:
+        return f"has a {words(head)}, which is not supported"
+    absent = _absent(arrays)
+    if absent:
+        return f"lacks {', '.join(absent)} of its {words(head)}"
+    return f"has a {words(head)} of other sizes than config.json says: {listed(_misshapen(arrays))}"
+
+
+def left_out(head: str, names: Collection[str], arrays: Mapping[str, str]) -> str:
+    """Returns that a head is left out, and why, for a warning.
+
+    Args:
+      head: the head.
+      names: names of its arrays.
+      arrays: {name of an array: what is wrong}, as in Architecture.
+    """
+    absent = _absent(arrays)
+    reason = f"it lacks {listed(absent)}" if absent else listed(_misshapen(arrays)) or "it is not supported"
+    return f"the {words(head)} is left out: {listed(names)}; {reason}"
+
+
+def _absent(arrays):
+    return [name for name, problem in arrays.items() if not problem]
+
+
+def _misshapen(arrays):
+    return [f"{name} {problem}" for name, problem in arrays.items() if problem]
 
 
 def listed(names: Collection[str]) -> str:
@@ -109,11 +138,18 @@ def listed(names: Collection[str]) -> str:
 
 
 class _Described:
-    """Holds what a config.json says of a model; names are those of arrays that a file holds."""
+    """Holds what a config.json says of a model; names are those of arrays that a file holds.
 
-    def __init__(self, config, path):
-        self.config, self.path = config, path
+    The heads that `architectures` name (`named` is the task among them), and the pooler that they read, are asked for:
+    their shapes are checked where they are read.
+    """
+
+    def __init__(self, config, path, shapes, named):
+        self.config, self.path, self.shapes = config, path, shapes
         self.family = FAMILIES[config["model_type"]]
+        self.asked = {named} | model_config.architecture_heads(config)
+        if named in self.family.tasks and self.readers(set(), named):
+            self.asked |= {"pooler"}
         self.settings = model_config.to_model(config, path)
 
     def heads(self, names, named, left_out):
@@ -135,10 +171,10 @@ class _Described:
         return [*sorted(heads & _POOLED), *([task] if pooled else [])]
 
     def task(self, name):
-        """Returns a task's head for some number of labels. Raises UserError if the family has no such head."""
+        """Returns a task's head. Raises UserError if the family has no such head."""
         if name not in self.family.tasks:
             model_config.to_task(self.config, name, self.path)
-        return self.family.head(name, 2, self.config, self.path)
+        return self.family.head(name, model_config.count_labels(self.config, name), self.config, self.path)
 
     def model(self, heads, task):
         """Builds the model with these heads, and a task's head or None."""
@@ -150,19 +186,33 @@ class _Described:
             raise UserError(f"{self.path}: a model that cannot be: {error}") from error
 
     def missing(self, heads, task, names):
-        """Returns {head: names of its arrays that are not there}; the encoder's are checked where they are read."""
+        """Returns {head: {name of an array: what is wrong}} of heads that the names do not give whole.
+
+        The encoder's arrays are checked where they are read.
+        """
         model = self.model(heads, self.task(task) if task else None)
-        missing = weights.missing_names(model, names, self.family.table(self.config, task))
-        missing.pop("encoder", None)
-        return {
-            task if module == "task" else HEAD_MODULES.get(module, module): lost for module, lost in missing.items()
+        table = self.family.table(self.config, task)
+        missing = {
+            self.head_of(module, task): dict.fromkeys(lost, "")
+            for module, lost in weights.missing_names(model, names, table).items()
         }
+        shapes = {name: self.shapes[name] for name in names}
+        for module, wrong in weights.wrong_shapes(model, shapes, table).items():
+            head = self.head_of(module, task)
+            if head not in self.asked:
+                missing[head] = missing.get(head, {}) | wrong
+        missing.pop("encoder", None)
+        return missing
+
+    def head_of(self, module, task):
+        """Returns the head that a module of the parameters belongs to; "encoder" for the encoder."""
+        return task if module == "task" else HEAD_MODULES.get(module, module)
 
     def lost(self, head, names):
-        """Returns the names of the arrays that one head lacks, the pooler's too if it reads it."""
+        """Returns {name of an array: what is wrong} of one head, the pooler's too if it reads it."""
         heads, task = ({head}, "") if head in HEADS else (set(), head)
         heads |= {"pooler"} if self.readers(heads, task) else set()
-        return [name for lost in self.missing(heads, task, names).values() for name in lost]
+        return {name: wrong for lost in self.missing(heads, task, names).values() for name, wrong in lost.items()}
 
     def names_of(self, head, names):
         """Returns the names of one head's arrays, without those of a task that another head has too."""

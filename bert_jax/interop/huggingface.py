@@ -264,7 +264,9 @@ def _with_one_count(config, arrays, path):
 
 def _built(config, arrays, path):
     table = FAMILIES[config["model_type"]].table(config)
-    return heads.build(config, path, {weights.canonical_name(name, table) for name in arrays})
+    return heads.build(
+        config, path, {weights.canonical_name(name, table): array.shape for name, array in arrays.items()}
+    )
 
 
 def _untied_copies(config, arrays, file):
@@ -285,9 +287,7 @@ def _untied_copies(config, arrays, file):
 def _without_spare(arrays, table, built, file):
     """Returns the arrays that the model reads, without parts of heads, further layers, and modules such as a loss."""
     for head, names in built.parts.items():
-        lost = built.lacking[head]
-        reason = f"it lacks {heads.listed(lost)}" if lost else "it is not supported"
-        _warn(f"{file}: the {heads.words(head)} is left out: {heads.listed(names)}; {reason}")
+        _warn(f"{file}: {heads.left_out(head, names, built.lacking[head])}")
     unused = weights.unused_names(built.model, arrays, table)
     of_heads = {name for names in built.parts.values() for name in names}
     spare = [name for name in unused if weights.canonical_name(name, table) not in of_heads]

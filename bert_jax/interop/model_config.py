@@ -87,6 +87,16 @@ def to_task(config: Mapping, name: str, path: str | os.PathLike) -> tuple[Task, 
     return task, labels, problem or _implied_problem(len(labels)), ""
 
 
+def count_labels(config: Mapping, name: str) -> int:
+    """Returns the number of outputs of a task's head; 2 where the labels of config.json make no sense."""
+    if name == "question_answering":
+        return 2
+    try:
+        return len(_labels(config, "config.json"))
+    except UserError:
+        return 2
+
+
 def architecture_task(config: Mapping, path: pathlib.Path) -> str:
     """Returns the task that config.json's `architectures` name, "" for none. Raises UserError if they are no names."""
     architectures = config.get("architectures") or []

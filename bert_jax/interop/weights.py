@@ -169,7 +169,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
             continue
         unused.discard(name)
         array = state_dict[spellings[name]]
-        expected = entry.join(*(np.empty(shapes[path].shape, bool) for path in entry.ours)).shape
+        expected = _expected_shape(entry, shapes)
         if array.shape != expected:
             problems.append(f"{spellings[name]} has shape {array.shape}, expected {expected}")
             continue
@@ -274,6 +274,32 @@ def missing_names(model: Model, names: Iterable[str], table: Table) -> dict[str,
     return missing
 
 
+def wrong_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]], table: Table) -> dict[str, dict[str, str]]:
+    """Returns {module of the model: {name of an array: "has shape X, expected Y"}} for arrays of a wrong shape.
+
+    A copy that the table ties to an array of another shape counts as wrong, in the module "mlm".
+
+    Args:
+      model: the model whose parameters are wanted.
+      shapes: {name of an array, as today's transformers has it: its shape}.
+      table: the correspondences.
+    """
+    leaves = _flat(model.shapes())
+    wrong: dict[str, dict[str, str]] = {}
+    expected = {}
+    for entry in _entries(leaves, table)[0]:
+        name = entry.theirs if entry.theirs in shapes else _tied_copy(entry.theirs, shapes, table)
+        if name is not None:
+            expected[name] = entry.ours[0].split("/")[0], _expected_shape(entry, leaves)
+    if model.spec.language_model:
+        tied = {copy: original for copy, original in table.tied.items() if original in shapes}
+        expected |= {copy: ("mlm", tuple(shapes[original])) for copy, original in tied.items() if copy in shapes}
+    for name, (module, shape) in expected.items():
+        if tuple(shapes[name]) != shape:
+            wrong.setdefault(module, {})[name] = f"has shape {tuple(shapes[name])}, expected {shape}"
+    return wrong
+
+
 def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:
     """Returns the names of arrays that no parameter of a model takes values from.
 
@@ -341,6 +367,11 @@ def _entries(leaves, table):
                     for path in array.ours:
                         del left[path]
     return entries, list(left)
+
+
+def _expected_shape(entry, leaves):
+    """Returns the shape of an array that is made of leaves with known shapes."""
+    return entry.join(*(np.empty(leaves[path].shape, bool) for path in entry.ours)).shape
 
 
 def _arrays(entry, layer, leaves, group_layers):

@@ -183,8 +183,118 @@ def test_the_number_of_labels_is_the_weights(make, capsys, family):
     made.write_config(id2label={"0": "a", "1": "b", "2": "c"}, num_labels=2, problem_type="")
     opened = huggingface.read(made.path)
     assert (opened.labels, opened.problem) == (("a", "b", "c"), "single_label")
-    made.write_config(id2label={"0": "a", "1": "b"}, num_labels=2)
+    named = "BertForSequenceClassification" if family == "bert" else "RobertaForSequenceClassification"
+    made.write_config(id2label={"0": "a", "1": "b"}, num_labels=2, architectures=[named])
     assert "has shape (3, 8), expected (2, 8)" in refusal(made.path)
+
+
+def ones(**shapes):
+    return {name.replace("__", "."): np.ones(shape, np.float32) for name, shape in shapes.items()}
+
+
+CLASSIFIER = ones(classifier__weight=(7, 8), classifier__bias=(7,))
+POOLER = ones(bert__pooler__dense__weight=(8, 8), bert__pooler__dense__bias=(8,))
+ODD_POOLER = ones(bert__pooler__dense__weight=(48, 8), bert__pooler__dense__bias=(48,))
+PAIRS = ones(cls__seq_relationship__weight=(3, 8), cls__seq_relationship__bias=(3,))
+TRANSFORM = ones(
+    cls__predictions__transform__dense__weight=(8, 8), cls__predictions__transform__dense__bias=(8,),
+    cls__predictions__transform__LayerNorm__weight=(8,), cls__predictions__transform__LayerNorm__bias=(8,),
+)  # fmt: skip
+OTHER_VOCABULARY = ones(cls__predictions__bias=(9,), cls__predictions__decoder__weight=(9, 8))
+OTHER_WIDTH = {name: np.ones((4,) * array.ndim, np.float32) for name, array in TRANSFORM.items()}
+GENERATOR = ones(
+    generator_predictions__dense__weight=(4, 4), generator_predictions__dense__bias=(4,),
+    generator_predictions__LayerNorm__weight=(4,), generator_predictions__LayerNorm__bias=(4,),
+    generator_lm_head__weight=(17, 4), generator_lm_head__bias=(17,),
+)  # fmt: skip
+# A model and arrays of another shape beside it: arguments of `make`, the arrays, the words for what is left out.
+MISSHAPEN = {
+    "classifier of 7 beside a language model": (
+        dict(language_model=True, architectures=["BertForMaskedLM"]), CLASSIFIER, ["head for token classification"]),
+    "the same, no class named": (dict(language_model=True), CLASSIFIER, ["head for token classification"]),
+    "classifier of 7 beside an encoder": (dict(pooler=True, architectures=["BertModel"]), CLASSIFIER, [SEQUENCE]),
+    "classifier of 7 in distilbert": (
+        dict(model_type="distilbert", language_model=True, architectures=["DistilBertForMaskedLM"]),
+        CLASSIFIER | ones(pre_classifier__weight=(8, 8), pre_classifier__bias=(8,)), [SEQUENCE]),
+    "classifier of 7 in modernbert, no class named": (
+        dict(model_type="modernbert", language_model=True), CLASSIFIER, [SEQUENCE]),
+    "three classes of pairs": (
+        dict(language_model=True, architectures=["BertForMaskedLM"]), POOLER | PAIRS, ["next-sentence head"]),
+    "five classes of pairs beside a classifier": (
+        dict(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"]),
+        ones(cls__seq_relationship__weight=(5, 8), cls__seq_relationship__bias=(5,)), ["next-sentence head"]),
+    "odd pooler": (
+        dict(task="token_classification", architectures=["BertForTokenClassification"]), ODD_POOLER, ["pooler"]),
+    "odd pooler and what reads it": (
+        dict(language_model=True, architectures=["BertForMaskedLM"]),
+        ODD_POOLER | ones(cls__seq_relationship__weight=(2, 48), cls__seq_relationship__bias=(2,)),
+        ["pooler", "next-sentence head"]),
+    "another vocabulary": (
+        dict(task="token_classification", architectures=["BertForTokenClassification"]),
+        TRANSFORM | OTHER_VOCABULARY, [LM]),
+    "another width": (
+        dict(task="question_answering", architectures=["BertForQuestionAnswering"]),
+        OTHER_WIDTH | ones(cls__predictions__bias=(17,)), [LM]),
+    "a decoder alone of another vocabulary": (
+        dict(model_type="eurobert", tie_word_embeddings=True), ones(lm_head__weight=(9, 8)), [LM]),
+    "a generator of another width": (
+        dict(model_type="electra", replaced_tokens=True, architectures=["ElectraForPreTraining"]), GENERATOR, [LM]),
+    "pairs in albert": (
+        dict(model_type="albert", language_model=True, architectures=["AlbertForMaskedLM"]),
+        ones(sop_classifier__classifier__weight=(3, 8), sop_classifier__classifier__bias=(3,),
+             albert__pooler__weight=(8, 8), albert__pooler__bias=(8,)), ["sentence-order head"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSHAPEN)
+def test_a_spare_head_of_other_sizes_is_left_out(make, capsys, case):
+    arguments, arrays, words = MISSHAPEN[case]
+    made = make(**arguments)
+    made.write(made.arrays | arrays)
+    opened = huggingface.read(made.path)
+    told = capsys.readouterr().err
+    spec, expected = opened.model.spec, made.model.spec
+    assert (spec.language_model, spec.replaced_tokens, spec.task) == (
+        expected.language_model, expected.replaced_tokens, expected.task)  # fmt: skip
+    assert (
+        not spec.next_sentence and not spec.sentence_order and spec.pooler in (expected.pooler, "pooler" not in words)
+    )
+    assert told.count("\n") == len(words) and told.count(" has shape ") >= len(words)
+    assert all(f"the {word} is left out: " in told for word in words)
+
+
+def test_a_head_of_other_sizes_is_refused_where_it_is_asked_for(make):
+    made = make(language_model=True, architectures=["BertForMaskedLM"])
+    made.write(made.arrays | CLASSIFIER | POOLER)
+    opened = huggingface.read(made.path)
+    with pytest.raises(
+        UserError, match="of other sizes than config.json says: classifier.weight has shape .7, 8., exp"
+    ):
+        bert_jax.Classifier(opened)
+    assert bert_jax.FillMask(opened)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "arrays"),
+    [
+        (
+            dict(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"]),
+            CLASSIFIER,
+        ),
+        (
+            dict(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"]),
+            ODD_POOLER,
+        ),
+        (dict(language_model=True, architectures=["BertForMaskedLM"]), OTHER_VOCABULARY),
+        (dict(language_model=True, next_sentence=True, pooler=True, architectures=["BertForPreTraining"]), PAIRS),
+        (dict(next_sentence=True, pooler=True, architectures=["BertForNextSentencePrediction"]), ODD_POOLER),
+    ],
+)
+def test_the_head_that_config_json_names_must_fit(make, arguments, arrays):
+    made = make(**arguments)
+    made.write(made.arrays | arrays)
+    message = refusal(made.path)
+    assert message.count("has shape") == 2 and message.count("missing") == message.count("unused") == 0
 
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "deberta-v2", "modernbert"])
