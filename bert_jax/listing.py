@@ -7,7 +7,7 @@ import ast
 import importlib.util
 import pathlib
 
-from bert_jax import cli
+from bert_jax import _moved, cli
 from bert_jax.config import recipes
 from bert_jax.config.keys import FINETUNING, PRETRAINING
 from bert_jax.config.schema import Key
@@ -32,6 +32,7 @@ def recipe_names(kind: str) -> list[str]:
     return [name for name in recipes.recipe_names() if recipes.is_finetuning(name) == (kind == "finetuning")]
 
 
+@_moved.renamed_arguments(name="recipe")
 def description(recipe: str) -> str:
     """Returns the first line of a recipe's docstring."""
     tree = ast.parse(pathlib.Path(recipes.recipe_path(recipe)).read_text("utf-8"))

@@ -4,6 +4,8 @@ import html
 import math
 from collections.abc import Sequence
 
+from bert_jax import _moved
+
 TEXT, GRID = "#333333", "#dddddd"
 # Colours that colour-blind readers can distinguish (Okabe and Ito 2008, "Color Universal Design"), without the yellow.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -34,6 +36,7 @@ def picture(width: float, height: float, title: str, parts: Sequence[str]) -> st
     return "\n".join([head, f"<title>{html.escape(title)}</title>", ground, *parts, "</svg>", ""])
 
 
+@_moved.renamed_arguments(about="count", whole="integers")
 def round_numbers(low: float, high: float, count: int = 5, integers: bool = False) -> list[float]:
     """Returns the multiples of a round number, 1, 2 or 5 times a power of ten, from `low` to `high`.
 

@@ -43,6 +43,7 @@ def batch_at(config: ml_collections.ConfigDict, step: int, host: int = 0, num_ho
     return stream.batch(step, host, num_hosts)
 
 
+@_moved.renamed_arguments(ahead="prefetched")
 def check_memory(config: ml_collections.ConfigDict, num_hosts: int = 1, prefetched: bool = True) -> None:
     """Raises UserError if a host's batches of a pre-training run do not fit its memory.
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.errors import UserError
 
 # Names as sentence-transformers writes them; distances are negated, so that more is nearer.
@@ -32,6 +33,7 @@ def check_similarity(name: str) -> str:
     return name
 
 
+@_moved.renamed_arguments(given="value")
 def are_vectors(value: Any) -> bool:
     """Returns whether what a caller passed are vectors, as an array or a list of numbers, and not texts."""
     if isinstance(value, list | tuple):

@@ -5,12 +5,13 @@ import os
 import pathlib
 from collections.abc import Mapping
 
-from bert_jax import storage
+from bert_jax import _moved, storage
 from bert_jax.interop.model_card import Provenance
 from bert_jax.runs import checkpoints, outcomes
 from bert_jax.runs import workdir as workdir_lib
 
 
+@_moved.renamed_arguments(asked="requested")
 def read_provenance(name: str | os.PathLike, step: int, requested: int | str | None = None) -> Provenance:
     """Returns what a run's files say of the model of one of its checkpoints.
 

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from typing import Any
 
+from bert_jax import _moved
 from bert_jax.errors import UserError, shortened
 
 # Between labels that other programs write as one text: any mark but a hyphen and an apostrophe.
@@ -107,6 +108,7 @@ def check_joined(table, names, occurring):
             )
 
 
+@_moved.renamed_arguments(of_records="record_names")
 def check_vectors(table, column, record_names):
     """Raises UserError where every record has as many words for true and false, which are no names."""
     sizes = {len(record) for record in record_names}
@@ -119,6 +121,7 @@ def check_vectors(table, column, record_names):
         )
 
 
+@_moved.renamed_arguments(of_records="record_names")
 def check_separators(table, record_names, occurring):
     """Raises UserError for a label such as "x / y" where x and y are labels too, or parts of other such labels."""
     joined_by_part: dict[str, set[str]] = {}

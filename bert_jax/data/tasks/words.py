@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from bert_jax import _moved
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 
@@ -147,6 +148,7 @@ def is_cutting(value: Any) -> bool:
     return all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
 
 
+@_moved.renamed_arguments(how="rules")
 def cut(text: str, rules: Mapping[str, Any]) -> list[tuple[int, int]]:
     """Returns [start, end) of each word of a text, in code points.
 
