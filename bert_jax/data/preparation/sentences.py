@@ -20,6 +20,12 @@ _UNKNOWN_TO_SPLITTER = re.compile("[\u0e00-\u0fff\u104a\u104f\u1780-\u17ff]")
 _FURTHER_END = re.compile(
     rf"(?<=[។៕])(?![។៕])\s*|(?<=[{_SHADS}])(?!\s*[{_SHADS}])\s*|(?<=[ก-ฮะ-ฺเ-ๅ็-๎ກ-ຽເ-ໄ່-ໍໜ-ໟ])\s+(?=[ก-ฮเ-ไກ-ຮເ-ໄໜ-ໟ])"
 )
+# sentencex ends no sentence inside a pair of these, however far apart, so that a mark without its partner, or the
+# brackets of "(1." and "2)", joins all sentences up to the next one.
+_PAIRED = "()[]{}<>（）`'\"«»‘’‚“”‛„‟‹›《》「」"
+_PAIRED_MARK = re.compile(rf"\[\d+\]|[{re.escape(_PAIRED)}]")  # [12] is a reference, which belongs to what it follows
+_LONGEST_PAIR = 2000  # characters; a paragraph of speech is shorter
+_OPENING_MARK = re.compile("[(\\[{（「《„‚]|(?<=[。！？”’」])[“‘]")  # whatever stands before it
 _FIRST_UNSPACED = "\u0e00"  # before it: Latin letters, Cyrillic, Arabic, Devanagari, ...
 
 
@@ -29,13 +35,14 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     Args:
       paragraph: its non-blank, stripped lines.
       mode: "line": each line is a sentence. "split": the lines are joined, then sentencex
-        (github.com/wikimedia/sentencex) finds the sentences.
+        (github.com/wikimedia/sentencex) finds the sentences, also those inside brackets and quotes of more than 2,000
+        characters.
       language: a code such as "en", for sentencex.
     """
     if mode == "line":
         return paragraph
     text = join_lines(paragraph)
-    pieces = sentencex.segment(language, text)
+    pieces = _segment(language, text)
     if not text.isascii() and _UNKNOWN_TO_SPLITTER.search(text):
         pieces = _sentences_of_other_scripts(pieces)
     sentences = pieces[:1]
@@ -45,6 +52,41 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
         else:
             sentences.append(piece)
     return [stripped for sentence in sentences if (stripped := sentence.strip())]
+
+
+def _segment(language, text):
+    """Returns the sentences that sentencex finds in a text; those with a long pair of marks, without its pairs."""
+    pieces = sentencex.segment(language, text)
+    if max(map(len, pieces), default=0) <= _LONGEST_PAIR:
+        return pieces
+    return [part for piece in pieces for part in _without_pairs(language, piece)]
+
+
+def _without_pairs(language, piece):
+    """Yields the parts of a piece of text that are sentences if brackets and quotes, where it is long, are spaces."""
+    if len(piece) <= _LONGEST_PAIR:
+        yield piece
+        return
+    parts = sentencex.segment(language, _PAIRED_MARK.sub(lambda mark: mark[0] if len(mark[0]) > 1 else " ", piece))
+    if sum(map(len, parts)) != len(piece):  # a splitter that drops white space does not say where it cut
+        yield piece
+        return
+    begin = end = 0
+    for part in parts:
+        end += len(part)
+        cut = begin + _before_opening_marks(piece[begin:end]) if end < len(piece) else end
+        if cut > begin:
+            yield piece[begin:cut]
+            begin = cut
+
+
+def _before_opening_marks(part):
+    """Returns the length of a part of a text without the marks at its end that belong to what follows."""
+    text = len(part.rstrip(_PAIRED))
+    if part[:text][-1:].isspace():
+        return text
+    opening = _OPENING_MARK.search(part, text)
+    return opening.start() if opening else len(part)
 
 
 def join_lines(lines: list[str]) -> str:
@@ -71,13 +113,19 @@ def _continues(before, after, full):
     if all(unspaced):
         return _is_wide(last) or _is_wide(first) or (last not in _STOPS + _SHADS and len(before) >= full)
     if not any(unspaced):
-        return False
+        marks = _is_wide_mark(last) and _is_wide_mark(first)
+        return marks and _is_of_wide_letters(before) and _is_of_wide_letters(after)
     letter, other = (last, first) if unspaced[0] else (first, last)
     return _is_wide(letter) and _is_wide_mark(other)
 
 
 def _is_wide(character):
     return unicodedata.east_asian_width(character) in "WFH"
+
+
+def _is_of_wide_letters(line):
+    """Returns whether a line holds Chinese or Japanese letters, and no Korean ones, whose words are spaced."""
+    return any(writes_no_spaces(c) and _is_wide(c) for c in line) and not any("가" <= c <= "힣" for c in line)
 
 
 def _is_wide_mark(character):

@@ -1,6 +1,7 @@
 """Sentences: where they end, and that no text is lost."""
 
 import gzip
+import random
 import re
 import unicodedata
 
@@ -72,6 +73,52 @@ def test_sentences_that_do_not_end_in_a_full_stop(language, sentences):
         assert split("".join(sentences), language=language) == sentences
 
 
+PAIRS = ["()", "[]", "{}", "<>", "（）", "“”", "„“", "«»", "»«", "‹›", "‘’", "「」", "《》", '""', "''", "``"]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_distant_pair_of_marks_joins_no_sentences(pair):
+    text = f"See {pair[0]}1. " + "He slept well. " * 200 + f"2{pair[1]} below. She came."
+    sentences = split(text)
+    assert sentences == [f"See {pair[0]}1.", *["He slept well."] * 200, f"2{pair[1]} below.", "She came."]
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_mark_without_its_partner_joins_no_sentences(pair):
+    text = f"He said {pair[0]}no. " + "He slept well. " * 200 + "The end."
+    assert split(text)[-200:] == [*["He slept well."] * 199, "The end."]
+
+
+def test_near_marks_between_a_distant_pair_keep_their_sides():
+    inside = ["He slept.", "“She came.”", "(Or not.)", "Yes.[12]", 'He said "no."', '"Yes."', "„Nein.“", "‘So it is.’"]
+    sentences = split("See (1. " + " ".join(inside * 50) + " 2) below.")
+    # The first bracket's partner is the near one, behind "not".
+    assert sentences[0] == "See (1. He slept. “She came.” (Or not.) Yes.[12]"
+    assert sentences.count("He slept.") == sentences.count("“She came.”") == 49
+    for sentence in sentences:
+        assert sentence[-1] not in "(„‘"
+        assert sentence[0] not in ")”’"
+    chinese = split("他说（一。" + "他走了。「是。」「不。」《书。》" * 200 + "二）。", language="zh")
+    assert chinese.count("「是。」") == chinese.count("「不。」") == chinese.count("《书。》") == 200
+
+
+def test_a_paragraph_of_speech_is_one_sentence_as_before():
+    speech = "“" + "He slept well. " * 100 + "”"
+    assert split(f"They said {speech} and went.") == [f"They said {speech} and went."]
+
+
+def test_long_pieces_lose_no_character():
+    marks = [" ", ". ", "! ", "(", ") ", "“", "”", '"', "'", "«", "»", "。", "「", "」", "[1]", "a", "Be", "é", "好"]
+    draw = random.Random(8)
+    for _ in range(30):
+        text = "Was (" + "".join(draw.choices(marks, k=4000)) + "x) End."
+        assert "".join("".join(split(text)).split()) == "".join(text.split())
+
+
+def test_a_long_run_of_marks_takes_no_longer_than_its_length():
+    assert split("(" * 200_000 + "He slept. She came.")[-1].endswith("She came.")
+
+
 def test_thai_and_lao_sentences_end_at_spaces_between_words():
     thai = ["วันนี้อากาศดี", "เราไปเดินเล่นกับเด็ก ๆ ที่ตลาด", "ราคา 30 บาทและ Linux ก็ดี"]
     assert split(" ".join(thai), language="th") == thai
@@ -87,6 +134,12 @@ def test_thai_and_lao_sentences_end_at_spaces_between_words():
         (["ｶﾅ", "ｶﾅ"], "ｶﾅｶﾅ"),
         (["漢字☆", "漢字", "※漢字😀", "漢字"], "漢字☆漢字※漢字😀漢字"),
         (["中文", "한국어 😀", "😀 α", "中"], "中文 한국어 😀 😀 α 中"),
+        (["他说：“走吧。”", "“好。”"], "他说：“走吧。”“好。”"),
+        (["他走了……", "……又回来", "了——", "——好"], "他走了…………又回来了————好"),
+        (["「好」※", "☆「是」"], "「好」※☆「是」"),
+        (["漢字“", "” 한국어", "한국어 “", "“ 漢字"], "漢字“ ” 한국어 한국어 “ “ 漢字"),
+        (["They said “go.”", "“Fine.”"], "They said “go.” “Fine.”"),
+        (["Он сказал…", "…и ушёл"], "Он сказал… …и ушёл"),
         (["使用", "Linux", "系统 2", "版"], "使用 Linux 系统 2 版"),
         (["모든 인간은", "태어날 때부터"], "모든 인간은 태어날 때부터"),
         (["The cat", "sat “there”", "again"], "The cat sat “there” again"),
@@ -105,10 +158,11 @@ def test_lines_are_joined_without_spaces_where_the_script_has_none(lines, joined
 
 
 def wrapped(line, width=30):
-    """Returns a line cut between wide letters, as an editor wraps it."""
+    """Returns a line cut between wide letters or marks, as an editor wraps it."""
     lines, begin = [], 0
     for i in range(1, len(line)):
-        wide = all(unicodedata.east_asian_width(c) == "W" for c in line[i - 1 : i + 1])
+        widths = [unicodedata.east_asian_width(c) for c in line[i - 1 : i + 1]]
+        wide = set(widths) == {"W"} or (set(widths) <= set("AW") and not line[i - 1 : i + 1].isalnum())
         if i - begin >= width and wide:
             lines.append(line[begin:i])
             begin = i
