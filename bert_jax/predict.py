@@ -42,7 +42,7 @@ from typing import Any
 from absl import flags
 
 from bert_jax import _moved, command, files, outputs
-from bert_jax.config.keys import FINETUNING
+from bert_jax.config.finetuning_keys import FINETUNING, TOKEN_POOLING
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
 
@@ -118,7 +118,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_list(
     "pooling", None,
-    "embed: cls, mean, max, second_to_last, last_4, last_4_concat or attention; several, separated by commas, are "
+    f"embed: {', '.join(TOKEN_POOLING)}, second_to_last, last_4 or last_4_concat; several, separated by commas, are "
     "concatenated; default: the model's own, else mean",
 )  # fmt: skip
 flags.DEFINE_bool("normalize", None, "embed: scale vectors to length 1; default: as the model says, else no")
