@@ -91,8 +91,10 @@ class Classifier(Predictor):
             probability of any label; and the probability of each label on its own.
           - regression: None, the predicted value, and {label: value}.
 
-          The scores of a cross-encoder of sentence-transformers are its activation of the logits: by default a number
-          from 0 to 1 where it has one label, and for several labels without an activation probabilities that sum to 1.
+          The scores of a cross-encoder of sentence-transformers are the activation of the logits that its files name:
+          of Identity, which that library writes for several labels, the logits themselves, and the label is that of
+          the largest (multi_label: all with a logit of at least 0). Where no file names an activation, one label has a
+          number from 0 to 1, and several have the probabilities of the problem as above.
           Labels with equal names are distinguished by their numbers: "neutral", "neutral (2)".
 
         Raises:
@@ -136,7 +138,7 @@ class Classifier(Predictor):
 
     def _answers(self, examples, rows, counts, outputs, options):
         merged = [MERGES[self._merge](logits, axis=0) for logits in windows.group_by_text(outputs, counts)]
-        if self._activation and (self._activation != "Identity" or len(self._names) == 1):
+        if self._activation:
             activated = np.asarray(TORCH_ACTIVATIONS[self._activation](jnp.asarray(np.stack(merged), jnp.float32)))
             yield from map(self._answer, merged, activated)
         else:
@@ -153,7 +155,8 @@ class Classifier(Predictor):
             activated = special.expit(logits) if multi_label or len(logits) == 1 else special.softmax(logits)
         scores = dict(zip(labels, activated.tolist(), strict=True))
         ranked = sorted(scores, key=scores.__getitem__, reverse=True)
-        label = [name for name in ranked if scores[name] >= _THRESHOLD] if multi_label else ranked[0]
+        threshold = 0 if self._activation == "Identity" else _THRESHOLD  # a logit of 0 is a probability of 0.5
+        label = [name for name in ranked if scores[name] >= threshold] if multi_label else ranked[0]
         return {"label": label, "score": scores[ranked[0]], "scores": scores}
 
 

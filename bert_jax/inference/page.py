@@ -139,7 +139,9 @@ def _classify_tab(model):
         pair = gradio.Textbox("", label="Second text", info="for models of pairs; empty for a single text")
         button = gradio.Button("Classify", variant="primary")
         regression = model.problem == "regression"
-        output = gradio.Number(label="Value") if regression else gradio.Label(label="Labels", num_top_classes=10)
+        shares = model.settings.get("activation", "") in ("", "Sigmoid")  # scores from 0 to 1, which Label shows in %
+        labels = gradio.Label(label="Labels", num_top_classes=10) if shares else gradio.JSON(label="Scores")
+        output = gradio.Number(label="Value") if regression else labels
 
         def predict(text, pair):
             answer = _answer_to(classify, text, pair or None)

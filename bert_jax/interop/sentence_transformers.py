@@ -72,7 +72,7 @@ class Embedder:
         and after the pooling), "layer_weights" (float32: the weights of the top layers, whose weighted mean is pooled),
         "other_tasks" (those of "query" and "document" that a router sends through other modules) and "truncate_dim"
         (numbers of a vector that are kept). A cross-encoder has "activation"
-        of its scores (a key of TORCH_ACTIVATIONS) and "max_length". "embed_refusal" and "classify_refusal" say what
+        of its scores (a key of TORCH_ACTIVATIONS, or "" where several labels have none) and "max_length". "embed_refusal" and "classify_refusal" say what
         bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
       directory: the directory itself.
@@ -133,6 +133,9 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
 def cross_encoder_settings(config: Mapping, prompts: Mapping, num_labels: int, path: pathlib.Path) -> dict[str, str]:
     """Returns {"activation": name} of a cross-encoder's scores; {} for a classifier that is none.
 
+    Where no file names an activation of torch (the code of others is not run), the name is "Sigmoid" for one label, and
+    "" for several, whose scores are then those of any classifier.
+
     Args:
       config: the contents of config.json.
       prompts: the contents of config_sentence_transformers.json, or {}.
@@ -143,14 +146,15 @@ def cross_encoder_settings(config: Mapping, prompts: Mapping, num_labels: int, p
       UserError: the activation is not known.
     """
     own = config.get("sentence_transformers")
+    own = own if isinstance(own, Mapping) else None
     old = config.get("sbert_ce_default_activation_function")
-    if prompts.get("model_type") != "CrossEncoder" and old is None and not isinstance(own, Mapping):
+    if prompts.get("model_type") != "CrossEncoder" and old is None and own is None:
         return {}
-    named = prompts.get("activation_fn") or (own or {}).get("activation_fn") or old
-    default = "Sigmoid" if num_labels == 1 else "Identity"
-    if named is None or not str(named).startswith("torch."):  # whose code sentence-transformers does not run either
-        return {"activation": default}
-    name = str(named).rpartition(".")[2]
+    names = [prompts.get("activation_fn"), (own or {}).get("activation_fn", old)]  # in sentence-transformers' order
+    named = next((str(name) for name in names if str(name).startswith("torch.")), None)
+    if named is None:
+        return {"activation": "Sigmoid" if num_labels == 1 else ""}
+    name = named.rpartition(".")[2]
     if name not in TORCH_ACTIVATIONS:
         raise UserError(f"{path}: activation_fn {named!r}; expected one of torch.nn's {', '.join(TORCH_ACTIVATIONS)}")
     return {"activation": name}

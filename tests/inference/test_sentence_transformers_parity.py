@@ -141,10 +141,10 @@ def test_old_layouts_with_pickles(base, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("labels", "activation", "softmax"),
-    [(1, None, False), (1, "Identity", False), (1, "Tanh", False), (3, None, True), (3, "Sigmoid", False)],
+    ("labels", "activation"),
+    [(1, None), (1, "Identity"), (1, "Tanh"), (3, None), (3, "Identity"), (3, "Sigmoid")],
 )
-def test_cross_encoders(save, tmp_path, labels, activation, softmax):
+def test_cross_encoders(save, tmp_path, labels, activation):
     import sentence_transformers
     import torch
 
@@ -153,13 +153,13 @@ def test_cross_encoders(save, tmp_path, labels, activation, softmax):
     model = sentence_transformers.CrossEncoder(str(path), device="cpu", max_length=12, **given)
     model.save(str(tmp_path / "model"))
     pairs = list(zip(texts(12, most=8), texts(12, seed=3, most=8), strict=True))
-    expected = model.predict(pairs, apply_softmax=softmax).reshape(12, labels)
+    expected = model.predict(pairs).reshape(12, labels)
     answers = bert_jax.Classifier.from_pretrained(tmp_path / "model")(*map(list, zip(*pairs, strict=True)))
     ours = np.array([list(answer["scores"].values()) for answer in answers])
     np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=5e-6)
     huggingface.write(huggingface.read(tmp_path / "model"), tmp_path / "out")
     again = sentence_transformers.CrossEncoder(str(tmp_path / "out"), device="cpu")
-    np.testing.assert_array_equal(again.predict(pairs, apply_softmax=softmax).reshape(12, labels), expected)
+    np.testing.assert_array_equal(again.predict(pairs).reshape(12, labels), expected)
     assert again.max_length == 12
 
 

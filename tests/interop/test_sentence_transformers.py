@@ -293,7 +293,13 @@ CROSS = {"model_type": "CrossEncoder", "prompts": {}, "default_prompt_name": Non
         (1, None, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, lambda x: x),
         (1, None, {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, special.expit),
         (1, None, {"sentence_transformers": {"version": "4.1.0"}}, special.expit),
-        (3, CROSS | {"activation_fn": "torch.nn.modules.linear.Identity"}, {}, special.softmax),
+        (3, CROSS | {"activation_fn": "torch.nn.modules.linear.Identity"}, {}, lambda x: x),
+        (3, None, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, lambda x: x),
+        (3, None, {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, lambda x: x),
+        (3, CROSS, {}, special.softmax),
+        (3, CROSS | {"activation_fn": "somewhere.Else"}, {}, special.softmax),
+        (3, CROSS, {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, special.expit),
+        (3, None, {"sentence_transformers": {"version": "4.1.0"}}, special.softmax),
         (3, CROSS | {"activation_fn": "torch.nn.modules.activation.Sigmoid"}, {}, special.expit),
     ],
 )
@@ -312,6 +318,8 @@ def test_a_cross_encoder_is_a_classifier(make, tmp_path, labels, prompts, config
     assert classify.max_length == (7 if prompts else 11)
     answer = classify("a b", "c")
     np.testing.assert_allclose(list(answer["scores"].values()), activation(logits), rtol=1e-5)
+    assert answer["score"] == max(answer["scores"].values())
+    assert answer["label"] == (None if labels == 1 else f"L{np.argmax(logits)}")
     huggingface.write(actual, tmp_path / "out")
     assert bert_jax.Classifier.from_pretrained(tmp_path / "out")("a b", "c") == answer
     written = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -319,6 +327,18 @@ def test_a_cross_encoder_is_a_classifier(make, tmp_path, labels, prompts, config
     if prompts:
         for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
             assert json.loads((tmp_path / "out" / name).read_text()) == json.loads((made.path / name).read_text())
+
+
+def test_labels_of_a_cross_encoder_whose_scores_are_logits(make):
+    labels = {"id2label": {"0": "a", "1": "b", "2": "c"}, "problem_type": "multi_label_classification"}
+    made = make(pooler=True, task="sequence_classification", **labels)
+    dress(made.path, OLD, prompts=CROSS | {"activation_fn": "torch.nn.modules.linear.Identity"})
+    list_modules(made.path, ("Transformer", ""))
+    made.write(made.arrays | {"classifier.bias": np.array([0.1, -20, 20], np.float32)})
+    answer = bert_jax.Classifier(made.path)("a b", "c")
+    logits = answer["scores"]
+    assert logits["b"] < 0 < logits["c"] and answer["score"] == logits["c"]
+    assert answer["label"] == (["c", "a"] if logits["a"] >= 0 else ["c"])
 
 
 def test_prompts_of_a_cross_encoder(make, tmp_path):
