@@ -71,9 +71,9 @@ class Embedder:
         tokenization) and, where they are given, "max_length", "token_layers" and "layers" (tuples of Projection before
         and after the pooling), "layer_weights" (float32: the weights of the top layers, whose weighted mean is pooled),
         "other_tasks" (those of "query" and "document" that a router sends through other modules) and "truncate_dim"
-        (numbers of a vector that are kept). A cross-encoder has "activation"
-        of its scores (a key of TORCH_ACTIVATIONS, or "" where several labels have none) and "max_length". "embed_refusal" and "classify_refusal" say what
-        bert_jax does not compute.
+        (numbers of a vector that are kept). A cross-encoder has "activation" of its scores (a key of TORCH_ACTIVATIONS,
+        or "" where several labels have none) and "max_length". "embed_refusal" and "classify_refusal" say what bert_jax
+        does not compute.
       prompts: the contents of config_sentence_transformers.json.
       directory: the directory itself.
       modules: the entries of modules.json, the encoder's first; a router's are those of the route that was read.

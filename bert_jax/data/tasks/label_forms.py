@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Any
 
 from bert_jax import _moved
@@ -19,7 +20,27 @@ _NOT_TOGETHER = (
 )
 # Pairs of words for true and false: they are values of labels, not names of labels.
 _TRUTH = ({"0", "1"}, {"0.0", "1.0"}, {"true", "false"}, {"t", "f"}, {"yes", "no"}, {"y", "n"})
-LIST = re.compile(r"\w*\(?\[.*\]\)?|\w*\(?\{.*\}\)?|\(.*,.*\)|set\(\)", re.DOTALL)  # as Python and numpy write one
+# A list as Python writes it, or an array as numpy, torch, jax, pandas, TensorFlow, polars and pyarrow do.
+LIST = re.compile(
+    r"[\w.]*\(?\[.*\]\)?|[\w.]*\(?\{.*\}\)?|[\w.]+\(\s*[\[{].*\)"  # ['x'], [0. 1.], array(['x'], dtype=object)
+    r"|\(.*,.*\)|\(\)|(?:set|frozenset|list|tuple|dict)\(\)"
+    r"|<(?:tf|pyarrow)\.\w.*>|.*\bdtype: \w+|shape: \(\d+,\).*",
+    re.DOTALL,
+)
+_SHOWN = 10  # names in a note
+_UNSEEN = re.compile(r"[\u034f\u115f\u1160\u3164\ufe00-\ufe0f]")  # joiners, fillers, variants of a sign
+_QUOTES = {"\u2018": "'", "\u2019": "'", "\u02bc": "'", "\u201c": '"', "\u201d": '"'}
+_ELEMENT = re.compile(r"(?:(?:torch|np|numpy|jnp)\.)?(?:tensor|array|Array)\(.*\)|(?:np|numpy)\.\w+\(.*\)", re.DOTALL)
+
+
+def form_of_text(text: str) -> str:
+    """Returns what a text is that a program wrote instead of a label, such as "a list written as text"; "" for others.
+
+    Such are lists and arrays, and single values as numpy and torch write them: tensor(1), np.str_('x').
+    """
+    if LIST.fullmatch(text):
+        return "a list written as text"
+    return "a value of numpy or torch written as text" if _ELEMENT.fullmatch(text) else ""
 
 
 def check_classes(table, column, names):
@@ -33,9 +54,10 @@ def check_classes(table, column, names):
     for i, name in enumerate(names):
         if name is None:
             continue
-        if LIST.fullmatch(name):
+        form = form_of_text(name)
+        if form:
             raise UserError(
-                f"{table.where(i)}: {column!r} is {shortened(name)!r}, a list written as text; expected one class, or "
+                f"{table.where(i)}: {column!r} is {shortened(name)!r}, {form}; expected one class, or "
                 "config.task.problem=multi_label with lists (JSONL, Parquet) or names between | (CSV, TSV), or "
                 "config.task.labels that name it"
             )
@@ -142,6 +164,41 @@ def check_separators(table, record_names, occurring):
                 f"{table.where(i)}: label {name!r} joins {' and '.join(map(repr, parts))}, {relation}; "
                 "expected | or commas between labels, or config.task.labels that name it"
             )
+
+
+def similar(names: Sequence[str]) -> list[str]:
+    """Returns notes about classes whose names look the same to a reader, or differ in case alone."""
+    by_look: dict[str, list[str]] = {}
+    for name in names:
+        look = " ".join("".join(map(_plain, name)).split())
+        by_look.setdefault(unicodedata.normalize("NFC", look).casefold(), []).append(name)
+    notes = []
+    for spellings in by_look.values():
+        if len(spellings) > 1:
+            by_case = len({name.casefold() for name in spellings}) == 1
+            difference = "in case alone" if by_case else "in characters that look alike or do not show"
+            shown = [*map(_visible, spellings[:_SHOWN]), *(["..."] if len(spellings) > _SHOWN else [])]
+            notes.append(f"the labels {', '.join(shown)} differ {difference}, and are classes of their own")
+    return notes
+
+
+def _plain(character):
+    """Returns a character without what a reader hardly sees: widths, kinds of spaces, dashes and quotes."""
+    if _UNSEEN.fullmatch(character) or unicodedata.category(character) == "Cf":  # such as the zero-width space
+        return ""
+    if character.isspace():
+        return " "
+    if unicodedata.category(character) == "Pd":
+        return "-"
+    width, *codes = unicodedata.decomposition(character).split() or [""]
+    return chr(int(codes[0], 16)) if width in ("<wide>", "<narrow>") else _QUOTES.get(character, character)
+
+
+def _visible(name):
+    """Returns a name with the codes of characters that a reader cannot tell from ASCII, or cannot see."""
+    return "".join(
+        c if c.isascii() and c.isprintable() or _plain(c) == c else c.encode("unicode_escape").decode() for c in name
+    )
 
 
 def number_of(name):

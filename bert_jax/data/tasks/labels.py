@@ -258,8 +258,8 @@ class MultiLabel(Labels):
         if text in _MISSING:
             return None
         problem = ""
-        if label_forms.LIST.fullmatch(text):
-            problem = "a list written as text"
+        if form := label_forms.form_of_text(text):
+            problem = form
         elif re.fullmatch(r"[01](\.0*)?(\s+[01](\.0*)?)+|0[01]+", text) or (
             len(names) > len(set(names)) and set(names) <= {"0", "1", "0.0", "1.0"}
         ):
@@ -405,16 +405,10 @@ def _no_label(table, i, column, names):
 
 def doubts(names: Sequence[str]) -> list[str]:
     """Returns notes about names of classes that may be no classes of their own: missing values, or other spellings."""
-    by_spelling: dict[str, list[str]] = {}
-    for name in names:
-        by_spelling.setdefault(name.casefold(), []).append(name)
-    notes = [
-        f"the labels {_shortened(spellings)} differ in case alone, and are classes of their own"
-        for spellings in by_spelling.values()
-        if len(spellings) > 1
-    ]
     missing = [name for name in names if name in _PERHAPS_MISSING]
-    return notes + [f"the label {name!r} is a class; leave records out whose label is missing" for name in missing]
+    return label_forms.similar(names) + [
+        f"the label {name!r} is a class; leave records out whose label is missing" for name in missing
+    ]
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -19,10 +19,11 @@ _BARE = ({"B", "I"}, {"B", "M", "E", "S"})  # letters, one of which sets tags wi
 # Labels of positions that are no words, which early fine-tuned models have beside their tags.
 _MARKS = {"X", "PAD", "_", "-"}
 _NESTED = re.compile(r"[BIESLUMW][-_].+[|,;/+]\s*[BIESLUMW][-_].+")  # entities over one word, in one field
-# Entity tags as transformers does not write them: B_PER, B:PER, BPER, B with a longer dash, B- alone; PER-B, PER_B.
+# Entity tags as transformers does not write them: B_PER, B:PER, B PER, BPER, B with a longer dash, B- alone; PER-B,
+# PER_B, PER B.
 _OTHER_FORMS = (
-    re.compile(rf"([{_LETTERS}])(?:[^\w\s-](?=.)|_(?=.)|-$|(?=\w\w))(\S*)"),
-    re.compile(rf"(\S+)(?:[^\w\s]|_)([{_LETTERS}])"),
+    re.compile(rf"([{_LETTERS}])(?:\s*(?:[^\w\s-]|_)\s*(?=\S)|\s+-?\s*(?=\S)|-\s+(?=\S)|-$|(?=\w\w\S*$))(.*)"),
+    re.compile(rf"(\S|\S.*\S)\s*(?:[^\w\s]|_|\s)\s*([{_LETTERS}])"),
 )
 _FURTHER = "IELM"  # letters of words that go on with an entity
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax.data import rows as rows_lib
-from bert_jax.data.tasks import metrics, records, schemes, words
+from bert_jax.data.tasks import label_forms, metrics, records, schemes, words
 from bert_jax.data.tasks.labels import check_names, class_id
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -105,6 +105,8 @@ class TokenTask:
         tags = self._converted(tags, train, "train", scheme)
         self.labels = self._label_names(tags, train, names)
         self._ids = {name: i for i, name in enumerate(self.labels)}
+        types = {name[2:]: None for name in self.labels} if self.scheme else self.labels
+        self.notes += [] if task.labels else label_forms.similar(list(types))
         counts = {name: 0 for name in self.labels}
         for sentence in tags:
             for tag in filter(None, sentence):

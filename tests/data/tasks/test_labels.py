@@ -5,6 +5,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from bert_jax.data.tasks import label_forms
 from bert_jax.errors import UserError
 from tests.data.tasks.test_classification import jsonl, tsv
 
@@ -239,6 +240,70 @@ def test_names_of_classes_that_may_be_none_are_told(tmp_path, load):
     assert "the label 'NA' is a class; leave records out whose label is missing" in notes
     named = ("Pos", "pos", "neg", "NA")
     assert not [note for note in load(train=path, held_out=path, labels=named).notes if "label" in note]
+
+
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        ("very\u200b good", r"very\u200b good"),
+        ("very\u00a0good", r"very\xa0good"),
+        ("very  good", "very  good"),
+        ("\ufeffvery good", r"\ufeffvery good"),
+        ("very \u00adgood", r"very \xadgood"),
+        ("Very\u2009good", r"Very\u2009good"),
+        ("very good\ufe0f", r"very good\ufe0f"),
+        ("\uff56ery good", r"\uff56ery good"),
+    ],
+)
+def test_names_that_look_alike_are_told(tmp_path, load, other, shown):
+    path = jsonl(tmp_path, "a.jsonl", rows(["very good", other, "x"]))
+    notes = [note for note in load(train=path, held_out=path).notes if "labels" in note]
+    first, second = sorted(["very good", other])
+    assert len(notes) == 1 and shown in notes[0] and notes[0].endswith(
+        "differ in characters that look alike or do not show, and are classes of their own"
+    )  # fmt: skip
+
+
+def test_names_that_look_different_are_not_told():
+    names = ["x", "x2", "x\u00b2", "caf\u00e9", "cafe", "non-x", "nonx", "\u2460", "1", "\u0645\u06cc", "\u0645\u064a"]
+    assert label_forms.similar(names) == []
+    assert len(label_forms.similar(["non-x", "non\u2011x", "it's", "it\u2019s"])) == 2
+
+
+ARRAYS = [
+    "array(['x'], dtype=object)", "array(['x', 'y'], dtype='<U1')", "array([0., 1.])", "np.array([0, 1])",
+    "array([],\n      dtype=int64)", "tensor([0, 1], device='cuda:0')", "tensor([0., 1.], dtype=torch.float64)",
+    "tensor([0.1, 0.9], grad_fn=<SoftmaxBackward0>)", "tensor([], size=(0, 2))", "torch.tensor([0, 1])",
+    "Array([0, 1], dtype=int32)", "tf.Tensor([0 1], shape=(2,), dtype=int32)",
+    "<tf.Tensor: shape=(1,), dtype=int32, numpy=array([0], dtype=int32)>", "Index(['x'], dtype='object', name='l')",
+    "0    x\n1    y\ndtype: object", "Series([], dtype: object)", "shape: (1,)\nSeries: '' [str]\n[\n\t\"x\"\n]",
+    "<pyarrow.ListScalar: ['x']>", "deque(['x'], maxlen=3)", "Counter({'x': 1})", "frozenset()", "list()", "()",
+    "['x' 'y']", "[0 1 ... 1]", "dict_keys(['x'])", "(['x'])",
+]  # fmt: skip
+ELEMENTS = [
+    "tensor(1)",
+    "tensor(1, device='cuda:0')",
+    "np.str_('x')",
+    "np.int64(1)",
+    "array(1)",
+    "array('x', dtype='<U1')",
+]
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label"])
+@pytest.mark.parametrize("label", [*ARRAYS, *ELEMENTS])
+def test_what_numpy_torch_and_others_write_is_no_label(tmp_path, load, problem, label):
+    path = jsonl(tmp_path, "a.jsonl", rows(["x", "y", label]))
+    form = "a value of numpy or torch written as text" if label in ELEMENTS else "a list written as text"
+    with pytest.raises(UserError, match=f"line 3: 'label' is .*, {form}; expected") as error:
+        load(train=path, held_out=path, problem=problem)
+    assert "\n" not in str(error.value)
+
+
+def test_names_with_brackets_and_commas_are_classes(tmp_path, load):
+    names = ["accuracy (high)", "f(x)", "x [y] z", "tensors (1)", "a, b", "<b>", "dtype", "array"]
+    path = jsonl(tmp_path, "a.jsonl", rows(names))
+    assert set(load(train=path, held_out=path).labels) == set(names)
 
 
 @pytest.mark.parametrize("labels", [["['x', 'y']", "['x']"], ["[0, 1]", "[1, 0]"], ["x", "set()"], ["('x',)", "y"]])

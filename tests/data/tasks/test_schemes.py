@@ -53,6 +53,9 @@ def test_tags_that_mark_no_entities():
         ["LABEL_0", "LABEL_1"],
         ["I", "O"],
         ["O", "BUY", "ITEM"],
+        ["O", "B minor", "I major"],
+        ["O", "Big apple", "Illegal apple"],
+        ["B PER", "I PER"],
     ):
         assert schemes.detect([tags]) == "" and schemes.look_alike([tags]) is None, tags
 
@@ -76,6 +79,16 @@ def test_nested_tags(tag):
         ["O", "PER-B", "PER-I"],
         ["O", "Per_B", "Per_I"],
         ["O", "PER\u2014B", "PER\u2014E"],
+        ["O", "B PER", "I PER"],
+        ["o", "b per", "i per"],
+        ["O", "B MILITARY RANK", "I MILITARY RANK"],
+        ["O", "B MILITARY_RANK", "E MILITARY_RANK"],
+        ["O", "B- PER", "I- PER"],
+        ["O", "B - PER", "I - PER"],
+        ["O", "B_ PER", "I_ PER"],
+        ["O", "B\u00a0PER", "I\u00a0PER"],
+        ["O", "PER B", "PER I"],
+        ["O", "MILITARY RANK-B", "MILITARY RANK-I"],
     ],
 )
 def test_look_alikes(tags):

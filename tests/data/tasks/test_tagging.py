@@ -181,6 +181,15 @@ def test_spellings_of_tags(tmp_path, load, tags, labels, metric):
 
 
 @pytest.mark.parametrize(
+    "tags", [["NN", "NN\u200b", "VB"], ["O", "B-PER", "B-PER\u200b"], ["O", "B-a b", "I-a\u00a0b"]]
+)
+def test_tags_that_look_alike_are_told(tmp_path, load, tags):
+    path = sentences(tmp_path, [(list("abc"), tags)] * 2)
+    notes = load("token_classification", train=path, held_out=path).notes
+    assert len([note for note in notes if "look alike or do not show" in note]) == 1
+
+
+@pytest.mark.parametrize(
     ("tags", "message"),
     [
         (
@@ -188,6 +197,7 @@ def test_spellings_of_tags(tmp_path, load, tags, labels, metric):
             r"line 1, word 2: tag 'B_PER' looks like an entity's in another form; expected a prefix",
         ),
         (["O", "PER-B", "PER-I"], "tag 'PER-B' looks like"),
+        (["O", "B PER", "I PER"], "tag 'B PER' looks like"),
         (["O", "B-PER", "I-PER", "X"], "line 1, word 4: tag 'X' beside entity tags"),
         (["[CLS]", "B-PER", "I-PER"], r"word 1: tag '\[CLS\]' beside entity tags"),
         (["O", "B-PER", "b-per"], "word 3: tag 'b-per' beside entity tags"),
