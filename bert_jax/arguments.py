@@ -19,6 +19,7 @@ _SWITCH_VALUES = dict.fromkeys(("true", "t", "yes", "y", "1", "on"), "True") | d
     ("false", "f", "no", "n", "0", "off"), "False"
 )
 # What absl says of a value that it cannot read, and what is said instead; {n} is a group of the pattern.
+_ALIAS = re.compile(r"Alias for --(\w+)\.?")  # absl's help of a flag with another name
 _REASONS = (
     (r"\(?'?Non-boolean argument to boolean flag.*", "True or False, or the flag alone"),
     (r"invalid literal for int\(\).*|Exceeds the limit .*", "a whole number"),
@@ -86,6 +87,12 @@ def check_words(arguments: Sequence[str], taken: int, likely: Sequence[str], tex
     raise UserError(f"{shown}: {noun}; {hint} (see --help)")
 
 
+def _aliased(name):
+    """Returns the flag that a flag is another name of, or its own name."""
+    alias = _ALIAS.fullmatch(flags.FLAGS[name].help or "") if name in flags.FLAGS else None
+    return alias[1] if alias else name
+
+
 def repeated(arguments: Sequence[str], kind: str = "") -> list[str]:
     """Returns a warning for each flag that has different values on a command line, of which absl takes the last.
 
@@ -104,7 +111,7 @@ def repeated(arguments: Sequence[str], kind: str = "") -> list[str]:
         elif _is_switch(name, kind):
             value = _SWITCH_VALUES.get(value.lower(), value)
         if name and (equals or value):
-            values.setdefault(name, []).append(value)
+            values.setdefault(_aliased(name), []).append(value)
     return [
         f"--{name}: given {len(given)} times, as {', '.join(shortened(value, 40) for value in given)}; the last one, "
         f"{shortened(given[-1], 40)}, counts"

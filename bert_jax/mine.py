@@ -127,7 +127,7 @@ def _bar(bars, unit, total):
     from tqdm import tqdm
 
     bars.close()
-    return bars.enter_context(tqdm(total=total, unit=unit, mininterval=0.5)).update
+    return bars.enter_context(tqdm(total=total, unit=unit, mininterval=0.5, disable=None)).update
 
 
 def _check_output():

@@ -353,8 +353,7 @@ def _run(verb, predictor, source, output, kind, total, ranges):
 
     from bert_jax.inference import records, tables
 
-    hidden = None if files.is_stream(output) else False  # None: unless standard error is a terminal
-    with tqdm(total=total, unit="text", mininterval=0.5, disable=hidden) as bar:
+    with tqdm(total=total, unit="text", mininterval=0.5, disable=None) as bar:  # None: unless on a terminal
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
         if verb.name == "embed" and _PRECISION.value != "float32":

@@ -151,6 +151,8 @@ def test_a_flag_with_two_values_is_told(values):
         "--model: given 2 times, as A, B; the last one, B, counts",
         "--config.seed: given 2 times, as 1, 2; the last one, 2, counts",
     ]
+    flags.DEFINE_alias("path", "model", flag_values=values)
+    assert arguments.repeated(["--model=A", "--path=B"]) == ["--model: given 2 times, as A, B; the last one, B, counts"]
     assert arguments.repeated(["--overwrite", "--nooverwrite", "--odd", "odd"]) == [
         "--overwrite: given 2 times, as True, False; the last one, False, counts"
     ]

@@ -75,12 +75,11 @@ def run(
     if note := head_note(embedder):
         print(f"note: {note}", file=sys.stderr)
     reranker = open_reranker() if open_reranker else None
-    hidden = None if files.is_stream(request.output or files.STANDARD) else False
-    index = _opened_index(request, folder, embedder, documents, contents, hidden)
+    index = _opened_index(request, folder, embedder, documents, contents)
     depth = max(request.top_k, request.rerank_top if reranker else 0, ranking.DEPTH if queries.relevance else 0)
     prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
     before = None  # the rankings that are reranked
-    with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=hidden) as bar:
+    with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=None) as bar:  # None: unless on a terminal
         done = (lambda count: None) if reranker else bar.update
         rankings = ranked.rank(embedder, index, queries, depth, prompt, done)
         if reranker:
@@ -118,13 +117,13 @@ def _check_not_read(request):
                 raise UserError(f"--output={request.output}: is --{flag} itself; expected another file")
 
 
-def _opened_index(request, folder, embedder, documents, contents, hidden):
+def _opened_index(request, folder, embedder, documents, contents):
     """Returns the index of the corpus, made or continued."""
     prompt = embedder.prompt_for("document") if request.document_prompt is None else request.document_prompt
     name = f"--index={folder}"
     with (
         interruption.end_message(f"{name}: ended; the same command continues it"),
-        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=hidden) as bar,
+        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=None) as bar,
     ):
         index = index_lib.build(folder, name, embedder, documents, contents, prompt, bar.update)
         if request.precision.precision == "float32":

@@ -217,7 +217,10 @@ def read(workdir: pathlib.Path) -> tuple[dict, ml_collections.ConfigDict]:
             f"{workdir}/run.json: format_version {run.get('format_version')}; this version of bert_jax reads "
             f"{FORMAT_VERSION}"
         )
-    return run, config_from_json(stored)
+    try:
+        return run, config_from_json(stored)
+    except UserError as error:
+        raise UserError(f"{workdir}/config.json: {error}") from error
 
 
 def text_columns(config: ml_collections.ConfigDict) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import pytest
 
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning
+from bert_jax.errors import UserError
 from bert_jax.runs import stored, workdir
 from tests.commands import ROOT, finish, logged_rows, shared_programs, start
 from tests.training.conftest import make_config, make_corpus, write_recipe
@@ -67,6 +68,13 @@ def test_keys_may_be_changed(run):
     assert values["data"] == json.loads(json.dumps(config.data.to_dict())) and not changed
     message = parsed(kind, f"--workdir={folder}", "--config.data.batchsize=9")
     assert message == "error: config.data.batchsize: unknown key, expected a known key; did you mean data.batch_size?\n"
+
+
+def test_a_damaged_config_is_told_with_its_path(run, tmp_path):
+    (tmp_path / "run.json").write_bytes((run[1] / "run.json").read_bytes())
+    (tmp_path / "config.json").write_text('{"mlm_loss": 4}')
+    with pytest.raises(UserError, match=r"config.json: config.mlm_loss: unknown key"):
+        workdir.read(tmp_path)
 
 
 def test_a_workdir_without_such_a_run_is_named(run, tmp_path):

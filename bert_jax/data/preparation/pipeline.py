@@ -373,8 +373,9 @@ def _write_shards(output, job, write_all):
     sizes = [sum(part.size for part in shard) for shard in planned]
     done = sum(sizes) - sum(sizes[i] for i in todo)
     arguments = (str(parts), str(output / "tokenizer"), job.settings, job.strict)
+    disable = None if job.progress else True  # None: unless standard error is a terminal
     with tqdm.tqdm(
-        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=not job.progress
+        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=disable
     ) as bar:
         for number, skipped in write_all(todo, *arguments):
             bar.update(sizes[number])
