@@ -14,17 +14,21 @@ from bert_jax.data import hashing
 # Counters of a row's draws; positions are below 1 << 20.
 _CHOICE, _REPLACEMENT, _RANDOM_TOKEN, _SPAN, _LONG_WORDS = (i << 20 for i in range(5))
 _SPAN_ROUNDS = 64  # spans that are tried in each row, or as many as tokens are wanted
-_LONG_WORD_SHARE = 4  # see _part_of_long_words
+# Shares of a row's wanted tokens, from which on a word is long: see _pick_long_words and _part_of_longest_words.
+_LONG_WORD, _LONGEST_WORD = 1 / 4, 1 / 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Masking:
     """Masks the batches of a phase when it is called.
 
-    Every maskable place of a row is as likely to be predicted as any other, for each unit. Spans and n-grams that reach
-    the end of the text, or a special token, therefore go on at its beginning: in the published procedures, which cut
-    them off there, the first words of a text are covered by fewer spans than the others. A word with more tokens than
-    any row may predict, such as a long string without spaces, cannot be masked whole; see `_part_of_long_words`.
+    Every maskable place of a row is as likely to be predicted as any other, for each unit. Two things therefore differ
+    from the published procedures. Spans and n-grams that reach the end of the text, or a special token, go on at its
+    beginning; where they are cut off, the first words of a text are covered by fewer spans than the others. And long
+    words are not masked "if they still fit" beside others, which favours short words, among them those that a row's
+    ends cut off: words of more than a quarter of the tokens that a row is to predict are drawn first, with equal
+    chances, and of words of more than half of them (of a row of 128 tokens, which predicts 19: ten or more) a random
+    run of tokens is masked.
 
     Attributes:
       unit: "token"; "whole_word", all of a word's tokens or none; "span", runs of whole words whose number is
@@ -68,8 +72,9 @@ class Masking:
         wanted = self.wanted(maskable.sum(1))
         if self.unit == "token":
             return self._replace(input_ids, _smallest(_scores(keys, maskable), wanted, self.slots), keys, None)
-        words = _Words(maskable, word_starts)
-        chosen = _part_of_long_words(words, keys, wanted, self.slots)
+        words = _Words(maskable, word_starts, wanted)
+        chosen = _part_of_longest_words(words, keys, wanted)
+        chosen |= words.to_tokens(_pick_long_words(words, keys, wanted, wanted - chosen.sum(1)))
         rest = wanted - chosen.sum(1)
         anchor_column = None
         if self.unit == "whole_word":
@@ -114,7 +119,7 @@ class Masking:
             going = np.ones(len(rows), bool)
             for step in range(int(length.max())):
                 word = words.after(first, step)
-                going &= (step < length) & ~picked[word] & (used[rows] + words.length[word] <= wanted[rows])
+                going &= (step < length) & ~picked[word] & (used[rows] + words.cost[word] <= wanted[rows])
                 picked[word[going]] = True
                 anchor[word[going]] = first[going]
                 used[rows[going]] += words.length[word[going]]
@@ -142,7 +147,7 @@ class Masking:
                 break
             first = column[rows]
             gram = words.after(first[:, None], np.arange(self.ngram_max))
-            sizes = np.cumsum(words.length[gram], 1)
+            sizes = np.cumsum(words.cost[gram], 1)
             in_gram = (np.arange(self.ngram_max) < drawn[first][:, None]) & (sizes <= (wanted - used)[rows][:, None])
             in_gram &= ~(in_gram & picked[gram]).any(1, keepdims=True)
             picked[gram[in_gram]] = True
@@ -187,12 +192,14 @@ class _Words:
       count: number of words.
       row, start_column: int64 [count], where each word begins.
       length: int64 [count], tokens of each word.
+      is_long, is_longest: bool [count], whether `_pick_long_words` and `_part_of_longest_words` see to each word.
+      cost: int64 [count], what each word takes of the wanted tokens elsewhere: its length, or more than there are.
       run_first, run_length: int64 [count], the number of the first word, and how many words there are, of the run that
         each word is in: the words with only maskable tokens between them.
       per_row, row_first: int64 [batch], words of each row, and the number of its first.
     """
 
-    def __init__(self, maskable, word_starts):
+    def __init__(self, maskable, word_starts, wanted):
         before = np.zeros_like(maskable)
         before[:, 1:] = maskable[:, :-1]
         starts = maskable & (word_starts | ~before)
@@ -206,6 +213,10 @@ class _Words:
         self._maskable = maskable
         self._word_of_token = np.cumsum(starts.ravel()) - 1
         self.length = np.bincount(self._word_of_token[maskable.ravel()], minlength=self.count)
+        share = self.length / np.maximum(wanted[self.row], 1)
+        self.is_longest = (share > _LONGEST_WORD) & (self.length > 1)
+        self.is_long = (share > _LONG_WORD) & (self.length > 1) & ~self.is_longest
+        self.cost = np.where(self.is_long | self.is_longest, sequence + 1, self.length)
         run = np.cumsum((maskable & ~before).ravel())[flat]
         self.run_first = np.searchsorted(run, run)
         self.run_length = np.searchsorted(run, run, side="right") - self.run_first
@@ -265,7 +276,7 @@ def _pick_words(words, keys, wanted):
         if not len(rows):
             break
         word = column[rows]
-        fits = used[rows] + words.length[word] <= wanted[rows]
+        fits = used[rows] + words.cost[word] <= wanted[rows]
         picked[word[fits]] = True
         used[rows[fits]] += words.length[word[fits]]
     return picked
@@ -280,22 +291,49 @@ def _pick_at_least_one(words, picked, rows, keys):
         picked[shortest[hashing.below(hashing.draw(keys[row], np.uint64(_CHOICE)), len(shortest))]] = True
 
 
-def _part_of_long_words(words, keys, wanted, slots):
+def _part_of_longest_words(words, keys, wanted):
     """Chooses a random run of the tokens of words that are too long to be masked whole, bool [batch, sequence].
 
-    A word is too long if it has more than `slots` tokens. In a row with such a word, which is of a script without
-    spaces, words of more than a quarter of the wanted tokens are too long as well, as they would often not fit beside
-    others and so be masked less often than short ones. These words get their share of the wanted tokens. A run that
-    reaches the end of the last of them goes on at the beginning of the first.
+    A word is too long if it has several tokens, more than half of the row's wanted ones. These words get their share of
+    the wanted tokens. A run that reaches the end of the last of them goes on at the beginning of the first.
     """
-    too_long = words.length > slots
-    if not too_long.any():
-        return words.to_tokens(too_long)
-    in_row = np.bincount(words.row[too_long], minlength=len(keys)) > 0
-    too_long |= in_row[words.row] & (_LONG_WORD_SHARE * words.length > wanted[words.row])
-    is_long = words.to_tokens(too_long)
-    count, total = is_long.sum(1), np.bincount(words.row, words.length, len(keys))
+    is_longest = words.to_tokens(words.is_longest)
+    if not words.is_longest.any():
+        return is_longest
+    count, total = is_longest.sum(1), np.bincount(words.row, words.length, len(keys))
     start, rounding = (hashing.draw(keys, np.uint64(_LONG_WORDS + i)) for i in range(2))
     number = np.floor(wanted * count / np.maximum(total, 1) + hashing.uniform(rounding)).astype(np.int64)
-    place = np.cumsum(is_long, 1) - 1 - hashing.below(start, np.maximum(count, 1))[:, None]
-    return is_long & (place % np.maximum(count, 1)[:, None] < number[:, None])
+    place = np.cumsum(is_longest, 1) - 1 - hashing.below(start, np.maximum(count, 1))[:, None]
+    return is_longest & (place % np.maximum(count, 1)[:, None] < number[:, None])
+
+
+def _pick_long_words(words, keys, wanted, left):
+    """Picks words of more than a quarter and at most half of the row's wanted tokens, each as likely; bool [words].
+
+    It is a systematic sample, the longest first, so that it takes about its share of the wanted tokens in each row. A
+    word that exceeds the `left` tokens, int64 [batch], is left out.
+    """
+    picked = np.zeros(words.count, bool)
+    word = np.flatnonzero(words.is_long)
+    if not len(word):
+        return picked
+    scores = hashing.draw(keys[words.row[word]], _CHOICE + words.start_column[word])
+    word = word[np.lexsort((scores, -words.length[word], words.row[word]))]
+    row = words.row[word]
+    chance = (wanted / np.maximum(np.bincount(words.row, words.length, len(keys)), 1))[row]
+    place = _place_in_group(row)
+    begin = hashing.uniform(hashing.draw(keys, np.uint64(_LONG_WORDS + 2)))[row]
+    word = word[np.floor((place + 1) * chance + begin) > np.floor(place * chance + begin)]
+    place = _place_in_group(words.row[word])
+    used = np.zeros(len(keys), np.int64)
+    for turn in range(int(place.max(initial=-1)) + 1):
+        turns = word[place == turn]
+        fits = turns[used[words.row[turns]] + words.length[turns] <= left[words.row[turns]]]
+        picked[fits] = True
+        used[words.row[fits]] += words.length[fits]
+    return picked
+
+
+def _place_in_group(groups):
+    """Returns how many equal numbers stand before each of ascending ones, int64 [n]."""
+    return np.arange(len(groups)) - np.searchsorted(groups, groups)

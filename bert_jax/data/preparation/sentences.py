@@ -9,6 +9,7 @@ import sentencex
 from bert_jax.data.scripts import writes_no_spaces
 
 MODES = ("split", "line")
+_splitter = sentencex.segment
 # Marks that end a sentence, and nothing else, whether white space follows or not. The full stop, and its like in other
 # scripts of Europe, also stands inside words and numbers.
 _STOPS = "։؟؝۔܀܁܂߹।॥။።፧፨។៕᙮᠃᠉᭟᱾᱿꓿꘎꛳꡶꡷꣎꣏꧉꩝꩞꩟꯫"
@@ -56,7 +57,7 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
 
 def _segment(language, text):
     """Returns the sentences that sentencex finds in a text; those with a long pair of marks, without its pairs."""
-    pieces = sentencex.segment(language, text)
+    pieces = _splitter(language, text)
     if max(map(len, pieces), default=0) <= _LONGEST_PAIR:
         return pieces
     return [part for piece in pieces for part in _without_pairs(language, piece)]
@@ -67,7 +68,7 @@ def _without_pairs(language, piece):
     if len(piece) <= _LONGEST_PAIR:
         yield piece
         return
-    parts = sentencex.segment(language, _PAIRED_MARK.sub(lambda mark: mark[0] if len(mark[0]) > 1 else " ", piece))
+    parts = _splitter(language, _PAIRED_MARK.sub(lambda mark: mark[0] if len(mark[0]) > 1 else " ", piece))
     if sum(map(len, parts)) != len(piece):  # a splitter that drops white space does not say where it cut
         yield piece
         return
