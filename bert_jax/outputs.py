@@ -1,5 +1,6 @@
 """Recognises what a local folder or file holds, so that no command writes over a thing of another kind."""
 
+import fnmatch
 import itertools
 import json
 import os
@@ -23,6 +24,25 @@ _BESIDE = (".log", ".out", ".err", ".sh", ".sbatch", ".py", ".pid")
 # What a run writes: what is lost without its run.json, and what may lie there before it.
 _LOST_WITHOUT_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
 _BESIDE_RUN = ("tensorboard", "predictions", "report.html", "profile", "compiled", "wandb", "mlruns")
+_OF_RUN = (*_LOST_WITHOUT_RUN, "run.json", "lock", "tensorboard", "compiled", "wandb", "mlruns")
+_OF_CORPUS = ("manifest.json", "tokenizer", "train", "eval", "index", "parts", "lock")
+_OF_MODEL = (
+    "config.json", "*.safetensors", "*.index.json", "pytorch_model*.bin", "tf_model.h5", "flax_model*.msgpack",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
+    "vocab.json", "merges.txt", "*.model", "modules.json", "*_config.json", "config_sentence_transformers.json",
+    "[0-9]*_*",
+)  # fmt: skip
+# What commands wrote into a folder of each kind, as patterns of names, files or folders of it.
+_OWN_NAMES = {
+    CORPUS: _OF_CORPUS,
+    UNFINISHED_CORPUS: _OF_CORPUS,
+    PRETRAINING: _OF_RUN,
+    FINETUNING: _OF_RUN,
+    MODEL: _OF_MODEL,
+    EXPERIMENT: ("experiment.json", "lock"),
+    JOB: ("job.json", *_OF_RUN),
+    INDEX: ("index.json", "vectors.npy", "ids.txt", "int8.npy", "int8_ranges.npy", "binary.npy", "lock"),
+}
 _LOOKED_AT = 20  # folders in a folder, for a thing of some kind
 _USES = {
     CORPUS: "--config.data.corpus reads it",
@@ -173,13 +193,17 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
       makes_folder: whether the command makes the file's folder where that is missing.
 
     Raises:
-      UserError: it is a folder, or its folder is missing or not writable.
+      UserError: it is a folder, belongs to a run, corpus, model or index that lies there, or its folder is missing or
+        not writable.
     """
     if files.is_stream(path):
         return
     target = pathlib.Path(path)
     if target.is_dir():
         raise UserError(f"--{flag}={path}: a folder; expected a file")
+    if owner := _owner(target):
+        holder, name = owner
+        raise UserError(f"--{flag}={path}: {name} of {kind(holder)} ({holder}); expected another name, or a new file")
     folder = target.absolute().parent
     if makes_folder:
         folder = next(parent for parent in (folder, *folder.parents) if parent.exists())
@@ -187,6 +211,18 @@ def check_file(flag: str, path: str | os.PathLike, makes_folder: bool = False) -
         raise UserError(f"--{flag}={path}: no such folder {target.parent}; expected a file in one that exists")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"--{flag}={path}: cannot be written: Permission denied; expected a file in a folder of yours")
+
+
+def _owner(target):
+    """Returns (a folder of some kind, name below it) where an existing file is one that the kind consists of."""
+    if not target.exists():
+        return None
+    target = pathlib.Path(os.path.realpath(target))  # which is what is written over
+    for folder in target.parents:
+        below = target.relative_to(folder)
+        if any(fnmatch.fnmatchcase(below.parts[0], name) for name in _OWN_NAMES.get(kind(folder), ())):
+            return folder, below
+    return None
 
 
 def _object(path):

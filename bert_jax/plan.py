@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from bert_jax import command, outputs, storage
+from bert_jax import command, files, outputs, storage
 from bert_jax.errors import UserError
 from bert_jax.planning import chips, devices
 
@@ -48,6 +48,8 @@ def main(argv):
     for flag, path in (("json", _JSON.value), ("output", _OUTPUT.value)):
         if path and not storage.is_remote(path):
             outputs.check_file(flag, path, makes_folder=True)
+    if _TOPOLOGY.value == "all" and _OUTPUT.value and not files.is_stream(_OUTPUT.value):
+        outputs.check_file("output", pathlib.Path(_OUTPUT.value).with_suffix(".json"), makes_folder=True)
     if _SCHEDULE.value:
         _schedule(flags.FLAGS.config)
         return

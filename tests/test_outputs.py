@@ -91,3 +91,37 @@ def test_files(tmp_path):
         (tmp_path / "file").write_text("")
         with pytest.raises(UserError, match=reason):
             outputs.check_file("output", tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (outputs.PRETRAINING, "config.json"),
+        (outputs.PRETRAINING, "metrics.jsonl"),
+        (outputs.FINETUNING, "checkpoints/10/manifest.json"),
+        (outputs.FINETUNING, "tokenizer/vocab.txt"),
+        (outputs.CORPUS, "manifest.json"),
+        (outputs.CORPUS, "train/00000.tokens.npy"),
+        (outputs.UNFINISHED_CORPUS, "parts/settings.json"),
+        (outputs.MODEL, "model.safetensors"),
+        (outputs.MODEL, "vocab.txt"),
+        (outputs.EXPERIMENT, "experiment.json"),
+        (outputs.JOB, "run.json"),
+        (outputs.INDEX, "ids.txt"),
+    ],
+)
+def test_no_file_that_a_folder_consists_of_is_written_over(kind, name, tmp_path):
+    folder = make(tmp_path / "x", FOLDERS[kind] | {name: FOLDERS[kind].get(name, {}), "predictions.csv": {}})
+    assert outputs.kind(folder) == kind
+    (tmp_path / "link.json").symlink_to(folder / name)
+    for path in (folder / name, tmp_path / "link.json", folder / ".." / "x" / name):
+        with pytest.raises(UserError, match=f"{path}: {name} of {kind} .*; expected another name"):
+            outputs.check_file("output", path)
+    for own in ("predictions.csv", "new.jsonl"):
+        outputs.check_file("output", folder / own)
+
+
+def test_a_folder_of_no_kind_may_hold_a_file_of_any_name(tmp_path):
+    make(tmp_path, {"metrics.jsonl": {}, "config.json": {}, "ids.txt": {}})
+    for name in ("metrics.jsonl", "config.json", "ids.txt"):
+        outputs.check_file("output", tmp_path / name)
