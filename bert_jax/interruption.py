@@ -7,11 +7,15 @@ into a pipe, and a thread reads it. The thread gives the first signal to the par
 unfinished files removed, exit code 128 + the signal's number (130, 143, 129). Python is not shut down for it: threads
 of XLA may not outlive a Python that tidies up.
 
+One event may send its signal twice: a terminal that closes sends SIGHUP from the shell and from the kernel, `timeout`
+sends SIGTERM to its child and to the child's group. Such a repeat is no second signal, and is ignored (`_is_repeat`).
+
 `import bert_jax` calls `listen` where the process is one of the commands, before anything slow is imported. In any
 other program `catch` handles signals with Python's own means.
 """
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -22,6 +26,9 @@ from collections.abc import Callable, Iterator
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 5.0  # seconds that ending waits for a section that `uninterrupted` protects
 _WRITE_SECONDS = 1.0  # that a reader of what is printed is waited for
+# Seconds after a signal in which the same one counts as the same event. SIGINT has few, for a person who presses Ctrl-C
+# twice; a terminal closes only once.
+_REPEATED_WITHIN = {signal.SIGINT: 0.3, signal.SIGTERM: 1.0, signal.SIGHUP: math.inf}
 _listening = False
 _ending = False  # no threading.Event: a handler of a signal may interrupt its methods
 _start = threading.Lock()  # only the first signal starts to end the process
@@ -30,6 +37,8 @@ _catchers: list["Caught"] = []
 _messages: list[str] = []
 _before_end: dict[object, Callable[[], object]] = {}
 _stopped = ""
+_heard: dict[int, float] = {}  # when each signal came that was no repeat
+_ignored: dict[int, float] = {}  # when a repeat of each signal came
 
 
 def listen() -> None:
@@ -76,7 +85,7 @@ class Caught:
 
 @contextlib.contextmanager
 def catch(receive: Callable[[int], bool | None]) -> Iterator[Caught]:
-    """Gives the first signal that comes while inside to `receive`; a second one ends the process at once.
+    """Gives the first signal that comes while inside to `receive`; a second one, no repeat, ends the process at once.
 
     A signal that the block did not act on is delivered again when the block ends without an error.
 
@@ -173,13 +182,17 @@ def _caught_by_listener(caught):
 @contextlib.contextmanager
 def _caught_by_handlers(caught):
     def handle(number, frame):
-        taken = caught.take(number)
+        if _is_repeat(number, heard):
+            return
+        second, taken = caught.number, caught.take(number)
         for other, handler in before.items():
-            signal.signal(other, signal.SIG_DFL if taken else handler)
+            if not (taken and other == number):  # its repeat may come
+                signal.signal(other, signal.SIG_DFL if taken or second else handler)
         if not taken:
             signal.raise_signal(number)
 
-    before = {}
+    before: dict[int, object] = {}
+    heard: dict[int, float] = {}
     try:
         with contextlib.suppress(ValueError):  # not the main thread: nothing to catch
             for number in SIGNALS:
@@ -191,10 +204,22 @@ def _caught_by_handlers(caught):
             signal.signal(number, handler)
 
 
+def _is_repeat(number, heard):
+    """Returns whether a signal that comes now is a repeat of the one in `heard`; if not, notes its time there."""
+    now = time.monotonic()
+    if number in heard and now - heard[number] < _REPEATED_WITHIN[number]:
+        return True
+    heard[number] = now
+    return False
+
+
 def _watch(numbers):
     while True:
         number = os.read(numbers, 1)[0]
         if number not in SIGNALS:
+            continue
+        if _is_repeat(number, _heard):
+            _ignored[number] = time.monotonic()
             continue
         if _ending:  # a second one: at once
             os._exit(128 + number)
@@ -206,6 +231,8 @@ def _on_main_thread(number, frame):
     """Keeps the main thread from going on where a signal ends the process."""
     latest = time.monotonic() + _WRITE_SECONDS
     while not _catchers and not _ending:
+        if number in _ignored and time.monotonic() - _ignored[number] < _WRITE_SECONDS:
+            return
         time.sleep(0.01)
         if time.monotonic() > latest:  # somebody else has taken the place of the pipe
             _end_soon(number)

@@ -5,6 +5,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -75,6 +76,67 @@ with interruption.catch(lambda number: heard.set()) as caught:
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "SIGTERM\n"
     assert end(process, signal.SIGINT)[0] == 130
+
+
+SAVING = """
+heard = threading.Event()
+with interruption.catch(lambda number: heard.set()) as caught:
+    print("ready", flush=True)
+    heard.wait()
+    caught.acted = True
+    print("caught", flush=True)
+    sys.stdin.readline()
+print("saved", flush=True)
+sys.stdin.readline()
+print("beyond")
+"""
+
+
+@pytest.mark.parametrize("listens", [True, False])
+@pytest.mark.parametrize("number", CODES)
+def test_a_signal_that_is_sent_twice_is_one(number, listens, tmp_path):
+    """Also where the second one comes after the block."""
+    program = "" if listens else "interruption._forget()\n"
+    process = start(program + SAVING, tmp_path, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    process.send_signal(number)
+    assert process.stdout.readline() == "caught\n"
+    if number != signal.SIGINT:
+        process.send_signal(number)
+    print(file=process.stdin, flush=True)
+    assert process.stdout.readline() == "saved\n"
+    if number == signal.SIGHUP and listens:
+        process.send_signal(number)
+    output, error = process.communicate("\n", timeout=LONGEST_WAIT)
+    assert (process.returncode, output, error) == (0, "beyond\n", "")
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_the_same_signal_later_ends_at_once(listens, tmp_path):
+    program = "" if listens else "interruption._forget()\n"
+    process = start(program + SAVING, tmp_path, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "caught\n"
+    time.sleep(1.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(LONGEST_WAIT) == (143 if listens else -15)
+    process.communicate()
+
+
+def test_a_repeat_does_not_cut_the_end_short(tmp_path):
+    program = """
+import time
+def act():
+    print("ready", flush=True)
+    time.sleep(0.5)
+    open("done", "w").close()
+interruption.always_before_end(act)
+os.kill(os.getpid(), signal.SIGHUP)
+busy = ctypes.CDLL(None).sleep(3600)
+"""
+    assert end(start(program, tmp_path), signal.SIGHUP)[0] == 129 and (tmp_path / "done").exists()
 
 
 def test_what_a_block_did_not_act_on_ends_the_program_afterwards(tmp_path):
