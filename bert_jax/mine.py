@@ -20,7 +20,7 @@ import sys
 
 from absl import flags
 
-from bert_jax import command, files, interruption, outputs
+from bert_jax import command, files, interruption, outputs, progress
 from bert_jax import config as config_lib
 from bert_jax.config.keys import FINETUNING
 from bert_jax.errors import UserError, command_line
@@ -124,10 +124,8 @@ def main(argv):
 
 def _bar(bars, unit, total):
     """Returns the update of a new progress bar, whose predecessor is closed."""
-    from tqdm import tqdm
-
     bars.close()
-    return bars.enter_context(tqdm(total=total, unit=unit, mininterval=0.5, disable=None)).update
+    return bars.enter_context(progress.bar(total, unit)).update
 
 
 def _check_output():

@@ -41,7 +41,7 @@ from typing import Any
 
 from absl import flags
 
-from bert_jax import _moved, command, files, outputs
+from bert_jax import _moved, command, files, outputs, progress
 from bert_jax.config.finetuning_keys import FINETUNING, TOKEN_POOLING
 from bert_jax.config.schema import closest
 from bert_jax.errors import UserError, command_line
@@ -349,11 +349,9 @@ def _stored(embedder, vectors, ranges):
 
 
 def _run(verb, predictor, source, output, kind, total, ranges):
-    from tqdm import tqdm
-
     from bert_jax.inference import records, tables
 
-    with tqdm(total=total, unit="text", mininterval=0.5, disable=None) as bar:  # None: unless on a terminal
+    with progress.bar(total, "text") as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
         if verb.name == "embed" and _PRECISION.value != "float32":

@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A module may import those of its own room and of the rooms before it. Commands, the modules that are not named here,
 # may import every room.
 ORDER = (
-    "_moved", "interruption", "errors", "svg", "files", "storage", "outputs", "config", "processes", "data", "model",
+    "_moved", "interruption", "errors", "svg", "files", "storage", "outputs", "progress", "config", "processes", "data", "model",
     "sharding", "interop", "objectives",
     "runs", "diagnosis", "training", "finetuning", "inference", "retrieval", "planning",
 )  # fmt: skip

@@ -5,9 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from tqdm import tqdm
-
-from bert_jax import files, interruption, outputs
+from bert_jax import files, interruption, outputs, progress
 from bert_jax.data.tasks import ranking
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
@@ -79,7 +77,7 @@ def run(
     depth = max(request.top_k, request.rerank_top if reranker else 0, ranking.DEPTH if queries.relevance else 0)
     prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
     before = None  # the rankings that are reranked
-    with tqdm(total=len(queries.ids), unit="query", mininterval=0.5, disable=None) as bar:  # None: unless on a terminal
+    with progress.bar(len(queries.ids), "query") as bar:
         done = (lambda count: None) if reranker else bar.update
         rankings = ranked.rank(embedder, index, queries, depth, prompt, done)
         if reranker:
@@ -123,7 +121,7 @@ def _opened_index(request, folder, embedder, documents, contents):
     name = f"--index={folder}"
     with (
         interruption.end_message(f"{name}: ended; the same command continues it"),
-        tqdm(total=len(contents.ids), unit="document", mininterval=0.5, disable=None) as bar,
+        progress.bar(len(contents.ids), "document") as bar,
     ):
         index = index_lib.build(folder, name, embedder, documents, contents, prompt, bar.update)
         if request.precision.precision == "float32":

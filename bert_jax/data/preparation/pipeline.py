@@ -17,9 +17,7 @@ import shlex
 import shutil
 import sys
 
-import tqdm
-
-from bert_jax import files, interruption, outputs, storage
+from bert_jax import files, interruption, outputs, progress, storage
 from bert_jax.config.pretraining_keys import LARGEST_WORKERS
 from bert_jax.config.schema import closest
 from bert_jax.data.corpus import FORMAT_VERSION, SPLITS
@@ -373,10 +371,7 @@ def _write_shards(output, job, write_all):
     sizes = [sum(part.size for part in shard) for shard in planned]
     done = sum(sizes) - sum(sizes[i] for i in todo)
     arguments = (str(parts), str(output / "tokenizer"), job.settings, job.strict)
-    disable = None if job.progress else True  # None: unless standard error is a terminal
-    with tqdm.tqdm(
-        total=max(sum(sizes), 1), initial=done, unit="B", unit_scale=True, desc="prepare", disable=disable
-    ) as bar:
+    with progress.bar(max(sum(sizes), 1), "B", done, "prepare", hidden=not job.progress) as bar:
         for number, skipped in write_all(todo, *arguments):
             bar.update(sizes[number])
             for line in skipped["examples"] if job.progress else ():
