@@ -108,9 +108,14 @@ def _forgiving(stream):
 
 def _flush():
     """Writes out what was printed, so that an error of the reader or the disk shows here and not as Python ends."""
+    if sys.stdout:
+        _write_out(sys.stdout.flush)
+
+
+def _write_out(write):
+    """Calls `write`, which writes to standard output; where the disk is full, prints one line and exits with code 2."""
     try:
-        if sys.stdout:
-            sys.stdout.flush()
+        write()
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -138,12 +143,12 @@ def _run(arguments):
         print(usage(), file=sys.stderr)
         sys.exit(2)
     if name in ("-h", "--help", "help"):
-        print(usage())
+        _write_out(lambda: print(usage()))
         return
     if name == "--version":
         from bert_jax import __version__
 
-        print(f"bert_jax {__version__}")
+        _write_out(lambda: print(f"bert_jax {__version__}"))
         return
     module = module_of(name)
     if module is None:

@@ -33,6 +33,8 @@ _continues = False  # whether --workdir alone continues the run that it holds
 # Objects between two collections of cycles. Python's 700 collect some hundred times while jax and flax are imported and
 # a model is traced, an eighth of the time until a first answer.
 _COLLECTED = 50_000
+_HELP = ("-h", "--h", "-help", "--help")
+_LONG_HELP = ("--helpfull", "--helpshort", "--helpxml")  # absl prints these
 _STORED = pathlib.Path(__file__).parent / "runs" / "stored.py"  # the recipe that reads a workdir's config
 
 
@@ -183,7 +185,7 @@ def run(
     gc.set_threshold(_COLLECTED, 20, 50)
     _skip_tpu_search()
     _name_as_called()
-    with cli.output_to_pipes(outlives_output):
+    with cli.output_to_pipes(outlives_output and not _asks_for_help(sys.argv[1:])):
         try:
             parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely)
             app.run(_reporting(main, passes_on, positional), flags_parser=parser)
@@ -290,7 +292,7 @@ def _parse(argv, texts=(), taken=0, likely=()):
     arguments = [argv[0], *(_expanded(argument, texts) for argument in arguments_lib.joined(words, _schema))]
     _show_help(arguments)
     _show_keys(arguments)
-    is_help = {"--helpfull", "--helpshort", "--helpxml"} & set(arguments)
+    is_help = set(_LONG_HELP) & set(arguments)
     if not is_help:
         arguments_lib.check_words(arguments[1:], taken, likely, texts, _schema)
     try:
@@ -308,7 +310,7 @@ def _parse(argv, texts=(), taken=0, likely=()):
         raise UserError(f"--{error.flagname}: unknown flag{_nearest_flag(error.flagname)} (see --help)") from error
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         of_path = arguments_lib.about_a_path(error, arguments[1:]) if isinstance(error, OSError) else ""
-        raise UserError(of_path or arguments_lib.in_words(str(error))) from error
+        raise UserError(of_path or _line_of(error) or arguments_lib.in_words(str(error))) from error
 
 
 def _read_flag_files(words):
@@ -341,10 +343,20 @@ def _nearest_flag(name):
     return f"; did you mean --{near[0]}?" if near else ""
 
 
+def _own(words):
+    """Returns the words up to a lone "--"."""
+    return words[: words.index("--") if "--" in words else None]
+
+
+def _asks_for_help(words):
+    """Returns whether a command is only to print one of its helps."""
+    own = [_underscored(word) for word in _own(words)]
+    return any(word in (*_HELP, *_LONG_HELP) or re.match(r"--?help_keys(=|$)", word) for word in own)
+
+
 def _show_help(arguments):
     """Prints the command's help and exits if -h or --help is among the arguments."""
-    own = arguments[1 : arguments.index("--") if "--" in arguments else None]
-    if not {"-h", "--h", "-help", "--help"} & set(own):
+    if not set(_HELP) & set(_own(arguments[1:])):
         return
     text = flags.FLAGS.main_module_help()
     lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
@@ -418,7 +430,7 @@ def _resolved(argv):
 
 def _check_names(words):
     """Raises UserError for a word that is a flag which the command lacks, up to a lone "--"."""
-    for word in words[: words.index("--") if "--" in words else None]:
+    for word in _own(words):
         name = arguments_lib.unknown_flag(word, _schema)
         if name:
             raise UserError(f"--{name}: unknown flag{_nearest_flag(name)} (see --help)")

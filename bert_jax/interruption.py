@@ -22,13 +22,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 5.0  # seconds that ending waits for a section that `uninterrupted` protects
 _WRITE_SECONDS = 1.0  # that a reader of what is printed is waited for
 # Seconds after a signal in which the same one counts as the same event. SIGINT has few, for a person who presses Ctrl-C
 # twice; a terminal closes only once.
-_REPEATED_WITHIN = {signal.SIGINT: 0.3, signal.SIGTERM: 1.0, signal.SIGHUP: math.inf}
+_REPEATED_WITHIN: dict[int, float] = {signal.SIGINT: 0.3, signal.SIGTERM: 1.0, signal.SIGHUP: math.inf}
 _listening = False
 _ending = False  # no threading.Event: a handler of a signal may interrupt its methods
 _start = threading.Lock()  # only the first signal starts to end the process
@@ -191,7 +192,7 @@ def _caught_by_handlers(caught):
         if not taken:
             signal.raise_signal(number)
 
-    before: dict[int, object] = {}
+    before: dict[int, Any] = {}
     heard: dict[int, float] = {}
     try:
         with contextlib.suppress(ValueError):  # not the main thread: nothing to catch

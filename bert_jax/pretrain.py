@@ -22,7 +22,7 @@ def main(argv):
     with signals.exit_on_sigterm(), command.processes():
         from bert_jax.training import pretraining  # after the flags: importing jax takes a second
 
-        pretraining.pretrain(flags.FLAGS.config, _WORKDIR.value, command.config_changes()[0])
+        pretraining.pretrain(flags.FLAGS.config, _WORKDIR.value, *command.config_changes())
     interruption.exit_if_stopped()
 
 

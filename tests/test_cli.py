@@ -135,11 +135,16 @@ def test_a_full_disk_behind_standard_output_is_one_line():
 
 def test_output_that_no_disk_holds(tmp_path):
     """Standard output on a full disk is one line; a closed standard error ends nothing."""
-    for arguments in (["recipes"], ["plan", "--config=quickstart", "--help"]):
+    cases = (
+        "recipes", "plan --config=quickstart --help", "--help", "--version", "pretrain --help", "pretrain --helpfull",
+        "pretrain --help-keys=data", "demo --helpxml",
+    )  # fmt: skip
+    for i, case in enumerate(cases):
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                [sys.executable, "-m", "bert_jax", *arguments], stdout=full, stderr=subprocess.PIPE, text=True
-            )
+                [sys.executable, "-m", "bert_jax", *case.split()], stdout=full, stderr=subprocess.PIPE, text=True,
+                env=os.environ | {"PYTHONUNBUFFERED": "1" if i % 2 else ""},
+            )  # fmt: skip
         assert (done.returncode, done.stderr) == (
             2, "error: standard output: cannot be written: No space left on device\n"
         )  # fmt: skip

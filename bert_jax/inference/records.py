@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -117,6 +118,7 @@ class Records:
         self.kind = kind
         self._shifts: list[tuple[int, int]] = []  # (example, lines before it that are no examples), where that changes
         self._counts = _Counts()
+        self._binary: frozenset[str] | None = None  # columns of Parquet whose bytes are not texts, once known
 
     def where(self, index: int) -> str:
         """Returns the name of the example of an index (from 0) for messages: file and line number."""
@@ -146,6 +148,11 @@ class Records:
             notes.append(
                 f"{self._name}: {counts.empty:,} lines have an empty text, the first at {counts.first_empty}; it is "
                 "read as an empty one, as in fine-tuning"
+            )
+        if self._binary:
+            notes.append(
+                f"{self._name}: columns with bytes that are not UTF-8 come back in base64 (in .parquet as they are): "
+                f"{', '.join(sorted(self._binary))}"
             )
         return notes
 
@@ -277,15 +284,19 @@ class Records:
             if missing:
                 near = closest(missing[0], existing)
                 raise UserError(f"{self._name}: no column {missing[0]!r}; found {', '.join(existing)}{near}")
+            if self._binary is None:
+                others = [name for name in existing if name not in names and not (reader.words and name in WORDS)]
+                self._binary = parquet.binary_columns(file, others)
             for batch in file.iter_batches(AT_ONCE):
-                for record in _as_records(batch):
+                for record in _as_records(batch, self._binary):
                     number += 1
                     yield number, reader.record(record, self._place(number)), record
 
 
-def _as_records(batch):
-    """Returns the rows of a batch as dicts."""
-    columns = [parquet.values(column) for column in batch.columns]
+def _as_records(batch, binary):
+    """Returns the rows of a batch as dicts; the columns that `binary` names are in base64."""
+    names = batch.schema.names
+    columns = [parquet.values(column, name in binary) for name, column in zip(names, batch.columns, strict=True)]
     return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -355,12 +366,26 @@ def _spooled(path, name):
     """Returns a temporary file with the content of standard input or a pipe."""
     with text_files.reporting(name), files.open_input(path) as source:
         start = source.read(2)
-        spooled = tempfile.NamedTemporaryFile(suffix=".gz" if start == b"\x1f\x8b" else "")  # noqa: SIM115 lives on
-        interruption.always_before_end(spooled.close)  # which removes it
-        spooled.write(start)
-        shutil.copyfileobj(source, spooled)
-        spooled.flush()
+        ending = ".gz" if start == b"\x1f\x8b" else ""
+        spooled = tempfile.NamedTemporaryFile(suffix=ending, delete=False)  # noqa: SIM115 lives on
+        # Also where an error ends the program: by then its traceback holds the file, and nothing else would remove it.
+        remove = weakref.finalize(spooled, _remove, spooled.name)
+        interruption.always_before_end(remove)
+        try:
+            spooled.write(start)
+            shutil.copyfileobj(source, spooled)
+            spooled.flush()
+        except BaseException:
+            remove()
+            with contextlib.suppress(OSError):  # what its buffer holds has no place on the disk
+                spooled.close()
+            raise
     return spooled
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _choice(flags, names):

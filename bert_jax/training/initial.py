@@ -1,7 +1,7 @@
 """Takes a run's first parameters, and if asked for its architecture, from another model (config.init_from)."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,9 @@ def source(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Pretrain
 
 
 @_moved.renamed_arguments(found="pretrained")
-def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path) -> None:
+def resolve(
+    config: ml_collections.ConfigDict, pretrained: Pretrained | None, workdir: pathlib.Path, given: Collection[str] = ()
+) -> None:
     """Sets config.model to the architecture of init_from, in place, if config.model_from_init is set.
 
     Where config.data.sequence_length is longer than its rows, and no table or config.init_positions stands in the way,
@@ -48,9 +50,11 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
       config: the run's config, as recipe and flags made it.
       pretrained: the result of `source`; if None, the architecture is the one that the workdir's run began with.
       workdir: the run's directory.
+      given: dotted keys that the user has set; none of them is replaced by another value.
 
     Raises:
-      UserError: the model does not have config.model's architecture and config.model_from_init is False.
+      UserError: the model does not have config.model's architecture and config.model_from_init is False; or it is True
+        and the model has another value of a key in `given`.
     """
     if not config.model_from_init:
         if pretrained:
@@ -58,6 +62,8 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
         _check_positions(config)
         return
     taken = pretrained.config if pretrained else workdir_lib.read(workdir)[1].model
+    keys = (*_architecture(config), "pooler")
+    asked = {key: config.model[key] for key in keys if f"model.{key}" in given}
     for key in _architecture(config):
         config.model[key] = taken[key]
     if config.init_layers and not config.model.layer_groups:
@@ -70,6 +76,7 @@ def resolve(config: ml_collections.ConfigDict, pretrained: Pretrained | None, wo
         config.model.max_positions = config.data.sequence_length
         if pretrained.model.spec.has_relative_positions:  # whose distances are to stay the same
             config.model.relative_span = pretrained.model.spec.relative_span
+    _check_given(config, asked, pretrained.name if pretrained else workdir)
 
 
 @_moved.renamed_arguments(found="pretrained")
@@ -197,6 +204,31 @@ def _check_positions(config):
 
 def _architecture(config):
     return [key for key in config.model if key not in NOT_ARCHITECTURE]
+
+
+def _check_given(config, asked, source_name):
+    """Raises UserError where the architecture that was taken has another value than the user has asked for."""
+    wrong = [key for key, value in asked.items() if value != config.model[key] and not _same_size(config, key, value)]
+    if wrong:
+        asked_for, taken = (
+            ", ".join(f"{key}={values[key]!r}" for key in wrong).replace("'", "") for values in (asked, config.model)
+        )
+        raise UserError(
+            f"config.model: found {asked_for}, but config.model_from_init=True takes {taken} from {source_name}; "
+            "expected these, or --config.model_from_init=False"
+        )
+
+
+def _same_size(config, key, value):
+    """Returns whether one of the value and config.model's is a 0 that stands for the other."""
+    if value and config.model[key]:
+        return False
+    sizes = config.model.to_dict() | {"vocab_size": 0}
+    try:
+        specs = [model_lib.build(sizes | {key: size}, 1, next_sentence=False).spec for size in (value, sizes[key])]
+    except UserError:
+        return False
+    return getattr(specs[0], key) == getattr(specs[1], key)
 
 
 def _check(config, pretrained):

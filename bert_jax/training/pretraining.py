@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import ml_collections
@@ -33,7 +33,10 @@ from bert_jax.training.teacher import read as read_teacher
 
 
 def pretrain(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, recipe: ml_collections.ConfigDict | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike,
+    recipe: ml_collections.ConfigDict | None = None,
+    given: Collection[str] = (),
 ) -> None:
     """Trains as the config says, or continues the run that the workdir holds; returns when it is done.
 
@@ -44,12 +47,14 @@ def pretrain(
       config: the config of a recipe.
       workdir: a local directory, or gs://BUCKET/FOLDER; see runs/workdir.py for its files.
       recipe: the config of the recipe as it was before it was changed; warnings and the report compare with it.
+      given: dotted keys that the user has set, beside those in which the config differs from `recipe`.
 
     Raises:
       UserError: config, corpus, workdir and devices do not go together; the loss is not finite; or the last
         checkpoint could not be saved.
     """
-    config, workdir, source = _check(config, workdir)
+    given = {*given, *_changed(config, recipe)}
+    config, workdir, source = _check(config, workdir, given)
     inputs = _open(config, workdir, source)
     loader.check_memory(config, jax.process_count())
     teacher, shapes = inputs.teacher_parts or (None, None)
@@ -87,7 +92,15 @@ class _Inputs:
         return self.teacher.identity if self.teacher else None
 
 
-def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pretrained | None]:
+def _changed(config, recipe):
+    """Returns the keys in which the config differs from its recipe; none where that is not known."""
+    if recipe is None:
+        return []
+    before = config_lib.flat(recipe)
+    return [key for key, value in config_lib.flat(config).items() if key in before and value != before[key]]
+
+
+def _check(config, workdir, given) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pretrained | None]:
     """Completes the config, and checks that it is consistent and fits the devices.
 
     Returns:
@@ -102,7 +115,7 @@ def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path, Pr
     if kept:
         say(kept)
     source = initial.source(config, workdir)
-    initial.resolve(config, source, workdir)
+    initial.resolve(config, source, workdir, given)
     config_lib.validate(config)
     check_installed(config)
     config_lib.check_devices(config, jax.device_count())

@@ -266,3 +266,26 @@ def test_an_answer_is_one_line_however_lines_are_told_apart():
     answer = {"text": "é\u2028\u2029\x85\x0b\x1c\r\n"}
     line = files.json_line(answer)
     assert len(line.splitlines()) == 1 and json.loads(line) == answer and "é" in line
+
+
+FAILING = """
+import io, shutil, sys, types
+from bert_jax.inference import records
+if sys.argv[1] == "full":
+    def fail(source, target):
+        target.write(b"left in the buffer")
+        raise OSError(28, "No space left on device")
+    shutil.copyfileobj = fail
+list(records.Records("-", ("text",), kind="csv"))
+"""
+
+
+@pytest.mark.parametrize("failure", ["full", "quote"])
+def test_what_standard_input_was_written_to_is_removed_where_an_error_ends_the_program(failure, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, failure], input=b'text\na\n"b\n', capture_output=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 1 and b"UserError: standard input" in done.stderr, done.stderr
+    assert b"Exception ignored" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """config.init_from gives a run parameters, architecture and vocabulary, or is refused."""
 
+import copy
 import json
 import shutil
 
@@ -62,6 +63,29 @@ def test_another_architecture(config, finished, tmp_path):
         "intermediate_size=48, num_heads=4; expected --config.model.intermediate_size=64 --config.model.num_heads=2, "
         "or --config.model_from_init=True, which takes them from there"
     )
+
+
+def test_an_architecture_that_was_asked_for_is_not_replaced(config, finished, tmp_path):
+    config.update(model_from_init=True, init_from=str(finished))
+    recipe = copy.deepcopy(config)
+    config.model.update(num_layers=3, activation="relu")
+    expected = (
+        "config.model: found activation=relu, num_layers=3, but config.model_from_init=True takes activation=gelu, "
+        f"num_layers=1 from {finished}; expected these, or --config.model_from_init=False"
+    )
+    with pytest.raises(UserError) as caught:
+        pretraining.pretrain(config, tmp_path / "run", recipe)
+    assert str(caught.value) == expected
+    pretrained = models.open_model(finished)
+    with pytest.raises(UserError) as caught:
+        initial.resolve(copy.deepcopy(config), pretrained, tmp_path, ["model.num_layers", "model.activation"])
+    assert str(caught.value) == expected
+    assert not (tmp_path / "run").exists()
+    config.model.update(num_layers=1, activation="gelu", num_kv_heads=0, hidden_dropout=0.2)
+    initial.resolve(config, pretrained, tmp_path, [f"model.{key}" for key in config.model])
+    assert config.model.hidden_dropout == 0.2
+    config.model.num_kv_heads = 2  # what 0 stands for
+    initial.resolve(config, pretrained, tmp_path, ["model.num_kv_heads"])
 
 
 def test_nothing_to_take_the_architecture_from(config, tmp_path):

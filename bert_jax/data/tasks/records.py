@@ -398,7 +398,6 @@ def _without_halves(value):
 
 
 def _parquet(path, wanted, optional, notes, keep):
-    del notes
     with parquet.opened(path) as file:
         existing = file.schema_arrow.names
         missing = [name for name in wanted if name not in existing]
@@ -408,9 +407,13 @@ def _parquet(path, wanted, optional, notes, keep):
             )
         names = [name for name in (*wanted, *optional) if name in existing]
         others = [name for name in existing if name not in names] if keep else []
-        number = 0
+        number, binary = 0, parquet.binary_columns(file, others)
+        if binary:
+            notes.append(
+                f"{path}: columns with bytes that are not UTF-8 are kept in base64: {', '.join(sorted(binary))}"
+            )
         for batch in file.iter_batches(_AT_ONCE, columns=[*names, *others]):
-            columns = {name: parquet.values(batch.column(name)) for name in (*names, *others)}
+            columns = {name: parquet.values(batch.column(name), name in binary) for name in (*names, *others)}
             for i in range(batch.num_rows):
                 number += 1
                 values = (columns[name][i] if name in columns else None for name in (*wanted, *optional))
