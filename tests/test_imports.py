@@ -11,8 +11,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 # A module may import those of its own room and of the rooms before it. Commands, the modules that are not named here,
 # may import every room.
 ORDER = (
-    "_moved", "interruption", "errors", "svg", "files", "storage", "outputs", "progress", "config", "processes", "data", "model",
-    "sharding", "interop", "objectives",
+    "_moved", "interruption", "errors", "svg", "files", "storage", "outputs", "progress", "config", "processes", "data",
+    "model", "sharding", "interop", "objectives",
     "runs", "diagnosis", "training", "finetuning", "inference", "retrieval", "planning",
 )  # fmt: skip
 HELPERS_OF_COMMANDS = {"arguments", "command", "cli", "listing"}
