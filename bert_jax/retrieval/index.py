@@ -2,7 +2,7 @@
 
     DIR/vectors.npy  float32 [documents, size], which numpy.load(..., mmap_mode="r") opens
     DIR/ids.txt      the id of each of them, one a line
-    DIR/index.json   what the vectors are of, and how many are finished
+    DIR/index.json   what the vectors are of, how many are finished, and a checksum of each block of them
 
 A block's vectors depend on its texts alone, so those of an index that was continued are those of one that never ended
 early, to the bit.
@@ -14,7 +14,8 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,17 +43,21 @@ class Index:
       ids: id of each document.
       vectors: float32 [documents, size], mapped from the file.
       name: what the user calls it, such as "--index=DIR", for messages.
+      checksums: `checksum` of each block; () where none were written, as by earlier versions.
     """
 
     ids: tuple[str, ...]
     vectors: np.ndarray
     name: str = "index"
+    checksums: tuple[int, ...] = ()
+    _verified: set[int] = dataclasses.field(default_factory=set, repr=False, compare=False)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yields the vectors in order, [at most BLOCK, size] at a time.
 
         Raises:
-          UserError: one is not finite, or a block holds nothing but zeros: the file is damaged.
+          UserError: one is not finite, or a block holds nothing but zeros or has another checksum than when it was
+            written: the file is damaged.
         """
         for first in range(0, len(self.vectors), BLOCK):
             block = np.asarray(self.vectors[first : first + BLOCK])
@@ -63,7 +68,13 @@ class Index:
                     f"{self.name}: {VECTORS} is damaged: the vector of document {self.ids[number]} is "
                     f"{'nothing but zeros' if finite.all() else 'not finite'}; expected an index (remove the folder)"
                 )
+            check_block(self.name, VECTORS, self.ids, first, block, self.checksums, self._verified)
             yield block
+
+    def verify(self) -> None:
+        """Reads all blocks once. Raises UserError as `blocks` does, for readers of single vectors."""
+        for _ in self.blocks():
+            pass
 
     def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest documents of queries, exactly: (numbers, int64 [n, k]; scores, float64 [n, k]).
@@ -75,6 +86,66 @@ class Index:
         """
         *_, best = search.nearest(queries, self.blocks(), top_k, kind)
         return best
+
+
+def checksum(block: np.ndarray) -> int:
+    """Returns the CRC-32 of the bytes of an array [rows, size]."""
+    return zlib.crc32(np.ascontiguousarray(block))
+
+
+def check_block(
+    name: str,
+    file: str,
+    ids: Sequence[str],
+    first: int,
+    block: np.ndarray,
+    checksums: Sequence[int],
+    verified: set[int],
+) -> None:
+    """Refuses a block whose bytes are not those that were written.
+
+    Args:
+      name: what the user calls the index, such as "--index=DIR".
+      file: name of the block's file.
+      ids: id of each document.
+      first: number of the block's first document.
+      block: the block, [at most BLOCK, ...].
+      checksums: `checksum` of each block of the file; () where none are known.
+      verified: `first` of the blocks that need no look any more, to which this one is added.
+
+    Raises:
+      UserError: its checksum differs.
+    """
+    if not checksums or first in verified:
+        return
+    if checksum(block) != checksums[first // BLOCK]:
+        raise UserError(
+            f"{name}: {file} is damaged: it has other bytes than were written for documents {ids[first]} to "
+            f"{ids[first + len(block) - 1]}; expected an index (remove the folder)"
+        )
+    verified.add(first)
+
+
+def checksums_entry(checksums: Sequence[int]) -> dict[str, Any]:
+    """Returns what a description says of the checksums of blocks; `read_checksums` reads it."""
+    return {"block": BLOCK, "crc32": list(checksums)}
+
+
+def read_checksums(entry: Any, count: int, name: str) -> tuple[int, ...]:
+    """Returns the checksums of the blocks of `count` vectors; () where there are none, or of blocks of another size.
+
+    Raises:
+      UserError: the entry is damaged; `name` is what the user calls the index.
+    """
+    if entry is None:
+        return ()
+    if not (isinstance(entry, dict) and isinstance(entry.get("crc32"), list) and isinstance(entry.get("block"), int)):
+        raise UserError(f"{name}: {DESCRIPTION} is damaged; expected an index (remove the folder)")
+    if entry["block"] != BLOCK:
+        return ()
+    if len(entry["crc32"]) != -(-count // BLOCK):
+        raise UserError(f"{name}: {DESCRIPTION} is damaged; expected an index (remove the folder)")
+    return tuple(entry["crc32"])
 
 
 def build(
@@ -118,7 +189,8 @@ def build(
                 _fill(folder, name, embedder, documents, wanted, finished, done)
         vectors = _opened(folder, name, wanted, "r")
         _check_ids(folder, name, contents.ids)
-    return Index(tuple(contents.ids), vectors, name)
+        checksums = read_checksums(read_description(folder).get("checksums"), len(contents.ids), name)
+    return Index(tuple(contents.ids), vectors, name, checksums)
 
 
 def read_description(folder: pathlib.Path) -> dict[str, Any]:
@@ -225,6 +297,10 @@ def _begin(folder, wanted, contents):
 def _fill(folder, name, embedder, documents, wanted, finished, done):
     """Embeds the documents from number `finished` on, and marks each block that has reached the disk."""
     vectors = _opened(folder, name, wanted, "r+")
+    checksums = list(read_checksums(read_description(folder).get("checksums"), finished, name))
+    if not checksums:  # a version without them, or with others, began the index
+        checksums = [checksum(vectors[first : min(first + BLOCK, finished)]) for first in range(0, finished, BLOCK)]
+    aligned = finished % BLOCK == 0  # else blocks of another size were written, and none is at the place of ours
     remaining = itertools.islice(iter(documents), finished, None)
     while block := list(itertools.islice(remaining, BLOCK)):
         stop = finished + len(block)
@@ -241,8 +317,10 @@ def _fill(folder, name, embedder, documents, wanted, finished, done):
             key = block[int(np.flatnonzero(~finite)[0])][0]
             raise UserError(f"document {key}: its vector is not finite; expected numbers (--dtype=float32?)")
         vectors.flush()
+        checksums.append(checksum(vectors[finished:stop]))
         finished = stop
-        files.write_json(folder / DESCRIPTION, wanted | {"finished": finished})
+        entry = {"checksums": checksums_entry(checksums)} if aligned else {}
+        files.write_json(folder / DESCRIPTION, wanted | {"finished": finished} | entry)
     if finished != wanted["count"]:
         raise UserError(f"{name}: the corpus has changed while it was read; expected a file at rest")
 

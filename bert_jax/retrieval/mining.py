@@ -295,6 +295,8 @@ class _Miner:
         self._reranker = reranker
         self._pairs, self._documents, self._rule, self._kind = pairs, documents, rule, kind
         self._document_index, self._other_index, self._anchor_index = document_index, other_index, anchor_index
+        for index in filter(None, (other_index, anchor_index)):  # single vectors of them are read, outside their blocks
+            index.verify()
         self._numbers = {text: number for number, text in enumerate(documents)}
         self._other_numbers = {text: number for number, text in enumerate(others)}
         self._anchor_numbers = {text: number for number, text in enumerate(pairs.known)}

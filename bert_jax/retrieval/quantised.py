@@ -24,6 +24,7 @@ from bert_jax.retrieval.index import Index
 
 PRECISIONS = ("float32", "int8", "binary")
 RESCORES = ("float32", "int8", "none")
+_CHECKSUMS = "quantised_checksums"  # precision -> those of its blocks, in the index's description
 _SCORED = 1 << 22  # numbers of candidates that are scored at once
 _STORED = {"int8": "int8", "binary": "ubinary"}  # precision of the file's codes
 
@@ -50,9 +51,13 @@ class QuantisedIndex:
       ids: id of each document.
     """
 
-    def __init__(self, index: Index, options: Options, codes: np.ndarray, int8: np.ndarray | None, ranges: np.ndarray):
+    def __init__(
+        self, index: Index, options: Options, codes: np.ndarray, int8: np.ndarray | None, ranges: np.ndarray,
+        checksums: tuple[int, ...] = (),
+    ):  # fmt: skip
         self.ids, self._vectors, self._options = index.ids, index.vectors, options
         self._codes, self._int8, self._ranges, self._name = codes, int8, ranges, index.name
+        self._checksums, self._verified = checksums, set[int]()
 
     def nearest(self, queries: np.ndarray, top_k: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns the nearest documents of queries, approximately: (numbers, int64 [n, k]; scores, float64 [n, k]).
@@ -95,6 +100,8 @@ class QuantisedIndex:
                     f"{self._name}: int8.npy is damaged: document {self.ids[first]} has nothing but zeros; expected an "
                     "index (remove the folder)"
                 )
+            name = f"{self._options.precision}.npy"
+            index_lib.check_block(self._name, name, self.ids, first, block, self._checksums, self._verified)
             yield block
 
     def _rows(self, places):
@@ -149,7 +156,9 @@ def open_quantised(folder: str | os.PathLike, name: str, index: Index, options: 
             arrays[precision] = codes
         if "int8" in wanted:
             ranges = np.load(folder / "int8_ranges.npy")
-    return QuantisedIndex(index, options, arrays[options.precision], arrays.get("int8"), ranges)
+        entry = index_lib.read_description(folder).get(_CHECKSUMS, {}).get(options.precision)
+        checksums = index_lib.read_checksums(entry, len(index.vectors), name)
+    return QuantisedIndex(index, options, arrays[options.precision], arrays.get("int8"), ranges, checksums)
 
 
 def _opened(folder, precision, shape):
@@ -176,14 +185,17 @@ def _make(folder, precision, index):
         )
         with files.atomic_open(folder / "int8_ranges.npy", "wb") as file:
             np.save(file, ranges.astype(np.float32))
-    stored = _STORED[precision]
+    stored, checksums = _STORED[precision], []
     code_size, dtype = quantization.code_size(stored, size), quantization.code_dtype(stored)
     with vector_writer(folder / f"{precision}.npy", len(index.vectors), code_size, dtype) as put:
         for block in index.blocks():
-            put(quantization.quantize(block, stored, ranges))
+            codes = np.ascontiguousarray(quantization.quantize(block, stored, ranges), dtype)
+            checksums.append(index_lib.checksum(codes))
+            put(codes)
     description = index_lib.read_description(folder)
     names = dict.fromkeys([*description.get("quantised", ()), precision])
-    files.write_json(folder / index_lib.DESCRIPTION, description | {"quantised": list(names)})
+    entries = description.get(_CHECKSUMS, {}) | {precision: index_lib.checksums_entry(checksums)}
+    files.write_json(folder / index_lib.DESCRIPTION, description | {"quantised": list(names), _CHECKSUMS: entries})
 
 
 def _signs(vectors):

@@ -182,3 +182,37 @@ def test_damaged_and_foreign_folders_are_refused(embedder, tmp_path):
     for name in ("index.json", "vectors.npy"):  # as a kill before the first block leaves it
         (folder / name).unlink()
     build(folder, embedder)
+
+
+def test_other_finite_numbers_than_were_written_are_noticed(embedder, tmp_path, monkeypatch):
+    monkeypatch.setattr(index_lib, "BLOCK", 16)
+    folder = tmp_path / "index"
+    expected = np.array(build(folder, embedder).vectors)
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r+")
+    vectors[20, 3] += 0.5
+    vectors.flush()
+    message = rf"^--index={folder}: vectors.npy is damaged: it has other bytes .* documents d16 to d31; .*remove the"
+    with pytest.raises(UserError, match=message):
+        build(folder, embedder).nearest(expected[:1], 3, "dot")
+    with pytest.raises(UserError, match=message):
+        build(folder, embedder).verify()
+    description = json.loads((folder / "index.json").read_text())
+    for entry in ([], {}, {"block": 16, "crc32": [1]}):
+        (folder / "index.json").write_text(json.dumps(description | {"checksums": entry}))
+        with pytest.raises(UserError, match="index.json is damaged"):
+            build(folder, embedder)
+    # Indexes of earlier versions have no checksums, and those of others blocks of another size: both are read.
+    (folder / "index.json").write_text(json.dumps(description | {"checksums": {"block": 8, "crc32": [1]}}))
+    build(folder, embedder).verify()
+    del description["checksums"]
+    (folder / "index.json").write_text(json.dumps(description))
+    build(folder, embedder).verify()
+    # What one of them left unfinished gets checksums when it is continued.
+    (folder / "index.json").write_text(json.dumps(description | {"finished": 32}))
+    assert len(build(folder, embedder).checksums) == 3
+    build(folder, embedder).verify()
+    monkeypatch.setattr(index_lib, "BLOCK", 24)
+    (folder / "index.json").write_text(json.dumps(description | {"finished": 32}))
+    index = build(folder, embedder)
+    index.verify()
+    assert index.checksums == ()

@@ -100,6 +100,17 @@ def test_damaged_copies_are_refused(embedder, index, tmp_path):
         by_bits.nearest(queries, 5, "cosine")
 
 
+def test_other_codes_than_were_written_are_noticed(embedder, index, tmp_path):
+    queries = embedder.encode(QUERIES)
+    for precision in ("int8", "binary"):
+        opened(tmp_path, index, precision).nearest(queries, 5, "cosine")
+        codes = np.load(tmp_path / "index" / f"{precision}.npy", mmap_mode="r+")
+        codes[17, 0] ^= 1
+        codes.flush()
+        with pytest.raises(UserError, match=rf"--index: {precision}.npy is damaged: it has other bytes .* d16 to d31"):
+            opened(tmp_path, index, precision).nearest(queries, 5, "cosine")
+
+
 def test_options_that_do_not_go_together():
     for options, message in (
         (("uint8",), "--precision=uint8: search knows float32, int8, binary"),
