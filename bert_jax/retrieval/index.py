@@ -90,7 +90,7 @@ class Index:
 
 def checksum(block: np.ndarray) -> int:
     """Returns the CRC-32 of the bytes of an array [rows, size]."""
-    return zlib.crc32(np.ascontiguousarray(block))
+    return zlib.crc32(np.ascontiguousarray(block).data)
 
 
 def check_block(
