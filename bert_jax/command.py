@@ -65,8 +65,8 @@ def define_config_flag(
 def check_config(config: Any, workdir: str) -> None:
     """Raises UserError for a config or workdir that cannot work, where that shows without the seconds of jax's import.
 
-    The run checks everything again. Not checked here are a run that goes on or starts from a model, which may complete
-    the config, and one of several processes, which report a mistake once.
+    The run checks everything again. Not checked here are a run that takes its architecture from a model, and one of
+    several processes, which report a mistake once.
 
     Args:
       config: the config of --config.
@@ -87,12 +87,28 @@ def check_config(config: Any, workdir: str) -> None:
         return
     config_lib.check_keys(config)
     _check_source(config, begun)
-    if not config.init_from and not config.model_from_init and not begun:
-        config_lib.validate(config)
+    if config.model_from_init:
+        return
+    from bert_jax.runs import continuation
+
+    if begun:
+        continuation.keep_values_before(pathlib.Path(workdir), config)
+    config_lib.validate(config)
+    if _runs_on_one_device():
+        config_lib.check_devices(config, 1)
+    if begun:
+        continuation.check_pretraining(pathlib.Path(workdir), config)
+    elif not config.init_from and "://" not in config.data.corpus:  # a remote one is copied first
         from bert_jax.data import mixture
 
-        if "://" not in config.data.corpus:  # a remote one is copied first
-            mixture.open_corpora(config)
+        mixture.open_corpora(config)
+
+
+def _runs_on_one_device():
+    """Returns whether it is certain, without jax, that jax will find one device."""
+    several = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    several = several or "JAX_NUM_CPU_DEVICES" in os.environ or "jax" in sys.modules
+    return os.environ.get("JAX_PLATFORMS") == "cpu" and not several
 
 
 def _check_source(config, begun):

@@ -11,6 +11,7 @@ import pytest
 from bert_jax import cli, command, listing
 from bert_jax.config import load_recipe
 from bert_jax.errors import command_line
+from tests.runs.test_continuation import begin
 
 
 def run(command, *arguments):
@@ -227,6 +228,35 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert MISTAKES[line] in result.stderr and len(result.stderr) < 300
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("pretrain --workdir=run --config.model.hidden_size=64", "--workdir=run: its run began with config.model.hidd"),
+        ("pretrain --config=small --workdir=run --config.seed=3", "--workdir=run: its run began with config.seed=0"),
+        ("pretrain --workdir=run --config.data.mask_rate=2", "config.data.mask_rate: "),
+        ("pretrain --config=small --workdir=W --config.train.microbatches=7", "config.data.batch_size: "),
+        ("pretrain --config=small --workdir=W --config.mesh.data=3", "config.mesh: data=3 x "),
+        ("pretrain --workdir=run --config.mesh.data=3", "config.mesh: data=3 x "),
+    ],
+)
+def test_a_mistake_of_sizes_is_told_before_jax_is_imported(line, message, tmp_path):
+    begin(tmp_path / "run", load_recipe("small"))
+    program = (
+        "import atexit, sys\n"
+        "from bert_jax import cli\n"
+        "atexit.register(lambda: print('loaded:', *sorted({'jax', 'flax'} & set(sys.modules))))\n"
+        "cli.main(sys.argv[1:])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
+        environment.pop(name, None)
+    result = subprocess.run(
+        [sys.executable, "-c", program, *line.split()], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (result.returncode, result.stdout) == (2, "loaded:\n"), result.stdout + result.stderr
+    assert result.stderr.startswith(f"error: {message}") and result.stderr.count("\n") == 1
 
 
 def test_a_mistake_is_one_line_also_where_a_path_has_two():
