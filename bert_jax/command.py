@@ -65,8 +65,8 @@ def define_config_flag(
 def check_config(config: Any, workdir: str) -> None:
     """Raises UserError for a config or workdir that cannot work, where that shows without the seconds of jax's import.
 
-    The run checks everything again. Not checked here are a run that takes its architecture from a model, and one of
-    several processes, which report a mistake once.
+    The run checks everything again. Hardly checked here is a run that takes its architecture from a model, and not at
+    all one of several processes, which report a mistake once.
 
     Args:
       config: the config of --config.
@@ -88,6 +88,8 @@ def check_config(config: Any, workdir: str) -> None:
     config_lib.check_keys(config)
     _check_source(config, begun)
     if config.model_from_init:
+        if not begun:
+            _check_rows_fit_source(config)
         return
     from bert_jax.runs import continuation
 
@@ -102,6 +104,24 @@ def check_config(config: Any, workdir: str) -> None:
         from bert_jax.data import mixture
 
         mixture.open_corpora(config)
+
+
+def _check_rows_fit_source(config):
+    """Raises UserError where rows are longer than the learned positions of the run that config.init_from names."""
+    from bert_jax.runs import workdir as workdir_lib
+
+    name = workdir_lib.split_step(config.init_from)[0]
+    if config.init_positions or "://" in name or not os.path.exists(os.path.join(name, "run.json")):
+        return
+    try:
+        source = workdir_lib.read(pathlib.Path(name))[1]
+    except UserError:
+        return  # the run says it
+    longest = config.data.sequence_length
+    if "model" in source and "learned" in source.model.positions.split("+") and longest > source.model.max_positions:
+        raise UserError(
+            f"config.data.sequence_length: {longest} is over config.model.max_positions={source.model.max_positions}"
+        )
 
 
 def _runs_on_one_device():

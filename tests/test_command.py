@@ -239,6 +239,11 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
         ("pretrain --config=small --workdir=W --config.train.microbatches=7", "config.data.batch_size: "),
         ("pretrain --config=small --workdir=W --config.mesh.data=3", "config.mesh: data=3 x "),
         ("pretrain --workdir=run --config.mesh.data=3", "config.mesh: data=3 x "),
+        (
+            "pretrain --config=continue_pretraining --workdir=W --config.init_from=run@5 "
+            "--config.data.sequence_length=2048",
+            "config.data.sequence_length: 2048 is over config.model.max_positions=",
+        ),
     ],
 )
 def test_a_mistake_of_sizes_is_told_before_jax_is_imported(line, message, tmp_path):
