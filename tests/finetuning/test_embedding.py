@@ -120,6 +120,7 @@ def test_what_is_opened_embeds_as_the_run_did(finished, tmp_path):
     assert (tmp_path / "written" / "modules.json").exists()
 
 
+@pytest.mark.full
 def test_a_linear_map_is_trained_further(data, tmp_path):
     """The map of a run, and a Dense of sentence-transformers without bias, are those that a second run starts from."""
     finetuning.finetune(make_config(data, **{"task.embedding_size": 12, "train.num_steps": 4}), tmp_path / "first")

@@ -58,6 +58,7 @@ def test_an_estimate_from_few_layers_is_what_the_compiler_reports_of_all(deep, c
     assert devices * steps.rough() > max(need.step, need.evaluation)
 
 
+@pytest.mark.full
 def test_more_rows_than_fit_are_refused_with_the_fewest_microbatches_that_do(deep, monkeypatch):
     monkeypatch.setattr(memory, "_PROCESS", 0)
     deep.model.num_layers, deep.data.batch_size, deep.train.eval_batch_size = 2, 512, 8

@@ -114,7 +114,8 @@ def test_what_may_change(config, finished, tmp_path):
     assert resumed[-1]["eval/mlm_loss"] == pytest.approx(expected[-1]["eval/mlm_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("scanned", [pytest.param((False, True), marks=pytest.mark.full), (True, False)])
+@pytest.mark.full
+@pytest.mark.parametrize("scanned", [(False, True), (True, False)])
 def test_scanned_layers_lie_in_a_checkpoint_one_by_one(config, tmp_path, scanned):
     """Half a run with scanned layers and half without them is a run; and either starts a new one."""
     config.model.num_layers = 2
