@@ -7,7 +7,7 @@ import pytest
 from tests.docs.blocks import ROOT
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
-_RECORD = re.compile(r"\]\(((?:\.\./)?experiments/results/[^)#]+\.md)\)")
+_RECORD = re.compile(r"\]\(((?:\.\./)?experiments/results/[^)#]+\.md)(?:#[^)]*)?\)")
 
 
 def numbers(text):
