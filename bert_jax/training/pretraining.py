@@ -56,17 +56,12 @@ def pretrain(
     given = {*given, *_changed(config, recipe)}
     config, workdir, source = _check(config, workdir, given)
     inputs = _open(config, workdir, source)
-    loader.check_memory(config, jax.process_count())
-    teacher, shapes = inputs.teacher_parts or (None, None)
-    learners = step_lib.phase_learners(config, inputs.mesh, teacher)
-    steps = lowering.PretrainingSteps(config, inputs.mesh, teacher, shapes, learners)
-    memory.check(steps, say, memory.begun_microbatches(workdir))
     with (
         claim(workdir),
         runtime.compilation_cache(config.train.compilation_cache, workdir),
-        memory.explained(steps),
+        memory.explained(inputs.steps),
     ):
-        run = _build(config, workdir, inputs, learners)
+        run = _build(config, workdir, inputs)
         run.recipe = recipe
         state, done, begins = _restore(run, inputs, source)
         del source, inputs  # parameters as large as the model
@@ -75,16 +70,12 @@ def pretrain(
 
 @dataclasses.dataclass
 class _Inputs:
-    """Holds the mesh that a run uses, its corpora, and its teacher, if it has one."""
+    """Holds the mesh, the corpora and the teacher, if there is one, of a run, and what its steps are made of."""
 
     mesh: jax.sharding.Mesh
     corpora: Sequence[Corpus]
     teacher: Teacher | None
-
-    @property
-    def teacher_parts(self):
-        """Returns the teacher's model and the shapes of its parameters; () without one."""
-        return (self.teacher.model, jax.eval_shape(lambda: self.teacher.params)) if self.teacher else ()
+    steps: lowering.PretrainingSteps
 
     @property
     def teacher_identity(self):
@@ -125,27 +116,36 @@ def _check(config, workdir, given) -> tuple[ml_collections.ConfigDict, pathlib.P
 
 
 def _open(config, workdir, source) -> _Inputs:
-    """Opens corpora and teacher, completes config.model.vocab_size, and refuses a workdir of another run."""
+    """Opens corpora and teacher, and refuses a workdir of another run and steps that do not fit into memory.
+
+    Completes config.model.vocab_size and config.train.microbatches.
+    """
     mesh = sharding.make_mesh(config.mesh)
     corpora = mixture.open_corpora(config)
     for corpus in corpora:
         verification.verify(corpus)
     config.model.vocab_size = corpora[0].vocab_size
     _check_padding(config, corpora[0].tokenizer)
-    inputs = _Inputs(mesh, corpora, read_teacher(config, mesh, corpora[0].tokenizer))
-    step = source.step if source else None
-    identity.check_same_run(workdir, config, corpora, inputs.teacher_identity, step)
-    identity.check_run(workdir, config, corpora, inputs.teacher_identity)
+    teacher = read_teacher(config, mesh, corpora[0].tokenizer)
+    network, shapes = (teacher.model, jax.eval_shape(lambda: teacher.params)) if teacher else (None, None)
+    teacher_identity, step = teacher.identity if teacher else None, source.step if source else None
+    identity.check_same_run(workdir, config, corpora, teacher_identity, step)
+    identity.check_run(workdir, config, corpora, teacher_identity)
+    loader.check_memory(config, jax.process_count())
+    learners = step_lib.phase_learners(config, mesh, network)
+    inputs = _Inputs(mesh, corpora, teacher, lowering.PretrainingSteps(config, mesh, network, shapes, learners))
+    memory.check(inputs.steps, say, memory.begun_microbatches(workdir))
     return inputs
 
 
-def _build(config, workdir, inputs, learners) -> "_Pretraining":
+def _build(config, workdir, inputs) -> "_Pretraining":
     """Builds indexes and steps from the learner of each phase; writes nothing into the workdir."""
     # `_open` looked minutes ago; until this run claimed the workdir, another launch may have begun one there.
     identity.check_run(workdir, config, inputs.corpora, inputs.teacher_identity)
     distributed.first_then_all(lambda: loader.prepare_indexes(config))
-    made = {learner: learner.in_microbatches(config.train.microbatches) for learner in dict.fromkeys(learners)}
-    learners = [made[learner] for learner in learners]  # memory.check may have divided the batch
+    of_phases = inputs.steps.learners
+    made = {learner: learner.in_microbatches(config.train.microbatches) for learner in dict.fromkeys(of_phases)}
+    learners = [made[learner] for learner in of_phases]  # memory.check may have divided the batch
     return _Pretraining(config, workdir, learners, inputs)
 
 
