@@ -40,6 +40,7 @@ BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
 RERANKED = 20  # documents of a ranking that a reranker orders
+SENTENCE = 64  # tokens of the longest row with a sentence
 PARAGRAPH = 192  # tokens of the longest row with a paragraph
 
 
@@ -204,7 +205,7 @@ def stsb(runner: Runner, data: pathlib.Path) -> None:
         _write(paths[split], records)
     pairs = [json.loads(line) for line in paths["test"].read_text("utf-8").splitlines()]
     runner.result(lambda: {"test": similarity(runner.model, pairs)}, part="stsb", arm="untrained", seed=SEEDS[0])
-    shared = [f"--config.task.held_out=sts:{paths['dev']}", "--config.data.sequence_length=64",
+    shared = [f"--config.task.held_out=sts:{paths['dev']}", f"--config.data.sequence_length={SENTENCE}",
               "--config.train.eval_every=100000"]  # fmt: skip
     graded = ["--config=embedding/sts", f"--config.task.train={paths['train']}", *shared]
     widths = f"--config.loss.matryoshka={','.join(map(str, WIDTHS))}"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import retrievers, retrievers_report
+from tests.training.conftest import corpus, finished  # noqa: F401
 
 RECORD = retrievers_report.RESULTS.with_suffix(".md")
 
@@ -35,10 +36,10 @@ def test_a_result_is_made_once(tmp_path):
 
 
 @pytest.mark.full
-def test_the_part_on_graded_pairs(finished, tmp_path, monkeypatch):
+def test_the_part_on_graded_pairs(finished, tmp_path, monkeypatch):  # noqa: F811
     """Every arm on a few pairs, with one rate and two seeds."""
     rng = np.random.default_rng(0)
-    sentences = [" ".join(rng.choice(["kan", "mot", "lo", "ri"], size=4)) + f" {i}" for i in range(60)]
+    sentences = [" ".join(rng.choice(["kan", "mot", "lo", "ri"], size=4)) + f" {i}" for i in range(300)]
     data = pathlib.Path(tmp_path / "data" / "stsb")
     data.mkdir(parents=True)
     for split in ("train", "dev", "test"):
@@ -46,6 +47,7 @@ def test_the_part_on_graded_pairs(finished, tmp_path, monkeypatch):
             csv.writer(file).writerows((*rng.choice(sentences, 2, replace=False), i % 6) for i in range(80))
     monkeypatch.setattr(retrievers, "RATES", (1e-3,))
     monkeypatch.setattr(retrievers, "SEEDS", (0, 1))
+    monkeypatch.setattr(retrievers, "SENTENCE", 16)
     monkeypatch.setattr(retrievers, "WIDTHS", (16, 8))
     workdir = tmp_path / "work"
     workdir.mkdir()
