@@ -5,7 +5,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from bert_jax.runs.loggers import TIMINGS
 
@@ -71,3 +71,46 @@ def rows_of(text: str) -> list[dict]:
     """Returns the rows of the text of a metrics.jsonl without timings, in which two runs may differ."""
     rows = map(json.loads, text.splitlines())
     return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+
+
+# Flags keep their values between calls, unless they are taken back.
+_LINES = """
+import json, sys
+from absl import flags
+from bert_jax import command
+import bert_jax.{module} as module
+for arguments in json.load(sys.stdin):
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    print("=====", flush=True)
+    print("=====", file=sys.stderr, flush=True)
+    try:
+        sys.argv = ["{module}", *arguments]
+        {call}
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    print(f"\\n-----{{code}}", flush=True)
+"""
+
+
+def run_lines(module: str, lines: Mapping[str, Sequence[str]], call: str = "") -> dict[str, tuple[int, str, str]]:
+    """Runs command lines of a command in one process, as starting it takes longer than what they do.
+
+    Args:
+      module: the command, such as "mine".
+      lines: its arguments, by a name of each call.
+      call: what runs the command; "" for that of its main function.
+
+    Returns:
+      (exit code, standard output, standard error) of each call.
+    """
+    driver = _LINES.format(module=module, call=call or "command.run(module.main)")
+    process = subprocess.run(
+        [sys.executable, "-c", driver], input=json.dumps(list(lines.values())), cwd=ROOT, capture_output=True,
+        text=True, timeout=LONGEST_WAIT,
+    )  # fmt: skip
+    outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
+    assert len(outs) == len(lines), process.stderr
+    parts = [out.rpartition("\n-----") for out in outs]
+    return {name: (int(code), out, said) for name, (out, _, code), said in zip(lines, parts, errors, strict=True)}

@@ -2,36 +2,16 @@
 
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 
 import bert_jax
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import huggingface
-from tests.commands import LONGEST_WAIT, ROOT
+from tests.commands import run_lines
 from tests.inference.conftest import VOCABULARY, make_model, texts
 from tests.retrieval.conftest import make_reranker
 
-# All command lines in one process: starting it takes longer than what they do.
-DRIVER = """
-import json, sys
-from absl import flags
-from bert_jax import command, mine
-for arguments in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    print("=====", flush=True)
-    print("=====", file=sys.stderr, flush=True)
-    try:
-        sys.argv = ["mine", *arguments]
-        command.run(mine.main)
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    print(f"-----{code}", flush=True)
-"""
 MISTAKES = {
     "column": "pairs.jsonl line 1",
     "output": "out.csv: expected a file in .jsonl, which may be .gz",
@@ -78,12 +58,10 @@ def test_the_command_and_its_mistakes(tmp_path):
         "no input": line(read="absent.csv"),
         "foreign index": line(f"--index={tmp_path}/index"),
     }
-    process = subprocess.run([sys.executable, "-c", DRIVER], input=json.dumps(list(lines.values())), cwd=ROOT,
-                             capture_output=True, text=True, timeout=LONGEST_WAIT)  # fmt: skip
-    outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
-    assert len(outs) == len(lines), process.stderr
-    assert "12 records with 24 negatives" in outs[0] and outs[0].endswith("-----0\n")
-    (after,) = [part for part in outs[0].splitlines() if part.startswith("next: ")]
+    done = run_lines("mine", lines)
+    code, out, _ = done.pop("mined")
+    assert code == 0 and "12 records with 24 negatives" in out
+    (after,) = [part for part in out.splitlines() if part.startswith("next: ")]
     assert shlex.split(after.removeprefix("next: "))[-9:] == [
         "--config=embedding/pairs", "--workdir=runs/out", f"--config.init_from={tmp_path}/model",
         f"--config.task.train={tmp_path}/out.jsonl", "--config.task.anchor=question", "--config.task.positive=answer",
@@ -92,12 +70,14 @@ def test_the_command_and_its_mistakes(tmp_path):
     ]  # fmt: skip
     written = [json.loads(row) for row in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == list(range(12))
-    assert outs[1].endswith("-----0\n"), errors[1]
+    code, _, said = done.pop("reranked")
+    assert code == 0, said
     first = json.loads((tmp_path / "reranked.jsonl").read_text().splitlines()[0])
     scores = bert_jax.Reranker(tmp_path / "reranker").scores(first["question"], first["negatives"])
     assert first["negative_scores"] == pytest.approx(scores.tolist(), rel=1e-4, abs=1e-5)
     answers = {row["answer"] for row in rows}
     assert all({*row["negatives"]} < answers - {row["answer"]} and len(row["negatives"]) == 2 for row in written)
-    for name, out, said in list(zip(lines, outs, errors, strict=True))[2:]:
+    assert done.keys() == MISTAKES.keys()
+    for name, (code, _, said) in done.items():
         errors_said = [part for part in said.splitlines() if part.startswith("error: ")]
-        assert out.endswith("-----2\n") and len(errors_said) == 1 and MISTAKES[name] in errors_said[0], (name, said)
+        assert code == 2 and len(errors_said) == 1 and MISTAKES[name] in errors_said[0], (name, said)

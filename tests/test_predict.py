@@ -15,27 +15,9 @@ import bert_jax
 from bert_jax.data.vocabularies import hugging_face
 from bert_jax.interop import huggingface
 from bert_jax.model import Task
-from tests.commands import LONGEST_WAIT
+from tests.commands import run_lines
 from tests.inference.conftest import VOCABULARY, make_model, texts
 
-# All command lines in one process: starting it takes longer than what they do.
-DRIVER = """
-import json, sys
-from absl import flags
-from bert_jax import command, predict
-for arguments in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    print("=====", flush=True)
-    print("=====", file=sys.stderr, flush=True)
-    try:
-        sys.argv = ["predict", *arguments]
-        predict.run()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    print(f"\\n-----{code}", flush=True)
-"""
 TASKS = {
     "classify": Task("sequence_classification", 3),
     "tag": Task("token_classification", 5),
@@ -197,14 +179,7 @@ MISTAKES = {
 @pytest.fixture(scope="module")
 def done(folder):
     """name -> (exit code, what it printed, what it said) of each command."""
-    names, lines = zip(*commands(folder).items(), strict=True)
-    process = subprocess.run(
-        [sys.executable, "-c", DRIVER], input=json.dumps(lines), capture_output=True, text=True, timeout=LONGEST_WAIT
-    )
-    outs, errors = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
-    assert len(outs) == len(names), process.stderr
-    parts = [out.rpartition("\n-----") for out in outs]
-    return {name: (int(code), out, said) for name, (out, _, code), said in zip(names, parts, errors, strict=True)}
+    return run_lines("predict", commands(folder), "module.run()")
 
 
 def lines_of(path):

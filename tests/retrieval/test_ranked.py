@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from bert_jax.interop import huggingface
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import ranked
 from bert_jax.retrieval.documents import scan
-from tests.commands import LONGEST_WAIT, ROOT
+from tests.commands import run_lines
 from tests.inference.conftest import make_model
 from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, make_reranker, write_beir, write_lines
 
@@ -143,26 +141,6 @@ def test_what_a_search_returned_is_reranked(embedder, reranker):
         reranker.rerank("ab", embedder.search("ab", embedder.encode(DOCUMENTS)))
 
 
-# All command lines in one process: starting it takes longer than what they do.
-DRIVER = """
-import json, sys
-from absl import flags
-from bert_jax import predict
-for arguments in json.load(sys.stdin):
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    print("=====", flush=True)
-    print("=====", file=sys.stderr, flush=True)
-    try:
-        sys.argv = ["predict", "search", *arguments]
-        predict.run()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    print(f"-----{code}", flush=True)
-"""
-
-
 def test_the_command(embedder, tokenizer, tmp_path):
     huggingface.write(embedder.model, tmp_path / "model")
     huggingface.write(make_model(tokenizer, seed=1), tmp_path / "other")
@@ -218,16 +196,10 @@ def test_the_command(embedder, tokenizer, tmp_path):
         "in the folder": [model, f"--corpus={folder}", f"--output={folder}/qrels/test.tsv"],
         "no folder": [model, corpus, *asked, f"--output={tmp_path}/absent/x.tsv"],
     }
-    process = subprocess.run([sys.executable, "-c", DRIVER], input=json.dumps(list(lines.values())), cwd=ROOT,
-                             capture_output=True, text=True, timeout=LONGEST_WAIT)  # fmt: skip
-    outs, said = (stream.split("=====\n")[1:] for stream in (process.stdout, process.stderr))
-    assert len(outs) == len(lines), process.stderr
-    codes = {name: int(out.rpartition("-----")[2]) for name, out in zip(lines, outs, strict=True)}
-    said = dict(zip(lines, said, strict=True))
-    outs = dict(zip(lines, outs, strict=True))
-    assert {name for name, code in codes.items() if code == 0} == {"folder", "files", "printed", "reranked", "bits"}, (
-        process.stderr
-    )
+    done = run_lines("predict", {name: ["search", *arguments] for name, arguments in lines.items()}, "module.run()")
+    codes, outs, said = ({name: parts[i] for name, parts in done.items()} for i in range(3))
+    succeeding = {"folder", "files", "printed", "reranked", "bits"}
+    assert {name for name, code in codes.items() if code == 0} == succeeding, said
     assert "ndcg@10" in outs["folder"] and "recall@100" in outs["folder"]
     assert [line.split()[0] for line in (tmp_path / "run.trec").read_text().splitlines()] == ["q3", "q3", "q1", "q1"]
     order = np.argsort(-cosines(embedder.encode(QUERIES), embedder.encode(DOCUMENTS)), axis=1, kind="stable")
