@@ -21,13 +21,21 @@ def bar(total: int, unit: str, initial: int = 0, name: str = "", hidden: bool = 
       name: begins the bar or the line.
       hidden: whether nothing is shown but what `write` is given.
     """
-    if hidden or not sys.stderr.isatty():
+    if hidden or not _is_terminal():
         return contextlib.nullcontext(_Lines(total, unit, initial, name, hidden))
     from tqdm import tqdm
 
     return tqdm(
         total=total, initial=initial, unit=unit, unit_scale=unit == "B", desc=name or None, mininterval=0.5
     )  # fmt: skip
+
+
+def _is_terminal():
+    """Returns whether standard error is a terminal; it may be closed, or absent, as in programs without a console."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):
+        return False
 
 
 class _Lines:
@@ -48,5 +56,7 @@ class _Lines:
 
     def write(self, line: str, **_: Any) -> None:
         """Writes a line; a stream that is closed or full ends nothing."""
+        if sys.stderr is None:  # print would take standard output
+            return
         with contextlib.suppress(OSError, ValueError):
             print(line, file=sys.stderr, flush=True)

@@ -37,3 +37,15 @@ def test_what_is_hidden_or_cannot_be_written_ends_nothing(clock, capsys, monkeyp
         monkeypatch.setattr("sys.stderr", closed)
         closed.close()
         bar.update(3)
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_standard_error_may_be_absent_or_closed_from_the_start(clock, capsys, monkeypatch, stream):
+    monkeypatch.setattr("sys.stderr", stream)
+    if stream is not None:
+        stream.close()
+    with progress.bar(4, "text") as bar:
+        clock[0] = 99.0
+        bar.update()
+        bar.write("a note")
+    assert capsys.readouterr().out == ""
