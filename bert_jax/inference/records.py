@@ -100,8 +100,7 @@ class Records:
         ending = self.path.name.lower().removesuffix(".gz").rpartition(".")[2]
         kind = kind or (ending if ending in KINDS else "")
         if is_standard or _is_pipe(self.path):
-            self._spooled = _spooled(path, self._name)
-            self._source = pathlib.Path(self._spooled.name)
+            self._spooled, self._source = _spooled(path, self._name)
             kind = kind or self._kind_by_content()
         if not kind and not self.path.is_dir():
             also = ", or --input_format" if flag == "input" else ""
@@ -363,24 +362,28 @@ def _is_pipe(path):
 
 
 def _spooled(path, name):
-    """Returns a temporary file with the content of standard input or a pipe."""
-    with text_files.reporting(name), files.open_input(path) as source:
-        start = source.read(2)
-        ending = ".gz" if start == b"\x1f\x8b" else ""
-        spooled = tempfile.NamedTemporaryFile(suffix=ending, delete=False)  # noqa: SIM115 lives on
-        # Also where an error ends the program: by then its traceback holds the file, and nothing else would remove it.
-        remove = weakref.finalize(spooled, _remove, spooled.name)
-        interruption.always_before_end(remove)
-        try:
-            spooled.write(start)
-            shutil.copyfileobj(source, spooled)
-            spooled.flush()
-        except BaseException:
-            remove()
-            with contextlib.suppress(OSError):  # what its buffer holds has no place on the disk
-                spooled.close()
-            raise
-    return spooled
+    """Returns a temporary file with the content of standard input or a pipe, and the path to open it by.
+
+    On Linux the file has no name, so that nothing is left of it however the program ends.
+    """
+    with text_files.reporting(name), files.open_input(path) as source, contextlib.ExitStack() as on_error:
+        nameless = pathlib.Path("/proc/self/fd").is_dir()
+        spooled: Any = tempfile.TemporaryFile() if nameless else tempfile.NamedTemporaryFile(delete=False)  # noqa: SIM115
+        on_error.callback(_close, spooled)
+        if not nameless:
+            # Also where an error ends the program: by then its traceback holds the file.
+            remove = weakref.finalize(spooled, _remove, spooled.name)
+            interruption.always_before_end(remove)
+            on_error.callback(remove)
+        shutil.copyfileobj(source, spooled)
+        spooled.flush()
+        on_error.pop_all()
+    return spooled, pathlib.Path(f"/proc/self/fd/{spooled.fileno()}" if nameless else spooled.name)
+
+
+def _close(file):
+    with contextlib.suppress(OSError):  # what its buffer holds has no place on the disk
+        file.close()
 
 
 def _remove(path):

@@ -289,3 +289,23 @@ def test_what_standard_input_was_written_to_is_removed_where_an_error_ends_the_p
     assert done.returncode == 1 and b"UserError: standard input" in done.stderr, done.stderr
     assert b"Exception ignored" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from bert_jax.inference import records
+file = records.Records("-", ("text",))
+print(list(file), list(file), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no files without a name that open again")
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_standard_input_leaves_nothing_where_the_program_is_killed(pack, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], input=pack(b"a\nb\n"), capture_output=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)}, timeout=100,
+    )  # fmt: skip
+    assert done.stdout.strip() == b"[('a',), ('b',)] [('a',), ('b',)]", done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ from bert_jax.errors import UserError, shortened
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 _OTHERS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
+_GZIP = b"\x1f\x8b"  # no text in UTF-8 begins so
 _LONGEST_RECORD = 10_000  # lines of one quoted record, beyond which quotes are taken for text
 
 
@@ -48,7 +49,7 @@ def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str
     """Yields (number, text with its line end) of a file's lines, which only a line feed ends.
 
     Args:
-      path: the file; a name in .gz is decompressed.
+      path: the file; one in .gz, or that begins as such a file does, is decompressed.
       name: the name of the file in messages; "": its path.
       mark: stands between the name and the number of a line in messages.
 
@@ -57,7 +58,9 @@ def lines(path, name: str = "", mark: str = " line ") -> Iterator[tuple[int, str
       OSError, EOFError, zlib.error: the file cannot be read.
     """
     name = name or str(path)
-    with gzip.open(path, "rb") if str(path).endswith(".gz") else open(path, "rb") as file:
+    with open(path, "rb") as raw:
+        is_compressed = str(path).endswith(".gz") or raw.peek(2)[:2] == _GZIP
+        file = gzip.GzipFile(fileobj=raw) if is_compressed else raw
         for number, line in enumerate(file, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
