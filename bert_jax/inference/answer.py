@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from bert_jax.config.keys import ANSWERING, FINETUNING
 from bert_jax.data.tasks import spans
 from bert_jax.inference.batching import Row
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 
@@ -62,7 +63,7 @@ class QuestionAnswerer(Predictor):
         self._max_query_length = min(settings["max_query_length"], max(1, self.max_length // 2 - 3))
         self._null_threshold = model.settings.get("null_threshold") if null_threshold is None else null_threshold
 
-    def __call__(self, question: Any, context: Any = None) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, question: Any, context: Any = None, **others: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the best answer to a question in a context.
 
         Args:
@@ -70,6 +71,8 @@ class QuestionAnswerer(Predictor):
             or a dict with `question` and `context`. Several come as a list, an array, a column or table of pandas,
             polars, pyarrow or datasets, or a generator.
           context: the text to search, for all questions, or one for each of them.
+          **others: arguments of the same call in transformers and sentence-transformers that change no answer, such as
+            batch_size.
 
         Returns:
           {"answer": str, "start": int, "end": int, "score": float}: the answer is context[start:end], counted in code
@@ -80,6 +83,7 @@ class QuestionAnswerer(Predictor):
         Raises:
           UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
         """
+        check_options("QuestionAnswerer", others)
         reader = self._reader
         if context is None:
             return self._call(reader.read(question))

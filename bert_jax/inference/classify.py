@@ -11,6 +11,7 @@ from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError
 from bert_jax.inference import windows
 from bert_jax.inference.batching import Row
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Predictor, prompt_text, require_task
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.projection import TORCH_ACTIVATIONS
@@ -67,7 +68,13 @@ class Classifier(Predictor):
         return self._names
 
     def __call__(
-        self, text: Any, text_pair: Any = None, *, prompt: str | None = None, prompt_name: str | None = None
+        self,
+        text: Any,
+        text_pair: Any = None,
+        *,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        **others: Any,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the label and the scores of a text or a pair of texts.
 
@@ -80,6 +87,8 @@ class Classifier(Predictor):
           prompt: text put before each text, of a pair before the first; None: see prompt_name.
           prompt_name: name of a prompt that a cross-encoder of sentence-transformers defines; None: its default prompt,
             if any.
+          **others: arguments of the same call in transformers and sentence-transformers that change no answer, such as
+            batch_size.
 
         Returns:
           {"label", "score", "scores"} for one text, a list of these for several, in the order of the texts. "scores"
@@ -100,6 +109,7 @@ class Classifier(Predictor):
         Raises:
           UserError: a text is empty, an example cannot be read, or the numbers of texts differ.
         """
+        check_options("Classifier", others)
         reader = self._reader
         examples = reader.read(text) if text_pair is None else reader.pairs(text, text_pair)
         return self._call(examples, prompt=prompt, prompt_name=prompt_name)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax import progress
 from bert_jax.config.keys import MODEL, with_role
 from bert_jax.errors import UserError
-from bert_jax.inference import quantization, search, windows
+from bert_jax.inference import other_libraries, quantization, search, windows
 from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
@@ -191,8 +192,15 @@ class Embedder(Predictor):
         prompt_name: str | None = None,
         precision: str = "float32",
         calibration: Any = None,
+        normalize_embeddings: bool | None = None,
+        truncate_dim: int | None = None,
+        show_progress_bar: bool | None = None,
+        **others: Any,
     ) -> np.ndarray:
         """Returns the vectors of texts.
+
+        The arguments have the names that they have in sentence-transformers; those of its `encode` that change no
+        vector, such as batch_size, are accepted.
 
         Args:
           texts: one text or several: a string, a dict with `text`, or a list, an array, a column or table of pandas,
@@ -201,25 +209,50 @@ class Embedder(Predictor):
           prompt_name: name of a prompt that a sentence-transformers model defines; None: its default prompt, if any.
           precision: "float32", or "int8", "uint8", "binary" or "ubinary": fewer bits, see `bert_jax.quantize`.
           calibration: vectors whose ranges int8 and uint8 divide; None for the texts' own vectors.
+          normalize_embeddings: True scales vectors to length 1; else they are as the class makes them.
+          truncate_dim: how many of the first numbers of each vector are kept; None: as the model says, else all.
+          show_progress_bar: whether standard error shows how many texts are done.
+          **others: see above.
 
         Returns:
           float32 [texts, size] in the order of the texts; for a single string, float32 [size]. With another precision,
           what `bert_jax.quantize` makes of it.
 
         Raises:
-          UserError: a text is empty, the prompt leaves no room for text, the model has no prompt of that name, or there
-            is no such precision.
+          UserError: a text is empty, the prompt leaves no room for text, the model has no prompt of that name, there is
+            no such precision, or another argument asks for what is not done here, such as a tensor of torch.
         """
         quantization.check_precision(precision)
+        other_libraries.check_options("encode", others)
+        is_shown = other_libraries.check_switch("show_progress_bar", show_progress_bar)
+        is_unit = other_libraries.check_switch("normalize_embeddings", normalize_embeddings)
+        size = self.size if truncate_dim is None else check_count("truncate_dim", truncate_dim, self.size)
+        is_unit = is_unit or (self._normalize_again and size < self.size)
         examples, single = self._reader.read(texts)
         examples = list(examples)
-        vectors = np.empty((len(examples), self.size), np.float32)
-        for i, vector in enumerate(self.stream(examples, prompt=prompt, prompt_name=prompt_name)):
-            vectors[i] = vector
+        vectors = np.empty((len(examples), size), np.float32)
+        with progress.bar(len(examples), "text", hidden=not is_shown) as bar:
+            answers = self.stream(examples, done=bar.update, prompt=prompt, prompt_name=prompt_name)
+            for i, vector in enumerate(answers):
+                vectors[i] = _unit(vector[:size]) if is_unit else vector[:size]
         given = vectors[0] if single else vectors
         return given if precision == "float32" else quantization.quantize(given, precision, calibration=calibration)
 
     __call__ = encode
+
+    def encode_query(self, texts: Any, **options: Any) -> np.ndarray:
+        """Returns the vectors of queries, float32 [texts, size]: `encode` with the model's prompt for them, if any."""
+        return self._encode_for("query", texts, options)
+
+    def encode_document(self, texts: Any, **options: Any) -> np.ndarray:
+        """Returns the vectors of documents, float32 [texts, size]: `encode` with the model's prompt for them, if any."""
+        return self._encode_for("document", texts, options)
+
+    def _encode_for(self, task, texts, options):
+        self._check_route(task, task)
+        if options.get("prompt") is None and options.get("prompt_name") is None:
+            options = {**options, "prompt_name": self._prompt_named(*_PROMPTS[task])}
+        return self.encode(texts, **options)
 
     def similarity(self, first: Any, second: Any, *, kind: str | None = None, pairwise: bool = False) -> np.ndarray:
         """Returns how similar texts or vectors are, as `similarity` of sentence-transformers does.

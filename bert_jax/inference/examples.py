@@ -30,6 +30,7 @@ class Reader:
         a "second" one, or "none", where the caller has said which one is read.
       column_flags: for each field the flag that names its column; () outside of commands.
       choice: ends the message about a text that would not be read: how a caller says that one is all.
+      choice_of_two: the same where two texts are read.
     """
 
     fields: tuple[str, ...]
@@ -40,6 +41,7 @@ class Reader:
     refused: str = "all"
     column_flags: tuple[str, ...] = ()
     choice: str = "pass the text itself where it is all"
+    choice_of_two: str = "pass the two texts as a tuple where they are all"
 
     def read(self, given: Any) -> tuple[Iterator[Example], bool]:
         """Returns the examples of what a caller passed, read as they are asked for, and whether it is a single one.
@@ -145,24 +147,24 @@ class Reader:
                     f"with {wanted}{also}{self._own()}{near}"
                 )
             texts.append(str(text))
-        if len(texts) == 1:
-            self.check_unread(record, names, where)
+        self.check_unread(record, names[: len(texts)], where)
         return tuple(texts)
 
     def check_unread(self, record: Mapping, names: Sequence[str], where: str, beside_words: bool = False) -> None:
-        """Raises UserError if a record of one text has, by its name, a second one, which would not be read.
+        """Raises UserError if a record has, by its name, one more text than is read.
 
         Args:
           record: the record, or a dict of columns.
-          names: names of the fields to read; the second may be absent where an example may have one text.
+          names: names of the texts that are read; the second may be absent where an example may have one text.
           where: begins the message.
           beside_words: whether a list of words is read, which may stand beside the text that it was cut from.
         """
-        if self.refused == "none" or self.required > 1:
+        has_both = len(names) > 1 and all(name in record for name in names)
+        if self.refused == "none" or (has_both and self.refused == "second"):
             return
         for name in unread_texts(record, names):
             value = _plain(record[name])
-            is_pair = is_second(name)
+            is_pair = is_second(name) and not has_both
             if (beside_words or self.refused == "second") and not is_pair:
                 continue
             if isinstance(value, list | tuple):
@@ -171,11 +173,15 @@ class Reader:
                 continue
             if not is_pair and is_identifier(value.strip()):
                 continue
-            more = f", but no `{self.fields[1]}`" if len(self.fields) > 1 else ", of which one text would be read"
-            raise UserError(
-                f"{where}: found `{names[0]}` with `{shortened(str(name), 30)}`{more}; expected {self._expected()} "
-                f"({self.choice})"
-            )
+            extra, choice = f"`{shortened(str(name), 30)}`", self.choice
+            if has_both:
+                keys = f"`{names[0]}` and `{names[1]}` with {extra}, of which two texts would be read"
+                choice = self.choice_of_two
+            elif len(self.fields) > 1:
+                keys = f"`{names[0]}` with {extra}, but no `{self.fields[1]}`"
+            else:
+                keys = f"`{names[0]}` with {extra}, of which one text would be read"
+            raise UserError(f"{where}: found {keys}; expected {self._expected()} ({choice})")
 
     def names_in(self, record: Mapping | Sequence[str], where: str) -> tuple[str, ...]:
         """Returns the names of the texts in a record, or in a table of some columns: the model's own, else the fields.

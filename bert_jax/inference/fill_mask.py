@@ -9,6 +9,7 @@ from bert_jax.data import rows as rows_lib
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.batching import Row
 from bert_jax.inference.examples import check_count
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Example, Predictor, Where, head_names, token_text
 
 
@@ -31,7 +32,7 @@ class FillMask(Predictor):
     OUTPUTS = "slot"
     PART = "language_model"
 
-    def __call__(self, text: Any, top_k: int = 5) -> dict[str, Any] | list[dict[str, Any]]:
+    def __call__(self, text: Any, top_k: int = 5, **others: Any) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the most probable tokens of each mask.
 
         Args:
@@ -39,6 +40,8 @@ class FillMask(Predictor):
             dict with `text`, or a list, an array, a column or table of pandas, polars, pyarrow or datasets, or a
             generator of these.
           top_k: number of tokens to return for each mask.
+          **others: arguments of the same call in transformers and sentence-transformers that change no answer, such as
+            batch_size.
 
         Returns:
           {"masks": [[{"token": str, "id": int, "score": float}, ...], ...]}: a list for each mask of the text, most
@@ -48,6 +51,7 @@ class FillMask(Predictor):
         Raises:
           UserError: a text is empty, has no mask or is longer than the model; or top_k is out of range.
         """
+        check_options("FillMask", others)
         return self._call(self._reader.read(text), top_k=top_k)
 
     def check(self, examples: Iterable[Example], where: Where, allow_empty: bool = False, **options) -> None:

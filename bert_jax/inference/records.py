@@ -92,7 +92,7 @@ class Records:
             refused = "none" if 1 in (len(fields), len(own)) else "second"
         self._reader = Reader(
             named, self._required, words, () if columns else own, "an object", refused, flags,
-            _choice(flags, own or named),
+            _choice(flags, own or named), _choice_of_two(flags, named),
         )  # fmt: skip
         is_standard = os.fspath(path) == files.STANDARD
         self._name = "standard input" if is_standard else str(path)
@@ -253,8 +253,9 @@ class Records:
         if layout is None:
             return
         columns = _distinct(layout.columns)
-        places = [layout.columns.index(name) for name in names if name in layout.columns]
-        may_drop = len(places) == 1 and unread_texts(columns, names)
+        names = [name for name in names if name in layout.columns]
+        places = [layout.columns.index(name) for name in names]
+        may_drop = unread_texts(columns, names)
         for number, row in text_files.rows(self._source, layout, self._name, _MARK):
             example = tuple(row[place] for place in places) if "".join(row).strip() else None
             record = dict(zip(columns, row, strict=True))
@@ -396,6 +397,12 @@ def _choice(flags, names):
     if len(flags) > 1 and len(names) > 1:
         return f"--{flags[1]}=NAME names the second text"
     return f"--{flags[0]}={names[0]} where it is all"
+
+
+def _choice_of_two(flags, names):
+    """Returns how the command line says that two texts of a record are all."""
+    pairs = zip(flags, names, strict=True)
+    return f"{' '.join(f'--{flag}={name}' for flag, name in pairs)} where they are all"
 
 
 def _named(fields: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from bert_jax.errors import UserError
 from bert_jax.inference.classify import Classifier
 from bert_jax.inference.examples import check_count
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import require_task
 from bert_jax.interop.pretrained import Pretrained
 
@@ -35,6 +36,8 @@ class Reranker(Classifier):
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
+        return_documents: bool = True,
+        **others: Any,
     ) -> list[dict[str, Any]]:
         """Returns the documents of a query in the order of their scores, the best first.
 
@@ -44,6 +47,8 @@ class Reranker(Classifier):
           top_k: how many documents are returned; None for all.
           prompt: text put before the query; None: see prompt_name.
           prompt_name: name of one of the model's prompts; None: its default one, if any.
+          return_documents: whether an answer has the document's text.
+          **others: arguments of `rank` of sentence-transformers that change no score, such as batch_size.
 
         Returns:
           {"index", "score", "text"} for each document: its place in `documents`, the model's activation of its logit
@@ -58,10 +63,13 @@ class Reranker(Classifier):
             raise UserError("documents: found a text; expected a list of texts")
         if top_k is not None:
             check_count("top_k", top_k)
+        check_options("rank", others)
         texts = list(documents)
         scores = self.scores(query, texts, prompt=prompt, prompt_name=prompt_name)
         order = np.argsort(-scores.astype(np.float64), kind="stable")[:top_k].tolist()
-        return [{"index": i, "score": float(scores[i]), "text": texts[i]} for i in order]
+        return [
+            {"index": i, "score": float(scores[i])} | ({"text": texts[i]} if return_documents else {}) for i in order
+        ]
 
     def rerank(
         self,

@@ -11,6 +11,7 @@ from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.errors import UserError
 from bert_jax.inference import search, windows
 from bert_jax.inference.examples import check_count
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.pooling import SPARSE_ACTIVATIONS, pool_sparse
@@ -76,17 +77,21 @@ class SparseEmbedder(Predictor):
         """Returns the length of a vector, the size of the vocabulary."""
         return self.model.model.spec.vocab_size
 
-    def encode(self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None) -> sparse.csr_array:
+    def encode(
+        self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None, **others: Any
+    ) -> sparse.csr_array:
         """Returns the vectors of texts, a scipy.sparse.csr_array, float32 [texts, size].
 
         Args:
           texts: one text or several, as `Embedder.encode` takes them; a single one has one row.
           prompt: text put before each input; None: see prompt_name.
           prompt_name: name of one of the model's prompts; None: its default one, if any.
+          **others: arguments of sentence-transformers' `encode` that change no vector, such as batch_size.
 
         Raises:
           UserError: a text is empty, or the model has no prompt of that name.
         """
+        check_options("encode", others)
         examples, _ = self._reader.read(texts)
         terms = list(self.stream(examples, prompt=prompt, prompt_name=prompt_name))
         ends = np.cumsum([0, *(len(numbers) for numbers, _ in terms)])

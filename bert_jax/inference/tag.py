@@ -16,6 +16,7 @@ from bert_jax.data.vocabularies.tokenizer import trimmed
 from bert_jax.errors import UserError
 from bert_jax.inference.batching import Row
 from bert_jax.inference.examples import check_texts
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Predictor, require_task
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import crf
@@ -97,6 +98,7 @@ class TokenTagger(Predictor):
         text: Any = None,
         *,
         words: Any = None,
+        **others: Any,
     ) -> dict[str, Any] | list[dict[str, Any]]:
         """Returns the entities of a text, or of a sentence that is already cut into words.
 
@@ -108,6 +110,8 @@ class TokenTagger(Predictor):
             `words`. Several come as a list, an array, a column or table of pandas, polars, pyarrow or datasets, or a
             generator.
           words: the words of one sentence, or of several; instead of `text`.
+          **others: arguments of the same call in transformers and sentence-transformers that change no answer, such as
+            batch_size.
 
         Returns:
           {"entities": [{"label": str, "start": int, "end": int, "text": str, "score": float}, ...]}: the entity is
@@ -118,6 +122,7 @@ class TokenTagger(Predictor):
         Raises:
           UserError: a text is empty, or there is neither a text nor words.
         """
+        check_options("TokenTagger", others)
         if words is not None and text is None:
             if isinstance(words, str) or not isinstance(words, Iterable):
                 raise UserError(f"words: found {type(words).__name__}; expected a list of words, or several")

@@ -18,6 +18,7 @@ PAIR = Reader(("text", "text_pair"), 1)
 OWN = Reader(("text", "text_pair"), 1, columns=("premise", "hypothesis"))
 SENTENCE = Reader(("text", "text_pair"), 1, columns=("sentence",))
 QUESTION = Reader(("question", "context"), 2)
+RANKED = Reader(("query", "document"), 2)
 TAGS = Reader(("text",), 1, words=True, columns=("tokens",))
 Row = collections.namedtuple("Row", ("idx", "premise", "hypothesis"))
 
@@ -143,6 +144,14 @@ def test_lists_of_words():
         (PAIR, pyarrow.table({"text": ["a"], "sentence2": ["b"]}), "text 1: found `text` with `sentence2`"),
         (SENTENCE, {"sentence": "a", "sentence_2": "b"}, "found `sentence` with `sentence_2`, but no `text_pair`"),
         (OWN, {"text": "a", "question2": "b"}, "text 1: found `text` with `question2`, but no `text_pair`"),
+        *(
+            (reader, dict.fromkeys(reader.fields, "a b") | {name: "b c"},
+             f"found `{reader.fields[0]}` and `{reader.fields[1]}` with `{name}`, of which two texts would be read")
+            for reader in (PAIR, QUESTION, RANKED)
+            for name in ("sentence2", "passage", "text_b", "hypothesis", "Premise")
+        ),
+        (QUESTION, {"question": "a", "context": "b", "text": "c d"}, r"\(pass the two texts as a tuple where they are a"),
+        (PAIR, {"text": ["a"], "text_pair": ["b"], "context": ["c d"]}, "text: found `text` and `text_pair` with `con"),
         (TAGS, {"tokens": ["a"], "text_pair": "b"}, "text 1: found `tokens` with `text_pair`"),
         (TAGS, [["a", 3]], "text 1, word 2: found int"), (TAGS, {"words": ["a", None]}, "expected a list of words"),
     ],
@@ -160,7 +169,9 @@ def test_what_is_certainly_no_text_of_the_example_stays_beside_it():
     ):  # fmt: skip
         assert read(TEXT, {"text": "a"} | other) == read(PAIR, {"text": "a"} | other) == ([("a",)], True)
     assert read(TAGS, {"words": ["a"], "sentence": "a b"}) == ([(["a"],)], True)  # the text that they were cut from
-    assert read(QUESTION, {"question": "a", "context": "b", "text": "c d"}) == ([("a", "b")], True)
+    pair = {"question": "a", "context": "b"}
+    for other in ({"id": "q 7", "title": "t u", "answers": ["c"]}, {"document": "D12"}, {"text": None}):
+        assert read(QUESTION, pair | other) == ([("a", "b")], True)
 
 
 def test_texts_beside_each_other():
