@@ -241,11 +241,11 @@ class Embedder(Predictor):
     __call__ = encode
 
     def encode_query(self, texts: Any, **options: Any) -> np.ndarray:
-        """Returns the vectors of queries, float32 [texts, size]: `encode` with the model's prompt for them, if any."""
+        """Returns the vectors of queries, float32 [texts, size]: `encode` with the model's prompt for them."""
         return self._encode_for("query", texts, options)
 
     def encode_document(self, texts: Any, **options: Any) -> np.ndarray:
-        """Returns the vectors of documents, float32 [texts, size]: `encode` with the model's prompt for them, if any."""
+        """Returns the vectors of documents, float32 [texts, size]: `encode` with the model's prompt for them."""
         return self._encode_for("document", texts, options)
 
     def _encode_for(self, task, texts, options):

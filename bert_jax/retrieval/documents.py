@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bert_jax import files
+from bert_jax.data.tasks import beir
 from bert_jax.errors import UserError, shortened
 from bert_jax.inference.records import Records
 
@@ -54,7 +54,7 @@ class Documents:
             example = next(examples, None)
             if example is None:
                 break
-            yield self._id(record, number), self._text(record, example[0])
+            yield self._id(record, number), self._text(record, example[0], number)
         for _ in examples:  # so that what follows the last one happens
             pass
 
@@ -66,14 +66,13 @@ class Documents:
                 f"{self.where(number)}: no {self._id_column!r}; found {', '.join(record) or 'a text'}; expected an id "
                 "(--id_column)"
             )
-        name = files.jsonable(str(number if value is None else value))
+        name = beir.id_text(number if value is None else value, self.where(number))
         if any(end in name for end in "\t\n\r"):
             raise UserError(f"{self.where(number)}: id {shortened(name)!r}: holds a tab or a line end; expected none")
         return name
 
-    def _text(self, record, text):
-        title = record.get("title") if self._has_titles else None
-        return f"{title} {text}".strip() if isinstance(title, str) and title.strip() else text
+    def _text(self, record, text, number):
+        return beir.titled(record, text, self.where(number)) if self._has_titles else text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -150,7 +150,7 @@ def test_lists_of_words():
             for reader in (PAIR, QUESTION, RANKED)
             for name in ("sentence2", "passage", "text_b", "hypothesis", "Premise")
         ),
-        (QUESTION, {"question": "a", "context": "b", "text": "c d"}, r"\(pass the two texts as a tuple where they are a"),
+        (QUESTION, {"question": "a", "context": "b", "text": "c d"}, "pass the two texts as a tuple where they are al"),
         (PAIR, {"text": ["a"], "text_pair": ["b"], "context": ["c d"]}, "text: found `text` and `text_pair` with `con"),
         (TAGS, {"tokens": ["a"], "text_pair": "b"}, "text 1: found `tokens` with `text_pair`"),
         (TAGS, [["a", 3]], "text 1, word 2: found int"), (TAGS, {"words": ["a", None]}, "expected a list of words"),

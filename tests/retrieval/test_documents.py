@@ -26,6 +26,33 @@ def test_ids_and_texts_of_every_kind_of_file(tmp_path):
     assert documents.where(1).endswith("lines.txt:3") and "1 lines hold nothing" in documents.notes[0]
 
 
+@pytest.mark.parametrize("title", [3, 0, False, ["a"], [], {}, {"en": "a"}, 1.5])
+def test_a_title_that_is_no_string_is_refused_with_its_line(tmp_path, title):
+    write_lines(tmp_path / "corpus.jsonl", [{"_id": 1, "text": "a"}, {"_id": 2, "title": title, "text": "b"}])
+    with pytest.raises(UserError, match=r"corpus.jsonl:2: title: found .*; expected a string") as error:
+        list(Documents(tmp_path, "corpus"))
+    assert "\n" not in str(error.value)
+
+
+def test_titles_that_are_not_there(tmp_path):
+    write_lines(
+        tmp_path / "corpus.jsonl", [{"id": i, "title": t, "text": "a"} for i, t in enumerate((None, float("nan"), " "))]
+    )
+    assert [text for _, text in Documents(tmp_path, "corpus")] == ["a", "a", "a"]
+    table = pyarrow.table({"id": [1], "title": [2], "text": ["a"]})
+    pyarrow.parquet.write_table(table, tmp_path / "table.parquet")
+    with pytest.raises(UserError, match=r"table.parquet:1: title: found 2; expected a string"):
+        list(Documents(tmp_path / "table.parquet", "corpus"))
+    assert list(Documents(tmp_path / "table.parquet", "queries")) == [("1", "a")]
+
+
+@pytest.mark.parametrize("value", [True, [1], {"a": 1}])
+def test_ids_are_strings_or_numbers(tmp_path, value):
+    write_lines(tmp_path / "corpus.jsonl", [{"id": value, "text": "a"}])
+    with pytest.raises(UserError, match=r"corpus.jsonl:1: id: found .*; expected a string or a number"):
+        list(Documents(tmp_path, "corpus"))
+
+
 def test_the_digest_is_that_of_ids_and_texts(tmp_path):
     one, other = [("a", "x"), ("b", "y")], [("a", "x"), ("b", "z")]
     contents = scan(one, "--corpus")

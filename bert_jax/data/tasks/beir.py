@@ -12,10 +12,11 @@ import math
 import os
 import pathlib
 from collections.abc import Container, Mapping
+from typing import Any
 
 from bert_jax import files
 from bert_jax.data.tasks import text_files
-from bert_jax.errors import UserError
+from bert_jax.errors import UserError, shortened
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +109,26 @@ def read_qrels(
     return relevance
 
 
+def titled(record: Mapping[str, Any], text: str, where: str) -> str:
+    """Returns the text of a document behind its `title`, if it has one. Raises UserError if the title is no string."""
+    title = record.get("title")
+    if title is None or title != title:  # pandas writes NaN for what is not there
+        return text
+    if not isinstance(title, str):
+        raise UserError(
+            f"{where}: title: found {shortened(repr(title))}; expected a string, which stands before the text"
+        )
+    return f"{title} {text}".strip() if title.strip() else text
+
+
+def id_text(value: Any, where: str) -> str:
+    """Returns the id of a document or query as text. Raises UserError if it is neither a string nor a number."""
+    value = files.jsonable(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where}: id: found {shortened(repr(value))}; expected a string or a number")
+    return str(value)
+
+
 def _file(folder, name, key):
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
@@ -125,10 +146,10 @@ def _records(path):
             record = files.parse_object(line)
         except ValueError as error:
             raise UserError(f"{path} line {number}: {error}; expected an object with _id and text") from error
-        name, text, title = record.get("_id"), record.get("text"), record.get("title") or ""
-        if name is None or not isinstance(text, str) or not isinstance(title, str):
+        name, text = record.get("_id"), record.get("text")
+        if name is None or not isinstance(text, str):
             raise UserError(f"{path} line {number}: expected _id and text; found {', '.join(record)}")
-        texts[str(name)] = f"{title} {text}".strip()
+        texts[id_text(name, f"{path} line {number}")] = titled(record, text, f"{path} line {number}").strip()
     if not texts:
         raise UserError(f"{path}: no record; expected one object a line, with _id and text")
     return texts

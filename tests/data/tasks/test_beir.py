@@ -55,6 +55,16 @@ def test_mistakes_in_qrels(tmp_path, qrels, message):
         beir.read(write(tmp_path / "task", qrels), "config.task.held_out")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("title", 3), ("title", ["a"]), ("title", 0), ("_id", ["a"]), ("_id", True)]
+)
+def test_titles_and_ids_of_other_types(tmp_path, key, value):
+    folder = write(tmp_path / "task")
+    (tmp_path / "task" / "corpus.jsonl").write_text(json.dumps({"_id": "d1", "text": "a", key: value}) + "\n")
+    with pytest.raises(UserError, match=f"corpus.jsonl line 1: {key.strip('_')}: found .*; expected a string"):
+        beir.read(folder, "config.task.held_out")
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         beir.read(str(tmp_path / "absent"), "config.task.held_out")
