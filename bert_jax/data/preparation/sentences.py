@@ -27,6 +27,9 @@ _PAIRED = "()[]{}<>（）`'\"«»‘’‚“”‛„‟‹›《》「」"
 _PAIRED_MARK = re.compile(rf"\[\d+\]|[{re.escape(_PAIRED)}]")  # [12] is a reference, which belongs to what it follows
 _LONGEST_PAIR = 2000  # characters; a paragraph of speech is shorter
 _OPENING_MARK = re.compile("[(\\[{（「《„‚]|(?<=[。！？”’」])[“‘]")  # whatever stands before it
+# Between two quoted sentences without white space, as in Chinese dialogue: “走吧。”“好。”
+_BETWEEN_QUOTES = re.compile("(?<=[。！？｡．…!?][”’」』】）])(?=[“‘「『【（])|(?<=[。！？｡．…!?]’”)(?=“)")
+_CLOSING_MARKS = "”’」』】）》〉"
 _FIRST_UNSPACED = "\u0e00"  # before it: Latin letters, Cyrillic, Arabic, Devanagari, ...
 
 
@@ -50,8 +53,13 @@ def sentences_of(paragraph: list[str], mode: str, language: str) -> list[str]:
     for piece in pieces[1:]:
         if _inside_a_word(sentences[-1], piece):
             sentences[-1] += piece
-        else:
-            sentences.append(piece)
+            continue
+        closing = 0 if sentences[-1][-1].isspace() else len(piece) - len(piece.lstrip(_CLOSING_MARKS))
+        sentences[-1] += piece[:closing]
+        if piece[closing:]:
+            sentences.append(piece[closing:])
+    if not text.isascii():
+        sentences = [part for sentence in sentences for part in _BETWEEN_QUOTES.split(sentence)]
     return [stripped for sentence in sentences if (stripped := sentence.strip())]
 
 

@@ -43,6 +43,23 @@ def test_only_scripts_without_spaces_end_a_sentence_inside_a_run_of_characters()
     assert split("今天很好。明天见！", language="zh") == ["今天很好。", "明天见！"]
 
 
+@pytest.mark.parametrize(("language", "sentences"), [
+    ("zh", ["“走吧。”", "“好。”他说。"]),
+    ("zh", ["“你好！”", "“你是谁？”", "“我……”", "“走吧!”", "“好。”"]),
+    ("zh", ["「走吧。」", "「好。」"]),
+    ("zh-hant", ["『走吧。』", "『好。』"]),
+    ("ja", ["「行こう。」", "『うん。』"]),
+    ("zh", ["他说：“她问‘走吗？’”", "“是的。”"]),
+    ("zh", ["（完。）", "（好。）"]),
+])  # fmt: skip
+def test_dialogue_without_spaces_is_split_between_its_quotes(language, sentences):
+    assert split("".join(sentences), language=language) == sentences
+
+
+def test_an_apostrophe_at_the_start_of_a_sentence_stays_there():
+    assert split("It is “late.” ’Tis true. “Why?”") == ["It is “late.”", "’Tis true.", "“Why?”"]
+
+
 def test_other_languages():
     assert split("Das ist z.B. gut. Am 3. Mai kam er.", language="de") == ["Das ist z.B. gut.", "Am 3. Mai kam er."]
     assert split("One. Two.", language="xx") == ["One.", "Two."]  # unknown: the splitter's own rules for any
