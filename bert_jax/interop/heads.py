@@ -1,9 +1,9 @@
 """Builds the model of a Hugging Face directory with the heads that its weights hold whole.
 
 A file may hold a part of a head: a bias that was left behind, or a classifier without the pooler that it reads. It may
-also hold a head of other sizes than config.json says, such as another number of labels, which config.json does not name
-(the head that it names must fit). Such a head is left out, and what is wrong with it is kept for the error of a caller
-that asks for it.
+also hold a head that cannot be read: it has other sizes than config.json says, such as another number of labels, or is
+stored as int8 or another type that no parameter has. (The head that config.json names must fit.)
+Such a head is left out, and what is wrong with it is kept for the error of a caller that asks for it.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class Architecture:
       model: the architecture, with every head that the weights hold whole.
       labels, problem, scheme: as in Pretrained.
       lacking: {head: {name of an array: what is wrong with it}} for heads that are left out, or that config.json names
-        and the file lacks: "" for an array that is not there, or "has shape X, expected Y". No names for
-        "multiple_choice", which is not supported.
+        and the file lacks: "" for an array that is not there, "has shape X, expected Y", or "is stored as X, expected
+        ...". No names for "multiple_choice", which is not supported.
       parts: {head that is left out: names of its arrays}.
     """
 
@@ -52,19 +52,22 @@ class Architecture:
     parts: Mapping[str, list[str]]
 
 
-def build(config: Mapping, path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
-    """Returns the model that a config.json and the names and shapes of its weights describe.
+def build(
+    config: Mapping, path: pathlib.Path, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str]
+) -> Architecture:
+    """Returns the model that a config.json and the names, shapes and dtypes of its weights describe.
 
     Args:
       config: the contents of config.json.
       path: path of config.json, for messages.
       shapes: {name of an array, as today's transformers has it: its shape}.
+      dtypes: {the same: its dtype}.
 
     Raises:
       UserError: config.json describes no model that is supported.
     """
     named = model_config.architecture_task(config, path)
-    described = _Described(config, path, shapes, named)
+    described = _Described(config, path, shapes, dtypes, named)
     lacking: dict[str, dict[str, str]] = {}
     parts: dict[str, list[str]] = {}
     left = set(shapes)
@@ -107,7 +110,9 @@ def lack(head: str, arrays: Mapping[str, str]) -> str:
     absent = _absent(arrays)
     if absent:
         return f"lacks {', '.join(absent)} of its {words(head)}"
-    return f"has a {words(head)} of other sizes than config.json says: {listed(_misshapen(arrays))}"
+    if any(problem.startswith("has shape") for problem in arrays.values()):
+        return f"has a {words(head)} of other sizes than config.json says: {listed(_misshapen(arrays))}"
+    return f"has a {words(head)} that cannot be read: {listed(_misshapen(arrays))}"
 
 
 def left_out(head: str, names: Collection[str], arrays: Mapping[str, str]) -> str:
@@ -144,8 +149,8 @@ class _Described:
     their shapes are checked where they are read.
     """
 
-    def __init__(self, config, path, shapes, named):
-        self.config, self.path, self.shapes = config, path, shapes
+    def __init__(self, config, path, shapes, dtypes, named):
+        self.config, self.path, self.shapes, self.dtypes = config, path, shapes, dtypes
         self.family = FAMILIES[config["model_type"]]
         self.asked = {named} | model_config.architecture_heads(config)
         if named in self.family.tasks and self.readers(set(), named):
@@ -197,7 +202,7 @@ class _Described:
             for module, lost in weights.missing_names(model, names, table).items()
         }
         shapes = {name: self.shapes[name] for name in names}
-        for module, wrong in weights.wrong_shapes(model, shapes, table).items():
+        for module, wrong in weights.wrong_arrays(model, shapes, self.dtypes, table).items():
             head = self.head_of(module, task)
             if head not in self.asked:
                 missing[head] = missing.get(head, {}) | wrong

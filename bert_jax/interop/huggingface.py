@@ -264,9 +264,9 @@ def _with_one_count(config, arrays, path):
 
 def _built(config, arrays, path):
     table = FAMILIES[config["model_type"]].table(config)
-    return heads.build(
-        config, path, {weights.canonical_name(name, table): array.shape for name, array in arrays.items()}
-    )
+    today = {weights.canonical_name(name, table): array for name, array in arrays.items()}
+    shapes, dtypes = ({name: getattr(array, key) for name, array in today.items()} for key in ("shape", "dtype"))
+    return heads.build(config, path, shapes, {name: dtype.name for name, dtype in dtypes.items()})
 
 
 def _untied_copies(config, arrays, file):

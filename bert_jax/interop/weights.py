@@ -174,7 +174,7 @@ def from_state_dict(model: Model, state_dict: Mapping[str, np.ndarray], table: T
             problems.append(f"{spellings[name]} has shape {array.shape}, expected {expected}")
             continue
         if array.dtype.name not in DTYPES:
-            problems.append(f"{spellings[name]} is stored as {array.dtype}, expected one of {', '.join(DTYPES)}")
+            problems.append(f"{spellings[name]} {_wrong_dtype(array.dtype)}")
             continue
         for path, part in zip(entry.ours, entry.cut(array), strict=True):
             params[path] = np.array(part, np.float32, order="C")
@@ -274,14 +274,18 @@ def missing_names(model: Model, names: Iterable[str], table: Table) -> dict[str,
     return missing
 
 
-def wrong_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]], table: Table) -> dict[str, dict[str, str]]:
-    """Returns {module of the model: {name of an array: "has shape X, expected Y"}} for arrays of a wrong shape.
+def wrong_arrays(
+    model: Model, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str], table: Table
+) -> dict[str, dict[str, str]]:
+    """Returns {module of the model: {name of an array: what is wrong}} for arrays of a wrong shape or dtype.
 
-    A copy that the table ties to an array of another shape counts as wrong, in the module "mlm".
+    What is wrong is "has shape X, expected Y", or "is stored as X, expected one of ...". A copy that the table ties to
+    an array of another shape counts as wrong, in the module "mlm".
 
     Args:
       model: the model whose parameters are wanted.
       shapes: {name of an array, as today's transformers has it: its shape}.
+      dtypes: {the same: its dtype}.
       table: the correspondences.
     """
     leaves = _flat(model.shapes())
@@ -297,7 +301,13 @@ def wrong_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]], table: Tab
     for name, (module, shape) in expected.items():
         if tuple(shapes[name]) != shape:
             wrong.setdefault(module, {})[name] = f"has shape {tuple(shapes[name])}, expected {shape}"
+        elif dtypes[name] not in DTYPES:
+            wrong.setdefault(module, {})[name] = _wrong_dtype(dtypes[name])
     return wrong
+
+
+def _wrong_dtype(dtype):
+    return f"is stored as {dtype}, expected one of {', '.join(DTYPES)}"
 
 
 def unused_names(model: Model, names: Iterable[str], table: Table) -> list[str]:

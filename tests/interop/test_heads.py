@@ -274,6 +274,61 @@ def test_a_head_of_other_sizes_is_refused_where_it_is_asked_for(make):
     assert bert_jax.FillMask(opened)
 
 
+# A model, and arrays of the right sizes beside it, which are stored as another type: as above.
+FITTING = ones(classifier__weight=(2, 8), classifier__bias=(2,))
+OF_OTHER_TYPES = {
+    "pairs beside a language model": (
+        dict(language_model=True, architectures=["BertForMaskedLM"]),
+        POOLER | ones(cls__seq_relationship__weight=(2, 8), cls__seq_relationship__bias=(2,)), ["next-sentence head"]),
+    "a pooler": (dict(language_model=True, architectures=["BertForMaskedLM"]), POOLER, ["pooler"]),
+    "a language model beside a classifier": (
+        dict(pooler=True, task="sequence_classification", architectures=["BertForSequenceClassification"]),
+        TRANSFORM | ones(cls__predictions__bias=(17,)), [LM]),
+    "a classifier beside a language model": (
+        dict(language_model=True, architectures=["BertForMaskedLM"]), FITTING, ["head for token classification"]),
+    "a classifier in distilbert": (
+        dict(model_type="distilbert", language_model=True, architectures=["DistilBertForMaskedLM"]),
+        FITTING | ones(pre_classifier__weight=(8, 8), pre_classifier__bias=(8,)), [SEQUENCE]),
+    "pairs in albert": (
+        dict(model_type="albert", language_model=True, architectures=["AlbertForMaskedLM"]),
+        ones(sop_classifier__classifier__weight=(2, 8), sop_classifier__classifier__bias=(2,),
+             albert__pooler__weight=(8, 8), albert__pooler__bias=(8,)), ["sentence-order head"]),
+    "a language model in modernbert, and no class named": (
+        dict(model_type="modernbert"),
+        ones(head__dense__weight=(8, 8), head__norm__weight=(8,), decoder__bias=(17,)), [LM]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float8_e4m3fn", "bool"])
+@pytest.mark.parametrize("case", OF_OTHER_TYPES)
+def test_a_spare_head_of_another_type_is_left_out(make, capsys, case, dtype):
+    arguments, arrays, words = OF_OTHER_TYPES[case]
+    made = make(**arguments)
+    stored = {name: array.astype(np.dtype(dtype)) if array.ndim == 2 else array for name, array in arrays.items()}
+    made.write(made.arrays | stored)
+    opened = huggingface.read(made.path)
+    told = capsys.readouterr().err
+    spec, expected = opened.model.spec, made.model.spec
+    assert (spec.language_model, spec.task) == (expected.language_model, expected.task)
+    assert all(f"the {word} is left out: " in told for word in words) and f"is stored as {dtype}" in told
+
+
+def test_a_head_of_another_type_is_refused_where_it_is_asked_for(make):
+    made = make(language_model=True, architectures=["BertForMaskedLM"])
+    made.write(made.arrays | {name: array.astype(np.int8) for name, array in FITTING.items()})
+    opened = huggingface.read(made.path)
+    with pytest.raises(UserError, match="that cannot be read: classifier.* is stored as int8, expected one of float32"):
+        bert_jax.TokenTagger(opened)
+    assert bert_jax.FillMask(opened)
+
+
+def test_a_needed_array_of_another_type_is_refused(make):
+    made = make(language_model=True, architectures=["BertForMaskedLM"])
+    for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.transform.dense.weight"):
+        made.write(made.arrays | {name: made.arrays[name].astype(np.int8)})
+        assert f"{name} is stored as int8, expected one of float32" in refusal(made.path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "arrays"),
     [
