@@ -15,6 +15,8 @@ COMMITS = {
     "AnswerDotAI/ModernBERT": "0e9dbe6, branch pretraining_documentation",
     "JHU-CLSP/mmBERT": "108ffb3",
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
+    "princeton-nlp/SimCSE": "49fa580",
+    "UKPLab/sentence-transformers": "1e56484 and other ones of the same files",
     "huggingface/transformers": "the last ones of examples/research_projects/distillation",
 }
 
@@ -31,6 +33,12 @@ _EURO_PAPER = "arXiv 2503.05500, table 4"
 _EURO = "Nicolas-BZRD/EuroBERT optimus/trainer/"
 _MODERN = "AnswerDotAI/ModernBERT yamls/modernbert/modernbert-"
 _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
+
+_SIMCSE = "princeton-nlp/SimCSE "
+_SENTENCE = "UKPLab/sentence-transformers "
+_NQ = f"{_SENTENCE}examples/sentence_transformer/training/prompts/training_nq_prompts.py"
+_SPARSE = f"{_SENTENCE}docs/sparse_encoder/training_overview.md, SPLADE"
+_RERANKER = f"{_SENTENCE}examples/cross_encoder/training/ms_marco/training_ms_marco_bce.py"
 
 _BERT_BASE = {
     "data.batch_size": (256, _BERT),
@@ -150,6 +158,15 @@ _ROBERTA_BASE = {
     "optimizer.decay_all": (True, f"{_FAIRSEQ}fairseq/optim/adam.py, Adam.step, which has no exception"),
     "optimizer.bias_correction": (True, f"{_FAIRSEQ}fairseq/optim/adam.py, Adam.step"),
     "model.initializer": ("normal", f"{_FAIRSEQ}fairseq/modules/transformer_sentence_encoder.py, init_bert_params"),
+}
+
+# Defaults of transformers' TrainingArguments, which SimCSE's scripts leave as they are.
+_TRAINER = {
+    "optimizer.warmup_share": (0.0, "huggingface/transformers src/transformers/training_args.py, warmup_steps"),
+    "optimizer.weight_decay": (0.0, "huggingface/transformers src/transformers/training_args.py, weight_decay"),
+    "optimizer.epsilon": (1e-8, "huggingface/transformers src/transformers/training_args.py, adam_epsilon"),
+    "optimizer.clip_norm": (1.0, "huggingface/transformers src/transformers/training_args.py, max_grad_norm"),
+    "optimizer.schedule": ("linear", "huggingface/transformers src/transformers/training_args.py, lr_scheduler_type"),
 }
 
 # {recipe: {config key: (value, where it can be read)}}
@@ -327,6 +344,44 @@ PUBLISHED = {
         "task.max_query_length": (64, "google-research/bert run_squad.py:78"),
         "task.max_answer_length": (30, "google-research/bert run_squad.py:113"),
         "task.n_best": (20, "google-research/bert run_squad.py:108"),
+    },
+    "embedding/nli": {
+        "train.num_epochs": (3.0, f"{_SIMCSE}run_sup_example.sh:22"),
+        "data.batch_size": (512, f"{_SIMCSE}README.md, hyperparameters"),
+        "optimizer.learning_rate": (5e-5, f"{_SIMCSE}run_sup_example.sh:24"),
+        "data.sequence_length": (32, f"{_SIMCSE}run_sup_example.sh:25"),
+        "loss.temperature": (0.05, f"{_SIMCSE}run_sup_example.sh:32"),
+        "task.pooling": ("cls", f"{_SIMCSE}run_sup_example.sh:30"),
+    }
+    | _TRAINER,
+    "embedding/simcse": {
+        "train.num_epochs": (1.0, f"{_SIMCSE}run_unsup_example.sh:11"),
+        "data.batch_size": (64, f"{_SIMCSE}run_unsup_example.sh:12"),
+        "optimizer.learning_rate": (3e-5, f"{_SIMCSE}run_unsup_example.sh:13"),
+        "data.sequence_length": (32, f"{_SIMCSE}run_unsup_example.sh:14"),
+        "loss.temperature": (0.05, f"{_SIMCSE}run_unsup_example.sh:22"),
+    }
+    | _TRAINER,
+    "embedding/pairs": {
+        "loss.temperature": (1 / 20, f"{_SENTENCE}sentence_transformers/losses/MultipleNegativesRankingLoss.py, scale"),
+        "train.num_epochs": (1.0, _NQ),
+        "optimizer.warmup_share": (0.1, _NQ),
+    },
+    "embedding/splade": {
+        "loss.flops_anchor": (5e-5, _SPARSE),
+        "loss.flops_other": (3e-5, _SPARSE),
+        "data.batch_size": (16, _SPARSE),
+        "train.num_epochs": (1.0, _SPARSE),
+        "optimizer.warmup_share": (0.1, _SPARSE),
+    },
+    "embedding/sts": {
+        "data.batch_size": (16, f"{_SENTENCE}examples/sentence_transformer/training/sts/training_stsbenchmark.py"),
+        "train.num_epochs": (4.0, f"{_SENTENCE}examples/sentence_transformer/training/sts/training_stsbenchmark.py"),
+    },
+    "reranker/pairs": {
+        "data.batch_size": (32, _RERANKER),
+        "train.num_epochs": (1.0, _RERANKER),
+        "optimizer.warmup_share": (0.1, _RERANKER),
     },
     "finetune/squad2": {
         "data.batch_size": (48, "arXiv 1810.04805, section 4.3"),

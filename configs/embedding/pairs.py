@@ -12,7 +12,8 @@ Score: nDCG@10 of the held-out anchors among the held-out positives; --config.ta
 task in BEIR's layout instead.
 
 Published: sentence-transformers' MultipleNegativesRankingLoss with its scale of 20, rate 2e-5, 10 % warm-up and one
-epoch (its examples of training on pairs; recalled). Not measured here.
+epoch (checked in its losses/MultipleNegativesRankingLoss.py and examples/sentence_transformer/training/prompts/
+training_nq_prompts.py, which has batches of 256 without a text twice). Not measured here.
 """
 
 from bert_jax.config.finetuning import base

@@ -8,9 +8,11 @@ tokens. loss.flops_anchor and loss.flops_other weigh what these cost a search: l
 log tells as anchor_terms and other_terms. bert_jax.SparseEmbedder and sentence-transformers' SparseEncoder read the
 result.
 
-Published: weights of 5e-5 for queries and 3e-5 for documents, rate 2e-5, one epoch of batches of 16 with
-DistilBERT Base (sentence-transformers' example of training on MS MARCO; recalled). Its weights grow over the first
-third of the steps; here they are constant. Not measured here.
+Published: weights of 5e-5 for queries and 3e-5 for documents, rate 2e-5, 10 % warm-up, one epoch of batches of 16 with
+DistilBERT Base (checked in docs/sparse_encoder/training_overview.md of sentence-transformers, an example on Natural
+Questions; that on MS MARCO, examples/sparse_encoder/training/ms_marco/train_splade_msmarco_mnrl.py, has 1e-3 for
+documents). Its weights grow with the square of the step over the first third (checked in its callbacks); here they are
+constant. Not measured here.
 """
 
 from configs.embedding import pairs

@@ -11,8 +11,9 @@ lambdarank, ... that of a query's documents together; margin_mse and kl learn a 
 Score: nDCG@10 of the held-out queries' documents; average precision where queries have one document each.
 
 Published: the cross-entropy of each pair (Nogueira & Cho 2019, monoBERT); sentence-transformers'
-BinaryCrossEntropyLoss with rate 2e-5, 10 % warm-up and one epoch (its examples of training rerankers; recalled). Not
-measured here.
+BinaryCrossEntropyLoss with rate 2e-5, 10 % warm-up, one epoch and batches of 32 (checked in its examples/cross_encoder/
+training/ms_marco/training_ms_marco_bce.py; rerankers/training_gooaq_bce.py has 64, five mined negatives for each answer
+and loss.positive_weight=5). Not measured here.
 """
 
 from bert_jax.config.finetuning import base
