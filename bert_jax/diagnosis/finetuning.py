@@ -8,8 +8,8 @@ import statistics
 
 from bert_jax import _moved
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.diagnosis import curves
-from bert_jax.diagnosis.finding import Finding
+from bert_jax.diagnosis import causes, curves
+from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
 
 FELL_SHARE = 0.1  # share of the best score; a smaller fall is a few examples of a small held-out set
@@ -49,6 +49,8 @@ def usual_causes(run: Run, chance: bool = False) -> list[str]:
     else:
         text = f"learning rate {rate:g}: search {lowest:.1g} to {highest:.1g}, in which rates for "
         reasons.append((0.4, text + f"{_adapters(run)}a model of width {width} are published"))
+    if unknown_tokens(run):
+        reasons.append((0.97 if run.run["unknown_token_share"] >= causes.MOSTLY_UNKNOWN else 0.5, unknown_tokens(run)))
     overfits = score_fell(run) is not None
     if run.done < FEW_STEPS and not overfits:
         text = f"too few steps: {run.done:,}; raise --config.train.num_epochs"
@@ -68,6 +70,18 @@ def usual_causes(run: Run, chance: bool = False) -> list[str]:
     )
     reasons.append((0.2, f"{fault}, or swapped columns: look at the data"))
     return [text for _, text in sorted(reasons, key=lambda reason: -reason[0])]
+
+
+def unknown_tokens(run: Run) -> str:
+    """Returns what is wrong with examples whose tokens the model's vocabulary does not know; "" if nothing is."""
+    share = run.run.get("unknown_token_share", 0.0)
+    if share < causes.UNKNOWN:
+        return ""
+    return (
+        f"{percent(share)} of the tokens of config.task.train={run.config.task.train} are unknown to the vocabulary of "
+        f"{run.config.init_from}: they all look the same to the model; expected text in the language and script of the "
+        "model, or another --config.init_from"
+    )
 
 
 def _adapters(run):

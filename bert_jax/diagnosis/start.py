@@ -5,8 +5,7 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from bert_jax.diagnosis import causes, corpora, course, text
-from bert_jax.diagnosis.finding import percent
+from bert_jax.diagnosis import causes, corpora, course, finetuning, text
 from bert_jax.diagnosis.reading import Run
 
 FEWER_ROWS = 4  # a batch this many times smaller than the recipe's is warned about, at the recipe's rate
@@ -17,7 +16,6 @@ def warnings(
     run: Mapping,
     workdir: pathlib.Path,
     recipe: ml_collections.ConfigDict | None = None,
-    unknown_share: float = 0.0,
 ) -> list[str]:
     """Returns what the doctor would find in a run that is about to begin, one line each.
 
@@ -26,7 +24,6 @@ def warnings(
       run: the content of its run.json: corpora of pre-training; kind, model and data of fine-tuning.
       workdir: the run's workdir.
       recipe: the config of the recipe that it was made from, if that is known.
-      unknown_share: share of unknown tokens in the examples of fine-tuning.
     """
     tuned = run.get("kind") == "finetune"
     begun = Run(workdir, config, run, rows=(), texts=() if tuned else corpora.find_corpora(run, workdir))
@@ -38,21 +35,10 @@ def warnings(
         if finding is not None
     ]
     if tuned:
-        reasons = [_unknown(config, unknown_share), _few_examples(config, recipe)]
+        reasons = [finetuning.unknown_tokens(begun), _few_examples(config, recipe)]
     else:
         reasons = [causes.unusual_rate(begun), causes.few_predictions(begun), _small_batch(config, recipe)]
     return lines + [f"warning: {reason}" for reason in reasons if reason]
-
-
-def _unknown(config, share):
-    """Returns a warning about examples whose tokens the model's vocabulary does not know; "" for none."""
-    if share < causes.UNKNOWN:
-        return ""
-    return (
-        f"{percent(share)} of the tokens of config.task.train={config.task.train} are unknown to the vocabulary of "
-        f"{config.init_from}: they all look the same to the model; expected text in the language and script of the "
-        "model, or another --config.init_from"
-    )
 
 
 def _few_examples(config, recipe):

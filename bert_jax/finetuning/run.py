@@ -70,7 +70,6 @@ def finetune(
         stack.enter_context(memory.explained(steps))
         run = _build(config, workdir, inputs)
         run.recipe = recipe
-        run.unknown_share = batches.unknown_share(inputs.task.train, inputs.tokenizer)
         state, done = _restore(run, inputs)
         del inputs  # parameters as large as the model
         finished = _train(run, state, done)
@@ -135,6 +134,7 @@ def _open(config, workdir) -> _Inputs:
         say(note)
     if source:
         description = describe_run(config, source, task)
+        description["unknown_token_share"] = batches.unknown_share(task.train, tokenizer)
     width = description["model"]["hidden_size"]
     if config.optimizer.learning_rate < 0:
         config.optimizer.learning_rate = finetune_config.default_rate(config, width)

@@ -148,7 +148,6 @@ class Run:
       headline: maps a row of the log to its evaluation in words; "" where it has none.
       over: whether the run ends before num_steps.
       recipe: the config of the recipe as it was before it was changed; None where that is not known.
-      unknown_share: share of unknown tokens in the examples of fine-tuning.
       norms: compiled (params, batch, step, key) -> what is logged of a step beside its metrics, or None.
     """
 
@@ -162,7 +161,6 @@ class Run:
     headline: Callable[[Mapping], str]
     over = False
     recipe: Any = None
-    unknown_share = 0.0
     _reports: Reports | None = None
     norms = None
 
@@ -170,7 +168,7 @@ class Run:
         """Says what the doctor would find in the run before its first step; `begins`: whether it has not begun."""
         if begins and distributed.is_first():
             run = workdir_lib.read(self.workdir)[0]
-            for line in start.warnings(self.config, run, self.workdir, self.recipe, self.unknown_share):
+            for line in start.warnings(self.config, run, self.workdir, self.recipe):
                 say(line)
 
     def batches(self, done: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:

@@ -19,15 +19,17 @@ TASKS = {
 
 
 def make_run(folder, name="sequence_classification", metric="accuracy", score=0.9, baseline=0.5, rows=400, width=768,
-             predictions=None, summary=None, nonfinite=(), problem="single_label", **changes):  # fmt: skip
+             predictions=None, summary=None, nonfinite=(), problem="single_label", unknown=None,
+             **changes):  # fmt: skip
     config = finetune_config.base()
-    config.task.name = name
+    config.task.name, config.task.train, config.init_from = name, "a.csv", "m"
     config.optimizer.learning_rate = 2e-5
     config.update_from_flattened_dict(changes)
     run = {
         "kind": "finetune", "model": {"hidden_size": width}, "labels": TASKS[name], "problem": problem,
         "data": {"train": [5000, ""], "held out": [rows, ""]},
     }  # fmt: skip
+    run |= {} if unknown is None else {"unknown_token_share": unknown}
     written = {}
     if predictions is not None:
         (folder / "predictions").mkdir()
@@ -172,3 +174,13 @@ def test_findings_do_not_contradict_each_other(tmp_path, rate, lora_rank, width,
         assert low * 0.99 <= value <= high * 1.01
     says_low, says_high = (any(word in cause for cause in causes) for word in ("below the", "too high"))
     assert not (says_low and says_high)
+
+
+@pytest.mark.parametrize(
+    ("unknown", "place"), [(None, None), (0.0, None), (0.005, None), (0.05, 1), (0.4, 0), (1.0, 0)]
+)
+def test_text_that_the_vocabulary_does_not_know_is_a_cause(tmp_path, unknown, place):
+    run = make_run(tmp_path, score=0.51, unknown=unknown, **{"optimizer.learning_rate": 1e-3})
+    causes = near_chance.near_chance(run).causes
+    places = [i for i, cause in enumerate(causes) if "are unknown to the vocabulary of m" in cause]
+    assert places == ([] if place is None else [place])

@@ -70,7 +70,8 @@ def test_fine_tuning_is_warned(tmp_path, changes, share, expected):
     config = published.copy_and_resolve_references()
     config.update_from_flattened_dict(changes)
     run = {"kind": "finetune", "model": {"hidden_size": 768}, "data": {"train": [5000, ""]}}
-    lines = start.warnings(config, run, tmp_path, published, share)
+    run["unknown_token_share"] = share
+    lines = start.warnings(config, run, tmp_path, published)
     assert len(lines) == bool(expected) and all(line.startswith("warning: ") and expected in line for line in lines)
 
 
