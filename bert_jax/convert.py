@@ -15,6 +15,7 @@ commit, as the account of `hf auth login` or HF_TOKEN; --output may then be left
 already has is kept.
 """
 
+import dataclasses
 import os
 import pathlib
 
@@ -100,6 +101,9 @@ def _convert(output, repository=""):
     else:
         provenance = model_card.Provenance(base_model=base_model_name(name))
     card = model_card.render(model, title, provenance, repository)
+    if repository and model.origin and model.origin.model_card:  # a directory that an earlier call wrote
+        own = model_card.renamed(model.origin.model_card, model, repository)
+        model = dataclasses.replace(model, origin=dataclasses.replace(model.origin, model_card=own))
     huggingface.write(model, output, _DTYPE.value, card, _OVERWRITE.value)
     print(f"{_OUTPUT.value or repository}: {model.family}, {', '.join(_parts(model.model.spec))}")
 

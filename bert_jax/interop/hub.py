@@ -1,14 +1,20 @@
 """Finds a model's directory, a path or a download from the Hugging Face hub, and uploads one to the hub."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import pathlib
+import queue
 import re
+import threading
+from collections.abc import Callable
+from typing import Any
 
 from bert_jax.errors import UserError
 
+_PATIENCE = 6.0  # seconds; the hub's client itself waits without end
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
@@ -83,14 +89,58 @@ def _other_folders(modules):
     return [f"{path}/*" for path in paths if isinstance(path, str) and path and not re.match(r"\d+_", path)]
 
 
+def _in_time(call: Callable[[], Any]) -> Any:
+    """Returns what a call returns; raises TimeoutError if it takes more than _PATIENCE seconds, and leaves it alone."""
+    results: queue.SimpleQueue = queue.SimpleQueue()
+
+    def run():
+        try:
+            results.put((call(), None))
+        except Exception as error:
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        value, error = results.get(timeout=_PATIENCE)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {_PATIENCE:g} seconds") from None
+    if error:
+        raise error
+    return value
+
+
+@functools.cache
+def _is_silent(name):
+    """Returns whether the hub takes a question about a repository and does not answer, as behind some firewalls."""
+    import huggingface_hub
+
+    try:
+        _in_time(lambda: huggingface_hub.HfApi().repo_info(name))
+    except TimeoutError:
+        return True
+    except Exception:  # told by the download
+        return False
+    return False
+
+
 def _snapshot(name, patterns):
     import huggingface_hub
 
+    if _is_silent(str(name)):
+        with contextlib.suppress(Exception):
+            return pathlib.Path(
+                huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns), local_files_only=True)
+            )
+        raise UserError(
+            f"{name}: no such directory, nor in the cache of the Hugging Face hub, which does not answer within "
+            f"{_PATIENCE:g} seconds"
+        )
     try:
         with _without_warning("No files matched allow_patterns"):
             return pathlib.Path(huggingface_hub.snapshot_download(str(name), allow_patterns=list(patterns)))
     except Exception as error:  # whatever the network, the hub and its client may come up with
         reason = " ".join(str(error).split()).partition(" Please make sure ")[0]
+        reason = reason.partition(" For more information check: ")[0]
         raise UserError(
             f"{name}: no such directory, and the Hugging Face hub does not give it, nor is it in its cache: "
             f"{reason[:200]}"
@@ -126,7 +176,7 @@ def check_upload(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UserError(f"--push_to_hub={name}: not a name on the Hugging Face hub; expected NAME or ACCOUNT/NAME")
     with _reporting(name):
-        account = huggingface_hub.HfApi().whoami()["name"]
+        account = _in_time(huggingface_hub.HfApi().whoami)["name"]
     return name if "/" in name else f"{account}/{name}"
 
 
@@ -174,5 +224,5 @@ def _reporting(name):
             "in HF_TOKEN"
         ) from error
     except Exception as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).partition(" For more information check: ")[0]
         raise UserError(f"--push_to_hub={name}: the Hugging Face hub does not take it: {reason[:300]}") from error

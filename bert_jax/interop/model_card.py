@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -171,6 +172,12 @@ def _usage(model, name):
         other_code = _pipeline(task, name, text)
         own_code = f"answer = bert_jax.{classes.get(task, 'FillMask')}.from_pretrained({name})({text})"
     return f"\n## How to load it\n\n```python\n{other_code}\n```\n\n```python\nimport bert_jax\n\n{own_code}\n```\n"
+
+
+def renamed(card: str, model: Pretrained, name: str) -> str:
+    """Returns a card whose part on loading the model, if `render` wrote it, names the model by another name."""
+    pattern = re.escape(_usage(model, "NAME")).replace('"NAME"', '"[^"\\n]*"')
+    return re.sub(pattern, lambda _: _usage(model, name), card)
 
 
 def _pipeline(task, name, arguments):

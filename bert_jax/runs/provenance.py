@@ -34,7 +34,8 @@ def read_provenance(name: str | os.PathLike, step: int, requested: int | str | N
         texts = tuple((pathlib.PurePath(task[key]).name, run["data"][split][1])
                       for key, split in (("train", "train"), ("held_out", "held out"))
                       if task.get(key) and split in run.get("data", {}))  # fmt: skip
-        evaluated_on = pathlib.PurePath(task.held_out or task.train).name
+        share = "" if task.held_out else f"the held-out {task.held_out_share:.0%} of "
+        evaluated_on = share + pathlib.PurePath(task.held_out or task.train).name
         return Provenance(step, base_model, texts[:1], metrics, evaluated_on)
     texts = tuple((pathlib.PurePath(corpus["path"]).name, corpus["fingerprint"]) for corpus in run["corpora"])
     known = [corpus.get("language", "") for corpus in run["corpora"]]

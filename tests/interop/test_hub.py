@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from bert_jax.errors import UserError
+from bert_jax.interop import hub as hub_lib
 from bert_jax.interop import huggingface
 from bert_jax.interop.hub import check_upload
 from tests.interop import stand_in_hub
@@ -125,6 +127,39 @@ def test_what_cannot_be_uploaded_is_one_line_before_anything_is_written(hub, tmp
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert "does not take it" in refusal("tiny", stand_in_hub.TOKEN)
+
+
+@pytest.fixture
+def silent_hub(monkeypatch, tmp_path):
+    """A hub that accepts connections and answers nothing, as some firewalls and proxies do."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(hub_lib, "_PATIENCE", 0.5)
+        monkeypatch.setenv("HF_TOKEN", stand_in_hub.TOKEN)
+        hub_lib._is_silent.cache_clear()
+        yield
+        hub_lib._is_silent.cache_clear()
+
+
+def test_a_hub_that_does_not_answer_is_told_soon(silent_hub):
+    start = time.monotonic()
+    with pytest.raises(UserError, match="tiny: the Hugging Face hub does not take it: no answer within 0.5 seconds"):
+        check_upload("tiny")
+    with pytest.raises(UserError, match="a/b: no such directory, nor in the cache of the Hugging Face hub, which does"):
+        hub_lib.directory("a/b")
+    assert time.monotonic() - start < 10
+
+
+def test_a_card_that_an_earlier_call_wrote_names_the_repository(make, hub, tmp_path):
+    made = make(language_model=True)
+    (made.path / "README.md").unlink(missing_ok=True)
+    first = convert(hub, tmp_path, f"--model={made.path}", f"--output={tmp_path / 'books'}")
+    assert first.returncode == 0 and 'model="books"' in (tmp_path / "books" / "README.md").read_text()
+    process = convert(hub, tmp_path, f"--model={tmp_path / 'books'}", "--push_to_hub=tiny")
+    assert process.returncode == 0, process.stderr
+    card = hub.repositories["someone/tiny"]["README.md"].decode()
+    assert card.count('"someone/tiny"') == 2 and '"books")' not in card
 
 
 def test_what_the_hub_refuses_later_loses_nothing(make, hub, tmp_path):
