@@ -85,6 +85,11 @@ class Embedder(Predictor):
                 f"{model.name}: its vectors are sparse, weights of the vocabulary's tokens; expected "
                 "bert_jax.SparseEmbedder, or pooling='mean' (--pooling=mean), which gives the encoder's own states"
             )
+        if pooling is None and "late_interaction" in settings:
+            raise UserError(
+                f"{model.name}: it has a vector for each token of a text; expected bert_jax.MultiVectorEmbedder, or "
+                "pooling='mean' (--pooling=mean), which gives the encoder's own states"
+            )
         pooling = pooling or settings.get("pooling") or _default_pooling(model)
         self._pooling = (pooling,) if isinstance(pooling, str) else tuple(pooling)
         for kind in self._pooling:

@@ -1,7 +1,7 @@
 """Orders documents by how well they answer a query, with a model that reads both together (a cross-encoder)."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,19 +14,10 @@ from bert_jax.inference.predictor import require_task
 from bert_jax.interop.pretrained import Pretrained
 
 
-class Reranker(Classifier):
-    """Orders and scores the documents of a query with a model that has one score for a pair of texts.
+class Ranking:
+    """Orders the documents of queries; a subclass streams {"score"} for pairs of a query and a document."""
 
-        reranker = bert_jax.Reranker(MODEL)
-        reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
-        # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
-
-    A pair that is longer than the model is cut, the longer text first. The class takes the arguments of Classifier. It
-    is also called like one, with pairs or records of a query and a document, and then returns {"score"} for each.
-    """
-
-    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
-    REQUIRED: ClassVar[int] = 2
+    stream: Callable[..., Iterator[Any]]
 
     def rank(
         self,
@@ -118,6 +109,21 @@ class Reranker(Classifier):
         pairs = [(query, document) for document in documents]
         answers = self.stream(pairs, lambda i: f"document {i}", prompt=prompt, prompt_name=prompt_name)
         return np.array([answer["score"] for answer in answers], np.float32)
+
+
+class Reranker(Ranking, Classifier):
+    """Orders and scores the documents of a query with a model that has one score for a pair of texts.
+
+        reranker = bert_jax.Reranker(MODEL)
+        reranker.rank("Who sat?", ["It rains.", "The cat sat."], top_k=1)
+        # [{"index": 1, "score": 0.97, "text": "The cat sat."}]
+
+    A pair that is longer than the model is cut, the longer text first. The class takes the arguments of Classifier. It
+    is also called like one, with pairs or records of a query and a document, and then returns {"score"} for each.
+    """
+
+    FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
+    REQUIRED: ClassVar[int] = 2
 
     def _answer(self, logits, activated=None):
         return {"score": super()._answer(logits, activated)["score"]}

@@ -19,7 +19,17 @@ from bert_jax import model as model_lib
 from bert_jax.data.tasks import words
 from bert_jax.data.vocabularies import hugging_face, loading, published
 from bert_jax.errors import UserError
-from bert_jax.interop import formats, heads, hub, model_card, model_config, sentence_transformers, tensors, weights
+from bert_jax.interop import (
+    formats,
+    heads,
+    hub,
+    model_card,
+    model_config,
+    multi_vector,
+    sentence_transformers,
+    tensors,
+    weights,
+)
 from bert_jax.interop.families import FAMILIES
 from bert_jax.interop.pretrained import Origin, Pretrained
 
@@ -88,6 +98,8 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             tokenizer = hugging_face.lower_cased(tokenizer)
         else:
             use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
+    if "late_interaction" in use:
+        tokenizer = multi_vector.with_markers(tokenizer, use["late_interaction"]["markers"])
     use |= _task_settings(config, embedder, model, len(labels), path)
     if "max_length" in use:
         use["max_length"] = min(use["max_length"], model.spec.max_positions)
@@ -476,6 +488,8 @@ def _write_files(pretrained, config, arrays, directory, dtype):
         sentence_transformers.write(directory, pretrained.settings, spec.hidden_size, prompts)
     elif "sparse" in pretrained.settings and spec.language_model:
         sentence_transformers.write_sparse(directory, pretrained.settings, origin.prompts if origin else {})
+    elif "late_interaction" in pretrained.settings and multi_vector.can_write(pretrained.settings):
+        sentence_transformers.write_multi_vector(directory, pretrained.settings, origin.prompts if origin else {})
 
 
 def __getattr__(name: str):

@@ -6,6 +6,7 @@ sentence_bert_config.json             longest text, lower case; beside the encod
 2_Dense/config.json, weights          a linear map and its activation
 1_WeightedLayerPooling/config.json    the mean of several layers that is pooled instead of the last one
 1_SpladePooling/config.json           how scores of the vocabulary's tokens are pooled, in a SparseEncoder
+2_MultiVectorMask/config.json         which tokens have a vector, in a MultiVectorEncoder (multi_vector.py)
 config_sentence_transformers.json     kind of model, prompts, activation of a cross-encoder's scores
 
 A router's modules are those of its default route (routers.py).
@@ -25,7 +26,7 @@ import numpy as np
 
 from bert_jax.config.finetuning_keys import SPARSE_POOLING
 from bert_jax.errors import UserError
-from bert_jax.interop import model_config, routers, tensors
+from bert_jax.interop import model_config, module_layers, multi_vector, routers, tensors
 from bert_jax.interop.families import FAMILIES
 from bert_jax.model.pooling import SPARSE_ACTIVATIONS
 from bert_jax.model.projection import TORCH_ACTIVATIONS, Projection
@@ -55,7 +56,6 @@ _PLAIN = {
     "tokenizer_name_or_path": (None,),
 }
 _PADDING = {"padding", "truncation", "pad_to_multiple_of", "max_length"}  # processing_kwargs that change no vector
-_TOKENS, _SENTENCE = "token_embeddings", "sentence_embedding"
 _WEIGHTS = (tensors.SINGLE, *tensors.PICKLES)
 
 
@@ -71,9 +71,9 @@ class Embedder:
         tokenization) and, where they are given, "max_length", "token_layers" and "layers" (tuples of Projection before
         and after the pooling), "layer_weights" (float32: the weights of the top layers, whose weighted mean is pooled),
         "other_tasks" (those of "query" and "document" that a router sends through other modules) and "truncate_dim"
-        (numbers of a vector that are kept). A cross-encoder has "activation" of its scores (a key of TORCH_ACTIVATIONS,
-        or "" where several labels have none) and "max_length". "embed_refusal" and "classify_refusal" say what bert_jax
-        does not compute.
+        (numbers of a vector that are kept). A MultiVectorEncoder has what multi_vector.read returns. A cross-encoder
+        has "activation" of its scores (a key of TORCH_ACTIVATIONS, or "" where several labels have none) and
+        "max_length". "embed_refusal" and "classify_refusal" say what bert_jax does not compute.
       prompts: the contents of config_sentence_transformers.json.
       directory: the directory itself.
       modules: the entries of modules.json, the encoder's first; a router's are those of the route that was read.
@@ -118,6 +118,8 @@ def read(directory: pathlib.Path, pickles: bool = False) -> Embedder | None:
         settings["embed_refusal"] = routed.refusal
     elif kind == "SparseEncoder":
         _note(settings, "embed_refusal", lambda: _sparse(directory, encoder, modules, prompts))
+    elif kind in multi_vector.KINDS:
+        _note(settings, "embed_refusal", lambda: _multi_vector(directory, encoder, modules, prompts, weights, pickles))
     elif kind == "SentenceTransformer":
         settings |= {"other_tasks": routed.other_tasks} if routed.other_tasks else {}
         _note(settings, "embed_refusal", lambda: _embedder(directory, encoder, modules, prompts, weights, pickles))
@@ -166,7 +168,7 @@ def cross_encoder_config(activation: str) -> dict[str, dict[str, str]]:
     Args:
       activation: a key of TORCH_ACTIVATIONS.
     """
-    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{_torch_place(activation)}"}}
+    return {"sentence_transformers": {"activation_fn": f"torch.nn.modules.{module_layers.torch_place(activation)}"}}
 
 
 def max_length(encoder: pathlib.Path, config: Mapping) -> int | None:
@@ -220,9 +222,9 @@ def write(directory: pathlib.Path, settings: Mapping, hidden_size: int, prompts:
     if settings.get("normalize"):
         modules.append((f"{len(modules)}_Normalize", "Normalize"))
     _write_modules(directory, [(folder, f"sentence_transformers.models.{name}") for folder, name in modules])
-    _dump(directory / "1_Pooling" / "config.json", pooling)
+    module_layers.dump(directory / "1_Pooling" / "config.json", pooling)
     for i, layer in enumerate(settings.get("layers", ()), 2):
-        _write_dense(layer, directory / f"{i}_Dense")
+        module_layers.write_dense(layer, directory / f"{i}_Dense")
     _write_settings(directory, settings, prompts)
 
 
@@ -240,10 +242,24 @@ def write_sparse(directory: pathlib.Path, settings: Mapping, prompts: Mapping) -
     _write_modules(directory, list(zip(("", "1_SpladePooling"), names, strict=True)))
     kind, activation = settings["sparse"]
     pooling = {"pooling_strategy": kind, "activation_function": activation, "embedding_dimension": None}
-    _dump(directory / "1_SpladePooling" / "config.json", pooling)
+    module_layers.dump(directory / "1_SpladePooling" / "config.json", pooling)
     terms = {"max_active_dims": settings["max_terms"]} if "max_terms" in settings else {}
     _write_settings(directory, settings, dict(prompts or {"__version__": {}}) | terms | {"model_type": "SparseEncoder"},
                     transformer_task="fill-mask")  # fmt: skip
+
+
+def write_multi_vector(directory: pathlib.Path, settings: Mapping, prompts: Mapping) -> None:
+    """Writes the files that make an encoder's directory one of PyLate, which sentence-transformers loads too.
+
+    Args:
+      directory: directory with the encoder's config.json, weights and tokenizer.
+      settings: settings as multi_vector.read returns them; see multi_vector.can_write.
+      prompts: other contents of config_sentence_transformers.json.
+    """
+    _write_modules(directory, multi_vector.write_layers(settings, directory))
+    similarity = {"maxsim": "MaxSim"}.get(settings.get("similarity", "maxsim"), settings.get("similarity"))
+    others = dict(prompts or {"__version__": {}}) | multi_vector.pylate_config(settings)
+    _write_settings(directory, dict(settings) | {"similarity": similarity}, others)
 
 
 def _write_modules(directory, modules):
@@ -251,19 +267,19 @@ def _write_modules(directory, modules):
     listed = [{"idx": i, "name": str(i), "path": folder, "type": name} for i, (folder, name) in enumerate(modules)]
     for folder, _ in modules:
         (directory / folder).mkdir(exist_ok=True)
-    _dump(directory / MODULES, listed)
+    module_layers.dump(directory / MODULES, listed)
 
 
 def _write_settings(directory, settings, prompts, **encoder):
     """Writes the settings of the encoder's module, and those of the whole."""
     encoder |= {"max_seq_length": settings.get("max_length"), "do_lower_case": settings.get("lower_case", False)}
-    _dump(directory / "sentence_bert_config.json", encoder)
+    module_layers.dump(directory / "sentence_bert_config.json", encoder)
     own = {
         "prompts": dict(settings.get("prompts") or {}),
         "default_prompt_name": settings.get("default_prompt_name"),
         "similarity_fn_name": settings.get("similarity"),
     }
-    _dump(directory / PROMPTS, {**(prompts or {"__version__": {}}), **own})
+    module_layers.dump(directory / PROMPTS, {**(prompts or {"__version__": {}}), **own})
 
 
 def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | None = None) -> None:
@@ -284,7 +300,7 @@ def write_back(embedder: Embedder, directory: pathlib.Path, dtype: np.dtype | No
         elif entry["path"]:
             _copy_module(embedder, entry["path"], directory / entry["path"], dtype)
         listed.append(entry)
-    _dump(directory / MODULES, listed)
+    module_layers.dump(directory / MODULES, listed)
     config = _transformer_config(embedder.encoder)[1]
     for path in (embedder.directory / PROMPTS, config):
         if path.is_file():
@@ -296,22 +312,6 @@ def can_write(settings: Mapping) -> bool:
     layers = settings.get("layers", ())
     plain = all(layer.kind == "dense" and not layer.adds_input and layer.activation != "PReLU" for layer in layers)
     return set(settings["pooling"]) <= set(_POOLING.values()) and plain and not settings.get("token_layers")
-
-
-def _write_dense(layer, folder):
-    """Writes a dense layer as a module's folder."""
-    kernel, bias = layer.arrays["kernel"], layer.arrays.get("bias")
-    config = {"in_features": kernel.shape[0], "out_features": kernel.shape[1], "bias": bias is not None}
-    _dump(
-        folder / "config.json", config | {"activation_function": f"torch.nn.modules.{_torch_place(layer.activation)}"}
-    )
-    arrays = {"linear.weight": np.ascontiguousarray(kernel.T)} | ({} if bias is None else {"linear.bias": bias})
-    tensors.write(arrays, folder)
-
-
-def _torch_place(activation):
-    """Returns the place in torch.nn.modules of an activation's class."""
-    return "linear.Identity" if activation == "Identity" else f"activation.{activation}"
 
 
 def _copy_module(embedder, name, folder, dtype):
@@ -371,11 +371,11 @@ def _embedder(directory, encoder, modules, prompts, weights, pickles):
         elif name == "WeightedLayerPooling" and not pooled and not layers[False]:
             settings |= _layer_weights(directory, module["path"], encoder, weights, pickles)
         elif name == "Normalize":
-            layers[pooled] += _normalize(folder / "config.json", pooled)
+            layers[pooled] += module_layers.normalize(folder / "config.json", pooled)
         elif name == "Dense":
-            layers[pooled].append(_dense(directory, module["path"], pooled, weights, pickles))
+            layers[pooled].append(module_layers.dense(directory, module["path"], pooled, weights, pickles))
         elif name == "LayerNorm" and pooled:
-            layers[pooled].append(_layer_norm(directory, module["path"], weights, pickles))
+            layers[pooled].append(module_layers.layer_norm(directory, module["path"], weights, pickles))
         elif name != "Dropout":  # which does nothing in use
             names = ", ".join(routers.class_name(module) for module in modules)
             raise UserError(
@@ -434,6 +434,17 @@ def _sparse(directory, encoder, modules, prompts):
     return settings | ({} if terms is None else {"max_terms": terms})
 
 
+def _multi_vector(directory, encoder, modules, prompts, weights, pickles):
+    """Returns the settings of a model with a vector for each token of a text."""
+    config, path = _transformer_config(encoder)
+    _check_transformer(config, path, modules)
+    source = multi_vector.Source(directory, modules, config, path, prompts, weights, pickles)
+    longest = max_length(encoder, config)
+    settings = multi_vector.read(source, _prompts(prompts, directory / PROMPTS), longest)
+    settings |= {} if longest is None else {"max_length": longest}
+    return settings | {"lower_case": bool(config.get("do_lower_case", False))}
+
+
 def _prompts(config, path):
     """Returns the prompts of config_sentence_transformers.json by name. Raises UserError where they are none."""
     prompts = config.get("prompts") or {}
@@ -472,39 +483,6 @@ def _cross_encoder(encoder, modules, prompts, directory):
     return settings | ({"prompts": dict(named), "default_prompt_name": default} if named else {})
 
 
-def _dense(directory, name, pooled, weights, pickles):
-    path = directory / name / "config.json"
-    config = model_config.load_json(path)
-    place = _SENTENCE if pooled else _TOKENS
-    read = config.get("module_input_name", _SENTENCE)
-    written = config.get("module_output_name") or read
-    if (read, written) != (place, place):
-        raise UserError(f"{path}: from {read} to {written}; expected a layer that changes {place} here")
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
-    kind = activation.rpartition(".")[2]
-    if not activation.startswith("torch.") or kind not in (*TORCH_ACTIVATIONS, "PReLU"):
-        known = ", ".join(TORCH_ACTIVATIONS)
-        raise UserError(f"{path}: activation_function {activation}; expected one of torch.nn's {known}, PReLU")
-    arrays = _read_weights(directory, name, weights, pickles)
-    taken = {
-        "kernel": arrays.get("linear.weight"),
-        "bias": arrays.get("linear.bias"),
-        "residual": arrays.get("residual.weight"),
-        "slope": arrays.get("activation_function.weight"),
-    }
-    inputs, outputs = config.get("in_features"), config.get("out_features")
-    needed = {"kernel"} | ({"bias"} if config.get("bias", True) else set())
-    needed |= {"slope"} if kind == "PReLU" else set()
-    needed |= {"residual"} if config.get("use_residual") and inputs != outputs else set()
-    held = {key for key, array in taken.items() if array is not None}
-    if held != needed or taken["kernel"].shape != (outputs, inputs):
-        shapes = {key: array.shape for key, array in arrays.items()}
-        raise UserError(f"{path.parent}: weights {shapes} do not fit config.json, {inputs} to {outputs}")
-    floats = {key: np.asarray(array, np.float32) for key, array in taken.items() if array is not None}
-    floats |= {key: np.ascontiguousarray(floats[key].T) for key in ("kernel", "residual") if key in floats}
-    return Projection("dense", floats, kind, bool(config.get("use_residual")))
-
-
 def _layer_weights(directory, name, encoder, weights, pickles):
     """Returns {"layer_weights": those from layer_start on}; {} where the encoder gives the last layer alone."""
     if not model_config.load_json(encoder / "config.json").get("output_hidden_states"):
@@ -512,37 +490,12 @@ def _layer_weights(directory, name, encoder, weights, pickles):
     path = directory / name / "config.json"
     config = model_config.load_json(path)
     start, layers = config.get("layer_start", 4), config.get("num_hidden_layers", 12)
-    array = _read_weights(directory, name, weights, pickles).get("layer_weights")
+    array = module_layers.read_weights(directory, name, weights, pickles).get("layer_weights")
     if not isinstance(start, int) or not isinstance(layers, int) or np.shape(array) != (layers + 1 - start,):
         raise UserError(
             f"{path}: layer_start {start!r} of {layers!r} layers; expected as many weights, found {np.shape(array)}"
         )
     return {"layer_weights": np.asarray(array, np.float32)}
-
-
-def _layer_norm(directory, name, weights, pickles):
-    arrays = _read_weights(directory, name, weights, pickles)
-    if arrays.keys() != {"norm.weight", "norm.bias"}:
-        raise UserError(f"{directory / name}: weights {', '.join(arrays)}; expected norm.weight and norm.bias")
-    floats = {"scale": arrays["norm.weight"], "bias": arrays["norm.bias"]}
-    return Projection("layer_norm", {key: np.asarray(array, np.float32) for key, array in floats.items()})
-
-
-def _normalize(path, pooled):
-    """Returns the layers of a Normalize: none where it changes what no vector of a text is made of."""
-    config = model_config.load_json(path) if path.is_file() else {}
-    place = _SENTENCE if pooled else _TOKENS
-    read = config.get("module_input_name", _SENTENCE)
-    if read != place:
-        return []
-    if (config.get("module_output_name") or read) != place:
-        raise UserError(f"{path}: from {read} to {config['module_output_name']}; expected a layer that changes {place}")
-    return [Projection("normalize")]
-
-
-def _read_weights(directory, name, weights, pickles):
-    weights[name] = tensors.read(directory / name, pickles, directory)[0]
-    return weights[name]
 
 
 def _modules(path) -> tuple[Mapping, ...]:
@@ -575,7 +528,3 @@ def _transformer_config(encoder):
         if (encoder / name).is_file():
             return model_config.load_json(encoder / name), encoder / name
     return {}, encoder / _TRANSFORMER_CONFIGS[0]
-
-
-def _dump(path, content):
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

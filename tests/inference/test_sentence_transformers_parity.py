@@ -206,9 +206,7 @@ def test_other_kinds_of_encoders_load_and_go_back(save, tmp_path, kind):
     path = save("BertForMaskedLM")
     encoder(str(path), device="cpu").save(str(tmp_path / "model"))
     model = huggingface.read(tmp_path / "model")
-    with pytest.raises(
-        UserError, match="vectors are sparse" if kind == "SparseEncoder" else f"a {kind} .*which has no"
-    ):
+    with pytest.raises(UserError, match="vectors are sparse" if kind == "SparseEncoder" else "a vector for each token"):
         bert_jax.Embedder(model)
     assert bert_jax.Embedder(model, pooling="mean").encode("ab cd").shape == (32,)
     huggingface.write(model, tmp_path / "out")

@@ -127,7 +127,7 @@ def test_what_cannot_be_computed_is_named_where_vectors_are_asked_for(make, tmp_
     dress(made.path, OLD, prompts={"model_type": "SparseEncoder"})
     assert "a sparse encoder of modules Transformer, Pooling, Normalize; expected" in embed_refusal(made.path)
     dress(made.path, OLD, prompts={"model_type": "MultiVectorEncoder"})
-    assert "a MultiVectorEncoder (Transformer, Pooling, Normalize), which has no" in embed_refusal(made.path)
+    assert "Transformer and then any of Dense, MultiVectorMask, Normalize, but not Pooling" in embed_refusal(made.path)
     dress(made.path, OLD, prompts={})
     add_dense(made.path / "2_Dense", 8, 4, activation_function="transformers.activations.GELUActivation")
     list_modules(made.path, ("Transformer", ""), ("Pooling", "1_Pooling"), ("Dense", "2_Dense"))

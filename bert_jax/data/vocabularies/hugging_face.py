@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,9 @@ class HuggingFaceTokenizer(Tokenizer):
     def token(self, token_id):
         return self._tokenizer.id_to_token(int(token_id))
 
+    def token_id(self, token):
+        return self._tokenizer.token_to_id(token)
+
     def decode(self, ids):
         return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=False)
 
@@ -185,6 +188,17 @@ def lower_cased(tokenizer: HuggingFaceTokenizer) -> HuggingFaceTokenizer:
     changed.normalizer = normalizers.Sequence(steps)
     roles = {role: tokenizer.token(i) for role, i in tokenizer.roles().items()}
     return HuggingFaceTokenizer(changed, "lower_case", roles)
+
+
+def with_special_tokens(tokenizer: HuggingFaceTokenizer, tokens: Sequence[str]) -> HuggingFaceTokenizer:
+    """Returns a tokenizer in which each of some tokens is read as one wherever `encode` reads special tokens.
+
+    Tokens that the vocabulary lacks get the ids behind its last one. Text is read as before otherwise.
+    """
+    changed = hf.Tokenizer.from_str(tokenizer.json())
+    changed.add_special_tokens([hf.AddedToken(token, normalized=False, special=True) for token in tokens])
+    roles = {role: tokenizer.token(i) for role, i in tokenizer.roles().items()}
+    return HuggingFaceTokenizer(changed, "special tokens", roles)
 
 
 def wordpiece(

@@ -111,6 +111,10 @@ class SentencePieceTokenizer(Tokenizer):
     def token(self, token_id):
         return self._processor.id_to_piece(int(token_id))
 
+    def token_id(self, token):
+        token_id = self._processor.piece_to_id(token)
+        return token_id if self._processor.id_to_piece(token_id) == token else None
+
     def decode(self, ids):
         parts, run = [], []
         special = dict((i, token) for token, i in self._special)

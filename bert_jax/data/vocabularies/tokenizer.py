@@ -137,6 +137,10 @@ class Tokenizer:
         """Returns an id's entry in the vocabulary."""
         raise NotImplementedError
 
+    def token_id(self, token: str) -> int | None:
+        """Returns the id of an entry of the vocabulary; None where there is no such entry."""
+        raise NotImplementedError
+
     def decode(self, ids) -> str:
         """Returns readable text, special tokens included."""
         raise NotImplementedError
