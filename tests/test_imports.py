@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 ORDER = (
     "_moved", "interruption", "errors", "svg", "files", "storage", "outputs", "progress", "config", "processes", "data",
     "model", "sharding", "interop", "objectives",
-    "runs", "diagnosis", "training", "finetuning", "inference", "retrieval", "planning",
+    "runs", "diagnosis", "inference", "training", "finetuning", "retrieval", "planning",
 )  # fmt: skip
 HELPERS_OF_COMMANDS = {"arguments", "command", "cli", "listing"}
 

@@ -351,6 +351,11 @@ def _check_embedding(values):
             f"config.loss.matryoshka_weights: found {tuple(weights)}; expected a positive number for each of "
             f"config.loss.matryoshka={tuple(widths)}"
         )
+    if widths and values["loss.name"] == "mse":
+        raise UserError(
+            f"config.loss.matryoshka: found {tuple(widths)}; expected () with config.loss.name=mse, which learns whole "
+            "vectors of config.loss.teacher"
+        )
     _check_sparse(values)
     _check_score_range(values)
 
@@ -383,7 +388,7 @@ def _check_sparse(values):
                     f"{values['task.pooling']}, whose vectors are compared as they are"
                 )
         return
-    for key in ("loss.flops_anchor", "loss.flops_other"):
+    for key in ("loss.flops_anchor", "loss.flops_other", "loss.flops_growth"):
         if values[key]:
             raise UserError(
                 f"config.{key}: found {values[key]}; expected 0 with config.task.pooling={values['task.pooling']}: it "

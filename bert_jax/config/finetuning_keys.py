@@ -42,7 +42,9 @@ SPARSE_POOLING = {"splade": "max", "splade_sum": "sum"}
 # What an embedder can pool: without learned weights, or to sparse vectors.
 EMBEDDER_POOLING = (*(name for name in TOKEN_POOLING if name != "attention"), *SPARSE_POOLING)
 # Losses on vectors; see finetuning.vector_losses.
-VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse")
+VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse", "kl", "mse")
+# Losses on vectors that learn a teacher's scores of an anchor's positive and negatives.
+TEACHER_SCORE_LOSSES = ("margin_mse", "kl")
 # Losses of rerankers, of each pair of a query and a document, and of a query's documents together; see
 # objectives.reranking.
 PAIR_LOSSES = ("bce", "mse")
@@ -196,9 +198,10 @@ FINETUNING: dict[str, Key] = {
         "loss",
         name=(
             "auto",
-            'Loss on vectors, or of a reranker; "auto": cosent where the data has scores, softmax where it has labels, '
-            "else info_nce; of rerankers bce for pairs with labels or scores from 0 to 1, mse for other scores, "
-            "listwise for lists, margin_mse for lists with a teacher's scores too, and kl for lists with scores alone.",
+            'Loss on vectors, or of a reranker; "auto": cosent where the data has scores (with negatives kl), '
+            "softmax where it has labels, else info_nce; of rerankers bce for pairs with labels or scores from 0 to 1, "
+            "mse for other scores, listwise for lists, margin_mse for lists with a teacher's scores too, and kl for "
+            "lists with scores alone.",
             {"choices": ("auto", *dict.fromkeys((*VECTOR_LOSSES, *PAIR_LOSSES, *LIST_LOSSES)))},
         ),
         temperature=(
@@ -215,6 +218,17 @@ FINETUNING: dict[str, Key] = {
             "equation 3, the model being its own guide).",
             {"at_least": -1, "empty": "none is", "empty_value": -1.0},
         ),
+        guide=(
+            "",
+            "Embedder that tells false negatives: a negative is left out where its similarity to the anchor is above "
+            "the positive's minus false_negative_margin (or 0), both by this model (info_nce; Solatorio 2024).",
+            {"empty": "none"},
+        ),
+        teacher=(
+            "",
+            "Embedder whose vector of the anchor all texts of an example learn (mse; Reimers & Gurevych 2020).",
+            {"empty": "none"},
+        ),
         positive_weight=(1.0, "Weight of relevant documents (bce).", {"above": 0}),
         margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
@@ -225,6 +239,12 @@ FINETUNING: dict[str, Key] = {
             {"at_least": 0},
         ),
         flops_other=(0.0, "The same of positives and negatives.", {"at_least": 0}),
+        flops_growth=(
+            0.0,
+            "Share of the steps over which both weights grow from 0, as the square of the step (Formal et al. 2021, "
+            "section 4).",
+            {"at_most": 1, "noun": "a share", "empty": "they are constant"},
+        ),
         gradcache_rows=(
             0,
             "Examples in memory at a time; the loss is over the whole batch whatever it is (Gao et al. 2021).",

@@ -26,6 +26,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.finetuning.description import check_data, data_identity, describe_run, linear_map
+from bert_jax.finetuning.guides import add_guide
 from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
 from bert_jax.finetuning.state import all_finite
@@ -68,6 +69,7 @@ def finetune(
         inputs = _open(config, workdir)
         steps = _check_sizes(config, workdir, inputs)
         stack.enter_context(memory.explained(steps))
+        add_guide(config, inputs.task, inputs.model.spec.task.num_labels, say)
         run = _build(config, workdir, inputs)
         run.recipe = recipe
         state, done = _restore(run, inputs)

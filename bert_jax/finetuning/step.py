@@ -96,7 +96,7 @@ class Learner:
 
             params, opt_state, bad_step = current["params"], current["opt_state"], current["bad_step"]
             key = jax.random.fold_in(key, step)
-            loss, grads, course = self._loss_and_gradient(merged, params, batch, key)
+            loss, grads, course = self._loss_and_gradient(merged, params, batch, key, step)
             updates, moved = optimizer.update(grads, opt_state, params)
             grad_norm = optax.tree.norm(grads)
             learns = active & (bad_step < 0)
@@ -130,7 +130,7 @@ class Learner:
             donate_argnums=0,
         )
 
-    def _loss_and_gradient(self, merged, params, batch, key):
+    def _loss_and_gradient(self, merged, params, batch, key, step):
         """Returns (loss, its gradient by the trained parameters, further metrics) of one seed's batch.
 
         Args:
@@ -138,11 +138,14 @@ class Learner:
           params: the trained parameters.
           batch: arrays [batch, ...].
           key: dropout key of the step.
+          step: number of the step, int32.
         """
         config, model, problem = self.config, self.model, self.problem
         if config.task.name == "embedding":
             is_sparse = model.spec.task is not None and model.spec.task.pooling in SPARSE_POOLING
-            objective = VectorLoss(model, config.loss, problem, config.task.normalize, is_sparse)
+            growing = config.loss.flops_growth * self.num_steps
+            cost_share = jnp.square(jnp.minimum(1.0, step / growing)) if growing else 1.0
+            objective = VectorLoss(model, config.loss, problem, config.task.normalize, is_sparse, cost_share)
             (loss, course), gradient = cached_gradients.value_and_gradient(
                 lambda trained, rows, numbers: objective.encode(merged(trained), rows, numbers, key),
                 lambda trained, vectors: objective.loss(merged(trained), vectors, batch),

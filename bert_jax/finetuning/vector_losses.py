@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bert_jax.data.tasks.vector_sets import OTHERS
+from bert_jax.data.tasks.vector_sets import GUIDE, OTHERS
 from bert_jax.model import Model
 from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
@@ -26,8 +26,10 @@ class _Pairs:
     anchors: jax.Array  # [examples, size]
     others: jax.Array  # [examples, texts, size]
     cosines: jax.Array  # [examples]
-    labels: jax.Array  # [examples]
+    scores: jax.Array  # dot products [examples, texts]
+    labels: jax.Array  # [examples], or a teacher's scores [examples, texts]
     weights: jax.Array  # [examples]
+    present: jax.Array  # 1.0 for a text that counts, else 0.0, [examples, texts]
     temperature: jax.Array | float
     margin: float
 
@@ -44,9 +46,8 @@ PAIR_SUMS: dict[str, Callable[[_Pairs], tuple[jax.Array, jax.Array]]] = {
     "triplet": lambda pairs: contrastive.triplet(
         pairs.anchors, pairs.others[:, 0], pairs.others[:, 1], pairs.margin, pairs.weights
     ),
-    "margin_mse": lambda pairs: contrastive.margin_mse(
-        pairs.anchors, pairs.others[:, 0], pairs.others[:, 1], pairs.labels, pairs.weights
-    ),
+    "margin_mse": lambda pairs: contrastive.margin_mse(pairs.scores, pairs.labels, pairs.present),
+    "kl": lambda pairs: contrastive.divergence(pairs.scores / pairs.temperature, pairs.labels, pairs.present),
 }
 
 
@@ -60,6 +61,7 @@ class VectorLoss:
       kind: the loss, one of config.finetuning.VECTOR_LOSSES.
       normalize: whether vectors are compared after they are scaled to length 1.
       sparse: whether they are weights of the vocabulary's tokens.
+      cost_share: what loss.flops_anchor and flops_other are multiplied by.
     """
 
     model: Model
@@ -67,6 +69,7 @@ class VectorLoss:
     kind: str
     normalize: bool
     sparse: bool = False
+    cost_share: jax.Array | float = 1.0
 
     def encode(self, params: dict, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns the vectors of examples: anchors float32 [examples, size] and others [examples, texts, size].
@@ -79,6 +82,9 @@ class VectorLoss:
         """
         anchors = {name: batch[name] for name in _INPUTS}
         columns = batch[OTHERS + "input_ids"].shape[1]
+        if not columns:  # each anchor is learned by itself
+            first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=key)["vectors"]
+            return {"anchors": first, "others": jnp.zeros((len(first), 0, first.shape[-1]), first.dtype)}
         others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in _INPUTS}
         rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)[None]).reshape(-1)
         keys = jax.random.split(key)
@@ -103,13 +109,13 @@ class VectorLoss:
                 loss += weight * self._loss_of(params, cut, batch)[0]
         if self.sparse:
             costs, terms = self._search_costs(vectors, batch)
-            return loss + costs, metrics | terms
+            return loss + self.cost_share * costs, metrics | terms
         return loss, metrics
 
     def _search_costs(self, vectors, batch):
         """Returns (weighted costs of the texts' terms in a search, mean numbers of terms of a text)."""
         weights, others = batch["weights"], vectors["others"]
-        present = ((batch["other_texts"] >= 0) & (weights > 0)[:, None]).astype(jnp.float32)
+        present = _present(batch)
         kinds = {
             "anchor": (vectors["anchors"], weights, self.settings.flops_anchor),
             "other": (others.reshape(-1, others.shape[-1]), present.reshape(-1), self.settings.flops_other),
@@ -130,15 +136,30 @@ class VectorLoss:
         temperature = settings.temperature
         if "log_temperature" in head:
             temperature = jnp.exp(head["log_temperature"])
-        first, labels = others[:, 0], batch["labels"]
         if self.kind == "info_nce":
             return self._info_nce(anchors, others, batch, temperature)
+        present = _present(batch)
+        if self.kind == "mse":
+            return self._regression(anchors, others, batch[GUIDE], weights, present)
+        first, labels = others[:, 0], batch["labels"]
         cosines = (contrastive.unit(anchors) * contrastive.unit(first)).sum(-1)
         if self.kind == "softmax":
             return _pair_classification(head["pair"], contrastive.pair_features(anchors, first), labels, weights)
-        sums = PAIR_SUMS[self.kind](_Pairs(anchors, others, cosines, labels, weights, temperature, settings.margin))
+        scores = jnp.einsum("is,ijs->ij", anchors, others, precision=jax.lax.Precision.HIGHEST)
+        pairs = _Pairs(anchors, others, cosines, scores, labels, weights, present, temperature, settings.margin)
+        sums = PAIR_SUMS[self.kind](pairs)
         metrics = {"pair_similarity": (cosines * weights).sum() / jnp.maximum(weights.sum(), 1.0)}
         return sums[0] / jnp.maximum(sums[1], 1.0), metrics
+
+    def _regression(self, anchors, others, targets, weights, present):
+        """Returns (mean squared difference of vectors and the teacher's, their mean cosine)."""
+        targets = contrastive.unit(targets) if self.normalize else targets
+        vectors = jnp.concatenate([anchors[:, None], others], axis=1)
+        present = jnp.concatenate([weights[:, None], present], axis=1)
+        total, number = contrastive.regression(vectors, targets, present)
+        cosines = jnp.einsum("its,is->it", contrastive.unit(vectors), contrastive.unit(targets))
+        number = jnp.maximum(number, 1.0)
+        return total / number, {"teacher_similarity": (cosines * present).sum() / number}
 
     def _info_nce(self, anchors, others, batch, temperature):
         settings, weights = self.settings, batch["weights"]
@@ -155,8 +176,14 @@ class VectorLoss:
         kept = contrastive.may_be_negatives(
             texts, batch["known"], candidate_texts, groups, candidate_groups.reshape(-1)
         )
-        if settings.false_negative_margin >= 0:
-            kept = kept & (scores <= jax.lax.stop_gradient(positive_scores) - settings.false_negative_margin)
+        if GUIDE in batch:  # the guide's similarities decide (GISTEmbed: Solatorio 2024, equations 2 and 3)
+            guide_vectors = batch[OTHERS + GUIDE]
+            judged = contrastive.similarities(batch[GUIDE], guide_vectors.reshape(count * columns, -1))
+        else:
+            judged = jax.lax.stop_gradient(scores)
+        if GUIDE in batch or settings.false_negative_margin >= 0:
+            least = jnp.take_along_axis(judged, positives[:, None], axis=1) - max(0.0, settings.false_negative_margin)
+            kept = kept & (judged <= least)
         contrast = contrastive.Contrast(positives, kept, weights)
         total, number = contrastive.info_nce(scores / temperature, contrast)
         if settings.symmetric:  # each positive among the anchors (Radford et al. 2021, figure 3)
@@ -204,6 +231,11 @@ class VectorLoss:
             share = (distances * row_weights).sum() / jnp.maximum(pairs, 1.0)
             metrics["uniformity"] = jnp.log(jnp.maximum(share, 1e-30))
         return metrics
+
+
+def _present(batch):
+    """Returns 1.0 for a text beside the anchor that counts, 0.0 for an absent one or a filler row's, [batch, texts]."""
+    return ((batch["other_texts"] >= 0) & (batch["weights"] > 0)[:, None]).astype(jnp.float32)
 
 
 def _pair_classification(layer, features, labels, weights):

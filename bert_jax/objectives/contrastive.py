@@ -141,21 +141,55 @@ def pair_features(anchors: jax.Array, others: jax.Array) -> jax.Array:
     return jnp.concatenate([anchors, others, jnp.abs(anchors - others)], axis=-1)
 
 
-def margin_mse(
-    anchors: jax.Array, positives: jax.Array, negatives: jax.Array, margins: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Sums squared differences of margins of dot products and a teacher's (Hofstaetter et al. 2020, section 3.1).
+def margin_mse(scores: jax.Array, targets: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums squared differences of margins and a teacher's (Hofstaetter et al. 2020, section 3.1).
+
+    A margin is the score of an anchor's positive, which comes first, less that of a negative.
 
     Args:
-      anchors, positives, negatives: [triplets, size].
-      margins: the teacher's score of the positive minus that of the negative, float32 [triplets].
-      weights: float32 [triplets].
+      scores: dot products of anchors and texts, float32 [anchors, texts].
+      targets: the teacher's scores, float32 [anchors, texts].
+      present: 1.0 for a text that counts, else 0.0, float32 [anchors, texts].
 
     Returns:
-      (sum of squared errors, number of triplets), float32 scalars.
+      (sum of squared errors, number of margins), float32 scalars.
     """
-    own_margins = (anchors * (positives - negatives)).astype(jnp.float32).sum(-1)
-    return (jnp.square(own_margins - margins) * weights).sum(), weights.sum()
+    margins, target_margins = (values[:, :1] - values[:, 1:] for values in (scores, targets))
+    return (jnp.square(margins - target_margins) * present[:, 1:]).sum(), present[:, 1:].sum()
+
+
+def divergence(scores: jax.Array, targets: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums the divergences KL(teacher || model) of softmaxes over an anchor's texts (Izacard & Grave 2021, section 3).
+
+    Args:
+      scores: similarities of anchors and texts, divided by the temperature, float32 [anchors, texts].
+      targets: the teacher's scores, whose softmax is taken as they are, float32 [anchors, texts].
+      present: 1.0 for a text that counts, else 0.0, float32 [anchors, texts].
+
+    Returns:
+      (sum of divergences in nats, number of anchors with a text), float32 scalars.
+    """
+    log_shares, log_targets = (
+        jax.nn.log_softmax(jnp.where(present > 0, values, _MASKED), axis=-1) for values in (scores, targets)
+    )
+    terms = jnp.where(present > 0, jnp.exp(log_targets) * (log_targets - log_shares), 0.0)
+    counted = present.max(-1)
+    return (terms.sum(-1) * counted).sum(), counted.sum()
+
+
+def regression(vectors: jax.Array, targets: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sums mean squared differences of vectors and a teacher's (Reimers & Gurevych 2020, equation 1).
+
+    Args:
+      vectors: vectors of each example's texts, float32 [examples, texts, size].
+      targets: the vector that all texts of an example shall have, float32 [examples, size].
+      present: 1.0 for a text that counts, else 0.0, float32 [examples, texts].
+
+    Returns:
+      (sum of the texts' mean squared differences, number of texts), float32 scalars.
+    """
+    errors = jnp.square(vectors - targets[:, None]).mean(-1)
+    return (errors * present).sum(), present.sum()
 
 
 def flops(vectors: jax.Array, weights: jax.Array) -> jax.Array:

@@ -34,6 +34,7 @@ from bert_jax.retrieval.documents import Contents, scan
 from bert_jax.retrieval.rules import Rule, check_rule
 
 NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES = "negatives", "positive_score", "negative_scores"
+TEACHER_SCORES = "score"  # both together, as losses that learn a reranker's scores read them
 _OWN = ("documents", "positives", "anchors", "parts")  # folders in OUTPUT.mining
 _FAILED = "failed"  # file in OUTPUT.mining of a call that a mistake has ended: one with another input may begin there
 RECORDS = 4096  # records whose negatives are found together, which a kill may cost
@@ -321,11 +322,14 @@ class _Miner:
         for number in chosen:
             positives, negatives, negative_scores, too_near = answers[self._pairs.anchors[number]]
             row = self._pairs.rows[number]
-            names = records.output_names(row, (NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES))
+            added = (NEGATIVES, POSITIVE_SCORE, NEGATIVE_SCORES, *([TEACHER_SCORES] if self._reranker else []))
+            names = records.output_names(row, added)
             line = {names[name]: value for name, value in row.items()}
             line[NEGATIVES] = files.jsonable([self._documents[place] for place in negatives.tolist()])
             line[POSITIVE_SCORE] = positives[self._pairs.positives[number]]
             line[NEGATIVE_SCORES] = negative_scores.tolist()
+            if self._reranker is not None:
+                line[TEACHER_SCORES] = [line[POSITIVE_SCORE], *line[NEGATIVE_SCORES]]
             yield line, too_near
 
     def _rescored(self, reranker, anchors, own, windows):

@@ -70,6 +70,8 @@ class Clock:
             # An embedder's batch has a second array of texts (data.tasks.vector_sets).
             for prefix in [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]:
                 size = batch[prefix + "input_ids"].size
+                if not size:
+                    continue
                 self._tokens += size if own_rows is None else size * float(_present(own_rows, prefix).mean())
                 self._rows += size // batch[prefix + "input_ids"].shape[-1]
             self._flops += self._flops_of(batch)

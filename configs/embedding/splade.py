@@ -11,8 +11,8 @@ result.
 Published: weights of 5e-5 for queries and 3e-5 for documents, rate 2e-5, 10 % warm-up, one epoch of batches of 16 with
 DistilBERT Base (checked in docs/sparse_encoder/training_overview.md of sentence-transformers, an example on Natural
 Questions; that on MS MARCO, examples/sparse_encoder/training/ms_marco/train_splade_msmarco_mnrl.py, has 1e-3 for
-documents). Its weights grow with the square of the step over the first third (checked in its callbacks); here they are
-constant. Not measured here.
+documents). The weights grow with the square of the step over the first third, as in its callbacks (checked there). Not
+measured here.
 """
 
 from configs.embedding import pairs
@@ -26,5 +26,6 @@ def get_config():
     config.loss.temperature = 1.0
     config.loss.flops_anchor = 5e-5
     config.loss.flops_other = 3e-5
+    config.loss.flops_growth = 1 / 3
     config.data.batch_size = 16
     return config

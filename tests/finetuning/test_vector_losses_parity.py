@@ -29,14 +29,14 @@ def batch_of(columns, labels):
     }
 
 
-def ours(kind, settings, anchors, others, labels, params=None, normalize=True, sparse=False):
+def ours(kind, settings, anchors, others, labels, params=None, normalize=True, sparse=False, guides=None):
     config = finetune_config.base()
     config.loss.update(settings)
     loss = VectorLoss(None, config.loss, kind, normalize, sparse)
 
     def of_vectors(anchors, others):
         vectors = {"anchors": anchors, "others": others}
-        return loss.loss(params or {}, vectors, batch_of(others.shape[1], labels))[0]
+        return loss.loss(params or {}, vectors, batch_of(others.shape[1], labels) | (guides or {}))[0]
 
     value, gradients = jax.jit(jax.value_and_grad(of_vectors, argnums=(0, 1)))(anchors, others)
     return float(value), [np.asarray(gradient) for gradient in gradients]
@@ -58,7 +58,7 @@ def losses():
 
     model = torch.nn.Module()
     graded = np.linspace(0, 1, ROWS).astype(np.float32)[np.random.default_rng(1).permutation(ROWS)]
-    none = np.zeros(ROWS, np.float32)
+    none, scores = np.zeros(ROWS, np.float32), np.random.default_rng(2).normal(size=(ROWS, 4)).astype(np.float32)
     return {
         "pairs": ("info_nce", {}, 1, none, library.MultipleNegativesRankingLoss(model)),
         "hard negatives": ("info_nce", {"temperature": 0.02}, 3, none,
@@ -71,18 +71,25 @@ def losses():
         "cosine": ("cosine", {}, 1, graded, library.CosineSimilarityLoss(model)),
         "triplet": ("triplet", {"margin": 0.5}, 2, none, library.TripletLoss(model, triplet_margin=0.5)),
         "margin_mse": ("margin_mse", {}, 2, graded, library.MarginMSELoss(model)),
+        "margins": ("margin_mse", {}, 4, scores, library.MarginMSELoss(model)),
+        "kl": ("kl", {"temperature": 1.0}, 4, scores, library.DistillKLDivLoss(model)),
     }  # fmt: skip
 
 
-NAMES = ("pairs", "hard negatives", "symmetric", "cosent", "angle", "cosine", "triplet", "margin_mse")
+NAMES = (
+    "pairs", "hard negatives", "symmetric", "cosent", "angle", "cosine", "triplet", "margin_mse", "margins", "kl",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_loss_and_gradients(name):
     kind, settings, columns, labels, loss = losses()[name]
     anchors, others = vectors_of(columns)
-    normalize = kind not in ("triplet", "margin_mse")
-    value, gradients = ours(kind, settings, anchors, others, labels, normalize=normalize)
+    normalize = kind not in ("triplet", "margin_mse", "kl")
+    own_labels = labels
+    if kind == "margin_mse" and labels.ndim == 1:  # a single margin, as scores of the two texts
+        own_labels = np.stack([labels, np.zeros_like(labels)], 1)
+    value, gradients = ours(kind, settings, anchors, others, own_labels, normalize=normalize)
     expected, expected_gradients = theirs(loss, anchors, others, labels)
     assert value == pytest.approx(expected, rel=2e-6)
     for gradient, other in zip(gradients, expected_gradients, strict=True):
@@ -114,3 +121,59 @@ def test_sparse_vectors():
     assert value == pytest.approx(float(expected.detach()), rel=2e-6)
     for gradient, other in zip(gradients, (first.grad.numpy(), rest.grad.numpy()), strict=True):
         np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())
+
+
+def lookup(vectors):
+    """Returns a module with the given vectors for the texts of each column."""
+    import torch
+
+    class Lookup(torch.nn.Module):
+        def forward(self, features):
+            return {"sentence_embedding": vectors[int(features["column"])]}
+
+    return Lookup()
+
+
+def test_a_guide():
+    """A guide that leaves out some of the other positives and negatives: GISTEmbed."""
+    import torch
+    from sentence_transformers.sentence_transformer import losses as library
+
+    anchors, others = vectors_of(2)
+    guide_anchors, guide_others = vectors_of(2, seed=1)
+    guides = {"guide_vectors": jnp.asarray(guide_anchors), "other_guide_vectors": jnp.asarray(guide_others)}
+    for margin in (0.0, 0.2):
+        settings = {"false_negative_margin": margin}
+        value, gradients = ours("info_nce", settings, anchors, others, np.zeros(ROWS), guides=guides)
+        plain, _ = ours("info_nce", {}, anchors, others, np.zeros(ROWS))
+        texts = [torch.tensor(array, requires_grad=True) for array in (anchors, *others.swapaxes(0, 1))]
+        guided = [torch.tensor(array) for array in (guide_anchors, *guide_others.swapaxes(0, 1))]
+        loss = library.GISTEmbedLoss.__new__(library.GISTEmbedLoss)  # which would open two models
+        torch.nn.Module.__init__(loss)
+        loss.temperature, loss.margin, loss.margin_strategy = 0.05, margin, "absolute"
+        loss.contrast_anchors = loss.contrast_positives = loss.gather_across_devices = loss.must_retokenize = False
+        loss.similarity_fct, loss.cross_entropy_loss = torch.nn.CosineSimilarity(dim=-1), torch.nn.CrossEntropyLoss()
+        loss.model, loss.guide = lookup(texts), lookup(guided)
+        expected = loss([{"column": torch.tensor([i])} for i in range(3)], None)
+        expected.backward()
+        assert value == pytest.approx(float(expected.detach()), rel=2e-6) and value != pytest.approx(plain, rel=1e-3)
+        own = [texts[0].grad.numpy(), np.stack([text.grad.numpy() for text in texts[1:]], 1)]
+        for gradient, other in zip(gradients, own, strict=True):
+            np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())
+
+
+def test_a_teachers_vectors():
+    import torch
+    from sentence_transformers.sentence_transformer import losses as library
+
+    anchors, others = vectors_of(1)
+    targets = vectors_of(1, seed=1)[0]
+    value, gradients = ours("mse", {}, anchors, others, np.zeros(ROWS), normalize=False,
+                            guides={"guide_vectors": jnp.asarray(targets)})  # fmt: skip
+    first, second = (torch.tensor(array, requires_grad=True) for array in (anchors, others[:, 0]))
+    loss = library.MSELoss(torch.nn.Module())
+    expected = loss.compute_loss_from_embeddings([first, second], [torch.tensor(targets)] * 2)
+    expected.backward()
+    assert value == pytest.approx(float(expected.detach()), rel=2e-6)
+    np.testing.assert_allclose(gradients[0], first.grad.numpy(), rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(gradients[1][:, 0], second.grad.numpy(), rtol=1e-4, atol=1e-7)

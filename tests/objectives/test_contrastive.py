@@ -61,9 +61,28 @@ def test_regression_triplets_and_margins():
     far = [np.linalg.norm(FIRST[i] - SECOND[i]) - np.linalg.norm(FIRST[i] - THIRD[i]) + 0.5 for i in REAL]
     total, _ = contrastive.triplet(*single(FIRST, SECOND, THIRD), 0.5, *single(WEIGHTS))
     assert float(total) == pytest.approx(sum(max(0.0, value) for value in far), rel=1e-5)
-    margins = [FIRST[i] @ SECOND[i] - FIRST[i] @ THIRD[i] - LABELS[i] for i in REAL]
-    total, _ = contrastive.margin_mse(*single(FIRST, SECOND, THIRD, LABELS, WEIGHTS))
-    assert float(total) == pytest.approx(sum(value**2 for value in margins), rel=1e-5)
+
+
+def test_a_teachers_scores():
+    scores, targets = RNG.normal(size=(2, ROWS, 4)) * 3
+    present = np.array([[1.0] * (1 + i % 4) + [0.0] * (3 - i % 4) for i in range(ROWS)]) * WEIGHTS[:, None]
+    margins, divergences = [], []
+    for i in REAL:
+        texts = range(1 + i % 4)
+        margins += [(scores[i, 0] - scores[i, j] - targets[i, 0] + targets[i, j]) ** 2 for j in texts if j]
+        own, taught = (np.exp(values[i, texts]) / np.exp(values[i, texts]).sum() for values in (scores, targets))
+        divergences.append((taught * np.log(taught / own)).sum())
+    total, count = contrastive.margin_mse(*single(scores, targets, present))
+    assert float(total) == pytest.approx(sum(margins), rel=1e-5) and count == len(margins)
+    total, count = contrastive.divergence(*single(scores, targets, present))
+    assert float(total) == pytest.approx(sum(divergences), rel=1e-5) and count == len(REAL)
+
+
+def test_a_teachers_vectors():
+    vectors, present = RNG.normal(size=(ROWS, 3, SIZE)), np.outer(WEIGHTS, [1.0, 1.0, 0.0])
+    errors = [((vectors[i, j] - THIRD[i]) ** 2).mean() for i in REAL for j in range(2)]
+    total, count = contrastive.regression(*single(vectors, THIRD, present))
+    assert float(total) == pytest.approx(sum(errors), rel=1e-5) and count == len(errors)
 
 
 def test_angles_and_features():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bert_jax import config as config_lib
+from bert_jax.config.finetuning_keys import TEACHER_SCORE_LOSSES
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
 from bert_jax.data.tasks.text_names import unread_note
@@ -122,15 +123,16 @@ class EmbeddingTask:
         has_score, has_label = task.score in train.columns, task.label in train.columns
         if name == "auto":
             name = "cosent" if has_score else "softmax" if has_label and not self._negatives else "info_nce"
-        needs = {"cosent": task.score, "angle": task.score, "cosine": task.score, "margin_mse": task.score,
-                 "softmax": task.label}.get(name)  # fmt: skip
+            name = "kl" if name == "cosent" and self._negatives else name
+        graded = ("cosent", "angle", "cosine", *TEACHER_SCORE_LOSSES)
+        needs = task.score if name in graded else task.label if name == "softmax" else None
         if needs is not None and needs not in train.columns:
             key = "label" if name == "softmax" else "score"
             raise UserError(
                 f"config.loss.name={name} needs a {key}, but config.task.train has no column {needs!r} "
                 f"(config.task.{key})"
             )
-        if name in ("triplet", "margin_mse") and not self._negatives:
+        if name in ("triplet", *TEACHER_SCORE_LOSSES) and not self._negatives:
             raise UserError(f"config.loss.name={name} needs a negative; expected config.task.negatives=COLUMN")
         size = min(self._config.data.batch_size, len(train))
         if name == "info_nce" and size < 2 and not self._negatives:
@@ -138,8 +140,18 @@ class EmbeddingTask:
                 f"config.data.batch_size: {size} example in a batch, whose loss is always 0: info_nce takes the other "
                 "examples of the batch for negatives; expected at least 2, or config.task.negatives"
             )
-        if not task.positive and name != "info_nce":
-            raise UserError(f"config.task.positive: empty, which only info_nce takes; found config.loss.name={name}")
+        if not task.positive and name not in ("info_nce", "mse"):
+            raise UserError(
+                f"config.task.positive: empty, which only info_nce and mse take; found config.loss.name={name}"
+            )
+        for key, user in (("guide", "info_nce"), ("teacher", "mse")):
+            if self._config.loss[key] and name != user:
+                raise UserError(
+                    f"config.loss.{key}: found {self._config.loss[key]!r} with config.loss.name={name}; expected it "
+                    f"with config.loss.name={user} alone"
+                )
+        if name == "mse" and not self._config.loss.teacher:
+            raise UserError("config.loss.name=mse needs a model whose vectors it learns; expected config.loss.teacher")
         return name
 
     def _choose_metrics(self, first):
@@ -160,7 +172,7 @@ class EmbeddingTask:
         task = self._task
         anchors = [texts.add(cells.text(table, i, task.anchor), task.anchor_prompt) for i in range(len(table))]
         if not task.positive:
-            return np.array([anchors, anchors], np.int64).T
+            return np.array([anchors, anchors] if self.loss == "info_nce" else [anchors], np.int64).T
         rows = []
         for i, anchor in enumerate(anchors):
             positive = texts.add(cells.text(table, i, task.positive), task.positive_prompt)
@@ -189,17 +201,19 @@ class EmbeddingTask:
     def _train(self, table):
         texts = self._texts()
         columns = self._columns(texts, table)
-        if self.loss in ("triplet", "margin_mse"):
-            if (columns[:, 2] < 0).any():
-                place = table.where(int(np.flatnonzero(columns[:, 2] < 0)[0]))
+        if self.loss in ("triplet", *TEACHER_SCORE_LOSSES):
+            if columns.shape[1] < 3 or (columns[:, 2] < 0).any():
+                place = table.where(int(np.flatnonzero((columns < 0).any(1))[0]) if columns.shape[1] > 2 else 0)
                 raise UserError(f"{place}: no negative, which config.loss.name={self.loss} needs")
-            columns = columns[:, :3]
-        elif self.loss != "info_nce":
+            columns = columns[:, :3] if self.loss == "triplet" else columns
+        elif self.loss not in ("info_nce", "mse"):
             columns = columns[:, :2]
         texts.encode()
         self._note_cut(texts, "train")
         labels = np.zeros(len(table), np.float32)
-        if self._classes is not None:
+        if self.loss in TEACHER_SCORE_LOSSES:
+            labels = self._teacher_scores(table, (columns[:, 1:] >= 0).sum(1), columns.shape[1] - 1)
+        elif self._classes is not None:
             labels = self._classes.read(table, True)
             assert labels is not None  # the column is there, else the loss were another
         elif self._task.score in table.columns and self.loss != "info_nce":
@@ -210,6 +224,24 @@ class EmbeddingTask:
             numbers = {value: i for i, value in enumerate(dict.fromkeys(map(str, values)))}
             groups = np.array([-1 if value is None or value == "" else numbers[str(value)] for value in values])
         return Groups(texts, columns, labels, groups, self.loss == "info_nce", self._sets(table))
+
+    def _teacher_scores(self, table, counts, width):
+        """Returns a teacher's scores of each record's positive and negatives, float32 [records, width].
+
+        A record has them, or the margins: the score of the positive less that of each negative.
+        """
+        name, scores = self._task.score, np.zeros((len(table), width), np.float32)
+        for i, count in enumerate(counts.tolist()):
+            value = cells.listed(table.columns[name][i])
+            value = value if isinstance(value, list) else [value]
+            numbers = [cells.number(table, i, name, number) for number in value]
+            if len(numbers) not in (count, count - 1):
+                raise UserError(
+                    f"{table.where(i)}: {len(numbers)} values in {name!r}; expected {count}, a score of the positive "
+                    f"and of each negative, or {count - 1}, the margins"
+                )
+            scores[i, :count] = numbers if len(numbers) == count else [0.0, *(-margin for margin in numbers)]
+        return scores
 
     def _sets(self, table):
         """Returns the sets that config.task.train names, with their shares; None where it names none."""
@@ -230,7 +262,7 @@ class EmbeddingTask:
         columns = self._columns(texts, table)
         texts.encode()
         self._note_cut(texts, "held out")
-        if task.score in table.columns and self.loss != "margin_mse":
+        if task.score in table.columns and self.loss not in (*TEACHER_SCORE_LOSSES, "mse"):
             return Similarity(texts, columns[:, :2], vector_files.scores_of(table, task, task.score), table.others)
         if not task.positive:
             raise UserError(

@@ -1,7 +1,7 @@
 """Encodes the texts of embedders, and makes groups of them to train on; vector_measures has those that are scored."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 
 OTHERS = "other_"  # in front of the names of arrays of positives and negatives in a batch
+GUIDE = "guide_vectors"  # vectors of another model in a batch
 _AT_ONCE = 4096  # texts that are tokenized together
 _ORDERS_KEPT = 1024  # at most as many as seeds train side by side
 
@@ -92,7 +93,8 @@ class Groups:
     Attributes:
       lengths: int32 [rows], tokens of the longest text of each row.
       anchor_lengths, other_lengths: int32 [rows], tokens of the anchor, and of the longest of the others.
-      labels: float32 or int32 [rows]: graded similarity, margin or class; zeros where there is none.
+      labels: float32 or int32 [rows]: graded similarity or class; a teacher's scores of the others, float32 [rows,
+        others]; zeros where there is none.
     """
 
     others: Sequence[Mapping[str, Any]] = ()
@@ -110,12 +112,32 @@ class Groups:
         self.tokenizer, self._texts, self._columns = texts.tokenizer, texts, columns
         self.labels, self._groups, self._unique = labels, groups, unique
         sizes = np.where(columns < 0, 0, texts.lengths[columns])
-        self.anchor_lengths, self.other_lengths = sizes[:, 0], sizes[:, 1:].max(1)
+        self.anchor_lengths, self.other_lengths = sizes[:, 0], sizes[:, 1:].max(1, initial=1)
         self.lengths = sizes.max(1)
         self._identity = np.where(columns < 0, -1, texts.identity[columns])
         self._known = _known_positives(self._identity)
         self._order = functools.lru_cache(maxsize=_ORDERS_KEPT)(self._make_order)
         self._apart: set_batches.Apart | None = None
+        self._guide: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def guided_by(self, embed: Callable[[Sequence[str], str], np.ndarray], kinds: Sequence[str]) -> None:
+        """Gives every batch from now on the vectors that another model has for its texts.
+
+        Args:
+          embed: maps texts without prompts and their kind to float32 [texts, size].
+          kinds: whose vectors are wanted: "query" for the anchors, "document" for the others.
+        """
+        for kind in kinds:
+            columns = self._columns[:, 0] if kind == "query" else self._columns[:, 1:]
+            numbers = np.unique(columns[columns >= 0])
+            if len(numbers):
+                self._guide[kind] = numbers, embed([self._texts.texts[number] for number in numbers], kind)
+
+    def _guide_vectors(self, kind, columns):
+        """Returns the other model's vectors of texts, float32 [..., size]; zeros for absent ones."""
+        numbers, vectors = self._guide[kind]
+        places = np.searchsorted(numbers, np.where(columns < 0, numbers[0], columns))
+        return np.where((columns < 0)[..., None], np.float32(0), vectors[places])
 
     def order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray | None:
         """Returns the rows of each batch of an epoch, int64 [batches, batch_size]; None where any order will do."""
@@ -209,7 +231,8 @@ class Groups:
           input_ids, attention_mask, token_type_ids int32 [batch, anchor_length], skipped int32 [batch]; the same with
           other_ in front, [batch, columns, ...]; weights float32 [batch]; labels [batch]; texts int32 [batch] and
           other_texts int32 [batch, columns], a number for each different text, -1 for none; known int32 [batch, k], the
-          texts that the data has as positives of the anchor, -1 for none; groups int32 [batch], -1 for none.
+          texts that the data has as positives of the anchor, -1 for none; groups int32 [batch], -1 for none. After
+          `guided_by` guide_vectors float32 [batch, size], and other_guide_vectors [batch, columns, size].
         """
         rows = np.asarray(rows)
         real = rows >= 0
@@ -218,9 +241,11 @@ class Groups:
         others = self._texts.batch(columns[:, 1:].reshape(-1), length)
         others = {OTHERS + name: array.reshape(len(rows), -1, *array.shape[1:]) for name, array in others.items()}
         identity = np.where(columns < 0, -1, self._identity[rows]).astype(np.int32)
-        labels = np.zeros(len(rows), self.labels.dtype)
+        labels = np.zeros((len(rows), *self.labels.shape[1:]), self.labels.dtype)
         labels[real] = self.labels[rows[real]]
-        return anchors | others | {
+        guides = {"query": (GUIDE, columns[:, 0]), "document": (OTHERS + GUIDE, columns[:, 1:])}
+        given = {name: self._guide_vectors(kind, own) for kind, (name, own) in guides.items() if kind in self._guide}
+        return anchors | others | given | {
             "weights": real.astype(np.float32),
             "labels": labels,
             "texts": identity[:, 0],
@@ -233,8 +258,8 @@ class Groups:
 def _known_positives(texts):
     """Returns the positives that the data has of each row's anchor, int32 [rows, most of them]; -1 fills rows up."""
     positives: dict[int, dict[int, None]] = {}
-    for anchor, positive in texts[:, :2].tolist():
-        positives.setdefault(anchor, {})[positive] = None
+    for anchor, *others in texts[:, :2].tolist():
+        positives.setdefault(anchor, {}).update(dict.fromkeys(others or [-1]))
     width = max(map(len, positives.values()))
     padded = {anchor: [*texts_of, *[-1] * (width - len(texts_of))] for anchor, texts_of in positives.items()}
     return np.array([padded[anchor] for anchor in texts[:, 0].tolist()], np.int32)

@@ -1,0 +1,25 @@
+"""Trains an embedder to give texts the vectors of another one (Reimers & Gurevych 2020).
+
+    python -m bert_jax.finetune --config=embedding/distil --config.init_from=MODEL --config.loss.teacher=TEACHER \
+        --workdir=DIR --config.task.train=texts.jsonl --config.task.held_out=sts:stsb_dev.csv
+
+The file has a column text. With --config.task.positive=COLUMN, its translation for instance, that text learns the
+teacher's vector of `text` too, which is how the paper makes embedders of other languages. The teacher is any embedder
+that bert_jax opens; where its vectors have another size, --config.task.embedding_size puts a linear map behind the
+pooling. Its vectors of all texts are made once, at the start, and stay in memory.
+
+Published: batches of 64 at 2e-5 (sentence-transformers' example make_multilingual.py; recalled). Not measured here.
+"""
+
+from bert_jax.config.finetuning import base
+
+
+def get_config():
+    config = base()
+    config.task.name = "embedding"
+    config.task.anchor = "text"
+    config.task.positive = ""
+    config.loss.name = "mse"
+    config.data.batch_size = 64
+    config.train.num_epochs = 1.0
+    return config
