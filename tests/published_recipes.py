@@ -16,6 +16,7 @@ COMMITS = {
     "JHU-CLSP/mmBERT": "108ffb3",
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
     "princeton-nlp/SimCSE": "49fa580",
+    "FlagOpen/FlagEmbedding": "48af6d3",
     "UKPLab/sentence-transformers": "1e56484 and other ones of the same files",
     "huggingface/transformers": "the last ones of examples/research_projects/distillation",
 }
@@ -38,6 +39,7 @@ _SIMCSE = "princeton-nlp/SimCSE "
 _SENTENCE = "UKPLab/sentence-transformers "
 _NQ = f"{_SENTENCE}examples/sentence_transformer/training/prompts/training_nq_prompts.py"
 _SPARSE = f"{_SENTENCE}docs/sparse_encoder/training_overview.md, SPLADE"
+_BGE = "FlagOpen/FlagEmbedding examples/finetune/embedder/encoder_only/base.sh"
 _RERANKER = f"{_SENTENCE}examples/cross_encoder/training/ms_marco/training_ms_marco_bce.py"
 
 _BERT_BASE = {
@@ -367,7 +369,16 @@ PUBLISHED = {
         "train.num_epochs": (1.0, _NQ),
         "optimizer.warmup_share": (0.1, _NQ),
     },
+    "embedding/bge": {
+        "optimizer.learning_rate": (1e-5, _BGE),
+        "optimizer.warmup_share": (0.1, _BGE),
+        "data.sequence_length": (512, _BGE),
+        "loss.temperature": (0.02, _BGE),
+        "task.pooling": ("cls", _BGE),
+        "task.normalize": (True, _BGE),
+    },
     "embedding/splade": {
+        "loss.flops_growth": (1 / 3, f"{_SENTENCE}sentence_transformers/sparse_encoder/callbacks/splade_callbacks.py"),
         "loss.flops_anchor": (5e-5, _SPARSE),
         "loss.flops_other": (3e-5, _SPARSE),
         "data.batch_size": (16, _SPARSE),
