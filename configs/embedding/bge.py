@@ -9,7 +9,8 @@ positive and negatives, a list. Several named sets are trained on in batches of 
 (--config.data.set_batches=apart).
 
 Published: 7 negatives, temperature 0.02, rate 1e-5 with 10 % warm-up, pooling the [CLS] (FlagEmbedding,
-examples/finetune/embedder/encoder_only/base.sh; checked there), negatives mined in ranks 2 to 200 (its hn_mine; recalled). Its
+examples/finetune/embedder/encoder_only/base.sh; checked there), negatives mined in ranks 2 to 200 (its hn_mine;
+recalled). Its
 batch size is an example's. With --config.loss.name=kl the scores of a cross-encoder are learned instead, as that script
 does: mine --rerank=RERANKER writes them. Not measured here.
 """
