@@ -60,11 +60,23 @@ for what in ("train", "inference"):
         ("train_step", (1, 16, 2, 32, 8, 16, 3)),
         ("finetune_step", (1, 16, 2, 32, 8, 16)),
         ("embedder_step", (1, 16, 2, 32, 8, 16)),
+        ("cached_gradients", (1, 16, 2, 32, 8, 16, 2)),
     ],
 )
 def test_our_side_of_a_step_runs(module, sizes):
     step, flops = importlib.import_module(f"experiments.benchmarks.{module}").our_step(*sizes)
     assert math.isfinite(step()) and flops > 0
+
+
+def test_cached_gradients_need_the_memory_of_their_rows():
+    """256 pairs, 16 at a time, need what 16 pairs need, and their vectors: a sixth of what all at once need."""
+    from experiments.benchmarks.cached_gradients import temporary_bytes
+
+    sizes = (2, 64, 2, 256)
+    alone, _ = temporary_bytes(*sizes, 16, 32)
+    cached, vectors = temporary_bytes(*sizes, 256, 32, 16)
+    whole, _ = temporary_bytes(*sizes, 256, 32)
+    assert cached < 1.1 * (alone + vectors) < whole / 4
 
 
 @pytest.mark.full

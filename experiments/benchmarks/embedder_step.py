@@ -24,8 +24,8 @@ def make_ids(pairs, length):
     return np.random.default_rng(0).integers(1000, VOCABULARY, (2, pairs, length)).astype(np.int32)
 
 
-def our_step(layers, hidden, heads, intermediate, pairs, length, gradcache_rows=0):
-    """Returns (a function that runs one step and waits for it, FLOPs of the step).
+def our_learner(layers, hidden, heads, intermediate, pairs, length, gradcache_rows=0):
+    """Returns (learner, a state, a batch of arrays [1, pairs, ...]).
 
     Args:
       layers, hidden, heads, intermediate: sizes of the model.
@@ -38,9 +38,7 @@ def our_step(layers, hidden, heads, intermediate, pairs, length, gradcache_rows=
     from bert_jax import sharding
     from bert_jax.config import finetuning as finetune_config
     from bert_jax.finetuning.step import Learner
-    from bert_jax.training.runtime import keep_freed_memory
 
-    keep_freed_memory()  # as the training loop does
     settings = config_lib.base().model.to_dict() | {"pooler": False, "hidden_dropout": DROPOUT}
     settings |= {"hidden_size": hidden, "num_layers": layers, "num_heads": heads, "intermediate_size": intermediate}
     settings |= {"attention_dropout": DROPOUT, "max_positions": 512}
@@ -50,7 +48,6 @@ def our_step(layers, hidden, heads, intermediate, pairs, length, gradcache_rows=
     config.task.name, config.loss.gradcache_rows = "embedding", gradcache_rows
     config.optimizer.update(learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM, warmup_steps=0)
     learner = Learner(config, model, "info_nce", [0], sharding.make_mesh(config.mesh), 1000)
-    state, keys, done = learner.layout.init({})[0], learner.dropout_keys(), 0
     anchors, others = make_ids(pairs, length)
     texts = np.arange(2 * pairs, dtype=np.int32)
     batch = {
@@ -61,7 +58,17 @@ def our_step(layers, hidden, heads, intermediate, pairs, length, gradcache_rows=
         "other_attention_mask": np.ones_like(others)[:, None], "other_token_type_ids": np.zeros_like(others)[:, None],
         "other_skipped": np.zeros((pairs, 1), np.int32),
     }  # fmt: skip
-    batch = {name: array[None] for name, array in batch.items()}
+    return learner, learner.layout.init({})[0], {name: array[None] for name, array in batch.items()}
+
+
+def our_step(*sizes):
+    """Returns (a function that runs one step and waits for it, FLOPs of the step); sizes as of `our_learner`."""
+    from bert_jax import sharding
+    from bert_jax.training.runtime import keep_freed_memory
+
+    keep_freed_memory()  # as the training loop does
+    learner, state, batch = our_learner(*sizes)
+    keys, done = learner.dropout_keys(), 0
 
     def step():
         nonlocal state, done
