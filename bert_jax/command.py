@@ -81,9 +81,7 @@ def check_config(config: Any, workdir: str) -> None:
     config = config.copy_and_resolve_references()
     begun = os.path.exists(os.path.join(workdir, "config.json"))
     if _schema == "finetuning":
-        finetune_config.validate(config)
-        finetune_config.check_given(config, config_changes()[1])
-        _check_source(config, begun)
+        _check_finetuning(config, pathlib.Path(workdir), begun)
         return
     config_lib.check_keys(config)
     _check_source(config, begun)
@@ -104,6 +102,34 @@ def check_config(config: Any, workdir: str) -> None:
         from bert_jax.data import mixture
 
         mixture.open_corpora(config)
+
+
+def _check_finetuning(config, workdir, begun):
+    """Raises UserError for a mistake of fine-tuning; the config may be changed in place, as the run does it."""
+    from bert_jax.runs import continuation, positions
+
+    recipe, changed = config_changes()
+    finetune_config.follow_train(config, recipe, changed)
+    finetune_config.follow_adapters(config, recipe, changed)
+    if begun:
+        continuation.keep_values_before(workdir, config)
+    finetune_config.validate(config)
+    finetune_config.check_given(config, changed)
+    if begun:
+        continuation.check_finetuning(workdir, config)
+    _check_source(config, begun)
+    longest = positions.of_directory(config.init_from) if not begun else None
+    if longest is not None and config.data.sequence_length > longest:
+        raise UserError(
+            f"config.data.sequence_length: {config.data.sequence_length} is over the {longest} positions of "
+            f"config.init_from={config.init_from}; expected at most {longest}"
+        )
+    if _runs_on_one_device():
+        finetune_config.check_devices(config, 1, {})
+    from bert_jax.data.tasks import records
+
+    for key in ("train", "held_out", "test"):
+        records.check_files(config.task[key], f"config.task.{key}", config.task)
 
 
 def _check_rows_fit_source(config):
@@ -128,7 +154,10 @@ def _runs_on_one_device():
     """Returns whether it is certain, without jax, that jax will find one device."""
     several = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     several = several or "JAX_NUM_CPU_DEVICES" in os.environ or "jax" in sys.modules
-    return os.environ.get("JAX_PLATFORMS") == "cpu" and not several
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if not platforms and sys.platform == "linux" and not importlib.util.find_spec("jax_plugins"):
+        platforms = "" if _accelerators() else "cpu"
+    return platforms == "cpu" and not several
 
 
 def _check_source(config, begun):
@@ -257,10 +286,15 @@ def _name_as_called():
     program.__doc__ = re.sub(r"python -m bert_jax\.(\w+)", lambda name: command_line(name[1]), program.__doc__ or "")
 
 
+def _accelerators():
+    """Returns the files of Linux that stand for TPUs and GPUs, as far as this machine has any."""
+    patterns = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
+    return [device for pattern in patterns for device in glob.glob(pattern)]
+
+
 def _skip_tpu_search():
     """Keeps an installed libtpu (`plan` compiles with it) from logging at length that a machine has no TPU."""
-    accelerators = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
-    if importlib.util.find_spec("libtpu") and not any(glob.glob(device) for device in accelerators):
+    if importlib.util.find_spec("libtpu") and not _accelerators():
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 

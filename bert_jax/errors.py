@@ -35,7 +35,7 @@ def command_line(name: str) -> str:
       "bert-jax show-batch" in any other, a Python session too.
     """
     module = next((word for option, word in itertools.pairwise(sys.orig_argv) if option == "-m"), "")
-    if module.startswith("bert_jax."):
+    if module.startswith("bert_jax.") and module != "bert_jax.cli":
         return f"python -m bert_jax.{name}"
-    program = "python -m bert_jax" if module == "bert_jax" else "bert-jax"
+    program = "python -m bert_jax" if module in ("bert_jax", "bert_jax.cli") else "bert-jax"
     return f"{program} {name.replace('_', '-')}"

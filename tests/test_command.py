@@ -1,5 +1,8 @@
 """Flags that several commands share: --help-keys, and mistakes that end in one line."""
 
+import glob
+import importlib.util
+import json
 import os
 import pathlib
 import shlex
@@ -9,7 +12,7 @@ import sys
 import pytest
 
 from bert_jax import cli, command, listing
-from bert_jax.config import load_recipe
+from bert_jax.config import finetuning, load_recipe
 from bert_jax.errors import command_line
 from tests.runs.test_continuation import begin
 
@@ -230,6 +233,9 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+TUNING = "finetune --config=finetune/sst2 --workdir=W"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -244,18 +250,41 @@ def test_a_mistake_is_told_before_jax_is_imported(line, tmp_path):
             "--config.data.sequence_length=2048",
             "config.data.sequence_length: 2048 is over config.model.max_positions=",
         ),
+        (f"{TUNING} --config.init_from=hf --config.data.sequence_length=511", "config.data.sequence_length: 511 is over"
+         " the 510 positions of config.init_from=hf; expected at most 510"),
+        (f"{TUNING} --config.init_from=run@5 --config.data.sequence_length=2048", "config.data.sequence_length: 2048"),
+        (f"{TUNING} --config.init_from=hf --config.train.microbatches=5", "config.data.batch_size: 32 is not divis"),
+        (f"{TUNING} --config.init_from=hf --config.mesh.tensor=2", "config.mesh: data=-1 x fsdp=1 x tensor=2"),
+        (f"{TUNING} --config.init_from=hf --config.task.train=absent.tsv", "config.task.train=absent.tsv: no such"),
+        (f"{TUNING} --config.init_from=hf --config.task.train=b.xlsx", "b.xlsx: unknown kind of file for sequence"),
+        (f"{TUNING} --config.init_from=hf --config.task.train=a.tsv --config.task.held_out=x=a.tsv,y=b.tsv",
+         "config.task.held_out=b.tsv: no such file"),
+        ("finetune --workdir=tuned --config.task.text=other", "--workdir=tuned: its run began with config.task.text="),
+        ("finetune --workdir=tuned --config.optimizer.learning_rate=1", "--workdir=tuned: its run began with config.o"),
+        ("finetune --workdir=run --config.seed=3", "--workdir=run: holds a run of pre-training; expected bert-jax pre"),
     ],
-)
-def test_a_mistake_of_sizes_is_told_before_jax_is_imported(line, message, tmp_path):
+)  # fmt: skip
+@pytest.mark.parametrize("platforms", ["cpu", ""])
+def test_a_mistake_of_sizes_is_told_before_jax_is_imported(line, message, platforms, tmp_path):
+    if not platforms and (glob.glob("/dev/nvidia[0-9]*") or importlib.util.find_spec("jax_plugins")):
+        pytest.skip("this machine: perhaps several devices")
     begin(tmp_path / "run", load_recipe("small"))
+    tuned = finetuning.without_search(load_recipe("finetune/sst2"))
+    tuned.init_from, tuned.task.train, tuned.task.held_out, tuned.optimizer.learning_rate = "hf", "a.tsv", "a.tsv", 2e-5
+    begin(tmp_path / "tuned", tuned)
+    (tmp_path / "a.tsv").write_text("sentence\tlabel\n")
+    (tmp_path / "b.xlsx").write_text("")
+    (tmp_path / "hf").mkdir()
+    source = {"model_type": "roberta", "max_position_embeddings": 512, "pad_token_id": 1}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(source))
     program = (
         "import atexit, sys\n"
         "from bert_jax import cli\n"
         "atexit.register(lambda: print('loaded:', *sorted({'jax', 'flax'} & set(sys.modules))))\n"
         "cli.main(sys.argv[1:])\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
-    for name in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1]), "JAX_PLATFORMS": platforms}
+    for name in ("JAX_PLATFORMS",) * (not platforms) + ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES"):
         environment.pop(name, None)
     result = subprocess.run(
         [sys.executable, "-c", program, *line.split()], capture_output=True, text=True, cwd=tmp_path, env=environment

@@ -11,6 +11,7 @@ import ml_collections
 
 from bert_jax import config as config_lib
 from bert_jax import storage
+from bert_jax.config import finetuning as finetune_config
 from bert_jax.config.keys import FINETUNING, PRETRAINING, RESUMABLE
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoint_files
@@ -48,6 +49,14 @@ def check_pretraining(workdir: pathlib.Path, config: ml_collections.ConfigDict) 
     stored = workdir_lib.read(workdir)[1]
     if not config.model.vocab_size and "model" in stored:
         config.model.vocab_size = stored.model.vocab_size
+    compare(workdir, config)
+
+
+def check_finetuning(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError as `compare` does, for a config whose learning rate may still be to choose (-1)."""
+    config, stored = finetune_config.without_search(config), workdir_lib.read(workdir)[1]
+    if config.optimizer.learning_rate < 0 and "task" in stored:
+        config.optimizer.learning_rate = stored.optimizer.learning_rate
     compare(workdir, config)
 
 

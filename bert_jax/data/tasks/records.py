@@ -141,6 +141,22 @@ def read(
     return _joined(parts)
 
 
+def check_files(spec: str, key: str, task: Any) -> None:
+    """Raises UserError if a file that a spec names does not exist or is of an unknown kind; opens none.
+
+    Args:
+      spec: specs as `read` takes them, with or without names.
+      key: the config key that has it, for messages.
+      task: config.task.
+    """
+    is_named = task.name == "embedding" or key.endswith("held_out")
+    for part in named_sets(spec, key).values() if is_named else [spec]:
+        for item in filter(None, (item.strip() for item in part.split(","))):
+            if not re.match(r"[a-z]+:", item):  # tfds:, hf:, and sets of embedders, such as sts:FILE
+                for path in _matching(item, key):
+                    _kind(path, task.name)
+
+
 def read_sets(
     spec: str, key: str, task: Any, wanted: Sequence[str], optional: Sequence[str] = (), keep: bool = False
 ) -> Table:
