@@ -33,6 +33,8 @@ def our_learner(layers, hidden, heads, intermediate, pairs, length, gradcache_ro
       length: tokens of a text.
       gradcache_rows: config.loss.gradcache_rows.
     """
+    import jax
+
     from bert_jax import config as config_lib
     from bert_jax import model as model_lib
     from bert_jax import sharding
@@ -47,7 +49,7 @@ def our_learner(layers, hidden, heads, intermediate, pairs, length, gradcache_ro
     config = finetune_config.base()
     config.task.name, config.loss.gradcache_rows = "embedding", gradcache_rows
     config.optimizer.update(learning_rate=LEARNING_RATE, clip_norm=CLIP_NORM, warmup_steps=0)
-    learner = Learner(config, model, "info_nce", [0], sharding.make_mesh(config.mesh), 1000)
+    learner = Learner(config, model, "info_nce", [0], sharding.make_mesh(config.mesh, jax.devices()[:1]), 1000)
     anchors, others = make_ids(pairs, length)
     texts = np.arange(2 * pairs, dtype=np.int32)
     batch = {
