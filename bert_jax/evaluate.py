@@ -68,6 +68,7 @@ _HELD_OUT = flags.DEFINE_string(
     "what an embedder is scored on: sts:, pairs:, clusters: or rerank: with a file, or ir: with a folder",
 )  # fmt: skip
 _WIDTHS = flags.DEFINE_list("widths", [], "held_out: numbers of a vector, of which alone scores are given too")
+_COLUMNS = flags.DEFINE_list("columns", [], "held_out: names of the columns of files without a header")
 _GROUP = flags.DEFINE_string("group", "", "key of the pairs whose values group the reported accuracy, such as field")
 _WITHIN_WORD = flags.DEFINE_bool(
     "within_word", False, "mask the rest of its word together with each token (PLL-word-l2r)"
@@ -78,8 +79,9 @@ def main(argv):
     del argv
     if sum(bool(flag.value) for flag in (_CORPUS, _PAIRS, _HELD_OUT)) != 1:
         raise UserError("--corpus, --pairs, --held_out: found several or none; expected one of them")
-    if _WIDTHS.value and not _HELD_OUT.value:
-        raise UserError("--widths: does nothing without --held_out; expected with it")
+    for flag in (_WIDTHS, _COLUMNS):
+        if flag.value and not _HELD_OUT.value:
+            raise UserError(f"--{flag.name}: does nothing without --held_out; expected with it")
     if _OUTPUT.value:
         outputs.check_file("output", _OUTPUT.value)
     if _HELD_OUT.value:
@@ -150,7 +152,7 @@ def _evaluate_vectors():
     if _STEP.value is not None:
         name = "@".join(map(str, workdir.name_and_step(name, _STEP.value)))
     embedder = Embedder.from_pretrained(name)
-    scores = {set_name: measure(embedder, spec, widths=widths, name="--held_out")
+    scores = {set_name: measure(embedder, spec, widths=widths, header=_COLUMNS.value, name="--held_out")
               for set_name, spec in sets.items()}  # fmt: skip
     _write([{"model": _MODEL.value, "held_out": spec, **({"name": set_name} if set_name else {}), **scores[set_name]}
             for set_name, spec in sets.items()])  # fmt: skip

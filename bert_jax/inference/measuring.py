@@ -44,6 +44,7 @@ def measure(
     held_out: str,
     *,
     columns: Mapping[str, str] | None = None,
+    header: Sequence[str] = (),
     widths: Sequence[int] = (),
     name: str = "held_out",
 ) -> dict[str, float]:
@@ -56,12 +57,13 @@ def measure(
 
     Args:
       embedder: the model.
-      held_out: "sts:FILE" (two texts and a score: Spearman's and Pearson's correlation), "pairs:FILE" (two texts and a
+      held_out: "sts:FILE" (two texts and a score, or a folder of SemEval's: Spearman's and Pearson's correlation), "pairs:FILE" (two texts and a
         label, 1 for the same meaning: average precision, F1), "clusters:FILE" (a text and its class: v-measure of
         k-means), "rerank:FILE" (a query, documents that answer it and others: MAP, MRR@10, nDCG@10), or "ir:DIR"
         (BEIR's layout: nDCG@10, MRR@10, MAP@100, recall, accuracy@1).
       columns: names of the file's columns, by "anchor", "positive", "negatives", "score" or "label"; those of the usual
         benchmarks are known.
+      header: names of all columns of a file that has no header.
       widths: numbers of a vector, from the first on, of which alone scores are given too, as NAME_WIDTH.
       name: what messages call `held_out`.
 
@@ -71,7 +73,7 @@ def measure(
     if not held_out.startswith(vector_files.KINDS):
         raise UserError(f"{name}={held_out}: expected one of {', '.join(vector_files.KINDS)} with a file")
     task = finetuning_config.base().task
-    task.name = "embedding"
+    task.name, task.columns = "embedding", tuple(header)
     for key, column in (columns or {}).items():
         if key not in COLUMNS:
             raise UserError(f"columns: found {key!r}; expected {', '.join(COLUMNS)}")

@@ -51,6 +51,17 @@ def test_scores_are_those_of_the_vectors(model, tmp_path):
          "spearman_8": cut["spearman"], "pearson_8": cut["pearson"]}, abs=1e-5)  # fmt: skip
 
 
+def test_a_file_without_a_header(model, tmp_path):
+    embedder, (path, rows) = bert_jax.Embedder(model), graded(tmp_path / "graded.jsonl")
+    expected = bert_jax.measure(embedder, f"sts:{path}", columns={"anchor": "one", "positive": "two"})
+    plain = tmp_path / "plain.tsv"  # the STS benchmark's own form
+    plain.write_text("".join(f"main\t{i}\t{row['gold']}\t{row['one']}\t{row['two']}\n" for i, row in enumerate(rows)))
+    header = ("genre", "number", "score", "sentence1", "sentence2")
+    assert bert_jax.measure(embedder, f"sts:{plain}", header=header) == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(UserError, match="--columns=sentence1,sentence2,score names those of a file without a header"):
+        bert_jax.measure(embedder, f"sts:{plain}")
+
+
 def test_queries_and_documents_have_their_prompts(model, tmp_path):
     embedder, documents = bert_jax.Embedder(model), texts(12, seed=3, most=6)
     rows = [{"query": f"q{text}", "positive": documents[i : i + 2], "negative": documents[6:]}

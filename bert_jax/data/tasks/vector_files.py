@@ -1,6 +1,6 @@
 """Reads what vectors are scored by: graded pairs, retrieval tasks, pairs that are the same, classes, and rankings.
 
-    sts:FILE       two texts and a score
+    sts:FILE       two texts and a score; or a folder of SemEval's STS tasks
     pairs:FILE     two texts and whether they have the same meaning, 1 or 0
     clusters:FILE  a text and its class, or lists of them
     rerank:FILE    a query, documents that answer it, and documents that do not
@@ -10,13 +10,14 @@ Columns have the names of config.task, or those of the usual benchmarks.
 """
 
 import itertools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.data.tasks import beir, cells, records, vector_measures
+from bert_jax.data.tasks import beir, cells, records, text_files, vector_measures
 from bert_jax.data.tasks.vector_measures import TextStore, Vectors
 from bert_jax.errors import UserError
 
@@ -75,12 +76,54 @@ def scores_of(table: records.Table, task: Any, name: str, in_range: bool = False
 
 
 def _graded(path, key, task, texts):
+    if pathlib.Path(path).is_dir():
+        return _sem_eval(pathlib.Path(path), key, texts)
     table, pair, score = _pairs(path, key, task, "sts", (task.score, *_SCORE_NAMES), "a score")
     numbers = [[texts.add(cells.text(table, i, name)) for name in pair] for i in range(len(table))]
     scores = scores_of(table, task, score)
     texts.encode()
     pairs = np.array(numbers, np.int64)
     return vector_measures.Similarity(texts, pairs, scores, table.others), list(table.notes)
+
+
+def _sem_eval(folder, key, texts):
+    """Reads the pairs of a year of SemEval's STS tasks: STS.input.NAME.txt, and STS.gs.NAME.txt with a score each.
+
+    All names' pairs are one set, as SimCSE and MTEB score them. Pairs without a score are not annotated and left out.
+    """
+    inputs = sorted(folder.glob("STS.input.*.txt"))
+    if len(inputs) > 1:  # some years repeat all of them in one file
+        inputs = [path for path in inputs if path.name != "STS.input.ALL.txt"]
+    if not inputs:
+        raise UserError(
+            f"{key}=sts:{folder}: no file STS.input.NAME.txt; expected a file, or a folder of SemEval's STS"
+        )
+    numbers, scores, left_out = [], [], 0
+    for path in inputs:
+        gold = folder / path.name.replace("input", "gs", 1)
+        if not gold.exists():
+            raise UserError(f"{key}=sts:{folder}: no {gold.name}, the scores of {path.name}; expected it beside it")
+        with text_files.reporting(f"{key}=sts:{folder}"):
+            lines, golds = ([line for _, line in text_files.lines(name)] for name in (path, gold))
+        if len(lines) != len(golds):
+            raise UserError(f"{gold}: {len(golds):,} lines; expected {len(lines):,}, as {path.name} has")
+        for i, (line, score) in enumerate(zip(lines, golds, strict=True), 1):
+            if not score.strip():
+                left_out += 1
+                continue
+            cut = line.split("\t")
+            if len(cut) < 2 or not cut[0].strip() or not cut[1].strip():
+                raise UserError(f"{path}: line {i}: {line[:60]!r}; expected two texts with a tab between them")
+            try:
+                scores.append(float(score))
+            except ValueError:
+                raise UserError(f"{gold}: line {i}: {score[:60]!r}; expected a number, or nothing") from None
+            numbers.append([texts.add(text.strip()) for text in cut[:2]])
+    if not scores:
+        raise UserError(f"{key}=sts:{folder}: no pair has a score; expected some")
+    texts.encode()
+    notes = [f"{folder}: {left_out:,} pairs have no score and are left out"] if left_out else []
+    return vector_measures.Similarity(texts, np.array(numbers, np.int64), np.array(scores, np.float32)), notes
 
 
 def _same(path, key, task, texts):
@@ -175,10 +218,10 @@ def _pairs(path, key, task, kind, value_names, value):
     if pair is None or chosen is None:
         known = f"{', '.join(map('/'.join, pairs))}, and {', '.join(dict.fromkeys(filter(None, value_names)))}"
         target = "score" if kind == "sts" else "label"
-        raise UserError(
-            f"{key}={kind}:{path}: no columns of two texts and {value}; expected some of {known} "
-            f"(config.task.anchor, positive and {target} name others)"
-        )
+        names = f"config.task.anchor, positive and {target} name others" if key.startswith("config.") else (
+            "--columns=sentence1,sentence2,score names those of a file without a header"
+        )  # fmt: skip
+        raise UserError(f"{key}={kind}:{path}: no columns of two texts and {value}; expected some of {known} ({names})")
     return table, pair, chosen
 
 

@@ -52,6 +52,33 @@ def test_labelled_pairs(tmp_path, names, labels):
     assert examples.metrics == ("average_precision", "f1", "max_f1") and store.keys[0] == ("", "a0")
 
 
+def sem_eval(folder, **files):
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / f"STS.{name.replace('_', '.')}.txt").write_text(content, "utf-8")
+    return f"sts:{folder}"
+
+
+def test_a_folder_of_semeval(tmp_path):
+    """Files of a year are one set; pairs without a score, columns behind the texts and a file of all are left out."""
+    spec = sem_eval(tmp_path / "2016", input_one="a \tb\tx\ty\n\"c\td\n", gs_one="4.5\n\n", input_two="a\te\n",
+                    gs_two="0", input_ALL="z\tz\n", gs_ALL="5\n")  # fmt: skip
+    examples, notes, store = read(spec)
+    rows = list(examples.predictions(np.eye(len(store.texts), dtype=np.float32)))
+    assert [(row["text"], row["text_pair"], row["gold"]) for row in rows] == [("a", "b", 4.5), ("a", "e", 0.0)]
+    assert notes == [f"{tmp_path / '2016'}: 1 pairs have no score and are left out"]
+    for files, message in (
+        ({}, "no file STS.input.NAME.txt; expected a file, or a folder"),
+        ({"input_a": "a\tb\n"}, "no STS.gs.a.txt, the scores of STS.input.a.txt"),
+        ({"input_a": "a\tb\n", "gs_a": "1\n2\n"}, "STS.gs.a.txt: 2 lines; expected 1, as STS.input.a.txt has"),
+        ({"input_a": "a b\n", "gs_a": "1\n"}, "STS.input.a.txt: line 1: 'a b.n'; expected two texts with a tab"),
+        ({"input_a": "a\tb\n", "gs_a": "one\n"}, "STS.gs.a.txt: line 1: 'one.n'; expected a number, or nothing"),
+        ({"input_a": "a\tb\n", "gs_a": "\n"}, "no pair has a score; expected some"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(sem_eval(tmp_path / message[:12].replace("/", ""), **files))
+
+
 def test_texts_with_classes(tmp_path):
     flat = [{"text": f"t{i}", "label": i % 2} for i in range(4)]
     examples, _, store = read(f"clusters:{write(tmp_path / 'flat.jsonl', flat)}")
