@@ -57,10 +57,10 @@ def measure(
 
     Args:
       embedder: the model.
-      held_out: "sts:FILE" (two texts and a score, or a folder of SemEval's: Spearman's and Pearson's correlation), "pairs:FILE" (two texts and a
-        label, 1 for the same meaning: average precision, F1), "clusters:FILE" (a text and its class: v-measure of
-        k-means), "rerank:FILE" (a query, documents that answer it and others: MAP, MRR@10, nDCG@10), or "ir:DIR"
-        (BEIR's layout: nDCG@10, MRR@10, MAP@100, recall, accuracy@1).
+      held_out: "sts:FILE" (two texts and a score, or a folder of SemEval's: Spearman's and Pearson's correlation),
+        "pairs:FILE" (two texts and a label, 1 for the same meaning: average precision, F1), "clusters:FILE" (a text and
+        its class: v-measure of k-means), "rerank:FILE" (a query, documents that answer it and others: MAP, MRR@10,
+        nDCG@10), or "ir:DIR" (BEIR's layout: nDCG@10, MRR@10, MAP@100, recall, accuracy@1).
       columns: names of the file's columns, by "anchor", "positive", "negatives", "score" or "label"; those of the usual
         benchmarks are known.
       header: names of all columns of a file that has no header.
