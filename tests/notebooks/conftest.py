@@ -76,6 +76,19 @@ def write_text(path):
     path.write_text("\n\n".join("\n".join(sentence(s) for _ in range(8)) for s in documents) + "\n")
 
 
+def write_manuals(path):
+    """Writes paragraphs whose sentences share the number of a machine, which tells them apart."""
+    chance = random.Random(0)
+    parts = ("dial", "lever", "handle", "pump", "valve", "wheel")
+
+    def sentence(number):
+        first, second = chance.sample(parts, 2)
+        return f"The {first} of machine {number} is near the {second}."
+
+    numbers = [chance.sample(range(10), 3) for _ in range(120)]
+    path.write_text("\n\n".join(" ".join(sentence("".join(map(str, n))) for _ in range(4)) for n in numbers) + "\n")
+
+
 def write_task(path, number, seed):
     """Writes texts in which one word decides the label, river or money."""
     chance = random.Random(seed)
@@ -89,9 +102,10 @@ def write_task(path, number, seed):
 
 @pytest.fixture(scope="session")
 def material(tmp_path_factory) -> pathlib.Path:
-    """Makes a folder with text.txt, train.jsonl and dev.jsonl."""
+    """Makes a folder with text.txt, manuals.txt, train.jsonl and dev.jsonl."""
     folder = tmp_path_factory.mktemp("material")
     write_text(folder / "text.txt")
+    write_manuals(folder / "manuals.txt")
     write_task(folder / "train.jsonl", 120, seed=0)
     write_task(folder / "dev.jsonl", 40, seed=1)
     return folder
@@ -145,6 +159,20 @@ def looked(material, checkpoint, tmp_path_factory) -> Executed:
         folder="work",
         sentence="The boat is near the bank.",
         masked="The [MASK] is near the bank.",
+    )
+
+
+@pytest.fixture(scope="session")
+def searched(material, tmp_path_factory) -> Executed:
+    sizes = {"hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "max_positions": 128}
+    return execute(
+        "search_engine",
+        tmp_path_factory.mktemp("notebooks") / "search",
+        text=str(material / "manuals.txt"),
+        folder="work",
+        overrides={"pretraining": 30, "vocabulary": 120, "steps": 60, "batch": 16, "rate": 3e-3}
+        | {f"model.{key}": size for key, size in sizes.items()},
+        questions=["The dial of machine 7 is near the lever."],
     )
 
 

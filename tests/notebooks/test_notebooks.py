@@ -23,8 +23,8 @@ def read(name):
     return nbformat.read(PATHS[name], as_version=4)
 
 
-def test_the_three_notebooks_exist():
-    assert set(PATHS) == {"pretrain_on_tpu", "finetune_and_export", "look_inside"}
+def test_the_notebooks_exist():
+    assert set(PATHS) == {"pretrain_on_tpu", "finetune_and_export", "look_inside", "search_engine"}
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -174,3 +174,17 @@ def test_looking_inside(looked):
     assert len(bits) == 3 and all(0 < value <= np.log2(120) for value in bits)
     same, other = map(float, re.search(r"mean cosine ([\d.-]+) in the same sense, ([\d.-]+)", looked.stdout).groups())
     assert -1 <= other <= 1 and -1 <= same <= 1
+
+
+def test_a_search_engine(searched):
+    check(searched, pictures=1)
+    assert "108 pairs to learn from; 12 questions and paragraphs held out" in searched.stdout
+    names = ("encoder", "SimCSE", "pairs")
+    found = {name: re.search(rf"^{name}: ndcg@10 ([\d.]+), recall@1 ", searched.stdout, re.MULTILINE) for name in names}
+    assert all(0 <= float(match[1]) <= 1 for match in found.values())
+    assert float(found["pairs"][1]) > 0.3 and "mined.jsonl" in {
+        p.name for p in (searched.folder / "work/data").iterdir()
+    }
+    assert searched.stdout.rstrip().splitlines()[-3] == "The dial of machine 7 is near the lever."
+    reranker = bert_jax.Reranker(searched.folder / "work" / "reranker")
+    assert len(reranker.rank("The dial", ["The lever of machine 1.", "The pump of machine 2."])) == 2
