@@ -17,6 +17,8 @@ COMMITS = {
     "facebookresearch/fairseq": "84c873d and later ones of the same files",
     "princeton-nlp/SimCSE": "49fa580",
     "FlagOpen/FlagEmbedding": "48af6d3",
+    "lightonai/pylate": "58ce823",
+    "stanford-futuredata/ColBERT": "f8c6498",
     "UKPLab/sentence-transformers": "1e56484 and other ones of the same files",
     "huggingface/transformers": "the last ones of examples/research_projects/distillation",
 }
@@ -38,6 +40,9 @@ _MM = "JHU-CLSP/mmBERT configs/mmBERT-"
 _SIMCSE = "princeton-nlp/SimCSE "
 _SENTENCE = "UKPLab/sentence-transformers "
 _NQ = f"{_SENTENCE}examples/sentence_transformer/training/prompts/training_nq_prompts.py"
+_PYLATE = "lightonai/pylate "
+_PYLATE_PAIRS = f"{_PYLATE}examples/train/contrastive.py"
+_COLBERT = "stanford-futuredata/ColBERT colbert/infra/config/settings.py"
 _SPARSE = f"{_SENTENCE}docs/sparse_encoder/training_overview.md, SPLADE"
 _BGE = "FlagOpen/FlagEmbedding examples/finetune/embedder/encoder_only/base.sh"
 _RERANKER = f"{_SENTENCE}examples/cross_encoder/training/ms_marco/training_ms_marco_bce.py"
@@ -385,6 +390,19 @@ PUBLISHED = {
         "train.num_epochs": (1.0, _SPARSE),
         "optimizer.warmup_share": (0.1, _SPARSE),
     },
+    "embedding/colbert": {
+        "task.embedding_size": (128, f"{_COLBERT}, dim"),
+        "task.query_length": (32, f"{_COLBERT}, query_maxlen"),
+        "task.skiplist": ("punctuation", f"{_COLBERT}, mask_punctuation"),
+        "task.query_expansion": ("mask", f"{_COLBERT}, attend_to_mask_tokens"),
+        "data.batch_size": (32, f"{_COLBERT}, bsize, and {_PYLATE_PAIRS}"),
+        "optimizer.learning_rate": (3e-6, f"{_COLBERT}, lr, and {_PYLATE_PAIRS}"),
+        "data.sequence_length": (180, f"{_PYLATE}pylate/models/colbert.py, document_length"),
+        "task.markers": (("[Q] ", "[D] "), f"{_PYLATE}pylate/models/colbert.py, query_prefix and document_prefix"),
+        "loss.temperature": (1.0, f"{_PYLATE}pylate/losses/contrastive.py, temperature"),
+        "train.num_epochs": (1.0, _PYLATE_PAIRS),
+    }
+    | _TRAINER,
     "embedding/sts": {
         "data.batch_size": (16, f"{_SENTENCE}examples/sentence_transformer/training/sts/training_stsbenchmark.py"),
         "train.num_epochs": (4.0, f"{_SENTENCE}examples/sentence_transformer/training/sts/training_stsbenchmark.py"),

@@ -9,6 +9,9 @@ import ml_collections
 from bert_jax.config import pretraining, recipes
 from bert_jax.config.finetuning_keys import (
     EMBEDDER_POOLING,
+    LATE_KEYS,
+    LATE_LOSSES,
+    LATE_POOLING,
     LIST_LOSSES,
     PAIR_LOSSES,
     SPARSE_POOLING,
@@ -357,6 +360,7 @@ def _check_embedding(values):
             "vectors of config.loss.teacher"
         )
     _check_sparse(values)
+    _check_late(values)
     _check_score_range(values)
 
 
@@ -394,6 +398,45 @@ def _check_sparse(values):
                 f"config.{key}: found {values[key]}; expected 0 with config.task.pooling={values['task.pooling']}: it "
                 f"is for sparse vectors ({', '.join(SPARSE_POOLING)})"
             )
+
+
+def _check_late(values):
+    """Checks the keys that vectors of tokens depend on, and those that depend on such vectors."""
+    if values["task.pooling"] != LATE_POOLING:
+        for key in LATE_KEYS:
+            if values[f"task.{key}"] != FINETUNING[f"task.{key}"].default:
+                raise UserError(
+                    f"config.task.{key}: found {values[f'task.{key}']!r} with config.task.pooling="
+                    f"{values['task.pooling']}; it is for late interaction, config.task.pooling={LATE_POOLING}"
+                )
+        return
+    for key, expected, reason in (
+        ("task.normalize", True, "vectors of tokens have length 1"),
+        ("task.pool_prompts", True, "every token of a prompt has a vector"),
+        ("loss.similarity", "cosine", "vectors of tokens have length 1"),
+        ("task.embedding_activation", "linear", "ColBERT's map has none"),
+    ):
+        if values[key] != expected:
+            raise UserError(
+                f"config.{key}: found {values[key]}; expected {expected} with config.task.pooling={LATE_POOLING}: "
+                f"{reason}"
+            )
+    if values["loss.name"] not in ("auto", *LATE_LOSSES):
+        raise UserError(
+            f"config.loss.name: found {values['loss.name']!r}; expected auto or {', '.join(LATE_LOSSES)} with "
+            f"config.task.pooling={LATE_POOLING}"
+        )
+    if not values["task.positive"]:
+        raise UserError(f"config.task.positive: empty; expected a column with config.task.pooling={LATE_POOLING}")
+    markers, words = recipes.listed(values["task.markers"]), "a marker of anchors and one of positives, or none"
+    if len(markers) not in (0, 2) or not all(isinstance(marker, str) for marker in markers):
+        raise UserError(f"config.task.markers: found {tuple(markers)}; expected {words}")
+    length, longest = values["task.query_length"], values["data.sequence_length"]
+    if length > longest:
+        raise UserError(
+            f"config.task.query_length: {length} is over config.data.sequence_length={longest}, the tokens of the "
+            "longest document; expected at most as many"
+        )
 
 
 def _check_reranking(values):

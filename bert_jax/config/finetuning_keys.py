@@ -39,8 +39,14 @@ TOKEN_POOLING = (*_CLASSIFIER_POOLING, "mean_sqrt_len_tokens", "weightedmean", "
 POOLING = ("auto", "pooler", "dense", *_CLASSIFIER_POOLING)
 # How an embedder makes sparse vectors, and what is taken over a text's tokens; see model.pooling.pool_sparse.
 SPARSE_POOLING = {"splade": "max", "splade_sum": "sum"}
-# What an embedder can pool: without learned weights, or to sparse vectors.
-EMBEDDER_POOLING = (*(name for name in TOKEN_POOLING if name != "attention"), *SPARSE_POOLING)
+# Keeps a vector for each token, for late interaction; see data.tasks.late_interaction.
+LATE_POOLING = "tokens"
+# What an embedder can pool: without learned weights, or to sparse vectors, or not at all.
+EMBEDDER_POOLING = (*(name for name in TOKEN_POOLING if name != "attention"), *SPARSE_POOLING, LATE_POOLING)
+# Losses on the scores of late interaction.
+LATE_LOSSES = ("info_nce", "margin_mse", "kl")
+# Keys of config.task that say how texts are read for late interaction.
+LATE_KEYS = ("query_length", "query_expansion", "skiplist", "markers")
 # Losses on vectors; see finetuning.vector_losses.
 VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse", "kl", "mse")
 # Losses on vectors that learn a teacher's scores of an anchor's positive and negatives.
@@ -61,7 +67,7 @@ TASKS_OF = {
     **dict.fromkeys(("positive", "negatives", "score", "score_range"), _RANKING),
     **dict.fromkeys(
         ("anchor", "relevance_id", "anchor_prompt", "positive_prompt", "pool_prompts", "normalize", "embedding_size",
-         "embedding_activation"), ("embedding",),
+         "embedding_activation", *LATE_KEYS), ("embedding",),
     ),
     **dict.fromkeys(("query", "document", "group_size", "activation"), ("reranking",)),
 }  # fmt: skip
@@ -127,8 +133,8 @@ FINETUNING: dict[str, Key] = {
         metric=("", "Score that chooses the best checkpoint.", {"empty": "the first of metrics"}),
         pooling=(
             "auto",
-            'What the classifier reads, or how an embedder pools tokens; "auto": the head of init_from\'s family, or '
-            "the pooling of a sentence-transformers model, else the mean.",
+            'What the classifier reads, or how an embedder pools tokens ("tokens": not at all, for late interaction); '
+            '"auto": the head of init_from\'s family, or the pooling of a sentence-transformers model, else the mean.',
             {"choices": (*POOLING, *(kind for kind in EMBEDDER_POOLING if kind not in POOLING))},
         ),
         dropout=(
@@ -183,6 +189,22 @@ FINETUNING: dict[str, Key] = {
         normalize=(True, "Embedding: whether vectors are scaled to length 1."),
         embedding_size=(0, "Embedding: size of the vectors, by a linear map behind the pooling.",
                         {"empty": "the width of the model"} | WIDTH),
+        query_length=(32, "Late interaction: tokens of an anchor, special ones included; longer ones are cut.",
+                      COUNT | TOKENS | {"at_least": 3}),
+        query_expansion=(
+            "mask",
+            "Late interaction: what anchors are filled up to query_length with: [MASK] tokens that attend to the text "
+            "and count too (Khattab & Zaharia 2020, section 3.2), such that the text attends to as well, or nothing.",
+            {"choices": ("mask", "attend", "none")},
+        ),
+        skiplist=("punctuation", "Late interaction: tokens of positives and negatives that have no vector.",
+                  {"choices": ("punctuation", "none")}),
+        markers=(
+            ("[Q] ", "[D] "),
+            "Late interaction: tokens behind [CLS] of anchors, and of positives and negatives; the vocabulary gets "
+            "those that it lacks.",
+            {"empty": "none"},
+        ),
         embedding_activation=("linear", "Embedding: activation of that map.", {"choices": ("linear", "tanh")}),
         query=("query", "Reranking: column of the query."),
         document=("document", "Reranking: column of the document, or of a list of documents of the query."),

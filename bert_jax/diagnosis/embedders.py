@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Callable
 
+from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
 from bert_jax.diagnosis import curves
 from bert_jax.diagnosis.finding import Finding, percent
 from bert_jax.diagnosis.reading import Run
@@ -71,7 +72,7 @@ def many_masked(run: Run) -> Finding | None:
 
 def odd_temperature(run: Run) -> Finding | None:
     """Checks whether the temperature, learned or not, is outside of what published models have."""
-    if run.run.get("problem") != "info_nce":
+    if run.run.get("problem") != "info_nce" or _has_large_scores(run):
         return None
     temperature = _recent(run, "temperature")
     temperature = run.config.loss.temperature if temperature is None else temperature
@@ -81,6 +82,11 @@ def odd_temperature(run: Run) -> Finding | None:
     message = f"The temperature is {temperature:.3g}; published models have 0.01 to 0.1."
     reasons = ["set --config.loss.temperature=0.05", "keep it fixed: --config.loss.learn_temperature=False"]
     return Finding("odd_temperature", "warning", message, reasons, {"temperature": temperature})
+
+
+def _has_large_scores(run):
+    """Returns whether scores are sums over tokens or terms, which temperatures of cosines do not suit."""
+    return run.config.task.pooling in (LATE_POOLING, *SPARSE_POOLING)
 
 
 def train_only(run: Run) -> Finding | None:

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from bert_jax import model as model_lib
-from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, SPARSE_POOLING
+from bert_jax.config.finetuning_keys import EMBEDDER_POOLING, LATE_POOLING, SPARSE_POOLING
 from bert_jax.config.keys import ANSWERING, FINETUNING, with_role
 from bert_jax.data.tasks import Examples, TaskData
 from bert_jax.errors import UserError
@@ -102,6 +102,12 @@ def _embedding_head(config, source, task):
             f"of {', '.join(EMBEDDER_POOLING)}"
         )
     dense = None if config.task.embedding_size else linear_map(source)
+    is_late = pooling == LATE_POOLING
+    if is_late and not (config.task.embedding_size or dense):
+        raise UserError(
+            f"config.task.embedding_size: 0, and config.init_from={source.name} has no linear map; expected the size "
+            "of a token's vector, such as 128"
+        )
     size = config.task.embedding_size or (dense.outputs(width) if dense else width)
     widest = max(config.loss.matryoshka, default=0)
     if widest > size:
@@ -115,7 +121,7 @@ def _embedding_head(config, source, task):
         0.0,
         transform=bool(config.task.embedding_size or dense),
         transform_activation=_ACTIVATIONS[dense.activation] if dense else config.task.embedding_activation,
-        transform_bias=dense is None or "bias" in dense.arrays,
+        transform_bias="bias" in dense.arrays if dense else not is_late,
         temperature=config.loss.temperature if config.loss.learn_temperature else 0.0,
         pair_labels=len(task.labels),
     )
@@ -123,6 +129,11 @@ def _embedding_head(config, source, task):
 
 def _own_pooling(source):
     """Returns the pooling of the model that a run starts from, as config.task.pooling names it."""
+    if "late_interaction" in source.settings:
+        raise UserError(
+            f"config.init_from={source.name}: has a vector for each token of a text; expected config.task.pooling="
+            f"{LATE_POOLING} (--config=embedding/colbert), or another pooling"
+        )
     if "sparse" not in source.settings:
         return ",".join(source.settings.get("pooling", ("mean",)))
     kind, activation = source.settings["sparse"]
@@ -140,7 +151,9 @@ def linear_map(source: Pretrained) -> Projection | None:
     Raises:
       UserError: it has something else there.
     """
-    layers = source.settings.get("layers", ())
+    layers = source.settings.get("late_layers", source.settings.get("layers", ()))
+    if "late_layers" in source.settings and layers and layers[-1].kind == "normalize":
+        layers = layers[:-1]
     others = [layer for layer in layers if layer.kind != "dense" or layer.adds_input
               or layer.activation not in _ACTIVATIONS]  # fmt: skip
     others += source.settings.get("token_layers", ())

@@ -71,8 +71,8 @@ def task_outputs(model: Model, params: dict, batch: Mapping) -> tuple[jax.Array,
 
     Returns:
       (outputs, bool). Outputs are logits float32 [batch, labels] (packed rows: [batch, k, labels]) or [batch, sequence,
-      labels]; of an embedder vectors float32 [batch, size]; with a CRF the labels it chose at first sub-words, int32
-      [batch, sequence].
+      labels]; of an embedder vectors float32 [batch, size], or of its tokens [batch, sequence, size]; with a CRF the
+      labels it chose at first sub-words, int32 [batch, sequence].
     """
     outputs = model.apply(params, batch)
     logits = outputs["vectors"] if "vectors" in outputs else outputs["logits"]

@@ -59,7 +59,7 @@ class Outputs:
         finite, running = np.ones(self._num_seeds, bool), []
         for rows, batch in batches.eval_batches(self._config, examples, size):
             made = self._eval_step(params, frozen, sharding.put(batch, self._layout))
-            running.append((rows, batch["attention_mask"].sum(1), made))
+            running.append((rows, batch.get("scored", batch["attention_mask"]) > 0, made))
             if len(running) > 1:  # one batch is computed while the one before is taken apart
                 finite &= _distribute(outputs, *running.pop(0))
         for batch_outputs in running:
@@ -124,14 +124,17 @@ def write_results(
     return summary
 
 
-def _distribute(outputs, rows, lengths, device_outputs):
-    """Puts a batch's outputs in their rows' places, in place. Returns which seeds' are finite, bool [seeds]."""
+def _distribute(outputs, rows, tokens, device_outputs):
+    """Puts a batch's outputs in their rows' places, in place. Returns which seeds' are finite, bool [seeds].
+
+    Outputs for tokens are kept where `tokens`, bool [batch, sequence], is True.
+    """
     arrays, finite = jax.device_get(device_outputs)
     for rows_of_seed, array in zip(outputs, arrays, strict=True):
         per_token = array.ndim == 3 or array.dtype == np.int32
-        for row, length, output in zip(rows, lengths, array, strict=True):
+        for row, kept, output in zip(rows, tokens, array, strict=True):
             if row >= 0:
-                rows_of_seed[row] = output[:length] if per_token else output
+                rows_of_seed[row] = output[kept] if per_token else output
     return finite
 
 

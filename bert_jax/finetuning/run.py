@@ -27,6 +27,7 @@ from bert_jax.errors import UserError
 from bert_jax.finetuning import trainable
 from bert_jax.finetuning.description import check_data, data_identity, describe_run, linear_map
 from bert_jax.finetuning.guides import add_guide
+from bert_jax.finetuning.late_interaction import reading_notes, with_markers
 from bert_jax.finetuning.lowering import FinetuningSteps
 from bert_jax.finetuning.results import Outputs, metric_name, selection_metric, write_results
 from bert_jax.finetuning.state import all_finite
@@ -125,13 +126,15 @@ def _open(config, workdir) -> _Inputs:
         config.optimizer.learning_rate = distributed.broadcast(lambda: _begun_rate(workdir))
     description = identity.check_config(workdir, config) or {}
     begun = distributed.broadcast(lambda: bool(checkpoints.saved_steps(workdir / "checkpoints")))
-    source = None if begun else open_model(config.init_from)
+    source = None if begun else with_markers(config, open_model(config.init_from))
     tokenizer = source.tokenizer if source else load_tokenizer(workdir)
     task = tasks.load(config, tokenizer)
     warnings = [
         finetune_config.held_out_warning(config),
         finetune_config.batch_warning(config, len(task.train.lengths)),
     ]
+    if source:
+        warnings += reading_notes(config, source)
     for note in [*task.notes, *filter(None, warnings)]:
         say(note)
     if source:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from bert_jax import _moved, sharding
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.config.finetuning_keys import SPARSE_POOLING
+from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
 from bert_jax.data.tasks import batches
 from bert_jax.data.tasks.vector_sets import OTHERS
 from bert_jax.finetuning import losses, trainable
@@ -142,10 +142,13 @@ class Learner:
         """
         config, model, problem = self.config, self.model, self.problem
         if config.task.name == "embedding":
-            is_sparse = model.spec.task is not None and model.spec.task.pooling in SPARSE_POOLING
+            pooling = model.spec.task.pooling if model.spec.task else ""
             growing = config.loss.flops_growth * self.num_steps
             cost_share = jnp.square(jnp.minimum(1.0, step / growing)) if growing else 1.0
-            objective = VectorLoss(model, config.loss, problem, config.task.normalize, is_sparse, cost_share)
+            objective = VectorLoss(
+                model, config.loss, problem, config.task.normalize, pooling in SPARSE_POOLING, cost_share,
+                pooling == LATE_POOLING,
+            )  # fmt: skip
             (loss, course), gradient = cached_gradients.value_and_gradient(
                 lambda trained, rows, numbers: objective.encode(merged(trained), rows, numbers, key),
                 lambda trained, vectors: objective.loss(merged(trained), vectors, batch),

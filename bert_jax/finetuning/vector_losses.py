@@ -16,7 +16,7 @@ from bert_jax.model import Model
 from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped")
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped", "scored")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,6 +62,7 @@ class VectorLoss:
       normalize: whether vectors are compared after they are scaled to length 1.
       sparse: whether they are weights of the vocabulary's tokens.
       cost_share: what loss.flops_anchor and flops_other are multiplied by.
+      late: whether they are those of a text's tokens, compared by late interaction.
     """
 
     model: Model
@@ -70,9 +71,12 @@ class VectorLoss:
     normalize: bool
     sparse: bool = False
     cost_share: jax.Array | float = 1.0
+    late: bool = False
 
     def encode(self, params: dict, batch: Mapping, numbers: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
         """Returns the vectors of examples: anchors float32 [examples, size] and others [examples, texts, size].
+
+        For late interaction they are [examples, tokens, size] and [examples, texts, tokens, size].
 
         Args:
           params: the model's parameters.
@@ -80,17 +84,18 @@ class VectorLoss:
           numbers: number of each example in the whole batch, int32 [examples].
           key: dropout key.
         """
-        anchors = {name: batch[name] for name in _INPUTS}
+        inputs = [name for name in _INPUTS if name in batch]
+        anchors = {name: batch[name] for name in inputs}
         columns = batch[OTHERS + "input_ids"].shape[1]
         if not columns:  # each anchor is learned by itself
             first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=key)["vectors"]
             return {"anchors": first, "others": jnp.zeros((len(first), 0, first.shape[-1]), first.dtype)}
-        others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in _INPUTS}
+        others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in inputs}
         rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)[None]).reshape(-1)
         keys = jax.random.split(key)
         first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=keys[0])["vectors"]
         second = self.model.apply(params, others | {"row_numbers": rows}, dropout_key=keys[1])["vectors"]
-        return {"anchors": first, "others": second.reshape(-1, columns, second.shape[-1])}
+        return {"anchors": first, "others": second.reshape(-1, columns, *second.shape[1:])}
 
     def loss(self, params: dict, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
@@ -141,6 +146,8 @@ class VectorLoss:
         present = _present(batch)
         if self.kind == "mse":
             return self._regression(anchors, others, batch[GUIDE], weights, present)
+        if self.late:
+            return self._late_pairs(anchors, others, batch, temperature)
         first, labels = others[:, 0], batch["labels"]
         cosines = (contrastive.unit(anchors) * contrastive.unit(first)).sum(-1)
         if self.kind == "softmax":
@@ -161,14 +168,32 @@ class VectorLoss:
         number = jnp.maximum(number, 1.0)
         return total / number, {"teacher_similarity": (cosines * present).sum() / number}
 
+    def _late_pairs(self, anchors, others, batch, temperature):
+        """Returns (loss, metrics) of a teacher's scores of each anchor's own texts, by late interaction."""
+        masks, weights, present = (batch["scored"], batch[OTHERS + "scored"]), batch["weights"], _present(batch)
+        scores = contrastive.maxsim_of_own(anchors, others, *masks)
+        similarity = scores[:, 0] / jnp.maximum(masks[0].sum(1).astype(jnp.float32), 1.0)
+        pairs = _Pairs(anchors, others, similarity, scores, batch["labels"], weights, present, temperature, 0.0)
+        total, number = PAIR_SUMS[self.kind](pairs)
+        metrics = {"pair_similarity": (similarity * weights).sum() / jnp.maximum(weights.sum(), 1.0)}
+        return total / jnp.maximum(number, 1.0), metrics
+
+    def _scores(self, anchors, candidates, batch):
+        """Returns (similarities of anchors and candidates, what divides those of each anchor in metrics)."""
+        if not self.late:
+            return contrastive.similarities(anchors, candidates, self.settings.similarity), None
+        masks = batch["scored"], batch[OTHERS + "scored"].reshape(candidates.shape[:2])
+        tokens = masks[0].sum(1, keepdims=True).astype(jnp.float32)
+        return contrastive.maxsim(anchors, candidates, *masks), jnp.maximum(tokens, 1.0)
+
     def _info_nce(self, anchors, others, batch, temperature):
         settings, weights = self.settings, batch["weights"]
         count, columns = others.shape[:2]
-        candidates = others.reshape(count * columns, -1)
+        candidates = others.reshape(count * columns, *others.shape[2:])
         texts, groups = batch["texts"], batch["groups"]
         candidate_groups = jnp.full((count, columns), -1, jnp.int32).at[:, 0].set(groups)  # negatives have none
         places = jnp.arange(count, dtype=jnp.int32)
-        scores = contrastive.similarities(anchors, candidates, settings.similarity)
+        scores, tokens = self._scores(anchors, candidates, batch)
         positives = places * columns
         positive_scores = jnp.take_along_axis(scores, positives[:, None], axis=1)
         proper = (batch["other_texts"] >= 0) & (weights > 0)[:, None]  # neither absent nor of a row that fills up
@@ -192,6 +217,8 @@ class VectorLoss:
             total += contrastive.info_nce(back / temperature, contrastive.Contrast(places, back_allowed, weights))[0]
             total /= 2
         others_of_batch = (candidate_texts >= 0)[None] & (jnp.arange(count * columns)[None] != positives[:, None])
+        if tokens is not None:
+            scores, positive_scores = scores / tokens, positive_scores / tokens
         metrics = self._metrics(scores, positive_scores, kept, others_of_batch, weights)
         if not isinstance(temperature, float):
             metrics["temperature"] = temperature
@@ -205,6 +232,7 @@ class VectorLoss:
         distance of an anchor and its positive; uniformity: logarithm of the mean of exp(-2 x squared distance) of an
         anchor and the negatives (Wang & Isola 2020, equations 1 and 2; both of vectors of length 1); masked_negatives:
         share of the other candidates that are left out: known positives, copies, and false negatives by the margin.
+        Similarities of late interaction are means over the anchor's tokens; alignment and uniformity are not computed.
         """
         scores, positive_scores = jax.lax.stop_gradient(scores), jax.lax.stop_gradient(positive_scores)
         count = jnp.maximum(weights.sum(), 1.0)
@@ -225,7 +253,7 @@ class VectorLoss:
             "hardest_negative_similarity": mean(jnp.where(jnp.isfinite(hardest), hardest, 0.0)),
             "masked_negatives": 1.0 - pairs / jnp.maximum(all_pairs, 1.0),
         }
-        if self.settings.similarity == "cosine":
+        if self.settings.similarity == "cosine" and not self.late:
             distances = jnp.where(kept, jnp.exp(-4.0 * (1.0 - scores)), 0.0)  # |u - v|^2 = 2 - 2 cos
             metrics["alignment"] = mean(2.0 - 2.0 * positive_scores[:, 0])
             share = (distances * row_weights).sum() / jnp.maximum(pairs, 1.0)

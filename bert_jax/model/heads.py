@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from bert_jax.config.finetuning_keys import SPARSE_POOLING
+from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, Embedding, Keys, Linear, add_bias, make_norm
@@ -219,12 +219,13 @@ class EmbeddingHead(nnx.Module):
         self.task: Task = task
 
     def __call__(self, hidden, logits, batch, dropout_key: jax.Array | None) -> jax.Array:
-        """Returns the vectors of a batch of texts, float32 [batch, size].
+        """Returns the vectors of a batch of texts, float32 [batch, size], or those of tokens [batch, sequence, size].
 
         Args:
           hidden: the last layer's output, [batch, sequence, hidden].
           logits: scores of the masked-language-model head, [batch, sequence, vocab], which sparse vectors are made of.
-          batch: the model's input; with `skipped`, int32 [batch], so many tokens of each row are left out of pooling.
+          batch: the model's input; with `skipped`, int32 [batch], so many tokens of each row are left out of pooling;
+            with `scored`, int32 [batch, sequence], tokens have a vector of zeros where it is 0.
           dropout_key: not read; vectors are those of the encoder's dropout.
         """
         del dropout_key
@@ -234,10 +235,12 @@ class EmbeddingHead(nnx.Module):
             present = jnp.where(positions[None] >= batch["skipped"][:, None], present, 0)
         if self.task.pooling in SPARSE_POOLING:
             return pool_sparse(logits, present, SPARSE_POOLING[self.task.pooling])
-        vectors = pool(hidden.astype(jnp.float32), present, self.task.pooling)
+        is_late = self.task.pooling == LATE_POOLING
+        vectors = hidden.astype(jnp.float32)
+        vectors = vectors if is_late else pool(vectors, present, self.task.pooling)
         if self.task.transform:
             vectors = ACTIVATIONS[self.task.transform_activation](self.dense(vectors))
-        return vectors
+        return jnp.where(batch.get("scored", present)[:, :, None] != 0, vectors, 0.0) if is_late else vectors
 
 
 class Heads(nnx.Module):

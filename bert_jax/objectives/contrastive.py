@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 _MASKED = -1e30
+_PRODUCTS = 1 << 24  # products of a query's token and a document's that are in memory at once, on all devices together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,58 @@ def similarities(anchors: jax.Array, candidates: jax.Array, kind: str = "cosine"
     if kind == "cosine":
         anchors, candidates = unit(anchors), unit(candidates)
     return jnp.einsum("id,jd->ij", anchors, candidates, precision=jax.lax.Precision.HIGHEST)
+
+
+def maxsim(queries: jax.Array, documents: jax.Array, query_mask: jax.Array, document_mask: jax.Array) -> jax.Array:
+    """Returns the late interaction of every query with every document, float32 [queries, documents].
+
+    It is the sum over the query's tokens of the largest dot product with a token of the document (Khattab & Zaharia
+    2020, equation 3); 0 for a document without tokens. Documents are compared a part at a time, and the products of a
+    part are computed again for the gradient.
+
+    Args:
+      queries: [queries, tokens, size].
+      documents: [documents, length, size].
+      query_mask, document_mask: tokens that count, bool or int [queries, tokens] and [documents, length].
+    """
+    counted = query_mask.astype(jnp.float32)
+
+    @jax.checkpoint
+    def scores_of(part):
+        vectors, mask = part
+        products = jnp.einsum("itd,jld->itjl", queries, vectors, precision=jax.lax.Precision.HIGHEST)
+        largest = jnp.where(mask[None, None] != 0, products.astype(jnp.float32), _MASKED).max(-1)
+        largest = jnp.where((mask != 0).any(-1)[None, None], largest, 0.0)
+        return (largest * counted[:, :, None]).sum(1)
+
+    number, length = document_mask.shape
+    at_once = max(1, _PRODUCTS // max(1, query_mask.size * length))
+    if at_once >= number:
+        return scores_of((documents, document_mask))
+    missing = -number % at_once
+
+    def cut(array):
+        padded = jnp.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
+        return padded.reshape(-1, at_once, *array.shape[1:])
+
+    parts = jax.lax.map(scores_of, (cut(documents), cut(document_mask)))  # [parts, queries, documents of a part]
+    return parts.swapaxes(0, 1).reshape(len(queries), -1)[:, :number]
+
+
+def maxsim_of_own(
+    queries: jax.Array, documents: jax.Array, query_mask: jax.Array, document_mask: jax.Array
+) -> jax.Array:
+    """Returns the late interaction of each query with documents of its own, float32 [queries, documents]; see `maxsim`.
+
+    Args:
+      queries: [queries, tokens, size].
+      documents: [queries, documents, length, size].
+      query_mask, document_mask: tokens that count, bool or int [queries, tokens] and [queries, documents, length].
+    """
+    products = jnp.einsum("itd,ijld->ijtl", queries, documents, precision=jax.lax.Precision.HIGHEST)
+    largest = jnp.where(document_mask[:, :, None] != 0, products.astype(jnp.float32), _MASKED).max(-1)
+    largest = jnp.where((document_mask != 0).any(-1)[:, :, None], largest, 0.0)
+    return (largest * query_mask.astype(jnp.float32)[:, None]).sum(-1)
 
 
 def unit(vectors: jax.Array) -> jax.Array:

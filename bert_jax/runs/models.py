@@ -9,7 +9,7 @@ import numpy as np
 
 from bert_jax import _moved, objectives
 from bert_jax import model as model_lib
-from bert_jax.config.finetuning_keys import SPARSE_POOLING
+from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
 from bert_jax.config.keys import DEVICE_DEFAULTS
 from bert_jax.config.objective import facts as objective_facts
 from bert_jax.data.vocabularies import loading
@@ -129,6 +129,9 @@ def _finetuned(workdir, step, seed):
         settings |= {"pooling": tuple(settings["pooling"])} | ({"layers": layers} if layers else {})
         if settings["pooling"][0] in SPARSE_POOLING:
             settings["sparse"] = (SPARSE_POOLING[settings.pop("pooling")[0]], "relu")
+        elif settings["pooling"][0] == LATE_POOLING:
+            settings = {key: value for key, value in settings.items() if key not in ("pooling", "layers", "normalize")}
+            settings["late_layers"] = (*layers, Projection("normalize"))
         run, labels = run | {"problem": ""}, ()
     return Pretrained(
         str(workdir),

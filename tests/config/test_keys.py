@@ -72,7 +72,8 @@ def test_losses_and_pooling_are_what_is_implemented():
     choices = {"auto", *finetuning_keys.VECTOR_LOSSES, *finetuning_keys.PAIR_LOSSES, *finetuning_keys.LIST_LOSSES}
     assert set(keys.FINETUNING["loss.name"].choices) == choices
     of_heads = {"auto", "pooler", "dense"}
-    assert set(keys.FINETUNING["task.pooling"].choices) == {*of_heads, *POOLING, *finetuning_keys.SPARSE_POOLING}
+    others = {*finetuning_keys.SPARSE_POOLING, finetuning_keys.LATE_POOLING}
+    assert set(keys.FINETUNING["task.pooling"].choices) == {*of_heads, *POOLING, *others}
 
 
 def test_tasks_are_what_is_implemented():

@@ -17,6 +17,7 @@ from bert_jax.diagnosis import reading, report
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
 from bert_jax.finetuning.description import describe_run
+from bert_jax.finetuning.late_interaction import with_markers
 from bert_jax.finetuning.step import Learner
 from bert_jax.interop import huggingface
 from bert_jax.runs import checkpoints
@@ -223,7 +224,7 @@ def test_the_doctor_reads_embedders(finished, data, tmp_path):
 def learner_of(data, sizes=(1, 1, 1), count=1, **changes):
     """Returns (learner, batch of a step, state) of a config on a mesh of `count` devices."""
     config = make_config(data, **{"train.num_steps": 10} | changes)
-    source = open_model(config.init_from)
+    source = with_markers(config, open_model(config.init_from))
     task = tasks.load(config, source.tokenizer)
     model = build_fine_tuned(describe_run(config, source, task))
     mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), jax.devices()[:count])

@@ -177,3 +177,46 @@ def test_a_teachers_vectors():
     assert value == pytest.approx(float(expected.detach()), rel=2e-6)
     np.testing.assert_allclose(gradients[0], first.grad.numpy(), rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(gradients[1][:, 0], second.grad.numpy(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "margin_mse", "kl"])
+def test_late_interaction(kind):
+    """The scores of sentence-transformers in the losses of its MultiVectorEncoder, with tokens that do not count."""
+    import torch
+    from sentence_transformers.multi_vector_encoder import scoring
+
+    rng = np.random.default_rng(4)
+    arrays = [rng.normal(size=shape).astype(np.float32) for shape in ((ROWS, 5, SIZE), (ROWS, 2, 7, SIZE))]
+    masks = [rng.random(array.shape[:-1]) < 0.7 for array in arrays]
+    for mask in masks:
+        mask[..., 0] = True
+    labels = rng.normal(size=(ROWS, 2)).astype(np.float32)
+    config = finetune_config.base()
+    config.loss.temperature = 1.0
+    loss = VectorLoss(None, config.loss, kind, True, late=True)
+    batch = batch_of(2, labels) | {"scored": jnp.asarray(masks[0]).astype(jnp.int32)}
+    batch |= {"other_scored": jnp.asarray(masks[1]).astype(jnp.int32)}
+    value, gradients = jax.jit(jax.value_and_grad(
+        lambda *vectors: loss.loss({}, dict(zip(("anchors", "others"), vectors, strict=True)), batch)[0], argnums=(0, 1)
+    ))(*arrays)  # fmt: skip
+    leaves = [torch.tensor(array, requires_grad=True) for array in arrays]
+    queries, documents = (torch.nn.functional.normalize(leaf, dim=-1) for leaf in leaves)
+    counted = [torch.tensor(mask) for mask in masks]
+    if kind == "info_nce":
+        scores = scoring.colbert_scores(queries, documents, queries_mask=counted[0], documents_mask=counted[1])
+        expected = torch.nn.functional.cross_entropy(scores, 2 * torch.arange(ROWS))
+    else:
+        scores = scoring.colbert_kd_scores(queries, documents, queries_mask=counted[0], documents_mask=counted[1])
+        targets = torch.tensor(labels)
+        expected = (
+            torch.nn.functional.mse_loss(scores[:, 0] - scores[:, 1], targets[:, 0] - targets[:, 1])
+            if kind == "margin_mse"
+            else torch.nn.functional.kl_div(
+                scores.log_softmax(1), targets.log_softmax(1), None, None, "batchmean", True
+            )
+        )
+    expected.backward()
+    assert float(value) == pytest.approx(float(expected.detach()), rel=2e-6)
+    for gradient, leaf in zip(gradients, leaves, strict=True):
+        other = leaf.grad.numpy()
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=2e-6 * np.abs(other).max())

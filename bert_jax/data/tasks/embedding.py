@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from bert_jax import config as config_lib
-from bert_jax.config.finetuning_keys import TEACHER_SCORE_LOSSES
+from bert_jax.config.finetuning_keys import LATE_POOLING, TEACHER_SCORE_LOSSES
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
+from bert_jax.data.tasks.late_interaction import PUNCTUATION, Reading, TokenTexts, TokenVectors
 from bert_jax.data.tasks.text_names import unread_note
 from bert_jax.data.tasks.vector_measures import Retrieval, Similarity, Vectors, unit_vectors
 from bert_jax.data.tasks.vector_sets import Groups, Texts
@@ -38,6 +39,7 @@ class EmbeddingTask:
         task = config.task
         self._config, self._tokenizer, self._task = config, tokenizer, task
         self._negatives = config_lib.listed(task.negatives)
+        self._reading = reading_of(config) if task.pooling == LATE_POOLING else None
         marked, plain = self._split_held_out()
         train, held_out, test = self._read_tables(plain, bool(marked))
         self.loss = self._choose_loss(train)
@@ -71,29 +73,39 @@ class EmbeddingTask:
             "default_prompt_name": None,
             "similarity": "cosine" if task.normalize else config.loss.similarity,
         }
+        if self._reading:
+            self.settings = dict(self.settings) | {
+                "similarity": "maxsim", "late_interaction": self._reading.to_json(),
+            }  # fmt: skip
 
     def score(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> dict[str, float]:
         """Returns the metrics of vectors [size] of each text, and with NAME_WIDTH those of vectors cut to a width."""
-        vectors = np.stack(outputs)
-        scores = examples.score(self._compared(vectors))
+        scores = examples.score(self._compared(outputs))
         chosen = {name: scores[name] for name in self.metrics if name in scores} or scores
         for width in self._config.loss.matryoshka:
-            cut = examples.score(self._compared(vectors[:, :width]))
+            cut = examples.score(self._compared([output[..., :width] for output in outputs]))
             chosen |= {f"{name}_{width}": cut[name] for name in list(chosen) if name in cut}
         return chosen
 
     def predictions(self, examples: Vectors, outputs: Sequence[np.ndarray]) -> Iterator[dict]:
         """Yields an object for each pair or query of a held-out set; outputs are the vectors [size] of its texts."""
-        return examples.predictions(self._compared(np.stack(outputs)))
+        return examples.predictions(self._compared(outputs))
 
-    def _compared(self, vectors):
-        """Returns vectors whose dot products are the similarities that the model is made for."""
+    def _compared(self, outputs):
+        """Returns vectors whose dot products, or MaxSim, are the similarities that the model is made for."""
+        vectors = TokenVectors(outputs) if self._reading else np.stack(outputs)
         return vectors if self.settings["similarity"] == "dot" else unit_vectors(vectors)
 
     def _split_held_out(self):
         """Returns (name -> spec of vector_files, the other held-out sets as config.task.held_out names them)."""
         sets = records.named_sets(self._task.held_out, "config.task.held_out")
         marked = {name: spec for name, spec in sets.items() if spec.startswith(vector_files.KINDS)}
+        for spec in marked.values() if self._reading else ():
+            if not spec.startswith(vector_files.SEARCHES):
+                raise UserError(
+                    f"config.task.held_out={spec}: late interaction compares queries with documents; expected "
+                    f"{' or '.join(vector_files.SEARCHES)}, or a file like config.task.train"
+                )
         plain = ",".join(f"{name}={spec}" if name else spec for name, spec in sets.items() if name not in marked)
         return marked, plain
 
@@ -165,12 +177,14 @@ class EmbeddingTask:
         return tuple(dict.fromkeys((*wanted, metric))), metric
 
     def _texts(self):
+        if self._reading:
+            return TokenTexts(self._tokenizer, self._reading)
         return Texts(self._tokenizer, self._config.data.sequence_length, not self._task.pool_prompts)
 
     def _columns(self, texts, table):
         """Returns the numbers of each record's texts, [records, 1 + others]; -1 for an absent negative."""
         task = self._task
-        anchors = [texts.add(cells.text(table, i, task.anchor), task.anchor_prompt) for i in range(len(table))]
+        anchors = [texts.add(cells.text(table, i, task.anchor), task.anchor_prompt, True) for i in range(len(table))]
         if not task.positive:
             return np.array([anchors, anchors] if self.loss == "info_nce" else [anchors], np.int64).T
         rows = []
@@ -291,7 +305,23 @@ class EmbeddingTask:
 
     def _note_cut(self, texts, split):
         if texts.cut:
+            limit = f"config.data.sequence_length={self._config.data.sequence_length}"
+            if self._reading:
+                limit = f"config.task.query_length={self._reading.query_length} or {limit}"
             self.notes.append(
-                f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than config.data.sequence_length="
-                f"{self._config.data.sequence_length} and were cut"
+                f"{split}: {texts.cut:,} of {len(texts.lengths):,} texts are longer than {limit} and were cut"
             )
+
+
+def reading_of(config: Any) -> Reading:
+    """Returns how the texts of a fine-tuning config with config.task.pooling=tokens are read."""
+    task = config.task
+    markers = config_lib.listed(task.markers) or ("", "")
+    return Reading(
+        query_length=task.query_length,
+        document_length=config.data.sequence_length,
+        expansion_length=0 if task.query_expansion == "none" else task.query_length,
+        attends_to_expansion=task.query_expansion == "attend",
+        skiplist=PUNCTUATION if task.skiplist == "punctuation" else (),
+        markers=(markers[0], markers[1]),
+    )

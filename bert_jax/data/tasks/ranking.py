@@ -3,7 +3,7 @@
 Gains are those of trec_eval's ndcg_cut: the grade itself over log2(rank + 1).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,10 +23,27 @@ def nearest(queries: np.ndarray, documents: np.ndarray, depth: int = DEPTH, excl
       depth: length of a ranking.
       excluded: for each query a document that is left out, -1 for none; () for none at all.
     """
-    depth = min(depth, len(documents))
-    ranked = np.zeros((len(queries), depth), np.int64)
-    for start in range(0, len(queries), _AT_ONCE):
-        scores = queries[start : start + _AT_ONCE] @ documents.T
+    return best(lambda rows: queries[rows] @ documents.T, len(queries), len(documents), depth, excluded)
+
+
+def best(
+    scores_of: Callable[[slice], np.ndarray],
+    num_queries: int,
+    num_documents: int,
+    depth: int = DEPTH,
+    excluded: Sequence[int] = (),
+) -> np.ndarray:
+    """Returns the documents of the highest scores for each query, int64 [queries, at most depth]; see `nearest`.
+
+    Args:
+      scores_of: returns the scores of some queries, float [queries, documents], a new array.
+      num_queries, num_documents: how many there are.
+      depth, excluded: see `nearest`.
+    """
+    depth = min(depth, num_documents)
+    ranked = np.zeros((num_queries, depth), np.int64)
+    for start in range(0, num_queries, _AT_ONCE):
+        scores = scores_of(slice(start, min(start + _AT_ONCE, num_queries)))
         if len(excluded):
             places = np.asarray(excluded[start : start + _AT_ONCE])
             scores[np.flatnonzero(places >= 0), places[places >= 0]] = -np.inf

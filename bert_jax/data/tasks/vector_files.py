@@ -22,6 +22,7 @@ from bert_jax.data.tasks.vector_measures import TextStore, Vectors
 from bert_jax.errors import UserError
 
 KINDS = ("sts:", "pairs:", "clusters:", "rerank:", "ir:")  # in front of a file or folder
+SEARCHES = ("rerank:", "ir:")  # those that have queries and documents, which late interaction reads differently
 # Names that files give their columns (STS benchmark, SICK, MTEB, GLUE), of two texts, a score, a label and so on.
 _PAIR_NAMES = (("sentence1", "sentence2"), ("sentence_A", "sentence_B"), ("text", "text_pair"), ("text1", "text2"),
                ("question1", "question2"))  # fmt: skip
@@ -189,7 +190,7 @@ def _ranked(path, key, task, texts):
         if not sides[0] or not sides[1]:
             left_out += 1
             continue
-        queries.append(texts.add(cells.text(table, i, query), task.anchor_prompt))
+        queries.append(texts.add(cells.text(table, i, query), task.anchor_prompt, is_query=True))
         numbers = [texts.add(text, task.positive_prompt) for text in itertools.chain(*sides)]
         documents.append(np.array(numbers, np.int64))
         relevant.append(np.arange(len(numbers)) < len(sides[0]))
@@ -202,7 +203,7 @@ def _ranked(path, key, task, texts):
 
 def _retrieval(path, key, task, texts):
     data = beir.read(path, key)
-    queries = [texts.add(text, task.anchor_prompt) for text in data.queries]
+    queries = [texts.add(text, task.anchor_prompt, is_query=True) for text in data.queries]
     documents = [texts.add(text, task.positive_prompt) for text in data.documents]
     texts.encode()
     return vector_measures.Retrieval(texts, queries, documents, data.relevance, data.same), []

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.data import hashing
 from bert_jax.data.tasks import clustering, metrics, ranking
+from bert_jax.data.tasks.late_interaction import TokenVectors
 
 _SHOWN = 3  # documents in a prediction
 
@@ -19,8 +20,8 @@ class TextStore(Protocol):
     lengths: np.ndarray
     texts: list[str]
 
-    def add(self, text: str, prompt: str = "") -> int:
-        """Returns the number of a text behind a prompt."""
+    def add(self, text: str, prompt: str = "", is_query: bool = False) -> int:
+        """Returns the number of a text behind a prompt; late interaction reads queries otherwise than documents."""
         ...
 
     def encode(self) -> None:
@@ -38,13 +39,17 @@ class NumberedTexts:
     def __init__(self):
         self._numbers: dict[tuple[str, str], int] = {}
 
-    def add(self, text: str, prompt: str = "") -> int:
-        """Returns the number of a text behind a prompt."""
+    def add(self, text: str, prompt: str = "", is_query: bool = False) -> int:
+        """Returns the number of a text behind a prompt; queries and documents are read alike."""
+        del is_query
         return self._numbers.setdefault((prompt, text), len(self._numbers))
 
 
 class Vectors(abc.ABC):
     """Holds texts whose vectors are scored: a row for each different text; see data.tasks.Examples.
+
+    Where vectors are said to be float32 [texts, size], they may also be TokenVectors, whose MaxSim takes the place of
+    dot products. The first text of a pair is then the query.
 
     Attributes:
       metrics: names of the scores; the first chooses the best checkpoint unless config.task.metric does.
@@ -145,7 +150,7 @@ class Retrieval(Vectors):
             places = [i for i, document in enumerate(row, 1) if grades.get(document, 0) > 0]
             nearest = [
                 {"text": self.texts[self._documents[document]],
-                 "score": float(vectors[query] @ vectors[self._documents[document]])}
+                 "score": float(_products(vectors, query, self._documents[[document]])[0])}
                 for document in row[:_SHOWN]
             ]  # fmt: skip
             gold = [self.texts[self._documents[document]] for document, grade in grades.items() if grade > 0]
@@ -153,7 +158,14 @@ class Retrieval(Vectors):
             yield {"text": self.texts[query], "gold": gold, "rank": rank, "nearest": nearest}
 
     def _ranked(self, vectors):
-        return ranking.nearest(vectors[self._queries], vectors[self._documents], excluded=self._same)
+        queries, documents = vectors[self._queries], vectors[self._documents]
+        if isinstance(queries, TokenVectors):
+            numbers = np.arange(len(queries))
+            return ranking.best(
+                lambda rows: queries[numbers[rows]].scores(documents), len(queries), len(documents),
+                excluded=self._same,
+            )  # fmt: skip
+        return ranking.nearest(queries, documents, excluded=self._same)
 
 
 class PairClassification(Vectors):
@@ -273,22 +285,33 @@ class Reranking(Vectors):
 
     def _products(self, vectors):
         for query, documents in zip(self._queries, self._documents, strict=True):
-            yield vectors[documents].astype(np.float64) @ vectors[query]
+            yield _products(vectors, query, documents, np.float64)
 
 
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Returns vectors [n, size] scaled to length 1, float32; zero stays zero."""
+def _products(vectors, query, documents, dtype=np.float32):
+    """Returns the scores of the documents of some numbers for a query, [documents]."""
+    if isinstance(vectors, TokenVectors):
+        return vectors[[query]].scores(vectors[documents])[0]
+    return vectors[documents].astype(dtype) @ vectors[query]
+
+
+def unit_vectors(vectors: Any) -> Any:
+    """Returns vectors [n, size], or TokenVectors, scaled to length 1, float32; zero stays zero."""
+    if isinstance(vectors, TokenVectors):
+        return vectors.unit()
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-def paired_products(vectors: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def paired_products(vectors: Any, pairs: np.ndarray) -> np.ndarray:
     """Returns the dot product of each pair, float64 [pairs].
 
     Args:
-      vectors: float32 [texts, size].
+      vectors: float32 [texts, size], or TokenVectors.
       pairs: int [pairs, 2].
     """
+    if isinstance(vectors, TokenVectors):
+        return np.array([_products(vectors, query, [document])[0] for query, document in pairs.tolist()], np.float64)
     first, second = vectors[pairs[:, 0]], vectors[pairs[:, 1]]
     return (first.astype(np.float64) * second).sum(-1)
 

@@ -83,7 +83,7 @@ class Groups:
     """Holds examples to train on: an anchor and its others in each row; see data.tasks.Examples.
 
     Args:
-      texts: the encoded texts.
+      texts: the encoded texts, Texts or late_interaction.TokenTexts.
       columns: numbers of each row's texts, int [rows, 1 + others]; -1 for an absent one.
       labels: see below.
       groups: number of each row's group of positives, int [rows]; -1 for none.

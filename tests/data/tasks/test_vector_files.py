@@ -19,7 +19,8 @@ class Store:
     def __init__(self):
         self.keys = []
 
-    def add(self, text, prompt=""):
+    def add(self, text, prompt="", is_query=False):
+        assert is_query == (prompt == "q: "), (prompt, text)
         if (prompt, text) not in self.keys:
             self.keys.append((prompt, text))
         return self.keys.index((prompt, text))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bert_jax.data.tasks import vector_measures
+from bert_jax.data.tasks.late_interaction import TokenVectors
 
 
 class Store:
@@ -104,3 +105,27 @@ def test_a_query_leaves_its_own_document_out():
     assert (with_itself.score(vectors)["recall@1"], without.score(vectors)["recall@1"]) == (0, 1)
     (row,) = with_itself.predictions(vectors)
     assert row["gold"] == ["b"] and row["rank"] == 2 and [hit["text"] for hit in row["nearest"]] == ["a", "b", "c"]
+
+
+def test_vectors_of_tokens_take_the_place_of_dot_products():
+    """A text with one token is ranked and scored as by its vector; with several, by MaxSim."""
+    vectors = unit(5, 12)
+    relevant = [np.array([True, False, True])] * 2
+    examples = (
+        vector_measures.Retrieval(numbered(12), [0, 1], [*range(2, 12)], [{0: 1.0}, {3: 1.0}], (2, -1)),
+        vector_measures.Reranking(numbered(12), [0, 1], [np.array([2, 3, 4]), np.array([5, 6, 7])], relevant),
+        vector_measures.Similarity(numbered(12), np.array([[0, 2], [1, 5], [3, 4]]), np.array([0.0, 1.0, 0.5])),
+    )
+    tokens = TokenVectors([vector[None] for vector in vectors])
+    for held_out in examples:
+        assert held_out.score(tokens) == pytest.approx(held_out.score(vectors))
+        for one, other in zip(held_out.predictions(tokens), held_out.predictions(vectors), strict=True):
+            assert one["text"] == other["text"]
+            if "score" in one:
+                assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+            else:
+                assert [hit["text"] for hit in one["nearest"]] == [hit["text"] for hit in other["nearest"]]
+    several = TokenVectors([np.stack([vectors[i], vectors[-1 - i]]) for i in range(12)])
+    expected = sum(max(vectors[q] @ vectors[d] for d in (2, 9)) for q in (0, 11))
+    pair = vector_measures.paired_products(several, np.array([[0, 2]]))
+    assert pair.tolist() == pytest.approx([expected])
