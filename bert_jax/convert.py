@@ -46,6 +46,10 @@ _PART = flags.DEFINE_enum(
     ["discriminator", "generator"],
     "for a run of replaced-token detection: which of its models to write",
 )
+_LAYERS = flags.DEFINE_integer(
+    "layers", None, "number of the encoder's layers that are written, without heads; default: all, with them",
+    lower_bound=1,
+)  # fmt: skip
 _PUSH_TO_HUB = flags.DEFINE_string(
     "push_to_hub", None, "upload the model to this repository of the Hugging Face hub: NAME or ACCOUNT/NAME"
 )
@@ -91,6 +95,8 @@ def _convert(output, repository=""):
         if further:
             words = " and ".join(f"the {heads.words(head)}" for head in further)
             print(f"{name}: no class of transformers has all of its heads; left out: {words}")
+    if _LAYERS.value:
+        model = formats.first_layers(model, _LAYERS.value, "--layers")
     left_out = formats.inexpressible_heads(model)
     if left_out:
         print(f"{name}: {model.family} has no name for {' and '.join(left_out)}; the encoder alone is written")

@@ -384,7 +384,8 @@ def _check_sets(values):
 def _check_sparse(values):
     """Checks the keys that vectors over the vocabulary depend on, and those that depend on such vectors."""
     if values["task.pooling"] in SPARSE_POOLING:
-        wanted = {"task.normalize": False, "loss.similarity": "dot", "loss.matryoshka": (), "task.embedding_size": 0}
+        wanted = {"task.normalize": False, "loss.similarity": "dot", "loss.matryoshka": (), "task.embedding_size": 0,
+                  "loss.prior_layers": 0}  # fmt: skip
         for key, expected in wanted.items():
             if values[key] != expected:
                 raise UserError(
@@ -415,6 +416,7 @@ def _check_late(values):
         ("task.pool_prompts", True, "every token of a prompt has a vector"),
         ("loss.similarity", "cosine", "vectors of tokens have length 1"),
         ("task.embedding_activation", "linear", "ColBERT's map has none"),
+        ("loss.prior_layers", 0, "vectors of tokens are those of the last layer"),
     ):
         if values[key] != expected:
             raise UserError(

@@ -254,6 +254,18 @@ FINETUNING: dict[str, Key] = {
         positive_weight=(1.0, "Weight of relevant documents (bce).", {"above": 0}),
         margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),
+        prior_layers=(
+            0,
+            "How many layers below the last, drawn at each step, have the loss too, on the vectors that a model cut "
+            "there would give (Li et al. 2024, 2D Matryoshka).",
+            DEPTH | {"empty": "none"},
+        ),
+        prior_layers_weight=(1.0, "Weight of the mean of their losses.", {"at_least": 0}),
+        layer_divergence=(
+            1.0,
+            "Weight of the divergence of their vectors from the last layer's, by softmaxes at a temperature of 0.3.",
+            {"at_least": 0},
+        ),
         matryoshka_weights=((), "Weight of the loss at each width.", {"empty": "1 each"}),
         flops_anchor=(
             0.0,

@@ -112,6 +112,12 @@ def _embedding_head(config, source, task):
     widest = max(config.loss.matryoshka, default=0)
     if widest > size:
         raise UserError(f"config.loss.matryoshka: {widest} is over the {size} numbers of a vector")
+    layers = source.model.spec.num_layers
+    if config.loss.prior_layers >= layers:
+        raise UserError(
+            f"config.loss.prior_layers: found {config.loss.prior_layers}; expected at most {layers - 1}, the layers "
+            f"below the last of config.init_from={source.name}"
+        )
     if task.loss == "angle" and size % 2:
         raise UserError(f"config.loss.name=angle needs vectors of an even size; found {size}")
     return model_lib.Task(

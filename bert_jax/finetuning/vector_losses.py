@@ -16,6 +16,7 @@ from bert_jax.model import Model
 from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 
+_DIVERGENCE_TEMPERATURE = 0.3  # sentence-transformers' AdaptiveLayerLoss
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids", "skipped", "scored")
 
 
@@ -88,22 +89,48 @@ class VectorLoss:
         anchors = {name: batch[name] for name in inputs}
         columns = batch[OTHERS + "input_ids"].shape[1]
         if not columns:  # each anchor is learned by itself
-            first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=key)["vectors"]
+            first = self._vectors(params, anchors | {"row_numbers": numbers}, key, key)
             return {"anchors": first, "others": jnp.zeros((len(first), 0, first.shape[-1]), first.dtype)}
         others = {name: batch[OTHERS + name].reshape(-1, *batch[OTHERS + name].shape[2:]) for name in inputs}
         rows = (numbers[:, None] * columns + jnp.arange(columns, dtype=jnp.int32)[None]).reshape(-1)
         keys = jax.random.split(key)
-        first = self.model.apply(params, anchors | {"row_numbers": numbers}, dropout_key=keys[0])["vectors"]
-        second = self.model.apply(params, others | {"row_numbers": rows}, dropout_key=keys[1])["vectors"]
+        first = self._vectors(params, anchors | {"row_numbers": numbers}, keys[0], key)
+        second = self._vectors(params, others | {"row_numbers": rows}, keys[1], key)
         return {"anchors": first, "others": second.reshape(-1, columns, *second.shape[1:])}
+
+    def _vectors(self, params, texts, dropout_key, step_key):
+        """Returns the vectors of texts, [texts, ...]; with loss.prior_layers those of drawn layers side by side.
+
+        The last layer's come first.
+        """
+        number = self.settings.prior_layers
+        outputs = self.model.apply(params, texts, dropout_key=dropout_key, hidden_states=number > 0)
+        if not number:
+            return outputs["vectors"]
+        below = self.model.spec.num_layers - 1
+        drawn = jax.random.choice(jax.random.fold_in(step_key, 1), below, (min(number, below),), replace=False)
+        chosen = jnp.concatenate([jnp.full(1, below), drawn])
+        return outputs["layer_vectors"][:, chosen].reshape(len(outputs["vectors"]), -1)
 
     def loss(self, params: dict, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
         With loss.matryoshka it is the weighted sum of the losses of vectors cut to each width (Kusupati et al. 2022,
         equation 1). For sparse vectors the weighted costs of a search are added (SPLADE v2: Formal et al. 2021,
-        equation 5), and metrics have the mean numbers of their terms.
+        equation 5), and metrics have the mean numbers of their terms. With loss.prior_layers the mean loss of the drawn
+        layers' vectors is added, and how far these are from the last layer's (Li et al. 2024, section 3), as
+        sentence-transformers' AdaptiveLayerLoss adds them.
         """
+        if self.settings.prior_layers:
+            return self._layers_loss(params, vectors, batch)
+        loss, metrics = self._widths_loss(params, vectors, batch)
+        if self.sparse:
+            costs, terms = self._search_costs(vectors, batch)
+            return loss + self.cost_share * costs, metrics | terms
+        return loss, metrics
+
+    def _widths_loss(self, params, vectors, batch):
+        """Returns (loss, metrics) of whole vectors, or summed over those that are cut to the widths."""
         loss, metrics = self._loss_of(params, vectors, batch)
         widths = self.settings.matryoshka
         if widths:
@@ -112,10 +139,30 @@ class VectorLoss:
             for width, weight in zip(widths, weights, strict=True):
                 cut = {name: array[..., :width] for name, array in vectors.items()}
                 loss += weight * self._loss_of(params, cut, batch)[0]
-        if self.sparse:
-            costs, terms = self._search_costs(vectors, batch)
-            return loss + self.cost_share * costs, metrics | terms
         return loss, metrics
+
+    def _layers_loss(self, params, vectors, batch):
+        """Returns (loss, metrics) of the last layer's vectors and of those of the drawn layers beside them."""
+        assert self.model.spec.task is not None
+        size, settings = self.model.spec.task.num_labels, self.settings
+        number = vectors["anchors"].shape[-1] // size
+        layers = [{name: array[..., i * size : (i + 1) * size] for name, array in vectors.items()}
+                  for i in range(number)]  # fmt: skip
+        loss, metrics = self._widths_loss(params, layers[0], batch)
+        present = jnp.concatenate([batch["weights"], _present(batch).reshape(-1)])
+        last = jax.lax.stop_gradient(self._texts_of(layers[0]))
+        for lower in layers[1:]:
+            loss += settings.prior_layers_weight * self._widths_loss(params, lower, batch)[0] / (number - 1)
+            scores = (array / _DIVERGENCE_TEMPERATURE for array in (self._texts_of(lower), last))
+            total, count = contrastive.divergence(*scores, present[:, None] * jnp.ones((1, size)))
+            loss += settings.layer_divergence * _DIVERGENCE_TEMPERATURE * total / jnp.maximum(count, 1.0)
+        return loss, metrics
+
+    def _texts_of(self, vectors):
+        """Returns the vectors of a batch's anchors and then of its others, as they are compared, [texts, size]."""
+        size = vectors["anchors"].shape[-1]
+        texts = jnp.concatenate([vectors["anchors"], vectors["others"].reshape(-1, size)])
+        return contrastive.unit(texts) if self.normalize else texts
 
     def _search_costs(self, vectors, batch):
         """Returns (weighted costs of the texts' terms in a search, mean numbers of terms of a text)."""

@@ -19,6 +19,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference import other_libraries, quantization, search, windows
 from bert_jax.inference.examples import check_count
 from bert_jax.inference.predictor import Predictor, prompt_text
+from bert_jax.interop import formats
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters, projection
 from bert_jax.model.pooling import POOLING, pool
@@ -59,6 +60,7 @@ class Embedder(Predictor):
         as that library does, else "windows".
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
       packing: whether several texts may share a row, which changes no answer: True, False, or "auto": if it saves time.
+      layers: number of layers that are computed, for a model trained with loss.prior_layers; None for all.
     """
 
     def __init__(
@@ -70,8 +72,12 @@ class Embedder(Predictor):
         long: str | None = None,
         dtype: str | None = None,
         packing: str | bool = "auto",
+        layers: int | None = None,
     ):
         model = self.opened(model)
+        if layers is not None:
+            check_count("layers", layers)
+            model = formats.first_layers(model, layers, "layers")
         settings = model.settings
         is_sentence_transformer = "pooling" in settings
         self._long = long or ("truncate" if is_sentence_transformer else "windows")

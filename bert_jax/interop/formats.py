@@ -161,6 +161,38 @@ def encoder_only(source: Pretrained) -> Pretrained:
     return dataclasses.replace(source, family=choose_family(spec), model=Model(spec), params=params)
 
 
+def first_layers(source: Pretrained, number: int, name: str) -> Pretrained:
+    """Returns the encoder of a model up to a layer, without heads; what an embedder has behind its pooling stays.
+
+    Args:
+      source: the model.
+      number: number of layers that are kept.
+      name: the flag or argument that has it, for messages.
+
+    Raises:
+      UserError: the model has no such layer, or its layers share parameters in several groups.
+    """
+    spec = source.model.spec
+    if not 1 <= number <= spec.num_layers:
+        raise UserError(f"{name}: found {number}; expected from 1 to {spec.num_layers}, the layers of {source.name}")
+    if spec.layer_groups > 1:
+        raise UserError(
+            f"{name}: the layers of {source.name} share parameters in {spec.layer_groups} groups; expected 0"
+        )
+    encoder = encoder_only(source)
+    layers = {key: layer for key, layer in encoder.params["encoder"]["layers"].items() if int(key) < number}
+    return dataclasses.replace(
+        encoder,
+        config={**encoder.config, "num_layers": number},
+        model=Model(dataclasses.replace(encoder.model.spec, num_layers=number, task=None)),
+        params={"encoder": {**encoder.params["encoder"], "layers": layers}},
+        origin=None,
+        labels=(),
+        problem="",
+        scheme="",
+    )
+
+
 def _different(group, ours, theirs):
     """Returns the differing keys. A key that nothing reads on one side (None) differs by another key already."""
     return [

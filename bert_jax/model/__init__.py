@@ -103,6 +103,8 @@ class Model:
             logits: a task's, float32 [batch, labels], or [batch, sequence, labels] for tasks on tokens, among which
               question answering has the labels start and end.
             vectors: an embedder's, float32 [batch, size], as pooled, before they are scaled to length 1.
+            layer_vectors: float32 [batch, layers, size], with `hidden_states`: an embedder's vectors if each layer were
+              its last, for all but sparse ones.
             hidden_states: [1 + layers, batch, sequence, hidden], the embeddings first.
             attention_weights: float32 [layers, batch, heads, query, key], before dropout. Each query's weights sum to
               1; those of a query at padding are undefined.

@@ -316,7 +316,15 @@ class Heads(nnx.Module):
             is_embedder = spec.task.name == "embedding"
             read = outputs.get("mlm_logits" if is_embedder else "pooled")
             outputs["vectors" if is_embedder else "logits"] = self.task(hidden, read, batch, task_key)
+            if is_embedder and hidden_states and spec.task.pooling not in (*SPARSE_POOLING, LATE_POOLING):
+                outputs["layer_vectors"] = self._layer_vectors(states, batch)
         return outputs
+
+    def _layer_vectors(self, states, batch):
+        """Returns the vectors that an embedder of each layer alone, and of those below it, would give its texts."""
+        if self.spec.norm_place == "pre":
+            states = jnp.concatenate([self.encoder.norm(states[:-1]), states[-1:]])
+        return jnp.stack([self.task(state, None, batch, None) for state in states[1:]], axis=1)
 
 
 def first_tokens(hidden: jax.Array, batch: Mapping) -> jax.Array:

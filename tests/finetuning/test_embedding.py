@@ -302,6 +302,8 @@ def test_losses(data, file, changes, loss):
             "config.task.normalize: found True; expected False with config.task.pooling=splade",
         ),
         (SPARSE | {"loss.matryoshka": (8,)}, r"config.loss.matryoshka: found \(8,\); expected \(\) with"),
+        ({"loss.prior_layers": 1}, "config.loss.prior_layers: found 1; expected at most 0, the layers below the last"),
+        (SPARSE | {"loss.prior_layers": 1}, "config.loss.prior_layers: found 1; expected 0 with config.task.pooling"),
         ({"loss.flops_other": 0.1}, "config.loss.flops_other: found 0.1; expected 0 with config.task.pooling=auto"),
     ],
 )

@@ -52,6 +52,7 @@ def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path):  # noqa: F
     assert shares[0] > shares[1] + 0.5 / 32  # 16 of the 31 other texts of a batch are planted, one for each anchor
 
 
+@pytest.mark.full
 def test_vectors_are_learned_from_a_teacher(data, guide, tmp_path):  # noqa: F811
     teacher = {"loss.name": "mse", "loss.teacher": str(guide), "task.positive": "", "train.num_epochs": 6.0}
     graded = [{"text1": record["anchor"], "text2": record["positive"], "score": i % 5}
