@@ -28,7 +28,8 @@ search embeds a corpus once, into the folder of --index, and finds in it the doc
 
 A folder in BEIR's layout may stand for both; where it is known which documents answer a query (--qrels=FILE, or the
 folder's own), the scores of the ranking are printed. With --rerank=MODEL a cross-encoder orders the nearest documents
-of each query anew, --rerank_top of them.
+of each query anew, --rerank_top of them. Where MODEL has a vector for each token of a text (ColBERT), the corpus is
+embedded and compared anew each time, without an index; as --rerank it orders documents too.
 """
 
 import dataclasses
@@ -403,8 +404,9 @@ def _search(verb):
 
 def _open_reranker():
     import bert_jax
+    from bert_jax.inference.multi_vector import open_predictor
 
-    return bert_jax.Reranker.from_pretrained(_RERANK.value, dtype=_DTYPE.value, packing=_packing())
+    return open_predictor(bert_jax.Reranker, _RERANK.value, dtype=_DTYPE.value, packing=_packing())
 
 
 def _rerank_top():
@@ -484,9 +486,12 @@ def _open(verb):
 
     import bert_jax  # after the flags: importing jax takes a second
 
-    return getattr(bert_jax, verb.predictor).from_pretrained(
-        name, dtype=_DTYPE.value, packing=_packing(), **_options(verb.class_flags)
-    )
+    predictor, options = getattr(bert_jax, verb.predictor), _options(verb.class_flags)
+    if verb.name in ("search", "rerank"):
+        from bert_jax.inference.multi_vector import open_predictor
+
+        return open_predictor(predictor, name, dtype=_DTYPE.value, packing=_packing(), **options)
+    return predictor.from_pretrained(name, dtype=_DTYPE.value, packing=_packing(), **options)
 
 
 def _packing():

@@ -6,9 +6,11 @@ import numpy as np
 
 from bert_jax.config import finetuning as finetuning_config
 from bert_jax.data.tasks import vector_files
+from bert_jax.data.tasks.late_interaction import TokenVectors
 from bert_jax.data.tasks.vector_measures import NumberedTexts, unit_vectors
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.multi_vector import MultiVectorEmbedder
 
 COLUMNS = ("anchor", "positive", "negatives", "score", "label")  # keys of config.task that name a column
 
@@ -39,8 +41,24 @@ class _Texts(NumberedTexts):
         return vectors
 
 
+class _TokenTexts(_Texts):
+    """Collects queries and documents, which late interaction reads differently and behind its own prompts."""
+
+    def add(self, text: str, prompt: str = "", is_query: bool = False) -> int:
+        return super().add(text, "query" if is_query else "document")
+
+    def token_vectors(self, embedder: MultiVectorEmbedder) -> TokenVectors:
+        """Returns the vectors of the tokens of all texts."""
+        vectors: list[np.ndarray] = [np.zeros((0, 1), np.float32)] * len(self._numbers)
+        for role, encode in (("query", embedder.encode_query), ("document", embedder.encode_document)):
+            members = [(number, text) for (own, text), number in self._numbers.items() if own == role]
+            for (number, _), array in zip(members, encode([text for _, text in members]), strict=True):
+                vectors[number] = array
+        return TokenVectors(vectors)
+
+
 def measure(
-    embedder: Embedder,
+    embedder: Embedder | MultiVectorEmbedder,
     held_out: str,
     *,
     columns: Mapping[str, str] | None = None,
@@ -52,8 +70,8 @@ def measure(
 
         bert_jax.measure(embedder, "sts:stsb_test.csv")  # {"spearman": 0.82, "pearson": 0.83}
 
-    Vectors are compared by their cosines, or by dot products where the model is made for these. Queries and documents
-    are read behind the model's own prompts for them, other texts behind its default one.
+    Vectors are compared by their cosines, or by dot products where the model is made for these; vectors of tokens by
+    MaxSim. Queries and documents are read behind the model's own prompts for them, other texts behind its default one.
 
     Args:
       embedder: the model.
@@ -68,7 +86,8 @@ def measure(
       name: what messages call `held_out`.
 
     Raises:
-      UserError: a file or column is missing, a value is none of what is expected, or a width is none of the vectors.
+      UserError: a file or column is missing, a value is none of what is expected, a width is none of the vectors, or
+        the model compares queries with documents alone (MultiVectorEmbedder), which only "rerank:" and "ir:" have.
     """
     if not held_out.startswith(vector_files.KINDS):
         raise UserError(f"{name}={held_out}: expected one of {', '.join(vector_files.KINDS)} with a file")
@@ -81,7 +100,9 @@ def measure(
     for width in widths:
         if not 1 <= width <= embedder.size:
             raise UserError(f"widths: found {width}; expected from 1 to {embedder.size}, the size of a vector")
-    if held_out.startswith(("ir:", "rerank:")):
+    if isinstance(embedder, MultiVectorEmbedder):
+        return _measured_tokens(embedder, held_out, task, widths, name)
+    if held_out.startswith(vector_files.SEARCHES):
         task.anchor_prompt, task.positive_prompt = embedder.prompt_for("query"), embedder.prompt_for("document")
     texts = _Texts()
     examples, _ = vector_files.read(held_out, name, task, texts)
@@ -89,6 +110,23 @@ def measure(
     scores = examples.score(_compared(embedder, vectors))
     for width in widths:
         cut = examples.score(_compared(embedder, vectors[:, :width]))
+        scores |= {f"{metric}_{width}": value for metric, value in cut.items()}
+    return scores
+
+
+def _measured_tokens(embedder, held_out, task, widths, name):
+    """Returns the scores of late interaction, and with NAME_WIDTH those of vectors cut to each width."""
+    if not held_out.startswith(vector_files.SEARCHES):
+        raise UserError(
+            f"{name}={held_out}: {embedder.model.name} compares queries with documents; expected "
+            f"{' or '.join(vector_files.SEARCHES)}"
+        )
+    texts = _TokenTexts()
+    examples, _ = vector_files.read(held_out, name, task, texts)
+    vectors = texts.token_vectors(embedder)
+    scores = examples.score(vectors)
+    for width in widths:
+        cut = examples.score(vectors.cut(width).unit())
         scores |= {f"{metric}_{width}": value for metric, value in cut.items()}
     return scores
 

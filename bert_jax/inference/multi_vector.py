@@ -29,7 +29,8 @@ class _TokenPredictor(Predictor):
 
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
-      query_length, document_length: the most tokens of a query and of a document; None: as the model says.
+      query_length: the most tokens of a query; None: as the model says.
+      document_length: the most tokens of a document; None: as the model says.
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
     """
 
@@ -114,8 +115,8 @@ class MultiVectorEmbedder(_TokenPredictor):
     """Embeds texts as a vector for each token, which are compared by MaxSim: late interaction (ColBERT).
 
         embedder = bert_jax.MultiVectorEmbedder(MODEL)
-        queries = embedder.encode_queries(["Who sat?"])  # a list of float32 [tokens, embedder.size]
-        documents = embedder.encode_documents(["A cat sat.", "It rains."])
+        queries = embedder.encode_query(["Who sat?"])  # a list of float32 [tokens, embedder.size]
+        documents = embedder.encode_document(["A cat sat.", "It rains."])
         embedder.similarity(queries, documents)  # float32 [1, 2]
         embedder.search("Who sat?", ["A cat sat.", "It rains."], top_k=1)  # [{"index": 0, "score": 9.1, "text": ...}]
 
@@ -126,7 +127,8 @@ class MultiVectorEmbedder(_TokenPredictor):
 
     Args:
       model: a model's name (a workdir, a directory or a hub name), or an opened model (`bert_jax.load`).
-      query_length, document_length: the most tokens of a query and of a document; None: as the model says.
+      query_length: the most tokens of a query; None: as the model says.
+      document_length: the most tokens of a document; None: as the model says.
       dtype: dtype of the computation, "float32" or "bfloat16"; None: as the model's config says.
 
     Raises:
@@ -138,7 +140,7 @@ class MultiVectorEmbedder(_TokenPredictor):
         """Returns the similarity of the model: "maxsim", or "meanmaxsim", which is divided by the query's tokens."""
         return self._similarity
 
-    def encode_queries(
+    def encode_query(
         self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None
     ) -> np.ndarray | list[np.ndarray]:
         """Returns the vectors of the tokens of queries, float32 [tokens, size] each.
@@ -153,10 +155,10 @@ class MultiVectorEmbedder(_TokenPredictor):
         """
         return self._encoded(texts, True, prompt, prompt_name)
 
-    def encode_documents(
+    def encode_document(
         self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None
     ) -> np.ndarray | list[np.ndarray]:
-        """Returns the vectors of the tokens of documents, float32 [tokens, size] each; see `encode_queries`."""
+        """Returns the vectors of the tokens of documents, float32 [tokens, size] each; see `encode_query`."""
         return self._encoded(texts, False, prompt, prompt_name)
 
     def _encoded(self, texts, is_query, prompt, prompt_name):
@@ -170,8 +172,8 @@ class MultiVectorEmbedder(_TokenPredictor):
         """Returns the similarity of queries and documents, float32 [n, m], or [n] with `pairwise`.
 
         Args:
-          queries: texts, or what `encode_queries` returned.
-          documents: texts, or what `encode_documents` returned.
+          queries: texts, or what `encode_query` returned.
+          documents: texts, or what `encode_document` returned.
           kind: "maxsim", or "meanmaxsim", which is divided by the number of the query's vectors; None: the model's.
           pairwise: whether each query is compared with the document in its own place alone.
 
@@ -196,8 +198,8 @@ class MultiVectorEmbedder(_TokenPredictor):
         corpus may be a generator.
 
         Args:
-          queries: one text or several, or what `encode_queries` returned.
-          corpus: texts, or what `encode_documents` returned.
+          queries: one text or several, or what `encode_query` returned.
+          corpus: texts, or what `encode_document` returned.
           top_k: how many documents are returned; all, where the corpus has fewer.
           kind: see `similarity`.
 
@@ -238,7 +240,7 @@ class MultiVectorEmbedder(_TokenPredictor):
         """Returns the nearest documents of each query: their places, int64 [n, k], and scores, float64 [n, k].
 
         Args:
-          queries: what `encode_queries` returned for several.
+          queries: what `encode_query` returned for several.
           documents: pairs of id and text, read once.
           depth: how many documents of each query are returned; all, where they are fewer.
           done: called with the number of newly compared documents.
@@ -334,6 +336,28 @@ class MultiVectorReranker(Ranking, _TokenPredictor):
         for query, members in itertools.groupby(examples, key=lambda example: example[0]):
             row = maxsim.scores([of_query[query]], [of_document[text] for _, text in members], self._similarity)[0]
             yield from ({"score": float(score)} for score in row)
+
+
+def open_predictor(usual: type[Predictor], name: str | os.PathLike, **options: Any) -> Any:
+    """Opens a model for a command: with its usual class, or with the one for late interaction where the model needs it.
+
+    Args:
+      usual: the class Embedder or Reranker.
+      name: the model's name.
+      **options: arguments of the usual class, of which late interaction has dtype alone; with a pooling the model's own
+        vectors are not asked for.
+
+    Raises:
+      UserError: there is no such model, or an option does not fit it.
+    """
+    model = usual.opened(name)
+    if "late_interaction" not in model.settings or options.get("pooling"):
+        return usual(model, **options)
+    others = [key for key, value in options.items() if key not in ("dtype", "packing") and value is not None]
+    if others:
+        raise UserError(f"--{others[0]}: not for --model={name}, which has a vector for each token of a text")
+    late = {"Embedder": MultiVectorEmbedder, "Reranker": MultiVectorReranker}[usual.__name__]
+    return late(model, dtype=options.get("dtype"))
 
 
 def _checked_vectors(array, name, size):

@@ -10,6 +10,7 @@ from typing import Any
 from bert_jax.interop.pretrained import Pretrained
 
 NAME = "README.md"
+_TAGS = {"sparse": "sparse-encoder", "late_interaction": "multi-vector-encoder"}  # by a key of the settings
 _PIPELINES = {
     "sequence_classification": "text-classification",
     "token_classification": "token-classification",
@@ -76,10 +77,11 @@ def render(model: Pretrained, title: str, provenance: Provenance, name: str = ""
         if math.isfinite(value) and not name.startswith(tuple(others))
     }
     is_theirs = pipeline_tag(model) in ("sentence-similarity", "text-ranking") or "sparse" in model.settings
+    is_theirs = is_theirs or "late_interaction" in model.settings
     front: dict[str, Any] = {
         "library_name": "sentence-transformers" if is_theirs else "transformers",
         "pipeline_tag": pipeline_tag(model),
-        "tags": ["bert_jax", "jax", model.family, *(["sparse-encoder"] if "sparse" in model.settings else [])],
+        "tags": ["bert_jax", "jax", model.family, *(tag for key, tag in _TAGS.items() if key in model.settings)],
     }
     if provenance.languages:
         several = len(provenance.languages) > 1
@@ -106,6 +108,8 @@ def pipeline_tag(model: Pretrained) -> str:
     if spec.task:
         return _PIPELINES[spec.task.name]
     if "pooling" in model.settings:
+        return "sentence-similarity"
+    if "late_interaction" in model.settings:
         return "sentence-similarity"
     if "sparse" in model.settings:
         return "feature-extraction"
@@ -139,7 +143,12 @@ def _usage(model, name):
     """Returns the card's part on loading the model, in transformers or sentence-transformers and in bert_jax."""
     task, other_code, own_code = pipeline_tag(model), "", ""
     name, text = json.dumps(name), json.dumps("A text.")
-    if task == "sentence-similarity":
+    if "late_interaction" in model.settings:
+        texts = f"vectors = model.{{}}([{text}])"
+        other_code = "from sentence_transformers import MultiVectorEncoder  # or: from pylate import models\n\n"
+        other_code += f"model = MultiVectorEncoder({name})  # or: models.ColBERT\n{texts.format('encode_document')}"
+        own_code = f"model = bert_jax.MultiVectorEmbedder.from_pretrained({name})\n{texts.format('encode_document')}"
+    elif task == "sentence-similarity":
         other_code = (
             "from sentence_transformers import SentenceTransformer\n\n"
             f"vectors = SentenceTransformer({name}).encode([{text}])"

@@ -13,6 +13,7 @@ from bert_jax.data.tasks import beir, ranking
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.multi_vector import MultiVectorEmbedder, MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval.documents import Documents, is_beir, scan
 from bert_jax.retrieval.index import Index
@@ -103,8 +104,40 @@ def rank(
         done(len(texts))
 
 
+def rank_late(
+    embedder: MultiVectorEmbedder,
+    documents: Iterable[tuple[str, str]],
+    queries: Queries,
+    depth: int,
+    query_prompt: str | None,
+    document_prompt: str | None,
+    done: Callable[[int], object] = lambda count: None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the nearest documents of each query by late interaction: numbers, int64 [k], and scores, float64 [k].
+
+    All documents are embedded for it, and their vectors are not kept.
+
+    Args:
+      embedder: the model.
+      documents: pairs of id and text of the corpus, which are iterated once.
+      queries: the queries, whose vectors are held meanwhile.
+      depth: how many documents are wanted; all, where there are fewer.
+      query_prompt, document_prompt: texts put before queries and documents; None: the model's own.
+      done: called with the number of newly ranked queries.
+    """
+    texts, names = [(text,) for text in queries.texts], queries.ids
+    vectors = list(embedder.stream(texts, lambda i: f"query {names[i]}", is_query=True, prompt=query_prompt))
+    excluded = queries.same or [-1] * len(texts)
+    spare = int(any(number >= 0 for number in excluded))
+    places, scores = embedder.rank(vectors, documents, depth + spare, prompt=document_prompt)
+    for row, row_scores, own in zip(places, scores, excluded, strict=True):
+        kept = row != own
+        yield row[kept][:depth], row_scores[kept][:depth]
+        done(1)
+
+
 def rerank(
-    reranker: Reranker,
+    reranker: Reranker | MultiVectorReranker,
     documents: Iterable[tuple[str, str]],
     queries: Queries,
     rankings: Iterable[tuple[np.ndarray, np.ndarray]],

@@ -9,6 +9,7 @@ from bert_jax import files, interruption, outputs, progress
 from bert_jax.data.tasks import ranking
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.multi_vector import MultiVectorEmbedder, MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import quantised, ranked
@@ -47,7 +48,9 @@ class Request:
 
 
 def run(
-    request: Request, open_embedder: Callable[[], Embedder], open_reranker: Callable[[], Reranker] | None = None
+    request: Request,
+    open_embedder: Callable[[], Embedder | MultiVectorEmbedder],
+    open_reranker: Callable[[], Reranker | MultiVectorReranker] | None = None,
 ) -> None:
     """Writes the rankings of a request, and prints their scores where it is known which documents answer a query.
 
@@ -73,13 +76,21 @@ def run(
     if note := head_note(embedder):
         print(f"note: {note}", file=sys.stderr)
     reranker = open_reranker() if open_reranker else None
-    index = _opened_index(request, folder, embedder, documents, contents)
+    is_late = isinstance(embedder, MultiVectorEmbedder)
+    index = None if is_late else _opened_index(request, folder, embedder, documents, contents)
+    if is_late:
+        _check_late(request, embedder)
     depth = max(request.top_k, request.rerank_top if reranker else 0, ranking.DEPTH if queries.relevance else 0)
-    prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
     before = None  # the rankings that are reranked
     with progress.bar(len(queries.ids), "query") as bar:
         done = (lambda count: None) if reranker else bar.update
-        rankings = ranked.rank(embedder, index, queries, depth, prompt, done)
+        if isinstance(embedder, MultiVectorEmbedder):
+            prompts = request.query_prompt, request.document_prompt
+            rankings = ranked.rank_late(embedder, documents, queries, depth, *prompts, done)
+        else:
+            assert index is not None
+            prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
+            rankings = ranked.rank(embedder, index, queries, depth, prompt, done)
         if reranker:
             before = rankings = list(rankings) if queries.relevance else rankings
             rankings = ranked.rerank(reranker, documents, queries, rankings, request.rerank_top, bar.update)
@@ -95,7 +106,7 @@ def run(
     _print_scores(scores, sys.stderr if files.is_stream(request.output or "x") else sys.stdout)
 
 
-def head_note(embedder: Embedder) -> str:
+def head_note(embedder: Embedder | MultiVectorEmbedder) -> str:
     """Returns a line about a model that was fine-tuned for something else than comparing vectors; "" for others."""
     task = embedder.model.model.spec.task
     if task is None or "pooling" in embedder.model.settings:
@@ -104,6 +115,20 @@ def head_note(embedder: Embedder) -> str:
         f"{embedder.model.name} was fine-tuned for {task.name.replace('_', ' ')}, not to compare vectors: its nearest "
         "documents may mean little; expected an embedder"
     )
+
+
+def _check_late(request, embedder):
+    """Raises UserError for what the search of a model with a vector for each token does not keep."""
+    name = embedder.model.name
+    if request.index:
+        raise UserError(
+            f"--index={request.index}: {name} has a vector for each token of a text, which are not kept; expected no "
+            "--index, as the corpus is embedded anew"
+        )
+    if request.precision.precision != "float32":
+        raise UserError(
+            f"--precision={request.precision.precision}: {name} has a vector for each token of a text; expected float32"
+        )
 
 
 def _check_not_read(request):

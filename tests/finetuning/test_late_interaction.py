@@ -58,7 +58,7 @@ def test_what_is_opened_ranks_as_the_run_did(finished, tmp_path):
     assert own == pytest.approx(summary["seeds"][0]["scores"]["accuracy@1"], abs=1e-6)
     huggingface.write(open_model(workdir), tmp_path / "out")
     written = bert_jax.MultiVectorEmbedder(tmp_path / "out")
-    for one, other in zip(written.encode_queries(queries), embedder.encode_queries(queries), strict=True):
+    for one, other in zip(written.encode_query(queries), embedder.encode_query(queries), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -69,8 +69,8 @@ def test_a_run_that_starts_from_another(finished, data, tmp_path, capsys):  # no
                       "train.num_steps": 1, "init_from": str(finished[0])}  # fmt: skip
     finetuning.finetune(make_config(data, **changes), tmp_path / "second")
     assert "had 10 for config.task.query_length, and has 8 in this run" in capsys.readouterr().out
-    first = bert_jax.MultiVectorEmbedder(finished[0], query_length=8).encode_queries(["kan mot", "rit"])
-    second = bert_jax.MultiVectorEmbedder(tmp_path / "second").encode_queries(["kan mot", "rit"])
+    first = bert_jax.MultiVectorEmbedder(finished[0], query_length=8).encode_query(["kan mot", "rit"])
+    second = bert_jax.MultiVectorEmbedder(tmp_path / "second").encode_query(["kan mot", "rit"])
     np.testing.assert_allclose(second, first, atol=1e-5)
     with pytest.raises(UserError, match="a vector for each token of a text; expected config.task.pooling=tokens"):
         finetuning.finetune(make_config(data, init_from=str(finished[0])), tmp_path / "third")

@@ -11,6 +11,8 @@ from bert_jax.errors import UserError
 from bert_jax.interop import huggingface
 from tests.commands import finish, start
 from tests.inference.conftest import make_model, texts
+from tests.inference.test_multi_vector import MARKERS
+from tests.inference.test_multi_vector import make as multi_vector_model
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +119,19 @@ def test_retrieval_is_that_of_a_plain_search(model, tmp_path):
     ranked = np.array([[hit["index"] for hit in row] for row in hits])
     expected = ranking.score(ranked, [{3 * i: 1.0} for i in range(5)])
     assert bert_jax.measure(embedder, f"ir:{tmp_path}") == pytest.approx(expected)
+
+
+def test_late_interaction(tmp_path):
+    """Rankings by MaxSim, those of the vectors of each text, and at a width."""
+    embedder = bert_jax.MultiVectorEmbedder(multi_vector_model(**MARKERS))
+    rows = [
+        {"query": a, "positive": [b], "negative": [c, d]}
+        for a, b, c, d in zip(*(texts(12, seed=i, most=6) for i in range(4)), strict=True)
+    ]
+    path = write(tmp_path / "ranked.jsonl", rows)
+    scores = bert_jax.measure(embedder, f"rerank:{path}", widths=(3,))
+    similarities = [embedder.similarity(row["query"], row["positive"] + row["negative"])[0] for row in rows]
+    expected = np.mean([metrics.average_precision(np.array([True, False, False]), row) for row in similarities])
+    assert scores["map"] == pytest.approx(expected) and 0 < scores["map_3"] <= 1
+    with pytest.raises(UserError, match="held_out=sts:x.csv: test compares queries with documents; expected"):
+        bert_jax.measure(embedder, "sts:x.csv")

@@ -69,19 +69,19 @@ def reference(model, text, is_query, longest):
 
 def test_vectors_of_texts_of_any_length(model, embedder):
     assert embedder.size == 6 and embedder.similarity_kind == "maxsim"
-    queries, documents = embedder.encode_queries(QUERIES), embedder.encode_documents(DOCUMENTS)
+    queries, documents = embedder.encode_query(QUERIES), embedder.encode_document(DOCUMENTS)
     assert [len(array) for array in queries] == [12, 12, 12]
     assert len(documents[3]) == len(model.tokenizer.encode([DOCUMENTS[3]])[0]) + 3 - 3  # "." twice and "," once
     for made, texts, is_query, longest in ((queries, QUERIES, True, 12), (documents, DOCUMENTS, False, 16)):
         for array, text in zip(made, texts, strict=True):
             assert array.dtype == np.float32
             np.testing.assert_allclose(array, reference(model, text, is_query, longest), atol=2e-5)
-    np.testing.assert_allclose(embedder.encode_queries("ba"), queries[1], atol=1e-6)
-    assert embedder.encode_documents([]) == []
+    np.testing.assert_allclose(embedder.encode_query("ba"), queries[1], atol=1e-6)
+    assert embedder.encode_document([]) == []
 
 
 def test_what_is_nearest(embedder):
-    queries, documents = embedder.encode_queries(QUERIES), embedder.encode_documents(DOCUMENTS)
+    queries, documents = embedder.encode_query(QUERIES), embedder.encode_document(DOCUMENTS)
     scores = np.array([[(q.astype(float) @ d.T).max(1).sum() for d in documents] for q in queries])
     np.testing.assert_allclose(embedder.similarity(QUERIES, documents), scores, rtol=1e-5)
     np.testing.assert_allclose(embedder.similarity(queries[0], DOCUMENTS), scores[:1], rtol=1e-5)
@@ -116,7 +116,7 @@ def test_golden_vectors(name):
     """What sentence-transformers gave for the directory that is written of each model."""
     golden = np.load(pathlib.Path(__file__).with_name("golden_multi_vector.npz"))
     embedder = bert_jax.MultiVectorEmbedder(make(**GOLDEN[name]))
-    queries, documents = embedder.encode_queries(QUERIES), embedder.encode_documents(DOCUMENTS)
+    queries, documents = embedder.encode_query(QUERIES), embedder.encode_document(DOCUMENTS)
     for kind, arrays in (("query", queries), ("document", documents)):
         for i, array in enumerate(arrays):
             np.testing.assert_allclose(array, golden[f"{name}/{kind}{i}"], atol=1e-5)
@@ -130,7 +130,7 @@ def test_a_directory_and_back(model, embedder, tmp_path):
     for folder in ("first", "second"):
         again = bert_jax.MultiVectorEmbedder(tmp_path / folder)
         assert again.reading == embedder.reading
-        for texts, encode in ((QUERIES, "encode_queries"), (DOCUMENTS, "encode_documents")):
+        for texts, encode in ((QUERIES, "encode_query"), (DOCUMENTS, "encode_document")):
             for one, other in zip(getattr(again, encode)(texts), getattr(embedder, encode)(texts), strict=True):
                 np.testing.assert_array_equal(one, other)
     with pytest.raises(UserError, match="a vector for each token of a text; expected bert_jax.MultiVectorEmbedder"):
@@ -140,15 +140,15 @@ def test_a_directory_and_back(model, embedder, tmp_path):
 
 def test_prompts_and_lengths(model):
     shorter = bert_jax.MultiVectorEmbedder(model, query_length=6, document_length=5)
-    assert {len(array) for array in shorter.encode_queries(QUERIES)} == {6}
-    assert max(map(len, shorter.encode_documents(DOCUMENTS))) == 5
+    assert {len(array) for array in shorter.encode_query(QUERIES)} == {6}
+    assert max(map(len, shorter.encode_document(DOCUMENTS))) == 5
     prompted = make(**MARKERS)
     prompted.settings["prompts"] = {"query": "ga ", "other": "ha "}
     embedder = bert_jax.MultiVectorEmbedder(prompted)
     plain = bert_jax.MultiVectorEmbedder(model)
-    np.testing.assert_array_equal(embedder.encode_queries("ab"), plain.encode_queries("ga ab"))
-    np.testing.assert_array_equal(embedder.encode_queries("ab", prompt_name="other"), plain.encode_queries("ha ab"))
-    np.testing.assert_array_equal(embedder.encode_documents("ab", prompt="ia "), plain.encode_documents("ia ab"))
+    np.testing.assert_array_equal(embedder.encode_query("ab"), plain.encode_query("ga ab"))
+    np.testing.assert_array_equal(embedder.encode_query("ab", prompt_name="other"), plain.encode_query("ha ab"))
+    np.testing.assert_array_equal(embedder.encode_document("ab", prompt="ia "), plain.encode_document("ia ab"))
 
 
 def test_mistakes(model, embedder):
@@ -156,9 +156,9 @@ def test_mistakes(model, embedder):
     for make_it, message in (
         (lambda: bert_jax.MultiVectorEmbedder(tiny.make_model(tokenizer)), "has no vectors for late interaction; exp"),
         (lambda: bert_jax.MultiVectorEmbedder(model, query_length=99), "query_length: found 99; expected from 3 to 40"),
-        (lambda: embedder.encode_queries(["ab", ""]), "text 2"),
-        (lambda: embedder.encode_queries("ab", prompt_name="query"), "prompt_name: found 'query'"),
-        (lambda: embedder.encode_queries("ab", prompt="ab " * 20), "leaves no room for text in a row of 12"),
+        (lambda: embedder.encode_query(["ab", ""]), "text 2"),
+        (lambda: embedder.encode_query("ab", prompt_name="query"), "prompt_name: found 'query'"),
+        (lambda: embedder.encode_query("ab", prompt="ab " * 20), "leaves no room for text in a row of 12"),
         (lambda: embedder.similarity(QUERIES, DOCUMENTS, kind="dot"), "kind: found 'dot'; expected maxsim or"),
         (lambda: embedder.similarity(QUERIES, DOCUMENTS, pairwise=True), "documents: found 4; expected 3"),
         (lambda: embedder.search("ab", DOCUMENTS, top_k=0), "top_k"),

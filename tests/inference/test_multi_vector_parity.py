@@ -86,7 +86,7 @@ def assert_agrees(path, folder, anew=True):
     if anew:
         huggingface.write(dataclasses.replace(huggingface.read(path), origin=None), folder / "anew")
     for embedder in (ours, *(bert_jax.MultiVectorEmbedder(folder / name) for name in names)):
-        made = embedder.encode_queries(queries), embedder.encode_documents(documents)
+        made = embedder.encode_query(queries), embedder.encode_document(documents)
         for arrays, tensors in zip(made, expected, strict=True):
             for array, tensor in zip(arrays, tensors, strict=True):
                 assert array.shape == tuple(tensor.shape)

@@ -77,6 +77,15 @@ def test_tasks_and_embedders_by_their_names_on_the_hub(make):
     assert (front["library_name"], front["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
 
 
+def test_late_interaction(make):
+    bare = huggingface.read(make(name="late").path)
+    card = model_card.render(dataclasses.replace(bare, settings={"late_interaction": {}}), "a", Provenance(3))
+    front = front_of(card)
+    assert (front["library_name"], front["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
+    assert "multi-vector-encoder" in front["tags"]
+    assert 'MultiVectorEncoder("a")' in card and 'bert_jax.MultiVectorEmbedder.from_pretrained("a")' in card
+
+
 @pytest.mark.parametrize(
     ("switches", "pooling", "there", "here"),
     [

@@ -15,6 +15,8 @@ from bert_jax.retrieval import ranked
 from bert_jax.retrieval.documents import scan
 from tests.commands import run_lines
 from tests.inference.conftest import make_model
+from tests.inference.test_multi_vector import MARKERS
+from tests.inference.test_multi_vector import make as multi_vector_model
 from tests.retrieval.conftest import DOCUMENTS, QUERIES, cosines, make_reranker, write_beir, write_lines
 
 IDS = tuple(f"d{i}" for i in range(len(DOCUMENTS)))
@@ -242,3 +244,36 @@ def test_the_command(embedder, tokenizer, tmp_path):
         ("in the folder", "qrels/test.tsv: is --corpus itself; expected another file"),
     ):
         assert codes[name] == 2 and message in said[name] and len(said[name].strip().splitlines()) <= 3, said[name]
+
+
+def test_late_interaction_by_the_command(tmp_path):
+    """A model with a vector for each token searches without an index, and reranks."""
+    huggingface.write(multi_vector_model(**MARKERS), tmp_path / "late")
+    folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1)])
+    write_lines(tmp_path / "pairs.jsonl", [{"query": QUERIES[0], "document": text} for text in DOCUMENTS[:3]])
+    model, corpus = f"--model={tmp_path}/late", f"--corpus={folder}"
+    pairs = [f"--input={tmp_path}/pairs.jsonl", f"--output={tmp_path}/scored.jsonl"]
+    lines = {
+        "search": ["search", model, corpus, f"--output={tmp_path}/run.tsv", "--top_k=3"],
+        "rerank": ["rerank", model, *pairs],
+        "index": ["search", model, corpus, f"--index={tmp_path}/index"],
+        "precision": ["search", model, corpus, "--precision=int8"],
+        "normalize": ["search", model, corpus, "--normalize"],
+        "embed": ["embed", model, "--text=ab"],
+    }
+    done = run_lines("predict", lines, "module.run()")
+    codes, outs, said = ({name: parts[i] for name, parts in done.items()} for i in range(3))
+    assert {name for name, code in codes.items() if code == 0} == {"search", "rerank"}, said
+    assert "ndcg@10" in outs["search"] and not list(folder.parent.glob("*.index"))
+    embedder = bert_jax.MultiVectorEmbedder(tmp_path / "late")
+    rows = [line.split("\t") for line in (tmp_path / "run.tsv").read_text().splitlines()[1:]]
+    for query in (3, 1):
+        expected = [f"d{hit['index']}" for hit in embedder.search(QUERIES[query], DOCUMENTS, 3)]
+        assert [row[1] for row in rows if row[0] == f"q{query}"] == expected
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    expected = embedder.similarity(QUERIES[0], DOCUMENTS[:3])[0]
+    assert [row["score"] for row in scored] == pytest.approx(expected.tolist(), rel=1e-5)
+    for name, message in (("index", "which are not kept; expected no --index"), ("precision", "expected float32"),
+                          ("normalize", "error: --normalize: not for --model="),
+                          ("embed", "a vector for each token of a text; expected bert_jax.MultiVec")):  # fmt: skip
+        assert codes[name] == 2 and message in said[name], (name, said[name])
