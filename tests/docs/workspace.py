@@ -18,6 +18,7 @@ from bert_jax.model import Task
 from tests.commands import LONGEST_WAIT
 from tests.docs.blocks import ROOT, blocks
 from tests.inference import conftest as tiny
+from tests.inference import test_multi_vector as multi_vector
 from tests.interop import stand_in_hub
 
 _MODEL = {
@@ -65,6 +66,7 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
     for name in ("MODEL", "SPARSE"):  # any masked language model is read as a sparse embedder
         huggingface.write(tiny.make_model(tokenizer), folder / name)
+    huggingface.write(multi_vector.make(**multi_vector.MARKERS), folder / "LATE")
     head = Task("sequence_classification", 1)
     huggingface.write(tiny.make_model(tokenizer, head, ("score",), problem="regression"), folder / "RERANKER")
     for name in ("experiments", "docs"):  # as in a checkout
@@ -137,6 +139,7 @@ def small(command: str, arguments: list[str]) -> list[str]:
         values = _PRETRAIN if recipe == "continue_pretraining" else _MODEL | _PRETRAIN
     elif command == "finetune":
         values = _FINETUNE | (_ANSWERING if "squad" in recipe else {})
+        values |= {"task.query_length": 10} if "colbert" in recipe else {}
     elif command == "show-batch":
         values = {"model.vocab_size": 0}
     elif command == "quickstart":
