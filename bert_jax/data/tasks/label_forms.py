@@ -166,6 +166,30 @@ def check_separators(table, record_names, occurring):
             )
 
 
+def check_spaces(table, column, record_names):
+    """Raises UserError where labels seem to be joined by spaces: no record has several, and words of names are shared.
+
+    That is, each word of every name with a space is a label too, or a word of another such name. So "x y" is refused
+    beside "y z", but "identity hate" is not beside "severe toxic".
+    """
+    if not all(isinstance(value, str) for value in table.columns[column] if value is not None):
+        return  # a list says where its labels end
+    if any(len(names) > 1 for names in record_names):
+        return
+    names_by_word: dict[str, set[str]] = {}
+    for names in record_names:
+        for name in names:
+            for word in name.split():
+                names_by_word.setdefault(word, set()).add(name)
+    spaced = {name for names in record_names for name in names if len(name.split()) > 1}
+    if len(spaced) > 1 and all(len(names_by_word[word] - {name}) for name in spaced for word in name.split()):
+        i = next(i for i, names in enumerate(record_names) if spaced & set(names))
+        raise UserError(
+            f"{table.where(i)}: label {record_names[i][0]!r} and others with spaces consist of words that other labels "
+            "have too; expected | or commas between labels, or config.task.labels that name it"
+        )
+
+
 def similar(names: Sequence[str]) -> list[str]:
     """Returns notes about classes whose names look the same to a reader, or differ in case alone."""
     by_look: dict[str, list[str]] = {}

@@ -172,6 +172,7 @@ class MultiLabel(Labels):
             )
             label_forms.check_types(train, columns[0], pairs)
             label_forms.check_separators(train, record_names, occurring)
+            label_forms.check_spaces(train, columns[0], record_names)
             if set(occurring) <= {"0", "1"} and all(len(record) == 1 for record in record_names):
                 raise UserError(
                     f"{train.where(0)}: {columns[0]!r} is 0 or 1 in every record; expected labels, or a column of 0 "

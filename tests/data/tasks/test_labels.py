@@ -78,6 +78,8 @@ def test_ids_and_names_are_still_read(tmp_path, load, labels, expected):
         (["x", "y", "x/y"], "line 3: label 'x/y' joins 'x' and 'y', which are labels too"),
         (["x|y", "x,y"], "line 2: label 'x,y' joins 'x' and 'y'"),
         (["x", "y", "y x"], "line 3: label 'y x' joins 'y' and 'x'"),
+        (["x", "x y", "y z", "z"], "line 2: label 'x y' and others with spaces consist of words that other labels"),
+        (["red blue", "blue green", "green red"], "line 1: label 'red blue' and others with spaces"),
         (["x", "nan"], "line 2: no labels in 'label'"),
         (["x", float("nan")], "line 2: no labels in 'label'"),
         ([["x"], [None]], r"line 2: 'label' is \[None\]; expected a name for each label"),
@@ -101,6 +103,17 @@ def test_other_forms_of_several_labels_are_refused(tmp_path, load, labels, messa
     with pytest.raises(UserError, match=message) as error:
         load(train=path, held_out=path, problem="multi_label")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [
+    ["toxic", "severe toxic", "identity hate"],
+    ["bad food|good service", "good food", "bad service"],
+    [["bad food"], ["good food"], ["bad service"], ["good service"]],
+    ["new york", "york"],
+])  # fmt: skip
+def test_names_with_spaces_are_names(tmp_path, load, labels):
+    path = jsonl(tmp_path, "a.jsonl", rows(labels))
+    load(train=path, held_out=path, problem="multi_label")
 
 
 def test_a_vector_written_as_text_is_not_two_ids(tmp_path, load):
