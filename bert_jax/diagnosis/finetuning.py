@@ -47,8 +47,9 @@ def usual_causes(run: Run, chance: bool = False) -> list[str]:
         text = f"learning rate {rate:g} is high for some seeds; "
         reasons.append((0.4, text + f"try --config.optimizer.learning_rate={rate / 2:.1g}"))
     else:
-        text = f"learning rate {rate:g}: search {lowest:.1g} to {highest:.1g}, in which rates for "
-        reasons.append((0.4, text + f"{_adapters(run)}a model of width {width} are published"))
+        text = f"learning rate {rate:g}: search {lowest:.1g} to {highest:.1g}, "
+        source = "by a rule of thumb" if width <= finetune_config.SMALL_WIDTH else "in which published rates lie,"
+        reasons.append((0.4, text + f"{source} for {_adapters(run)}a model of width {width}"))
     if unknown_tokens(run):
         reasons.append((0.97 if run.run["unknown_token_share"] >= causes.MOSTLY_UNKNOWN else 0.5, unknown_tokens(run)))
     overfits = score_fell(run) is not None
@@ -93,8 +94,8 @@ def low_rate_advice(run: Run) -> str:
     rate, width = run.config.optimizer.learning_rate, run.run["model"]["hidden_size"]
     low, high = finetune_config.suitable_rates(run.config, width)
     return (
-        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} that {_adapters(run)}a model of width {width} "
-        f"needs; try --config.optimizer.learning_rate={high:.1g}"
+        f"learning rate of {rate:g}, below the {low:.1g} to {high:.1g} for {_adapters(run)}a model of width {width}; "
+        f"try --config.optimizer.learning_rate={high:.1g}"
     )
 
 
