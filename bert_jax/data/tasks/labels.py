@@ -94,7 +94,7 @@ class SingleLabel(Labels):
         if len(self.names) < 2:
             if None in values:
                 raise _no_label(train, values.index(None), self._column, self.names)
-            raise UserError(f"{train.where(0)}: every label is {self.names}; expected two or more different ones")
+            raise UserError(f"{train.where(0)}: every label is {self.names[0]!r}; expected two or more different ones")
 
     def read(self, table: records.Table, labelled: bool) -> np.ndarray | None:
         """Returns the class ids, int32 [records]; see Labels."""
