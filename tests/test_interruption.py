@@ -226,3 +226,21 @@ print(interruption._listening, sorted({{"absl", "jax", "numpy"}} & set(sys.modul
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout == "True []\n", result.stderr
+
+
+EARLY = """
+import os, signal, sys, types
+
+def find_spec(name, path=None, target=None):
+    if name == "bert_jax.interruption":
+        os.kill(os.getpid(), signal.SIGINT)
+
+sys.argv = ["bert-jax"]
+sys.meta_path.insert(0, types.SimpleNamespace(find_spec=find_spec))
+import bert_jax
+"""
+
+
+def test_ctrl_c_before_the_command_listens_prints_no_traceback():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
