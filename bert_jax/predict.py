@@ -403,10 +403,10 @@ def _search(verb):
 
 
 def _open_reranker():
-    import bert_jax
+    from bert_jax.inference import Reranker
     from bert_jax.inference.multi_vector import open_predictor
 
-    return open_predictor(bert_jax.Reranker, _RERANK.value, dtype=_DTYPE.value, packing=_packing())
+    return open_predictor(Reranker, _RERANK.value or "", dtype=_DTYPE.value, packing=_packing())
 
 
 def _rerank_top():
@@ -486,11 +486,12 @@ def _open(verb):
 
     import bert_jax  # after the flags: importing jax takes a second
 
-    predictor, options = getattr(bert_jax, verb.predictor), _options(verb.class_flags)
+    predictor: Any = getattr(bert_jax, verb.predictor)
+    options = _options(verb.class_flags)
     if verb.name in ("search", "rerank"):
         from bert_jax.inference.multi_vector import open_predictor
 
-        return open_predictor(predictor, name, dtype=_DTYPE.value, packing=_packing(), **options)
+        return open_predictor(predictor, str(name), dtype=_DTYPE.value, packing=_packing(), **options)
     return predictor.from_pretrained(name, dtype=_DTYPE.value, packing=_packing(), **options)
 
 

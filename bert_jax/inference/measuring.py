@@ -1,6 +1,7 @@
 """Scores an embedder on a file: graded or labelled pairs, classes, rankings, or a retrieval task."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,8 +48,8 @@ class _TokenTexts(_Texts):
     def add(self, text: str, prompt: str = "", is_query: bool = False) -> int:
         return super().add(text, "query" if is_query else "document")
 
-    def token_vectors(self, embedder: MultiVectorEmbedder) -> TokenVectors:
-        """Returns the vectors of the tokens of all texts."""
+    def token_vectors(self, embedder: MultiVectorEmbedder) -> Any:
+        """Returns the TokenVectors of all texts."""
         vectors: list[np.ndarray] = [np.zeros((0, 1), np.float32)] * len(self._numbers)
         for role, encode in (("query", embedder.encode_query), ("document", embedder.encode_document)):
             members = [(number, text) for (own, text), number in self._numbers.items() if own == role]

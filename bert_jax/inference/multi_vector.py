@@ -53,7 +53,7 @@ class _TokenPredictor(Predictor):
         for name, length in lengths.items():
             if length is not None and not 3 <= length <= longest:
                 raise UserError(f"{name}: found {length}; expected from 3 to {longest}, the positions of {model.name}")
-        own = {name: min(length or getattr(reading, name), longest) for name, length in lengths.items()}
+        own: dict[str, Any] = {name: min(length or getattr(reading, name), longest) for name, length in lengths.items()}
         if query_length is not None and reading.expansion_length:
             own["expansion_length"] = query_length
         own["expansion_length"] = min(own.get("expansion_length", reading.expansion_length), longest)

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,8 @@ def dense(
     needed |= {"slope"} if kind == "PReLU" else set()
     needed |= {"residual"} if config.get("use_residual") and inputs != outputs else set()
     held = {key for key, array in taken.items() if array is not None}
-    if held != needed or taken["kernel"].shape != (outputs, inputs):
+    kernel = taken["kernel"]
+    if held != needed or kernel is None or kernel.shape != (outputs, inputs):
         shapes = {key: array.shape for key, array in arrays.items()}
         raise UserError(f"{path.parent}: weights {shapes} do not fit config.json, {inputs} to {outputs}")
     floats = {key: np.asarray(array, np.float32) for key, array in taken.items() if array is not None}
@@ -89,7 +89,7 @@ def normalize(path: pathlib.Path, pooled: bool) -> list[Projection]:
     return [Projection("normalize")]
 
 
-def read_weights(directory: pathlib.Path, name: str, weights: dict[str, Any], pickles: bool) -> Mapping:
+def read_weights(directory: pathlib.Path, name: str, weights: dict[str, Any], pickles: bool) -> Any:
     """Returns the arrays of a module's folder, which `weights` takes by the folder's name."""
     weights[name] = tensors.read(directory / name, pickles, directory)[0]
     return weights[name]

@@ -86,9 +86,14 @@ def read(source: Source, prompts: Mapping[str, str], longest: int | None) -> dic
         limits[0] = length if expansion["strategy"] == "fixed" else max(length, limits[0])
     markers = [source.config.get(f"{kind}_prefix") or "" for kind in ("query", "document")]
     reading = Reading(
-        *limits, length, bool(expansion and expansion.get("attend")), tuple(mask.get("skiplist_words") or ()),
-        "query" in tasks, (markers[0], markers[1]),
-    )  # fmt: skip
+        query_length=limits[0],
+        document_length=limits[1],
+        expansion_length=length,
+        attends_to_expansion=bool(expansion.get("attend")),
+        skiplist=tuple(mask.get("skiplist_words") or ()),
+        skips_in_queries="query" in tasks,
+        markers=(markers[0], markers[1]),
+    )
     own_prompts = {
         name: text.removeprefix(dict(zip(("query", "document"), markers, strict=True)).get(name, ""))
         for name, text in prompts.items()

@@ -91,7 +91,7 @@ class EmbeddingTask:
         """Yields an object for each pair or query of a held-out set; outputs are the vectors [size] of its texts."""
         return examples.predictions(self._compared(outputs))
 
-    def _compared(self, outputs):
+    def _compared(self, outputs) -> Any:
         """Returns vectors whose dot products, or MaxSim, are the similarities that the model is made for."""
         vectors = TokenVectors(outputs) if self._reading else np.stack(outputs)
         return vectors if self.settings["similarity"] == "dot" else unit_vectors(vectors)

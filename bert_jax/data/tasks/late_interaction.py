@@ -44,8 +44,8 @@ class Reading:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Reading":
         """Returns what `to_json` made JSON values of."""
-        lists = {name: tuple(values[name]) for name in ("skiplist", "markers")}
-        return cls(**dict(values) | lists)
+        attributes: dict[str, Any] = dict(values)
+        return cls(**attributes | {name: tuple(values[name]) for name in ("skiplist", "markers")})
 
     def to_json(self) -> dict[str, Any]:
         """Returns the attributes as JSON values by name."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import set_batches, unique_batches
+from bert_jax.data.tasks.late_interaction import TokenTexts
 from bert_jax.data.tasks.vector_measures import NumberedTexts
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
@@ -101,7 +102,7 @@ class Groups:
 
     def __init__(
         self,
-        texts: Texts,
+        texts: Texts | TokenTexts,
         columns: np.ndarray,
         labels: np.ndarray,
         groups: np.ndarray,

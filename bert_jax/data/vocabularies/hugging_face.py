@@ -186,8 +186,7 @@ def lower_cased(tokenizer: HuggingFaceTokenizer) -> HuggingFaceTokenizer:
     changed = hf.Tokenizer.from_str(tokenizer.json())
     steps = [normalizers.Lowercase(), *([changed.normalizer] if changed.normalizer else [])]
     changed.normalizer = normalizers.Sequence(steps)
-    roles = {role: tokenizer.token(i) for role, i in tokenizer.roles().items()}
-    return HuggingFaceTokenizer(changed, "lower_case", roles)
+    return _with_roles_of(tokenizer, changed, "lower_case")
 
 
 def with_special_tokens(tokenizer: HuggingFaceTokenizer, tokens: Sequence[str]) -> HuggingFaceTokenizer:
@@ -197,8 +196,12 @@ def with_special_tokens(tokenizer: HuggingFaceTokenizer, tokens: Sequence[str]) 
     """
     changed = hf.Tokenizer.from_str(tokenizer.json())
     changed.add_special_tokens([hf.AddedToken(token, normalized=False, special=True) for token in tokens])
+    return _with_roles_of(tokenizer, changed, "special tokens")
+
+
+def _with_roles_of(tokenizer, pipeline, where):
     roles = {role: tokenizer.token(i) for role, i in tokenizer.roles().items()}
-    return HuggingFaceTokenizer(changed, "special tokens", roles)
+    return HuggingFaceTokenizer(pipeline, where, roles)
 
 
 def wordpiece(
