@@ -354,11 +354,12 @@ def _check_embedding(values):
             f"config.loss.matryoshka_weights: found {tuple(weights)}; expected a positive number for each of "
             f"config.loss.matryoshka={tuple(widths)}"
         )
-    if widths and values["loss.name"] == "mse":
-        raise UserError(
-            f"config.loss.matryoshka: found {tuple(widths)}; expected () with config.loss.name=mse, which learns whole "
-            "vectors of config.loss.teacher"
-        )
+    for key, empty in (("loss.matryoshka", ()), ("loss.prior_layers", 0)):
+        if values["loss.name"] in ("mse", "denoising") and values[key]:
+            raise UserError(
+                f"config.{key}: found {values[key]}; expected {empty} with config.loss.name={values['loss.name']}, "
+                "which learns whole vectors of the last layer"
+            )
     _check_sparse(values)
     _check_late(values)
     _check_score_range(values)

@@ -48,7 +48,7 @@ LATE_LOSSES = ("info_nce", "margin_mse", "kl")
 # Keys of config.task that say how texts are read for late interaction.
 LATE_KEYS = ("query_length", "query_expansion", "skiplist", "markers")
 # Losses on vectors; see finetuning.vector_losses.
-VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse", "kl", "mse")
+VECTOR_LOSSES = ("info_nce", "cosent", "angle", "cosine", "softmax", "triplet", "margin_mse", "kl", "mse", "denoising")
 # Losses on vectors that learn a teacher's scores of an anchor's positive and negatives.
 TEACHER_SCORE_LOSSES = ("margin_mse", "kl")
 # Losses of rerankers, of each pair of a query and a document, and of a query's documents together; see
@@ -251,6 +251,7 @@ FINETUNING: dict[str, Key] = {
             "Embedder whose vector of the anchor all texts of an example learn (mse; Reimers & Gurevych 2020).",
             {"empty": "none"},
         ),
+        deletion=(0.6, "Share of the tokens that are deleted (denoising; Wang et al. 2021, section 3).", RATE),
         positive_weight=(1.0, "Weight of relevant documents (bce).", {"above": 0}),
         margin=(5.0, "By how much farther a negative must be than the positive (triplet)."),
         matryoshka=((), "Widths at which cut vectors are trained too (Kusupati et al. 2022).", {"empty": "none"}),

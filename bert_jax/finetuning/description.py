@@ -118,6 +118,8 @@ def _embedding_head(config, source, task):
             f"config.loss.prior_layers: found {config.loss.prior_layers}; expected at most {layers - 1}, the layers "
             f"below the last of config.init_from={source.name}"
         )
+    if task.loss == "denoising":
+        _check_rebuilds(config, source)
     if task.loss == "angle" and size % 2:
         raise UserError(f"config.loss.name=angle needs vectors of an even size; found {size}")
     return model_lib.Task(
@@ -130,7 +132,24 @@ def _embedding_head(config, source, task):
         transform_bias="bias" in dense.arrays if dense else not is_late,
         temperature=config.loss.temperature if config.loss.learn_temperature else 0.0,
         pair_labels=len(task.labels),
+        rebuilds=task.loss == "denoising",
     )
+
+
+def _check_rebuilds(config, source):
+    """Raises UserError for a model that cannot rebuild texts with its masked-language-model head."""
+    spec = source.model.spec
+    if not spec.language_model or spec.mask_decoder == "enhanced":
+        found = "has an enhanced mask decoder" if spec.language_model else "has no masked-language-model head"
+        raise UserError(
+            f"config.init_from={source.name}: {found}; expected a model with a plain head with config.loss.name="
+            "denoising, which rebuilds texts by it"
+        )
+    if spec.conv_kernel_size:
+        raise UserError(
+            f"config.init_from={source.name}: its convolution reads the tokens behind, which "
+            "config.loss.name=denoising hides; expected a model without"
+        )
 
 
 def _own_pooling(source):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bert_jax.data.tasks.vector_sets import GUIDE, OTHERS
-from bert_jax.model import Model
+from bert_jax.model import Model, denoising
 from bert_jax.objectives import contrastive
 from bert_jax.objectives.cross_entropy import token_cross_entropy
 
@@ -87,6 +87,8 @@ class VectorLoss:
         """
         inputs = [name for name in _INPUTS if name in batch]
         anchors = {name: batch[name] for name in inputs}
+        if self.kind == "denoising":
+            return self._rebuilt(params, anchors | {"row_numbers": numbers}, key)
         columns = batch[OTHERS + "input_ids"].shape[1]
         if not columns:  # each anchor is learned by itself
             first = self._vectors(params, anchors | {"row_numbers": numbers}, key, key)
@@ -112,6 +114,21 @@ class VectorLoss:
         chosen = jnp.concatenate([jnp.full(1, below), drawn])
         return outputs["layer_vectors"][:, chosen].reshape(len(outputs["vectors"]), -1)
 
+    def _rebuilt(self, params, texts, key):
+        """Returns of each text the summed cross-entropy of its tokens, how many are predicted, and how many rightly.
+
+        The text is rebuilt from the vector of what deletions leave of it (Wang et al. 2021, equation 1).
+        """
+        keys = jax.random.split(key, 3)
+        padding = max(0, self.model.spec.position_offset - 1)
+        noised = denoising.with_deletions(texts, self.settings.deletion, keys[0], padding)
+        vectors = self.model.apply(params, noised, dropout_key=keys[1], mlm_logits=False)["vectors"]
+        logits = self.model.rebuild(params, texts, vectors, dropout_key=keys[2])
+        losses, short_of_best = token_cross_entropy(logits[:, :-1], texts["input_ids"][:, 1:])
+        present = (texts["attention_mask"][:, 1:] != 0).astype(jnp.float32)
+        correct = jnp.where(short_of_best == 0, present, 0.0)
+        return {"losses": (losses * present).sum(1), "tokens": present.sum(1), "correct": correct.sum(1)}
+
     def loss(self, params: dict, vectors: Mapping, batch: Mapping) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns (the loss of the whole batch, metrics), float32 scalars.
 
@@ -121,6 +138,10 @@ class VectorLoss:
         layers' vectors is added, and how far these are from the last layer's (Li et al. 2024, section 3), as
         sentence-transformers' AdaptiveLayerLoss adds them.
         """
+        if self.kind == "denoising":
+            sums = {name: (array * batch["weights"]).sum() for name, array in vectors.items()}
+            tokens = jnp.maximum(sums["tokens"], 1.0)
+            return sums["losses"] / tokens, {"token_accuracy": sums["correct"] / tokens}
         if self.settings.prior_layers:
             return self._layers_loss(params, vectors, batch)
         loss, metrics = self._widths_loss(params, vectors, batch)

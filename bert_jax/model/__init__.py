@@ -125,6 +125,19 @@ class Model:
         module = self._module(params)
         return module.mlm.logits(module.mlm.features(hidden), module.encoder.embeddings.word.embedding[...])
 
+    def rebuild(
+        self, params: dict, batch: Mapping, vectors: jax.Array, *, dropout_key: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns scores of each text's next tokens, float32 logits [batch, sequence, vocabulary] (TSDAE).
+
+        Args:
+          params: parameters of an embedder that rebuilds texts, with a language-model head, as `apply` takes them.
+          batch: the texts, as `apply` takes them; at each place the tokens up to it are read, and the vector.
+          vectors: [batch, size].
+          dropout_key: a jax.random key turns dropout on; None turns it off.
+        """
+        return self._module(params).rebuild(batch, vectors, dropout_key)
+
     def decoder(self, params: dict) -> tuple[jax.Array, jax.Array]:
         """Returns the decoder's table [vocabulary, size] and bias [vocabulary], which is zero for a decoder without.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -150,6 +150,7 @@ class Layer(nnx.Module):
         seeds: jax.Array | None,
         local: bool = False,
         queries: jax.Array | None = None,
+        between: Callable[[jax.Array], jax.Array] | None = None,
     ) -> jax.Array:
         """Runs the layer; returns [batch, sequence, hidden].
 
@@ -160,6 +161,7 @@ class Layer(nnx.Module):
           local: whether attention is limited to the window.
           queries: [batch, sequence, hidden], another residual stream whose tokens attend to `hidden` and which the
             layer's outputs are added to; None for `hidden` itself.
+          between: maps the residual stream between attention and MLP; None for no change.
         """
         dropout_seeds = (None,) * 5 if seeds is None else (*seeds, None, None)[:5]
         weights_seed, attention_seed, mlp_seed, distance_seed, conv_seed = dropout_seeds
@@ -169,6 +171,8 @@ class Layer(nnx.Module):
         stream = stream + dropout(constrain(mixed, "hidden"), self.attention_dropout, attention_seed)
         if not self.pre_norm:
             stream = self.attention_norm(stream)
+        if between is not None:
+            stream = between(stream)
         mixed = constrain(self.mlp(self.mlp_norm(stream) if self.pre_norm else stream), "hidden")
         stream = stream + dropout(mixed, self.dropout, mlp_seed)
         if not self.pre_norm:
@@ -304,6 +308,13 @@ class Encoder(nnx.Module):
         if return_all_layers:
             return jax.vmap(lambda x: reorder(x, back))(hidden), mask_decoder_output
         return reorder(hidden, back), mask_decoder_output
+
+    def modules(self) -> Iterator[tuple["Layer", bool]]:
+        """Yields each layer's module, in order, and whether its attention is limited to the window."""
+        layers = self._layers()
+        for pattern in layer_patterns(self.spec):
+            for i, source in enumerate(pattern.sources):
+                yield layers.module(source), pattern.local[i % len(pattern.local)]
 
     def _decode_masks(self, layers, hidden, absolute_positions, context, seeds):
         """Runs the enhanced mask decoder (He et al. 2021, section 3.2): the last layer twice more over its own input.

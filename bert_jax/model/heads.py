@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bert_jax.config.finetuning_keys import LATE_POOLING, SPARSE_POOLING
+from bert_jax.model.denoising import Decoder
 from bert_jax.model.dropout import dropout, dropout_seeds
 from bert_jax.model.encoder import Encoder
 from bert_jax.model.layers import ACTIVATIONS, Embedding, Keys, Linear, add_bias, make_norm
@@ -216,6 +217,8 @@ class EmbeddingHead(nnx.Module):
             self.pair = Linear(
                 3 * task.num_labels, task.pair_labels, stddev=stddev, initializer=spec.initializer, rngs=rngs
             )
+        if task.rebuilds:
+            self.decoder = Decoder(spec, rngs=rngs)
         self.task: Task = task
 
     def __call__(self, hidden, logits, batch, dropout_key: jax.Array | None) -> jax.Array:
@@ -319,6 +322,11 @@ class Heads(nnx.Module):
             if is_embedder and hidden_states and spec.task.pooling not in (*SPARSE_POOLING, LATE_POOLING):
                 outputs["layer_vectors"] = self._layer_vectors(states, batch)
         return outputs
+
+    def rebuild(self, batch: Mapping, vectors: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
+        """Returns scores of each next token of texts, given their vectors; see Model.rebuild."""
+        hidden = self.task.decoder(self.encoder, batch, vectors, dropout_key)
+        return self.mlm.logits(self.mlm.features(hidden), self.encoder.embeddings.word.embedding[...])
 
     def _layer_vectors(self, states, batch):
         """Returns the vectors that an embedder of each layer alone, and of those below it, would give its texts."""

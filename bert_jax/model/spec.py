@@ -32,6 +32,7 @@ class Task:
       temperature: the temperature at which an embedder starts to learn its own; 0 where it learns none.
       pair_labels: number of classes of pairs of vectors that an embedder learns from (Reimers & Gurevych 2019, section
         3); 0 where it learns from something else.
+      rebuilds: whether an embedder learns to rebuild a text from its vector (see model.denoising).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Task:
     late: bool = False
     temperature: float = 0.0
     pair_labels: int = 0
+    rebuilds: bool = False
 
 
 def _default(key: str) -> Any:

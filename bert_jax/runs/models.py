@@ -76,9 +76,9 @@ def load_tokenizer(workdir: pathlib.Path) -> Tokenizer:
 def build_fine_tuned(run: Mapping) -> model_lib.Model:
     """Builds the model, with its task's head, that a fine-tuning workdir's run.json describes."""
     head = model_lib.Task(**run["head"])
-    is_sparse = head.name == "embedding" and head.pooling in SPARSE_POOLING
+    reads_words = head.name == "embedding" and (head.pooling in SPARSE_POOLING or head.rebuilds)
     vocab_size = run["model"]["vocab_size"]
-    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=is_sparse, task=head)
+    return model_lib.build(run["model"], vocab_size, next_sentence=False, language_model=reads_words, task=head)
 
 
 def _check_vocabulary(workdir, params, tokenizer):

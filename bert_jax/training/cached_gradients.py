@@ -42,15 +42,18 @@ def value_and_gradient(
         return jax.value_and_grad(lambda params: loss_of(params, encode(params, batch, numbers)), has_aux=True)(params)
     if total % part_size:
         raise ValueError(f"found {total} examples; expected a multiple of {part_size}")
-    parts = jax.tree.map(lambda x: x.reshape(part_size, -1, *x.shape[1:]).swapaxes(0, 1), (dict(batch), numbers))
+
+    def parted(leaf):  # [batch, ...] -> [parts, part_size, ...]; an array may be empty
+        return leaf.reshape(part_size, total // part_size, *leaf.shape[1:]).swapaxes(0, 1)
 
     def joined(leaf):  # [parts, part_size, ...] -> [batch, ...]
         return leaf.swapaxes(0, 1).reshape(total, *leaf.shape[2:])
 
+    parts = jax.tree.map(parted, (dict(batch), numbers))
     encoded = jax.tree.map(joined, jax.lax.map(lambda part: encode(params, *part), parts))
     gradient_of = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)
     (loss, extra), (loss_gradient, gradients) = gradient_of(params, encoded)
-    gradients = jax.tree.map(lambda leaf: leaf.reshape(part_size, -1, *leaf.shape[1:]).swapaxes(0, 1), gradients)
+    gradients = jax.tree.map(parted, gradients)
 
     def add(sums, part):
         examples, part_gradients = part

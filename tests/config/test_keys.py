@@ -67,7 +67,7 @@ def test_choices_are_what_is_implemented():
 
 
 def test_losses_and_pooling_are_what_is_implemented():
-    assert {*vector_losses.PAIR_SUMS, "info_nce", "softmax", "mse"} == set(finetuning_keys.VECTOR_LOSSES)
+    assert {*vector_losses.PAIR_SUMS, "info_nce", "softmax", "mse", "denoising"} == set(finetuning_keys.VECTOR_LOSSES)
     assert set(reranking.LOSSES) == {*finetuning_keys.PAIR_LOSSES, *finetuning_keys.LIST_LOSSES}
     choices = {"auto", *finetuning_keys.VECTOR_LOSSES, *finetuning_keys.PAIR_LOSSES, *finetuning_keys.LIST_LOSSES}
     assert set(keys.FINETUNING["loss.name"].choices) == choices

@@ -152,9 +152,16 @@ class EmbeddingTask:
                 f"config.data.batch_size: {size} example in a batch, whose loss is always 0: info_nce takes the other "
                 "examples of the batch for negatives; expected at least 2, or config.task.negatives"
             )
-        if not task.positive and name not in ("info_nce", "mse"):
+        if not task.positive and name not in ("info_nce", "mse", "denoising"):
             raise UserError(
-                f"config.task.positive: empty, which only info_nce and mse take; found config.loss.name={name}"
+                "config.task.positive: empty, which only info_nce, mse and denoising take; found "
+                f"config.loss.name={name}"
+            )
+        if name == "denoising" and (task.positive or task.anchor_prompt):
+            key = "positive" if task.positive else "anchor_prompt"
+            raise UserError(
+                f"config.task.{key}: found {task[key]!r}; expected '' with config.loss.name=denoising, which learns "
+                "from texts alone"
             )
         for key, user in (("guide", "info_nce"), ("teacher", "mse")):
             if self._config.loss[key] and name != user:
