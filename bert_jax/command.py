@@ -38,6 +38,10 @@ _LONG_HELP = ("--helpfull", "--helpshort", "--helpxml")  # absl prints these
 _STORED = pathlib.Path(__file__).parent / "runs" / "stored.py"  # the recipe that reads a workdir's config
 
 
+# Flags that hold a path and have no use for an empty one.
+_PATHS = ("model", "workdir", "input", "output", "corpus", "queries", "experiment", "tokenizer", "qrels", "scratch")
+
+
 def define_config_flag(
     default: str | None = None, schema: str = "pretraining", continues: bool = False, required: bool = True
 ) -> None:
@@ -369,6 +373,8 @@ def _parse(argv, texts=(), taken=0, likely=()):
         sys.argv = arguments if is_help else _resolved(arguments)  # config_flags looks for overrides there
         with _help_succeeds():
             rest = flags.FLAGS(sys.argv)
+        if not is_help:
+            _check_not_empty()
         for line in () if is_help else arguments_lib.repeated(own, _schema):
             print(f"warning: {line}", file=sys.stderr)
         if flags.FLAGS["verbosity"].using_default_value:
@@ -381,6 +387,13 @@ def _parse(argv, texts=(), taken=0, likely=()):
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         of_path = arguments_lib.about_a_path(error, arguments[1:]) if isinstance(error, OSError) else ""
         raise UserError(of_path or _line_of(error) or arguments_lib.in_words(str(error))) from error
+
+
+def _check_not_empty():
+    """Raises UserError for a path that is "", as an unset variable of a shell is: it would be the current folder."""
+    for name in _PATHS:
+        if name in flags.FLAGS and flags.FLAGS[name].present and flags.FLAGS[name].value == "":
+            raise UserError(f"--{name}: empty; expected --{name}=VALUE (see --help)")
 
 
 def _read_flag_files(words):

@@ -209,6 +209,11 @@ MISTAKES = {
     "pretrain --config": "--config: no value; expected --config=RECIPE",
     "finetune --flagfile=absent": "--flagfile=absent: cannot be read; expected a file with one flag on each line",
     "doctor W --plan_entry=x": "--plan_entry=x: an entry of --plan, which is missing; expected --plan=FILE too",
+    "predict embed --model= --text=x": "--model: empty; expected --model=VALUE (see --help)",
+    "report --workdir=": "--workdir: empty; expected --workdir=VALUE",
+    "launch --experiment=masking --workdir=": "--workdir: empty; expected --workdir=VALUE",
+    "convert --model=M --output=": "--output: empty; expected --output=VALUE",
+    "evaluate --model= --corpus=C": "--model: empty; expected --model=VALUE",
     "doctor a b": "b: unexpected argument; options look like",
 }  # fmt: skip
 
