@@ -31,7 +31,8 @@ class AttentionMask:
 
     Attributes:
       present: bool [batch, sequence], False at padding, which may stand anywhere in a row and which no token attends
-        to. The attention output at padding is undefined.
+        to. Padding attends to the present tokens of rows of one text, as [MASK] behind a query does in late
+        interaction; in packed rows the attention output at padding is undefined.
       sequence_ids: int32 [batch, sequence] for packed rows, in which tokens attend within their own sequence only;
         None for rows of one text.
       causal: whether a token attends only to itself and to the tokens before it.
@@ -84,6 +85,10 @@ class AttentionMask:
         """Returns int32 [batch, sequence], equal for tokens that may attend to each other, and 0 at padding."""
         present = self.present.astype(jnp.int32)
         return present if self.sequence_ids is None else present * self.sequence_ids
+
+    def query_segments(self) -> jax.Array:
+        """Returns `segments` of the tokens as queries: padding of rows of one text attends to the text."""
+        return jnp.ones_like(self.segments()) if self.sequence_ids is None else self.segments()
 
     within, mask = with_window, to_array  # the methods' names in earlier versions
 
@@ -243,8 +248,7 @@ def splash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMa
     )
     # The kernel does not scale its scores.
     query = (query.astype(jnp.float32) * head_size**-0.5).astype(query.dtype)
-    segments = mask.segments()
-    attended = jax.vmap(attention)(query, key, value, library.SegmentIds(segments, segments))
+    attended = jax.vmap(attention)(query, key, value, library.SegmentIds(mask.query_segments(), mask.segments()))
     assert isinstance(attended, jax.Array)  # alone, without the sums that it is asked for elsewhere
     return attended
 
@@ -258,13 +262,13 @@ def flash(query: jax.Array, key: jax.Array, value: jax.Array, mask: AttentionMas
     """
     library = private_jax.flash_attention()
     sequence, head_size = query.shape[2:]
-    block, segments = _block(sequence, 512), mask.segments()
+    block = _block(sequence, 512)
     names = [field.name for field in dataclasses.fields(library.BlockSizes)]
     return library.flash_attention(
         query,
         key,
         value,
-        segment_ids=library.SegmentIds(segments, segments),
+        segment_ids=library.SegmentIds(mask.query_segments(), mask.segments()),
         causal=mask.causal,
         sm_scale=head_size**-0.5,
         block_sizes=library.BlockSizes(**{name: 1 if name == "block_b" else block for name in names}),

@@ -85,6 +85,15 @@ def test_tpu_kernels_agree_with_the_reference(interpreted, kernel, kind, causal)
     assert_same(one, other)
 
 
+@pytest.mark.parametrize("kernel", ["splash", "flash", "cudnn"])
+def test_padding_attends_to_the_tokens_of_its_text(interpreted, cudnn_by_xla, kernel):
+    """[MASK] behind the queries of late interaction is padding to their tokens, and has a vector."""
+    mask = make_mask("right", False, ROWS, 128)
+    arrays = jax.random.normal(jax.random.key(1), (3, ROWS, HEADS, 128, 16))
+    one, other = (kernels.attend(name, *arrays, mask) for name in (kernel, "xla"))
+    np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_splash_over_several_blocks_of_keys(interpreted, causal):
     mask = make_mask("packed", causal, 1, 1536)  # not one block: two kernels for the gradients
