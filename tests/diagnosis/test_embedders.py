@@ -91,6 +91,12 @@ def test_chance_is_judged_in_the_second_half_and_apart_from_vectors_that_are_ali
     assert embedders.collapsed(logged([alike], 32, 3200)).severity == "error"
 
 
+@pytest.mark.parametrize(("pooling", "is_odd"), [("mean", True), ("tokens", False), ("splade", False)])
+def test_a_temperature_of_1_is_for_scores_that_grow(pooling, is_odd):
+    run = logged([{"loss": 1.0}], **{"task.pooling": pooling, "loss.temperature": 1.0})
+    assert (embedders.odd_temperature(run) is not None) == is_odd
+
+
 @pytest.mark.parametrize(
     ("accuracy", "scores", "is_train_only"),
     [
