@@ -10,7 +10,8 @@ import sys
 if (sys.argv[:1] == ["-m"] and any(word.startswith("bert_jax") for word in sys.orig_argv)) or (
     sys.argv and os.path.basename(sys.argv[0]) == "bert-jax"
 ):
-    import _signal  # in C; what the module `signal` imports takes a tenth of the time in which Ctrl-C may come
+    # In C: what the module `signal` imports takes a tenth of the time in which Ctrl-C may come.
+    import _signal  # pyrefly: ignore[missing-import]
 
     if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # its KeyboardInterrupt has a traceback
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)

@@ -140,9 +140,9 @@ def _check_rebuilds(config, source):
     """Raises UserError for a model that cannot rebuild texts with its masked-language-model head."""
     spec = source.model.spec
     if not spec.language_model or spec.mask_decoder == "enhanced":
-        found = "has an enhanced mask decoder" if spec.language_model else "has no masked-language-model head"
+        head = "has an enhanced mask decoder" if spec.language_model else "has no masked-language-model head"
         raise UserError(
-            f"config.init_from={source.name}: {found}; expected a model with a plain head with config.loss.name="
+            f"config.init_from={source.name}: {head}; expected a model with a plain head with config.loss.name="
             "denoising, which rebuilds texts by it"
         )
     if spec.conv_kernel_size:

@@ -8,9 +8,10 @@ import numpy as np
 from bert_jax.data.tasks import TaskData, vector_sets
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
+from bert_jax.model import Model
 
 
-def add_guide(config: Any, task: TaskData, size: int, say: Callable[[str], None]) -> None:
+def add_guide(config: Any, task: TaskData, model: Model, say: Callable[[str], None]) -> None:
     """Gives every batch of `task.train` the vectors of config.loss.guide or config.loss.teacher, where one is named.
 
     The texts have no prompts of this run. A guide puts its own prompts for queries before anchors, and those for
@@ -19,7 +20,7 @@ def add_guide(config: Any, task: TaskData, size: int, say: Callable[[str], None]
     Args:
       config: a fine-tuning config.
       task: the task's data.
-      size: numbers of the vectors that are trained.
+      model: the model that is trained.
       say: called with a line for the user.
 
     Raises:
@@ -29,7 +30,8 @@ def add_guide(config: Any, task: TaskData, size: int, say: Callable[[str], None]
     name = config.loss[key]
     if config.task.name != "embedding" or not name:
         return
-    assert isinstance(task.train, vector_sets.Groups)
+    assert isinstance(task.train, vector_sets.Groups) and model.spec.task is not None
+    size = model.spec.task.num_labels
     try:
         embedder = Embedder(name)
     except UserError as error:

@@ -70,7 +70,7 @@ def finetune(
         inputs = _open(config, workdir)
         steps = _check_sizes(config, workdir, inputs)
         stack.enter_context(memory.explained(steps))
-        add_guide(config, inputs.task, inputs.model.spec.task.num_labels, say)
+        add_guide(config, inputs.task, inputs.model, say)
         run = _build(config, workdir, inputs)
         run.recipe = recipe
         state, done = _restore(run, inputs)

@@ -174,8 +174,9 @@ class VectorLoss:
         last = jax.lax.stop_gradient(self._texts_of(layers[0]))
         for lower in layers[1:]:
             loss += settings.prior_layers_weight * self._widths_loss(params, lower, batch)[0] / (number - 1)
-            scores = (array / _DIVERGENCE_TEMPERATURE for array in (self._texts_of(lower), last))
-            total, count = contrastive.divergence(*scores, present[:, None] * jnp.ones((1, size)))
+            scores = self._texts_of(lower) / _DIVERGENCE_TEMPERATURE
+            shares = present[:, None] * jnp.ones((1, size))
+            total, count = contrastive.divergence(scores, last / _DIVERGENCE_TEMPERATURE, shares)
             loss += settings.layer_divergence * _DIVERGENCE_TEMPERATURE * total / jnp.maximum(count, 1.0)
         return loss, metrics
 

@@ -19,7 +19,7 @@ from bert_jax.model.spec import Spec
 
 
 class VectorAttention(nnx.Module):
-    """Attends to a text's vector: of a single key the weight is 1, so that its value is what every token gets."""
+    """Attends to a text's vector; the weight of a single key is 1, so that every token reads its value."""
 
     def __init__(self, spec: Spec, *, rngs: Keys):
         assert spec.task is not None
@@ -84,7 +84,7 @@ def with_deletions(batch: Mapping, share: float, key: jax.Array, padding: int) -
     Args:
       batch: input_ids, attention_mask, token_type_ids int32 [batch, sequence], padded at the end, and row_numbers int32
         [batch].
-      share: of the tokens that are deleted (0.6 in the paper, section 3).
+      share: share of the tokens that are deleted (0.6 in the paper, section 3).
       key: a jax.random key.
       padding: id of the padding.
     """

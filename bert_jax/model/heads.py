@@ -324,7 +324,8 @@ class Heads(nnx.Module):
         return outputs
 
     def rebuild(self, batch: Mapping, vectors: jax.Array, dropout_key: jax.Array | None) -> jax.Array:
-        """Returns scores of each next token of texts, given their vectors; see Model.rebuild."""
+        """Returns scores of each next token, float32 [batch, sequence, vocabulary], given vectors [batch, size]."""
+        assert isinstance(self.task, EmbeddingHead)
         hidden = self.task.decoder(self.encoder, batch, vectors, dropout_key)
         return self.mlm.logits(self.mlm.features(hidden), self.encoder.embeddings.word.embedding[...])
 

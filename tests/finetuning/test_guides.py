@@ -7,8 +7,9 @@ import bert_jax
 from bert_jax.data import tasks
 from bert_jax.errors import UserError
 from bert_jax.finetuning import run as finetuning
+from bert_jax.finetuning.description import describe_run
 from bert_jax.finetuning.guides import add_guide
-from bert_jax.runs.models import open_model
+from bert_jax.runs.models import build_fine_tuned, open_model
 from tests.commands import logged_rows
 from tests.finetuning.test_embedding import data, folder, make_config, make_pairs, write  # noqa: F401
 
@@ -33,9 +34,9 @@ def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path):  # noqa: F
     path = write(tmp_path / "planted.jsonl", records)
     config = make_config(data, **{"task.train": path, "task.negatives": ("negative",), "loss.guide": str(guide),
                                   "task.anchor_prompt": "kan: "})  # fmt: skip
-    task = tasks.load(config, open_model(config.init_from).tokenizer)
-    lines = []
-    add_guide(config, task, 32, lines.append)
+    source, lines = open_model(config.init_from), []
+    task = tasks.load(config, source.tokenizer)
+    add_guide(config, task, build_fine_tuned(describe_run(config, source, task)), lines.append)
     assert [line.split(": ")[1] for line in lines] == ["vectors of 40 texts", "vectors of 80 texts"]
     batch = task.train.batch(np.array([0, 1, 7, -1]), 16)
     embedder = bert_jax.Embedder(guide)
