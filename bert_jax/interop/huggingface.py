@@ -98,6 +98,11 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
             tokenizer = hugging_face.lower_cased(tokenizer)
         else:
             use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
+    if not embedder and "colbert" in " ".join(map(str, config.get("architectures") or [])).lower():
+        use["embed_refusal"] = (
+            f"{path}: {config['architectures'][0]}, whose vectors of tokens are read from the layouts of PyLate and "
+            "sentence-transformers alone"
+        )
     if "late_interaction" in use:
         tokenizer = multi_vector.with_markers(tokenizer, use["late_interaction"]["markers"])
     use |= _task_settings(config, embedder, model, len(labels), path)

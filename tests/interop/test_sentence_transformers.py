@@ -152,6 +152,15 @@ def test_what_cannot_be_computed_is_named_where_vectors_are_asked_for(make, tmp_
     assert (tmp_path / "out" / "modules.json").read_text() and "CNN" in embed_refusal(tmp_path / "out")
 
 
+def test_colberts_own_layout_is_an_encoder_but_no_embedder(make, capsys):
+    made = make(architectures=["HF_ColBERT"])
+    made.write(made.arrays | {"linear.weight": np.ones((4, 8), np.float32)})
+    assert huggingface.read(made.path).model.spec.task is None
+    assert "left out: linear.weight" in capsys.readouterr().err
+    assert "HF_ColBERT, whose vectors of tokens are read from the layouts of PyLate and" in embed_refusal(made.path)
+    assert bert_jax.Embedder(huggingface.read(made.path), pooling="mean").encode(["a"]).shape == (1, 8)
+
+
 def test_directories_without_an_encoder_are_refused(make):
     made = make(pooler=True)
     dress(made.path, OLD)
