@@ -87,7 +87,7 @@ class AttentionMask:
         return present if self.sequence_ids is None else present * self.sequence_ids
 
     def query_segments(self) -> jax.Array:
-        """Returns `segments` of the tokens as queries, int32 [batch, sequence]: padding attends to a row's only text."""
+        """Returns `segments` of the tokens as queries, int32 [batch, sequence]: padding attends to its row's text."""
         return jnp.ones_like(self.segments()) if self.sequence_ids is None else self.segments()
 
     within, mask = with_window, to_array  # the methods' names in earlier versions
