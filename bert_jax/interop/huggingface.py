@@ -72,6 +72,13 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["architectures"] = [config["architectures"]]
     arrays, file = tensors.read(directory, pickles, root)
     arrays = _plain(arrays, file)
+    use = dict(embedder.settings) if embedder else {}
+    if not embedder and multi_vector.STANFORD in (config.get("architectures") or []):
+        try:
+            use = multi_vector.read_stanford(directory, arrays)
+        except UserError as error:
+            use = {"embed_refusal": str(error)}
+        arrays = {key: array for key, array in arrays.items() if key != multi_vector.STANFORD_MAP}
     if config.get("model_type") is None:
         config["model_type"] = _infer_model_type(config, arrays, path, name)
     model_config.check_model_type(config, path)
@@ -92,16 +99,15 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
     params = weights.from_state_dict(model, arrays, table, str(file))
     tokenizer = loading.load(directory)
     _check_vocabulary(directory, tokenizer.vocab_size, file.name, model.spec.vocab_size)
-    use = dict(embedder.settings) if embedder else {}
     if use.get("lower_case"):
         if isinstance(tokenizer, hugging_face.HuggingFaceTokenizer):
             tokenizer = hugging_face.lower_cased(tokenizer)
         else:
             use["embed_refusal"] = f"{directory}: do_lower_case of a SentencePiece model; expected false"
-    if not embedder and "colbert" in " ".join(map(str, config.get("architectures") or [])).lower():
+    if not use and "colbert" in " ".join(map(str, config.get("architectures") or [])).lower():
         use["embed_refusal"] = (
-            f"{path}: {config['architectures'][0]}, whose vectors of tokens are read from the layouts of PyLate and "
-            "sentence-transformers alone"
+            f"{path}: {config['architectures'][0]}, whose vectors of tokens are read from the layouts of PyLate, "
+            f"sentence-transformers and Stanford's {multi_vector.STANFORD} alone"
         )
     if "late_interaction" in use:
         tokenizer = multi_vector.with_markers(tokenizer, use["late_interaction"]["markers"])

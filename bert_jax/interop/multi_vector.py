@@ -2,13 +2,16 @@
 
 PyLate (model_type ColBERT): modules Transformer and Dense; config_sentence_transformers.json says how texts are read.
 sentence-transformers (MultiVectorEncoder): modules Transformer, Dense, MultiVectorMask and Normalize, each with its
-own settings. `write` writes PyLate's, which both libraries load.
+own settings. `write_layers` and `pylate_config` are PyLate's, which both libraries load.
+Stanford's ColBERT (architecture HF_ColBERT): an encoder, the map among its weights, and artifact.metadata; read only.
 """
 
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from bert_jax.data.tasks.late_interaction import PUNCTUATION, Reading
 from bert_jax.data.vocabularies import hugging_face
@@ -18,6 +21,7 @@ from bert_jax.interop import model_config, module_layers, routers
 from bert_jax.model.projection import Projection
 
 KINDS = ("MultiVectorEncoder", "ColBERT")  # values of model_type
+STANFORD, STANFORD_MAP, _STANFORD_SETTINGS = "HF_ColBERT", "linear.weight", "artifact.metadata"
 SIMILARITIES = ("maxsim", "meanmaxsim")  # names of sentence-transformers; the second divides by the query's tokens
 _PYLATE_KEYS = (
     "query_length", "document_length", "query_expansion", "do_query_expansion", "attend_to_expansion_tokens",
@@ -105,6 +109,45 @@ def read(source: Source, prompts: Mapping[str, str], longest: int | None) -> dic
         "prompts": {name: text for name, text in own_prompts.items() if text},
         "default_prompt_name": source.config.get("default_prompt_name"),
         "similarity": similarity if similarity in SIMILARITIES else "maxsim",
+    }
+
+
+def read_stanford(directory: pathlib.Path, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Returns the settings, as `read` does, of a directory of Stanford's ColBERT.
+
+    Args:
+      directory: the directory.
+      weights: its arrays by name, of which linear.weight [outputs, inputs] is the map to the vectors of tokens.
+
+    Raises:
+      UserError: a file does not hold what it should.
+    """
+    kernel, path = weights.get(STANFORD_MAP), directory / _STANFORD_SETTINGS
+    if kernel is None or kernel.ndim != 2:
+        raise UserError(f"{directory}: {STANFORD} without {STANFORD_MAP}; expected the map to the vectors of tokens")
+    config = model_config.load_json(path) if path.is_file() else {}
+    limits = {}
+    for name, usual in (("query_maxlen", 32), ("doc_maxlen", 220)):
+        limits[name] = config.get(name) or usual
+        if not isinstance(limits[name], int) or limits[name] < 3:
+            raise UserError(f"{path}: {name} {limits[name]!r}; expected a number of tokens, 3 or more")
+    markers = (config.get("query_token_id") or "[unused0]", config.get("doc_token_id") or "[unused1]")
+    reading = Reading(
+        query_length=limits["query_maxlen"],
+        document_length=limits["doc_maxlen"],
+        expansion_length=limits["query_maxlen"],
+        attends_to_expansion=bool(config.get("attend_to_mask_tokens")),
+        skiplist=PUNCTUATION if config.get("mask_punctuation", True) else (),
+        markers=markers,
+    )
+    layer = Projection("dense", {"kernel": np.ascontiguousarray(np.asarray(kernel, np.float32).T)})
+    return {
+        "late_interaction": reading.to_json(),
+        "late_layers": (layer, Projection("normalize")),
+        "prompts": {},
+        "default_prompt_name": None,
+        "similarity": "maxsim",
+        "max_length": limits["doc_maxlen"],
     }
 
 

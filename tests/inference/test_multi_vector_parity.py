@@ -9,6 +9,7 @@ import pytest
 import bert_jax
 from bert_jax.inference.multi_vector import MultiVectorReranker
 from bert_jax.interop import huggingface
+from tests.inference import conftest
 from tests.inference.conftest import texts
 
 pytestmark = pytest.mark.parity
@@ -125,3 +126,32 @@ def test_another_family(save, tmp_path):
 def test_files_of_pylate(save, tmp_path, changes):
     (tmp_path / "model").mkdir()
     assert_agrees(pylate(tmp_path / "model", save("BertModel"), **changes), tmp_path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"query_maxlen": 9, "doc_maxlen": 15, "mask_punctuation": False}])
+def test_stanfords_checkpoints(save, tmp_path, metadata):
+    """They are read as sentence-transformers reads them, and written in PyLate's layout."""
+    import sentence_transformers
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    path = save("BertModel", vocab_size=len(conftest.VOCABULARY) + 2, architectures=["HF_ColBERT"])
+    torch.manual_seed(3)
+    arrays = {f"bert.{name}": array for name, array in load_file(path / "model.safetensors").items()}
+    save_file(arrays | {"linear.weight": torch.randn(12, 32)}, path / "model.safetensors", {"format": "pt"})
+    config = json.loads((path / "config.json").read_text()) | {"architectures": ["HF_ColBERT"]}
+    (path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_text("\n".join([*conftest.VOCABULARY, "[unused0]", "[unused1]"]) + "\n")
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt"), model_max_length=conftest.LONGEST).save_pretrained(path)
+    if metadata is not None:
+        (path / "artifact.metadata").write_text(json.dumps(metadata))
+    queries, documents = texts(6, most=8), [*texts(6, seed=3, most=20), "ab. cd, . ?"]
+    huggingface.write(huggingface.read(path), tmp_path / "written")
+    for folder in (path, tmp_path / "written"):
+        ours = bert_jax.MultiVectorEmbedder(folder)
+        theirs = sentence_transformers.MultiVectorEncoder(str(folder), device="cpu")
+        vectors = [*ours.encode_query(queries), *ours.encode_document(documents)]
+        expected = [*theirs.encode_query(queries), *theirs.encode_document(documents)]
+        for array, tensor in zip(vectors, expected, strict=True):
+            np.testing.assert_allclose(array, tensor.numpy(), atol=1e-5)

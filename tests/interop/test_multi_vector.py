@@ -96,3 +96,22 @@ def test_markers():
     added = multi_vector.with_markers(tokenizer, ("[Q] ", "[D] "), add=True)
     assert added.vocab_size == 9 and list(added.encode(["[D] ab"], special=True)[0]) == [8, 6]
     assert multi_vector.with_markers(added, ("[Q] ", "[D] "), add=True) is added
+
+
+def test_files_of_stanford(tmp_path):
+    kernel = np.arange(12, dtype=np.float16).reshape(3, 4)
+    settings = multi_vector.read_stanford(tmp_path, {"linear.weight": kernel})
+    expected = Reading(32, 220, 32, False, PUNCTUATION, False, ("[unused0]", "[unused1]"))
+    assert Reading.from_json(settings["late_interaction"]) == expected and multi_vector.can_write(settings)
+    np.testing.assert_array_equal(settings["late_layers"][0].arrays["kernel"], kernel.T.astype(np.float32))
+    metadata = {"query_maxlen": 24, "doc_maxlen": 60, "mask_punctuation": False, "attend_to_mask_tokens": True,
+                "query_token_id": "[Q]", "doc_token_id": "[D]"}  # fmt: skip
+    (tmp_path / "artifact.metadata").write_text(json.dumps(metadata))
+    settings = multi_vector.read_stanford(tmp_path, {"linear.weight": kernel})
+    expected = Reading(24, 60, 24, True, (), False, ("[Q]", "[D]"))
+    assert Reading.from_json(settings["late_interaction"]) == expected and settings["max_length"] == 60
+    with pytest.raises(UserError, match="HF_ColBERT without linear.weight; expected the map"):
+        multi_vector.read_stanford(tmp_path, {})
+    (tmp_path / "artifact.metadata").write_text(json.dumps({"doc_maxlen": "many"}))
+    with pytest.raises(UserError, match="artifact.metadata: doc_maxlen 'many'; expected a number of tokens"):
+        multi_vector.read_stanford(tmp_path, {"linear.weight": kernel})

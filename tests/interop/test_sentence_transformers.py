@@ -152,13 +152,17 @@ def test_what_cannot_be_computed_is_named_where_vectors_are_asked_for(make, tmp_
     assert (tmp_path / "out" / "modules.json").read_text() and "CNN" in embed_refusal(tmp_path / "out")
 
 
-def test_colberts_own_layout_is_an_encoder_but_no_embedder(make, capsys):
+def test_colberts_own_layout_is_an_encoder_but_no_embedder(make):
     made = make(architectures=["HF_ColBERT"])
     made.write(made.arrays | {"linear.weight": np.ones((4, 8), np.float32)})
     assert huggingface.read(made.path).model.spec.task is None
-    assert "left out: linear.weight" in capsys.readouterr().err
-    assert "HF_ColBERT, whose vectors of tokens are read from the layouts of PyLate and" in embed_refusal(made.path)
+    assert "a vector for each token of a text; expected bert_jax.MultiVectorEmbedder" in embed_refusal(made.path)
+    assert bert_jax.MultiVectorEmbedder(made.path).encode_document(["a"])[0].shape[1] == 4
     assert bert_jax.Embedder(huggingface.read(made.path), pooling="mean").encode(["a"]).shape == (1, 8)
+    mapless = make(name="mapless", architectures=["HF_ColBERT"])
+    assert "HF_ColBERT without linear.weight; expected the map" in embed_refusal(mapless.path)
+    other = make(name="other", architectures=["ColBERTModel"])
+    assert "ColBERTModel, whose vectors of tokens are read from the layouts of PyLate" in embed_refusal(other.path)
 
 
 def test_directories_without_an_encoder_are_refused(make):
