@@ -14,7 +14,7 @@ import pytest
 from tests.campaigns.workspace import SEED, output_of, tries
 from tests.commands import wait_until
 
-NAMES = ("prepare", "pretrain", "finetune", "convert", "launch")
+NAMES = ("prepare", "pretrain", "finetune", "convert", "launch", "embedder", "mine", "search")
 
 
 def kill(workspace, command, here, delay, with_children):

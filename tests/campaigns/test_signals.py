@@ -20,10 +20,21 @@ from tests.commands import LONGEST_WAIT, wait_until
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
 # Commands by the time they take: an experiment and the quickstart get fewer signals.
-OFTEN = ("prepare", "pretrain", "evaluate", "finetune", "predict", "convert", "plan", "show_batch", "doctor", "report")
+OFTEN = ("prepare", "pretrain", "evaluate", "finetune", "predict", "convert", "plan", "show_batch", "doctor", "report",
+         "embedder", "mine", "search")  # fmt: skip
 SELDOM = ("recipes", "quickstart", "launch", "bert-jax")
 MOMENTS = ("start", "any", "any", "compiling", "compiling", "saving", "saving")
-COMPILING = ("pretrain", "evaluate", "finetune", "predict", "plan", "quickstart")  # commands that do
+COMPILING = (
+    "pretrain",
+    "evaluate",
+    "finetune",
+    "embedder",
+    "mine",
+    "search",
+    "predict",
+    "plan",
+    "quickstart",
+)  # commands that do
 _CRASH = re.compile(r"Traceback|Fatal Python error|Segmentation fault|core dumped|Exception ignored|Aborted|leaked")
 
 

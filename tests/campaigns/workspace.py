@@ -105,6 +105,10 @@ class Workspace:
         rows = [{"sentence": f"{a} {b} .", "label": "yes" if i % 3 else "no"} for i, (a, b) in enumerate(pairs)]
         self.task = folder / "task.jsonl"
         self.task.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 3))
+        self.pairs = folder / "pairs.jsonl"
+        rows = [{"anchor": f"{a} {b}", "positive": f"{b} {c} {i} ."}
+                for i, (a, b, c) in enumerate(zip(WORDS, WORDS[5:], WORDS[11:], strict=False))]  # fmt: skip
+        self.pairs.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         self.experiment = folder / "what.py"
         self.experiment.write_text(_EXPERIMENT)
         self.texts = folder / "texts.txt"
@@ -149,6 +153,22 @@ class Workspace:
                  "--config.seeds=2",
                  "--config.train.checkpoint_every=5", "--config.train.log_every=1"],
                 "out", True),
+            Command(
+                "embedder", "bert_jax.finetune",
+                ["--config=embedding/pairs", "--workdir={here}/out", f"--config.init_from={run}",
+                 f"--config.task.train={self.pairs}", f"--config.task.held_out={self.pairs}",
+                 "--config.data.sequence_length=16", "--config.data.batch_size=16", "--config.loss.gradcache_rows=4",
+                 "--config.optimizer.learning_rate=1e-3", "--config.train.checkpoint_every=2",
+                 "--config.train.log_every=1"],
+                "out", True),
+            Command(
+                "mine", "bert_jax.mine",
+                [f"--model={run}", f"--input={self.pairs}", "--output={here}/out.jsonl", "--negatives=2", "--depth=20"],
+                "out.jsonl"),
+            Command(
+                "search", "bert_jax.predict",
+                ["search", f"--model={run}", f"--corpus={self.pairs}", "--text_column=positive", "--index={here}/index",
+                 f"--queries={self.pairs}", "--query_column=anchor", "--output={here}/out.jsonl"], "out.jsonl"),
             Command(
                 "predict", "bert_jax.predict",
                 ["fill-mask", f"--model={run}", f"--input={self.texts}", "--output={here}/out.jsonl"], "out.jsonl"),
