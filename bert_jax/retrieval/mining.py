@@ -27,6 +27,7 @@ from bert_jax.data.tasks import cells, records
 from bert_jax.errors import UserError
 from bert_jax.inference import search
 from bert_jax.inference.embed import Embedder
+from bert_jax.inference.multi_vector import MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import rescoring
@@ -155,7 +156,7 @@ def mine(
     prompts: tuple[str, str] | None = None,
     index: str = "",
     progress: Callable[[str, int], Callable[[int], object]] = lambda unit, total: lambda count: None,
-    reranker: Reranker | None = None,
+    reranker: Reranker | MultiVectorReranker | None = None,
 ) -> Tally:
     """Writes pairs with their hard negatives, a JSON object a line, to a file that appears once it is whole.
 

@@ -1,4 +1,4 @@
-"""Scores mined documents again with a cross-encoder, which reads an anchor and a document together."""
+"""Scores mined documents again with a cross-encoder, or by late interaction."""
 
 import hashlib
 import itertools
@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bert_jax.errors import UserError
+from bert_jax.inference.multi_vector import MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
 from bert_jax.model import parameters
 
 
-def scores_of(reranker: Reranker, anchors: Sequence[str], documents: Sequence[Sequence[str]]) -> list[np.ndarray]:
+def scores_of(
+    reranker: Reranker | MultiVectorReranker, anchors: Sequence[str], documents: Sequence[Sequence[str]]
+) -> list[np.ndarray]:
     """Returns the scores of each anchor's documents, float64 [documents].
 
     Args:
@@ -34,12 +37,14 @@ def scores_of(reranker: Reranker, anchors: Sequence[str], documents: Sequence[Se
     return scores
 
 
-def fingerprint(reranker: Reranker) -> str:
+def fingerprint(reranker: Reranker | MultiVectorReranker) -> str:
     """Returns a hash of what a reranker's scores depend on: its parameters, settings and tokenizer."""
     digest = hashlib.blake2b(digest_size=16)
     plain: Mapping = {key: str(value) for key, value in reranker.model.settings.items()}
     digest.update(repr((sorted(plain.items()), reranker.tokenizer.digest(), reranker.max_length)).encode())
     arrays = parameters.leaves_by_name(reranker.model.params)
+    for number, layer in enumerate(reranker.model.settings.get("late_layers", ())):
+        arrays |= {f"layer {number} {name}": array for name, array in layer.arrays.items()}
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.shape} {array.dtype};".encode())

@@ -7,8 +7,11 @@ import pytest
 
 import bert_jax
 from bert_jax.errors import UserError
+from bert_jax.inference.multi_vector import MultiVectorReranker
 from bert_jax.retrieval import mining, rescoring
 from tests.inference.conftest import make_model
+from tests.inference.test_multi_vector import MARKERS
+from tests.inference.test_multi_vector import make as multi_vector_model
 from tests.retrieval.conftest import DOCUMENTS, QUERIES, make_reranker, write_lines
 from tests.retrieval.test_mining import cosines
 
@@ -19,6 +22,11 @@ CORPUS = [(f"d{i}", text) for i, text in enumerate(DOCUMENTS)]
 def pairs(tmp_path):
     rows = [{"anchor": text, "positive": DOCUMENTS[i]} for i, text in enumerate([*QUERIES, QUERIES[0]])]
     return mining.read_pairs(str(write_lines(tmp_path / "pairs.jsonl", rows)), "anchor", "positive")
+
+
+@pytest.fixture(scope="module")
+def late():
+    return MultiVectorReranker(multi_vector_model(**MARKERS))
 
 
 @pytest.mark.parametrize(
@@ -57,3 +65,17 @@ def test_the_fingerprint_tells_models_apart(tokenizer, reranker):
     assert rescoring.fingerprint(again) == rescoring.fingerprint(reranker)
     sigmoid = make_model(tokenizer, reranker.model.model.spec.task, ("score",), problem="regression")
     assert rescoring.fingerprint(bert_jax.Reranker(sigmoid)) != rescoring.fingerprint(reranker)
+
+
+def test_late_interaction(embedder, late, pairs, tmp_path):
+    """A model with a vector for each token orders what was found, and its scores are a teacher's."""
+    mining.mine(embedder, pairs, CORPUS, tmp_path / "mined.jsonl", mining.Rule(margin=None, count=4), reranker=late)
+    lines = [json.loads(line) for line in (tmp_path / "mined.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert line["negative_scores"] == sorted(line["negative_scores"], reverse=True) and len(line["negatives"]) == 4
+        expected = late.scores(line["anchor"], [line["positive"], *line["negatives"]])
+        np.testing.assert_allclose(line["score"], expected, rtol=1e-5)
+    other = multi_vector_model(**MARKERS)
+    other.settings["late_layers"][0].arrays["kernel"][0, 0] += 1
+    assert rescoring.fingerprint(MultiVectorReranker(other)) != rescoring.fingerprint(late)
+    assert rescoring.fingerprint(MultiVectorReranker(multi_vector_model(**MARKERS))) == rescoring.fingerprint(late)
