@@ -79,8 +79,11 @@ def _load_wordpiece(path, config, lower_case):
         lower_case = config.get("do_lower_case")
     if lower_case is None:
         lower_case = published.has_no_capitals(tokens, ())
+    strip_accents = config.get("strip_accents")
+    if strip_accents is None and lower_case and published.keeps_accents(tokens, ()):
+        strip_accents = False
     return hugging_face.wordpiece(
-        tokens, lower_case, str(path), config.get("strip_accents"), config.get("tokenize_chinese_chars", True)
+        tokens, lower_case, str(path), strip_accents, config.get("tokenize_chinese_chars", True)
     )
 
 
@@ -89,9 +92,10 @@ def _load_sentencepiece(path, config, lower_case):
         vocabulary = published.load_model(path.read_bytes(), str(path), lower_case)
         if vocabulary is not None:
             return HuggingFaceTokenizer(vocabulary.tokenizer, str(path), vocabulary.roles)
-    if lower_case is None:
-        lower_case = config.get("do_lower_case")
-    return SentencePieceTokenizer(path.read_bytes(), str(path), lower_case)
+    keep_accents = None
+    if lower_case is None and "do_lower_case" in config:
+        lower_case, keep_accents = config["do_lower_case"], config.get("keep_accents", False)
+    return SentencePieceTokenizer(path.read_bytes(), str(path), lower_case, keep_accents)
 
 
 def _load_byte_level(directory):

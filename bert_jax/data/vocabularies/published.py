@@ -7,6 +7,7 @@ same is done with the `tokenizers` package alone, so that the ids are AutoTokeni
 
 import dataclasses
 import pathlib
+import unicodedata
 from collections.abc import Mapping
 
 import tokenizers as hf
@@ -117,7 +118,7 @@ def load_model(proto: bytes, where: str, lower_case: bool | None, keep_accents: 
       proto: content of the .model file.
       where: its name, for messages.
       lower_case: None lets the letters of the pieces decide.
-      keep_accents: whether ALBERT's normalizer leaves accents.
+      keep_accents: whether ALBERT's normalizer leaves accents even if the pieces have none.
 
     Returns:
       None for a model with other first pieces.
@@ -127,8 +128,10 @@ def load_model(proto: bytes, where: str, lower_case: bool | None, keep_accents: 
     """
     pieces, charsmap, extra, unk_id = tokenizer_classes.read_pieces(proto, where)
     first = tuple(piece for piece, _ in pieces[:5])
+    tokens = [piece for piece, _ in pieces]
     if lower_case is None:
-        lower_case = has_no_capitals([piece for piece, _ in pieces], ())
+        lower_case = has_no_capitals(tokens, ())
+    keep_accents = keep_accents or keeps_accents(tokens, ())
     if first == _ALBERT_PIECES:
         tokenizer_class = CLASSES["AlbertTokenizer"]
         settings = {"do_lower_case": lower_case, "keep_accents": keep_accents}
@@ -146,9 +149,26 @@ def load_model(proto: bytes, where: str, lower_case: bool | None, keep_accents: 
 
 def has_no_capitals(tokens: list[str], special_ids) -> bool:
     """Returns whether no token has a capital letter but special ones, as in the vocabulary of an uncased model."""
+    return not any(token != token.lower() for token in _ordinary(tokens, special_ids))
+
+
+def keeps_accents(tokens: list[str], special_ids) -> bool:
+    """Returns whether a vocabulary without capital letters has accents, vowel signs or the like.
+
+    The published uncased models have none in theirs, as their text lost them together with the capitals. Vocabularies
+    of scripts without capitals, such as Thai, have them.
+    """
+    has_marks = any(
+        any(unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", token))
+        for token in _ordinary(tokens, special_ids)
+        if not token.isascii()
+    )
+    return has_marks and has_no_capitals(tokens, special_ids)
+
+
+def _ordinary(tokens, special_ids):
     special = {tokens[i] for i in special_ids}
-    ordinary = (t for t in tokens if t not in special and not (t[:1] in "[<" and t[-1:] in "]>"))
-    return not any(token != token.lower() for token in ordinary)
+    return (t for t in tokens if t not in special and not (t[:1] in "[<" and t[-1:] in "]>"))
 
 
 def special_token_names(path: pathlib.Path) -> dict[str, str]:

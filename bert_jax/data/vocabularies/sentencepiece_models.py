@@ -18,7 +18,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     kind = "sentencepiece"
 
-    def __init__(self, proto: bytes, where: str, lower_case: bool | None = None):
+    def __init__(self, proto: bytes, where: str, lower_case: bool | None = None, keep_accents: bool | None = None):
         """Opens a model.
 
         Args:
@@ -26,7 +26,8 @@ class SentencePieceTokenizer(Tokenizer):
           where: its name, for messages.
           lower_case: whether text is prepared as ALBERT's published code does for uncased models: `` and '' become
             double quotes, accents are stripped, letters lower-cased (google-research/albert, tokenization.py). None
-            lets the letters of the pieces decide.
+            lets the letters of the pieces decide, unless the model itself folds case.
+          keep_accents: whether lower-casing leaves accents; None does where the pieces have some.
 
         Raises:
           UserError: it is no SentencePiece model, or lacks a special token.
@@ -48,13 +49,18 @@ class SentencePieceTokenizer(Tokenizer):
         self._begins_word = np.array([token.startswith("▁") for token in tokens])
         if any(i in self._processor.encode(token) for token, i in self._special):
             self._processor = _without_user_symbols(proto, self.special_ids)
-        self.lower_case = published.has_no_capitals(tokens, self.special_ids) if lower_case is None else lower_case
+        if lower_case is None:
+            lower_case = "A" in processor.normalize("A") and published.has_no_capitals(tokens, self.special_ids)
+        self.lower_case = lower_case
+        if keep_accents is None:
+            keep_accents = published.keeps_accents(tokens, self.special_ids)
+        self._keep_accents = bool(lower_case and keep_accents)
 
     def encode(self, texts, special=False):
         if special:
             return [self.encode_with_offsets(text)[0] for text in texts]
         if self.lower_case:
-            texts = [_lowered(text) for text in texts]
+            texts = [_lowered(text, self._keep_accents) for text in texts]
         return self._processor.encode(texts, num_threads=1)
 
     def encode_flat(self, texts):
@@ -73,7 +79,9 @@ class SentencePieceTokenizer(Tokenizer):
                 offsets.append((start, stop))
                 continue
             part = text[start:stop]
-            characters, origins = _lowered_characters(part) if self.lower_case else (part, range(stop - start))
+            characters, origins = part, range(stop - start)
+            if self.lower_case:
+                characters, origins = _lowered_characters(part, self._keep_accents)
             mapping = self._processor.encode("".join(characters), out_type="offset_mapping")
             origins = [*origins, stop - start]
             ids += mapping["ids"]
@@ -106,7 +114,8 @@ class SentencePieceTokenizer(Tokenizer):
             yield position, len(text), None
 
     def normalized(self, text):
-        return self._processor.normalize(_lowered(text) if self.lower_case else text).replace("\u2581", " ")
+        text = _lowered(text, self._keep_accents) if self.lower_case else text
+        return self._processor.normalize(text).replace("\u2581", " ")
 
     def token(self, token_id):
         return self._processor.id_to_piece(int(token_id))
@@ -128,13 +137,17 @@ class SentencePieceTokenizer(Tokenizer):
         return " ".join(parts + ([self._processor.decode(run)] if run else []))
 
     def digest(self):
-        return hashlib.blake2b(self.proto + bytes([self.lower_case]), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            self.proto + bytes([self.lower_case + 2 * self._keep_accents]), digest_size=16
+        ).hexdigest()
 
     def save(self, directory, max_length=None, segments=True):
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "spiece.model").write_bytes(self.proto)
         config = {"do_lower_case": bool(self.lower_case)}
+        if self._keep_accents:
+            config["keep_accents"] = True
         (directory / published.CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
@@ -171,18 +184,18 @@ def _parsed(proto):
     return model
 
 
-def _lowered(text):
+def _lowered(text, keep_accents):
     """Returns text prepared as ALBERT's published code prepares it for uncased models."""
     if "\u03a3" in text:  # capital sigma is the one letter whose lower case depends on its neighbours
-        return "".join(_lowered_characters(text)[0])
+        return "".join(_lowered_characters(text, keep_accents)[0])
     text = text.replace("``", '"').replace("''", '"')
-    if not text.isascii():
+    if not text.isascii() and not keep_accents:
         decomposed = unicodedata.normalize("NFKD", text)
         text = "".join(character for character in decomposed if not unicodedata.combining(character))
     return text.lower()
 
 
-def _lowered_characters(text):
+def _lowered_characters(text, keep_accents):
     """Does what `_lowered` does, character by character: returns (characters, the index in `text` of each)."""
     characters, origins = [], []
     i = 0
@@ -192,8 +205,8 @@ def _lowered_characters(text):
             origins.append(i)
             i += 2
             continue
-        for part in unicodedata.normalize("NFKD", text[i]):
-            if not unicodedata.combining(part):
+        for part in text[i] if keep_accents else unicodedata.normalize("NFKD", text[i]):
+            if keep_accents or not unicodedata.combining(part):
                 lowered = part.lower()
                 characters += lowered
                 origins += [i] * len(lowered)

@@ -19,6 +19,19 @@ def test_case_is_decided_by_the_file_beside_or_the_letters(tmp_path):
     assert tokenizer.encode(["X"]) == tokenizer.encode(["x"])
 
 
+@pytest.mark.parametrize("word", ["ที่", "नहीं", "パンダ", "việt", "été", "நான்", "ལྷ"])
+def test_a_vocabulary_without_capitals_that_has_accents_keeps_them(tmp_path, word):
+    path = tmp_path / "vocab.txt"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", word]
+    path.write_text("\n".join(tokens) + "\n", "utf-8")
+    tokenizer = loading.load(path)
+    assert tokenizer.encode([f"THE {word} {word.upper()}"]) == [[5, 6, 6]]
+    tokenizer.save(tmp_path / "saved")
+    assert loading.load(tmp_path / "saved").encode([word]) == [[6]]
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": true, "strip_accents": true}')
+    assert loading.load(path).encode([word]) != [[6]]
+
+
 @pytest.mark.parametrize("missing", ["[MASK]", "[SEP]", "[CLS]", "[PAD]", "[UNK]"])
 def test_a_vocabulary_without_a_special_token_is_refused(tmp_path, missing):
     path = tmp_path / "vocab.txt"
