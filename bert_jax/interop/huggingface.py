@@ -10,6 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,7 +73,7 @@ def read(name: str | os.PathLike, pickles: bool = False) -> Pretrained:
         config["architectures"] = [config["architectures"]]
     arrays, file = tensors.read(directory, pickles, root)
     arrays = _plain(arrays, file)
-    use = dict(embedder.settings) if embedder else {}
+    use: dict[str, Any] = dict(embedder.settings) if embedder else {}
     if not embedder and multi_vector.STANFORD in (config.get("architectures") or []):
         try:
             use = multi_vector.read_stanford(directory, arrays)
