@@ -104,10 +104,11 @@ def main(argv):
         print(f"note: {note}")
 
     import bert_jax  # after the flags: importing jax takes a second
+    from bert_jax.inference import Reranker
     from bert_jax.inference.multi_vector import open_predictor
 
     embedder = bert_jax.Embedder.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
-    reranker = open_predictor(bert_jax.Reranker, _RERANK.value, dtype=_DTYPE.value) if _RERANK.value else None
+    reranker = open_predictor(Reranker, _RERANK.value, dtype=_DTYPE.value) if _RERANK.value else None
     if note := searching.head_note(embedder):
         print(f"note: {note}", file=sys.stderr)
     prompts = [
