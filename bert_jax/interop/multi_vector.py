@@ -239,6 +239,8 @@ def with_markers(tokenizer: Tokenizer, markers: Sequence[str], add: bool = False
     if not tokens:
         return tokenizer
     if not isinstance(tokenizer, hugging_face.HuggingFaceTokenizer):
+        if not add:
+            return tokenizer
         raise UserError(
             f"markers {', '.join(map(repr, tokens))}: a SentencePiece .model cannot have them; expected a vocabulary "
             "with a tokenizer.json or vocab.txt"

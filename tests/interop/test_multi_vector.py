@@ -8,6 +8,7 @@ import pytest
 
 from bert_jax.data.tasks.late_interaction import PUNCTUATION, Reading
 from bert_jax.data.vocabularies import hugging_face
+from bert_jax.data.vocabularies.tokenizer import Tokenizer
 from bert_jax.errors import UserError
 from bert_jax.interop import multi_vector, tensors
 
@@ -96,6 +97,22 @@ def test_markers():
     added = multi_vector.with_markers(tokenizer, ("[Q] ", "[D] "), add=True)
     assert added.vocab_size == 9 and list(added.encode(["[D] ab"], special=True)[0]) == [8, 6]
     assert multi_vector.with_markers(added, ("[Q] ", "[D] "), add=True) is added
+
+
+def test_markers_of_a_sentencepiece_model():
+    class Pieces(Tokenizer):
+        kind = "sentencepiece"
+
+        def token_id(self, token):
+            return {"[D] ": 7}.get(token)
+
+        def encode(self, texts, special=False):
+            return [[3, 4]] * len(texts)
+
+    tokenizer = Pieces()
+    assert multi_vector.with_markers(tokenizer, ("[Q] ", "[D] ")) is tokenizer
+    with pytest.raises(UserError, match=r"markers '\[Q\] ', '\[D\] ': a SentencePiece .model cannot have them"):
+        multi_vector.with_markers(tokenizer, ("[Q] ", "[D] "), add=True)
 
 
 def test_files_of_stanford(tmp_path):
