@@ -139,6 +139,9 @@ def uninterrupted() -> Iterator[None]:
 @contextlib.contextmanager
 def not_for_children() -> Iterator[None]:
     """Makes processes that are started inside deaf to Ctrl-C and SIGHUP, which reach every process of a terminal."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # the first process starts it, and it would let SIGINT through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield

@@ -244,3 +244,27 @@ import bert_jax
 def test_ctrl_c_before_the_command_listens_prints_no_traceback():
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
+FIRST_CHILD = """
+import multiprocessing, signal
+from bert_jax import interruption
+
+def tell(connection):
+    connection.send(sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=tell, args=(theirs,))
+    with interruption.not_for_children():
+        process.start()
+    print(ours.recv() == [signal.SIGHUP, signal.SIGINT], signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_the_first_child_is_deaf_too(tmp_path):
+    """Python starts its resource tracker before it, and then lets SIGINT through."""
+    (tmp_path / "program.py").write_text(FIRST_CHILD)
+    done = subprocess.run([sys.executable, tmp_path / "program.py"], capture_output=True, text=True)
+    assert done.stdout == "True set()\n", done.stderr

@@ -125,6 +125,25 @@ class Reranker(Ranking, Classifier):
     FIELDS: ClassVar[tuple[str, ...]] = ("query", "document")
     REQUIRED: ClassVar[int] = 2
 
+    def predict(self, pairs: Any, **options: Any) -> np.ndarray:
+        """Returns the scores of pairs, float32 [pairs], as `predict` of sentence-transformers' CrossEncoder does.
+
+        Args:
+          pairs: pairs of a query and a document, as a call of the class takes them; one may be a list of two texts.
+          **options: arguments of the call, such as prompt_name.
+
+        Returns:
+          the score of each pair; of a single one float32 [].
+
+        Raises:
+          UserError: a text is empty, or a pair cannot be read.
+        """
+        is_pair = isinstance(pairs, list | tuple) and len(pairs) == 2 and all(isinstance(text, str) for text in pairs)
+        answers = self(tuple(pairs) if is_pair else pairs, **options)
+        if isinstance(answers, dict):
+            return np.asarray(answers["score"], np.float32)
+        return np.array([answer["score"] for answer in answers], np.float32)
+
     def _answer(self, logits, activated=None):
         return {"score": super()._answer(logits, activated)["score"]}
 

@@ -113,7 +113,10 @@ class _Worker:
 def _compile_all(connection, stderr):
     """Compiles in the new process what it receives; the hundreds of lines of a crash go into a file."""
     signals.end_with_parent()
-    file = os.open(stderr, os.O_WRONLY | os.O_APPEND)
+    try:
+        file = os.open(stderr, os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:  # the parent has ended
+        return
     os.dup2(file, 2)
     os.close(file)
     devices.prepare_environment()

@@ -85,6 +85,12 @@ def test_every_call_takes_them(model, tokenizer):
     ranked = reranker.rank("a dog", TEXTS)
     short = reranker.rank("a dog", TEXTS, batch_size=2, show_progress_bar=False, return_documents=False)
     assert short == [{key: answer[key] for key in ("index", "score")} for answer in ranked]
+    pairs = [("a dog", text) for text in TEXTS]
+    scores = reranker.predict(pairs, batch_size=8, convert_to_numpy=True)
+    assert scores.dtype == np.float32 and np.array_equal(scores, reranker.scores("a dog", TEXTS))
+    assert np.array_equal(reranker.predict([list(pair) for pair in pairs]), scores)
+    for pair in (pairs[0], list(pairs[0]), {"query": "a dog", "document": TEXTS[0]}):
+        assert reranker.predict(pair) == pytest.approx(scores[0]) and np.ndim(reranker.predict(pair)) == 0
     words = make_model(tokenizer)
     mask = "a [MASK] ."
     assert bert_jax.FillMask(words)(mask, batch_size=2) == bert_jax.FillMask(words)(mask)
