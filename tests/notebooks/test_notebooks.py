@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import bert_jax
+from bert_jax.inference import multi_vector
 from experiments.notebooks import tidy
 from tests.notebooks.conftest import PATHS, interesting
 
@@ -179,12 +180,12 @@ def test_looking_inside(looked):
 def test_a_search_engine(searched):
     check(searched, pictures=1)
     assert "108 pairs to learn from; 12 questions and paragraphs held out" in searched.stdout
-    names = ("encoder", "SimCSE", "pairs")
+    names = ("encoder", "TSDAE", "pairs", "reranker")
     found = {name: re.search(rf"^{name}: ndcg@10 ([\d.]+), recall@1 ", searched.stdout, re.MULTILINE) for name in names}
     assert all(0 <= float(match[1]) <= 1 for match in found.values())
     assert float(found["pairs"][1]) > 0.3 and "mined.jsonl" in {
         p.name for p in (searched.folder / "work/data").iterdir()
     }
     assert searched.stdout.rstrip().splitlines()[-3] == "The dial of machine 7 is near the lever."
-    reranker = bert_jax.Reranker(searched.folder / "work" / "reranker")
+    reranker = multi_vector.MultiVectorReranker(searched.folder / "work" / "colbert")
     assert len(reranker.rank("The dial", ["The lever of machine 1.", "The pump of machine 2."])) == 2
