@@ -235,6 +235,7 @@ def run(
     outlives_output: bool = False,
     texts: Sequence[str] = (),
     likely: Sequence[str] = (),
+    only_print: Sequence[str] = (),
 ) -> None:
     """Runs `main(argv)` after parsing flags; a UserError prints one line and exits with code 2.
 
@@ -247,6 +248,7 @@ def run(
       outlives_output: whether the command goes on where what it prints cannot be written, since its result is files.
       texts: names of flags whose value is a text, in which "~/" is no home directory as it is in all others.
       likely: names of the flags that words without one were probably meant for, in the order in which people give them.
+      only_print: names of switches with which the command's result is what it prints.
     """
     interruption.listen()
     if sys.stderr is None:  # closed by the caller; libraries write to it without looking
@@ -254,7 +256,8 @@ def run(
     gc.set_threshold(_COLLECTED, 20, 50)
     _skip_tpu_search()
     _name_as_called()
-    with cli.output_to_pipes(outlives_output and not _asks_for_help(sys.argv[1:])):
+    only_prints = _asks_for_help(sys.argv[1:]) or _has_switch(sys.argv[1:], only_print)
+    with cli.output_to_pipes(outlives_output and not only_prints):
         try:
             parser = functools.partial(_parse, texts=texts, taken=bool(positional), likely=likely)
             app.run(_reporting(main, passes_on, positional), flags_parser=parser)
@@ -435,6 +438,12 @@ def _asks_for_help(words):
     """Returns whether a command is only to print one of its helps."""
     own = [_underscored(word) for word in _own(words)]
     return any(word in (*_HELP, *_LONG_HELP) or re.match(r"--?help_keys(=|$)", word) for word in own)
+
+
+def _has_switch(words, names):
+    """Returns whether one of some switches is among the words of a command line, and not turned off."""
+    switches = [f"{dashes}{name}{value}" for name in names for dashes in ("--", "-") for value in ("", "=true", "=1")]
+    return any(_underscored(word).lower() in switches for word in _own(words))
 
 
 def _show_help(arguments):

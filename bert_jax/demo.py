@@ -45,7 +45,8 @@ def main(argv):
             footer_links=[],
         )
     except OSError as error:
-        raise UserError(f"--port={_PORT.value}: cannot be used: {error}; expected a free one, or 0") from error
+        reason = "another program uses it" if "Cannot find empty port" in str(error) else f"cannot be used: {error}"
+        raise UserError(f"--port={_PORT.value}: {reason}; expected a free one, or 0") from error
     print(f"{_MODEL.value}: {address} (Ctrl-C ends it)", flush=True)
     try:
         threading.Event().wait()

@@ -368,4 +368,4 @@ def _say(line):
 
 
 if __name__ == "__main__":
-    command.run(main, outlives_output=True, likely=("experiment", "workdir"))
+    command.run(main, outlives_output=True, likely=("experiment", "workdir"), only_print=("dry_run", "status"))

@@ -138,6 +138,7 @@ def test_output_that_no_disk_holds(tmp_path):
     cases = (
         "recipes", "plan --config=quickstart --help", "--help", "--version", "pretrain --help", "pretrain --helpfull",
         "pretrain --help-keys=data", "demo --helpxml",
+        "launch --experiment=masking --workdir=absent --scale=smoke --dry-run",
     )  # fmt: skip
     for i, case in enumerate(cases):
         with open("/dev/full", "w") as full:
