@@ -89,7 +89,8 @@ def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Toke
             f"{where}: a {tokenizer.kind} .model cannot be extended; expected a vocabulary with a tokenizer.json or "
             "vocab.txt"
         )
-    size, added, split, tokens = tokenizer.vocab_size, [], _splitter(tokenizer), _tokens(tokenizer)
+    size, added, tokens = tokenizer.vocab_size, [], _tokens(tokenizer)
+    normalize, split = _normalizer(tokenizer), _splitter(tokenizer)
     for word in words:
         if tokenizer.kind == "wordpiece":
             parts = split(word)
@@ -99,6 +100,9 @@ def extend(tokenizer: Tokenizer, words: Iterable[str], where: str) -> tuple[Toke
                     "not cross words; expected words of letters or digits alone"
                 )
             word = parts[0]
+        else:
+            normal = normalize(word)
+            word = normal if len(normal.split()) == 1 else word
         known = tokenizer.encode([_in_sentence(tokenizer, word)])[0]
         if word in tokens or (len(known) == 1 and known[0] != tokenizer.unk_id):
             continue
@@ -152,16 +156,28 @@ def pieces(tokenizer: Tokenizer, old: Tokenizer) -> list[list[int]]:
 
 
 def _splitter(tokenizer):
-    """Returns a function that splits text without white space into words, as the pipeline does."""
+    """Returns a function that normalises text without white space and splits it into words.
+
+    WordPiece splits as its pipeline does, other kinds as BERT's.
+    """
+    normalize = _normalizer(tokenizer)
     pipeline = hf.Tokenizer.from_str(tokenizer.json()) if tokenizer.kind == "wordpiece" else None
-    normalizer = pipeline and pipeline.normalizer
     pre_tokenizer = (pipeline and pipeline.pre_tokenizer) or pre_tokenizers.BertPreTokenizer()
 
     def split(text):
-        text = normalizer.normalize_str(text) if normalizer else text
-        return [word for word, _ in pre_tokenizer.pre_tokenize_str(text)]
+        return [word for word, _ in pre_tokenizer.pre_tokenize_str(normalize(text))]
 
     return split
+
+
+def _normalizer(tokenizer):
+    """Returns a function that does to a word what the pipeline does to text, such as lower-casing it."""
+    normalizer = None
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        normalizer = hf.Tokenizer.from_str(tokenizer.json()).normalizer
+    if normalizer is None:
+        return str
+    return lambda word: normalizer.normalize_str(word).replace("\u2581", " ").strip()
 
 
 def _tokens(tokenizer):

@@ -85,6 +85,19 @@ def test_transformers_gives_the_same_ids(make, tmp_path):
     assert theirs(TEXTS, add_special_tokens=False)["input_ids"] == [list(ids) for ids in new.encode(TEXTS)]
 
 
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_words_are_counted_and_added_as_the_vocabulary_reads_them(lower_case):
+    tokenizer = training.train("unigram", ["the zen of bread, a saw and a Word"] * 3, 60, lower_case)
+    text = "Toute toute libertés Libertés liberte\u0301s"
+    found = new_tokens.find(tokenizer, [text], 10)
+    extended, added = new_tokens.extend(tokenizer, text.split(), "test")
+    expected = ["toute", "libertes"] if lower_case else ["Toute", "toute", "libertés", "Libertés"]
+    assert sorted(found) == sorted(added) == sorted(expected)
+    assert all(len(row) == 1 for row in extended.encode(text.split()))
+    used = {i for row in extended.encode(text.split()) for i in row}
+    assert used == set(range(tokenizer.vocab_size, extended.vocab_size))
+
+
 def test_words_that_save_the_most_tokens():
     old = _wordpiece()
     text = ["Zebra! the okapi saw 1984 zebras"] + ["okapi and the okapi-zebra"] * 2 + ["\u03b1\u03b2\u03b3"]
