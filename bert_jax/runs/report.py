@@ -192,7 +192,7 @@ def _picture(title, unit, curves):
     curves = {name: _fewer(points) for name, points in curves.items()}
     steps = [step for points in curves.values() for step, _ in points]
     values = [value for points in curves.values() for _, value in points]
-    first, last = min(steps), max(max(steps), min(steps) + 1)
+    first, last = min(min(steps), max(steps) - 1), max(steps)  # a single step stands beside its label
     low, high = min(values), max(values)
     if high - low < 1e-12 * max(1.0, abs(high)):
         low, high = (low - 0.5 * abs(low), high + 0.5 * abs(high)) if low else (0.0, 1.0)
