@@ -15,6 +15,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference import maxsim
 from bert_jax.inference.batching import Row
 from bert_jax.inference.examples import check_count
+from bert_jax.inference.other_libraries import check_options
 from bert_jax.inference.predictor import Predictor, prompt_text
 from bert_jax.inference.rerank import Ranking
 from bert_jax.interop.multi_vector import SIMILARITIES
@@ -141,7 +142,7 @@ class MultiVectorEmbedder(_TokenPredictor):
         return self._similarity
 
     def encode_query(
-        self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None
+        self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None, **others: Any
     ) -> np.ndarray | list[np.ndarray]:
         """Returns the vectors of the tokens of queries, float32 [tokens, size] each.
 
@@ -149,16 +150,19 @@ class MultiVectorEmbedder(_TokenPredictor):
           texts: one text or several, as `Embedder.encode` takes them; a single one gives an array.
           prompt: text put before each query, behind the marker; None: see prompt_name.
           prompt_name: name of one of the model's prompts; None: "query", where there is one, else its default one.
+          **others: arguments of sentence-transformers' `encode` that change no vector, such as batch_size.
 
         Raises:
           UserError: a text is empty, a prompt leaves no room, or the model has no prompt of that name.
         """
+        check_options("encode_query", others)
         return self._encoded(texts, True, prompt, prompt_name)
 
     def encode_document(
-        self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None
+        self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None, **others: Any
     ) -> np.ndarray | list[np.ndarray]:
         """Returns the vectors of the tokens of documents, float32 [tokens, size] each; see `encode_query`."""
+        check_options("encode_document", others)
         return self._encoded(texts, False, prompt, prompt_name)
 
     def _encoded(self, texts, is_query, prompt, prompt_name):
