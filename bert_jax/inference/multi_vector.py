@@ -86,6 +86,7 @@ class _TokenPredictor(Predictor):
         """Returns the vectors of all tokens, float32 [batch, sequence, size]."""
         del static
         batch = dict(batch)
+        batch["scored"] = batch["attention_mask"]
         batch["attention_mask"] = batch["attention_mask"] * (1 - batch.pop("unattended"))
         vectors = network.apply(params, batch)["hidden"].astype(jnp.float32)
         for layer in self._layers:

@@ -166,10 +166,16 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
 
     Args:
       spec: the model's spec.
-      batch: attention_mask int32 [batch, sequence]; of packed rows also sequence_ids and position_ids of that shape.
+      batch: attention_mask int32 [batch, sequence]; of packed rows also sequence_ids and position_ids of that shape;
+        with `scored` of that shape, tokens are read that no other one attends to (late interaction).
       relative_table: embeddings of relative distances [rows, hidden], for a model with relative positions.
     """
-    mask = AttentionMask(batch["attention_mask"] != 0, batch.get("sequence_ids"), causal=spec.attention == "causal")
+    mask = AttentionMask(
+        batch["attention_mask"] != 0,
+        batch.get("sequence_ids"),
+        causal=spec.attention == "causal",
+        padding_is_read="scored" in batch,
+    )
     if not spec.has_rotary_positions:
         return Context(mask, relative_table=relative_table)
     # Attention depends on differences of rotary positions alone, so packed rows could count on through their

@@ -31,13 +31,14 @@ class AttentionMask:
 
     Attributes:
       present: bool [batch, sequence], False at padding, which may stand anywhere in a row and which no token attends
-        to. Padding attends to the present tokens of rows of one text, as [MASK] behind a query does in late
-        interaction; in packed rows the attention output at padding is undefined.
+        to. The attention output at padding is undefined unless `padding_is_read`.
       sequence_ids: int32 [batch, sequence] for packed rows, in which tokens attend within their own sequence only;
         None for rows of one text.
       causal: whether a token attends only to itself and to the tokens before it.
       window: the largest distance, on either side, between a token and one that it attends to; None for no limit.
       padding_last: whether padding is known to stand at the end of each row.
+      padding_is_read: whether padding attends to the tokens of its row, of one text, as [MASK] behind a query does in
+        late interaction; where the window holds none, its output is 0, as in torch's scaled_dot_product_attention.
     """
 
     present: jax.Array
@@ -45,6 +46,7 @@ class AttentionMask:
     causal: bool = dataclasses.field(default=False, metadata={"static": True})
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
     padding_last: bool = dataclasses.field(default=False, metadata={"static": True})
+    padding_is_read: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def with_padding_last(self, order: jax.Array) -> "AttentionMask":
         """Returns the mask of the same rows with padding moved to the end; causality is unaffected.
@@ -87,8 +89,16 @@ class AttentionMask:
         return present if self.sequence_ids is None else present * self.sequence_ids
 
     def query_segments(self) -> jax.Array:
-        """Returns `segments` of the tokens as queries, int32 [batch, sequence]: padding attends to its row's text."""
-        return jnp.ones_like(self.segments()) if self.sequence_ids is None else self.segments()
+        """Returns `segments` of the tokens as queries, int32 [batch, sequence]; padding that is read has its row's."""
+        return jnp.ones_like(self.segments()) if self.padding_is_read else self.segments()
+
+    def reaches_a_token(self) -> jax.Array:
+        """Returns whether the window and causality leave a query any key of its row, bool [batch, sequence]."""
+        length, window = self.present.shape[1], self.present.shape[1] if self.window is None else self.window
+        before = jnp.pad(jnp.cumsum(self.present.astype(jnp.int32), axis=1), ((0, 0), (1, 0)))
+        positions = np.arange(length)
+        last = positions if self.causal else np.minimum(positions + window, length - 1)
+        return before[:, last + 1] > before[:, np.maximum(positions - window, 0)]
 
     within, mask = with_window, to_array  # the methods' names in earlier versions
 
@@ -349,6 +359,13 @@ def attend(
     Returns:
       [batch, heads, sequence, head_size] in the values' dtype.
     """
+    if mask.padding_is_read and mask.window is not None:
+        attended = _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms)
+        return jnp.where(mask.reaches_a_token()[:, None, :, None], attended, jnp.zeros((), attended.dtype))
+    return _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms)
+
+
+def _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms):
     mesh = active_mesh()
     if mesh is not None and (
         query.shape[0] % num_shards(mesh, BATCH_AXES) or key.shape[1] % num_shards(mesh, "tensor")

@@ -118,6 +118,26 @@ def test_another_family(save, tmp_path):
     assert_agrees(path, tmp_path)
 
 
+def test_a_family_with_windows(tmp_path):
+    """ModernBERT, some of whose [MASK] tokens are farther from the text than a window reaches."""
+    import torch
+    import transformers
+
+    path = tmp_path / "encoder"
+    path.mkdir()
+    (path / "vocab.txt").write_text("\n".join(conftest.VOCABULARY) + "\n")
+    transformers.BertTokenizer(str(path / "vocab.txt"), model_max_length=64).save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.ModernBertConfig(
+        vocab_size=len(conftest.VOCABULARY), hidden_size=32, num_hidden_layers=3, num_attention_heads=4,
+        intermediate_size=48, max_position_embeddings=64, local_attention=8, pad_token_id=0, cls_token_id=2,
+        sep_token_id=3, bos_token_id=2, eos_token_id=3, initializer_range=0.3,
+    )  # fmt: skip
+    transformers.ModernBertModel(config).eval().save_pretrained(path)
+    expansion = {"strategy": "fixed", "attend": False, "length": 24}
+    assert_agrees(native(tmp_path / "model", path, expansion), tmp_path)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{}, {"attend_to_expansion_tokens": True}, {"do_query_expansion": False}, {"skiplist_words": []},

@@ -85,13 +85,22 @@ def test_tpu_kernels_agree_with_the_reference(interpreted, kernel, kind, causal)
     assert_same(one, other)
 
 
-@pytest.mark.parametrize("kernel", ["splash", "flash", "cudnn"])
-def test_padding_attends_to_the_tokens_of_its_text(interpreted, cudnn_by_xla, kernel):
-    """[MASK] behind the queries of late interaction is padding to their tokens, and has a vector."""
-    mask = make_mask("right", False, ROWS, 128)
+@pytest.mark.parametrize(
+    ("kernel", "window"),
+    [("splash", None), ("splash", 8), ("flash", None), ("cudnn", None), ("cudnn", 8), ("xla", None), ("xla", 8)],
+)
+def test_padding_that_is_read_attends_to_the_tokens_of_its_text(interpreted, cudnn_by_xla, kernel, window):
+    """[MASK] behind the queries of late interaction; where its window holds no token it gets nothing."""
+    mask = dataclasses.replace(make_mask("right", False, ROWS, 128), padding_is_read=True, window=window)
     arrays = jax.random.normal(jax.random.key(1), (3, ROWS, HEADS, 128, 16))
-    one, other = (kernels.attend(name, *arrays, mask) for name in (kernel, "xla"))
-    np.testing.assert_allclose(one, other, rtol=0, atol=2e-5)
+    actual = kernels.attend(kernel, *arrays, mask)
+    query, key, value = np.asarray(arrays, np.float64)
+    allowed = np.asarray(mask.present)[:, None, None, :] & mask.allows(np.arange(128)[:, None], np.arange(128))
+    weights = np.where(allowed, np.exp(query @ key.swapaxes(2, 3) / 4), 0)
+    total = weights.sum(-1, keepdims=True)
+    expected = (weights / np.where(total, total, 1)) @ value
+    assert (total == 0).any() == bool(window)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("causal", [False, True])
