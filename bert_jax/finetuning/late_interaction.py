@@ -27,10 +27,17 @@ def with_markers(config: ml_collections.ConfigDict, source: Pretrained) -> Pretr
       source: the model of config.init_from.
 
     Raises:
-      UserError: the vocabulary cannot be extended.
+      UserError: the vocabulary cannot be extended, or config.task.query_expansion does not fit the model's family.
     """
     markers = config_lib.listed(config.task.markers)
-    if config.task.name != "embedding" or config.task.pooling != LATE_POOLING or not markers:
+    if config.task.name != "embedding" or config.task.pooling != LATE_POOLING:
+        return source
+    if config.task.query_expansion == "mask" and source.model.spec.has_relative_positions:
+        raise UserError(
+            f"config.task.query_expansion: found mask with config.init_from={source.name}, whose family, DeBERTa, "
+            "makes zeros of tokens that no other one attends to; expected attend or none"
+        )
+    if not markers:
         return source
     size = source.tokenizer.vocab_size
     try:

@@ -81,6 +81,12 @@ class _TokenPredictor(Predictor):
                 f"{model.name}: has no vectors for late interaction; expected a run of embedding/colbert, or a "
                 "directory of PyLate or of sentence-transformers' MultiVectorEncoder"
             )
+        reading = Reading.from_json(model.settings["late_interaction"])
+        if reading.expansion_length and not reading.attends_to_expansion and model.model.spec.has_relative_positions:
+            raise UserError(
+                f"{model.name}: DeBERTa makes zeros of the [MASK] tokens behind a query that no other token attends "
+                "to, which is not computed; expected a model that attends to them, or has none"
+            )
 
     def _compute(self, network, params, batch, static):
         """Returns the vectors of all tokens, float32 [batch, sequence, size]."""

@@ -1,5 +1,7 @@
 """Tests training for late interaction: whole runs, the same loss on every mesh and in any parts, and refusals."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -86,6 +88,10 @@ def test_new_markers_are_the_mean_of_the_words(data):  # noqa: F811
     np.testing.assert_allclose(grown[size : size + 2], np.tile(words[:size].mean(0), (2, 1)), atol=1e-6)
     assert with_markers(make_config(data), source) is source
     assert with_markers(make_config(data, **LATE, **{"task.markers": ()}), source) is source
+    spec = dataclasses.replace(source.model.spec, positions="relative")
+    deberta = dataclasses.replace(source, model=dataclasses.replace(source.model, spec=spec))
+    with pytest.raises(UserError, match="config.task.query_expansion: found mask with .* expected attend or none"):
+        with_markers(make_config(data, **LATE), deberta)
 
 
 ATTENDED = LATE | {"task.query_expansion": "attend", "loss.matryoshka": (12, 6)}

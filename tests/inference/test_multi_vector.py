@@ -1,5 +1,6 @@
 """Late interaction: the tokens that have a vector, MaxSim, what is nearest by it, directories, and what is refused."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -155,7 +156,10 @@ def test_prompts_and_lengths(model):
 
 def test_mistakes(model, embedder):
     tokenizer = model.tokenizer
+    spec = dataclasses.replace(model.model.spec, positions="relative")
+    deberta = dataclasses.replace(model, model=dataclasses.replace(model.model, spec=spec))
     for make_it, message in (
+        (lambda: bert_jax.MultiVectorEmbedder(deberta), "DeBERTa makes zeros of the .MASK. tokens behind a query"),
         (lambda: bert_jax.MultiVectorEmbedder(tiny.make_model(tokenizer)), "has no vectors for late interaction; exp"),
         (lambda: bert_jax.MultiVectorEmbedder(model, query_length=99), "query_length: found 99; expected from 3 to 40"),
         (lambda: embedder.encode_query(["ab", ""]), "text 2"),
