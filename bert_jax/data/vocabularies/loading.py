@@ -66,9 +66,11 @@ def _vocabulary_in(directory):
         return models[0]
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return directory / "vocab.json"
+    own = directory / "tokenizer"  # of a corpus
+    near = f"; did you mean {own}?" if own.is_dir() else ""
     raise UserError(
         f"{directory}: found {'several *.model files' if models else 'no vocabulary'}; expected one of tokenizer.json, "
-        "vocab.txt, *.model, or vocab.json with merges.txt"
+        f"vocab.txt, *.model, or vocab.json with merges.txt{near}"
     )
 
 

@@ -50,7 +50,9 @@ def test_bad_vocabulary_files_are_named(tmp_path):
         return str(error.value)
 
     assert "no such vocabulary" in message(tmp_path / "nothing.txt")
-    assert "no vocabulary" in message(tmp_path)
+    assert "no vocabulary" in message(tmp_path) and "did you mean" not in message(tmp_path)
+    (tmp_path / "tokenizer").mkdir()
+    assert message(tmp_path).endswith(f"; did you mean {tmp_path}/tokenizer?")
     (tmp_path / "vocab.txt").write_bytes(b"[PAD]\n\xff\xfe\n")
     assert "not UTF-8" in message(tmp_path / "vocab.txt")
     (tmp_path / "x.json").write_text("{}")
