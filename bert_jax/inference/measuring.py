@@ -12,6 +12,7 @@ from bert_jax.data.tasks.vector_measures import NumberedTexts, unit_vectors
 from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.multi_vector import MultiVectorEmbedder
+from bert_jax.inference.sparse import SparseEmbedder
 
 COLUMNS = ("anchor", "positive", "negatives", "score", "label")  # keys of config.task that name a column
 
@@ -32,13 +33,14 @@ class _Texts(NumberedTexts):
     def batch(self, numbers: np.ndarray, length: int) -> dict[str, np.ndarray]:
         raise NotImplementedError  # the embedder makes its own rows
 
-    def vectors(self, embedder: Embedder) -> np.ndarray:
+    def vectors(self, embedder: Embedder | SparseEmbedder) -> np.ndarray:
         """Returns the vectors of all texts, float32 [texts, size]; "" stands for the model's default prompt."""
         vectors = np.zeros((len(self._numbers), embedder.size), np.float32)
         for prompt in dict.fromkeys(prompt for prompt, _ in self._numbers):
             members = [(number, text) for (own, text), number in self._numbers.items() if own == prompt]
             numbers, texts = zip(*members, strict=True)
-            vectors[list(numbers)] = embedder.encode(list(texts), prompt=prompt or None)
+            encoded = embedder.encode(list(texts), prompt=prompt or None)
+            vectors[list(numbers)] = encoded if isinstance(encoded, np.ndarray) else encoded.toarray()
         return vectors
 
 
@@ -59,7 +61,7 @@ class _TokenTexts(_Texts):
 
 
 def measure(
-    embedder: Embedder | MultiVectorEmbedder,
+    embedder: Embedder | SparseEmbedder | MultiVectorEmbedder,
     held_out: str,
     *,
     columns: Mapping[str, str] | None = None,
@@ -72,7 +74,8 @@ def measure(
         bert_jax.measure(embedder, "sts:stsb_test.csv")  # {"spearman": 0.82, "pearson": 0.83}
 
     Vectors are compared by their cosines, or by dot products where the model is made for these; vectors of tokens by
-    MaxSim. Queries and documents are read behind the model's own prompts for them, other texts behind its default one.
+    MaxSim. Sparse vectors are held as dense ones: texts times the vocabulary, in float32. Queries and documents are
+    read behind the model's own prompts for them, other texts behind its default one.
 
     Args:
       embedder: the model.

@@ -77,6 +77,16 @@ class SparseEmbedder(Predictor):
         """Returns the length of a vector, the size of the vocabulary."""
         return self.model.model.spec.vocab_size
 
+    @property
+    def similarity_kind(self) -> str:
+        """Returns the similarity of the model: "dot" unless it names "cosine"."""
+        return self._similarity
+
+    def prompt_for(self, task: str) -> str:
+        """Returns the text that the model's own prompts put before a "query" or a "document"; "" for none."""
+        prompts = self.model.settings.get("prompts") or {}
+        return prompt_text(self.model, None, task if task in prompts else None)
+
     def encode(
         self, texts: Any, *, prompt: str | None = None, prompt_name: str | None = None, **others: Any
     ) -> sparse.csr_array:
@@ -175,8 +185,7 @@ class SparseEmbedder(Predictor):
             return sparse.csr_array(given)
         if search.are_vectors(given):
             return sparse.csr_array(search.as_vectors(given, "vectors", self.size))
-        prompts = self.model.settings.get("prompts") or {}
-        return self.encode(given, prompt_name=task if task in prompts else None)
+        return self.encode(given, prompt=self.prompt_for(task) or None)
 
     def _check_head(self, model: Pretrained) -> None:
         if not model.model.spec.language_model:

@@ -22,7 +22,7 @@ from bert_jax.finetuning.step import Learner
 from bert_jax.interop import huggingface
 from bert_jax.runs import checkpoints
 from bert_jax.runs.models import build_fine_tuned, open_model
-from tests.commands import logged_rows
+from tests.commands import finish, logged_rows, start
 from tests.finetuning.test_run import folder  # noqa: F401
 from tests.training.conftest import WORDS
 
@@ -189,6 +189,13 @@ def test_sparse_vectors(data, tmp_path):
     hits = embedder.search(queries, documents, top_k=1)
     own = np.mean([hit[0]["text"] == document for hit, document in zip(hits, documents, strict=False)])
     assert own == pytest.approx(summary["seeds"][0]["scores"]["accuracy@1"], abs=1e-6)
+    graded = [{"sentence1": query, "sentence2": documents[i], "score": i % 5} for i, query in enumerate(queries)]
+    spec = f"sts:{write(tmp_path / 'graded.jsonl', graded)}"
+    scores = bert_jax.measure(embedder, spec)
+    dots = np.diagonal(embedder.similarity(queries, documents[:60]))
+    assert scores["pearson"] == pytest.approx(np.corrcoef(dots, np.arange(60) % 5)[0, 1], abs=1e-5)
+    printed = finish(start("bert_jax.evaluate", f"--model={tmp_path / 'run'}", f"--held_out={spec}"))
+    assert f"{scores['spearman']:.4f}" in printed
     huggingface.write(open_model(tmp_path / "run"), tmp_path / "out")
     again = bert_jax.SparseEmbedder(tmp_path / "out").encode(queries).toarray()
     np.testing.assert_array_equal(again, embedder.encode(queries).toarray())
