@@ -66,7 +66,7 @@ def _vocabulary_in(directory):
         return models[0]
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return directory / "vocab.json"
-    own = directory / "tokenizer"  # of a corpus
+    own = directory / "tokenizer"  # where a corpus has its vocabulary
     near = f"; did you mean {own}?" if own.is_dir() else ""
     raise UserError(
         f"{directory}: found {'several *.model files' if models else 'no vocabulary'}; expected one of tokenizer.json, "
