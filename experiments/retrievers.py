@@ -7,7 +7,8 @@
 The parts:
 
     wordnet  a reverse dictionary: from a definition of the test split to its words, among those of all splits
-    squad    from a question to its paragraph, among the paragraphs of dev: pairs, mined negatives, a reranker on top
+    squad    from a question to its paragraph, among the paragraphs of dev: pairs, mined negatives, and rerankers on
+             top, by late interaction and a cross-encoder; --model must read rows of 192 tokens
     stsb     graded pairs (CoSENT), the same with Matryoshka widths, and the sentences alone (SimCSE)
     batch    the reverse dictionary in batches of several sizes, at equal text
 
@@ -36,6 +37,7 @@ PARTS = ("wordnet", "squad", "stsb", "batch")
 SEEDS = (0, 1, 2)
 RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
+BATCH_RATES = (1e-3, 3e-3)
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -97,7 +99,7 @@ class Runner:
         print(json.dumps(result), flush=True)
         return result
 
-    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score) -> None:
+    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=RATES) -> None:
         """Chooses the rate of an arm on the examples set apart, and scores other seeds at it.
 
         Args:
@@ -105,9 +107,10 @@ class Runner:
           config: recipe and flags of `bert_jax.finetune`.
           metric: score of the examples set apart that chooses.
           score: function of a run's folder; returns the scores that are reported.
+          rates: the rates that are tried.
         """
         chosen = {}
-        for rate in RATES:
+        for rate in rates:
             tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, RATE_SEED),
                                part=part, arm=arm, rate=rate, seed=RATE_SEED)  # fmt: skip
             chosen[rate] = tune["tune"][metric]
@@ -155,13 +158,14 @@ def wordnet(runner: Runner, data: pathlib.Path) -> None:
 
 
 def batch(runner: Runner, data: pathlib.Path) -> None:
-    """Trains the reverse dictionary in batches of several sizes, cached 64 rows at a time above 128."""
+    """Trains the reverse dictionary for an epoch in batches of several sizes, cached 64 rows at a time above 128."""
     task, flags = _dictionary(runner, data)
     for size in BATCHES:
-        config = [*flags, f"--config.data.batch_size={size}"]
+        config = [*flags, f"--config.data.batch_size={size}", "--config.train.num_epochs=1"]
         if size > 128:
             config.append("--config.loss.gradcache_rows=64")
-        runner.tuned("batch", f"{size} anchors", config, "ndcg@10", lambda folder: retrieve(folder, task))
+        arm = f"{size} anchors"
+        runner.tuned("batch", arm, config, "ndcg@10", lambda folder: retrieve(folder, task), BATCH_RATES)
 
 
 def squad(runner: Runner, data: pathlib.Path) -> None:
@@ -172,27 +176,38 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
     train, tune = runner.workdir / "squad_train.jsonl", runner.workdir / "squad_tune.jsonl"
     flags = [
         f"--config.task.held_out={tune}", f"--config.data.sequence_length={PARAGRAPH}",
-        f"--config.model.max_positions={PARAGRAPH}", "--config.train.num_epochs=5", "--config.train.eval_every=100000",
+        "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
     pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
     runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task))
-    mined = runner.workdir / "squad_mined.jsonl"
-    if not mined.exists():
-        command = [sys.executable, "-m", "bert_jax.mine", f"--model={runner.best('squad', 'pairs')}", "--negatives=4",
-                   f"--input={train}", f"--output={mined}", "--depth=50", "--margin=-1"]  # fmt: skip
-        subprocess.run(command, check=True)
-    negatives = [f"--config.task.train={mined}", "--config.task.negatives=negatives"]
-    hard = ["--config=embedding/pairs", *negatives, *flags, "--config.data.batch_size=32"]
-    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task))
-    held_out = runner.workdir / "squad_tune_mined.jsonl"
-    if not held_out.exists():
-        command = [sys.executable, "-m", "bert_jax.mine", f"--model={runner.best('squad', 'pairs')}", "--negatives=15",
-                   f"--input={tune}", f"--output={held_out}", "--depth=50", "--margin=-1"]  # fmt: skip
-        subprocess.run(command, check=True)
-    reranker = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *negatives,
-                *flags, f"--config.task.held_out={held_out}", "--config.data.batch_size=8"]  # fmt: skip
     retriever = runner.best("squad", "pairs")
-    runner.tuned("squad", "reranker", reranker, "ndcg@10", lambda folder: rerank(folder, retriever, task))
+    files = {}
+    for split, path, number in (("train", train, 3), ("tune", tune, 15)):
+        files[split] = runner.workdir / f"squad_{split}_mined.jsonl"
+        if not files[split].exists():
+            command = [sys.executable, "-m", "bert_jax.mine", f"--model={retriever}", f"--negatives={number}",
+                       f"--input={path}", f"--output={files[split]}", "--depth=50", "--margin=-1"]  # fmt: skip
+            subprocess.run(command, check=True)
+    first = runner.workdir / "squad_hard.jsonl"  # the hardest negative of each question
+    lines = (json.loads(line) for line in files["train"].read_text("utf-8").splitlines())
+    _write(first, (line | {"negatives": line["negatives"][:1]} for line in lines))
+    negatives = [f"--config.task.train={first}", "--config.task.negatives=negatives"]
+    hard = [
+        "--config=embedding/pairs",
+        *negatives,
+        *flags,
+        "--config.data.batch_size=32",
+        "--config.train.num_epochs=3",
+    ]
+    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task))
+    late = ["--config=embedding/colbert", *negatives, *flags, "--config.data.batch_size=32",
+            "--config.task.embedding_size=64", "--config.train.num_epochs=3"]  # fmt: skip
+    runner.tuned("squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task))
+    lists = [f"--config.task.train={files['train']}", "--config.task.negatives=negatives"]
+    cross = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *lists, *flags,
+             f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
+             "--config.train.num_epochs=3"]  # fmt: skip
+    runner.tuned("squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task))
 
 
 def stsb(runner: Runner, data: pathlib.Path) -> None:
@@ -232,9 +247,10 @@ def rerank(model, retriever, task: Task) -> dict[str, float]:
     """Returns the measures of a retriever's rankings whose first documents a reranker has ordered."""
     import bert_jax
     from bert_jax.data.tasks import ranking
+    from bert_jax.inference.multi_vector import open_predictor
 
     ranked = _nearest(retriever, task)
-    reranker = bert_jax.Reranker(str(model))
+    reranker = open_predictor(bert_jax.Reranker, str(model))
     first = ranked[:, :RERANKED]
     pairs = [(query, task.documents[i]) for query, row in zip(task.queries, first, strict=True) for i in row]
     scores = np.reshape([answer["score"] for answer in reranker(pairs)], first.shape)
