@@ -68,6 +68,7 @@ def test_our_side_of_a_step_runs(module, sizes):
     assert math.isfinite(step()) and flops > 0
 
 
+@pytest.mark.full
 def test_cached_gradients_need_the_memory_of_their_rows():
     """256 pairs, 16 at a time, need what 16 pairs need, and their vectors: a sixth of what all at once need."""
     from experiments.benchmarks.cached_gradients import temporary_bytes

@@ -177,6 +177,7 @@ def test_looking_inside(looked):
     assert -1 <= other <= 1 and -1 <= same <= 1
 
 
+@pytest.mark.full
 def test_a_search_engine(searched):
     check(searched, pictures=1)
     assert "108 pairs to learn from; 12 questions and paragraphs held out" in searched.stdout
