@@ -44,6 +44,8 @@ _PYLATE = "lightonai/pylate "
 _PYLATE_PAIRS = f"{_PYLATE}examples/train/contrastive.py"
 _COLBERT = "stanford-futuredata/ColBERT colbert/infra/config/settings.py"
 _SPARSE = f"{_SENTENCE}docs/sparse_encoder/training_overview.md, SPLADE"
+_TSDAE = f"{_SENTENCE}examples/sentence_transformer/unsupervised_learning/TSDAE/train_askubuntu_tsdae.py"
+_MULTILINGUAL = f"{_SENTENCE}examples/training/multilingual/make_multilingual.py"
 _BGE = "FlagOpen/FlagEmbedding examples/finetune/embedder/encoder_only/base.sh"
 _RERANKER = f"{_SENTENCE}examples/cross_encoder/training/ms_marco/training_ms_marco_bce.py"
 
@@ -373,6 +375,19 @@ PUBLISHED = {
         "loss.temperature": (1 / 20, f"{_SENTENCE}sentence_transformers/losses/MultipleNegativesRankingLoss.py, scale"),
         "train.num_epochs": (1.0, _NQ),
         "optimizer.warmup_share": (0.1, _NQ),
+    },
+    "embedding/tsdae": {
+        "data.batch_size": (8, _TSDAE),
+        "optimizer.learning_rate": (3e-5, _TSDAE),
+        "train.num_epochs": (1.0, _TSDAE),
+        "task.pooling": ("cls", _TSDAE),
+    },
+    "embedding/distil": {
+        "data.batch_size": (64, _MULTILINGUAL),
+        "data.sequence_length": (128, _MULTILINGUAL),
+        "optimizer.learning_rate": (2e-5, _MULTILINGUAL),
+        "optimizer.epsilon": (1e-6, _MULTILINGUAL),
+        "optimizer.bias_correction": (False, _MULTILINGUAL),
     },
     "embedding/bge": {
         "optimizer.learning_rate": (1e-5, _BGE),

@@ -7,8 +7,10 @@ The file has a column text. Tokens are deleted from each text (loss.deletion), a
 predicts the whole text from the vector of what is left; MODEL is a masked language model. The decoder is not kept.
 Nothing of texts alone can be held out, so a held-out set is needed: sts:FILE or ir:DIR.
 
-Published: 60 % of the tokens deleted, batches of 8, a constant rate of 3e-5, 100,000 steps, pooling the [CLS] (section
-4.2; recalled; sentence-transformers' example of TSDAE on AskUbuntu has no weight decay). Not measured here.
+Published: 60 % of the tokens deleted, batches of 8, a constant rate of 3e-5, 100,000 steps (Wang et al. 2021, section
+4.2; recalled); batches of 8, 3e-5, one epoch, pooling the [CLS], a decoder with the encoder's weights (checked in
+sentence-transformers' examples/.../TSDAE/train_askubuntu_tsdae.py, which warms up over 10 % of the steps, and whose
+noise keeps 60 % of the words). Not measured here.
 """
 
 from bert_jax.config.finetuning import base
