@@ -533,6 +533,12 @@ _TRAIN = group(
         "Minutes after the last checkpoint at which another is saved, beside those by steps.",
         {"role": "checkpoints", "empty": "by steps alone"} | MAY_CHANGE,
     ),
+    emergency_dir=(
+        "",
+        "Directory on each host's own disk that a run stopped by a signal writes its state to before the checkpoint; "
+        "goes on from it if the checkpoint was not completed.",
+        {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
+    ),
     keep_newest=(3, "Newest checkpoints to keep.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
     keep_best=(
         1,

@@ -109,8 +109,7 @@ class Watchdog:
 
         if not storage.is_remote(self._folder) and _within(_WRITE_SECONDS, write):
             return path
-        with contextlib.suppress(Exception):  # standard error may have no file
-            faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+        faulthandler.dump_traceback(2, all_threads=True)  # the file of standard error, whatever sys.stderr is now
         return "above"
 
 

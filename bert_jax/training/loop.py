@@ -95,6 +95,8 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             clock.start("logging")
             row |= hosts.slowest(clock.step_seconds()) | clock.take() if logs else {}
             last = done == num_steps or bool(stop) or run.over
+            if stop:
+                run.checkpoints.hurry()
             _record(run, state, done, row, held_out, saves, last, loggers, clock)
             if saves:
                 timer.restart()

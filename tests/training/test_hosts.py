@@ -251,6 +251,52 @@ def test_what_a_pod_asks_of_a_run(recipe, environment, tmp_path):
     assert finding.severity == "warning" and "Process 1" in finding.message
 
 
+_IS_PREEMPTED = """
+import os, signal, sys
+from bert_jax import command, distributed, pretrain
+from bert_jax.data import loader
+from bert_jax.runs import checkpoints
+
+whole, save = loader.Loader.__iter__, checkpoints.Checkpoints._open
+
+def stopped(self):
+    for step, batch in whole(self):
+        if step == 5 and not distributed.is_first():
+            signal.raise_signal(signal.SIGTERM)
+        yield step, batch
+
+def killed(self):
+    if self._hurries:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self)
+
+loader.Loader.__iter__, checkpoints.Checkpoints._open = stopped, killed
+sys.argv.remove("--")
+command.define_config_flag()
+command.define_process_flags()
+command.run(pretrain.main)
+"""
+
+
+@pytest.mark.full
+def test_preempted_processes_go_on_from_their_own_disks(recipe, environment, tmp_path):
+    """Each process keeps its parts of the state; killed before the checkpoint, they have the bits of a whole run."""
+    options = ["--config.mesh.fsdp=4", "--config.train.num_steps=40", "--config.train.checkpoint_every=5"]
+    options += ["--config.train.eval_every=0"]
+    pretrain(2, environment, recipe, tmp_path / "whole", *options).wait()
+    each = [[f"--config.train.emergency_dir={tmp_path / 'disk'}"]] * 2
+    flags = ["--", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *options]
+    Processes(2, environment, ["-c", _IS_PREEMPTED, *flags], *each).wait((-signal.SIGKILL,))
+    assert len(list(tmp_path.glob("disk/*/process-[01].json"))) == 2
+    begun = json.loads(next(tmp_path.glob("disk/*/process-0.json")).read_text())["step"]
+    before = max(checkpoints.saved_steps(tmp_path / "run" / "checkpoints"))
+    ((out, _), _) = pretrain(2, environment, recipe, tmp_path / "run", *options, each=each).wait()
+    if begun > before:  # and not at the step of a checkpoint
+        assert f"goes on from the copy of step {begun} in " in out and f"; step {begun} of 40" in out
+    assert logged_rows(tmp_path / "run") == logged_rows(tmp_path / "whole")
+    assert not list(tmp_path.glob("disk/*"))
+
+
 @pytest.mark.parametrize(
     ("each", "message"),
     [
