@@ -64,7 +64,7 @@ class Checkpoints:
         self._saving: int | None = None
         folder = config.train.get("emergency_dir")
         self._emergency = EmergencyCopy(folder, workdir, say) if folder else None
-        self._hurries = False
+        self._hurries, self._copied = False, 0
         self._manager: Any = None  # Orbax's
 
     def restore(self, template: Mapping) -> tuple[dict, int] | None:
@@ -128,14 +128,15 @@ class Checkpoints:
         Raises:
           UserError: with several processes, saving cannot begin.
         """
+        if self._emergency and self._hurries:  # before it waits for a checkpoint that is under way
+            self._emergency.save(step, {name: state[name] for name in state if name not in _NOT_SAVED}, record)
+            self._copied = step
         self.finish_save()
         ocp = _orbax()
         loss = selection_loss(metrics or {}, self._best_metric)
         items: dict[str, Any] = {name: ocp.args.StandardSave(state[name]) for name in state if name not in _NOT_SAVED}
         if record is not None:
             items["record"] = ocp.args.JsonSave(dict(record))
-        if self._emergency and self._hurries:
-            self._emergency.save(step, {name: state[name] for name in state if name not in _NOT_SAVED}, record)
         self._saving = step
         try:
             self._open().save(
@@ -174,7 +175,7 @@ class Checkpoints:
         reasons = [reason for reason in distributed.all_gather(reason) if reason]
         if reasons:
             self._failed(reasons[0])
-        elif self._emergency:
+        elif self._emergency and self._saving >= self._copied:
             self._emergency.remove()
         self._saving = None
 
