@@ -50,8 +50,7 @@ def make_batch(
       is another document's); for ORDERED_PAIR, int32 sentence_order_label [batch] (1 where B precedes A).
     """
     is_pair = "a_start" in instances.dtype.names
-    rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
-    _check_places(split, starts, lengths)
+    rows, starts, lengths = text_pieces(split, instances)
     needs_words = masking is not None and masking.unit != "token"
     batch, sequence = len(instances), layout.sequence_length
 
@@ -98,6 +97,27 @@ def make_batch(
         if field in instances.dtype.names:
             result[name] = instances[field].astype(np.int32)
     return result
+
+
+def text_pieces(split: Split, instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the pieces of text that rows consist of: the two segments of a pair, or the parts of single documents.
+
+    A [SEP] follows each.
+
+    Args:
+      split: holds the tokens.
+      instances: [batch] records of any recipe.
+
+    Returns:
+      (row, token offset in the split, number of tokens) of each piece, in order of rows, int64 [pieces] each.
+
+    Raises:
+      UserError: a piece lies in no shard of the corpus.
+    """
+    is_pair = "a_start" in instances.dtype.names
+    rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
+    _check_places(split, starts, lengths)
+    return rows, starts, lengths
 
 
 def _check_places(split, starts, lengths):
