@@ -40,15 +40,13 @@ def show(batch: dict, row: int, tokenizer) -> str:
     facts = [f"{length} tokens, {len(ids) - length} padding"]
     if "masked_positions" in batch:
         facts.append(f"{len(labels)} of {len(batch['masked_positions'][row])} slots predicted")
-    if "next_sentence_label" in batch:
-        facts.append("B is another document's" if batch["next_sentence_label"][row] else "B follows A")
-    if "sentence_order_label" in batch:
-        facts.append("A follows B (swapped)" if batch["sentence_order_label"][row] else "B follows A")
+    labels_in_words = _pair_labels(batch, row)
     if "sequence_ids" in batch:
         parts = batch["sequence_ids"][row][:length]
         facts.insert(0, f"{parts.max()} sequences")
-        names = [(number, number) for number in range(1, parts.max() + 1)]
+        names = [(i, f"{i}  {labels_in_words[i - 1]}:" if labels_in_words else i) for i in range(1, parts.max() + 1)]
     else:
+        facts += labels_in_words
         parts = batch["token_type_ids"][row][:length]
         names = [(0, "A"), (1, "B")]
     lines = [", ".join(facts)]
@@ -57,6 +55,15 @@ def show(batch: dict, row: int, tokenizer) -> str:
         if text:
             lines.append(f"  {name}  {text}")
     return "\n".join(lines)
+
+
+def _pair_labels(batch, row):
+    """Returns what is so of each pair of a row, in words; [] for formats without pairs."""
+    words = {
+        "next_sentence_label": ("B follows A", "B is another document's"),
+        "sentence_order_label": ("B follows A", "A follows B (swapped)"),
+    }
+    return [words[name][max(0, label)] for name in words if name in batch for label in batch[name][row].ravel()]
 
 
 def main(argv):

@@ -115,11 +115,6 @@ def _check_data(data, name, values):
             f"{where}.format: {data.format}{name} has no sentence pairs, but {pairs}=True; "
             f"expected {' or '.join(PAIR_FORMATS)}, or {pairs}=False"
         )
-    if data.packing and data.format in PAIR_FORMATS:
-        raise UserError(
-            f"{where}.packing: True{name} with {where}.format={data.format}, whose pairs are not packed; expected "
-            "format=full_sentences or doc_sentences (with config.objective.next_sentence=False), or packing=False"
-        )
     if data.max_predictions > data.sequence_length:
         raise UserError(
             f"{where}.max_predictions: found {data.max_predictions}{name}; expected at most "

@@ -391,7 +391,7 @@ _DATA = group(
     ngram_max=(3, "Words of the longest n-gram; p(n) ~ 1/n (ALBERT, section 3.1).", IN_PHASES | COUNT),
     packing=(
         False,
-        "Puts several short instances in one row, with attention and positions apart; for formats without pairs.",
+        "Puts several short instances in one row, with attention and positions apart; batch_size counts rows.",
         IN_PHASES,
     ),
     workers=(0, "Processes that prepare batches.",

@@ -49,9 +49,7 @@ def make_batch(
       masked_labels and float32 masked_weights [batch, slots]; for PAIR, int32 next_sentence_label [batch] (1 where B
       is another document's); for ORDERED_PAIR, int32 sentence_order_label [batch] (1 where B precedes A).
     """
-    is_pair = "a_start" in instances.dtype.names
-    rows, starts, lengths = _pair_pieces(instances) if is_pair else _document_pieces(split, instances)
-    _check_places(split, starts, lengths)
+    rows, starts, lengths = text_pieces(split, instances)
     needs_words = masking is not None and masking.unit != "token"
     batch, sequence = len(instances), layout.sequence_length
 
@@ -85,7 +83,7 @@ def make_batch(
     position = np.arange(sequence)
     inside = position < row_length[:, None]
     token_type_ids = np.zeros((batch, sequence), np.int32)
-    if is_pair and layout.type_vocab_size > 1:
+    if _are_pairs(instances) and layout.type_vocab_size > 1:
         token_type_ids[inside & (position >= columns[1::2, None])] = 1
     result = {"input_ids": input_ids, "attention_mask": inside.astype(np.int32), "token_type_ids": token_type_ids}
     if masking is not None:
@@ -98,6 +96,26 @@ def make_batch(
         if field in instances.dtype.names:
             result[name] = instances[field].astype(np.int32)
     return result
+
+
+def text_pieces(split: Split, instances: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the pieces of text that rows consist of: the two segments of a pair, or the parts of single documents.
+
+    A [SEP] follows each.
+
+    Args:
+      split: holds the tokens.
+      instances: [batch] records of any recipe.
+
+    Returns:
+      (row, token offset in the split, number of tokens) of each piece, in order of rows, int64 [pieces] each.
+
+    Raises:
+      UserError: a piece lies in no shard of the corpus.
+    """
+    rows, starts, lengths = (_pair_pieces if _are_pairs(instances) else _document_pieces)(split, instances)
+    _check_places(split, starts, lengths)
+    return rows, starts, lengths
 
 
 def _check_places(split, starts, lengths):
@@ -114,8 +132,13 @@ def _check_places(split, starts, lengths):
         )
 
 
-def _pair_pieces(instances):
+def _are_pairs(instances):
+    return "a_start" in instances.dtype.names
+
+
+def _pair_pieces(split, instances):
     """Returns (row, start, length) of the two pieces of each pair, int64 [2 * batch] each."""
+    del split
     rows = np.repeat(np.arange(len(instances)), 2)
     starts = np.stack([instances["a_start"], instances["b_start"]], 1).ravel()
     lengths = np.stack([instances["a_length"], instances["b_length"]], 1).ravel().astype(np.int64)

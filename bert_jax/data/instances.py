@@ -139,6 +139,19 @@ def build(split: Split, recipe: Recipe, first: int = 0, last: int | None = None)
     return (_ordered_pairs if recipe.sentence_order else _pairs)(split, recipe, first, last)
 
 
+def text_lengths(records: np.ndarray) -> np.ndarray:
+    """Returns the tokens of text of each instance, int64 [instances]; records of any recipe."""
+    if records.dtype == SPAN:
+        return np.asarray(records["stop"] - records["start"])
+    return records["a_length"].astype(np.int64) + records["b_length"]
+
+
+def row_lengths(records: np.ndarray) -> np.ndarray:
+    """Returns the tokens of each instance's row, special ones included, int64 [instances]; records of any recipe."""
+    separators = records["num_documents"] if records.dtype == SPAN else 2  # one behind each document or segment
+    return text_lengths(records) + separators + 1
+
+
 def share_held(index: np.ndarray, num_tokens: int) -> float:
     """Returns the share of a split's tokens that the rows of an index hold, estimated from a sample of a large one.
 
@@ -149,12 +162,9 @@ def share_held(index: np.ndarray, num_tokens: int) -> float:
       num_tokens: number of tokens of the split.
     """
     sample = index[:: max(1, len(index) // _SAMPLE)]
-    if sample.dtype == SPAN:
-        lengths = sample["stop"] - sample["start"]
-    else:
-        lengths = sample["a_length"].astype(np.int64) + sample["b_length"]
-        if sample.dtype == PAIR:
-            lengths -= sample["b_length"] * (sample["is_random"] == 1)
+    lengths = text_lengths(sample)
+    if sample.dtype == PAIR:
+        lengths -= sample["b_length"] * (sample["is_random"] == 1)
     held = lengths.sum() * (len(index) / max(1, len(sample)))
     return float(min(1.0, held / max(1, num_tokens)))
 

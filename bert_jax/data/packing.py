@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from bert_jax import _moved, files
-from bert_jax.data import hashing, instances, verification
-from bert_jax.data.corpus import Corpus, Split, unpack_bits
+from bert_jax.data import batches, hashing, instances, verification
+from bert_jax.data.corpus import Corpus, Split
 from bert_jax.data.masking import Masking
 from bert_jax.errors import UserError
 
@@ -185,10 +185,10 @@ def pack(
       pad_id, cls_id: ids of the tokenizer.
 
     Returns:
-      The same arrays: per-token ones [num_rows, tokens], of masks [num_rows, masks], per-sequence ones
-      [num_rows, sequences, ...], with the sizes of row_limits, zero where a row has fewer sequences; positions count
-      in the packed row. Also int32 sequence_ids, position_ids [num_rows, tokens] and cls_positions
-      [num_rows, sequences].
+      The same arrays: per-token ones [num_rows, tokens], of masks [num_rows, masks], per-sequence ones [num_rows,
+      sequences, ...], with the sizes of row_limits, zero where a row has fewer sequences (-1 in labels of pairs, which
+      then do not count); positions count in the packed row. Also int32 sequence_ids, position_ids [num_rows, tokens]
+      and cls_positions [num_rows, sequences].
     """
     batch = dict(batch)
     present = batch["attention_mask"] != 0
@@ -204,8 +204,8 @@ def pack(
         out.reshape(-1)[destination] = values
         return out
 
-    def per_sequence(values):
-        out = np.zeros((num_rows, row_limits.sequences, *values.shape[1:]), values.dtype)
+    def per_sequence(values, fill=0):
+        out = np.full((num_rows, row_limits.sequences, *values.shape[1:]), fill, values.dtype)
         out[places.row, places.number] = values
         return out
 
@@ -224,6 +224,9 @@ def pack(
     for name in ("start_positions", "end_positions"):
         if name in batch:
             packed[name] = per_sequence((batch.pop(name) + places.begin).astype(np.int32))
+    for name in batches.LABELS:
+        if name in batch:
+            packed[name] = per_sequence(batch.pop(name), -1)
     packed |= {name: per_sequence(array) for name, array in batch.items() if name not in packed}
     for name, value in (("input_ids", cls_id), ("attention_mask", 1), ("sequence_ids", 1)):
         packed[name][len(first) - 1 :, 0] = value
@@ -295,7 +298,7 @@ def open_packs(
     Args:
       corpus: the corpus, beside whose instance index they are cached.
       split_name: "train" or "eval".
-      recipe: how the instances were made, in a format without pairs.
+      recipe: how the instances were made.
       row_limits: the capacity of a row.
       masking: bounds how many tokens of an instance are masked; None where none is.
       is_special: bool [vocabulary], the tokenizer's special tokens.
@@ -330,7 +333,7 @@ def build_packs(
 
     Args:
       split: the split of the corpus.
-      index: [instances] records of dtype instances.SPAN.
+      index: [instances] records of any recipe.
       row_limits, masking, is_special: see open_packs.
 
     Yields:
@@ -338,12 +341,11 @@ def build_packs(
     """
     for begin in range(0, len(index), _WINDOW):
         window = np.asarray(index[begin : begin + _WINDOW])
-        # One [CLS], and a [SEP] behind each document.
-        lengths = window["stop"] - window["start"] + window["num_documents"] + 1
+        lengths = instances.row_lengths(window)
         if masking is None:
             masks = np.zeros(len(window), np.int64)
         elif masking.unit == "token":
-            masks = masking.wanted(window["stop"] - window["start"])
+            masks = masking.wanted(instances.text_lengths(window))
         else:
             starts = range(0, len(window), _INSTANCES_AT_ONCE)
             parts = [window[i : i + _INSTANCES_AT_ONCE] for i in starts]
@@ -385,27 +387,35 @@ def _write_files(windows, num_instances, first_path, members_path):
 def _max_masks(split, records, masking, is_special):
     """Returns the largest number of tokens that whole-word masking may predict in each instance, int64 [instances].
 
-    Where every word is longer than the wanted number, the shortest is predicted (masking.py). Neighbours in an index of
-    a format without pairs are neighbours in the text, so their tokens are read at once.
+    Where every word is longer than the wanted number, the shortest is predicted (masking.py).
     """
-    begin, end = int(records["start"][0]), int(records["stop"][-1])
-    tokens, starts = np.empty(end - begin, np.int64), np.empty(end - begin, bool)
-    for shard, first in zip(split.shards, split.shard_starts.tolist(), strict=False):
-        low, high = max(begin, first), min(end, first + shard.num_tokens)
-        if low < high:
-            verification.check_ids(shard, shard.tokens[low - first : high - first], low - first, len(is_special))
-            tokens[low - begin : high - begin] = shard.tokens[low - first : high - first]
-            starts[low - begin : high - begin] = unpack_bits(shard.word_starts, low - first, high - first)
+    rows, begins, lengths = batches.text_pieces(split, records)
+    rows, begins, lengths = (array[lengths > 0] for array in (rows, begins, lengths))
+    tokens, starts = _read_pieces(split, begins, lengths, len(is_special))
+    piece_first = np.cumsum(lengths) - lengths
     maskable = ~is_special[tokens]
-    last_document = records["document"][-1] + records["num_documents"][-1]
-    documents = split.sentences[split.documents[records["document"][0] : last_document]]
-    starts[records["start"] - begin] = True
-    starts[documents[documents > begin] - begin] = True  # a [SEP] precedes it
+    starts[piece_first] = True  # [CLS] or [SEP] precedes it
     starts[1:] |= ~maskable[:-1]
     words = np.flatnonzero(starts & maskable)
     word_lengths = np.diff(np.append(np.append(0, np.cumsum(maskable))[words], maskable.sum()))
-    instance = np.searchsorted(records["start"] - begin, words, side="right") - 1
+    instance = rows[np.searchsorted(piece_first, words, side="right") - 1]
     shortest = np.full(len(records), np.iinfo(np.int64).max)
     np.minimum.at(shortest, instance, word_lengths)
     wanted = masking.wanted(np.bincount(instance, word_lengths, len(records)).astype(np.int64))
     return np.where((shortest > wanted) & (shortest <= masking.slots), shortest, wanted)
+
+
+def _read_pieces(split, begins, lengths, vocab_size):
+    """Returns (ids, int64; whether a word starts there, bool), [tokens] each, of pieces of text one after the other."""
+    place = np.arange(lengths.sum()) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+    tokens, starts = np.empty(len(place), np.int64), np.empty(len(place), bool)
+    number = np.repeat(np.searchsorted(split.shard_starts, begins, side="right") - 1, lengths)
+    for n in np.unique(number).tolist():
+        shard, inside = split.shards[n], number == n
+        local = place[inside] - split.shard_starts[n]
+        ids = shard.tokens[local]
+        largest = int(local[ids.argmax()])
+        verification.check_ids(shard, shard.tokens[largest : largest + 1], largest, vocab_size)
+        tokens[inside] = ids
+        starts[inside] = shard.word_starts[local // 8] >> (7 - local % 8).astype(np.uint8) & 1  # see unpack_bits
+    return tokens, starts

@@ -152,12 +152,14 @@ class Source:
             needs.segments or config.model.type_vocab_size,
         )
         self._masking = _masking(data, tokenizer.mask_id, is_special) if needs.masked else None
-        self._packs = None
+        self._packs = []
         if packed:
             self._row_limits = packing.limits(data.sequence_length, self._masking.slots if self._masking else 0)
-            self._packs = packing.open_packs(corpus, split, recipes[0], self._row_limits, self._masking, is_special)
-        rows = self._indexes if self._packs is None else [self._packs]
-        self.counts = np.array([len(repeat) for repeat in rows], np.int64)
+            self._packs = [
+                packing.open_packs(corpus, split, recipe, self._row_limits, self._masking, is_special)
+                for recipe in recipes
+            ]
+        self.counts = np.array([len(repeat) for repeat in self._packs or self._indexes], np.int64)
         self._first = np.cumsum(self.counts) - self.counts
 
     def places(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -186,12 +188,23 @@ class Source:
 
     def batch(self, repeat: np.ndarray, index: np.ndarray, mask_epoch: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the rows of the given repeats, indexes and mask epochs, int64 [rows] each."""
-        if self._packs is None:
+        if not self._packs:
             return self._instances(repeat, index, mask_epoch)
-        members, first = self._packs.members_of(index)
+        members, first = self._members(repeat, index)
         counts = np.diff(first)
         batch = self._instances(np.repeat(repeat, counts), members, np.repeat(mask_epoch, counts))
         return packing.pack(batch, first, len(index), self._row_limits, self._layout.pad_id, self._layout.cls_id)
+
+    def _members(self, repeat, index):
+        """Returns the instances of packed rows, as `Packs.members_of` does, each row's from the packs of its repeat."""
+        parts, counts = {}, np.empty(len(index), np.int64)
+        for r in np.unique(repeat).tolist():
+            parts[r], first = self._packs[r].members_of(index[repeat == r])
+            counts[repeat == r] = np.diff(first)
+        members = np.empty(counts.sum(), np.int64)
+        for r, part in parts.items():
+            members[np.repeat(repeat == r, counts)] = part
+        return members, np.append(0, np.cumsum(counts))
 
     def _instances(self, repeat, index, mask_epoch):
         """Returns the rows of the given instances, int64 [rows] each; masks are a function of these three alone."""
@@ -204,7 +217,7 @@ class Source:
 
     def describe(self, repeat: int, index: int) -> str:
         """Returns the record of each instance in a row as text: where its tokens lie in the corpus."""
-        members = [index] if self._packs is None else self._packs.members_of(np.array([index]))[0].tolist()
+        members = self._packs[repeat].members_of(np.array([index]))[0].tolist() if self._packs else [index]
         parts = []
         for member in members:
             record = self._indexes[repeat][member]

@@ -247,15 +247,15 @@ def padding_advice(run: Run) -> str:
     """Returns what to change so that rows hold less padding."""
     data = run.phase.data
     pairs = [f"objective.{key}" for key in ("next_sentence", "sentence_order") if run.config.objective[key]]
+    packing = "" if data.packing else "--config.data.packing=True"
     if pairs:
         change = (
-            "prepare longer documents (--documents=file), shorten --config.data.sequence_length="
-            f"{data.sequence_length}, or leave out pairs: --config.{pairs[0]}=False "
+            f"{packing and f'try {packing}, '}prepare longer documents (--documents=file), shorten "
+            f"--config.data.sequence_length={data.sequence_length}, or leave out pairs: --config.{pairs[0]}=False "
             "--config.data.format=full_sentences"
         )
     elif data.format != "full_sentences":
-        packing = " or --config.data.packing=True" if data.format == "doc_sentences" and not data.packing else ""
-        change = f"try --config.data.format=full_sentences{packing}"
+        change = f"try --config.data.format=full_sentences{packing and f' or {packing}'}"
     else:
         change = f"shorten --config.data.sequence_length={data.sequence_length}"
     return change

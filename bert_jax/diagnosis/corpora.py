@@ -85,13 +85,9 @@ class Text:
             return None
         held = instances.share_held(index, self.tokens("train"))
         sample = index[:: max(1, len(index) // _SAMPLE)]
-        if data.format in config_lib.PAIR_FORMATS:
-            lengths, random = sample["a_length"] + sample["b_length"] + 3, None
-            if "is_random" in sample.dtype.names:
-                random = float(sample["is_random"].mean())
-        else:
-            lengths, random = sample["stop"] - sample["start"] + sample["num_documents"] + 1, None
-        return Rows(len(index), 1 - float(np.mean(lengths)) / data.sequence_length, random, held)
+        random = float(sample["is_random"].mean()) if "is_random" in sample.dtype.names else None
+        padding = 1 - float(np.mean(instances.row_lengths(sample))) / data.sequence_length
+        return Rows(len(index), padding, random, held)
 
     @functools.cached_property
     def shared_sentences(self) -> float | None:

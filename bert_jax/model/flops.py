@@ -25,7 +25,7 @@ PEAKS = (
 )
 
 
-def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float = 3.0) -> float:
+def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float = 3.0, sequences: int = 1) -> float:
     """Returns the FLOPs of the matrix products of one training step; a backward pass counts as two forward passes.
 
     Args:
@@ -34,6 +34,7 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
       sequence: tokens in a row, padding included.
       slots: positions in a row whose vocabulary logits are computed.
       passes: cost of a step in forward passes of the layers; less than 3 where some layers are frozen.
+      sequences: places of a packed row whose pairs are classified.
     """
     hidden, size = spec.hidden_size, spec.embedding_size
     queries, keys = spec.num_heads * spec.head_size, spec.num_kv_heads * spec.head_size
@@ -55,14 +56,16 @@ def step_flops(spec: Spec, batch: int, sequence: int, slots: int, passes: float 
         dense = hidden * hidden if spec.task.transform or (spec.task.pooling == "dense" and reads == 1) else 0
         head += reads * (hidden * spec.task.num_labels + dense)
     through = passes * sequence * ((_layers_run(spec) * layer) + convolution + embedded)
-    return 2.0 * batch * (through + 3.0 * (head + pooled)) + attention_flops(spec, batch, sequence, passes)
+    return 2.0 * batch * (through + 3.0 * (head + sequences * pooled)) + attention_flops(spec, batch, sequence, passes)
 
 
 def pretraining_flops(spec: Spec, batch: Mapping) -> float:
     """Returns `step_flops` of a pre-training step on a global batch, whose arrays may be jax.ShapeDtypeStruct."""
     rows, sequence = batch["input_ids"].shape
     slots = batch["masked_labels"].shape[1] if "masked_labels" in batch else sequence
-    return step_flops(spec, rows, sequence, slots)
+    classifies_pairs = spec.next_sentence or spec.sentence_order
+    sequences = batch["cls_positions"].shape[1] if classifies_pairs and "cls_positions" in batch else 1
+    return step_flops(spec, rows, sequence, slots, sequences=sequences)
 
 
 def attention_flops(spec: Spec, batch: int, sequence: int, passes: float = 3.0) -> float:

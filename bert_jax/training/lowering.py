@@ -114,17 +114,19 @@ def batch_shapes(config: ml_collections.ConfigDict, data: ml_collections.ConfigD
     names = ("input_ids", "attention_mask", "token_type_ids")
     shapes: dict[str, tuple[tuple[int, ...], type]] = {name: ((rows, sequence), np.int32) for name in names}
     slots = stream.prediction_slots(data) if objective_facts(config).masked else 0
+    labels: tuple[int, ...] = (rows,)  # one for each pair
     if data.packing:
         limits = packing.limits(sequence, slots)
         slots = limits.masks
         shapes |= {name: ((rows, sequence), np.int32) for name in ("sequence_ids", "position_ids")}
-        shapes["cls_positions"] = ((rows, limits.sequences), np.int32)
+        labels = (rows, limits.sequences)
+        shapes["cls_positions"] = (labels, np.int32)
     if slots:
         shapes |= {name: ((rows, slots), np.int32) for name in ("masked_positions", "masked_labels")}
         shapes["masked_weights"] = ((rows, slots), np.float32)
     if data.format in config_lib.PAIR_FORMATS:
         label = "sentence_order_label" if config.objective.sentence_order else "next_sentence_label"
-        shapes[label] = ((rows,), np.int32)
+        shapes[label] = (labels, np.int32)
     return shapes
 
 

@@ -8,8 +8,9 @@ import pytest
 from bert_jax import config as config_lib
 from bert_jax import show_batch
 from bert_jax.data import batch_at, describe_batch, loader, packing
+from bert_jax.data.batches import LABELS
 from bert_jax.data.corpus import Corpus
-from bert_jax.errors import UserError
+from bert_jax.training import lowering
 
 LENGTH = 48
 RNG = random.Random(3)
@@ -60,7 +61,7 @@ def source_of(config):
 
 
 def sequences(batch):
-    """Returns (input ids, segments, {position: label}) of each sequence of a packed batch, row by row."""
+    """Returns (input ids, segments, {position: label}, label of a pair) of each sequence of a packed batch."""
     for row, ids in enumerate(batch["input_ids"]):
         inside = batch["attention_mask"][row] > 0
         assert (batch["sequence_ids"][row] > 0).tolist() == inside.tolist()
@@ -77,7 +78,9 @@ def sequences(batch):
             assert batch["position_ids"][row][at].tolist() == list(range(len(at)))
             mine = (places >= at[0]) & (places <= at[-1])
             masks = dict(zip((places[mine] - at[0]).tolist(), labels[mine].tolist(), strict=True))
-            yield ids[at].tolist(), batch["token_type_ids"][row][at].tolist(), masks
+            pair = [int(batch[name][row, n]) for name in LABELS if name in batch]
+            yield ids[at].tolist(), batch["token_type_ids"][row][at].tolist(), masks, pair
+        assert all((batch[name][row, number:] == -1).all() for name in LABELS if name in batch)
 
 
 def alone(batch):
@@ -87,7 +90,8 @@ def alone(batch):
         used = batch["masked_weights"][row] > 0
         places, labels = batch["masked_positions"][row][used], batch["masked_labels"][row][used]
         masks = dict(zip(places.tolist(), labels.tolist(), strict=True))
-        yield ids[at].tolist(), batch["token_type_ids"][row][at].tolist(), masks
+        pair = [int(batch[name][row]) for name in LABELS if name in batch]
+        yield ids[at].tolist(), batch["token_type_ids"][row][at].tolist(), masks, pair
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -116,24 +120,35 @@ def test_little_padding_is_left():
     assert lengths.sum() / (512 * (len(first) - 1)) > 0.99
 
 
+FORMATS = ("doc_sentences", ""), ("full_sentences", ""), ("segment_pair", "next_sentence"), \
+    ("segment_pair", "sentence_order"), ("segment_pair", ""), ("sentence_pair", "next_sentence")  # fmt: skip
+
+
 @pytest.mark.parametrize("unit", ["token", "whole_word", "span"])
-@pytest.mark.parametrize("format", ["doc_sentences", "full_sentences"])
-def test_each_instance_is_in_one_row_with_its_unpacked_masks(config, format, unit):
-    config.data.update(format=format, mask_unit=unit)
-    one = source_of(unpacked(config))
-    every = np.arange(one.counts[0])
-    for epoch in (0, 3):
-        epochs = np.full(len(every), epoch)
-        expected = list(alone(one.batch(0 * every, every, epochs)))
-        rows = source_of(config)
-        place = epoch * rows.counts[0] + np.arange(rows.counts[0])
-        repeat, index, mask_epoch = rows.places(place)
-        members, _ = rows._packs.members_of(index)
-        assert sorted(members.tolist()) == every.tolist()
+@pytest.mark.parametrize(("format", "pairs"), FORMATS)
+def test_each_instance_is_in_one_row_with_its_unpacked_masks(config, format, pairs, unit):
+    config.data.update(format=format, mask_unit=unit, pair_repeats=2)
+    config.objective.update({pairs: True} if pairs else {})
+    one, rows = source_of(unpacked(config)), source_of(config)
+    assert len(one.counts) == len(rows.counts) == (2 if "pair" in format else 1)
+    every = [(repeat, member) for repeat, count in enumerate(one.counts) for member in range(count)]
+    for cycle in (0, 3):
+        repeat, index, mask_epoch = rows.places(cycle * rows.counts.sum() + np.arange(rows.counts.sum()))
+        mixed = np.random.default_rng(0).permutation(len(repeat))  # a batch may hold rows of both repeats
+        repeat, index, mask_epoch = repeat[mixed], index[mixed], mask_epoch[mixed]
+        members, first = rows._members(repeat, index)
+        repeats, epochs = (np.repeat(array, np.diff(first)) for array in (repeat, mask_epoch))
+        assert sorted(zip(repeats.tolist(), members.tolist(), strict=True)) == every
         batch = rows.batch(repeat, index, mask_epoch)
-        assert batch["input_ids"].shape == (rows.counts[0], LENGTH)
-        assert list(sequences(batch)) == [expected[member] for member in members]
+        assert batch["input_ids"].shape == (rows.counts.sum(), LENGTH)
+        assert list(sequences(batch)) == list(alone(one.batch(repeats, members, epochs)))
     assert batch["attention_mask"].mean() > (0.9 if format == "doc_sentences" else 0.8)
+    (phase,) = config_lib.phases(config)
+    shapes = lowering.batch_shapes(config, phase.data)
+    assert {name: array.shape[1:] for name, array in batch.items() if name in shapes} == {
+        name: shape[1:] for name, (shape, _) in shapes.items() if name in batch
+    }
+    assert not pairs or f"{pairs}_label" in shapes
 
 
 def test_words_longer_than_the_share_have_slots(config):
@@ -148,9 +163,11 @@ def test_words_longer_than_the_share_have_slots(config):
     assert batch["masked_positions"].shape[1] == 3
 
 
+@pytest.mark.parametrize("format", ["doc_sentences", "segment_pair"])
 @pytest.mark.parametrize("masking", ["static", "dynamic"])
-def test_hosts_share_the_rows(config, masking):
-    config.data.update(masking=masking, dupe_factor=2)
+def test_hosts_share_the_rows(config, masking, format):
+    config.data.update(masking=masking, dupe_factor=2, format=format, pair_repeats=2)
+    config.objective.next_sentence = format == "segment_pair"
     for step in (0, 7, 99_999):
         whole = batch_at(config, step)
         assert whole["cls_positions"].shape == (8, LENGTH // 4)
@@ -158,6 +175,21 @@ def test_hosts_share_the_rows(config, masking):
             parts = [batch_at(config, step, host, hosts) for host in range(hosts)]
             for name, array in whole.items():
                 np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+        again = loader.Stream(config).batch(step)  # as of a run that begins at this step
+        assert again.keys() == whole.keys() and all((again[name] == whole[name]).all() for name in whole)
+
+
+def test_static_masking_masks_each_pair_as_often_as_without_packing(config):
+    """P3: of its dupe_factor masks each is seen, whatever pair_repeats is."""
+    config.data.update(format="segment_pair", masking="static", dupe_factor=2, pair_repeats=2)
+    config.objective.next_sentence = True
+    seen = []
+    for settings in (config, unpacked(config)):
+        source = source_of(settings)
+        rows = source.batch(*source.places(np.arange(4 * source.counts.sum())))
+        reader = sequences if settings is config else alone
+        seen.append(sorted((ids, sorted(masks.items()), pair) for ids, _, masks, pair in reader(rows)))
+    assert seen[0] == seen[1]
 
 
 def test_a_mixture_of_corpora_is_packed(config, small_corpus):
@@ -172,7 +204,9 @@ def test_left_to_right_has_no_masks(config):
     assert "masked_positions" not in batch and batch["sequence_ids"].max() > 1
 
 
-def test_held_out_rows_are_those_of_a_run_without_packing(config):
+@pytest.mark.parametrize("format", ["doc_sentences", "segment_pair"])
+def test_held_out_rows_are_those_of_a_run_without_packing(config, format):
+    config.data.format, config.objective.next_sentence = format, format == "segment_pair"
     config.train.eval_batches = 2
     packed, plain = loader.eval_batches(config, 0), loader.eval_batches(unpacked(config), 0)
     assert len(packed) == len(plain) > 0
@@ -185,7 +219,7 @@ def test_packs_are_built_once_and_again_if_incomplete(config, monkeypatch):
     expected = batch_at(config, 3)
     folder = Corpus.open(config.data.corpus).path / "index"
     monkeypatch.setattr(packing, "build_packs", None)
-    assert len(source_of(config)._packs) == len(source._packs)
+    assert len(source_of(config)._packs[0]) == len(source._packs[0])
     monkeypatch.undo()
     files = sorted(folder.glob("*packs*.npy"))
     assert files and not [path for path in folder.iterdir() if path.name.startswith(".")]
@@ -197,12 +231,14 @@ def test_packs_are_built_once_and_again_if_incomplete(config, monkeypatch):
     assert all((again[name] == expected[name]).all() for name in expected)
 
 
-def test_windows_are_packed_one_by_one(config, monkeypatch):
+@pytest.mark.parametrize("format", ["doc_sentences", "segment_pair"])
+def test_windows_are_packed_one_by_one(config, format, monkeypatch):
+    config.data.format = format
     monkeypatch.setattr(packing, "_WINDOW", 64)
     monkeypatch.setattr(packing, "_INSTANCES_AT_ONCE", 7)
     config.data.update(mask_unit="span", mask_rate=0.2)
     source = source_of(config)
-    members, first = source._packs.members_of(np.arange(source.counts[0]))
+    members, first = source._packs[0].members_of(np.arange(source.counts[0]))
     assert sorted(members.tolist()) == list(range(len(members)))
     for begin, end in zip(first[:-1], first[1:], strict=True):
         assert len({member // 64 for member in members[begin:end].tolist()}) == 1
@@ -217,14 +253,23 @@ def test_packed_batches_are_described_and_shown(config):
     assert len(shown) == 1 + batch["sequence_ids"][0].max() and all("[CLS]" in line for line in shown[1:])
 
 
-def test_pair_formats_are_refused(config):
-    config.data.format = "segment_pair"
-    for next_sentence in (True, False):
-        config.objective.next_sentence = next_sentence
-        with pytest.raises(UserError, match=r"config\.data\.packing: True .*segment_pair.*expected format=") as error:
-            config_lib.validate(config)
-        assert "\n" not in str(error.value)
-    config.data.update(format="full_sentences", packing=False, phases=({"share": 0.5}, {"share": 0.5, "packing": True}))
-    config.objective.next_sentence = False
-    config_lib.validate(config)
+def test_packed_pairs_are_described_and_shown(config):
+    config.data.format, config.objective.next_sentence = "segment_pair", True
+    batch, names = batch_at(config, 1), describe_batch(config, 1)
+    tokenizer = Corpus.open(config.data.corpus).tokenizer
+    answers = set()
+    for row in range(8):
+        labels = batch["next_sentence_label"][row][: batch["sequence_ids"][row].max()].tolist()
+        assert [int(part[0]) for part in names[row].split("is_random ")[1:]] == labels
+        heading, *lines = show_batch.show(batch, row, tokenizer).splitlines()
+        assert f"{len(labels)} sequences" in heading and len(lines) == len(labels)
+        for number, (line, label) in enumerate(zip(lines, labels, strict=True), 1):
+            answer = "B is another document's" if label else "B follows A"
+            assert line.startswith(f"  {number}  {answer}:  [CLS]") and line.count("[SEP]") == 2
+        answers.update(labels)
+    assert answers == {0, 1}
+
+
+def test_a_phase_may_pack(config):
+    config.data.update(packing=False, phases=({"share": 0.5}, {"share": 0.5, "packing": True}))
     assert "sequence_ids" in batch_at(config, 60_000) and "sequence_ids" not in batch_at(config, 0)

@@ -70,6 +70,7 @@ def test_pairs_that_are_mostly_padding(tmp_path):
     changes |= {"train__num_steps": 40, "train__eval_every": 40}
     by_name, _ = findings(trained(recipe(corpus, **changes), tmp_path / "run"))
     assert "of 32 tokens a row of segment_pair holds 11" in by_name["padding"].message
+    assert "try --config.data.packing=True, prepare longer documents" in by_name["padding"].causes[0]
     assert by_name["padding"].metrics["padding_share"] == pytest.approx(0.65, abs=0.03)
     batch = loader.batch_at(recipe(corpus, **changes), 0)
     assert 1 - batch["attention_mask"].mean() == pytest.approx(by_name["padding"].metrics["padding_share"], abs=0.03)

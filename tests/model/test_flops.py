@@ -3,6 +3,7 @@
 import types
 
 import jax
+import numpy as np
 import pytest
 
 from bert_jax import config as config_lib
@@ -74,3 +75,9 @@ def test_step_flops_by_hand(config):
     layer = 4 * (3 * 4 * 4) + 2 * (3 * 4 * 6) + 2 * (3 * 3 * 4)
     heads = 2 * (4 * 4 + 4 * 10) + 4 * 4 + 4 * 2  # two slots' transform and decoder, pooler, pair
     assert flops.step_flops(spec, 5, 3, 2) == 3 * 2 * 5 * (2 * layer + heads)
+    pair = 4 * 4 + 4 * 2
+    assert flops.step_flops(spec, 5, 3, 2, sequences=7) == 3 * 2 * 5 * (2 * layer + heads + 6 * pair)
+    rows = {name: np.zeros(shape) for name, shape in (("input_ids", (5, 3)), ("masked_labels", (5, 2)))}
+    assert flops.pretraining_flops(spec, rows) == flops.step_flops(spec, 5, 3, 2)
+    rows["cls_positions"] = np.zeros((5, 7))
+    assert flops.pretraining_flops(spec, rows) == flops.step_flops(spec, 5, 3, 2, sequences=7)
