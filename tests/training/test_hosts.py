@@ -286,7 +286,8 @@ def test_preempted_processes_go_on_from_their_own_disks(recipe, environment, tmp
     pretrain(2, environment, recipe, tmp_path / "whole", *options).wait()
     each = [[f"--config.train.emergency_dir={tmp_path / 'disk'}"]] * 2
     flags = ["--", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *options]
-    Processes(2, environment, ["-c", _IS_PREEMPTED, *flags], *each).wait((-signal.SIGKILL,))
+    codes = (-signal.SIGKILL, -signal.SIGABRT, 1, 2)  # the one that is killed later may notice that the first is gone
+    Processes(2, environment, ["-c", _IS_PREEMPTED, *flags], *each).wait(codes)
     assert len(list(tmp_path.glob("disk/*/process-[01].json"))) == 2
     begun = json.loads(next(tmp_path.glob("disk/*/process-0.json")).read_text())["step"]
     before = max(checkpoints.saved_steps(tmp_path / "run" / "checkpoints"))
