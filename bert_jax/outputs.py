@@ -23,7 +23,10 @@ _LEFTOVERS = {"lock", ".DS_Store", "lost+found"}
 _BESIDE = (".log", ".out", ".err", ".sh", ".sbatch", ".py", ".pid")
 # What a run writes: what is lost without its run.json, and what may lie there before it.
 _LOST_WITHOUT_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
-_BESIDE_RUN = ("tensorboard", "predictions", "report.html", "profile", "compiled", "wandb", "mlruns")
+_BESIDE_RUN = (
+    "tensorboard", "predictions", "report.html", "profile", "profile-now", "hang-*.txt", "emergency.json",
+    "compiled", "wandb", "mlruns",
+)  # fmt: skip
 _OF_RUN = (*_LOST_WITHOUT_RUN, "run.json", "lock", "tensorboard", "compiled", "wandb", "mlruns")
 _OF_CORPUS = ("manifest.json", "tokenizer", "train", "eval", "index", "parts", "lock")
 _OF_MODEL = (

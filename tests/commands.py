@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from bert_jax.runs.loggers import TIMINGS
+from bert_jax.runs.loggers import HOSTS, TIMINGS
 
 ROOT = pathlib.Path(__file__).parents[1]
 LONGEST_WAIT = 1800  # seconds; bounds a wait that would never end, whatever the speed of the machine
@@ -70,7 +70,7 @@ def logged_rows(workdir: pathlib.Path) -> list[dict]:
 def rows_of(text: str) -> list[dict]:
     """Returns the rows of the text of a metrics.jsonl without timings, in which two runs may differ."""
     rows = map(json.loads, text.splitlines())
-    return [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
+    return [{key: value for key, value in row.items() if key not in (*TIMINGS, *HOSTS)} for row in rows]
 
 
 # Flags keep their values between calls, unless they are taken back.

@@ -64,6 +64,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_numbers(values)
     pretraining.check_optimizer(values)
     pretraining.check_loggers(values)
+    pretraining.check_emergency_folder(values)
     _check_task(values)
     _check_embedding(values)
     _check_reranking(values)

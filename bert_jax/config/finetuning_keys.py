@@ -363,6 +363,7 @@ FINETUNING: dict[str, Key] = {
     **_as_in_pretraining("train.eval_batch_size"),
     **_as_in_pretraining("train.checkpoint_every", default=0, at_least=0, empty="a checkpoint at each evaluation",
                          empty_value=0),
+    **_as_in_pretraining("train.checkpoint_minutes", "train.emergency_dir", "train.hang_seconds"),
     **group(
         "train",
         "length",

@@ -142,8 +142,18 @@ def check_loggers(values: Mapping[str, Any]) -> None:
             )
 
 
+def check_emergency_folder(values: Mapping[str, Any]) -> None:
+    """Raises UserError if config.train.emergency_dir is no local directory. `values`: by dotted key."""
+    if "://" in values["train.emergency_dir"]:
+        raise UserError(
+            f"config.train.emergency_dir: found {values['train.emergency_dir']}; expected a directory on each host's "
+            "own disk"
+        )
+
+
 def _check_train(values):
     check_loggers(values)
+    check_emergency_folder(values)
     if bool(values["train.num_steps"]) == bool(values["train.num_tokens"]):
         raise UserError(
             f"config.train.num_steps: found {values['train.num_steps']} with config.train.num_tokens="

@@ -528,6 +528,17 @@ _TRAIN = group(
     ),
     eval_batch_size=(0, "Rows of an evaluation's batch.", {"falls_back_to": "data.batch_size"} | ROWS),
     checkpoint_every=(1_000, "Steps between checkpoints.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
+    checkpoint_minutes=(
+        0.0,
+        "Minutes after the last checkpoint at which another is saved, beside those by steps.",
+        {"role": "checkpoints", "empty": "by steps alone"} | MAY_CHANGE,
+    ),
+    emergency_dir=(
+        "",
+        "Directory on each host's own disk that a run stopped by a signal writes its state to before the checkpoint; "
+        "goes on from it if the checkpoint was not completed.",
+        {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
+    ),
     keep_newest=(3, "Newest checkpoints to keep.", {"role": "checkpoints"} | COUNT | MAY_CHANGE),
     keep_best=(
         1,
@@ -538,6 +549,12 @@ _TRAIN = group(
         0,
         "Keeps the checkpoint of every n-th step for ever; a multiple of checkpoint_every.",
         {"role": "checkpoints", "empty": "none"} | MAY_CHANGE,
+    ),
+    hang_seconds=(
+        0.0,
+        "Seconds without a finished step after which every process writes its stacks to WORKDIR/hang-PROCESS.txt and "
+        "ends with code 75; compilation, evaluation and saving may take ten times as long, and an hour at least.",
+        {"empty": "no watchdog", "at_most": 1_000_000} | MAY_CHANGE,
     ),
     loggers=(
         ("tensorboard",),
@@ -556,7 +573,8 @@ PROFILE = group(
     first_step=(10, "First traced step, counted from where this process starts.", MAY_CHANGE),
     num_steps=(
         0,
-        "Steps that the JAX profiler traces into WORKDIR/profile.",
+        "Steps that the JAX profiler traces into WORKDIR/profile; as many, or 5, at each SIGUSR1 or file "
+        "WORKDIR/profile-now.",
         {"empty": "no trace", "at_most": 10_000} | MAY_CHANGE,
     ),
 )

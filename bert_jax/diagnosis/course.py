@@ -1,5 +1,6 @@
 """Checks of the course of a run: learning rate, gradients, loss spikes, time, throughput, and whether it finished."""
 
+import collections
 import statistics
 
 from bert_jax.diagnosis import causes, curves
@@ -22,6 +23,9 @@ ELSEWHERE, ELSEWHERE_SECONDS = 0.3, 60  # share of the time spent in evaluation,
 # A plan is an upper bound, by the published rates of memory and links. Well-tuned runs reach half of it and more.
 UNDER_PLAN = 0.5
 LOW_MFU, LOW_MFU_WIDTH = 0.15, 512  # BERT Base reaches 0.3 to 0.5 on accelerators; small models cannot
+# One process holds the others up: share by which steps are longer for it, in how many of the rows, and seconds that are
+# no noise.
+HOST_RATIO, HOST_SHARE, HOST_ROWS, HOST_SECONDS = 1.2, 0.5, 4, 1e-3
 SLOWED, SLOWED_ROWS = 0.5, 8  # share of the run's earlier speed; rows needed
 
 
@@ -276,6 +280,33 @@ def slowed(run: Run) -> Finding | None:
     return Finding("slowed", "note", message, reasons, {"before": before, "now": last})
 
 
+def slow_host(run: Run) -> Finding | None:
+    """Checks whether one process of several holds the others up: its own part of a step is longer than theirs."""
+    rows = [row for row in run.rows if "slowest_host" in row]
+    if len(rows) < HOST_ROWS:
+        return None
+    host, times = collections.Counter(int(row["slowest_host"]) for row in rows).most_common(1)[0]
+    named = [row for row in rows if row["slowest_host"] == host]
+    ratio = statistics.median(row["slowest_host_ratio"] for row in named)
+    own = statistics.median(row["slowest_host_seconds"] for row in named)
+    share = times / len(rows)
+    if share < HOST_SHARE or ratio < HOST_RATIO or own < HOST_SECONDS:
+        return None
+    message = (
+        f"Process {host} holds the others up: in {percent(share)} of the logged rows it took the longest for its own "
+        f"part of a step (data, and the start of the step), {1e3 * own:,.1f} ms at the median, by which a step takes "
+        f"up to {ratio:,.1f} times as long."
+    )
+    reasons = [
+        "a slow disk or network under its copy of the corpus, or other programs on its cores: compare the load of its "
+        "machine with another's",
+        "a failing machine: leave it out (under Slurm --exclude=NODE)",
+        "to see where its time goes: send it SIGUSR1, which traces the next steps of every process",
+    ]
+    metrics = {"process": host, "share": share, "ratio": ratio, "seconds_a_step": own}
+    return Finding("slow_host", "warning", message, reasons, metrics)
+
+
 def stopped_early(run: Run) -> Finding | None:
     """Checks whether the run ended before its last step."""
     if run.finished or run.training or (run.nonfinite and run.nonfinite[-1] >= run.done):
@@ -288,5 +319,8 @@ def stopped_early(run: Run) -> Finding | None:
         "it was stopped, killed or preempted: start the same command again, which continues it",
         "an error ended it: look at the last lines of what it printed",
     ]
+    if run.hangs:
+        names = ", ".join(f"hang-{process}.txt" for process in run.hangs[:4]) + ", ..." * (len(run.hangs) > 4)
+        reasons.insert(0, f"a step hung, then or earlier: {names} say when and where each process was")
     metrics = {"step": run.done, "num_steps": run.num_steps}
     return Finding("stopped_early", "warning" if run.training is False else "note", message, reasons, metrics)

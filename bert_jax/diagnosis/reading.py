@@ -34,6 +34,7 @@ class Run:
       texts: the corpora of pre-training; empty for fine-tuning.
       summary: content of summary.json of a finished fine-tuning run; else {}.
       adaptation: content of adaptation.json of a run with data.old_corpus; else {}.
+      hangs: numbers of the processes that have written their stacks into hang-PROCESS.txt.
     """
 
     workdir: pathlib.Path
@@ -45,6 +46,7 @@ class Run:
     texts: Sequence[corpora_lib.Text] = ()
     summary: Mapping = dataclasses.field(default_factory=dict)
     adaptation: Mapping = dataclasses.field(default_factory=dict)
+    hangs: Sequence[int] = ()
 
     @property
     def fine_tuning(self) -> bool:
@@ -178,10 +180,11 @@ def read(name: str) -> Run:
         raise UserError(f"{name}: no run there: it holds no run.json; expected the workdir of one{_runs_in(workdir)}")
     run, config = workdir_lib.read(workdir)
     rows = _rows(_content(workdir / "metrics.jsonl"))
-    names = [] if storage.is_remote(workdir) else [path.name for path in workdir.glob("nonfinite-*.txt")]
+    names = [] if storage.is_remote(workdir) else [path.name for path in workdir.glob("*-*.txt")]
     if storage.is_remote(workdir):
         names = [name for name in storage.sizes(str(workdir)) if "/" not in name]
     nonfinite = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"nonfinite-(\d+)\.txt", name)))
+    hangs = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"hang-(\d+)\.txt", name)))
     if not rows and not nonfinite:
         raise UserError(
             f"{workdir / 'metrics.jsonl'}: no step has been logged yet; expected a row after each "
@@ -197,6 +200,7 @@ def read(name: str) -> Run:
         corpora_lib.find_corpora(run, workdir),
         _json(workdir / "summary.json"),
         _json(workdir / "adaptation.json"),
+        hangs,
     )
 
 

@@ -180,6 +180,29 @@ def cancel(work: str, reason: str) -> None:
         _set(_state.client, f"bert_jax/off/{work}", reason)
 
 
+def post(name: str, value: Any) -> None:
+    """Publishes a JSON value of this process under a name, in place of its last one; waits for no other process."""
+    if is_multiprocess():
+        _state.client.key_value_set(f"bert_jax/posted/{name}/{_state.process_id:06}", json.dumps(value), True)
+
+
+def posted(name: str) -> dict[int, Any]:
+    """Returns the newest values that processes have published under a name, by their numbers; {} for one alone."""
+    values = _all(_state.client, f"bert_jax/posted/{name}") if is_multiprocess() else []
+    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in values}
+
+
+def report_hang(message: str) -> None:
+    """Tells the other processes that this one hangs; the first message counts. May block if process 0 is what hangs."""
+    if is_multiprocess():
+        _set(_state.client, "bert_jax/hang", message)
+
+
+def hang() -> str:
+    """Returns the message of the first process that hangs; "" if none does."""
+    return _get(_state.client, "bert_jax/hang") if is_multiprocess() else ""
+
+
 class StopNotice:
     """Lets any process request a stop, and lets all of them stop after the same step.
 
@@ -241,6 +264,29 @@ class StopNotice:
             time.sleep(_POLL_SECONDS / 10)
 
 
+class RepeatedNotice:
+    """Lets any process request something, again and again; all of them hear of each request after the same step."""
+
+    def __init__(self):
+        self._notice = StopNotice()
+
+    def request(self, reason: str) -> None:
+        """Requests it; what is requested while another request is being agreed on counts as the same."""
+        self._notice.request_stop(reason)
+
+    def after(self, done: int) -> str:
+        """Returns the reason of a request that is due after `done` steps, once; every process asks after every step."""
+        reason = self._notice.after(done)
+        if reason:  # on every process, so that their next notices have the same name
+            self._notice.close()
+            self._notice = StopNotice()
+        return reason
+
+    def close(self) -> None:
+        """Stops listening."""
+        self._notice.close()
+
+
 def is_multiprocess() -> bool:
     """Returns whether the run has several processes."""
     return _state.client is not None
@@ -265,6 +311,16 @@ def exit_now(code: int) -> None:
             time.sleep(_POLL_SECONDS / 10)
         time.sleep(_POLL_SECONDS)
     os._exit(code)
+
+
+def process_number() -> int:
+    """Returns the number of this process, from 0."""
+    return _state.process_id
+
+
+def number_of_processes() -> int:
+    """Returns the number of processes of the run."""
+    return _state.num_processes if is_multiprocess() else 1
 
 
 def process_label() -> str:

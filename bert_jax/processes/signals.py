@@ -39,6 +39,8 @@ def end_with_parent() -> None:
     """
     with contextlib.suppress(ValueError):  # not its main thread
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if hasattr(signal, "SIGUSR1"):  # which asks a run for a trace (training/profiling.py), and may reach its group
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
     parent = multiprocessing.parent_process()
     if parent is None:

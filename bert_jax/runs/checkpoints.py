@@ -25,6 +25,7 @@ from bert_jax.processes import distributed
 from bert_jax.runs import checkpoint_files
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoint_files import METRIC, find_step, is_average, load_record, saved_steps
+from bert_jax.runs.emergency import EmergencyCopy
 
 __all__ = [
     "METRIC", "Checkpoints", "averaged_steps", "config_at", "find_step", "is_average", "load_items", "load_params",
@@ -61,6 +62,9 @@ class Checkpoints:
         self._say = say
         self._best_metric = best_metric
         self._saving: int | None = None
+        folder = config.train.get("emergency_dir")
+        self._emergency = EmergencyCopy(folder, workdir, say) if folder else None
+        self._hurries, self._copied = False, 0
         self._manager: Any = None  # Orbax's
 
     def restore(self, template: Mapping) -> tuple[dict, int] | None:
@@ -76,7 +80,23 @@ class Checkpoints:
           UserError: there are checkpoints, and every one is damaged.
         """
         step = distributed.broadcast(self._newest_whole)
-        return None if step is None else (_restore(self._directory / str(step), template), step)
+        if step is None:
+            if self._emergency:
+                self._emergency.remove()  # an earlier run in this workdir may have left it
+            return None
+        return self._restore_copy(template, step) or (_restore(self._directory / str(step), template), step)
+
+    def _restore_copy(self, template, newest):
+        """Returns (state, step) of an emergency copy that is newer, once it is a checkpoint; None without one."""
+        saved = {name: tree for name, tree in template.items() if name not in _NOT_SAVED}
+        copy = self._emergency and self._emergency.load(saved, newest)
+        if not copy:
+            return None
+        state, step, record = copy
+        self._say(f"goes on from the copy of step {step} in {self._train.emergency_dir}, which is saved first")
+        self.save(step, state, record=record)
+        self.finish_save()
+        return (state, step) if distributed.broadcast(self.newest) == step else None
 
     def _newest_whole(self):
         damaged = []
@@ -108,6 +128,9 @@ class Checkpoints:
         Raises:
           UserError: with several processes, saving cannot begin.
         """
+        if self._emergency and self._hurries:  # before it waits for a checkpoint that is under way
+            self._emergency.save(step, {name: state[name] for name in state if name not in _NOT_SAVED}, record)
+            self._copied = step
         self.finish_save()
         ocp = _orbax()
         loss = selection_loss(metrics or {}, self._best_metric)
@@ -130,6 +153,10 @@ class Checkpoints:
             self._failed(reason)
             self._saving = None
 
+    def hurry(self) -> None:
+        """Makes the next save write to config.train.emergency_dir first, as the process may be ended during it."""
+        self._hurries = True
+
     def finish_save(self, wait: bool = True) -> None:
         """Reports a save that failed; waits for one that is under way, unless `wait` is False.
 
@@ -148,6 +175,8 @@ class Checkpoints:
         reasons = [reason for reason in distributed.all_gather(reason) if reason]
         if reasons:
             self._failed(reasons[0])
+        elif self._emergency and self._saving >= self._copied:
+            self._emergency.remove()
         self._saving = None
 
     settle = finish_save  # the method's name in earlier versions

@@ -38,6 +38,8 @@ Say = Callable[[str], None]
 ACTIVITIES = ("data", "step", "compilation", "evaluation", "saving", "logging")
 # Keys of a row that differ between two runs of one config; time/* in seconds since the last row that has them.
 TIMINGS = ("tokens_per_second", "rows_per_second", "mfu", *(f"time/{activity}" for activity in ACTIVITIES))
+# Keys of the rows of several processes that differ likewise; training/hosts.py says what they are.
+HOSTS = ("slowest_host", "slowest_host_seconds", "slowest_host_ratio")
 
 
 class Logger(Protocol):

@@ -8,6 +8,7 @@
     WORKDIR/checkpoints/    see checkpoint_files.py
     WORKDIR/metrics.jsonl, WORKDIR/tensorboard/    see loggers.py
     WORKDIR/summary.json, WORKDIR/predictions/    of fine-tuning: see finetuning/results.py
+    WORKDIR/emergency.json  the run's id, where it has written a copy of its state elsewhere: see emergency.py
     WORKDIR/lock            held while a process trains here: see claim.py
 
 A workdir is a local directory or gs://BUCKET/FOLDER. In gs:// every object appears whole, but nothing is locked: the

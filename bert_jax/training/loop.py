@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,13 @@ from bert_jax import model as model_lib
 from bert_jax.diagnosis import start
 from bert_jax.errors import UserError
 from bert_jax.processes import distributed
+from bert_jax.processes.watchdog import Watchdog
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.loggers import open_loggers, say
 from bert_jax.runs.progress import Progress
 from bert_jax.runs.report import Reports
-from bert_jax.training.profiling import Trace
+from bert_jax.training import hosts, profiling
 from bert_jax.training.throughput import Clock
 
 
@@ -46,9 +48,12 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
         signals = stack.enter_context(StopSignals())
         everywhere = sharding.replicated(run.mesh)
         key = sharding.put(run.key, everywhere)
-        trace = Trace(config.profile, run.workdir / "profile", done, say)
+        trace = profiling.Trace(config.profile, run.workdir / "profile", done, say)
         stack.callback(trace.close)
+        traces = stack.enter_context(profiling.Requests(run.workdir))
+        timer = stack.enter_context(SaveTimer(config.train.checkpoint_minutes))
         clock = Clock(run.flops, run.mesh)
+        stack.enter_context(Watchdog(config.train.hang_seconds, run.workdir, lambda: (clock.activity, done)))
         live = next((logger for logger in loggers if isinstance(logger, Progress)), None)
         before, held_out, stop = (), {}, ""
         clock.start("data")
@@ -61,11 +66,12 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
                 inputs = run.put(batch), sharding.put(np.int32(index), everywhere)
                 logs = (index + 1) % config.train.log_every == 0 or index + 1 == num_steps
                 norms = _norms(run, clock, before, state, inputs, key) if logs and run.norms else {}
-                compiles = live and clock.compiles(inputs[0], run.train_step)
+                compiles = clock.compiles(inputs[0], run.train_step)
                 with live.compiling(index + 1) if live and compiles else contextlib.nullcontext():
                     with jax.profiler.StepTraceAnnotation("train", step_num=index):
                         state, metrics = run.train_step(state, *inputs, key)
-                    jax.block_until_ready(before)  # one step runs and one waits: the devices stay busy, the host near
+                    with clock.waiting_for_devices():  # one step runs and one waits: devices stay busy, the host near
+                        jax.block_until_ready(before)
                     before, done = metrics, index + 1
                     clock.count(inputs[0], metrics, batch, run.train_step)
             if live is not None:
@@ -73,30 +79,73 @@ def train(run: "Run", state: dict, done: int) -> dict[str, float] | None:
             evaluates, saves = run.due(done)
             signals.step_done()
             stop = signals.after(done)
-            saves = saves or bool(stop)
+            saves = timer.after(done) or saves or bool(stop)
+            if traces.after(done):
+                trace.request(done)
             if not (logs or evaluates or saves):
                 clock.start("data")
                 continue
 
-            run.check(state, done, saves)
+            with clock.waiting_for_devices(covers=False):
+                run.check(state, done, saves)
             clock.start("logging")
             row = run.row(jax.device_get(metrics | norms)) if logs else {}
             clock.start("evaluation")
             state, held_out = run.evaluate(state, done) if evaluates else (state, {})
             clock.start("logging")
-            row |= clock.take() if logs else {}
+            row |= hosts.slowest(clock.step_seconds()) | clock.take() if logs else {}
             last = done == num_steps or bool(stop) or run.over
+            if stop:
+                run.checkpoints.hurry()
             _record(run, state, done, row, held_out, saves, last, loggers, clock)
+            if saves:
+                timer.restart()
             clock.start("data")
             if last:
                 break
 
+        clock.start("saving")
         _check_saved(run, done)
         if stop and done < num_steps and not run.over:
             signals.acted(stop)
             say(f"{stop}: stopped at step {done:,} with a checkpoint; start the same command again to continue")
             return None
         return held_out
+
+
+class SaveTimer:
+    """Says while inside after which steps a checkpoint is due by time, the same on every process.
+
+    Process 0 looks at its clock; the others hear of it as of a signal, and no step waits for that.
+
+    Args:
+      minutes: minutes after the last checkpoint; 0 for none by time.
+    """
+
+    def __init__(self, minutes: float):
+        self._seconds = 60 * minutes
+        self._notice: distributed.RepeatedNotice | None = None
+
+    def __enter__(self):
+        self._notice = distributed.RepeatedNotice() if self._seconds else None
+        self.restart()
+        return self
+
+    def after(self, done: int) -> bool:
+        """Returns whether a checkpoint is due after `done` steps; every process must ask after every step."""
+        if self._notice is None:
+            return False
+        if distributed.is_first() and time.monotonic() - self._since > self._seconds:
+            self._notice.request("time")
+        return bool(self._notice.after(done))
+
+    def restart(self) -> None:
+        """Notes that a checkpoint is being saved now."""
+        self._since = time.monotonic()
+
+    def __exit__(self, *exception):
+        if self._notice is not None:
+            self._notice.close()
 
 
 def _record(run, state, done, row, held_out, saves, last, loggers, clock):
@@ -138,7 +187,8 @@ class Run:
     """Provides the loop with what differs between kinds of training.
 
     Attributes:
-      config: the run's config; the loop reads train.log_every, train.tensorboard, train.progress and profile.
+      config: the run's config; the loop reads train.log_every, checkpoint_minutes, hang_seconds,
+        tensorboard and progress, and profile.
       workdir: the run's directory, claimed and written.
       num_steps: number of steps of the whole run.
       mesh: the mesh of devices.

@@ -6,8 +6,9 @@ the model FLOPs utilization (Chowdhery et al. 2022, PaLM, appendix B), is the sh
 FLOP/s that the matrix products of whole rows take, padding included and recomputation left out (model/flops.py).
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,7 @@ class Clock:
         peak = flops.peak_flops(mesh.devices.flat[0])
         self._peak = peak and peak * mesh.size
         self._compiled = set()
+        self._compiling = False
         self._activity, self._since, self._waited = "logging", time.perf_counter(), 0.0
         self._restart()
 
@@ -44,6 +46,39 @@ class Clock:
         if self._activity == "data":
             self._waited = passed
         self._activity, self._since = activity, now
+        if activity == "step":
+            self._not_own_in_step = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_devices(self, covers: bool = True) -> Iterator[None]:
+        """Counts the time inside as the devices' and not as this process's own (`step_seconds`).
+
+        Args:
+          covers: whether another step is under way meanwhile, so that the devices were busy all the time before.
+        """
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            waited = (2 if covers else 1) * (time.perf_counter() - began)
+            self._not_own_in_step += waited
+            self._not_own += waited
+
+    @property
+    def activity(self) -> str:
+        """Returns the activity at this moment; until the first step has ended, and in others that compile, that."""
+        return "compilation" if self._compiling or not self._compiled else self._activity
+
+    def step_seconds(self) -> tuple[float, float] | None:
+        """Returns the seconds of a step since the last `take`, and those that this process took of it by itself.
+
+        The latter are those in which it waited for its batch, placed it and started the step, less those in which it
+        then waited for devices that were busy with the step before: these covered as much of its work. None where every
+        step compiled.
+        """
+        self.start(self._activity)
+        whole = self._seconds["data"] + self._seconds["step"] - self._uncounted
+        return (whole / self._steps, max(0.0, whole - self._not_own) / self._steps) if self._steps else None
 
     turn_to = start  # the method's name in earlier versions
 
@@ -67,6 +102,7 @@ class Clock:
         """
         compiled = _program_and_shapes(batch, program)
         if compiled in self._compiled:
+            self._steps += 1
             # An embedder's batch has a second array of texts (data.tasks.vector_sets).
             for prefix in [name.removesuffix("input_ids") for name in batch if name.endswith("input_ids")]:
                 size = batch[prefix + "input_ids"].size
@@ -76,15 +112,18 @@ class Clock:
                 self._rows += size // batch[prefix + "input_ids"].shape[-1]
             self._flops += self._flops_of(batch)
             return
-        self._compiled.add(compiled)
         jax.block_until_ready(metrics)
+        self._compiled.add(compiled)
+        self._compiling = False
         self._uncounted += self._waited
+        self._not_own -= self._not_own_in_step
         self._activity = "compilation"
         self.start("step")
 
     def compiles(self, batch: Mapping[str, jax.Array], program: Hashable = None) -> bool:
         """Returns whether no step of this program and shape has been counted, so that the next one is compiled."""
-        return _program_and_shapes(batch, program) not in self._compiled
+        self._compiling = _program_and_shapes(batch, program) not in self._compiled
+        return self._compiling
 
     def tokens_per_second(self) -> float | None:
         """Returns the tokens per second since the last `take`; None for a second, and where every step compiled.
@@ -114,7 +153,8 @@ class Clock:
 
     def _restart(self):
         self._seconds = dict.fromkeys(self._activities, 0.0)
-        self._tokens, self._rows = 0.0, 0
+        self._tokens, self._rows, self._steps = 0.0, 0, 0
+        self._not_own = self._not_own_in_step = 0.0
         self._flops, self._uncounted = 0.0, 0.0  # uncounted: seconds for data of compiled steps
 
 

@@ -17,6 +17,28 @@ def test_a_starved_pipeline(copy):
     assert "--config.data.workers=4" in starved.causes[0]
 
 
+def test_a_slow_host(copy):
+    def named(host, ratio):
+        return {"slowest_host": host, "slowest_host_seconds": 0.3, "slowest_host_ratio": ratio}
+
+    rewrite(copy, lambda row: row | named(3 if row["step"] % 3 else 0, 1.6))
+    slow = findings(copy)[0]["slow_host"]
+    assert slow.severity == "warning" and slow.message.startswith("Process 3 holds the others up: in 67 %")
+    assert "up to 1.6 times as long" in slow.message and slow.metrics["process"] == 3
+    rewrite(copy, lambda row: row | named(3, 1.1))
+    assert "slow_host" not in findings(copy)[0]
+    rewrite(copy, lambda row: row | named(row["step"] // 5 % 4, 1.6))  # in turn: none of them is to blame
+    assert "slow_host" not in findings(copy)[0]
+
+
+def test_a_run_that_hung(copy):
+    rewrite(copy, dict, lambda rows: rows[:4])
+    for process in (0, 12):
+        (copy / f"hang-{process}.txt").write_text("stacks")
+    cause = findings(copy)[0]["stopped_early"].causes[0]
+    assert cause.startswith("a step hung") and "hang-0.txt, hang-12.txt say" in cause
+
+
 def test_no_evaluation(copy):
     config = json.loads((copy / "config.json").read_text())
     config["train"]["eval_every"] = 0

@@ -446,6 +446,37 @@ def test_kill_and_start_again(folder, tmp_path, environment):
     jax.tree.map(np.testing.assert_array_equal, *(open_model(workdir).params for workdir in (whole, killed)))
 
 
+def test_a_stopped_run_goes_on_from_its_local_copy(finished, tmp_path, monkeypatch, capfd):
+    """Its record of the seeds' evaluations too; the checkpoint at the stop fails, those before were saved by time."""
+    whole, config, summary = finished
+    config = config.copy_and_resolve_references()
+    config.train.update(checkpoint_minutes=1e-7, emergency_dir=str(tmp_path / "local"))
+    put, save, steps = finetuning._Finetuning.put, checkpoints.Checkpoints._open, []
+
+    def stopped(self, batch):
+        steps.append(1)
+        if len(steps) == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return put(self, batch)
+
+    def fails(self):
+        if self._hurries:
+            raise OSError("storage is gone")
+        return save(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetuning._Finetuning, "put", stopped)
+        patch.setattr(checkpoints.Checkpoints, "_open", fails)
+        with pytest.raises(UserError, match="the checkpoint of step 5 could not be saved; the last good .* step 4"):
+            finetuning.finetune(config, tmp_path / "run")
+    config.train.checkpoint_minutes = 0.0
+    again = finetuning.finetune(config, tmp_path / "run")
+    assert "goes on from the copy of step 5" in capfd.readouterr().out
+    assert again["scores"] == summary["scores"] and logged_rows(tmp_path / "run") == logged_rows(whole)
+    assert contents(whole / "predictions") == contents(tmp_path / "run" / "predictions")
+    assert not list(tmp_path.glob("local/*"))
+
+
 def test_the_command_on_sst2(folder, tmp_path, environment):
     files = {split: DATA / "sst2" / f"{split}.tsv" for split in ("train", "dev")}
     if not files["train"].exists():

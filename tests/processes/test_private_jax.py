@@ -36,7 +36,7 @@ def test_coordination():
     assert {"client", "process_id", "num_processes"} <= set(dir(state)) and state.process_id == 0
     client = _jax.DistributedRuntimeClient
     for name, arguments in {
-        "key_value_set": "key: str, value: str",
+        "key_value_set": "key: str, value: str, allow_overwrite: bool = False",
         "key_value_try_get": "key: str",
         "key_value_dir_get": "key: str",
         "blocking_key_value_get": "key: str, timeout_in_ms: int",

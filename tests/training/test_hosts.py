@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 
 from bert_jax.data import loader
+from bert_jax.diagnosis import reading, report
+from bert_jax.processes import watchdog
 from bert_jax.runs import checkpoints
+from bert_jax.training import hosts
 from tests import commands
 from tests.commands import ROOT, logged_rows, number_of_rows, wait_until
 from tests.training.conftest import make_config, write_recipe
@@ -176,6 +179,123 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environme
     last = logged_rows(tmp_path)[-1]["step"]
     assert f"SIGTERM: stopped at step {last} with a checkpoint; start the same command again" in out
     assert checkpoints.saved_steps(tmp_path / "checkpoints") == [last] and last < 4000
+
+
+@pytest.mark.full
+def test_a_process_that_hangs_ends_the_others_with_their_stacks(recipe, environment, tmp_path):
+    """Process 0 waits in a collective for one that is suspended, and this one hears of it when it goes on."""
+    options = ("--config.train.num_steps=100000", "--config.train.eval_every=0", "--config.train.hang_seconds=2")
+    run = pretrain(2, environment, recipe, tmp_path, *options, "--config.train.checkpoint_every=100000")
+    run.wait_for_rows(tmp_path, 3)
+    run.all[1].send_signal(signal.SIGSTOP)
+    wait_until((tmp_path / "hang-0.txt").exists, run.all[0])
+    run.all[1].send_signal(signal.SIGCONT)
+    (_, first), (_, second) = run.wait((watchdog.EXIT_CODE,))
+    assert "error: no step has ended for" in first and "in: step; config.train.hang_seconds=2" in first
+    assert "process 1 of 2: " in second and "in train" in (tmp_path / "hang-1.txt").read_text()
+    assert "in train" in (tmp_path / "hang-0.txt").read_text()
+
+
+_IS_SLOW = """
+import sys, time
+from bert_jax import command, distributed, pretrain
+from bert_jax.data import loader
+
+whole = loader.Loader.__iter__
+
+def slow(self):
+    for step, batch in whole(self):
+        if not distributed.is_first():
+            time.sleep(0.1)
+        yield step, batch
+
+loader.Loader.__iter__ = slow
+sys.argv.remove("--")
+command.define_config_flag()
+command.define_process_flags()
+command.run(pretrain.main)
+"""
+
+
+def test_the_slowest_host():
+    """Among two, and among many with a fast one; the ratio says how much longer a step is for it."""
+    slowest = {"slowest_host": 1, "slowest_host_seconds": 0.4, "slowest_host_ratio": 1.5}
+    assert hosts.compared(0.9, {0: 0.1, 1: 0.4}, 2) == slowest
+    assert hosts.compared(0.9, {0: 0.1, 1: 0.4, 2: 0.1, 3: 0.0}, 4) == slowest
+    assert hosts.compared(0.9, {0: 0.1, 1: 0.4}, 3) == {}  # one has not published yet
+    assert hosts.compared(0.4, {0: 0.0, 1: 0.4}, 2)["slowest_host_ratio"] == 100
+    assert hosts.compared(0.9, {0: 0.4, 1: 0.4}, 2)["slowest_host_ratio"] == 1
+    assert hosts.slowest((0.9, 0.1)) == hosts.slowest(None) == {}  # one process alone
+
+
+@pytest.mark.full
+def test_what_a_pod_asks_of_a_run(recipe, environment, tmp_path):
+    """Checkpoints by time, a trace on request and the slowest host: agreed on without stopping a step."""
+    options = ["--config.train.num_steps=4000", "--config.train.eval_every=0", "--config.train.checkpoint_every=4000"]
+    options += ["--config.train.checkpoint_minutes=0.02", "--config.profile.num_steps=0"]
+    run = Processes(2, environment, ["-c", _IS_SLOW, "--", f"--config={recipe}", f"--workdir={tmp_path}", *options])
+    wait_until(lambda: len(checkpoints.saved_steps(tmp_path / "checkpoints")) >= 2, *run.all)
+    run.all[1].send_signal(signal.SIGUSR1)
+    wait_until(lambda: list(tmp_path.glob("profile/process-1/plugins/profile/*/*.xplane.pb")), *run.all)
+    wait_until(lambda: list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb")), *run.all)
+    run.all[0].send_signal(signal.SIGTERM)
+    ((out, _), (silent, _)) = run.wait((128 + signal.SIGTERM,))
+    assert len(re.findall(r"tracing 5 steps after step \d+", out)) == 1 and silent == ""
+    assert 0 not in np.diff(checkpoints.saved_steps(tmp_path / "checkpoints"))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    slowest = [row["slowest_host"] for row in rows if "slowest_host" in row]
+    assert len(slowest) > len(rows) / 2 and slowest.count(1) > 0.9 * len(slowest)
+    last = rows[-1]
+    assert last["slowest_host_ratio"] > 1.2 and 0.08 < last["slowest_host_seconds"] < 1
+    (finding,) = [one for one in report.diagnose(reading.read(str(tmp_path))) if one.name == "slow_host"]
+    assert finding.severity == "warning" and "Process 1" in finding.message
+
+
+_IS_PREEMPTED = """
+import os, signal, sys
+from bert_jax import command, distributed, pretrain
+from bert_jax.data import loader
+from bert_jax.runs import checkpoints
+
+whole, save = loader.Loader.__iter__, checkpoints.Checkpoints._open
+
+def stopped(self):
+    for step, batch in whole(self):
+        if step == 5 and not distributed.is_first():
+            signal.raise_signal(signal.SIGTERM)
+        yield step, batch
+
+def killed(self):
+    if self._hurries:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return save(self)
+
+loader.Loader.__iter__, checkpoints.Checkpoints._open = stopped, killed
+sys.argv.remove("--")
+command.define_config_flag()
+command.define_process_flags()
+command.run(pretrain.main)
+"""
+
+
+@pytest.mark.full
+def test_preempted_processes_go_on_from_their_own_disks(recipe, environment, tmp_path):
+    """Each process keeps its parts of the state; killed before the checkpoint, they have the bits of a whole run."""
+    options = ["--config.mesh.fsdp=4", "--config.train.num_steps=40", "--config.train.checkpoint_every=5"]
+    options += ["--config.train.eval_every=0"]
+    pretrain(2, environment, recipe, tmp_path / "whole", *options).wait()
+    each = [[f"--config.train.emergency_dir={tmp_path / 'disk'}"]] * 2
+    flags = ["--", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *options]
+    codes = (-signal.SIGKILL, -signal.SIGABRT, 1, 2)  # the one that is killed later may notice that the first is gone
+    Processes(2, environment, ["-c", _IS_PREEMPTED, *flags], *each).wait(codes)
+    assert len(list(tmp_path.glob("disk/*/process-[01].json"))) == 2
+    begun = json.loads(next(tmp_path.glob("disk/*/process-0.json")).read_text())["step"]
+    before = max(checkpoints.saved_steps(tmp_path / "run" / "checkpoints"))
+    ((out, _), _) = pretrain(2, environment, recipe, tmp_path / "run", *options, each=each).wait()
+    if begun > before:  # and not at the step of a checkpoint
+        assert f"goes on from the copy of step {begun} in " in out and f"; step {begun} of 40" in out
+    assert logged_rows(tmp_path / "run") == logged_rows(tmp_path / "whole")
+    assert not list(tmp_path.glob("disk/*"))
 
 
 @pytest.mark.parametrize(

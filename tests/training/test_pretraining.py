@@ -255,3 +255,17 @@ def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     pretraining.pretrain(config, run)
     assert f"; step {good} of 160, in" in capfd.readouterr().out
     assert [row["step"] for row in logged_rows(run)] == list(range(20, 161, 20)) and steps(run) == [160]
+
+
+def test_checkpoints_by_time(config, finished, tmp_path):
+    """A run that saves by time is the same run, and so is one that goes on from such a checkpoint."""
+    config.train.update(checkpoint_every=1000, checkpoint_minutes=1e-7, keep_newest=20)
+    pretraining.pretrain(config, tmp_path)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == list(range(1, 13))
+    assert logged_rows(tmp_path) == logged_rows(finished)
+    for step in range(6, 13):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    config.train.checkpoint_minutes = 1000.0
+    pretraining.pretrain(config, tmp_path)
+    assert checkpoints.saved_steps(tmp_path / "checkpoints") == [1, 2, 3, 4, 5, 12]
+    assert logged_rows(tmp_path) == logged_rows(finished)

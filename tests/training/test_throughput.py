@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import signal
 import threading
+import time
 import types
 
 import jax
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 
 from bert_jax import sharding
+from bert_jax.data import loader
 from bert_jax.runs.loggers import ACTIVITIES, TIMINGS
-from bert_jax.training import loop, pretraining, throughput
+from bert_jax.training import loop, pretraining, profiling, throughput
 from bert_jax.training import step as step_lib
+from tests.commands import logged_rows, wait_until
 
 
 def rows(workdir):
@@ -170,6 +174,62 @@ def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch)
     monkeypatch.setattr(step_lib.Learner, "train_step", counted)
     pretraining.pretrain(config, tmp_path)
     assert set(fetched) == {4, 6, 8, 12}
+
+
+def test_a_profile_on_request(config, finished, tmp_path, monkeypatch, capfd):
+    """SIGUSR1, and later a file: each traces the next steps, and the run is the same."""
+    config.train.update(num_steps=16, eval_every=4)
+    config.profile.num_steps = 2
+    config.profile.first_step = 1000
+    monkeypatch.setattr(profiling, "_LOOK_SECONDS", 0.01)
+    whole = loader.Loader.__iter__
+
+    def requests(self):
+        for step, batch in whole(self):
+            if step == 3:
+                signal.raise_signal(signal.SIGUSR1)
+            if step == 9:
+                (tmp_path / "profile-now").touch()
+                wait_until(lambda: not (tmp_path / "profile-now").exists())
+                time.sleep(1.1)  # a trace's folder is named by the second
+            yield step, batch
+
+    monkeypatch.setattr(loader.Loader, "__iter__", requests)
+    pretraining.pretrain(config, tmp_path)
+    assert len(list(tmp_path.glob("profile/plugins/profile/*/*.xplane.pb"))) == 2
+    out = capfd.readouterr().out
+    for step in (4, 10):
+        assert f"tracing 2 steps after step {step}\n" in out
+        assert f"profile of the steps from {step + 1} on: {tmp_path}/profile" in out
+    assert logged_rows(tmp_path)[:11] == logged_rows(finished)[:11]
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_own_time_is_what_devices_do_not_cover(clock):
+    clock, now = clock
+    batch = {"input_ids": np.zeros((4, 8))}
+    assert clock.activity == "compilation"  # and what comes before the first step
+    for step in range(4):
+        clock.start("data")
+        now[0] += 2
+        clock.start("step")
+        clock.compiles(batch)
+        assert clock.activity == ("step" if step else "compilation")
+        now[0] += 1
+        with clock.waiting_for_devices():
+            now[0] += 0.5
+        clock.count(batch, {})
+        with clock.waiting_for_devices(covers=False):
+            now[0] += 4
+        clock.start("logging")
+        now[0] += 10
+    whole, own = clock.step_seconds()
+    # Three steps count: 2 s for data and 1 s to start one, of which the wait shows that devices covered 0.5 s. The last
+    # wait, of the step that compiled, is no step's.
+    assert whole == pytest.approx(7.5 + 4 / 3) and own == pytest.approx(2.5)
+    assert clock.step_seconds() == (whole, own)
+    clock.take()
+    assert clock.step_seconds() is None
 
 
 def test_a_profile_that_cannot_be_written_costs_a_warning(config, finished, tmp_path, capfd):
