@@ -32,10 +32,10 @@ def graded(tmp_path_factory):
 
 
 def test_a_run(data, graded, tmp_path):  # noqa: F811
-    config = make_config(data, **SWITCHES, **{"task.held_out": graded, "train.num_epochs": 4.0})
+    config = make_config(data, **SWITCHES, **{"task.held_out": graded, "train.num_epochs": 2.0})
     finetuning.finetune(config, tmp_path / "run")
     rows = [row for row in logged_rows(tmp_path / "run") if "loss" in row]
-    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5 and rows[-1]["token_accuracy"] > rows[0]["token_accuracy"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2 and rows[-1]["token_accuracy"] > rows[0]["token_accuracy"]
     opened = open_model(tmp_path / "run")
     assert "task" not in opened.params  # the decoder is not kept
     embedder = bert_jax.Embedder(tmp_path / "run")

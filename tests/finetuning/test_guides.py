@@ -32,8 +32,9 @@ def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path):  # noqa: F
         words = record["anchor"].split()
         record["negative"] = " ".join(words[::-1])  # nearer to the anchor than the positive is
     path = write(tmp_path / "planted.jsonl", records)
-    config = make_config(data, **{"task.train": path, "task.negatives": ("negative",), "loss.guide": str(guide),
-                                  "task.anchor_prompt": "kan: "})  # fmt: skip
+    changes = {"task.train": path, "task.negatives": ("negative",), "task.anchor_prompt": "kan: "}
+    changes |= {"loss.guide": str(guide), "train.num_steps": 2, "train.log_every": 1}
+    config = make_config(data, **changes)
     source, lines = open_model(config.init_from), []
     task = tasks.load(config, source.tokenizer)
     add_guide(config, task, build_fine_tuned(describe_run(config, source, task)), lines.append)
