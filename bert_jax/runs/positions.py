@@ -24,10 +24,11 @@ def of_directory(name: str | os.PathLike) -> int | None:
     try:
         if (folder / "run.json").exists():
             run, config = workdir_lib.read(folder)
-            return config.model.max_positions if "model" in config else run["model"]["max_positions"]
+            # The config of fine-tuning has a few keys of the model; its run.json has all.
+            return run["model"]["max_positions"] if "task" in config else config.model.max_positions
         config = json.loads((folder / "config.json").read_text("utf-8"))
         longest, kind = config["max_position_embeddings"], config.get("model_type")
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, UserError):
         return None  # the run says what is wrong
     if not isinstance(longest, int) or kind in _OTHER_KEYS:
         return None

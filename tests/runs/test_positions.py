@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bert_jax.config import load_recipe
+from bert_jax.config import finetuning, load_recipe
 from bert_jax.runs import positions
 from tests.runs.test_continuation import begin
 
@@ -37,3 +37,11 @@ def test_runs_and_what_is_no_directory(tmp_path):
     assert positions.of_directory(cut) is None
     for name in ("account/model", "gs://bucket/run", tmp_path / "absent", tmp_path):
         assert positions.of_directory(name) is None
+
+
+def test_a_run_of_fine_tuning(tmp_path):
+    """Its config has some keys of the model, of which the number of positions is none."""
+    folder = begin(tmp_path / "run", finetuning.base())
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | {"model": {"max_positions": 48}}))
+    assert positions.of_directory(folder) == 48
