@@ -144,7 +144,7 @@ class Learner:
         if config.task.name == "embedding":
             pooling = model.spec.task.pooling if model.spec.task else ""
             growing = config.loss.flops_growth * self.num_steps
-            cost_share = jnp.square(jnp.minimum(1.0, step / growing)) if growing else 1.0
+            cost_share = jnp.square(jnp.minimum(1.0, step.astype(jnp.float32) / growing)) if growing else 1.0
             objective = VectorLoss(
                 model, config.loss, problem, config.task.normalize, pooling in SPARSE_POOLING, cost_share,
                 pooling == LATE_POOLING,

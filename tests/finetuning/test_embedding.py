@@ -264,6 +264,17 @@ def test_parts_and_meshes_change_nothing(data, switches):
             np.testing.assert_allclose(leaf, own, atol=2e-4)  # Adam's first step divides by the gradient itself
 
 
+@pytest.mark.full
+def test_the_costs_of_sparse_vectors_grow(data):
+    """At step 1 of 10 the weights have a 25th of their size where they grow over half of the steps."""
+    changes = {"none": {"loss.flops_anchor": 0.0, "loss.flops_other": 0.0}, "whole": {}}
+    changes["part"] = {"loss.flops_growth": 0.5}
+    losses = {name: step_of(*learner_of(data, **SPARSE | change))[1]["loss"][0] for name, change in changes.items()}
+    assert losses["whole"] > losses["none"]
+    grown = (losses["part"] - losses["none"]) / (losses["whole"] - losses["none"])
+    assert grown == pytest.approx(1 / 25, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("file", "changes", "loss"),
     [
