@@ -30,4 +30,4 @@ def test_a_reader_that_has_ended(workspace, tally):
         tally[f"exit code {code}"] += 1
 
 
-PRINTS = ("doctor", "evaluate", "plan")  # they write their files, and then print
+PRINTS = ("doctor", "evaluate", "plan", "mine")  # they write their files, and then print
