@@ -16,9 +16,10 @@ import json
 import math
 import os
 import pathlib
-import statistics
 
 import numpy as np
+
+from experiments import agreement
 
 BATCH, WARMUP, LENGTH = 16, 0.1, 64
 
@@ -46,41 +47,15 @@ def main():
         if not path.exists():
             path.write_text(json.dumps(side(flags, workdir)) + "\n")
         sides[name] = json.loads(path.read_text())
-    print("\n".join(report(flags, sides)), flush=True)
+    steps = len(sides["bert_jax"]["loss"])
+    title = f"{steps} steps of {BATCH} pairs, rate {flags.rate:g}, dropout {flags.dropout:g}"
+    print("\n".join(agreement.report(sides, title, "Spearman x 100", flags.dropout > 0)), flush=True)
 
 
 def pairs_of(flags, split):
     """Returns the records of a split."""
     with open(pathlib.Path(flags.data) / "stsb" / f"stsb-en-{split}.csv", encoding="utf-8", newline="") as file:
         return [{"sentence1": a, "sentence2": b, "score": float(score)} for a, b, score in csv.reader(file)]
-
-
-def report(flags, sides):
-    """Returns the lines of the table: each seed's score, and how far the mean training losses are apart."""
-    first, second = (sides[name]["scores"] for name in sides)
-    steps = len(sides["bert_jax"]["loss"])
-    yield f"\n{steps} steps of {BATCH} pairs, rate {flags.rate:g}, dropout {flags.dropout:g}\n"
-    yield "| Spearman x 100 | " + " | ".join(f"seed {i}" for i in range(flags.seeds)) + " | mean | standard deviation |"
-    yield "|---" * (flags.seeds + 3) + "|"
-    for name, side in sides.items():
-        cells = " | ".join(f"{100 * score:.2f}" for score in side["scores"])
-        mean, deviation = statistics.mean(side["scores"]), statistics.stdev(side["scores"])
-        yield f"| {name} | {cells} | {100 * mean:.2f} | {100 * deviation:.2f} |"
-    differences = [100 * (a - b) for a, b in zip(first, second, strict=True)]
-    cells = " | ".join(f"{points:+.2f}" for points in differences)
-    yield f"| difference | {cells} | {statistics.mean(differences):+.2f} | |"
-    losses = np.array([sides[name]["loss"] for name in sides])
-    parts = np.array_split(np.abs(losses[0] - losses[1]), 4)
-    yield (
-        f"\nTraining loss, mean over the seeds, greatest distance between the two sides in each quarter of the steps: "
-        f"{', '.join(f'{part.max():.1e}' for part in parts)} (at its end the loss is {losses[:, -20:].mean():.3f})."
-    )
-    if flags.dropout:
-        from scipy import stats
-
-        test = stats.ttest_ind(first, second, equal_var=False)
-        low, high = (100 * bound for bound in test.confidence_interval(0.95))
-        yield f"\nWelch's 95 % interval of the difference of the means: {low:+.2f} to {high:+.2f}."
 
 
 def make_config(flags, workdir):

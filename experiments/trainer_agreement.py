@@ -15,9 +15,10 @@ import json
 import math
 import os
 import pathlib
-import statistics
 
 import numpy as np
+
+from experiments import agreement
 
 BATCH, WARMUP = 32, 0.1
 TRAIN = "train.tsv"
@@ -55,33 +56,9 @@ def main():
             if not path.exists():
                 path.write_text(json.dumps(side(flags, task, workdir)) + "\n")
             sides[name] = json.loads(path.read_text())
-        print("\n".join(report(task, flags, sides)), flush=True)
-
-
-def report(task, flags, sides):
-    """Returns the lines of a task's table: each seed's accuracy, and how far the mean training losses are apart."""
-    first, second = (sides[name]["scores"] for name in sides)
-    steps = len(sides["bert_jax"]["loss"])
-    yield f"\n{task}: {steps} steps of {BATCH}, rate {flags.rate:g}, dropout {flags.dropout:g}\n"
-    yield "| accuracy | " + " | ".join(f"seed {seed}" for seed in range(flags.seeds)) + " | mean | standard deviation |"
-    yield "|---" * (flags.seeds + 3) + "|"
-    for name, side in sides.items():
-        seed_scores = " | ".join(f"{100 * score:.2f}" for score in side["scores"])
-        mean, deviation = statistics.mean(side["scores"]), statistics.stdev(side["scores"])
-        yield f"| {name} | {seed_scores} | {100 * mean:.2f} | {100 * deviation:.2f} |"
-    differences = [100 * (b - a) for a, b in zip(first, second, strict=True)]
-    cells = " | ".join(f"{points:+.2f}" for points in differences)
-    yield f"| difference | {cells} | {statistics.mean(differences):+.2f} | |"
-    losses = np.array([sides[name]["loss"] for name in sides])
-    parts = np.array_split(np.abs(losses[0] - losses[1]), 4)
-    yield (
-        f"\nTraining loss, mean over the seeds, greatest distance between the two sides in each quarter of the steps: "
-        f"{', '.join(f'{part.max():.1e}' for part in parts)} (at its end the loss is {losses[:, -20:].mean():.3f})."
-    )
-    if flags.dropout:
-        from scipy import stats
-
-        yield f"\nWelch's t-test of the scores: p = {stats.ttest_ind(first, second, equal_var=False).pvalue:.2f}."
+        steps = len(sides["bert_jax"]["loss"])
+        title = f"{task}: {steps} steps of {BATCH}, rate {flags.rate:g}, dropout {flags.dropout:g}"
+        print("\n".join(agreement.report(sides, title, "accuracy", flags.dropout > 0)), flush=True)
 
 
 def cut(path, to, rows):
