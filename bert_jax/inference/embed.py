@@ -339,13 +339,7 @@ class Embedder(Predictor):
                 kept = set(places.ravel().tolist())
                 for place in [place for place in texts if place not in kept]:
                     del texts[place]
-            hits = [
-                [
-                    {"index": place, "score": score} | ({"text": texts[place]} if place in texts else {})
-                    for place, score in zip(*row, strict=True)
-                ]
-                for row in zip(places.tolist(), scores.tolist(), strict=True)
-            ]
+            hits = search.hits(places, scores, texts)
         return hits[0] if single else hits
 
     def _vectors(self, given, name, prompt_name=None):

@@ -12,7 +12,7 @@ import numpy as np
 
 from bert_jax.data.tasks.late_interaction import Reading, RowMaker
 from bert_jax.errors import UserError
-from bert_jax.inference import maxsim
+from bert_jax.inference import maxsim, search
 from bert_jax.inference.batching import Row
 from bert_jax.inference.examples import check_count
 from bert_jax.inference.other_libraries import check_options
@@ -231,13 +231,7 @@ class MultiVectorEmbedder(_TokenPredictor):
             places, scores = maxsim.nearest(asked, vectors, top_k, kind, places, scores, first)
             kept = set(places.ravel().tolist())
             texts = {place: text for place, text in texts.items() if place in kept}
-        hits = [
-            [
-                {"index": place, "score": score} | ({"text": texts[place]} if place in texts else {})
-                for place, score in zip(*row, strict=True)
-            ]
-            for row in zip(places.tolist(), scores.tolist(), strict=True)
-        ]
+        hits = search.hits(places, scores, texts)
         return hits[0] if single else hits
 
     def rank(

@@ -5,7 +5,7 @@ corpus at a time, and from these follows which vectors may be among the nearest:
 """
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -137,6 +137,22 @@ def nearest(
             places, scores = new
             first += len(part)
         yield places, scores
+
+
+def hits(places: Iterable[np.ndarray], scores: Iterable[np.ndarray], texts: Mapping[int, str]) -> list[list[dict]]:
+    """Returns a list of {"index", "score"} for each query, with "text" for places in `texts`.
+
+    Args:
+      places, scores: for each query int64 [k] and float64 [k], the nearest first.
+      texts: texts of the corpus by their places, those that are known.
+    """
+    return [
+        [
+            {"index": place, "score": score} | ({"text": texts[place]} if place in texts else {})
+            for place, score in zip(row.tolist(), row_scores.tolist(), strict=True)
+        ]
+        for row, row_scores in zip(places, scores, strict=True)
+    ]
 
 
 def power_of_two(number):

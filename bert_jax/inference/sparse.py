@@ -166,11 +166,9 @@ class SparseEmbedder(Predictor):
         texts = None if sparse.issparse(corpus) else list(corpus)
         asked = _scaled(self._vectors(queries, "query"), kind)
         documents = _scaled(self._vectors(corpus if texts is None else texts, "document"), kind)
-        hits: list[list[dict[str, Any]]] = []
-        for place, scores in _nearest(asked, documents, top_k):
-            text = [{} if texts is None else {"text": texts[i]} for i in place.tolist()]
-            pairs = zip(place.tolist(), scores.tolist(), text, strict=True)
-            hits.append([{"index": i, "score": score} | own for i, score, own in pairs])
+        rankings = list(_nearest(asked, documents, top_k))
+        places, scores = ([ranking[i] for ranking in rankings] for i in range(2))
+        hits = search.hits(places, scores, dict(enumerate(texts or ())))
         return hits[0] if isinstance(queries, str | Mapping) else hits
 
     def _checked(self, kind):
