@@ -70,8 +70,12 @@ def finetune(
         inputs = _open(config, workdir)
         steps = _check_sizes(config, workdir, inputs)
         stack.enter_context(memory.explained(steps))
-        add_guide(config, inputs.task, inputs.model, say)
         run = _build(config, workdir, inputs)
+        if (
+            distributed.broadcast(lambda: max(checkpoints.saved_steps(workdir / "checkpoints"), default=0))
+            < run.num_steps
+        ):
+            add_guide(config, inputs.task, inputs.model, say)
         run.recipe = recipe
         state, done = _restore(run, inputs)
         del inputs  # parameters as large as the model

@@ -22,7 +22,7 @@ def guide(data, tmp_path_factory):  # noqa: F811
     return workdir
 
 
-def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path):  # noqa: F811
+def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path, capsys):  # noqa: F811
     """Half of the negatives are the positive of the record in other words: those above it are left out, and no others.
 
     The vectors in a batch are those of the guide, for anchors and for others, whatever the prompts of this run.
@@ -47,6 +47,9 @@ def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path):  # noqa: F
         np.testing.assert_allclose(batch["other_guide_vectors"][place], expected[1:], atol=1e-5)
     assert not batch["guide_vectors"][3].any() and not batch["other_guide_vectors"][3].any()
     finetuning.finetune(config, tmp_path / "run")
+    capsys.readouterr()
+    finetuning.finetune(config, tmp_path / "run")
+    assert "nothing to do" in (said := capsys.readouterr().out) and "vectors of" not in said
     config.loss.guide = ""
     finetuning.finetune(config, tmp_path / "plain")
     shares = [np.mean([row["masked_negatives"] for row in logged_rows(tmp_path / name) if "loss" in row])
