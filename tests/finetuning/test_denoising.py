@@ -31,6 +31,7 @@ def graded(tmp_path_factory):
     return f"sts:{write(tmp_path_factory.mktemp('graded') / 'graded.jsonl', rows)}"
 
 
+@pytest.mark.full
 def test_a_run(data, graded, tmp_path):  # noqa: F811
     config = make_config(data, **SWITCHES, **{"task.held_out": graded, "train.num_epochs": 2.0})
     finetuning.finetune(config, tmp_path / "run")

@@ -148,6 +148,7 @@ def test_a_linear_map_is_trained_further(data, tmp_path):
         finetuning.finetune(make_config(data, init_from=str(tmp_path / "relu")), tmp_path / "refused")
 
 
+@pytest.mark.full
 def test_several_sets(data, tmp_path):
     path = data[0]
     sets = f"pairs={path / 'train.jsonl'},others={path / 'dev.jsonl'}"

@@ -22,6 +22,7 @@ def guide(data, tmp_path_factory):  # noqa: F811
     return workdir
 
 
+@pytest.mark.full
 def test_a_guide_leaves_out_planted_positives(data, guide, tmp_path, capsys):  # noqa: F811
     """Half of the negatives are the positive of the record in other words: those above it are left out, and no others.
 
@@ -108,6 +109,7 @@ def test_mistakes(data, tmp_path, changes, message):  # noqa: F811
         finetuning.finetune(make_config(data, **changes), tmp_path / "run")
 
 
+@pytest.mark.full
 def test_a_teacher_of_another_size(data, guide, tmp_path):  # noqa: F811
     changes = {"loss.name": "mse", "loss.teacher": str(guide), "task.embedding_size": 24}
     with pytest.raises(UserError, match="vectors of 32 numbers, and this model's have 24; expected config.task.embed"):

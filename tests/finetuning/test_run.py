@@ -446,6 +446,7 @@ def test_kill_and_start_again(folder, tmp_path, environment):
     jax.tree.map(np.testing.assert_array_equal, *(open_model(workdir).params for workdir in (whole, killed)))
 
 
+@pytest.mark.full
 def test_a_stopped_run_goes_on_from_its_local_copy(finished, tmp_path, monkeypatch, capfd):
     """Its record of the seeds' evaluations too; the checkpoint at the stop fails, those before were saved by time."""
     whole, config, summary = finished

@@ -46,6 +46,7 @@ def test_a_hang_ends_the_process_with_its_stacks(activity, least, tmp_path):
     assert "in stuck_in_a_collective" in text and "in _watch" in text  # of all threads
 
 
+@pytest.mark.full
 def test_stacks_that_no_file_takes_go_to_standard_error(tmp_path):
     _, err = hang("data", tmp_path / "nowhere").communicate(timeout=LONGEST_WAIT)
     assert "in stuck_in_a_collective" in err and "stacks of all threads: above" in err.splitlines()[-1]

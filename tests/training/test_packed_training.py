@@ -245,6 +245,7 @@ def test_a_run_of_pretraining(config, tmp_path):
     assert rows[-1]["eval/mlm_loss"] > 0
 
 
+@pytest.mark.full
 def test_a_run_on_packed_pairs_continues(config, tmp_path):
     """P2: stopped and started again it sees the same pairs, and every later loss is the same bit for bit."""
     config.data.update(packing=True, pair_repeats=2, short_target_share=1.0, sequence_length=64)
