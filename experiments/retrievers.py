@@ -99,7 +99,7 @@ class Runner:
         print(json.dumps(result), flush=True)
         return result
 
-    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=RATES) -> None:
+    def tuned(self, part: str, arm: str, config: Sequence[str], metric: str, score, rates=None) -> None:
         """Chooses the rate of an arm on the examples set apart, and scores other seeds at it.
 
         Args:
@@ -107,10 +107,10 @@ class Runner:
           config: recipe and flags of `bert_jax.finetune`.
           metric: score of the examples set apart that chooses.
           score: function of a run's folder; returns the scores that are reported.
-          rates: the rates that are tried.
+          rates: the rates that are tried; RATES by default.
         """
         chosen = {}
-        for rate in rates:
+        for rate in rates or RATES:
             tune = self.result(lambda rate=rate: self.train(part, arm, config, rate, RATE_SEED),
                                part=part, arm=arm, rate=rate, seed=RATE_SEED)  # fmt: skip
             chosen[rate] = tune["tune"][metric]

@@ -62,14 +62,16 @@ def test_every_module_is_in_it(wheel):
         assert "bert-jax = bert_jax.cli:main" in archive.read(entry_points).decode()
 
 
-def test_recipes_are_found_by_name(installed, tmp_path):
+def test_every_recipe_loads_by_its_name(installed, tmp_path):
     program = (
-        "import bert_jax; from bert_jax import config; config.load_recipe('bert_base'); "
-        "config.load_recipe('finetune/sst2'); print(bert_jax.__file__)"
+        "import bert_jax; from bert_jax.config import recipes; "
+        "names = recipes.recipe_names(); [recipes.load_recipe(name) for name in names]; "
+        "print(bert_jax.__file__, *names)"
     )
     result = run(installed, program, tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith(str(installed))
+    file, *names = result.stdout.split()
+    assert file.startswith(str(installed)) and {"bert_base", "finetune/sst2", "embedding/matryoshka"} <= set(names)
 
 
 def test_an_experiment_is_launched_and_a_file_of_ones_own_finds_the_scales(installed, tmp_path):

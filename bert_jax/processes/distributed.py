@@ -196,6 +196,12 @@ def report_hang(message: str) -> None:
     """Tells the other processes that this one hangs; the first message counts. May block if process 0 is what hangs."""
     if is_multiprocess():
         _set(_state.client, "bert_jax/hang", message)
+        post("hang", message)
+
+
+def all_report_hang() -> bool:
+    """Returns whether every process has called `report_hang`. May block if process 0 is what hangs."""
+    return not is_multiprocess() or len(posted("hang")) == number_of_processes()
 
 
 def hang() -> str:

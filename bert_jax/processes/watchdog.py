@@ -22,6 +22,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL in sysexits.h: a failure that starting again may m
 OTHER_TIMES, OTHER_LEAST = 10, 3600.0
 _STEPS = ("data", "step")
 _TICK = 0.5  # seconds between two looks
+_LAST_SECONDS = 30.0  # that the other processes have to write theirs
 _WRITE_SECONDS = 5.0  # that a file or the other processes are waited for; what hangs may be the file system
 
 
@@ -93,8 +94,9 @@ class Watchdog:
         _within(_WRITE_SECONDS, lambda: distributed.report_hang(message))
         print(f"error: {message}; stacks of all threads: {place}; ended with code {EXIT_CODE}", file=sys.stderr)
         sys.stderr.flush()
-        if distributed.is_first() and distributed.is_multiprocess():
-            time.sleep(_WRITE_SECONDS)  # it runs the service through which the others hear of it
+        # A process that ends closes connections (process 0 the service itself), which is an error in all others: none
+        # leaves before they have written theirs, or have had the time to.
+        _within(_LAST_SECONDS, lambda: _wait_until(distributed.all_report_hang))
         os._exit(EXIT_CODE)
 
     def _write(self, message):
@@ -111,6 +113,11 @@ class Watchdog:
             return path
         faulthandler.dump_traceback(2, all_threads=True)  # the file of standard error, whatever sys.stderr is now
         return "above"
+
+
+def _wait_until(condition):
+    while not condition():
+        time.sleep(_TICK / 10)
 
 
 def _within(seconds, action):

@@ -15,11 +15,11 @@ batch size is an example's. With --config.loss.name=kl the scores of a cross-enc
 does: mine --rerank=RERANKER writes them. Not measured here.
 """
 
-from configs.embedding import pairs
+from bert_jax.config import load_recipe
 
 
 def get_config():
-    config = pairs.get_config()
+    config = load_recipe("embedding/pairs")
     config.task.negatives = ("negatives",)
     config.task.pooling = "cls"
     config.loss.temperature = 0.02

@@ -18,11 +18,11 @@ in pylate/losses/contrastive.py and examples/train/contrastive.py, BERT-Base on 
 distillation from a cross-encoder (Santhanam et al. 2022, section 3.2) is not in it. Not measured here.
 """
 
-from configs.embedding import pairs
+from bert_jax.config import load_recipe
 
 
 def get_config():
-    config = pairs.get_config()
+    config = load_recipe("embedding/pairs")
     config.task.pooling = "tokens"
     config.task.embedding_size = 128
     config.loss.temperature = 1.0

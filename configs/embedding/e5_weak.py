@@ -11,11 +11,11 @@ Published for BERT-Base: 20,000 steps of 32,768 pairs at 2e-4 (1e-4 for Large), 
 temperature 0.01 (section 5.1 and appendix; recalled). Not measured here.
 """
 
-from configs.embedding import pairs
+from bert_jax.config import load_recipe
 
 
 def get_config():
-    config = pairs.get_config()
+    config = load_recipe("embedding/pairs")
     config.task.anchor_prompt = "query: "
     config.task.positive_prompt = "passage: "
     config.loss.temperature = 0.01

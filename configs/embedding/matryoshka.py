@@ -9,10 +9,10 @@ ndcg@10_128 and so on. --config.loss.matryoshka=64,32 names others, up to the si
 Published: widths that halve, with equal weights (section 3). Not measured here.
 """
 
-from configs.embedding import pairs
+from bert_jax.config import load_recipe
 
 
 def get_config():
-    config = pairs.get_config()
+    config = load_recipe("embedding/pairs")
     config.loss.matryoshka = (512, 256, 128, 64)
     return config

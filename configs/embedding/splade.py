@@ -15,11 +15,11 @@ documents). The weights grow with the square of the step over the first third, a
 measured here.
 """
 
-from configs.embedding import pairs
+from bert_jax.config import load_recipe
 
 
 def get_config():
-    config = pairs.get_config()
+    config = load_recipe("embedding/pairs")
     config.task.pooling = "splade"
     config.task.normalize = False
     config.loss.similarity = "dot"

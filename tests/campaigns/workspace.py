@@ -163,7 +163,8 @@ class Workspace:
                 "out", True),
             Command(
                 "mine", "bert_jax.mine",
-                [f"--model={run}", f"--input={self.pairs}", "--output={here}/out.jsonl", "--negatives=2", "--depth=20"],
+                [f"--model={run}", f"--input={self.pairs}", "--output={here}/out.jsonl", "--negatives=2", "--depth=20",
+                 "--margin=0"],
                 "out.jsonl"),
             Command(
                 "search", "bert_jax.predict",

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -189,6 +190,7 @@ def test_a_process_that_hangs_ends_the_others_with_their_stacks(recipe, environm
     run.wait_for_rows(tmp_path, 3)
     run.all[1].send_signal(signal.SIGSTOP)
     wait_until((tmp_path / "hang-0.txt").exists, run.all[0])
+    time.sleep(8)  # process 0 waits with its end for the stacks of this one
     run.all[1].send_signal(signal.SIGCONT)
     (_, first), (_, second) = run.wait((watchdog.EXIT_CODE,))
     assert "error: no step has ended for" in first and "in: step; config.train.hang_seconds=2" in first
