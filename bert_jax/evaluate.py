@@ -146,14 +146,13 @@ def _evaluate_vectors():
         widths = [int(width) for width in _WIDTHS.value]
     except ValueError:
         raise UserError(f"--widths={','.join(_WIDTHS.value)}: expected numbers, such as 64,128") from None
-    from bert_jax.inference import Embedder, SparseEmbedder, measure  # after the flags: importing jax takes a second
-    from bert_jax.inference.multi_vector import open_predictor
+    from bert_jax.inference import Embedder, measure  # after the flags: importing jax takes a second
+    from bert_jax.inference.opening import open_predictor
 
     name = _MODEL.value
     if _STEP.value is not None:
         name = "@".join(map(str, workdir.name_and_step(name, _STEP.value)))
-    model = Embedder.opened(name)
-    embedder = SparseEmbedder(model) if "sparse" in model.settings else open_predictor(Embedder, model)
+    embedder = open_predictor(Embedder, name)
     scores = {set_name: measure(embedder, spec, widths=widths, header=_COLUMNS.value, name="--held_out")
               for set_name, spec in sets.items()}  # fmt: skip
     _write([{"model": _MODEL.value, "held_out": spec, **({"name": set_name} if set_name else {}), **scores[set_name]}

@@ -105,7 +105,7 @@ def main(argv):
 
     import bert_jax  # after the flags: importing jax takes a second
     from bert_jax.inference import Reranker
-    from bert_jax.inference.multi_vector import open_predictor
+    from bert_jax.inference.opening import open_predictor
 
     embedder = bert_jax.Embedder.from_pretrained(_MODEL.value, dtype=_DTYPE.value)
     reranker = open_predictor(Reranker, _RERANK.value, dtype=_DTYPE.value) if _RERANK.value else None

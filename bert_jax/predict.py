@@ -7,17 +7,18 @@
     classify   text [text_pair]   {"label": "positive", "score": 0.97, "scores": {"negative": 0.03, ...}}
     tag        text, or words     {"entities": [{"label": "PER", "start": 0, "end": 12, "text": ..., "score": 0.99}]}
     answer     question, context  {"answer": "...", "start": 12, "end": 20, "score": 0.8}
-    embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array
+    embed      text               {"embedding": [0.1, ...]}, or with --output=X.npy one float32 array; of a sparse model
+                                  {"embedding": {"cat": 1.9, ...}}, or with --output=X.npz one scipy.sparse array
     search     --corpus, --queries {"query": id, "document": id, "rank": 1, "score": 0.8}, a line for each document
     rerank     query, document    {"score": 0.97, "rank": 1} among the documents of a query that follow each other
 
 The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
 with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
 was fine-tuned on are known. The output is written by its ending: .jsonl, .csv, .tsv, .parquet, .txt (the label or
-answer alone), .npy (embed). What came in with a record, such as an id, comes back with it. `-` is standard input or
-standard output. Lines that hold nothing are skipped. `words` is a list of words in JSONL, for texts that are already
-cut; the output then has "words" and "tags" too. MODEL is the workdir of a run, a Hugging Face directory, or a name on
-the hub. Without --input, the texts of the command line are answered on the terminal:
+answer alone), .npy or .npz (embed). What came in with a record, such as an id, comes back with it. `-` is standard
+input or standard output. Lines that hold nothing are skipped. `words` is a list of words in JSONL, for texts that are
+already cut; the output then has "words" and "tags" too. MODEL is the workdir of a run, a Hugging Face directory, or a
+name on the hub. Without --input, the texts of the command line are answered on the terminal:
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
     python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
@@ -28,8 +29,9 @@ search embeds a corpus once, into the folder of --index, and finds in it the doc
 
 A folder in BEIR's layout may stand for both; where it is known which documents answer a query (--qrels=FILE, or the
 folder's own), the scores of the ranking are printed. With --rerank=MODEL a cross-encoder orders the nearest documents
-of each query anew, --rerank_top of them. Where MODEL has a vector for each token of a text (ColBERT), the corpus is
-embedded and compared anew each time, without an index; as --rerank it orders documents too.
+of each query anew, --rerank_top of them. Where MODEL has a vector for each token of a text (ColBERT) or sparse vectors
+(SPLADE), the corpus is embedded and compared anew each time, without an index; as --rerank a ColBERT model orders
+documents too.
 """
 
 import dataclasses
@@ -49,7 +51,7 @@ from bert_jax.errors import UserError, command_line
 
 # inference.records.KINDS and inference.tables.KINDS, whose import of numpy a mistake in a flag shall not wait for.
 INPUT_KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
-OUTPUT_KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy")
+OUTPUT_KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz")
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -78,7 +80,7 @@ _COLUMNS = {
 }  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
     "output", None,
-    "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: or .npy; - is standard output",
+    "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: .npy, .npz; - is standard output",
 )  # fmt: skip
 _OUTPUT_FORMAT = flags.DEFINE_enum(
     "output_format", None, OUTPUT_KINDS,
@@ -264,13 +266,14 @@ def main(verb: Verb) -> None:
     total = sum(1 for _ in source)  # every line is read before anything is computed
     if not total:
         raise UserError(f"--input={source.path}: empty; expected one text a line or more")
-    ranges = _calibration_ranges()
+    storage = _storage(name, kind) if verb.name == "embed" else None
     predictor = _open(verb)
-    _check_size(ranges, predictor)
+    if storage:
+        storage.check(predictor)
     predictor.check(source, source.where, allow_empty=True, **_options(verb.call_flags))
     for note in source.notes:
         print(f"note: {note}", file=sys.stderr)
-    _run(verb, predictor, source, name, kind, total, ranges)
+    _run(verb, predictor, source, name, kind, total, storage)
 
 
 def _columns(verb):
@@ -320,52 +323,32 @@ def _exported_columns(folder):
     return tuple(columns) if isinstance(columns, list) else ()
 
 
-def _calibration_ranges():
-    """Returns the ranges of the vectors of --calibration, float32 [2, size]; None where there is none."""
-    if _CALIBRATION.value is None:
-        return None
-    from bert_jax.inference import quantization
+def _storage(output="", kind="jsonl") -> Any:
+    """Returns how vectors are stored in an output of this name and format."""
+    from bert_jax.inference import quantization, vector_files
 
-    if _PRECISION.value not in quantization.RANGED:
-        raise UserError(
-            f"--calibration={_CALIBRATION.value}: goes with --precision=int8 or uint8; found {_PRECISION.value}"
-        )
-    return quantization.read_ranges(_CALIBRATION.value)
-
-
-def _check_size(ranges, embedder):
-    """Raises UserError where the vectors of --calibration have another size than the model's."""
-    if ranges is not None and ranges.shape[1] != embedder.size:
-        raise UserError(
-            f"--calibration={_CALIBRATION.value}: vectors of {ranges.shape[1]} numbers; expected {embedder.size}, as "
-            "--model's"
-        )
+    ranges = None
+    if _CALIBRATION.value is not None:
+        if _PRECISION.value not in quantization.RANGED:
+            raise UserError(
+                f"--calibration={_CALIBRATION.value}: goes with --precision=int8 or uint8; found {_PRECISION.value}"
+            )
+        ranges = quantization.read_ranges(_CALIBRATION.value)
+    return vector_files.Storage(output, kind, _PRECISION.value, _CALIBRATION.value or "", ranges)
 
 
-def _stored(embedder, vectors, ranges):
-    """Returns vectors in the precision of --precision."""
-    from bert_jax.inference import quantization
-
-    return quantization.stream(vectors, _PRECISION.value, embedder.size, ranges)
-
-
-def _run(verb, predictor, source, output, kind, total, ranges):
-    from bert_jax.inference import records, tables
+def _run(verb, predictor, source, output, kind, total, storage):
+    from bert_jax.inference import tables
 
     with progress.bar(total, "text") as bar:
         answers = predictor.stream(source, source.where, bar.update, allow_empty=True, **_options(verb.call_flags))
         answers = _all_of(answers, total, source)
-        if verb.name == "embed" and _PRECISION.value != "float32":
-            answers = _stored(predictor, answers, ranges)
+        if storage:
+            answers = storage.stored(predictor, answers)
         if verb.predictor == "Reranker":
             answers = _with_ranks((example[0] for example in source), answers)
-        if kind == "npy":
-            from bert_jax.inference import quantization
-
-            size = quantization.code_size(_PRECISION.value, predictor.size)
-            with records.vector_writer(output, total, size, quantization.code_dtype(_PRECISION.value)) as put:
-                for vector in answers:
-                    put(vector)
+        if kind in ("npy", "npz"):
+            storage.write(predictor, answers, total)
             return
         form = _form(verb, predictor, source)
         keep = _KEEP_COLUMNS.value and kind != "txt"
@@ -404,7 +387,7 @@ def _search(verb):
 
 def _open_reranker():
     from bert_jax.inference import Reranker
-    from bert_jax.inference.multi_vector import open_predictor
+    from bert_jax.inference.opening import open_predictor
 
     return open_predictor(Reranker, _RERANK.value or "", dtype=_DTYPE.value, packing=_packing())
 
@@ -466,15 +449,12 @@ def _form(verb, predictor, source):
     if verb.name == "classify":
         kind = {"multi_label": "texts", "regression": "none"}.get(predictor.model.problem, "text")
         return tables.Answers(verb.name, predictor.labels, kind)
-    dtype = {"binary": "int8", "ubinary": "uint8"}.get(_PRECISION.value, _PRECISION.value)
-    return tables.Answers(verb.name, words=verb.words and source.has_words, vector_dtype=dtype)
+    if verb.name == "embed":
+        from bert_jax.inference import vector_files
 
-
-def _encoder(verb):
-    """Returns the function that makes a line of an answer."""
-    from bert_jax.inference import records
-
-    return records.vector_line if verb.predictor == "Embedder" else files.json_line
+        dtype = {"binary": "int8", "ubinary": "uint8"}.get(_PRECISION.value, _PRECISION.value)
+        return tables.Answers(verb.name, vector_dtype=dtype, sparse=vector_files.is_sparse(predictor))
+    return tables.Answers(verb.name, words=verb.words and source.has_words)
 
 
 def _open(verb):
@@ -488,8 +468,8 @@ def _open(verb):
 
     predictor: Any = getattr(bert_jax, verb.predictor)
     options = _options(verb.class_flags)
-    if verb.name in ("search", "rerank"):
-        from bert_jax.inference.multi_vector import open_predictor
+    if verb.name in ("embed", "search", "rerank"):
+        from bert_jax.inference.opening import open_predictor
 
         return open_predictor(predictor, str(name), dtype=_DTYPE.value, packing=_packing(), **options)
     return predictor.from_pretrained(name, dtype=_DTYPE.value, packing=_packing(), **options)
@@ -518,11 +498,7 @@ def _show(verb, predictor, examples):
     from bert_jax.inference import records
 
     flag_names = {"question": "--question and --context", "query": "--query and --document"}.get(verb.fields[0])
-    ranges = _calibration_ranges()
-    _check_size(ranges, predictor)
     answers = predictor.stream(examples, lambda i: flag_names or f"--text {i + 1}", **_options(verb.call_flags))
-    if verb.name == "embed" and _PRECISION.value != "float32":
-        answers = _stored(predictor, answers, ranges)
     if verb.predictor == "FillMask":
         for example, answer in zip(examples, answers, strict=True):
             print(example[0])
@@ -530,7 +506,14 @@ def _show(verb, predictor, examples):
                 print("   ", "  ".join(f"{token['token']} {token['score']:.3f}" for token in mask))
         return
 
-    encode = _encoder(verb)
+    encode = files.json_line
+    if verb.name == "embed":
+        from bert_jax.inference import vector_files
+
+        storage = _storage()
+        storage.check(predictor)
+        answers = storage.stored(predictor, answers)
+        encode = encode if vector_files.is_sparse(predictor) else records.vector_line
     if verb.predictor == "Reranker":
         answers = _with_ranks((query for query, _ in examples), answers)
     with records.line_writer(files.STANDARD) as put:

@@ -247,7 +247,7 @@ def rerank(model, retriever, task: Task) -> dict[str, float]:
     """Returns the measures of a retriever's rankings whose first documents a reranker has ordered."""
     import bert_jax
     from bert_jax.data.tasks import ranking
-    from bert_jax.inference.multi_vector import open_predictor
+    from bert_jax.inference.opening import open_predictor
 
     ranked = _nearest(retriever, task)
     reranker = open_predictor(bert_jax.Reranker, str(model))

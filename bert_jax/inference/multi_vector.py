@@ -343,28 +343,6 @@ class MultiVectorReranker(Ranking, _TokenPredictor):
             yield from ({"score": float(score)} for score in row)
 
 
-def open_predictor(usual: type[Predictor], name: str | os.PathLike | Pretrained, **options: Any) -> Any:
-    """Opens a model for a command: with its usual class, or with the one for late interaction where the model needs it.
-
-    Args:
-      usual: the class Embedder or Reranker.
-      name: the model's name, or an opened model.
-      **options: arguments of the usual class, of which late interaction has dtype alone; with a pooling the model's own
-        vectors are not asked for.
-
-    Raises:
-      UserError: there is no such model, or an option does not fit it.
-    """
-    model = usual.opened(name)
-    if "late_interaction" not in model.settings or options.get("pooling"):
-        return usual(model, **options)
-    others = [key for key, value in options.items() if key not in ("dtype", "packing") and value is not None]
-    if others:
-        raise UserError(f"--{others[0]}: not for --model={model.name}, which has a vector for each token of a text")
-    late = {"Embedder": MultiVectorEmbedder, "Reranker": MultiVectorReranker}[usual.__name__]
-    return late(model, dtype=options.get("dtype"))
-
-
 def _checked_vectors(array, name, size):
     vectors = np.asarray(array, np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != size or not len(vectors):

@@ -47,6 +47,7 @@ class Predictor:
     POSITIONS: ClassVar[str] = ""  # argument `positions` of Program
     OUTPUTS: ClassVar[str] = "text"  # argument `outputs` of Program
     PART: ClassVar[str] = "discriminator"  # argument `part` of open_model
+    _chunk_examples: int = _CHUNK_EXAMPLES
 
     def __init__(
         self, model: str | os.PathLike | Pretrained, *, dtype: str | None = None, packing: str | bool = "auto"
@@ -116,7 +117,7 @@ class Predictor:
             example if isinstance(example, tuple) else reader.example(example, where(i))
             for i, example in enumerate(examples)
         )
-        for chunk in _chunks(read):
+        for chunk in _chunks(read, self._chunk_examples):
             for i, example in enumerate(chunk, first):
                 self._check(example, where(i), allow_empty)
             rows, notes = self._rows(chunk, lambda i, first=first: where(first + i), options)
@@ -250,12 +251,12 @@ def head_names(model: Pretrained) -> str:
     return "; ".join([" and ".join(names) or "no head (a bare encoder)", *model.lacking.values()])
 
 
-def _chunks(examples):
+def _chunks(examples, number):
     chunk, characters = [], 0
     for example in examples:
         chunk.append(example)
         characters += sum(len(text) if isinstance(text, str) else _characters(text) for text in example)
-        if len(chunk) == _CHUNK_EXAMPLES or characters >= _CHUNK_CHARACTERS:
+        if len(chunk) == number or characters >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, characters = [], 0
     if chunk:

@@ -1,7 +1,8 @@
 """Embeds texts as weights of the vocabulary's tokens, most of them 0: sparse vectors (SPLADE)."""
 
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model.pooling import SPARSE_ACTIVATIONS, pool_sparse
 
 _BLOCK = 8192  # documents that are compared at once
+_NUMBERS = 1 << 25  # weights, zeros too, that are held at once
+_QUERIES = 256  # queries whose scores of a block are held at once
 _KINDS = ("dot", "cosine")
 
 
@@ -70,6 +73,7 @@ class SparseEmbedder(Predictor):
             raise UserError(f"max_terms: found {self._max_terms}; expected at least 1")
         self._similarity = settings.get("similarity") or "dot"
         super().__init__(model, dtype=dtype, packing=False)
+        self._chunk_examples = min(self._chunk_examples, max(64, _NUMBERS // self.size))
         self.max_length = min(self.max_length, settings.get("max_length") or self.max_length)
 
     @property
@@ -103,14 +107,28 @@ class SparseEmbedder(Predictor):
         """
         check_options("encode", others)
         examples, _ = self._reader.read(texts)
-        terms = list(self.stream(examples, prompt=prompt, prompt_name=prompt_name))
-        ends = np.cumsum([0, *(len(numbers) for numbers, _ in terms)])
-        numbers, weights = (np.concatenate([term[i] for term in terms] or [np.zeros(0)]) for i in range(2))
-        return sparse.csr_array(
-            (weights.astype(np.float32), numbers.astype(np.int32), ends), shape=(len(terms), self.size)
-        )
+        return self.matrix(self.stream(examples, prompt=prompt, prompt_name=prompt_name))
 
     __call__ = encode
+
+    def matrix(self, answers: Iterable[tuple[np.ndarray, np.ndarray]]) -> sparse.csr_array:
+        """Returns vectors, float32 [texts, size], made of the (token ids, weights) of each, as `stream` yields them."""
+        answers = list(answers)
+        ends = np.cumsum([0, *(len(ids) for ids, _ in answers)])
+        ids, weights = (np.concatenate([answer[i] for answer in answers] or [np.zeros(0)]) for i in range(2))
+        return sparse.csr_array(
+            (weights.astype(np.float32), ids.astype(np.int32), ends), shape=(len(answers), self.size)
+        )
+
+    def named(self, ids: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+        """Returns the weight of each token of a vector, the largest first; equal ones in the vocabulary's order.
+
+        Args:
+          ids: token ids, int [tokens].
+          weights: their weights, float32 [tokens].
+        """
+        order = np.argsort(-weights, kind="stable")
+        return {self.tokenizer.token(int(ids[i])): float(str(weights[i])) for i in order}  # the fewest digits
 
     def decode(self, vectors: sparse.csr_array, top_k: int | None = None) -> list[list[tuple[str, float]]]:
         """Returns the tokens of each vector with their weights, the largest first.
@@ -166,10 +184,42 @@ class SparseEmbedder(Predictor):
         texts = None if sparse.issparse(corpus) else list(corpus)
         asked = _scaled(self._vectors(queries, "query"), kind)
         documents = _scaled(self._vectors(corpus if texts is None else texts, "document"), kind)
-        rankings = list(_nearest(asked, documents, top_k))
-        places, scores = ([ranking[i] for ranking in rankings] for i in range(2))
+        places, scores = np.zeros((_count(asked), 0), np.int64), np.zeros((_count(asked), 0))
+        for first in range(0, _count(documents), _BLOCK):
+            places, scores = _nearest(asked, documents[first : first + _BLOCK], top_k, places, scores, first)
         hits = search.hits(places, scores, dict(enumerate(texts or ())))
         return hits[0] if isinstance(queries, str | Mapping) else hits
+
+    def rank(
+        self,
+        queries: sparse.csr_array,
+        documents: Iterable[tuple[str, str]],
+        depth: int,
+        done: Callable[[int], object] = lambda count: None,
+        prompt: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the nearest documents of each query: their places, int64 [n, k], and scores, float64 [n, k].
+
+        Args:
+          queries: vectors as `encode` returns them, [n, size].
+          documents: pairs of id and text, read once; their vectors are not kept.
+          depth: how many documents of each query are returned; all, where they are fewer.
+          done: called with the number of newly compared documents.
+          prompt: text put before each document; None: the model's own.
+        """
+        prompt = self.prompt_for("document") if prompt is None else prompt
+        asked = _scaled(queries, self._similarity)
+        places, scores = np.zeros((_count(asked), 0), np.int64), np.zeros((_count(asked), 0))
+        first, remaining = 0, iter(documents)
+        while block := list(itertools.islice(remaining, _BLOCK)):
+            names, texts = zip(*block, strict=True)
+            answers = self.stream([(text,) for text in texts], lambda i, names=names: f"document {names[i]}",
+                                  allow_empty=True, prompt=prompt)  # fmt: skip
+            vectors = _scaled(self.matrix(answers), self._similarity)
+            places, scores = _nearest(asked, vectors, depth, places, scores, first)
+            first += len(block)
+            done(len(block))
+        return places, scores
 
     def _checked(self, kind):
         kind = kind or self._similarity
@@ -221,6 +271,10 @@ class SparseEmbedder(Predictor):
             yield numbers, weights[numbers]
 
 
+def _count(vectors) -> int:
+    return len(vectors.indptr) - 1
+
+
 def _scaled(vectors, kind):
     """Returns vectors in float64, scaled to length 1 for cosines; zero stays zero."""
     vectors = sparse.csr_array(vectors, dtype=np.float64)
@@ -230,14 +284,23 @@ def _scaled(vectors, kind):
     return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ vectors)
 
 
-def _nearest(queries, documents, top_k) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the nearest documents of each query, in order: their places and their scores."""
-    for row in range(queries.shape[0]):
-        query, places, best = queries[row : row + 1].T, np.zeros(0, np.int64), np.zeros(0)
-        for first in range(0, documents.shape[0], _BLOCK):
-            scores = (documents[first : first + _BLOCK] @ query).toarray().ravel()
-            places = np.append(places, np.arange(first, first + len(scores)))
-            best = np.append(best, scores)
-            order = np.argsort(-best, kind="stable")[:top_k]
-            places, best = places[order], best[order]
-        yield places, best
+def _nearest(queries, documents, top_k, places, scores, first):
+    """Returns the nearest of those that were found before and a block of documents, of equal ones the earlier.
+
+    Args:
+      queries, documents: csr_array, float64 [n, size] and [m, size].
+      top_k: how many are wanted.
+      places, scores: what was found before, int64 and float64 [n, k], the nearest first.
+      first: place of the block's first document.
+    """
+    count = min(top_k, places.shape[1] + _count(documents))
+    best_places, best_scores = (np.zeros((len(places), count), array.dtype) for array in (places, scores))
+    transposed = documents.T.tocsc()
+    for start in range(0, len(places), _QUERIES):
+        block = (queries[start : start + _QUERIES] @ transposed).toarray()
+        for i, row in enumerate(block, start):
+            nearer = np.flatnonzero(row > scores[i, -1]) if places.shape[1] == top_k else np.arange(len(row))
+            joined = np.append(scores[i], row[nearer])
+            order = np.argsort(-joined, kind="stable")[:count]
+            best_scores[i], best_places[i] = joined[order], np.append(places[i], nearer + first)[order]
+    return best_places, best_scores

@@ -21,9 +21,9 @@ from bert_jax.data.tasks.records import output_names
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 
-KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy")
+KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz")
 _OTHERS = (
-    ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".npz", ".html", ".xml", ".yaml", ".doc", ".docx",
+    ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".html", ".xml", ".yaml", ".doc", ".docx",
     ".db", ".zip", ".bz2", ".xz", ".zst",
 )  # fmt: skip
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -39,6 +39,7 @@ class Answers:
       label_kind: type of a classifier's label: "text", "texts" of several labels, or "none" of a number.
       words: whether an answer may hold the words of its example, and their tags.
       vector_dtype: dtype of a vector's numbers.
+      sparse: whether a vector is a mapping of tokens to weights.
     """
 
     verb: str
@@ -46,6 +47,7 @@ class Answers:
     label_kind: str = "text"
     words: bool = False
     vector_dtype: str = "float32"
+    sparse: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,6 +62,11 @@ class Answers:
         }[self.verb]
 
     @property
+    def is_array(self) -> bool:
+        """Returns whether an answer is an array [size], and no mapping of its parts."""
+        return self.verb == "embed" and not self.sparse
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Returns the names of an answer's columns in CSV and TSV, where each score has one of its own."""
         scores = {"scores": [f"scores.{label}" for label in self.labels]}
@@ -67,7 +74,7 @@ class Answers:
 
     def cells(self, answer: Any) -> list[str]:
         """Returns the cells of an answer's columns in CSV and TSV."""
-        if self.verb == "embed":
+        if self.is_array:
             return [_vector_cell(answer)]
         cells = []
         for name in self.names:
@@ -96,11 +103,12 @@ class Answers:
         texts = pa.list_(text)
         entity = pa.struct({"label": text, "start": integer, "end": integer, "text": text, "score": number})
         token = pa.struct({"token": text, "id": integer, "score": number})
+        vector = pa.map_(text, pa.float32()) if self.sparse else pa.list_(pa.from_numpy_dtype(self.vector_dtype))
         kinds = {
             "masks": pa.list_(pa.list_(token)), "label": texts if self.label_kind == "texts" else text,
             "scores": pa.struct({label: number for label in self.labels}), "score": number, "words": texts,
             "tags": texts, "entities": pa.list_(entity), "answer": text, "start": integer, "end": integer,
-            "rank": integer, "embedding": pa.list_(pa.from_numpy_dtype(self.vector_dtype)),
+            "rank": integer, "embedding": vector,
         }  # fmt: skip
         return {name: kinds[name] for name in self.names}
 
@@ -121,11 +129,11 @@ def kind_of(output: str, verb: str, asked: str = "") -> str:
     kind = asked or (ending[1:] if ending[1:] in KINDS else "jsonl")
     if not asked and ending in _OTHERS:
         raise UserError(f"--output={output}: {ending} is not written; expected {', '.join(f'.{k}' for k in KINDS)}")
-    if kind == "npy" and verb != "embed":
-        raise UserError(f"--output={output}: only embed writes .npy; expected a .jsonl")
+    if kind in ("npy", "npz") and verb != "embed":
+        raise UserError(f"--output={output}: only embed writes .{kind}; expected a .jsonl")
     if kind == "txt" and verb in ("tag", "embed"):
         raise UserError(f"--output={output}: {verb} has no answer of one line; expected .jsonl, .csv, .tsv or .parquet")
-    if kind in ("npy", "parquet") and name.endswith(".gz"):
+    if kind in ("npy", "npz", "parquet") and name.endswith(".gz"):
         raise UserError(f"--output={output}: .{kind} is not written as .gz; expected .{kind}")
     return kind
 
@@ -137,7 +145,7 @@ def write(
 
     Args:
       output: the name of a file, which appears once it is whole, or "-".
-      kind: one of KINDS but "npy".
+      kind: one of KINDS but "npy" and "npz".
       source: the records, of which a whole pass was made.
       answers: the answer to each, in order.
       form: what an answer holds.
@@ -182,7 +190,7 @@ def _write_objects(output, kind, source, answers, form, keep):
     with records.line_writer(output) as put:
         for row, answer in _paired(source.rows() if kept else None, answers):
             record = {kept[name]: value for name, value in row.items() if name in kept}
-            if form.verb != "embed":
+            if not form.is_array:
                 put(files.json_line(files.jsonable(record) | answer))
                 continue
             line = records.vector_line(answer)
@@ -289,7 +297,9 @@ def _batches(items) -> Iterator[list]:
 
 
 def _parts(form, answer) -> dict[str, Any]:
-    return {"embedding": answer} if form.verb == "embed" else dict(answer)
+    if form.is_array:
+        return {"embedding": answer}
+    return {"embedding": list(answer["embedding"].items())} if form.sparse else dict(answer)
 
 
 def _cell(value: Any) -> str:

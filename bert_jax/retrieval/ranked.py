@@ -15,6 +15,7 @@ from bert_jax.inference import records
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.multi_vector import MultiVectorEmbedder, MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
+from bert_jax.inference.sparse import SparseEmbedder
 from bert_jax.retrieval.documents import Documents, is_beir, scan
 from bert_jax.retrieval.index import Index
 from bert_jax.retrieval.quantised import QuantisedIndex
@@ -104,8 +105,8 @@ def rank(
         done(len(texts))
 
 
-def rank_late(
-    embedder: MultiVectorEmbedder,
+def rank_anew(
+    embedder: MultiVectorEmbedder | SparseEmbedder,
     documents: Iterable[tuple[str, str]],
     queries: Queries,
     depth: int,
@@ -113,9 +114,9 @@ def rank_late(
     document_prompt: str | None,
     done: Callable[[int], object] = lambda count: None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the nearest documents of each query by late interaction: numbers, int64 [k], and scores, float64 [k].
+    """Yields the nearest documents of each query without an index: numbers, int64 [k], and scores, float64 [k].
 
-    All documents are embedded for it, and their vectors are not kept.
+    All documents are embedded for it, and their vectors are not kept: late interaction, and sparse vectors.
 
     Args:
       embedder: the model.
@@ -126,10 +127,15 @@ def rank_late(
       done: called with the number of newly ranked queries.
     """
     texts, names = [(text,) for text in queries.texts], queries.ids
-    vectors = list(embedder.stream(texts, lambda i: f"query {names[i]}", is_query=True, prompt=query_prompt))
     excluded = queries.same or [-1] * len(texts)
-    spare = int(any(number >= 0 for number in excluded))
-    places, scores = embedder.rank(vectors, documents, depth + spare, prompt=document_prompt)
+    wanted = depth + int(any(number >= 0 for number in excluded))
+    if isinstance(embedder, MultiVectorEmbedder):
+        vectors = list(embedder.stream(texts, lambda i: f"query {names[i]}", is_query=True, prompt=query_prompt))
+        places, scores = embedder.rank(vectors, documents, wanted, prompt=document_prompt)
+    else:
+        query_prompt = embedder.prompt_for("query") if query_prompt is None else query_prompt
+        matrix = embedder.matrix(embedder.stream(texts, lambda i: f"query {names[i]}", prompt=query_prompt))
+        places, scores = embedder.rank(matrix, documents, wanted, prompt=document_prompt)
     for row, row_scores, own in zip(places, scores, excluded, strict=True):
         kept = row != own
         yield row[kept][:depth], row_scores[kept][:depth]

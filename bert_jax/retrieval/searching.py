@@ -11,6 +11,7 @@ from bert_jax.errors import UserError
 from bert_jax.inference.embed import Embedder
 from bert_jax.inference.multi_vector import MultiVectorEmbedder, MultiVectorReranker
 from bert_jax.inference.rerank import Reranker
+from bert_jax.inference.sparse import SparseEmbedder
 from bert_jax.retrieval import index as index_lib
 from bert_jax.retrieval import quantised, ranked
 from bert_jax.retrieval.documents import Documents, scan
@@ -49,7 +50,7 @@ class Request:
 
 def run(
     request: Request,
-    open_embedder: Callable[[], Embedder | MultiVectorEmbedder],
+    open_embedder: Callable[[], Embedder | MultiVectorEmbedder | SparseEmbedder],
     open_reranker: Callable[[], Reranker | MultiVectorReranker] | None = None,
 ) -> None:
     """Writes the rankings of a request, and prints their scores where it is known which documents answer a query.
@@ -76,17 +77,18 @@ def run(
     if note := head_note(embedder):
         print(f"note: {note}", file=sys.stderr)
     reranker = open_reranker() if open_reranker else None
-    is_late = isinstance(embedder, MultiVectorEmbedder)
-    index = None if is_late else _opened_index(request, folder, embedder, documents, contents)
-    if is_late:
-        _check_late(request, embedder)
+    index = None
+    if isinstance(embedder, Embedder):
+        index = _opened_index(request, folder, embedder, documents, contents)
+    else:
+        _check_without_index(request, embedder)
     depth = max(request.top_k, request.rerank_top if reranker else 0, ranking.DEPTH if queries.relevance else 0)
     before = None  # the rankings that are reranked
     with progress.bar(len(queries.ids), "query") as bar:
         done = (lambda count: None) if reranker else bar.update
-        if isinstance(embedder, MultiVectorEmbedder):
+        if not isinstance(embedder, Embedder):
             prompts = request.query_prompt, request.document_prompt
-            rankings = ranked.rank_late(embedder, documents, queries, depth, *prompts, done)
+            rankings = ranked.rank_anew(embedder, documents, queries, depth, *prompts, done)
         else:
             assert index is not None
             prompt = embedder.prompt_for("query") if request.query_prompt is None else request.query_prompt
@@ -106,7 +108,7 @@ def run(
     _print_scores(scores, sys.stderr if files.is_stream(request.output or "x") else sys.stdout)
 
 
-def head_note(embedder: Embedder | MultiVectorEmbedder) -> str:
+def head_note(embedder: Embedder | MultiVectorEmbedder | SparseEmbedder) -> str:
     """Returns a line about a model that was fine-tuned for something else than comparing vectors; "" for others."""
     task = embedder.model.model.spec.task
     if task is None or "pooling" in embedder.model.settings:
@@ -117,18 +119,17 @@ def head_note(embedder: Embedder | MultiVectorEmbedder) -> str:
     )
 
 
-def _check_late(request, embedder):
-    """Raises UserError for what the search of a model with a vector for each token does not keep."""
-    name = embedder.model.name
+def _check_without_index(request, embedder):
+    """Raises UserError for what the search of a model whose vectors of documents are not kept does not have."""
+    holds = "weights of the vocabulary's tokens" if isinstance(embedder, SparseEmbedder) else "a vector for each token"
+    name = f"{embedder.model.name} has {holds}"
     if request.index:
         raise UserError(
-            f"--index={request.index}: {name} has a vector for each token of a text, which are not kept; expected no "
-            "--index, as the corpus is embedded anew"
+            f"--index={request.index}: {name} of a text, which are not kept; expected no --index, as the corpus is "
+            "embedded anew"
         )
     if request.precision.precision != "float32":
-        raise UserError(
-            f"--precision={request.precision.precision}: {name} has a vector for each token of a text; expected float32"
-        )
+        raise UserError(f"--precision={request.precision.precision}: {name} of a text; expected float32")
 
 
 def _check_not_read(request):

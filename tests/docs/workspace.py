@@ -64,8 +64,8 @@ def make(folder: pathlib.Path) -> pathlib.Path:
     (folder / "hindi" / "0.txt").write_text("".join(f"{sentence} ।\n\n" for sentence in _HINDI * 20), "utf-8")
     _make_labelled(folder)
     tokenizer = tiny.hugging_face.wordpiece(tiny.VOCABULARY, True, "test")
-    for name in ("MODEL", "SPARSE"):  # any masked language model is read as a sparse embedder
-        huggingface.write(tiny.make_model(tokenizer), folder / name)
+    huggingface.write(tiny.make_model(tokenizer), folder / "MODEL")
+    huggingface.write(tiny.make_model(tokenizer, settings={"sparse": ("max", "relu")}), folder / "SPARSE")
     huggingface.write(multi_vector.make(**multi_vector.MARKERS), folder / "LATE")
     head = Task("sequence_classification", 1)
     huggingface.write(tiny.make_model(tokenizer, head, ("score",), problem="regression"), folder / "RERANKER")

@@ -8,6 +8,7 @@ from scipy import sparse
 
 import bert_jax
 from bert_jax.errors import UserError
+from bert_jax.inference import sparse as sparse_lib
 from bert_jax.interop import huggingface
 from tests.inference import conftest as tiny
 
@@ -84,6 +85,24 @@ def test_what_is_nearest(model):
     (alone,) = embedder.search(TEXTS[1], embedder.encode(TEXTS), top_k=1)
     assert alone == {"index": hits[1][0]["index"], "score": pytest.approx(hits[1][0]["score"], rel=1e-5)}
     assert len(embedder.search("ab", TEXTS, top_k=9)) == 4
+
+
+def test_blocks_of_documents_have_the_order_of_all(model, monkeypatch):
+    """Equal documents come in the order of the corpus, wherever a block ends."""
+    monkeypatch.setattr(sparse_lib, "_BLOCK", 3)
+    monkeypatch.setattr(sparse_lib, "_QUERIES", 2)
+    monkeypatch.setattr(sparse_lib, "_NUMBERS", 1)
+    embedder = bert_jax.SparseEmbedder(model)
+    documents = [*TEXTS, *TEXTS[::-1], "fa", *TEXTS]
+    vectors = embedder.encode(TEXTS)
+    scores = np.asarray((vectors.astype(np.float64) @ embedder.encode(documents).astype(np.float64).T).toarray())
+    for top_k in (1, 4, 7, 99):
+        places, found = embedder.rank(vectors, ((f"d{i}", text) for i, text in enumerate(documents)), top_k)
+        expected = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+        np.testing.assert_array_equal(places, expected)
+        np.testing.assert_allclose(found, np.take_along_axis(scores, expected, 1), rtol=1e-5)
+        hits = embedder.search(TEXTS, documents, top_k)
+        assert [[hit["index"] for hit in row] for row in hits] == expected.tolist()
 
 
 def test_a_directory_of_sentence_transformers(model, tmp_path):

@@ -275,5 +275,30 @@ def test_late_interaction_by_the_command(tmp_path):
     assert [row["score"] for row in scored] == pytest.approx(expected.tolist(), rel=1e-5)
     for name, message in (("index", "which are not kept; expected no --index"), ("precision", "expected float32"),
                           ("normalize", "error: --normalize: not for --model="),
-                          ("embed", "a vector for each token of a text; expected bert_jax.MultiVec")):  # fmt: skip
+                          ("embed", "has a vector for each token of a text; expected one")):  # fmt: skip
+        assert codes[name] == 2 and message in said[name], (name, said[name])
+
+
+def test_sparse_vectors_by_the_command(tokenizer, tmp_path):
+    """A sparse model searches without an index."""
+    settings = {"sparse": ("max", "relu"), "prompts": {"query": "cd "}}
+    huggingface.write(make_model(tokenizer, settings=settings, language_model=True), tmp_path / "sparse")
+    folder = write_beir(tmp_path / "task", [("q3", "d0", 2), ("q1", "d7", 1)])
+    model, corpus = f"--model={tmp_path}/sparse", f"--corpus={folder}"
+    lines = {
+        "search": ["search", model, corpus, f"--output={tmp_path}/run.tsv", "--top_k=3"],
+        "index": ["search", model, corpus, f"--index={tmp_path}/index"],
+        "precision": ["search", model, corpus, "--precision=int8"],
+        "normalize": ["search", model, corpus, "--normalize"],
+    }
+    done = run_lines("predict", lines, "module.run()")
+    codes, outs, said = ({name: parts[i] for name, parts in done.items()} for i in range(3))
+    assert codes["search"] == 0 and "ndcg@10" in outs["search"] and not list(folder.parent.glob("*.index")), said
+    embedder = bert_jax.SparseEmbedder(tmp_path / "sparse")
+    rows = [line.split("\t") for line in (tmp_path / "run.tsv").read_text().splitlines()[1:]]
+    for query in (3, 1):
+        expected = [f"d{hit['index']}" for hit in embedder.search(QUERIES[query], DOCUMENTS, 3)]
+        assert [row[1] for row in rows if row[0] == f"q{query}"] == expected
+    for name, message in (("index", "which are not kept; expected no --index"), ("precision", "expected float32"),
+                          ("normalize", "error: --normalize: not for --model=")):  # fmt: skip
         assert codes[name] == 2 and message in said[name], (name, said[name])
