@@ -37,7 +37,7 @@ PARTS = ("wordnet", "squad", "stsb", "batch")
 SEEDS = (0, 1, 2)
 RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
-BATCH_RATES = (1e-3, 3e-3)
+FEWER_RATES = (1e-3, 3e-3)  # of the parts that take hours
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -165,7 +165,7 @@ def batch(runner: Runner, data: pathlib.Path) -> None:
         if size > 128:
             config.append("--config.loss.gradcache_rows=64")
         arm = f"{size} anchors"
-        runner.tuned("batch", arm, config, "ndcg@10", lambda folder: retrieve(folder, task), BATCH_RATES)
+        runner.tuned("batch", arm, config, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
 
 
 def squad(runner: Runner, data: pathlib.Path) -> None:
@@ -179,7 +179,7 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
     pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
-    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task))
+    runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
     retriever = runner.best("squad", "pairs")
     files = {}
     for split, path, number in (("train", train, 3), ("tune", tune, 15)):
@@ -199,15 +199,19 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         "--config.data.batch_size=32",
         "--config.train.num_epochs=3",
     ]
-    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task))
+    runner.tuned("squad", "hard negatives", hard, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
     late = ["--config=embedding/colbert", *negatives, *flags, "--config.data.batch_size=32",
             "--config.task.embedding_size=64", "--config.train.num_epochs=3"]  # fmt: skip
-    runner.tuned("squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task))
+    runner.tuned(
+        "squad", "late interaction on top", late, "ndcg@10", lambda folder: rerank(folder, retriever, task), FEWER_RATES
+    )
     lists = [f"--config.task.train={files['train']}", "--config.task.negatives=negatives"]
     cross = ["--config=reranker/pairs", "--config.task.query=anchor", "--config.loss.name=listwise", *lists, *flags,
              f"--config.task.held_out={files['tune']}", "--config.data.batch_size=8",
              "--config.train.num_epochs=3"]  # fmt: skip
-    runner.tuned("squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task))
+    runner.tuned(
+        "squad", "cross-encoder on top", cross, "ndcg@10", lambda folder: rerank(folder, retriever, task), FEWER_RATES
+    )
 
 
 def stsb(runner: Runner, data: pathlib.Path) -> None:
