@@ -15,10 +15,10 @@
 The input is a .txt with one text a line, a .jsonl with one object of these fields a line, or a .csv, .tsv or .parquet
 with these columns; all but the last may be .gz. --text_column=NAME and its like name other columns; those that a run
 was fine-tuned on are known. The output is written by its ending: .jsonl, .csv, .tsv, .parquet, .txt (the label or
-answer alone), .npy or .npz (embed). What came in with a record, such as an id, comes back with it. `-` is standard
-input or standard output. Lines that hold nothing are skipped. `words` is a list of words in JSONL, for texts that are
-already cut; the output then has "words" and "tags" too. MODEL is the workdir of a run, a Hugging Face directory, or a
-name on the hub. Without --input, the texts of the command line are answered on the terminal:
+answer alone), .npy, .npz or .faiss (embed). What came in with a record, such as an id, comes back with it. `-` is
+standard input or standard output. Lines that hold nothing are skipped. `words` is a list of words in JSONL, for texts
+that are already cut; the output then has "words" and "tags" too. MODEL is the workdir of a run, a Hugging Face
+directory, or a name on the hub. Without --input, the texts of the command line are answered on the terminal:
 
     python -m bert_jax.predict fill-mask --model=MODEL --text="The [MASK] sat on the mat."
     python -m bert_jax.predict answer --model=MODEL --question="Who sat?" --context="The cat sat on the mat."
@@ -51,7 +51,7 @@ from bert_jax.errors import UserError, command_line
 
 # inference.records.KINDS and inference.tables.KINDS, whose import of numpy a mistake in a flag shall not wait for.
 INPUT_KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
-OUTPUT_KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz")
+OUTPUT_KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz", "faiss")
 
 _MODEL = flags.DEFINE_string(
     "model", None, "the workdir of a run, a Hugging Face directory, or a hub name", required=True
@@ -80,7 +80,8 @@ _COLUMNS = {
 }  # fmt: skip
 _OUTPUT = flags.DEFINE_string(
     "output", None,
-    "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: .npy, .npz; - is standard output",
+    "file to write: .jsonl, .csv, .tsv or .txt, which may be .gz, or .parquet; embed: .npy, .npz or .faiss; - is "
+    "standard output",
 )  # fmt: skip
 _OUTPUT_FORMAT = flags.DEFINE_enum(
     "output_format", None, OUTPUT_KINDS,
@@ -347,7 +348,7 @@ def _run(verb, predictor, source, output, kind, total, storage):
             answers = storage.stored(predictor, answers)
         if verb.predictor == "Reranker":
             answers = _with_ranks((example[0] for example in source), answers)
-        if kind in ("npy", "npz"):
+        if kind in tables.ARRAYS:
             storage.write(predictor, answers, total)
             return
         form = _form(verb, predictor, source)

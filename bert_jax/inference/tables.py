@@ -21,7 +21,8 @@ from bert_jax.data.tasks.records import output_names
 from bert_jax.errors import UserError
 from bert_jax.inference import records
 
-KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz")
+KINDS = ("jsonl", "csv", "tsv", "parquet", "txt", "npy", "npz", "faiss")
+ARRAYS = ("npy", "npz", "faiss")  # formats of vectors alone; see vector_files
 _OTHERS = (
     ".xlsx", ".xls", ".ods", ".arrow", ".feather", ".pkl", ".pickle", ".html", ".xml", ".yaml", ".doc", ".docx",
     ".db", ".zip", ".bz2", ".xz", ".zst",
@@ -129,11 +130,11 @@ def kind_of(output: str, verb: str, asked: str = "") -> str:
     kind = asked or (ending[1:] if ending[1:] in KINDS else "jsonl")
     if not asked and ending in _OTHERS:
         raise UserError(f"--output={output}: {ending} is not written; expected {', '.join(f'.{k}' for k in KINDS)}")
-    if kind in ("npy", "npz") and verb != "embed":
+    if kind in ARRAYS and verb != "embed":
         raise UserError(f"--output={output}: only embed writes .{kind}; expected a .jsonl")
     if kind == "txt" and verb in ("tag", "embed"):
         raise UserError(f"--output={output}: {verb} has no answer of one line; expected .jsonl, .csv, .tsv or .parquet")
-    if kind in ("npy", "npz", "parquet") and name.endswith(".gz"):
+    if kind in (*ARRAYS, "parquet") and name.endswith(".gz"):
         raise UserError(f"--output={output}: .{kind} is not written as .gz; expected .{kind}")
     return kind
 
@@ -145,7 +146,7 @@ def write(
 
     Args:
       output: the name of a file, which appears once it is whole, or "-".
-      kind: one of KINDS but "npy" and "npz".
+      kind: one of KINDS but ARRAYS.
       source: the records, of which a whole pass was made.
       answers: the answer to each, in order.
       form: what an answer holds.

@@ -127,6 +127,10 @@ def _served(words, folder):
         process.communicate()
 
 
+def _by_command(words, folder):
+    workspace.call(_small(words), folder)
+
+
 def _with_torch(words, folder):
     workspace.call([sys.executable, *words[1:]], folder)
 
@@ -139,6 +143,7 @@ PLACES = {
     "a cloud": Place(_in_a_cloud),
     "Beam": Place(_under_beam, "beam"),
     "torch": Place(_with_torch, "parity"),
+    "FAISS": Place(_by_command, "parity"),
     "gradio": Place(_served, "demo"),
 }
 
