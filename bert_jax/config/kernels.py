@@ -17,6 +17,9 @@ class Limits:
       dtypes: dtypes of queries, keys and values.
       sequence_multiple: the number of tokens of a row must be a multiple of it.
       head_multiple, largest_head: the size of a head must be a multiple of the first, and at most the second.
+      dropout: whether it drops attention weights.
+      longest_row: the most tokens of a row; 0 for any number.
+      auto_from: the fewest tokens of a row with which "auto" takes it.
     """
 
     platform: str
@@ -24,16 +27,22 @@ class Limits:
     sequence_multiple: int
     head_multiple: int
     largest_head: int
+    dropout: bool = False
+    longest_row: int = 0
+    auto_from: int = 0
 
 
-# No fused kernel drops attention weights: a rate above zero takes XLA. Platforms are "tpu" (v4 and later), "cuda"
-# (NVIDIA, Ampere and later), "gpu" (any other) and "cpu".
+# Platforms are "tpu" (v4 and later), "cuda" (NVIDIA, Ampere and later), "gpu" (any other) and "cpu". Longer rows than
+# those of "row" do not fit into the 16 MiB of VMEM of a TPU v4; under 256 tokens it gains nothing.
 LIMITS = {
     "splash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
+    "row": Limits(
+        "tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256, dropout=True,
+        longest_row=2048, auto_from=256),
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),
-}
-PREFERRED = {"tpu": "splash", "cuda": "cudnn"}
+}  # fmt: skip
+PREFERRED = {"tpu": ("splash", "row"), "cuda": ("cudnn",)}  # what "auto" takes: the first that can do the call
 
 
 def resolve_kernel(
@@ -45,7 +54,7 @@ def resolve_kernel(
     sequence_length: int | None = None,
     dropout: float = 0.0,
 ) -> str:
-    """Returns the kernel that config.model.attention_kernel means; "auto" is the platform's where that can do the call.
+    """Returns the kernel that config.model.attention_kernel means; "auto" is the platform's that can do the call.
 
     Args:
       name: "auto", "xla", or a key of LIMITS.
@@ -56,25 +65,32 @@ def resolve_kernel(
     Raises:
       UserError: A kernel was named that cannot do it.
     """
-    kernel = PREFERRED.get(platform or "", "xla") if name == "auto" else name
-    if kernel == "xla":
-        return kernel
-    limits, reason = LIMITS[kernel], None
+    call = {"platform": platform, "dtype": dtype, "head_size": head_size, "sequence_length": sequence_length}
+    if name == "auto":
+        fitting = (kernel for kernel in PREFERRED.get(platform or "", ())
+                   if not _reason_against(LIMITS[kernel], dropout=dropout, **call)
+                   and (sequence_length or 0) >= LIMITS[kernel].auto_from)  # fmt: skip
+        return next(fitting, "xla")
+    if name != "xla" and (reason := _reason_against(LIMITS[name], dropout=dropout, **call)):
+        raise UserError(f"config.model.attention_kernel: found {name}, but {reason}, or auto or xla as kernel")
+    return name
+
+
+def _reason_against(limits, *, platform, dtype, head_size, sequence_length, dropout):
+    """Returns why a kernel of these limits cannot do a call, and what is expected; "" where it can."""
     if platform not in (None, limits.platform):
-        reason = f"it runs on {limits.platform}, and this is {platform}"
-    elif dropout:
-        reason = f"it cannot do config.model.attention_dropout={dropout}; expected a rate of 0"
-    elif dtype and dtype not in limits.dtypes:
-        reason = f"it cannot compute in {dtype}; expected config.model.dtype to be {' or '.join(limits.dtypes)}"
-    elif sequence_length and sequence_length % limits.sequence_multiple:
-        reason = f"rows have {sequence_length} tokens; expected a multiple of {limits.sequence_multiple}"
-    elif head_size and (head_size % limits.head_multiple or head_size > limits.largest_head):
-        reason = (
+        return f"it runs on {limits.platform}, and this is {platform}"
+    if dropout and not limits.dropout:
+        return f"it cannot do config.model.attention_dropout={dropout}; expected a rate of 0"
+    if dtype and dtype not in limits.dtypes:
+        return f"it cannot compute in {dtype}; expected config.model.dtype to be {' or '.join(limits.dtypes)}"
+    if sequence_length and sequence_length % limits.sequence_multiple:
+        return f"rows have {sequence_length} tokens; expected a multiple of {limits.sequence_multiple}"
+    if sequence_length and limits.longest_row and sequence_length > limits.longest_row:
+        return f"rows have {sequence_length} tokens; expected at most {limits.longest_row}"
+    if head_size and (head_size % limits.head_multiple or head_size > limits.largest_head):
+        return (
             f"heads have {head_size} units (config.model.hidden_size / num_heads); expected a multiple of "
             f"{limits.head_multiple}, at most {limits.largest_head}"
         )
-    if reason is None:
-        return kernel
-    if name == "auto":
-        return "xla"
-    raise UserError(f"config.model.attention_kernel: found {name}, but {reason}, or auto or xla as kernel")
+    return ""

@@ -7,15 +7,17 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from bert_jax import _moved
 from bert_jax.config.kernels import resolve_kernel
 from bert_jax.errors import UserError
 from bert_jax.model.dropout import dropout
-from bert_jax.model.kernels import AttentionMask, attend, attention_weights
+from bert_jax.model.kernels import RESULTS, AttentionMask, attend, attention_weights, splits_evenly, with_unreached
 from bert_jax.model.layers import Keys, Linear
 from bert_jax.model.layouts import constrain
 from bert_jax.model.positions import apply_rotary, relative_rows, relative_shift, rotary_angles
+from bert_jax.model.row_attention import row_attention
 from bert_jax.model.spec import Spec
 
 
@@ -85,9 +87,12 @@ class SelfAttention(nnx.Module):
           queries: [batch, sequence, hidden], the input of the query projection; None for `hidden`.
           distance_seed: dropout seed of the relative table; None for no dropout.
         """
-        query, key, value = self._project(hidden, context, local, queries)
         mask, spec = self._mask(context, local), self.spec
         kernel = choose_kernel(spec, hidden.shape[1], mask, seed is not None)
+        if kernel == "row" and splits_evenly(hidden.shape[0], spec.num_heads):
+            return self.output(self._mixed_by_rows(hidden, context, mask, local, queries, seed))
+        kernel = "xla" if kernel == "row" else kernel
+        query, key, value = self._project(hidden, context, local, queries)
         run = functools.partial(attend, kernel, rate=spec.attention_dropout)
         bias = None
         if spec.has_relative_positions:
@@ -97,6 +102,13 @@ class SelfAttention(nnx.Module):
             run = jax.checkpoint(run)
         mixed = run(query, key, value, mask, seed=seed, bias=bias)
         return self.output(mixed.transpose(0, 2, 1, 3).reshape(*hidden.shape[:2], -1))
+
+    def _mixed_by_rows(self, hidden, context, mask, local, queries, seed):
+        """Returns the mixed values of all heads, [batch, sequence, units], by the kernel that reads whole rows."""
+        query, key, value = (constrain(x, "units") for x in self._projections(hidden, queries))
+        rotation = context.local_rotation if local else context.rotation
+        mixed = row_attention(query, key, value, mask, self.spec.head_size, rotation, self.spec.attention_dropout, seed)
+        return checkpoint_name(with_unreached(mixed, mask), RESULTS)
 
     def weights(self, hidden: jax.Array, context: Context, local: bool = False) -> jax.Array:
         """Returns attention weights before dropout, float32 [batch, heads, query, key], by plain XLA.
@@ -117,16 +129,19 @@ class SelfAttention(nnx.Module):
 
     def _project(self, hidden, context, local, queries=None):
         """Returns queries, keys and values, [batch, heads, sequence, head_size] each."""
-        query = self._heads(self.query(hidden if queries is None else queries))
-        value = self._heads(self.value(hidden))
-        # The key bias adds the same number to all scores of a query unless positions enter the product, and softmax
-        # cancels it: left out, its gradient is exactly zero instead of rounding noise.
-        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions)
-        key = self._heads(self.key.unbiased(hidden) if cancels else self.key(hidden))
+        query, key, value = (self._heads(x) for x in self._projections(hidden, queries))
         rotation = context.local_rotation if local else context.rotation
         if rotation is not None:
             query, key = apply_rotary(query, rotation), apply_rotary(key, rotation)
         return query, *(constrain(self._repeat_heads(x), "heads") for x in (key, value))
+
+    def _projections(self, hidden, queries=None):
+        """Returns queries, keys and values, [batch, sequence, units] each, before positions enter."""
+        # The key bias adds the same number to all scores of a query unless positions enter the product, and softmax
+        # cancels it: left out, its gradient is exactly zero instead of rounding noise.
+        cancels = not (self.spec.has_rotary_positions or self.spec.has_relative_positions)
+        key = self.key.unbiased(hidden) if cancels else self.key(hidden)
+        return self.query(hidden if queries is None else queries), key, self.value(hidden)
 
     def _relative_scores(self, query, key, table, seed):
         """Returns the terms of the scores that depend on distances, float32 [batch, heads, query, key], unscaled."""
@@ -190,7 +205,7 @@ def make_context(spec: Spec, batch: Mapping, relative_table: jax.Array | None = 
 
 @_moved.renamed_arguments(visibility="mask")
 def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, dropping: bool) -> str:
-    """Returns the attention kernel of one call: "xla" or a key of kernels.FUSED.
+    """Returns the attention kernel of one call: "xla", "row" (row_attention.py) or a key of kernels.FUSED.
 
     Args:
       spec: the model's spec; attention_kernel "auto" is resolved here, because not every call supports every kernel.
@@ -211,8 +226,8 @@ def choose_kernel(spec: Spec, sequence_length: int, mask: AttentionMask, droppin
         sequence_length=sequence_length,
         dropout=spec.attention_dropout if dropping else 0.0,
     )
-    if mask.window is not None and kernel != "splash":
-        return "xla"  # which alone, beside splash, computes no scores outside the window
+    if mask.window is not None and kernel not in ("splash", "row"):
+        return "xla"  # which alone, beside these, computes no scores outside the window
     if kernel != "cudnn" or mask.padding_last or not spec.task:
         return kernel
     # Fine-tuning runs several seeds under vmap, and the batching rule of cuDNN's attention takes no mask.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bert_jax import _moved
-from bert_jax.model.dropout import dropout
+from bert_jax.model.dropout import attention_index, dropout, row_numbers
 from bert_jax.model.layouts import BATCH_AXES, LAYOUTS, active_mesh, num_shards
 from bert_jax.processes import private_jax
 
@@ -203,7 +203,16 @@ def windowed_attention(
         ids = mask.sequence_ids
         allowed = allowed & (cut(ids, 1)[:, None, :, :, None] == around(ids, 1)[:, None, :, None, :])
     scores = jnp.where(allowed, scores / math.sqrt(query.shape[-1]), -1e30)
-    kept = dropout(jax.nn.softmax(scores, axis=-1), rate, seed).astype(value.dtype)
+    kept = jax.nn.softmax(scores, axis=-1)
+    if seed is not None:  # the bits of the same weights in `xla`
+        row, head, first, own, other = (
+            jax.lax.broadcasted_iota(jnp.int32, [1] * axis + [size] + [1] * (4 - axis), axis)
+            for axis, size in enumerate(kept.shape)
+        )
+        row = row_numbers(seed, query.shape[0]).reshape(row.shape)
+        index = attention_index(row, head, first * block + own, first * block + other - window)
+        kept = dropout(kept, rate, seed, index)
+    kept = kept.astype(value.dtype)
     mixed = jnp.einsum("bncqk,bnckd->bncqd", kept, around(value, 2))
     return mixed.reshape(*query.shape[:2], -1, value.shape[-1])[:, :, :sequence]
 
@@ -359,22 +368,32 @@ def attend(
     Returns:
       [batch, heads, sequence, head_size] in the values' dtype.
     """
-    if mask.padding_is_read and mask.window is not None:
-        attended = _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms)
-        return jnp.where(mask.reaches_a_token()[:, None, :, None], attended, jnp.zeros((), attended.dtype))
-    return _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms)
+    attended = _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms)
+    return with_unreached(attended.swapaxes(1, 2), mask).swapaxes(1, 2) if mask.padding_is_read else attended
+
+
+def with_unreached(attended: jax.Array, mask: AttentionMask) -> jax.Array:
+    """Returns attention outputs, [batch, sequence, ...], zero at padding that is read where it reaches no token."""
+    if not mask.padding_is_read or mask.window is None:
+        return attended
+    reached = mask.reaches_a_token().reshape(*attended.shape[:2], *[1] * (attended.ndim - 2))
+    return jnp.where(reached, attended, jnp.zeros((), attended.dtype))
+
+
+def splits_evenly(rows: int, heads: int) -> bool:
+    """Returns whether each device of the active mesh has as many rows and heads as the others.
+
+    Few rows, such as a sample's, may not; a run checks its own layout before it starts.
+    """
+    mesh = active_mesh()
+    return mesh is None or not (rows % num_shards(mesh, BATCH_AXES) or heads % num_shards(mesh, "tensor"))
 
 
 def _attend(kernel, query, key, value, mask, rate, seed, bias, num_terms):
-    mesh = active_mesh()
-    if mesh is not None and (
-        query.shape[0] % num_shards(mesh, BATCH_AXES) or key.shape[1] % num_shards(mesh, "tensor")
-    ):
-        kernel = "xla"  # such as the few rows of a sample; a run checks its own layout before it starts
-    if kernel == "xla":
+    if kernel == "xla" or not splits_evenly(query.shape[0], key.shape[1]):
         return xla(query, key, value, mask, rate, seed, bias, num_terms)
     run = FUSED[kernel]
-    if mesh is None:
+    if active_mesh() is None:
         return run(query, key, value, mask)
     # The compiler cannot split a kernel over devices by itself.
     heads, rows = LAYOUTS["heads"], LAYOUTS["hidden"]

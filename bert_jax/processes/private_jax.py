@@ -64,6 +64,13 @@ def splash_attention() -> tuple[types.ModuleType, types.ModuleType]:
     return splash_attention_kernel, splash_attention_mask
 
 
+def pallas_tpu() -> types.ModuleType:
+    """Returns the module of Pallas for TPUs: memory spaces, grids with scalars, parameters of the compiler."""
+    from jax.experimental.pallas import tpu as module
+
+    return module
+
+
 def flash_attention() -> types.ModuleType:
     """Returns the module of the Pallas flash attention for TPUs."""
     from jax.experimental.pallas.ops.tpu import flash_attention as module

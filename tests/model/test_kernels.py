@@ -234,7 +234,9 @@ def test_cudnn_lowers_for_a_gpu(monkeypatch, kind):
     [
         (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=512), "splash"),
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=500), "xla"),
-        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=512, dropout=0.1), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=512, dropout=0.1), "row"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=128, dropout=0.1), "xla"),
+        (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=4096, dropout=0.1), "xla"),
         (dict(platform="tpu", dtype="bfloat16", head_size=20, sequence_length=512), "xla"),
         (dict(platform="cuda", dtype="bfloat16", head_size=64, sequence_length=500), "cudnn"),
         (dict(platform="cuda", dtype="float32", head_size=64, sequence_length=512), "xla"),
@@ -250,6 +252,7 @@ def test_auto_takes_a_kernel_where_it_can_do_what_is_asked(asked, expected):
     ("name", "asked", "message"),
     [
         ("splash", {"platform": "cpu"}, "found splash, but it runs on tpu, and this is cpu"),
+        ("row", {"sequence_length": 4096}, "rows have 4096 tokens; expected at most 2048"),
         ("cudnn", {"platform": "gpu"}, "found cudnn, but it runs on cuda"),
         (
             "flash",

@@ -1,0 +1,348 @@
+"""Computes attention of whole rows in one TPU kernel (Pallas), dropout included: scores never leave the chip's VMEM.
+
+The kernel reads queries, keys and values as the projections give them, [batch, sequence, units], so that no heads are
+transposed, and turns them by rotary positions itself. It drops weights by the hash of model/dropout.py at their place
+in the whole batch: the bits of `kernels.xla`, on every mesh. For the backward pass it keeps queries, keys and values
+alone, and computes the scores again.
+
+A program of the grid has a block of queries of one row, for a few heads, and all keys of these heads that the window
+lets the block see.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas
+
+from bert_jax.model.dropout import attention_index, hash_bits, keep_threshold, row_numbers
+from bert_jax.model.kernels import AttentionMask
+from bert_jax.model.layouts import BATCH_AXES, LAYOUTS, active_mesh, num_shards
+from bert_jax.processes import private_jax
+
+_LANES = 128  # numbers of a vector register's row: blocks of units are multiples of it, or hold all units
+_SCORES = 1 << 18  # the most scores that a program holds at once
+_BLOCK = 512  # the most queries of a program
+_VMEM_BYTES = 64 << 20
+_MASKED = -1e30
+_PLAIN = (((1,), (0,)), ((), ()))  # a @ b
+_TRANSPOSED = (((1,), (1,)), ((), ()))  # a @ b.T
+_OVER_ROWS = (((0,), (0,)), ((), ()))  # a.T @ b
+_product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """Describes a call, for the kernels; everything in it is known when they are compiled.
+
+    Attributes:
+      sequence: tokens of a row.
+      heads, kv_heads, head_size: heads of the queries, and of the keys and values, on this device.
+      rate: dropout rate of the weights.
+      causal, window: see AttentionMask.
+      rotary: whether queries and keys are turned by their positions.
+    """
+
+    sequence: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    rate: float
+    causal: bool
+    window: int | None
+    rotary: bool
+
+    @property
+    def times(self) -> int:
+        """Returns the number of query heads that a head of keys serves."""
+        return self.heads // self.kv_heads
+
+    @property
+    def kv_block(self) -> int:
+        """Returns the number of heads of keys of a program."""
+        block = math.lcm(self.head_size, _LANES) // self.head_size
+        return block if self.kv_heads % block == 0 else self.kv_heads
+
+    @property
+    def near(self) -> int:
+        """Returns the number of keys that a block of queries is compared with."""
+        if self.window is None:
+            return self.sequence
+        return min(self.sequence, self.block + 2 * self._margin)
+
+    @property
+    def block(self) -> int:
+        """Returns the number of queries of a program: a multiple of 128 that divides the row."""
+        keys = self.sequence if self.window is None else min(self.sequence, _BLOCK + 2 * self._margin)
+        limit = max(_LANES, min(_BLOCK if self.sequence > _BLOCK else self.sequence, _SCORES // keys))
+        return max(size for size in range(_LANES, limit + 1, _LANES) if self.sequence % size == 0)
+
+    def first_key(self, block):
+        """Returns the first of the keys of a block of queries, a multiple of 128."""
+        if self.near == self.sequence:
+            return 0
+        first = jnp.clip(block * self.block - self._margin, 0, self.sequence - self.near)
+        return pallas.multiple_of(first, _LANES)
+
+    @property
+    def _margin(self):
+        return -(-(self.window or 0) // _LANES) * _LANES
+
+
+def row_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    mask: AttentionMask,
+    head_size: int,
+    rotation: tuple[jax.Array, jax.Array] | None = None,
+    rate: float = 0.0,
+    seed: jax.Array | None = None,
+) -> jax.Array:
+    """Returns attention outputs, [batch, sequence, heads x head_size], each device computing its own rows and heads.
+
+    Args:
+      query: [batch, sequence, heads x head_size]; the sequence is a multiple of 128.
+      key, value: [batch, sequence, kv_heads x head_size]; each of their heads serves as many query heads in a row.
+      mask: which tokens attend to which; where a query reaches none, its output is a mean of values.
+      head_size: units of a head.
+      rotation: cosines and sines of rotary positions, float32 [1 or batch, sequence, head_size / 2]; None for none.
+      rate: dropout rate of the attention weights.
+      seed: dropout seed, uint32 [2] or [2 + batch], see `dropout`; None for no dropout.
+    """
+    batch, sequence, units = query.shape
+    rate = rate if seed is not None else 0.0
+    seed = jnp.zeros(2, jnp.uint32) if seed is None else seed
+    rows = row_numbers(seed, batch)
+    mesh = active_mesh()
+    shards = 1 if mesh is None else num_shards(mesh, "tensor")
+    if key.shape[2] // head_size % shards:  # too few heads of keys to go round
+        key, value = (_repeat_heads(x, head_size, units // key.shape[2]) for x in (key, value))
+    shape = _Shape(
+        sequence, units // head_size // shards, key.shape[2] // head_size // shards, head_size, rate, mask.causal,
+        mask.window, rotation is not None,
+    )  # fmt: skip
+    heads = jnp.arange(shards, dtype=jnp.int32) * shape.heads  # the first head of each device
+    places = (seed[:2], rows, heads)
+    segments = mask.query_segments()[:, :, None], mask.segments()[:, None, :]
+    turns = () if rotation is None else _turns(rotation, batch)
+    run = functools.partial(_attention, shape)
+    if mesh is None:
+        return run(query, key, value, segments, turns, places)
+    split, by_row = LAYOUTS["units"], LAYOUTS["hidden"]
+    specs = (split, split, split, (by_row, by_row), (by_row,) * len(turns),
+             (jax.P(), jax.P(BATCH_AXES), jax.P("tensor")))  # fmt: skip
+    return jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)(
+        query, key, value, segments, turns, places
+    )
+
+
+def _repeat_heads(x, head_size, times):
+    heads = x.reshape(*x.shape[:2], -1, head_size)
+    return jnp.repeat(heads, times, axis=2).reshape(*x.shape[:2], -1)
+
+
+def _turns(rotation, batch):
+    """Returns factors a and b, float32 [batch, sequence, head_size]: x turned is x * a + (x, halves swapped) * b."""
+    cosine, sine = (jnp.broadcast_to(angle, (batch, *angle.shape[1:])) for angle in rotation)
+    return jnp.concatenate([cosine, cosine], -1), jnp.concatenate([-sine, sine], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(shape, query, key, value, segments, turns, places):
+    return _saving(shape, query, key, value, segments, turns, places)[0]
+
+
+def _saving(shape, query, key, value, segments, turns, places):
+    (output,) = _call(_forward, "row_attention", shape, (query, key, value), segments, turns, places, (query,))
+    return output, (query, key, value, segments, turns, places)
+
+
+def _gradients(shape, saved, gradient):
+    query, key, value, segments, turns, places = saved
+    arrays = (query, key, value, gradient.astype(query.dtype))
+    results = _call(_backward, "row_attention_backward", shape, arrays, segments, turns, places, (query, key, value))
+    return *results, None, None, None
+
+
+_attention.defvjp(_saving, _gradients)
+
+
+def _call(kernel, name, shape, arrays, segments, turns, places, like):
+    """Runs a kernel on queries, keys, values (and gradients); its results are shaped as `like`."""
+    tpu = private_jax.pallas_tpu()
+    batch = arrays[0].shape[0]
+    wide, narrow = shape.kv_block * shape.times * shape.head_size, shape.kv_block * shape.head_size
+    queries = pallas.BlockSpec((1, shape.block, wide), lambda row, group, block, *_: (row, block, group))
+    keys = pallas.BlockSpec((1, shape.sequence, narrow), lambda row, group, block, *_: (row, 0, group))
+    column = pallas.BlockSpec((1, shape.block, 1), lambda row, group, block, *_: (row, block, 0))
+    line = pallas.BlockSpec((1, 1, shape.sequence), lambda row, group, block, *_: (row, 0, 0))
+    turned = pallas.BlockSpec((1, shape.sequence, shape.head_size), lambda row, group, block, *_: (row, 0, 0))
+    specs = [queries, keys, keys, queries][: len(arrays)]
+    outputs = [queries, keys, keys][: len(like)]
+    is_backward = len(like) > 1
+    scratch = [tpu.VMEM((shape.sequence, narrow), arrays[1].dtype)] * shape.rotary  # keys that are turned
+    scratch += [tpu.VMEM((shape.sequence, narrow), jnp.float32)] * (2 * is_backward)
+    return pallas.pallas_call(
+        functools.partial(kernel, shape),
+        grid_spec=tpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=3,
+            grid=(batch, shape.kv_heads // shape.kv_block, shape.sequence // shape.block),
+            in_specs=[*specs, column, line, *[turned] * len(turns)],
+            out_specs=outputs,
+            scratch_shapes=scratch,
+        ),
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in like],
+        compiler_params=tpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=_VMEM_BYTES
+        ),
+        name=name,
+    )(*places, *arrays, *segments, *turns)
+
+
+class _Program:
+    """Holds what the two kernels share: where a program is, its keys and its weights.
+
+    Attributes:
+      block: number of the block of queries in its row.
+      near: slice of the keys that the block is compared with.
+    """
+
+    def __init__(self, shape, places, keys, segments, turns, turned):
+        self._shape, self._keys, self._segments, self._turns = shape, keys, segments, turns
+        self._seed, rows, heads = places
+        self.block = pallas.program_id(2)
+        self._row = rows[pallas.program_id(0)]
+        self._head = heads[0] + pallas.program_id(1) * shape.kv_block * shape.times
+        self._first_key = shape.first_key(self.block)
+        self.near = pallas.ds(self._first_key, shape.near) if shape.near < shape.sequence else slice(None)
+        if shape.rotary:
+            self._keys = turned
+
+            @pallas.when(self.block == 0)
+            def _turn_keys():
+                for head in range(shape.kv_block):
+                    lanes = self.lanes(head)
+                    turned[:, lanes] = self.turn(keys[0, :, lanes]).astype(turned.dtype)
+
+    def lanes(self, head):
+        """Returns the slice of a head's units."""
+        return slice(head * self._shape.head_size, (head + 1) * self._shape.head_size)
+
+    def keys(self, head):
+        """Returns the keys of a head of keys, turned, [near, head_size]."""
+        lanes = self.lanes(head)
+        return self._keys[self.near, lanes] if self._shape.rotary else self._keys[0, self.near, lanes]
+
+    def queries(self, reference, head):
+        """Returns the queries of a head, turned, [block, head_size]."""
+        query = reference[0, :, self.lanes(head)]
+        if not self._shape.rotary:
+            return query
+        return self.turn(query, self._own_rows()).astype(query.dtype)
+
+    def query_gradient(self, gradient):
+        """Returns the gradient of a head's queries before they were turned, float32 [block, head_size]."""
+        return self.turn_back(gradient, self._own_rows()) if self._shape.rotary else gradient
+
+    def _own_rows(self):
+        return pallas.ds(pallas.multiple_of(self.block * self._shape.block, _LANES), self._shape.block)
+
+    def turn(self, x, tokens=slice(None)):
+        """Returns queries or keys turned by their positions, float32 [tokens, head_size]."""
+        same, swapped = (factor[0, tokens, :] for factor in self._turns)
+        return x.astype(jnp.float32) * same + self._swap(x) * swapped
+
+    def turn_back(self, gradient, tokens=slice(None)):
+        """Returns the gradient of `turn`'s argument, float32 [tokens, head_size], from that of its result."""
+        same, swapped = (factor[0, tokens, :] for factor in self._turns)
+        return gradient * same + self._swap(gradient * swapped)
+
+    def _swap(self, x):
+        """Swaps the halves of each vector, exactly: by a product, as lanes of half a register cannot be moved."""
+        size = self._shape.head_size
+        unit = jax.lax.broadcasted_iota(jnp.int32, (size, size), 0)
+        other = jax.lax.broadcasted_iota(jnp.int32, (size, size), 1)
+        permutation = (unit == jnp.where(other < size // 2, other + size // 2, other - size // 2)).astype(x.dtype)
+        precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+        return _product(x, permutation, _PLAIN, precision=precision)
+
+    def weights(self, query, key):
+        """Returns (weights before dropout, float32 [block, near]; whether each key may be attended to)."""
+        shape = self._shape
+        scores = _product(query, key, _TRANSPOSED) * shape.head_size**-0.5
+        ours, theirs = self._segments
+        other = theirs[0, :, self.near]
+        allowed = (ours[0] == other) & (other != 0)
+        if shape.causal or shape.window is not None:
+            distance = self._numbers(1) - self._numbers(0)  # how far the key stands behind the query
+            if shape.window is not None:
+                allowed = allowed & (jnp.abs(distance) <= shape.window)
+            if shape.causal:
+                allowed = allowed & (distance <= 0)
+        scores = jnp.where(allowed, scores, _MASKED)
+        weights = jnp.exp(scores - scores.max(-1, keepdims=True))
+        return weights * (1.0 / weights.sum(-1, keepdims=True)), allowed
+
+    def _numbers(self, axis):
+        """Returns the positions of the queries (0) or keys (1), int32 [block, near]."""
+        first = self.block * self._shape.block if axis == 0 else self._first_key
+        return first + jax.lax.broadcasted_iota(jnp.int32, (self._shape.block, self._shape.near), axis)
+
+    def dropped(self, weights, head):
+        """Returns weights after dropout, with the bits that `dropout` has for their place in the whole batch."""
+        shape = self._shape
+        if not shape.rate:
+            return weights
+        threshold = keep_threshold(shape.rate)
+        index = attention_index(self._row, self._head + head, self._numbers(0), self._numbers(1)) + self._seed[0]
+        # Compared as signed numbers, which is what the chip has.
+        bits = jax.lax.bitcast_convert_type(hash_bits(index, self._seed[1]) ^ jnp.uint32(1 << 31), jnp.int32)
+        return jnp.where(bits < jnp.int32(threshold - (1 << 31)), weights * (2**32 / threshold), 0.0)
+
+
+def _forward(shape, seed, rows, heads, query, key, value, ours, theirs, *rest):
+    turns, (output, *turned) = rest[: 2 * shape.rotary], rest[2 * shape.rotary :]
+    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, *(turned or [None]))
+    for head in range(shape.kv_block * shape.times):
+        own, shared = program.lanes(head), head // shape.times
+        weights, _ = program.weights(program.queries(query, head), program.keys(shared))
+        kept = program.dropped(weights, head).astype(value.dtype)
+        mixed = _product(kept, value[0, program.near, program.lanes(shared)], _PLAIN)
+        output[0, :, own] = mixed.astype(output.dtype)
+
+
+def _backward(shape, seed, rows, heads, query, key, value, gradient, ours, theirs, *rest):
+    turns, rest = rest[: 2 * shape.rotary], rest[2 * shape.rotary :]
+    query_gradient, key_gradient, value_gradient, *turned, key_sum, value_sum = rest
+    program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, *(turned or [None]))
+
+    @pallas.when(program.block == 0)
+    def _begin():
+        key_sum[...] = jnp.zeros_like(key_sum)
+        value_sum[...] = jnp.zeros_like(value_sum)
+
+    for head in range(shape.kv_block * shape.times):
+        own, shared = program.lanes(head), program.lanes(head // shape.times)
+        queries, keys = program.queries(query, head), program.keys(head // shape.times)
+        weights, allowed = program.weights(queries, keys)
+        read = gradient[0, :, own]
+        of_weights = program.dropped(_product(read, value[0, program.near, shared], _TRANSPOSED), head)
+        of_scores = weights * of_weights
+        of_scores = of_scores - weights * of_scores.sum(-1, keepdims=True)
+        of_scores = jnp.where(allowed, of_scores * shape.head_size**-0.5, 0.0).astype(keys.dtype)
+        kept = program.dropped(weights, head).astype(read.dtype)
+        value_sum[program.near, shared] += _product(kept, read, _OVER_ROWS)
+        key_sum[program.near, shared] += _product(of_scores, queries, _OVER_ROWS)
+        of_queries = program.query_gradient(_product(of_scores, keys, _PLAIN))
+        query_gradient[0, :, own] = of_queries.astype(query_gradient.dtype)
+
+    @pallas.when(program.block == shape.sequence // shape.block - 1)
+    def _end():
+        value_gradient[0] = value_sum[...].astype(value_gradient.dtype)
+        for head in range(shape.kv_block):
+            lanes = program.lanes(head)
+            total = key_sum[:, lanes]
+            key_gradient[0, :, lanes] = (program.turn_back(total) if shape.rotary else total).astype(key_gradient.dtype)

@@ -1,0 +1,265 @@
+"""Tests that the kernel of whole rows gives what float64 gives, with the bits of dropout that plain XLA has."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bert_jax import config as config_lib
+from bert_jax import model as model_lib
+from bert_jax import sharding
+from bert_jax.model import kernels
+from bert_jax.model.dropout import dropout
+from bert_jax.model.kernels import AttentionMask
+from bert_jax.model.positions import apply_rotary, rotary_angles
+from bert_jax.model.row_attention import row_attention
+from bert_jax.training import step as step_lib
+from tests.model.test_kernels import (
+    assert_trees_agree,
+    interpreted,  # noqa: F401
+    logits_and_gradient,
+    make_batch,
+    make_mask,
+)
+
+SEED = np.array([123456789, 987654321], np.uint32)
+
+
+def draw(batch, sequence, heads, kv_heads, size):
+    """Returns queries, keys, values and a gradient of the output, float32 [batch, sequence, units]."""
+    random = np.random.default_rng(0)
+    widths = (heads * size, kv_heads * size, kv_heads * size, heads * size)
+    return [random.normal(size=(batch, sequence, width)).astype(np.float32) for width in widths]
+
+
+def reference(arrays, mask, size, rotation, rate, seed):
+    """Returns outputs and gradients in float64 from plain products, where the drawn bits are those of `dropout`."""
+    batch, sequence = mask.present.shape
+    allowed = np.broadcast_to(mask.to_array(), (batch, 1, sequence, sequence))
+    heads, there = arrays[0].shape[2] // size, np.asarray(mask.present)[..., None]
+    ones = jnp.ones((batch, heads, sequence, sequence), jnp.float32)
+    factor = np.asarray(dropout(ones, rate, None if seed is None else jnp.asarray(seed)), np.float64)
+    with jax.enable_x64(True):
+
+        def split(x):
+            return x.reshape(batch, sequence, -1, size).swapaxes(1, 2)
+
+        def loss(query, key, value):
+            query, key, value = split(query), split(key), split(value)
+            if rotation is not None:
+                cosine, sine = (np.asarray(angle, np.float64)[:, None] for angle in rotation)
+
+                def turn(x):
+                    first, second = jnp.split(x, 2, -1)
+                    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine], -1)
+
+                query, key = turn(query), turn(key)
+            key, value = (jnp.repeat(x, heads // x.shape[1], 1) for x in (key, value))
+            scores = jnp.where(allowed, query @ key.swapaxes(2, 3) / size**0.5, -1e30)
+            mixed = (jax.nn.softmax(scores, -1) * factor) @ value
+            mixed = jnp.where(there, mixed.swapaxes(1, 2).reshape(batch, sequence, -1), 0)
+            return (mixed * read).sum(), mixed
+
+        *inputs, read = (jnp.asarray(array, jnp.float64) for array in arrays)
+        gradients, output = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)(*inputs)
+        return [np.asarray(x) for x in (output, *gradients)]
+
+
+def actual(arrays, mask, size, rotation, rate, seed):
+    *inputs, read = map(jnp.asarray, arrays)
+    seed = None if seed is None else jnp.asarray(seed)
+
+    def loss(query, key, value):
+        mixed = row_attention(query, key, value, mask, size, rotation, rate, seed)
+        mixed = jnp.where(mask.present[..., None], mixed, 0)
+        return (mixed * read).sum(), mixed
+
+    gradients, output = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))(*inputs)
+    return [np.asarray(x) for x in (output, *gradients)]
+
+
+@pytest.mark.parametrize(
+    ("sequence", "heads", "kv_heads", "size", "kind", "causal", "window", "rotary", "rate"),
+    [
+        (128, 2, 2, 64, "anywhere", False, None, False, 0.1),
+        (256, 4, 2, 64, "packed", True, None, True, 0.1),  # grouped heads in one program
+        (384, 3, 3, 32, "left", False, 100, False, 0.3),  # all heads in one program; a window in one block
+        (1280, 2, 1, 16, "packed", False, 40, True, 0.2),  # several blocks, each with the keys near to it
+        (1280, 1, 1, 8, "right", True, 200, False, 0.0),
+        (640, 2, 2, 24, "whole", True, None, True, 0.5),
+    ],
+)
+def test_outputs_and_gradients(interpreted, sequence, heads, kv_heads, size, kind, causal, window, rotary, rate):  # noqa: F811
+    mask = dataclasses.replace(make_mask(kind, causal, 2, sequence), window=window)
+    rotation = rotary_angles(jnp.arange(sequence)[None], size, 10000.0) if rotary else None
+    arguments = draw(2, sequence, heads, kv_heads, size), mask, size, rotation, rate, SEED if rate else None
+    names = ("output", "query", "key", "value")
+    for name, one, other in zip(names, actual(*arguments), reference(*arguments), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=5e-6 * abs(other).max(), err_msg=name)
+
+
+def test_a_part_of_a_batch_drops_what_the_whole_does(interpreted):  # noqa: F811
+    arrays = draw(4, 128, 2, 2, 64)
+    mask = make_mask("anywhere", False, 4, 128)
+    whole = actual(arrays, mask, 64, None, 0.2, SEED)
+    part = AttentionMask(mask.present[2:0:-1])
+    rows = np.concatenate([SEED, np.array([2, 1], np.uint32)])
+    for one, other in zip(actual([x[2:0:-1] for x in arrays], part, 64, None, 0.2, rows), whole, strict=True):
+        np.testing.assert_array_equal(one, other[2:0:-1])
+
+
+def test_bfloat16(interpreted):  # noqa: F811
+    arrays, mask = draw(2, 128, 2, 2, 64), make_mask("packed", False, 2, 128)
+    rotation = rotary_angles(jnp.arange(128)[None], 64, 10000.0)
+    halves = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
+    for one, other in zip(
+        actual(halves, mask, 64, rotation, 0.1, SEED), reference(arrays, mask, 64, rotation, 0.1, SEED), strict=True
+    ):
+        assert np.linalg.norm(one.astype(np.float64) - other) < 0.01 * np.linalg.norm(other)
+
+
+def test_windows_of_plain_xla_drop_the_same_weights():
+    """`windowed_attention`, which scores blocks, has the bits of all pairs."""
+    random = jax.random.normal(jax.random.key(0), (3, 2, 2, 300, 8))
+    mask = dataclasses.replace(make_mask("packed", False, 2, 300), window=20)
+    rows = jnp.concatenate([jnp.asarray(SEED), jnp.array([5, 2], jnp.uint32)])
+    for seed in (jnp.asarray(SEED), rows):
+        weights = dropout(kernels.attention_weights(*random[:2], mask), 0.3, seed)
+        expected = jnp.einsum("bnqk,bnkd->bnqd", weights, random[2])
+        one = kernels.windowed_attention(*random, mask, 0.3, seed)
+        there = mask.present[:, None, :, None]
+        np.testing.assert_allclose(jnp.where(there, one, 0), jnp.where(there, expected, 0), atol=2e-6)
+
+
+def make_model(platform, **changes):
+    config = config_lib.base().model
+    config.update(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=24, max_positions=256)
+    config.update(attention_dropout=0.1, dtype="float32", **changes)
+    return model_lib.build(config, 64, platform=platform, next_sentence=False)
+
+
+FAMILIES = {
+    "learned": {},
+    "rotary, grouped heads": {"positions": "rotary", "num_kv_heads": 2},
+    "windows": {"positions": "rotary", "local_window": 64, "global_every": 2, "local_rotary_base": 100.0},
+}
+
+
+MESHES = [
+    ({"data": 1, "fsdp": 1, "tensor": 1}, {"remat": "attention"}),
+    ({"data": 4, "fsdp": 1, "tensor": 1}, {"scan_layers": True, "remat": "dots_no_batch"}),
+    ({"data": 1, "fsdp": 2, "tensor": 4}, {"remat": "full"}),  # more parts than heads of keys
+]
+
+
+@pytest.mark.parametrize(
+    ("family", "axes", "changes"),
+    [
+        pytest.param(family, *mesh, marks=() if (family, i) in (("learned", 1), ("windows", 2)) else pytest.mark.full)
+        for family in FAMILIES
+        for i, mesh in enumerate(MESHES)
+    ],
+)
+def test_a_model_is_the_same_on_every_mesh(interpreted, family, axes, changes):  # noqa: F811
+    if axes["tensor"] > 1 and family == "windows":
+        changes = {**changes, "num_kv_heads": 1}
+    switches = FAMILIES[family] | {key: value for key, value in changes.items() if key == "num_kv_heads"}
+    by_rows = make_model("tpu", attention_kernel="row", **(switches | changes))
+    batch = make_batch(rows=4, length=256, packed=True)
+    devices = jax.devices()[: axes["data"] * axes["fsdp"] * axes["tensor"]]
+    mesh = sharding.make_mesh(axes, devices)
+    expected = logits_and_gradient(make_model("cpu", **switches), batch)
+    assert_trees_agree(logits_and_gradient(by_rows, batch, mesh), expected)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("i", range(len(MESHES)))
+def test_twenty_steps_have_the_losses_of_plain_xla(interpreted, i):  # noqa: F811
+    """With dropout: on one device by XLA, and by the kernel on meshes, with what layers keep computed again."""
+    axes, changes = MESHES[i]
+
+    def losses(platform, axes, **changes):
+        config = config_lib.base()
+        config.model.update(hidden_size=32, num_layers=2, num_heads=4, intermediate_size=24, max_positions=256)
+        config.model.update(dtype="float32", **changes)  # dropout of 0.1 everywhere, as in the recipe
+        config.optimizer.update(learning_rate=1e-3, warmup_steps=0)
+        mesh = sharding.make_mesh(axes, jax.devices()[: axes["data"] * axes["fsdp"] * axes["tensor"]])
+        model = model_lib.build(config.model, 64, platform=platform)
+        assert model.spec.attention_dropout == model.spec.hidden_dropout == 0.1
+        state = step_lib.init_state(config, model, mesh, 20)
+        train_step, key = step_lib.make_train_step(config, model, mesh, 20), step_lib.dropout_key(config)
+        random, values = np.random.default_rng(0), []
+        for step in range(20):
+            batch = make_batch(rows=4, length=256) | {
+                "masked_labels": random.integers(0, 64, (4, 3)).astype(np.int32),
+                "masked_weights": np.ones((4, 3), np.float32),
+                "next_sentence_label": random.integers(0, 2, 4).astype(np.int32),
+            }
+            state, metrics = train_step(state, batch, np.int32(step), key)
+            values.append(float(metrics["loss"]))
+        return values
+
+    expected = losses("cpu", {"data": 1, "fsdp": 1, "tensor": 1})
+    assert len(set(expected)) == 20 and np.isfinite(expected).all()
+    np.testing.assert_allclose(losses("tpu", axes, attention_kernel="row", **changes), expected, rtol=1e-5)
+
+
+@pytest.mark.full
+def test_several_seeds_side_by_side(interpreted):  # noqa: F811
+    batch = make_batch(rows=2, length=256)
+    one, other = (
+        logits_and_gradient(make_model(platform), batch, seeds=2) for platform in ("tpu", "cpu")
+    )  # fmt: skip
+    assert_trees_agree(one, other)
+
+
+OTHER_TOPOLOGIES = ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2")
+
+
+@pytest.mark.parametrize(
+    "topology", ["v5e:2x2", *(pytest.param(name, marks=pytest.mark.full) for name in OTHER_TOPOLOGIES)]
+)
+def test_the_kernels_compile_for_a_pod(monkeypatch, topology):
+    """Forward and backward, with dropout, rotary positions, grouped heads and a window, on a mesh."""
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    except Exception as error:  # whatever keeps libtpu from being loaded
+        pytest.skip(f"no TPU compiler: {error}")
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 2, "tensor": 2}, list(devices)[:4])
+
+    def described(shape, dtype=jnp.bfloat16):
+        spec = P(("data", "fsdp"), None, "tensor") if len(shape) == 3 else P(("data", "fsdp"))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+
+    def step(query, key, value, read, segments):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            mask = AttentionMask(segments != 0, segments, window=100)
+            rotation = rotary_angles(jnp.arange(512)[None], 64, 10000.0)
+            run = lambda *x: row_attention(*x, mask, 64, rotation, 0.1, jnp.asarray(SEED))  # noqa: E731
+            output, pull_back = jax.vjp(run, query, key, value)
+            return output, pull_back(read)
+
+    wide, narrow = described((2, 512, 512)), described((2, 512, 256))
+    lowered = jax.jit(step).lower(wide, narrow, narrow, wide, described((2, 512), jnp.int32))
+    program = lowered.compile().as_text()
+    assert "row_attention_backward" in program and "all-gather" not in program
+
+
+def test_rotary_positions_are_those_of_the_other_kernels(interpreted):  # noqa: F811
+    """To the bit where nothing else differs: one token sees itself alone, and then its neighbour's value."""
+    query, key, value, _ = draw(1, 128, 2, 2, 16)
+    rotation = rotary_angles(jnp.arange(128)[None], 16, 100.0)
+    mask = AttentionMask(jnp.ones((1, 128), bool))
+
+    def heads(x):
+        return jnp.asarray(x).reshape(1, 128, 2, 16).swapaxes(1, 2)
+
+    turned = [apply_rotary(heads(x), rotation) for x in (query, key)]
+    expected = kernels.xla(*turned, heads(value), mask).swapaxes(1, 2).reshape(1, 128, 32)
+    np.testing.assert_allclose(row_attention(query, key, value, mask, 16, rotation), expected, atol=3e-6)
