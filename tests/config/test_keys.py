@@ -60,7 +60,7 @@ def test_choices_are_what_is_implemented():
     assert set(keys.ACTIVATIONS) == set(ACTIVATIONS) == set(NAMES_IN_TRANSFORMERS)
     assert set(keys.MODEL["remat"].choices) == set(REMAT)
     assert set(keys.MODEL["initializer"].choices) == set(INITIALIZERS)
-    assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", *FUSED}
+    assert set(keys.MODEL["attention_kernel"].choices) == {"auto", "xla", "row", *FUSED}
     assert keys.PRETRAINING["objective.name"].choices == tuple(OBJECTIVES)
     axes = [name.partition(".")[2] for name in keys.PRETRAINING if name.startswith("mesh.")]
     assert axes == [*mesh.AXES, "across_slices"]
