@@ -41,7 +41,7 @@ from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import check_installed, say
 from bert_jax.runs.models import build_fine_tuned, load_tokenizer, open_model
 from bert_jax.runs.outcomes import Outcomes, Seed, metrics_row
-from bert_jax.training import loop, memory, runtime
+from bert_jax.training import compiler, loop, memory, runtime
 
 
 def finetune(
@@ -215,6 +215,8 @@ def _train(run, state, done) -> bool:
     """Trains to the end of the run. Returns False if a signal ended it early."""
     if done < run.num_steps and not run.over:
         say(f"{_describe(run.learner)}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
+        for line in compiler.lines(run.mesh):
+            say(line)
         run.warn(begins=not done)
         return loop.train(run, state, done) is not None
     say(f"nothing to do: step {done:,} of {run.num_steps:,} is done; its checkpoint is in {run.workdir}")

@@ -24,7 +24,7 @@ from bert_jax.finetuning.ranking_losses import RankingLoss
 from bert_jax.finetuning.state import StateLayout
 from bert_jax.finetuning.vector_losses import VectorLoss
 from bert_jax.model import Model, flops, parameters
-from bert_jax.training import cached_gradients, throughput
+from bert_jax.training import cached_gradients, compiler, throughput
 from bert_jax.training import step as step_lib
 from bert_jax.training.optimizer import make_optimizer, make_schedule
 
@@ -128,6 +128,7 @@ class Learner:
             in_shardings=(moving, replicated, shardings["frozen"], self.batch_sharding, replicated, replicated),
             out_shardings=(moving, replicated),
             donate_argnums=0,
+            compiler_options=compiler.options_for(self.mesh),
         )
 
     def _loss_and_gradient(self, merged, params, batch, key, step):

@@ -22,7 +22,7 @@ from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.checkpoints import Checkpoints
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import check_installed, say
-from bert_jax.training import branch, initial, loop, lowering, memory, runtime
+from bert_jax.training import branch, compiler, initial, loop, lowering, memory, runtime
 from bert_jax.training import step as step_lib
 from bert_jax.training.adaptation import Adaptation
 from bert_jax.training.evaluation import Evaluation
@@ -195,6 +195,8 @@ def _train(run, state, done, begins) -> None:
         return
     described = loop.describe_model(run.learner.model, state["params"])
     say(f"{described}; step {done:,} of {run.num_steps:,}, in {run.workdir}")
+    for line in compiler.lines(run.learner.mesh):
+        say(line)
     for phase, pairs, corpus, share in loader.text_shares(run.config, done):
         say(f"rows of {pairs}{phase} hold {share:.1%} of the text of {corpus}")
     run.warn(begins)

@@ -22,7 +22,7 @@ from bert_jax.config.keys import SCHEDULE
 from bert_jax.config.run_phases import in_phase, phases
 from bert_jax.model import Model, stack_layers, unstack_layers
 from bert_jax.objectives import Objective
-from bert_jax.training import throughput
+from bert_jax.training import compiler, throughput
 from bert_jax.training.optimizer import make_optimizer, run_schedule, setting
 
 
@@ -148,6 +148,7 @@ class Learner:
                 *self.teacher_shardings,
             ),
             out_shardings=(self.state_shardings, replicated),
+            compiler_options=compiler.options_for(self.mesh),
             donate_argnums=0,
         )
 
