@@ -128,7 +128,7 @@ def test_classes_and_values(models, browser):
         press(page, "Classify", "Classify")
         expected = bert_jax.Classifier(models / "regression")("A fine film.")["score"]
         page.wait_for_function("document.querySelector('input[aria-label=\"Value\"]').value % 1 != 0")
-        assert float(page.get_by_label("Value").input_value()) == pytest.approx(expected, abs=1e-4)
+        assert float(page.get_by_label("Value", exact=True).input_value()) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.demo
