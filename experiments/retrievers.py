@@ -7,8 +7,9 @@
 The parts:
 
     wordnet  a reverse dictionary: from a definition of the test split to its words, among those of all splits
-    squad    from a question to its paragraph, among the paragraphs of dev: pairs, mined negatives, and rerankers on
-             top, by late interaction and a cross-encoder; --model must read rows of 192 tokens
+    squad    from a question to its paragraph, among the paragraphs of dev: sentences with the rest of their paragraph
+             (of WikiText-2 too, in data/wikitext-2/train.txt.gz), then pairs, mined negatives, and rerankers on top, by
+             late interaction and a cross-encoder; --model must read rows of 192 tokens
     stsb     graded pairs (CoSENT), the same with Matryoshka widths, and the sentences alone (SimCSE)
     batch    the reverse dictionary in batches of several sizes, at equal text
 
@@ -25,6 +26,8 @@ import dataclasses
 import gzip
 import json
 import pathlib
+import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,6 +41,8 @@ SEEDS = (0, 1, 2)
 RATE_SEED = 100  # trains at every rate
 RATES = (3e-4, 1e-3, 3e-3)
 FEWER_RATES = (1e-3, 3e-3)  # where a part would take hours
+WEAK_SENTENCES = 3  # anchors that a paragraph gives
+WEAK_RATE = 1e-3  # the first stage of squad, which one seed trains
 BATCHES = (32, 128, 512, 2048)
 WIDTHS = (128, 64, 32, 16)
 DEPTH = 100  # documents of a ranking, as measures need it
@@ -178,6 +183,15 @@ def squad(runner: Runner, data: pathlib.Path) -> None:
         f"--config.task.held_out={tune}", f"--config.data.sequence_length={PARAGRAPH}",
         "--config.train.num_epochs=5", "--config.train.eval_every=100000",
     ]  # fmt: skip
+    weak = ["--config=embedding/pairs", f"--config.task.train={_weak_pairs(runner, data)}", *flags,
+            "--config.data.batch_size=64", "--config.train.num_epochs=1"]  # fmt: skip
+
+    def first_stage():
+        tune = runner.train("squad", "weak pairs", weak, WEAK_RATE, SEEDS[0])
+        return tune | {"test": retrieve(runner.folder("squad", "weak pairs", WEAK_RATE, SEEDS[0]), task)}
+
+    runner.result(first_stage, part="squad", arm="weak pairs", rate=WEAK_RATE, seed=SEEDS[0])
+    flags.append(f"--config.init_from={runner.folder('squad', 'weak pairs', WEAK_RATE, SEEDS[0])}")
     pairs = ["--config=embedding/pairs", f"--config.task.train={train}", *flags, "--config.data.batch_size=64"]
     runner.tuned("squad", "pairs", pairs, "ndcg@10", lambda folder: retrieve(folder, task), FEWER_RATES)
     retriever = runner.best("squad", "pairs")
@@ -343,6 +357,32 @@ def _paragraphs(runner, data):
         numbers.setdefault(paragraph, len(numbers))
     print(f"squad: {len(pairs)} queries, {len(numbers)} documents, {apart} of {len(train)} articles apart")
     return Task(list(numbers), [question for _, question in pairs], [{numbers[text]: 1.0} for text, _ in pairs])
+
+
+def _weak_pairs(runner, data):
+    """Writes pairs without labels and returns their file: a sentence, and its paragraph without it.
+
+    That is the inverse cloze task (Lee et al. 2019, section 4). The paragraphs are those of WikiText-2's training text
+    and of SQuAD's training articles that choose nothing.
+    """
+    path = runner.workdir / "squad_weak.jsonl"
+    with gzip.open(data / "wikitext-2" / "train.txt.gz", "rt", encoding="utf-8") as file:
+        paragraphs = [line.strip() for line in file if line.strip() and not line.startswith(" =")]
+    squad_pairs = (json.loads(line) for line in (runner.workdir / "squad_train.jsonl").read_text("utf-8").splitlines())
+    paragraphs += dict.fromkeys(pair["positive"] for pair in squad_pairs)
+    chance = random.Random(0)
+
+    def records():
+        for paragraph in paragraphs:
+            sentences = re.split(r"(?<=[.!?]) +", paragraph)
+            long_enough = [i for i, sentence in enumerate(sentences) if len(sentence.split()) >= 5]
+            if len(sentences) < 3:
+                continue
+            for i in chance.sample(long_enough, min(WEAK_SENTENCES, len(long_enough))):
+                yield {"anchor": sentences[i], "positive": " ".join(sentences[:i] + sentences[i + 1 :])}
+
+    _write(path, records())
+    return path
 
 
 def _questions(articles) -> Iterator[tuple[str, str]]:
