@@ -37,7 +37,7 @@ class Limits:
 LIMITS = {
     "splash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "row": Limits(
-        "tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256, dropout=True,
+        "tpu", ("float32", "bfloat16"), sequence_multiple=1, head_multiple=8, largest_head=256, dropout=True,
         longest_row=2048, auto_from=256),
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),

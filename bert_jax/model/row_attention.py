@@ -104,7 +104,7 @@ def row_attention(
     """Returns attention outputs, [batch, sequence, heads x head_size], each device computing its own rows and heads.
 
     Args:
-      query: [batch, sequence, heads x head_size]; the sequence is a multiple of 128.
+      query: [batch, sequence, heads x head_size]; rows are filled up to a multiple of 128 tokens, if they are none.
       key, value: [batch, sequence, kv_heads x head_size]; each of their heads serves as many query heads in a row.
       mask: which tokens attend to which; where a query reaches none, its output is a mean of values.
       head_size: units of a head.
@@ -120,23 +120,35 @@ def row_attention(
     shards = 1 if mesh is None else num_shards(mesh, "tensor")
     if key.shape[2] // head_size % shards:  # too few heads of keys to go round
         key, value = (_repeat_heads(x, head_size, units // key.shape[2]) for x in (key, value))
+    missing = -sequence % _LANES
+
+    def filled(x, axis=1):
+        return jnp.pad(x, [(0, missing if i == axis else 0) for i in range(x.ndim)]) if missing else x
+
     shape = _Shape(
-        sequence, units // head_size // shards, key.shape[2] // head_size // shards, head_size, rate, mask.causal,
-        mask.window, rotation is not None,
-    )  # fmt: skip
+        sequence=sequence + missing,
+        heads=units // head_size // shards,
+        kv_heads=key.shape[2] // head_size // shards,
+        head_size=head_size,
+        rate=rate,
+        causal=mask.causal,
+        window=mask.window,
+        rotary=rotation is not None,
+    )
     heads = jnp.arange(shards, dtype=jnp.int32) * shape.heads  # the first head of each device
     places = (seed[:2], rows, heads)
-    segments = mask.query_segments()[:, :, None], mask.segments()[:, None, :]
-    turns = () if rotation is None else _turns(rotation, batch)
+    query, key, value = filled(query), filled(key), filled(value)
+    segments = filled(mask.query_segments()[:, :, None]), filled(mask.segments()[:, None, :], 2)
+    turns = () if rotation is None else tuple(map(filled, _turns(rotation, batch)))
     run = functools.partial(_attention, shape)
     if mesh is None:
-        return run(query, key, value, segments, turns, places)
+        return run(query, key, value, segments, turns, places)[:, :sequence]
     split, by_row = LAYOUTS["units"], LAYOUTS["hidden"]
     specs = (split, split, split, (by_row, by_row), (by_row,) * len(turns),
              (jax.P(), jax.P(BATCH_AXES), jax.P("tensor")))  # fmt: skip
     return jax.shard_map(run, in_specs=specs, out_specs=split, check_vma=False)(
         query, key, value, segments, turns, places
-    )
+    )[:, :sequence]
 
 
 def _repeat_heads(x, head_size, times):

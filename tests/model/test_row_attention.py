@@ -92,6 +92,8 @@ def actual(arrays, mask, size, rotation, rate, seed):
         (1280, 2, 1, 16, "packed", False, 40, True, 0.2),  # several blocks, each with the keys near to it
         (1280, 1, 1, 8, "right", True, 200, False, 0.0),
         (640, 2, 2, 24, "whole", True, None, True, 0.5),
+        (77, 2, 1, 16, "packed", False, None, True, 0.2),  # rows that are filled up
+        (300, 2, 2, 64, "anywhere", False, 30, True, 0.1),
     ],
 )
 def test_outputs_and_gradients(interpreted, sequence, heads, kv_heads, size, kind, causal, window, rotary, rate):  # noqa: F811
