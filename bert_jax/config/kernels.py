@@ -42,7 +42,9 @@ LIMITS = {
     "flash": Limits("tpu", ("float32", "bfloat16"), sequence_multiple=128, head_multiple=8, largest_head=256),
     "cudnn": Limits("cuda", ("bfloat16", "float16"), sequence_multiple=2, head_multiple=8, largest_head=128),
 }  # fmt: skip
-PREFERRED = {"tpu": ("splash", "row"), "cuda": ("cudnn",)}  # what "auto" takes: the first that can do the call
+# What "auto" takes: the first that can do the call. Compiled for v5e, a step of modernbert_base on rows of 1,024 moves
+# 138 GiB with "row" and 202 with "splash", one of bert_base on rows of 512 without dropout 10.4 and 11.2.
+PREFERRED = {"tpu": ("row", "splash"), "cuda": ("cudnn",)}
 
 
 def resolve_kernel(

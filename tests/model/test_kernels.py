@@ -232,7 +232,9 @@ def test_cudnn_lowers_for_a_gpu(monkeypatch, kind):
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
-        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=512), "splash"),
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=512), "row"),
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=128), "splash"),
+        (dict(platform="tpu", dtype="float32", head_size=64, sequence_length=8192), "splash"),
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=500), "row"),
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=512, dropout=0.1), "row"),
         (dict(platform="tpu", dtype="bfloat16", head_size=64, sequence_length=300, dropout=0.1), "row"),
