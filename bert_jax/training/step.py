@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from bert_jax import model as model_lib
 from bert_jax import objectives as objective_lib
@@ -21,6 +22,7 @@ from bert_jax import sharding
 from bert_jax.config.keys import SCHEDULE
 from bert_jax.config.run_phases import in_phase, phases
 from bert_jax.model import Model, stack_layers, unstack_layers
+from bert_jax.model.layouts import active_mesh
 from bert_jax.objectives import Objective
 from bert_jax.training import compiler, throughput
 from bert_jax.training.optimizer import make_optimizer, run_schedule, setting
@@ -118,12 +120,12 @@ class Learner:
             counts = objective.counts(batch)
             step_key = jax.random.fold_in(key, step)
 
-            def loss_of(params, rows, key):
+            def loss_of(params, rows, key, counts, step_key, teacher_params):
                 sums = objective.sums(params, rows, key, step_key=step_key, teacher=teacher_params)
                 return objective.mean_loss(sums, counts), sums
 
-            params = state["params"]
-            grads, sums = gradient_and_sums(loss_of, params, batch, step_key, self.microbatches)
+            params, others = state["params"], (counts, step_key, teacher_params)
+            grads, sums = gradient_and_sums(loss_of, params, batch, step_key, self.microbatches, others, True)
             updates, opt_state = self.optimizer.update(grads, state["opt_state"], params)
             grad_norm = optax.tree.norm(grads)
             loss = objective.mean_loss(sums, counts)
@@ -274,20 +276,42 @@ def dropout_key(config) -> jax.Array:
     return keys(config.seed)[1]
 
 
-def gradient_and_sums(loss_of: Callable, params: Mapping, batch: Mapping, key: jax.Array, microbatches: int):
+def gradient_and_sums(
+    loss_of: Callable,
+    params: Mapping,
+    batch: Mapping,
+    key: jax.Array,
+    microbatches: int,
+    others: tuple = (),
+    reduce_once: bool = False,
+):
     """Returns the gradient of a loss over a batch and what else `loss_of` sums, computed in microbatches.
 
     Args:
-      loss_of: (params, rows, key) -> (loss, sums), both sums over the rows.
+      loss_of: (params, rows, key, *others) -> (loss, sums), both sums over the rows.
       params: the parameters to differentiate by.
       batch: arrays [batch, ...].
       key: dropout key.
       microbatches: number of parts, of which one is in memory at a time; 0 is 1.
+      others: further arguments of `loss_of`, trees of arrays that every device has.
+      reduce_once: whether, on a mesh that splits nothing but the batch, each device adds up the gradients of its own
+        rows, and the devices' sums are added after the last part, instead of after each. `loss_of` is then called with
+        each device's rows and their row_numbers, see `Model.apply`, and must treat rows alike otherwise.
     """
     gradient = jax.grad(loss_of, has_aux=True)
     if microbatches <= 1:
-        return gradient(params, batch, key)
-    return _accumulated(gradient, params, batch, key, microbatches)
+        return gradient(params, batch, key, *others)
+    mesh, rows = active_mesh(), len(next(iter(batch.values())))
+    shards = 1 if mesh is None else mesh.shape["data"]
+    if not reduce_once or mesh is None or shards == 1 or mesh.size > shards or rows % (shards * microbatches):
+        return _accumulated(gradient, params, batch, key, microbatches, others)
+
+    def own(params, batch, key, others):
+        first = jax.lax.axis_index("data") * (rows // shards // microbatches)  # of this device, in each part
+        return jax.lax.psum(_accumulated(gradient, params, batch, key, microbatches, others, first), "data")
+
+    exchanged = jax.shard_map(own, in_specs=(P(), P("data"), P(), P()), out_specs=P(), check_vma=False)
+    return exchanged(params, batch, key, others)
 
 
 def keys(seed: int) -> jax.Array:
@@ -299,8 +323,11 @@ def _placed(leaf, layout):
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout)
 
 
-def _accumulated(gradient: Callable, params: Mapping, batch: Mapping, key: jax.Array, microbatches: int):
-    """Sums gradients and metrics over `microbatches` parts of the batch, with one part in memory at a time."""
+def _accumulated(gradient, params, batch, key, microbatches, others, first=None):
+    """Sums gradients and metrics over `microbatches` parts of the batch, with one part in memory at a time.
+
+    `first`: number of the first row of each part in the whole part, where the batch is one device's; else None.
+    """
 
     def parts(rows):
         # Every n-th row, so that a part takes as many rows from each device's shard and none has to move.
@@ -308,9 +335,11 @@ def _accumulated(gradient: Callable, params: Mapping, batch: Mapping, key: jax.A
 
     def add(total, part):
         index, rows = part
-        return jax.tree.map(jnp.add, total, gradient(params, rows, jax.random.fold_in(key, index))), None
+        if first is not None:
+            rows = rows | {"row_numbers": first + jnp.arange(len(next(iter(rows.values()))), dtype=jnp.int32)}
+        return jax.tree.map(jnp.add, total, gradient(params, rows, jax.random.fold_in(key, index), *others)), None
 
     split = (jnp.arange(microbatches), jax.tree.map(parts, batch))
-    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda rows: rows[0], split[1]), key)
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda rows: rows[0], split[1]), key, *others)
     zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
     return jax.lax.scan(add, zeros, split)[0]

@@ -89,8 +89,9 @@ def step(config, mesh_sizes):
     return jax.device_get(state), jax.device_get(metrics)
 
 
-def test_shards_and_microbatches_change_nothing():
-    one, other = step(make_config(), (1, 1, 1)), step(make_config(2), (2, 2, 2))
+@pytest.mark.parametrize("mesh_sizes", [(4, 1, 1), (2, 2, 2)])
+def test_shards_and_microbatches_change_nothing(mesh_sizes):
+    one, other = step(make_config(), (1, 1, 1)), step(make_config(2), mesh_sizes)
     assert {"soft_loss", "mlm_loss", "mlm_accuracy", "cosine_loss"} < set(one[1])
     assert "soft_accuracy" not in one[1]
     assert_same(other, one)

@@ -90,6 +90,30 @@ def test_microbatches_and_shards_change_nothing_without_dropout(mesh_sizes, micr
     assert_same(run(make_config(0.0, microbatches, scan_layers), mesh_sizes), reference(0.0))
 
 
+@pytest.mark.parametrize(("mesh_sizes", "rows"), [((8, 1, 1), 16), ((4, 1, 1), 16), ((2, 2, 2), 16), ((8, 1, 1), 24)])
+def test_microbatches_of_any_mesh_drop_the_same(mesh_sizes, rows):
+    """Each device's gradients are added up by themselves, or, where rows do not divide, with the others'."""
+    batch = {name: np.concatenate([array, array[::-1]])[:rows] for name, array in make_batch().items()}
+    assert_same(run(make_config(0.3, 2), mesh_sizes, batch=batch), run(make_config(0.3, 2), batch=batch))
+
+
+def test_devices_exchange_gradients_once():
+    """The loop over microbatches has no collective in it where a mesh splits nothing but the batch."""
+    config = make_config(0.1, 4)
+    model = model_lib.build(config.model, VOCAB, next_sentence=True)
+    reduced = {}
+    for name, sizes in {"data": (4, 1, 1), "fsdp": (2, 2, 1)}.items():
+        mesh = sharding.make_mesh(dict(zip(sharding.AXES, sizes, strict=True)), jax.devices()[:4])
+        state = step_lib.abstract_state(config, model, mesh, 10)
+        arguments = make_batch(), np.int32(0), step_lib.dropout_key(config)
+        text = step_lib.make_train_step(config, model, mesh, 10).lower(state, *arguments).compile().as_text()
+        bodies = re.split(r"\n(?=%|ENTRY )", text)
+        loops = [body for body in bodies if body.startswith("%") and "region" in body.split("(")[0]]
+        reduced[name] = sum(len(re.findall(r" all-reduce(?:-start)?\(", body)) for body in loops)
+        assert " all-reduce" in text
+    assert reduced["data"] == 0 < reduced["fsdp"]
+
+
 @pytest.mark.parametrize(
     ("mesh_sizes", "scan_layers"), [((1, 1, 1), True), ((8, 1, 1), False), ((1, 4, 2), False), ((2, 1, 4), True)]
 )
@@ -97,7 +121,9 @@ def test_shards_and_scan_change_nothing_with_dropout(mesh_sizes, scan_layers):
     assert_same(run(make_config(0.3, 1, scan_layers), mesh_sizes), reference(0.3))
 
 
-@pytest.mark.parametrize(("mesh_sizes", "microbatches", "chunk"), [((1, 1, 1), 1, 7), ((2, 2, 2), 2, 4)])
+@pytest.mark.parametrize(
+    ("mesh_sizes", "microbatches", "chunk"), [((1, 1, 1), 1, 7), ((2, 2, 2), 2, 4), ((4, 1, 1), 2, 2)]
+)
 def test_chunks_of_logits_change_nothing(mesh_sizes, microbatches, chunk):
     config = make_config(0.3 if microbatches == 1 else 0.0, microbatches, logits_chunk=chunk)
     assert_same(run(config, mesh_sizes), reference(config.model.hidden_dropout))
