@@ -307,7 +307,7 @@ def gradient_and_sums(
         return _accumulated(gradient, params, batch, key, microbatches, others)
 
     def own(params, batch, key, others):
-        first = jax.lax.axis_index("data") * (rows // shards // microbatches)  # of this device, in each part
+        first = jax.lax.axis_index("data") * (rows // shards // microbatches)  # its own rows stand there in each part
         return jax.lax.psum(_accumulated(gradient, params, batch, key, microbatches, others, first), "data")
 
     exchanged = jax.shard_map(own, in_specs=(P(), P("data"), P(), P()), out_specs=P(), check_vma=False)
