@@ -15,7 +15,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas
 
 from bert_jax.model.dropout import attention_index, hash_bits, keep_threshold, row_numbers
 from bert_jax.model.kernels import AttentionMask
@@ -84,7 +83,7 @@ class _Shape:
         if self.near == self.sequence:
             return 0
         first = jnp.clip(block * self.block - self._margin, 0, self.sequence - self.near)
-        return pallas.multiple_of(first, _LANES)
+        return private_jax.pallas()[0].multiple_of(first, _LANES)
 
     @property
     def _margin(self):
@@ -184,7 +183,7 @@ _attention.defvjp(_saving, _gradients)
 
 def _call(kernel, name, shape, arrays, segments, turns, places, like):
     """Runs a kernel on queries, keys, values (and gradients); its results are shaped as `like`."""
-    tpu = private_jax.pallas_tpu()
+    pallas, tpu = private_jax.pallas()
     batch = arrays[0].shape[0]
     wide, narrow = shape.kv_block * shape.times * shape.head_size, shape.kv_block * shape.head_size
     queries = pallas.BlockSpec((1, shape.block, wide), lambda row, group, block, *_: (row, block, group))
@@ -223,12 +222,15 @@ class _Program:
     """
 
     def __init__(self, shape, places, keys, segments, turns, turned):
+        pallas, _ = private_jax.pallas()
         self._shape, self._keys, self._segments, self._turns = shape, keys, segments, turns
         self._seed, rows, heads = places
         self.block = pallas.program_id(2)
         self._row = rows[pallas.program_id(0)]
         self._head = heads[0] + pallas.program_id(1) * shape.kv_block * shape.times
         self._first_key = shape.first_key(self.block)
+        own = pallas.multiple_of(self.block * shape.block, _LANES)
+        self._own_rows = pallas.ds(own, shape.block)
         self.near = pallas.ds(self._first_key, shape.near) if shape.near < shape.sequence else slice(None)
         if shape.rotary:
             self._keys = turned
@@ -253,14 +255,11 @@ class _Program:
         query = reference[0, :, self.lanes(head)]
         if not self._shape.rotary:
             return query
-        return self.turn(query, self._own_rows()).astype(query.dtype)
+        return self.turn(query, self._own_rows).astype(query.dtype)
 
     def query_gradient(self, gradient):
         """Returns the gradient of a head's queries before they were turned, float32 [block, head_size]."""
-        return self.turn_back(gradient, self._own_rows()) if self._shape.rotary else gradient
-
-    def _own_rows(self):
-        return pallas.ds(pallas.multiple_of(self.block * self._shape.block, _LANES), self._shape.block)
+        return self.turn_back(gradient, self._own_rows) if self._shape.rotary else gradient
 
     def turn(self, x, tokens=slice(None)):
         """Returns queries or keys turned by their positions, float32 [tokens, head_size]."""
@@ -327,6 +326,7 @@ def _forward(shape, seed, rows, heads, query, key, value, ours, theirs, *rest):
 
 
 def _backward(shape, seed, rows, heads, query, key, value, gradient, ours, theirs, *rest):
+    pallas, _ = private_jax.pallas()
     turns, rest = rest[: 2 * shape.rotary], rest[2 * shape.rotary :]
     query_gradient, key_gradient, value_gradient, *turned, key_sum, value_sum = rest
     program = _Program(shape, (seed, rows, heads), key, (ours, theirs), turns, *(turned or [None]))

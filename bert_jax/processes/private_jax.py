@@ -64,11 +64,12 @@ def splash_attention() -> tuple[types.ModuleType, types.ModuleType]:
     return splash_attention_kernel, splash_attention_mask
 
 
-def pallas_tpu() -> types.ModuleType:
-    """Returns the module of Pallas for TPUs: memory spaces, grids with scalars, parameters of the compiler."""
-    from jax.experimental.pallas import tpu as module
+def pallas() -> tuple[types.ModuleType, types.ModuleType]:
+    """Returns the modules of Pallas, which compiles kernels: what all platforms share, and what TPUs have."""
+    from jax.experimental import pallas as module
+    from jax.experimental.pallas import tpu
 
-    return module
+    return module, tpu
 
 
 def flash_attention() -> types.ModuleType:

@@ -62,6 +62,17 @@ def test_devices_and_compilation():
     private_jax.reset_compilation_cache()
 
 
+def test_pallas():
+    pallas, tpu = private_jax.pallas()
+    inspect.signature(pallas.pallas_call).bind(None, grid_spec=None, out_shape=[], compiler_params=None, name="name")
+    assert all(callable(getattr(pallas, name)) for name in ("BlockSpec", "ds", "multiple_of", "program_id", "when"))
+    inspect.signature(tpu.PrefetchScalarGridSpec).bind(
+        num_scalar_prefetch=3, grid=(1,), in_specs=[], out_specs=[], scratch_shapes=[]
+    )
+    tpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=1 << 20)
+    assert tpu.VMEM((8, 128), jax.numpy.float32).shape == (8, 128)
+
+
 def test_attention_kernels():
     library, masks = private_jax.splash_attention()
     sizes = ("block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute")
