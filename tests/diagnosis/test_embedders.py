@@ -115,5 +115,6 @@ def test_training_accuracy_without_a_held_out_gain(accuracy, scores, is_train_on
     assert finding is None or finding.message.endswith("but ndcg@10 has not risen over 0.5000, its first value.")
 
 
+@pytest.mark.full
 def test_a_healthy_run_has_no_finding(data, tmp_path):  # noqa: F811
     assert findings(make_config(data), tmp_path / "run") == {}

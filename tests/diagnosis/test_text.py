@@ -63,6 +63,7 @@ def test_unknown_characters_count_as_unknown_tokens_do(shares, severity, words):
     assert causes.unknown_character_share(run) == shares.get("character")
 
 
+@pytest.mark.full
 def test_pairs_that_are_mostly_padding(tmp_path):
     draw = random.Random(0)
     corpus = prepared(tmp_path / "text", [" ".join(draw.choices(WORDS, k=4)) for _ in range(300)])

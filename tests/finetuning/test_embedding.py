@@ -202,6 +202,7 @@ def test_sparse_vectors(data, tmp_path):
     np.testing.assert_array_equal(again, embedder.encode(queries).toarray())
 
 
+@pytest.mark.full
 def test_a_run_goes_on_bit_for_bit(data, tmp_path):
     """One of 14 steps and one of 7 that goes on to 14 end in the same bits; the rate does not depend on the length."""
     fixed = {"optimizer.schedule": "constant", "optimizer.warmup_steps": 2, "loss.gradcache_rows": 8}

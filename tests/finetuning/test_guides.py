@@ -72,6 +72,7 @@ def test_vectors_are_learned_from_a_teacher(data, guide, tmp_path):  # noqa: F81
     assert (one * two).sum(1).mean() > 0.7
 
 
+@pytest.mark.full
 def test_a_teachers_scores_of_negatives(data, tmp_path):  # noqa: F811
     records = [record | {"score": [3.0, float(i % 3)]} for i, record in enumerate(make_pairs(48))]
     path = write(tmp_path / "scored.jsonl", records)

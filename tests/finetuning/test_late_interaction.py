@@ -98,11 +98,8 @@ ATTENDED = LATE | {"task.query_expansion": "attend", "loss.matryoshka": (12, 6)}
 SWITCHES = LATE | {"loss.learn_temperature": True, "loss.symmetric": True}
 
 
-@pytest.mark.parametrize(
-    "switches",
-    [SWITCHES, pytest.param(ATTENDED, marks=pytest.mark.full)],
-    ids=["unattended", "attended"],
-)  # fmt: skip
+@pytest.mark.full
+@pytest.mark.parametrize("switches", [SWITCHES, ATTENDED], ids=["unattended", "attended"])
 def test_parts_and_meshes_change_nothing(data, switches, monkeypatch):  # noqa: F811
     params, expected = step_of(*learner_of(data, **switches))
     assert np.isfinite(expected["loss"]).all() and expected["masked_negatives"] >= 0

@@ -219,6 +219,7 @@ def test_tags_with_a_crf_and_two_held_out_sets(folder, tmp_path, capfd):
     assert opened.model.spec.task.crf and opened.params["task"]["transitions"].any()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("crf", [False, True])
 def test_predict_gives_the_scores_of_training(folder, tmp_path, crf):
     """Words with marks in them and sentences longer than a row, as lists of words and as the text that they make."""

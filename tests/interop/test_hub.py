@@ -151,6 +151,7 @@ def test_a_hub_that_does_not_answer_is_told_soon(silent_hub):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.full
 def test_a_card_that_an_earlier_call_wrote_names_the_repository(make, hub, tmp_path):
     made = make(language_model=True)
     (made.path / "README.md").unlink(missing_ok=True)

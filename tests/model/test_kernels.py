@@ -192,6 +192,7 @@ def assert_trees_agree(one, other):
         np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * abs(b).max() + 1e-9, err_msg=sharding.path_name(path))
 
 
+@pytest.mark.full
 def test_a_model_by_splash_on_a_mesh_and_over_seeds(interpreted):
     batch = make_batch()
     scanned = make_model("tpu", scan_layers=True, remat="dots_no_batch")
@@ -289,6 +290,7 @@ def test_recipes_and_models_with_such_a_kernel_are_refused():
         kernel_named(make_model("tpu", attention_kernel="splash").spec, 64, False)
 
 
+@pytest.mark.full
 def test_a_training_step_by_splash_compiles_for_a_pod(monkeypatch):
     monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
     try:

@@ -52,6 +52,7 @@ def test_stacks_that_no_file_takes_go_to_standard_error(tmp_path):
     assert "in stuck_in_a_collective" in err and "stacks of all threads: above" in err.splitlines()[-1]
 
 
+@pytest.mark.full
 def test_a_process_that_was_suspended_does_not_hang(tmp_path):
     process = hang("evaluation", tmp_path)
     process.stdout.readline()

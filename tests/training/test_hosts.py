@@ -171,6 +171,7 @@ def test_killed_and_moved_to_other_processes(recipe, environment, tmp_path):
     assert_same_to_rounding(rows, expected)
 
 
+@pytest.mark.full
 def test_a_signal_to_one_process_stops_all_after_the_same_step(recipe, environment, tmp_path):
     options = ("--config.train.num_steps=4000", "--config.train.eval_every=0", "--config.train.checkpoint_every=4000")
     run = pretrain(2, environment, recipe, tmp_path, *options)

@@ -328,6 +328,7 @@ def contents(batch, seed):
     return sorted(tokens)
 
 
+@pytest.mark.full
 def test_a_run_of_fine_tuning_learns_the_same(finetuning_config, tmp_path):
     runs = []
     for packs in (True, False):

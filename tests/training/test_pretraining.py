@@ -225,6 +225,7 @@ def test_an_update_that_overflows_is_not_saved(config, tmp_path):
     assert steps(tmp_path) == []
 
 
+@pytest.mark.full
 def test_full_disk_in_the_middle_and_at_the_end(config, small_disk, capfd):
     config.train.update(num_steps=160, checkpoint_every=20, log_every=20, eval_every=0, keep_newest=1)
     run, filler = small_disk / "run", small_disk / "filler"

@@ -101,6 +101,7 @@ def test_tokens_per_second_leaves_padding_out_and_rows_and_mfu_do_not(clock):
     assert row["mfu"] == round(3 * 320 / 6 / 200, 4)
 
 
+@pytest.mark.full
 def test_a_run_that_is_watched_is_the_same_run(config, finished, tmp_path, monkeypatch, capfd):
     """Norms, a profile and other logging steps: the same bits. The seconds add up to those of the wall."""
     config.train.update(log_every=3, log_norms=True)
@@ -176,6 +177,7 @@ def test_nothing_is_fetched_between_logging_steps(config, tmp_path, monkeypatch)
     assert set(fetched) == {4, 6, 8, 12}
 
 
+@pytest.mark.full
 def test_a_profile_on_request(config, finished, tmp_path, monkeypatch, capfd):
     """SIGUSR1, and later a file: each traces the next steps, and the run is the same."""
     config.train.update(num_steps=16, eval_every=4)
