@@ -65,6 +65,7 @@ def findings(workdir, scratch):
     return {finding.name: finding for finding in report.diagnose(run, scratch=reading.read(scratch))}
 
 
+@pytest.mark.full
 def test_a_rate_too_low_for_the_width_is_the_likeliest_cause(runs):
     finding = findings(runs("low", **{"optimizer.learning_rate": 1e-6}), runs("scratch", from_scratch=True))[
         "no_better_than_scratch"

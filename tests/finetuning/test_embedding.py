@@ -254,7 +254,8 @@ SPARSE = {"task.pooling": "splade", "task.normalize": False, "loss.similarity": 
 SWITCHES = {"task.negatives": ("negative",), "loss.learn_temperature": True, "loss.symmetric": True}
 
 
-@pytest.mark.parametrize("switches", [SWITCHES, pytest.param(SPARSE, marks=pytest.mark.full)], ids=["dense", "sparse"])
+@pytest.mark.full
+@pytest.mark.parametrize("switches", [SWITCHES, SPARSE], ids=["dense", "sparse"])
 def test_parts_and_meshes_change_nothing(data, switches):
     params, expected = step_of(*learner_of(data, **switches))
     assert np.isfinite(expected["loss"]).all() and expected["masked_negatives"] >= 0

@@ -36,14 +36,10 @@ def steps(finished, tmp_path):
     return make
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"seeds": 2},
-        pytest.param({"tuning.lora_rank": 4}, marks=pytest.mark.full),
-        pytest.param({"tuning.freeze": "layers:2", "train.microbatches": 2}, marks=pytest.mark.full),
-    ],
-)  # fmt: skip
+    "changes", [{"seeds": 2}, {"tuning.lora_rank": 4}, {"tuning.freeze": "layers:2", "train.microbatches": 2}]
+)
 def test_an_estimate_from_few_layers_is_what_the_compiler_reports_of_all(steps, changes):
     made = steps(changes)
     need = memory.estimate(made)

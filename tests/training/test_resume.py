@@ -99,9 +99,8 @@ def test_twenty_kills(recipe, tmp_path, environment):
     campaign(recipe, tmp_path, environment | {"JAX_ENABLE_COMPILATION_CACHE": "false"}, kills=20, seed=2)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.full) for n in (signal.SIGINT, signal.SIGTERM))]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_signal_saves_and_exits_cleanly(recipe, tmp_path, environment, number):
     options = ("--config.train.num_steps=250", "--config.train.eval_every=0", "--config.train.checkpoint_every=1000")
     process = start(recipe, tmp_path / "run", environment, *options)
