@@ -209,7 +209,7 @@ whole = loader.Loader.__iter__
 def slow(self):
     for step, batch in whole(self):
         if not distributed.is_first():
-            time.sleep(0.1)
+            time.sleep(0.5)
         yield step, batch
 
 loader.Loader.__iter__ = slow
@@ -246,10 +246,12 @@ def test_what_a_pod_asks_of_a_run(recipe, environment, tmp_path):
     assert len(re.findall(r"tracing 5 steps after step \d+", out)) == 1 and silent == ""
     assert 0 not in np.diff(checkpoints.saved_steps(tmp_path / "checkpoints"))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    slowest = [row["slowest_host"] for row in rows if "slowest_host" in row]
-    assert len(slowest) > len(rows) / 2 and slowest.count(1) > 0.9 * len(slowest)
-    last = rows[-1]
-    assert last["slowest_host_ratio"] > 1.2 and 0.08 < last["slowest_host_seconds"] < 1
+    told = [row for row in rows if "slowest_host" in row]
+    slowest = [row for row in told if row["slowest_host"] == 1]
+    # On a busy machine a step of the other process may take longer now and then.
+    assert len(told) > len(rows) / 2 and len(slowest) > len(told) / 2
+    assert np.median([row["slowest_host_ratio"] for row in slowest]) > 1.2
+    assert np.median([row["slowest_host_seconds"] for row in slowest]) > 0.4
     (finding,) = [one for one in report.diagnose(reading.read(str(tmp_path))) if one.name == "slow_host"]
     assert finding.severity == "warning" and "Process 1" in finding.message
 
