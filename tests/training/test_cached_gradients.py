@@ -61,10 +61,10 @@ def distance(tree, other):
 
 
 @pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.full] if name != "bert" else []) for name in SWITCHES],
+    ("name", "parts", "meshes"),
+    [("bert", (8,), (8,)), *(pytest.param(name, (1, 8), (2, 8), marks=pytest.mark.full) for name in SWITCHES)],
 )
-def test_parts_and_meshes_change_nothing(name):
+def test_parts_and_meshes_change_nothing(name, parts, meshes):
     model, weights, batch = make(SWITCHES[name])
     params = {"model": weights, "scale": jnp.float32(20.0)}
     encode, loss_of = parts_of(model)
@@ -74,11 +74,11 @@ def test_parts_and_meshes_change_nothing(name):
 
     (loss, number), gradient = run(params, batch, 0)
     assert number == 16 and abs(float(gradient["scale"])) > 1e-6
-    for rows in (1, 8):
+    for rows in parts:
         (part_loss, _), part_gradient = run(params, batch, rows)
         assert float(part_loss) == pytest.approx(float(loss), rel=1e-6), rows
         assert distance(part_gradient, gradient) < 2e-6, rows
-    for count in (2, 8):
+    for count in meshes:
         mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
         rows = NamedSharding(mesh, PartitionSpec("data"))
         whole = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
