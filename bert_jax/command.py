@@ -22,6 +22,7 @@ from bert_jax import arguments as arguments_lib
 from bert_jax import cli, files, interruption, listing, outputs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config import finetuning_phases
 from bert_jax.config.keys import DTYPES, PRETRAINING
 from bert_jax.config.schema import Key
 from bert_jax.errors import UserError, command_line, ran_out_of_memory
@@ -119,21 +120,25 @@ def _check_finetuning(config, workdir, begun):
         continuation.keep_values_before(workdir, config)
     finetune_config.validate(config)
     finetune_config.check_given(config, changed)
-    if begun:
-        continuation.check_finetuning(workdir, config)
-    _check_source(config, begun)
-    longest = positions.of_directory(config.init_from) if not begun else None
-    if longest is not None and config.data.sequence_length > longest:
-        raise UserError(
-            f"config.data.sequence_length: {config.data.sequence_length} is over the {longest} positions of "
-            f"config.init_from={config.init_from}; expected at most {longest}"
-        )
-    if _runs_on_one_device():
-        finetune_config.check_devices(config, 1, {})
-    from bert_jax.data.tasks import records
+    runs = finetuning_phases.phases(config, workdir)
+    begun = [(folder / "config.json").exists() for _, folder in runs]
+    for (run, folder), has_begun in zip(runs, begun, strict=True):
+        if has_begun:
+            continuation.check_finetuning(folder, run)
+    _check_source(config, any(begun))
+    longest = None if any(begun) else positions.of_directory(config.init_from)
+    from bert_jax.data.tasks import records  # numpy, after the mistakes that need none
 
-    for key in ("train", "held_out", "test"):
-        records.check_files(config.task[key], f"config.task.{key}", config.task)
+    for run, _ in runs:
+        if longest is not None and run.data.sequence_length > longest:
+            raise UserError(
+                f"config.data.sequence_length: {run.data.sequence_length} is over the {longest} positions of "
+                f"config.init_from={config.init_from}; expected at most {longest}"
+            )
+        if _runs_on_one_device():
+            finetune_config.check_devices(run, 1, {})
+        for key in ("train", "held_out", "test"):
+            records.check_files(run.task[key], f"config.task.{key}", run.task)
 
 
 def _check_rows_fit_source(config):
@@ -537,6 +542,11 @@ def _continued(rest, overrides):
     from bert_jax.runs import workdir as workdir_lib
 
     path = workdir_lib.to_path(values[-1], "--workdir=")
+    if not (path / "config.json").exists() and (path / "phase-1").exists():
+        raise UserError(
+            f"--config: missing, and the last phase of --workdir={values[-1]} has not begun; expected the flags that "
+            "its first phase was started with"
+        )
     if not (path / "config.json").exists():
         raise UserError(f"--config: missing, and --workdir={values[-1]} holds no run to continue; expected {expected}")
     config = workdir_lib.read(path)[1]

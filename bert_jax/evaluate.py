@@ -23,6 +23,7 @@ from absl import flags
 from bert_jax import command, files, outputs
 from bert_jax.config.evaluation import default
 from bert_jax.config.keys import FINETUNING, PRETRAINING
+from bert_jax.config.named_sets import named_sets
 from bert_jax.errors import UserError
 
 
@@ -138,10 +139,9 @@ def _evaluate_pairs(model, pairs):
 
 
 def _evaluate_vectors():
-    from bert_jax.data.tasks import records
     from bert_jax.runs import workdir
 
-    sets = records.named_sets(_HELD_OUT.value or "", "--held_out")
+    sets = named_sets(_HELD_OUT.value or "", "--held_out")
     try:
         widths = [int(width) for width in _WIDTHS.value]
     except ValueError:

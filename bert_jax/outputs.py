@@ -25,7 +25,7 @@ _BESIDE = (".log", ".out", ".err", ".sh", ".sbatch", ".py", ".pid")
 _LOST_WITHOUT_RUN = ("config.json", "tokenizer", "checkpoints", "metrics.jsonl", "summary.json")
 _BESIDE_RUN = (
     "tensorboard", "predictions", "report.html", "profile", "profile-now", "hang-*.txt", "emergency.json",
-    "compiled", "wandb", "mlruns",
+    "compiled", "wandb", "mlruns", "phase-*",
 )  # fmt: skip
 _OF_RUN = (*_LOST_WITHOUT_RUN, "run.json", "lock", "tensorboard", "compiled", "wandb", "mlruns")
 _OF_CORPUS = ("manifest.json", "tokenizer", "train", "eval", "index", "parts", "lock")
@@ -137,7 +137,7 @@ def check_unused(
       flag: the flag that names the folder, such as "workdir", for messages.
       folder: the folder; it may be missing. URLs are not looked at.
       own: the kinds that the command writes itself, and deals with.
-      names: names that the command itself may have left there before it was of its kind.
+      names: patterns of the names that the command itself may have left there before it was of its kind.
       new: name of a folder in it that the message offers.
 
     Raises:
@@ -147,7 +147,11 @@ def check_unused(
     path = pathlib.Path(folder)
     if storage.is_remote(folder) or not path.exists() or kind(path):
         return
-    foreign = sorted(name for name in os.listdir(path) if not (name in names or is_leftover(name) or _is_beside(name)))
+    foreign = sorted(
+        name
+        for name in os.listdir(path)
+        if not (is_leftover(name) or _is_beside(name) or any(fnmatch.fnmatchcase(name, own) for own in names))
+    )
     if not foreign:
         return
     held = next(filter(None, (kind_below(path, name) for name in foreign[:_LOOKED_AT])), "")

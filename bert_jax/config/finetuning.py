@@ -1,12 +1,13 @@
 """Builds configs of fine-tuning runs: `base()` has every key with its default, `validate` refuses what cannot work."""
 
 import math
+import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 
 import ml_collections
 
-from bert_jax.config import pretraining, recipes
+from bert_jax.config import finetuning_phases, pretraining, recipes
 from bert_jax.config.finetuning_keys import (
     EMBEDDER_POOLING,
     LATE_KEYS,
@@ -53,6 +54,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     if "task" not in config:
         raise UserError(f"--config: a pre-training recipe, for {command_line('pretrain')}; expected one of fine-tuning")
     _check_search(config)
+    runs = finetuning_phases.phases(config, pathlib.Path())
+    for number, (run, _) in enumerate(runs if config.phases else (), 1):
+        try:
+            validate(run)
+        except UserError as error:
+            raise UserError(f"phase {number}: {error}") from error
+    if config.phases:
+        return
     values = recipes.flat(without_search(config))
     check_values(values, FINETUNING)
     for key, expected in (

@@ -95,6 +95,11 @@ FINETUNING: dict[str, Key] = {
     "from_scratch": key_of(
         "start", False, "Takes the architecture and the vocabulary of init_from, but fresh parameters."
     ),
+    "phases": key_of(
+        "length", (), "Dicts of dotted keys and their values, and of `sets`, names of those sets of task.train that "
+        "are read: one for each of the runs that follow one another, each from the parameters of the one before it.",
+        {"empty": "one run"},
+    ),
     **_as_in_pretraining("model.dtype", "model.scan_layers", "model.attention_kernel", "model.remat"),
     **_as_in_pretraining(
         "model.hidden_dropout", "model.attention_dropout", default=-1.0, empty="init_from's", empty_value=-1.0

@@ -20,6 +20,7 @@ import numpy as np
 from bert_jax import _moved, sharding
 from bert_jax import model as model_lib
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config import finetuning_phases
 from bert_jax.data import tasks
 from bert_jax.data.tasks import TaskData, batches
 from bert_jax.data.vocabularies.tokenizer import Tokenizer
@@ -35,7 +36,7 @@ from bert_jax.finetuning.step import Learner
 from bert_jax.interop.pretrained import Pretrained
 from bert_jax.model import parameters
 from bert_jax.processes import distributed
-from bert_jax.runs import checkpoint_files, checkpoints, identity
+from bert_jax.runs import checkpoint_files, checkpoints, continuation, identity
 from bert_jax.runs import workdir as workdir_lib
 from bert_jax.runs.claim import claim
 from bert_jax.runs.loggers import check_installed, say
@@ -49,6 +50,7 @@ def finetune(
 ) -> dict[str, Any]:
     """Trains a model on a labelled task as the config says, or continues the run that the workdir holds.
 
+    With config.phases several runs follow one another, the last of them in the workdir; see config.finetuning_phases.
     SIGTERM, SIGINT or SIGHUP ends it early, after the step at hand and with a checkpoint; a second one ends it at once.
     Every process of a run with several calls this, after distributed.initialize; process 0 writes what is written once.
 
@@ -58,12 +60,43 @@ def finetune(
       recipe: the config of the recipe as it was before it was changed; the report compares with it.
 
     Returns:
-      the content of summary.json; {} where a signal ended the run early.
+      the content of summary.json, of the last phase; {} where a signal ended the run early.
 
     Raises:
       UserError: config, model, data, workdir and devices do not go together; no seed's loss is finite any more; or the
         last checkpoint could not be saved.
     """
+    workdir = workdir_lib.to_path(workdir, "--workdir=")
+    runs = finetuning_phases.phases(config, workdir)
+    summary: dict[str, Any] = {}
+    for number in range(_phase_at_hand(runs), len(runs)):
+        run_config, folder = runs[number]
+        if len(runs) > 1:
+            say(f"phase {number + 1} of {len(runs)}, in {folder}")
+        of_phase = recipe
+        if recipe is not None and len(recipe.get("phases", ())) == len(runs):
+            of_phase = finetuning_phases.in_phase(recipe, number)
+        summary = _finetune(run_config, folder, of_phase)
+        if not summary:
+            break
+    return summary
+
+
+def _phase_at_hand(runs) -> int:
+    """Returns the number of the last run that has begun, from 0, the same on every process.
+
+    Raises:
+      UserError: one before it is not as its config says.
+    """
+    begun = distributed.broadcast(lambda: [checkpoint_files.has_checkpoints(folder) for _, folder in runs])
+    at_hand = max((number for number, has in enumerate(begun) if has), default=0)
+    for config, folder in runs[:at_hand]:
+        continuation.check_finetuning(folder, config)
+    return at_hand
+
+
+def _finetune(config, workdir, recipe):
+    """Trains one run, without phases; see finetune."""
     config, workdir = _check(config, workdir)
     cache = runtime.compilation_cache(config.train.compilation_cache, workdir)
     with claim(workdir), cache, contextlib.ExitStack() as stack:
@@ -109,7 +142,6 @@ class _Inputs:
 def _check(config, workdir) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
     """Returns a checked copy of the config, the same on every process, and the workdir's path."""
     config = finetune_config.without_search(config.copy_and_resolve_references())
-    workdir = workdir_lib.to_path(workdir, "--workdir=")
     identity.check_kind(workdir)
     if "task" in config:
         kept = identity.keep_values_before(workdir, config)

@@ -12,6 +12,7 @@ import ml_collections
 from bert_jax import config as config_lib
 from bert_jax import storage
 from bert_jax.config import finetuning as finetune_config
+from bert_jax.config import finetuning_phases
 from bert_jax.config.keys import FINETUNING, PRETRAINING, RESUMABLE
 from bert_jax.errors import UserError
 from bert_jax.runs import checkpoint_files
@@ -77,7 +78,10 @@ def compare(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> tuple[d
     changed = [
         key
         for key in old
-        if old[key] != new[key] and key not in RESUMABLE and not _new_default(config, key, old[key], new[key])
+        if old[key] != new[key]
+        and key not in RESUMABLE
+        and not _new_default(config, key, old[key], new[key])
+        and not (key == "init_from" and finetuning_phases.same_folder(old[key], new[key]))
     ]
     if changed and checkpoint_files.has_checkpoints(workdir):
         values = "; ".join(f"config.{key}={old[key]!r}, found {new[key]!r}" for key in changed)

@@ -105,6 +105,7 @@ def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -
     if not inputs:
         raise UserError("--input: empty; expected a glob of files, tfds: or hf:NAME[/CONFIG]:SPLIT, or python-docs")
     inputs = list(dict.fromkeys(inputs))
+    _check_options(options, {kind for kind, _ in inputs})
     digest = hashlib.blake2b(digest_size=16)
     unsplit = []
     for kind, path in inputs:
@@ -124,6 +125,19 @@ def plan(spec: str, options: Options, output: str | os.PathLike | None = None) -
     if shard:
         shards.append(tuple(shard))
     return Plan(tuple(shards), len(inputs), size, digest.hexdigest())
+
+
+def _check_options(options, kinds):
+    """Raises UserError for an option that none of the inputs' kinds reads: it was meant for other text."""
+    readers = {
+        "documents": (("text",), ".txt files"),
+        "text_field": (("jsonl", "parquet", "tfds", "hf"), ".jsonl, .parquet, tfds: or hf: inputs"),
+        "data_dir": (("tfds",), "tfds: inputs"),
+    }
+    for name, (reading, expected) in readers.items():
+        value = getattr(options, name)
+        if value != getattr(Options, name) and not kinds.intersection(reading):
+            raise UserError(f"--{name}={value}: read for none of --input; expected it with {expected}")
 
 
 def _kind(path):

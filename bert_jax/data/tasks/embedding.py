@@ -11,6 +11,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import LATE_POOLING, TEACHER_SCORE_LOSSES
+from bert_jax.config.named_sets import named_sets
 from bert_jax.data.tasks import cells, records, set_batches, vector_files
 from bert_jax.data.tasks.labels import SingleLabel
 from bert_jax.data.tasks.late_interaction import PUNCTUATION, Reading, TokenTexts, TokenVectors
@@ -98,7 +99,7 @@ class EmbeddingTask:
 
     def _split_held_out(self):
         """Returns (name -> spec of vector_files, the other held-out sets as config.task.held_out names them)."""
-        sets = records.named_sets(self._task.held_out, "config.task.held_out")
+        sets = named_sets(self._task.held_out, "config.task.held_out")
         marked = {name: spec for name, spec in sets.items() if spec.startswith(vector_files.KINDS)}
         for spec in marked.values() if self._reading else ():
             if not spec.startswith(vector_files.SEARCHES):

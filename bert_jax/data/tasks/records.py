@@ -20,6 +20,7 @@ import numpy as np
 from bert_jax import _moved, files
 from bert_jax.config import listed
 from bert_jax.config.finetuning_keys import COLUMN_KEYS, TASKS, TASKS_OF
+from bert_jax.config.named_sets import named_sets
 from bert_jax.config.schema import closest
 from bert_jax.data import hashing, hf_source, parquet, tfds_source
 from bert_jax.data.tasks import conll, text_files
@@ -83,30 +84,6 @@ class Table:
         sets = [self.sets[i] for i in records] if self.sets else ()
         places = [self.places[i] for i in records]
         return dataclasses.replace(self, columns=columns, places=places, others=others, sets=sets)
-
-
-def named_sets(spec: str, key: str) -> dict[str, str]:
-    """Returns {name: spec} for "matched=a.tsv,mismatched=b.tsv", and {"": spec} for a spec without names.
-
-    Args:
-      spec: specs as `read` takes them, with or without names.
-      key: the config key that has it, for messages.
-
-    Raises:
-      UserError: a name occurs twice, or only some sets have names.
-    """
-    sets: dict[str, str] = {}
-    name = ""
-    for item in filter(None, (item.strip() for item in spec.split(","))):
-        match = re.match(r"([A-Za-z]\w*)=(?=.)", item)
-        if match and not glob.glob(item):
-            name, item = match[1], item[match.end() :]
-            if name in sets:
-                raise UserError(f"{key}={spec}: found {name} twice; expected each name once")
-        sets[name] = f"{sets[name]},{item}" if name in sets else item
-    if "" in sets and len(sets) > 1:
-        raise UserError(f"{key}={spec}: found files with and without a name; expected NAME=FILE for each")
-    return sets
 
 
 def read(

@@ -14,6 +14,7 @@ import numpy as np
 
 from bert_jax import config as config_lib
 from bert_jax.config.finetuning_keys import PAIR_LOSSES
+from bert_jax.config.named_sets import named_sets
 from bert_jax.data import hashing
 from bert_jax.data import rows as rows_lib
 from bert_jax.data.tasks import cells, metrics, ranking, records, vector_files
@@ -226,7 +227,7 @@ class RerankingTask:
             raise UserError(
                 f"config.task.test={task.test}: not for reranking; expected a held-out set, or predict classify"
             )
-        for spec in records.named_sets(task.held_out, "config.task.held_out").values():
+        for spec in named_sets(task.held_out, "config.task.held_out").values():
             if spec.startswith(vector_files.KINDS):
                 raise UserError(
                     f"config.task.held_out={spec}: not for reranking, which ranks the documents that come with a "

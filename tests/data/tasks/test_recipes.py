@@ -7,7 +7,8 @@ import pytest
 import configs
 from bert_jax import config as config_lib
 from bert_jax.config import finetuning as finetune_config
-from bert_jax.data.tasks import metrics, records
+from bert_jax.config.named_sets import named_sets
+from bert_jax.data.tasks import metrics
 
 GLUE = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
 
@@ -33,5 +34,5 @@ def test_glue_recipes_name_what_tfds_has(name):
     assert set(filter(None, (task.text, task.text_pair))) == set(known.text_features)
     assert (task.problem == "regression") == (known.label_classes is None)
     assert list(metrics.choose(task, task.problem)[0]) == list(task.metrics)
-    held_out = records.named_sets(task.held_out, "config.task.held_out")
+    held_out = named_sets(task.held_out, "config.task.held_out")
     assert list(held_out) == (["matched", "mismatched"] if name == "mnli" else [""])

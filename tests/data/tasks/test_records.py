@@ -112,15 +112,6 @@ def test_halves_of_surrogate_pairs_become_replacement_characters(tmp_path):
     assert as_rows(read(tmp_path / "a.jsonl", ("text", "label"))) == [(["a \ufffd b \U0001f600"], 1)]
 
 
-def test_named_sets(tmp_path):
-    sets = records.named_sets("matched=a.tsv,b.tsv, mismatched=tfds:x/y:test", "k")
-    assert sets == {"matched": "a.tsv,b.tsv", "mismatched": "tfds:x/y:test"}
-    assert records.named_sets("a.tsv,data/x=1/b.tsv", "k") == {"": "a.tsv,data/x=1/b.tsv"}
-    for spec, message in (("a.tsv,x=b.tsv", "with and without a name"), ("x=a,y=b,x=c", "found x twice")):
-        with pytest.raises(UserError, match=message):
-            records.named_sets(spec, "k")
-
-
 CONLL = """-DOCSTART- -X- O
 
 # sent_id = 3
